@@ -1,0 +1,234 @@
+"""What an exported model promises: `ModelContract`, to and from the metadata of an ONNX file.
+
+In: the metadata of an ONNX model (or the facts that an export collected). Out: a frozen value
+that the screener can rely on without ever loading TensorFlow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.errors import ContractRefused
+
+if TYPE_CHECKING:
+    import onnx
+
+CONTRACT_VERSION = 1
+DOMAIN = "oodscreen"
+"""ONNX domain of the model-local noise functions; a site is a node of this domain."""
+
+_PREFIX = "oodscreen."
+_TEXT_KEYS = ("input_name", "output_name", "output_kind", "colour", "resize", "source_digest")
+
+OUTPUT_KINDS = ("softmax", "logits", "sigmoid", "regression")
+COLOURS = {1: "grey", 3: "rgb"}
+
+
+@dataclass(frozen=True)
+class Site:
+    """One kept dropout: a place where every pass draws noise.
+
+    Attributes:
+        name: the layer's path in the Keras model; a layer called twice has `#2` behind it.
+        kind: the noise function, as in the ONNX file (`MCDropout` or `MCBroadcastDropout`).
+        rate: the share of elements that a pass drops, in (0, 1).
+        shape: what the layer sees, without the batch axis.
+        noise_shape: the mask of one row, without the batch axis; 1 where a mask is shared along an axis.
+    """
+
+    name: str
+    kind: str
+    rate: float
+    shape: tuple[int, ...]
+    noise_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """`(pixel * scale - mean) / std`, on raw 0..255 pixels, one mean and std for all channels or one each.
+
+    Kept beside the graph for people to read; the graph itself contains the operations.
+    `scale` is None where the model brings its own Rescaling or Normalization layer.
+    """
+
+    scale: float | None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def describe(self) -> str:
+        """The formula in words, as `oodscreen inspect` prints it."""
+        if self.scale is None:
+            return "none outside the model (it has its own Rescaling or Normalization layer)"
+        text = f"pixel * {self.scale:.8g}"
+        if self.mean:
+            text = f"({text} - {list(self.mean)})"
+        return f"{text} / {list(self.std)}" if self.std else text
+
+
+@dataclass(frozen=True)
+class ModelContract:
+    """What an exported model promises to whoever runs it.
+
+    The ONNX file takes `uint8 [N, height, width, channels]` and gives `float32 [N, classes]`, anew
+    for every run. `output_kind` says how to read the output; it was stated at export or derived
+    from the last layer, never guessed from values.
+    """
+
+    input_name: str
+    output_name: str
+    height: int
+    width: int
+    channels: int
+    classes: int
+    output_kind: str
+    sites: tuple[Site, ...]
+    preprocessing: Preprocessing
+    resize: str = "none"
+    class_names: tuple[str, ...] = ()
+    source_digest: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    verified: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def colour(self) -> str:
+        """`grey` for one channel, `rgb` for three."""
+        return COLOURS[self.channels]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(height, width, channels)` of one image."""
+        return (self.height, self.width, self.channels)
+
+    def to_metadata(self) -> dict[str, str]:
+        """The contract as `oodscreen.*` keys, for an ONNX file's metadata."""
+        values: dict[str, Any] = {key: getattr(self, key) for key in _TEXT_KEYS}
+        values["contract_version"] = str(CONTRACT_VERSION)
+        values["image_shape"] = json.dumps(list(self.image_shape))
+        values["classes"] = str(self.classes)
+        values["class_names"] = json.dumps(list(self.class_names))
+        values["sites"] = json.dumps([asdict(site) for site in self.sites])
+        values["preprocessing"] = json.dumps(asdict(self.preprocessing))
+        values["versions"] = json.dumps(self.versions, sort_keys=True)
+        values["verified"] = json.dumps(self.verified, sort_keys=True)
+        return {_PREFIX + key: value for key, value in sorted(values.items())}
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[str, str], *, origin: str) -> ModelContract:
+        """Read the contract back.
+
+        Args:
+            metadata: the metadata of an ONNX file.
+            origin: the file's name, for messages.
+
+        Raises:
+            ContractRefused: there is no contract, or one that this version cannot read.
+        """
+        values = {key[len(_PREFIX) :]: text for key, text in metadata.items() if key.startswith(_PREFIX)}
+        if "contract_version" not in values:
+            raise ContractRefused(
+                f"{origin} is an ONNX model, but it carries no oodscreen contract in its metadata.",
+                wanted="a file written by `oodscreen export`, in which dropout is known to stay stochastic",
+                next_step="export the Keras model again: oodscreen export MODEL.keras OUT.onnx --scale 1/255",
+            )
+        if values["contract_version"] != str(CONTRACT_VERSION):
+            raise ContractRefused(
+                f"{origin} has contract version {values['contract_version']}.",
+                wanted=f"contract version {CONTRACT_VERSION}, the one that this oodscreen understands",
+                next_step="export the model again with this version of oodscreen",
+            )
+        try:
+            return cls._parse(values)
+        except (KeyError, ValueError, TypeError) as error:
+            raise ContractRefused(
+                f"{origin} has a damaged oodscreen contract ({type(error).__name__}: {error}).",
+                wanted="the metadata that `oodscreen export` wrote, unchanged",
+                next_step="export the model again; do not edit the file's metadata",
+            ) from error
+
+    @classmethod
+    def _parse(cls, values: dict[str, str]) -> ModelContract:
+        height, width, channels = (int(size) for size in json.loads(values["image_shape"]))
+        preprocessing = json.loads(values["preprocessing"])
+        if channels not in COLOURS or values["output_kind"] not in OUTPUT_KINDS:
+            raise ValueError(f"channels {channels}, output_kind {values['output_kind']!r}")
+        return cls(
+            input_name=values["input_name"],
+            output_name=values["output_name"],
+            height=height,
+            width=width,
+            channels=channels,
+            classes=int(values["classes"]),
+            output_kind=values["output_kind"],
+            resize=values["resize"],
+            sites=tuple(
+                Site(
+                    name=site["name"],
+                    kind=site["kind"],
+                    rate=float(site["rate"]),
+                    shape=tuple(site["shape"]),
+                    noise_shape=tuple(site["noise_shape"]),
+                )
+                for site in json.loads(values["sites"])
+            ),
+            preprocessing=Preprocessing(
+                scale=preprocessing["scale"],
+                mean=tuple(preprocessing["mean"]),
+                std=tuple(preprocessing["std"]),
+            ),
+            class_names=tuple(json.loads(values["class_names"])),
+            source_digest=values["source_digest"],
+            versions=json.loads(values["versions"]),
+            verified=json.loads(values["verified"]),
+        )
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """An exported file, read once: its graph, its contract and the digest of its bytes."""
+
+    path: Path
+    proto: onnx.ModelProto
+    contract: ModelContract
+    digest: str
+
+
+def read_model(path: str | Path) -> ExportedModel:
+    """Read an exported ONNX file and its contract.
+
+    Raises:
+        ContractRefused: there is no such file, it is not ONNX, or it carries no readable contract.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    path = Path(path)
+    wanted = "an ONNX file written by `oodscreen export`"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ContractRefused(
+            f"The model {path} cannot be read: {error.strerror or error}.",
+            wanted=wanted,
+            next_step="check the path of the model",
+        ) from error
+    try:
+        proto = onnx.load_model_from_string(data)
+    except DecodeError as error:
+        raise ContractRefused(
+            f"{path} is not an ONNX file ({len(data)} bytes that do not parse).",
+            wanted=wanted,
+            next_step="give the .onnx file, not the Keras model; to make one: oodscreen export",
+        ) from error
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    if not proto.graph.node:
+        raise ContractRefused(
+            f"{path} holds no ONNX graph.",
+            wanted=wanted,
+            next_step="give the .onnx file, not the Keras model; to make one: oodscreen export",
+        )
+    contract = ModelContract.from_metadata(metadata, origin=str(path))
+    return ExportedModel(path=path, proto=proto, contract=contract, digest=hashlib.sha256(data).hexdigest())

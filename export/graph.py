@@ -1,0 +1,219 @@
+"""ONNX passes that turn a converted graph into an exported model.
+
+In: the float32 graph from `export.convert`, with one bare custom node for each site. Out: a graph
+that takes uint8 images, draws noise in any onnxruntime session, and describes itself. A pass says
+what it requires and what it ensures, and checks both: a graph that went wrong must not be written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from export.contract import DOMAIN, ModelContract, Preprocessing, Site
+
+INPUT_NAME = "image"
+OUTPUT_NAME = "output"
+
+_FLOAT_INPUT = "oodscreen/pixels"
+
+
+class GraphPassError(AssertionError):
+    """A pass met or left a graph that it must not: a bug in this package, never in a model."""
+
+
+def finish_graph(model: onnx.ModelProto, sites: Sequence[Site], preprocessing: Preprocessing) -> None:
+    """Run every pass but the metadata, in place and in their order."""
+    name_sites(model, sites)
+    rename_output(model)
+    add_uint8_input(model, preprocessing)
+    add_noise_functions(model)
+    onnx.checker.check_model(model, full_check=True)
+
+
+def name_sites(model: onnx.ModelProto, sites: Sequence[Site]) -> None:
+    """Give each noise node its site's name.
+
+    Requires: one custom node for each site, with the site's name as attribute.
+    Ensures: the node's name is the site's, and the attribute is gone.
+    """
+    nodes = {_text_attribute(node, "site"): node for node in _noise_nodes(model)}
+    _require(set(nodes) == {site.name for site in sites}, "one noise node for each site")
+    for name, node in nodes.items():
+        node.name = name
+        kept = [attribute for attribute in node.attribute if attribute.name != "site"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    names = [node.name for node in model.graph.node]
+    _ensure(all(names.count(site.name) == 1 for site in sites), "site names are unique")
+
+
+def rename_output(model: onnx.ModelProto) -> None:
+    """Call the output `output`.
+
+    Requires: exactly one output. Ensures: it has the name that the contract says.
+    """
+    _require(len(model.graph.output) == 1, "one output")
+    old = model.graph.output[0].name
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name == old:
+                    names[index] = OUTPUT_NAME
+    model.graph.output[0].name = OUTPUT_NAME
+    _set_batch_axis(model.graph.output[0])
+    _ensure(any(OUTPUT_NAME in node.output for node in model.graph.node), "the output is computed")
+
+
+def add_uint8_input(model: onnx.ModelProto, preprocessing: Preprocessing) -> None:
+    """Take `uint8 [N, H, W, C]` and do cast, scale, mean and std in the graph.
+
+    Requires: one float32 input of rank 4. Ensures: the one input is `image`, uint8.
+    """
+    graph = model.graph
+    _require(len(graph.input) == 1, "one input")
+    old = graph.input[0]
+    _require(old.type.tensor_type.elem_type == TensorProto.FLOAT, "a float32 input")
+    shape = [dim.dim_value for dim in old.type.tensor_type.shape.dim][1:]
+    _require(len(shape) == 3 and all(shape), "an image input of known size")
+
+    steps: list[onnx.NodeProto] = []
+    current = _FLOAT_INPUT
+    steps.append(
+        helper.make_node("Cast", [INPUT_NAME], [current], name="oodscreen/to_float", to=TensorProto.FLOAT)
+    )
+    for op_type, values in (
+        ("Mul", preprocessing.scale),
+        ("Sub", preprocessing.mean or None),
+        ("Div", preprocessing.std or None),
+    ):
+        if values is None:
+            continue
+        constant = f"oodscreen/{op_type.lower()}_by"
+        graph.initializer.append(numpy_helper.from_array(np.asarray(values, np.float32), constant))
+        following = f"oodscreen/after_{op_type.lower()}"
+        steps.append(helper.make_node(op_type, [current, constant], [following], name=f"oodscreen/{op_type.lower()}"))
+        current = following
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name == old.name:
+                node.input[index] = current
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*steps, *rest])
+    del graph.input[:]
+    graph.input.append(helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["N", *shape]))
+    _ensure(all(old.name not in node.input for node in graph.node), "nothing reads the old input")
+
+
+def add_noise_functions(model: onnx.ModelProto) -> None:
+    """Give the noise nodes a body: model-local functions in plain ONNX operators.
+
+    onnxruntime removes an ONNX `Dropout`, whatever its training mode; it inlines a function and
+    keeps its random numbers (see tests/assumptions).
+
+    Requires: every custom node is of a known kind. Ensures: each kind in use has one function.
+    """
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    kinds = {node.op_type for node in _noise_nodes(model)}
+    _require(kinds <= {"MCDropout", "MCBroadcastDropout"}, f"known noise kinds, not {sorted(kinds)}")
+    for kind in sorted(kinds):
+        model.functions.append(_noise_function(kind, opset))
+    if not any(entry.domain == DOMAIN for entry in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    _ensure({function.name for function in model.functions} == kinds, "a function for each kind")
+
+
+def stamp_metadata(model: onnx.ModelProto, contract: ModelContract) -> None:
+    """Write the contract into the metadata.
+
+    Requires: the graph's input and output are the contract's. Ensures: it reads back as the same value.
+    """
+    _require(
+        [value.name for value in model.graph.input] == [contract.input_name]
+        and [value.name for value in model.graph.output] == [contract.output_name],
+        "input and output as the contract says",
+    )
+    helper.set_model_props(model, contract.to_metadata())
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    _ensure(ModelContract.from_metadata(metadata, origin="this graph") == contract, "the contract reads back")
+
+
+def with_rate_zero(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which every site has rate 0: the deterministic model, through the same functions."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for node in _noise_nodes(copy):
+        for attribute in node.attribute:
+            if attribute.name == "rate":
+                attribute.f = 0.0
+    return copy
+
+
+def _noise_function(kind: str, opset: int) -> onnx.FunctionProto:
+    """`y = x * (u >= rate) / (1 - rate)` with u uniform in [0, 1): inverted dropout.
+
+    `MCDropout` draws u for each element. `MCBroadcastDropout` draws it along the axes that have a
+    1 in `noise_axes`, and shares it along the others, as `noise_shape` and SpatialDropout do.
+    """
+    node = helper.make_node
+    attributes = ["rate"]
+    if kind == "MCDropout":
+        draw = [node("RandomUniformLike", ["x"], ["u"])]
+    else:
+        attributes.append("noise_axes")
+        draw = [
+            _constant_from("noise_axes", "value_ints", onnx.AttributeProto.INTS, "own"),
+            node("Constant", [], ["one_int"], value_int=1),
+            node("Shape", ["x"], ["shape"]),
+            node("Sub", ["shape", "one_int"], ["excess"]),
+            node("Mul", ["excess", "own"], ["own_excess"]),
+            node("Add", ["own_excess", "one_int"], ["noise_shape"]),
+            node("ConstantOfShape", ["noise_shape"], ["zeros"]),
+            node("RandomUniformLike", ["zeros"], ["u"]),
+        ]
+    apply = [
+        _constant_from("rate", "value_float", onnx.AttributeProto.FLOAT, "rate"),
+        node("Constant", [], ["one"], value_float=1.0),
+        node("Sub", ["one", "rate"], ["keep_rate"]),
+        node("GreaterOrEqual", ["u", "rate"], ["keep"]),
+        node("Cast", ["keep"], ["kept"], to=TensorProto.FLOAT),
+        node("Div", ["kept", "keep_rate"], ["mask"]),
+        node("Mul", ["x", "mask"], ["y"]),
+    ]
+    imports = [helper.make_opsetid("", opset)]
+    return helper.make_function(DOMAIN, kind, ["x"], ["y"], [*draw, *apply], imports, attributes)
+
+
+def _constant_from(
+    attribute: str, field: str, kind: onnx.AttributeProto.AttributeType, output: str
+) -> onnx.NodeProto:
+    """A Constant whose value is an attribute of the function's caller."""
+    constant = helper.make_node("Constant", [], [output])
+    constant.attribute.append(onnx.AttributeProto(name=field, ref_attr_name=attribute, type=kind))
+    return constant
+
+
+def _noise_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for node in model.graph.node if node.domain == DOMAIN]
+
+
+def _text_attribute(node: onnx.NodeProto, name: str) -> str:
+    return next(attribute.s.decode() for attribute in node.attribute if attribute.name == name)
+
+
+def _set_batch_axis(value: onnx.ValueInfoProto) -> None:
+    value.type.tensor_type.shape.dim[0].dim_param = "N"
+
+
+def _require(condition: bool, what: str) -> None:
+    if not condition:
+        raise GraphPassError(f"a graph pass requires {what}")
+
+
+def _ensure(condition: bool, what: str) -> None:
+    if not condition:
+        raise GraphPassError(f"a graph pass did not ensure that {what}")

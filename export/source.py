@@ -1,0 +1,218 @@
+"""Load a Keras model safely and find out what an export needs to know of it.
+
+In: a path. Out: `KerasSource`: the model, its dropout layers, its image shape and output kind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from export.contract import COLOURS
+from export.errors import ModelRefused
+
+_OTHER_NOISE = ("GaussianDropout", "AlphaDropout")
+_OWN_SCALE = ("Rescaling", "Normalization")
+
+
+@dataclass(frozen=True)
+class KerasSource:
+    """A loaded Keras model and what can be read off it without running it.
+
+    Attributes:
+        model: the `keras.Model`.
+        origin: where it came from, for messages.
+        digest: SHA-256 of the file, or "" for a model from memory.
+        dropouts: its Dropout layers with a rate above zero, nested ones included, in model order.
+        image_shape: `(height, width, channels)`.
+        classes: size of the output.
+        output_kind: derived from the last layer, or "" where that does not tell.
+        scales_itself: whether a Rescaling or Normalization layer is in the model.
+    """
+
+    model: Any
+    origin: str
+    digest: str
+    dropouts: tuple[Any, ...]
+    image_shape: tuple[int, int, int]
+    classes: int
+    output_kind: str
+    scales_itself: bool
+
+
+def import_keras() -> Any:
+    """Import Keras (and so TensorFlow) without their start-up chatter.
+
+    TensorFlow writes to the process' standard error before any of its settings is read, so for
+    the time of the import that goes nowhere. Exceptions still come through.
+
+    Raises:
+        ModelRefused: TensorFlow is not installed.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        import keras
+        import tensorflow  # noqa: F401  its own import is the loud one
+    except ImportError as error:
+        raise ModelRefused(
+            f"Keras and TensorFlow are needed for an export and could not be imported ({error}).",
+            wanted="the extra `export` installed",
+            next_step="pip install 'oodscreen[export]'",
+        ) from error
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+    return keras
+
+
+def load_keras_file(path: str | Path) -> KerasSource:
+    """Load a `.keras` file in Keras' safe mode, without its optimizer.
+
+    Raises:
+        ModelRefused: no such file, not a `.keras` file, unknown or unsafe classes, or a model
+            that `describe_model` refuses.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelRefused(
+            f"There is no model file {path}.",
+            wanted="a Keras 3 model, saved with model.save('NAME.keras')",
+            next_step="check the path",
+        )
+    if path.suffix != ".keras":
+        raise ModelRefused(
+            f"{path} is not named like a Keras 3 model (its ending is {path.suffix or 'empty'!r}).",
+            wanted="a model saved with model.save('NAME.keras')",
+            next_step="load the model in Keras and save it with the ending .keras",
+        )
+    keras = import_keras()
+
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:
+        first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelRefused(
+            f"Keras could not load {path}: {first_line}",
+            wanted="a model made of Keras' own layers, saved with model.save('NAME.keras')",
+            next_step="load it in Python with its custom classes and call export.export_model(model, ...)",
+        ) from error
+    return describe_model(model, origin=str(path), digest=hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def describe_model(model: Any, *, origin: str = "the model", digest: str = "") -> KerasSource:
+    """Read shapes, dropouts and output kind off a Keras model.
+
+    Raises:
+        ModelRefused: not one image input and one `[N, C]` output, or no dropout that could be kept.
+    """
+    keras = import_keras()
+
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise ModelRefused(
+            f"{origin} is a {type(model).__name__} without a known input.",
+            wanted="a built functional or sequential keras.Model",
+            next_step="call the model once on a batch, or wrap it: keras.Model(inputs, outputs)",
+        )
+    layers = _all_layers(model)
+    return KerasSource(
+        model=model,
+        origin=origin,
+        digest=digest,
+        dropouts=_find_dropouts(layers, origin),
+        image_shape=_image_shape(model, origin),
+        classes=_classes(model, origin),
+        output_kind=_output_kind(model),
+        scales_itself=any(type(layer).__name__ in _OWN_SCALE for layer in layers),
+    )
+
+
+def _all_layers(model: Any) -> list[Any]:
+    """Every layer of the model, containers before what they contain."""
+    return [layer for layer in model._flatten_layers() if layer is not model]
+
+
+def _find_dropouts(layers: list[Any], origin: str) -> tuple[Any, ...]:
+    import keras
+
+    other = [layer for layer in layers if type(layer).__name__ in _OTHER_NOISE and layer.rate > 0]
+    if other:
+        names = ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in other)
+        raise ModelRefused(
+            f"{origin} draws noise in layers that would fall silent in the export: {names}.",
+            wanted="noise from Dropout or SpatialDropout layers",
+            next_step="set the rate of these layers to 0 if their noise does not matter, or use Dropout",
+        )
+    seen = [layer for layer in layers if isinstance(layer, (keras.layers.Dropout, _base_spatial_dropout()))]
+    active = tuple(layer for layer in seen if layer.rate > 0)
+    if not active:
+        looked = ", ".join(f"{layer.name} (rate {layer.rate})" for layer in seen)
+        if not looked:
+            kinds = sorted({type(layer).__name__ for layer in layers})
+            looked = f"no Dropout among its {len(layers)} layers ({', '.join(kinds)})"
+        raise ModelRefused(
+            f"{origin} has no active dropout. Looked at: {looked}.",
+            wanted="at least one Dropout layer with a rate above 0, trained with it",
+            next_step="train the model with dropout; adding it afterwards would not measure uncertainty",
+        )
+    return active
+
+
+def _base_spatial_dropout() -> type:
+    """The common parent of SpatialDropout1D, 2D and 3D, which Keras does not name publicly."""
+    import keras
+
+    parent: type = keras.layers.SpatialDropout2D.__mro__[1]
+    return parent
+
+
+def _image_shape(model: Any, origin: str) -> tuple[int, int, int]:
+    shapes = [tuple(tensor.shape) for tensor in model.inputs]
+    fits = (
+        len(shapes) == 1
+        and len(shapes[0]) == 4
+        and None not in shapes[0][1:]
+        and shapes[0][3] in COLOURS
+    )
+    if not fits:
+        raise ModelRefused(
+            f"{origin} takes {_shapes_text(shapes)}.",
+            wanted="one image input [N, height, width, channels] of known size, with 1 or 3 channels",
+            next_step="wrap the model so that it takes one image of a fixed size",
+        )
+    height, width, channels = shapes[0][1:]
+    return height, width, channels
+
+
+def _classes(model: Any, origin: str) -> int:
+    shapes = [tuple(tensor.shape) for tensor in model.outputs]
+    if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][1] is None:
+        raise ModelRefused(
+            f"{origin} gives {_shapes_text(shapes)}.",
+            wanted="one output [N, C]",
+            next_step="wrap the model so that it gives the one output to be screened",
+        )
+    return int(shapes[0][1])
+
+
+def _shapes_text(shapes: list[tuple[int | None, ...]]) -> str:
+    return " and ".join(str(["N", *shape[1:]]).replace("'", "") for shape in shapes) or "nothing"
+
+
+def _output_kind(model: Any) -> str:
+    """`softmax` or `sigmoid` where the layer behind the output says so, else ""."""
+    history = getattr(model.outputs[0], "_keras_history", None)
+    layer = history.operation if history is not None else model.layers[-1]
+    while getattr(layer, "layers", None):
+        layer = layer.layers[-1]
+    if type(layer).__name__ == "Softmax":
+        return "softmax"
+    activation = getattr(getattr(layer, "activation", None), "__name__", "")
+    return activation if activation in ("softmax", "sigmoid") else ""
