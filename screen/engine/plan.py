@@ -1,0 +1,262 @@
+"""Split an exported graph: what runs once a batch (the trunk) and what runs T times (the head).
+
+In: an `ExportedModel`. Out: an `EnginePlan`, a pure value that can be printed, with the two
+graphs to run. Nothing is executed here.
+
+Every value of the graph is one of three: constant (no ancestor but initializers), trunk (depends
+on the image, on no site) or stochastic (has a site among its ancestors). The trunk's values that
+stochastic nodes read are the boundary. `screen.engine.head` says how the head carries T passes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto, helper
+
+from export.contract import DOMAIN, ExportedModel, ModelContract, Site
+from export.errors import ContractRefused
+from screen.engine.head import build_head
+from screen.engine.sizes import count_flops, infer_sizes, largest_bytes
+
+PASSES_PER_RUN_MAX = 32
+"""No session run makes more passes: beyond this nothing is gained, and memory is lost."""
+
+_RUN_BYTES = 64 * 2**20
+"""What the passes of one run may take, at `_RUN_ROWS` rows. A constant, so that the way in which
+T passes are cut into runs, and with it the last bit of a result, follows from the model alone."""
+
+_RUN_ROWS = 64
+
+
+@dataclass(frozen=True)
+class GraphSplit:
+    """Which node belongs where.
+
+    Attributes:
+        trunk: nodes with no stochastic ancestor that the boundary needs, in order.
+        head: stochastic nodes and the constant nodes they need, in order.
+        boundary: names of the trunk's values that the head reads, in order.
+    """
+
+    trunk: tuple[onnx.NodeProto, ...]
+    head: tuple[onnx.NodeProto, ...]
+    boundary: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SitePlan:
+    """How one site is run.
+
+    Attributes:
+        site: name, rate and shapes, from the contract.
+        mask_name: the head's input for this site's masks, `float32 [P, 1, *noise_shape]`.
+        how: `weights` (the mask multiplies the weights behind the site, the boundary is never
+            copied) or `batch` (the passes are folded into the batch axis).
+    """
+
+    site: Site
+    mask_name: str
+    how: str
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """How an exported model is run: two graphs and their sizes.
+
+    Attributes:
+        contract: the model's contract.
+        trunk: image to boundary tensors, once a batch.
+        head: boundary tensors and masks to reduced statistics, for P passes a run.
+        boundary: names of the tensors between them.
+        sites: how each site is run, in the contract's order.
+        statistics: names of the head's outputs.
+        passes_per_run: P at most.
+        trunk_row_bytes: what one row takes of the trunk's largest neighbouring tensors, in bytes.
+        head_row_bytes: what one row takes in one pass of the head, in bytes.
+        head_pass_bytes: what one pass takes apart from rows (masked weights), in bytes.
+        trunk_flops, head_flops: multiply-adds of one row (of one pass), counted twice each.
+    """
+
+    contract: ModelContract
+    trunk: onnx.ModelProto
+    head: onnx.ModelProto
+    boundary: tuple[str, ...]
+    sites: tuple[SitePlan, ...]
+    statistics: tuple[str, ...]
+    passes_per_run: int
+    trunk_row_bytes: int
+    head_row_bytes: int
+    head_pass_bytes: int
+    trunk_flops: int
+    head_flops: int
+
+    def rows_per_run(self, memory: int) -> int:
+        """How many rows one run of trunk and head may hold in `memory` bytes; at least 2."""
+        fixed = self.passes_per_run * self.head_pass_bytes
+        each = self.trunk_row_bytes + self.passes_per_run * self.head_row_bytes
+        return max(2, (memory - fixed) // max(each, 1))
+
+    def runs(self, passes: int) -> tuple[int, ...]:
+        """T passes as runs of nearly equal size, none larger than `passes_per_run`, none of a
+        single pass unless T is 1."""
+        count = -(-passes // self.passes_per_run)
+        small, larger = divmod(passes, count)
+        return (small + 1,) * larger + (small,) * (count - larger)
+
+
+def plan_engine(model: ExportedModel, *, masks_in_weights: bool = True, raw: bool = False) -> EnginePlan:
+    """Plan how to run an exported model.
+
+    Args:
+        model: the model and its contract.
+        masks_in_weights: let masks multiply weights where that is exact; otherwise the passes
+            are folded into the batch axis everywhere. Both give the same numbers.
+        raw: let the head give every pass instead of statistics.
+
+    Raises:
+        ContractRefused: the graph does not hold the sites that the contract names.
+    """
+    _check_sites(model)
+    graph = model.proto.graph
+    sizes = infer_sizes(model.proto)
+    split = split_graph(graph)
+    head = build_head(
+        graph, model.contract, split.head, split.boundary, sizes, masks_in_weights=masks_in_weights, raw=raw
+    )
+    copied = [node for node in split.head if not any(chain.reads_in_place(node) for chain in head.chains.values())]
+    head_row_bytes = largest_bytes(copied, sizes)
+    head_pass_bytes = sum(4 * chain.elements for chain in head.chains.values())
+    fitting = _RUN_BYTES // max(1, head_pass_bytes + _RUN_ROWS * head_row_bytes)
+    return EnginePlan(
+        contract=model.contract,
+        trunk=_make_part(model.proto, _trunk_graph(graph, split)),
+        head=_make_part(model.proto, head.graph),
+        boundary=split.boundary,
+        sites=tuple(
+            SitePlan(site, head.masks[site.name], "weights" if site.name in head.chains else "batch")
+            for site in model.contract.sites
+        ),
+        statistics=head.statistics,
+        passes_per_run=min(max(fitting, 2), PASSES_PER_RUN_MAX),
+        trunk_row_bytes=largest_bytes(split.trunk, sizes),
+        head_row_bytes=head_row_bytes,
+        head_pass_bytes=head_pass_bytes,
+        trunk_flops=count_flops(split.trunk, sizes),
+        head_flops=count_flops(split.head, sizes),
+    )
+
+
+def split_graph(graph: onnx.GraphProto) -> GraphSplit:
+    """Tell trunk from head, and find the boundary between them."""
+    nodes = list(graph.node)
+    maker = {name: index for index, node in enumerate(nodes) for name in node.output}
+    constant = {value.name for value in graph.initializer} | {""}
+    stochastic: set[str] = set()
+    head: set[int] = set()
+    for index, node in enumerate(nodes):
+        if node.domain == DOMAIN or any(name in stochastic for name in node.input):
+            stochastic.update(node.output)
+            head.add(index)
+        elif all(name in constant for name in node.input):
+            constant.update(node.output)
+
+    shape_nodes = _shape_arithmetic(nodes, maker, constant, head)
+    shape_reads = [nodes[index].input[0] for index in sorted(shape_nodes) if nodes[index].op_type == "Shape"]
+    head |= shape_nodes
+    needed = {name for index in head for name in nodes[index].input}
+    for index in range(len(nodes) - 1, -1, -1):  # constant nodes are cheap: the head has its own copies
+        if index not in head and any(name in constant and name in needed for name in nodes[index].output):
+            head.add(index)
+            needed.update(nodes[index].input)
+    made = constant.union(*(nodes[index].output for index in head))
+    read = [
+        name
+        for index in sorted(head)
+        for name in nodes[index].input
+        if name not in made and not (nodes[index].op_type == "Shape" and name in shape_reads)
+    ]
+    boundary = tuple(dict.fromkeys(read))
+    return GraphSplit(
+        trunk=tuple(nodes[index] for index in sorted(_ancestors(nodes, maker, boundary))),
+        head=tuple(nodes[index] for index in sorted(head)),
+        boundary=boundary,
+    )
+
+
+_SHAPE_OPS = frozenset(
+    "Shape Gather Slice Concat Unsqueeze Squeeze Cast Mul Add Sub Div ReduceProd Identity Reshape Max Min".split()
+)
+
+
+def _shape_arithmetic(
+    nodes: list[onnx.NodeProto], maker: dict[str, int], constant: set[str], head: set[int]
+) -> set[int]:
+    """Trunk nodes that compute with the shape of a tensor, for the head.
+
+    They count B rows where the head has P * B, so the head computes them anew.
+    """
+
+    def chain(name: str) -> set[int] | None:
+        """The nodes from `Shape` to `name`; None where the value is more than shape arithmetic."""
+        if name in constant:
+            return set()
+        index = maker.get(name)
+        if index is None or index in head or nodes[index].op_type not in _SHAPE_OPS:
+            return None
+        links = {index}
+        if nodes[index].op_type == "Shape":
+            return links
+        for read in nodes[index].input:
+            further = chain(read)
+            if further is None:
+                return None
+            links |= further
+        return links
+
+    found: set[int] = set()
+    for index in head:
+        for name in nodes[index].input:
+            found |= chain(name) or set()
+    return found
+
+
+def _ancestors(nodes: list[onnx.NodeProto], maker: dict[str, int], names: tuple[str, ...]) -> set[int]:
+    wanted: set[int] = set()
+    todo = list(names)
+    while todo:
+        index = maker.get(todo.pop())
+        if index is not None and index not in wanted:
+            wanted.add(index)
+            todo.extend(nodes[index].input)
+    return wanted
+
+
+def _trunk_graph(graph: onnx.GraphProto, split: GraphSplit) -> onnx.GraphProto:
+    """The part that runs once a batch, with the boundary as outputs."""
+    read = {name for node in split.trunk for name in node.input}
+    return helper.make_graph(
+        list(split.trunk),
+        "trunk",
+        list(graph.input),
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in split.boundary],
+        [value for value in graph.initializer if value.name in read],
+    )
+
+
+def _make_part(model: onnx.ModelProto, graph: onnx.GraphProto) -> onnx.ModelProto:
+    """A model of this graph with the operator sets and the IR version of the whole."""
+    imports = [entry for entry in model.opset_import if entry.domain != DOMAIN]
+    return helper.make_model(graph, opset_imports=imports, ir_version=model.ir_version)
+
+
+def _check_sites(model: ExportedModel) -> None:
+    in_graph = {node.name for node in model.proto.graph.node if node.domain == DOMAIN}
+    promised = {site.name for site in model.contract.sites}
+    if in_graph != promised or not promised:
+        raise ContractRefused(
+            f"{model.path} promises the dropout sites {sorted(promised)}, but its graph holds {sorted(in_graph)}.",
+            wanted="the graph that `oodscreen export` wrote, unchanged",
+            next_step="export the model again; tools that optimise ONNX files inline our functions away",
+        )

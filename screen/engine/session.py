@@ -1,0 +1,152 @@
+"""Open onnxruntime sessions on the device that was asked for, and run them without copies.
+
+In: a graph and a device. Out: a `Part` whose inputs and outputs stay on the device.
+
+A session that was asked for CUDA and did not get it goes on quietly on the CPU; only the session
+itself tells. So it is asked, and `cuda` means CUDA or an error.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from export.errors import EngineFailed, OptionRefused
+
+DEVICES = ("auto", "cpu", "cuda")
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_FATAL_ONLY = 4
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where sessions run.
+
+    Attributes:
+        name: `cpu` or `cuda`, as onnxruntime's I/O binding calls it.
+        threads: threads inside an operator; 0 for all cores.
+        note: what `auto` has to say about its choice; "" where there is nothing to say.
+    """
+
+    name: str
+    threads: int
+    note: str = ""
+
+    @property
+    def provider(self) -> str:
+        """The execution provider's name."""
+        return _PROVIDERS[self.name]
+
+
+def choose_device(wanted: str, threads: int) -> Device:
+    """Find out by a real session which device works.
+
+    Args:
+        wanted: `auto` (CUDA if it works, else the CPU), `cpu` or `cuda`.
+        threads: threads inside an operator; 0 for all cores.
+
+    Raises:
+        OptionRefused: CUDA was demanded and a session does not get it, or there is no such device.
+    """
+    if wanted not in DEVICES:
+        raise OptionRefused(
+            f"There is no device {wanted!r}.", wanted=" or ".join(DEVICES), next_step="choose one of these"
+        )
+    threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads
+    if wanted == "cpu":
+        return Device("cpu", threads)
+    if _PROVIDERS["cuda"] in onnxruntime.get_available_providers():
+        cuda = Device("cuda", threads)
+        if _PROVIDERS["cuda"] in _open(_probe_graph(), cuda).get_providers():
+            return cuda
+        why = "a session that asked for CUDA was given the CPU (no GPU, or CUDA and cuDNN libraries not found)"
+    else:
+        why = "this onnxruntime was built without CUDA"
+    if wanted == "cuda":
+        raise OptionRefused(
+            f"--device cuda was asked for, but {why}.",
+            wanted="an NVIDIA GPU with its driver, onnxruntime-gpu, and the CUDA and cuDNN libraries",
+            next_step="pip install 'oodscreen[cuda]' on a machine with a GPU, or use --device cpu",
+        )
+    return Device("cpu", threads, note=f"running on the CPU: {why}")
+
+
+class Part:
+    """One graph in a session, with its values kept on the device.
+
+    Args:
+        model: the graph.
+        device: where to run it.
+
+    Raises:
+        EngineFailed: onnxruntime cannot load the graph.
+    """
+
+    def __init__(self, model: onnx.ModelProto, device: Device) -> None:
+        self._device = device
+        self._session = _open(model.SerializeToString(), device)
+        self.outputs = [value.name for value in self._session.get_outputs()]
+
+    def put(self, array: NDArray[Any]) -> Any:
+        """Copy an array to the device."""
+        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self._device.name, 0)
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Run once on device values; the outputs stay on the device.
+
+        Raises:
+            EngineFailed: onnxruntime failed.
+        """
+        binding = self._session.io_binding()
+        for name, value in inputs.items():
+            binding.bind_ortvalue_input(name, value)
+        for name in self.outputs:
+            binding.bind_output(name, self._device.name, 0)
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:
+            raise EngineFailed(
+                f"onnxruntime failed on the {self._device.name}: {error}",
+                wanted="a model that runs here",
+                next_step="if memory ran out, lower --memory or --batch-size; else report this model",
+            ) from error
+        return dict(zip(self.outputs, binding.get_outputs(), strict=True))
+
+
+def to_numpy(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Copy device values to the host."""
+    return {name: values[name].numpy() for name in names}
+
+
+def _open(data: bytes, device: Device) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = device.threads
+    options.log_severity_level = _FATAL_ONLY
+    onnxruntime.set_default_logger_severity(_FATAL_ONLY)
+    providers = list(dict.fromkeys([device.provider, _PROVIDERS["cpu"]]))
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=providers)
+    except Exception as error:
+        raise EngineFailed(
+            f"onnxruntime {onnxruntime.__version__} cannot load the model: {error}",
+            wanted="a graph whose operators this onnxruntime knows",
+            next_step="export the model again with this version of oodscreen, or report it",
+        ) from error
+
+
+def _probe_graph() -> bytes:
+    """The smallest graph there is, to see which provider a session gets."""
+    helper = onnx.helper
+    value = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "probe", value[:1], value[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    data: bytes = model.SerializeToString()
+    return data
