@@ -1,0 +1,19 @@
+"""Export Keras MC-dropout models to ONNX: `from export import export_model`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from export.exporter import export_file, export_model
+
+__all__ = ["export_file", "export_model"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: reading a contract must not load the exporter."""
+    if name in __all__:
+        import export.exporter
+
+        return getattr(export.exporter, name)
+    raise AttributeError(f"module 'export' has no attribute {name!r}")

@@ -124,6 +124,11 @@ class PassSummary:
     energy: Floats | None = None
     largest_label_entropy: Floats | None = None
 
+    def take(self, rows: NDArray[np.bool_]) -> PassSummary:
+        """Some of the rows, by a mask `[B]`."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return PassSummary(**{name: None if array is None else array[rows] for name, array in values.items()})
+
 
 def concatenate(summaries: list[PassSummary]) -> PassSummary:
     """The rows of several summaries, one after the other."""

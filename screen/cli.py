@@ -1,0 +1,132 @@
+"""The command `oodscreen`: commands, one error handler, and how a run is shown.
+
+Nothing heavy is imported before a command needs it: `oodscreen --help` loads neither onnxruntime
+nor TensorFlow.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import typer
+
+import export.cli
+from export.errors import ExitCode, OodscreenError
+from screen.config import RunConfig, as_options
+
+if TYPE_CHECKING:
+    from screen.runner import RunSummary
+
+app = typer.Typer(
+    name="oodscreen",
+    help="Screen image data sets for what a model does not know, with Monte Carlo dropout.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(export.cli.export)
+app.command()(export.cli.inspect)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"oodscreen {version('oodscreen')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Screen image data sets for what a model does not know, with Monte Carlo dropout."""
+
+
+@app.command()
+@as_options
+def run(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An exported model.", show_default=False)],
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="A Parquet shard, a folder of them, or a glob.", show_default=False)
+    ],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUTPUT", help="Folder for the scored shards.", show_default=False)
+    ],
+    config: RunConfig,
+) -> None:
+    """Score every image of INPUT by T dropout passes, and flag those that a person should see."""
+    from screen.progress import make_listener
+    from screen.runner import run_screening
+
+    with make_listener() as listener:
+        summary = run_screening(model, source, output, config, listener)
+    _show(summary)
+    raise typer.Exit(summary.exit_code)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for what the demo makes.")] = Path(
+        "demo-output"
+    ),
+) -> None:
+    """Train, export and screen on bundled MNIST digits: the whole tool in a minute."""
+    from screen.demo import run_demo
+
+    run_demo(output)
+
+
+def _show(summary: RunSummary) -> None:
+    rate = summary.flagged / summary.rows if summary.rows else 0.0
+    speed = summary.rows / summary.seconds if summary.seconds else 0.0
+    typer.echo(
+        f"{summary.rows} rows in {len(summary.shards)} shard(s), {summary.flagged} flagged ({rate:.1%}), "
+        f"{summary.seconds:.1f} s on {summary.device} ({speed:.0f} rows/s)"
+    )
+    typer.echo(f"flag rule: {summary.rule}")
+    bad = {status: count for status, count in sorted(summary.statuses.items()) if status != "ok"}
+    if bad:
+        told = ", ".join(f"{status} {count}" for status, count in bad.items())
+        typer.echo(f"not scored, flagged for review: {sum(bad.values())} row(s) ({told})")
+    if summary.skipped:
+        typer.echo(f"skipped, finished earlier and unchanged: {len(summary.skipped)} shard(s)")
+    for shard in summary.unreadable:
+        typer.echo(f"unreadable, has no result: {shard.name}: {shard.reason}", err=True)
+    typer.echo(f"results: {summary.output}")
+
+
+def main() -> None:
+    """Run the command line; turn every error into a message and an exit code."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        status = app(standalone_mode=False)
+        code = int(status) if isinstance(status, int) else 0
+    except OodscreenError as error:
+        if debug:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        code = int(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        code = int(ExitCode.REFUSED)
+    except (click.Abort, KeyboardInterrupt):
+        typer.echo("interrupted; finished shards stay", err=True)
+        code = int(ExitCode.SIGINT)
+    except Exception as error:
+        if debug:
+            raise
+        typer.echo(
+            f"error: unexpected {type(error).__name__}: {error}\n"
+            "  wanted: no such thing; this is a bug\n  next:   run again with --debug and report what it prints",
+            err=True,
+        )
+        code = int(ExitCode.FAILED)
+    sys.exit(code)

@@ -1,0 +1,109 @@
+"""RunConfig: one frozen value that says how a run is done.
+
+The command line makes its options from these fields (`as_options`), and a result is bound to
+those that decide it (`fingerprint`).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from export.contract import ExportedModel
+from export.errors import OptionRefused
+
+RESULT_FORMAT = 1
+"""Changes whenever the same configuration would write other results."""
+
+_DECIDES = ("passes", "seed", "flag_if", "image_column", "id_column", "keep", "image_root", "max_pixels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How a run is done; the help text of an option is the documentation of its field."""
+
+    passes: Annotated[int, typer.Option("--passes", "-T", help="Monte Carlo dropout passes for each image.")] = 100
+    seed: Annotated[int, typer.Option(help="Of the dropout masks: same seed, same results.")] = 0
+    batch_size: Annotated[int, typer.Option(help="Rows that are read, decoded and scored together.")] = 1024
+    flag_if: Annotated[
+        str | None,
+        typer.Option(
+            help="When to flag a row, on result columns: 'entropy > 0.5 or prediction_std > 0.2'. "
+            "Default: entropy above 25 % of its maximum.",
+            show_default=False,
+        ),
+    ] = None
+    image_column: Annotated[str, typer.Option(help="Column with the images.")] = "image"
+    id_column: Annotated[
+        str | None, typer.Option(help="Column with the rows' keys. Default: `id`, where there is one.", show_default=False)
+    ] = None
+    keep: Annotated[list[str], typer.Option(help="Input column to copy into the results; may be repeated.")] = None  # type: ignore[assignment]
+    image_root: Annotated[
+        str | None, typer.Option(help="Folder in which to look up images that are given by path.", show_default=False)
+    ] = None
+    max_pixels: Annotated[int, typer.Option(help="Images with more pixels than this are not decoded.")] = 2**26
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda; auto takes CUDA where a session gets it.")] = "auto"
+    threads: Annotated[int, typer.Option(help="Threads inside an operator and for decoding; 0 for all cores.")] = 0
+    memory: Annotated[int, typer.Option(help="MiB that the tensors of a run may take.")] = 512
+    force: Annotated[bool, typer.Option("--force", help="Do every shard again, whatever OUTPUT holds.")] = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keep", tuple(self.keep or ()))
+        for name, least in (
+            ("passes", 1), ("seed", 0), ("batch_size", 1), ("max_pixels", 1), ("threads", 0), ("memory", 1)
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value < least or value >= 2**64:
+                raise OptionRefused(
+                    f"--{name.replace('_', '-')} is {value}.",
+                    wanted=f"a whole number, {least} or more",
+                    next_step="give another value, or leave the option out",
+                )
+
+    def identity(self, model: ExportedModel, mask_algorithm: str, rule: str) -> dict[str, Any]:
+        """What decides a result, as JSON values: recorded in every file, and the fingerprint's source."""
+        decided = {name: getattr(self, name) for name in _DECIDES}
+        return {
+            **decided,
+            "keep": list(self.keep),
+            "flag_if": rule,
+            "model": model.digest,
+            "masks": "shared",
+            "mask_algorithm": mask_algorithm,
+            "calibration": None,
+            "result_format": RESULT_FORMAT,
+        }
+
+
+def fingerprint(identity: dict[str, Any]) -> str:
+    """A digest of what decides a result."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def as_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a Typer command the options of RunConfig in place of its last parameter, `config`."""
+    hints = get_type_hints(RunConfig, include_extras=True)
+    options = [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name])
+        for field in fields(RunConfig)
+    ]
+    signature = inspect.signature(command, eval_str=True)
+    own = [parameter for name, parameter in signature.parameters.items() if name != "config"]
+
+    @functools.wraps(command)
+    def with_options(**values: Any) -> None:
+        chosen = {option.name: values.pop(option.name) for option in options}
+        command(**values, config=RunConfig(**chosen))
+
+    own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    del with_options.__wrapped__  # type: ignore[attr-defined]  # Typer would read the signature through it
+    with_options.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *options]}
+    return with_options

@@ -1,0 +1,235 @@
+"""Flag rules: a small language on result columns, parsed by hand and never evaluated as code.
+
+    rule       = all { "or" all }
+    all        = part { "and" part }
+    part       = "not" part | "(" rule ")" | comparison
+    comparison = operand ( ">" | ">=" | "<" | "<=" | "==" | "!=" ) operand
+    operand    = a column | a number
+
+In: a rule's text and the scores of some rows, as they will be written. Out: a `Decision`.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from export.contract import ModelContract
+from export.errors import OptionRefused
+from screen.columns import SCORES, null_columns
+
+REVIEW_SHARE = 0.25
+"""Without a rule, a row is flagged above this share of the largest entropy there can be."""
+
+_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+_TOKEN = re.compile(r"\s*(?:(?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)|(?P<word>[A-Za-z_]\w*)"
+                    r"|(?P<sign>>=|<=|==|!=|>|<|\(|\)|-))")  # fmt: skip
+
+Scores = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """For each of B rows, whether a person should look, and why.
+
+    Attributes:
+        flag: `[B]`.
+        reasons: `[B]`, the comparisons that held; "" where not flagged.
+    """
+
+    flag: NDArray[np.bool_]
+    reasons: list[str]
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    left: str | float
+    sign: str
+    right: str | float
+
+    def holds(self, scores: Scores) -> NDArray[np.bool_]:
+        size = len(next(iter(scores.values())))
+        left, right = (scores[side] if isinstance(side, str) else side for side in (self.left, self.right))
+        return np.broadcast_to(_OPERATORS[self.sign](left, right), (size,))
+
+    def tell(self, scores: Scores, row: int) -> str:
+        def side(value: str | float) -> str:
+            return f"{value} {scores[value][row]:.4g}" if isinstance(value, str) else f"{value:.6g}"
+
+        return f"{side(self.left)} {self.sign} {side(self.right)}"
+
+
+@dataclass(frozen=True)
+class _Combined:
+    """`and`, `or` or `not` of parts."""
+
+    word: str
+    parts: tuple[Any, ...]
+
+    def holds(self, scores: Scores) -> NDArray[np.bool_]:
+        answers = [part.holds(scores) for part in self.parts]
+        if self.word == "not":
+            return np.logical_not(answers[0])
+        return np.logical_and.reduce(answers) if self.word == "and" else np.logical_or.reduce(answers)
+
+
+@dataclass(frozen=True)
+class FlagRule:
+    """A parsed rule.
+
+    Attributes:
+        text: as it was given.
+        columns: the columns it reads.
+    """
+
+    text: str
+    columns: tuple[str, ...]
+    _root: Any
+    _comparisons: tuple[_Comparison, ...]
+
+    def decide(self, scores: Scores) -> Decision:
+        """Apply the rule.
+
+        Args:
+            scores: for each column of the rule `[B]`, as it is written to the results.
+        """
+        flag = self._root.holds(scores)
+        held = [(comparison, comparison.holds(scores)) for comparison in self._comparisons]
+        reasons = [""] * len(flag)
+        for row in np.flatnonzero(flag):
+            told = [comparison.tell(scores, row) for comparison, answers in held if answers[row]]
+            reasons[row] = "; ".join(told) or self.text
+        return Decision(flag, reasons)
+
+
+def default_rule(contract: ModelContract) -> str:
+    """The rule that holds where none is given, in the language of rules.
+
+    Raises:
+        OptionRefused: a regression has no scale of its own to judge by.
+    """
+    if contract.output_kind == "regression":
+        raise OptionRefused(
+            "The model is a regression, and no flag rule was given.",
+            wanted="a rule: how far apart its passes may be depends on the unit of its values",
+            next_step="add for example --flag-if 'passes > 0' to flag all, or export a model with classes",
+        )
+    if contract.output_kind == "sigmoid" and contract.classes > 1:
+        return f"largest_label_entropy > {REVIEW_SHARE * math.log(2):.6g}"
+    most = math.log(2 if contract.output_kind == "sigmoid" else contract.classes)
+    return f"entropy > {REVIEW_SHARE * most:.6g}"
+
+
+def parse_rule(text: str, contract: ModelContract) -> FlagRule:
+    """Parse a rule for a model.
+
+    Raises:
+        OptionRefused: the text is no rule, or reads a column that this model does not have.
+    """
+    parser = _Parser(text, contract)
+    return parser.parse()
+
+
+class _Parser:
+    """Recursive descent over the tokens of one rule."""
+
+    def __init__(self, text: str, contract: ModelContract) -> None:
+        self._text = text
+        self._tokens = self._split(text)
+        self._next = 0
+        self._comparisons: list[_Comparison] = []
+        missing = null_columns(contract)
+        numbers = [column.name for column in SCORES if not pa.types.is_list(column.type)]
+        self._known = [name for name in numbers if name not in missing]
+        self._missing = [name for name in numbers if name in missing]
+
+    def parse(self) -> FlagRule:
+        root = self._any()
+        if self._next < len(self._tokens):
+            raise self._refuse(f"does not go on with {self._tokens[self._next]!r}")
+        read = [side for one in self._comparisons for side in (one.left, one.right) if isinstance(side, str)]
+        return FlagRule(self._text, tuple(dict.fromkeys(read)), root, tuple(self._comparisons))
+
+    def _split(self, text: str) -> list[str]:
+        tokens, position = [], 0
+        while text[position:].strip():
+            match = _TOKEN.match(text, position)
+            if match is None:
+                raise self._refuse(f"has something unknown at {text[position:].strip()[:20]!r}")
+            tokens.append(match.group().strip())
+            position = match.end()
+        return tokens
+
+    def _any(self) -> Any:
+        return self._series("or", self._all)
+
+    def _all(self) -> Any:
+        return self._series("and", self._part)
+
+    def _series(self, word: str, parse: Callable[[], Any]) -> Any:
+        parts = [parse()]
+        while self._take(word):
+            parts.append(parse())
+        return parts[0] if len(parts) == 1 else _Combined(word, tuple(parts))
+
+    def _part(self) -> Any:
+        if self._take("not"):
+            return _Combined("not", (self._part(),))
+        if self._take("("):
+            inner = self._any()
+            if not self._take(")"):
+                raise self._refuse("lacks a )")
+            return inner
+        left = self._operand()
+        sign = self._tokens[self._next] if self._next < len(self._tokens) else ""
+        if sign not in _OPERATORS:
+            raise self._refuse(f"needs a comparison after {left!r}")
+        self._next += 1
+        right = self._operand()
+        if not (isinstance(left, str) or isinstance(right, str)):
+            raise self._refuse(f"compares two numbers, {left:g} and {right:g}")
+        self._comparisons.append(_Comparison(left, sign, right))
+        return self._comparisons[-1]
+
+    def _operand(self) -> str | float:
+        negative = self._take("-")
+        token = self._tokens[self._next] if self._next < len(self._tokens) else ""
+        self._next += 1
+        if token[:1].isdigit() or token[:1] == ".":
+            return -float(token) if negative else float(token)
+        if token in self._known and not negative:
+            return token
+        if token in self._missing:
+            raise self._refuse(f"reads {token!r}, which is always null for this model")
+        raise self._refuse(f"has {token!r} where a column or a number must be" if token else "ends too early")
+
+    def _take(self, word: str) -> bool:
+        if self._next < len(self._tokens) and self._tokens[self._next] == word:
+            self._next += 1
+            return True
+        return False
+
+    def _refuse(self, what: str) -> OptionRefused:
+        known = ", ".join(getattr(self, "_known", ()))
+        return OptionRefused(
+            f"The flag rule {self._text!r} {what}.",
+            wanted="comparisons of columns with numbers, joined by and, or, not and parentheses",
+            next_step=f"for example 'entropy > 0.5 or prediction_std > 0.2'; columns: {known}"
+            if known
+            else "for example 'entropy > 0.5 or prediction_std > 0.2'",
+        )

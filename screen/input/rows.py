@@ -1,0 +1,272 @@
+"""Stream rows, row group by row group, in batches that may span row groups and shards.
+
+In: `ShardRef`s. Out: lists of `RowBatch`es, about as many rows in a list as were asked for. Memory
+holds one batch, whatever the size of a row group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from export.contract import ModelContract
+from export.errors import InputChanged, InputRefused
+from screen.columns import COLUMNS
+from screen.config import RunConfig
+from screen.input.shards import ShardRef
+
+
+@dataclass(frozen=True)
+class ColumnMapping:
+    """Which input columns are read, and as what.
+
+    Attributes:
+        image: column of images.
+        id: column of keys, or None.
+        keep: columns to copy.
+        kept_schema: their fields.
+    """
+
+    image: str
+    id: str | None
+    keep: tuple[str, ...]
+    kept_schema: pa.Schema
+
+    @property
+    def names(self) -> list[str]:
+        """All columns to read, each once."""
+        return list(dict.fromkeys([self.image, *([self.id] if self.id else []), *self.keep]))
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """Consecutive rows of one shard.
+
+    Attributes:
+        shard: where they are from.
+        start: position of the first in the shard.
+        count: how many.
+        images: the image column; None where this part of the file could not be read.
+        ids: one key for each row.
+        kept: the columns to copy.
+        error: why the rows could not be read, or "".
+        is_last: whether the shard ends here.
+    """
+
+    shard: ShardRef
+    start: int
+    count: int
+    images: pa.Array | None
+    ids: tuple[str, ...]
+    kept: pa.Table
+    error: str
+    is_last: bool
+
+    def split(self, count: int) -> tuple[RowBatch, RowBatch]:
+        """The first `count` rows, and the others."""
+        images = (None, None) if self.images is None else (self.images[:count], self.images[count:])
+        first = replace(
+            self, count=count, images=images[0], ids=self.ids[:count], kept=self.kept.slice(0, count), is_last=False
+        )
+        rest = replace(
+            self,
+            start=self.start + count,
+            count=self.count - count,
+            images=images[1],
+            ids=self.ids[count:],
+            kept=self.kept.slice(count),
+        )
+        return first, rest
+
+
+def map_columns(shards: Sequence[ShardRef], config: RunConfig, contract: ModelContract) -> ColumnMapping:
+    """Check every shard's schema against what was asked for.
+
+    Raises:
+        InputRefused: a column is missing, ambiguous, of a type that cannot be read, or would hide
+            a result column.
+    """
+    key = config.id_column
+    if key is None and all("id" in shard.schema.names for shard in shards):
+        key = "id"
+    keep = tuple(config.keep)
+    for name in keep:
+        if name in {column.name for column in COLUMNS}:
+            raise InputRefused(
+                f"--keep {name} would hide the result column of that name.",
+                wanted="input columns with names of their own",
+                next_step="rename the column in the input, or leave it out",
+            )
+    for shard in shards:
+        for name in (config.image_column, *([key] if key else []), *keep):
+            count = shard.schema.names.count(name)
+            if count != 1:
+                raise InputRefused(
+                    f"{shard.name} has {'no' if count == 0 else count} column(s) {name!r}. "
+                    f"Its columns: {', '.join(shard.schema.names) or 'none'}.",
+                    wanted=f"one column {name!r} in every shard",
+                    next_step=_suggest_column(shard.schema, name == config.image_column),
+                )
+        _check_image_type(shard, config.image_column, contract)
+        for name in keep:
+            if shard.schema.field(name).type != shards[0].schema.field(name).type:
+                raise InputRefused(
+                    f"--keep {name}: {shards[0].schema.field(name).type} in {shards[0].name}, "
+                    f"but {shard.schema.field(name).type} in {shard.name}.",
+                    wanted="one type in every shard",
+                    next_step="leave the column out, or write the shards with one type",
+                )
+    kept_schema = pa.schema([shards[0].schema.field(name).remove_metadata() for name in keep])
+    return ColumnMapping(config.image_column, key, keep, kept_schema)
+
+
+def read_batches(shards: Sequence[ShardRef], columns: ColumnMapping, batch_size: int) -> Iterator[list[RowBatch]]:
+    """All rows of all shards, in order, in lists of `batch_size` rows (fewer at the very end).
+
+    A batch may hold the end of one shard and the beginning of the next; a shard without rows is a
+    batch of no rows.
+
+    Raises:
+        InputChanged: a shard is not the one that was found.
+    """
+    waiting: list[RowBatch] = []
+    room = batch_size
+    for shard in shards:
+        for rows in _read_shard(shard, columns):
+            rest = rows
+            while rest.count > room:
+                first, rest = rest.split(room)
+                yield [*waiting, first]
+                waiting, room = [], batch_size
+            waiting.append(rest)
+            room -= rest.count
+    if waiting:
+        yield waiting
+
+
+def _read_shard(shard: ShardRef, columns: ColumnMapping) -> Iterator[RowBatch]:
+    """The rows of one shard, closed by a batch of no rows that is its last."""
+    start = 0
+    for table, error in _read_tables(shard, columns):
+        yield _row_batch(shard, columns, start, table, error)
+        start += len(table)
+    if start != shard.rows or not shard.is_unchanged():
+        raise _changed(shard)
+    empty = pa.schema([shard.schema.field(name) for name in columns.names]).empty_table()
+    yield _row_batch(shard, columns, start, empty, "", is_last=True)
+
+
+def _read_tables(shard: ShardRef, columns: ColumnMapping) -> Iterator[tuple[pa.Table, str]]:
+    """Tables of at most `_READ_ROWS` rows; a damaged row group as a table of nulls, with the error."""
+    schema = pa.schema([shard.schema.field(name) for name in columns.names])
+    try:
+        file = pq.ParquetFile(shard.path)
+    except (OSError, pa.ArrowException) as error:
+        raise _changed(shard) from error
+    with file:
+        if file.metadata.num_rows != shard.rows or file.num_row_groups != len(shard.row_groups):
+            raise _changed(shard)
+        for group, rows in enumerate(shard.row_groups):
+            done = 0
+            try:
+                for batch in file.iter_batches(_READ_ROWS, row_groups=[group], columns=columns.names):
+                    done += batch.num_rows
+                    yield pa.Table.from_batches([batch]).select(columns.names), ""
+            except (OSError, pa.ArrowException) as error:
+                reason = f"row group {group}: {str(error).splitlines()[0]}"
+                while done < rows:
+                    count = min(_READ_ROWS, rows - done)
+                    done += count
+                    nulls = [pa.nulls(count, field.type) for field in schema]
+                    yield pa.Table.from_arrays(nulls, schema=_nullable(schema)), reason
+
+
+_READ_ROWS = 1024
+
+
+def _row_batch(
+    shard: ShardRef, columns: ColumnMapping, start: int, table: pa.Table, error: str, *, is_last: bool = False
+) -> RowBatch:
+    count = len(table)
+    ids = [f"{shard.name}:{start + index}" for index in range(count)]
+    if columns.id:
+        given = table.column(columns.id).to_pylist()
+        ids = [made if key is None else _as_text(key) for key, made in zip(given, ids, strict=True)]
+    images = None if error else table.column(columns.image).combine_chunks()
+    if isinstance(images, pa.ChunkedArray):
+        images = pa.concat_arrays(images.chunks) if images.num_chunks else pa.array([], images.type)
+    kept = table.select(list(columns.keep)).cast(columns.kept_schema) if columns.keep else pa.table({})
+    return RowBatch(shard, start, count, images, tuple(ids), kept, error, is_last)
+
+
+def _as_text(key: object) -> str:
+    return key.decode(errors="backslashreplace") if isinstance(key, bytes) else str(key)
+
+
+def _nullable(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([field.with_nullable(True) for field in schema])
+
+
+def _suggest_column(schema: pa.Schema, is_image: bool) -> str:
+    if not is_image:
+        return "name a column that is there"
+    fitting = [field.name for field in schema if _image_kind(field.type)]
+    if fitting:
+        return f"perhaps --image-column {fitting[0]!r}"
+    return "give shards with a column of encoded images: binary, or struct<bytes, path>"
+
+
+def _check_image_type(shard: ShardRef, name: str, contract: ModelContract) -> None:
+    kind = shard.schema.field(name).type
+    if not _image_kind(kind):
+        raise InputRefused(
+            f"The column {name!r} of {shard.name} is of type {kind}.",
+            wanted="encoded images (binary, or struct<bytes: binary, path: string>) or a fixed-size tensor of uint8",
+            next_step=_suggest_column(shard.schema, True),
+        )
+    shape = tensor_shape(kind)
+    height, width, channels = contract.image_shape
+    fits = (height, width, channels), (height * width * channels,)
+    if shape is not None and shape not in fits and not (channels == 1 and shape == (height, width)):
+        raise InputRefused(
+            f"The column {name!r} of {shard.name} holds tensors of shape {list(shape)}.",
+            wanted=f"{list(contract.image_shape)}, which the model takes",
+            next_step="write the tensors in that shape, or give encoded images",
+        )
+
+
+def _image_kind(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _is_binary(kind.field(index).type)
+    return _is_binary(kind) or tensor_shape(kind) is not None
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    )
+
+
+def tensor_shape(kind: pa.DataType) -> tuple[int, ...] | None:
+    """The shape of a fixed-size uint8 tensor type; None where it is none."""
+    if isinstance(kind, pa.FixedShapeTensorType):
+        if kind.permutation is not None and list(kind.permutation) != list(range(len(kind.shape))):
+            return None
+        return tuple(kind.shape) if pa.types.is_uint8(kind.value_type) else None
+    shape: list[int] = []
+    while pa.types.is_fixed_size_list(kind):
+        shape.append(kind.list_size)
+        kind = kind.value_type
+    return tuple(shape) if shape and pa.types.is_uint8(kind) else None
+
+
+def _changed(shard: ShardRef) -> InputChanged:
+    return InputChanged(
+        f"{shard.path} is not the file that was found at the start of the run.",
+        wanted="shards that stay as they are while they are read",
+        next_step="run again when nothing writes to INPUT; finished shards are not repeated",
+    )

@@ -1,0 +1,120 @@
+"""Find the input shards, put them in order, and know each by its fingerprint.
+
+In: INPUT as the user gave it. Out: `ShardRef`s, each with its row groups and the columns to read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from export.errors import InputRefused
+from screen.storage import list_shards
+
+_TAIL = 8  # Parquet ends in the footer's length (4 bytes) and the magic number
+
+
+@dataclass(frozen=True)
+class ShardRef:
+    """One readable input shard.
+
+    Attributes:
+        path: where it is.
+        name: relative to INPUT, with `/`: what results call it.
+        size: bytes.
+        modified: modification time, ns.
+        footer: SHA-256 of the Parquet footer.
+        row_groups: rows in each row group.
+        schema: its Arrow schema.
+    """
+
+    path: Path
+    name: str
+    size: int
+    modified: int
+    footer: str
+    row_groups: tuple[int, ...]
+    schema: pa.Schema
+
+    @property
+    def rows(self) -> int:
+        """Rows in all."""
+        return sum(self.row_groups)
+
+    @property
+    def fingerprint(self) -> dict[str, int | str]:
+        """What tells this content from another under the same name."""
+        return {"size": self.size, "modified": self.modified, "footer": self.footer}
+
+    def is_unchanged(self) -> bool:
+        """Whether the file is still the one that was found."""
+        try:
+            status = os.stat(self.path)
+            return (status.st_size, status.st_mtime_ns, _digest_footer(self.path)) == (
+                self.size,
+                self.modified,
+                self.footer,
+            )
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True)
+class UnreadableShard:
+    """A file that ends like a shard but has no readable footer."""
+
+    name: str
+    reason: str
+
+
+def find_shards(source: str) -> tuple[list[ShardRef], list[UnreadableShard]]:
+    """Find the shards of INPUT, in the order of their names.
+
+    Args:
+        source: a file, a folder or a glob.
+
+    Returns:
+        The readable shards, and those whose footer could not be read.
+
+    Raises:
+        InputRefused: nothing is there, or none of it can be read.
+    """
+    root, paths = list_shards(source)
+    shards: list[ShardRef] = []
+    unreadable: list[UnreadableShard] = []
+    for path in paths:
+        name = path.relative_to(root).as_posix()
+        try:
+            shards.append(_look_at(path, name))
+        except (OSError, pa.ArrowException) as error:
+            unreadable.append(UnreadableShard(name, str(error).splitlines()[0]))
+    if not shards:
+        first = unreadable[0]
+        raise InputRefused(
+            f"None of the {len(unreadable)} file(s) of {source} can be read as Parquet; {first.name}: {first.reason}",
+            wanted="Parquet shards with an image column",
+            next_step="check that these are finished Parquet files",
+        )
+    return shards, unreadable
+
+
+def _look_at(path: Path, name: str) -> ShardRef:
+    status = os.stat(path)
+    with pq.ParquetFile(path) as file:
+        groups = tuple(file.metadata.row_group(index).num_rows for index in range(file.num_row_groups))
+        schema = file.schema_arrow
+    return ShardRef(path, name, status.st_size, status.st_mtime_ns, _digest_footer(path), groups, schema)
+
+
+def _digest_footer(path: Path) -> str:
+    with open(path, "rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - _TAIL))
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(max(0, end - _TAIL - length))
+        return hashlib.sha256(file.read()).hexdigest()

@@ -1,0 +1,197 @@
+"""Write scored shards: one for each input shard, whole or not at all.
+
+In: an `ImageBatch` with its `PassSummary` and `Decision`. Out: `OUTPUT/<shard name>`, renamed into
+place when its last row is written. Row groups have a fixed size, so that a file does not depend
+on the batches that it came in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from screen.columns import IDENTITY, SCORES, VERDICT, result_schema
+from screen.decide.rules import Decision
+from screen.engine.statistics import PassSummary
+from screen.input.decode import ImageBatch
+from screen.input.rows import RowBatch
+from screen.input.shards import ShardRef
+from screen.storage import write_failed, written_aside
+
+_GROUP_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class WrittenShard:
+    """A finished result shard and what is in it."""
+
+    shard: ShardRef
+    path: Path
+    rows: int
+    flagged: int
+    statuses: dict[str, int]
+
+
+def score_columns(summary: PassSummary) -> dict[str, NDArray[Any]]:
+    """The scores of B rows as they are written: float32, without those that are null."""
+    written: dict[str, NDArray[Any]] = {}
+    for column in SCORES:
+        values = getattr(summary, column.name, None)
+        if values is not None:
+            kind = column.type.value_type if pa.types.is_list(column.type) else column.type
+            written[column.name] = values.astype(kind.to_pandas_dtype())
+    return written
+
+
+def make_table(
+    batch: ImageBatch, scores: dict[str, NDArray[Any]], passes: NDArray[np.int32], decision: Decision
+) -> pa.Table:
+    """Every row of a batch in result columns; the scores are those of the readable rows alone."""
+    readable = batch.readable
+    place = np.full(len(readable), -1, np.int64)
+    place[readable] = np.arange(readable.sum())
+    take = pa.array(place, mask=~readable)
+    columns: dict[str, pa.Array] = {
+        "shard": pa.array(np.repeat([piece.shard.name for piece in batch.pieces], _counts(batch)), pa.string()),
+        "row": pa.array(np.concatenate([np.arange(p.start, p.start + p.count) for p in batch.pieces])),
+        "id": pa.array([key for piece in batch.pieces for key in piece.ids], pa.string()),
+    }
+    kept = pa.concat_tables([piece.kept for piece in batch.pieces])
+    for column in SCORES:
+        if column.name in scores:
+            columns[column.name] = _as_arrow(scores[column.name], column.type).take(take)
+        else:
+            columns[column.name] = pa.nulls(len(readable), column.type)
+    failures = [batch.failures.get(row) for row in range(len(readable))] if batch.failures else [None] * len(readable)
+    scored = iter(zip(decision.flag.tolist(), decision.reasons, passes.tolist(), strict=True))
+    verdicts = [next(scored) if ok else (True, None, 0) for ok in readable]
+    columns["flag"] = pa.array([flag for flag, _, _ in verdicts], pa.bool_())
+    columns["flag_reason"] = pa.array(
+        [failure[0] if failure else reason or None for (_, reason, _), failure in zip(verdicts, failures, strict=True)],
+        pa.string(),
+    )
+    columns["passes"] = pa.array([count for _, _, count in verdicts], pa.int32())
+    columns["status"] = pa.array([failure[0] if failure else "ok" for failure in failures], pa.string())
+    columns["error"] = pa.array([failure[1] if failure else None for failure in failures], pa.string())
+    ordered = [columns[column.name] for column in IDENTITY]
+    ordered += [column.combine_chunks() if column.num_chunks != 1 else column.chunk(0) for column in kept.columns]
+    ordered += [columns[column.name] for column in (*SCORES, *VERDICT)]
+    return pa.Table.from_arrays(ordered, schema=result_schema(kept.schema))
+
+
+def _counts(batch: ImageBatch) -> list[int]:
+    return [piece.count for piece in batch.pieces]
+
+
+def _as_arrow(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
+    if values.ndim == 1:
+        return pa.array(values, kind)
+    offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, pa.array(values.ravel(), kind.value_type))
+
+
+class ShardWriters:
+    """Takes batches in input order and finishes shard after shard.
+
+    Args:
+        output: folder of results.
+        kept_schema: the copied input columns.
+        identity: what decided the results; written into every file's metadata.
+    """
+
+    def __init__(self, output: Path, kept_schema: pa.Schema, identity: dict[str, Any]) -> None:
+        self._output = output
+        self._schema = result_schema(kept_schema).with_metadata({"oodscreen": json.dumps(identity, sort_keys=True)})
+        self._open: _OpenShard | None = None
+
+    def write(self, pieces: tuple[RowBatch, ...], table: pa.Table) -> Iterator[WrittenShard]:
+        """Write the rows of some pieces; gives each shard that is thereby finished.
+
+        Raises:
+            WriteFailed: the system refused a write; the unfinished file is gone.
+        """
+        start = 0
+        for piece in pieces:
+            if self._open is None:
+                self._open = _OpenShard(piece.shard, self._output / piece.shard.name, self._schema)
+            self._open.add(table.slice(start, piece.count))
+            start += piece.count
+            if piece.is_last:
+                finished, self._open = self._open, None
+                yield finished.finish()
+
+    def abandon(self) -> None:
+        """Remove the unfinished shard, if there is one."""
+        if self._open is not None:
+            self._open.abandon()
+            self._open = None
+
+
+class _OpenShard:
+    """A result shard that is being written aside."""
+
+    def __init__(self, shard: ShardRef, path: Path, schema: pa.Schema) -> None:
+        self._shard, self._path, self._schema = shard, path, schema
+        self._waiting = schema.empty_table()
+        self._rows = self._flagged = 0
+        self._statuses: dict[str, int] = {}
+        self._stack = ExitStack()
+        aside = self._stack.enter_context(written_aside(path))
+        try:
+            self._file = pq.ParquetWriter(aside, schema, compression="zstd")
+        except OSError as error:
+            self.abandon()
+            raise write_failed(path, error) from error
+
+    def add(self, table: pa.Table) -> None:
+        """Append rows; full row groups are written."""
+        self._rows += len(table)
+        self._flagged += table.column("flag").to_pylist().count(True)
+        for status in table.column("status").to_pylist():
+            self._statuses[status] = self._statuses.get(status, 0) + 1
+        table = table.replace_schema_metadata(self._schema.metadata)
+        self._waiting = pa.concat_tables([self._waiting, table])
+        while len(self._waiting) >= _GROUP_ROWS:
+            self._write(self._waiting.slice(0, _GROUP_ROWS))
+            self._waiting = self._waiting.slice(_GROUP_ROWS)
+
+    def finish(self) -> WrittenShard:
+        """Write what waits, close, sync and rename."""
+        if len(self._waiting):
+            self._write(self._waiting)
+        try:
+            self._file.close()
+        except OSError as error:
+            self.abandon()
+            raise write_failed(self._path, error) from error
+        self._stack.close()
+        return WrittenShard(self._shard, self._path, self._rows, self._flagged, self._statuses)
+
+    def abandon(self) -> None:
+        """Remove the file aside."""
+        if hasattr(self, "_file"):
+            try:
+                self._file.close()
+            except OSError:
+                pass  # the file goes anyway
+        error = InterruptedError("abandoned")
+        try:
+            self._stack.__exit__(type(error), error, None)
+        except Exception:  # noqa: S110  the context says again that it failed; we know
+            pass
+
+    def _write(self, table: pa.Table) -> None:
+        try:
+            self._file.write_table(table.combine_chunks(), row_group_size=_GROUP_ROWS)
+        except OSError as error:
+            self.abandon()
+            raise write_failed(self._path, error) from error

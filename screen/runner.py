@@ -1,0 +1,198 @@
+"""The loop: shard -> rows -> images -> passes -> summary -> decision -> writer -> manifest.
+
+In: an exported model, INPUT, OUTPUT and a `RunConfig`. Out: scored shards, and a `RunSummary`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from export.contract import read_model
+from export.errors import ExitCode, OutputRefused
+from screen.config import RunConfig
+from screen.decide.rules import Decision, default_rule, parse_rule
+from screen.engine.masks import ALGORITHM
+from screen.input.decode import Decoder, ImageBatch
+from screen.input.rows import ColumnMapping, map_columns, read_batches
+from screen.input.shards import ShardRef, UnreadableShard, find_shards
+from screen.output.manifest import Manifest
+from screen.output.writer import ShardWriters, WrittenShard, make_table, score_columns
+from screen.overlap import work_ahead
+from screen.screener import Screener
+
+_BATCHES_AHEAD = 2
+
+
+class Listener(Protocol):
+    """Who is told how a run goes on."""
+
+    def started(self, shards: int, rows: int, skipped: int, note: str) -> None:
+        """The run begins: what is to do, what was done before, and what to say about the device."""
+
+    def advanced(self, rows: int) -> None:
+        """So many more rows are scored."""
+
+    def finished(self, shard: WrittenShard) -> None:
+        """A result shard has its name."""
+
+
+@dataclass
+class RunSummary:
+    """What a run did.
+
+    Attributes:
+        output: folder of results.
+        rule: the flag rule.
+        device: where it ran.
+        seconds: wall time.
+        shards: result shards written, in order.
+        skipped: shards that an earlier run had finished.
+        unreadable: shards without a readable footer, which have no result.
+    """
+
+    output: Path
+    rule: str
+    device: str
+    seconds: float = 0.0
+    shards: list[WrittenShard] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    unreadable: list[UnreadableShard] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        """Rows written by this run."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def flagged(self) -> int:
+        """Rows flagged by this run, the unreadable ones included."""
+        return sum(shard.flagged for shard in self.shards)
+
+    @property
+    def statuses(self) -> dict[str, int]:
+        """How many rows have which status."""
+        total: dict[str, int] = {}
+        for shard in self.shards:
+            for status, count in shard.statuses.items():
+                total[status] = total.get(status, 0) + count
+        return total
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What the process should end with."""
+        return ExitCode.UNREADABLE_INPUT if self.unreadable else ExitCode.DONE
+
+
+def run_screening(
+    model_path: str | Path, source: str, output: str | Path, config: RunConfig, listener: Listener
+) -> RunSummary:
+    """Score every row of INPUT into OUTPUT.
+
+    Args:
+        model_path: a file that `oodscreen export` wrote.
+        source: a shard, a folder of shards, or a glob.
+        output: folder of results; made if missing.
+        config: how.
+        listener: told how it goes on.
+
+    Raises:
+        Refused: before anything is written, if the request cannot be served.
+        OodscreenError: something failed on the way; finished shards stay.
+    """
+    started = time.monotonic()
+    output = Path(output)
+    model = read_model(model_path)
+    rule = parse_rule(config.flag_if if config.flag_if is not None else default_rule(model.contract), model.contract)
+    shards, unreadable = find_shards(source)
+    _check_output(output, source, shards)
+    columns = map_columns(shards, config, model.contract)
+    identity = config.identity(model, ALGORITHM, rule.text)
+    manifest = Manifest(output, identity, force=config.force)
+    if not config.force:
+        manifest.refuse_foreign(shards)
+    todo = [shard for shard in shards if not manifest.is_done(shard)]
+    screener = Screener(
+        model,
+        passes=config.passes,
+        seed=config.seed,
+        flag_if=rule.text,
+        device=config.device,
+        threads=config.threads,
+        memory=config.memory,
+    )
+    summary = RunSummary(output, rule.text, screener.device.name, unreadable=unreadable)
+    summary.skipped = [shard.name for shard in shards if shard not in todo]
+    manifest.start()
+    listener.started(len(todo), sum(shard.rows for shard in todo), len(summary.skipped), screener.device.note)
+
+    writers = ShardWriters(output, columns.kept_schema, identity)
+    decoder = Decoder(
+        model.contract, max_pixels=config.max_pixels, image_root=config.image_root, threads=config.threads
+    )
+    try:
+        with closing(work_ahead(_decoded(todo, columns, config, decoder), _BATCHES_AHEAD)) as batches:
+            for batch in batches:
+                for written in writers.write(batch.pieces, score_batch(screener, batch)):
+                    manifest.finish_shard(written)
+                    summary.shards.append(written)
+                    listener.finished(written)
+                listener.advanced(len(batch.readable))
+    finally:
+        writers.abandon()
+        decoder.close()
+    manifest.finish()
+    summary.seconds = time.monotonic() - started
+    return summary
+
+
+def _decoded(
+    shards: list[ShardRef], columns: ColumnMapping, config: RunConfig, decoder: Decoder
+) -> Iterator[ImageBatch]:
+    for pieces in read_batches(shards, columns, config.batch_size):
+        yield decoder.decode(pieces)
+
+
+def score_batch(screener: Screener, batch: ImageBatch) -> pa.Table:
+    """Run the passes over the readable rows of a batch, and put all its rows into result columns."""
+    if not batch.readable.any():
+        return make_table(batch, {}, np.zeros(0, np.int32), Decision(np.zeros(0, np.bool_), []))
+    summary = screener.score(batch.images)
+    finite = np.isfinite(summary.mean).all(axis=1)
+    if not finite.all():
+        batch = batch.fail_readable(~finite, ("non_finite", "the model gave NaN or infinity"))
+        summary = summary.take(finite)
+    scores = score_columns(summary)
+    return make_table(batch, scores, summary.passes, screener.rule.decide(scores))
+
+
+def _check_output(output: Path, source: str, shards: list[ShardRef]) -> None:
+    """Results must not become input, and must not replace it."""
+    resolved = output.resolve()
+    if output.exists() and not output.is_dir():
+        raise OutputRefused(
+            f"OUTPUT {output} is a file.", wanted="a folder", next_step="give the name of a folder"
+        )
+    for shard in shards:
+        root = shard.path.resolve()
+        for _ in Path(shard.name).parts:
+            root = root.parent
+        if Path(source).is_dir() and resolved.is_relative_to(root):
+            raise OutputRefused(
+                f"OUTPUT {output} lies in INPUT {source}.",
+                wanted="a folder outside INPUT: the next run would take the results for images",
+                next_step="choose a folder beside INPUT",
+            )
+        if (resolved / shard.name).resolve() == shard.path.resolve():
+            raise OutputRefused(
+                f"The results of {shard.path} would replace it.",
+                wanted="an OUTPUT in which no input lies",
+                next_step="choose another folder",
+            )
