@@ -1,0 +1,182 @@
+"""`oodscreen demo`: train, export and screen on the bundled MNIST subset.
+
+In: the package's own data. Out: in OUTPUT, a Keras model, its ONNX export, input shards (test
+digits, the same rotated, random noise) and their results; on the terminal, what came of it.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import typer
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from screen.config import RunConfig
+from screen.progress import make_listener
+from screen.runner import RunSummary, run_screening
+
+EPOCHS = 3
+PASSES = 100
+ARTICLE_ROW = 247
+"""The test image that the article shows: a 4 of which the network is not sure."""
+
+_NOISE_ROWS = 1000
+_SHARD_ROWS = 1000
+_SEED = 7
+
+
+def run_demo(output: Path) -> None:
+    """Do the whole job on bundled data and say what was done. May be repeated: it starts anew.
+
+    Args:
+        output: folder for models, shards and results.
+
+    Raises:
+        ModelRefused: TensorFlow is not installed.
+    """
+    started = time.monotonic()
+    output.mkdir(parents=True, exist_ok=True)
+    model = output / "article.onnx"
+    _say(f"1. Train the article's network on 10,000 MNIST digits, {EPOCHS} epochs")
+    _train_and_export(output / "article.keras", model)
+    _say("3. Make input shards: test digits, the same rotated by 90 degrees, random noise")
+    sets = _make_inputs(output / "input")
+    summaries: dict[str, RunSummary] = {}
+    for number, name in enumerate(sets, start=4):
+        _say(f"{number}. oodscreen run {model} {sets[name]} {output / 'results' / name} --passes {PASSES} --keep label")
+        config = RunConfig(passes=PASSES, keep=["label"], force=True)
+        with make_listener() as listener:
+            summaries[name] = run_screening(model, str(sets[name]), output / "results" / name, config, listener)
+    _report(output, model, summaries)
+    _say(f"Done in {time.monotonic() - started:.0f} s.")
+
+
+def read_images(part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images `uint8 [N, 28, 28, 1]` and labels `[N]` of `train`, `valid` or `test`."""
+    with as_file(files("screen") / "demo_data" / f"mnist-{part}.parquet") as path:
+        table = pq.read_table(path)
+    encoded = pc.struct_field(table.column("image").combine_chunks(), "bytes")
+    images = [np.asarray(Image.open(io.BytesIO(data.as_py()))) for data in encoded]
+    return np.stack(images)[..., np.newaxis], np.asarray(table.column("label"))
+
+
+def write_shards(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], prefix: str) -> None:
+    """Images as PNG in the Hugging Face `Image` layout, `_SHARD_ROWS` to a shard."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"image": {"bytes": _png(image), "path": f"{prefix}-{row:05d}.png"}, "label": int(label), "id": f"{prefix}-{row:05d}"}
+        for row, (image, label) in enumerate(zip(images, labels, strict=True))
+    ]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    schema = pa.schema([("image", kind), ("label", pa.int64()), ("id", pa.string())])
+    for start in range(0, len(rows), _SHARD_ROWS):
+        table = pa.Table.from_pylist(rows[start : start + _SHARD_ROWS], schema=schema)
+        pq.write_table(table, folder / f"{prefix}-{start // _SHARD_ROWS:03d}.parquet", compression="zstd", row_group_size=500)
+
+
+def _train_and_export(keras_file: Path, onnx_file: Path) -> None:
+    from export.article import SCALE, train_article_network
+    from export.cli import describe
+    from export.exporter import export_file
+    from export.source import import_keras
+
+    keras = import_keras()
+    images, labels = read_images("train")
+    epochs = _EpochLines(len(images))
+    callback = keras.callbacks.LambdaCallback(
+        on_epoch_begin=epochs.begin, on_train_batch_end=epochs.batch, on_epoch_end=epochs.end
+    )
+    train_article_network(images, labels, epochs=EPOCHS, seed=_SEED, callbacks=[callback]).save(keras_file)
+    _say(f"2. oodscreen export {keras_file} {onnx_file} --scale 1/255")
+    _say(describe(export_file(keras_file, onnx_file, scale=SCALE)))
+
+
+class _EpochLines:
+    """Training progress: a line for each epoch, and a count within it on a terminal."""
+
+    def __init__(self, rows: int) -> None:
+        self._batches = -(-rows // 128)
+        self._started = 0.0
+
+    def begin(self, epoch: int, logs: Any = None) -> None:
+        self._started = time.monotonic()
+
+    def batch(self, batch: int, logs: Any = None) -> None:
+        if sys.stderr.isatty():
+            print(f"\r   batch {batch + 1} of {self._batches}", end="", file=sys.stderr, flush=True)
+
+    def end(self, epoch: int, logs: Any = None) -> None:
+        seconds = time.monotonic() - self._started
+        start = "\r" if sys.stderr.isatty() else ""
+        print(
+            f"{start}   epoch {epoch + 1} of {EPOCHS}: accuracy {logs['accuracy']:.3f} with dropout on, {seconds:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _make_inputs(folder: Path) -> dict[str, Path]:
+    images, labels = read_images("test")
+    noise = np.random.default_rng(_SEED).integers(0, 256, (_NOISE_ROWS, 28, 28, 1), dtype=np.uint8)
+    write_shards(folder / "digits", images, labels, "digit")
+    write_shards(folder / "rotated", np.rot90(images, axes=(1, 2)), labels, "rotated")
+    write_shards(folder / "noise", noise, np.full(_NOISE_ROWS, -1), "noise")
+    return {name: folder / name for name in ("digits", "rotated", "noise")}
+
+
+def _report(output: Path, model: Path, summaries: dict[str, RunSummary]) -> None:
+    results = {name: pq.read_table(output / "results" / name) for name in summaries}
+    console = Console(width=100, highlight=False)
+    table = Table("set", "rows", "flagged", "mean confidence", "mean entropy", title="What was flagged")
+    for name, rows in results.items():
+        table.add_row(
+            name,
+            str(len(rows)),
+            f"{summaries[name].flagged / len(rows):.1%}",
+            f"{pc.mean(rows['confidence']).as_py():.2f}",
+            f"{pc.mean(rows['entropy']).as_py():.2f}",
+        )
+    console.print(table)
+
+    digits = results["digits"]
+    order = pc.sort_indices(digits, sort_keys=[("entropy", "descending")])
+    table = Table("id", "label", "prediction", "confidence", "std", "entropy", title="The five most uncertain test digits")
+    for row in digits.take(order[:5]).to_pylist():
+        table.add_row(*_cells(row))
+    console.print(table)
+    article = digits.slice(ARTICLE_ROW, 1).to_pylist()[0]
+    rank = order.to_pylist().index(ARTICLE_ROW) + 1
+    console.print(
+        f"Row {ARTICLE_ROW}, the article's uncertain {article['label']}: predicted {article['prediction']} at "
+        f"{article['confidence']:.2f} +- {article['prediction_std']:.2f}, number {rank} of {len(digits)} by entropy."
+    )
+    missed = summaries["noise"].rows - summaries["noise"].flagged
+    console.print(f"Entropy alone let {missed} of {summaries['noise'].rows} noise images pass (rule: {summaries['noise'].rule}).")
+    _say(f"Files: model {model}, input {output / 'input'}, results {output / 'results'}")
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    numbers = [f"{row[name]:.2f}" for name in ("confidence", "prediction_std", "entropy")]
+    return [row["id"], str(row["label"]), str(row["prediction"]), *numbers]
+
+
+def _png(image: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0]).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _say(text: str) -> None:
+    typer.echo(text)
