@@ -26,7 +26,9 @@ def main() -> None:
         files = sorted((data / "mnist" / part).glob("*.parquet"))
         table = pa.concat_tables([pq.read_table(file) for file in files]).slice(0, rows)
         table = table.replace_schema_metadata(None)
-        pq.write_table(table, TARGET / f"mnist-{part}.parquet", compression="zstd", compression_level=19, row_group_size=500)
+        pq.write_table(
+            table, TARGET / f"mnist-{part}.parquet", compression="zstd", compression_level=19, row_group_size=500
+        )
         print(f"{part}: {len(table)} rows, {(TARGET / f'mnist-{part}.parquet').stat().st_size} bytes")
 
 

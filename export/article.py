@@ -55,7 +55,5 @@ def train_article_network(
     keras.utils.set_random_seed(seed)
     model = build_article_network()
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(
-        images * np.float32(SCALE), labels, epochs=epochs, batch_size=128, verbose=0, callbacks=callbacks or []
-    )
+    model.fit(images * np.float32(SCALE), labels, epochs=epochs, batch_size=128, verbose=0, callbacks=callbacks or [])
     return model

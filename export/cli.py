@@ -24,14 +24,17 @@ def export(
         ),
     ] = None,
     mean: Annotated[
-        str | None, typer.Option(help="Subtracted after scaling: one value or one for each channel.", show_default=False)
+        str | None,
+        typer.Option(help="Subtracted after scaling: one value or one for each channel.", show_default=False),
     ] = None,
     std: Annotated[
         str | None, typer.Option(help="Divided by after that: one value or one for each channel.", show_default=False)
     ] = None,
     output_kind: Annotated[
         str | None,
-        typer.Option(help=f"What the last layer gives, where it does not tell: {', '.join(OUTPUT_KINDS)}.", show_default=False),
+        typer.Option(
+            help=f"What the last layer gives, where it does not tell: {', '.join(OUTPUT_KINDS)}.", show_default=False
+        ),
     ] = None,
     classes: Annotated[
         Path | None, typer.Option(help="Text file with a class name on each line.", show_default=False)

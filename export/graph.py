@@ -82,9 +82,7 @@ def add_uint8_input(model: onnx.ModelProto, preprocessing: Preprocessing) -> Non
 
     steps: list[onnx.NodeProto] = []
     current = _FLOAT_INPUT
-    steps.append(
-        helper.make_node("Cast", [INPUT_NAME], [current], name="oodscreen/to_float", to=TensorProto.FLOAT)
-    )
+    steps.append(helper.make_node("Cast", [INPUT_NAME], [current], name="oodscreen/to_float", to=TensorProto.FLOAT))
     for op_type, values in (
         ("Mul", preprocessing.scale),
         ("Sub", preprocessing.mean or None),
@@ -188,9 +186,7 @@ def _noise_function(kind: str, opset: int) -> onnx.FunctionProto:
     return helper.make_function(DOMAIN, kind, ["x"], ["y"], [*draw, *apply], imports, attributes)
 
 
-def _constant_from(
-    attribute: str, field: str, kind: onnx.AttributeProto.AttributeType, output: str
-) -> onnx.NodeProto:
+def _constant_from(attribute: str, field: str, kind: onnx.AttributeProto.AttributeType, output: str) -> onnx.NodeProto:
     """A Constant whose value is an attribute of the function's caller."""
     constant = helper.make_node("Constant", [], [output])
     constant.attribute.append(onnx.AttributeProto(name=field, ref_attr_name=attribute, type=kind))
@@ -202,7 +198,7 @@ def _noise_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def _text_attribute(node: onnx.NodeProto, name: str) -> str:
-    return next(attribute.s.decode() for attribute in node.attribute if attribute.name == name)
+    return str(next(attribute.s.decode() for attribute in node.attribute if attribute.name == name))
 
 
 def _set_batch_axis(value: onnx.ValueInfoProto) -> None:

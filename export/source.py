@@ -165,22 +165,17 @@ def _find_dropouts(layers: list[Any], origin: str) -> tuple[Any, ...]:
     return active
 
 
-def _base_spatial_dropout() -> type:
+def _base_spatial_dropout() -> Any:
     """The common parent of SpatialDropout1D, 2D and 3D, which Keras does not name publicly."""
     import keras
 
-    parent: type = keras.layers.SpatialDropout2D.__mro__[1]
+    parent: Any = keras.layers.SpatialDropout2D.__mro__[1]
     return parent
 
 
 def _image_shape(model: Any, origin: str) -> tuple[int, int, int]:
     shapes = [tuple(tensor.shape) for tensor in model.inputs]
-    fits = (
-        len(shapes) == 1
-        and len(shapes[0]) == 4
-        and None not in shapes[0][1:]
-        and shapes[0][3] in COLOURS
-    )
+    fits = len(shapes) == 1 and len(shapes[0]) == 4 and None not in shapes[0][1:] and shapes[0][3] in COLOURS
     if not fits:
         raise ModelRefused(
             f"{origin} takes {_shapes_text(shapes)}.",

@@ -65,6 +65,7 @@ class SiteMarker:
         self.sites: list[Site] = []
 
     def __call__(self, layer: Any, inputs: Any) -> Any:
+        """Mark one call; what goes in comes out."""
         import tensorflow as tf
 
         site = self._describe(layer, inputs)

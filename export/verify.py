@@ -158,9 +158,7 @@ def _check_batches(run: Callable[[Images], Outputs], contract: ModelContract) ->
         )
 
 
-def _check_distribution(
-    run: Callable[[Images], Outputs], probe: _Probe, reference: Reference
-) -> dict[str, float]:
+def _check_distribution(run: Callable[[Images], Outputs], probe: _Probe, reference: Reference) -> dict[str, float]:
     ours = probe.passes_of(run)
     keras = probe.passes_of(reference.stochastic)
     variances = ours.var(axis=0, ddof=1), keras.var(axis=0, ddof=1)

@@ -57,9 +57,7 @@ def run(
     source: Annotated[
         str, typer.Argument(metavar="INPUT", help="A Parquet shard, a folder of them, or a glob.", show_default=False)
     ],
-    output: Annotated[
-        Path, typer.Argument(metavar="OUTPUT", help="Folder for the scored shards.", show_default=False)
-    ],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for the scored shards.", show_default=False)],
     config: RunConfig,
 ) -> None:
     """Score every image of INPUT by T dropout passes, and flag those that a person should see."""

@@ -45,23 +45,85 @@ IDENTITY = (
 )
 
 SCORES = (
-    Column("prediction", pa.int32(), "", "0 to C - 1", "Predicted class: the largest mean (one sigmoid output: 1 if above 0.5)."),
+    Column(
+        "prediction",
+        pa.int32(),
+        "",
+        "0 to C - 1",
+        "Predicted class: the largest mean (one sigmoid output: 1 if above 0.5).",
+    ),
     Column("confidence", _NUMBER, "probability", "0 to 1", "Mean probability of the prediction."),
-    Column("mean", _LIST, "probability", "0 to 1", "Predictive mean of each class over the passes (regression: of each value)."),
+    Column(
+        "mean",
+        _LIST,
+        "probability",
+        "0 to 1",
+        "Predictive mean of each class over the passes (regression: of each value).",
+    ),
     Column("std", _LIST, "probability", "0 to 0.5", "Standard deviation of each class over the passes, ddof 0."),
-    Column("entropy", _NUMBER, "nats", "0 to ln C", "Predictive entropy: of the mean (several labels: summed over labels)."),
-    Column("expected_entropy", _NUMBER, "nats", "0 to entropy", "Mean over passes of the entropy of one pass: noise in the data."),
-    Column("mutual_information", _NUMBER, "nats", "0 to entropy", "entropy - expected_entropy: how much the passes disagree."),
-    Column("variation_ratio", _NUMBER, "share of passes", "0 to 1", "Share of passes that vote against the most frequent class (several labels: mean over labels)."),
-    Column("prediction_std", _NUMBER, "probability", "0 to 0.5", "Standard deviation over passes of the predicted class."),
-    Column("skewness", _NUMBER, "", "any", "Skewness over passes of the predicted class; 0 where prediction_std < 1e-6."),
-    Column("kurtosis", _NUMBER, "", "-2 and up", "Excess kurtosis over passes of the predicted class; 0 where prediction_std < 1e-6."),
-    Column("energy", _NUMBER, "", "any", "Mean over passes of -logsumexp(logits), where the model has logits; high is unusual."),
+    Column(
+        "entropy", _NUMBER, "nats", "0 to ln C", "Predictive entropy: of the mean (several labels: summed over labels)."
+    ),
+    Column(
+        "expected_entropy",
+        _NUMBER,
+        "nats",
+        "0 to entropy",
+        "Mean over passes of the entropy of one pass: noise in the data.",
+    ),
+    Column(
+        "mutual_information",
+        _NUMBER,
+        "nats",
+        "0 to entropy",
+        "entropy - expected_entropy: how much the passes disagree.",
+    ),
+    Column(
+        "variation_ratio",
+        _NUMBER,
+        "share of passes",
+        "0 to 1",
+        "Share of passes that vote against the most frequent class (several labels: mean over labels).",
+    ),
+    Column(
+        "prediction_std", _NUMBER, "probability", "0 to 0.5", "Standard deviation over passes of the predicted class."
+    ),
+    Column(
+        "skewness", _NUMBER, "", "any", "Skewness over passes of the predicted class; 0 where prediction_std < 1e-6."
+    ),
+    Column(
+        "kurtosis",
+        _NUMBER,
+        "",
+        "-2 and up",
+        "Excess kurtosis over passes of the predicted class; 0 where prediction_std < 1e-6.",
+    ),
+    Column(
+        "energy",
+        _NUMBER,
+        "",
+        "any",
+        "Mean over passes of -logsumexp(logits), where the model has logits; high is unusual.",
+    ),
     Column("largest_label_entropy", _NUMBER, "nats", "0 to ln 2", "Several labels: entropy of the least certain one."),
-    Column("feature_distance", _NUMBER, "", "0 and up", "Distance of the trunk's features to known ones; null without a calibration."),
-    Column("ood_score", pa.float64(), "", "any", "Combined score, high is out of distribution; null without a calibration."),
-    Column("p_value", pa.float64(), "probability", "above 0, to 1", "Conformal p-value of ood_score; null without a calibration."),
-)  # fmt: skip
+    Column(
+        "feature_distance",
+        _NUMBER,
+        "",
+        "0 and up",
+        "Distance of the trunk's features to known ones; null without a calibration.",
+    ),
+    Column(
+        "ood_score", pa.float64(), "", "any", "Combined score, high is out of distribution; null without a calibration."
+    ),
+    Column(
+        "p_value",
+        pa.float64(),
+        "probability",
+        "above 0, to 1",
+        "Conformal p-value of ood_score; null without a calibration.",
+    ),
+)
 
 VERDICT = (
     Column("flag", pa.bool_(), "", "", "A person should look: the rule holds, or the row could not be scored."),

@@ -42,7 +42,8 @@ class RunConfig:
     ] = None
     image_column: Annotated[str, typer.Option(help="Column with the images.")] = "image"
     id_column: Annotated[
-        str | None, typer.Option(help="Column with the rows' keys. Default: `id`, where there is one.", show_default=False)
+        str | None,
+        typer.Option(help="Column with the rows' keys. Default: `id`, where there is one.", show_default=False),
     ] = None
     keep: Annotated[list[str], typer.Option(help="Input column to copy into the results; may be repeated.")] = None  # type: ignore[assignment]
     image_root: Annotated[
@@ -91,7 +92,9 @@ def as_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a Typer command the options of RunConfig in place of its last parameter, `config`."""
     hints = get_type_hints(RunConfig, include_extras=True)
     options = [
-        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name])
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
         for field in fields(RunConfig)
     ]
     signature = inspect.signature(command, eval_str=True)
@@ -103,7 +106,7 @@ def as_options(command: Callable[..., None]) -> Callable[..., None]:
         command(**values, config=RunConfig(**chosen))
 
     own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
-    del with_options.__wrapped__  # type: ignore[attr-defined]  # Typer would read the signature through it
+    del with_options.__wrapped__  # Typer would read the signature through it
     with_options.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
     with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *options]}
     return with_options

@@ -27,7 +27,7 @@ from screen.config import RunConfig
 from screen.progress import make_listener
 from screen.runner import RunSummary, run_screening
 
-EPOCHS = 3
+EPOCHS = 5
 PASSES = 100
 ARTICLE_ROW = 247
 """The test image that the article shows: a 4 of which the network is not sure."""
@@ -66,7 +66,11 @@ def run_demo(output: Path) -> None:
 def read_images(part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Images `uint8 [N, 28, 28, 1]` and labels `[N]` of `train`, `valid` or `test`."""
     with as_file(files("screen") / "demo_data" / f"mnist-{part}.parquet") as path:
-        table = pq.read_table(path)
+        return decode_images(pq.read_table(path))
+
+
+def decode_images(table: pa.Table) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images and labels of a table in the Hugging Face `Image` layout, all of one size."""
     encoded = pc.struct_field(table.column("image").combine_chunks(), "bytes")
     images = [np.asarray(Image.open(io.BytesIO(data.as_py()))) for data in encoded]
     return np.stack(images)[..., np.newaxis], np.asarray(table.column("label"))
@@ -76,14 +80,20 @@ def write_shards(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int
     """Images as PNG in the Hugging Face `Image` layout, `_SHARD_ROWS` to a shard."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
-        {"image": {"bytes": _png(image), "path": f"{prefix}-{row:05d}.png"}, "label": int(label), "id": f"{prefix}-{row:05d}"}
+        {
+            "image": {"bytes": _png(image), "path": f"{prefix}-{row:05d}.png"},
+            "label": int(label),
+            "id": f"{prefix}-{row:05d}",
+        }
         for row, (image, label) in enumerate(zip(images, labels, strict=True))
     ]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     schema = pa.schema([("image", kind), ("label", pa.int64()), ("id", pa.string())])
     for start in range(0, len(rows), _SHARD_ROWS):
         table = pa.Table.from_pylist(rows[start : start + _SHARD_ROWS], schema=schema)
-        pq.write_table(table, folder / f"{prefix}-{start // _SHARD_ROWS:03d}.parquet", compression="zstd", row_group_size=500)
+        pq.write_table(
+            table, folder / f"{prefix}-{start // _SHARD_ROWS:03d}.parquet", compression="zstd", row_group_size=500
+        )
 
 
 def _train_and_export(keras_file: Path, onnx_file: Path) -> None:
@@ -121,7 +131,7 @@ class _EpochLines:
         seconds = time.monotonic() - self._started
         start = "\r" if sys.stderr.isatty() else ""
         print(
-            f"{start}   epoch {epoch + 1} of {EPOCHS}: accuracy {logs['accuracy']:.3f} with dropout on, {seconds:.0f} s",
+            f"{start}   epoch {epoch + 1} of {EPOCHS}: accuracy {logs['accuracy']:.3f} (dropout on), {seconds:.0f} s",
             file=sys.stderr,
             flush=True,
         )
@@ -152,7 +162,9 @@ def _report(output: Path, model: Path, summaries: dict[str, RunSummary]) -> None
 
     digits = results["digits"]
     order = pc.sort_indices(digits, sort_keys=[("entropy", "descending")])
-    table = Table("id", "label", "prediction", "confidence", "std", "entropy", title="The five most uncertain test digits")
+    table = Table(
+        "id", "label", "prediction", "confidence", "std", "entropy", title="The five most uncertain test digits"
+    )
     for row in digits.take(order[:5]).to_pylist():
         table.add_row(*_cells(row))
     console.print(table)
@@ -163,7 +175,9 @@ def _report(output: Path, model: Path, summaries: dict[str, RunSummary]) -> None
         f"{article['confidence']:.2f} +- {article['prediction_std']:.2f}, number {rank} of {len(digits)} by entropy."
     )
     missed = summaries["noise"].rows - summaries["noise"].flagged
-    console.print(f"Entropy alone let {missed} of {summaries['noise'].rows} noise images pass (rule: {summaries['noise'].rule}).")
+    console.print(
+        f"Entropy alone let {missed} of {summaries['noise'].rows} noise images pass (rule: {summaries['noise'].rule})."
+    )
     _say(f"Files: model {model}, input {output / 'input'}, results {output / 'results'}")
 
 

@@ -45,7 +45,9 @@ class PlainLines:
     def started(self, shards: int, rows: int, skipped: int, note: str) -> None:
         """Say what is to do."""
         self._shards, self._rows = shards, rows
-        self._say(f"{rows} rows in {shards} shard(s) to score, {skipped} finished earlier" + (f"; {note}" if note else ""))
+        self._say(
+            f"{rows} rows in {shards} shard(s) to score, {skipped} finished earlier" + (f"; {note}" if note else "")
+        )
 
     def advanced(self, rows: int) -> None:
         """Count rows."""

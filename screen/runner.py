@@ -14,17 +14,19 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from export.contract import read_model
 from export.errors import ExitCode, OutputRefused
 from screen.config import RunConfig
 from screen.decide.rules import Decision, default_rule, parse_rule
+from screen.decide.scores import score_columns
 from screen.engine.masks import ALGORITHM
 from screen.input.decode import Decoder, ImageBatch
 from screen.input.rows import ColumnMapping, map_columns, read_batches
 from screen.input.shards import ShardRef, UnreadableShard, find_shards
 from screen.output.manifest import Manifest
-from screen.output.writer import ShardWriters, WrittenShard, make_table, score_columns
+from screen.output.writer import ShardWriters, WrittenShard, make_table
 from screen.overlap import work_ahead
 from screen.screener import Screener
 
@@ -165,7 +167,7 @@ def score_batch(screener: Screener, batch: ImageBatch) -> pa.Table:
     if not batch.readable.any():
         return make_table(batch, {}, np.zeros(0, np.int32), Decision(np.zeros(0, np.bool_), []))
     summary = screener.score(batch.images)
-    finite = np.isfinite(summary.mean).all(axis=1)
+    finite: NDArray[np.bool_] = np.all(np.isfinite(summary.mean), axis=1)
     if not finite.all():
         batch = batch.fail_readable(~finite, ("non_finite", "the model gave NaN or infinity"))
         summary = summary.take(finite)
@@ -177,9 +179,7 @@ def _check_output(output: Path, source: str, shards: list[ShardRef]) -> None:
     """Results must not become input, and must not replace it."""
     resolved = output.resolve()
     if output.exists() and not output.is_dir():
-        raise OutputRefused(
-            f"OUTPUT {output} is a file.", wanted="a folder", next_step="give the name of a folder"
-        )
+        raise OutputRefused(f"OUTPUT {output} is a file.", wanted="a folder", next_step="give the name of a folder")
     for shard in shards:
         root = shard.path.resolve()
         for _ in Path(shard.name).parts:

@@ -7,6 +7,7 @@ runs on this very class, so its numbers are the same.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,11 @@ from numpy.typing import NDArray
 from export.contract import ExportedModel, read_model
 from export.errors import InputRefused
 from screen.decide.rules import Decision, default_rule, parse_rule
+from screen.decide.scores import score_columns
 from screen.engine.passes import PassEngine
 from screen.engine.plan import plan_engine
 from screen.engine.session import choose_device
 from screen.engine.statistics import PassSummary
-from screen.output.writer import score_columns
 
 
 class Screener:
@@ -53,8 +54,8 @@ class Screener:
         self.contract = self.model.contract
         self.rule = parse_rule(default_rule(self.contract) if flag_if is None else flag_if, self.contract)
         self.device = choose_device(device, threads)
-        self._options = {"passes": passes, "seed": seed, "device": self.device, "memory": memory * 2**20}
-        self._engine = PassEngine(plan_engine(self.model), **self._options)
+        self._open_engine = partial(PassEngine, passes=passes, seed=seed, device=self.device, memory=memory * 2**20)
+        self._engine = self._open_engine(plan_engine(self.model))
         self._raw_engine: PassEngine | None = None
 
     def score(self, images: NDArray[np.uint8]) -> PassSummary:
@@ -82,12 +83,12 @@ class Screener:
             InputRefused: the array is not of that type and shape.
         """
         if self._raw_engine is None:
-            self._raw_engine = PassEngine(plan_engine(self.model, raw=True), **self._options)
+            self._raw_engine = self._open_engine(plan_engine(self.model, raw=True))
         return self._raw_engine.raw_passes(self._check(images))
 
     def _check(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         wanted = self.contract.image_shape
-        found = getattr(images, "shape", ())
+        found: tuple[int, ...] = getattr(images, "shape", ())
         if getattr(images, "dtype", None) != np.uint8 or found[1:] != wanted or len(found) != 4 or found[0] < 1:
             raise InputRefused(
                 f"The images are {getattr(images, 'dtype', type(images).__name__)} {list(found)}.",

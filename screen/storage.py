@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from export.errors import InputRefused, WriteFailed
@@ -59,29 +57,57 @@ def list_shards(source: str) -> tuple[Path, list[Path]]:
     )
 
 
-@contextmanager
-def written_aside(target: Path) -> Iterator[Path]:
-    """Give a path beside `target` to write to; on success sync it and rename it to `target`.
+class AsideFile:
+    """A file that is written beside its target and gets the target's name when it is whole.
 
-    On any failure the file aside is removed and `target` is as it was.
+    Args:
+        target: the name it will have.
 
     Raises:
-        WriteFailed: the system refused a write.
+        WriteFailed: the target's folder cannot be made.
     """
-    aside = target.with_name(f"{ASIDE_PREFIX}{target.name}.{os.getpid()}")
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.path = target.with_name(f"{ASIDE_PREFIX}{target.name}.{os.getpid()}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_failed(target, error) from error
+
+    def commit(self) -> None:
+        """Sync the file and give it its name.
+
+        Raises:
+            WriteFailed: the system refused; the file aside is gone and the target is as it was.
+        """
+        try:
+            with open(self.path, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(self.path, self.target)
+            sync_folder(self.target.parent)
+        except OSError as error:
+            self.discard()
+            raise write_failed(self.target, error) from error
+
+    def discard(self) -> None:
+        """Remove the file aside."""
+        self.path.unlink(missing_ok=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a whole text file aside, and rename it.
+
+    Raises:
+        WriteFailed: the system refused; the target is as it was.
+    """
+    aside = AsideFile(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield aside
-        with open(aside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, target)
-        sync_folder(target.parent)
+        aside.path.write_text(text, encoding="utf-8")
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        aside.discard()
         raise write_failed(target, error) from error
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    aside.commit()
 
 
 def sync_folder(folder: Path) -> None:

@@ -65,7 +65,8 @@ class _Comparison:
     def holds(self, scores: Scores) -> NDArray[np.bool_]:
         size = len(next(iter(scores.values())))
         left, right = (scores[side] if isinstance(side, str) else side for side in (self.left, self.right))
-        return np.broadcast_to(_OPERATORS[self.sign](left, right), (size,))
+        answers: NDArray[np.bool_] = np.broadcast_to(_OPERATORS[self.sign](left, right), (size,))
+        return answers
 
     def tell(self, scores: Scores, row: int) -> str:
         def side(value: str | float) -> str:
@@ -82,10 +83,11 @@ class _Combined:
     parts: tuple[Any, ...]
 
     def holds(self, scores: Scores) -> NDArray[np.bool_]:
-        answers = [part.holds(scores) for part in self.parts]
+        answers: NDArray[np.bool_] = np.stack([part.holds(scores) for part in self.parts])
         if self.word == "not":
-            return np.logical_not(answers[0])
-        return np.logical_and.reduce(answers) if self.word == "and" else np.logical_or.reduce(answers)
+            return ~answers[0]
+        combined = np.logical_and if self.word == "and" else np.logical_or
+        return np.asarray(combined.reduce(answers, axis=0), np.bool_)
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class FlagRule:
         flag = self._root.holds(scores)
         held = [(comparison, comparison.holds(scores)) for comparison in self._comparisons]
         reasons = [""] * len(flag)
-        for row in np.flatnonzero(flag):
+        for row in np.flatnonzero(flag).tolist():
             told = [comparison.tell(scores, row) for comparison, answers in held if answers[row]]
             reasons[row] = "; ".join(told) or self.text
         return Decision(flag, reasons)

@@ -1,0 +1,1 @@
+"""Images in, statistics over T passes out."""

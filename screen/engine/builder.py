@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 PREFIX = "oodscreen/"
@@ -61,7 +62,7 @@ class GraphBuilder:
 
     def constant(self, values: object, dtype: type = np.int64) -> str:
         """A constant by value; the same value is kept once."""
-        array = np.asarray(values, dtype)
+        array: NDArray[Any] = np.asarray(values, dtype)
         key = (array.dtype.str, array.tobytes(), array.shape)
         if key not in self._names:
             self._names[key] = f"{PREFIX}constant_{len(self._names)}"

@@ -84,7 +84,7 @@ def build_head(
     read = {name for node in builder.nodes for name in node.input}
     inputs = [helper.make_tensor_value_info(name, sizes.types[name], None) for name in boundary]
     for name, mask in masks.items():
-        shape = ["P", 1, *sites[name].noise_shape]
+        shape: list[str | int | None] = ["P", 1, *sites[name].noise_shape]
         inputs.append(helper.make_tensor_value_info(mask, TensorProto.FLOAT, shape))
     graph = helper.make_graph(
         builder.nodes,
@@ -96,9 +96,7 @@ def build_head(
     return Head(graph, statistics, masks, chains)
 
 
-def _find_chains(
-    whole: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], sizes: TensorSizes
-) -> dict[str, WeightChain]:
+def _find_chains(whole: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], sizes: TensorSizes) -> dict[str, WeightChain]:
     found = {node.name: find_weight_chain(whole, node, sizes) for node in nodes if node.domain == DOMAIN}
     return {name: chain for name, chain in found.items() if chain is not None}
 

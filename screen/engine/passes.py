@@ -59,9 +59,7 @@ class PassEngine:
         self._trunk = Part(plan.trunk, device)
         self._head = Part(plan.head, device)
         starts = np.cumsum([0, *plan.runs(passes)])
-        self._runs = [
-            _Run(int(start), count) for start, count in zip(starts, plan.runs(passes), strict=False)
-        ]
+        self._runs = [_Run(int(start), count) for start, count in zip(starts, plan.runs(passes), strict=False)]
         elements = sum(int(np.prod(site.site.noise_shape)) for site in plan.sites)
         self._kept: list[dict[str, Any]] | None = None
         if 4 * passes * elements <= KEPT_MASKS_BYTES:

@@ -20,6 +20,9 @@ from export.errors import ContractRefused
 from screen.engine.head import build_head
 from screen.engine.sizes import count_flops, infer_sizes, largest_bytes
 
+PASSES_PER_RUN_MIN = 3
+"""With 3 or more, T above 1 can always be cut without a run of a single pass."""
+
 PASSES_PER_RUN_MAX = 32
 """No session run makes more passes: beyond this nothing is gained, and memory is lost."""
 
@@ -99,8 +102,7 @@ class EnginePlan:
         return max(2, (memory - fixed) // max(each, 1))
 
     def runs(self, passes: int) -> tuple[int, ...]:
-        """T passes as runs of nearly equal size, none larger than `passes_per_run`, none of a
-        single pass unless T is 1."""
+        """T passes as runs of nearly equal size, none of a single pass unless T is 1."""
         count = -(-passes // self.passes_per_run)
         small, larger = divmod(passes, count)
         return (small + 1,) * larger + (small,) * (count - larger)
@@ -139,7 +141,7 @@ def plan_engine(model: ExportedModel, *, masks_in_weights: bool = True, raw: boo
             for site in model.contract.sites
         ),
         statistics=head.statistics,
-        passes_per_run=min(max(fitting, 2), PASSES_PER_RUN_MAX),
+        passes_per_run=min(max(fitting, PASSES_PER_RUN_MIN), PASSES_PER_RUN_MAX),
         trunk_row_bytes=largest_bytes(split.trunk, sizes),
         head_row_bytes=head_row_bytes,
         head_pass_bytes=head_pass_bytes,
@@ -186,7 +188,24 @@ def split_graph(graph: onnx.GraphProto) -> GraphSplit:
 
 
 _SHAPE_OPS = frozenset(
-    "Shape Gather Slice Concat Unsqueeze Squeeze Cast Mul Add Sub Div ReduceProd Identity Reshape Max Min".split()
+    [
+        "Shape",
+        "Gather",
+        "Slice",
+        "Concat",
+        "Unsqueeze",
+        "Squeeze",
+        "Cast",
+        "Mul",
+        "Add",
+        "Sub",
+        "Div",
+        "ReduceProd",
+        "Identity",
+        "Reshape",
+        "Max",
+        "Min",
+    ]
 )
 
 

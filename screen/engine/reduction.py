@@ -100,8 +100,10 @@ def _sum_entropy_terms(builder: GraphBuilder, probabilities: str, log: str) -> N
 
 
 def _both_answers(builder: GraphBuilder, output: str, logits: str) -> tuple[str, str]:
-    """`[P * B, C, 2]`: probabilities of yes and no, and their logarithms. A sigmoid is a softmax
-    over the logits (z, 0)."""
+    """Probabilities of yes and no, `[P * B, C, 2]`, and their logarithms.
+
+    A sigmoid is a softmax over the logits (z, 0).
+    """
     if logits:
         column = builder.add("Unsqueeze", [logits, builder.constant([-1])])
         zeros = builder.add("Sub", [column, column])

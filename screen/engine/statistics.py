@@ -7,6 +7,7 @@ rows, C classes. Runs are merged in float64.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,12 +62,7 @@ class RunStatistics:
         delta = other.mean - self.mean
         step = delta / n
         m2 = self.m2 + other.m2 + delta * step * a * b
-        m3 = (
-            self.m3
-            + other.m3
-            + delta * step**2 * a * b * (a - b)
-            + 3 * step * (a * other.m2 - b * self.m2)
-        )
+        m3 = self.m3 + other.m3 + delta * step**2 * a * b * (a - b) + 3 * step * (a * other.m2 - b * self.m2)
         m4 = (
             self.m4
             + other.m4
@@ -126,13 +122,16 @@ class PassSummary:
 
     def take(self, rows: NDArray[np.bool_]) -> PassSummary:
         """Some of the rows, by a mask `[B]`."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return PassSummary(**{name: None if array is None else array[rows] for name, array in values.items()})
+        taken: dict[str, Any] = {}
+        for field in fields(self):
+            array = getattr(self, field.name)
+            taken[field.name] = None if array is None else array[rows]
+        return PassSummary(**taken)
 
 
 def concatenate(summaries: list[PassSummary]) -> PassSummary:
     """The rows of several summaries, one after the other."""
-    joined = {}
+    joined: dict[str, Any] = {}
     for field in fields(PassSummary):
         parts = [getattr(summary, field.name) for summary in summaries]
         joined[field.name] = None if parts[0] is None else np.concatenate(parts)

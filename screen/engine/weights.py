@@ -8,6 +8,7 @@ into one MatMul or Gemm with a constant weight. Everything else folds the passes
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 from onnx import numpy_helper
@@ -43,7 +44,7 @@ class WeightChain:
     @property
     def transposed(self) -> bool:
         """Whether the weight is stored as `[H, F]`."""
-        return _attribute(self.product, "transB", 0) == 1
+        return bool(_attribute(self.product, "transB", 0) == 1)
 
     @property
     def bias(self) -> str:
@@ -90,23 +91,21 @@ def _keeps_rows(node: onnx.NodeProto, data: str, initializers: dict[str, onnx.Te
     if node.op_type == "Identity":
         return True
     if node.op_type == "Flatten":
-        return _attribute(node, "axis", 1) == 1
+        return bool(_attribute(node, "axis", 1) == 1)
     if node.op_type == "Transpose":
         permutation = _attribute(node, "perm", [1])
-        return list(permutation)[0] == 0
+        return bool(permutation[0] == 0)
     if node.op_type not in ("Reshape", "Squeeze", "Unsqueeze") or node.input[0] != data:
         return False
     if len(node.input) < 2 or node.input[1] not in initializers:
         return False
     values = numpy_helper.to_array(initializers[node.input[1]]).tolist()
     if node.op_type == "Reshape":
-        return _attribute(node, "allowzero", 0) == 0 and values[0] in (-1, 0)
+        return bool(_attribute(node, "allowzero", 0) == 0 and values[0] in (-1, 0))
     return all(axis > 0 for axis in values)
 
 
-def _sums_all(
-    node: onnx.NodeProto, data: str, initializers: dict[str, onnx.TensorProto], sizes: TensorSizes
-) -> bool:
+def _sums_all(node: onnx.NodeProto, data: str, initializers: dict[str, onnx.TensorProto], sizes: TensorSizes) -> bool:
     """Whether a node is a product `[B, F] x [F, H]` of the data with a constant."""
     if node.op_type not in ("MatMul", "Gemm") or node.domain not in ("", "ai.onnx") or node.input[0] != data:
         return False
@@ -117,7 +116,7 @@ def _sums_all(
     return plain and _attribute(node, "transA", 0) == 0 and sizes.counts_rows(node.output[0])
 
 
-def _attribute(node: onnx.NodeProto, name: str, default: object) -> object:
+def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     for attribute in node.attribute:
         if attribute.name == name:
             return onnx.helper.get_attribute_value(attribute)

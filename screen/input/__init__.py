@@ -1,0 +1,1 @@
+"""Parquet shards in, decoded images out."""

@@ -138,7 +138,7 @@ class Decoder:
             return "null_image", "neither bytes nor a path"
         try:
             return self._decode_bytes(data, into)
-        except Exception as error:  # Pillow's plugins raise nearly anything on broken files
+        except Exception as error:  # noqa: BLE001  Pillow's plugins raise nearly anything on broken files
             return "decode_failed", f"{type(error).__name__}: {error}"
 
     def _decode_bytes(self, data: bytes, into: NDArray[np.uint8]) -> Failure | None:

@@ -1,0 +1,1 @@
+"""Flags and scores in, Parquet shards and a manifest out."""

@@ -17,7 +17,7 @@ from export.errors import OutputRefused
 from screen.config import fingerprint
 from screen.input.shards import ShardRef
 from screen.output.writer import WrittenShard
-from screen.storage import sync_folder, write_failed, written_aside
+from screen.storage import write_failed, write_text
 
 MANIFEST_NAME = "_manifest.jsonl"
 
@@ -90,16 +90,13 @@ class Manifest:
         """
         lines = [json.dumps(self._header, sort_keys=True)]
         lines += [self._entries[name].line() for name in sorted(self._entries)]
-        with written_aside(self._path) as aside:
-            aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(self._path, "\n".join(lines) + "\n")
 
     def finish_shard(self, written: WrittenShard) -> None:
         """Append a shard whose result has its name."""
         size = written.path.stat().st_size
         shard = written.shard
-        entry = ManifestEntry(
-            shard.name, shard.fingerprint, size, written.rows, written.flagged, written.statuses
-        )
+        entry = ManifestEntry(shard.name, shard.fingerprint, size, written.rows, written.flagged, written.statuses)
         self._entries[shard.name] = entry
         try:
             with open(self._path, "a", encoding="utf-8") as file:
@@ -112,7 +109,6 @@ class Manifest:
     def finish(self) -> None:
         """Put the lines in order, so that a run that was stopped and resumed ends the same."""
         self.start()
-        sync_folder(self._output)
 
     def _read(self) -> None:
         try:

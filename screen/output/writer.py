@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from screen.columns import IDENTITY, SCORES, VERDICT, result_schema
 from screen.decide.rules import Decision
-from screen.engine.statistics import PassSummary
 from screen.input.decode import ImageBatch
 from screen.input.rows import RowBatch
 from screen.input.shards import ShardRef
-from screen.storage import write_failed, written_aside
+from screen.storage import AsideFile, write_failed
 
 _GROUP_ROWS = 8192
 
@@ -39,17 +39,6 @@ class WrittenShard:
     rows: int
     flagged: int
     statuses: dict[str, int]
-
-
-def score_columns(summary: PassSummary) -> dict[str, NDArray[Any]]:
-    """The scores of B rows as they are written: float32, without those that are null."""
-    written: dict[str, NDArray[Any]] = {}
-    for column in SCORES:
-        values = getattr(summary, column.name, None)
-        if values is not None:
-            kind = column.type.value_type if pa.types.is_list(column.type) else column.type
-            written[column.name] = values.astype(kind.to_pandas_dtype())
-    return written
 
 
 def make_table(
@@ -140,26 +129,21 @@ class _OpenShard:
     """A result shard that is being written aside."""
 
     def __init__(self, shard: ShardRef, path: Path, schema: pa.Schema) -> None:
-        self._shard, self._path, self._schema = shard, path, schema
+        self._shard, self._schema = shard, schema
         self._waiting = schema.empty_table()
         self._rows = self._flagged = 0
         self._statuses: dict[str, int] = {}
-        self._stack = ExitStack()
-        aside = self._stack.enter_context(written_aside(path))
-        try:
-            self._file = pq.ParquetWriter(aside, schema, compression="zstd")
-        except OSError as error:
-            self.abandon()
-            raise write_failed(path, error) from error
+        self._aside = AsideFile(path)
+        with self._discarding():
+            self._file = pq.ParquetWriter(self._aside.path, schema, compression="zstd")
 
     def add(self, table: pa.Table) -> None:
         """Append rows; full row groups are written."""
         self._rows += len(table)
-        self._flagged += table.column("flag").to_pylist().count(True)
-        for status in table.column("status").to_pylist():
-            self._statuses[status] = self._statuses.get(status, 0) + 1
-        table = table.replace_schema_metadata(self._schema.metadata)
-        self._waiting = pa.concat_tables([self._waiting, table])
+        self._flagged += pc.sum(table.column("flag")).as_py() or 0
+        for entry in table.column("status").value_counts().to_pylist():
+            self._statuses[entry["values"]] = self._statuses.get(entry["values"], 0) + entry["counts"]
+        self._waiting = pa.concat_tables([self._waiting, table.replace_schema_metadata(self._schema.metadata)])
         while len(self._waiting) >= _GROUP_ROWS:
             self._write(self._waiting.slice(0, _GROUP_ROWS))
             self._waiting = self._waiting.slice(_GROUP_ROWS)
@@ -168,30 +152,27 @@ class _OpenShard:
         """Write what waits, close, sync and rename."""
         if len(self._waiting):
             self._write(self._waiting)
-        try:
+        with self._discarding():
             self._file.close()
-        except OSError as error:
-            self.abandon()
-            raise write_failed(self._path, error) from error
-        self._stack.close()
-        return WrittenShard(self._shard, self._path, self._rows, self._flagged, self._statuses)
+        self._aside.commit()
+        statuses = dict(sorted(self._statuses.items()))
+        return WrittenShard(self._shard, self._aside.target, self._rows, self._flagged, statuses)
 
     def abandon(self) -> None:
         """Remove the file aside."""
-        if hasattr(self, "_file"):
-            try:
-                self._file.close()
-            except OSError:
-                pass  # the file goes anyway
-        error = InterruptedError("abandoned")
-        try:
-            self._stack.__exit__(type(error), error, None)
-        except Exception:  # noqa: S110  the context says again that it failed; we know
-            pass
+        with suppress(OSError):  # a disk that is full refuses the footer too; the file goes anyway
+            self._file.close()
+        self._aside.discard()
 
     def _write(self, table: pa.Table) -> None:
-        try:
+        with self._discarding():
             self._file.write_table(table.combine_chunks(), row_group_size=_GROUP_ROWS)
+
+    @contextmanager
+    def _discarding(self) -> Iterator[None]:
+        """Remove the file aside when the system refuses a write, and say so."""
+        try:
+            yield
         except OSError as error:
-            self.abandon()
-            raise write_failed(self._path, error) from error
+            self._aside.discard()
+            raise write_failed(self._aside.target, error) from error

@@ -1,0 +1,47 @@
+# Every target makes and uses .venv in this folder; nothing needs to be installed before but
+# Python 3.11 to 3.13. PYTHON chooses the interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Data that is not in the repository; tests that need it say so and are skipped where it is missing.
+export OODSCREEN_DATA ?= $(abspath ../shared/data)
+# TensorFlow is only used on the CPU here, whatever the machine has.
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help install demo test lint integration bench docs clean
+
+help:  ## Show the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+install: $(STAMP)  ## Make .venv with everything that demo and tests need
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)  ## Train, export and screen on bundled MNIST digits
+	$(BIN)/oodscreen demo demo-output
+
+test: $(STAMP) lint  ## Lint, types, import arrows, tests
+	$(PYTEST) -m 'not integration'
+
+lint: $(STAMP)  ## Lint, types and import arrows alone
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+integration: $(STAMP)  ## The heavy tests with real parts
+	$(PYTEST) -m integration
+
+bench: $(STAMP)  ## Measure, keep the results as JSON
+	$(BIN)/python benchmarks/mnist.py --data $(OODSCREEN_DATA)
+
+docs: $(STAMP)  ## Write the generated parts of README anew
+	$(BIN)/python -m tests.generated
+
+clean:  ## Remove .venv and what the targets made
+	rm -rf $(VENV) build demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""Measurements: each script keeps its result as JSON in `results/`."""
