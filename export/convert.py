@@ -55,14 +55,14 @@ def convert_to_onnx(source: KerasSource) -> tuple[onnx.ModelProto, tuple[Site, .
                 custom_op_handlers={"CheckNumerics": (_mark_to_node, [])},
                 extra_opset=[helper.make_opsetid(DOMAIN, 1)],
             )
-        except ModelRefused:
-            raise
         except Exception as error:
-            raise ModelRefused(
+            raise marker.refusal or ModelRefused(
                 f"{source.origin} could not be converted to ONNX: {type(error).__name__}: {error}",
                 wanted="a model made of operations that tf2onnx knows",
                 next_step="replace the layer that the message names, then export again",
             ) from error
+    if marker.refusal is not None:
+        raise marker.refusal
     _check_converted(proto, marker.sites, source)
     return proto, tuple(marker.sites)
 
@@ -70,9 +70,8 @@ def convert_to_onnx(source: KerasSource) -> tuple[onnx.ModelProto, tuple[Site, .
 def _mark_to_node(context: Any, node: Any, _name: str, _args: list[Any]) -> None:
     """Turn one CheckNumerics of the trace into a noise node, or into nothing if the user wrote it."""
     site = read_mark(node.get_attr_str("message"))
-    for attribute in ("message", "T"):
-        if attribute in node.attr:
-            del node.attr[attribute]
+    for attribute in list(node.attr):  # message, T, and what TensorFlow notes for itself
+        del node.attr[attribute]
     if site is None:
         node.type = "Identity"
         return

@@ -136,7 +136,8 @@ def describe_model(model: Any, *, origin: str = "the model", digest: str = "") -
 
 def _all_layers(model: Any) -> list[Any]:
     """Every layer of the model, containers before what they contain."""
-    return [layer for layer in model._flatten_layers() if layer is not model]
+    found = (layer for layer in model._flatten_layers() if layer is not model)
+    return [layer for layer in found if type(layer).__name__ != "InputLayer"]
 
 
 def _find_dropouts(layers: list[Any], origin: str) -> tuple[Any, ...]:

@@ -59,16 +59,27 @@ def draw_noise(layer: Any, inputs: Any) -> Any:
 
 
 class SiteMarker:
-    """The behaviour for tracing: marks each call of a dropout layer, and remembers it as a `Site`."""
+    """The behaviour for tracing: marks each call of a dropout layer, and remembers it as a `Site`.
+
+    Attributes:
+        sites: in the order of the calls.
+        refusal: why a site cannot be kept. It is kept here because Keras turns what a layer's
+            call raises into another error.
+    """
 
     def __init__(self) -> None:
         self.sites: list[Site] = []
+        self.refusal: ModelRefused | None = None
 
     def __call__(self, layer: Any, inputs: Any) -> Any:
         """Mark one call; what goes in comes out."""
         import tensorflow as tf
 
-        site = self._describe(layer, inputs)
+        try:
+            site = self._describe(layer, inputs)
+        except ModelRefused as error:
+            self.refusal = error
+            return inputs
         self.sites.append(site)
         return tf.raw_ops.CheckNumerics(tensor=inputs, message=_MARK + json.dumps(asdict(site)))
 

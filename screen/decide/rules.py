@@ -65,7 +65,8 @@ class _Comparison:
     def holds(self, scores: Scores) -> NDArray[np.bool_]:
         size = len(next(iter(scores.values())))
         left, right = (scores[side] if isinstance(side, str) else side for side in (self.left, self.right))
-        answers: NDArray[np.bool_] = np.broadcast_to(_OPERATORS[self.sign](left, right), (size,))
+        answers: NDArray[np.bool_] = np.zeros(size, np.bool_)
+        answers[:] = _OPERATORS[self.sign](left, right)
         return answers
 
     def tell(self, scores: Scores, row: int) -> str:

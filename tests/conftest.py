@@ -1,0 +1,134 @@
+"""What tests share: one trained and exported network, shards to break, data outside the repository."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from export.contract import ExportedModel, read_model
+from screen.demo import read_images
+
+REPOSITORY = Path(__file__).parent.parent
+IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--data", default=None, help="folder of image shards (default: $OODSCREEN_DATA, ../shared/data)")
+
+
+@pytest.fixture(scope="session")
+def data(request: pytest.FixtureRequest) -> Path:
+    """Image shards that are not in the repository."""
+    given = request.config.getoption("--data") or os.environ.get("OODSCREEN_DATA") or REPOSITORY / "../shared/data"
+    folder = Path(given)
+    if not folder.is_dir():
+        pytest.skip(f"no image shards at {folder}; name their folder by --data or OODSCREEN_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def keras() -> Any:
+    """Keras, imported without noise."""
+    from export.source import import_keras
+
+    return import_keras()
+
+
+@pytest.fixture(scope="session")
+def article_keras(tmp_path_factory: pytest.TempPathFactory, keras: Any) -> Path:
+    """The article's network after one epoch on the bundled digits."""
+    from export.article import train_article_network
+
+    images, labels = read_images("train")
+    path = tmp_path_factory.mktemp("article") / "article.keras"
+    train_article_network(images, labels, epochs=1, seed=3).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def article_onnx(article_keras: Path) -> Path:
+    """The same, exported."""
+    from export.exporter import export_file
+
+    path = article_keras.with_suffix(".onnx")
+    export_file(article_keras, path, scale=1 / 255)
+    return path
+
+
+@pytest.fixture(scope="session")
+def article(article_onnx: Path) -> ExportedModel:
+    """The same, read."""
+    return read_model(article_onnx)
+
+
+@pytest.fixture(scope="session")
+def digits() -> NDArray[np.uint8]:
+    """The bundled test digits, `[2000, 28, 28, 1]`."""
+    return read_images("test")[0]
+
+
+def encode(image: NDArray[np.uint8], kind: str = "PNG") -> bytes:
+    """One image as the bytes of a file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def write_shard(
+    path: Path, sources: Sequence[bytes | None], *, row_group_size: int = 500, ids: Sequence[str] | None = None
+) -> Path:
+    """Rows in the Hugging Face `Image` layout; a None has null bytes and a null path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = {
+        "image": pa.array([{"bytes": source, "path": None} for source in sources], IMAGE_TYPE),
+        "label": pa.array(range(len(sources)), pa.int64()),
+        "id": pa.array(ids if ids is not None else [f"{path.stem}-{row}" for row in range(len(sources))]),
+    }
+    pq.write_table(pa.table(columns), path, row_group_size=row_group_size)
+    return path
+
+
+def read_results(folder: Path) -> pa.Table:
+    """All result shards of a folder, in the order of their names."""
+    return pa.concat_tables([pq.read_table(path) for path in sorted(folder.rglob("*.parquet"))])
+
+
+@pytest.fixture(scope="session")
+def digit_shards(tmp_path_factory: pytest.TempPathFactory, digits: NDArray[np.uint8]) -> Path:
+    """300 digits in three shards of uneven size, one of them in a subfolder, and one empty shard."""
+    folder = tmp_path_factory.mktemp("shards")
+    encoded = [encode(image) for image in digits[:300]]
+    write_shard(folder / "a.parquet", encoded[:120], row_group_size=50)
+    write_shard(folder / "b.parquet", [])
+    write_shard(folder / "c.parquet", encoded[120:121])
+    write_shard(folder / "sub" / "d.parquet", encoded[121:], row_group_size=64)
+    return folder
+
+
+class Recorder:
+    """A listener that remembers."""
+
+    def __init__(self, at_finished: Callable[[int], None] | None = None) -> None:
+        self.rows = self.shards = self.skipped = 0
+        self._at_finished = at_finished
+
+    def started(self, shards: int, rows: int, skipped: int, note: str) -> None:
+        self.skipped = skipped
+
+    def advanced(self, rows: int) -> None:
+        self.rows += rows
+
+    def finished(self, shard: Any) -> None:
+        self.shards += 1
+        if self._at_finished:
+            self._at_finished(self.shards)

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from export import errors
+from export.errors import ExitCode, OodscreenError
+
+
+def every_error(base: type[OodscreenError] = OodscreenError) -> list[type[OodscreenError]]:
+    return [base, *(error for child in base.__subclasses__() for error in every_error(child))]
+
+
+def test_an_error_says_what_was_found_what_was_wanted_and_the_next_step() -> None:
+    text = str(OodscreenError("found it", wanted="that", next_step="do this"))
+    assert text.splitlines() == ["found it", "  wanted: that", "  next:   do this"]
+
+
+@pytest.mark.parametrize("error", every_error())
+def test_every_error_has_its_exit_code_in_the_drawn_tree(error: type[OodscreenError]) -> None:
+    drawing = errors.__doc__ or ""
+    line = next(line for line in drawing.splitlines() if f" {error.__name__} " in f"{line} ")
+    if "exit" in line:
+        assert f"exit {int(error.exit_code)} " in line
+    else:
+        assert error.exit_code is ExitCode.REFUSED
+
+
+def test_errors_import_nothing_of_the_project() -> None:
+    tree = ast.parse(Path(errors.__file__).read_text())
+    modules = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert modules == ["__future__", "enum"]

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from export.contract import DOMAIN, ExportedModel
+from export.errors import VerificationFailed
+from export.graph import with_rate_zero
+from export.source import load_keras_file
+from export.stochastic import KerasReference
+from export.verify import verify_model
+
+
+@pytest.fixture(scope="module")
+def reference(article_keras: Path, article: ExportedModel) -> KerasReference:
+    source = load_keras_file(article_keras)
+    return KerasReference(source.model, source.dropouts, article.contract.preprocessing)
+
+
+def with_rates(model: onnx.ModelProto, factor: float) -> bytes:
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    for node in changed.graph.node:
+        if node.domain == DOMAIN:
+            next(attribute for attribute in node.attribute if attribute.name == "rate").f *= factor
+    return bytes(changed.SerializeToString())
+
+
+def test_the_exported_file_passes(article: ExportedModel, reference: KerasReference) -> None:
+    measured = verify_model(article.proto.SerializeToString(), article.contract, reference)
+    assert measured["changed_outputs"] == 1
+    assert measured["deterministic_difference"] < 1e-5
+
+
+def test_dead_dropout_is_found(article: ExportedModel, reference: KerasReference) -> None:
+    dead = with_rate_zero(article.proto).SerializeToString()
+    with pytest.raises(VerificationFailed, match="dropout is dead"):
+        verify_model(dead, article.contract, reference)
+
+
+def test_a_wrong_scale_is_found(article: ExportedModel, reference: KerasReference) -> None:
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(article.proto)
+    scale = next(value for value in wrong.graph.initializer if value.name == "oodscreen/mul_by")
+    scale.CopyFrom(onnx.numpy_helper.from_array(np.float32(1 / 256), scale.name))
+    with pytest.raises(VerificationFailed, match="differs from Keras"):
+        verify_model(wrong.SerializeToString(), article.contract, reference)
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.6])
+def test_a_wrong_rate_is_found(article: ExportedModel, reference: KerasReference, factor: float) -> None:
+    with pytest.raises(VerificationFailed, match=r"variance|mean"):
+        verify_model(with_rates(article.proto, factor), article.contract, reference)
+
+
+def test_rows_that_depend_on_their_batch_are_found(keras: Any, tmp_path: Path) -> None:
+    from export.exporter import export_model
+
+    layers = keras.layers
+    image = keras.Input((8, 8, 1))
+    x = layers.Flatten()(image)
+    x = layers.Dropout(0.5)(x - keras.ops.mean(x, axis=0, keepdims=True))
+    model = keras.Model(image, layers.Dense(3, activation="softmax")(x))
+    with pytest.raises(VerificationFailed, match="other rows of its batch"):
+        export_model(model, tmp_path / "m.onnx", scale=1 / 255)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_number_of_outputs_is_found(article: ExportedModel, reference: KerasReference) -> None:
+    with pytest.raises(VerificationFailed):
+        verify_model(article.proto.SerializeToString(), replace(article.contract, classes=9), reference)
