@@ -82,7 +82,7 @@ def build_head(
 
     builder = writer.builder
     read = {name for node in builder.nodes for name in node.input}
-    inputs = [helper.make_tensor_value_info(name, sizes.types[name], None) for name in boundary]
+    inputs = boundary_values(boundary, sizes)
     for name, mask in masks.items():
         shape: list[str | int | None] = ["P", 1, *sites[name].noise_shape]
         inputs.append(helper.make_tensor_value_info(mask, TensorProto.FLOAT, shape))
@@ -90,10 +90,19 @@ def build_head(
         builder.nodes,
         "head",
         inputs,
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in statistics],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in statistics.items()],
         [*(value for value in whole.initializer if value.name in read), *builder.constants],
     )
-    return Head(graph, statistics, masks, chains)
+    return Head(graph, tuple(statistics), masks, chains)
+
+
+def boundary_values(names: Sequence[str], sizes: TensorSizes) -> list[onnx.ValueInfoProto]:
+    """The tensors between trunk and head, with their types and shapes; `B` rows each."""
+    values = []
+    for name in names:
+        rest = (size or None for size in sizes.shapes.get(name, ())[1:])
+        values.append(helper.make_tensor_value_info(name, sizes.types[name], ["B", *rest]))
+    return values
 
 
 def _find_chains(whole: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], sizes: TensorSizes) -> dict[str, WeightChain]:

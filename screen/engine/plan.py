@@ -16,8 +16,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.contract import DOMAIN, ExportedModel, ModelContract, Site
-from export.errors import ContractRefused
-from screen.engine.head import build_head
+from export.errors import ContractRefused, EngineFailed
+from screen.engine.head import boundary_values, build_head
 from screen.engine.sizes import count_flops, infer_sizes, largest_bytes
 
 PASSES_PER_RUN_MIN = 3
@@ -119,8 +119,10 @@ def plan_engine(model: ExportedModel, *, masks_in_weights: bool = True, raw: boo
 
     Raises:
         ContractRefused: the graph does not hold the sites that the contract names.
+        EngineFailed: the passes cannot be folded into this graph.
     """
     _check_sites(model)
+    _check_flat(model)
     graph = model.proto.graph
     sizes = infer_sizes(model.proto)
     split = split_graph(graph)
@@ -133,7 +135,7 @@ def plan_engine(model: ExportedModel, *, masks_in_weights: bool = True, raw: boo
     fitting = _RUN_BYTES // max(1, head_pass_bytes + _RUN_ROWS * head_row_bytes)
     return EnginePlan(
         contract=model.contract,
-        trunk=_make_part(model.proto, _trunk_graph(graph, split)),
+        trunk=_make_part(model.proto, _trunk_graph(graph, split, boundary_values(split.boundary, sizes))),
         head=_make_part(model.proto, head.graph),
         boundary=split.boundary,
         sites=tuple(
@@ -252,14 +254,16 @@ def _ancestors(nodes: list[onnx.NodeProto], maker: dict[str, int], names: tuple[
     return wanted
 
 
-def _trunk_graph(graph: onnx.GraphProto, split: GraphSplit) -> onnx.GraphProto:
+def _trunk_graph(
+    graph: onnx.GraphProto, split: GraphSplit, boundary: list[onnx.ValueInfoProto]
+) -> onnx.GraphProto:
     """The part that runs once a batch, with the boundary as outputs."""
     read = {name for node in split.trunk for name in node.input}
     return helper.make_graph(
         list(split.trunk),
         "trunk",
         list(graph.input),
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in split.boundary],
+        boundary,
         [value for value in graph.initializer if value.name in read],
     )
 
@@ -278,4 +282,21 @@ def _check_sites(model: ExportedModel) -> None:
             f"{model.path} promises the dropout sites {sorted(promised)}, but its graph holds {sorted(in_graph)}.",
             wanted="the graph that `oodscreen export` wrote, unchanged",
             next_step="export the model again; tools that optimise ONNX files inline our functions away",
+        )
+
+
+def _check_flat(model: ExportedModel) -> None:
+    """Loops and branches read values of the outer graph, which the split does not follow."""
+    nested = sorted(
+        {
+            node.op_type
+            for node in model.proto.graph.node
+            if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
+        }
+    )
+    if nested:
+        raise EngineFailed(
+            f"{model.path} has graphs within its graph ({', '.join(nested)}).",
+            wanted="a model without loops and branches, such as recurrent layers make",
+            next_step="unroll the layer, or replace it, then export again",
         )

@@ -30,7 +30,7 @@ _SMALLEST = 1e-37
 
 def add_statistics(
     builder: GraphBuilder, whole: onnx.GraphProto, contract: ModelContract, *, raw: bool
-) -> tuple[str, ...]:
+) -> dict[str, list[str | int | None]]:
     """Append the reduction over the passes of a run.
 
     Outputs, by name:
@@ -45,6 +45,9 @@ def add_statistics(
         whole: the exported graph, to look behind its last node.
         contract: for the kind of output.
         raw: give every pass, `[P, B, C]`, as RAW_OUTPUT and nothing else.
+
+    Returns:
+        The shape of each output, by its name.
     """
     kind = contract.output_kind
     output = contract.output_name
@@ -54,9 +57,10 @@ def add_statistics(
     values = builder.unfold(output)
     if raw:
         builder.add("Identity", [values], RAW_OUTPUT)
-        return (RAW_OUTPUT,)
+        return {RAW_OUTPUT: ["P", "B", contract.classes]}
 
-    names = [MEAN, M2, M3, M4]
+    each: list[str | int | None] = ["B", contract.classes]
+    outputs = {MEAN: each, M2: each, M3: each, M4: each}
     _add_moments(builder, values)
     if kind in ("softmax", "logits"):
         chosen = builder.add("ArgMax", [values], axis=2, keepdims=0)
@@ -64,19 +68,19 @@ def add_statistics(
         depth = builder.constant(contract.classes)
         _sum_passes(builder, builder.add("OneHot", [chosen, depth, on_off], axis=-1), VOTES)
         log = builder.add("LogSoftmax", [logits], axis=-1) if logits else _log(builder, output)
-        names += [VOTES, ENTROPY]
+        outputs |= {VOTES: each, ENTROPY: each}
         _sum_entropy_terms(builder, output, log)
         if logits:
             # logsumexp(z) = max(z) - max(log_softmax(z)), and energy is its negative.
             tops = [builder.add("ReduceMax", [name, builder.constant([-1])], keepdims=0) for name in (log, logits)]
             _sum_passes(builder, builder.unfold(builder.add("Sub", tops)), ENERGY)
-            names.append(ENERGY)
+            outputs[ENERGY] = ["B"]
     elif kind == "sigmoid":
         said_yes = builder.add("Greater", [values, builder.constant(0.5, np.float32)])
         _sum_passes(builder, builder.add("Cast", [said_yes], to=TensorProto.FLOAT), VOTES)
-        names += [VOTES, ENTROPY]
+        outputs |= {VOTES: each, ENTROPY: [*each, 2]}
         _sum_entropy_terms(builder, *_both_answers(builder, output, logits))
-    return tuple(names)
+    return outputs
 
 
 def _add_moments(builder: GraphBuilder, values: str) -> None:

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from export.contract import Site
+from screen.engine.masks import draw_mask, draw_masks
+
+SITE = Site("block/drop", "MCDropout", 0.3, (5, 7), (5, 7))
+
+
+def test_the_words_behind_a_mask_never_change() -> None:
+    """Golden: another value here means that every result of the same seed changes."""
+    mask = draw_mask(1, Site("golden", "MCDropout", 0.5, (16,), (16,)), 3)
+    assert (mask > 0).astype(int).tolist() == [0, 0, 0, 0, 1, 1, 0, 0, 1, 0, 1, 0, 0, 1, 0, 1]
+    assert np.unique(mask).tolist() == [0.0, 2.0]
+
+
+def test_seed_site_and_pass_each_give_another_mask() -> None:
+    masks = [
+        draw_mask(0, SITE, 0),
+        draw_mask(1, SITE, 0),
+        draw_mask(0, SITE, 1),
+        draw_mask(0, Site("other", "MCDropout", 0.3, (5, 7), (5, 7)), 0),
+    ]
+    assert len({mask.tobytes() for mask in masks}) == 4
+    np.testing.assert_array_equal(draw_mask(0, SITE, 0), masks[0])
+
+
+def test_a_block_of_passes_is_its_passes_one_by_one() -> None:
+    block = draw_masks(9, SITE, 4, 3)
+    assert block.shape == (3, 1, 5, 7)
+    for index in range(3):
+        np.testing.assert_array_equal(block[index, 0], draw_mask(9, SITE, 4 + index))
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.25, 0.5, 0.9, 0.999])
+def test_masks_drop_the_rate_and_keep_the_mean(rate: float) -> None:
+    masks = draw_masks(2, Site("s", "MCDropout", rate, (2000,), (2000,)), 0, 200)
+    error = np.sqrt(rate * (1 - rate) / masks.size)
+    assert abs(np.mean(masks == 0) - rate) < 5 * error
+    assert abs(masks.mean() - 1) < 5 * error / (1 - rate)
+
+
+def test_elements_and_passes_are_uncorrelated() -> None:
+    masks = draw_masks(3, Site("s", "MCDropout", 0.5, (50,), (50,)), 0, 4000)[:, 0]
+    correlation = np.corrcoef(masks.T) - np.eye(50)
+    assert np.abs(correlation).max() < 5 / np.sqrt(4000)
+    between = np.corrcoef(masks[:-1].ravel(), masks[1:].ravel())[0, 1]
+    assert abs(between) < 5 / np.sqrt(masks.size)
+
+
+def test_the_largest_seed_works() -> None:
+    assert draw_mask(2**64 - 1, SITE, 0).shape == (5, 7)

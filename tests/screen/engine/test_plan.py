@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+
+from export.contract import ExportedModel
+from export.errors import ContractRefused, EngineFailed
+from screen.engine.passes import PassEngine
+from screen.engine.plan import plan_engine
+from screen.engine.session import Device
+from screen.engine.statistics import PassSummary
+from tests.screen.engine.graphs import GRAPHS, SHAPE, Graph, pass_by_pass
+
+CPU = Device("cpu", 1)
+IMAGES = np.random.default_rng(1).integers(0, 256, (9, *SHAPE), dtype=np.uint8)
+
+
+def run_engine(model: ExportedModel, passes: int, *, masks_in_weights: bool = True) -> PassSummary:
+    plan = plan_engine(model, masks_in_weights=masks_in_weights)
+    return PassEngine(plan, passes=passes, seed=5, device=CPU, memory=2**28).summarize(IMAGES)
+
+
+@pytest.mark.parametrize("masks_in_weights", [True, False])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_the_plan_gives_what_the_graph_gives_pass_by_pass(name: str, masks_in_weights: bool) -> None:
+    model = GRAPHS[name][0]()
+    summary = run_engine(model, 40, masks_in_weights=masks_in_weights)
+    expected = pass_by_pass(model, IMAGES, 40, seed=5)
+    np.testing.assert_allclose(summary.mean, expected.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(summary.std, expected.std(axis=0), atol=1e-5)
+    assert summary.expected_entropy is not None
+    entropies = -(expected * np.log(expected)).sum(axis=2)
+    np.testing.assert_allclose(summary.expected_entropy, entropies.mean(axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_masks_go_into_weights_exactly_where_that_is_right(name: str) -> None:
+    build, how = GRAPHS[name]
+    assert tuple(site.how for site in plan_engine(build()).sites) == how
+    assert {site.how for site in plan_engine(build(), masks_in_weights=False).sites} == {"batch"}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_nothing_stochastic_is_in_the_trunk_and_nothing_else_in_the_head(name: str) -> None:
+    model = GRAPHS[name][0]()
+    plan = plan_engine(model)
+    assert not any("mask" in value for node in plan.trunk.graph.node for value in node.input)
+    assert {value.name for value in plan.trunk.graph.output} == set(plan.boundary)
+    heavy = ("Conv", "MatMul", "Gemm")
+    parts = [sum(node.op_type in heavy for node in part.graph.node) for part in (plan.trunk, plan.head)]
+    assert sum(parts) == sum(node.op_type in heavy for node in model.proto.graph.node)
+    onnx.checker.check_model(plan.head)
+
+
+@given(seed=st.integers(0, 10_000), layers=st.lists(st.sampled_from("drsbpt"), min_size=1, max_size=6))
+@settings(max_examples=25, deadline=None)
+def test_random_graphs_give_what_they_give_pass_by_pass(seed: int, layers: list[str]) -> None:
+    g = Graph(seed)
+    x = g.dense(g.flat(), 48, 8)
+    for layer in layers:
+        if layer == "d":
+            x = g.op("Relu", g.dense(g.site(x, 8), 8, 8))
+        elif layer == "r":
+            x = g.op("Add", x, g.dense(g.site(g.op("Tanh", x), 8), 8, 8))
+        elif layer == "s":
+            x = g.op("Tanh", x)
+        elif layer == "b":
+            x = g.site(g.site(x, 8, rate=0.1), 8, noise=(1,), rate=0.2)
+        elif layer == "p":
+            x = g.op("Mul", g.site(x, 8), g.op("Sigmoid", g.dense(x, 8, 8)))
+        else:
+            tokens = g.op("Reshape", x, g.const(np.array([-1, 2, 4])))
+            x = g.op("Flatten", g.op("MatMul", g.site(tokens, 2, 4, noise=(1, 4)), g.weight(4, 4)), axis=1)
+    model = g.finish(g.dense(g.site(x, 8), 8, 3), 3)
+    summary = run_engine(model, 8)
+    expected = pass_by_pass(model, IMAGES, 8, seed=5)
+    np.testing.assert_allclose(summary.mean, expected.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(summary.std, expected.std(axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3, 7, 16, 33, 100, 500])
+def test_passes_are_cut_into_runs_without_a_single_one(passes: int) -> None:
+    runs = plan_engine(GRAPHS["dense_chain"][0]()).runs(passes)
+    assert sum(runs) == passes
+    assert min(runs) >= 2 or passes == 1
+
+
+def test_a_graph_that_lost_its_sites_is_refused() -> None:
+    model = GRAPHS["dense_chain"][0]()
+    for node in model.proto.graph.node:
+        if node.name == "drop0":
+            node.op_type, node.domain = "Identity", ""
+            del node.attribute[:]
+    with pytest.raises(ContractRefused, match=r"promises the dropout sites \['drop0', 'drop1'\]"):
+        plan_engine(model)
+
+
+def test_a_site_whose_first_axis_does_not_count_rows_is_refused() -> None:
+    g = Graph()
+    x = g.op("Transpose", g.flat(), perm=[1, 0])
+    x = g.op("Transpose", g.site(x, 48), perm=[1, 0])
+    model = g.finish(g.dense(x, 48, 3), 3)
+    with pytest.raises(EngineFailed, match="no row axis in front"):
+        plan_engine(model)
+
+
+def test_sub_graphs_in_the_head_are_refused() -> None:
+    g = Graph()
+    x = g.site(g.flat(), 48)
+    value = helper.make_tensor_value_info("inner", onnx.TensorProto.FLOAT, None)
+    branch = helper.make_graph([helper.make_node("Neg", [x], ["inner"])], "branch", [], [value])
+    x = g.op("If", g.const(np.array(True)), then_branch=branch, else_branch=branch)
+    model = g.finish(g.dense(x, 48, 3), 3)
+    with pytest.raises(EngineFailed, match="If"):
+        plan_engine(model)
