@@ -49,13 +49,15 @@ def keep_identity(_layer: Any, inputs: Any) -> Any:
     return inputs
 
 
-def draw_noise(layer: Any, inputs: Any) -> Any:
+def draw_noise(seed_generator: Any) -> Behaviour:
     """The Monte Carlo model in Keras itself: dropout draws, whatever else is in inference mode."""
     import keras
 
-    return keras.random.dropout(
-        inputs, layer.rate, noise_shape=_full_noise_shape(layer, inputs), seed=layer.seed_generator
-    )
+    def draw(layer: Any, inputs: Any) -> Any:
+        shape = (int(inputs.shape[0]), *_noise_shape(layer, tuple(inputs.shape)[1:]))
+        return keras.random.dropout(inputs, layer.rate, noise_shape=shape, seed=seed_generator)
+
+    return draw
 
 
 class SiteMarker:
@@ -137,10 +139,6 @@ def _noise_shape(layer: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     return filled
 
 
-def _full_noise_shape(layer: Any, inputs: Any) -> tuple[int, ...]:
-    return (int(inputs.shape[0]), *_noise_shape(layer, tuple(inputs.shape)[1:]))
-
-
 class KerasReference:
     """The Keras model as a reference: what it says without dropout, and with fresh noise.
 
@@ -148,9 +146,13 @@ class KerasReference:
         model: the `keras.Model`.
         dropouts: its kept dropout layers.
         preprocessing: what the exported graph does to pixels, done here in numpy.
+        seed: of its noise; the model's own generators are left alone.
     """
 
-    def __init__(self, model: Any, dropouts: Sequence[Any], preprocessing: Preprocessing) -> None:
+    def __init__(self, model: Any, dropouts: Sequence[Any], preprocessing: Preprocessing, *, seed: int = 0) -> None:
+        import keras
+
+        self._noise = draw_noise(keras.random.SeedGenerator(seed))
         self._model = model
         self._dropouts = dropouts
         self._preprocessing = preprocessing
@@ -161,7 +163,7 @@ class KerasReference:
 
     def stochastic(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """`[B, C]` with fresh dropout noise for every row, all else in inference mode."""
-        return self._answer(images, draw_noise)
+        return self._answer(images, self._noise)
 
     def _answer(self, images: NDArray[np.uint8], behaviour: Behaviour) -> NDArray[np.float32]:
         with dropouts_behave(self._dropouts, behaviour):

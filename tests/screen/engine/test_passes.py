@@ -1,0 +1,152 @@
+"""The engine on the article's network: against Keras, against numpy, and against itself."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from export.contract import ExportedModel
+from export.source import load_keras_file
+from export.stochastic import KerasReference
+from screen.engine.masks import draw_mask
+from screen.engine.passes import PassEngine
+from screen.engine.plan import plan_engine
+from screen.engine.session import Device
+from screen.engine.statistics import PassSummary
+
+CPU = Device("cpu", 2)
+
+
+def engine(model: ExportedModel, passes: int, seed: int = 1, memory: int = 2**28, raw: bool = False) -> PassEngine:
+    return PassEngine(plan_engine(model, raw=raw), passes=passes, seed=seed, device=CPU, memory=memory)
+
+
+def assert_equal_rows(summary: PassSummary, whole: PassSummary, rows: slice) -> None:
+    for field in fields(PassSummary):
+        part, full = getattr(summary, field.name), getattr(whole, field.name)
+        if full is not None:
+            np.testing.assert_array_equal(part, full[rows], err_msg=field.name)
+
+
+@pytest.mark.parametrize("passes", [1, 2, 17, 50])
+def test_a_row_has_the_same_bits_in_every_batch(
+    article: ExportedModel, digits: NDArray[np.uint8], passes: int
+) -> None:
+    run = engine(article, passes)
+    whole = run.summarize(digits[:400])
+    for rows in (slice(0, 1), slice(399, 400), slice(3, 5), slice(11, 75), slice(100, 400)):
+        assert_equal_rows(run.summarize(digits[rows]), whole, rows)
+
+
+def test_a_row_has_the_same_bits_whatever_memory_there_is(article: ExportedModel, digits: NDArray[np.uint8]) -> None:
+    whole = engine(article, 30).summarize(digits[:300])
+    small = engine(article, 30, memory=2**20)
+    assert_equal_rows(small.summarize(digits[:300]), whole, slice(None))
+
+
+def test_the_seed_decides(article: ExportedModel, digits: NDArray[np.uint8]) -> None:
+    one, same, other = (engine(article, 10, seed=seed).summarize(digits[:50]) for seed in (1, 1, 2))
+    assert_equal_rows(same, one, slice(None))
+    assert np.all(np.any(one.mean != other.mean, axis=1))
+
+
+def test_masks_drawn_for_every_batch_are_those_that_are_kept(
+    article: ExportedModel, digits: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = engine(article, 20).summarize(digits[:40])
+    monkeypatch.setattr("screen.engine.passes.KEPT_MASKS_BYTES", 0)
+    assert_equal_rows(engine(article, 20).summarize(digits[:40]), kept, slice(None))
+
+
+def test_raw_passes_have_the_statistics_that_are_reported(article: ExportedModel, digits: NDArray[np.uint8]) -> None:
+    raw = np.concatenate(list(engine(article, 33, raw=True).raw_passes(digits[:60]))).astype(np.float64)
+    summary = engine(article, 33).summarize(digits[:60])
+    assert raw.shape == (33, 60, 10)
+    np.testing.assert_allclose(summary.mean, raw.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(summary.std, raw.std(axis=0), atol=1e-6)
+    votes = np.eye(10)[raw.argmax(axis=2)].sum(axis=0)
+    np.testing.assert_allclose(summary.variation_ratio, 1 - votes.max(axis=1) / 33, atol=1e-12)
+
+
+def numpy_passes(
+    model: Any, sites: tuple[Any, ...], images: NDArray[np.uint8], passes: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """An independent loop over the Keras weights, in float64: `[T, B, C]` probabilities and logits."""
+    (k1, c1), (k2, c2), (w1, b1), (w2, b2) = (
+        [np.asarray(weight, np.float64) for weight in layer.get_weights()] for layer in model.layers if layer.weights
+    )
+
+    def convolve(x: NDArray[np.float64], kernel: NDArray[np.float64], bias: NDArray[np.float64]) -> Any:
+        windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))
+        return np.maximum(np.einsum("bhwcij,ijcf->bhwf", windows, kernel, optimize=True) + bias, 0)
+
+    x = convolve(convolve(images / 255.0, k1, c1), k2, c2)
+    x = x.reshape(len(x), 12, 2, 12, 2, 64).max(axis=(2, 4))
+    logits = []
+    for index in range(passes):
+        first, second = (draw_mask(seed, site, index).astype(np.float64) for site in sites)
+        hidden = np.maximum((x * first).reshape(len(x), -1) @ w1 + b1, 0)
+        logits.append((hidden * second) @ w2 + b2)
+    stacked = np.stack(logits)
+    exp = np.exp(stacked - stacked.max(axis=2, keepdims=True))
+    return exp / exp.sum(axis=2, keepdims=True), stacked
+
+
+def test_the_numbers_are_those_of_a_numpy_loop_over_the_keras_weights(
+    article: ExportedModel, article_keras: Path, digits: NDArray[np.uint8]
+) -> None:
+    model = load_keras_file(article_keras).model
+    p, logits = numpy_passes(model, article.contract.sites, digits[:40], 25, seed=1)
+    summary = engine(article, 25).summarize(digits[:40])
+    mean = p.mean(axis=0)
+    np.testing.assert_allclose(summary.mean, mean, atol=1e-5)
+    np.testing.assert_allclose(summary.std, p.std(axis=0), atol=1e-5)
+    np.testing.assert_allclose(summary.entropy, -(mean * np.log(mean)).sum(axis=1), atol=1e-5)
+    np.testing.assert_allclose(summary.expected_entropy, -(p * np.log(p)).sum(axis=2).mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(summary.energy, -np.log(np.exp(logits).sum(axis=2)).mean(axis=0), rtol=1e-5)
+    rows, chosen = np.arange(40), mean.argmax(axis=1)
+    values = p[:, rows, chosen]
+    moving = values.std(axis=0) >= 1e-4
+    skewness = ((values - values.mean(axis=0)) ** 3).mean(axis=0) / values.std(axis=0) ** 3
+    kurtosis = ((values - values.mean(axis=0)) ** 4).mean(axis=0) / values.std(axis=0) ** 4 - 3
+    assert summary.skewness is not None
+    assert summary.kurtosis is not None
+    np.testing.assert_allclose(summary.skewness[moving], skewness[moving], rtol=0.01, atol=1e-3)
+    np.testing.assert_allclose(summary.kurtosis[moving], kurtosis[moving], rtol=0.01, atol=1e-2)
+
+
+def test_mean_and_std_agree_with_free_running_keras_passes(
+    article: ExportedModel, article_keras: Path, digits: NDArray[np.uint8]
+) -> None:
+    """Within 4 pooled standard errors plus 1e-4, but for 0.1 % of the numbers, and never beyond 8."""
+    source = load_keras_file(article_keras)
+    reference = KerasReference(source.model, source.dropouts, article.contract.preprocessing, seed=11)
+    rows, passes = digits[:100], 200
+    free = np.stack([reference.stochastic(rows) for _ in range(passes)]).astype(np.float64)
+    ours = np.concatenate(list(engine(article, passes, raw=True).raw_passes(rows))).astype(np.float64)
+
+    def mean_entropy(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        mean = values.mean(axis=0)
+        return np.asarray(-(mean * np.log(mean)).sum(axis=1))
+
+    def standard_errors(values: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        """Of the mean; of the std and the predictive entropy by the delta method."""
+        deviation = values - values.mean(axis=0)
+        std = values.std(axis=0)
+        mean_error = std / np.sqrt(passes)
+        fourth = (deviation**4).mean(axis=0)
+        std_error = np.sqrt(np.maximum(fourth - std**4, 0) / passes) / np.maximum(2 * std, 1e-12)
+        projected = (values * -np.log(values.mean(axis=0))).sum(axis=2)
+        return [mean_error, std_error, projected.std(axis=0) / np.sqrt(passes)]
+
+    numbers = [(values.mean(axis=0), values.std(axis=0), mean_entropy(values)) for values in (free, ours)]
+    for one, other, *errors in zip(*numbers, standard_errors(free), standard_errors(ours), strict=True):
+        pooled = np.sqrt(errors[0] ** 2 + errors[1] ** 2)
+        distance = np.maximum(np.abs(one - other) - 1e-4, 0) / np.maximum(pooled, 1e-12)
+        assert np.mean(distance > 4) <= 0.001
+        assert distance.max() <= 8
