@@ -39,7 +39,7 @@ def convert_to_onnx(source: KerasSource) -> tuple[onnx.ModelProto, tuple[Site, .
     import tensorflow as tf
     import tf2onnx
 
-    marker = SiteMarker()
+    marker = SiteMarker(source.paths)
 
     def forward(image: Any) -> Any:
         marker.sites.clear()

@@ -28,6 +28,7 @@ class KerasSource:
         origin: where it came from, for messages.
         digest: SHA-256 of the file, or "" for a model from memory.
         dropouts: its Dropout layers with a rate above zero, nested ones included, in model order.
+        paths: for each layer by its `id`, its name with those of the models around it.
         image_shape: `(height, width, channels)`.
         classes: size of the output.
         output_kind: derived from the last layer, or "" where that does not tell.
@@ -38,6 +39,7 @@ class KerasSource:
     origin: str
     digest: str
     dropouts: tuple[Any, ...]
+    paths: dict[int, str]
     image_shape: tuple[int, int, int]
     classes: int
     output_kind: str
@@ -121,12 +123,14 @@ def describe_model(model: Any, *, origin: str = "the model", digest: str = "") -
             wanted="a built functional or sequential keras.Model",
             next_step="call the model once on a batch, or wrap it: keras.Model(inputs, outputs)",
         )
-    layers = _all_layers(model)
+    named = _name_layers(model)
+    layers = [layer for _, layer in named.values()]
     return KerasSource(
         model=model,
         origin=origin,
         digest=digest,
         dropouts=_find_dropouts(layers, origin),
+        paths={identity: path for identity, (path, _) in named.items()},
         image_shape=_image_shape(model, origin),
         classes=_classes(model, origin),
         output_kind=_output_kind(model),
@@ -134,10 +138,18 @@ def describe_model(model: Any, *, origin: str = "the model", digest: str = "") -
     )
 
 
-def _all_layers(model: Any) -> list[Any]:
-    """Every layer of the model, containers before what they contain."""
-    found = (layer for layer in model._flatten_layers() if layer is not model)
-    return [layer for layer in found if type(layer).__name__ != "InputLayer"]
+def _name_layers(container: Any, prefix: str = "") -> dict[int, tuple[str, Any]]:
+    """Every layer below a container with its path, by identity; containers before what they hold.
+
+    Keras has paths too, but a Dropout, which is never built, has none.
+    """
+    found: dict[int, tuple[str, Any]] = {}
+    for layer in container._flatten_layers(include_self=False, recursive=False):
+        if type(layer).__name__ != "InputLayer":
+            path = f"{prefix}{layer.name}"
+            for identity, named in {id(layer): (path, layer), **_name_layers(layer, f"{path}/")}.items():
+                found.setdefault(identity, named)
+    return found
 
 
 def _find_dropouts(layers: list[Any], origin: str) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -63,13 +63,17 @@ def draw_noise(seed_generator: Any) -> Behaviour:
 class SiteMarker:
     """The behaviour for tracing: marks each call of a dropout layer, and remembers it as a `Site`.
 
+    Args:
+        paths: names of layers by their `id`; other layers go by their own name.
+
     Attributes:
         sites: in the order of the calls.
         refusal: why a site cannot be kept. It is kept here because Keras turns what a layer's
             call raises into another error.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, paths: Mapping[int, str] | None = None) -> None:
+        self._paths = paths or {}
         self.sites: list[Site] = []
         self.refusal: ModelRefused | None = None
 
@@ -86,7 +90,7 @@ class SiteMarker:
         return tf.raw_ops.CheckNumerics(tensor=inputs, message=_MARK + json.dumps(asdict(site)))
 
     def _describe(self, layer: Any, inputs: Any) -> Site:
-        path = str(getattr(layer, "path", None) or layer.name)
+        path = self._paths.get(id(layer), layer.name)
         calls = sum(1 for site in self.sites if site.name.split("#")[0] == path)
         shape = tuple(inputs.shape)[1:]
         if None in shape:

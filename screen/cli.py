@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 
 import export.cli
@@ -64,8 +63,12 @@ def run(
     from screen.progress import make_listener
     from screen.runner import run_screening
 
-    with make_listener() as listener:
-        summary = run_screening(model, source, output, config, listener)
+    try:
+        with make_listener() as listener:
+            summary = run_screening(model, source, output, config, listener)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; finished shards stay, and a rerun goes on behind them", err=True)
+        raise typer.Exit(ExitCode.SIGINT) from None
     _show(summary)
     raise typer.Exit(summary.exit_code)
 
@@ -102,22 +105,18 @@ def _show(summary: RunSummary) -> None:
 
 
 def main() -> None:
-    """Run the command line; turn every error into a message and an exit code."""
+    """Run the command line; turn every error into a message and an exit code.
+
+    Typer itself ends the process for a wrong use (2) and for `typer.Exit`.
+    """
     debug = "--debug" in sys.argv[1:]
     try:
-        status = app(standalone_mode=False)
-        code = int(status) if isinstance(status, int) else 0
+        app(prog_name="oodscreen")
     except OodscreenError as error:
         if debug:
             raise
         typer.echo(f"error: {error}", err=True)
-        code = int(error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        code = int(ExitCode.REFUSED)
-    except (click.Abort, KeyboardInterrupt):
-        typer.echo("interrupted; finished shards stay", err=True)
-        code = int(ExitCode.SIGINT)
+        sys.exit(int(error.exit_code))
     except Exception as error:
         if debug:
             raise
@@ -126,5 +125,4 @@ def main() -> None:
             "  wanted: no such thing; this is a bug\n  next:   run again with --debug and report what it prints",
             err=True,
         )
-        code = int(ExitCode.FAILED)
-    sys.exit(code)
+        sys.exit(int(ExitCode.FAILED))

@@ -86,9 +86,11 @@ class _Combined:
     def holds(self, scores: Scores) -> NDArray[np.bool_]:
         answers: NDArray[np.bool_] = np.stack([part.holds(scores) for part in self.parts])
         if self.word == "not":
-            return ~answers[0]
-        combined = np.logical_and if self.word == "and" else np.logical_or
-        return np.asarray(combined.reduce(answers, axis=0), np.bool_)
+            opposite: NDArray[np.bool_] = np.logical_not(answers[0])
+            return opposite
+        combine: Any = np.logical_and if self.word == "and" else np.logical_or
+        combined: NDArray[np.bool_] = combine.reduce(answers, axis=0)
+        return combined
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from export.contract import DOMAIN, ExportedModel, ModelContract, Site
 from export.errors import ContractRefused, EngineFailed
@@ -254,9 +254,7 @@ def _ancestors(nodes: list[onnx.NodeProto], maker: dict[str, int], names: tuple[
     return wanted
 
 
-def _trunk_graph(
-    graph: onnx.GraphProto, split: GraphSplit, boundary: list[onnx.ValueInfoProto]
-) -> onnx.GraphProto:
+def _trunk_graph(graph: onnx.GraphProto, split: GraphSplit, boundary: list[onnx.ValueInfoProto]) -> onnx.GraphProto:
     """The part that runs once a batch, with the boundary as outputs."""
     read = {name for node in split.trunk for name in node.input}
     return helper.make_graph(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 _PILLOW_MODES = {"grey": "L", "rgb": "RGB"}
 _CHUNK = 64
+
+# Our own limit is checked before anything is decoded.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 Failure = tuple[str, str]
 """A status and what was wrong."""
@@ -138,6 +142,8 @@ class Decoder:
             return "null_image", "neither bytes nor a path"
         try:
             return self._decode_bytes(data, into)
+        except Image.DecompressionBombError as error:
+            return "too_large", str(error)
         except Exception as error:  # noqa: BLE001  Pillow's plugins raise nearly anything on broken files
             return "decode_failed", f"{type(error).__name__}: {error}"
 

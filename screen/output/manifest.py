@@ -118,7 +118,7 @@ class Manifest:
         except (OSError, UnicodeDecodeError) as error:
             raise self._refuse(f"cannot be read ({error})") from error
         try:
-            header = json.loads(lines[0])
+            header = dict(json.loads(lines[0]))
             entries = [ManifestEntry(**json.loads(line)) for line in lines[1:]]
         except (ValueError, IndexError, TypeError) as error:
             raise self._refuse(f"is damaged ({error})") from error

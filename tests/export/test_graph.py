@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -13,7 +15,7 @@ from export.graph import GraphPassError, add_noise_functions, add_uint8_input, n
 
 def one_site(kind: str, rate: float, shape: list[int], noise_axes: list[int] | None = None) -> onnx.ModelProto:
     """A graph that is nothing but a site."""
-    attributes = {"noise_axes": noise_axes} if noise_axes else {}
+    attributes: dict[str, Any] = {"noise_axes": noise_axes} if noise_axes else {}
     node = helper.make_node(kind, ["x"], ["y"], domain=DOMAIN, rate=rate, **attributes)
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape]) for name in "xy"]
     graph = helper.make_graph([node], "g", values[:1], values[1:])

@@ -25,6 +25,10 @@ def test_dropouts_are_found_in_nested_models_and_in_attention(keras: Any) -> Non
     x = inner(layers.Flatten()(x))
     source = describe_model(keras.Model(image, layers.Dense(2, activation="softmax")(x)))
     assert [layer.rate for layer in source.dropouts] == [0.1, 0.2]
+    names = [source.paths[id(layer)] for layer in source.dropouts]
+    assert names[0].startswith("multi_head_attention")
+    assert names[0].count("/") == 1
+    assert names[1] == f"{inner.name}/inner_drop"
 
 
 def test_the_output_kind_is_read_off_the_last_layer(keras: Any) -> None:

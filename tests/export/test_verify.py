@@ -47,7 +47,7 @@ def test_a_wrong_scale_is_found(article: ExportedModel, reference: KerasReferenc
     wrong = onnx.ModelProto()
     wrong.CopyFrom(article.proto)
     scale = next(value for value in wrong.graph.initializer if value.name == "oodscreen/mul_by")
-    scale.CopyFrom(onnx.numpy_helper.from_array(np.float32(1 / 256), scale.name))
+    scale.CopyFrom(onnx.numpy_helper.from_array(np.array(1 / 256, np.float32), scale.name))
     with pytest.raises(VerificationFailed, match="differs from Keras"):
         verify_model(wrong.SerializeToString(), article.contract, reference)
 

@@ -34,9 +34,7 @@ def assert_equal_rows(summary: PassSummary, whole: PassSummary, rows: slice) -> 
 
 
 @pytest.mark.parametrize("passes", [1, 2, 17, 50])
-def test_a_row_has_the_same_bits_in_every_batch(
-    article: ExportedModel, digits: NDArray[np.uint8], passes: int
-) -> None:
+def test_a_row_has_the_same_bits_in_every_batch(article: ExportedModel, digits: NDArray[np.uint8], passes: int) -> None:
     run = engine(article, passes)
     whole = run.summarize(digits[:400])
     for rows in (slice(0, 1), slice(399, 400), slice(3, 5), slice(11, 75), slice(100, 400)):
@@ -70,6 +68,7 @@ def test_raw_passes_have_the_statistics_that_are_reported(article: ExportedModel
     np.testing.assert_allclose(summary.mean, raw.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(summary.std, raw.std(axis=0), atol=1e-6)
     votes = np.eye(10)[raw.argmax(axis=2)].sum(axis=0)
+    assert summary.variation_ratio is not None
     np.testing.assert_allclose(summary.variation_ratio, 1 - votes.max(axis=1) / 33, atol=1e-12)
 
 
@@ -106,6 +105,9 @@ def test_the_numbers_are_those_of_a_numpy_loop_over_the_keras_weights(
     mean = p.mean(axis=0)
     np.testing.assert_allclose(summary.mean, mean, atol=1e-5)
     np.testing.assert_allclose(summary.std, p.std(axis=0), atol=1e-5)
+    assert summary.entropy is not None
+    assert summary.expected_entropy is not None
+    assert summary.energy is not None
     np.testing.assert_allclose(summary.entropy, -(mean * np.log(mean)).sum(axis=1), atol=1e-5)
     np.testing.assert_allclose(summary.expected_entropy, -(p * np.log(p)).sum(axis=2).mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(summary.energy, -np.log(np.exp(logits).sum(axis=2)).mean(axis=0), rtol=1e-5)

@@ -1,0 +1,66 @@
+"""Facts of Keras and tf2onnx that the export stands on."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from export.convert import _quiet
+
+
+def dropout_model(keras: Any) -> Any:
+    image = keras.Input((8,))
+    x = keras.layers.Dropout(0.5, name="drop")(image, training=True)
+    return keras.Model(image, keras.layers.Dense(2)(x))
+
+
+def test_from_keras_drops_every_dropout_without_a_word(keras: Any) -> None:
+    """Why sites are marked before the conversion (tensorflow-onnx issue 1845)."""
+    import tensorflow as tf
+    import tf2onnx
+
+    model = dropout_model(keras)
+    assert np.any(np.asarray(model(np.ones((1, 8)))) != np.asarray(model(np.ones((1, 8)))))
+    with _quiet(), warnings.catch_warnings(record=True) as told:
+        proto, _ = tf2onnx.convert.from_keras(model, [tf.TensorSpec([None, 8])], opset=18)
+    kinds = {node.op_type for node in proto.graph.node}
+    assert not kinds & {"Dropout", "RandomUniform", "RandomUniformLike"}
+    assert not [warning for warning in told if "ropout" in str(warning.message)]
+
+
+def test_from_function_leaves_a_tensorflow_operator_in_the_file(keras: Any) -> None:
+    """tensorflow-onnx issues 2372 and 2395."""
+    import tensorflow as tf
+    import tf2onnx
+
+    model = dropout_model(keras)
+    with _quiet():
+        proto, _ = tf2onnx.convert.from_function(tf.function(lambda x: model(x)), [tf.TensorSpec([None, 8])], opset=18)
+    assert any("Stateless" in node.op_type for node in proto.graph.node)
+
+
+def test_training_false_reaches_layers_that_were_built_with_training_true(keras: Any) -> None:
+    """Why BatchNormalization is in inference mode in the trace, however the model was built."""
+    image = keras.Input((4,))
+    model = keras.Model(image, keras.layers.BatchNormalization()(image, training=True))
+    rows = np.random.default_rng(0).random((6, 4)).astype(np.float32)
+    together = np.asarray(model(rows, training=False))
+    alone = np.concatenate([np.asarray(model(rows[index : index + 1], training=False)) for index in range(6)])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_a_dropout_layer_does_not_know_its_path(keras: Any) -> None:
+    """Why `export.source` names layers itself."""
+    layer = keras.layers.Dropout(0.5, name="drop")
+    keras.Sequential([keras.Input((4,)), layer], name="outer")
+    assert layer.path is None
+
+
+def test_spatial_dropouts_have_one_parent_with_a_noise_shape(keras: Any) -> None:
+    parents = {
+        getattr(keras.layers, name).__mro__[1] for name in ("SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D")
+    }
+    assert len(parents) == 1
+    assert hasattr(keras.layers.SpatialDropout2D(0.5), "_get_noise_shape")

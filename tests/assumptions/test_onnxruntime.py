@@ -1,0 +1,119 @@
+"""Facts of onnxruntime that the design stands on. When one changes, a design decision falls with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from export.graph import add_noise_functions
+from tests.export.test_graph import one_site
+
+
+def session_of(op_type: str, inputs: int = 1, threads: int = 2, **attributes: Any) -> onnxruntime.InferenceSession:
+    names = [f"x{index}" for index in range(inputs)]
+    graph = helper.make_graph(
+        [helper.make_node(op_type, names, ["y"], **attributes)],
+        "g",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("opset", [17, 21])
+def test_a_plain_dropout_is_removed_although_its_training_mode_is_true(opset: int) -> None:
+    """Why sites are functions: `EliminateDropout` is on by default (onnxruntime issue 9333)."""
+    constants = [
+        helper.make_tensor("rate", TensorProto.FLOAT, [], [0.5]),
+        helper.make_tensor("training", TensorProto.BOOL, [], [True]),
+    ]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Neg", ["x"], ["a"]),
+            helper.make_node("Dropout", ["a", "rate", "training"], ["b"]),
+            helper.make_node("Neg", ["b"], ["y"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 100])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 100])],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    x = np.ones((4, 100), np.float32)
+    default = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(default.run(None, {"x": x})[0], x)
+    careful = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"], disabled_optimizers=["EliminateDropout"]
+    )
+    assert np.any(careful.run(None, {"x": x})[0] == 0)
+
+
+def test_a_model_local_function_stays_random_in_a_default_session_and_runs_go_on() -> None:
+    model = one_site("MCDropout", 0.5, [100])
+    add_noise_functions(model)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    x = np.ones((4, 100), np.float32)
+    assert np.any(session.run(None, {"x": x})[0] != session.run(None, {"x": x})[0])
+
+
+def worst_position(session: onnxruntime.InferenceSession, rows: NDArray[np.float32]) -> int:
+    """How many numbers change when a row stands elsewhere in its batch."""
+    whole = session.run(None, {"x0": rows})[0]
+    changed = 0
+    for size in (2, 3, 7, 64, 333):
+        for start in range(0, len(rows) - size, 41):
+            part = session.run(None, {"x0": rows[start : start + size]})[0]
+            changed += int((part != whole[start : start + size]).sum())
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("op_type", "attributes"),
+    [
+        ("Softmax", {"axis": -1}),
+        ("LogSoftmax", {"axis": -1}),
+        ("Exp", {}),
+        ("Sigmoid", {}),
+        ("Tanh", {}),
+        ("Erf", {}),
+    ],
+)
+def test_these_operators_treat_a_row_alike_wherever_it_lies(op_type: str, attributes: dict[str, Any]) -> None:
+    """Why a row's bits do not depend on its batch. `Log`, `Softplus` and `Sin` are not among them."""
+    rows = np.random.default_rng(0).random((500, 10)).astype(np.float32) + 1e-3
+    assert worst_position(session_of(op_type, **attributes), rows) == 0
+
+
+def test_log_depends_on_where_a_number_lies() -> None:
+    """Why entropies go through LogSoftmax; if this fails, `screen.engine.reduction` may be simpler."""
+    rows = np.random.default_rng(0).random((997, 10)).astype(np.float32) + 1e-3
+    assert worst_position(session_of("Log"), rows) > 0
+
+
+def test_a_batched_product_gives_the_same_bits_for_any_number_of_rows() -> None:
+    session = session_of("MatMul", inputs=2)
+    rng = np.random.default_rng(0)
+    rows = rng.random((1, 700, 300)).astype(np.float32)
+    weights = rng.random((3, 300, 40)).astype(np.float32)
+    whole = session.run(None, {"x0": rows, "x1": weights})[0]
+    for size in (2, 3, 17, 256):
+        part = session.run(None, {"x0": rows[:, 5 : 5 + size], "x1": weights})[0]
+        np.testing.assert_array_equal(part, whole[:, 5 : 5 + size])
+
+
+def test_only_the_session_tells_which_provider_it_got() -> None:
+    """Why `--device` asks a session: what is available is not what is used (onnxruntime issue 23372)."""
+    available = onnxruntime.get_available_providers()
+    if "CUDAExecutionProvider" not in available:
+        pytest.skip("this onnxruntime was built without CUDA")
+    from screen.engine.session import choose_device
+
+    assert choose_device("auto", 1).name in ("cpu", "cuda")

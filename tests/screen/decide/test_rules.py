@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from export.errors import OptionRefused
+from screen.decide.rules import default_rule, parse_rule
+from tests.export.test_contract import CONTRACT
+
+SCORES = {
+    "entropy": np.array([0.1, 0.6, 0.6, 0.1], np.float32),
+    "prediction_std": np.array([0.0, 0.0, 0.3, 0.3], np.float32),
+    "energy": np.array([-3.0, -1.0, 2.0, 5.0], np.float32),
+    "prediction": np.array([0, 1, 2, 3], np.int32),
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("entropy > 0.5", [0, 1, 1, 0]),
+        ("0.5 < entropy", [0, 1, 1, 0]),
+        ("entropy>.5 or prediction_std>=2e-1", [0, 1, 1, 1]),
+        ("entropy > 0.5 and prediction_std > 0.2", [0, 0, 1, 0]),
+        ("not entropy > 0.5", [1, 0, 0, 1]),
+        ("not (entropy > 0.5 or prediction_std > 0.2)", [1, 0, 0, 0]),
+        ("entropy > 0.5 or prediction_std > 0.2 and energy > 4", [0, 1, 1, 1]),
+        ("(entropy > 0.5 or prediction_std > 0.2) and energy > 4", [0, 0, 0, 1]),
+        ("energy < -2", [1, 0, 0, 0]),
+        ("prediction == 2", [0, 0, 1, 0]),
+        ("prediction != 2", [1, 1, 0, 1]),
+        ("entropy > prediction_std", [1, 1, 1, 0]),
+    ],
+)
+def test_rules_say_what_they_read(text: str, flags: list[int]) -> None:
+    assert parse_rule(text, CONTRACT).decide(SCORES).flag.astype(int).tolist() == flags
+
+
+def test_the_reason_names_the_comparisons_that_held() -> None:
+    decision = parse_rule("entropy > 0.5 or prediction_std > 0.2", CONTRACT).decide(SCORES)
+    assert decision.reasons == [
+        "",
+        "entropy 0.6 > 0.5",
+        "entropy 0.6 > 0.5; prediction_std 0.3 > 0.2",
+        "prediction_std 0.3 > 0.2",
+    ]
+
+
+def test_a_rule_that_holds_because_something_does_not_gives_itself_as_reason() -> None:
+    assert parse_rule("not entropy > 0.5", CONTRACT).decide(SCORES).reasons[0] == "not entropy > 0.5"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "ends too early"),
+        ("entropy >", "ends too early"),
+        ("entropy", "needs a comparison"),
+        ("entropy = 3", "something unknown"),
+        ("entropy > 0.5 or", "ends too early"),
+        ("(entropy > 0.5", "lacks a \\)"),
+        ("entropy > 0.5)", "does not go on"),
+        ("entropy > 0.5 prediction > 1", "does not go on with 'prediction'"),
+        ("entropie > 0.5", "'entropie' where a column"),
+        ("mean > 0.5", "'mean' where a column"),
+        ("ood_score > 3", "always null for this model"),
+        ("1 > 0", "compares two numbers"),
+        ("__import__('os').system('true') > 0", "something unknown"),
+        ("entropy > 0.5; entropy", "something unknown"),
+    ],
+)
+def test_what_is_no_rule_is_refused(text: str, message: str) -> None:
+    with pytest.raises(OptionRefused, match=message) as refused:
+        parse_rule(text, CONTRACT)
+    assert "entropy > 0.5" in refused.value.next_step
+
+
+def test_defaults_are_a_quarter_of_the_largest_entropy() -> None:
+    assert default_rule(CONTRACT) == f"entropy > {math.log(4) / 4:.6g}"
+    assert default_rule(replace(CONTRACT, output_kind="sigmoid", classes=1)) == f"entropy > {math.log(2) / 4:.6g}"
+    several = replace(CONTRACT, output_kind="sigmoid")
+    assert default_rule(several) == f"largest_label_entropy > {math.log(2) / 4:.6g}"
+    for contract in (CONTRACT, several):
+        assert parse_rule(default_rule(contract), contract).columns
+
+
+def test_a_regression_needs_a_rule_of_its_own() -> None:
+    regression = replace(CONTRACT, output_kind="regression")
+    with pytest.raises(OptionRefused, match="regression"):
+        default_rule(regression)
+    with pytest.raises(OptionRefused, match="always null"):
+        parse_rule("entropy > 0.5", regression)

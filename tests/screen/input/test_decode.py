@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from export.contract import ExportedModel, ModelContract
+from screen.columns import STATUSES
+from screen.input.decode import Decoder, ImageBatch
+from screen.input.rows import RowBatch
+from tests.conftest import IMAGE_TYPE, encode
+
+
+def decode(
+    contract: ModelContract,
+    column: pa.Array,
+    *,
+    image_root: Path | None = None,
+    max_pixels: int = 10**6,
+    error: str = "",
+) -> ImageBatch:
+    ids = tuple(str(index) for index in range(len(column)))
+    shard: Any = None
+    piece = RowBatch(shard, 0, len(column), None if error else column, ids, pa.table({}), error, True)
+    root = None if image_root is None else str(image_root)
+    decoder = Decoder(contract, max_pixels=max_pixels, image_root=root, threads=2)
+    try:
+        batch = decoder.decode([piece])
+    finally:
+        decoder.close()
+    assert len(batch.images) == batch.readable.sum() == len(column) - len(batch.failures)
+    assert {status for status, _ in batch.failures.values()} <= set(STATUSES)
+    return batch
+
+
+@pytest.fixture
+def contract(article: ExportedModel) -> ModelContract:
+    return article.contract
+
+
+def test_png_pixels_come_back_exactly_in_order(contract: ModelContract, digits: NDArray[np.uint8]) -> None:
+    batch = decode(contract, pa.array([encode(image) for image in digits[:200]]))
+    np.testing.assert_array_equal(batch.images, digits[:200])
+
+
+def test_every_column_type_gives_the_same_pixels(contract: ModelContract, digits: NDArray[np.uint8]) -> None:
+    encoded = [encode(image) for image in digits[:5]]
+    flat = digits[:5].reshape(5, 784)
+    tensors = pa.ExtensionArray.from_storage(
+        pa.fixed_shape_tensor(pa.uint8(), [28, 28, 1]), pa.array(flat.tolist(), pa.list_(pa.uint8(), 784))
+    )
+    columns = [
+        pa.array([{"bytes": data, "path": None} for data in encoded], IMAGE_TYPE),
+        pa.array(encoded, pa.large_binary()),
+        pa.array(flat.tolist(), pa.list_(pa.uint8(), 784)),
+        pa.array(digits[:5, ..., 0].tolist(), pa.list_(pa.list_(pa.uint8(), 28), 28)),
+        tensors,
+    ]
+    for column in columns:
+        np.testing.assert_array_equal(decode(contract, column).images, digits[:5])
+        np.testing.assert_array_equal(decode(contract, column.slice(2, 3)).images, digits[2:5])
+
+
+def test_a_null_tensor_is_a_status_and_leaves_its_neighbours(
+    contract: ModelContract, digits: NDArray[np.uint8]
+) -> None:
+    rows = [digits[0].ravel().tolist(), None, digits[1].ravel().tolist()]
+    batch = decode(contract, pa.array(rows, pa.list_(pa.uint8(), 784)))
+    assert batch.failures[1][0] == "null_image"
+    np.testing.assert_array_equal(batch.images, digits[:2])
+
+
+def bomb() -> bytes:
+    """A tiny PNG whose header says 60,000 x 60,000."""
+    data = bytearray(encode(np.zeros((1, 1, 1), np.uint8)))
+    import struct
+    import zlib
+
+    data[16:24] = struct.pack(">II", 60_000, 60_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
+    return bytes(data)
+
+
+def sixteen_bit() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((28, 28), 40_000, np.uint16)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_what_cannot_be_decoded_is_a_status_and_the_others_go_on(
+    contract: ModelContract, digits: NDArray[np.uint8]
+) -> None:
+    good = encode(digits[0])
+    cases = [
+        (good, None),
+        (None, "null_image"),
+        (b"", "decode_failed"),
+        (b"not an image at all", "decode_failed"),
+        (good[: len(good) // 2], "decode_failed"),
+        (good[:20], "decode_failed"),
+        (encode(np.zeros((28, 29, 1), np.uint8)), "wrong_shape"),
+        (bomb(), "too_large"),
+        (sixteen_bit(), "decode_failed"),
+        (b"%PDF-1.4 " + good, "decode_failed"),
+        (good, None),
+    ]
+    batch = decode(contract, pa.array([data for data, _ in cases], pa.binary()))
+    found = [batch.failures.get(row, (None, ""))[0] for row in range(len(cases))]
+    assert found == [status for _, status in cases]
+    assert all(reason for _, reason in batch.failures.values())
+    np.testing.assert_array_equal(batch.images, np.stack([digits[0]] * 2))
+
+
+def test_colour_is_what_the_contract_says(contract: ModelContract) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (28, 28, 3), dtype=np.uint8)
+    grey = decode(contract, pa.array([encode(colours)])).images[0]
+    weights = colours @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(grey[..., 0] - weights).max() <= 1
+    rgb = replace(contract, channels=3)
+    np.testing.assert_array_equal(decode(rgb, pa.array([encode(colours)])).images[0], colours)
+    np.testing.assert_array_equal(decode(rgb, pa.array([encode(grey)])).images[0], np.repeat(grey, 3, axis=2))
+
+
+def test_paths_are_followed_only_when_asked_and_only_below_the_root(
+    contract: ModelContract, digits: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "a.png").write_bytes(encode(digits[3]))
+    (tmp_path / "secret.png").write_bytes(encode(digits[4]))
+    paths = ["a.png", "missing.png", "../secret.png", str(tmp_path / "secret.png"), "a\0b"]
+    column = pa.array([{"bytes": None, "path": path} for path in paths] + [{"bytes": None, "path": None}], IMAGE_TYPE)
+    closed = decode(contract, column)
+    assert [closed.failures[row][0] for row in range(6)] == ["path_not_followed"] * 5 + ["null_image"]
+    opened = decode(contract, column, image_root=root)
+    np.testing.assert_array_equal(opened.images, digits[3:4])
+    assert [opened.failures[row][0] for row in range(1, 5)] == ["path_not_found"] * 4
+
+
+def test_rows_of_an_unreadable_page_have_that_status(contract: ModelContract) -> None:
+    batch = decode(contract, pa.nulls(3, pa.binary()), error="row group 4: broken")
+    assert batch.failures == dict.fromkeys(range(3), ("unreadable_page", "row group 4: broken"))
+
+
+def test_a_readable_row_can_still_fail(contract: ModelContract, digits: NDArray[np.uint8]) -> None:
+    batch = decode(contract, pa.array([encode(digits[0]), None, encode(digits[1])]))
+    failed = batch.fail_readable(np.array([False, True]), ("non_finite", "NaN"))
+    assert failed.readable.tolist() == [True, False, False]
+    assert failed.failures[2] == ("non_finite", "NaN")
+    np.testing.assert_array_equal(failed.images, digits[:1])

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from export.contract import ExportedModel, ModelContract
+from export.errors import InputChanged, InputRefused
+from screen.config import RunConfig
+from screen.input.rows import RowBatch, map_columns, read_batches
+from screen.input.shards import ShardRef, find_shards
+from tests.conftest import IMAGE_TYPE, write_shard
+
+
+def read(folder: Path, batch_size: int, contract: ModelContract, **options: Any) -> list[list[RowBatch]]:
+    shards, _ = find_shards(str(folder))
+    columns = map_columns(shards, RunConfig(**options), contract)
+    return list(read_batches(shards, columns, batch_size))
+
+
+def flat(batches: list[list[RowBatch]]) -> list[RowBatch]:
+    return [piece for batch in batches for piece in batch]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 121, 1000])
+def test_every_row_comes_once_and_in_order(digit_shards: Path, article: ExportedModel, batch_size: int) -> None:
+    batches = read(digit_shards, batch_size, article.contract)
+    seen = [(p.shard.name, p.start + index, p.ids[index]) for p in flat(batches) for index in range(p.count)]
+    shards, _ = find_shards(str(digit_shards))
+    wanted = [(s.name, row, f"{Path(s.name).stem}-{row}") for s in shards for row in range(s.rows)]
+    assert seen == wanted
+    sizes = [sum(piece.count for piece in batch) for batch in batches]
+    assert all(size == batch_size for size in sizes[:-1])
+    assert sizes[-1] <= batch_size
+
+
+def test_every_shard_ends_once_also_one_without_rows(digit_shards: Path, article: ExportedModel) -> None:
+    pieces = flat(read(digit_shards, 50, article.contract))
+    assert [piece.shard.name for piece in pieces if piece.is_last] == [
+        "a.parquet",
+        "b.parquet",
+        "c.parquet",
+        "sub/d.parquet",
+    ]
+
+
+def test_rows_without_a_key_are_named_by_shard_and_position(tmp_path: Path, article: ExportedModel) -> None:
+    write_shard(tmp_path / "a.parquet", [b"x", b"y"])
+    (batch,) = read(tmp_path, 9, article.contract, id_column="label")
+    assert batch[0].ids == ("0", "1")
+    table = pq.read_table(tmp_path / "a.parquet").drop(["id"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    (batch,) = read(tmp_path, 9, article.contract)
+    assert batch[0].ids == ("a.parquet:0", "a.parquet:1")
+
+
+def test_a_null_key_is_replaced(tmp_path: Path, article: ExportedModel) -> None:
+    pq.write_table(pa.table({"image": pa.array([None, None], pa.binary()), "id": ["k", None]}), tmp_path / "a.parquet")
+    (batch,) = read(tmp_path, 9, article.contract)
+    assert batch[0].ids == ("k", "a.parquet:1")
+
+
+def test_a_damaged_row_group_keeps_its_rows(tmp_path: Path, article: ExportedModel) -> None:
+    path = write_shard(tmp_path / "a.parquet", [b"%05d" % row * 50 for row in range(300)], row_group_size=100)
+    chunk = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    start = min(offset for offset in (chunk.data_page_offset, chunk.dictionary_page_offset) if offset)
+    data = bytearray(path.read_bytes())
+    data[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    path.write_bytes(data)
+    pieces = [piece for piece in flat(read(tmp_path, 64, article.contract)) if piece.count]
+    assert sum(piece.count for piece in pieces) == 300
+    broken = [piece for piece in pieces if piece.error]
+    assert sum(piece.count for piece in broken) == 100
+    assert {piece.start // 100 for piece in broken} == {1}
+    assert all(piece.images is None and "row group 1" in piece.error for piece in broken)
+
+
+def test_a_shard_that_is_replaced_while_it_is_read_is_an_error(tmp_path: Path, article: ExportedModel) -> None:
+    path = write_shard(tmp_path / "a.parquet", [b"x"] * 50, row_group_size=10)
+    shards, _ = find_shards(str(tmp_path))
+    columns = map_columns(shards, RunConfig(), article.contract)
+    batches = read_batches(shards, columns, 10)
+    next(batches)
+    write_shard(path, [b"y"] * 50, row_group_size=10)
+    with pytest.raises(InputChanged, match="not the file that was found"):
+        list(batches)
+
+
+def test_a_shard_that_vanishes_is_an_error(tmp_path: Path, article: ExportedModel) -> None:
+    path = write_shard(tmp_path / "a.parquet", [b"x"])
+    shards, _ = find_shards(str(tmp_path))
+    columns = map_columns(shards, RunConfig(), article.contract)
+    path.unlink()
+    with pytest.raises(InputChanged):
+        list(read_batches(shards, columns, 10))
+
+
+def shard_of(tmp_path: Path, name: str, **columns: Any) -> ShardRef:
+    pq.write_table(pa.table(columns), tmp_path / name)
+    return find_shards(str(tmp_path / name))[0][0]
+
+
+def test_a_missing_column_is_refused_and_another_is_proposed(tmp_path: Path, article: ExportedModel) -> None:
+    shard = shard_of(tmp_path, "a.parquet", picture=pa.array([b"x"]), label=[1])
+    with pytest.raises(InputRefused, match=r"no column.*Its columns: picture, label") as refused:
+        map_columns([shard], RunConfig(), article.contract)
+    assert "--image-column 'picture'" in refused.value.next_step
+
+
+def test_a_column_that_is_missing_in_one_shard_is_refused(tmp_path: Path, article: ExportedModel) -> None:
+    good = shard_of(tmp_path, "a.parquet", image=pa.array([b"x"]), label=[1])
+    bad = shard_of(tmp_path, "b.parquet", image=pa.array([b"x"]))
+    with pytest.raises(InputRefused, match=r"b.parquet has no column\(s\) 'label'"):
+        map_columns([good, bad], RunConfig(keep=["label"]), article.contract)
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, article: ExportedModel) -> None:
+    table = pa.Table.from_arrays([pa.array([b"x"]), pa.array([b"y"])], names=["image", "image"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(InputRefused, match="2 column"):
+        map_columns(find_shards(str(tmp_path))[0], RunConfig(), article.contract)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        IMAGE_TYPE,
+        pa.binary(),
+        pa.large_binary(),
+        pa.list_(pa.uint8(), 784),
+        pa.list_(pa.list_(pa.uint8(), 28), 28),
+        pa.fixed_shape_tensor(pa.uint8(), [28, 28, 1]),
+        pa.fixed_shape_tensor(pa.uint8(), [28, 28]),
+    ],
+)
+def test_images_come_in_many_types(tmp_path: Path, article: ExportedModel, kind: pa.DataType) -> None:
+    shard = replace(shard_of(tmp_path, "a.parquet", image=pa.array([], pa.binary())))
+    shard = replace(shard, schema=pa.schema([("image", kind)]))
+    assert map_columns([shard], RunConfig(), article.contract).image == "image"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.string(),
+        pa.float32(),
+        pa.list_(pa.uint8()),
+        pa.list_(pa.float32(), 784),
+        pa.list_(pa.uint8(), 783),
+        pa.fixed_shape_tensor(pa.uint8(), [28, 28, 3]),
+        pa.fixed_shape_tensor(pa.uint8(), [28, 28], permutation=[1, 0]),
+        pa.struct([("path", pa.string())]),
+    ],
+)
+def test_types_that_hold_no_images_of_the_model_are_refused(
+    tmp_path: Path, article: ExportedModel, kind: pa.DataType
+) -> None:
+    shard = shard_of(tmp_path, "a.parquet", image=pa.array([], pa.binary()))
+    with pytest.raises(InputRefused, match="The column 'image'"):
+        map_columns([replace(shard, schema=pa.schema([("image", kind)]))], RunConfig(), article.contract)
+
+
+def test_a_kept_column_must_not_hide_a_result_nor_change_its_type(tmp_path: Path, article: ExportedModel) -> None:
+    one = shard_of(tmp_path, "a.parquet", image=pa.array([b"x"]), label=[1], entropy=[1.0])
+    two = shard_of(tmp_path, "b.parquet", image=pa.array([b"x"]), label=["one"], entropy=[1.0])
+    with pytest.raises(InputRefused, match="hide the result column"):
+        map_columns([one], RunConfig(keep=["entropy"]), article.contract)
+    with pytest.raises(InputRefused, match=r"int64 in a.parquet, but string in b.parquet"):
+        map_columns([one, two], RunConfig(keep=["label"]), article.contract)

@@ -1,0 +1,272 @@
+"""The command line as its users meet it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from screen import cli
+from tests.conftest import encode, read_results, write_shard
+
+OODSCREEN = Path(sys.executable).with_name("oodscreen")
+
+
+def oodscreen(*arguments: str | Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The command in this process; gives its exit code."""
+    monkeypatch.setattr(sys, "argv", ["oodscreen", *(str(argument) for argument in arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def loaded_modules(code: str) -> set[str]:
+    """Top-level modules that are loaded after running some code in a new interpreter."""
+    code += "\nimport json, sys; print('MODULES' + json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.rsplit("MODULES", 1)[1]))
+
+
+HELP = """
+import sys
+import time
+sys.argv = ["oodscreen", *%r]
+from screen import cli
+try:
+    cli.main()
+except SystemExit:
+    pass
+"""
+HEAVY = {"tensorflow", "keras", "tf2onnx", "onnxruntime"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["export", "--help"], ["--version"]])
+def test_help_loads_neither_tensorflow_nor_onnxruntime(arguments: list[str]) -> None:
+    loaded = loaded_modules(HELP % arguments)
+    assert "typer" in loaded
+    assert not loaded & HEAVY
+
+
+def test_that_test_can_fail() -> None:
+    assert "onnxruntime" in loaded_modules("import screen.cli, screen.engine.session")
+
+
+def test_reading_a_contract_loads_no_tensorflow(article_onnx: Path) -> None:
+    loaded = loaded_modules(f"from export.contract import read_model; read_model({str(article_onnx)!r})")
+    assert not loaded & HEAVY
+
+
+def test_running_a_model_loads_no_tensorflow(article_onnx: Path, digit_shards: Path, tmp_path: Path) -> None:
+    loaded = loaded_modules(HELP % ["run", str(article_onnx), str(digit_shards / "c.parquet"), str(tmp_path / "out")])
+    assert loaded & HEAVY == {"onnxruntime"}
+
+
+def test_a_run_says_what_it_did(
+    article_onnx: Path,
+    digit_shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert oodscreen("run", article_onnx, digit_shards, tmp_path / "out", "-T", "5", monkeypatch=monkeypatch) == 0
+    told = capsys.readouterr()
+    table = read_results(tmp_path / "out")
+    flagged = sum(table["flag"].to_pylist())
+    assert f"300 rows in 4 shard(s), {flagged} flagged" in told.out
+    assert "flag rule: entropy > 0.575646" in told.out
+    assert "300 rows in 4 shard(s) to score" in told.err
+
+
+def test_options_reach_the_results(
+    article_onnx: Path, digit_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--passes", "3", "--seed", "9", "--flag-if", "confidence > 0", "--keep", "label", "--device", "cpu"]
+    assert oodscreen("run", article_onnx, digit_shards, tmp_path / "out", *options, monkeypatch=monkeypatch) == 0
+    table = read_results(tmp_path / "out")
+    assert set(table["passes"].to_pylist()) == {3}
+    assert set(table["flag"].to_pylist()) == {True}
+    assert "label" in table.column_names
+    assert json.loads(table.schema.metadata[b"oodscreen"])["seed"] == 9
+
+
+def test_inspect_prints_the_contract(
+    article_onnx: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert oodscreen("inspect", article_onnx, monkeypatch=monkeypatch) == 0
+    told = capsys.readouterr().out
+    for part in (
+        "uint8 [N, 28, 28, 1] (grey)",
+        "[N, 10] (softmax)",
+        "rate 0.25 on [12, 12, 64]",
+        "pixel * 0.0039215686",
+    ):
+        assert part in told
+
+
+def test_export_from_the_command_line(
+    article_keras: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "names.txt").write_text("\n".join(["zero", "one", *(f"digit {number}" for number in range(2, 10))]))
+    options = ["--scale", "1/255", "--classes", str(tmp_path / "names.txt")]
+    assert oodscreen("export", article_keras, tmp_path / "m.onnx", *options, monkeypatch=monkeypatch) == 0
+    assert "zero, one" in capsys.readouterr().out
+    assert (tmp_path / "m.onnx").is_file()
+
+
+@pytest.fixture
+def place(article_onnx: Path, article_keras: Path, digit_shards: Path, tmp_path: Path) -> Path:
+    """A folder of good and bad things to name on a command line."""
+    folder = tmp_path / "place"
+    folder.mkdir()
+    shutil.copy(article_onnx, folder / "good.onnx")
+    shutil.copy(article_keras, folder / "good.keras")
+    shutil.copytree(digit_shards, folder / "shards")
+    (folder / "text.parquet").write_text("this is no Parquet file")
+    (folder / "text.onnx").write_text("this is no ONNX file")
+    (folder / "nothing").mkdir()
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 2]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "g", values[:1], values[1:])
+    onnx.save(helper.make_model(graph), folder / "plain.onnx")
+    return folder
+
+
+BAD: dict[str, tuple[str, str]] = {
+    "no such model": ("run missing.onnx shards out", "missing.onnx cannot be read"),
+    "a model that is no ONNX": ("run text.onnx shards out", "not an ONNX file"),
+    "a Keras model where ONNX is wanted": ("run good.keras shards out", "not an ONNX file"),
+    "ONNX without a contract": ("run plain.onnx shards out", "no oodscreen contract"),
+    "no such input": ("run good.onnx missing out", "There is no missing"),
+    "an empty folder": ("run good.onnx nothing out", "holds no .parquet file"),
+    "input that is not Parquet": ("run good.onnx text.parquet out", "can be read as Parquet"),
+    "no such image column": ("run good.onnx shards out --image-column picture", "no column(s) 'picture'"),
+    "no such key column": ("run good.onnx shards out --id-column key", "no column(s) 'key'"),
+    "no such kept column": ("run good.onnx shards out --keep more", "no column(s) 'more'"),
+    "a column that holds no images": ("run good.onnx shards out --image-column label", "is of type int64"),
+    "no passes": ("run good.onnx shards out --passes 0", "--passes is 0"),
+    "a negative seed": ("run good.onnx shards out --seed -1", "--seed is -1"),
+    "no rows in a batch": ("run good.onnx shards out --batch-size 0", "--batch-size is 0"),
+    "passes that are no number": ("run good.onnx shards out --passes many", "--passes"),
+    "a rule that is none": ("run good.onnx shards out --flag-if nonsense", "'nonsense' where a column"),
+    "a device that is none": ("run good.onnx shards out --device tpu", "no device 'tpu'"),
+    "output within the input": ("run good.onnx shards shards/out", "lies in INPUT"),
+    "output that is a file": ("run good.onnx shards text.onnx", "is a file"),
+    "an unknown option": ("run good.onnx shards out --verbose", "--verbose"),
+    "a missing argument": ("run good.onnx shards", "OUTPUT"),
+    "an unknown command": ("walk", "walk"),
+    "no such Keras model": ("export missing.keras out.onnx --scale 1", "no model file"),
+    "an export without a scale": ("export good.keras out.onnx", "no scale was given"),
+    "a scale that is no number": ("export good.keras out.onnx --scale big", "--scale is 'big'"),
+    "a scale by nothing": ("export good.keras out.onnx --scale 1/0", "--scale is '1/0'"),
+    "class names that are missing": ("export good.keras out.onnx --scale 1 --classes no.txt", "no.txt cannot be read"),
+    "an export into no folder": ("export good.keras no/out.onnx --scale 1", "cannot be written to"),
+    "an export over a folder": ("export good.keras nothing --scale 1", "cannot be written to"),
+    "an inspection of nothing": ("inspect missing.onnx", "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused_with_one_message_and_nothing_is_written(
+    name: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, message = BAD[name]
+    monkeypatch.chdir(place)
+    before = tree(place)
+    assert oodscreen(*command.split(), monkeypatch=monkeypatch) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert "Traceback" not in told
+    assert told.count("error:") <= 1
+    if told.startswith("error:"):
+        assert [line.split()[0] for line in told.splitlines()[-2:]] == ["wanted:", "next:"]
+    assert tree(place) == before
+
+
+def test_the_process_itself_ends_with_the_code_and_without_a_traceback(place: Path) -> None:
+    done = subprocess.run(
+        [OODSCREEN, "run", "plain.onnx", "shards", "out"], cwd=place, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: plain.onnx is an ONNX model, but it carries no oodscreen contract")
+
+
+def test_debug_shows_the_traceback(place: Path) -> None:
+    done = subprocess.run(
+        [OODSCREEN, "--debug", "run", "plain.onnx", "shards", "out"],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_a_shard_that_cannot_be_read_ends_the_run_with_3(place: Path) -> None:
+    shutil.copy(place / "text.parquet", place / "shards" / "broken.parquet")
+    done = subprocess.run(
+        [OODSCREEN, "run", "good.onnx", "shards", "out", "-T", "3"],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert "unreadable, has no result: broken.parquet" in done.stderr
+    assert len(read_results(place / "out")) == 300
+
+
+def test_a_disk_that_is_full_loses_nothing_that_was_finished(place: Path, digits: NDArray[np.uint8]) -> None:
+    """The system's limit on the size of a file stands for the full disk."""
+    write_shard(place / "in" / "a.parquet", [encode(image) for image in digits[:3]])
+    write_shard(place / "in" / "b.parquet", [encode(image) for image in digits[:2000]])
+    command = [str(OODSCREEN), "run", "good.onnx", "in", "out", "-T", "2"]
+    limited = ["sh", "-c", 'ulimit -f 64; exec "$@"', "sh", *command]
+    done = subprocess.run(limited, cwd=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "b.parquet could not be written:" in done.stderr
+    assert tree(place / "out") == ["_manifest.jsonl", "a.parquet"]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "skipped, finished earlier and unchanged: 1 shard(s)" in done.stdout
+    assert len(read_results(place / "out")) == 2003
+
+
+def test_an_empty_shard_is_scored_to_an_empty_shard(place: Path) -> None:
+    write_shard(place / "in" / "a.parquet", [])
+    done = subprocess.run([OODSCREEN, "run", "good.onnx", "in", "out"], cwd=place, capture_output=True, check=False)
+    assert done.returncode == 0
+    assert len(read_results(place / "out")) == 0
+
+
+def test_an_interrupted_run_keeps_finished_shards_and_leaves_nothing_else(
+    place: Path, digits: NDArray[np.uint8]
+) -> None:
+    for name, rows in (("a", 3), ("b", 2000)):
+        write_shard(place / "in" / f"{name}.parquet", [encode(image) for image in digits[:rows]])
+    command = [str(OODSCREEN), "run", "good.onnx", "in", "out", "-T", "200", "--batch-size", "3"]
+    running = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (place / "out" / "a.parquet").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == 130, told
+    assert "interrupted" in told
+    assert "Traceback" not in told
+    assert tree(place / "out") == ["_manifest.jsonl", "a.parquet"]

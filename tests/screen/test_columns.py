@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pyarrow as pa
+
+from screen.columns import COLUMNS, SCORES, null_columns, result_schema
+from screen.engine.statistics import PassSummary
+from tests.export.test_contract import CONTRACT
+
+
+def test_every_column_has_a_name_of_its_own_and_a_sentence() -> None:
+    assert len({column.name for column in COLUMNS}) == len(COLUMNS)
+    assert all(column.sentence.endswith(".") for column in COLUMNS)
+
+
+def test_the_schema_carries_units_ranges_and_sentences() -> None:
+    field = result_schema(pa.schema([("label", pa.int64())])).field("entropy")
+    assert field.metadata[b"unit"] == b"nats"
+    assert field.metadata[b"range"] == b"0 to ln C"
+    assert field.metadata[b"description"]
+
+
+def test_kept_columns_stand_between_identity_and_scores() -> None:
+    names = result_schema(pa.schema([("label", pa.int64())])).names
+    assert names[:5] == ["shard", "row", "id", "label", "prediction"]
+    assert names[-5:] == ["flag", "flag_reason", "passes", "status", "error"]
+
+
+def test_what_a_summary_holds_are_columns() -> None:
+    scores = {column.name for column in SCORES}
+    held = set(PassSummary.__dataclass_fields__) - {"passes"}
+    assert held <= scores
+    assert scores - held == {"feature_distance", "ood_score", "p_value"}
+
+
+def test_null_columns_depend_on_the_kind_of_output() -> None:
+    later = {"feature_distance", "ood_score", "p_value"}
+    assert null_columns(CONTRACT) == later | {"largest_label_entropy"}
+    assert null_columns(replace(CONTRACT, output_kind="sigmoid", classes=1)) == later | {
+        "energy",
+        "largest_label_entropy",
+    }
+    assert "prediction" in null_columns(replace(CONTRACT, output_kind="sigmoid"))
+    assert "entropy" in null_columns(replace(CONTRACT, output_kind="regression"))

@@ -1,0 +1,47 @@
+"""README says what the code says."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from screen import cli
+from tests.generated import README, REPOSITORY, renew
+
+
+def test_the_generated_parts_of_readme_are_fresh() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert renew(text) == text, "run `make docs`"
+
+
+def test_that_test_can_fail() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert renew(text.replace("`entropy`", "`entropie`", 1)) == text or "`entropie`" in renew(
+        text.replace("`entropy`", "`entropie`", 1)
+    )
+    stale = re.sub(r"(<!-- generated: columns -->\n).*?\n", r"\1stale\n", text, count=1)
+    assert renew(stale) != stale
+
+
+def test_every_option_in_readme_exists() -> None:
+    """In the command lines and sentences alike."""
+    text = README.read_text(encoding="utf-8")
+    known = {"--help", "--version", "--debug"}
+    for command in _commands().values():
+        known |= {option for parameter in command.params for option in getattr(parameter, "opts", [])}
+    used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+    assert used <= known, used - known
+
+
+def _commands() -> dict[str, Any]:
+    import typer
+
+    group: Any = typer.main.get_command(cli.app)
+    return dict(group.commands)
+
+
+def test_every_file_named_in_readme_and_contributing_exists() -> None:
+    for name in ("README.md", "CONTRIBUTING.md"):
+        text = (REPOSITORY / name).read_text(encoding="utf-8")
+        for path in re.findall(r"`((?:benchmarks|screen|export|tests)/[\w./]+)`", text):
+            assert (REPOSITORY / path).exists(), path
