@@ -67,9 +67,9 @@ PARTS: dict[str, Callable[[], str]] = {
 def renew(text: str) -> str:
     """The text with every generated part as it must be."""
     for name, make in PARTS.items():
-        pattern = re.compile(rf"(<!-- generated: {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        pattern = re.compile(rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         part = make()
-        text, count = pattern.subn(lambda match, part=part: match.group(1) + part + match.group(2), text)  # type: ignore[misc]
+        text, count = pattern.subn(lambda match, part=part: match.group(1) + part + "\n" + match.group(2), text)  # type: ignore[misc]
         if count != 1:
             raise ValueError(f"README has {count} places for {name!r}")
     return text

@@ -16,9 +16,6 @@ def test_the_generated_parts_of_readme_are_fresh() -> None:
 
 def test_that_test_can_fail() -> None:
     text = README.read_text(encoding="utf-8")
-    assert renew(text.replace("`entropy`", "`entropie`", 1)) == text or "`entropie`" in renew(
-        text.replace("`entropy`", "`entropie`", 1)
-    )
     stale = re.sub(r"(<!-- generated: columns -->\n).*?\n", r"\1stale\n", text, count=1)
     assert renew(stale) != stale
 
