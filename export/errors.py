@@ -9,6 +9,7 @@
     │   └── ModelRefused                       a Keras model that cannot be exported faithfully
     ├── VerificationFailed            exit 1   the exported file does not do what the Keras model does
     ├── EngineFailed                  exit 1   onnxruntime could not run the model
+    │   └── OutOfMemory                        the device has no room for a run's tensors
     ├── WriteFailed                   exit 1   results could not be written
     ├── InputChanged                  exit 1   a shard changed while it was read
     └── OutputLocked                  exit 75  another run holds the output: try again later
@@ -89,6 +90,10 @@ class VerificationFailed(OodscreenError):
 
 class EngineFailed(OodscreenError):
     """onnxruntime could not load or run the model."""
+
+
+class OutOfMemory(EngineFailed):
+    """The device has no room for the tensors of a run."""
 
 
 class WriteFailed(OodscreenError):

@@ -92,6 +92,10 @@ def _show(summary: RunSummary) -> None:
         f"{summary.rows} rows in {len(summary.shards)} shard(s), {summary.flagged} flagged ({rate:.1%}), "
         f"{summary.seconds:.1f} s on {summary.device} ({speed:.0f} rows/s)"
     )
+    if summary.stages:
+        told = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stages.items())
+        slowest = max(summary.stages, key=lambda stage: summary.stages[stage])
+        typer.echo(f"stages, at the same time: {told}; bound by: {slowest}")
     typer.echo(f"flag rule: {summary.rule}")
     bad = {status: count for status, count in sorted(summary.statuses.items()) if status != "ok"}
     if bad:

@@ -22,7 +22,9 @@ from export.errors import OptionRefused
 RESULT_FORMAT = 1
 """Changes whenever the same configuration would write other results."""
 
-_DECIDES = ("passes", "seed", "flag_if", "image_column", "id_column", "keep", "image_root", "max_pixels")
+_MASK_MODES = ("shared", "per-row")
+
+_DECIDES = ("passes", "seed", "masks", "flag_if", "image_column", "id_column", "keep", "image_root", "max_pixels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,13 @@ class RunConfig:
 
     passes: Annotated[int, typer.Option("--passes", "-T", help="Monte Carlo dropout passes for each image.")] = 100
     seed: Annotated[int, typer.Option(help="Of the dropout masks: same seed, same results.")] = 0
+    masks: Annotated[
+        str,
+        typer.Option(
+            help="shared: all rows see the same T thinned networks, which is fast. "
+            "per-row: independent masks for every row."
+        ),
+    ] = "shared"
     batch_size: Annotated[int, typer.Option(help="Rows that are read, decoded and scored together.")] = 1024
     flag_if: Annotated[
         str | None,
@@ -57,6 +66,10 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep", tuple(self.keep or ()))
+        if self.masks not in _MASK_MODES:
+            raise OptionRefused(
+                f"--masks is {self.masks!r}.", wanted=" or ".join(_MASK_MODES), next_step="choose one of these"
+            )
         for name, least in (
             ("passes", 1), ("seed", 0), ("batch_size", 1), ("max_pixels", 1), ("threads", 0), ("memory", 1)
         ):  # fmt: skip
@@ -76,7 +89,6 @@ class RunConfig:
             "keep": list(self.keep),
             "flag_if": rule,
             "model": model.digest,
-            "masks": "shared",
             "mask_algorithm": mask_algorithm,
             "calibration": None,
             "result_format": RESULT_FORMAT,

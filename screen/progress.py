@@ -49,6 +49,10 @@ class PlainLines:
             f"{rows} rows in {shards} shard(s) to score, {skipped} finished earlier" + (f"; {note}" if note else "")
         )
 
+    def noted(self, text: str) -> None:
+        """Say it."""
+        self._say(text)
+
     def advanced(self, rows: int) -> None:
         """Count rows."""
         self._done_rows += rows
@@ -78,6 +82,10 @@ class ProgressBar:
             self._progress.console.print(note, highlight=False)
         if skipped:
             self._progress.console.print(f"{skipped} shard(s) finished earlier", highlight=False)
+
+    def noted(self, text: str) -> None:
+        """Say it above the bar."""
+        self._progress.console.print(text, highlight=False)
 
     def advanced(self, rows: int) -> None:
         """Move the bar."""

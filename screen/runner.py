@@ -6,9 +6,9 @@ In: an exported model, INPUT, OUTPUT and a `RunConfig`. Out: scored shards, and 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -23,14 +23,15 @@ from screen.decide.rules import Decision, default_rule, parse_rule
 from screen.decide.scores import score_columns
 from screen.engine.masks import ALGORITHM
 from screen.input.decode import Decoder, ImageBatch
-from screen.input.rows import ColumnMapping, map_columns, read_batches
+from screen.input.rows import RowBatch, map_columns, read_batches
 from screen.input.shards import ShardRef, UnreadableShard, find_shards
 from screen.output.manifest import Manifest
 from screen.output.writer import ShardWriters, WrittenShard, make_table
-from screen.overlap import work_ahead
+from screen.overlap import StageClock, work_ahead
 from screen.screener import Screener
 
-_BATCHES_AHEAD = 2
+_AHEAD = 2
+"""How many batches a stage may be ahead of the next."""
 
 
 class Listener(Protocol):
@@ -38,6 +39,9 @@ class Listener(Protocol):
 
     def started(self, shards: int, rows: int, skipped: int, note: str) -> None:
         """The run begins: what is to do, what was done before, and what to say about the device."""
+
+    def noted(self, text: str) -> None:
+        """Something a person should know, in one line."""
 
     def advanced(self, rows: int) -> None:
         """So many more rows are scored."""
@@ -55,6 +59,7 @@ class RunSummary:
         rule: the flag rule.
         device: where it ran.
         seconds: wall time.
+        stages: seconds that each stage was busy; they overlap.
         shards: result shards written, in order.
         skipped: shards that an earlier run had finished.
         unreadable: shards without a readable footer, which have no result.
@@ -64,6 +69,7 @@ class RunSummary:
     rule: str
     device: str
     seconds: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
     shards: list[WrittenShard] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     unreadable: list[UnreadableShard] = field(default_factory=list)
@@ -125,54 +131,65 @@ def run_screening(
         model,
         passes=config.passes,
         seed=config.seed,
+        masks=config.masks,
         flag_if=rule.text,
         device=config.device,
         threads=config.threads,
         memory=config.memory,
+        notify=listener.noted,
     )
     summary = RunSummary(output, rule.text, screener.device.name, unreadable=unreadable)
     summary.skipped = [shard.name for shard in shards if shard not in todo]
     manifest.start()
     listener.started(len(todo), sum(shard.rows for shard in todo), len(summary.skipped), screener.device.note)
 
+    clock = StageClock()
     writers = ShardWriters(output, columns.kept_schema, identity)
     decoder = Decoder(
         model.contract, max_pixels=config.max_pixels, image_root=config.image_root, threads=config.threads
     )
+    pieces = work_ahead(clock.make("read", read_batches(todo, columns, config.batch_size)), _AHEAD)
+    batches = work_ahead(clock.apply("decode", decoder.decode, pieces), _AHEAD)
+    scored = work_ahead(clock.apply("score", partial(score_batch, screener), batches), _AHEAD)
     try:
-        with closing(work_ahead(_decoded(todo, columns, config, decoder), _BATCHES_AHEAD)) as batches:
-            for batch in batches:
-                for written in writers.write(batch.pieces, score_batch(screener, batch)):
-                    manifest.finish_shard(written)
-                    summary.shards.append(written)
-                    listener.finished(written)
-                listener.advanced(len(batch.readable))
+        with closing(scored):
+            for batch in scored:
+                with clock.busy("write"):
+                    for written in writers.write(batch.pieces, batch.table):
+                        manifest.finish_shard(written)
+                        summary.shards.append(written)
+                        listener.finished(written)
+                listener.advanced(len(batch.table))
     finally:
         writers.abandon()
         decoder.close()
     manifest.finish()
     summary.seconds = time.monotonic() - started
+    summary.stages = clock.seconds
     return summary
 
 
-def _decoded(
-    shards: list[ShardRef], columns: ColumnMapping, config: RunConfig, decoder: Decoder
-) -> Iterator[ImageBatch]:
-    for pieces in read_batches(shards, columns, config.batch_size):
-        yield decoder.decode(pieces)
+@dataclass(frozen=True)
+class ScoredBatch:
+    """Rows as they were read, and the same rows in result columns."""
+
+    pieces: tuple[RowBatch, ...]
+    table: pa.Table
 
 
-def score_batch(screener: Screener, batch: ImageBatch) -> pa.Table:
+def score_batch(screener: Screener, batch: ImageBatch) -> ScoredBatch:
     """Run the passes over the readable rows of a batch, and put all its rows into result columns."""
     if not batch.readable.any():
-        return make_table(batch, {}, np.zeros(0, np.int32), Decision(np.zeros(0, np.bool_), []))
+        nothing = Decision(np.zeros(0, np.bool_), [])
+        return ScoredBatch(batch.pieces, make_table(batch, {}, np.zeros(0, np.int32), nothing))
     summary = screener.score(batch.images)
     finite: NDArray[np.bool_] = np.all(np.isfinite(summary.mean), axis=1)
     if not finite.all():
         batch = batch.fail_readable(~finite, ("non_finite", "the model gave NaN or infinity"))
         summary = summary.take(finite)
     scores = score_columns(summary)
-    return make_table(batch, scores, summary.passes, screener.rule.decide(scores))
+    table = make_table(batch, scores, summary.passes, screener.rule.decide(scores))
+    return ScoredBatch(batch.pieces, table)
 
 
 def _check_output(output: Path, source: str, shards: list[ShardRef]) -> None:

@@ -6,7 +6,7 @@ runs on this very class, so its numbers are the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -30,10 +30,13 @@ class Screener:
         model: a file that `oodscreen export` wrote, or such a file read.
         passes: T.
         seed: of the dropout masks; the same seed gives the same numbers.
+        masks: `shared`: every row sees the same T thinned networks, and T passes cost little.
+            `per-row`: independent masks for every row, as the article has them.
         flag_if: when to flag a row; the default follows from the kind of output.
         device: `auto`, `cpu` or `cuda`.
         threads: threads inside an operator; 0 for all cores.
         memory: MiB that the tensors of a run may take.
+        notify: told in one line when memory ran out and the runs become smaller.
 
     Raises:
         Refused: the model, the rule or the device is not to be had.
@@ -45,17 +48,22 @@ class Screener:
         *,
         passes: int = 100,
         seed: int = 0,
+        masks: str = "shared",
         flag_if: str | None = None,
         device: str = "auto",
         threads: int = 0,
         memory: int = 512,
+        notify: Callable[[str], None] | None = None,
     ) -> None:
         self.model = model if isinstance(model, ExportedModel) else read_model(model)
         self.contract = self.model.contract
         self.rule = parse_rule(default_rule(self.contract) if flag_if is None else flag_if, self.contract)
         self.device = choose_device(device, threads)
-        self._open_engine = partial(PassEngine, passes=passes, seed=seed, device=self.device, memory=memory * 2**20)
-        self._engine = self._open_engine(plan_engine(self.model))
+        self._masks = masks
+        self._open_engine = partial(
+            PassEngine, passes=passes, seed=seed, device=self.device, memory=memory * 2**20, notify=notify
+        )
+        self._engine = self._open_engine(plan_engine(self.model, masks=masks))
         self._raw_engine: PassEngine | None = None
 
     def score(self, images: NDArray[np.uint8]) -> PassSummary:
@@ -83,7 +91,7 @@ class Screener:
             InputRefused: the array is not of that type and shape.
         """
         if self._raw_engine is None:
-            self._raw_engine = self._open_engine(plan_engine(self.model, raw=True))
+            self._raw_engine = self._open_engine(plan_engine(self.model, masks=self._masks, raw=True))
         return self._raw_engine.raw_passes(self._check(images))
 
     def _check(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:

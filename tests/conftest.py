@@ -120,10 +120,14 @@ class Recorder:
 
     def __init__(self, at_finished: Callable[[int], None] | None = None) -> None:
         self.rows = self.shards = self.skipped = 0
+        self.notes: list[str] = []
         self._at_finished = at_finished
 
     def started(self, shards: int, rows: int, skipped: int, note: str) -> None:
         self.skipped = skipped
+
+    def noted(self, text: str) -> None:
+        self.notes.append(text)
 
     def advanced(self, rows: int) -> None:
         self.rows += rows

@@ -1,9 +1,9 @@
 """Build the head: the stochastic part of a graph, for P passes in one run.
 
-In: a `GraphSplit`. Out: a graph from boundary tensors `[B, ...]` and masks `[P, 1, ...]` to
-statistics. Inside, every stochastic value has the passes folded into its batch axis, so that each
-node works on it unchanged. A site is then a product of `[P, B, ...]` with `[P, 1, ...]`; where
-the boundary comes in it is `[1, B, ...]`, and no copy of it is made first.
+In: a `GraphSplit`. Out: a graph from boundary tensors `[B, ...]` and masks `[P, 1, ...]` (or
+`[P, B, ...]`, where every row has its own) to statistics. Inside, every stochastic value has the
+passes folded into its batch axis, so that each node works on it unchanged. A site is then
+a product of `[P, B, ...]` with `[P, 1, ...]`; where the boundary comes in it is `[1, B, ...]`, and no copy of it is made first.
 
 Where only a constant weight lies behind a site (see `screen.engine.weights`), the mask goes into
 the weight, and one batched product `[1, B, F] x [P, F, H]` reads the boundary in place.
@@ -84,7 +84,7 @@ def build_head(
     read = {name for node in builder.nodes for name in node.input}
     inputs = boundary_values(boundary, sizes)
     for name, mask in masks.items():
-        shape: list[str | int | None] = ["P", 1, *sites[name].noise_shape]
+        shape: list[str | int | None] = ["P", None, *sites[name].noise_shape]
         inputs.append(helper.make_tensor_value_info(mask, TensorProto.FLOAT, shape))
     graph = helper.make_graph(
         builder.nodes,

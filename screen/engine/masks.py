@@ -1,17 +1,18 @@
-"""Draw the masks of T passes: the same T thinned networks for every row.
+"""Draw the masks of T passes: the same T thinned networks for every row, or others for each.
 
 In: a seed and the sites. Out: `float32 [P, 1, *noise_shape]` for each site and run of passes.
 
-A mask is a pure function of (seed, site, pass): raw Philox4x64-10 words (Salmon et al. 2011),
-keyed by the seed and a digest of the site's name, counted from the pass. Only the raw words are
-taken from numpy, because its higher-level streams may change between versions; a golden test
-holds them.
+A mask is a pure function of (seed, site, pass), and with masks per row of the row's pixels: raw
+Philox4x64-10 words (Salmon et al. 2011), keyed by the seed and a digest of the site's name, counted
+from the pass. Only the raw words are taken from numpy, because its higher-level streams may change
+between versions; a golden test holds them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ from export.contract import Site
 
 ALGORITHM = "philox4x64-10/1"
 """Changes whenever the same seed would give other masks; part of a run's fingerprint."""
+
+
+_BLOCK_WORDS = 4  # Philox4x64 makes four words for each value of its counter
 
 
 def draw_mask(seed: int, site: Site, index: int) -> NDArray[np.float32]:
@@ -38,8 +42,7 @@ def draw_mask(seed: int, site: Site, index: int) -> NDArray[np.float32]:
         key=np.array([seed, _site_key(site)], np.uint64), counter=np.array([0, 0, index, 0], np.uint64)
     )
     words = stream.random_raw(-(-count // 2)).astype("<u8", copy=False).view("<u4")[:count]
-    keep = words >= np.uint32(min(round(site.rate * 2**32), 2**32 - 1))
-    return (keep * np.float32(1 / (1 - site.rate))).astype(np.float32).reshape(site.noise_shape)
+    return _to_mask(words, site).reshape(site.noise_shape)
 
 
 def draw_masks(seed: int, site: Site, start: int, count: int) -> NDArray[np.float32]:
@@ -47,5 +50,47 @@ def draw_masks(seed: int, site: Site, start: int, count: int) -> NDArray[np.floa
     return np.stack([draw_mask(seed, site, start + index) for index in range(count)])[:, np.newaxis]
 
 
+def draw_row_masks(seed: int, site: Site, rows: Sequence[int], start: int, count: int) -> NDArray[np.float32]:
+    """Masks of passes `start` to `start + count - 1`, independent for every row.
+
+    Args:
+        seed: 0 to 2**64 - 1.
+        site: as for `draw_mask`.
+        rows: for each row a number that is the row's own (`identify_rows`): it keys the stream,
+            so that a row has the same masks in every batch.
+        start: the first pass.
+        count: how many passes.
+
+    Returns:
+        `[count, B, *noise_shape]`.
+    """
+    size = math.prod(site.noise_shape)
+    words = -(-size // 2)
+    blocks = -(-words // _BLOCK_WORDS)
+    seed_key = _digest(seed.to_bytes(8, "little") + site.name.encode())
+    counter = np.array([start * blocks, 0, 0, 1], np.uint64)
+    bits = np.empty((len(rows), count, blocks * _BLOCK_WORDS), "<u8")
+    for index, row in enumerate(rows):
+        stream = np.random.Philox(key=np.array([seed_key, row], np.uint64), counter=counter)
+        bits[index] = stream.random_raw(count * blocks * _BLOCK_WORDS).reshape(count, -1)
+    masks = _to_mask(bits.view("<u4")[..., :size], site)
+    return np.ascontiguousarray(masks.swapaxes(0, 1)).reshape(count, len(rows), *site.noise_shape)
+
+
+def identify_rows(images: NDArray[np.uint8]) -> list[int]:
+    """A number for each image, from its pixels alone: `[B, H, W, C]` to B numbers below 2**64."""
+    return [_digest(image.tobytes()) for image in images]
+
+
+def _to_mask(words: NDArray[np.uint32], site: Site) -> NDArray[np.float32]:
+    """Uniform 32-bit words to 0 or `1 / (1 - rate)`."""
+    keep = words >= np.uint32(min(round(site.rate * 2**32), 2**32 - 1))
+    return np.multiply(keep, np.float32(1 / (1 - site.rate)), dtype=np.float32)
+
+
 def _site_key(site: Site) -> int:
-    return int.from_bytes(hashlib.blake2b(site.name.encode(), digest_size=8).digest(), "little")
+    return _digest(site.name.encode())
+
+
+def _digest(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")

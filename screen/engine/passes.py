@@ -7,19 +7,24 @@ another one there), and T is cut into runs in a way that follows from the model 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from screen.engine.masks import draw_masks
+from export.errors import OutOfMemory
+from screen.engine.masks import draw_masks, draw_row_masks, identify_rows
 from screen.engine.plan import EnginePlan
 from screen.engine.reduction import ENERGY, ENTROPY, M2, M3, M4, RAW_OUTPUT, VOTES
 from screen.engine.session import Device, Part, to_numpy
 from screen.engine.statistics import PassSummary, RunStatistics, concatenate, summarize
+
+_LEAST_ROWS = 2
 
 _SUMS = (M2, M3, M4, VOTES, ENTROPY, ENERGY)
 
@@ -36,11 +41,30 @@ class _Run:
 
     @property
     def fed(self) -> int:
-        return max(2, self.count)
+        return max(_LEAST_ROWS, self.count)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows that are run together; a single row is fed twice."""
+
+    images: NDArray[np.uint8]
+
+    @property
+    def count(self) -> int:
+        return len(self.images)
+
+    @property
+    def fed(self) -> NDArray[np.uint8]:
+        return self.images if self.count >= _LEAST_ROWS else np.repeat(self.images, _LEAST_ROWS, axis=0)
+
+    @cached_property
+    def identities(self) -> list[int]:
+        return identify_rows(self.fed)
 
 
 class PassEngine:
-    """Runs T Monte Carlo passes of one model with masks drawn from one seed.
+    """Runs T Monte Carlo dropout passes of one model with masks drawn from one seed.
 
     Args:
         plan: how the model is run.
@@ -48,30 +72,56 @@ class PassEngine:
         seed: of the masks.
         device: where sessions run.
         memory: bytes that the tensors of a run may take; sets how many rows are in one.
+        notify: told in one line when memory ran out and runs become smaller, once.
     """
 
-    def __init__(self, plan: EnginePlan, *, passes: int, seed: int, device: Device, memory: int) -> None:
+    def __init__(
+        self,
+        plan: EnginePlan,
+        *,
+        passes: int,
+        seed: int,
+        device: Device,
+        memory: int,
+        notify: Callable[[str], None] | None = None,
+    ) -> None:
         self.plan = plan
         self.passes = passes
         self.seed = seed
         self.device = device
-        self._rows = plan.rows_per_run(memory)
+        self.rows_per_run = plan.rows_per_run(memory)
+        self._notify = notify
         self._trunk = Part(plan.trunk, device)
         self._head = Part(plan.head, device)
-        starts = np.cumsum([0, *plan.runs(passes)])
-        self._runs = [_Run(int(start), count) for start, count in zip(starts, plan.runs(passes), strict=False)]
-        elements = sum(int(np.prod(site.site.noise_shape)) for site in plan.sites)
+        counts = plan.runs(passes)
+        starts = accumulate(counts, initial=0)
+        self._runs = [_Run(start, count) for start, count in zip(starts, counts, strict=False)]
+        elements = sum(math.prod(site.site.noise_shape) for site in plan.sites)
         self._kept: list[dict[str, Any]] | None = None
-        if 4 * passes * elements <= KEPT_MASKS_BYTES:
-            self._kept = [self._draw(run) for run in self._runs]
+        if plan.masks == "shared" and 4 * passes * elements <= KEPT_MASKS_BYTES:
+            self._kept = [self._draw_shared(run) for run in self._runs]
 
     def summarize(self, images: NDArray[np.uint8]) -> PassSummary:
         """What T passes say.
 
         Args:
             images: `uint8 [B, H, W, C]`, B at least 1.
+
+        Raises:
+            OutOfMemory: not even two rows fit.
         """
-        return concatenate([self._summarize_rows(rows) for rows in self._cut(images)])
+        summaries = []
+        start = 0
+        while start < len(images):
+            rows = images[start : start + self.rows_per_run]
+            try:
+                summaries.append(self._summarize_rows(rows))
+                start += len(rows)
+            except OutOfMemory:
+                if len(rows) <= _LEAST_ROWS:
+                    raise
+                self._go_on_with(max(_LEAST_ROWS, len(rows) // 2), instead_of=len(rows))
+        return concatenate(summaries)
 
     def raw_passes(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
         """The passes themselves, `[P, B, C]` a run, in order; for a plan that was made `raw`.
@@ -79,47 +129,64 @@ class PassEngine:
         Args:
             images: `uint8 [B, H, W, C]`, B at least 1.
         """
-        boundaries = [(len(rows), self._run_trunk(rows)) for rows in self._cut(images)]
-        for index, run in enumerate(self._runs):
-            parts = []
-            for count, boundary in boundaries:
-                outputs = to_numpy(self._head.run({**boundary, **self._masks(index)}), [RAW_OUTPUT])
-                parts.append(outputs[RAW_OUTPUT][: run.count, :count])
+        chunks = [
+            _Rows(images[start : start + self.rows_per_run]) for start in range(0, len(images), self.rows_per_run)
+        ]
+        boundaries = [self._run_trunk(rows) for rows in chunks]
+        for run in self._runs:
+            parts = [
+                self._run_head(boundary, run, rows, (RAW_OUTPUT,))[RAW_OUTPUT][: run.count, : rows.count]
+                for rows, boundary in zip(chunks, boundaries, strict=True)
+            ]
             yield np.concatenate(parts, axis=1)
 
     def _summarize_rows(self, images: NDArray[np.uint8]) -> PassSummary:
-        boundary = self._run_trunk(images)
-        merged = reduce(
-            RunStatistics.merge,
-            (self._run_head(boundary, index, len(images)) for index in range(len(self._runs))),
-        )
-        return summarize(merged, self.plan.contract.output_kind)
+        rows = _Rows(images)
+        boundary = self._run_trunk(rows)
+        statistics = (self._reduce(boundary, run, rows) for run in self._runs)
+        return summarize(reduce(RunStatistics.merge, statistics), self.plan.contract.output_kind)
 
-    def _run_trunk(self, images: NDArray[np.uint8]) -> dict[str, Any]:
-        if len(images) == 1:
-            images = np.repeat(images, 2, axis=0)
-        return self._trunk.run({self.plan.contract.input_name: self._trunk.put(images)})
+    def _run_trunk(self, rows: _Rows) -> dict[str, Any]:
+        return self._trunk.run({self.plan.contract.input_name: self._trunk.put(rows.fed)})
 
-    def _run_head(self, boundary: dict[str, Any], index: int, rows: int) -> RunStatistics:
-        run = self._runs[index]
-        values = self._head.run({**boundary, **self._masks(index)})
-        outputs = {name: array[:rows] for name, array in to_numpy(values, self.plan.statistics).items()}
+    def _run_head(
+        self, boundary: dict[str, Any], run: _Run, rows: _Rows, outputs: Sequence[str]
+    ) -> dict[str, NDArray[np.float32]]:
+        return to_numpy(self._head.run({**boundary, **self._masks(run, rows)}), outputs)
+
+    def _reduce(self, boundary: dict[str, Any], run: _Run, rows: _Rows) -> RunStatistics:
+        values = self._run_head(boundary, run, rows, self.plan.statistics)
+        outputs = {name: array[: rows.count] for name, array in values.items()}
         if run.fed != run.count:
             share = np.float32(run.count / run.fed)
             outputs = {name: array * share if name in _SUMS else array for name, array in outputs.items()}
         return RunStatistics.from_outputs(run.count, outputs)
 
-    def _masks(self, index: int) -> dict[str, Any]:
-        return self._kept[index] if self._kept is not None else self._draw(self._runs[index])
+    def _masks(self, run: _Run, rows: _Rows) -> dict[str, Any]:
+        if self._kept is not None:
+            return self._kept[self._runs.index(run)]
+        return self._draw_shared(run) if self.plan.masks == "shared" else self._draw_per_row(run, rows)
 
-    def _draw(self, run: _Run) -> dict[str, Any]:
-        masks = {}
-        for site in self.plan.sites:
-            drawn = draw_masks(self.seed, site.site, run.start, run.count)
-            masks[site.mask_name] = self._head.put(np.resize(drawn, (run.fed, *drawn.shape[1:])))
-        return masks
+    def _draw_shared(self, run: _Run) -> dict[str, Any]:
+        return {
+            site.mask_name: self._put_masks(draw_masks(self.seed, site.site, run.start, run.count), run)
+            for site in self.plan.sites
+        }
 
-    def _cut(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-        """Row chunks that fit into memory."""
-        for start in range(0, len(images), self._rows):
-            yield images[start : start + self._rows]
+    def _draw_per_row(self, run: _Run, rows: _Rows) -> dict[str, Any]:
+        return {
+            site.mask_name: self._put_masks(
+                draw_row_masks(self.seed, site.site, rows.identities, run.start, run.count), run
+            )
+            for site in self.plan.sites
+        }
+
+    def _put_masks(self, masks: NDArray[np.float32], run: _Run) -> Any:
+        return self._head.put(np.resize(masks, (run.fed, *masks.shape[1:])) if run.fed != run.count else masks)
+
+    def _go_on_with(self, rows: int, *, instead_of: int) -> None:
+        """After memory ran out: fewer rows in a run. Results do not depend on it; it is said once."""
+        if self._notify is not None:
+            self._notify(f"memory ran out with {instead_of} rows in a run; going on with {rows}")
+            self._notify = None
+        self.rows_per_run = rows

@@ -10,6 +10,7 @@ stochastic nodes read are the boundary. `screen.engine.head` says how the head c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import onnx
@@ -31,6 +32,9 @@ _RUN_BYTES = 64 * 2**20
 T passes are cut into runs, and with it the last bit of a result, follows from the model alone."""
 
 _RUN_ROWS = 64
+
+_MASK_COPIES = 3
+"""Words, mask and its copy on the device: what an element of a mask takes while it is drawn."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class EnginePlan:
         trunk_row_bytes: what one row takes of the trunk's largest neighbouring tensors, in bytes.
         head_row_bytes: what one row takes in one pass of the head, in bytes.
         head_pass_bytes: what one pass takes apart from rows (masked weights), in bytes.
+        masks: `shared` by all rows, or `per-row`.
         trunk_flops, head_flops: multiply-adds of one row (of one pass), counted twice each.
     """
 
@@ -92,6 +97,7 @@ class EnginePlan:
     trunk_row_bytes: int
     head_row_bytes: int
     head_pass_bytes: int
+    masks: str
     trunk_flops: int
     head_flops: int
 
@@ -108,11 +114,15 @@ class EnginePlan:
         return (small + 1,) * larger + (small,) * (count - larger)
 
 
-def plan_engine(model: ExportedModel, *, masks_in_weights: bool = True, raw: bool = False) -> EnginePlan:
+def plan_engine(
+    model: ExportedModel, *, masks: str = "shared", masks_in_weights: bool = True, raw: bool = False
+) -> EnginePlan:
     """Plan how to run an exported model.
 
     Args:
         model: the model and its contract.
+        masks: `shared` (every row sees the same T thinned networks) or `per-row` (independent
+            masks for every row; these never go into weights).
         masks_in_weights: let masks multiply weights where that is exact; otherwise the passes
             are folded into the batch axis everywhere. Both give the same numbers.
         raw: let the head give every pass instead of statistics.
@@ -127,10 +137,18 @@ def plan_engine(model: ExportedModel, *, masks_in_weights: bool = True, raw: boo
     sizes = infer_sizes(model.proto)
     split = split_graph(graph)
     head = build_head(
-        graph, model.contract, split.head, split.boundary, sizes, masks_in_weights=masks_in_weights, raw=raw
+        graph,
+        model.contract,
+        split.head,
+        split.boundary,
+        sizes,
+        masks_in_weights=masks_in_weights and masks == "shared",
+        raw=raw,
     )
     copied = [node for node in split.head if not any(chain.reads_in_place(node) for chain in head.chains.values())]
     head_row_bytes = largest_bytes(copied, sizes)
+    if masks == "per-row":
+        head_row_bytes += _MASK_COPIES * sum(4 * math.prod(site.noise_shape) for site in model.contract.sites)
     head_pass_bytes = sum(4 * chain.elements for chain in head.chains.values())
     fitting = _RUN_BYTES // max(1, head_pass_bytes + _RUN_ROWS * head_row_bytes)
     return EnginePlan(
@@ -147,6 +165,7 @@ def plan_engine(model: ExportedModel, *, masks_in_weights: bool = True, raw: boo
         trunk_row_bytes=largest_bytes(split.trunk, sizes),
         head_row_bytes=head_row_bytes,
         head_pass_bytes=head_pass_bytes,
+        masks=masks,
         trunk_flops=count_flops(split.trunk, sizes),
         head_flops=count_flops(split.head, sizes),
     )

@@ -9,7 +9,8 @@ itself tells. So it is asked, and `cuda` means CUDA or an error.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from export.errors import EngineFailed, OptionRefused
+from export.errors import EngineFailed, OptionRefused, OutOfMemory
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -65,6 +66,7 @@ def choose_device(wanted: str, threads: int) -> Device:
         return Device("cpu", threads)
     if _PROVIDERS["cuda"] in onnxruntime.get_available_providers():
         cuda = Device("cuda", threads)
+        onnxruntime.preload_dlls()
         if _PROVIDERS["cuda"] in _open(_probe_graph(), cuda).get_providers():
             return cuda
         why = "a session that asked for CUDA was given the CPU (no GPU, or CUDA and cuDNN libraries not found)"
@@ -88,37 +90,100 @@ class Part:
 
     Raises:
         EngineFailed: onnxruntime cannot load the graph.
+        OptionRefused: on CUDA, a node that computes with numbers was placed on the CPU.
     """
 
     def __init__(self, model: onnx.ModelProto, device: Device) -> None:
         self._device = device
         self._session = _open(model.SerializeToString(), device)
         self.outputs = [value.name for value in self._session.get_outputs()]
+        if device.name != "cpu":
+            _demand_device(model, self._session, device)
 
     def put(self, array: NDArray[Any]) -> Any:
-        """Copy an array to the device."""
-        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self._device.name, 0)
+        """Copy an array to the device.
+
+        Raises:
+            OutOfMemory: the device has no room for it.
+        """
+        with _mapped_errors(self._device):
+            return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self._device.name, 0)
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Run once on device values; the outputs stay on the device.
 
         Raises:
-            EngineFailed: onnxruntime failed.
+            OutOfMemory: the device has no room for it.
+            EngineFailed: onnxruntime failed in another way.
         """
-        binding = self._session.io_binding()
-        for name, value in inputs.items():
-            binding.bind_ortvalue_input(name, value)
-        for name in self.outputs:
-            binding.bind_output(name, self._device.name, 0)
-        try:
+        with _mapped_errors(self._device):
+            binding = self._session.io_binding()
+            for name, value in inputs.items():
+                binding.bind_ortvalue_input(name, value)
+            for name in self.outputs:
+                binding.bind_output(name, self._device.name, 0)
             self._session.run_with_iobinding(binding)
-        except Exception as error:
-            raise EngineFailed(
-                f"onnxruntime failed on the {self._device.name}: {error}",
-                wanted="a model that runs here",
-                next_step="if memory ran out, lower --memory or --batch-size; else report this model",
+            return dict(zip(self.outputs, binding.get_outputs(), strict=True))
+
+
+@contextmanager
+def _mapped_errors(device: Device) -> Iterator[None]:
+    """Turn what onnxruntime raises into our errors."""
+    try:
+        yield
+    except Exception as error:
+        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        lower = str(error).lower()
+        if isinstance(error, MemoryError) or any(sign in lower for sign in _OUT_OF_MEMORY):
+            raise OutOfMemory(
+                f"The {device.name} ran out of memory: {text}",
+                wanted="room for the tensors of a run",
+                next_step="lower --memory",
             ) from error
-        return dict(zip(self.outputs, binding.get_outputs(), strict=True))
+        raise EngineFailed(
+            f"onnxruntime failed on the {device.name}: {text}",
+            wanted="a model that runs here",
+            next_step="try --device cpu; if that fails too, report this model",
+        ) from error
+
+
+_OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "bad_alloc", "bad allocation", "alloc_failed")
+
+
+def misplaced_nodes(model: onnx.ModelProto, on_cpu: Iterable[str]) -> list[str]:
+    """Nodes on the CPU that compute with numbers, not with shapes; "name (operator)".
+
+    onnxruntime puts integer arithmetic on shapes on the CPU by design.
+
+    Args:
+        model: the graph that a session was made from.
+        on_cpu: names of the nodes that it placed on the CPU.
+    """
+    inferred = onnx.shape_inference.infer_shapes(model)
+    values = (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    names = set(on_cpu)
+    return [
+        f"{node.name} ({node.op_type})"
+        for node in model.graph.node
+        if node.name in names and any(types.get(name) not in _INTEGERS for name in node.output if name)
+    ]
+
+
+_INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
+
+
+def _demand_device(model: onnx.ModelProto, session: Any, device: Device) -> None:
+    assigned = session.get_provider_graph_assignment_info()
+    on_cpu = [node.name for part in assigned if part.ep_name == _PROVIDERS["cpu"] for node in part.get_nodes()]
+    misplaced = misplaced_nodes(model, on_cpu)
+    if device.provider not in session.get_providers() or misplaced:
+        told = f"{len(misplaced)} node(s) were placed on the CPU: {', '.join(misplaced[:5])}"
+        raise OptionRefused(
+            f"The model does not run on {device.name} as a whole; {told if misplaced else 'the session has no CUDA'}.",
+            wanted="every node that computes with numbers on the GPU",
+            next_step="use --device cpu, or replace these operators in the model",
+        )
 
 
 def to_numpy(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -130,6 +195,7 @@ def _open(data: bytes, device: Device) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = device.threads
     options.log_severity_level = _FATAL_ONLY
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     onnxruntime.set_default_logger_severity(_FATAL_ONLY)
     providers = list(dict.fromkeys([device.provider, _PROVIDERS["cpu"]]))
     try:
