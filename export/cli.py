@@ -1,4 +1,4 @@
-"""`oodscreen export` and `oodscreen inspect`: options in, one call, a short report out."""
+"""`oodscreen export`: options in, one call, a short report out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from export.contract import OUTPUT_KINDS, ModelContract
+from export.contract import OUTPUT_KINDS
 from export.errors import OptionRefused
 
 
@@ -53,45 +53,7 @@ def export(
         class_names=_read_classes(classes),
     )
     typer.echo(f"{output}")
-    typer.echo(describe(contract))
-
-
-def inspect(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An exported model.", show_default=False)],
-) -> None:
-    """Print what an exported model promises."""
-    from export.contract import read_model
-
-    exported = read_model(model)
-    typer.echo(f"{model}  sha256 {exported.digest[:16]}")
-    typer.echo(describe(exported.contract))
-
-
-def describe(contract: ModelContract) -> str:
-    """The contract for people to read."""
-    height, width, channels = contract.image_shape
-    lines = [
-        f"  input          {contract.input_name}: uint8 [N, {height}, {width}, {channels}] ({contract.colour})",
-        f"  preprocessing  {contract.preprocessing.describe()}, in the graph",
-        f"  output         {contract.output_name}: [N, {contract.classes}] ({contract.output_kind})",
-    ]
-    if contract.class_names:
-        lines.append(f"  classes        {', '.join(contract.class_names)}")
-    for index, site in enumerate(contract.sites):
-        title = "dropout sites" if index == 0 else ""
-        shared = "" if site.noise_shape == site.shape else f", one mask value for {list(site.noise_shape)}"
-        lines.append(f"  {title:13}  {site.name}: rate {site.rate:g} on {list(site.shape)}{shared}")
-    measured = contract.verified
-    if measured:
-        lines += [
-            f"  verified       two runs differ on {measured['changed_outputs']:.0%} of the test images;",
-            f"                 without dropout {measured['deterministic_difference']:.1e} from Keras;",
-            f"                 over {measured['passes']:.0f} passes the mean differs from Keras' by at most "
-            f"{measured['mean_difference']:.4f}, the variance ratio is {measured['variance_ratio']:.2f}",
-        ]
-    if contract.versions:
-        lines.append("  made with      " + ", ".join(f"{name} {text}" for name, text in contract.versions.items()))
-    return "\n".join(lines)
+    typer.echo(contract.describe())
 
 
 def _number(option: str, text: str) -> float:

@@ -103,6 +103,32 @@ class ModelContract:
         """`(height, width, channels)` of one image."""
         return (self.height, self.width, self.channels)
 
+    def describe(self) -> str:
+        """The contract for people to read."""
+        height, width, channels = self.image_shape
+        lines = [
+            f"  input          {self.input_name}: uint8 [N, {height}, {width}, {channels}] ({self.colour})",
+            f"  preprocessing  {self.preprocessing.describe()}, in the graph",
+            f"  output         {self.output_name}: [N, {self.classes}] ({self.output_kind})",
+        ]
+        if self.class_names:
+            lines.append(f"  classes        {', '.join(self.class_names)}")
+        for index, site in enumerate(self.sites):
+            title = "dropout sites" if index == 0 else ""
+            shared = "" if site.noise_shape == site.shape else f", one mask value for {list(site.noise_shape)}"
+            lines.append(f"  {title:13}  {site.name}: rate {site.rate:g} on {list(site.shape)}{shared}")
+        measured = self.verified
+        if measured:
+            lines += [
+                f"  verified       two runs differ on {measured['changed_outputs']:.0%} of the test images;",
+                f"                 without dropout {measured['deterministic_difference']:.1e} from Keras;",
+                f"                 over {measured['passes']:.0f} passes the mean differs from Keras' by at most "
+                f"{measured['mean_difference']:.4f}, the variance ratio is {measured['variance_ratio']:.2f}",
+            ]
+        if self.versions:
+            lines.append("  made with      " + ", ".join(f"{name} {text}" for name, text in self.versions.items()))
+        return "\n".join(lines)
+
     def to_metadata(self) -> dict[str, str]:
         """The contract as `oodscreen.*` keys, for an ONNX file's metadata."""
         values: dict[str, Any] = {key: getattr(self, key) for key in _TEXT_KEYS}

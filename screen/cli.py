@@ -28,7 +28,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(export.cli.export)
-app.command()(export.cli.inspect)
 
 
 def _show_version(wanted: bool) -> None:
@@ -71,6 +70,30 @@ def run(
         raise typer.Exit(ExitCode.SIGINT) from None
     _show(summary)
     raise typer.Exit(summary.exit_code)
+
+
+@app.command()
+def inspect(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An exported model.", show_default=False)],
+    passes: Annotated[int, typer.Option("--passes", "-T", help="Passes to predict the cost of.")] = 100,
+    memory: Annotated[int, typer.Option(help="MiB that the tensors of a run may take.")] = 512,
+    masks: Annotated[str, typer.Option(help="shared or per-row, as for run.")] = "shared",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print what an exported model promises, and how the engine would run it."""
+    from screen.inspection import inspect_model
+
+    config = RunConfig(passes=passes, memory=memory, masks=masks)
+    inspection = inspect_model(model, config)
+    typer.echo(inspection.to_json() if as_json else inspection.to_text())
+
+
+@app.command()
+def doctor() -> None:
+    """Print what this machine can do: onnxruntime, devices, libraries, threads, speed."""
+    from screen.doctor import examine
+
+    typer.echo(examine().to_text())
 
 
 @app.command()

@@ -98,7 +98,6 @@ def write_shards(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int
 
 def _train_and_export(keras_file: Path, onnx_file: Path) -> None:
     from export.article import SCALE, train_article_network
-    from export.cli import describe
     from export.exporter import export_file
     from export.source import import_keras
 
@@ -110,7 +109,7 @@ def _train_and_export(keras_file: Path, onnx_file: Path) -> None:
     )
     train_article_network(images, labels, epochs=EPOCHS, seed=_SEED, callbacks=[callback]).save(keras_file)
     _say(f"2. oodscreen export {keras_file} {onnx_file} --scale 1/255")
-    _say(describe(export_file(keras_file, onnx_file, scale=SCALE)))
+    _say(export_file(keras_file, onnx_file, scale=SCALE).describe())
 
 
 class _EpochLines:

@@ -2,8 +2,9 @@
 
 In: a `GraphSplit`. Out: a graph from boundary tensors `[B, ...]` and masks `[P, 1, ...]` (or
 `[P, B, ...]`, where every row has its own) to statistics. Inside, every stochastic value has the
-passes folded into its batch axis, so that each node works on it unchanged. A site is then
-a product of `[P, B, ...]` with `[P, 1, ...]`; where the boundary comes in it is `[1, B, ...]`, and no copy of it is made first.
+passes folded into its batch axis, so that each node works on it unchanged. A site is then a product
+of `[P, B, ...]` with `[P, 1, ...]`; where the boundary comes in it is `[1, B, ...]`, and no copy of
+it is made first.
 
 Where only a constant weight lies behind a site (see `screen.engine.weights`), the mask goes into
 the weight, and one batched product `[1, B, F] x [P, F, H]` reads the boundary in place.

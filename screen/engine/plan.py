@@ -101,6 +101,15 @@ class EnginePlan:
     trunk_flops: int
     head_flops: int
 
+    @property
+    def trunk_share(self) -> float:
+        """Share of one pass' arithmetic that is done once for all passes, 0 to 1."""
+        return self.trunk_flops / max(1, self.trunk_flops + self.head_flops)
+
+    def relative_cost(self, passes: int) -> float:
+        """Arithmetic of T passes relative to one pass of the whole network, by matrix products alone."""
+        return self.trunk_share + passes * (1 - self.trunk_share)
+
     def rows_per_run(self, memory: int) -> int:
         """How many rows one run of trunk and head may hold in `memory` bytes; at least 2."""
         fixed = self.passes_per_run * self.head_pass_bytes

@@ -8,9 +8,10 @@ itself tells. So it is asked, and `cuda` means CUDA or an error.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +67,8 @@ def choose_device(wanted: str, threads: int) -> Device:
         return Device("cpu", threads)
     if _PROVIDERS["cuda"] in onnxruntime.get_available_providers():
         cuda = Device("cuda", threads)
-        onnxruntime.preload_dlls()
+        with redirect_stdout(io.StringIO()):  # what is missing, it prints; the session below tells the outcome
+            onnxruntime.preload_dlls()
         if _PROVIDERS["cuda"] in _open(_probe_graph(), cuda).get_providers():
             return cuda
         why = "a session that asked for CUDA was given the CPU (no GPU, or CUDA and cuDNN libraries not found)"

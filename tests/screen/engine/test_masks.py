@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from export.contract import Site
-from screen.engine.masks import draw_mask, draw_masks
+from screen.engine.masks import draw_mask, draw_masks, draw_row_masks, identify_rows
 
 SITE = Site("block/drop", "MCDropout", 0.3, (5, 7), (5, 7))
 
@@ -52,3 +52,33 @@ def test_elements_and_passes_are_uncorrelated() -> None:
 
 def test_the_largest_seed_works() -> None:
     assert draw_mask(2**64 - 1, SITE, 0).shape == (5, 7)
+
+
+def test_masks_per_row_are_the_rows_own_in_every_batch() -> None:
+    rows = [17, 4, 99]
+    together = draw_row_masks(5, SITE, rows, 0, 6)
+    assert together.shape == (6, 3, 5, 7)
+    for index, row in enumerate(rows):
+        np.testing.assert_array_equal(draw_row_masks(5, SITE, [row], 0, 6)[:, 0], together[:, index])
+    np.testing.assert_array_equal(draw_row_masks(5, SITE, rows, 4, 2), together[4:])
+    assert len({together[index, row].tobytes() for index in range(6) for row in range(3)}) == 18
+
+
+def test_masks_per_row_drop_the_rate_and_are_independent() -> None:
+    masks = draw_row_masks(2, Site("s", "MCDropout", 0.25, (999,), (999,)), list(range(40)), 0, 50)
+    error = np.sqrt(0.25 * 0.75 / masks.size)
+    assert abs(np.mean(masks == 0) - 0.25) < 5 * error
+    assert np.unique(masks).tolist() == [0.0, np.float32(1 / 0.75)]
+    for one, other in ((masks[1:], masks[:-1]), (masks[:, 1:], masks[:, :-1])):
+        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 5 / np.sqrt(one.size)
+
+
+def test_a_row_is_known_by_its_pixels_alone() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
+    assert identify_rows(images)[3] == identify_rows(images[3:4].copy())[0]
+    assert len(set(identify_rows(images))) == 5
+
+
+def test_the_words_behind_masks_per_row_never_change() -> None:
+    mask = draw_row_masks(1, Site("golden", "MCDropout", 0.5, (16,), (16,)), [7], 3, 1)
+    assert (mask > 0).astype(int).ravel().tolist() == [1, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1, 0, 0, 1, 0, 1]

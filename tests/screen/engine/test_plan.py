@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -9,6 +11,7 @@ from onnx import helper
 
 from export.contract import ExportedModel
 from export.errors import ContractRefused, EngineFailed
+from screen.engine.masks import draw_mask
 from screen.engine.passes import PassEngine
 from screen.engine.plan import plan_engine
 from screen.engine.session import Device
@@ -117,3 +120,73 @@ def test_sub_graphs_in_the_head_are_refused() -> None:
     model = g.finish(g.dense(x, 48, 3), 3)
     with pytest.raises(EngineFailed, match="If"):
         plan_engine(model)
+
+
+def summaries_over_seeds(model: ExportedModel, masks: str, seeds: range) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """`[seeds, 3, B]`: mean and std of class 0, and predictive entropy, of runs with few passes."""
+    plan = plan_engine(model, masks=masks)
+    rows = []
+    for seed in seeds:
+        summary = PassEngine(plan, passes=8, seed=seed, device=CPU, memory=2**28).summarize(IMAGES)
+        assert summary.entropy is not None
+        rows.append(np.stack([summary.mean[:, 0], summary.std[:, 0], summary.entropy]))
+    return np.stack(rows)
+
+
+def kolmogorov_smirnov(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
+    """The largest distance between two empirical distribution functions."""
+    both = np.sort(np.concatenate([one, other]))
+    return float(
+        np.abs(
+            np.searchsorted(np.sort(one), both, "right") / len(one)
+            - np.searchsorted(np.sort(other), both, "right") / len(other)
+        ).max()
+    )
+
+
+@pytest.mark.parametrize("name", ["dense_chain", "convolutions"])
+def test_a_row_has_the_same_distribution_over_seeds_with_shared_masks_and_with_its_own(name: str) -> None:
+    """Kolmogorov-Smirnov at a level of about 1e-5 for each of 27 comparisons."""
+    model, seeds = GRAPHS[name][0](), 250
+    shared = summaries_over_seeds(model, "shared", range(seeds))
+    own = summaries_over_seeds(model, "per-row", range(seeds))
+    critical = 2.47 * np.sqrt(2 / seeds)
+    for statistic in range(3):
+        for row in range(len(IMAGES)):
+            assert kolmogorov_smirnov(shared[:, statistic, row], own[:, statistic, row]) < critical
+    # The test would see masks that are shared by passes, which is another distribution.
+    assert kolmogorov_smirnov(shared[:, 1, 0], shared[:, 1, 0] * 0.8) > critical
+
+
+def test_masks_per_row_differ_between_rows_and_not_between_batches() -> None:
+    model = GRAPHS["dense_chain"][0]()
+    plan = plan_engine(model, masks="per-row")
+    assert {site.how for site in plan.sites} == {"batch"}
+    engine = PassEngine(plan, passes=12, seed=3, device=CPU, memory=2**28)
+    whole = engine.summarize(IMAGES)
+    for rows in (slice(0, 1), slice(2, 7), slice(8, 9)):
+        np.testing.assert_array_equal(engine.summarize(IMAGES[rows]).std, whole.std[rows])
+    raw = PassEngine(plan_engine(model, masks="per-row", raw=True), passes=12, seed=3, device=CPU, memory=2**28)
+    passes = np.concatenate(list(raw.raw_passes(IMAGES)))
+    np.testing.assert_allclose(passes.mean(axis=0), whole.mean, atol=1e-6)
+
+
+def test_a_tiny_std_close_to_certainty_is_right_to_one_percent() -> None:
+    """Logits of 9.2 that dropout moves a little: a std of about 1e-4 around 0.9999."""
+    g = Graph()
+    hidden = g.op("Add", g.op("Mul", g.flat(), g.const(np.float32(0))), g.const(np.ones(48, np.float32)))
+    weight = np.zeros((48, 2), np.float32)
+    weight[:, 0] = 9.2 / 48
+    logits = g.op("MatMul", g.site(hidden, 48, rate=0.3), g.const(weight))
+    model = g.finish(logits, 2)
+    summary = run_engine(model, 400)
+    logit = pass_by_pass_logits(model, 400)
+    exact = 1 / (1 + np.exp(-logit))
+    assert 0.999 < exact.mean() < 0.99995
+    assert 2e-5 < exact.std() < 1e-3
+    np.testing.assert_allclose(summary.std[:, 0], exact.std(), rtol=0.01)
+
+
+def pass_by_pass_logits(model: ExportedModel, passes: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    (site,) = model.contract.sites
+    return np.array([draw_mask(5, site, index).astype(np.float64).sum() * 9.2 / 48 for index in range(passes)])

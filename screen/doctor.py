@@ -1,0 +1,115 @@
+"""`oodscreen doctor`: what this machine can do, found out by trying.
+
+In: nothing. Out: an `Examination`: versions, providers that really load, CUDA libraries, threads, and
+the speed of a matrix product.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper
+
+from screen.engine.session import Device, Part, choose_device
+
+_LIBRARIES = ("libcuda.so.1", "libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcudnn.so.9")
+_PACKAGES = (
+    "oodscreen",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "onnx",
+    "numpy",
+    "pyarrow",
+    "tensorflow",
+    "keras",
+    "tf2onnx",
+)
+_SIZE = 1024
+_PROBE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found.
+
+    Attributes:
+        versions: of Python and the packages that are installed.
+        built_for: providers that this onnxruntime was built with.
+        device: what `--device auto` takes.
+        libraries: for each CUDA library whether it loads.
+        cores: cores that this process may use.
+        gflops: speed of a 1024 x 1024 matrix product on `device`, in 1e9 operations a second.
+    """
+
+    versions: dict[str, str]
+    built_for: list[str]
+    device: Device
+    libraries: dict[str, bool]
+    cores: int
+    gflops: float
+
+    def to_text(self) -> str:
+        """For people."""
+        libraries = ", ".join(f"{name} {'loads' if loads else 'missing'}" for name, loads in self.libraries.items())
+        lines = [
+            "versions   " + ", ".join(f"{name} {text}" for name, text in self.versions.items()),
+            "built for  " + ", ".join(self.built_for),
+            f"device     {self.device.name}" + (f"; {self.device.note}" if self.device.note else ""),
+            f"CUDA       {libraries}",
+            f"threads    {self.device.threads} inside an operator, {self.cores} cores for this process",
+            f"speed      {self.gflops:.0f} GFLOP/s in a {_SIZE} x {_SIZE} matrix product on {self.device.name}",
+        ]
+        return "\n".join(lines)
+
+
+def examine() -> Examination:
+    """Look at this machine; takes a little over a second."""
+    device = choose_device("auto", 0)
+    return Examination(
+        versions=_versions(),
+        built_for=list(onnxruntime.get_available_providers()),
+        device=device,
+        libraries={name: _loads(name) for name in _LIBRARIES},
+        cores=device.threads or os.cpu_count() or 1,
+        gflops=_measure_speed(device),
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def _measure_speed(device: Device) -> float:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [_SIZE, _SIZE]) for name in "abc"]
+    graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "speed", values[:2], values[2:])
+    model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    part = Part(model, device)
+    inputs = {name: part.put(np.ones((_SIZE, _SIZE), np.float32)) for name in "ab"}
+    part.run(inputs)["c"].numpy()
+    runs, started = 0, time.perf_counter()
+    while time.perf_counter() - started < _PROBE_SECONDS:
+        part.run(inputs)["c"].numpy()
+        runs += 1
+    return 2 * _SIZE**3 * runs / (time.perf_counter() - started) / 1e9

@@ -1,0 +1,100 @@
+"""`oodscreen inspect`: what a model promises and how the engine would run it.
+
+In: an exported file and a `RunConfig`. Out: an `Inspection`, as text or JSON. Nothing is run.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from export.contract import ModelContract, read_model
+from screen.config import RunConfig
+from screen.engine.plan import EnginePlan, plan_engine
+
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A contract and a plan, with what follows from them for one configuration.
+
+    Attributes:
+        model: the file.
+        digest: SHA-256 of its bytes.
+        contract: what it promises.
+        boundary: the tensors between trunk and head, with the shape of one row.
+        sites: for each site its name and how its masks are applied: `weights` or `batch`.
+        trunk_share: share of one pass' arithmetic that is done once for all passes.
+        passes: T.
+        passes_per_run: passes that one session run makes.
+        rows_per_run: rows that one session run holds in the memory given.
+        memory: MiB.
+        relative_cost: arithmetic of T passes relative to one pass of the whole network.
+    """
+
+    model: str
+    digest: str
+    contract: ModelContract
+    boundary: dict[str, tuple[int, ...]]
+    sites: dict[str, str]
+    trunk_share: float
+    passes: int
+    passes_per_run: int
+    rows_per_run: int
+    memory: int
+    relative_cost: float
+
+    def to_json(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self), indent=2)
+
+    def to_text(self) -> str:
+        """For people."""
+        ways = {"weights": "masks go into the weights behind it", "batch": "passes go into the batch axis"}
+        boundary = ", ".join(f"{name} [B, {', '.join(map(str, shape))}]" for name, shape in self.boundary.items())
+        lines = [
+            f"{self.model}  sha256 {self.digest[:16]}",
+            self.contract.describe(),
+            f"  trunk          once for all passes: {self.trunk_share:.1%} of the arithmetic",
+            f"  boundary       {boundary}",
+            f"  head           once for each pass: {1 - self.trunk_share:.1%} of the arithmetic",
+        ]
+        lines += [f"                 {name}: {ways[how]}" for name, how in self.sites.items()]
+        lines += [
+            f"  a run          {self.passes_per_run} passes over up to {self.rows_per_run} rows in {self.memory} MiB",
+            f"  cost           {self.passes} passes take {self.relative_cost:.2f} times the arithmetic of one",
+        ]
+        return "\n".join(lines)
+
+
+def inspect_model(path: Path, config: RunConfig) -> Inspection:
+    """Read and plan a model.
+
+    Raises:
+        ContractRefused: the file is not one of ours.
+        EngineFailed: the passes cannot be folded into its graph.
+    """
+    model = read_model(path)
+    plan = plan_engine(model, masks=config.masks)
+    return Inspection(
+        model=str(path),
+        digest=model.digest,
+        contract=model.contract,
+        boundary=_boundary_shapes(plan),
+        sites={site.site.name: site.how for site in plan.sites},
+        trunk_share=plan.trunk_share,
+        passes=config.passes,
+        passes_per_run=min(plan.passes_per_run, config.passes),
+        rows_per_run=plan.rows_per_run(config.memory * _MIB),
+        memory=config.memory,
+        relative_cost=plan.relative_cost(config.passes),
+    )
+
+
+def _boundary_shapes(plan: EnginePlan) -> dict[str, tuple[int, ...]]:
+    return {
+        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)[1:]
+        for value in plan.trunk.graph.output
+    }

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from export.errors import EngineFailed, OptionRefused
+from screen.engine.builder import PREFIX
+from screen.engine.plan import plan_engine
+from screen.engine.session import Device, Part, choose_device, misplaced_nodes
+from tests.assumptions.cuda_kernels import CUDA_KERNELS, OPSET
+from tests.screen.engine.graphs import GRAPHS, Graph
+
+CPU = Device("cpu", 1)
+
+
+def two_kinds_of_arithmetic() -> onnx.ModelProto:
+    """A product of numbers, and a shape that is computed beside it."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Shape", ["x"], ["shape"], name="shape"),
+            helper.make_node("Mul", ["shape", "shape"], ["squared"], name="square"),
+            helper.make_node("Mul", ["x", "x"], ["y"], name="product"),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3])],
+        [
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3]),
+            helper.make_tensor_value_info("squared", TensorProto.INT64, [2]),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+def test_shape_arithmetic_may_be_on_the_cpu_and_nothing_else() -> None:
+    model = two_kinds_of_arithmetic()
+    assert misplaced_nodes(model, ["shape", "square"]) == []
+    assert misplaced_nodes(model, ["shape", "square", "product"]) == ["product (Mul)"]
+
+
+def test_a_session_tells_where_its_nodes_are() -> None:
+    """The question that `--device cuda` asks, on the device that there is."""
+    part = Part(two_kinds_of_arithmetic(), CPU)
+    assigned = part._session.get_provider_graph_assignment_info()
+    names = {node.name for group in assigned for node in group.get_nodes()}
+    assert "product" in names
+    assert {group.ep_name for group in assigned} == {"CPUExecutionProvider"}
+
+
+def test_a_part_keeps_its_values_on_the_device_and_gives_them_by_name() -> None:
+    part = Part(two_kinds_of_arithmetic(), CPU)
+    outputs = part.run({"x": part.put(np.array([[1, 2, 3]], np.float32))})
+    assert set(outputs) == {"y", "squared"}
+    np.testing.assert_array_equal(outputs["y"].numpy(), [[1, 4, 9]])
+
+
+def test_what_onnxruntime_refuses_is_one_of_our_errors() -> None:
+    part = Part(two_kinds_of_arithmetic(), CPU)
+    with pytest.raises(EngineFailed, match="onnxruntime failed on the cpu"):
+        part.run({"x": part.put(np.zeros((1, 4), np.float32))})
+    broken = two_kinds_of_arithmetic()
+    broken.graph.node[2].op_type = "Nonsense"
+    with pytest.raises(EngineFailed, match="cannot load the model"):
+        Part(broken, CPU)
+
+
+def test_threads_are_those_that_were_asked_for() -> None:
+    assert choose_device("cpu", 3).threads == 3
+    assert choose_device("cpu", 0).threads >= 1
+
+
+def test_a_device_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(OptionRefused, match="no device"):
+        choose_device("abacus", 0)
+
+
+def test_auto_falls_back_without_noise_from_onnxruntime() -> None:
+    code = "from screen.engine.session import choose_device; choose_device('auto', 1)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+@pytest.mark.parametrize("kind", ["softmax", "logits", "sigmoid", "regression"])
+@pytest.mark.parametrize("masks_in_weights", [True, False])
+def test_what_the_planner_adds_has_a_cuda_kernel(kind: str, masks_in_weights: bool) -> None:
+    """So that nothing of ours forces a model off the GPU."""
+    models = [build() for build, _ in GRAPHS.values()]
+    extra = Graph(kind=kind)
+    models.append(extra.finish(extra.dense(extra.site(extra.flat(), 48), 48, 3), 3))
+    for model in models:
+        plan = plan_engine(model, masks_in_weights=masks_in_weights)
+        head = onnx.shape_inference.infer_shapes(plan.head)
+        assert {entry.version for entry in head.opset_import if entry.domain == ""} == {OPSET}
+        values = (*head.graph.value_info, *head.graph.input, *head.graph.output)
+        types = {value.name: value.type.tensor_type.elem_type for value in values}
+        types |= {value.name: value.data_type for value in head.graph.initializer}
+        for node in head.graph.node:
+            if node.name.startswith(PREFIX):
+                assert node.op_type in CUDA_KERNELS
+                used = {types[name] for name in (*node.input, *node.output) if name in types}
+                allowed = CUDA_KERNELS[node.op_type] | {TensorProto.INT64, TensorProto.BOOL}
+                assert used <= allowed, f"{node.op_type} of {used}"
+
+
+OUT_OF_MEMORY = """
+import resource, sys
+import numpy as np
+from export.contract import read_model
+from screen.engine.passes import PassEngine
+from screen.engine.plan import plan_engine
+from screen.engine.session import Device
+
+told = []
+model = read_model(sys.argv[1])
+engine = PassEngine(plan_engine(model), passes=5, seed=1, device=Device("cpu", 1), memory=2**40, notify=told.append)
+images = np.random.default_rng(0).integers(0, 256, (4000, 28, 28, 1), dtype=np.uint8)
+before = engine.summarize(images[:50])
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 500 * 2**20,) * 2)
+summary = engine.summarize(images)
+assert len(summary.mean) == 4000
+assert np.array_equal(summary.mean[:50], before.mean)
+print(len(told), told[0])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
+def test_when_memory_runs_out_the_run_goes_on_with_smaller_batches_and_says_so_once(article_onnx: Path) -> None:
+    command = [sys.executable, "-c", OUT_OF_MEMORY, str(article_onnx)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "1 memory ran out with 4000 rows in a run; going on with 2000\n"
