@@ -64,3 +64,11 @@ def test_spatial_dropouts_have_one_parent_with_a_noise_shape(keras: Any) -> None
     }
     assert len(parents) == 1
     assert hasattr(keras.layers.SpatialDropout2D(0.5), "_get_noise_shape")
+
+
+def test_predict_silences_a_dropout_that_was_built_with_training_true(keras: Any) -> None:
+    """The article's loop in today's Keras: `predict` calls the model with `training=False`, which wins."""
+    model = dropout_model(keras)
+    rows = np.ones((4, 8), np.float32)
+    np.testing.assert_array_equal(model.predict(rows, verbose=0), model.predict(rows, verbose=0))
+    assert np.any(np.asarray(model(rows)) != np.asarray(model(rows)))

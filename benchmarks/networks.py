@@ -1,0 +1,63 @@
+"""Three networks for measurements, with random weights: what they say does not matter, what they cost does.
+
+Their dropout is the textbooks' `MCDropout`, a subclass that calls its parent with `training=True`,
+because `model.predict` of Keras 3 silences a plain Dropout however it was built.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from export.source import import_keras
+
+NETWORKS = {
+    "article": "Conv32, Conv64, MaxPool, Dropout, Dense128, Dropout, Dense10 on 28 x 28 x 1",
+    "mobilenet": "MobileNetV2 on 224 x 224 x 3, 100 classes, one dropout before the classifier",
+    "blocks": "six residual blocks of 32 channels on 32 x 32 x 3, dropout in each",
+}
+SHAPES = {"article": (28, 28, 1), "mobilenet": (224, 224, 3), "blocks": (32, 32, 3)}
+
+
+def build(name: str) -> Any:
+    """An untrained `keras.Model` that takes pixels scaled by 1/255."""
+    keras = import_keras()
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+
+    class MCDropout(layers.Dropout):  # type: ignore[misc, name-defined]
+        def call(self, inputs: Any, training: bool | None = None) -> Any:
+            return super().call(inputs, training=True)
+
+    image = keras.Input(SHAPES[name])
+    if name == "article":
+        x = layers.Conv2D(32, 3, activation="relu")(image)
+        x = layers.Conv2D(64, 3, activation="relu")(x)
+        x = layers.Flatten()(MCDropout(0.25)(layers.MaxPooling2D()(x)))
+        x = MCDropout(0.5)(layers.Dense(128, activation="relu")(x))
+        classes = 10
+    elif name == "mobilenet":
+        base = keras.applications.MobileNetV2(SHAPES[name], include_top=False, weights=None, pooling="avg")
+        _settle(base)
+        x = MCDropout(0.2)(base(image))
+        classes = 100
+    else:
+        x = layers.Conv2D(32, 3, padding="same", activation="relu")(image)
+        for _ in range(6):
+            y = MCDropout(0.1)(layers.Conv2D(32, 3, padding="same", activation="relu")(x))
+            x = layers.ReLU()(layers.Add()([x, layers.Conv2D(32, 3, padding="same")(y)]))
+        x = layers.GlobalAveragePooling2D()(x)
+        classes = 10
+    return keras.Model(image, layers.Dense(classes, activation="softmax")(x), name=name)
+
+
+def _settle(model: Any) -> None:
+    """Give BatchNormalization the statistics of a batch: with random weights alone, what comes out vanishes."""
+    layers = [layer for layer in model.layers if type(layer).__name__ == "BatchNormalization"]
+    momentum = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    model(np.random.default_rng(0).random((8, *model.input_shape[1:])).astype(np.float32), training=True)
+    for layer, value in zip(layers, momentum, strict=True):
+        layer.momentum = value

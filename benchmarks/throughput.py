@@ -1,0 +1,354 @@
+"""What T passes cost: oodscreen beside the alternatives, in one run, in turn.
+
+    python -m benchmarks.throughput [--data DIR] [--device cpu|cuda] [--repeats N] [--quick]
+
+For each network (see `benchmarks.networks`) and T:
+  (a) keras: the article's loop, `predict` with dropout on;
+  (b) onnxruntime: the exported file in a default session, looped;
+  (c) oodscreen: `oodscreen run` as a process, from Parquet to Parquet, start-up and decoding included;
+  (d) floor: one trunk pass plus the bare matrix products of T heads (where the head has convolutions,
+      T times the difference of a deterministic pass and the trunk).
+(a) and (b) are linear in T: a few passes are timed after a warm-up, and scaled. Each measurement is
+a process of its own, so that its peak memory is its own. Then cost against rows and shard size.
+Out: benchmarks/results/throughput.json, from which README's table and throughput.svg are made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from benchmarks.networks import NETWORKS, SHAPES
+
+RESULT = Path(__file__).parent / "results" / "throughput.json"
+PASSES = (1, 10, 50, 100, 500)
+ROWS = {"article": 10_000, "mobilenet": 256, "blocks": 512}
+BATCH = {"article": 1000, "mobilenet": 64, "blocks": 128}
+_TIMED_PASSES = 3
+_VERSIONS = ("oodscreen", "onnxruntime-gpu", "onnx", "numpy", "pyarrow", "tensorflow", "keras", "tf2onnx")
+
+
+# Each measurement runs in a process of its own and prints one JSON object.
+
+
+def measure_keras(name: str, images: NDArray[np.uint8], _: Path, __: str) -> dict[str, Any]:
+    """Seconds of one pass of the article's loop over all images."""
+    from benchmarks.networks import build
+
+    model = build(name)
+    pixels = images * np.float32(1 / 255)
+    first = model.predict(pixels[:4], verbose=0)
+    assert np.any(first != model.predict(pixels[:4], verbose=0)), "dropout must be on"
+    batch = BATCH[name]
+    return {"seconds_a_pass": _median_of_passes(lambda: model.predict(pixels, batch_size=batch, verbose=0))}
+
+
+def measure_onnxruntime(name: str, images: NDArray[np.uint8], model: Path, device: str) -> dict[str, Any]:
+    """Seconds of one pass of the exported file, looped over batches."""
+    import onnxruntime
+
+    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
+    session = onnxruntime.InferenceSession(str(model), providers=[provider])
+    batch = BATCH[name]
+
+    def one_pass() -> None:
+        for start in range(0, len(images), batch):
+            session.run(None, {"image": images[start : start + batch]})
+
+    return {"seconds_a_pass": _median_of_passes(one_pass)}
+
+
+def measure_floor(name: str, images: NDArray[np.uint8], model: Path, device: str) -> dict[str, Any]:
+    """Seconds of one trunk pass, of one deterministic pass, and of the head's bare products."""
+    import onnxruntime
+
+    from export.contract import read_model
+    from export.graph import with_rate_zero
+    from screen.engine.plan import plan_engine, split_graph
+    from screen.engine.session import Part, choose_device
+    from screen.engine.sizes import infer_sizes
+
+    chosen = choose_device(device, 0)
+    exported = read_model(model)
+    plan = plan_engine(exported)
+    trunk = Part(plan.trunk, chosen)
+    batch = min(BATCH[name], len(images))
+    whole = onnxruntime.InferenceSession(
+        with_rate_zero(exported.proto).SerializeToString(), providers=[chosen.provider]
+    )
+
+    def trunk_pass() -> None:
+        for start in range(0, len(images), batch):
+            trunk.run({"image": trunk.put(images[start : start + batch])})
+
+    def whole_pass() -> None:
+        for start in range(0, len(images), batch):
+            whole.run(None, {"image": images[start : start + batch]})
+
+    seconds = {"trunk_seconds": _median_of_passes(trunk_pass), "deterministic_seconds": _median_of_passes(whole_pass)}
+    split = split_graph(exported.proto.graph)
+    if any(node.op_type == "Conv" for node in split.head):
+        return {**seconds, "head_seconds": max(0.0, seconds["deterministic_seconds"] - seconds["trunk_seconds"])}
+    sizes = infer_sizes(exported.proto)
+    shapes = [sizes.shapes[node.input[1]] for node in split.head if node.op_type in ("MatMul", "Gemm")]
+    products = [_bare_product(batch, inner, outer, chosen) for inner, outer in shapes]
+
+    def head_pass() -> None:
+        for _ in range(0, len(images), batch):
+            for product in products:
+                product()
+
+    return {**seconds, "head_seconds": _median_of_passes(head_pass)}
+
+
+def _bare_product(rows: int, inner: int, outer: int, device: Any) -> Callable[[], None]:
+    from onnx import TensorProto, helper, numpy_helper
+
+    from screen.engine.session import Part
+
+    rng = np.random.default_rng(0)
+    weight = numpy_helper.from_array(rng.random((inner, outer)).astype(np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, inner])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, outer])],
+        [weight],
+    )
+    part = Part(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), device)
+    x = part.put(rng.random((rows, inner)).astype(np.float32))
+
+    def run() -> None:
+        part.run({"x": x})
+
+    return run
+
+
+def measure_head(name: str, images: NDArray[np.uint8], model: Path, device: str) -> dict[str, Any]:
+    """Seconds of one pass of oodscreen's head: masks, products and statistics, the trunk left out."""
+    from screen.screener import Screener
+
+    passes = 50
+    screener = Screener(model, passes=passes, device=device)
+    rows = images[: BATCH[name]]
+    engine = screener._engine
+    whole = _median_of_passes(lambda: engine.summarize(rows))
+    trunk = _median_of_passes(lambda: engine._trunk.run({"image": engine._trunk.put(rows)}))
+    return {"seconds_a_pass": (whole - trunk) / passes * len(images) / len(rows)}
+
+
+def _median_of_passes(one_pass: Callable[[], Any]) -> float:
+    one_pass()
+    times = []
+    for _ in range(_TIMED_PASSES):
+        started = time.perf_counter()
+        one_pass()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+MEASURES = {
+    "keras": measure_keras,
+    "onnxruntime": measure_onnxruntime,
+    "floor": measure_floor,
+    "head": measure_head,
+}
+
+
+# The parent makes models and shards, starts the measurements in turn, and keeps what they print.
+
+
+def run_process(command: list[str]) -> tuple[str, float, float]:
+    """Output, wall seconds and peak memory in MiB of one process."""
+    started = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+    return output, time.perf_counter() - started, usage.ru_maxrss / 1024
+
+
+def measure(kind: str, name: str, model: Path, shards: Path, device: str) -> dict[str, Any]:
+    """One measurement in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.throughput", "--measure", kind, "--network", name]
+    output, _, memory = run_process([*command, "--model", str(model), "--shards", str(shards), "--device", device])
+    return {**json.loads(output.splitlines()[-1]), "peak_mib": round(memory)}
+
+
+def screen(model: Path, shards: Path, passes: int, device: str, *options: str) -> dict[str, Any]:
+    """`oodscreen run` as a process."""
+    with tempfile.TemporaryDirectory() as results:
+        command = [str(Path(sys.executable).with_name("oodscreen")), "run", str(model), str(shards), f"{results}/out"]
+        _, seconds, memory = run_process([*command, "-T", str(passes), "--device", device, *options])
+    return {"passes": passes, "seconds": round(seconds, 2), "peak_mib": round(memory)}
+
+
+def make_shards(name: str, data: Path, folder: Path) -> Path:
+    """Real images in shards: MNIST digits, or CIFAR-10 scaled up to the network's size."""
+    from PIL import Image
+
+    from screen.demo import decode_images
+
+    if name == "article":
+        return data / "mnist" / "test"
+    table = pq.read_table(sorted((data / "cifar10_jpeg").glob("*.parquet"))[0]).slice(0, ROWS[name])
+    images, _ = decode_images(table)
+    height, width, _ = SHAPES[name]
+    encoded = []
+    for image in images[..., 0]:
+        buffer = io.BytesIO()
+        Image.fromarray(image).resize((width, height)).save(buffer, "JPEG", quality=90)
+        encoded.append(buffer.getvalue())
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"image": encoded}), folder / "a.parquet", row_group_size=64)
+    return folder
+
+
+def read_pixels(shards: Path, shape: tuple[int, int, int], rows: int) -> NDArray[np.uint8]:
+    """The images of shards, for the measurements that do not read Parquet."""
+    from PIL import Image
+
+    images = []
+    for path in sorted(shards.glob("*.parquet")):
+        for row in pq.read_table(path)["image"].to_pylist():
+            data = row["bytes"] if isinstance(row, dict) else row
+            images.append(np.asarray(Image.open(io.BytesIO(data))).reshape(shape))
+    return np.stack(images)[:rows]
+
+
+def compare(name: str, data: Path, work: Path, device: str, repeats: int, passes: tuple[int, ...]) -> dict[str, Any]:
+    """All four on one network, in turn, `repeats` times; medians."""
+    from benchmarks.networks import build
+    from export.exporter import export_model
+
+    model = work / f"{name}.onnx"
+    export_model(build(name), model, scale=1 / 255)
+    shards = make_shards(name, data, work / name)
+    rounds = [{kind: measure(kind, name, model, shards, device) for kind in MEASURES} for _ in range(repeats)]
+    runs = []
+    for count in passes:
+        tries = [screen(model, shards, count, device) for _ in range(repeats if count <= 100 else 1)]
+        runs.append(sorted(tries, key=lambda run: run["seconds"])[len(tries) // 2])
+        print(f"{name}: T = {count}: {runs[-1]['seconds']} s, {runs[-1]['peak_mib']} MiB", flush=True)
+
+    def middle(kind: str, key: str) -> float:
+        return float(round(statistics.median(one[kind][key] for one in rounds), 5))
+
+    return {
+        "network": NETWORKS[name],
+        "rows": ROWS[name],
+        "keras_seconds_a_pass": middle("keras", "seconds_a_pass"),
+        "keras_peak_mib": middle("keras", "peak_mib"),
+        "onnxruntime_seconds_a_pass": middle("onnxruntime", "seconds_a_pass"),
+        "onnxruntime_peak_mib": middle("onnxruntime", "peak_mib"),
+        "trunk_seconds": middle("floor", "trunk_seconds"),
+        "deterministic_seconds": middle("floor", "deterministic_seconds"),
+        "head_floor_seconds_a_pass": middle("floor", "head_seconds"),
+        "head_seconds_a_pass": middle("head", "seconds_a_pass"),
+        "oodscreen": runs,
+    }
+
+
+def compare_sizes(data: Path, work: Path, device: str, rows: tuple[int, ...]) -> dict[str, Any]:
+    """Memory against rows at T = 2, and time against shard size at T = 10, for the article's network."""
+    model = work / "article.onnx"
+    source = sorted((data / "mnist" / "test").glob("*.parquet"))
+    by_rows = []
+    for count in rows:
+        folder = work / f"rows-{count}"
+        folder.mkdir()
+        for copy in range(count // 10_000):
+            for path in source:
+                (folder / f"{copy:03d}-{path.name}").symlink_to(path.resolve())
+        by_rows.append({"rows": count, **screen(model, folder, 2, device)})
+        print(f"rows {count}: {by_rows[-1]['seconds']} s, {by_rows[-1]['peak_mib']} MiB", flush=True)
+    table = pa.concat_tables([pq.read_table(path) for path in source])
+    by_shard = []
+    for size in (100, 1000, 10_000):
+        folder = work / f"shards-{size}"
+        folder.mkdir()
+        for start in range(0, len(table), size):
+            pq.write_table(table.slice(start, size), folder / f"{start:06d}.parquet")
+        by_shard.append({"rows_a_shard": size, **screen(model, folder, 10, device)})
+        print(f"shards of {size}: {by_shard[-1]['seconds']} s", flush=True)
+    return {"by_rows": by_rows, "by_shard_size": by_shard}
+
+
+def plot(result: dict[str, Any], target: Path) -> None:
+    """Seconds against T for each network, with all four."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "oodscreen"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(result["networks"]), figsize=(12, 3.6))
+    for axis, (name, one) in zip(np.atleast_1d(axes), result["networks"].items(), strict=True):
+        passes = np.array([run["passes"] for run in one["oodscreen"]])
+        axis.plot(passes, one["keras_seconds_a_pass"] * passes, "o--", label="Keras predict loop")
+        axis.plot(passes, one["onnxruntime_seconds_a_pass"] * passes, "s--", label="onnxruntime loop")
+        axis.plot(passes, [run["seconds"] for run in one["oodscreen"]], "D-", label="oodscreen, end to end")
+        floor = one["trunk_seconds"] + one["head_floor_seconds_a_pass"] * passes
+        axis.plot(passes, floor, ":", color="grey", label="floor: trunk + bare products")
+        axis.set(title=f"{name}, {one['rows']} rows", xscale="log", yscale="log", xlabel="passes T", ylabel="seconds")
+    np.atleast_1d(axes)[0].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(target, metadata={"Date": None})
+
+
+def main() -> None:
+    """Measure everything, or one thing in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("OODSCREEN_DATA", "../shared/data")))
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one repeat, small T, few rows; to try the script")
+    parser.add_argument("--measure", choices=sorted(MEASURES), help=argparse.SUPPRESS)
+    parser.add_argument("--network", choices=sorted(NETWORKS), help=argparse.SUPPRESS)
+    parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--shards", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        images = read_pixels(options.shards, SHAPES[options.network], ROWS[options.network])
+        print(json.dumps(MEASURES[options.measure](options.network, images, options.model, options.device)))
+        return
+    repeats, passes = (1, (1, 10)) if options.quick else (options.repeats, PASSES)
+    rows = (10_000, 20_000) if options.quick else (50_000, 1_000_000)
+    result: dict[str, Any] = {
+        "device": options.device,
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "versions": {name: version(name) for name in _VERSIONS},
+        "networks": {},
+    }
+    with tempfile.TemporaryDirectory() as work:
+        for name in NETWORKS:
+            result["networks"][name] = compare(name, options.data, Path(work), options.device, repeats, passes)
+        result["sizes"] = compare_sizes(options.data, Path(work), options.device, rows)
+    target = RESULT.with_stem("throughput-quick") if options.quick else RESULT
+    target = target if options.device == "cpu" else target.with_stem(f"{target.stem}-{options.device}")
+    target.write_text(json.dumps(result, indent=2) + "\n")
+    plot(result, target.with_suffix(".svg"))
+
+
+if __name__ == "__main__":
+    main()
