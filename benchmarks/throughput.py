@@ -41,6 +41,7 @@ RESULT = Path(__file__).parent / "results" / "throughput.json"
 PASSES = (1, 10, 50, 100, 500)
 ROWS = {"article": 10_000, "mobilenet": 256, "blocks": 512}
 BATCH = {"article": 1000, "mobilenet": 64, "blocks": 128}
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _TIMED_PASSES = 3
 _VERSIONS = ("oodscreen", "onnxruntime-gpu", "onnx", "numpy", "pyarrow", "tensorflow", "keras", "tf2onnx")
 
@@ -64,8 +65,7 @@ def measure_onnxruntime(name: str, images: NDArray[np.uint8], model: Path, devic
     """Seconds of one pass of the exported file, looped over batches."""
     import onnxruntime
 
-    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
-    session = onnxruntime.InferenceSession(str(model), providers=[provider])
+    session = onnxruntime.InferenceSession(str(model), providers=[PROVIDERS[device]])
     batch = BATCH[name]
 
     def one_pass() -> None:
@@ -82,21 +82,18 @@ def measure_floor(name: str, images: NDArray[np.uint8], model: Path, device: str
     from export.contract import read_model
     from export.graph import with_rate_zero
     from screen.engine.plan import plan_engine, split_graph
-    from screen.engine.session import Part, choose_device
     from screen.engine.sizes import infer_sizes
 
-    chosen = choose_device(device, 0)
+    provider = PROVIDERS[device]
     exported = read_model(model)
     plan = plan_engine(exported)
-    trunk = Part(plan.trunk, chosen)
     batch = min(BATCH[name], len(images))
-    whole = onnxruntime.InferenceSession(
-        with_rate_zero(exported.proto).SerializeToString(), providers=[chosen.provider]
-    )
+    trunk = onnxruntime.InferenceSession(plan.trunk.SerializeToString(), providers=[provider])
+    whole = onnxruntime.InferenceSession(with_rate_zero(exported.proto).SerializeToString(), providers=[provider])
 
     def trunk_pass() -> None:
         for start in range(0, len(images), batch):
-            trunk.run({"image": trunk.put(images[start : start + batch])})
+            trunk.run(None, {"image": images[start : start + batch]})
 
     def whole_pass() -> None:
         for start in range(0, len(images), batch):
@@ -108,7 +105,7 @@ def measure_floor(name: str, images: NDArray[np.uint8], model: Path, device: str
         return {**seconds, "head_seconds": max(0.0, seconds["deterministic_seconds"] - seconds["trunk_seconds"])}
     sizes = infer_sizes(exported.proto)
     shapes = [sizes.shapes[node.input[1]] for node in split.head if node.op_type in ("MatMul", "Gemm")]
-    products = [_bare_product(batch, inner, outer, chosen) for inner, outer in shapes]
+    products = [_bare_product(batch, inner, outer, provider) for inner, outer in shapes]
 
     def head_pass() -> None:
         for _ in range(0, len(images), batch):
@@ -118,10 +115,9 @@ def measure_floor(name: str, images: NDArray[np.uint8], model: Path, device: str
     return {**seconds, "head_seconds": _median_of_passes(head_pass)}
 
 
-def _bare_product(rows: int, inner: int, outer: int, device: Any) -> Callable[[], None]:
+def _bare_product(rows: int, inner: int, outer: int, provider: str) -> Callable[[], None]:
+    import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
-
-    from screen.engine.session import Part
 
     rng = np.random.default_rng(0)
     weight = numpy_helper.from_array(rng.random((inner, outer)).astype(np.float32), "w")
@@ -132,17 +128,19 @@ def _bare_product(rows: int, inner: int, outer: int, device: Any) -> Callable[[]
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, outer])],
         [weight],
     )
-    part = Part(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), device)
-    x = part.put(rng.random((rows, inner)).astype(np.float32))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=[provider])
+    x = rng.random((rows, inner)).astype(np.float32)
 
     def run() -> None:
-        part.run({"x": x})
+        session.run(None, {"x": x})
 
     return run
 
 
 def measure_head(name: str, images: NDArray[np.uint8], model: Path, device: str) -> dict[str, Any]:
     """Seconds of one pass of oodscreen's head: masks, products and statistics, the trunk left out."""
+    from screen.engine.passes import _Rows
     from screen.screener import Screener
 
     passes = 50
@@ -150,7 +148,7 @@ def measure_head(name: str, images: NDArray[np.uint8], model: Path, device: str)
     rows = images[: BATCH[name]]
     engine = screener._engine
     whole = _median_of_passes(lambda: engine.summarize(rows))
-    trunk = _median_of_passes(lambda: engine._trunk.run({"image": engine._trunk.put(rows)}))
+    trunk = _median_of_passes(lambda: engine._run_trunk(_Rows(rows)))
     return {"seconds_a_pass": (whole - trunk) / passes * len(images) / len(rows)}
 
 
@@ -175,17 +173,27 @@ MEASURES = {
 # The parent makes models and shards, starts the measurements in turn, and keeps what they print.
 
 
+_LAUNCHER = """
+import json, os, sys, time
+started = time.perf_counter()
+child = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ)
+_, status, usage = os.wait4(child, 0)
+print("\\n" + json.dumps([time.perf_counter() - started, usage.ru_maxrss / 1024]))
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+"""Starts the process that is measured from a small one: a child's peak counts what it was forked from."""
+
+
 def run_process(command: list[str]) -> tuple[str, float, float]:
     """Output, wall seconds and peak memory in MiB of one process."""
-    started = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None
-        output = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
-    return output, time.perf_counter() - started, usage.ru_maxrss / 1024
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", _LAUNCHER, *command], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
+    output, _, usage = done.stdout.rstrip("\n").rpartition("\n")
+    seconds, memory = json.loads(usage)
+    return output, seconds, memory
 
 
 def measure(kind: str, name: str, model: Path, shards: Path, device: str) -> dict[str, Any]:

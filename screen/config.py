@@ -60,7 +60,9 @@ class RunConfig:
     ] = None
     max_pixels: Annotated[int, typer.Option(help="Images with more pixels than this are not decoded.")] = 2**26
     device: Annotated[str, typer.Option(help="auto, cpu or cuda; auto takes CUDA where a session gets it.")] = "auto"
-    threads: Annotated[int, typer.Option(help="Threads inside an operator and for decoding; 0 for all cores.")] = 0
+    threads: Annotated[
+        int, typer.Option(help="Threads for passes and for decoding; 0 for all cores. Results do not depend on it.")
+    ] = 0
     memory: Annotated[int, typer.Option(help="MiB that the tensors of a run may take.")] = 512
     force: Annotated[bool, typer.Option("--force", help="Do every shard again, whatever OUTPUT holds.")] = False
 

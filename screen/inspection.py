@@ -12,6 +12,7 @@ from pathlib import Path
 from export.contract import ModelContract, read_model
 from screen.config import RunConfig
 from screen.engine.plan import EnginePlan, plan_engine
+from screen.engine.session import usable_cores
 
 _MIB = 2**20
 
@@ -25,7 +26,7 @@ class Inspection:
         digest: SHA-256 of its bytes.
         contract: what it promises.
         boundary: the tensors between trunk and head, with the shape of one row.
-        sites: for each site its name and how its masks are applied: `weights` or `batch`.
+        sites: for each site its name and how its masks are applied: `weights`, `thinned` or `batch`.
         trunk_share: share of one pass' arithmetic that is done once for all passes.
         passes: T.
         passes_per_run: passes that one session run makes.
@@ -52,7 +53,11 @@ class Inspection:
 
     def to_text(self) -> str:
         """For people."""
-        ways = {"weights": "masks go into the weights behind it", "batch": "passes go into the batch axis"}
+        ways = {
+            "weights": "masks go into the weights behind it",
+            "thinned": "as before, and only the units that it keeps are computed",
+            "batch": "passes go into the batch axis",
+        }
         boundary = ", ".join(f"{name} [B, {', '.join(map(str, shape))}]" for name, shape in self.boundary.items())
         lines = [
             f"{self.model}  sha256 {self.digest[:16]}",
@@ -87,7 +92,7 @@ def inspect_model(path: Path, config: RunConfig) -> Inspection:
         trunk_share=plan.trunk_share,
         passes=config.passes,
         passes_per_run=min(plan.passes_per_run, config.passes),
-        rows_per_run=plan.rows_per_run(config.memory * _MIB),
+        rows_per_run=plan.rows_per_run(config.memory * _MIB, config.threads or usable_cores()),
         memory=config.memory,
         relative_cost=plan.relative_cost(config.passes),
     )

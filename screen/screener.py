@@ -34,7 +34,7 @@ class Screener:
             `per-row`: independent masks for every row, as the article has them.
         flag_if: when to flag a row; the default follows from the kind of output.
         device: `auto`, `cpu` or `cuda`.
-        threads: threads inside an operator; 0 for all cores.
+        threads: threads that share the work; 0 for all cores. Results do not depend on it.
         memory: MiB that the tensors of a run may take.
         notify: told in one line when memory ran out and the runs become smaller.
 

@@ -7,7 +7,8 @@ of `[P, B, ...]` with `[P, 1, ...]`; where the boundary comes in it is `[1, B, .
 it is made first.
 
 Where only a constant weight lies behind a site (see `screen.engine.weights`), the mask goes into
-the weight, and one batched product `[1, B, F] x [P, F, H]` reads the boundary in place.
+the weight, and one batched product `[1, B, F] x [P, F, H]` reads the boundary in place. Units that
+the next site drops are left out of it (see `screen.engine.thinning`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from export.errors import EngineFailed
 from screen.engine.builder import PREFIX, GraphBuilder
 from screen.engine.reduction import add_statistics
 from screen.engine.sizes import TensorSizes
+from screen.engine.thinning import ThinnedLayer, find_thinned_layers
 from screen.engine.weights import WeightChain, find_weight_chain
 
 
@@ -35,12 +37,14 @@ class Head:
         statistics: names of the outputs.
         masks: for each site by name, the input that takes its masks.
         chains: for the sites whose masks go into weights, by name, the chain behind them.
+        units: for each site behind a thinned layer, by name, the input that takes the units kept.
     """
 
     graph: onnx.GraphProto
     statistics: tuple[str, ...]
     masks: dict[str, str]
     chains: dict[str, WeightChain]
+    units: dict[str, str]
 
 
 def build_head(
@@ -51,6 +55,7 @@ def build_head(
     sizes: TensorSizes,
     *,
     masks_in_weights: bool,
+    thin_layers: bool,
     raw: bool,
 ) -> Head:
     """Build the head graph.
@@ -62,6 +67,7 @@ def build_head(
         boundary: names of the trunk's values that these read.
         sizes: shapes of the values of `whole`.
         masks_in_weights: put masks into weights where that is exact.
+        thin_layers: leave out what the next site drops, where masks are in weights.
         raw: give every pass, `[P, B, C]`, instead of statistics.
 
     Raises:
@@ -70,10 +76,22 @@ def build_head(
     sites = {site.name: site for site in contract.sites}
     masks = {name: f"{PREFIX}mask_{index}" for index, name in enumerate(sites)}
     chains = _find_chains(whole, nodes, sizes) if masks_in_weights else {}
-    absorbed = frozenset(name for chain in chains.values() for name in chain.outputs)
+    thinned = find_thinned_layers(whole, contract.sites, chains, sizes) if thin_layers else {}
+    units = {layer.second_site: f"{masks[layer.second_site]}_units" for layer in thinned.values()}
+    absorbed = frozenset(
+        name
+        for outputs in (*(chain.outputs for chain in chains.values()), *(layer.outputs for layer in thinned.values()))
+        for name in outputs
+    )
     writer = _HeadWriter(GraphBuilder(next(iter(masks.values()))), frozenset(boundary), sizes)
     for node in nodes:
-        if node.domain == DOMAIN and node.name in chains:
+        if node.name in units:
+            continue  # the layer in front of it does its work
+        if node.name in thinned:
+            layer = thinned[node.name]
+            second = layer.second_site
+            writer.thin_layer(node, masks[node.name], sites[node.name], layer, masks[second], units[second])
+        elif node.domain == DOMAIN and node.name in chains:
             writer.mask_weights(node, masks[node.name], sites[node.name], chains[node.name])
         elif node.domain == DOMAIN:
             writer.mask_data(node, masks[node.name])
@@ -84,8 +102,11 @@ def build_head(
     builder = writer.builder
     read = {name for node in builder.nodes for name in node.input}
     inputs = boundary_values(boundary, sizes)
+    inputs += [helper.make_tensor_value_info(name, TensorProto.INT64, ["P", None]) for name in units.values()]
     for name, mask in masks.items():
         shape: list[str | int | None] = ["P", None, *sites[name].noise_shape]
+        if name in units:
+            shape = ["P", 1, None]
         inputs.append(helper.make_tensor_value_info(mask, TensorProto.FLOAT, shape))
     graph = helper.make_graph(
         builder.nodes,
@@ -94,7 +115,7 @@ def build_head(
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in statistics.items()],
         [*(value for value in whole.initializer if value.name in read), *builder.constants],
     )
-    return Head(graph, tuple(statistics), masks, chains)
+    return Head(graph, tuple(statistics), masks, chains, units)
 
 
 def boundary_values(names: Sequence[str], sizes: TensorSizes) -> list[onnx.ValueInfoProto]:
@@ -136,12 +157,7 @@ class _HeadWriter:
     def mask_weights(self, node: onnx.NodeProto, mask: str, site: Site, chain: WeightChain) -> None:
         """A site and the product behind it: the input times P masked weights."""
         add, constant = self.builder.add, self.builder.constant
-        self._demand_rows(node.input[0])
-        mask = add("Squeeze", [mask, constant([1])])
-        if site.noise_shape != site.shape:
-            target = add("Concat", [self.builder.passes, constant(site.shape)], axis=0)
-            mask = add("Expand", [mask, target])
-        column = add("Unsqueeze", [self._through(chain, mask), constant([2])])
+        column = add("Unsqueeze", [self._flat_mask(node, mask, site, chain), constant([2])])
         weight = add("Transpose", [chain.weight], perm=[1, 0]) if chain.transposed else chain.weight
         masked = add("Mul", [column, weight])
         data = node.input[0]
@@ -151,6 +167,70 @@ class _HeadWriter:
         if chain.bias:
             product = add("Add", [product, chain.bias])
         self.builder.fold(product, chain.product.output[0])
+
+    def thin_layer(
+        self, node: onnx.NodeProto, mask: str, site: Site, layer: ThinnedLayer, second_mask: str, units: str
+    ) -> None:
+        """A site, its product, what is done to single units, the next site and its product.
+
+        Args:
+            node: the first site.
+            mask: its masks, `[P, 1, *noise_shape]`.
+            site: its shapes.
+            layer: what lies behind it.
+            second_mask: the next site's masks for the units kept, `[P, 1, K]`.
+            units: the units kept, `[P, K]`.
+        """
+        add, constant, first, second = self.builder.add, self.builder.constant, layer.first, layer.second
+        row = add("Unsqueeze", [self._flat_mask(node, mask, site, first), constant([1])])
+        by_unit = first.weight if first.transposed else add("Transpose", [first.weight], perm=[1, 0])
+        masked = add("Mul", [add("Gather", [by_unit, units], axis=0), row])  # [P, K, F]
+        values = self._times_units(node.input[0], first, masked, units)  # [P, B, K]
+        if first.bias:
+            values = add("Add", [values, self._of_units(first.bias, units)])
+        data = first.product.output[0]
+        for step in layer.between:
+            inputs = [values if name == data else self._of_units(name, units) for name in step.input]
+            values = self.builder.add_copy(step, iter(inputs), self.builder.fresh("units"))
+            data = step.output[0]
+        weight = add("Transpose", [second.weight], perm=[1, 0]) if second.transposed else second.weight
+        column = add("Transpose", [second_mask], perm=[0, 2, 1])
+        masked = add("Mul", [add("Gather", [weight, units], axis=0), column])  # [P, K, C]
+        product = add("MatMul", [values, masked])
+        if second.bias:
+            product = add("Add", [product, second.bias])
+        self.builder.fold(product, second.product.output[0])
+
+    def _times_units(self, data: str, chain: WeightChain, masked: str, units: str) -> str:
+        """Rows times masked weights `[P, K, F]`: `[P, B, K]`.
+
+        The boundary is read once for all passes of a run, by one product with P * K columns.
+        """
+        add, constant = self.builder.add, self.builder.constant
+        rows = self._through(chain, data)
+        if data not in self._boundary:
+            return add("MatMul", [self.builder.unfold(rows), add("Transpose", [masked], perm=[0, 2, 1])])
+        inner = self._sizes.shapes[chain.product.input[0]][1]
+        joined = add("Gemm", [rows, add("Reshape", [masked, constant([-1, inner])])], transB=1)
+        target = add("Concat", [constant([-1]), add("Shape", [units])], axis=0)
+        return add("Transpose", [add("Reshape", [joined, target])], perm=[1, 0, 2])
+
+    def _of_units(self, name: str, units: str) -> str:
+        """A constant of a layer as it is for the units kept: `[P, 1, K]`; a single number stays."""
+        if self._sizes.shapes[name] in ((), (1,)):
+            return name
+        picked = self.builder.add("Gather", [name, units], axis=0)
+        return self.builder.add("Unsqueeze", [picked, self.builder.constant([1])])
+
+    def _flat_mask(self, node: onnx.NodeProto, mask: str, site: Site, chain: WeightChain) -> str:
+        """Masks `[P, 1, *noise_shape]` as what the product sees of them: `[P, F]`."""
+        add, constant = self.builder.add, self.builder.constant
+        self._demand_rows(node.input[0])
+        mask = add("Squeeze", [mask, constant([1])])
+        if site.noise_shape != site.shape:
+            target = add("Concat", [self.builder.passes, constant(site.shape)], axis=0)
+            mask = add("Expand", [mask, target])
+        return self._through(chain, mask)
 
     def _through(self, chain: WeightChain, value: str) -> str:
         """Send a value with any number of rows (or of masks) through the chain's shape operations."""

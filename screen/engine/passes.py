@@ -1,14 +1,19 @@
 """Run T passes over a batch of images: trunk once, head in runs of P passes.
 
-In: `uint8 [B, H, W, C]`. Out: a `PassSummary` of the B rows, or the raw passes. A row's numbers
-are the same in every batch: no kernel ever sees a single row or a single pass (onnxruntime takes
-another one there), and T is cut into runs in a way that follows from the model alone.
+In: `uint8 [B, H, W, C]`. Out: a `PassSummary` of the B rows, or the raw passes.
+
+A row's numbers are the same bits in every batch and with any number of threads. No kernel ever
+sees a single row or a single pass (onnxruntime takes another one there); T is cut into runs in a
+way that follows from the model alone; and an operator runs in one thread, because onnxruntime cuts
+a product for its threads by rows or by columns, depending on the number of rows, and sums
+differently then. The threads share rows in the trunk and runs of passes in the head instead.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import accumulate
@@ -23,6 +28,7 @@ from screen.engine.plan import EnginePlan
 from screen.engine.reduction import ENERGY, ENTROPY, M2, M3, M4, RAW_OUTPUT, VOTES
 from screen.engine.session import Device, Part, to_numpy
 from screen.engine.statistics import PassSummary, RunStatistics, concatenate, summarize
+from screen.engine.thinning import choose_units
 
 _LEAST_ROWS = 2
 
@@ -89,7 +95,9 @@ class PassEngine:
         self.passes = passes
         self.seed = seed
         self.device = device
-        self.rows_per_run = plan.rows_per_run(memory)
+        self._workers = device.workers
+        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="passes")
+        self.rows_per_run = plan.rows_per_run(memory, self._workers)
         self._notify = notify
         self._trunk = Part(plan.trunk, device)
         self._head = Part(plan.head, device)
@@ -129,25 +137,43 @@ class PassEngine:
         Args:
             images: `uint8 [B, H, W, C]`, B at least 1.
         """
-        chunks = [
-            _Rows(images[start : start + self.rows_per_run]) for start in range(0, len(images), self.rows_per_run)
-        ]
+        step = self.rows_per_run
+        chunks = [_Rows(images[start : start + step]) for start in range(0, len(images), step)]
         boundaries = [self._run_trunk(rows) for rows in chunks]
-        for run in self._runs:
-            parts = [
-                self._run_head(boundary, run, rows, (RAW_OUTPUT,))[RAW_OUTPUT][: run.count, : rows.count]
-                for rows, boundary in zip(chunks, boundaries, strict=True)
-            ]
-            yield np.concatenate(parts, axis=1)
+
+        def run_all_rows(run: _Run) -> NDArray[np.float32]:
+            parts = []
+            for rows, boundary in zip(chunks, boundaries, strict=True):
+                outputs = self._run_head(boundary, run, rows, (RAW_OUTPUT,))
+                parts.append(outputs[RAW_OUTPUT][: run.count, : rows.count])
+            return np.concatenate(parts, axis=1)
+
+        for start in range(0, len(self._runs), self._workers):
+            yield from self._pool.map(run_all_rows, self._runs[start : start + self._workers])
 
     def _summarize_rows(self, images: NDArray[np.uint8]) -> PassSummary:
-        rows = _Rows(images)
-        boundary = self._run_trunk(rows)
-        statistics = (self._reduce(boundary, run, rows) for run in self._runs)
-        return summarize(reduce(RunStatistics.merge, statistics), self.plan.contract.output_kind)
+        """One batch that fits: its trunk, then every run of passes, merged in their order."""
+        slices = _cut(images, -(-self._workers // len(self._runs)))
+        rows = [_Rows(part) for part in slices]
+        boundaries = [self._run_trunk(part) for part in rows]
+        tasks = [(boundary, run, part) for part, boundary in zip(rows, boundaries, strict=True) for run in self._runs]
+        reduced = list(self._pool.map(lambda task: self._reduce(*task), tasks))
+        summaries = []
+        for index in range(len(rows)):
+            runs = reduced[index * len(self._runs) : (index + 1) * len(self._runs)]
+            summaries.append(summarize(reduce(RunStatistics.merge, runs), self.plan.contract.output_kind))
+        return concatenate(summaries)
 
     def _run_trunk(self, rows: _Rows) -> dict[str, Any]:
-        return self._trunk.run({self.plan.contract.input_name: self._trunk.put(rows.fed)})
+        """The boundary of some rows; its parts are computed at the same time."""
+        name = self.plan.contract.input_name
+        parts = list(
+            self._pool.map(lambda part: self._trunk.run({name: self._trunk.put(part)}), _cut(rows.fed, self._workers))
+        )
+        if len(parts) == 1:
+            return parts[0]
+        joined = {name: np.concatenate([part[name].numpy() for part in parts]) for name in self.plan.boundary}
+        return {name: self._head.put(values) for name, values in joined.items()}
 
     def _run_head(
         self, boundary: dict[str, Any], run: _Run, rows: _Rows, outputs: Sequence[str]
@@ -168,21 +194,24 @@ class PassEngine:
         return self._draw_shared(run) if self.plan.masks == "shared" else self._draw_per_row(run, rows)
 
     def _draw_shared(self, run: _Run) -> dict[str, Any]:
-        return {
-            site.mask_name: self._put_masks(draw_masks(self.seed, site.site, run.start, run.count), run)
-            for site in self.plan.sites
-        }
+        values: dict[str, Any] = {}
+        for site in self.plan.sites:
+            masks = draw_masks(self.seed, site.site, run.start, run.count)
+            if site.units_name:
+                units, masks = choose_units(masks)
+                values[site.units_name] = self._put(units, run)
+            values[site.mask_name] = self._put(masks, run)
+        return values
 
     def _draw_per_row(self, run: _Run, rows: _Rows) -> dict[str, Any]:
         return {
-            site.mask_name: self._put_masks(
-                draw_row_masks(self.seed, site.site, rows.identities, run.start, run.count), run
-            )
+            site.mask_name: self._put(draw_row_masks(self.seed, site.site, rows.identities, run.start, run.count), run)
             for site in self.plan.sites
         }
 
-    def _put_masks(self, masks: NDArray[np.float32], run: _Run) -> Any:
-        return self._head.put(np.resize(masks, (run.fed, *masks.shape[1:])) if run.fed != run.count else masks)
+    def _put(self, values: NDArray[Any], run: _Run) -> Any:
+        """A value for each pass, on the device; a single pass is fed twice."""
+        return self._head.put(np.resize(values, (run.fed, *values.shape[1:])) if run.fed != run.count else values)
 
     def _go_on_with(self, rows: int, *, instead_of: int) -> None:
         """After memory ran out: fewer rows in a run. Results do not depend on it; it is said once."""
@@ -190,3 +219,9 @@ class PassEngine:
             self._notify(f"memory ran out with {instead_of} rows in a run; going on with {rows}")
             self._notify = None
         self.rows_per_run = rows
+
+
+def _cut(images: NDArray[np.uint8], parts: int) -> list[NDArray[np.uint8]]:
+    """At most so many slices of nearly equal size, none of a single row unless there is but one."""
+    parts = max(1, min(parts, len(images) // _LEAST_ROWS))
+    return np.array_split(images, parts)

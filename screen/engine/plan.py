@@ -18,7 +18,7 @@ from onnx import helper
 
 from export.contract import DOMAIN, ExportedModel, ModelContract, Site
 from export.errors import ContractRefused, EngineFailed
-from screen.engine.head import boundary_values, build_head
+from screen.engine.head import Head, boundary_values, build_head
 from screen.engine.sizes import count_flops, infer_sizes, largest_bytes
 
 PASSES_PER_RUN_MIN = 3
@@ -60,12 +60,15 @@ class SitePlan:
         site: name, rate and shapes, from the contract.
         mask_name: the head's input for this site's masks, `float32 [P, 1, *noise_shape]`.
         how: `weights` (the mask multiplies the weights behind the site, the boundary is never
-            copied) or `batch` (the passes are folded into the batch axis).
+            copied), `thinned` (the same, and the layer in front is computed only for the units that
+            this site keeps) or `batch` (the passes are folded into the batch axis).
+        units_name: for `thinned`, the head's input for the units kept, `int64 [P, K]`; else "".
     """
 
     site: Site
     mask_name: str
     how: str
+    units_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,10 +113,10 @@ class EnginePlan:
         """Arithmetic of T passes relative to one pass of the whole network, by matrix products alone."""
         return self.trunk_share + passes * (1 - self.trunk_share)
 
-    def rows_per_run(self, memory: int) -> int:
-        """How many rows one run of trunk and head may hold in `memory` bytes; at least 2."""
-        fixed = self.passes_per_run * self.head_pass_bytes
-        each = self.trunk_row_bytes + self.passes_per_run * self.head_row_bytes
+    def rows_per_run(self, memory: int, workers: int = 1) -> int:
+        """How many rows may be run in `memory` bytes, with so many runs at a time; at least 2."""
+        fixed = workers * self.passes_per_run * self.head_pass_bytes
+        each = self.trunk_row_bytes + workers * self.passes_per_run * self.head_row_bytes
         return max(2, (memory - fixed) // max(each, 1))
 
     def runs(self, passes: int) -> tuple[int, ...]:
@@ -124,7 +127,12 @@ class EnginePlan:
 
 
 def plan_engine(
-    model: ExportedModel, *, masks: str = "shared", masks_in_weights: bool = True, raw: bool = False
+    model: ExportedModel,
+    *,
+    masks: str = "shared",
+    masks_in_weights: bool = True,
+    thin_layers: bool = True,
+    raw: bool = False,
 ) -> EnginePlan:
     """Plan how to run an exported model.
 
@@ -134,6 +142,8 @@ def plan_engine(
             masks for every row; these never go into weights).
         masks_in_weights: let masks multiply weights where that is exact; otherwise the passes
             are folded into the batch axis everywhere. Both give the same numbers.
+        thin_layers: leave out the units that the next site drops, where masks are in weights. The
+            numbers are the same.
         raw: let the head give every pass instead of statistics.
 
     Raises:
@@ -152,6 +162,7 @@ def plan_engine(
         split.boundary,
         sizes,
         masks_in_weights=masks_in_weights and masks == "shared",
+        thin_layers=thin_layers,
         raw=raw,
     )
     copied = [node for node in split.head if not any(chain.reads_in_place(node) for chain in head.chains.values())]
@@ -165,10 +176,7 @@ def plan_engine(
         trunk=_make_part(model.proto, _trunk_graph(graph, split, boundary_values(split.boundary, sizes))),
         head=_make_part(model.proto, head.graph),
         boundary=split.boundary,
-        sites=tuple(
-            SitePlan(site, head.masks[site.name], "weights" if site.name in head.chains else "batch")
-            for site in model.contract.sites
-        ),
+        sites=tuple(_plan_site(site, head) for site in model.contract.sites),
         statistics=head.statistics,
         passes_per_run=min(max(fitting, PASSES_PER_RUN_MIN), PASSES_PER_RUN_MAX),
         trunk_row_bytes=largest_bytes(split.trunk, sizes),
@@ -178,6 +186,12 @@ def plan_engine(
         trunk_flops=count_flops(split.trunk, sizes),
         head_flops=count_flops(split.head, sizes),
     )
+
+
+def _plan_site(site: Site, head: Head) -> SitePlan:
+    units = head.units.get(site.name, "")
+    how = "thinned" if units else "weights" if site.name in head.chains else "batch"
+    return SitePlan(site, head.masks[site.name], how, units)
 
 
 def split_graph(graph: onnx.GraphProto) -> GraphSplit:

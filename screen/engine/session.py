@@ -34,13 +34,18 @@ class Device:
 
     Attributes:
         name: `cpu` or `cuda`, as onnxruntime's I/O binding calls it.
-        threads: threads inside an operator; 0 for all cores.
+        threads: how many threads work on the CPU.
         note: what `auto` has to say about its choice; "" where there is nothing to say.
     """
 
     name: str
     threads: int
     note: str = ""
+
+    @property
+    def workers(self) -> int:
+        """How many session runs go on at a time: one for each thread, or one on a GPU."""
+        return max(1, self.threads) if self.name == "cpu" else 1
 
     @property
     def provider(self) -> str:
@@ -53,7 +58,7 @@ def choose_device(wanted: str, threads: int) -> Device:
 
     Args:
         wanted: `auto` (CUDA if it works, else the CPU), `cpu` or `cuda`.
-        threads: threads inside an operator; 0 for all cores.
+        threads: how many may work on the CPU; 0 for all cores.
 
     Raises:
         OptionRefused: CUDA was demanded and a session does not get it, or there is no such device.
@@ -62,7 +67,7 @@ def choose_device(wanted: str, threads: int) -> Device:
         raise OptionRefused(
             f"There is no device {wanted!r}.", wanted=" or ".join(DEVICES), next_step="choose one of these"
         )
-    threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads
+    threads = threads or usable_cores()
     if wanted == "cpu":
         return Device("cpu", threads)
     if _PROVIDERS["cuda"] in onnxruntime.get_available_providers():
@@ -81,6 +86,11 @@ def choose_device(wanted: str, threads: int) -> Device:
             next_step="pip install 'oodscreen[cuda]' on a machine with a GPU, or use --device cpu",
         )
     return Device("cpu", threads, note=f"running on the CPU: {why}")
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Part:
@@ -195,7 +205,7 @@ def to_numpy(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, NDArr
 
 def _open(data: bytes, device: Device) -> Any:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = device.threads
+    options.intra_op_num_threads = 1  # see `screen.engine.passes`: threads share work between runs
     options.log_severity_level = _FATAL_ONLY
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     onnxruntime.set_default_logger_severity(_FATAL_ONLY)

@@ -20,6 +20,8 @@ CUDA_KERNELS: dict[str, frozenset[int]] = {
     "Exp": frozenset({FLOAT, DOUBLE}),
     "Expand": frozenset({FLOAT, DOUBLE, INT64, BOOL}),
     "Flatten": frozenset({FLOAT, DOUBLE, INT64, BOOL}),
+    "Gather": frozenset({FLOAT, DOUBLE, INT64, BOOL}),
+    "Gemm": frozenset({FLOAT, DOUBLE}),
     "Greater": frozenset({FLOAT, DOUBLE, INT64}),
     "Identity": frozenset({FLOAT, DOUBLE, INT64, BOOL}),
     "Log": frozenset({FLOAT, DOUBLE}),

@@ -220,11 +220,39 @@ def site_on_a_side_path() -> ExportedModel:
     return g.finish(g.op("Add", g.dense(g.flat(), 48, 5), g.dense(g.site(g.flat(), 48), 48, 5)), 5)
 
 
+def three_layers() -> ExportedModel:
+    """A layer is thinned in front of the second site; the third site is behind that one."""
+    g = Graph()
+    x = g.op("LeakyRelu", g.dense(g.site(g.flat(), 48), 48, 20), alpha=0.1)
+    x = g.op("Mul", g.op("Tanh", x), g.weight(20))
+    x = g.op("Relu", g.dense(g.site(x, 20, rate=0.6), 20, 10))
+    return g.finish(g.dense(g.site(x, 10), 10, 5), 5)
+
+
+def layer_read_twice() -> ExportedModel:
+    """The layer between two sites goes elsewhere too: none of its units can be left out."""
+    g = Graph()
+    x = g.op("Relu", g.dense(g.site(g.flat(), 48), 48, 12))
+    return g.finish(g.op("Add", g.dense(g.site(x, 12), 12, 5), g.dense(x, 12, 5)), 5)
+
+
+def thinned_behind_a_batch_site() -> ExportedModel:
+    """The thinned layer reads stochastic values, not the boundary."""
+    g = Graph()
+    tokens = g.site(g.op("Reshape", g.image, g.const(np.array([-1, 16, 3]))), 16, 3)
+    x = g.op("Flatten", g.op("MatMul", tokens, g.weight(3, 2)), axis=1)
+    x = g.op("Sub", g.op("Gemm", g.site(g.op("Tanh", x), 32), g.weight(9, 32), g.weight(9), transB=1), g.weight(9))
+    return g.finish(g.op("Gemm", g.site(x, 9, rate=0.7), g.weight(5, 9), g.weight(5), transB=1), 5)
+
+
 GRAPHS: dict[str, tuple[Callable[[], ExportedModel], tuple[str, ...]]] = {
-    "dense_chain": (dense_chain, ("weights", "weights")),
+    "dense_chain": (dense_chain, ("weights", "thinned")),
     "site_before_flatten": (site_before_flatten, ("weights",)),
     "spatial_before_flatten": (spatial_before_flatten, ("weights",)),
-    "gemm_transposed": (gemm_transposed, ("weights", "weights")),
+    "gemm_transposed": (gemm_transposed, ("weights", "thinned")),
+    "three_layers": (three_layers, ("weights", "thinned", "weights")),
+    "layer_read_twice": (layer_read_twice, ("weights", "weights")),
+    "thinned_behind_a_batch_site": (thinned_behind_a_batch_site, ("batch", "weights", "thinned")),
     "scaled_gemm": (scaled_gemm, ("batch",)),
     "residual": (residual, ("weights", "weights")),
     "site_read_twice": (site_read_twice, ("batch",)),

@@ -47,6 +47,18 @@ def test_a_row_has_the_same_bits_whatever_memory_there_is(article: ExportedModel
     assert_equal_rows(small.summarize(digits[:300]), whole, slice(None))
 
 
+@pytest.mark.parametrize("passes", [2, 17, 50])
+def test_a_row_has_the_same_bits_with_any_number_of_threads(
+    article: ExportedModel, digits: NDArray[np.uint8], passes: int
+) -> None:
+    plan = plan_engine(article)
+    whole = engine(article, passes).summarize(digits[:100])
+    for threads in (1, 3, 8):
+        other = PassEngine(plan, passes=passes, seed=1, device=Device("cpu", threads), memory=2**28)
+        assert_equal_rows(other.summarize(digits[:100]), whole, slice(None))
+        assert_equal_rows(other.summarize(digits[40:45]), whole, slice(40, 45))
+
+
 def test_the_seed_decides(article: ExportedModel, digits: NDArray[np.uint8]) -> None:
     one, same, other = (engine(article, 10, seed=seed).summarize(digits[:50]) for seed in (1, 1, 2))
     assert_equal_rows(same, one, slice(None))

@@ -9,29 +9,38 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from export.contract import ExportedModel
+from export.contract import ExportedModel, Site
 from export.errors import ContractRefused, EngineFailed
-from screen.engine.masks import draw_mask
+from screen.engine.masks import draw_mask, draw_masks
 from screen.engine.passes import PassEngine
 from screen.engine.plan import plan_engine
 from screen.engine.session import Device
 from screen.engine.statistics import PassSummary
+from screen.engine.thinning import choose_units
 from tests.screen.engine.graphs import GRAPHS, SHAPE, Graph, pass_by_pass
 
 CPU = Device("cpu", 1)
 IMAGES = np.random.default_rng(1).integers(0, 256, (9, *SHAPE), dtype=np.uint8)
 
 
-def run_engine(model: ExportedModel, passes: int, *, masks_in_weights: bool = True) -> PassSummary:
-    plan = plan_engine(model, masks_in_weights=masks_in_weights)
+WAYS = {
+    "thinned": (True, True),
+    "weights": (True, False),
+    "batch": (False, False),
+}
+
+
+def run_engine(model: ExportedModel, passes: int, way: str = "thinned") -> PassSummary:
+    weights, thin = WAYS[way]
+    plan = plan_engine(model, masks_in_weights=weights, thin_layers=thin)
     return PassEngine(plan, passes=passes, seed=5, device=CPU, memory=2**28).summarize(IMAGES)
 
 
-@pytest.mark.parametrize("masks_in_weights", [True, False])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", GRAPHS)
-def test_the_plan_gives_what_the_graph_gives_pass_by_pass(name: str, masks_in_weights: bool) -> None:
+def test_the_plan_gives_what_the_graph_gives_pass_by_pass(name: str, way: str) -> None:
     model = GRAPHS[name][0]()
-    summary = run_engine(model, 40, masks_in_weights=masks_in_weights)
+    summary = run_engine(model, 40, way)
     expected = pass_by_pass(model, IMAGES, 40, seed=5)
     np.testing.assert_allclose(summary.mean, expected.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(summary.std, expected.std(axis=0), atol=1e-5)
@@ -190,3 +199,21 @@ def test_a_tiny_std_close_to_certainty_is_right_to_one_percent() -> None:
 def pass_by_pass_logits(model: ExportedModel, passes: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     (site,) = model.contract.sites
     return np.array([draw_mask(5, site, index).astype(np.float64).sum() * 9.2 / 48 for index in range(passes)])
+
+
+def test_the_units_that_are_computed_are_those_that_are_kept_and_a_fill() -> None:
+    masks = draw_masks(3, Site("s", "MCDropout", 0.5, (40,), (40,)), 0, 6)
+    units, kept = choose_units(masks)
+    assert units.shape == (6, kept.shape[2])
+    assert units.shape[1] % 8 == 0
+    assert units.shape[1] < 40
+    for index in range(6):
+        assert set(np.flatnonzero(masks[index, 0])) <= set(units[index].tolist())
+        assert len(set(units[index].tolist())) == units.shape[1]
+        np.testing.assert_array_equal(kept[index, 0], masks[index, 0, units[index]])
+
+
+def test_a_pass_that_keeps_no_unit_or_every_unit_is_possible() -> None:
+    none, _ = choose_units(np.zeros((2, 1, 5), np.float32))
+    every, _ = choose_units(np.ones((2, 1, 5), np.float32))
+    assert (none.shape, every.shape) == ((2, 5), (2, 5))
