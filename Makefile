@@ -38,7 +38,8 @@ integration: $(STAMP)  ## The heavy tests with real parts
 	$(PYTEST) -m integration
 
 bench: $(STAMP)  ## Measure, keep the results as JSON
-	$(BIN)/python benchmarks/mnist.py --data $(OODSCREEN_DATA)
+	$(BIN)/python -m benchmarks.mnist --data $(OODSCREEN_DATA)
+	$(BIN)/python -m benchmarks.throughput --data $(OODSCREEN_DATA)
 
 docs: $(STAMP)  ## Write the generated parts of README anew
 	$(BIN)/python -m tests.generated

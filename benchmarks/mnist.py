@@ -1,6 +1,6 @@
 """The article's network on full MNIST, end to end: train, export, screen the 10,000 test images.
 
-    python benchmarks/mnist.py [--data DIR] [--work DIR] [--epochs N]
+    python -m benchmarks.mnist [--data DIR] [--work DIR] [--epochs N]
 
 In: DATA/mnist/{train,test} (default $OODSCREEN_DATA or ../shared/data). Out: a model and results
 in WORK, and benchmarks/results/mnist.json: accuracy of the predictive mean, and where the

@@ -52,7 +52,38 @@ def mnist_sentence() -> str:
         f"Trained on all of MNIST ({result['epochs']} epochs), the network's predictive mean over {result['passes']} "
         f"passes is right on {result['accuracy']:.2%} of the 10,000 test images, and the article's image, row 247, "
         f"is number {result['rank_of_row_247_by_entropy']} of rows 0 to 499 by `entropy` and number "
-        f"{result['rank_of_row_247_by_prediction_std']} by `prediction_std` (`python benchmarks/mnist.py`)."
+        f"{result['rank_of_row_247_by_prediction_std']} by `prediction_std` (`python -m benchmarks.mnist`)."
+    )
+
+
+def throughput_table() -> str:
+    """What `benchmarks/throughput.py` measured."""
+    result = json.loads((REPOSITORY / "benchmarks" / "results" / "throughput.json").read_text())
+    rows = [
+        "| network | T | Keras loop (a) | onnxruntime loop (b) | oodscreen (c) | floor (d) | a / c | b / c | image-passes/s "
+        "| peak MiB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, one in result["networks"].items():
+        for run in one["oodscreen"]:
+            passes, seconds = run["passes"], run["seconds"]
+            keras, loop = one["keras_seconds_a_pass"] * passes, one["onnxruntime_seconds_a_pass"] * passes
+            floor = one["trunk_seconds"] + one["head_floor_seconds_a_pass"] * passes
+            rows.append(
+                f"| {name} | {passes} | {keras:.1f} s | {loop:.1f} s | {seconds:.1f} s | {floor:.1f} s | "
+                f"{keras / seconds:.1f} | {loop / seconds:.1f} | {one['rows'] * passes / seconds:,.0f} | {run['peak_mib']} |"
+            )
+    legend = "; ".join(f"{name}: {one['network']}, {one['rows']:,} images" for name, one in result["networks"].items())
+    machine = result["machine"]
+    where = f"{machine['cores']} cores ({machine['processor']}), no GPU" if result["device"] == "cpu" else "a GPU"
+    memory = ", ".join(f"{one['rows']:,} rows {one['peak_mib']} MiB" for one in result["sizes"]["by_rows"])
+    shards = ", ".join(
+        f"{one['rows_a_shard']:,} rows {one['seconds']:.1f} s" for one in result["sizes"]["by_shard_size"]
+    )
+    return (
+        "\n".join(rows)
+        + f"\n\nOn {where}. {legend}. Peak memory of the article's network at T = 2: {memory}. "
+        + f"10,000 images at T = 10 in shards of: {shards}."
     )
 
 
@@ -61,6 +92,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "statuses": statuses_table,
     "exit-codes": exit_codes_table,
     "mnist": mnist_sentence,
+    "throughput": throughput_table,
 }
 
 
