@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
@@ -41,17 +42,22 @@ def export(
     ] = None,
 ) -> None:
     """Turn a trained Keras model into an ONNX file whose dropout stays stochastic, and prove it."""
-    from export.exporter import export_file
+    from export.exporter import ExportNotice, export_file
 
-    contract = export_file(
-        model,
-        output,
-        scale=None if scale is None else _number("--scale", scale),
-        mean=_numbers("--mean", mean),
-        std=_numbers("--std", std),
-        output_kind=output_kind,
-        class_names=_read_classes(classes),
-    )
+    with warnings.catch_warnings(record=True) as notices:
+        warnings.simplefilter("always", ExportNotice)
+        contract = export_file(
+            model,
+            output,
+            scale=None if scale is None else _number("--scale", scale),
+            mean=_numbers("--mean", mean),
+            std=_numbers("--std", std),
+            output_kind=output_kind,
+            class_names=_read_classes(classes),
+        )
+    for notice in notices:
+        if issubclass(notice.category, ExportNotice):
+            typer.echo(f"warning: {notice.message}", err=True)
     typer.echo(f"{output}")
     typer.echo(contract.describe())
 
@@ -59,7 +65,7 @@ def export(
 def _number(option: str, text: str) -> float:
     try:
         value = float(Fraction(text.strip().replace(" ", "")))
-    except (ValueError, ZeroDivisionError) as error:
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
         raise OptionRefused(
             f"{option} is {text!r}.", wanted="a number or a fraction, such as 1/255", next_step="give such a number"
         ) from error

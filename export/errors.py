@@ -14,8 +14,8 @@
     ├── InputChanged                  exit 1   a shard changed while it was read
     └── OutputLocked                  exit 75  another run holds the output: try again later
 
-A run that ends well can still exit with 3 (some input was unreadable), and an interrupted one
-exits with 130 (SIGINT) or 143 (SIGTERM). An error says what was found, what was wanted and the
+A run that ends well can still exit with 3 (some input was unreadable), and one that is interrupted by
+Ctrl-C exits with 130. An error says what was found, what was wanted and the
 next step, in this order, so that a log line is enough to act on.
 """
 
@@ -31,10 +31,8 @@ class ExitCode(IntEnum):
     FAILED = 1
     REFUSED = 2
     UNREADABLE_INPUT = 3
-    DRIFT = 4
     LOCKED = 75
     SIGINT = 130
-    SIGTERM = 143
 
 
 class OodscreenError(Exception):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -15,10 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from export.contract import OUTPUT_KINDS, ModelContract, Preprocessing
-from export.errors import ModelRefused, OptionRefused, OutputRefused
+from export.errors import ModelRefused, OptionRefused, OutputRefused, WriteFailed
 from export.source import KerasSource, describe_model, load_keras_file
 
 _MADE_WITH = ("oodscreen", "keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime-gpu", "onnxruntime")
+
+
+class ExportNotice(UserWarning):
+    """Something about an export that a person should know; the command line prints it."""
 
 
 def export_file(
@@ -94,6 +99,8 @@ def _export(
             wanted="one name for each output",
             next_step="give them in the order of the model's outputs",
         )
+    for notice in source.notices:
+        warnings.warn(notice, ExportNotice, stacklevel=3)
     model, sites = convert_to_onnx(source)
     finish_graph(model, sites, preprocessing)
     height, width, channels = source.image_shape
@@ -122,11 +129,17 @@ def _export(
 
 
 def _check_output(output: Path) -> None:
-    if output.is_dir() or not output.resolve().parent.is_dir():
+    if output.is_dir() or not os.access(output.resolve().parent, os.W_OK):
         raise OutputRefused(
             f"The ONNX file cannot be written to {output}.",
-            wanted="a file name in a folder that exists",
+            wanted="a file name in a folder that exists and may be written to",
             next_step=f"create {output.resolve().parent} or choose another place",
+        )
+    if output.suffix != ".onnx":
+        raise OutputRefused(
+            f"The ONNX file would be called {output.name}.",
+            wanted="a name that ends in .onnx, so that no other file is replaced by mistake",
+            next_step=f"call it {output.with_suffix('.onnx').name}",
         )
 
 
@@ -136,6 +149,13 @@ def _check_preprocessing(source: KerasSource, preprocessing: Preprocessing) -> N
             f"{source.origin} has no Rescaling or Normalization layer, and no scale was given.",
             wanted="to know what 0..255 pixels must become; a wrong guess would make every answer wrong",
             next_step="add --scale 1/255 if the model was trained on 0..1, or --scale 1 if on raw 0..255 pixels",
+        )
+    if preprocessing.scale not in (None, 1) and source.scales_itself:
+        warnings.warn(
+            f"{source.origin} has its own Rescaling or Normalization layer, and --scale was given too: "
+            "pixels are scaled twice",
+            ExportNotice,
+            stacklevel=4,
         )
     if preprocessing.scale is None and (preprocessing.mean or preprocessing.std):
         raise OptionRefused(
@@ -172,14 +192,21 @@ def _choose_output_kind(source: KerasSource, stated: str | None) -> str:
             wanted=source.output_kind,
             next_step="leave the option out",
         )
-    if stated is None and not source.output_kind:
+    kind = stated or source.output_kind
+    if not kind:
         raise ModelRefused(
-            f"The last layer of {source.origin} does not tell whether its {source.classes} outputs are "
-            "logits or a regression.",
+            f"The last layer of {source.origin} does not tell what its {source.classes} output(s) are: "
+            "probabilities, logits or a regression.",
             wanted="a softmax or sigmoid at the end, or a stated kind",
-            next_step="add --output-kind logits or --output-kind regression",
+            next_step=f"add --output-kind with one of: {', '.join(OUTPUT_KINDS)}",
         )
-    return stated or source.output_kind
+    if kind in ("softmax", "logits") and source.classes == 1:
+        raise ModelRefused(
+            f"{source.origin} has one output, which as {kind} would always be certain.",
+            wanted="a sigmoid behind a single logit, or two classes",
+            next_step="add keras.layers.Activation('sigmoid') to the model, then export again",
+        )
+    return kind
 
 
 def _versions() -> dict[str, str]:
@@ -202,6 +229,13 @@ def _write(output: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(aside, 0o644)
         os.replace(aside, output)
+    except OSError as error:
+        Path(aside).unlink(missing_ok=True)
+        raise WriteFailed(
+            f"{output} could not be written: {error.strerror or error}.",
+            wanted="a place with room that may be written to",
+            next_step="make room or choose another place",
+        ) from error
     except BaseException:
         Path(aside).unlink(missing_ok=True)
         raise

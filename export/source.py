@@ -16,6 +16,8 @@ from export.contract import COLOURS
 from export.errors import ModelRefused
 
 _OTHER_NOISE = ("GaussianDropout", "AlphaDropout")
+_OWN_DROPOUT = ("dropout", "recurrent_dropout")
+_SILENT = ("GaussianNoise",)
 _OWN_SCALE = ("Rescaling", "Normalization")
 
 
@@ -33,6 +35,7 @@ class KerasSource:
         classes: size of the output.
         output_kind: derived from the last layer, or "" where that does not tell.
         scales_itself: whether a Rescaling or Normalization layer is in the model.
+        notices: what a person should know: noise that inference switches off, as Keras does.
     """
 
     model: Any
@@ -44,6 +47,7 @@ class KerasSource:
     classes: int
     output_kind: str
     scales_itself: bool
+    notices: tuple[str, ...] = ()
 
 
 def import_keras() -> Any:
@@ -135,6 +139,11 @@ def describe_model(model: Any, *, origin: str = "the model", digest: str = "") -
         classes=_classes(model, origin),
         output_kind=_output_kind(model),
         scales_itself=any(type(layer).__name__ in _OWN_SCALE for layer in layers),
+        notices=tuple(
+            f"{layer.name} ({type(layer).__name__}) is switched off, as Keras does in inference"
+            for layer in layers
+            if type(layer).__name__ in _SILENT
+        ),
     )
 
 
@@ -155,7 +164,7 @@ def _name_layers(container: Any, prefix: str = "") -> dict[int, tuple[str, Any]]
 def _find_dropouts(layers: list[Any], origin: str) -> tuple[Any, ...]:
     import keras
 
-    other = [layer for layer in layers if type(layer).__name__ in _OTHER_NOISE and layer.rate > 0]
+    other = [layer for layer in layers if _draws_its_own_noise(layer)]
     if other:
         names = ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in other)
         raise ModelRefused(
@@ -176,6 +185,17 @@ def _find_dropouts(layers: list[Any], origin: str) -> tuple[Any, ...]:
             next_step="train the model with dropout; adding it afterwards would not measure uncertainty",
         )
     return active
+
+
+def _draws_its_own_noise(layer: Any) -> bool:
+    """Whether a layer has noise that is in no Dropout layer below it, such as a recurrent dropout."""
+    if type(layer).__name__ in _OTHER_NOISE:
+        return bool(layer.rate > 0)
+    rates = [getattr(layer, name, 0) for name in _OWN_DROPOUT]
+    if not any(isinstance(rate, int | float) and rate > 0 for rate in rates):
+        return False
+    below = layer._flatten_layers(include_self=False)
+    return not any(type(child).__name__ == "Dropout" for child in below)
 
 
 def _base_spatial_dropout() -> Any:
@@ -216,11 +236,18 @@ def _shapes_text(shapes: list[tuple[int | None, ...]]) -> str:
 
 def _output_kind(model: Any) -> str:
     """`softmax` or `sigmoid` where the layer behind the output says so, else ""."""
-    history = getattr(model.outputs[0], "_keras_history", None)
-    layer = history.operation if history is not None else model.layers[-1]
-    while getattr(layer, "layers", None):
-        layer = layer.layers[-1]
+    layer = _layer_behind(model.outputs[0])
     if type(layer).__name__ == "Softmax":
         return "softmax"
     activation = getattr(getattr(layer, "activation", None), "__name__", "")
     return activation if activation in ("softmax", "sigmoid") else ""
+
+
+def _layer_behind(tensor: Any) -> Any:
+    """The layer that makes a tensor, looked for within nested models."""
+    history = getattr(tensor, "_keras_history", None)
+    if history is None:
+        return None
+    layer = history.operation
+    outputs = getattr(layer, "outputs", None) if getattr(layer, "layers", None) else None
+    return _layer_behind(outputs[history.tensor_index]) if outputs else layer

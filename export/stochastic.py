@@ -93,6 +93,12 @@ class SiteMarker:
         path = self._paths.get(id(layer), layer.name)
         calls = sum(1 for site in self.sites if site.name.split("#")[0] == path)
         shape = tuple(inputs.shape)[1:]
+        if str(getattr(inputs.dtype, "name", inputs.dtype)) != "float32":
+            raise ModelRefused(
+                f"The dropout layer {path} works in {getattr(inputs.dtype, 'name', inputs.dtype)}.",
+                wanted="float32 wherever dropout is",
+                next_step="load the model with the policy float32 (keras.config.set_dtype_policy), then export again",
+            )
         if None in shape:
             raise ModelRefused(
                 f"The dropout layer {path} sees a tensor of unknown size {list(shape)}.",

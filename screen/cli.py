@@ -59,10 +59,10 @@ def run(
     config: RunConfig,
 ) -> None:
     """Score every image of INPUT by T dropout passes, and flag those that a person should see."""
-    from screen.progress import make_listener
-    from screen.runner import run_screening
-
     try:
+        from screen.progress import make_listener
+        from screen.runner import run_screening
+
         with make_listener() as listener:
             summary = run_screening(model, source, output, config, listener)
     except KeyboardInterrupt:

@@ -62,6 +62,13 @@ SCORES = (
     ),
     Column("std", _LIST, "probability", "0 to 0.5", "Standard deviation of each class over the passes, ddof 0."),
     Column(
+        "largest_std",
+        _NUMBER,
+        "as mean",
+        "0 and up",
+        "Largest standard deviation of the row, over its classes or values.",
+    ),
+    Column(
         "entropy", _NUMBER, "nats", "0 to ln C", "Predictive entropy: of the mean (several labels: summed over labels)."
     ),
     Column(

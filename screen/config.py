@@ -12,6 +12,7 @@ import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -67,7 +68,15 @@ class RunConfig:
     force: Annotated[bool, typer.Option("--force", help="Do every shard again, whatever OUTPUT holds.")] = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "keep", tuple(self.keep or ()))
+        object.__setattr__(self, "keep", tuple(dict.fromkeys(self.keep or ())))
+        if self.image_root is not None:
+            if not Path(self.image_root).is_dir():
+                raise OptionRefused(
+                    f"--image-root {self.image_root} is no folder.",
+                    wanted="the folder that image paths are relative to",
+                    next_step="check the path",
+                )
+            object.__setattr__(self, "image_root", str(Path(self.image_root).resolve()))
         if self.masks not in _MASK_MODES:
             raise OptionRefused(
                 f"--masks is {self.masks!r}.", wanted=" or ".join(_MASK_MODES), next_step="choose one of these"

@@ -78,8 +78,7 @@ def inspect_model(path: Path, config: RunConfig) -> Inspection:
     """Read and plan a model.
 
     Raises:
-        ContractRefused: the file is not one of ours.
-        EngineFailed: the passes cannot be folded into its graph.
+        ContractRefused: the file is not one of ours, or the passes cannot be folded into its graph.
     """
     model = read_model(path)
     plan = plan_engine(model, masks=config.masks)

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +23,9 @@ from screen.decide.rules import Decision, default_rule, parse_rule
 from screen.decide.scores import score_columns
 from screen.engine.masks import ALGORITHM
 from screen.input.decode import Decoder, ImageBatch
-from screen.input.rows import RowBatch, map_columns, read_batches
+from screen.input.rows import ColumnMapping, RowBatch, map_columns, read_batches
 from screen.input.shards import ShardRef, UnreadableShard, find_shards
+from screen.output.lock import hold_output
 from screen.output.manifest import Manifest
 from screen.output.writer import ShardWriters, WrittenShard, make_table
 from screen.overlap import StageClock, work_ahead
@@ -123,10 +124,7 @@ def run_screening(
     _check_output(output, source, shards)
     columns = map_columns(shards, config, model.contract)
     identity = config.identity(model, ALGORITHM, rule.text)
-    manifest = Manifest(output, identity, force=config.force)
-    if not config.force:
-        manifest.refuse_foreign(shards)
-    todo = [shard for shard in shards if not manifest.is_done(shard)]
+    _open_manifest(output, identity, shards, force=config.force)  # refuses before anything is written
     screener = Screener(
         model,
         passes=config.passes,
@@ -139,16 +137,35 @@ def run_screening(
         notify=listener.noted,
     )
     summary = RunSummary(output, rule.text, screener.device.name, unreadable=unreadable)
-    summary.skipped = [shard.name for shard in shards if shard not in todo]
-    manifest.start()
-    listener.started(len(todo), sum(shard.rows for shard in todo), len(summary.skipped), screener.device.note)
+    with hold_output(output):
+        manifest = _open_manifest(output, identity, shards, force=config.force)
+        todo = [shard for shard in shards if not manifest.is_done(shard)]
+        summary.skipped = [shard.name for shard in shards if shard not in todo]
+        manifest.start()
+        listener.started(len(todo), sum(shard.rows for shard in todo), len(summary.skipped), screener.device.note)
+        writers = ShardWriters(output, columns.kept_schema, identity)
+        _score_shards(todo, columns, config, screener, writers, manifest, summary, listener)
+        manifest.finish()
+    summary.seconds = time.monotonic() - started
+    return summary
 
+
+def _score_shards(
+    shards: list[ShardRef],
+    columns: ColumnMapping,
+    config: RunConfig,
+    screener: Screener,
+    writers: ShardWriters,
+    manifest: Manifest,
+    summary: RunSummary,
+    listener: Listener,
+) -> None:
+    """The loop itself: every stage in a thread of its own, writing in this one."""
     clock = StageClock()
-    writers = ShardWriters(output, columns.kept_schema, identity)
     decoder = Decoder(
-        model.contract, max_pixels=config.max_pixels, image_root=config.image_root, threads=config.threads
+        screener.contract, max_pixels=config.max_pixels, image_root=config.image_root, threads=config.threads
     )
-    pieces = work_ahead(clock.make("read", read_batches(todo, columns, config.batch_size)), _AHEAD)
+    pieces = work_ahead(clock.make("read", read_batches(shards, columns, config.batch_size)), _AHEAD)
     batches = work_ahead(clock.apply("decode", decoder.decode, pieces), _AHEAD)
     scored = work_ahead(clock.apply("score", partial(score_batch, screener), batches), _AHEAD)
     try:
@@ -163,10 +180,7 @@ def run_screening(
     finally:
         writers.abandon()
         decoder.close()
-    manifest.finish()
-    summary.seconds = time.monotonic() - started
-    summary.stages = clock.seconds
-    return summary
+        summary.stages = clock.seconds
 
 
 @dataclass(frozen=True)
@@ -192,16 +206,21 @@ def score_batch(screener: Screener, batch: ImageBatch) -> ScoredBatch:
     return ScoredBatch(batch.pieces, table)
 
 
+def _open_manifest(output: Path, identity: dict[str, Any], shards: list[ShardRef], *, force: bool) -> Manifest:
+    manifest = Manifest(output, identity, force=force)
+    if not force:
+        manifest.refuse_foreign(shards)
+    return manifest
+
+
 def _check_output(output: Path, source: str, shards: list[ShardRef]) -> None:
     """Results must not become input, and must not replace it."""
     resolved = output.resolve()
     if output.exists() and not output.is_dir():
         raise OutputRefused(f"OUTPUT {output} is a file.", wanted="a folder", next_step="give the name of a folder")
+    searched_below = Path(source).is_dir() or "**" in source
     for shard in shards:
-        root = shard.path.resolve()
-        for _ in Path(shard.name).parts:
-            root = root.parent
-        if Path(source).is_dir() and resolved.is_relative_to(root):
+        if searched_below and resolved.is_relative_to(shard.root):
             raise OutputRefused(
                 f"OUTPUT {output} lies in INPUT {source}.",
                 wanted="a folder outside INPUT: the next run would take the results for images",

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from export.contract import ExportedModel, read_model
 from export.errors import InputRefused
+from screen.config import RunConfig
 from screen.decide.rules import Decision, default_rule, parse_rule
 from screen.decide.scores import score_columns
 from screen.engine.passes import PassEngine
@@ -39,7 +40,7 @@ class Screener:
         notify: told in one line when memory ran out and the runs become smaller.
 
     Raises:
-        Refused: the model, the rule or the device is not to be had.
+        Refused: the model, the rule or the device is not to be had, or an option cannot be meant.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Screener:
         memory: int = 512,
         notify: Callable[[str], None] | None = None,
     ) -> None:
+        RunConfig(passes=passes, seed=seed, masks=masks, threads=threads, memory=memory)  # checks them
         self.model = model if isinstance(model, ExportedModel) else read_model(model)
         self.contract = self.model.contract
         self.rule = parse_rule(default_rule(self.contract) if flag_if is None else flag_if, self.contract)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import os
+import secrets
 from pathlib import Path
 
 from export.errors import InputRefused, WriteFailed
@@ -69,7 +70,7 @@ class AsideFile:
 
     def __init__(self, target: Path) -> None:
         self.target = target
-        self.path = target.with_name(f"{ASIDE_PREFIX}{target.name}.{os.getpid()}")
+        self.path = target.with_name(f"{ASIDE_PREFIX}{secrets.token_hex(8)}")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -93,6 +94,12 @@ class AsideFile:
     def discard(self) -> None:
         """Remove the file aside."""
         self.path.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed runs left aside in a folder; only for the holder of its lock."""
+    for path in folder.rglob(f"{ASIDE_PREFIX}*"):
+        path.unlink(missing_ok=True)
 
 
 def write_text(target: Path, text: str) -> None:

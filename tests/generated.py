@@ -18,6 +18,7 @@ _MEANINGS = {
     ExitCode.FAILED: "failed; finished shards stay, and a rerun goes on behind them",
     ExitCode.REFUSED: "refused: a wrong option, model or input; nothing was written; do not retry",
     ExitCode.UNREADABLE_INPUT: "done, but a whole shard could not be read",
+    ExitCode.LOCKED: "another run holds OUTPUT; try again later",
     ExitCode.SIGINT: "interrupted by Ctrl-C; finished shards stay",
 }
 
@@ -60,8 +61,8 @@ def throughput_table() -> str:
     """What `benchmarks/throughput.py` measured."""
     result = json.loads((REPOSITORY / "benchmarks" / "results" / "throughput.json").read_text())
     rows = [
-        "| network | T | Keras loop (a) | onnxruntime loop (b) | oodscreen (c) | floor (d) | a / c | b / c | image-passes/s "
-        "| peak MiB |",
+        "| network | T | Keras loop (a) | onnxruntime loop (b) | oodscreen (c) | floor (d) | a / c | b / c "
+        "| image-passes/s | peak MiB |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, one in result["networks"].items():
@@ -71,7 +72,8 @@ def throughput_table() -> str:
             floor = one["trunk_seconds"] + one["head_floor_seconds_a_pass"] * passes
             rows.append(
                 f"| {name} | {passes} | {keras:.1f} s | {loop:.1f} s | {seconds:.1f} s | {floor:.1f} s | "
-                f"{keras / seconds:.1f} | {loop / seconds:.1f} | {one['rows'] * passes / seconds:,.0f} | {run['peak_mib']} |"
+                f"{keras / seconds:.1f} | {loop / seconds:.1f} | {one['rows'] * passes / seconds:,.0f} | "
+                f"{run['peak_mib']} |"
             )
     legend = "; ".join(f"{name}: {one['network']}, {one['rows']:,} images" for name, one in result["networks"].items())
     machine = result["machine"]

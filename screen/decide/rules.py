@@ -64,7 +64,10 @@ class _Comparison:
 
     def holds(self, scores: Scores) -> NDArray[np.bool_]:
         size = len(next(iter(scores.values())))
-        left, right = (scores[side] if isinstance(side, str) else side for side in (self.left, self.right))
+        # In float64, as readers of the results compare: 0.3 as float32 is above 0.3.
+        left, right = (
+            np.asarray(scores[side], np.float64) if isinstance(side, str) else side for side in (self.left, self.right)
+        )
         answers: NDArray[np.bool_] = np.zeros(size, np.bool_)
         answers[:] = _OPERATORS[self.sign](left, right)
         return answers
@@ -132,7 +135,7 @@ def default_rule(contract: ModelContract) -> str:
         raise OptionRefused(
             "The model is a regression, and no flag rule was given.",
             wanted="a rule: how far apart its passes may be depends on the unit of its values",
-            next_step="add for example --flag-if 'passes > 0' to flag all, or export a model with classes",
+            next_step="add for example --flag-if 'largest_std > 0.1', in the unit of the model's values",
         )
     if contract.output_kind == "sigmoid" and contract.classes > 1:
         return f"largest_label_entropy > {REVIEW_SHARE * math.log(2):.6g}"
@@ -146,8 +149,14 @@ def parse_rule(text: str, contract: ModelContract) -> FlagRule:
     Raises:
         OptionRefused: the text is no rule, or reads a column that this model does not have.
     """
-    parser = _Parser(text, contract)
-    return parser.parse()
+    try:
+        return _Parser(text, contract).parse()
+    except RecursionError as error:
+        raise OptionRefused(
+            f"The flag rule {text[:40]!r}... is nested too deeply.",
+            wanted="a rule that a person can read",
+            next_step="use fewer parentheses",
+        ) from error
 
 
 class _Parser:

@@ -20,7 +20,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.contract import DOMAIN, ModelContract, Site
-from export.errors import EngineFailed
+from export.errors import ContractRefused
 from screen.engine.builder import PREFIX, GraphBuilder
 from screen.engine.reduction import add_statistics
 from screen.engine.sizes import TensorSizes
@@ -71,7 +71,7 @@ def build_head(
         raw: give every pass, `[P, B, C]`, instead of statistics.
 
     Raises:
-        EngineFailed: the graph counts rows in a way that passes cannot be folded into.
+        ContractRefused: the graph counts rows in a way that passes cannot be folded into.
     """
     sites = {site.name: site for site in contract.sites}
     masks = {name: f"{PREFIX}mask_{index}" for index, name in enumerate(sites)}
@@ -278,8 +278,8 @@ class _HeadWriter:
             raise _cannot_fold(name, f"has no row axis in front (shape {list(shape)})")
 
 
-def _cannot_fold(name: str, why: str) -> EngineFailed:
-    return EngineFailed(
+def _cannot_fold(name: str, why: str) -> ContractRefused:
+    return ContractRefused(
         f"The tensor {name!r} {why}, so the passes cannot be folded into the batch.",
         wanted="a model in which the first axis counts images wherever dropout reaches",
         next_step="rebuild the model with dropout on tensors [N, ...], then export again",

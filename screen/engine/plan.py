@@ -17,7 +17,7 @@ import onnx
 from onnx import helper
 
 from export.contract import DOMAIN, ExportedModel, ModelContract, Site
-from export.errors import ContractRefused, EngineFailed
+from export.errors import ContractRefused
 from screen.engine.head import Head, boundary_values, build_head
 from screen.engine.sizes import count_flops, infer_sizes, largest_bytes
 
@@ -147,8 +147,8 @@ def plan_engine(
         raw: let the head give every pass instead of statistics.
 
     Raises:
-        ContractRefused: the graph does not hold the sites that the contract names.
-        EngineFailed: the passes cannot be folded into this graph.
+        ContractRefused: the graph does not hold the sites that the contract names, or the passes
+            cannot be folded into it.
     """
     _check_sites(model)
     _check_flat(model)
@@ -335,7 +335,7 @@ def _check_flat(model: ExportedModel) -> None:
         }
     )
     if nested:
-        raise EngineFailed(
+        raise ContractRefused(
             f"{model.path} has graphs within its graph ({', '.join(nested)}).",
             wanted="a model without loops and branches, such as recurrent layers make",
             next_step="unroll the layer, or replace it, then export again",

@@ -94,6 +94,7 @@ class PassSummary:
         passes: `[B]`, passes that the row had.
         mean: `[B, C]`, predictive mean.
         std: `[B, C]`, over passes, ddof 0.
+        largest_std: `[B]`, the largest of `std`.
         prediction: `[B]`, the predicted class (for one sigmoid output: 1 for yes).
         confidence: `[B]`, probability of the prediction.
         entropy: `[B]`, predictive entropy H(E p), nats.
@@ -108,6 +109,7 @@ class PassSummary:
     passes: NDArray[np.int32]
     mean: Floats
     std: Floats
+    largest_std: Floats
     prediction: NDArray[np.int32] | None = None
     confidence: Floats | None = None
     entropy: Floats | None = None
@@ -149,7 +151,7 @@ def summarize(runs: RunStatistics, output_kind: str) -> PassSummary:
     std = np.sqrt(np.maximum(runs.m2, 0) / runs.passes)
     energy = None if runs.energy is None else runs.energy / runs.passes
     if output_kind == "regression" or runs.votes is None or runs.entropy is None:
-        return PassSummary(passes, runs.mean, std)
+        return PassSummary(passes, runs.mean, std, std.max(axis=1))
 
     expected = runs.entropy / runs.passes
     share = runs.votes / runs.passes
@@ -169,7 +171,9 @@ def summarize(runs: RunStatistics, output_kind: str) -> PassSummary:
         "energy": energy,
     }
     if output_kind == "sigmoid" and runs.mean.shape[1] > 1:
-        return PassSummary(passes, runs.mean, std, largest_label_entropy=label_entropy.max(axis=1), **common)
+        return PassSummary(
+            passes, runs.mean, std, std.max(axis=1), largest_label_entropy=label_entropy.max(axis=1), **common
+        )
 
     rows = np.arange(len(runs.mean))
     if output_kind == "sigmoid":
@@ -185,6 +189,7 @@ def summarize(runs: RunStatistics, output_kind: str) -> PassSummary:
         passes,
         runs.mean,
         std,
+        std.max(axis=1),
         prediction=prediction,
         confidence=confidence,
         prediction_std=std[rows, column],

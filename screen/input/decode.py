@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from export.contract import ModelContract
 from screen.input.rows import RowBatch, tensor_shape
@@ -105,12 +105,12 @@ class Decoder:
             return [(index, ("unreadable_page", piece.error)) for index in range(piece.count)]
         if tensor_shape(piece.images.type) is not None:
             return self._copy_tensors(piece.images, into)
-        sources = piece.images.to_pylist()
+        sources = _sources(piece.images)
 
         def decode_some(start: int) -> list[tuple[int, Failure]]:
             failed = []
             for index in range(start, min(start + _CHUNK, len(sources))):
-                failure = self._decode_one(sources[index], into[index])
+                failure = self._decode_one(*sources[index], into[index])
                 if failure is not None:
                     failed.append((index, failure))
             return failed
@@ -118,32 +118,32 @@ class Decoder:
         return [failure for some in self._pool.map(decode_some, range(0, len(sources), _CHUNK)) for failure in some]
 
     def _copy_tensors(self, column: pa.Array, into: NDArray[np.uint8]) -> list[tuple[int, Failure]]:
-        nulls = np.flatnonzero(np.asarray(column.is_null()))
-        storage = column.storage if isinstance(column, pa.ExtensionArray) else column
-        if len(nulls):
-            present = storage.drop_null()
-            values = np.zeros_like(into)
-            values[np.setdiff1d(np.arange(len(into)), nulls)] = _flat(present).reshape(-1, *self._shape)
-            into[:] = values
-        else:
-            into[:] = _flat(storage).reshape(into.shape)
-        return [(int(index), ("null_image", "the tensor is null")) for index in nulls]
+        """Copy tensors into their places; one with a null anywhere in it is a failure."""
+        values = column.storage if isinstance(column, pa.ExtensionArray) else column
+        null, row_size = np.asarray(values.is_null()), 1
+        while pa.types.is_fixed_size_list(values.type):
+            size = values.type.list_size
+            row_size *= size
+            values = values.values.slice(values.offset * size, len(values) * size)
+            null |= np.asarray(values.is_null()).reshape(len(into), row_size).any(axis=1)
+        into[:] = np.asarray(values.fill_null(0)).reshape(into.shape)
+        return [(int(index), ("null_image", "the tensor is null, or a value in it")) for index in np.flatnonzero(null)]
 
-    def _decode_one(self, source: Any, into: NDArray[np.uint8]) -> Failure | None:
+    def _decode_one(self, data: bytes | None, path: bytes | None, into: NDArray[np.uint8]) -> Failure | None:
         """Decode one image into its place; on failure its status and reason."""
-        data = source
-        if isinstance(source, dict):
-            data = source["bytes"]
-            if data is None and source.get("path"):
-                data = self._read_path(source["path"])
-                if isinstance(data, tuple):
-                    return data
-        if data is None:
-            return "null_image", "neither bytes nor a path"
         try:
+            if data is None and path:
+                found = self._read_path(path.decode(errors="surrogateescape"))
+                if isinstance(found, tuple):
+                    return found
+                data = found
+            if data is None:
+                return "null_image", "neither bytes nor a path"
             return self._decode_bytes(data, into)
         except Image.DecompressionBombError as error:
             return "too_large", str(error)
+        except UnidentifiedImageError:  # its text holds an address in memory
+            return "decode_failed", "not an image of a known format"
         except Exception as error:  # noqa: BLE001  Pillow's plugins raise nearly anything on broken files
             return "decode_failed", f"{type(error).__name__}: {error}"
 
@@ -170,11 +170,18 @@ class Decoder:
             if not path.is_relative_to(self._root):
                 return "path_not_found", f"path {text!r} leads out of --image-root"
             return path.read_bytes()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             return "path_not_found", f"path {text!r}: {error}"
 
 
-def _flat(column: pa.Array) -> NDArray[np.uint8]:
-    while pa.types.is_fixed_size_list(column.type):
-        column = column.flatten()
-    return np.asarray(column)
+def _sources(column: pa.Array) -> list[tuple[bytes | None, bytes | None]]:
+    """Bytes and path of each row; a path as bytes too, because it may be no valid text."""
+    if not pa.types.is_struct(column.type):
+        return [(data, None) for data in column.to_pylist()]
+    data = pc.struct_field(column, "bytes").to_pylist()
+    index = column.type.get_field_index("path")
+    is_text = index >= 0 and (
+        pa.types.is_string(column.type.field(index).type) or pa.types.is_large_string(column.type.field(index).type)
+    )
+    paths = pc.struct_field(column, "path").cast(pa.large_binary()).to_pylist() if is_text else [None] * len(data)
+    return list(zip(data, paths, strict=True))

@@ -25,7 +25,7 @@ class ColumnMapping:
 
     Attributes:
         image: column of images.
-        id: column of keys, or None.
+        id: column of keys; None takes `id` in each shard that has one.
         keep: columns to copy.
         kept_schema: their fields.
     """
@@ -35,10 +35,16 @@ class ColumnMapping:
     keep: tuple[str, ...]
     kept_schema: pa.Schema
 
-    @property
-    def names(self) -> list[str]:
-        """All columns to read, each once."""
-        return list(dict.fromkeys([self.image, *([self.id] if self.id else []), *self.keep]))
+    def id_of(self, shard: ShardRef) -> str | None:
+        """The shard's column of keys, or None."""
+        if self.id is None and shard.schema.names.count(_DEFAULT_ID) == 1:
+            return _DEFAULT_ID
+        return self.id
+
+    def names_of(self, shard: ShardRef) -> list[str]:
+        """All columns of the shard to read, each once."""
+        key = self.id_of(shard)
+        return list(dict.fromkeys([self.image, *([key] if key else []), *self.keep]))
 
 
 @dataclass(frozen=True)
@@ -90,8 +96,6 @@ def map_columns(shards: Sequence[ShardRef], config: RunConfig, contract: ModelCo
             a result column.
     """
     key = config.id_column
-    if key is None and all("id" in shard.schema.names for shard in shards):
-        key = "id"
     keep = tuple(config.keep)
     for name in keep:
         if name in {column.name for column in COLUMNS}:
@@ -119,7 +123,7 @@ def map_columns(shards: Sequence[ShardRef], config: RunConfig, contract: ModelCo
                     wanted="one type in every shard",
                     next_step="leave the column out, or write the shards with one type",
                 )
-    kept_schema = pa.schema([shards[0].schema.field(name).remove_metadata() for name in keep])
+    kept_schema = pa.schema([_kept_field(shards[0].schema.field(name)) for name in keep])
     return ColumnMapping(config.image_column, key, keep, kept_schema)
 
 
@@ -155,13 +159,14 @@ def _read_shard(shard: ShardRef, columns: ColumnMapping) -> Iterator[RowBatch]:
         start += len(table)
     if start != shard.rows or not shard.is_unchanged():
         raise _changed(shard)
-    empty = pa.schema([shard.schema.field(name) for name in columns.names]).empty_table()
+    empty = pa.schema([shard.schema.field(name) for name in columns.names_of(shard)]).empty_table()
     yield _row_batch(shard, columns, start, empty, "", is_last=True)
 
 
 def _read_tables(shard: ShardRef, columns: ColumnMapping) -> Iterator[tuple[pa.Table, str]]:
     """Tables of at most `_READ_ROWS` rows; a damaged row group as a table of nulls, with the error."""
-    schema = pa.schema([shard.schema.field(name) for name in columns.names])
+    names = columns.names_of(shard)
+    schema = pa.schema([shard.schema.field(name) for name in names])
     try:
         file = pq.ParquetFile(shard.path)
     except (OSError, pa.ArrowException) as error:
@@ -172,9 +177,9 @@ def _read_tables(shard: ShardRef, columns: ColumnMapping) -> Iterator[tuple[pa.T
         for group, rows in enumerate(shard.row_groups):
             done = 0
             try:
-                for batch in file.iter_batches(_READ_ROWS, row_groups=[group], columns=columns.names):
+                for batch in file.iter_batches(_READ_ROWS, row_groups=[group], columns=names):
                     done += batch.num_rows
-                    yield pa.Table.from_batches([batch]).select(columns.names), ""
+                    yield pa.Table.from_batches([batch]).select(names), ""
             except (OSError, pa.ArrowException) as error:
                 reason = f"row group {group}: {str(error).splitlines()[0]}"
                 while done < rows:
@@ -185,6 +190,7 @@ def _read_tables(shard: ShardRef, columns: ColumnMapping) -> Iterator[tuple[pa.T
 
 
 _READ_ROWS = 1024
+_DEFAULT_ID = "id"
 
 
 def _row_batch(
@@ -192,9 +198,10 @@ def _row_batch(
 ) -> RowBatch:
     count = len(table)
     ids = [f"{shard.name}:{start + index}" for index in range(count)]
-    if columns.id:
-        given = table.column(columns.id).to_pylist()
-        ids = [made if key is None else _as_text(key) for key, made in zip(given, ids, strict=True)]
+    key_column = columns.id_of(shard)
+    if key_column:
+        given = _as_texts(table.column(key_column))
+        ids = [made if key is None else key for key, made in zip(given, ids, strict=True)]
     images = None if error else table.column(columns.image).combine_chunks()
     if isinstance(images, pa.ChunkedArray):
         images = pa.concat_arrays(images.chunks) if images.num_chunks else pa.array([], images.type)
@@ -202,8 +209,26 @@ def _row_batch(
     return RowBatch(shard, start, count, images, tuple(ids), kept, error, is_last)
 
 
-def _as_text(key: object) -> str:
-    return key.decode(errors="backslashreplace") if isinstance(key, bytes) else str(key)
+def _as_texts(column: pa.ChunkedArray) -> list[str | None]:
+    """Keys of any type as text; what is no valid UTF-8 is escaped."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    try:
+        raw = column.cast(kind).cast(pa.string() if not _is_text(kind) else pa.large_binary()).to_pylist()
+    except pa.ArrowException:
+        raw = [repr(key) if key.is_valid else None for chunk in column.chunks for key in chunk]
+    return [key.decode(errors="backslashreplace") if isinstance(key, bytes) else key for key in raw]
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)) or (
+        _is_binary(kind) or bool(pa.types.is_fixed_size_binary(kind))
+    )
+
+
+def _kept_field(field: pa.Field) -> pa.Field:
+    """A copied column as the results have it: plain values, which may be null where a page is damaged."""
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    return pa.field(field.name, kind, nullable=True)
 
 
 def _nullable(schema: pa.Schema) -> pa.Schema:

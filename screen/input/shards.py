@@ -24,6 +24,7 @@ class ShardRef:
     """One readable input shard.
 
     Attributes:
+        root: the folder of INPUT, resolved.
         path: where it is.
         name: relative to INPUT, with `/`: what results call it.
         size: bytes.
@@ -33,6 +34,7 @@ class ShardRef:
         schema: its Arrow schema.
     """
 
+    root: Path
     path: Path
     name: str
     size: int
@@ -90,7 +92,10 @@ def find_shards(source: str) -> tuple[list[ShardRef], list[UnreadableShard]]:
     for path in paths:
         name = path.relative_to(root).as_posix()
         try:
-            shards.append(_look_at(path, name))
+            name.encode()
+            shards.append(_look_at(root.resolve(), path, name))
+        except UnicodeEncodeError:
+            unreadable.append(UnreadableShard(ascii(name), "the name is not UTF-8"))
         except (OSError, pa.ArrowException) as error:
             unreadable.append(UnreadableShard(name, str(error).splitlines()[0]))
     if not shards:
@@ -103,12 +108,12 @@ def find_shards(source: str) -> tuple[list[ShardRef], list[UnreadableShard]]:
     return shards, unreadable
 
 
-def _look_at(path: Path, name: str) -> ShardRef:
+def _look_at(root: Path, path: Path, name: str) -> ShardRef:
     status = os.stat(path)
     with pq.ParquetFile(path) as file:
         groups = tuple(file.metadata.row_group(index).num_rows for index in range(file.num_row_groups))
         schema = file.schema_arrow
-    return ShardRef(path, name, status.st_size, status.st_mtime_ns, _digest_footer(path), groups, schema)
+    return ShardRef(root, path, name, status.st_size, status.st_mtime_ns, _digest_footer(path), groups, schema)
 
 
 def _digest_footer(path: Path) -> str:

@@ -16,8 +16,8 @@ from typing import Any
 from export.errors import OutputRefused
 from screen.config import fingerprint
 from screen.input.shards import ShardRef
-from screen.output.writer import WrittenShard
-from screen.storage import write_failed, write_text
+from screen.output.writer import WrittenShard, is_result
+from screen.storage import remove_leftovers, write_failed, write_text
 
 MANIFEST_NAME = "_manifest.jsonl"
 
@@ -27,6 +27,7 @@ class ManifestEntry:
     """One finished shard."""
 
     shard: str
+    root: str
     input: dict[str, int | str]
     size: int
     rows: int
@@ -67,27 +68,37 @@ class Manifest:
         return result.is_file() and result.stat().st_size == entry.size
 
     def refuse_foreign(self, shards: list[ShardRef]) -> None:
-        """Refuse to overwrite files that no manifest speaks of.
+        """Refuse to replace what is not an earlier result of the same shard.
 
         Raises:
-            OutputRefused: there is such a file.
+            OutputRefused: a file is in the way that we did not write, or the result of a shard of
+                the same name from another INPUT.
         """
-        if self._path.exists():
-            return
         for shard in shards:
-            if (self._output / shard.name).exists():
+            entry = self._entries.get(shard.name)
+            target = self._output / shard.name
+            if entry is None and target.exists() and not is_result(target):
                 raise OutputRefused(
-                    f"{self._output / shard.name} exists, and {self._output} has no manifest: it is not ours.",
+                    f"{target} exists and is no result of ours.",
                     wanted="a new or empty folder, or one that an earlier run wrote",
+                    next_step="choose another OUTPUT, or add --force to overwrite",
+                )
+            if entry is not None and entry.root != str(shard.root) and entry.input != shard.fingerprint:
+                raise OutputRefused(
+                    f"{target} is the result of a shard of this name in {entry.root}; INPUT is now {shard.root}.",
+                    wanted="one OUTPUT for each INPUT, or shards with names of their own",
                     next_step="choose another OUTPUT, or add --force to overwrite",
                 )
 
     def start(self) -> None:
         """Write the manifest as far as it is known, so that only finished lines follow.
 
+        What killed runs left aside is removed.
+
         Raises:
             WriteFailed: OUTPUT cannot be written to.
         """
+        remove_leftovers(self._output)
         lines = [json.dumps(self._header, sort_keys=True)]
         lines += [self._entries[name].line() for name in sorted(self._entries)]
         write_text(self._path, "\n".join(lines) + "\n")
@@ -96,7 +107,9 @@ class Manifest:
         """Append a shard whose result has its name."""
         size = written.path.stat().st_size
         shard = written.shard
-        entry = ManifestEntry(shard.name, shard.fingerprint, size, written.rows, written.flagged, written.statuses)
+        entry = ManifestEntry(
+            shard.name, str(shard.root), shard.fingerprint, size, written.rows, written.flagged, written.statuses
+        )
         self._entries[shard.name] = entry
         try:
             with open(self._path, "a", encoding="utf-8") as file:

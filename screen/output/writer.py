@@ -28,6 +28,7 @@ from screen.input.shards import ShardRef
 from screen.storage import AsideFile, write_failed
 
 _GROUP_ROWS = 8192
+_METADATA_KEY = b"oodscreen"
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,15 @@ def _as_arrow(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, pa.array(values.ravel(), kind.value_type))
 
 
+def is_result(path: Path) -> bool:
+    """Whether a file is a result shard that this project wrote."""
+    try:
+        metadata = pq.read_schema(path).metadata
+    except (OSError, pa.ArrowException):
+        return False
+    return _METADATA_KEY in (metadata or {})
+
+
 class ShardWriters:
     """Takes batches in input order and finishes shard after shard.
 
@@ -99,7 +109,7 @@ class ShardWriters:
 
     def __init__(self, output: Path, kept_schema: pa.Schema, identity: dict[str, Any]) -> None:
         self._output = output
-        self._schema = result_schema(kept_schema).with_metadata({"oodscreen": json.dumps(identity, sort_keys=True)})
+        self._schema = result_schema(kept_schema).with_metadata({_METADATA_KEY: json.dumps(identity, sort_keys=True)})
         self._open: _OpenShard | None = None
 
     def write(self, pieces: tuple[RowBatch, ...], table: pa.Table) -> Iterator[WrittenShard]:

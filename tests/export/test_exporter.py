@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from export.contract import DOMAIN, ExportedModel, read_model
 from export.errors import ModelRefused, OptionRefused, OutputRefused, VerificationFailed
-from export.exporter import export_file, export_model
+from export.exporter import ExportNotice, export_file, export_model
 
 
 def small_model(keras: Any, *, activation: str | None = "softmax", rescaling: bool = False, channels: int = 1) -> Any:
@@ -136,3 +136,36 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path: Pat
         export_file(tmp_path / "missing.keras", tmp_path / "no" / "m.onnx")
     with pytest.raises(OutputRefused, match="cannot be written"):
         export_file(tmp_path / "missing.keras", tmp_path)
+
+
+def test_a_file_that_is_no_onnx_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "m.keras").write_text("hours of training")
+    with pytest.raises(OutputRefused, match=r"would be called m.keras"):
+        export_file(tmp_path / "m.keras", tmp_path / "m.keras", scale=1)
+    assert (tmp_path / "m.keras").read_text() == "hours of training"
+
+
+def test_a_single_logit_is_refused_because_it_would_always_be_certain(keras: Any, tmp_path: Path) -> None:
+    layers = keras.layers
+    image = keras.Input((8, 8, 1))
+    model = keras.Model(image, layers.Dense(1)(layers.Dropout(0.5)(layers.Flatten()(image))))
+    for kind in ("logits", "softmax"):
+        with pytest.raises(ModelRefused, match="always be certain"):
+            export_model(model, tmp_path / "m.onnx", scale=1, output_kind=kind)
+    with pytest.raises(ModelRefused) as refused:
+        export_model(model, tmp_path / "m.onnx", scale=1)
+    assert "sigmoid" in refused.value.next_step
+
+
+def test_scaling_twice_is_said(keras: Any, tmp_path: Path) -> None:
+    with pytest.warns(ExportNotice, match="pixels are scaled twice"):
+        export_model(small_model(keras, rescaling=True), tmp_path / "m.onnx", scale=1 / 255)
+
+
+def test_a_dropout_in_half_precision_is_refused(keras: Any, tmp_path: Path) -> None:
+    layers = keras.layers
+    image = keras.Input((8, 8, 1))
+    x = layers.Dropout(0.5, dtype="mixed_float16")(layers.Flatten(dtype="mixed_float16")(image))
+    model = keras.Model(image, layers.Dense(3, activation="softmax", dtype="float32")(x))
+    with pytest.raises(ModelRefused, match="works in float16"):
+        export_model(model, tmp_path / "m.onnx", scale=1)

@@ -92,3 +92,33 @@ def test_a_lambda_layer_is_not_run(keras: Any, tmp_path: Path) -> None:
     model.save(tmp_path / "model.keras")
     with pytest.raises(ModelRefused, match="could not load"):
         load_keras_file(tmp_path / "model.keras")
+
+
+def test_the_output_kind_of_a_nested_model_is_that_of_the_output_in_use(keras: Any) -> None:
+    layers = keras.layers
+    inner_image = keras.Input((8, 8, 1))
+    x = layers.Dropout(0.5)(layers.Flatten()(inner_image))
+    outputs = [layers.Dense(3, activation="softmax")(x), layers.Dense(2, activation="sigmoid")(x)]
+    inner = keras.Model(inner_image, outputs)
+    image = keras.Input((8, 8, 1))
+    assert describe_model(keras.Model(image, inner(image)[0])).output_kind == "softmax"
+    assert describe_model(keras.Model(image, inner(image)[1])).output_kind == "sigmoid"
+
+
+def test_dropout_within_a_layer_that_has_no_dropout_layer_is_refused(keras: Any) -> None:
+    layers = keras.layers
+    image = keras.Input((4, 4, 1))
+    tokens = layers.Reshape((4, 4))(image)
+    for noisy in (
+        layers.Attention(dropout=0.5)([tokens, tokens]),
+        layers.LSTM(4, dropout=0.5)(tokens),
+        layers.GRU(4, recurrent_dropout=0.5)(tokens),
+    ):
+        x = layers.Dropout(0.1)(layers.Flatten()(noisy))
+        with pytest.raises(ModelRefused, match="fall silent"):
+            describe_model(keras.Model(image, layers.Dense(3, activation="softmax")(x)))
+
+
+def test_noise_that_inference_switches_off_is_a_notice(keras: Any) -> None:
+    source = describe_model(build(keras, keras.layers.GaussianNoise(0.1, name="hiss"), keras.layers.Dropout(0.5)))
+    assert source.notices == ("hiss (GaussianNoise) is switched off, as Keras does in inference",)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from screen import cli
+from screen.output.lock import LOCK_NAME
 from tests.conftest import encode, read_results, write_shard
 
 OODSCREEN = Path(sys.executable).with_name("oodscreen")
@@ -32,7 +33,8 @@ def oodscreen(*arguments: str | Path, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def tree(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    """Every path but the lock, which is empty and stays."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.name != LOCK_NAME)
 
 
 def loaded_modules(code: str) -> set[str]:
@@ -47,6 +49,7 @@ import sys
 import time
 sys.argv = ["oodscreen", *%r]
 from screen import cli
+from screen.output.lock import LOCK_NAME
 try:
     cli.main()
 except SystemExit:
@@ -174,6 +177,10 @@ BAD: dict[str, tuple[str, str]] = {
     "a scale by nothing": ("export good.keras out.onnx --scale 1/0", "--scale is '1/0'"),
     "class names that are missing": ("export good.keras out.onnx --scale 1 --classes no.txt", "no.txt cannot be read"),
     "an export into no folder": ("export good.keras no/out.onnx --scale 1", "cannot be written to"),
+    "an export over the model": ("export good.keras good.keras --scale 1", "would be called good.keras"),
+    "a scale beyond all numbers": ("export good.keras out.onnx --scale 1e400", "--scale is '1e400'"),
+    "no such image root": ("run good.onnx shards out --image-root nowhere", "--image-root nowhere is no folder"),
+    "unheard-of masks": ("run good.onnx shards out --masks some", "--masks is 'some'"),
     "an export over a folder": ("export good.keras nothing --scale 1", "cannot be written to"),
     "an inspection of nothing": ("inspect missing.onnx", "cannot be read"),
 }

@@ -11,10 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 from export.contract import ExportedModel
-from export.errors import ExitCode, InputChanged, OutputRefused
+from export.errors import ExitCode, InputChanged, OutputLocked, OutputRefused
 from screen import Screener
 from screen.columns import COLUMNS, SCORES
 from screen.config import RunConfig
+from screen.output.lock import LOCK_NAME, hold_output
 from screen.output.manifest import MANIFEST_NAME
 from screen.runner import RunSummary, run_screening
 from tests.conftest import Recorder, encode, read_results, write_shard
@@ -29,7 +30,9 @@ def run(model: Path, source: Path, output: Path, listener: Recorder | None = Non
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Every file but the lock, which is empty and stays."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != LOCK_NAME)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.fixture(scope="module")
@@ -277,3 +280,89 @@ def test_shards_of_every_image_type_give_the_same_scores(
         tables.append(read_results(tmp_path / f"{name}-out"))
     assert tables[0].equals(tables[1])
     assert tables[0]["id"].to_pylist() == [f"a.parquet:{row}" for row in range(10)]
+
+
+def test_a_regression_is_scored_with_a_rule_of_its_own(tmp_path: Path) -> None:
+    import onnx
+
+    from export.graph import stamp_metadata
+
+    g = Graph(kind="regression")
+    model = g.finish(g.dense(g.site(g.flat(), 48), 48, 2), 2)
+    stamp_metadata(model.proto, model.contract)
+    onnx.save(model.proto, tmp_path / "m.onnx")
+    bright, dark = np.full((4, 4, 3), 255, np.uint8), np.zeros((4, 4, 3), np.uint8)
+    write_shard(tmp_path / "in" / "a.parquet", [encode(bright), encode(dark)])
+    run(tmp_path / "m.onnx", tmp_path / "in", tmp_path / "out", flag_if="largest_std > 0.01")
+    table = read_results(tmp_path / "out")
+    assert table["flag"].to_pylist() == [True, False]
+    assert table["prediction"].null_count == table["entropy"].null_count == 2
+    np.testing.assert_allclose(table["largest_std"].to_pylist(), np.max(table["std"].to_pylist(), axis=1))
+
+
+def test_shards_of_one_name_from_two_inputs_do_not_replace_each_other(
+    article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    write_shard(tmp_path / "one" / "a.parquet", [encode(image) for image in digits[:5]])
+    write_shard(tmp_path / "two" / "a.parquet", [encode(image) for image in digits[:3]])
+    run(article_onnx, tmp_path / "one", tmp_path / "out")
+    before = contents(tmp_path / "out")
+    with pytest.raises(OutputRefused, match="is the result of a shard of this name in"):
+        run(article_onnx, tmp_path / "two", tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+    (tmp_path / "one").rename(tmp_path / "moved")
+    assert run(article_onnx, tmp_path / "moved", tmp_path / "out").skipped == ["a.parquet"]
+
+
+def test_a_second_run_on_the_same_output_is_told_who_holds_it(
+    article_onnx: Path, digit_shards: Path, tmp_path: Path
+) -> None:
+    with hold_output(tmp_path / "out"), pytest.raises(OutputLocked, match="held by process") as locked:
+        run(article_onnx, digit_shards, tmp_path / "out")
+    assert locked.value.exit_code is ExitCode.LOCKED
+    assert run(article_onnx, digit_shards, tmp_path / "out").rows == 300
+
+
+def test_what_a_killed_run_left_aside_is_removed(article_onnx: Path, digit_shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / "sub").mkdir(parents=True)
+    for name in (".oodscreen-0123", "sub/.oodscreen-4567"):
+        (tmp_path / "out" / name).write_text("half a shard")
+    run(article_onnx, digit_shards, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob(".oodscreen-*"))
+
+
+def test_keys_are_taken_shard_by_shard(article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path) -> None:
+    """A shard without keys, or with keys that are no valid text, changes nothing for the others."""
+    encoded = pa.array([encode(image) for image in digits[:2]])
+    broken = pa.Array.from_buffers(pa.string(), 2, pa.array([b"ok", b"\xff\xfe"]).buffers())
+    (tmp_path / "in").mkdir()
+    for name, keys in {
+        "a": {"id": ["k0", "k1"]},
+        "b": {},
+        "c": {"id": broken},
+        "d": {"id": pa.array([10**18, None], pa.timestamp("ns"))},
+        "e": {"id": pa.array(["x", "y"]).dictionary_encode()},
+        "f": {"id": [7, 8]},
+    }.items():
+        pq.write_table(pa.table({"image": encoded, **keys}), tmp_path / "in" / f"{name}.parquet")
+    run(article_onnx, tmp_path / "in", tmp_path / "out")
+    ids = read_results(tmp_path / "out")["id"].to_pylist()
+    assert ids[:6] == ["k0", "k1", "b.parquet:0", "b.parquet:1", "ok", "\\xff\\xfe"]
+    assert ids[6].startswith("2001-09-09")
+    assert ids[7:] == ["d.parquet:1", "x", "y", "7", "8"]
+
+
+def test_kept_columns_may_be_required_or_dictionaries(
+    article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name, words in (("a", ["x", "y"]), ("b", ["z", "z"])):
+        kind = pa.dictionary(pa.int8(), pa.string())
+        schema = pa.schema([("image", pa.binary()), pa.field("number", pa.int64(), nullable=False), ("word", kind)])
+        encoded = [encode(image) for image in digits[:2]]
+        columns = [pa.array(encoded), pa.array([1, 2]), pa.array(words).dictionary_encode().cast(kind)]
+        pq.write_table(pa.Table.from_arrays(columns, schema=schema), tmp_path / "in" / f"{name}.parquet")
+    run(article_onnx, tmp_path / "in", tmp_path / "out", keep=["number", "word", "word"])
+    table = read_results(tmp_path / "out")
+    assert table["word"].to_pylist() == ["x", "y", "z", "z"]
+    assert table.schema.field("number").nullable

@@ -55,6 +55,12 @@ def test_auto_says_what_it_got(article: ExportedModel) -> None:
     assert "\n" not in device.note
 
 
+@pytest.mark.parametrize("options", [{"passes": 0}, {"seed": -1}, {"memory": 0}, {"masks": "none"}])
+def test_options_that_cannot_be_meant_are_refused(article: ExportedModel, options: dict[str, Any]) -> None:
+    with pytest.raises(OptionRefused):
+        Screener(article, **options)
+
+
 def test_an_unknown_device_is_refused(article: ExportedModel) -> None:
     with pytest.raises(OptionRefused, match="no device 'tpu'"):
         Screener(article, device="tpu")

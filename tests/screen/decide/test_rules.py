@@ -78,6 +78,18 @@ def test_what_is_no_rule_is_refused(text: str, message: str) -> None:
     assert "entropy > 0.5" in refused.value.next_step
 
 
+def test_numbers_compare_as_readers_of_the_results_compare_them() -> None:
+    """0.3 as float32 is above 0.3."""
+    scores = {"variation_ratio": np.array([0.3], np.float32)}
+    assert parse_rule("variation_ratio > 0.3", CONTRACT).decide(scores).flag.tolist() == [True]
+    assert parse_rule("variation_ratio == 0.3", CONTRACT).decide(scores).flag.tolist() == [False]
+
+
+def test_a_rule_that_is_nested_too_deeply_is_refused() -> None:
+    with pytest.raises(OptionRefused, match="nested too deeply"):
+        parse_rule("(" * 9000 + "entropy > 1" + ")" * 9000, CONTRACT)
+
+
 def test_defaults_are_a_quarter_of_the_largest_entropy() -> None:
     assert default_rule(CONTRACT) == f"entropy > {math.log(4) / 4:.6g}"
     assert default_rule(replace(CONTRACT, output_kind="sigmoid", classes=1)) == f"entropy > {math.log(2) / 4:.6g}"

@@ -77,6 +77,25 @@ def test_a_null_tensor_is_a_status_and_leaves_its_neighbours(
     np.testing.assert_array_equal(batch.images, digits[:2])
 
 
+def test_a_null_within_a_tensor_is_a_status_and_no_pixel(contract: ModelContract, digits: NDArray[np.uint8]) -> None:
+    whole = digits[0].ravel().tolist()
+    rows = [whole, [None, *whole[1:]], None, [None] * 784, whole]
+    for chosen in (pa.array(rows, pa.list_(pa.uint8(), 784)), pa.array([whole, *rows], pa.list_(pa.uint8(), 784))[1:]):
+        batch = decode(contract, chosen)
+        assert sorted(batch.failures) == [1, 2, 3]
+        np.testing.assert_array_equal(batch.images, np.stack([digits[0]] * 2))
+    nested = [digits[0, ..., 0].tolist(), [None, *digits[0, 1:, :, 0].tolist()]]
+    batch = decode(contract, pa.array(nested, pa.list_(pa.list_(pa.uint8(), 28), 28)))
+    assert list(batch.failures) == [1]
+    np.testing.assert_array_equal(batch.images, digits[:1])
+
+
+def test_the_reason_of_a_failure_is_the_same_every_time(contract: ModelContract) -> None:
+    column = pa.array([b"hello", b"\x89PNG"])
+    assert decode(contract, column).failures == decode(contract, column).failures
+    assert decode(contract, column).failures[0] == ("decode_failed", "not an image of a known format")
+
+
 def bomb() -> bytes:
     """A tiny PNG whose header says 60,000 x 60,000."""
     data = bytearray(encode(np.zeros((1, 1, 1), np.uint8)))
@@ -139,6 +158,9 @@ def test_paths_are_followed_only_when_asked_and_only_below_the_root(
     column = pa.array([{"bytes": None, "path": path} for path in paths] + [{"bytes": None, "path": None}], IMAGE_TYPE)
     closed = decode(contract, column)
     assert [closed.failures[row][0] for row in range(6)] == ["path_not_followed"] * 5 + ["null_image"]
+    (root / "loop").symlink_to(root / "loop")
+    broken = pa.array([{"bytes": None, "path": "loop"}], IMAGE_TYPE)
+    assert decode(contract, broken, image_root=root).failures[0][0] == "path_not_found"
     opened = decode(contract, column, image_root=root)
     np.testing.assert_array_equal(opened.images, digits[3:4])
     assert [opened.failures[row][0] for row in range(1, 5)] == ["path_not_found"] * 4

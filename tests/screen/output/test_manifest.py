@@ -93,5 +93,5 @@ def test_files_of_another_origin_are_not_overwritten(tmp_path: Path, shards: lis
     out = tmp_path / "out"
     out.mkdir()
     (out / "b.parquet").write_text("precious")
-    with pytest.raises(OutputRefused, match="not ours"):
+    with pytest.raises(OutputRefused, match="no result of ours"):
         Manifest(out, IDENTITY, force=False).refuse_foreign(shards)
