@@ -34,13 +34,13 @@ def hold_output(output: Path) -> Iterator[None]:
     try:
         output.mkdir(parents=True, exist_ok=True)
         lock.acquire()
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     except Timeout as error:
         raise OutputLocked(
             f"{output} is held by {_read(holder)}.",
             wanted="one run at a time in an OUTPUT",
             next_step="wait until it ends, or choose another OUTPUT",
         ) from error
-        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     except OSError as error:
         lock.release()
         raise write_failed(output, error) from error
