@@ -81,8 +81,9 @@ def measure_floor(name: str, images: NDArray[np.uint8], model: Path, device: str
 
     from export.contract import read_model
     from export.graph import with_rate_zero
-    from screen.engine.plan import plan_engine, split_graph
+    from screen.engine.plan import plan_engine
     from screen.engine.sizes import infer_sizes
+    from screen.engine.split import split_graph
 
     provider = PROVIDERS[device]
     exported = read_model(model)

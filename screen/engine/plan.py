@@ -3,9 +3,7 @@
 In: an `ExportedModel`. Out: an `EnginePlan`, a pure value that can be printed, with the two
 graphs to run. Nothing is executed here.
 
-Every value of the graph is one of three: constant (no ancestor but initializers), trunk (depends
-on the image, on no site) or stochastic (has a site among its ancestors). The trunk's values that
-stochastic nodes read are the boundary. `screen.engine.head` says how the head carries T passes.
+`screen.engine.split` says what belongs where, `screen.engine.head` how the head carries T passes.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ from export.contract import DOMAIN, ExportedModel, ModelContract, Site
 from export.errors import ContractRefused
 from screen.engine.head import Head, boundary_values, build_head
 from screen.engine.sizes import count_flops, infer_sizes, largest_bytes
+from screen.engine.split import GraphSplit, split_graph
 
 PASSES_PER_RUN_MIN = 3
 """With 3 or more, T above 1 can always be cut without a run of a single pass."""
@@ -35,21 +34,6 @@ _RUN_ROWS = 64
 
 _MASK_COPIES = 3
 """Words, mask and its copy on the device: what an element of a mask takes while it is drawn."""
-
-
-@dataclass(frozen=True)
-class GraphSplit:
-    """Which node belongs where.
-
-    Attributes:
-        trunk: nodes with no stochastic ancestor that the boundary needs, in order.
-        head: stochastic nodes and the constant nodes they need, in order.
-        boundary: names of the trunk's values that the head reads, in order.
-    """
-
-    trunk: tuple[onnx.NodeProto, ...]
-    head: tuple[onnx.NodeProto, ...]
-    boundary: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -192,108 +176,6 @@ def _plan_site(site: Site, head: Head) -> SitePlan:
     units = head.units.get(site.name, "")
     how = "thinned" if units else "weights" if site.name in head.chains else "batch"
     return SitePlan(site, head.masks[site.name], how, units)
-
-
-def split_graph(graph: onnx.GraphProto) -> GraphSplit:
-    """Tell trunk from head, and find the boundary between them."""
-    nodes = list(graph.node)
-    maker = {name: index for index, node in enumerate(nodes) for name in node.output}
-    constant = {value.name for value in graph.initializer} | {""}
-    stochastic: set[str] = set()
-    head: set[int] = set()
-    for index, node in enumerate(nodes):
-        if node.domain == DOMAIN or any(name in stochastic for name in node.input):
-            stochastic.update(node.output)
-            head.add(index)
-        elif all(name in constant for name in node.input):
-            constant.update(node.output)
-
-    shape_nodes = _shape_arithmetic(nodes, maker, constant, head)
-    shape_reads = [nodes[index].input[0] for index in sorted(shape_nodes) if nodes[index].op_type == "Shape"]
-    head |= shape_nodes
-    needed = {name for index in head for name in nodes[index].input}
-    for index in range(len(nodes) - 1, -1, -1):  # constant nodes are cheap: the head has its own copies
-        if index not in head and any(name in constant and name in needed for name in nodes[index].output):
-            head.add(index)
-            needed.update(nodes[index].input)
-    made = constant.union(*(nodes[index].output for index in head))
-    read = [
-        name
-        for index in sorted(head)
-        for name in nodes[index].input
-        if name not in made and not (nodes[index].op_type == "Shape" and name in shape_reads)
-    ]
-    boundary = tuple(dict.fromkeys(read))
-    return GraphSplit(
-        trunk=tuple(nodes[index] for index in sorted(_ancestors(nodes, maker, boundary))),
-        head=tuple(nodes[index] for index in sorted(head)),
-        boundary=boundary,
-    )
-
-
-_SHAPE_OPS = frozenset(
-    [
-        "Shape",
-        "Gather",
-        "Slice",
-        "Concat",
-        "Unsqueeze",
-        "Squeeze",
-        "Cast",
-        "Mul",
-        "Add",
-        "Sub",
-        "Div",
-        "ReduceProd",
-        "Identity",
-        "Reshape",
-        "Max",
-        "Min",
-    ]
-)
-
-
-def _shape_arithmetic(
-    nodes: list[onnx.NodeProto], maker: dict[str, int], constant: set[str], head: set[int]
-) -> set[int]:
-    """Trunk nodes that compute with the shape of a tensor, for the head.
-
-    They count B rows where the head has P * B, so the head computes them anew.
-    """
-
-    def chain(name: str) -> set[int] | None:
-        """The nodes from `Shape` to `name`; None where the value is more than shape arithmetic."""
-        if name in constant:
-            return set()
-        index = maker.get(name)
-        if index is None or index in head or nodes[index].op_type not in _SHAPE_OPS:
-            return None
-        links = {index}
-        if nodes[index].op_type == "Shape":
-            return links
-        for read in nodes[index].input:
-            further = chain(read)
-            if further is None:
-                return None
-            links |= further
-        return links
-
-    found: set[int] = set()
-    for index in head:
-        for name in nodes[index].input:
-            found |= chain(name) or set()
-    return found
-
-
-def _ancestors(nodes: list[onnx.NodeProto], maker: dict[str, int], names: tuple[str, ...]) -> set[int]:
-    wanted: set[int] = set()
-    todo = list(names)
-    while todo:
-        index = maker.get(todo.pop())
-        if index is not None and index not in wanted:
-            wanted.add(index)
-            todo.extend(nodes[index].input)
-    return wanted
 
 
 def _trunk_graph(graph: onnx.GraphProto, split: GraphSplit, boundary: list[onnx.ValueInfoProto]) -> onnx.GraphProto:
