@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -119,6 +120,33 @@ def test_inspect_prints_the_contract(
         "pixel * 0.0039215686",
     ):
         assert part in told
+
+
+def test_inspect_prints_the_plan_as_json_too(
+    article_onnx: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert oodscreen("inspect", article_onnx, "--json", "-T", "50", monkeypatch=monkeypatch) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert list(told["boundary"].values()) == [[12, 12, 64]]
+    assert list(told["sites"].values()) == ["weights", "thinned"]
+    # By hand: the convolutions and the dense layers of the article's network, multiply-adds of one row.
+    trunk, head = 26 * 26 * 32 * 9 + 24 * 24 * 64 * 9 * 32, 9216 * 128 + 128 * 10
+    assert told["trunk_share"] == pytest.approx(trunk / (trunk + head))
+    assert told["relative_cost"] == pytest.approx((trunk + 50 * head) / (trunk + head))
+    assert oodscreen("inspect", article_onnx, "--masks", "per-row", "--json", monkeypatch=monkeypatch) == 0
+    assert set(json.loads(capsys.readouterr().out)["sites"].values()) == {"batch"}
+
+
+def test_doctor_says_what_the_machine_can_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert oodscreen("doctor", monkeypatch=monkeypatch) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"^device +(cpu|cuda)", told, re.MULTILINE)
+    speed = re.search(r"(\d+) GFLOP/s", told)
+    assert speed
+    assert int(speed.group(1)) > 0
+    assert "CPUExecutionProvider" in told
 
 
 def test_export_from_the_command_line(
