@@ -257,7 +257,7 @@ def compare(name: str, data: Path, work: Path, device: str, repeats: int, passes
     runs = []
     for count in passes:
         tries = [screen(model, shards, count, device) for _ in range(repeats if count <= 100 else 1)]
-        runs.append(sorted(tries, key=lambda run: run["seconds"])[len(tries) // 2])
+        runs.append(sorted(tries, key=lambda run: run["seconds"])[(len(tries) - 1) // 2])
         print(f"{name}: T = {count}: {runs[-1]['seconds']} s, {runs[-1]['peak_mib']} MiB", flush=True)
 
     def middle(kind: str, key: str) -> float:
@@ -331,6 +331,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("OODSCREEN_DATA", "../shared/data")))
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", choices=sorted(NETWORKS), help="measure this network anew, keep the other results")
     parser.add_argument("--quick", action="store_true", help="one repeat, small T, few rows; to try the script")
     parser.add_argument("--measure", choices=sorted(MEASURES), help=argparse.SUPPRESS)
     parser.add_argument("--network", choices=sorted(NETWORKS), help=argparse.SUPPRESS)
@@ -349,12 +350,15 @@ def main() -> None:
         "versions": {name: version(name) for name in _VERSIONS},
         "networks": {},
     }
-    with tempfile.TemporaryDirectory() as work:
-        for name in NETWORKS:
-            result["networks"][name] = compare(name, options.data, Path(work), options.device, repeats, passes)
-        result["sizes"] = compare_sizes(options.data, Path(work), options.device, rows)
     target = RESULT.with_stem("throughput-quick") if options.quick else RESULT
     target = target if options.device == "cpu" else target.with_stem(f"{target.stem}-{options.device}")
+    with tempfile.TemporaryDirectory() as work:
+        if options.only:
+            result = json.loads(target.read_text())
+        for name in [options.only] if options.only else NETWORKS:
+            result["networks"][name] = compare(name, options.data, Path(work), options.device, repeats, passes)
+        if not options.only:
+            result["sizes"] = compare_sizes(options.data, Path(work), options.device, rows)
     target.write_text(json.dumps(result, indent=2) + "\n")
     plot(result, target.with_suffix(".svg"))
 

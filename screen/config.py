@@ -41,7 +41,9 @@ class RunConfig:
             "per-row: independent masks for every row."
         ),
     ] = "shared"
-    batch_size: Annotated[int, typer.Option(help="Rows that are read, decoded and scored together.")] = 1024
+    batch_size: Annotated[
+        int, typer.Option(help="Rows that are read, decoded and scored together; fewer where images are large.")
+    ] = 2048
     flag_if: Annotated[
         str | None,
         typer.Option(

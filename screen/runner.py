@@ -31,6 +31,9 @@ from screen.output.writer import ShardWriters, WrittenShard, make_table
 from screen.overlap import StageClock, work_ahead
 from screen.screener import Screener
 
+_BATCH_BYTES = 32 * 2**20
+"""Pixels of one batch at most; a few batches are on their way between the stages."""
+
 _AHEAD = 2
 """How many batches a stage may be ahead of the next."""
 
@@ -162,10 +165,12 @@ def _score_shards(
 ) -> None:
     """The loop itself: every stage in a thread of its own, writing in this one."""
     clock = StageClock()
+    height, width, channels = screener.contract.image_shape
+    batch_size = max(1, min(config.batch_size, _BATCH_BYTES // (height * width * channels)))
     decoder = Decoder(
         screener.contract, max_pixels=config.max_pixels, image_root=config.image_root, threads=config.threads
     )
-    pieces = work_ahead(clock.make("read", read_batches(shards, columns, config.batch_size)), _AHEAD)
+    pieces = work_ahead(clock.make("read", read_batches(shards, columns, batch_size)), _AHEAD)
     batches = work_ahead(clock.apply("decode", decoder.decode, pieces), _AHEAD)
     scored = work_ahead(clock.apply("score", partial(score_batch, screener), batches), _AHEAD)
     try:

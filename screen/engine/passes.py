@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from export.errors import OutOfMemory
 from screen.engine.masks import draw_masks, draw_row_masks, identify_rows
-from screen.engine.plan import EnginePlan
+from screen.engine.plan import TRUNK_ROWS, EnginePlan
 from screen.engine.reduction import ENERGY, ENTROPY, M2, M3, M4, RAW_OUTPUT, VOTES
 from screen.engine.session import Device, Part, to_numpy
 from screen.engine.statistics import PassSummary, RunStatistics, concatenate, summarize
@@ -118,17 +118,18 @@ class PassEngine:
         Raises:
             OutOfMemory: not even two rows fit.
         """
-        summaries = []
-        start = 0
-        while start < len(images):
-            rows = images[start : start + self.rows_per_run]
+        summaries: list[PassSummary] = []
+        waiting = _cut(images, -(-len(images) // self.rows_per_run))
+        while waiting:
             try:
-                summaries.append(self._summarize_rows(rows))
-                start += len(rows)
-            except OutOfMemory:
-                if len(rows) <= _LEAST_ROWS:
+                summaries.append(self._summarize_rows(waiting[0]))
+                waiting.pop(0)
+            except (OutOfMemory, MemoryError):  # of the session, or of numpy between sessions
+                rows = len(waiting[0])
+                if rows <= _LEAST_ROWS:
                     raise
-                self._go_on_with(max(_LEAST_ROWS, len(rows) // 2), instead_of=len(rows))
+                self._go_on_with(max(_LEAST_ROWS, rows // 2), instead_of=rows)
+                waiting = _cut(np.concatenate(waiting), -(-sum(map(len, waiting)) // self.rows_per_run))
         return concatenate(summaries)
 
     def raw_passes(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
@@ -167,9 +168,10 @@ class PassEngine:
     def _run_trunk(self, rows: _Rows) -> dict[str, Any]:
         """The boundary of some rows; its parts are computed at the same time."""
         name = self.plan.contract.input_name
-        parts = list(
-            self._pool.map(lambda part: self._trunk.run({name: self._trunk.put(part)}), _cut(rows.fed, self._workers))
-        )
+        slices = _cut(rows.fed, max(self._workers, -(-len(rows.fed) // TRUNK_ROWS)))
+        if self.device.name != "cpu":
+            slices = [rows.fed]  # nothing leaves the GPU
+        parts = list(self._pool.map(lambda part: self._trunk.run({name: self._trunk.put(part)}), slices))
         if len(parts) == 1:
             return parts[0]
         joined = {name: np.concatenate([part[name].numpy() for part in parts]) for name in self.plan.boundary}

@@ -32,6 +32,10 @@ T passes are cut into runs, and with it the last bit of a result, follows from t
 
 _RUN_ROWS = 64
 
+TRUNK_ROWS = 128
+"""Rows that the trunk takes at a time: its tensors are the largest there are, and more rows do not
+make it faster."""
+
 _MASK_COPIES = 3
 """Words, mask and its copy on the device: what an element of a mask takes while it is drawn."""
 
@@ -67,6 +71,7 @@ class EnginePlan:
         sites: how each site is run, in the contract's order.
         statistics: names of the head's outputs.
         passes_per_run: P at most.
+        boundary_row_bytes: what one row takes of the boundary, in bytes.
         trunk_row_bytes: what one row takes of the trunk's largest neighbouring tensors, in bytes.
         head_row_bytes: what one row takes in one pass of the head, in bytes.
         head_pass_bytes: what one pass takes apart from rows (masked weights), in bytes.
@@ -81,6 +86,7 @@ class EnginePlan:
     sites: tuple[SitePlan, ...]
     statistics: tuple[str, ...]
     passes_per_run: int
+    boundary_row_bytes: int
     trunk_row_bytes: int
     head_row_bytes: int
     head_pass_bytes: int
@@ -98,10 +104,16 @@ class EnginePlan:
         return self.trunk_share + passes * (1 - self.trunk_share)
 
     def rows_per_run(self, memory: int, workers: int = 1) -> int:
-        """How many rows may be run in `memory` bytes, with so many runs at a time; at least 2."""
-        fixed = workers * self.passes_per_run * self.head_pass_bytes
-        each = self.trunk_row_bytes + workers * self.passes_per_run * self.head_row_bytes
-        return max(2, (memory - fixed) // max(each, 1))
+        """How many rows may be run together in `memory` bytes; at least 2.
+
+        Args:
+            memory: bytes.
+            workers: how many runs go on at a time; each has its own trunk slice, then its own head.
+        """
+        trunk = workers * TRUNK_ROWS * self.trunk_row_bytes
+        heads = workers * self.passes_per_run * self.head_pass_bytes
+        each = 2 * self.boundary_row_bytes + workers * self.passes_per_run * self.head_row_bytes
+        return max(2, (memory - max(trunk, heads)) // max(each, 1))
 
     def runs(self, passes: int) -> tuple[int, ...]:
         """T passes as runs of nearly equal size, none of a single pass unless T is 1."""
@@ -163,6 +175,7 @@ def plan_engine(
         sites=tuple(_plan_site(site, head) for site in model.contract.sites),
         statistics=head.statistics,
         passes_per_run=min(max(fitting, PASSES_PER_RUN_MIN), PASSES_PER_RUN_MAX),
+        boundary_row_bytes=int(sizes.row_bytes(split.boundary)),
         trunk_row_bytes=largest_bytes(split.trunk, sizes),
         head_row_bytes=head_row_bytes,
         head_pass_bytes=head_pass_bytes,

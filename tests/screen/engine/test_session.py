@@ -122,7 +122,7 @@ engine = PassEngine(plan_engine(model), passes=5, seed=1, device=Device("cpu", 1
 images = np.random.default_rng(0).integers(0, 256, (4000, 28, 28, 1), dtype=np.uint8)
 before = engine.summarize(images[:50])
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 500 * 2**20,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (used + 220 * 2**20,) * 2)
 summary = engine.summarize(images)
 assert len(summary.mean) == 4000
 assert np.array_equal(summary.mean[:50], before.mean)
