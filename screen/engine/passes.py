@@ -30,7 +30,8 @@ from screen.engine.session import Device, Part, to_numpy
 from screen.engine.statistics import PassSummary, RunStatistics, concatenate, summarize
 from screen.engine.thinning import choose_units
 
-_LEAST_ROWS = 2
+_LEAST = 2
+"""Rows, and passes, that a kernel sees at least."""
 
 _SUMS = (M2, M3, M4, VOTES, ENTROPY, ENERGY)
 
@@ -47,7 +48,7 @@ class _Run:
 
     @property
     def fed(self) -> int:
-        return max(_LEAST_ROWS, self.count)
+        return max(_LEAST, self.count)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class _Rows:
 
     @property
     def fed(self) -> NDArray[np.uint8]:
-        return self.images if self.count >= _LEAST_ROWS else np.repeat(self.images, _LEAST_ROWS, axis=0)
+        return self.images if self.count >= _LEAST else np.repeat(self.images, _LEAST, axis=0)
 
     @cached_property
     def identities(self) -> list[int]:
@@ -105,9 +106,9 @@ class PassEngine:
         starts = accumulate(counts, initial=0)
         self._runs = [_Run(start, count) for start, count in zip(starts, counts, strict=False)]
         elements = sum(math.prod(site.site.noise_shape) for site in plan.sites)
-        self._kept: list[dict[str, Any]] | None = None
+        self._kept: dict[_Run, dict[str, Any]] = {}
         if plan.masks == "shared" and 4 * passes * elements <= KEPT_MASKS_BYTES:
-            self._kept = [self._draw_shared(run) for run in self._runs]
+            self._kept = {run: self._draw_shared(run) for run in self._runs}
 
     def summarize(self, images: NDArray[np.uint8]) -> PassSummary:
         """What T passes say.
@@ -119,17 +120,17 @@ class PassEngine:
             OutOfMemory: not even two rows fit.
         """
         summaries: list[PassSummary] = []
-        waiting = _cut(images, -(-len(images) // self.rows_per_run))
+        waiting = self._cut_to_fit(images)
         while waiting:
             try:
                 summaries.append(self._summarize_rows(waiting[0]))
                 waiting.pop(0)
             except (OutOfMemory, MemoryError):  # of the session, or of numpy between sessions
                 rows = len(waiting[0])
-                if rows <= _LEAST_ROWS:
+                if rows <= _LEAST:
                     raise
-                self._go_on_with(max(_LEAST_ROWS, rows // 2), instead_of=rows)
-                waiting = _cut(np.concatenate(waiting), -(-sum(map(len, waiting)) // self.rows_per_run))
+                self._go_on_with(max(_LEAST, rows // 2), instead_of=rows)
+                waiting = self._cut_to_fit(np.concatenate(waiting))
         return concatenate(summaries)
 
     def raw_passes(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
@@ -138,8 +139,7 @@ class PassEngine:
         Args:
             images: `uint8 [B, H, W, C]`, B at least 1.
         """
-        step = self.rows_per_run
-        chunks = [_Rows(images[start : start + step]) for start in range(0, len(images), step)]
+        chunks = [_Rows(rows) for rows in self._cut_to_fit(images)]
         boundaries = [self._run_trunk(rows) for rows in chunks]
 
         def run_all_rows(run: _Run) -> NDArray[np.float32]:
@@ -191,8 +191,8 @@ class PassEngine:
         return RunStatistics.from_outputs(run.count, outputs)
 
     def _masks(self, run: _Run, rows: _Rows) -> dict[str, Any]:
-        if self._kept is not None:
-            return self._kept[self._runs.index(run)]
+        if run in self._kept:
+            return self._kept[run]
         return self._draw_shared(run) if self.plan.masks == "shared" else self._draw_per_row(run, rows)
 
     def _draw_shared(self, run: _Run) -> dict[str, Any]:
@@ -215,6 +215,10 @@ class PassEngine:
         """A value for each pass, on the device; a single pass is fed twice."""
         return self._head.put(np.resize(values, (run.fed, *values.shape[1:])) if run.fed != run.count else values)
 
+    def _cut_to_fit(self, images: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+        """Slices of nearly equal size that fit into memory."""
+        return _cut(images, -(-len(images) // self.rows_per_run))
+
     def _go_on_with(self, rows: int, *, instead_of: int) -> None:
         """After memory ran out: fewer rows in a run. Results do not depend on it; it is said once."""
         if self._notify is not None:
@@ -225,5 +229,5 @@ class PassEngine:
 
 def _cut(images: NDArray[np.uint8], parts: int) -> list[NDArray[np.uint8]]:
     """At most so many slices of nearly equal size, none of a single row unless there is but one."""
-    parts = max(1, min(parts, len(images) // _LEAST_ROWS))
+    parts = max(1, min(parts, len(images) // _LEAST))
     return np.array_split(images, parts)
