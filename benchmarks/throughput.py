@@ -139,35 +139,60 @@ def _bare_product(rows: int, inner: int, outer: int, provider: str) -> Callable[
     return run
 
 
-def measure_head(name: str, images: NDArray[np.uint8], model: Path, device: str) -> dict[str, Any]:
-    """Seconds of one pass of oodscreen's head: masks, products and statistics, the trunk left out."""
+def measure_engine(name: str, images: NDArray[np.uint8], model: Path, device: str) -> dict[str, Any]:
+    """The engine alone, start-up left out: a pass of the head, and T = 100 beside one deterministic pass.
+
+    A pass of the head is masks, products and statistics, the trunk left out.
+    """
+    import onnxruntime
+
+    from export.contract import read_model
+    from export.graph import with_rate_zero
     from screen.engine.passes import _Rows
     from screen.screener import Screener
 
-    passes = 50
-    screener = Screener(model, passes=passes, device=device)
-    rows = images[: BATCH[name]]
-    engine = screener._engine
-    whole = _median_of_passes(lambda: engine.summarize(rows))
+    passes = 100
+    exported = read_model(model)
+    plain = onnxruntime.InferenceSession(
+        with_rate_zero(exported.proto).SerializeToString(), providers=[PROVIDERS[device]]
+    )
+    screener = Screener(exported, passes=passes, device=device)
+    rows, engine = images[: BATCH[name]], screener._engine
+
+    def deterministic() -> None:
+        for start in range(0, len(rows), BATCH[name]):
+            plain.run(None, {"image": rows[start : start + BATCH[name]]})
+
+    once, whole = _medians_in_turn(deterministic, lambda: engine.summarize(rows))
     trunk = _median_of_passes(lambda: engine._run_trunk(_Rows(rows)))
-    return {"seconds_a_pass": (whole - trunk) / passes * len(images) / len(rows)}
+    return {
+        "seconds_a_pass": (whole - trunk) / passes * len(images) / len(rows),
+        "hundred_passes_over_deterministic": whole / once,
+    }
+
+
+def _medians_in_turn(*functions: Callable[[], Any]) -> list[float]:
+    """Median seconds of each, measured in turn, so that a slow moment meets them all."""
+    for function in functions:
+        function()
+    times: list[list[float]] = [[] for _ in functions]
+    for _ in range(_TIMED_PASSES):
+        for function, taken in zip(functions, times, strict=True):
+            started = time.perf_counter()
+            function()
+            taken.append(time.perf_counter() - started)
+    return [statistics.median(taken) for taken in times]
 
 
 def _median_of_passes(one_pass: Callable[[], Any]) -> float:
-    one_pass()
-    times = []
-    for _ in range(_TIMED_PASSES):
-        started = time.perf_counter()
-        one_pass()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+    return _medians_in_turn(one_pass)[0]
 
 
 MEASURES = {
     "keras": measure_keras,
     "onnxruntime": measure_onnxruntime,
     "floor": measure_floor,
-    "head": measure_head,
+    "engine": measure_engine,
 }
 
 
@@ -212,6 +237,17 @@ def screen(model: Path, shards: Path, passes: int, device: str, *options: str) -
     return {"passes": passes, "seconds": round(seconds, 2), "peak_mib": round(memory)}
 
 
+def make_model(name: str, folder: Path) -> Path:
+    """One of the networks, exported."""
+    from benchmarks.networks import build
+    from export.exporter import export_model
+
+    model = folder / f"{name}.onnx"
+    if not model.exists():
+        export_model(build(name), model, scale=1 / 255)
+    return model
+
+
 def make_shards(name: str, data: Path, folder: Path) -> Path:
     """Real images in shards: MNIST digits, or CIFAR-10 scaled up to the network's size."""
     from PIL import Image
@@ -247,11 +283,7 @@ def read_pixels(shards: Path, shape: tuple[int, int, int], rows: int) -> NDArray
 
 def compare(name: str, data: Path, work: Path, device: str, repeats: int, passes: tuple[int, ...]) -> dict[str, Any]:
     """All four on one network, in turn, `repeats` times; medians."""
-    from benchmarks.networks import build
-    from export.exporter import export_model
-
-    model = work / f"{name}.onnx"
-    export_model(build(name), model, scale=1 / 255)
+    model = make_model(name, work)
     shards = make_shards(name, data, work / name)
     rounds = [{kind: measure(kind, name, model, shards, device) for kind in MEASURES} for _ in range(repeats)]
     runs = []
@@ -273,14 +305,15 @@ def compare(name: str, data: Path, work: Path, device: str, repeats: int, passes
         "trunk_seconds": middle("floor", "trunk_seconds"),
         "deterministic_seconds": middle("floor", "deterministic_seconds"),
         "head_floor_seconds_a_pass": middle("floor", "head_seconds"),
-        "head_seconds_a_pass": middle("head", "seconds_a_pass"),
+        "head_seconds_a_pass": middle("engine", "seconds_a_pass"),
+        "hundred_passes_over_deterministic": middle("engine", "hundred_passes_over_deterministic"),
         "oodscreen": runs,
     }
 
 
 def compare_sizes(data: Path, work: Path, device: str, rows: tuple[int, ...]) -> dict[str, Any]:
     """Memory against rows at T = 2, and time against shard size at T = 10, for the article's network."""
-    model = work / "article.onnx"
+    model = make_model("article", work)
     source = sorted((data / "mnist" / "test").glob("*.parquet"))
     by_rows = []
     for count in rows:
@@ -331,7 +364,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("OODSCREEN_DATA", "../shared/data")))
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", choices=sorted(NETWORKS), help="measure this network anew, keep the other results")
+    parser.add_argument(
+        "--only", choices=[*sorted(NETWORKS), "sizes"], help="measure this part anew, keep the other results"
+    )
     parser.add_argument("--quick", action="store_true", help="one repeat, small T, few rows; to try the script")
     parser.add_argument("--measure", choices=sorted(MEASURES), help=argparse.SUPPRESS)
     parser.add_argument("--network", choices=sorted(NETWORKS), help=argparse.SUPPRESS)
@@ -355,9 +390,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         if options.only:
             result = json.loads(target.read_text())
-        for name in [options.only] if options.only else NETWORKS:
-            result["networks"][name] = compare(name, options.data, Path(work), options.device, repeats, passes)
-        if not options.only:
+        for name in NETWORKS:
+            if options.only in (None, name):
+                result["networks"][name] = compare(name, options.data, Path(work), options.device, repeats, passes)
+        if options.only in (None, "sizes"):
             result["sizes"] = compare_sizes(options.data, Path(work), options.device, rows)
     target.write_text(json.dumps(result, indent=2) + "\n")
     plot(result, target.with_suffix(".svg"))

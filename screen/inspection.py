@@ -11,7 +11,7 @@ from pathlib import Path
 
 from export.contract import ModelContract, read_model
 from screen.config import RunConfig
-from screen.engine.plan import EnginePlan, plan_engine
+from screen.engine.plan import plan_engine
 from screen.engine.session import usable_cores
 
 _MIB = 2**20
@@ -26,8 +26,8 @@ class Inspection:
         digest: SHA-256 of its bytes.
         contract: what it promises.
         boundary: the tensors between trunk and head, with the shape of one row.
-        sites: for each site its name and how its masks are applied: `weights`, `thinned` or `batch`.
-        trunk_share: share of one pass' arithmetic that is done once for all passes.
+        sites: for each site its name and how its masks are applied: `batch`, `weights`, `subtracted` or `thinned`.
+        trunk_share: share of one pass' arithmetic that lies before the first dropout.
         passes: T.
         passes_per_run: passes that one session run makes.
         rows_per_run: rows that one session run holds in the memory given.
@@ -55,7 +55,8 @@ class Inspection:
         """For people."""
         ways = {
             "weights": "masks go into the weights behind it",
-            "thinned": "as before, and only the units that it keeps are computed",
+            "subtracted": "only what it drops is multiplied, and subtracted from the product of all",
+            "thinned": "only the units that it keeps are computed",
             "batch": "passes go into the batch axis",
         }
         boundary = ", ".join(f"{name} [B, {', '.join(map(str, shape))}]" for name, shape in self.boundary.items())
@@ -86,7 +87,7 @@ def inspect_model(path: Path, config: RunConfig) -> Inspection:
         model=str(path),
         digest=model.digest,
         contract=model.contract,
-        boundary=_boundary_shapes(plan),
+        boundary={tensor.name: tensor.shape for tensor in plan.boundary},
         sites={site.site.name: site.how for site in plan.sites},
         trunk_share=plan.trunk_share,
         passes=config.passes,
@@ -95,10 +96,3 @@ def inspect_model(path: Path, config: RunConfig) -> Inspection:
         memory=config.memory,
         relative_cost=plan.relative_cost(config.passes),
     )
-
-
-def _boundary_shapes(plan: EnginePlan) -> dict[str, tuple[int, ...]]:
-    return {
-        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)[1:]
-        for value in plan.trunk.graph.output
-    }

@@ -1,14 +1,15 @@
 """Build the head: the stochastic part of a graph, for P passes in one run.
 
-In: a `GraphSplit`. Out: a graph from boundary tensors `[B, ...]` and masks `[P, 1, ...]` (or
-`[P, B, ...]`, where every row has its own) to statistics. Inside, every stochastic value has the
-passes folded into its batch axis, so that each node works on it unchanged. A site is then a product
-of `[P, B, ...]` with `[P, 1, ...]`; where the boundary comes in it is `[1, B, ...]`, and no copy of
-it is made first.
+In: a `GraphSplit`, the boundary and how each site is run. Out: a graph from boundary tensors and masks
+to statistics. Inside, every stochastic value has the passes folded into its batch axis, so that each
+node works on it unchanged. A site is then a product of `[P, B, ...]` with `[P, 1, ...]` (or
+`[P, B, ...]`, where every row has masks of its own); where the boundary comes in it is `[1, B, ...]`,
+and no copy of it is made first.
 
 Where only a constant weight lies behind a site (see `screen.engine.weights`), the mask goes into
-the weight, and one batched product `[1, B, F] x [P, F, H]` reads the boundary in place. Units that
-the next site drops are left out of it (see `screen.engine.thinning`).
+the weight, and one batched product `[1, B, F] x [P, F, H]` reads the boundary in place. What the
+next site drops is left out of it (see `screen.engine.thinning`), and what the site itself keeps is
+taken from the trunk (see `screen.engine.subtraction`).
 """
 
 from __future__ import annotations
@@ -16,128 +17,89 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from export.contract import DOMAIN, ModelContract, Site
+from export.contract import DOMAIN, ModelContract
 from export.errors import ContractRefused
-from screen.engine.builder import PREFIX, GraphBuilder
+from screen.engine.builder import GraphBuilder
 from screen.engine.reduction import add_statistics
+from screen.engine.sites import SitePlan
 from screen.engine.sizes import TensorSizes
-from screen.engine.thinning import ThinnedLayer, find_thinned_layers
-from screen.engine.weights import WeightChain, find_weight_chain
+from screen.engine.trunk import BoundaryTensor
+from screen.engine.weights import WeightChain
 
 
 @dataclass(frozen=True)
 class Head:
-    """The head graph and how it came to be.
-
-    Attributes:
-        graph: boundary tensors and masks in, statistics out.
-        statistics: names of the outputs.
-        masks: for each site by name, the input that takes its masks.
-        chains: for the sites whose masks go into weights, by name, the chain behind them.
-        units: for each site behind a thinned layer, by name, the input that takes the units kept.
-    """
+    """The head graph: boundary tensors and masks in, statistics out; and the names of these."""
 
     graph: onnx.GraphProto
     statistics: tuple[str, ...]
-    masks: dict[str, str]
-    chains: dict[str, WeightChain]
-    units: dict[str, str]
 
 
 def build_head(
     whole: onnx.GraphProto,
     contract: ModelContract,
     nodes: Sequence[onnx.NodeProto],
-    boundary: Sequence[str],
+    boundary: Sequence[BoundaryTensor],
+    sites: Sequence[SitePlan],
     sizes: TensorSizes,
     *,
-    masks_in_weights: bool,
-    thin_layers: bool,
     raw: bool,
 ) -> Head:
     """Build the head graph.
 
     Args:
         whole: the exported graph, for its weights and its output.
-        contract: for the sites and the kind of output.
+        contract: for the kind of output.
         nodes: the head's nodes, in order.
-        boundary: names of the trunk's values that these read.
+        boundary: what the trunk hands over.
+        sites: how each site is run.
         sizes: shapes of the values of `whole`.
-        masks_in_weights: put masks into weights where that is exact.
-        thin_layers: leave out what the next site drops, where masks are in weights.
         raw: give every pass, `[P, B, C]`, instead of statistics.
 
     Raises:
         ContractRefused: the graph counts rows in a way that passes cannot be folded into.
     """
-    sites = {site.name: site for site in contract.sites}
-    masks = {name: f"{PREFIX}mask_{index}" for index, name in enumerate(sites)}
-    chains = _find_chains(whole, nodes, sizes) if masks_in_weights else {}
-    thinned = find_thinned_layers(whole, contract.sites, chains, sizes) if thin_layers else {}
-    units = {layer.second_site: f"{masks[layer.second_site]}_units" for layer in thinned.values()}
-    absorbed = frozenset(
-        name
-        for outputs in (*(chain.outputs for chain in chains.values()), *(layer.outputs for layer in thinned.values()))
-        for name in outputs
-    )
-    writer = _HeadWriter(GraphBuilder(next(iter(masks.values()))), frozenset(boundary), sizes)
+    plans = {plan.site.name: plan for plan in sites}
+    inputs = [value for plan in sites for value in plan.inputs]
+    absorbed = frozenset().union(*(part.outputs for plan in sites for part in (plan.chain, plan.layer) if part))
+    writer = _HeadWriter(GraphBuilder(inputs[0].name), boundary, sizes)
     for node in nodes:
-        if node.name in units:
-            continue  # the layer in front of it does its work
-        if node.name in thinned:
-            layer = thinned[node.name]
-            second = layer.second_site
-            writer.thin_layer(node, masks[node.name], sites[node.name], layer, masks[second], units[second])
-        elif node.domain == DOMAIN and node.name in chains:
-            writer.mask_weights(node, masks[node.name], sites[node.name], chains[node.name])
-        elif node.domain == DOMAIN:
-            writer.mask_data(node, masks[node.name])
-        elif absorbed.isdisjoint(node.output):
-            writer.carry_over(node)
+        if node.domain != DOMAIN:
+            if absorbed.isdisjoint(node.output):
+                writer.carry_over(node)
+            continue
+        plan = plans[node.name]
+        if plan.layer is not None:
+            writer.thin_layer(node, plan, plans[plan.layer.second_site])
+        elif plan.how == "batch":
+            writer.mask_data(node, plan)
+        elif plan.how != "thinned":  # the layer in front of that one does its work
+            writer.mask_product(node, plan)
     statistics = add_statistics(writer.builder, whole, contract, raw=raw)
 
     builder = writer.builder
     read = {name for node in builder.nodes for name in node.input}
-    inputs = boundary_values(boundary, sizes)
-    inputs += [helper.make_tensor_value_info(name, TensorProto.INT64, ["P", None]) for name in units.values()]
-    for name, mask in masks.items():
-        shape: list[str | int | None] = ["P", None, *sites[name].noise_shape]
-        if name in units:
-            shape = ["P", 1, None]
-        inputs.append(helper.make_tensor_value_info(mask, TensorProto.FLOAT, shape))
     graph = helper.make_graph(
         builder.nodes,
         "head",
-        inputs,
+        [*(tensor.value_info() for tensor in boundary), *inputs],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in statistics.items()],
         [*(value for value in whole.initializer if value.name in read), *builder.constants],
     )
-    return Head(graph, tuple(statistics), masks, chains, units)
-
-
-def boundary_values(names: Sequence[str], sizes: TensorSizes) -> list[onnx.ValueInfoProto]:
-    """The tensors between trunk and head, with their types and shapes; `B` rows each."""
-    values = []
-    for name in names:
-        rest = (size or None for size in sizes.shapes.get(name, ())[1:])
-        values.append(helper.make_tensor_value_info(name, sizes.types[name], ["B", *rest]))
-    return values
-
-
-def _find_chains(whole: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], sizes: TensorSizes) -> dict[str, WeightChain]:
-    found = {node.name: find_weight_chain(whole, node, sizes) for node in nodes if node.domain == DOMAIN}
-    return {name: chain for name, chain in found.items() if chain is not None}
+    return Head(graph, tuple(statistics))
 
 
 class _HeadWriter:
     """Writes each node of the head in its P-pass form."""
 
-    def __init__(self, builder: GraphBuilder, boundary: frozenset[str], sizes: TensorSizes) -> None:
+    def __init__(self, builder: GraphBuilder, boundary: Sequence[BoundaryTensor], sizes: TensorSizes) -> None:
         self.builder = builder
-        self._boundary = boundary
+        self._boundary = frozenset(tensor.name for tensor in boundary)
+        self._counts_rows = next(tensor.name for tensor in boundary if tensor.row_axis == 0)
         self._sizes = sizes
         self._repeated: dict[str, str] = {}
 
@@ -148,72 +110,96 @@ class _HeadWriter:
         else:
             self.builder.add_copy(node, (self._folded(name) for name in node.input))
 
-    def mask_data(self, node: onnx.NodeProto, mask: str) -> None:
+    def mask_data(self, node: onnx.NodeProto, plan: SitePlan) -> None:
         """A site by itself: its input times the masks."""
         self._demand_rows(node.input[0])
-        noisy = self.builder.add("Mul", [self._by_pass(node.input[0]), mask])
+        noisy = self.builder.add("Mul", [self._by_pass(node.input[0]), plan.mask])
         self.builder.fold(noisy, node.output[0])
 
-    def mask_weights(self, node: onnx.NodeProto, mask: str, site: Site, chain: WeightChain) -> None:
-        """A site and the product behind it: the input times P masked weights."""
-        add, constant = self.builder.add, self.builder.constant
-        column = add("Unsqueeze", [self._flat_mask(node, mask, site, chain), constant([2])])
-        weight = add("Transpose", [chain.weight], perm=[1, 0]) if chain.transposed else chain.weight
-        masked = add("Mul", [column, weight])
-        data = node.input[0]
-        rows = self._through(chain, data)
-        rows = add("Unsqueeze", [rows, constant([0])]) if data in self._boundary else self.builder.unfold(rows)
-        product = add("MatMul", [rows, masked])
+    def mask_product(self, node: onnx.NodeProto, plan: SitePlan) -> None:
+        """A site and the product behind it."""
+        chain = _chain(plan)
+        values = self._product(node, plan)
         if chain.bias:
-            product = add("Add", [product, chain.bias])
-        self.builder.fold(product, chain.product.output[0])
+            values = self.builder.add("Add", [values, chain.bias])
+        self.builder.fold(values, chain.product.output[0])
 
-    def thin_layer(
-        self, node: onnx.NodeProto, mask: str, site: Site, layer: ThinnedLayer, second_mask: str, units: str
-    ) -> None:
-        """A site, its product, what is done to single units, the next site and its product.
-
-        Args:
-            node: the first site.
-            mask: its masks, `[P, 1, *noise_shape]`.
-            site: its shapes.
-            layer: what lies behind it.
-            second_mask: the next site's masks for the units kept, `[P, 1, K]`.
-            units: the units kept, `[P, K]`.
-        """
-        add, constant, first, second = self.builder.add, self.builder.constant, layer.first, layer.second
-        row = add("Unsqueeze", [self._flat_mask(node, mask, site, first), constant([1])])
-        by_unit = first.weight if first.transposed else add("Transpose", [first.weight], perm=[1, 0])
-        masked = add("Mul", [add("Gather", [by_unit, units], axis=0), row])  # [P, K, F]
-        values = self._times_units(node.input[0], first, masked, units)  # [P, B, K]
+    def thin_layer(self, node: onnx.NodeProto, plan: SitePlan, second: SitePlan) -> None:
+        """A site, its product, what is done to single units, the next site and its product."""
+        add, constant, first, behind = self.builder.add, self.builder.constant, _chain(plan), _chain(second)
+        units = second.units
+        values = self._product(node, plan, units)  # [P, B, K]
         if first.bias:
             values = add("Add", [values, self._of_units(first.bias, units)])
         data = first.product.output[0]
-        for step in layer.between:
+        for step in plan.layer.between if plan.layer else ():
             inputs = [values if name == data else self._of_units(name, units) for name in step.input]
             values = self.builder.add_copy(step, iter(inputs), self.builder.fresh("units"))
             data = step.output[0]
-        weight = add("Transpose", [second.weight], perm=[1, 0]) if second.transposed else second.weight
-        column = add("Transpose", [second_mask], perm=[0, 2, 1])
-        masked = add("Mul", [add("Gather", [weight, units], axis=0), column])  # [P, K, C]
+        column = add("Unsqueeze", [second.mask, constant([2])])
+        masked = add("Mul", [add("Gather", [self._weight(behind), units], axis=0), column])  # [P, K, C]
         product = add("MatMul", [values, masked])
-        if second.bias:
-            product = add("Add", [product, second.bias])
-        self.builder.fold(product, second.product.output[0])
+        if behind.bias:
+            product = add("Add", [product, behind.bias])
+        self.builder.fold(product, behind.product.output[0])
 
-    def _times_units(self, data: str, chain: WeightChain, masked: str, units: str) -> str:
-        """Rows times masked weights `[P, K, F]`: `[P, B, K]`.
+    def _product(self, node: onnx.NodeProto, plan: SitePlan, units: str = "") -> str:
+        """The product behind a site, bias left out: `[P, B, H]`, or `[P, B, K]` of the units asked for.
+
+        Args:
+            node: the site.
+            plan: how it is run.
+            units: the units that are wanted, `[P, K]`; "" for all.
+        """
+        self._demand_rows(node.input[0])
+        if plan.how == "subtracted":
+            return self._subtract(plan, units)
+        add, constant, data = self.builder.add, self.builder.constant, node.input[0]
+        rows = self._through(_chain(plan), data)
+        if units and data in self._boundary:
+            return self._times_units(rows, plan, units)
+        if units:
+            masked = add("Transpose", [self._masked_units(plan, units)], perm=[0, 2, 1])
+        else:
+            masked = add("Mul", [add("Unsqueeze", [plan.mask, constant([2])]), self._weight(_chain(plan))])
+        rows = add("Unsqueeze", [rows, constant([0])]) if data in self._boundary else self.builder.unfold(rows)
+        return add("MatMul", [rows, masked])
+
+    def _subtract(self, plan: SitePlan, units: str) -> str:
+        """The product of all features, from the trunk, less that of the dropped ones."""
+        add, constant = self.builder.add, self.builder.constant
+        whole = add("Unsqueeze", [plan.whole, constant([0])])  # [1, B, H]
+        dropped = add("Gather", [plan.features, plan.dropped], axis=0)  # [P, D, B]
+        weight = add("Gather", [self._weight(_chain(plan)), plan.dropped], axis=0)  # [P, D, H]
+        if units:  # picking columns by a product with ones and zeros is exact, and faster than by index
+            ones = constant([0, 1], np.float32)
+            picked = add("OneHot", [units, constant(_chain(plan).outer), ones], axis=1)  # [P, H, K]
+            whole, weight = add("MatMul", [whole, picked]), add("MatMul", [weight, picked])
+        weight = add("Mul", [weight, add("Unsqueeze", [plan.scale, constant([2])])])
+        lost = add("MatMul", [add("Transpose", [dropped], perm=[0, 2, 1]), weight])
+        return add("Sub", [whole, lost])
+
+    def _masked_units(self, plan: SitePlan, units: str) -> str:
+        """The masked weights of some units: `[P, K, F]`."""
+        add, chain = self.builder.add, _chain(plan)
+        by_unit = chain.weight if chain.transposed else add("Transpose", [chain.weight], perm=[1, 0])
+        row = add("Unsqueeze", [plan.mask, self.builder.constant([1])])
+        return add("Mul", [add("Gather", [by_unit, units], axis=0), row])
+
+    def _times_units(self, rows: str, plan: SitePlan, units: str) -> str:
+        """Rows of the boundary times masked weights: `[P, B, K]`.
 
         The boundary is read once for all passes of a run, by one product with P * K columns.
         """
         add, constant = self.builder.add, self.builder.constant
-        rows = self._through(chain, data)
-        if data not in self._boundary:
-            return add("MatMul", [self.builder.unfold(rows), add("Transpose", [masked], perm=[0, 2, 1])])
-        inner = self._sizes.shapes[chain.product.input[0]][1]
-        joined = add("Gemm", [rows, add("Reshape", [masked, constant([-1, inner])])], transB=1)
+        masked = add("Reshape", [self._masked_units(plan, units), constant([-1, _chain(plan).inner])])
+        joined = add("Gemm", [rows, masked], transB=1)
         target = add("Concat", [constant([-1]), add("Shape", [units])], axis=0)
         return add("Transpose", [add("Reshape", [joined, target])], perm=[1, 0, 2])
+
+    def _weight(self, chain: WeightChain) -> str:
+        """The weight as `[F, H]`."""
+        return self.builder.add("Transpose", [chain.weight], perm=[1, 0]) if chain.transposed else chain.weight
 
     def _of_units(self, name: str, units: str) -> str:
         """A constant of a layer as it is for the units kept: `[P, 1, K]`; a single number stays."""
@@ -221,16 +207,6 @@ class _HeadWriter:
             return name
         picked = self.builder.add("Gather", [name, units], axis=0)
         return self.builder.add("Unsqueeze", [picked, self.builder.constant([1])])
-
-    def _flat_mask(self, node: onnx.NodeProto, mask: str, site: Site, chain: WeightChain) -> str:
-        """Masks `[P, 1, *noise_shape]` as what the product sees of them: `[P, F]`."""
-        add, constant = self.builder.add, self.builder.constant
-        self._demand_rows(node.input[0])
-        mask = add("Squeeze", [mask, constant([1])])
-        if site.noise_shape != site.shape:
-            target = add("Concat", [self.builder.passes, constant(site.shape)], axis=0)
-            mask = add("Expand", [mask, target])
-        return self._through(chain, mask)
 
     def _through(self, chain: WeightChain, value: str) -> str:
         """Send a value with any number of rows (or of masks) through the chain's shape operations."""
@@ -261,7 +237,7 @@ class _HeadWriter:
         """The shape of a trunk tensor, as it would be with P times the rows."""
         name = node.input[0]
         self._demand_rows(name)
-        rows = self.builder.add("Shape", [sorted(self._boundary)[0]], start=0, end=1)
+        rows = self.builder.add("Shape", [self._counts_rows], start=0, end=1)
         rows = self.builder.add("Mul", [rows, self.builder.passes])
         rest = self._sizes.shapes[name][1:]
         if 0 in rest:
@@ -276,6 +252,12 @@ class _HeadWriter:
         if not self._sizes.counts_rows(name):
             shape = self._sizes.shapes.get(name, ("unknown",))
             raise _cannot_fold(name, f"has no row axis in front (shape {list(shape)})")
+
+
+def _chain(plan: SitePlan) -> WeightChain:
+    """The chain of a site that has one."""
+    assert plan.chain is not None  # noqa: S101  the plan says so by `how`
+    return plan.chain
 
 
 def _cannot_fold(name: str, why: str) -> ContractRefused:

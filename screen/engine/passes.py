@@ -28,7 +28,6 @@ from screen.engine.plan import TRUNK_ROWS, EnginePlan
 from screen.engine.reduction import ENERGY, ENTROPY, M2, M3, M4, RAW_OUTPUT, VOTES
 from screen.engine.session import Device, Part, to_numpy
 from screen.engine.statistics import PassSummary, RunStatistics, concatenate, summarize
-from screen.engine.thinning import choose_units
 
 _LEAST = 2
 """Rows, and passes, that a kernel sees at least."""
@@ -174,8 +173,10 @@ class PassEngine:
         parts = list(self._pool.map(lambda part: self._trunk.run({name: self._trunk.put(part)}), slices))
         if len(parts) == 1:
             return parts[0]
-        joined = {name: np.concatenate([part[name].numpy() for part in parts]) for name in self.plan.boundary}
-        return {name: self._head.put(values) for name, values in joined.items()}
+        return {
+            tensor.name: self._head.put(np.concatenate([part[tensor.name].numpy() for part in parts], tensor.row_axis))
+            for tensor in self.plan.boundary
+        }
 
     def _run_head(
         self, boundary: dict[str, Any], run: _Run, rows: _Rows, outputs: Sequence[str]
@@ -199,17 +200,15 @@ class PassEngine:
         values: dict[str, Any] = {}
         for site in self.plan.sites:
             masks = draw_masks(self.seed, site.site, run.start, run.count)
-            if site.units_name:
-                units, masks = choose_units(masks)
-                values[site.units_name] = self._put(units, run)
-            values[site.mask_name] = self._put(masks, run)
+            values |= {name: self._put(value, run) for name, value in site.feed(masks).items()}
         return values
 
     def _draw_per_row(self, run: _Run, rows: _Rows) -> dict[str, Any]:
-        return {
-            site.mask_name: self._put(draw_row_masks(self.seed, site.site, rows.identities, run.start, run.count), run)
-            for site in self.plan.sites
-        }
+        values: dict[str, Any] = {}
+        for site in self.plan.sites:
+            masks = draw_row_masks(self.seed, site.site, rows.identities, run.start, run.count)
+            values |= {name: self._put(value, run) for name, value in site.feed(masks).items()}
+        return values
 
     def _put(self, values: NDArray[Any], run: _Run) -> Any:
         """A value for each pass, on the device; a single pass is fed twice."""

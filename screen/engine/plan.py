@@ -3,22 +3,25 @@
 In: an `ExportedModel`. Out: an `EnginePlan`, a pure value that can be printed, with the two
 graphs to run. Nothing is executed here.
 
-`screen.engine.split` says what belongs where, `screen.engine.head` how the head carries T passes.
+`screen.engine.split` says what belongs where, `screen.engine.sites` how each dropout is run, and
+`screen.engine.trunk` and `screen.engine.head` build the two graphs.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 from onnx import helper
 
-from export.contract import DOMAIN, ExportedModel, ModelContract, Site
+from export.contract import DOMAIN, ExportedModel, ModelContract
 from export.errors import ContractRefused
-from screen.engine.head import Head, boundary_values, build_head
-from screen.engine.sizes import count_flops, infer_sizes, largest_bytes
+from screen.engine.head import build_head
+from screen.engine.sites import Shortcuts, SitePlan, plan_sites
+from screen.engine.sizes import TensorSizes, count_flops, infer_sizes, largest_bytes
 from screen.engine.split import GraphSplit, split_graph
+from screen.engine.trunk import BoundaryTensor, build_trunk
 
 PASSES_PER_RUN_MIN = 3
 """With 3 or more, T above 1 can always be cut without a run of a single pass."""
@@ -26,11 +29,13 @@ PASSES_PER_RUN_MIN = 3
 PASSES_PER_RUN_MAX = 32
 """No session run makes more passes: beyond this nothing is gained, and memory is lost."""
 
-_RUN_BYTES = 64 * 2**20
+_RUN_BYTES = 20 * 2**20
 """What the passes of one run may take, at `_RUN_ROWS` rows. A constant, so that the way in which
 T passes are cut into runs, and with it the last bit of a result, follows from the model alone."""
 
 _RUN_ROWS = 64
+
+_SHARED_BY = 4
 
 TRUNK_ROWS = 128
 """Rows that the trunk takes at a time: its tensors are the largest there are, and more rows do not
@@ -41,25 +46,6 @@ _MASK_COPIES = 3
 
 
 @dataclass(frozen=True)
-class SitePlan:
-    """How one site is run.
-
-    Attributes:
-        site: name, rate and shapes, from the contract.
-        mask_name: the head's input for this site's masks, `float32 [P, 1, *noise_shape]`.
-        how: `weights` (the mask multiplies the weights behind the site, the boundary is never
-            copied), `thinned` (the same, and the layer in front is computed only for the units that
-            this site keeps) or `batch` (the passes are folded into the batch axis).
-        units_name: for `thinned`, the head's input for the units kept, `int64 [P, K]`; else "".
-    """
-
-    site: Site
-    mask_name: str
-    how: str
-    units_name: str = ""
-
-
-@dataclass(frozen=True)
 class EnginePlan:
     """How an exported model is run: two graphs and their sizes.
 
@@ -67,7 +53,7 @@ class EnginePlan:
         contract: the model's contract.
         trunk: image to boundary tensors, once a batch.
         head: boundary tensors and masks to reduced statistics, for P passes a run.
-        boundary: names of the tensors between them.
+        boundary: the tensors between them.
         sites: how each site is run, in the contract's order.
         statistics: names of the head's outputs.
         passes_per_run: P at most.
@@ -76,13 +62,15 @@ class EnginePlan:
         head_row_bytes: what one row takes in one pass of the head, in bytes.
         head_pass_bytes: what one pass takes apart from rows (masked weights), in bytes.
         masks: `shared` by all rows, or `per-row`.
-        trunk_flops, head_flops: multiply-adds of one row (of one pass), counted twice each.
+        trunk_flops, head_flops: multiply-adds of one row (of one pass) in the graph as it was
+            exported, counted twice each.
+        once_flops, pass_flops: the same as they are run, once and for each pass.
     """
 
     contract: ModelContract
     trunk: onnx.ModelProto
     head: onnx.ModelProto
-    boundary: tuple[str, ...]
+    boundary: tuple[BoundaryTensor, ...]
     sites: tuple[SitePlan, ...]
     statistics: tuple[str, ...]
     passes_per_run: int
@@ -93,15 +81,17 @@ class EnginePlan:
     masks: str
     trunk_flops: int
     head_flops: int
+    once_flops: int
+    pass_flops: int
 
     @property
     def trunk_share(self) -> float:
-        """Share of one pass' arithmetic that is done once for all passes, 0 to 1."""
+        """Share of one pass' arithmetic that lies before the first site, 0 to 1."""
         return self.trunk_flops / max(1, self.trunk_flops + self.head_flops)
 
     def relative_cost(self, passes: int) -> float:
         """Arithmetic of T passes relative to one pass of the whole network, by matrix products alone."""
-        return self.trunk_share + passes * (1 - self.trunk_share)
+        return (self.once_flops + passes * self.pass_flops) / max(1, self.trunk_flops + self.head_flops)
 
     def rows_per_run(self, memory: int, workers: int = 1) -> int:
         """How many rows may be run together in `memory` bytes; at least 2.
@@ -116,19 +106,20 @@ class EnginePlan:
         return max(2, (memory - max(trunk, heads)) // max(each, 1))
 
     def runs(self, passes: int) -> tuple[int, ...]:
-        """T passes as runs of nearly equal size, none of a single pass unless T is 1."""
+        """T passes as runs of nearly equal size, none of a single pass unless T is 1.
+
+        Their number is a multiple of 4 (of 2, where they are few), so that they can be shared evenly by as
+        many threads; it must not follow from the number of threads, because the last bit depends on it.
+        """
         count = -(-passes // self.passes_per_run)
+        multiple = _SHARED_BY if count > _SHARED_BY // 2 else min(count, _SHARED_BY // 2)
+        count = min(-(-count // multiple) * multiple, max(1, passes // 2))
         small, larger = divmod(passes, count)
         return (small + 1,) * larger + (small,) * (count - larger)
 
 
 def plan_engine(
-    model: ExportedModel,
-    *,
-    masks: str = "shared",
-    masks_in_weights: bool = True,
-    thin_layers: bool = True,
-    raw: bool = False,
+    model: ExportedModel, *, masks: str = "shared", shortcuts: Shortcuts | None = None, raw: bool = False
 ) -> EnginePlan:
     """Plan how to run an exported model.
 
@@ -136,10 +127,7 @@ def plan_engine(
         model: the model and its contract.
         masks: `shared` (every row sees the same T thinned networks) or `per-row` (independent
             masks for every row; these never go into weights).
-        masks_in_weights: let masks multiply weights where that is exact; otherwise the passes
-            are folded into the batch axis everywhere. Both give the same numbers.
-        thin_layers: leave out the units that the next site drops, where masks are in weights. The
-            numbers are the same.
+        shortcuts: what may be done where it is exact and pays; all by default.
         raw: let the head give every pass instead of statistics.
 
     Raises:
@@ -151,56 +139,48 @@ def plan_engine(
     graph = model.proto.graph
     sizes = infer_sizes(model.proto)
     split = split_graph(graph)
-    head = build_head(
-        graph,
-        model.contract,
-        split.head,
-        split.boundary,
-        sizes,
-        masks_in_weights=masks_in_weights and masks == "shared",
-        thin_layers=thin_layers,
-        raw=raw,
-    )
-    copied = [node for node in split.head if not any(chain.reads_in_place(node) for chain in head.chains.values())]
-    head_row_bytes = largest_bytes(copied, sizes)
+    if shortcuts is None:
+        shortcuts = Shortcuts()
+    if masks == "per-row":
+        shortcuts = replace(shortcuts, masks_in_weights=False)
+    sites = plan_sites(graph, model.contract.sites, split.boundary, sizes, shortcuts)
+    trunk = build_trunk(graph, split, sites, sizes)
+    head = build_head(graph, model.contract, split.head, trunk.boundary, sites, sizes, raw=raw)
+    chains = [site.chain for site in sites if site.chain is not None]
+    head_row_bytes = largest_bytes([n for n in split.head if not any(c.reads_in_place(n) for c in chains)], sizes)
+    head_row_bytes += int(sum(site.row_bytes for site in sites))
     if masks == "per-row":
         head_row_bytes += _MASK_COPIES * sum(4 * math.prod(site.noise_shape) for site in model.contract.sites)
-    head_pass_bytes = sum(4 * chain.elements for chain in head.chains.values())
+    head_pass_bytes = int(sum(site.pass_bytes for site in sites))
     fitting = _RUN_BYTES // max(1, head_pass_bytes + _RUN_ROWS * head_row_bytes)
+    once, each = _run_flops(split, sites, sizes)
     return EnginePlan(
         contract=model.contract,
-        trunk=_make_part(model.proto, _trunk_graph(graph, split, boundary_values(split.boundary, sizes))),
+        trunk=_make_part(model.proto, trunk.graph),
         head=_make_part(model.proto, head.graph),
-        boundary=split.boundary,
-        sites=tuple(_plan_site(site, head) for site in model.contract.sites),
+        boundary=trunk.boundary,
+        sites=sites,
         statistics=head.statistics,
         passes_per_run=min(max(fitting, PASSES_PER_RUN_MIN), PASSES_PER_RUN_MAX),
-        boundary_row_bytes=int(sizes.row_bytes(split.boundary)),
+        boundary_row_bytes=sum(tensor.row_bytes for tensor in trunk.boundary),
         trunk_row_bytes=largest_bytes(split.trunk, sizes),
         head_row_bytes=head_row_bytes,
         head_pass_bytes=head_pass_bytes,
         masks=masks,
         trunk_flops=count_flops(split.trunk, sizes),
         head_flops=count_flops(split.head, sizes),
+        once_flops=once,
+        pass_flops=each,
     )
 
 
-def _plan_site(site: Site, head: Head) -> SitePlan:
-    units = head.units.get(site.name, "")
-    how = "thinned" if units else "weights" if site.name in head.chains else "batch"
-    return SitePlan(site, head.masks[site.name], how, units)
-
-
-def _trunk_graph(graph: onnx.GraphProto, split: GraphSplit, boundary: list[onnx.ValueInfoProto]) -> onnx.GraphProto:
-    """The part that runs once a batch, with the boundary as outputs."""
-    read = {name for node in split.trunk for name in node.input}
-    return helper.make_graph(
-        list(split.trunk),
-        "trunk",
-        list(graph.input),
-        boundary,
-        [value for value in graph.initializer if value.name in read],
-    )
+def _run_flops(split: GraphSplit, sites: tuple[SitePlan, ...], sizes: TensorSizes) -> tuple[int, int]:
+    """Floating point operations of one row as they are run: once, and in each pass."""
+    moved = sum(2 * s.chain.inner * s.chain.outer for s in sites if s.chain is not None and s.how == "subtracted")
+    chained = {name for site in sites if site.chain is not None for name in site.chain.product.output}
+    others = [node for node in split.head if chained.isdisjoint(node.output)]
+    each = count_flops(others, sizes) + sum(site.flops for site in sites)
+    return count_flops(split.trunk, sizes) + moved, int(each)
 
 
 def _make_part(model: onnx.ModelProto, graph: onnx.GraphProto) -> onnx.ModelProto:

@@ -35,12 +35,14 @@ class ThinnedLayer:
         first: the chain from the first site into the layer.
         between: what is done to each unit by itself, in order.
         second_site: name of the site behind the layer.
+        second_rate: its dropout rate.
         second: the chain behind that site.
     """
 
     first: WeightChain
     between: tuple[onnx.NodeProto, ...]
     second_site: str
+    second_rate: float
     second: WeightChain
 
     @property
@@ -67,7 +69,7 @@ def find_thinned_layers(
         if behind is None or behind.shape_nodes or len(site.shape) != 1 or site.noise_shape != site.shape:
             continue
         taken |= {name, second}
-        found[name] = ThinnedLayer(chain, between, second, behind)
+        found[name] = ThinnedLayer(chain, between, second, site.rate, behind)
     return found
 
 
@@ -75,16 +77,16 @@ def choose_units(masks: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray
     """The units that each pass keeps, filled up with dropped ones to the same number for all.
 
     Args:
-        masks: `[P, 1, H]` of the second site.
+        masks: `[P, H]` of the second site.
 
     Returns:
-        Indices `[P, K]`, and their masks `[P, 1, K]`: those of the fill are 0.
+        Indices `[P, K]`, and their masks `[P, K]`: those of the fill are 0.
     """
-    dropped = masks[:, 0] == 0
+    dropped = masks == 0
     most = int((~dropped).sum(axis=1).max(initial=1))
     units = min(dropped.shape[1], -(-most // _ROUND_TO) * _ROUND_TO)
     kept = np.argsort(dropped, axis=1, kind="stable")[:, :units].astype(np.int64)
-    return kept, np.take_along_axis(masks, kept[:, np.newaxis], axis=2)
+    return kept, np.take_along_axis(masks, kept, axis=1)
 
 
 def _walk_to_site(

@@ -7,12 +7,16 @@ into one MatMul or Gemm with a constant weight. Everything else folds the passes
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from export.contract import Site
 from screen.engine.sizes import TensorSizes
 
 MOST_OUTPUTS = 1024
@@ -27,13 +31,15 @@ class WeightChain:
     Attributes:
         shape_nodes: the shape operations, in order; they treat each row alike.
         product: the MatMul or Gemm.
-        elements: F * H, the weight's size.
+        inner: F, the features that the product sums over.
+        outer: H, its outputs.
         in_place: the values between the site and the product, which no pass has a copy of.
     """
 
     shape_nodes: tuple[onnx.NodeProto, ...]
     product: onnx.NodeProto
-    elements: int
+    inner: int
+    outer: int
     in_place: frozenset[str]
 
     @property
@@ -83,7 +89,21 @@ def find_weight_chain(graph: onnx.GraphProto, site: onnx.NodeProto, sizes: Tenso
         return None
     inner, outer = sizes.shapes[current][1], sizes.shapes[node.output[0]][1]
     in_place = frozenset([site.output[0], *(name for link in shape_nodes for name in link.output)])
-    return WeightChain(tuple(shape_nodes), node, inner * outer, in_place) if outer <= MOST_OUTPUTS else None
+    if any(0 in sizes.shapes.get(name, (0,)) for name in in_place):
+        return None
+    return WeightChain(tuple(shape_nodes), node, inner, outer, in_place) if outer <= MOST_OUTPUTS else None
+
+
+def flatten_order(chain: WeightChain, site: Site, sizes: TensorSizes) -> NDArray[np.int64]:
+    """Where in a site's flat mask each feature of the product finds its element: `[F]`."""
+    elements = np.arange(math.prod(site.noise_shape), dtype=np.int64).reshape(site.noise_shape)
+    order = np.broadcast_to(elements, site.shape)
+    for node in chain.shape_nodes:
+        if node.op_type == "Transpose":
+            order = order.transpose([axis - 1 for axis in _attribute(node, "perm", [])[1:]])
+        else:
+            order = order.reshape(sizes.shapes[node.output[0]][1:])
+    return order.reshape(-1)
 
 
 def _keeps_rows(node: onnx.NodeProto, data: str, initializers: dict[str, onnx.TensorProto]) -> bool:

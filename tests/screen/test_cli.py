@@ -127,12 +127,13 @@ def test_inspect_prints_the_plan_as_json_too(
 ) -> None:
     assert oodscreen("inspect", article_onnx, "--json", "-T", "50", monkeypatch=monkeypatch) == 0
     told = json.loads(capsys.readouterr().out)
-    assert list(told["boundary"].values()) == [[12, 12, 64]]
-    assert list(told["sites"].values()) == ["weights", "thinned"]
+    assert told["boundary"] == {"oodscreen/dropout/features": [9216], "oodscreen/dropout/whole": [128]}
+    assert list(told["sites"].values()) == ["subtracted", "thinned"]
     # By hand: the convolutions and the dense layers of the article's network, multiply-adds of one row.
     trunk, head = 26 * 26 * 32 * 9 + 24 * 24 * 64 * 9 * 32, 9216 * 128 + 128 * 10
     assert told["trunk_share"] == pytest.approx(trunk / (trunk + head))
-    assert told["relative_cost"] == pytest.approx((trunk + 50 * head) / (trunk + head))
+    once, each = trunk + 9216 * 128, 9216 / 4 * 64 + 64 * 10
+    assert told["relative_cost"] == pytest.approx((once + 50 * each) / (trunk + head))
     assert oodscreen("inspect", article_onnx, "--masks", "per-row", "--json", monkeypatch=monkeypatch) == 0
     assert set(json.loads(capsys.readouterr().out)["sites"].values()) == {"batch"}
 

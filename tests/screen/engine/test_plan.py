@@ -15,7 +15,10 @@ from screen.engine.masks import draw_mask, draw_masks
 from screen.engine.passes import PassEngine
 from screen.engine.plan import plan_engine
 from screen.engine.session import Device
+from screen.engine.sites import Shortcuts
+from screen.engine.split import split_graph
 from screen.engine.statistics import PassSummary
+from screen.engine.subtraction import choose_dropped, subtraction_pays
 from screen.engine.thinning import choose_units
 from tests.screen.engine.graphs import GRAPHS, SHAPE, Graph, pass_by_pass
 
@@ -24,18 +27,26 @@ IMAGES = np.random.default_rng(1).integers(0, 256, (9, *SHAPE), dtype=np.uint8)
 
 
 WAYS = {
-    "thinned": (True, True),
-    "weights": (True, False),
-    "batch": (False, False),
+    "all": Shortcuts(),
+    "subtracted": Shortcuts(thin_layers=False),
+    "thinned": Shortcuts(subtract_dropped=False),
+    "weights": Shortcuts(thin_layers=False, subtract_dropped=False),
+    "batch": Shortcuts(masks_in_weights=False),
 }
 
 
-def run_engine(model: ExportedModel, passes: int, way: str = "thinned") -> PassSummary:
-    weights, thin = WAYS[way]
-    plan = plan_engine(model, masks_in_weights=weights, thin_layers=thin)
+@pytest.fixture
+def subtraction_always_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small graphs are below the size where it does; what it gives must be right all the same."""
+    monkeypatch.setattr("screen.engine.sites.subtraction_pays", lambda *_: True)
+
+
+def run_engine(model: ExportedModel, passes: int, way: str = "all") -> PassSummary:
+    plan = plan_engine(model, shortcuts=WAYS[way])
     return PassEngine(plan, passes=passes, seed=5, device=CPU, memory=2**28).summarize(IMAGES)
 
 
+@pytest.mark.usefixtures("subtraction_always_pays")
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", GRAPHS)
 def test_the_plan_gives_what_the_graph_gives_pass_by_pass(name: str, way: str) -> None:
@@ -53,15 +64,35 @@ def test_the_plan_gives_what_the_graph_gives_pass_by_pass(name: str, way: str) -
 def test_masks_go_into_weights_exactly_where_that_is_right(name: str) -> None:
     build, how = GRAPHS[name]
     assert tuple(site.how for site in plan_engine(build()).sites) == how
-    assert {site.how for site in plan_engine(build(), masks_in_weights=False).sites} == {"batch"}
+    assert {site.how for site in plan_engine(build(), shortcuts=WAYS["batch"]).sites} == {"batch"}
+
+
+@pytest.mark.usefixtures("subtraction_always_pays")
+@pytest.mark.parametrize("name", GRAPHS)
+def test_only_a_product_of_what_the_trunk_gives_is_made_by_subtraction(name: str) -> None:
+    model = GRAPHS[name][0]()
+    plan = plan_engine(model, shortcuts=WAYS["subtracted"])
+    read = {node.name: node.input[0] for node in model.proto.graph.node if node.name}
+    raw = {site.name for site in model.contract.sites if read[site.name] in split_graph(model.proto.graph).boundary}
+    by_how = {site.site.name: site.how for site in plan_engine(model, shortcuts=WAYS["weights"]).sites}
+    assert {site.site.name for site in plan.sites if site.how == "subtracted"} == {
+        name for name in raw if by_how[name] == "weights"
+    }
+
+
+@pytest.mark.usefixtures("subtraction_always_pays")
+def test_the_boundary_is_handed_over_only_where_something_reads_it() -> None:
+    chain, branches = (plan_engine(GRAPHS[name][0]()) for name in ("dense_chain", "residual"))
+    assert [(tensor.shape, tensor.row_axis) for tensor in chain.boundary] == [((48,), 1), ((20,), 0)]
+    assert [(tensor.shape, tensor.row_axis) for tensor in branches.boundary] == [((12,), 0), ((12,), 1), ((12,), 0)]
 
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_nothing_stochastic_is_in_the_trunk_and_nothing_else_in_the_head(name: str) -> None:
     model = GRAPHS[name][0]()
-    plan = plan_engine(model)
+    plan = plan_engine(model, shortcuts=WAYS["thinned"])
     assert not any("mask" in value for node in plan.trunk.graph.node for value in node.input)
-    assert {value.name for value in plan.trunk.graph.output} == set(plan.boundary)
+    assert {value.name for value in plan.trunk.graph.output} == {tensor.name for tensor in plan.boundary}
     heavy = ("Conv", "MatMul", "Gemm")
     parts = [sum(node.op_type in heavy for node in part.graph.node) for part in (plan.trunk, plan.head)]
     assert sum(parts) == sum(node.op_type in heavy for node in model.proto.graph.node)
@@ -202,18 +233,53 @@ def pass_by_pass_logits(model: ExportedModel, passes: int) -> np.ndarray[Any, np
 
 
 def test_the_units_that_are_computed_are_those_that_are_kept_and_a_fill() -> None:
-    masks = draw_masks(3, Site("s", "MCDropout", 0.5, (40,), (40,)), 0, 6)
+    masks = draw_masks(3, Site("s", "MCDropout", 0.5, (40,), (40,)), 0, 6)[:, 0]
     units, kept = choose_units(masks)
-    assert units.shape == (6, kept.shape[2])
+    assert units.shape == kept.shape
     assert units.shape[1] % 8 == 0
     assert units.shape[1] < 40
     for index in range(6):
-        assert set(np.flatnonzero(masks[index, 0])) <= set(units[index].tolist())
+        assert set(np.flatnonzero(masks[index])) <= set(units[index].tolist())
         assert len(set(units[index].tolist())) == units.shape[1]
-        np.testing.assert_array_equal(kept[index, 0], masks[index, 0, units[index]])
+        np.testing.assert_array_equal(kept[index], masks[index, units[index]])
 
 
 def test_a_pass_that_keeps_no_unit_or_every_unit_is_possible() -> None:
-    none, _ = choose_units(np.zeros((2, 1, 5), np.float32))
-    every, _ = choose_units(np.ones((2, 1, 5), np.float32))
+    none, _ = choose_units(np.zeros((2, 5), np.float32))
+    every, _ = choose_units(np.ones((2, 5), np.float32))
     assert (none.shape, every.shape) == ((2, 5), (2, 5))
+
+
+def test_the_features_that_are_subtracted_are_those_that_are_dropped_and_a_fill() -> None:
+    masks = draw_masks(3, Site("s", "MCDropout", 0.25, (100,), (100,)), 0, 6)[:, 0]
+    dropped, scale = choose_dropped(masks, 0.25)
+    assert dropped.shape == scale.shape
+    assert dropped.shape[1] % 16 == 0
+    assert dropped.shape[1] < 100
+    for index in range(6):
+        real = scale[index] > 0
+        np.testing.assert_array_equal(dropped[index][real], np.flatnonzero(masks[index] == 0))
+        np.testing.assert_array_equal(np.unique(scale[index][real]), [np.float32(4 / 3)])
+
+
+def test_a_pass_that_drops_no_feature_or_every_feature_is_possible() -> None:
+    none, unscaled = choose_dropped(np.ones((2, 5), np.float32), 0.5)
+    every, _ = choose_dropped(np.zeros((2, 5), np.float32), 0.5)
+    assert (none.shape, every.tolist()) == ((2, 1), [[0, 1, 2, 3, 4]] * 2)
+    assert not unscaled.any()
+
+
+def test_subtraction_pays_at_small_rates_before_wide_layers() -> None:
+    assert subtraction_pays(0.25, 64)
+    assert not subtraction_pays(0.25, 3)
+    assert not subtraction_pays(0.8, 64)
+
+
+def test_the_predicted_cost_is_that_of_what_is_run(article: ExportedModel) -> None:
+    whole = plan_engine(article, shortcuts=WAYS["batch"])
+    thinned, least = plan_engine(article, shortcuts=WAYS["thinned"]), plan_engine(article)
+    share = 1 - whole.trunk_share
+    assert whole.relative_cost(1) == pytest.approx(1)
+    assert thinned.relative_cost(100) == pytest.approx(1 - share + 100 * share / 2, rel=0.01)
+    # A quarter of the features for half of the units, and the product of all once.
+    assert least.relative_cost(100) == pytest.approx(1 + 100 * share / 8, rel=0.02)

@@ -13,6 +13,7 @@ from export.errors import EngineFailed, OptionRefused
 from screen.engine.builder import PREFIX
 from screen.engine.plan import plan_engine
 from screen.engine.session import Device, Part, choose_device, misplaced_nodes
+from screen.engine.sites import Shortcuts
 from tests.assumptions.cuda_kernels import CUDA_KERNELS, OPSET
 from tests.screen.engine.graphs import GRAPHS, Graph
 
@@ -94,7 +95,7 @@ def test_what_the_planner_adds_has_a_cuda_kernel(kind: str, masks_in_weights: bo
     models.append(extra.finish(extra.dense(extra.site(extra.flat(), 48), 48, 3), 3))
     for model in models:
         carried_over = {node.op_type for node in model.proto.graph.node} - set(CUDA_KERNELS)
-        plan = plan_engine(model, masks_in_weights=masks_in_weights)
+        plan = plan_engine(model, shortcuts=Shortcuts(masks_in_weights))
         head = onnx.shape_inference.infer_shapes(plan.head)
         assert {entry.version for entry in head.opset_import if entry.domain == ""} == {OPSET}
         values = (*head.graph.value_info, *head.graph.input, *head.graph.output)
