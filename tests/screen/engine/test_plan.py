@@ -99,9 +99,13 @@ def test_nothing_stochastic_is_in_the_trunk_and_nothing_else_in_the_head(name: s
     onnx.checker.check_model(plan.head)
 
 
-@given(seed=st.integers(0, 10_000), layers=st.lists(st.sampled_from("drsbpt"), min_size=1, max_size=6))
+@given(
+    seed=st.integers(0, 10_000),
+    layers=st.lists(st.sampled_from("drsbpt"), min_size=1, max_size=6),
+    subtract=st.booleans(),
+)
 @settings(max_examples=25, deadline=None)
-def test_random_graphs_give_what_they_give_pass_by_pass(seed: int, layers: list[str]) -> None:
+def test_random_graphs_give_what_they_give_pass_by_pass(seed: int, layers: list[str], subtract: bool) -> None:
     g = Graph(seed)
     x = g.dense(g.flat(), 48, 8)
     for layer in layers:
@@ -119,7 +123,9 @@ def test_random_graphs_give_what_they_give_pass_by_pass(seed: int, layers: list[
             tokens = g.op("Reshape", x, g.const(np.array([-1, 2, 4])))
             x = g.op("Flatten", g.op("MatMul", g.site(tokens, 2, 4, noise=(1, 4)), g.weight(4, 4)), axis=1)
     model = g.finish(g.dense(g.site(x, 8), 8, 3), 3)
-    summary = run_engine(model, 8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("screen.engine.sites.subtraction_pays", lambda *_: subtract)
+        summary = run_engine(model, 8)
     expected = pass_by_pass(model, IMAGES, 8, seed=5)
     np.testing.assert_allclose(summary.mean, expected.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(summary.std, expected.std(axis=0), atol=1e-5)
