@@ -3,19 +3,50 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import typer
 
-from export.contract import OUTPUT_KINDS
+from export.accuracy import LabelledBatch
+from export.contract import OUTPUT_KINDS, ModelContract
 from export.errors import OptionRefused
+from export.inputs import PREPROCESSINGS, RESIZE_FITS, RESIZE_METHODS
+
+_CHECK_ROWS = 500
+
+
+class LabelledReader(Protocol):
+    """Reads and decodes labelled rows; the application hands one in as the Typer context's object."""
+
+    def __call__(
+        self,
+        contract: ModelContract,
+        source: str,
+        *,
+        label_column: str,
+        image_column: str,
+        image_root: str | None,
+        rows: int,
+    ) -> Iterable[LabelledBatch]:
+        """At most `rows` rows of the shards of `source`, spread over all of them."""
 
 
 def export(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A Keras 3 model, NAME.keras.", show_default=False)],
     output: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="Where the ONNX file goes.", show_default=False)],
+    preprocess: Annotated[
+        str | None,
+        typer.Option(
+            help=f"What training did to 0..255 pixels, by name: {', '.join(PREPROCESSINGS)}. unit is 1/255, the others "
+            "are modes of keras.applications' preprocess_input. In place of --scale, --mean and --std.",
+            show_default=False,
+        ),
+    ] = None,
     scale: Annotated[
         str | None,
         typer.Option(
@@ -31,6 +62,14 @@ def export(
     std: Annotated[
         str | None, typer.Option(help="Divided by after that: one value or one for each channel.", show_default=False)
     ] = None,
+    resize: Annotated[
+        str,
+        typer.Option(
+            help=f"How images of another size become the model's, as training did it: METHOD or METHOD:FIT, "
+            f"METHOD one of {', '.join(RESIZE_METHODS)}; FIT one of {', '.join(RESIZE_FITS)}. "
+            "none: they are not scored.",
+        ),
+    ] = "none",
     output_kind: Annotated[
         str | None,
         typer.Option(
@@ -40,26 +79,86 @@ def export(
     classes: Annotated[
         Path | None, typer.Option(help="Text file with a class name on each line.", show_default=False)
     ] = None,
+    check_data: Annotated[
+        str | None,
+        typer.Option(
+            help="Labelled shards (a Parquet file, a folder, a glob) to measure the accuracy on, beside Keras'.",
+            show_default=False,
+        ),
+    ] = None,
+    label_column: Annotated[
+        str | None,
+        typer.Option(help="Their column of labels: class numbers, or names of --classes. [default: label]"),
+    ] = None,
+    image_column: Annotated[str | None, typer.Option(help="Their column of images. [default: image]")] = None,
+    image_root: Annotated[
+        str | None, typer.Option(help="Folder in which to look up images that are given by path.", show_default=False)
+    ] = None,
+    check_rows: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"How many rows, drawn from all of them with a fixed seed. [default: {_CHECK_ROWS}]"),
+    ] = None,
 ) -> None:
     """Turn a trained Keras model into an ONNX file whose dropout stays stochastic, and prove it."""
     from export.exporter import ExportNotice, export_file
 
+    given = {
+        "--label-column": label_column,
+        "--image-column": image_column,
+        "--image-root": image_root,
+        "--check-rows": check_rows,
+    }
+    labelled = None
+    if check_data is None:
+        _refuse_without_check_data([option for option, value in given.items() if value is not None])
+    else:
+        labelled = partial(
+            _reader(context),
+            source=check_data,
+            label_column=label_column or "label",
+            image_column=image_column or "image",
+            image_root=image_root,
+            rows=_CHECK_ROWS if check_rows is None else check_rows,
+        )
     with warnings.catch_warnings(record=True) as notices:
         warnings.simplefilter("always", ExportNotice)
         contract = export_file(
             model,
             output,
+            preprocess=preprocess,
             scale=None if scale is None else _number("--scale", scale),
             mean=_numbers("--mean", mean),
             std=_numbers("--std", std),
+            resize=resize,
             output_kind=output_kind,
             class_names=_read_classes(classes),
+            labelled=labelled,
         )
     for notice in notices:
         if issubclass(notice.category, ExportNotice):
             typer.echo(f"warning: {notice.message}", err=True)
     typer.echo(f"{output}")
     typer.echo(contract.describe())
+
+
+def _reader(context: typer.Context) -> LabelledReader:
+    reader: LabelledReader | None = context.obj
+    if reader is None:
+        raise OptionRefused(
+            "--check-data was given to a command that cannot read shards.",
+            wanted="the command `oodscreen export`",
+            next_step="mount this command below an application that sets the context's object",
+        )
+    return reader
+
+
+def _refuse_without_check_data(options: list[str]) -> None:
+    if options:
+        raise OptionRefused(
+            f"{options[0]} was given without --check-data.",
+            wanted="labelled shards to which it applies",
+            next_step="add --check-data SHARDS, or leave the option out",
+        )
 
 
 def _number(option: str, text: str) -> float:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.errors import ContractRefused
+from export.inputs import Preprocessing, Resize
 
 if TYPE_CHECKING:
     import onnx
@@ -22,7 +23,7 @@ DOMAIN = "oodscreen"
 """ONNX domain of the model-local noise functions; a site is a node of this domain."""
 
 _PREFIX = "oodscreen."
-_TEXT_KEYS = ("input_name", "output_name", "output_kind", "colour", "resize", "source_digest")
+_TEXT_KEYS = ("input_name", "output_name", "output_kind", "colour", "source_digest")
 
 OUTPUT_KINDS = ("softmax", "logits", "sigmoid", "regression")
 COLOURS = {1: "grey", 3: "rgb"}
@@ -48,25 +49,40 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Preprocessing:
-    """`(pixel * scale - mean) / std`, on raw 0..255 pixels, one mean and std for all channels or one each.
+class Accuracy:
+    """What was measured on labelled rows, beside Keras on the same pixels.
 
-    Kept beside the graph for people to read; the graph itself contains the operations.
-    `scale` is None where the model brings its own Rescaling or Normalization layer.
+    Attributes:
+        rows: how many rows had an image and a label.
+        keras: share of them that the Keras model has right, without dropout.
+        exported: the same of the exported file.
+        monte_carlo: the same of the mean over `passes` stochastic passes of the exported file.
+        passes: how many these were.
+        baseline: share of the most frequent label: what a model would reach that always says the same.
+        differing: rows that Keras and the file give to different classes.
+        unreadable: rows without an image that could be decoded.
+        unlabelled: rows whose label could not be read.
     """
 
-    scale: float | None
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    rows: int
+    keras: float
+    exported: float
+    monte_carlo: float
+    passes: int
+    baseline: float
+    differing: int
+    unreadable: int
+    unlabelled: int
 
     def describe(self) -> str:
-        """The formula in words, as `oodscreen inspect` prints it."""
-        if self.scale is None:
-            return "none outside the model (it has its own Rescaling or Normalization layer)"
-        text = f"pixel * {self.scale:.8g}"
-        if self.mean:
-            text = f"({text} - {list(self.mean)})"
-        return f"{text} / {list(self.std)}" if self.std else text
+        """Two lines for people."""
+        skipped = f", {self.unreadable} unreadable and {self.unlabelled} without a usable label left out"
+        return (
+            f"{self.exported:.2%} of {self.rows} labelled rows are right (Keras: {self.keras:.2%}, "
+            f"differing rows: {self.differing}; mean of {self.passes} passes: {self.monte_carlo:.2%};\n"
+            f"                 always the most frequent label: {self.baseline:.2%})"
+            + (skipped if self.unreadable or self.unlabelled else "")
+        )
 
 
 @dataclass(frozen=True)
@@ -87,11 +103,12 @@ class ModelContract:
     output_kind: str
     sites: tuple[Site, ...]
     preprocessing: Preprocessing
-    resize: str = "none"
+    resize: Resize = Resize()
     class_names: tuple[str, ...] = ()
     source_digest: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     verified: dict[str, float] = field(default_factory=dict)
+    accuracy: Accuracy | None = None
 
     @property
     def colour(self) -> str:
@@ -108,6 +125,7 @@ class ModelContract:
         height, width, channels = self.image_shape
         lines = [
             f"  input          {self.input_name}: uint8 [N, {height}, {width}, {channels}] ({self.colour})",
+            f"  resize         {self.resize.describe()}",
             f"  preprocessing  {self.preprocessing.describe()}, in the graph",
             f"  output         {self.output_name}: [N, {self.classes}] ({self.output_kind})",
         ]
@@ -125,6 +143,8 @@ class ModelContract:
                 f"                 over {measured['passes']:.0f} passes the mean differs from Keras' by at most "
                 f"{measured['mean_difference']:.4f}, the variance ratio is {measured['variance_ratio']:.2f}",
             ]
+        if self.accuracy is not None:
+            lines.append(f"  accuracy       {self.accuracy.describe()}")
         if self.versions:
             lines.append("  made with      " + ", ".join(f"{name} {text}" for name, text in self.versions.items()))
         return "\n".join(lines)
@@ -138,6 +158,8 @@ class ModelContract:
         values["class_names"] = json.dumps(list(self.class_names))
         values["sites"] = json.dumps([asdict(site) for site in self.sites])
         values["preprocessing"] = json.dumps(asdict(self.preprocessing))
+        values["resize"] = str(self.resize)
+        values["accuracy"] = json.dumps(None if self.accuracy is None else asdict(self.accuracy))
         values["versions"] = json.dumps(self.versions, sort_keys=True)
         values["verified"] = json.dumps(self.verified, sort_keys=True)
         return {_PREFIX + key: value for key, value in sorted(values.items())}
@@ -179,6 +201,7 @@ class ModelContract:
     def _parse(cls, values: dict[str, str]) -> ModelContract:
         height, width, channels = (int(size) for size in json.loads(values["image_shape"]))
         preprocessing = json.loads(values["preprocessing"])
+        accuracy = json.loads(values["accuracy"])
         if channels not in COLOURS or values["output_kind"] not in OUTPUT_KINDS:
             raise ValueError(f"channels {channels}, output_kind {values['output_kind']!r}")
         return cls(
@@ -189,7 +212,7 @@ class ModelContract:
             channels=channels,
             classes=int(values["classes"]),
             output_kind=values["output_kind"],
-            resize=values["resize"],
+            resize=Resize.parse(values["resize"]),
             sites=tuple(
                 Site(
                     name=site["name"],
@@ -204,11 +227,15 @@ class ModelContract:
                 scale=preprocessing["scale"],
                 mean=tuple(preprocessing["mean"]),
                 std=tuple(preprocessing["std"]),
+                name=preprocessing["name"],
+                reverse_channels=preprocessing["reverse_channels"],
+                channels_first=preprocessing["channels_first"],
             ),
             class_names=tuple(json.loads(values["class_names"])),
             source_digest=values["source_digest"],
             versions=json.loads(values["versions"]),
             verified=json.loads(values["verified"]),
+            accuracy=Accuracy(**accuracy) if accuracy else None,
         )
 
 

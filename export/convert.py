@@ -45,7 +45,7 @@ def convert_to_onnx(source: KerasSource) -> tuple[onnx.ModelProto, tuple[Site, .
         marker.sites.clear()
         return source.model(image, training=False)
 
-    signature = [tf.TensorSpec([None, *source.image_shape], tf.float32, name=_INPUT)]
+    signature = [tf.TensorSpec([None, *source.input_shape], tf.float32, name=_INPUT)]
     with _quiet(), dropouts_behave(source.dropouts, marker):
         try:
             proto, _ = tf2onnx.convert.from_function(

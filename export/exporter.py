@@ -15,8 +15,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from export.contract import OUTPUT_KINDS, ModelContract, Preprocessing
+from export.accuracy import Labelled, check_labels_are_classes, find_alarms
+from export.contract import OUTPUT_KINDS, ModelContract
 from export.errors import ModelRefused, OptionRefused, OutputRefused, WriteFailed
+from export.inputs import Preprocessing, choose_preprocessing, choose_resize, fit_preprocessing
 from export.source import KerasSource, describe_model, load_keras_file
 
 _MADE_WITH = ("oodscreen", "keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime-gpu", "onnxruntime")
@@ -30,27 +32,34 @@ def export_file(
     model: str | Path,
     output: str | Path,
     *,
+    preprocess: str | None = None,
     scale: float | None = None,
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
+    resize: str = "none",
     output_kind: str | None = None,
     class_names: Sequence[str] = (),
+    labelled: Labelled | None = None,
 ) -> ModelContract:
     """Export a `.keras` file; see `export_model`."""
     _check_output(Path(output))
-    preprocessing = Preprocessing(scale, tuple(mean), tuple(std))
-    return _export(load_keras_file(model), Path(output), preprocessing, output_kind, tuple(class_names))
+    preprocessing = choose_preprocessing(preprocess, scale, mean, std)
+    source = load_keras_file(model)
+    return _export(source, Path(output), preprocessing, resize, output_kind, tuple(class_names), labelled)
 
 
 def export_model(
     model: Any,
     output: str | Path,
     *,
+    preprocess: str | None = None,
     scale: float | None = None,
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
+    resize: str = "none",
     output_kind: str | None = None,
     class_names: Sequence[str] = (),
+    labelled: Labelled | None = None,
 ) -> ModelContract:
     """Export a Keras model in memory to an ONNX file in which dropout stays stochastic.
 
@@ -59,12 +68,17 @@ def export_model(
     Args:
         model: a built functional or sequential `keras.Model`.
         output: where the ONNX file goes; it appears there only when it has been verified.
+        preprocess: scale, mean and std by a name: `unit` (1/255), or a mode of
+            `keras.applications.imagenet_utils.preprocess_input`: `tf`, `torch`, `caffe`.
         scale: what a 0..255 pixel is multiplied by. May be left out only if the model has its own
             Rescaling or Normalization layer; 1 says "raw 0..255" on purpose.
         mean: subtracted after scaling, one value or one for each channel.
         std: divided by after that.
+        resize: how images of another size become the model's, as `export.inputs.Resize` says it. It is part of
+            what the file promises, and done by the screener when it decodes.
         output_kind: `softmax`, `logits`, `sigmoid` or `regression`; needed where the last layer does not tell.
         class_names: one for each output, or none.
+        labelled: gives labelled rows, on which the accuracy is measured beside Keras'.
 
     Returns:
         The contract that was written into the file, with what the verification measured.
@@ -75,23 +89,26 @@ def export_model(
         VerificationFailed: the file did not behave like the Keras model; nothing was written.
     """
     _check_output(Path(output))
-    preprocessing = Preprocessing(scale, tuple(mean), tuple(std))
-    return _export(describe_model(model), Path(output), preprocessing, output_kind, tuple(class_names))
+    preprocessing = choose_preprocessing(preprocess, scale, mean, std)
+    source = describe_model(model)
+    return _export(source, Path(output), preprocessing, resize, output_kind, tuple(class_names), labelled)
 
 
 def _export(
     source: KerasSource,
     output: Path,
     preprocessing: Preprocessing,
+    resize: str,
     output_kind: str | None,
     class_names: tuple[str, ...],
+    labelled: Labelled | None,
 ) -> ModelContract:
     from export.convert import convert_to_onnx
     from export.graph import INPUT_NAME, OUTPUT_NAME, finish_graph, stamp_metadata
     from export.stochastic import KerasReference
-    from export.verify import check_still_stochastic, verify_model
+    from export.verify import check_accuracy, check_still_stochastic, verify_model
 
-    _check_preprocessing(source, preprocessing)
+    preprocessing = _check_preprocessing(source, preprocessing)
     kind = _choose_output_kind(source, output_kind)
     if class_names and len(class_names) != source.classes:
         raise OptionRefused(
@@ -99,10 +116,6 @@ def _export(
             wanted="one name for each output",
             next_step="give them in the order of the model's outputs",
         )
-    for notice in source.notices:
-        warnings.warn(notice, ExportNotice, stacklevel=3)
-    model, sites = convert_to_onnx(source)
-    finish_graph(model, sites, preprocessing)
     height, width, channels = source.image_shape
     contract = ModelContract(
         input_name=INPUT_NAME,
@@ -112,15 +125,31 @@ def _export(
         channels=channels,
         classes=source.classes,
         output_kind=kind,
-        sites=sites,
+        sites=(),
         preprocessing=preprocessing,
+        resize=choose_resize(resize, height=height, width=width),
         class_names=class_names,
         source_digest=source.digest,
         versions=_versions(),
     )
+    batches = None
+    if labelled is not None:
+        check_labels_are_classes(contract)
+        batches = labelled(contract)  # refuses what cannot be read before the long work
+    for notice in source.notices:
+        warnings.warn(notice, ExportNotice, stacklevel=3)
+    model, sites = convert_to_onnx(source)
+    contract = replace(contract, sites=sites)
+    finish_graph(model, sites, preprocessing)
     stamp_metadata(model, contract)
     reference = KerasReference(source.model, source.dropouts, preprocessing)
-    contract = replace(contract, verified=verify_model(model.SerializeToString(), contract, reference))
+    data = model.SerializeToString()
+    contract = replace(contract, verified=verify_model(data, contract, reference))
+    if batches is not None:
+        accuracy = check_accuracy(data, contract, reference, batches)
+        contract = replace(contract, accuracy=accuracy)
+        for alarm in find_alarms(accuracy, contract):
+            warnings.warn(alarm, ExportNotice, stacklevel=3)
     stamp_metadata(model, contract)
     data = model.SerializeToString()
     check_still_stochastic(data, contract)
@@ -143,19 +172,14 @@ def _check_output(output: Path) -> None:
         )
 
 
-def _check_preprocessing(source: KerasSource, preprocessing: Preprocessing) -> None:
+def _check_preprocessing(source: KerasSource, preprocessing: Preprocessing) -> Preprocessing:
+    """The preprocessing as it fits the model; what cannot be meant is refused, what is doubtful is said."""
     if preprocessing.scale is None and not source.scales_itself:
         raise ModelRefused(
             f"{source.origin} has no Rescaling or Normalization layer, and no scale was given.",
             wanted="to know what 0..255 pixels must become; a wrong guess would make every answer wrong",
-            next_step="add --scale 1/255 if the model was trained on 0..1, or --scale 1 if on raw 0..255 pixels",
-        )
-    if preprocessing.scale not in (None, 1) and source.scales_itself:
-        warnings.warn(
-            f"{source.origin} has its own Rescaling or Normalization layer, and --scale was given too: "
-            "pixels are scaled twice",
-            ExportNotice,
-            stacklevel=4,
+            next_step="add --scale 1/255 if the model was trained on 0..1, --scale 1 if on raw 0..255 pixels, or "
+            "--preprocess tf, torch or caffe if it was trained behind that preprocess_input of keras.applications",
         )
     if preprocessing.scale is None and (preprocessing.mean or preprocessing.std):
         raise OptionRefused(
@@ -163,20 +187,21 @@ def _check_preprocessing(source: KerasSource, preprocessing: Preprocessing) -> N
             wanted="(pixel * scale - mean) / std with a stated scale",
             next_step="add --scale 1/255, or --scale 1 if mean and std are in 0..255",
         )
-    channels = source.image_shape[2]
-    for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
-        if len(values) not in (0, 1, channels):
-            raise OptionRefused(
-                f"--{name} has {len(values)} values for {channels} channel(s).",
-                wanted=f"one value, or {channels}",
-                next_step="separate the values by commas, in the order of the channels",
-            )
-    if preprocessing.scale == 0 or 0 in preprocessing.std:
+    if preprocessing.changes_pixels and source.takes_integers:
         raise OptionRefused(
-            "--scale or --std is zero, which makes every image the same.",
-            wanted="values other than zero",
-            next_step="give the values that the model was trained with",
+            f"{source.origin} takes whole numbers, to which preprocessed pixels would be cut.",
+            wanted="raw 0..255 pixels for such an input",
+            next_step="leave out --preprocess, --scale, --mean and --std, or give --scale 1",
         )
+    if preprocessing.changes_pixels and source.scales_itself:
+        option = f"--preprocess {preprocessing.name}" if preprocessing.name else "--scale"
+        warnings.warn(
+            f"{source.origin} has its own Rescaling or Normalization layer, and {option} was given too: "
+            "pixels are scaled twice",
+            ExportNotice,
+            stacklevel=4,
+        )
+    return fit_preprocessing(preprocessing, channels=source.image_shape[2], channels_first=source.channels_first)
 
 
 def _choose_output_kind(source: KerasSource, stated: str | None) -> str:

@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.contract import DOMAIN, ModelContract, Preprocessing, Site
+from export.contract import DOMAIN, ModelContract, Site
+from export.inputs import Preprocessing
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "output"
@@ -69,7 +70,7 @@ def rename_output(model: onnx.ModelProto) -> None:
 
 
 def add_uint8_input(model: onnx.ModelProto, preprocessing: Preprocessing) -> None:
-    """Take `uint8 [N, H, W, C]` and do cast, scale, mean and std in the graph.
+    """Take `uint8 [N, H, W, C]` and do the preprocessing in the graph: see `Preprocessing`.
 
     Requires: one float32 input of rank 4. Ensures: the one input is `image`, uint8.
     """
@@ -80,9 +81,20 @@ def add_uint8_input(model: onnx.ModelProto, preprocessing: Preprocessing) -> Non
     shape = [dim.dim_value for dim in old.type.tensor_type.shape.dim][1:]
     _require(len(shape) == 3 and all(shape), "an image input of known size")
 
+    if preprocessing.channels_first:
+        shape = [*shape[1:], shape[0]]
+
     steps: list[onnx.NodeProto] = []
+    current = INPUT_NAME
+    if preprocessing.reverse_channels:
+        backwards = np.arange(shape[2], dtype=np.int64)[::-1]
+        graph.initializer.append(numpy_helper.from_array(backwards.copy(), "oodscreen/backwards"))
+        inputs = [current, "oodscreen/backwards"]
+        current = "oodscreen/reversed"
+        steps.append(helper.make_node("Gather", inputs, [current], name="oodscreen/reverse_channels", axis=3))
+    to_float = helper.make_node("Cast", [current], [_FLOAT_INPUT], name="oodscreen/to_float", to=TensorProto.FLOAT)
+    steps.append(to_float)
     current = _FLOAT_INPUT
-    steps.append(helper.make_node("Cast", [INPUT_NAME], [current], name="oodscreen/to_float", to=TensorProto.FLOAT))
     for op_type, values in (
         ("Mul", preprocessing.scale),
         ("Sub", preprocessing.mean or None),
@@ -95,6 +107,9 @@ def add_uint8_input(model: onnx.ModelProto, preprocessing: Preprocessing) -> Non
         following = f"oodscreen/after_{op_type.lower()}"
         steps.append(helper.make_node(op_type, [current, constant], [following], name=f"oodscreen/{op_type.lower()}"))
         current = following
+    if preprocessing.channels_first:
+        inputs, current = [current], "oodscreen/channels_first"
+        steps.append(helper.make_node("Transpose", inputs, [current], name="oodscreen/transpose", perm=[0, 3, 1, 2]))
     for node in graph.node:
         for index, name in enumerate(node.input):
             if name == old.name:

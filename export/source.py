@@ -36,6 +36,8 @@ class KerasSource:
         output_kind: derived from the last layer, or "" where that does not tell.
         scales_itself: whether a Rescaling or Normalization layer is in the model.
         notices: what a person should know: noise that inference switches off, as Keras does.
+        channels_first: whether the Keras model takes `[N, C, H, W]`.
+        takes_integers: whether its input is of an integer type, such as uint8.
     """
 
     model: Any
@@ -48,6 +50,14 @@ class KerasSource:
     output_kind: str
     scales_itself: bool
     notices: tuple[str, ...] = ()
+    channels_first: bool = False
+    takes_integers: bool = False
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """What the Keras model takes, without the batch axis."""
+        height, width, channels = self.image_shape
+        return (channels, height, width) if self.channels_first else self.image_shape
 
 
 def import_keras() -> Any:
@@ -129,13 +139,14 @@ def describe_model(model: Any, *, origin: str = "the model", digest: str = "") -
         )
     named = _name_layers(model)
     layers = [layer for _, layer in named.values()]
+    image_shape, channels_first = _image_shape(model, origin)
     return KerasSource(
         model=model,
         origin=origin,
         digest=digest,
         dropouts=_find_dropouts(layers, origin),
         paths={identity: path for identity, (path, _) in named.items()},
-        image_shape=_image_shape(model, origin),
+        image_shape=image_shape,
         classes=_classes(model, origin),
         output_kind=_output_kind(model),
         scales_itself=any(type(layer).__name__ in _OWN_SCALE for layer in layers),
@@ -144,6 +155,8 @@ def describe_model(model: Any, *, origin: str = "the model", digest: str = "") -
             for layer in layers
             if type(layer).__name__ in _SILENT
         ),
+        channels_first=channels_first,
+        takes_integers="int" in str(model.inputs[0].dtype),
     )
 
 
@@ -206,17 +219,45 @@ def _base_spatial_dropout() -> Any:
     return parent
 
 
-def _image_shape(model: Any, origin: str) -> tuple[int, int, int]:
+def _image_shape(model: Any, origin: str) -> tuple[tuple[int, int, int], bool]:
+    """`(height, width, channels)` of an image, and whether the model takes the channels first."""
     shapes = [tuple(tensor.shape) for tensor in model.inputs]
-    fits = len(shapes) == 1 and len(shapes[0]) == 4 and None not in shapes[0][1:] and shapes[0][3] in COLOURS
-    if not fits:
-        raise ModelRefused(
-            f"{origin} takes {_shapes_text(shapes)}.",
-            wanted="one image input [N, height, width, channels] of known size, with 1 or 3 channels",
-            next_step="wrap the model so that it takes one image of a fixed size",
+    if len(shapes) > 1:
+        names = " and ".join(
+            f"{tensor.name} {_shapes_text([shape])}" for tensor, shape in zip(model.inputs, shapes, strict=True)
         )
-    height, width, channels = shapes[0][1:]
-    return height, width, channels
+        raise ModelRefused(
+            f"{origin} takes {len(shapes)} inputs: {names}.",
+            wanted="one image input: a row of the data to be screened is one image",
+            next_step="wrap the model so that the other inputs are constants or made from the image: "
+            "keras.Model(image, model([image, ...]))",
+        )
+    shape = shapes[0][1:]
+    if len(shape) == 3 and None not in shape:
+        told = _data_format(model) or ("channels_last" if shape[2] in COLOURS else "channels_first")
+        if told == "channels_last" and shape[2] in COLOURS:
+            return (shape[0], shape[1], shape[2]), False
+        if told == "channels_first" and shape[0] in COLOURS:
+            return (shape[1], shape[2], shape[0]), True
+    raise ModelRefused(
+        f"{origin} takes {_shapes_text(shapes)}.",
+        wanted="one image input [N, height, width, channels] or [N, channels, height, width] of known size, "
+        "with 1 or 3 channels",
+        next_step="wrap the model so that it takes one image of a fixed size",
+    )
+
+
+def _data_format(model: Any) -> str:
+    """Where the first layer that cares about it expects the channels; "" where none does."""
+    for operation in getattr(model, "operations", None) or model.layers:
+        axes = getattr(operation, "dims", None) or getattr(operation, "axes", None)
+        if type(operation).__name__ in ("Permute", "Transpose") and axes:
+            return "channels_first" if tuple(axes) in ((2, 3, 1), (0, 2, 3, 1)) else "channels_last"
+        nested = _data_format(operation) if getattr(operation, "layers", None) else ""
+        told = nested or getattr(operation, "data_format", None)
+        if told == "channels_first" or (told == "channels_last" and type(operation).__name__ != "Flatten"):
+            return str(told)
+    return ""
 
 
 def _classes(model: Any, origin: str) -> int:

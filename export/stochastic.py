@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.contract import Preprocessing, Site
+from export.contract import Site
 from export.errors import ModelRefused
+from export.inputs import Preprocessing
 
 Behaviour = Callable[[Any, Any], Any]
 """What a dropout layer does instead of its own call: (layer, inputs) to outputs."""
@@ -176,17 +177,21 @@ class KerasReference:
         return self._answer(images, self._noise)
 
     def _answer(self, images: NDArray[np.uint8], behaviour: Behaviour) -> NDArray[np.float32]:
+        pixels = self._preprocessing.apply(images)
         with dropouts_behave(self._dropouts, behaviour):
-            return np.asarray(self._model(preprocess(images, self._preprocessing), training=False), np.float32)
+            return np.asarray(self._call(pixels), np.float32)
 
+    def _call(self, pixels: NDArray[np.float32]) -> Any:
+        """Call the model; where TensorFlow has no channels-first kernels for this CPU, through XLA, which has."""
+        import tensorflow as tf
 
-def preprocess(images: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """`(pixel * scale - mean) / std` in float32, as the exported graph does it."""
-    pixels = images.astype(np.float32)
-    if preprocessing.scale is not None:
-        pixels *= np.float32(preprocessing.scale)
-    if preprocessing.mean:
-        pixels -= np.asarray(preprocessing.mean, np.float32)
-    if preprocessing.std:
-        pixels /= np.asarray(preprocessing.std, np.float32)
-    return pixels
+        try:
+            return self._model(pixels, training=False)
+        except (tf.errors.UnimplementedError, tf.errors.InvalidArgumentError):
+            if not self._preprocessing.channels_first:
+                raise
+
+        def forward(image: Any) -> Any:
+            return self._model(image, training=False)
+
+        return tf.function(forward, jit_compile=True)(tf.constant(pixels))

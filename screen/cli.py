@@ -17,6 +17,10 @@ from export.errors import ExitCode, OodscreenError
 from screen.config import RunConfig, as_options
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from export.accuracy import LabelledBatch
+    from export.contract import ModelContract
     from screen.runner import RunSummary
 
 app = typer.Typer(
@@ -38,14 +42,34 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _read_labelled(
+    contract: ModelContract,
+    source: str,
+    *,
+    label_column: str,
+    image_column: str,
+    image_root: str | None,
+    rows: int,
+) -> Iterable[LabelledBatch]:
+    """The reader for `export --check-data`: `export` never imports `screen`."""
+    from screen.input.labels import read_labelled
+
+    return read_labelled(
+        contract, source, label_column=label_column, image_column=image_column, image_root=image_root, rows=rows
+    )
+
+
 @app.callback()
 def common(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Screen image data sets for what a model does not know, with Monte Carlo dropout."""
+    reader: export.cli.LabelledReader = _read_labelled
+    context.obj = reader
 
 
 @app.command()

@@ -1,8 +1,10 @@
 """Bytes to uint8 arrays, in parallel; an image that cannot be had is a status, never an exception.
 
 In: `RowBatch`es. Out: one `ImageBatch`. Pillow decodes (it releases Python's lock while it does),
-and only formats that training pipelines write are tried. EXIF rotation is not applied, as
-`tf.io.decode_image` and `keras.utils.load_img` do not apply it.
+and only formats that training pipelines write are tried. Colour becomes the model's by Pillow's
+`convert`, as in `keras.utils.load_img`: transparency is dropped, palettes are looked up, grey is repeated
+for a model of colours. Then the size becomes the model's as the contract says. EXIF rotation is not
+applied, as `tf.io.decode_image` and `keras.utils.load_img` do not apply it.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from export.contract import ModelContract
+from screen.input.resize import resize_image
 from screen.input.rows import RowBatch, tensor_shape
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -70,7 +73,7 @@ class Decoder:
     """Decodes batches into what one model takes.
 
     Args:
-        contract: size and colour.
+        contract: size, colour, and how other sizes are resized.
         max_pixels: images with more are not decoded.
         image_root: where paths are looked up; None: they are not followed.
         threads: 0 for all cores.
@@ -78,6 +81,7 @@ class Decoder:
 
     def __init__(self, contract: ModelContract, *, max_pixels: int, image_root: str | None, threads: int) -> None:
         self._shape = contract.image_shape
+        self._resize = contract.resize
         self._mode = _PILLOW_MODES[contract.colour]
         self._max_pixels = max_pixels
         self._root = None if image_root is None else Path(image_root).resolve()
@@ -103,8 +107,9 @@ class Decoder:
     def _decode_piece(self, piece: RowBatch, into: NDArray[np.uint8]) -> list[tuple[int, Failure]]:
         if piece.images is None:
             return [(index, ("unreadable_page", piece.error)) for index in range(piece.count)]
-        if tensor_shape(piece.images.type) is not None:
-            return self._copy_tensors(piece.images, into)
+        shape = tensor_shape(piece.images.type)
+        if shape is not None:
+            return self._copy_tensors(piece.images, shape, into)
         sources = _sources(piece.images)
 
         def decode_some(start: int) -> list[tuple[int, Failure]]:
@@ -117,7 +122,9 @@ class Decoder:
 
         return [failure for some in self._pool.map(decode_some, range(0, len(sources), _CHUNK)) for failure in some]
 
-    def _copy_tensors(self, column: pa.Array, into: NDArray[np.uint8]) -> list[tuple[int, Failure]]:
+    def _copy_tensors(
+        self, column: pa.Array, shape: tuple[int, ...], into: NDArray[np.uint8]
+    ) -> list[tuple[int, Failure]]:
         """Copy tensors into their places; one with a null anywhere in it is a failure."""
         values = column.storage if isinstance(column, pa.ExtensionArray) else column
         null, row_size = np.asarray(values.is_null()), 1
@@ -126,7 +133,15 @@ class Decoder:
             row_size *= size
             values = values.values.slice(values.offset * size, len(values) * size)
             null |= np.asarray(values.is_null()).reshape(len(into), row_size).any(axis=1)
-        into[:] = np.asarray(values.fill_null(0)).reshape(into.shape)
+        height, width = shape[:2] if len(shape) > 1 else self._shape[:2]
+        tensors = np.asarray(values.fill_null(0)).reshape(len(into), height, width, self._shape[2])
+        if self._is_as_wanted(height, width):
+            into[:] = tensors
+        else:
+            try:
+                list(self._pool.map(self._put, map(_as_image, tensors), into))
+            except Image.DecompressionBombError as error:  # they have one size, so it is so for all
+                return [(index, ("too_large", str(error))) for index in range(len(into))]
         return [(int(index), ("null_image", "the tensor is null, or a value in it")) for index in np.flatnonzero(null)]
 
     def _decode_one(self, data: bytes | None, path: bytes | None, into: NDArray[np.uint8]) -> Failure | None:
@@ -155,12 +170,22 @@ class Decoder:
                 return "too_large", f"{image.width} x {image.height} pixels, at most {self._max_pixels} in all"
             if image.mode not in _EIGHT_BIT:
                 return "decode_failed", f"pixels of mode {image.mode}, not 8 bits for each channel"
-            height, width, channels = self._shape
-            if (image.height, image.width) != (height, width):
+            height, width, _ = self._shape
+            if self._resize.method == "none" and (image.height, image.width) != (height, width):
                 return "wrong_shape", f"{image.width} x {image.height}, the model takes {width} x {height}"
-            pixels = np.asarray(image if image.mode == self._mode else image.convert(self._mode))
-        into[:] = pixels.reshape(height, width, channels)
+            self._put(image if image.mode == self._mode else image.convert(self._mode), into)
         return None
+
+    def _put(self, image: Image.Image, into: NDArray[np.uint8]) -> None:
+        """An image of the model's colour mode into its place, resized if need be."""
+        if self._is_as_wanted(image.height, image.width):
+            pixels = np.asarray(image)
+        else:
+            pixels = resize_image(image, self._resize, *self._shape[:2])
+        into[:] = pixels.reshape(into.shape)
+
+    def _is_as_wanted(self, height: int, width: int) -> bool:
+        return (height, width) == self._shape[:2] and not self._resize.is_needed_at_same_size
 
     def _read_path(self, text: str) -> bytes | Failure:
         if self._root is None:
@@ -172,6 +197,10 @@ class Decoder:
             return path.read_bytes()
         except (OSError, ValueError, RuntimeError) as error:
             return "path_not_found", f"path {text!r}: {error}"
+
+
+def _as_image(pixels: NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
 def _sources(column: pa.Array) -> list[tuple[bytes | None, bytes | None]]:

@@ -6,11 +6,13 @@ holds one batch, whatever the size of a row group.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from export.contract import ModelContract
 from export.errors import InputChanged, InputRefused
@@ -87,6 +89,16 @@ class RowBatch:
         )
         return first, rest
 
+    def take(self, places: NDArray[np.int64]) -> RowBatch:
+        """Some of the rows, by their places in the batch; `start` no longer says where they are."""
+        return replace(
+            self,
+            count=len(places),
+            images=None if self.images is None else self.images.take(pa.array(places)),
+            ids=tuple(self.ids[place] for place in places),
+            kept=self.kept.take(pa.array(places)) if self.kept.num_columns else self.kept,
+        )
+
 
 def map_columns(shards: Sequence[ShardRef], config: RunConfig, contract: ModelContract) -> ColumnMapping:
     """Check every shard's schema against what was asked for.
@@ -136,17 +148,41 @@ def read_batches(shards: Sequence[ShardRef], columns: ColumnMapping, batch_size:
     Raises:
         InputChanged: a shard is not the one that was found.
     """
+    return in_batches((rows for shard in shards for rows in _read_shard(shard, columns)), batch_size)
+
+
+def read_chosen_rows(shard: ShardRef, columns: ColumnMapping, places: NDArray[np.int64]) -> Iterator[RowBatch]:
+    """Some rows of one shard; only the row groups in which they lie are read.
+
+    Args:
+        shard: the shard.
+        columns: what to read.
+        places: positions in the shard, ascending.
+
+    Raises:
+        InputChanged: the shard is not the one that was found.
+    """
+    ends = np.cumsum(shard.row_groups)
+    for group in np.unique(np.searchsorted(ends, places, side="right")).tolist():
+        start = int(ends[group]) - shard.row_groups[group]
+        for table, error in _read_tables(shard, columns, [group]):
+            here = places[(places >= start) & (places < start + len(table))] - start
+            if len(here):
+                yield _row_batch(shard, columns, start, table, error).take(here)
+            start += len(table)
+
+
+def in_batches(pieces: Iterable[RowBatch], batch_size: int) -> Iterator[list[RowBatch]]:
+    """The pieces in lists of `batch_size` rows (fewer at the very end), cut where they must be."""
     waiting: list[RowBatch] = []
     room = batch_size
-    for shard in shards:
-        for rows in _read_shard(shard, columns):
-            rest = rows
-            while rest.count > room:
-                first, rest = rest.split(room)
-                yield [*waiting, first]
-                waiting, room = [], batch_size
-            waiting.append(rest)
-            room -= rest.count
+    for rest in pieces:
+        while rest.count > room:
+            first, rest = rest.split(room)
+            yield [*waiting, first]
+            waiting, room = [], batch_size
+        waiting.append(rest)
+        room -= rest.count
     if waiting:
         yield waiting
 
@@ -163,8 +199,16 @@ def _read_shard(shard: ShardRef, columns: ColumnMapping) -> Iterator[RowBatch]:
     yield _row_batch(shard, columns, start, empty, "", is_last=True)
 
 
-def _read_tables(shard: ShardRef, columns: ColumnMapping) -> Iterator[tuple[pa.Table, str]]:
-    """Tables of at most `_READ_ROWS` rows; a damaged row group as a table of nulls, with the error."""
+def _read_tables(
+    shard: ShardRef, columns: ColumnMapping, groups: Sequence[int] | None = None
+) -> Iterator[tuple[pa.Table, str]]:
+    """Tables of at most `_READ_ROWS` rows; a damaged row group as a table of nulls, with the error.
+
+    Args:
+        shard: the shard.
+        columns: what to read.
+        groups: the row groups to read; None: all.
+    """
     names = columns.names_of(shard)
     schema = pa.schema([shard.schema.field(name) for name in names])
     try:
@@ -174,8 +218,8 @@ def _read_tables(shard: ShardRef, columns: ColumnMapping) -> Iterator[tuple[pa.T
     with file:
         if file.metadata.num_rows != shard.rows or file.num_row_groups != len(shard.row_groups):
             raise _changed(shard)
-        for group, rows in enumerate(shard.row_groups):
-            done = 0
+        for group in range(len(shard.row_groups)) if groups is None else groups:
+            rows, done = shard.row_groups[group], 0
             try:
                 for batch in file.iter_batches(_READ_ROWS, row_groups=[group], columns=names):
                     done += batch.num_rows
@@ -253,14 +297,28 @@ def _check_image_type(shard: ShardRef, name: str, contract: ModelContract) -> No
             next_step=_suggest_column(shard.schema, True),
         )
     shape = tensor_shape(kind)
-    height, width, channels = contract.image_shape
-    fits = (height, width, channels), (height * width * channels,)
-    if shape is not None and shape not in fits and not (channels == 1 and shape == (height, width)):
+    if shape is not None and not _tensor_fits(shape, contract):
+        resized = contract.resize.method != "none"
+        height, width, channels = contract.image_shape
         raise InputRefused(
             f"The column {name!r} of {shard.name} holds tensors of shape {list(shape)}.",
-            wanted=f"{list(contract.image_shape)}, which the model takes",
-            next_step="write the tensors in that shape, or give encoded images",
+            wanted=f"[height, width, {channels}], which the model's file resizes to {height} x {width}"
+            if resized
+            else f"{list(contract.image_shape)}, which the model takes",
+            next_step="write the tensors in that shape, or give encoded images"
+            + ("" if resized else "; or export the model with --resize, if training resized"),
         )
+
+
+def _tensor_fits(shape: tuple[int, ...], contract: ModelContract) -> bool:
+    """Whether tensors of a shape are images for the model: of its size, or of any size if it says how to resize."""
+    height, width, channels = contract.image_shape
+    if shape == (height * width * channels,):
+        return True
+    as_image = (*shape, 1) if len(shape) == 2 else shape
+    if contract.resize.method != "none":
+        return len(as_image) == 3 and as_image[2] == channels and all(as_image)
+    return as_image == contract.image_shape
 
 
 def _image_kind(kind: pa.DataType) -> bool:

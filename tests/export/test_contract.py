@@ -6,8 +6,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from export.contract import ModelContract, Preprocessing, Site, read_model
+from export.contract import ModelContract, Site, read_model
 from export.errors import ContractRefused
+from export.inputs import Preprocessing
 
 CONTRACT = ModelContract(
     input_name="image",

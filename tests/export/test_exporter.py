@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +13,13 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from export.contract import DOMAIN, ExportedModel, read_model
+from export.accuracy import LabelledBatch
+from export.contract import DOMAIN, ExportedModel, ModelContract, read_model
 from export.errors import ModelRefused, OptionRefused, OutputRefused, VerificationFailed
 from export.exporter import ExportNotice, export_file, export_model
+from export.graph import with_rate_zero
+from export.source import load_keras_file
+from screen.demo import read_images
 
 
 def small_model(keras: Any, *, activation: str | None = "softmax", rescaling: bool = False, channels: int = 1) -> Any:
@@ -169,3 +177,138 @@ def test_a_dropout_in_half_precision_is_refused(keras: Any, tmp_path: Path) -> N
     model = keras.Model(image, layers.Dense(3, activation="softmax", dtype="float32")(x))
     with pytest.raises(ModelRefused, match="works in float16"):
         export_model(model, tmp_path / "m.onnx", scale=1)
+
+
+def test_a_preprocessing_by_name_is_in_the_graph_and_in_the_contract(keras: Any, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(5)
+    model = small_model(keras, channels=3)
+    images = np.random.default_rng(1).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    for mode in ("tf", "torch", "caffe"):
+        path = tmp_path / f"{mode}.onnx"
+        contract = export_model(model, path, preprocess=mode)
+        assert contract.preprocessing.name == mode
+        assert f"preprocessing  {mode}: " in contract.describe()
+        wanted = model(
+            keras.applications.imagenet_utils.preprocess_input(
+                images.astype(np.float32), mode=mode, data_format="channels_last"
+            ),
+            training=False,
+        )
+        session = onnxruntime.InferenceSession(with_rate_zero(read_model(path).proto).SerializeToString())
+        np.testing.assert_allclose(session.run(None, {"image": images})[0], wanted, atol=1e-5)
+
+
+def test_a_name_beside_numbers_or_beside_a_rescaling_is_said(keras: Any, tmp_path: Path) -> None:
+    with pytest.raises(OptionRefused, match="together with"):
+        export_model(small_model(keras), tmp_path / "m.onnx", preprocess="tf", scale=1 / 255)
+    with pytest.warns(ExportNotice, match=r"--preprocess tf was given too: pixels are scaled twice"):
+        export_model(small_model(keras, rescaling=True), tmp_path / "m.onnx", preprocess="tf")
+
+
+def test_whole_numbers_in_are_not_cut_silently(keras: Any, tmp_path: Path) -> None:
+    layers = keras.layers
+    image = keras.Input((8, 8, 1), dtype="uint8")
+    x = layers.Dropout(0.5)(layers.Flatten()(layers.Rescaling(1 / 255)(image)))
+    model = keras.Model(image, layers.Dense(3, activation="softmax")(x))
+    with pytest.raises(OptionRefused, match="whole numbers, to which preprocessed pixels would be cut"):
+        export_model(model, tmp_path / "m.onnx", scale=1 / 255)
+    assert export_model(model, tmp_path / "m.onnx").verified["deterministic_difference"] < 1e-5
+
+
+def test_the_resize_is_part_of_the_contract(keras: Any, tmp_path: Path) -> None:
+    contract = export_model(small_model(keras), tmp_path / "m.onnx", scale=1, resize="pil-bicubic:crop")
+    assert str(read_model(tmp_path / "m.onnx").contract.resize) == "pil-bicubic:crop"
+    assert "as Pillow does" in contract.describe()
+    with pytest.raises(OptionRefused, match="--resize is 'cubic'"):
+        export_model(small_model(keras), tmp_path / "m.onnx", scale=1, resize="cubic")
+
+
+def channels_first_model(keras: Any, kind: str, channels: int) -> Any:
+    layers = keras.layers
+    first: dict[str, Any] = {"data_format": "channels_first"}
+    image = keras.Input((channels, 12, 10))
+    if kind == "permute":
+        x = layers.Conv2D(4, 3, activation="relu")(layers.Permute((2, 3, 1))(image))
+    elif kind == "transpose":
+        x = layers.Conv2D(4, 3, activation="relu")(keras.ops.transpose(image, (0, 2, 3, 1)))
+    else:
+        x = layers.Conv2D(4, 3, strides=2, padding="same", activation="relu", **first)(image)
+        x = layers.SpatialDropout2D(0.3, **first)(layers.BatchNormalization(axis=1)(x))
+        x = layers.Conv2D(4, 3, padding="same", **first)(layers.MaxPooling2D(2, **first)(x))
+    x = layers.Dropout(0.4)(layers.Flatten()(x))
+    return keras.Model(image, layers.Dense(3, activation="softmax")(x))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["permute", "transpose", "layers"])
+def test_a_channels_first_model_takes_the_same_images(keras: Any, tmp_path: Path, kind: str, channels: int) -> None:
+    keras.utils.set_random_seed(5)
+    model = channels_first_model(keras, kind, channels)
+    contract = export_model(model, tmp_path / "m.onnx", preprocess="unit")
+    assert contract.image_shape == (12, 10, channels)
+    assert "then to [N, C, H, W]" in contract.describe()
+    images = np.random.default_rng(1).integers(0, 256, (6, 12, 10, channels), dtype=np.uint8)
+    data = with_rate_zero(read_model(tmp_path / "m.onnx").proto).SerializeToString()
+    found = onnxruntime.InferenceSession(data).run(None, {"image": images})[0]
+    np.testing.assert_allclose(found, model(images.transpose(0, 3, 1, 2) / np.float32(255)), atol=1e-5)
+
+
+NO_KERNELS = """
+import sys
+from tests.export.test_exporter import channels_first_model
+from export.source import import_keras
+from export.exporter import export_model
+print(export_model(channels_first_model(import_keras(), "layers", 3), sys.argv[1], scale=1 / 255).describe())
+"""
+
+
+@pytest.mark.integration
+def test_channels_first_is_compared_where_tensorflow_has_no_kernels_for_it(tmp_path: Path) -> None:
+    environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", NO_KERNELS, str(tmp_path / "m.onnx")], env=environment, capture_output=True, text=True
+    )
+    assert "then to [N, C, H, W]" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [3, 1024])
+def test_images_from_3_to_1024_pixels_are_exported(keras: Any, tmp_path: Path, size: int, channels: int) -> None:
+    layers = keras.layers
+    image = keras.Input((size, size, channels))
+    x = layers.Conv2D(4, 3, strides=min(size, 8), activation="relu")(image)
+    x = layers.Dropout(0.4)(layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(image, layers.Dense(3, activation="softmax")(x))
+    assert export_model(model, tmp_path / "m.onnx", scale=1 / 255).image_shape == (size, size, channels)
+
+
+def test_labelled_rows_are_measured_beside_keras_and_kept_in_the_file(
+    article_keras: Path, digits: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    labels = read_images("test")[1]
+    asked: list[ModelContract] = []
+
+    def labelled(contract: ModelContract) -> list[LabelledBatch]:
+        asked.append(contract)
+        halves = (slice(0, 200), slice(200, 400))
+        return [LabelledBatch(digits[half], tuple(labels[half].tolist())) for half in halves]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ExportNotice)
+        contract = export_file(article_keras, tmp_path / "m.onnx", scale=1 / 255, labelled=labelled)
+    accuracy = contract.accuracy
+    assert accuracy is not None
+    assert read_model(tmp_path / "m.onnx").contract == contract
+    model = load_keras_file(article_keras).model
+    right = np.argmax(model(digits[:400] / np.float32(255), training=False), axis=1) == labels[:400]
+    assert accuracy.keras == accuracy.exported == np.mean(right) > 0.8
+    assert abs(accuracy.monte_carlo - accuracy.keras) < 0.05
+    assert (accuracy.rows, accuracy.differing) == (400, 0)
+    assert [contract.image_shape for contract in asked] == [(28, 28, 1)]
+
+
+def test_labelled_rows_of_a_regression_are_refused(keras: Any, tmp_path: Path) -> None:
+    model = small_model(keras, activation=None)
+    with pytest.raises(OptionRefused, match="regression, which has no accuracy"):
+        export_model(model, tmp_path / "m.onnx", scale=1, output_kind="regression", labelled=lambda _: [])
+    assert list(tmp_path.iterdir()) == []

@@ -9,8 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from export.contract import DOMAIN, Preprocessing, Site
+from export.contract import DOMAIN, Site
 from export.graph import GraphPassError, add_noise_functions, add_uint8_input, name_sites
+from export.inputs import Preprocessing
 
 
 def one_site(kind: str, rate: float, shape: list[int], noise_axes: list[int] | None = None) -> onnx.ModelProto:

@@ -13,11 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from screen import cli
+from screen.demo import read_images
 from screen.output.lock import LOCK_NAME
 from tests.conftest import encode, read_results, write_shard
 
@@ -306,3 +309,106 @@ def test_an_interrupted_run_keeps_finished_shards_and_leaves_nothing_else(
     assert "interrupted" in told
     assert "Traceback" not in told
     assert tree(place / "out") == ["_manifest.jsonl", "a.parquet"]
+
+
+@pytest.fixture
+def labelled(tmp_path: Path, digits: NDArray[np.uint8]) -> Path:
+    """300 digits in two shards with their classes, as numbers and as names, and one broken image."""
+    numbers = read_images("test")[1][:300].tolist()
+    encoded = [encode(image) for image in digits[:300]]
+    encoded[7] = b"broken"
+    for name, rows in (("a", slice(0, 180)), ("b", slice(180, 300))):
+        table = {
+            "picture": pa.array(encoded[rows]),
+            "digit": pa.array(numbers[rows]),
+            "name": pa.array([f"digit {number}" for number in numbers[rows]]),
+        }
+        path = tmp_path / "labelled" / f"{name}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        pq.write_table(pa.table(table), path, row_group_size=50)
+    return tmp_path / "labelled"
+
+
+def test_an_export_is_checked_on_labelled_rows(
+    article_keras: Path,
+    labelled: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "names.txt").write_text("\n".join(f"digit {number}" for number in range(10)))
+    model = tmp_path / "m.onnx"
+    options = ["--preprocess", "unit", "--check-data", labelled, "--image-column", "picture", "--check-rows", "1000"]
+    options += ["--label-column", "name", "--classes", tmp_path / "names.txt"]
+    assert oodscreen("export", article_keras, model, *options, monkeypatch=monkeypatch) == 0
+    told = capsys.readouterr()
+    assert re.search(r"accuracy +[89]\d\.\d\d% of 299 labelled rows are right \(Keras: [89]", told.out)
+    assert told.err == "warning: 1 rows have no image that could be decoded and were left out\n"
+    assert oodscreen("inspect", model, monkeypatch=monkeypatch) == 0
+    assert "of 299 labelled rows are right" in capsys.readouterr().out
+
+
+def test_a_wrong_scale_shows_on_labelled_rows(
+    article_keras: Path,
+    labelled: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ["--scale", "-1/255", "--check-data", labelled, "--image-column", "picture", "--label-column", "digit"]
+    assert oodscreen("export", article_keras, tmp_path / "m.onnx", *options, monkeypatch=monkeypatch) == 0
+    told = capsys.readouterr().err
+    assert "warning: the accuracy of" in told
+    assert "is that of chance" in told
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--label-column", "digit"], "--label-column was given without --check-data"),
+        (["--check-rows", "5"], "--check-rows was given without --check-data"),
+        (["--check-data", "nowhere"], "There is no nowhere"),
+        (["--check-data", "labelled"], "no column(s) 'image'"),
+        (["--check-data", "labelled", "--image-column", "picture"], "no column(s) 'label'"),
+        (
+            ["--check-data", "labelled", "--image-column", "picture", "--label-column", "name"],
+            "labels that do not fit ('digit ",
+        ),
+        (["--check-data", "labelled", "--check-rows", "0"], "--check-rows"),
+        (["--preprocess", "imagenet"], "no preprocessing 'imagenet'"),
+        (["--resize", "bicubic"], "--resize is 'bicubic'"),
+    ],
+)
+def test_a_check_that_cannot_be_made_is_refused(
+    article_keras: Path,
+    labelled: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(labelled.parent)
+    scale = [] if "--preprocess" in options else ["--scale", "1/255"]
+    assert oodscreen("export", article_keras, "m.onnx", *scale, *options, monkeypatch=monkeypatch) == 2
+    assert message in capsys.readouterr().err
+    assert tree(labelled.parent) == ["labelled", "labelled/a.parquet", "labelled/b.parquet"]
+
+
+def test_a_run_resizes_as_the_export_said(
+    article_keras: Path, tmp_path: Path, digits: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = [np.kron(image, np.ones((2, 2, 1), np.uint8)) for image in digits[:20]]
+    write_shard(tmp_path / "in" / "a.parquet", [encode(image) for image in large])
+    write_shard(tmp_path / "same" / "a.parquet", [encode(image) for image in digits[:20]])
+    statuses = {}
+    for resize in ("none", "pil-box"):
+        model = tmp_path / f"{resize}.onnx"
+        options = ["--scale", "1/255", "--resize", resize]
+        assert oodscreen("export", article_keras, model, *options, monkeypatch=monkeypatch) == 0
+        out = tmp_path / resize
+        assert oodscreen("run", model, tmp_path / "in", out, "-T", "3", monkeypatch=monkeypatch) == 0
+        statuses[resize] = set(read_results(out)["status"].to_pylist())
+    assert statuses == {"none": {"wrong_shape"}, "pil-box": {"ok"}}
+    same = tmp_path / "of-same-size"
+    assert oodscreen("run", tmp_path / "pil-box.onnx", tmp_path / "same", same, "-T", "3", monkeypatch=monkeypatch) == 0
+    assert read_results(same)["mean"] == read_results(tmp_path / "pil-box")["mean"]

@@ -16,8 +16,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.contract import DOMAIN, ExportedModel, ModelContract, Preprocessing, Site
+from export.contract import DOMAIN, ExportedModel, ModelContract, Site
 from export.graph import add_noise_functions
+from export.inputs import Preprocessing
 from screen.engine.masks import draw_mask
 
 SHAPE = (4, 4, 3)

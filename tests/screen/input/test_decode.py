@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from export.contract import ExportedModel, ModelContract
+from export.inputs import Resize
 from screen.columns import STATUSES
 from screen.input.decode import Decoder, ImageBatch
+from screen.input.resize import resize_image
 from screen.input.rows import RowBatch
 from tests.conftest import IMAGE_TYPE, encode
 
@@ -177,3 +179,79 @@ def test_a_readable_row_can_still_fail(contract: ModelContract, digits: NDArray[
     assert failed.readable.tolist() == [True, False, False]
     assert failed.failures[2] == ("non_finite", "NaN")
     np.testing.assert_array_equal(failed.images, digits[:1])
+
+
+def files_of_every_colour() -> dict[str, bytes]:
+    """The same 28 x 28 noise in every colour mode that people store."""
+    rng = np.random.default_rng(3)
+    colours = Image.fromarray(rng.integers(0, 256, (28, 28, 3), dtype=np.uint8))
+    grey = Image.fromarray(rng.integers(0, 256, (28, 28), dtype=np.uint8))
+    images = {
+        "rgb": (colours, "PNG"),
+        "transparent": (Image.fromarray(rng.integers(0, 256, (28, 28, 4), dtype=np.uint8)), "PNG"),
+        "transparent grey": (Image.merge("LA", [grey, grey.rotate(90)]), "PNG"),
+        "grey": (grey, "PNG"),
+        "black and white": (grey.point(lambda value: 255 * (value > 128), "1"), "PNG"),
+        "palette": (colours.quantize(16), "PNG"),
+        "gif": (colours.quantize(16), "GIF"),
+        "bmp": (colours, "BMP"),
+        "cmyk": (colours.convert("CMYK"), "TIFF"),
+    }
+    files = {}
+    for name, (image, kind) in images.items():
+        buffer = io.BytesIO()
+        image.save(buffer, kind)
+        files[name] = buffer.getvalue()
+    palette = io.BytesIO()
+    colours.quantize(16).save(palette, "PNG", transparency=3)
+    return {**files, "palette with transparency": palette.getvalue()}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_colour_becomes_the_models_as_keras_and_tensorflow_do_it(
+    keras: Any, contract: ModelContract, channels: int
+) -> None:
+    import tensorflow as tf
+
+    files = files_of_every_colour()
+    batch = decode(replace(contract, channels=channels), pa.array(list(files.values())))
+    assert batch.failures == {}
+    mode = "grayscale" if channels == 1 else "rgb"
+    for (name, data), found in zip(files.items(), batch.images, strict=True):
+        theirs = np.asarray(keras.utils.load_img(io.BytesIO(data), color_mode=mode)).reshape(found.shape)
+        np.testing.assert_array_equal(found, theirs, err_msg=name)
+        if name == "cmyk" or (channels == 1 and name in ("gif", "bmp")):
+            continue  # TensorFlow does not decode these
+        theirs = tf.io.decode_image(data, channels=channels, expand_animations=False).numpy()
+        np.testing.assert_allclose(found, theirs.astype(np.int16), atol=channels % 3, err_msg=name)
+
+
+def test_a_resize_in_the_contract_is_obeyed(contract: ModelContract) -> None:
+    sizes = [(28, 28), (56, 56), (9, 70), (300, 41)]
+    arrays = [np.random.default_rng(size).integers(0, 256, (*size, 1), dtype=np.uint8) for size in sizes]
+    column = pa.array([encode(array) for array in arrays])
+    plain = decode(contract, column)
+    assert {row: status for row, (status, _) in plain.failures.items()} == dict.fromkeys((1, 2, 3), "wrong_shape")
+    for text in ("bilinear", "nearest:pad", "pil-lanczos:crop", "crop-or-pad", "pil-bilinear:short=32"):
+        how = Resize.parse(text)
+        batch = decode(replace(contract, resize=how), column)
+        assert batch.failures == {}
+        for found, array in zip(batch.images, arrays, strict=True):
+            np.testing.assert_array_equal(found[..., 0], resize_image(Image.fromarray(array[..., 0]), how, 28, 28))
+    assert np.array_equal(decode(replace(contract, resize=Resize("bilinear")), column).images[0], arrays[0])
+
+
+def test_tensors_of_another_size_are_resized_too(contract: ModelContract, digits: NDArray[np.uint8]) -> None:
+    column = pa.array([digits[0, :20, :20, 0].tolist(), None], pa.list_(pa.list_(pa.uint8(), 20), 20))
+    batch = decode(replace(contract, resize=Resize("bilinear")), column)
+    assert batch.failures == {1: ("null_image", "the tensor is null, or a value in it")}
+    wanted = resize_image(Image.fromarray(digits[0, :20, :20, 0]), Resize("bilinear"), 28, 28)
+    np.testing.assert_array_equal(batch.images[0, ..., 0], wanted)
+
+
+def test_an_image_too_long_for_its_resizing_is_too_large(contract: ModelContract) -> None:
+    how = replace(contract, resize=Resize.parse("pil-bilinear:short=4000"))
+    long = np.zeros((1, 400, 1), np.uint8)
+    assert decode(how, pa.array([encode(long)])).failures[0][0] == "too_large"
+    tensors = pa.array([long[..., 0].tolist()], pa.list_(pa.list_(pa.uint8(), 400), 1))
+    assert decode(how, tensors).failures[0][0] == "too_large"

@@ -1,0 +1,157 @@
+"""One image of any size to the model's size, as the contract's `Resize` says.
+
+In: a Pillow image in the model's colour mode. Out: uint8 pixels. What is named after `tf.image.resize` is
+that computation, in float32 and rounded to the nearest grey level at the end, because the model takes
+uint8; training usually went on in float, so a value can be half a level off. The rest is Pillow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from export.inputs import Resize
+
+_PILLOW = {
+    "pil-nearest": Image.Resampling.NEAREST,
+    "pil-box": Image.Resampling.BOX,
+    "pil-bilinear": Image.Resampling.BILINEAR,
+    "pil-hamming": Image.Resampling.HAMMING,
+    "pil-bicubic": Image.Resampling.BICUBIC,
+    "pil-lanczos": Image.Resampling.LANCZOS,
+}
+
+_LARGEST = 2**26
+"""Pixels that an image may have on the way to its final size."""
+
+Pixels = NDArray[np.uint8]
+
+
+def resize_image(image: Image.Image, how: Resize, height: int, width: int) -> Pixels:
+    """Resize one image.
+
+    Args:
+        image: of mode L or RGB.
+        how: the contract's; not `none`.
+        height: pixels.
+        width: pixels.
+
+    Returns:
+        `[height, width]` or `[height, width, 3]`.
+
+    Raises:
+        PIL.Image.DecompressionBombError: the image is so long that it would be too large on the way.
+    """
+    if how.method == "crop-or-pad":
+        return _crop_or_pad(np.asarray(image), height, width)
+    if how.method in _PILLOW:
+        return np.asarray(_resize_by_pillow(image, how, height, width))
+    pixels = np.asarray(image)
+    if how.fit == "crop":
+        pixels = _crop_to_shape(pixels, height, width)
+    if how.fit == "pad":
+        inner = _size_within(pixels.shape[0], pixels.shape[1], height, width)
+        return _crop_or_pad(_resize_by_tf(pixels, how.method, *inner), height, width)
+    if how.fit == "short":
+        full = _size_by_short_side(pixels.shape[0], pixels.shape[1], how.short_side)
+        return _resize_by_tf(pixels, how.method, *full, window=(height, width))
+    return _resize_by_tf(pixels, how.method, height, width)
+
+
+def _resize_by_pillow(image: Image.Image, how: Resize, height: int, width: int) -> Image.Image:
+    method = _PILLOW[how.method]
+    if how.fit == "pad":
+        return ImageOps.pad(image, (width, height), method)
+    box: tuple[float, float, float, float] | None = None
+    if how.fit == "crop":  # the pixels around the box take part in its edges, as in keras.utils.load_img
+        own_width = min(image.width, image.height * width // height)
+        own_height = min(image.height, image.width * height // width)
+        left, top = (image.width - own_width) // 2, (image.height - own_height) // 2
+        box = (left, top, left + own_width, top + own_height)
+    elif how.fit == "short":
+        full_height, full_width = _size_by_short_side(image.height, image.width, how.short_side)
+        top, left = round((full_height - height) / 2), round((full_width - width) / 2)
+        full = image.resize((full_width, full_height), method)
+        return full.crop((left, top, left + width, top + height))
+    return image.resize((width, height), method, box=box)
+
+
+def _resize_by_tf(
+    pixels: Pixels, method: str, height: int, width: int, *, window: tuple[int, int] | None = None
+) -> Pixels:
+    """`tf.image.resize` without antialiasing: centres of pixels at halves, edges repeated.
+
+    Args:
+        pixels: `[h, w]` or `[h, w, C]`.
+        method: `bilinear` or `nearest`.
+        height: of the resized image.
+        width: of the resized image.
+        window: how much of its centre is computed; None: all.
+    """
+    rows = _axis(pixels.shape[0], height, window[0] if window else height, method)
+    columns = _axis(pixels.shape[1], width, window[1] if window else width, method)
+    if method == "nearest":
+        return np.asarray(pixels[rows[0][:, None], columns[0]])
+    trailing = (1,) * (pixels.ndim - 2)
+    across = columns[2].reshape(-1, *trailing)
+    down = rows[2].reshape(-1, 1, *trailing)
+    edges = []
+    for side in rows[:2]:
+        left = pixels[side[:, None], columns[0]].astype(np.float32)
+        right = pixels[side[:, None], columns[1]].astype(np.float32)
+        edges.append(left + (right - left) * across)
+    return np.asarray(np.rint(edges[0] + (edges[1] - edges[0]) * down), np.uint8)
+
+
+def _axis(size: int, resized: int, kept: int, method: str) -> tuple[Any, Any, Any]:
+    """For each kept place of a resized axis the two source places around it, and how far it is to the second."""
+    start = round((resized - kept) / 2)
+    scale = np.float32(size) / np.float32(resized)
+    places = (np.arange(start, start + kept, dtype=np.float32) + np.float32(0.5)) * scale
+    if method == "nearest":
+        nearest = np.minimum(np.floor(places).astype(np.int64), size - 1)
+        return nearest, nearest, np.zeros(kept, np.float32)
+    places -= np.float32(0.5)
+    below = np.floor(places)
+    first = np.maximum(below, 0).astype(np.int64)
+    second = np.minimum(np.ceil(places), size - 1).astype(np.int64)
+    return np.minimum(first, size - 1), np.maximum(second, 0), places - below
+
+
+def _crop_to_shape(pixels: Pixels, height: int, width: int) -> Pixels:
+    """The largest centred part of a shape, cut as `keras.preprocessing.image.smart_resize` cuts it."""
+    own_height = max(1, min(pixels.shape[0], int(pixels.shape[1] * height / width)))
+    own_width = max(1, min(pixels.shape[1], int(pixels.shape[0] * width / height)))
+    top, left = (pixels.shape[0] - own_height) // 2, (pixels.shape[1] - own_width) // 2
+    return pixels[top : top + own_height, left : left + own_width]
+
+
+def _size_within(own_height: int, own_width: int, height: int, width: int) -> tuple[int, int]:
+    """The largest size of the image's own shape that fits, as `tf.image.resize_with_pad` rounds it."""
+    ratio = max(own_height / height, own_width / width)
+    return max(1, int(own_height / ratio)), max(1, int(own_width / ratio))
+
+
+def _size_by_short_side(own_height: int, own_width: int, short: int) -> tuple[int, int]:
+    """The size with a shorter side of `short`; the longer one is cut to whole pixels, as torchvision does."""
+    if own_height <= own_width:
+        height, width = short, int(short * own_width / own_height)
+    else:
+        height, width = int(short * own_height / own_width), short
+    if height * width > _LARGEST:
+        raise Image.DecompressionBombError(f"{width} x {height} pixels once the shorter side is {short}")
+    return height, width
+
+
+def _crop_or_pad(pixels: Pixels, height: int, width: int) -> Pixels:
+    """The centre, with black around it where there is too little: `tf.image.resize_with_crop_or_pad`."""
+    own_height, own_width = pixels.shape[:2]
+    top, left = max(0, own_height - height) // 2, max(0, own_width - width) // 2
+    part = pixels[top : top + height, left : left + width]
+    whole = np.zeros((height, width, *pixels.shape[2:]), np.uint8)
+    top, left = max(0, height - own_height) // 2, max(0, width - own_width) // 2
+    whole[top : top + part.shape[0], left : left + part.shape[1]] = part
+    return whole
