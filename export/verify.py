@@ -24,6 +24,7 @@ Images = NDArray[np.uint8]
 Outputs = NDArray[np.float32]
 
 _DETERMINISTIC_TOLERANCE = 1e-5
+_LARGE_DETERMINISTIC_TOLERANCE = 1e-4  # float32 sums over a million places
 _MEAN_STANDARD_ERRORS = 6.0
 _MEAN_SLACK = 1e-3
 _VARIANCE_FACTOR = 1.75
@@ -66,7 +67,8 @@ def verify_model(data: bytes, contract: ModelContract, reference: Reference) -> 
 
     1. Two runs on the same images differ.
     2. Over many passes, mean and variance agree with Keras' own Monte Carlo passes.
-    3. With every rate at zero the output is Keras' deterministic one, to 1e-5 of the largest value.
+    3. With every rate at zero the output is Keras' deterministic one, to 1e-5 of the largest value (1e-4 where
+       images have more than 512 x 512 pixels).
     4. Batches of 1 and 7 work, and a row's deterministic answer does not depend on its batch.
 
     Args:
@@ -161,10 +163,12 @@ def _check_deterministic(run: Callable[[Images], Outputs], probe: _Probe, refere
     wanted = reference.deterministic(probe.images)
     scale = max(1.0, float(np.abs(wanted).max()))
     difference = float(np.abs(run(probe.images) - wanted).max()) / scale
-    if not difference <= _DETERMINISTIC_TOLERANCE:
+    large = probe.images[0, ..., 0].size > _LARGE_IMAGE
+    tolerance = _LARGE_DETERMINISTIC_TOLERANCE if large else _DETERMINISTIC_TOLERANCE
+    if not difference <= tolerance:
         raise VerificationFailed(
             f"Without dropout the exported model differs from Keras by {difference:.2g}.",
-            wanted=f"at most {_DETERMINISTIC_TOLERANCE:g} of the largest output",
+            wanted=f"at most {tolerance:g} of the largest output",
             next_step="look for a layer that behaves differently in ONNX; export parts of the model to find it",
         )
     return difference

@@ -66,7 +66,12 @@ def test_grey_images_can_have_unit_and_tf_alone(keras: Any) -> None:
 def test_a_name_together_with_numbers_is_refused() -> None:
     assert choose_preprocessing("torch", None, [], []) == PREPROCESSINGS["torch"]
     assert choose_preprocessing(None, 2.0, [1.0], [3.0]) == Preprocessing(2.0, (1.0,), (3.0,))
-    for numbers in ((1 / 255, [], []), (None, [0.5], []), (None, [], [0.5])):
+    contradictions: list[tuple[float | None, list[float], list[float]]] = [
+        (1 / 255, [], []),
+        (None, [0.5], []),
+        (None, [], [0.5]),
+    ]
+    for numbers in contradictions:
         with pytest.raises(OptionRefused, match="together with"):
             choose_preprocessing("torch", *numbers)
     with pytest.raises(OptionRefused, match="no preprocessing 'imagenet'"):

@@ -338,7 +338,16 @@ def test_an_export_is_checked_on_labelled_rows(
 ) -> None:
     (tmp_path / "names.txt").write_text("\n".join(f"digit {number}" for number in range(10)))
     model = tmp_path / "m.onnx"
-    options = ["--preprocess", "unit", "--check-data", labelled, "--image-column", "picture", "--check-rows", "1000"]
+    options: list[str | Path] = [
+        "--preprocess",
+        "unit",
+        "--check-data",
+        labelled,
+        "--image-column",
+        "picture",
+        "--check-rows",
+        "1000",
+    ]
     options += ["--label-column", "name", "--classes", tmp_path / "names.txt"]
     assert oodscreen("export", article_keras, model, *options, monkeypatch=monkeypatch) == 0
     told = capsys.readouterr()
@@ -355,7 +364,16 @@ def test_a_wrong_scale_shows_on_labelled_rows(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    options = ["--scale", "-1/255", "--check-data", labelled, "--image-column", "picture", "--label-column", "digit"]
+    options: list[str | Path] = [
+        "--scale",
+        "1/65535",
+        "--check-data",
+        labelled,
+        "--image-column",
+        "picture",
+        "--label-column",
+        "digit",
+    ]
     assert oodscreen("export", article_keras, tmp_path / "m.onnx", *options, monkeypatch=monkeypatch) == 0
     told = capsys.readouterr().err
     assert "warning: the accuracy of" in told

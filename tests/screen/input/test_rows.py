@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from export.contract import ExportedModel, ModelContract
 from export.errors import InputChanged, InputRefused
 from screen.config import RunConfig
-from screen.input.rows import RowBatch, map_columns, read_batches
+from screen.input.rows import RowBatch, map_columns, read_batches, read_chosen_rows
 from screen.input.shards import ShardRef, find_shards
 from tests.conftest import IMAGE_TYPE, write_shard
 
@@ -64,13 +65,32 @@ def test_a_null_key_is_replaced(tmp_path: Path, article: ExportedModel) -> None:
     assert batch[0].ids == ("k", "a.parquet:1")
 
 
-def test_a_damaged_row_group_keeps_its_rows(tmp_path: Path, article: ExportedModel) -> None:
-    path = write_shard(tmp_path / "a.parquet", [b"%05d" % row * 50 for row in range(300)], row_group_size=100)
+def write_damaged_shard(path: Path) -> None:
+    """300 rows in three row groups, of which the second cannot be read."""
+    write_shard(path, [b"%05d" % row * 50 for row in range(300)], row_group_size=100)
     chunk = pq.ParquetFile(path).metadata.row_group(1).column(0)
     start = min(offset for offset in (chunk.data_page_offset, chunk.dictionary_page_offset) if offset)
     data = bytearray(path.read_bytes())
     data[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
     path.write_bytes(data)
+
+
+def test_chosen_rows_come_alone_and_in_order(tmp_path: Path, article: ExportedModel) -> None:
+    write_damaged_shard(tmp_path / "a.parquet")
+    (shard,), _ = find_shards(str(tmp_path))
+    columns = map_columns([shard], RunConfig(), article.contract)
+    places = np.array([0, 99, 150, 199, 200, 299])
+    pieces = list(read_chosen_rows(shard, columns, places))
+    assert [key for piece in pieces for key in piece.ids[: piece.count] if not piece.error] == [
+        f"a-{place}" for place in (0, 99, 200, 299)
+    ]
+    assert [piece.count for piece in pieces if piece.error] == [2]
+    images = [image["bytes"] for piece in pieces if piece.images is not None for image in piece.images.to_pylist()]
+    assert images == [b"%05d" % place * 50 for place in (0, 99, 200, 299)]
+
+
+def test_a_damaged_row_group_keeps_its_rows(tmp_path: Path, article: ExportedModel) -> None:
+    write_damaged_shard(tmp_path / "a.parquet")
     pieces = [piece for piece in flat(read(tmp_path, 64, article.contract)) if piece.count]
     assert sum(piece.count for piece in pieces) == 300
     broken = [piece for piece in pieces if piece.error]
