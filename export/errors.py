@@ -6,6 +6,7 @@
     │   ├── InputRefused                       image shards that cannot be read, or not as asked
     │   ├── OutputRefused                      an output place that would lose or mix something
     │   ├── ContractRefused                    an ONNX file that is not one of ours, or of another version
+    │   ├── CalibrationRefused                 a calibration that is damaged, or of another model or other passes
     │   └── ModelRefused                       a Keras model that cannot be exported faithfully
     ├── VerificationFailed            exit 1   the exported file does not do what the Keras model does
     ├── EngineFailed                  exit 1   onnxruntime could not run the model
@@ -76,6 +77,10 @@ class OutputRefused(Refused):
 
 class ContractRefused(Refused):
     """The ONNX file does not carry a contract that this version understands."""
+
+
+class CalibrationRefused(Refused):
+    """The calibration is damaged, or does not belong to this model and these passes."""
 
 
 class ModelRefused(Refused):

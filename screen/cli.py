@@ -113,6 +113,39 @@ def inspect(
 
 
 @app.command()
+def evaluate(
+    known: Annotated[
+        str,
+        typer.Argument(metavar="RESULTS", help="Scored results of in-distribution rows.", show_default=False),
+    ],
+    others: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[OTHERS]...", help="Results of sets out of distribution.", show_default=False),
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Column with the right class, copied by run --keep.", show_default=False)
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write JSON here.", show_default=False)] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write a plot here: .svg, .png or .pdf.", show_default=False)
+    ] = None,
+) -> None:
+    """Measure how well each score tells other sets from RESULTS, and finds errors in RESULTS."""
+    from rich.console import Console
+
+    from screen.review.evaluate import evaluate_results
+    from screen.review.show import plot_evaluation, print_evaluation
+    from screen.storage import write_text
+
+    evaluation = evaluate_results(known, others or [], label=label)
+    print_evaluation(evaluation, Console(highlight=False))
+    if json_file is not None:
+        write_text(json_file, evaluation.to_json() + "\n")
+    if plot is not None:
+        plot_evaluation(evaluation, plot)
+
+
+@app.command()
 def doctor() -> None:
     """Print what this machine can do: onnxruntime, devices, libraries, threads, speed."""
     from screen.doctor import examine

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from export.errors import CalibrationRefused
+from screen.decide.calibration import (
+    Binding,
+    Calibration,
+    flagged_ranks,
+    least_ranked_rows,
+    rate_interval,
+    read_calibration,
+    split_rows,
+)
+from screen.decide.detectors import Combination, Detector
+from screen.engine.distance import Mahalanobis, NearestNeighbours
+
+BINDING = Binding(model="a" * 64, passes=100, seed=0, masks="shared", mask_algorithm="m/1")
+RATES = st.floats(1e-3, 0.5)
+
+
+def make_calibration(rows: int = 500, review_rate: float = 0.02, seed: int = 0) -> Calibration:
+    rng = np.random.default_rng(seed)
+    combination = Combination((Detector.fit("entropy", rng.random(300)),))
+    ranked = np.sort(combination.score({"entropy": rng.random(rows)}))
+    bank = NearestNeighbours.fit(rng.random((20, 12), np.float32))
+    return Calibration(BINDING, review_rate, combination, ranked, bank, "pooled", 300)
+
+
+def test_a_p_value_is_one_plus_the_rank_over_n_plus_one() -> None:
+    calibration = replace(make_calibration(), ranked=np.array([1.0, 2.0, 3.0, 4.0]))
+    assert calibration.p_values(np.array([0.0, 2.5, 5.0])).tolist() == [1.0, 0.6, 0.2]
+
+
+def test_on_ties_a_p_value_counts_the_tied_rows() -> None:
+    calibration = replace(make_calibration(), ranked=np.array([1.0, 2.0, 2.0, 2.0]))
+    assert calibration.p_values(np.array([2.0])).tolist() == [0.8]
+
+
+@given(st.integers(1, 3000), RATES)
+def test_the_rows_flagged_are_those_above_the_kth_highest(rows: int, rate: float) -> None:
+    ranked = np.arange(rows, dtype=np.float64)
+    calibration = replace(make_calibration(), ranked=ranked, review_rate=rate)
+    ranks = flagged_ranks(rows, rate)
+    assert (ranks + 1) / (rows + 1) > rate
+    asked = np.arange(-1, rows) + 0.5
+    flagged = calibration.p_values(asked) <= rate
+    assert flagged.sum() == ranks
+    if ranks:
+        np.testing.assert_array_equal(flagged, asked > calibration.threshold)
+        assert ranks / (rows + 1) <= rate
+
+
+@given(RATES)
+def test_the_least_rows_are_just_enough(rate: float) -> None:
+    rows = least_ranked_rows(rate)
+    assert flagged_ranks(rows, rate) == 1
+    assert rows == 0 or flagged_ranks(rows - 1, rate) == 0
+
+
+@pytest.mark.parametrize(("rows", "rate"), [(49, 0.02), (500, 0.02), (5000, 0.01), (100_000, 0.05), (19, 0.5)])
+def test_the_interval_is_that_of_the_beta_distribution(rows: int, rate: float) -> None:
+    ranks = flagged_ranks(rows, rate)
+    expected = stats.beta.ppf([0.025, 0.975], ranks, rows + 1 - ranks)
+    np.testing.assert_allclose(rate_interval(rows, rate), expected, rtol=1e-6)
+
+
+def test_the_promised_rate_holds_on_rows_that_were_not_seen() -> None:
+    """Over many calibrations the rate lies in the interval about 95 times in 100, and its mean is the promise."""
+    rng = np.random.default_rng(3)
+    rows, rate, rounds = 400, 0.05, 400
+    combination = Combination((Detector.fit("entropy", rng.exponential(size=200)),))
+    rates = []
+    for _ in range(rounds):
+        ranked = np.sort(combination.score({"entropy": rng.exponential(size=rows)}))
+        calibration = replace(make_calibration(), combination=combination, ranked=ranked, review_rate=rate)
+        fresh = combination.score({"entropy": rng.exponential(size=4000)})
+        rates.append(np.mean(calibration.p_values(fresh) <= rate))
+    ranks = flagged_ranks(rows, rate)
+    low, high = stats.betabinom.ppf([0.025, 0.975], 4000, ranks, rows + 1 - ranks) / 4000
+    inside = np.mean([(low <= one <= high) for one in rates])
+    assert stats.binom.ppf(0.001, rounds, 0.95) / rounds <= inside
+    assert np.mean(rates) == pytest.approx(ranks / (rows + 1), abs=0.002)
+
+
+@given(st.lists(st.integers(0, 50), max_size=100), st.floats(0.05, 0.9))
+def test_parts_are_disjoint_whole_and_never_part_equal_images(digests: list[int], share: float) -> None:
+    rows = np.array(digests, np.uint64)
+    parts = split_rows(rows, (share, 1 - share))
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(rows)))
+    assert not set(rows[parts[0]].tolist()) & set(rows[parts[1]].tolist())
+
+
+def test_parts_do_not_depend_on_the_order_of_the_rows() -> None:
+    rows = np.random.default_rng(0).integers(0, 2**63, 1000, np.uint64)
+    one = [set(rows[part].tolist()) for part in split_rows(rows, (0.25, 0.25, 0.5))]
+    other = [set(rows[::-1][part].tolist()) for part in split_rows(rows[::-1], (0.25, 0.25, 0.5))]
+    assert one == other
+    assert [len(part) for part in one] == [250, 250, 500]
+
+
+@pytest.mark.parametrize("kind", ["neighbours", "mahalanobis", "none"])
+def test_a_calibration_reads_back_as_it_was_written(tmp_path: Path, kind: str) -> None:
+    calibration = make_calibration()
+    features = np.random.default_rng(1).random((40, 12), np.float32)
+    distances = {"neighbours": calibration.distance, "mahalanobis": Mahalanobis.fit(features), "none": None}
+    calibration = replace(calibration, distance=distances[kind])
+    digest = calibration.save(tmp_path / "c.calibration")
+    read = read_calibration(tmp_path / "c.calibration")
+    assert read.digest == digest
+    assert read.binding == calibration.binding
+    assert (read.review_rate, read.features, read.fit_rows) == (0.02, "pooled", 300)
+    asked = np.linspace(0, 3, 50)
+    score = read.score({"entropy": asked})
+    np.testing.assert_array_equal(score, calibration.score({"entropy": asked}))
+    np.testing.assert_array_equal(read.p_values(score), calibration.p_values(score))
+    if calibration.distance is None:
+        assert read.distance is None
+    else:
+        assert read.distance is not None
+        for name, array in calibration.distance.arrays().items():
+            np.testing.assert_array_equal(read.distance.arrays()[name], array)
+
+
+def test_the_same_calibration_is_written_to_the_same_bytes(tmp_path: Path) -> None:
+    make_calibration().save(tmp_path / "a")
+    make_calibration().save(tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.9, 0.999])
+def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "c.calibration"
+    make_calibration().save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(CalibrationRefused, match="no calibration, or a damaged one"):
+        read_calibration(path)
+
+
+def test_a_changed_byte_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.calibration"
+    make_calibration(rows=5000).save(path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(CalibrationRefused, match="damaged"):
+        read_calibration(path)
+
+
+def test_a_pickle_is_refused_unopened(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (tmp_path / "sprung",))  # type: ignore[return-value]
+
+    path = tmp_path / "c.calibration"
+    path.write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(CalibrationRefused):
+        read_calibration(path)
+    np.savez(tmp_path / "d.npz", header=np.array([Trap()], object))
+    with pytest.raises(CalibrationRefused):
+        read_calibration(tmp_path / "d.npz")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_another_format_and_a_missing_file_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "c.npz", header=np.frombuffer(b'{"format": 99}', np.uint8))
+    with pytest.raises(CalibrationRefused, match="of format 99"):
+        read_calibration(tmp_path / "c.npz")
+    with pytest.raises(CalibrationRefused, match="cannot be read"):
+        read_calibration(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"model": "b" * 64}, "of another model"),
+        ({"passes": 50}, "made with --passes: 100 there, 50 here"),
+        ({"seed": 1}, "made with --seed"),
+        ({"masks": "per-row"}, "made with --masks"),
+        ({"mask_algorithm": "m/2"}, "another version of the masks"),
+        ({"adaptive": True}, "made with --adaptive"),
+    ],
+)
+def test_a_calibration_of_anything_else_is_refused(change: dict[str, object], told: str) -> None:
+    with pytest.raises(CalibrationRefused, match=told):
+        make_calibration().check(replace(BINDING, **change))  # type: ignore[arg-type]
