@@ -7,6 +7,7 @@ nor TensorFlow.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -97,6 +98,56 @@ def run(
 
 
 @app.command()
+@partial(as_options, leave_out=("calibration", "flag_if", "id_column", "keep", "force"))
+def calibrate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An exported model.", show_default=False)],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="IN_DISTRIBUTION",
+            help="Shards with rows like those that should pass, which the model was NOT trained on: they fit the "
+            "detectors and are ranked.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="CALIBRATION", help="Where the file goes.", show_default=False)
+    ],
+    review_rate: Annotated[
+        float, typer.Option(help="Share of in-distribution rows that may be flagged.", show_default=False)
+    ],
+    config: RunConfig,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARDS",
+            help="Known rows to measure distances to; training rows will do. Default: a third of IN_DISTRIBUTION.",
+            show_default=False,
+        ),
+    ] = None,
+    distance: Annotated[
+        str, typer.Option(help="Distance in the trunk's features: neighbours or mahalanobis.")
+    ] = "neighbours",
+    detector: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SCORE",
+            help="Score to combine; may be repeated. Default: entropy and feature_distance.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Score in-distribution rows, and fit from what score a row is unusual enough for a person to look."""
+    from screen.calibrate import CalibrationConfig, run_calibration
+    from screen.progress import make_listener
+
+    wanted = CalibrationConfig(review_rate, reference, distance, tuple(detector or ()))
+    with make_listener() as listener:
+        report = run_calibration(model, source, output, config, wanted, listener)
+    typer.echo(report.to_text())
+
+
+@app.command()
 def inspect(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An exported model.", show_default=False)],
     passes: Annotated[int, typer.Option("--passes", "-T", help="Passes to predict the cost of.")] = 100,
@@ -138,7 +189,7 @@ def evaluate(
     from screen.storage import write_text
 
     evaluation = evaluate_results(known, others or [], label=label)
-    print_evaluation(evaluation, Console(highlight=False))
+    print_evaluation(evaluation, Console(highlight=False, width=None if sys.stdout.isatty() else 110))
     if json_file is not None:
         write_text(json_file, evaluation.to_json() + "\n")
     if plot is not None:

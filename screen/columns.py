@@ -118,17 +118,22 @@ SCORES = (
         _NUMBER,
         "",
         "0 and up",
-        "Distance of the trunk's features to known ones; null without a calibration.",
+        "How far the trunk's features are from known ones: 1 - mean cosine to the nearest (or the Mahalanobis "
+        "distance); null without a calibration, or where it found no features.",
     ),
     Column(
-        "ood_score", pa.float64(), "", "any", "Combined score, high is out of distribution; null without a calibration."
+        "ood_score",
+        pa.float64(),
+        "nats",
+        "0 and up",
+        "How unusual the row is among known rows, all detectors together; null without a calibration.",
     ),
     Column(
         "p_value",
         pa.float64(),
         "probability",
         "above 0, to 1",
-        "Conformal p-value of ood_score; null without a calibration.",
+        "Share of known rows that are at least as unusual, conservative; null without a calibration.",
     ),
 )
 
@@ -156,9 +161,18 @@ STATUSES = {
 """Every value of the column `status`, with its meaning."""
 
 
-def null_columns(contract: ModelContract) -> frozenset[str]:
-    """The scores that a model of this output kind never has."""
-    always = {"feature_distance", "ood_score", "p_value"}
+CALIBRATED = frozenset(["feature_distance", "ood_score", "p_value"])
+"""The scores that only a calibration gives."""
+
+
+def null_columns(contract: ModelContract, calibrated: frozenset[str] = frozenset()) -> frozenset[str]:
+    """The scores that a model of this output kind never has.
+
+    Args:
+        contract: the model's.
+        calibrated: those of `CALIBRATED` that the calibration gives.
+    """
+    always = set(CALIBRATED - calibrated)
     classes = {"prediction", "confidence", "prediction_std", "skewness", "kurtosis"}
     probabilities = {"entropy", "expected_entropy", "mutual_information", "variation_ratio", "energy"}
     if contract.output_kind == "regression":

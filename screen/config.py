@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -25,22 +25,55 @@ RESULT_FORMAT = 1
 
 _MASK_MODES = ("shared", "per-row")
 
-_DECIDES = ("passes", "seed", "masks", "flag_if", "image_column", "id_column", "keep", "image_root", "max_pixels")
+_DECIDES = ("image_column", "id_column", "keep", "image_root", "max_pixels")
+
+_CALIBRATED = "{}, or the calibration's"
+
+
+@dataclass(frozen=True)
+class PassSettings:
+    """What decides the passes of a row, apart from the model.
+
+    Attributes:
+        passes: T.
+        seed: of the masks.
+        masks: `shared` or `per-row`.
+    """
+
+    passes: int = 100
+    seed: int = 0
+    masks: str = "shared"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """How a run is done; the help text of an option is the documentation of its field."""
 
-    passes: Annotated[int, typer.Option("--passes", "-T", help="Monte Carlo dropout passes for each image.")] = 100
-    seed: Annotated[int, typer.Option(help="Of the dropout masks: same seed, same results.")] = 0
+    passes: Annotated[
+        int | None,
+        typer.Option(
+            "--passes", "-T", help="Monte Carlo dropout passes for each image.", show_default=_CALIBRATED.format(100)
+        ),
+    ] = None
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of the dropout masks: same seed, same results.", show_default=_CALIBRATED.format(0)),
+    ] = None
     masks: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="shared: all rows see the same T thinned networks, which is fast. "
-            "per-row: independent masks for every row."
+            "per-row: independent masks for every row.",
+            show_default=_CALIBRATED.format("shared"),
         ),
-    ] = "shared"
+    ] = None
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            help="File of `oodscreen calibrate` for this model: fills ood_score and p_value, and flags by them.",
+            show_default=False,
+        ),
+    ] = None
     batch_size: Annotated[
         int, typer.Option(help="Rows that are read, decoded and scored together; fewer where images are large.")
     ] = 2048
@@ -48,7 +81,7 @@ class RunConfig:
         str | None,
         typer.Option(
             help="When to flag a row, on result columns: 'entropy > 0.5 or prediction_std > 0.2'. "
-            "Default: entropy above 25 % of its maximum.",
+            "With a calibration, either one flags. Default without one: entropy above 25 % of its maximum.",
             show_default=False,
         ),
     ] = None
@@ -79,7 +112,7 @@ class RunConfig:
                     next_step="check the path",
                 )
             object.__setattr__(self, "image_root", str(Path(self.image_root).resolve()))
-        if self.masks not in _MASK_MODES:
+        if self.masks not in (None, *_MASK_MODES):
             raise OptionRefused(
                 f"--masks is {self.masks!r}.", wanted=" or ".join(_MASK_MODES), next_step="choose one of these"
             )
@@ -87,23 +120,42 @@ class RunConfig:
             ("passes", 1), ("seed", 0), ("batch_size", 1), ("max_pixels", 1), ("threads", 0), ("memory", 1)
         ):  # fmt: skip
             value = getattr(self, name)
-            if value < least or value >= 2**64:
+            if value is not None and (value < least or value >= 2**64):
                 raise OptionRefused(
                     f"--{name.replace('_', '-')} is {value}.",
                     wanted=f"a whole number, {least} or more",
                     next_step="give another value, or leave the option out",
                 )
 
-    def identity(self, model: ExportedModel, mask_algorithm: str, rule: str) -> dict[str, Any]:
-        """What decides a result, as JSON values: recorded in every file, and the fingerprint's source."""
-        decided = {name: getattr(self, name) for name in _DECIDES}
+    def settings(self, defaults: PassSettings | None = None) -> PassSettings:
+        """What decides the passes: what was given, and for the rest these defaults."""
+        rest = defaults or PassSettings()
+        return PassSettings(
+            passes=rest.passes if self.passes is None else self.passes,
+            seed=rest.seed if self.seed is None else self.seed,
+            masks=rest.masks if self.masks is None else self.masks,
+        )
+
+    def identity(
+        self, model: ExportedModel, mask_algorithm: str, settings: PassSettings, rule: str, calibration: str | None
+    ) -> dict[str, Any]:
+        """What decides a result, as JSON values: recorded in every file, and the fingerprint's source.
+
+        Args:
+            model: the model.
+            mask_algorithm: how masks come from the seed.
+            settings: of the passes.
+            rule: when a row is flagged.
+            calibration: its digest; None without one.
+        """
         return {
-            **decided,
+            **{name: getattr(self, name) for name in _DECIDES},
+            **asdict(settings),
             "keep": list(self.keep),
             "flag_if": rule,
             "model": model.digest,
             "mask_algorithm": mask_algorithm,
-            "calibration": None,
+            "calibration": calibration,
             "result_format": RESULT_FORMAT,
         }
 
@@ -113,14 +165,20 @@ def fingerprint(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def as_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a Typer command the options of RunConfig in place of its last parameter, `config`."""
+def as_options(command: Callable[..., None], leave_out: tuple[str, ...] = ()) -> Callable[..., None]:
+    """Give a Typer command the options of RunConfig in place of its parameter `config`.
+
+    Args:
+        command: the command.
+        leave_out: fields that are no options of it.
+    """
     hints = get_type_hints(RunConfig, include_extras=True)
     options = [
         inspect.Parameter(
             field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
         )
         for field in fields(RunConfig)
+        if field.name not in leave_out
     ]
     signature = inspect.signature(command, eval_str=True)
     own = [parameter for name, parameter in signature.parameters.items() if name != "config"]

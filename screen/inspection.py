@@ -26,6 +26,7 @@ class Inspection:
         digest: SHA-256 of its bytes.
         contract: what it promises.
         boundary: the tensors between trunk and head, with the shape of one row.
+        features: what a calibration measures distances in.
         sites: for each site its name and how its masks are applied: `batch`, `weights`, `subtracted` or `thinned`.
         trunk_share: share of one pass' arithmetic that lies before the first dropout.
         passes: T.
@@ -39,6 +40,7 @@ class Inspection:
     digest: str
     contract: ModelContract
     boundary: dict[str, tuple[int, ...]]
+    features: str
     sites: dict[str, str]
     trunk_share: float
     passes: int
@@ -65,6 +67,7 @@ class Inspection:
             self.contract.describe(),
             f"  trunk          once for all passes: {self.trunk_share:.1%} of the arithmetic",
             f"  boundary       {boundary}",
+            f"  features       {self.features}",
             f"  head           once for each pass: {1 - self.trunk_share:.1%} of the arithmetic",
         ]
         lines += [f"                 {name}: {ways[how]}" for name, how in self.sites.items()]
@@ -82,17 +85,19 @@ def inspect_model(path: Path, config: RunConfig) -> Inspection:
         ContractRefused: the file is not one of ours, or the passes cannot be folded into its graph.
     """
     model = read_model(path)
-    plan = plan_engine(model, masks=config.masks)
+    settings = config.settings()
+    plan = plan_engine(model, masks=settings.masks)
     return Inspection(
         model=str(path),
         digest=model.digest,
         contract=model.contract,
         boundary={tensor.name: tensor.shape for tensor in plan.boundary},
+        features=plan.features.describe(),
         sites={site.site.name: site.how for site in plan.sites},
         trunk_share=plan.trunk_share,
-        passes=config.passes,
-        passes_per_run=min(plan.passes_per_run, config.passes),
+        passes=settings.passes,
+        passes_per_run=min(plan.passes_per_run, settings.passes),
         rows_per_run=plan.rows_per_run(config.memory * _MIB, config.threads or usable_cores()),
         memory=config.memory,
-        relative_cost=plan.relative_cost(config.passes),
+        relative_cost=plan.relative_cost(settings.passes),
     )

@@ -45,6 +45,7 @@ class PlainLines:
     def started(self, shards: int, rows: int, skipped: int, note: str) -> None:
         """Say what is to do."""
         self._shards, self._rows = shards, rows
+        self._done_shards = self._done_rows = 0
         self._say(
             f"{rows} rows in {shards} shard(s) to score, {skipped} finished earlier" + (f"; {note}" if note else "")
         )
@@ -77,7 +78,7 @@ class ProgressBar:
 
     def started(self, shards: int, rows: int, skipped: int, note: str) -> None:
         """Set the bar's length; say what needs saying above it."""
-        self._progress.update(self._task, total=rows)
+        self._progress.update(self._task, total=rows, completed=0)
         if note:
             self._progress.console.print(note, highlight=False)
         if skipped:

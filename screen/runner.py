@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from export.contract import read_model
+from export.contract import ModelContract, read_model
 from export.errors import ExitCode, OutputRefused
 from screen.config import RunConfig
-from screen.decide.rules import Decision, default_rule, parse_rule
+from screen.decide.rules import Decision
 from screen.decide.scores import score_columns
 from screen.engine.masks import ALGORITHM
 from screen.input.decode import Decoder, ImageBatch
@@ -122,24 +122,26 @@ def run_screening(
     started = time.monotonic()
     output = Path(output)
     model = read_model(model_path)
-    rule = parse_rule(config.flag_if if config.flag_if is not None else default_rule(model.contract), model.contract)
     shards, unreadable = find_shards(source)
     _check_output(output, source, shards)
     columns = map_columns(shards, config, model.contract)
-    identity = config.identity(model, ALGORITHM, rule.text)
-    _open_manifest(output, identity, shards, force=config.force)  # refuses before anything is written
     screener = Screener(
         model,
         passes=config.passes,
         seed=config.seed,
         masks=config.masks,
-        flag_if=rule.text,
+        flag_if=config.flag_if,
+        calibration=config.calibration,
         device=config.device,
         threads=config.threads,
         memory=config.memory,
         notify=listener.noted,
     )
-    summary = RunSummary(output, rule.text, screener.device.name, unreadable=unreadable)
+    judge = screener.judge
+    calibration = None if judge.calibration is None else judge.calibration.digest
+    identity = config.identity(model, ALGORITHM, judge.settings, judge.rule.text, calibration)
+    _open_manifest(output, identity, shards, force=config.force)  # refuses before anything is written
+    summary = RunSummary(output, judge.rule.text, screener.device.name, unreadable=unreadable)
     with hold_output(output):
         manifest = _open_manifest(output, identity, shards, force=config.force)
         todo = [shard for shard in shards if not manifest.is_done(shard)]
@@ -151,6 +153,12 @@ def run_screening(
         manifest.finish()
     summary.seconds = time.monotonic() - started
     return summary
+
+
+def batch_rows(config: RunConfig, contract: ModelContract) -> int:
+    """Rows that are read together: as asked for, fewer where images are large."""
+    height, width, channels = contract.image_shape
+    return max(1, min(config.batch_size, _BATCH_BYTES // (height * width * channels)))
 
 
 def _score_shards(
@@ -165,12 +173,12 @@ def _score_shards(
 ) -> None:
     """The loop itself: every stage in a thread of its own, writing in this one."""
     clock = StageClock()
-    height, width, channels = screener.contract.image_shape
-    batch_size = max(1, min(config.batch_size, _BATCH_BYTES // (height * width * channels)))
     decoder = Decoder(
         screener.contract, max_pixels=config.max_pixels, image_root=config.image_root, threads=config.threads
     )
-    pieces = work_ahead(clock.make("read", read_batches(shards, columns, batch_size)), _AHEAD)
+    pieces = work_ahead(
+        clock.make("read", read_batches(shards, columns, batch_rows(config, screener.contract))), _AHEAD
+    )
     batches = work_ahead(clock.apply("decode", decoder.decode, pieces), _AHEAD)
     scored = work_ahead(clock.apply("score", partial(score_batch, screener), batches), _AHEAD)
     try:
@@ -207,7 +215,7 @@ def score_batch(screener: Screener, batch: ImageBatch) -> ScoredBatch:
         batch = batch.fail_readable(~finite, ("non_finite", "the model gave NaN or infinity"))
         summary = summary.take(finite)
     scores = score_columns(summary)
-    table = make_table(batch, scores, summary.passes, screener.rule.decide(scores))
+    table = make_table(batch, scores, summary.passes, screener.flag(summary))
     return ScoredBatch(batch.pieces, table)
 
 

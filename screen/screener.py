@@ -7,6 +7,7 @@ runs on this very class, so its numbers are the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 from export.contract import ExportedModel, read_model
 from export.errors import InputRefused
 from screen.config import RunConfig
-from screen.decide.rules import Decision, default_rule, parse_rule
-from screen.decide.scores import score_columns
+from screen.decide.judge import choose_judge
+from screen.decide.rules import Decision
+from screen.engine.distance import DistanceMeter
+from screen.engine.features import GRID
 from screen.engine.passes import PassEngine
 from screen.engine.plan import plan_engine
 from screen.engine.session import choose_device
@@ -29,43 +32,64 @@ class Screener:
 
     Args:
         model: a file that `oodscreen export` wrote, or such a file read.
-        passes: T.
-        seed: of the dropout masks; the same seed gives the same numbers.
+        passes: T; 100 unless a calibration has another.
+        seed: of the dropout masks; the same seed gives the same numbers. 0, or the calibration's.
         masks: `shared`: every row sees the same T thinned networks, and T passes cost little.
-            `per-row`: independent masks for every row, as the article has them.
-        flag_if: when to flag a row; the default follows from the kind of output.
+            `per-row`: independent masks for every row, as the article has them. `shared`, or the
+            calibration's.
+        flag_if: when to flag a row; the default follows from the kind of output. With a
+            calibration, either one flags.
+        calibration: a file of `oodscreen calibrate` for this model.
         device: `auto`, `cpu` or `cuda`.
         threads: threads that share the work; 0 for all cores. Results do not depend on it.
         memory: MiB that the tensors of a run may take.
         notify: told in one line when memory ran out and the runs become smaller.
 
     Raises:
-        Refused: the model, the rule or the device is not to be had, or an option cannot be meant.
+        Refused: the model, the rule, the calibration or the device is not to be had, or an option cannot be meant.
     """
 
     def __init__(
         self,
         model: str | Path | ExportedModel,
         *,
-        passes: int = 100,
-        seed: int = 0,
-        masks: str = "shared",
+        passes: int | None = None,
+        seed: int | None = None,
+        masks: str | None = None,
         flag_if: str | None = None,
+        calibration: str | Path | None = None,
         device: str = "auto",
         threads: int = 0,
         memory: int = 512,
         notify: Callable[[str], None] | None = None,
     ) -> None:
-        RunConfig(passes=passes, seed=seed, masks=masks, threads=threads, memory=memory)  # checks them
+        config = RunConfig(
+            passes=passes,
+            seed=seed,
+            masks=masks,
+            flag_if=flag_if,
+            calibration=None if calibration is None else str(calibration),
+            threads=threads,
+            memory=memory,
+        )
         self.model = model if isinstance(model, ExportedModel) else read_model(model)
         self.contract = self.model.contract
-        self.rule = parse_rule(default_rule(self.contract) if flag_if is None else flag_if, self.contract)
+        self.judge = choose_judge(self.model, config)
         self.device = choose_device(device, threads)
-        self._masks = masks
+        settings = self.judge.settings
         self._open_engine = partial(
-            PassEngine, passes=passes, seed=seed, device=self.device, memory=memory * 2**20, notify=notify
+            PassEngine,
+            passes=settings.passes,
+            seed=settings.seed,
+            device=self.device,
+            memory=memory * 2**20,
+            notify=notify,
         )
-        self._engine = self._open_engine(plan_engine(self.model, masks=masks))
+        distance = None if self.judge.calibration is None else self.judge.calibration.distance
+        self._engine = self._open_engine(
+            plan_engine(self.model, masks=settings.masks, features=0 if distance is None else GRID)
+        )
+        self._meter = None if distance is None else DistanceMeter(distance, self.device)
         self._raw_engine: PassEngine | None = None
 
     def score(self, images: NDArray[np.uint8]) -> PassSummary:
@@ -77,11 +101,15 @@ class Screener:
         Raises:
             InputRefused: the array is not of that type and shape.
         """
-        return self._engine.summarize(self._check(images))
+        summary = self._engine.summarize(self._check(images))
+        if self._meter is not None and summary.features is not None:
+            distance = self._meter.measure(summary.features)
+            summary = replace(summary, features=None, feature_distance=distance)
+        return self.judge.complete(summary)
 
     def flag(self, summary: PassSummary) -> Decision:
         """Which of the scored images a person should look at, and why."""
-        return self.rule.decide(score_columns(summary))
+        return self.judge.decide(summary)
 
     def raw_passes(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
         """The passes themselves, in blocks `[P, B, C]` that follow each other, T in all.
@@ -93,7 +121,7 @@ class Screener:
             InputRefused: the array is not of that type and shape.
         """
         if self._raw_engine is None:
-            self._raw_engine = self._open_engine(plan_engine(self.model, masks=self._masks, raw=True))
+            self._raw_engine = self._open_engine(plan_engine(self.model, masks=self.judge.settings.masks, raw=True))
         return self._raw_engine.raw_passes(self._check(images))
 
     def _check(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import CalibrationRefused
+from screen.config import PassSettings
 from screen.decide.detectors import Combination, Detector, Floats
 from screen.engine.distance import Distance, distance_from_arrays
 from screen.storage import AsideFile, write_failed
@@ -43,19 +44,13 @@ class Binding:
 
     Attributes:
         model: SHA-256 of the exported file.
-        passes: T.
-        seed: of the masks.
-        masks: `shared` or `per-row`.
         mask_algorithm: how masks come from the seed.
-        adaptive: whether passes stop where the decision is settled.
+        settings: T, seed and masks.
     """
 
     model: str
-    passes: int
-    seed: int
-    masks: str
     mask_algorithm: str
-    adaptive: bool = False
+    settings: PassSettings
 
 
 @dataclass(frozen=True)
@@ -113,16 +108,21 @@ class Calibration:
         Raises:
             CalibrationRefused: the run's binding is not this one's.
         """
-        names = {"model": "of another model", "mask_algorithm": "of another version of the masks"}
-        for field in fields(Binding):
-            there, now = getattr(self.binding, field.name), getattr(binding, field.name)
-            if there != now:
-                what = names.get(field.name, f"made with --{field.name}")
+        there, here = self.binding, binding
+        pairs = {
+            "is of another model": (there.model[:16], here.model[:16]),
+            "was made with another version of the masks": (there.mask_algorithm, here.mask_algorithm),
+        }
+        for field in fields(PassSettings):
+            values = (getattr(there.settings, field.name), getattr(here.settings, field.name))
+            pairs[f"was made with another --{field.name}"] = values
+        for what, (made, asked) in pairs.items():
+            if made != asked:
                 raise CalibrationRefused(
-                    f"The calibration is {what}: {_short(there)} there, {_short(now)} here.",
-                    wanted="the model, the passes, the seed and the masks that it was made with",
-                    next_step="leave --passes, --seed, --masks and --adaptive to the calibration, or run "
-                    "`oodscreen calibrate` for this model",
+                    f"The calibration {what}: {made} there, {asked} here.",
+                    wanted="the model, passes, seed and masks that it was made with",
+                    next_step="leave --passes, --seed and --masks to the calibration, or run `oodscreen calibrate` "
+                    "for this model and these passes",
                 )
 
     def save(self, path: Path) -> str:
@@ -205,7 +205,7 @@ def _parse(header: dict[str, Any], arrays: dict[str, NDArray[Any]], digest: str)
         own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
         distance = distance_from_arrays(header["distance"], own)
     return Calibration(
-        binding=Binding(**header["binding"]),
+        binding=Binding(**{**header["binding"], "settings": PassSettings(**header["binding"]["settings"])}),
         review_rate=float(header["review_rate"]),
         combination=Combination(detectors),
         ranked=arrays["ranked"],
@@ -234,11 +234,6 @@ def split_rows(digests: NDArray[np.uint64], shares: tuple[float, ...]) -> list[N
     # No cut between equal images: a part goes on to the last of them.
     ends = [int(np.searchsorted(ordered, ordered[end - 1], side="right")) if end else 0 for end in ends]
     return [order[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-
-
-def _short(value: object) -> str:
-    """A digest by its beginning."""
-    return str(value)[:16]
 
 
 def flagged_ranks(rows: int, review_rate: float) -> int:

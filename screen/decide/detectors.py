@@ -92,7 +92,8 @@ class Detector:
         oriented = orient(self.name, values)
         beyond = np.maximum(oriented - self.knots[-1], 0)
         known: Floats = np.interp(oriented, self.knots, self.surprises)
-        return known + self.slope * beyond
+        total: Floats = known + self.slope * beyond
+        return total
 
     def value_at(self, surprise: Floats) -> Floats:
         """The oriented value of the score at which this surprise is reached; -inf where every value reaches it.
@@ -101,8 +102,9 @@ class Detector:
             surprise: `[B]`.
         """
         beyond = np.maximum(surprise - self.surprises[-1], 0) / self.slope
-        value = np.interp(surprise, self.surprises, self.knots) + beyond
-        return np.where(surprise <= self.surprises[0], -np.inf, value)
+        value: Floats = np.interp(surprise, self.surprises, self.knots)
+        reached: Floats = np.where(surprise <= self.surprises[0], -np.inf, value + beyond)
+        return reached
 
 
 @dataclass(frozen=True)

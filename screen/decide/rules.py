@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from export.contract import ModelContract
 from export.errors import OptionRefused
-from screen.columns import SCORES, null_columns
+from screen.columns import CALIBRATED, SCORES, null_columns
 
 REVIEW_SHARE = 0.25
 """Without a rule, a row is flagged above this share of the largest entropy there can be."""
@@ -143,14 +143,19 @@ def default_rule(contract: ModelContract) -> str:
     return f"entropy > {REVIEW_SHARE * most:.6g}"
 
 
-def parse_rule(text: str, contract: ModelContract) -> FlagRule:
+def parse_rule(text: str, contract: ModelContract, calibrated: frozenset[str] = frozenset()) -> FlagRule:
     """Parse a rule for a model.
+
+    Args:
+        text: the rule.
+        contract: the model's.
+        calibrated: the columns that a calibration adds.
 
     Raises:
         OptionRefused: the text is no rule, or reads a column that this model does not have.
     """
     try:
-        return _Parser(text, contract).parse()
+        return _Parser(text, contract, calibrated).parse()
     except RecursionError as error:
         raise OptionRefused(
             f"The flag rule {text[:40]!r}... is nested too deeply.",
@@ -162,12 +167,12 @@ def parse_rule(text: str, contract: ModelContract) -> FlagRule:
 class _Parser:
     """Recursive descent over the tokens of one rule."""
 
-    def __init__(self, text: str, contract: ModelContract) -> None:
+    def __init__(self, text: str, contract: ModelContract, calibrated: frozenset[str]) -> None:
         self._text = text
         self._tokens = self._split(text)
         self._next = 0
         self._comparisons: list[_Comparison] = []
-        missing = null_columns(contract)
+        missing = null_columns(contract, calibrated)
         numbers = [column.name for column in SCORES if not pa.types.is_list(column.type)]
         self._known = [name for name in numbers if name not in missing]
         self._missing = [name for name in numbers if name in missing]
@@ -229,7 +234,8 @@ class _Parser:
         if token in self._known and not negative:
             return token
         if token in self._missing:
-            raise self._refuse(f"reads {token!r}, which is always null for this model")
+            why = "without a calibration" if token in CALIBRATED else "for this model"
+            raise self._refuse(f"reads {token!r}, which is always null {why}")
         raise self._refuse(f"has {token!r} where a column or a number must be" if token else "ends too early")
 
     def _take(self, word: str) -> bool:

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from screen.engine.session import Device, Part
 
-NEIGHBOURS = 10
+NEIGHBOURS = 5
 """The neighbours that are averaged; see benchmarks/detection.py for others."""
 
 COMPONENTS = 128
@@ -58,20 +58,24 @@ class NearestNeighbours:
 
     Attributes:
         bank: `float16 [N, F]`, features of known rows, each of length 1.
+        neighbours: how many are averaged, `int64 []`.
     """
 
     kind: ClassVar[str] = "neighbours"
     bank: NDArray[np.float16]
+    neighbours: NDArray[np.int64]
 
     @classmethod
-    def fit(cls, features: NDArray[np.float32]) -> NearestNeighbours:
+    def fit(cls, features: NDArray[np.float32], neighbours: int = NEIGHBOURS) -> NearestNeighbours:
         """Keep known rows.
 
         Args:
             features: `[N, F]`.
+            neighbours: how many are averaged; fewer where N is smaller.
         """
         length = np.sqrt(np.square(features, dtype=np.float64).sum(axis=1, keepdims=True))
-        return cls((features / np.where(length > 0, length, 1)).astype(np.float16))
+        bank = (features / np.where(length > 0, length, 1)).astype(np.float16)
+        return cls(bank, np.array(min(neighbours, len(bank))))
 
     @property
     def features(self) -> int:
@@ -80,7 +84,7 @@ class NearestNeighbours:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What it consists of."""
-        return {"bank": self.bank}
+        return {"bank": self.bank, "neighbours": self.neighbours}
 
     def graph(self) -> onnx.GraphProto:
         """Products with the whole bank, of which the largest leave the session, and the square of the length."""
@@ -89,7 +93,7 @@ class NearestNeighbours:
             helper.make_node("TopK", ["products", "k"], ["nearest", "places"], axis=-1),
             *_sum_squares(_FEATURES),
         ]
-        count = min(NEIGHBOURS, len(self.bank))
+        count = int(self.neighbours)
         constants = {"bank": self.bank.astype(np.float32).T, "k": np.array([count]), "ones": _ones(self.features)}
         return _make_graph(nodes, self.features, {"nearest": count, _SQUARES: _LANES}, constants)
 
@@ -100,7 +104,8 @@ class NearestNeighbours:
         for column in outputs["nearest"].T:  # one after the other, whatever the memory layout
             total += column
         mean = total / outputs["nearest"].shape[1]
-        return np.maximum(1 - mean / np.where(length > 0, length, 1), 0)
+        distance: NDArray[np.float64] = np.maximum(1 - mean / np.where(length > 0, length, 1), 0)
+        return distance
 
 
 @dataclass(frozen=True)

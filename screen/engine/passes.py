@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from itertools import accumulate
 from typing import Any
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import OutOfMemory
+from screen.engine.features import FEATURES
 from screen.engine.masks import draw_masks, draw_row_masks, identify_rows
 from screen.engine.plan import TRUNK_ROWS, EnginePlan
 from screen.engine.reduction import ENERGY, ENTROPY, M2, M3, M4, RAW_OUTPUT, VOTES
@@ -132,6 +133,15 @@ class PassEngine:
                 waiting = self._cut_to_fit(np.concatenate(waiting))
         return concatenate(summaries)
 
+    def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The trunk's features alone, `[B, F]`; for a plan that was made with `features`.
+
+        Args:
+            images: `uint8 [B, H, W, C]`, B at least 1.
+        """
+        chunks = [_Rows(rows) for rows in self._cut_to_fit(images)]
+        return np.concatenate([self._take_features(self._run_slices(rows))[: rows.count] for rows in chunks])
+
     def raw_passes(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
         """The passes themselves, `[P, B, C]` a run, in order; for a plan that was made `raw`.
 
@@ -155,22 +165,37 @@ class PassEngine:
         """One batch that fits: its trunk, then every run of passes, merged in their order."""
         slices = _cut(images, -(-self._workers // len(self._runs)))
         rows = [_Rows(part) for part in slices]
-        boundaries = [self._run_trunk(part) for part in rows]
+        trunks = [self._run_slices(part) for part in rows]
+        features = [self._take_features(parts) for parts in trunks] if FEATURES in self._trunk.outputs else []
+        boundaries = [self._join(parts) for parts in trunks]
         tasks = [(boundary, run, part) for part, boundary in zip(rows, boundaries, strict=True) for run in self._runs]
         reduced = list(self._pool.map(lambda task: self._reduce(*task), tasks))
         summaries = []
         for index in range(len(rows)):
             runs = reduced[index * len(self._runs) : (index + 1) * len(self._runs)]
-            summaries.append(summarize(reduce(RunStatistics.merge, runs), self.plan.contract.output_kind))
+            summary = summarize(reduce(RunStatistics.merge, runs), self.plan.contract.output_kind)
+            summaries.append(replace(summary, features=features[index][: rows[index].count]) if features else summary)
         return concatenate(summaries)
 
     def _run_trunk(self, rows: _Rows) -> dict[str, Any]:
-        """The boundary of some rows; its parts are computed at the same time."""
+        """The boundary of some rows."""
+        return self._join(self._run_slices(rows))
+
+    def _run_slices(self, rows: _Rows) -> list[dict[str, Any]]:
+        """What the trunk gives for some rows, in slices that are computed at the same time."""
         name = self.plan.contract.input_name
         slices = _cut(rows.fed, max(self._workers, -(-len(rows.fed) // TRUNK_ROWS)))
         if self.device.name != "cpu":
             slices = [rows.fed]  # nothing leaves the GPU
-        parts = list(self._pool.map(lambda part: self._trunk.run({name: self._trunk.put(part)}), slices))
+        return list(self._pool.map(lambda part: self._trunk.run({name: self._trunk.put(part)}), slices))
+
+    def _take_features(self, parts: list[dict[str, Any]]) -> NDArray[np.float32]:
+        """The features of all slices, `[B, F]`, on the host; what is left is the boundary."""
+        values = [part.pop(FEATURES) for part in parts]
+        return np.concatenate([value.numpy() for value in values])
+
+    def _join(self, parts: list[dict[str, Any]]) -> dict[str, Any]:
+        """The boundary of all slices, as one."""
         if len(parts) == 1:
             return parts[0]
         return {

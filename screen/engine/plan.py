@@ -17,6 +17,7 @@ from onnx import helper
 
 from export.contract import DOMAIN, ExportedModel, ModelContract
 from export.errors import ContractRefused
+from screen.engine.features import GRID, FeaturePlan, add_features, plan_features
 from screen.engine.head import build_head
 from screen.engine.sites import Shortcuts, SitePlan, plan_sites
 from screen.engine.sizes import TensorSizes, count_flops, infer_sizes, largest_bytes
@@ -54,6 +55,7 @@ class EnginePlan:
         trunk: image to boundary tensors, once a batch.
         head: boundary tensors and masks to reduced statistics, for P passes a run.
         boundary: the tensors between them.
+        features: where the trunk's features come from; the trunk gives them if that was asked for.
         sites: how each site is run, in the contract's order.
         statistics: names of the head's outputs.
         passes_per_run: P at most.
@@ -71,6 +73,7 @@ class EnginePlan:
     trunk: onnx.ModelProto
     head: onnx.ModelProto
     boundary: tuple[BoundaryTensor, ...]
+    features: FeaturePlan
     sites: tuple[SitePlan, ...]
     statistics: tuple[str, ...]
     passes_per_run: int
@@ -119,7 +122,12 @@ class EnginePlan:
 
 
 def plan_engine(
-    model: ExportedModel, *, masks: str = "shared", shortcuts: Shortcuts | None = None, raw: bool = False
+    model: ExportedModel,
+    *,
+    masks: str = "shared",
+    shortcuts: Shortcuts | None = None,
+    raw: bool = False,
+    features: int = 0,
 ) -> EnginePlan:
     """Plan how to run an exported model.
 
@@ -129,6 +137,7 @@ def plan_engine(
             masks for every row; these never go into weights).
         shortcuts: what may be done where it is exact and pays; all by default.
         raw: let the head give every pass instead of statistics.
+        features: let the trunk give features, averaged over so many places along each axis; 0: none.
 
     Raises:
         ContractRefused: the graph does not hold the sites that the contract names, or the passes
@@ -145,6 +154,9 @@ def plan_engine(
         shortcuts = replace(shortcuts, masks_in_weights=False)
     sites = plan_sites(graph, model.contract.sites, split.boundary, sizes, shortcuts)
     trunk = build_trunk(graph, split, sites, sizes)
+    feature_plan = plan_features(split, sizes, features or GRID)
+    if features and feature_plan.tensor:
+        add_features(trunk.graph, feature_plan)
     head = build_head(graph, model.contract, split.head, trunk.boundary, sites, sizes, raw=raw)
     chains = [site.chain for site in sites if site.chain is not None]
     head_row_bytes = largest_bytes([n for n in split.head if not any(c.reads_in_place(n) for c in chains)], sizes)
@@ -159,6 +171,7 @@ def plan_engine(
         trunk=_make_part(model.proto, trunk.graph),
         head=_make_part(model.proto, head.graph),
         boundary=trunk.boundary,
+        features=feature_plan,
         sites=sites,
         statistics=head.statistics,
         passes_per_run=min(max(fitting, PASSES_PER_RUN_MIN), PASSES_PER_RUN_MAX),

@@ -104,6 +104,10 @@ class PassSummary:
         prediction_std, skewness, kurtosis: `[B]`, of the predicted class; the kurtosis is the excess.
         energy: `[B]`, mean over passes of -logsumexp(logits).
         largest_label_entropy: `[B]`, for several labels: entropy of the least certain one, nats.
+        features: `float32 [B, F]`, of the trunk, where they were asked for.
+        feature_distance: `[B]`, from those of known rows; with a calibration.
+        ood_score: `[B]`, how unusual the row is, nats; with a calibration.
+        p_value: `[B]`, conformal p-value of `ood_score`; with a calibration.
     """
 
     passes: NDArray[np.int32]
@@ -121,6 +125,10 @@ class PassSummary:
     kurtosis: Floats | None = None
     energy: Floats | None = None
     largest_label_entropy: Floats | None = None
+    features: NDArray[np.float32] | None = None
+    feature_distance: Floats | None = None
+    ood_score: Floats | None = None
+    p_value: Floats | None = None
 
     def take(self, rows: NDArray[np.bool_]) -> PassSummary:
         """Some of the rows, by a mask `[B]`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from export.errors import OptionRefused
 from screen.review.evaluate import SHARES, Evaluation, missing_library
@@ -20,8 +20,8 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         f"in distribution: {evaluation.rows} rows, {evaluation.scored} scored, {evaluation.flagged:.1%} flagged"
     )
     for one in evaluation.sets:
-        title = f"{one.name}: {one.rows} rows, {one.scored} scored, {one.flagged:.1%} flagged"
-        table = Table("score", "AUROC", "AUPR", "FPR at 95 % TPR", title=title, title_justify="left")
+        console.print(f"{one.name}: {one.rows} rows, {one.scored} scored, {one.flagged:.1%} flagged", soft_wrap=True)
+        table = Table(Column("score", no_wrap=True), "AUROC", "AUPR", "FPR at 95 % TPR")
         for found in one.separations:
             table.add_row(found.score, f"{found.auroc:.4f}", f"{found.aupr:.4f}", f"{found.fpr95:.2%}")
         console.print(table)
@@ -29,9 +29,8 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         told = evaluation.labelled
         console.print(f"accuracy {told.accuracy:.2%}, NLL {told.nll:.4f} nats, ECE {told.ece:.4f}")
         shares = [f"{share:.1%}" for share in SHARES]
-        table = Table(
-            "reviewed first", *shares, title="Error left, by the share of rows reviewed", title_justify="left"
-        )
+        console.print("wrong predictions in what was not reviewed, by the share of rows reviewed")
+        table = Table(Column("reviewed first", no_wrap=True), *shares)
         for name, errors in told.error_left.items():
             table.add_row(name, *(f"{error:.2%}" for error in errors))
         console.print(table)

@@ -117,7 +117,7 @@ def test_an_evaluation_is_shown_as_a_table_as_json_and_as_a_plot(
     print_evaluation(evaluation, Console(width=120))
     told = capsys.readouterr().out
     assert "FPR at 95 % TPR" in told
-    assert "Error left" in told
+    assert "wrong predictions in what was not reviewed" in told
     read = json.loads(evaluation.to_json())
     assert set(read) == {field.name for field in fields(Evaluation)} | {"shares_reviewed"}
     for ending in ("svg", "png"):

@@ -1,0 +1,266 @@
+"""What separates MNIST from the rest: every score, alone and combined, on several sets and three seeds.
+
+    python -m benchmarks.detection [--data DIR] [--work DIR] [--seeds N]
+
+In: DATA/mnist/{train,valid,test} and the sets of `benchmarks.sets`. For each seed the article's
+network is trained on the training rows, calibrated (reference: training rows; in-distribution: validation
+rows, which it never saw) and run over the test rows and every set, as a user would. Out:
+benchmarks/results/detection.json, from which README's tables are made, and detection.svg. Models and
+results stay in WORK, and models are not trained twice.
+
+Defaults are chosen on sets of their own (`CHOOSING` in `benchmarks.sets`), with the first seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from benchmarks.sets import CHOOSING, REPORTED, make_sets, read_folder
+from export.article import SCALE, train_article_network
+from export.contract import read_model
+from export.exporter import export_model
+from export.source import import_keras
+from screen.calibrate import BANK_ROWS, CalibrationConfig, run_calibration
+from screen.config import RunConfig
+from screen.decide.calibration import flagged_ranks
+from screen.decide.detectors import HIGH_IS_UNUSUAL, Combination, Detector
+from screen.engine.distance import NEIGHBOURS, Distance, DistanceMeter, Mahalanobis, NearestNeighbours
+from screen.engine.features import GRID
+from screen.engine.passes import PassEngine
+from screen.engine.plan import plan_engine
+from screen.engine.session import choose_device
+from screen.progress import PlainLines
+from screen.review.evaluate import separate
+from screen.runner import run_screening
+
+RESULT = Path(__file__).parent / "results" / "detection.json"
+PASSES = 100
+EPOCHS = 6
+REVIEW_RATE = 0.02
+SCORES = tuple(name for name in HIGH_IS_UNUSUAL if name != "largest_label_entropy")
+
+COMBINED = (
+    ("entropy", "skewness"),
+    ("entropy", "kurtosis"),
+    ("entropy", "prediction_std"),
+    ("entropy", "prediction_std", "skewness", "kurtosis"),
+    ("entropy", "mutual_information"),
+    ("entropy", "energy"),
+    ("confidence", "feature_distance"),
+    ("mutual_information", "feature_distance"),
+    ("energy", "feature_distance"),
+    ("skewness", "feature_distance"),
+    ("entropy", "feature_distance"),
+    ("entropy", "energy", "feature_distance"),
+    ("entropy", "skewness", "feature_distance"),
+    ("entropy", "kurtosis", "feature_distance"),
+    ("entropy", "skewness", "kurtosis", "feature_distance"),
+)
+"""Sets of scores whose surprises are added."""
+
+Columns = Mapping[str, NDArray[Any]]
+
+
+def train(data: Path, work: Path, seed: int) -> Path:
+    """The article's network, trained on the training rows and exported; once."""
+    path = work / f"article-{EPOCHS}-{seed}.onnx"
+    if not path.exists():
+        import_keras()
+        images, labels = read_folder(data / "mnist" / "train")
+        export_model(train_article_network(images, labels, epochs=EPOCHS, seed=seed), path, scale=SCALE)
+    return path
+
+
+def screen(model: Path, source: Path, output: Path, calibration: Path) -> dict[str, NDArray[Any]]:
+    """The columns of every row of a set; nothing is run twice."""
+    config = RunConfig(calibration=str(calibration), device="cpu")
+    run_screening(model, str(source), output, config, PlainLines())
+    table = pa.concat_tables([pq.read_table(path) for path in sorted(output.glob("*.parquet"))])
+    return {name: np.asarray(table[name]) for name in (*SCORES, "ood_score", "flag", "p_value")}
+
+
+def measure_seed(data: Path, work: Path, sets: dict[str, Path], seed: int) -> dict[str, Any]:
+    """One network: every score and combination against every set."""
+    model = train(data, work, seed)
+    calibration = work / f"article-{seed}.calibration"
+    wanted = CalibrationConfig(REVIEW_RATE, reference=str(data / "mnist" / "train"))
+    config = RunConfig(passes=PASSES, device="cpu")
+    report = run_calibration(model, str(data / "mnist" / "valid"), calibration, config, wanted, PlainLines())
+    print(report.to_text(), flush=True)
+    places = {"valid": data / "mnist" / "valid", "test": data / "mnist" / "test", **sets}
+    columns = {
+        name: screen(model, source, work / f"results-{seed}" / name.replace(" ", "-"), calibration)
+        for name, source in places.items()
+    }
+    # Combinations are fitted to one half of the validation rows and promise their rate by the other.
+    order = np.random.default_rng(0).permutation(len(columns["valid"]["entropy"]))
+    fit, ranked = np.array_split(order, 2)
+    measured = {"default": compare(columns, {name: one["ood_score"] for name, one in columns.items()}, ranked, sets)}
+    for names in (*((name,) for name in SCORES), *COMBINED):
+        values = combine(names, columns, fit)
+        measured[" + ".join(names)] = compare(columns, values, ranked, sets)
+    test = columns["test"]
+    return {
+        "seed": seed,
+        "known_flagged": float(test["flag"].mean()),
+        "flagged": {name: float(columns[name]["flag"].mean()) for name in sets},
+        "scores": measured,
+    }
+
+
+def combine(names: Sequence[str], columns: Mapping[str, Columns], fit: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """A score alone as it is (high is unusual), several as the sum of their surprises."""
+    if len(names) == 1:
+        turn = 1 if HIGH_IS_UNUSUAL[names[0]] else -1
+        return {name: turn * one[names[0]] for name, one in columns.items()}
+    combination = Combination(tuple(Detector.fit(name, columns["valid"][name][fit]) for name in names))
+    return {name: combination.score(one) for name, one in columns.items()}
+
+
+def compare(
+    columns: Mapping[str, Columns],
+    values: Mapping[str, NDArray[Any]],
+    ranked: NDArray[np.int64],
+    sets: Mapping[str, Any],
+) -> dict[str, dict[str, float]]:
+    """AUROC, FPR95 and the share flagged at the review rate, against each set."""
+    known = np.sort(values["valid"][ranked])
+    threshold = known[-flagged_ranks(len(known), REVIEW_RATE)]
+    found = {}
+    for name in sets:
+        one = separate(values["test"], values[name], name, high_is_unusual=True)
+        found[name] = {"auroc": one.auroc, "fpr95": one.fpr95, "flagged": float(np.mean(values[name] > threshold))}
+    return found
+
+
+def choose(data: Path, work: Path, sets: dict[str, Path], seed: int) -> list[dict[str, Any]]:
+    """How distances differ by grid, neighbours, bank and kind, on the sets that defaults are chosen by."""
+    model = read_model(train(data, work, seed))
+    device = choose_device("cpu", 0)
+    rng = np.random.default_rng(1)
+    reference = read_folder(data / "mnist" / "train")[0]
+    reference = reference[rng.permutation(len(reference))[: 2 * BANK_ROWS]]
+    images = {name: read_folder(sets[name])[0] for name in CHOOSING}
+    images["test"] = read_folder(data / "mnist" / "test")[0]
+    results = []
+    for grid in (1, 2, GRID, 6):
+        plan = plan_engine(model, features=grid)
+        engine = PassEngine(plan, passes=1, seed=0, device=device, memory=2**30)
+        features = {name: engine.features(array) for name, array in images.items()}
+        bank = engine.features(reference)
+        tried: list[tuple[str, int, Distance]] = [
+            (f"{count} neighbours", rows, NearestNeighbours.fit(bank[:rows], count))
+            for rows, count in (
+                [(rows, NEIGHBOURS) for rows in (1000, 2500, 5000, BANK_ROWS, 2 * BANK_ROWS)]
+                + [(BANK_ROWS, count) for count in (1, 10, 50)]
+                if grid == GRID
+                else [(BANK_ROWS, NEIGHBOURS)]
+            )
+        ]
+        tried.append(("Mahalanobis", BANK_ROWS, Mahalanobis.fit(bank[:BANK_ROWS])))
+        for kind, rows, distance in tried:
+            meter = DistanceMeter(distance, device)
+            measured = {name: meter.measure(array) for name, array in features.items()}
+            separations = {
+                name: separate(measured["test"], measured[name], name, high_is_unusual=True) for name in CHOOSING
+            }
+            results.append(
+                {
+                    "grid": grid,
+                    "kind": kind,
+                    "bank_rows": rows,
+                    "features": plan.features.size,
+                    "auroc": float(np.mean([one.auroc for one in separations.values()])),
+                    "fpr95": float(np.mean([one.fpr95 for one in separations.values()])),
+                }
+            )
+            print(results[-1], flush=True)
+    return results
+
+
+def summarize_seeds(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation (ddof 0) over the seeds."""
+    scores: dict[str, Any] = {}
+    for score, by_set in seeds[0]["scores"].items():
+        scores[score] = {}
+        for name in by_set:
+            values = {key: [one["scores"][score][name][key] for one in seeds] for key in ("auroc", "fpr95", "flagged")}
+            scores[score][name] = {key: [float(np.mean(some)), float(np.std(some))] for key, some in values.items()}
+    flagged = {name: [one["flagged"][name] for one in seeds] for name in seeds[0]["flagged"]}
+    return {
+        "scores": scores,
+        "flagged": {name: [float(np.mean(some)), float(np.min(some))] for name, some in flagged.items()},
+        "known_flagged": [one["known_flagged"] for one in seeds],
+    }
+
+
+def plot(result: dict[str, Any], target: Path) -> None:
+    """FPR95 of the article's moments, of entropy, and of the default, for each reported set."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "oodscreen"
+    from matplotlib import pyplot
+
+    shown = {
+        "prediction_std": "std",
+        "skewness": "skewness",
+        "kurtosis": "kurtosis",
+        "entropy": "entropy",
+        "entropy + prediction_std + skewness + kurtosis": "entropy + all moments",
+        "feature_distance": "feature_distance",
+        "default": "entropy + feature_distance (default)",
+    }
+    figure, axis = pyplot.subplots(figsize=(9, 3.8))
+    width = 0.8 / len(shown)
+    for index, (score, label) in enumerate(shown.items()):
+        means, spreads = zip(*(result["scores"][score][name]["fpr95"] for name in REPORTED), strict=True)
+        places = np.arange(len(REPORTED)) + (index - len(shown) / 2 + 0.5) * width
+        axis.bar(places, 100 * np.array(means), width, yerr=100 * np.array(spreads), label=label)
+    axis.set_xticks(np.arange(len(REPORTED)), REPORTED)
+    axis.set_ylabel("% that pass when 95 % of digits pass")
+    axis.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(target, metadata={"Date": None})
+
+
+def main() -> None:
+    """Measure and keep the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("OODSCREEN_DATA", "../shared/data")))
+    parser.add_argument("--work", type=Path, default=Path("build/detection"))
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    sets = make_sets(options.data, options.work)
+    seeds = [measure_seed(options.data, options.work, sets, seed) for seed in range(1, options.seeds + 1)]
+    result = {
+        **summarize_seeds(seeds),
+        "choice": choose(options.data, options.work, sets, seed=1),
+        "reported": list(REPORTED),
+        "choosing": list(CHOOSING),
+        "seeds": options.seeds,
+        "epochs": EPOCHS,
+        "passes": PASSES,
+        "review_rate": REVIEW_RATE,
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "versions": {name: version(name) for name in ("oodscreen", "onnxruntime-gpu", "tensorflow", "scikit-learn")},
+    }
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    plot(result, RESULT.with_suffix(".svg"))
+
+
+if __name__ == "__main__":
+    main()

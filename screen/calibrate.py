@@ -1,0 +1,402 @@
+"""`oodscreen calibrate`: the same loop over rows that are known to be in distribution, into one file.
+
+In: an exported model, shards of held-out in-distribution rows, and perhaps reference shards. Out: a
+calibration file and a `CalibrationReport`.
+
+The rows are read once or twice: once to fill the bank that distances are measured to, which takes the trunk
+alone, then for the T passes. Which row goes to which part follows from its pixels, so that neither
+the order nor the cut into shards matters, and equal images never lie on both sides.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.contract import ExportedModel, ModelContract, read_model
+from export.errors import InputRefused, OptionRefused
+from screen.columns import CALIBRATED, null_columns
+from screen.config import RunConfig
+from screen.decide.calibration import (
+    FIT_SHARE,
+    LEAST_FIT_ROWS,
+    Binding,
+    Calibration,
+    flagged_ranks,
+    least_ranked_rows,
+    split_rows,
+)
+from screen.decide.detectors import HIGH_IS_UNUSUAL, Combination, Detector
+from screen.decide.scores import score_columns
+from screen.engine.distance import DISTANCES, Distance, DistanceMeter
+from screen.engine.features import GRID
+from screen.engine.masks import ALGORITHM, identify_rows
+from screen.engine.passes import PassEngine
+from screen.engine.plan import plan_engine
+from screen.engine.session import choose_device
+from screen.input.decode import Decoder, ImageBatch
+from screen.input.rows import map_columns, read_batches
+from screen.input.shards import ShardRef, find_shards
+from screen.overlap import StageClock, work_ahead
+from screen.runner import Listener, batch_rows
+
+BANK_ROWS = 10_000
+"""Rows of the bank at most; more of them find little more (measured in benchmarks/detection.py)."""
+
+BANK_NUMBERS = 6_000_000
+"""Rows times features of the bank at most: it bounds what a distance costs, and the file's size."""
+
+BANK_SHARE = 1 / 3
+"""The share of the rows that make the bank where no reference is given."""
+
+_LEAST_BANK_ROWS = 100
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """What a calibration is asked for, beside how rows are read and passes are run.
+
+    Attributes:
+        review_rate: the share of in-distribution rows that may be flagged, above 0, below 1.
+        reference: shards that fill the bank; None takes a part of the rows.
+        distance: `neighbours` or `mahalanobis`.
+        detectors: scores to combine; empty for the default of the model's kind of output.
+    """
+
+    review_rate: float
+    reference: str | None = None
+    distance: str = "neighbours"
+    detectors: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.review_rate < 1:
+            raise OptionRefused(
+                f"--review-rate is {self.review_rate:g}.",
+                wanted="a share above 0 and below 1: 0.02 lets 2 % of in-distribution rows be flagged",
+                next_step="give such a share",
+            )
+        if self.distance not in DISTANCES:
+            raise OptionRefused(
+                f"--distance is {self.distance!r}.", wanted=" or ".join(DISTANCES), next_step="choose one of these"
+            )
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What a calibration was made of.
+
+    Attributes:
+        output: the file.
+        calibration: what is in it.
+        bank_rows: rows of the bank.
+        rows: in-distribution rows read.
+        statuses: of those that could not be scored, how many have which status.
+    """
+
+    output: Path
+    calibration: Calibration
+    bank_rows: int
+    rows: int
+    statuses: dict[str, int]
+
+    def to_text(self) -> str:
+        """For people."""
+        made = self.calibration
+        settings = made.binding.settings
+        low, high = made.interval
+        ranked = len(made.ranked)
+        promised = flagged_ranks(ranked, made.review_rate) / (ranked + 1)
+        lines = [
+            f"{self.output}  sha256 {made.digest[:16]}",
+            f"  for            model {made.binding.model[:16]}, {settings.passes} passes, seed {settings.seed}, "
+            f"{settings.masks} masks",
+            f"  rows           {self.bank_rows} in the bank, {made.fit_rows} fit the detectors, {ranked} are ranked",
+        ]
+        if self.statuses:
+            told = ", ".join(f"{status} {count}" for status, count in sorted(self.statuses.items()))
+            lines.append(f"  not scored     {sum(self.statuses.values())} of {self.rows} ({told})")
+        lines += [
+            f"  detectors      {' + '.join(made.combination.names)}",
+            f"  features       {made.features}",
+            f"  flags          ood_score > {made.threshold:.4g} nats, which is p_value <= {made.review_rate:g}",
+            f"  review rate    {promised:.2%} of rows like the ranked ones; with this many rows the true rate is "
+            f"between {low:.2%} and {high:.2%}, 19 times in 20",
+        ]
+        return "\n".join(lines)
+
+
+def run_calibration(
+    model_path: str | Path,
+    source: str,
+    output: str | Path,
+    config: RunConfig,
+    wanted: CalibrationConfig,
+    listener: Listener,
+) -> CalibrationReport:
+    """Score in-distribution rows and write what follows from them.
+
+    Args:
+        model_path: a file that `oodscreen export` wrote.
+        source: held-out in-distribution rows: a shard, a folder of shards, or a glob.
+        output: the calibration file; replaced if there is one.
+        config: how rows are read and passes are run.
+        wanted: what is calibrated.
+        listener: told how it goes on.
+
+    Raises:
+        Refused: too few rows, rows that are in the reference too, or an option that cannot be meant.
+    """
+    model = read_model(model_path)
+    work = _Calibrating(model, source, config, wanted, listener)
+    calibration, bank_rows = work.calibrate()
+    digest = calibration.save(Path(output))
+    return CalibrationReport(
+        Path(output), replace(calibration, digest=digest), bank_rows, work.rows, dict(sorted(work.statuses.items()))
+    )
+
+
+def default_detectors(contract: ModelContract, *, has_features: bool) -> tuple[str, ...]:
+    """What is combined where nothing else is asked for; chosen by benchmarks/detection.py."""
+    if contract.output_kind == "regression":
+        uncertainty = "largest_std"
+    elif contract.output_kind == "sigmoid" and contract.classes > 1:
+        uncertainty = "largest_label_entropy"
+    else:
+        uncertainty = "entropy"
+    return (uncertainty, "feature_distance") if has_features else (uncertainty,)
+
+
+@dataclass
+class _Rows:
+    """What is kept of the rows that were scored: their digests and detectors, no images."""
+
+    digests: list[NDArray[np.uint64]] = field(default_factory=list)
+    scores: dict[str, list[NDArray[np.float32]]] = field(default_factory=dict)
+
+    def all_digests(self) -> NDArray[np.uint64]:
+        return np.concatenate(self.digests) if self.digests else np.zeros(0, np.uint64)
+
+    def of(self, name: str) -> NDArray[np.float32]:
+        return np.concatenate(self.scores[name])
+
+
+class _Bank:
+    """The rows with the smallest digests, so far; all digests, to find an overlap.
+
+    Args:
+        most: rows to keep at most.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: NDArray[np.uint64] = np.zeros(0, np.uint64)
+        self._features: NDArray[np.float32] | None = None
+        self.seen: list[NDArray[np.uint64]] = []
+
+    def add(self, digests: NDArray[np.uint64], features: NDArray[np.float32]) -> None:
+        """Take some rows into account; equal images count once."""
+        self.seen.append(digests)
+        joined = np.concatenate([self._kept, digests])
+        rows = features if self._features is None else np.concatenate([self._features, features])
+        self._kept, first = np.unique(joined, return_index=True)
+        self._kept, self._features = self._kept[: self._most], rows[first[: self._most]]
+
+    def close(self, most: int) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+        """Digests and features of the rows that stay, at most so many."""
+        if self._features is None:
+            return self._kept, np.zeros((0, 0), np.float32)
+        return self._kept[:most], self._features[:most]
+
+
+class _Calibrating:
+    """One calibration, from its checks to its parts."""
+
+    def __init__(
+        self, model: ExportedModel, source: str, config: RunConfig, wanted: CalibrationConfig, listener: Listener
+    ) -> None:
+        self._model, self._config, self._wanted, self._listener = model, config, wanted, listener
+        self._settings = config.settings()
+        plan = plan_engine(model, masks=self._settings.masks, features=GRID)
+        self._features = plan.features
+        self._detectors = self._choose_detectors()
+        shards = find_shards(source)[0]
+        self._demand_rows(sum(shard.rows for shard in shards), "hold")
+        self._shards = shards
+        self._reference = None if wanted.reference is None else find_shards(wanted.reference)[0]
+        self._device = choose_device(config.device, config.threads)
+        self._engine = PassEngine(
+            plan,
+            passes=self._settings.passes,
+            seed=self._settings.seed,
+            device=self._device,
+            memory=config.memory * 2**20,
+            notify=listener.noted,
+        )
+        self.rows = 0
+        self.statuses: dict[str, int] = {}
+        self._first_failure = ""
+
+    @property
+    def _uses_distance(self) -> bool:
+        return "feature_distance" in self._detectors
+
+    def calibrate(self) -> tuple[Calibration, int]:
+        """Fill the bank, run the passes, fit and rank."""
+        distance, bank, why = self._fill_bank()
+        rows = self._score_rows(None if self._reference is not None else bank, distance)
+        digests = rows.all_digests()
+        if self._reference is not None:
+            self._refuse_overlap(digests)
+        self._demand_rows(len(digests) + (0 if self._reference is not None else len(bank)), "hold readable")
+        fit, ranked = split_rows(digests, (FIT_SHARE, 1 - FIT_SHARE))
+        names = list(self._detectors)
+        if distance is not None and np.ptp(rows.of("feature_distance")[fit]) == 0:
+            names.remove("feature_distance")
+            distance, why = None, "none: every row has the same features"
+        if not names:
+            raise OptionRefused(
+                f"There is nothing to tell rows apart by ({why}).",
+                wanted="at least one detector that the model yields",
+                next_step="add --detector entropy, or another score",
+            )
+        combination = Combination(tuple(Detector.fit(name, rows.of(name)[fit]) for name in names))
+        scores = np.sort(combination.score({name: rows.of(name)[ranked] for name in names}))
+        binding = Binding(self._model.digest, ALGORITHM, self._settings)
+        calibration = Calibration(
+            binding, self._wanted.review_rate, combination, scores, distance, why, fit_rows=len(fit)
+        )
+        return calibration, len(bank)
+
+    def _choose_detectors(self) -> tuple[str, ...]:
+        contract = self._model.contract
+        missing = null_columns(contract, CALIBRATED)
+        has_features = bool(self._features.tensor)
+        for name in self._wanted.detectors:
+            if name not in HIGH_IS_UNUSUAL or name in missing or (name == "feature_distance" and not has_features):
+                known = [one for one in HIGH_IS_UNUSUAL if one not in missing]
+                raise OptionRefused(
+                    f"--detector {name} is not to be had of this model"
+                    + (f" (features: {self._features.describe()})." if name == "feature_distance" else "."),
+                    wanted=f"some of {', '.join(known)}",
+                    next_step="name others, or leave the option out",
+                )
+        if self._wanted.detectors:
+            return tuple(dict.fromkeys(self._wanted.detectors))
+        if not has_features:
+            self._listener.noted(f"no distance in trunk features, uncertainty alone ({self._features.why})")
+        return default_detectors(contract, has_features=has_features)
+
+    def _fill_bank(self) -> tuple[Distance | None, NDArray[np.uint64], str]:
+        """The distance, the digests of its rows, and where its features come from."""
+        if not self._uses_distance:
+            why = self._features.describe() if not self._features.tensor else "none: feature_distance is no detector"
+            if self._reference is not None:
+                self._listener.noted("--reference is not read: no distance in trunk features is measured")
+            return None, np.zeros(0, np.uint64), why
+        most = min(BANK_ROWS, max(_LEAST_BANK_ROWS, BANK_NUMBERS // self._features.size))
+        bank = _Bank(most)
+        for batch in self._read(self._reference or self._shards, count=self._reference is not None):
+            bank.add(_digests(batch), self._engine.features(batch.images))
+        seen = np.concatenate(bank.seen) if bank.seen else np.zeros(0, np.uint64)
+        if self._reference is None:
+            most = int(len(np.unique(seen)) * BANK_SHARE)
+        digests, features = bank.close(most)
+        if len(digests) < _LEAST_BANK_ROWS and self._reference is not None:
+            raise InputRefused(
+                f"The reference {self._wanted.reference} has {len(digests)} readable rows that differ.",
+                wanted=f"at least {_LEAST_BANK_ROWS}, better thousands: training rows will do",
+                next_step="give more, or leave --reference out",
+            )
+        self._reference_digests = seen
+        return DISTANCES[self._wanted.distance].fit(features), digests, self._features.describe()
+
+    def _score_rows(self, bank: NDArray[np.uint64] | None, distance: Distance | None) -> _Rows:
+        """The T passes over every row that is not in the bank."""
+        meter = None if distance is None else DistanceMeter(distance, self._device)
+        rows = _Rows()
+        for batch in self._read(self._shards, count=True):
+            digests = _digests(batch)
+            kept = np.ones(len(digests), np.bool_) if bank is None else ~np.isin(digests, bank)
+            if not kept.any():
+                continue
+            summary = self._engine.summarize(batch.images[kept])
+            if meter is not None and summary.features is not None:
+                summary = replace(summary, feature_distance=meter.measure(summary.features))
+            finite: NDArray[np.bool_] = np.all(np.isfinite(summary.mean), axis=1)
+            if not finite.all():
+                self._count("non_finite", int((~finite).sum()))
+            scores = score_columns(summary.take(finite))
+            rows.digests.append(digests[kept][finite])
+            for name in self._detectors:
+                rows.scores.setdefault(name, []).append(scores[name])
+        return rows
+
+    def _read(self, shards: list[ShardRef], *, count: bool) -> Iterator[ImageBatch]:
+        """Batches of images, decoded ahead; batches without a readable row are passed over."""
+        config, contract = self._config, self._model.contract
+        columns = map_columns(shards, config, contract)
+        decoder = Decoder(contract, max_pixels=config.max_pixels, image_root=config.image_root, threads=config.threads)
+        self._listener.started(len(shards), sum(shard.rows for shard in shards), 0, self._device.note)
+        clock = StageClock()
+        read = clock.make("read", read_batches(shards, columns, batch_rows(config, contract)))
+        pieces = work_ahead(read, 1)
+        decoded = work_ahead(clock.apply("decode", decoder.decode, pieces), 1)
+        try:
+            with closing(decoded):
+                for batch in decoded:
+                    if count and shards is self._shards:
+                        self.rows += len(batch.readable)
+                        for status, told in batch.failures.values():
+                            self._count(status, 1)
+                            self._first_failure = self._first_failure or f"{status}: {told}"
+                    if batch.readable.any():
+                        yield batch
+                    self._listener.advanced(len(batch.readable))
+        finally:
+            decoder.close()
+
+    def _count(self, status: str, rows: int) -> None:
+        self.statuses[status] = self.statuses.get(status, 0) + rows
+
+    def _refuse_overlap(self, digests: NDArray[np.uint64]) -> None:
+        if not self._uses_distance:
+            return
+        both = np.isin(digests, self._reference_digests)
+        if both.any():
+            raise InputRefused(
+                f"{int(both.sum())} of {len(digests)} in-distribution rows are in the reference too, pixel by pixel.",
+                wanted="rows that the reference does not hold: a row is at no distance from itself",
+                next_step="take these rows out of one of the two",
+            )
+
+    def _is_enough(self, rows: int) -> bool:
+        """Whether so many rows make parts that are large enough."""
+        own_bank = self._uses_distance and self._wanted.reference is None
+        rest = rows - (int(rows * BANK_SHARE) if own_bank else 0)
+        fit = round(rest * FIT_SHARE)
+        return fit >= LEAST_FIT_ROWS and rest - fit >= least_ranked_rows(self._wanted.review_rate)
+
+    def _demand_rows(self, rows: int, verb: str) -> None:
+        """Refuse fewer rows than the review rate needs."""
+        needed = next(count for count in itertools.count(LEAST_FIT_ROWS) if self._is_enough(count))
+        if rows < needed:
+            failed = (
+                f" (the first that failed: {self._first_failure})" if verb != "hold" and self._first_failure else ""
+            )
+            raise InputRefused(
+                f"The in-distribution shards {verb} {rows} rows{failed}.",
+                wanted=f"at least {needed} readable rows for a review rate of {self._wanted.review_rate:g}, "
+                "better ten times as many",
+                next_step="give more rows that the model was not trained on, of the size that it takes, or a higher "
+                "--review-rate",
+            )
+
+
+def _digests(batch: ImageBatch) -> NDArray[np.uint64]:
+    return np.array(identify_rows(batch.images), np.uint64)
