@@ -34,7 +34,7 @@ from screen.decide.calibration import (
 )
 from screen.decide.detectors import HIGH_IS_UNUSUAL, Combination, Detector
 from screen.decide.scores import score_columns
-from screen.engine.distance import DISTANCES, Distance, DistanceMeter
+from screen.engine.distance import DISTANCES, Distance
 from screen.engine.features import GRID
 from screen.engine.masks import ALGORITHM, identify_rows
 from screen.engine.passes import PassEngine
@@ -318,7 +318,8 @@ class _Calibrating:
 
     def _score_rows(self, bank: NDArray[np.uint64] | None, distance: Distance | None) -> _Rows:
         """The T passes over every row that is not in the bank."""
-        meter = None if distance is None else DistanceMeter(distance, self._device)
+        if distance is not None:
+            self._engine.measure_by(distance)
         rows = _Rows()
         for batch in self._read(self._shards, count=True):
             digests = _digests(batch)
@@ -326,8 +327,6 @@ class _Calibrating:
             if not kept.any():
                 continue
             summary = self._engine.summarize(batch.images[kept])
-            if meter is not None and summary.features is not None:
-                summary = replace(summary, feature_distance=meter.measure(summary.features))
             finite: NDArray[np.bool_] = np.all(np.isfinite(summary.mean), axis=1)
             if not finite.all():
                 self._count("non_finite", int((~finite).sum()))

@@ -85,6 +85,13 @@ class RunConfig:
             show_default=False,
         ),
     ] = None
+    adaptive: Annotated[
+        bool,
+        typer.Option(
+            "--adaptive",
+            help="Stop a row's passes where its decision is settled; the column `passes` says after how many.",
+        ),
+    ] = False
     image_column: Annotated[str, typer.Option(help="Column with the images.")] = "image"
     id_column: Annotated[
         str | None,
@@ -137,13 +144,21 @@ class RunConfig:
         )
 
     def identity(
-        self, model: ExportedModel, mask_algorithm: str, settings: PassSettings, rule: str, calibration: str | None
+        self,
+        model: ExportedModel,
+        *,
+        mask_algorithm: str,
+        adaptive_algorithm: str,
+        settings: PassSettings,
+        rule: str,
+        calibration: str | None,
     ) -> dict[str, Any]:
         """What decides a result, as JSON values: recorded in every file, and the fingerprint's source.
 
         Args:
             model: the model.
             mask_algorithm: how masks come from the seed.
+            adaptive_algorithm: when passes stop, where they do.
             settings: of the passes.
             rule: when a row is flagged.
             calibration: its digest; None without one.
@@ -156,6 +171,7 @@ class RunConfig:
             "model": model.digest,
             "mask_algorithm": mask_algorithm,
             "calibration": calibration,
+            "adaptive": adaptive_algorithm if self.adaptive else None,
             "result_format": RESULT_FORMAT,
         }
 

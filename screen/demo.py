@@ -1,7 +1,8 @@
 """`oodscreen demo`: train, export and screen on the bundled MNIST subset.
 
-In: the package's own data. Out: in OUTPUT, a Keras model, its ONNX export, input shards (test
-digits, the same rotated, random noise) and their results; on the terminal, what came of it.
+In: the package's own data. Out: in OUTPUT, a Keras model, its ONNX export, a calibration, input
+shards (random noise, test digits rotated and as they are) and their results; on the terminal, what
+came of it.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from screen.calibrate import CalibrationConfig, run_calibration
 from screen.config import RunConfig
 from screen.progress import make_listener
 from screen.runner import RunSummary, run_screening
 
 EPOCHS = 5
 PASSES = 100
+REVIEW_RATE = 0.02
 ARTICLE_ROW = 247
 """The test image that the article shows: a 4 of which the network is not sure."""
 
@@ -51,14 +54,25 @@ def run_demo(output: Path) -> None:
     model = output / "article.onnx"
     _say(f"1. Train the article's network on 10,000 MNIST digits, {EPOCHS} epochs")
     _train_and_export(output / "article.keras", model)
-    _say("3. Make input shards: test digits, the same rotated by 90 degrees, random noise")
-    sets = _make_inputs(output / "input")
+    _say("3. Make shards: digits to calibrate with; random noise, rotated and unchanged test digits to screen")
+    sets = _make_inputs(output)
+    known = output / "known"
+    calibration = output / "article.calibration"
+    _say(
+        f"4. oodscreen calibrate {model} {known / 'valid'} --reference {known / 'train'} -o {calibration} "
+        f"--review-rate {REVIEW_RATE} --passes {PASSES}"
+    )
+    wanted = CalibrationConfig(REVIEW_RATE, reference=str(known / "train"))
+    with make_listener() as listener:
+        report = run_calibration(model, str(known / "valid"), calibration, RunConfig(passes=PASSES), wanted, listener)
+    _say(report.to_text())
     summaries: dict[str, RunSummary] = {}
-    for number, name in enumerate(sets, start=4):
-        _say(f"{number}. oodscreen run {model} {sets[name]} {output / 'results' / name} --passes {PASSES} --keep label")
-        config = RunConfig(passes=PASSES, keep=["label"], force=True)
+    for number, name in enumerate(sets, start=5):
+        results = output / "results" / name
+        _say(f"{number}. oodscreen run {model} {sets[name]} {results} --calibration {calibration} --keep label")
+        config = RunConfig(calibration=str(calibration), keep=["label"], force=True)
         with make_listener() as listener:
-            summaries[name] = run_screening(model, str(sets[name]), output / "results" / name, config, listener)
+            summaries[name] = run_screening(model, str(sets[name]), results, config, listener)
     _report(output, model, summaries)
     _say(f"Done in {time.monotonic() - started:.0f} s.")
 
@@ -136,28 +150,42 @@ class _EpochLines:
         )
 
 
-def _make_inputs(folder: Path) -> dict[str, Path]:
+def _make_inputs(output: Path) -> dict[str, Path]:
+    for part in ("train", "valid"):
+        write_shards(output / "known" / part, *read_images(part), part)
+    folder = output / "input"
     images, labels = read_images("test")
     noise = np.random.default_rng(_SEED).integers(0, 256, (_NOISE_ROWS, 28, 28, 1), dtype=np.uint8)
-    write_shards(folder / "digits", images, labels, "digit")
-    write_shards(folder / "rotated", np.rot90(images, axes=(1, 2)), labels, "rotated")
     write_shards(folder / "noise", noise, np.full(_NOISE_ROWS, -1), "noise")
-    return {name: folder / name for name in ("digits", "rotated", "noise")}
+    write_shards(folder / "rotated", np.rot90(images, axes=(1, 2)), labels, "rotated")
+    write_shards(folder / "digits", images, labels, "digit")
+    return {name: folder / name for name in ("noise", "rotated", "digits")}
 
 
 def _report(output: Path, model: Path, summaries: dict[str, RunSummary]) -> None:
     results = {name: pq.read_table(output / "results" / name) for name in summaries}
     console = Console(width=100, highlight=False)
-    table = Table("set", "rows", "flagged", "mean confidence", "mean entropy", title="What was flagged")
+    # Entropy alone may flag as many digits as the calibration does, and no more.
+    entropies = np.sort(np.asarray(results["digits"]["entropy"]))[::-1]
+    limit = entropies[summaries["digits"].flagged]
+    table = Table("set", "rows", "confidence", "entropy", "flagged", "by entropy alone", "missed by entropy alone")
+    table.title = "What was flagged"
     for name, rows in results.items():
+        entropy, flag = np.asarray(rows["entropy"]), np.asarray(rows["flag"])
         table.add_row(
             name,
             str(len(rows)),
-            f"{summaries[name].flagged / len(rows):.1%}",
             f"{pc.mean(rows['confidence']).as_py():.2f}",
-            f"{pc.mean(rows['entropy']).as_py():.2f}",
+            f"{entropy.mean():.2f}",
+            f"{flag.mean():.1%}",
+            f"{np.mean(entropy > limit):.1%}",
+            str(int(np.sum(flag & (entropy <= limit)))),
         )
     console.print(table)
+    console.print(
+        f"By entropy alone: the {summaries['digits'].flagged} digits with the highest entropy, "
+        f"and of the other sets what lies above them (> {limit:.2f} nats)."
+    )
 
     digits = results["digits"]
     order = pc.sort_indices(digits, sort_keys=[("entropy", "descending")])
@@ -173,11 +201,7 @@ def _report(output: Path, model: Path, summaries: dict[str, RunSummary]) -> None
         f"Row {ARTICLE_ROW}, the article's uncertain {article['label']}: predicted {article['prediction']} at "
         f"{article['confidence']:.2f} +- {article['prediction_std']:.2f}, number {rank} of {len(digits)} by entropy."
     )
-    missed = summaries["noise"].rows - summaries["noise"].flagged
-    console.print(
-        f"Entropy alone let {missed} of {summaries['noise'].rows} noise images pass (rule: {summaries['noise'].rule})."
-    )
-    _say(f"Files: model {model}, input {output / 'input'}, results {output / 'results'}")
+    _say(f"Files in {output}: {model.name}, article.calibration, known/, input/, results/")
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

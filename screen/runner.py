@@ -21,6 +21,7 @@ from export.errors import ExitCode, OutputRefused
 from screen.config import RunConfig
 from screen.decide.rules import Decision
 from screen.decide.scores import score_columns
+from screen.engine import settling
 from screen.engine.masks import ALGORITHM
 from screen.input.decode import Decoder, ImageBatch
 from screen.input.rows import ColumnMapping, RowBatch, map_columns, read_batches
@@ -132,6 +133,7 @@ def run_screening(
         masks=config.masks,
         flag_if=config.flag_if,
         calibration=config.calibration,
+        adaptive=config.adaptive,
         device=config.device,
         threads=config.threads,
         memory=config.memory,
@@ -139,7 +141,14 @@ def run_screening(
     )
     judge = screener.judge
     calibration = None if judge.calibration is None else judge.calibration.digest
-    identity = config.identity(model, ALGORITHM, judge.settings, judge.rule.text, calibration)
+    identity = config.identity(
+        model,
+        mask_algorithm=ALGORITHM,
+        adaptive_algorithm=settling.ALGORITHM,
+        settings=judge.settings,
+        rule=judge.rule.text,
+        calibration=calibration,
+    )
     _open_manifest(output, identity, shards, force=config.force)  # refuses before anything is written
     summary = RunSummary(output, judge.rule.text, screener.device.name, unreadable=unreadable)
     with hold_output(output):

@@ -7,7 +7,6 @@ runs on this very class, so its numbers are the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from export.errors import InputRefused
 from screen.config import RunConfig
 from screen.decide.judge import choose_judge
 from screen.decide.rules import Decision
-from screen.engine.distance import DistanceMeter
 from screen.engine.features import GRID
 from screen.engine.passes import PassEngine
 from screen.engine.plan import plan_engine
@@ -40,6 +38,8 @@ class Screener:
         flag_if: when to flag a row; the default follows from the kind of output. With a
             calibration, either one flags.
         calibration: a file of `oodscreen calibrate` for this model.
+        adaptive: let a row's passes stop where its decision is settled; `passes` of its summary says
+            after how many. Its scores are then estimates of those after T.
         device: `auto`, `cpu` or `cuda`.
         threads: threads that share the work; 0 for all cores. Results do not depend on it.
         memory: MiB that the tensors of a run may take.
@@ -58,6 +58,7 @@ class Screener:
         masks: str | None = None,
         flag_if: str | None = None,
         calibration: str | Path | None = None,
+        adaptive: bool = False,
         device: str = "auto",
         threads: int = 0,
         memory: int = 512,
@@ -69,6 +70,7 @@ class Screener:
             masks=masks,
             flag_if=flag_if,
             calibration=None if calibration is None else str(calibration),
+            adaptive=adaptive,
             threads=threads,
             memory=memory,
         )
@@ -86,10 +88,9 @@ class Screener:
             notify=notify,
         )
         distance = None if self.judge.calibration is None else self.judge.calibration.distance
-        self._engine = self._open_engine(
-            plan_engine(self.model, masks=settings.masks, features=0 if distance is None else GRID)
-        )
-        self._meter = None if distance is None else DistanceMeter(distance, self.device)
+        plan = plan_engine(self.model, masks=settings.masks, features=0 if distance is None else GRID)
+        self._engine = self._open_engine(plan, adaptive=adaptive, distance=distance)
+        self._adaptive = adaptive
         self._raw_engine: PassEngine | None = None
 
     def score(self, images: NDArray[np.uint8]) -> PassSummary:
@@ -101,10 +102,11 @@ class Screener:
         Raises:
             InputRefused: the array is not of that type and shape.
         """
-        summary = self._engine.summarize(self._check(images))
-        if self._meter is not None and summary.features is not None:
-            distance = self._meter.measure(summary.features)
-            summary = replace(summary, features=None, feature_distance=distance)
+        checked = self._check(images)
+        if self._adaptive:
+            summary = self._engine.summarize_settled(checked, self.judge.entropy_limits)
+        else:
+            summary = self._engine.summarize(checked)
         return self.judge.complete(summary)
 
     def flag(self, summary: PassSummary) -> Decision:

@@ -8,11 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from export.contract import ExportedModel
 from screen.columns import CALIBRATED
 from screen.config import PassSettings, RunConfig
+from screen.decide.adaptive import entropy_limits, refuse_unsettling
 from screen.decide.calibration import Binding, Calibration, read_calibration
+from screen.decide.detectors import Floats
 from screen.decide.rules import Decision, FlagRule, default_rule, parse_rule
 from screen.decide.scores import score_columns
 from screen.engine.masks import ALGORITHM
@@ -26,12 +29,23 @@ class Judge:
     Attributes:
         settings: the passes that are judged.
         rule: when a row is flagged.
+        asked: the rule beside the calibration; without one, the same as `rule`.
         calibration: what fills `ood_score` and `p_value`; None where they stay null.
     """
 
     settings: PassSettings
     rule: FlagRule
+    asked: FlagRule | None
     calibration: Calibration | None
+
+    def entropy_limits(self, rows: int, distance: NDArray[np.float64] | None) -> Floats:
+        """The predictive entropy above which each row is flagged, `[B]`, in nats.
+
+        Args:
+            rows: B.
+            distance: `[B]`, `feature_distance`, where the calibration reads it.
+        """
+        return entropy_limits(self.asked, self.calibration, rows, distance)
 
     def complete(self, summary: PassSummary) -> PassSummary:
         """The summary with `ood_score` and `p_value`, where there is a calibration."""
@@ -65,14 +79,16 @@ def choose_judge(model: ExportedModel, config: RunConfig) -> Judge:
     """
     contract = model.contract
     if config.calibration is None:
-        text = default_rule(contract) if config.flag_if is None else config.flag_if
-        return Judge(config.settings(), parse_rule(text, contract), None)
-    calibration = read_calibration(config.calibration)
-    settings = config.settings(calibration.binding.settings)
-    calibration.check(Binding(model.digest, ALGORITHM, settings))
-    known = CALIBRATED if calibration.distance is not None else CALIBRATED - {"feature_distance"}
-    text = calibration.rule
-    if config.flag_if is not None:
-        parse_rule(config.flag_if, contract, known)  # by itself, so that a message shows what was given
-        text = f"{text} or ({config.flag_if})"
-    return Judge(settings, parse_rule(text, contract, known), calibration)
+        rule = parse_rule(default_rule(contract) if config.flag_if is None else config.flag_if, contract)
+        judge = Judge(config.settings(), rule, rule, None)
+    else:
+        calibration = read_calibration(config.calibration)
+        settings = config.settings(calibration.binding.settings)
+        calibration.check(Binding(model.digest, ALGORITHM, settings))
+        known = CALIBRATED if calibration.distance is not None else CALIBRATED - {"feature_distance"}
+        asked = None if config.flag_if is None else parse_rule(config.flag_if, contract, known)
+        text = calibration.rule if asked is None else f"{calibration.rule} or ({asked.text})"
+        judge = Judge(settings, parse_rule(text, contract, known), asked, calibration)
+    if config.adaptive:
+        refuse_unsettling(contract, judge.asked, judge.calibration)
+    return judge

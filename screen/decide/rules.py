@@ -110,6 +110,11 @@ class FlagRule:
     _root: Any
     _comparisons: tuple[_Comparison, ...]
 
+    @property
+    def entropy_limit(self) -> float | None:
+        """The entropy above which the rule flags, whatever else a row scores; None where it does not follow from it."""
+        return _entropy_limit(self._root)
+
     def decide(self, scores: Scores) -> Decision:
         """Apply the rule.
 
@@ -123,6 +128,19 @@ class FlagRule:
             told = [comparison.tell(scores, row) for comparison, answers in held if answers[row]]
             reasons[row] = "; ".join(told) or self.text
         return Decision(flag, reasons)
+
+
+def _entropy_limit(part: Any) -> float | None:
+    if isinstance(part, _Comparison):
+        left, sign, right = part.left, part.sign, part.right
+        if isinstance(left, float):
+            left, right, sign = right, left, {"<": ">", "<=": ">="}.get(sign, "")
+        return right if left == "entropy" and sign in (">", ">=") and isinstance(right, float) else None
+    limits = [_entropy_limit(one) for one in part.parts]
+    if part.word == "not" or None in limits:
+        return None
+    known = [limit for limit in limits if limit is not None]
+    return min(known) if part.word == "or" else max(known)
 
 
 def default_rule(contract: ModelContract) -> str:

@@ -23,11 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import OutOfMemory
+from screen.engine.distance import Distance, DistanceMeter
 from screen.engine.features import FEATURES
 from screen.engine.masks import draw_masks, draw_row_masks, identify_rows
 from screen.engine.plan import TRUNK_ROWS, EnginePlan
 from screen.engine.reduction import ENERGY, ENTROPY, M2, M3, M4, RAW_OUTPUT, VOTES
 from screen.engine.session import Device, Part, to_numpy
+from screen.engine.settling import entropy_error, find_settled, plan_looks
 from screen.engine.statistics import PassSummary, RunStatistics, concatenate, summarize
 
 _LEAST = 2
@@ -37,6 +39,10 @@ _SUMS = (M2, M3, M4, VOTES, ENTROPY, ENERGY)
 
 KEPT_MASKS_BYTES = 256 * 2**20
 """Masks up to this size are drawn once and kept; larger ones are drawn again for every batch."""
+
+
+Limits = Callable[[int, NDArray[np.float64] | None], NDArray[np.float64]]
+"""From the number of rows B and their `feature_distance` `[B]` to the entropy above which each is flagged, `[B]`."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,8 @@ class PassEngine:
         seed: of the masks.
         device: where sessions run.
         memory: bytes that the tensors of a run may take; sets how many rows are in one.
+        adaptive: cut T into the runs of `summarize_settled`.
+        distance: what fills `feature_distance`; for a plan that was made with `features`.
         notify: told in one line when memory ran out and runs become smaller, once.
     """
 
@@ -90,6 +98,8 @@ class PassEngine:
         seed: int,
         device: Device,
         memory: int,
+        adaptive: bool = False,
+        distance: Distance | None = None,
         notify: Callable[[str], None] | None = None,
     ) -> None:
         self.plan = plan
@@ -102,13 +112,20 @@ class PassEngine:
         self._notify = notify
         self._trunk = Part(plan.trunk, device)
         self._head = Part(plan.head, device)
-        counts = plan.runs(passes)
-        starts = accumulate(counts, initial=0)
-        self._runs = [_Run(start, count) for start, count in zip(starts, counts, strict=False)]
+        self._looks = plan_looks(passes) if adaptive else (passes,)
+        self._runs_to_look = _cut_passes(plan, self._looks)
+        self._runs = [run for runs in self._runs_to_look for run in runs]
+        self._meter: DistanceMeter | None = None
+        if distance is not None:
+            self.measure_by(distance)
         elements = sum(math.prod(site.site.noise_shape) for site in plan.sites)
         self._kept: dict[_Run, dict[str, Any]] = {}
         if plan.masks == "shared" and 4 * passes * elements <= KEPT_MASKS_BYTES:
             self._kept = {run: self._draw_shared(run) for run in self._runs}
+
+    def measure_by(self, distance: Distance) -> None:
+        """Fill `feature_distance` from now on."""
+        self._meter = DistanceMeter(distance, self.device)
 
     def summarize(self, images: NDArray[np.uint8]) -> PassSummary:
         """What T passes say.
@@ -119,11 +136,29 @@ class PassEngine:
         Raises:
             OutOfMemory: not even two rows fit.
         """
+        return self._in_pieces(images, self._summarize_rows)
+
+    def summarize_settled(self, images: NDArray[np.uint8], limits: Limits) -> PassSummary:
+        """What the passes say that a row had until its decision was settled; for an `adaptive` engine.
+
+        Args:
+            images: `uint8 [B, H, W, C]`, B at least 1.
+            limits: the entropy above which each row is flagged.
+
+        Raises:
+            OutOfMemory: not even two rows fit.
+        """
+        return self._in_pieces(images, lambda some: self._settle_rows(some, limits))
+
+    def _in_pieces(
+        self, images: NDArray[np.uint8], summarize_some: Callable[[NDArray[np.uint8]], PassSummary]
+    ) -> PassSummary:
+        """Rows in pieces that fit into memory, smaller ones when it ran out."""
         summaries: list[PassSummary] = []
         waiting = self._cut_to_fit(images)
         while waiting:
             try:
-                summaries.append(self._summarize_rows(waiting[0]))
+                summaries.append(summarize_some(waiting[0]))
                 waiting.pop(0)
             except (OutOfMemory, MemoryError):  # of the session, or of numpy between sessions
                 rows = len(waiting[0])
@@ -163,23 +198,71 @@ class PassEngine:
 
     def _summarize_rows(self, images: NDArray[np.uint8]) -> PassSummary:
         """One batch that fits: its trunk, then every run of passes, merged in their order."""
-        slices = _cut(images, -(-self._workers // len(self._runs)))
-        rows = [_Rows(part) for part in slices]
-        trunks = [self._run_slices(part) for part in rows]
-        features = [self._take_features(parts) for parts in trunks] if FEATURES in self._trunk.outputs else []
-        boundaries = [self._join(parts) for parts in trunks]
-        tasks = [(boundary, run, part) for part, boundary in zip(rows, boundaries, strict=True) for run in self._runs]
+        rows = [_Rows(part) for part in _cut(images, -(-self._workers // len(self._runs)))]
+        boundaries, distances = zip(*(self._run_trunk_and_measure(part) for part in rows), strict=True)
+        statistics = self._reduce_all(list(zip(boundaries, rows, strict=True)), self._runs)
+        summary = summarize(statistics, self.plan.contract.output_kind)
+        return replace(summary, feature_distance=None if distances[0] is None else np.concatenate(distances))
+
+    def _settle_rows(self, images: NDArray[np.uint8], limits: Limits) -> PassSummary:
+        """One batch that fits: its trunk, then runs of passes from look to look, for the rows that are not settled."""
+        boundary, distance = self._run_trunk_and_measure(_Rows(images))
+        limit = limits(len(images), distance)
+        left = np.arange(len(images))
+        so_far: RunStatistics | None = None
+        summaries: list[PassSummary] = []
+        places: list[NDArray[np.int64]] = []
+        for runs, passes in zip(self._runs_to_look, self._looks, strict=True):
+            statistics = self._reduce_all(self._share_out(boundary, images[left], len(runs)), runs)
+            so_far = statistics if so_far is None else so_far.merge(statistics)
+            summary = summarize(so_far, self.plan.contract.output_kind)
+            settled = np.ones(len(left), np.bool_)
+            if passes < self.passes and summary.entropy is not None:
+                settled = find_settled(summary.entropy, entropy_error(so_far), limit[left])
+            summaries.append(summary.take(settled))
+            places.append(left[settled])
+            if settled.all():
+                break
+            so_far = so_far.take(~settled)
+            boundary = self._take_rows(boundary, np.flatnonzero(~settled))
+            left = left[~settled]
+        summary = concatenate(summaries).take(np.argsort(np.concatenate(places)))
+        return replace(summary, feature_distance=distance)
+
+    def _reduce_all(self, pieces: list[tuple[dict[str, Any], _Rows]], runs: list[_Run]) -> RunStatistics:
+        """Every run of passes over every piece of rows, at the same time; runs merged in order, pieces joined."""
+        tasks = [(boundary, run, rows) for boundary, rows in pieces for run in runs]
         reduced = list(self._pool.map(lambda task: self._reduce(*task), tasks))
-        summaries = []
-        for index in range(len(rows)):
-            runs = reduced[index * len(self._runs) : (index + 1) * len(self._runs)]
-            summary = summarize(reduce(RunStatistics.merge, runs), self.plan.contract.output_kind)
-            summaries.append(replace(summary, features=features[index][: rows[index].count]) if features else summary)
-        return concatenate(summaries)
+        merged = [reduce(RunStatistics.merge, reduced[at : at + len(runs)]) for at in range(0, len(tasks), len(runs))]
+        return RunStatistics.join(merged)
+
+    def _share_out(
+        self, boundary: dict[str, Any], images: NDArray[np.uint8], runs: int
+    ) -> list[tuple[dict[str, Any], _Rows]]:
+        """Rows with their boundary, in as many pieces as it takes to keep every worker busy."""
+        parts = _cut(images, -(-self._workers // runs))
+        if len(parts) == 1:
+            return [(boundary, _Rows(images))]
+        ends = np.cumsum([len(part) for part in parts])
+        places = [np.arange(end - len(part), end) for part, end in zip(parts, ends, strict=True)]
+        return [(self._take_rows(boundary, some), _Rows(part)) for some, part in zip(places, parts, strict=True)]
+
+    def _take_rows(self, boundary: dict[str, Any], places: NDArray[np.int64]) -> dict[str, Any]:
+        """Some rows of a boundary; a single row is fed twice."""
+        fed = places if len(places) >= _LEAST else np.repeat(places, _LEAST)
+        return {name: self._head.put(np.take(values.numpy(), fed, axis=0)) for name, values in boundary.items()}
+
+    def _run_trunk_and_measure(self, rows: _Rows) -> tuple[dict[str, Any], NDArray[np.float64] | None]:
+        """The boundary of some rows, and how far their features are from known ones."""
+        parts = self._run_slices(rows)
+        if FEATURES not in self._trunk.outputs:
+            return self._join(parts), None
+        features = self._take_features(parts)[: rows.count]
+        return self._join(parts), None if self._meter is None else self._meter.measure(features)
 
     def _run_trunk(self, rows: _Rows) -> dict[str, Any]:
         """The boundary of some rows."""
-        return self._join(self._run_slices(rows))
+        return self._run_trunk_and_measure(rows)[0]
 
     def _run_slices(self, rows: _Rows) -> list[dict[str, Any]]:
         """What the trunk gives for some rows, in slices that are computed at the same time."""
@@ -249,6 +332,16 @@ class PassEngine:
             self._notify(f"memory ran out with {instead_of} rows in a run; going on with {rows}")
             self._notify = None
         self.rows_per_run = rows
+
+
+def _cut_passes(plan: EnginePlan, looks: Sequence[int]) -> list[list[_Run]]:
+    """The runs up to each look; where they are cut follows from the model and T."""
+    cut: list[list[_Run]] = []
+    for start, end in zip((0, *looks), looks, strict=False):
+        counts = plan.runs(end - start)
+        starts = accumulate(counts, initial=start)
+        cut.append([_Run(at, count) for at, count in zip(starts, counts, strict=False)])
+    return cut
 
 
 def _cut(images: NDArray[np.uint8], parts: int) -> list[NDArray[np.uint8]]:

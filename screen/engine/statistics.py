@@ -6,7 +6,7 @@ rows, C classes. Runs are merged in float64.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,19 @@ class RunStatistics:
         terms = double(ENTROPY)
         entropy = None if terms is None else terms.reshape(len(terms), -1).sum(axis=1)
         return cls(passes, mean, m2, m3, m4, double(VOTES), entropy, double(ENERGY))
+
+    def take(self, rows: NDArray[np.bool_]) -> RunStatistics:
+        """Some of the rows, by a mask `[B]`."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "passes"}
+        return replace(self, **{name: None if array is None else array[rows] for name, array in arrays.items()})
+
+    @classmethod
+    def join(cls, parts: list[RunStatistics]) -> RunStatistics:
+        """The rows of several, which had the same passes, one after the other."""
+        names = [field.name for field in fields(cls) if field.name != "passes"]
+        columns = {name: [getattr(part, name) for part in parts] for name in names}
+        joined = {name: None if some[0] is None else np.concatenate(some) for name, some in columns.items()}
+        return replace(parts[0], **joined)
 
     def merge(self, other: RunStatistics) -> RunStatistics:
         """The statistics of both runs together (Pébay 2008, SAND2008-6212, eqs. 2.1 to 2.4)."""
@@ -104,8 +117,7 @@ class PassSummary:
         prediction_std, skewness, kurtosis: `[B]`, of the predicted class; the kurtosis is the excess.
         energy: `[B]`, mean over passes of -logsumexp(logits).
         largest_label_entropy: `[B]`, for several labels: entropy of the least certain one, nats.
-        features: `float32 [B, F]`, of the trunk, where they were asked for.
-        feature_distance: `[B]`, from those of known rows; with a calibration.
+        feature_distance: `[B]`, of the trunk's features from those of known rows; with a calibration.
         ood_score: `[B]`, how unusual the row is, nats; with a calibration.
         p_value: `[B]`, conformal p-value of `ood_score`; with a calibration.
     """
@@ -125,13 +137,12 @@ class PassSummary:
     kurtosis: Floats | None = None
     energy: Floats | None = None
     largest_label_entropy: Floats | None = None
-    features: NDArray[np.float32] | None = None
     feature_distance: Floats | None = None
     ood_score: Floats | None = None
     p_value: Floats | None = None
 
-    def take(self, rows: NDArray[np.bool_]) -> PassSummary:
-        """Some of the rows, by a mask `[B]`."""
+    def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> PassSummary:
+        """Some of the rows, by a mask `[B]` or by their places, in that order."""
         taken: dict[str, Any] = {}
         for field in fields(self):
             array = getattr(self, field.name)

@@ -101,7 +101,6 @@ def test_noise_is_flagged_and_looks_far(calibrate: Calibrate, article_onnx: Path
     assert far.feature_distance is not None
     assert near.feature_distance is not None
     assert far.feature_distance.min() > near.feature_distance.max()
-    assert far.features is None
 
 
 def test_a_rule_and_a_calibration_flag_either_one(calibrate: Calibrate, article_onnx: Path, digits: Any) -> None:

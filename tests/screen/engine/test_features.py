@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from export.contract import ExportedModel
+from screen.engine.distance import DistanceMeter, NearestNeighbours
 from screen.engine.features import FEATURES_MAX, GRID, cell_means
 from screen.engine.passes import PassEngine
 from screen.engine.plan import plan_engine
@@ -151,14 +152,17 @@ def test_many_channels_get_a_coarser_grid() -> None:
 @pytest.mark.parametrize("model", [channels_first(), channels_last(), tokens(), flat()])
 def test_features_are_the_same_bits_in_every_batch_and_with_the_passes(model: ExportedModel) -> None:
     whole = features_of(model, IMAGES)
-    engine = PassEngine(plan_engine(model, features=GRID), passes=3, seed=0, device=Device("cpu", 2), memory=2**22)
+    distance = NearestNeighbours.fit(whole[:10])
+    far = DistanceMeter(distance, Device("cpu", 1)).measure(whole)
+    plan = plan_engine(model, features=GRID)
+    engine = PassEngine(plan, passes=3, seed=0, device=Device("cpu", 2), memory=2**22, distance=distance)
 
     @settings(max_examples=30, deadline=None)
     @given(st.integers(0, 29), st.integers(1, 30))
     def check(start: int, count: int) -> None:
         some = IMAGES[start : start + count]
         np.testing.assert_array_equal(engine.features(some), whole[start : start + count])
-        np.testing.assert_array_equal(engine.summarize(some).features, whole[start : start + count])
+        np.testing.assert_array_equal(engine.summarize(some).feature_distance, far[start : start + count])
 
     check()
 
@@ -172,4 +176,3 @@ def test_features_change_no_statistic() -> None:
         one, other = with_features.summarize(IMAGES), without.summarize(IMAGES)
         np.testing.assert_array_equal(one.mean, other.mean)
         np.testing.assert_array_equal(one.std, other.std)
-        assert other.features is None

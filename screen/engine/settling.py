@@ -1,0 +1,79 @@
+"""When a row needs no more passes: its entropy is so far from where the decision turns that the rest cannot change it.
+
+In: statistics of the passes so far, and for each row the entropy above which it is flagged. Out: which
+rows are settled. Pure. At which passes rows are looked at follows from T alone, and whether a row is
+settled from the row alone, so that neither batch nor order matters.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from screen.engine.statistics import Floats, RunStatistics
+
+FIRST_LOOK = 25
+"""Passes before a row may leave: fewer do not show the rare pass that disagrees."""
+
+GROWTH = 1.6
+"""Each look comes after so many times the passes of the one before."""
+
+ERRORS = 3.0
+"""Standard errors between the entropy and its limit that settle a row."""
+
+MARGIN = 0.02
+"""The share of the limit that must lie between, too: the entropy of few passes is a little too low."""
+
+_LEAST_RUN = 2
+_SMALLEST = 1e-30
+
+ALGORITHM = f"{FIRST_LOOK}/{GROWTH}/{ERRORS}/{MARGIN}"
+"""Part of a run's fingerprint."""
+
+
+def plan_looks(passes: int) -> tuple[int, ...]:
+    """After how many passes rows are looked at; the last is T. No two looks are a single pass apart."""
+    looks: list[int] = []
+    look = float(FIRST_LOOK)
+    while look + _LEAST_RUN <= passes:
+        looks.append(int(look))
+        look = max(look + _LEAST_RUN, look * GROWTH)
+    return (*looks, passes)
+
+
+def entropy_error(runs: RunStatistics) -> Floats:
+    """At least the standard error of the predictive entropy after these passes, `[B]`, in nats.
+
+    By the delta method it is that of the mean over passes of `sum_c -p_c ln m_c`, with the predictive mean m.
+    The probabilities sum to 1, so any constant may be taken off the weights `-ln m_c`, and the
+    triangle inequality bounds the standard deviation of the sum by `sum_c |w_c - a| std_c`; the weighted
+    median makes it smallest. Where two classes compete, it is exact.
+
+    Args:
+        runs: of a model with classes, or with one sigmoid output.
+    """
+    mean, std = runs.mean, np.sqrt(np.maximum(runs.m2, 0) / runs.passes)
+    if mean.shape[1] == 1:
+        mean, std = np.concatenate([mean, 1 - mean], axis=1), np.concatenate([std, std], axis=1)
+    weights = -np.log(np.maximum(mean, _SMALLEST))
+    order = np.argsort(weights, axis=1, kind="stable")
+    weights, std = np.take_along_axis(weights, order, axis=1), np.take_along_axis(std, order, axis=1)
+    below = np.cumsum(std, axis=1)
+    middle = np.argmax(below >= below[:, -1:] / 2, axis=1)[:, np.newaxis]
+    terms = np.abs(weights - np.take_along_axis(weights, middle, axis=1)) * std
+    error: Floats = np.cumsum(terms, axis=1)[:, -1] / np.sqrt(runs.passes)
+    return error
+
+
+def find_settled(entropy: Floats, error: Floats, limit: Floats) -> NDArray[np.bool_]:
+    """Which rows need no more passes, `[B]`.
+
+    Args:
+        entropy: `[B]`, predictive entropy of the passes so far, nats.
+        error: `[B]`, its standard error.
+        limit: `[B]`, the entropy above which the row is flagged; -inf or inf where it is or is not, whatever it is.
+    """
+    settled: NDArray[np.bool_] = np.isinf(limit)
+    finite = np.where(settled, 0, limit)
+    settled |= np.abs(entropy - finite) > ERRORS * error + MARGIN * np.abs(finite)
+    return settled
