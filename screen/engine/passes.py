@@ -250,7 +250,10 @@ class PassEngine:
     def _take_rows(self, boundary: dict[str, Any], places: NDArray[np.int64]) -> dict[str, Any]:
         """Some rows of a boundary; a single row is fed twice."""
         fed = places if len(places) >= _LEAST else np.repeat(places, _LEAST)
-        return {name: self._head.put(np.take(values.numpy(), fed, axis=0)) for name, values in boundary.items()}
+        return {
+            tensor.name: self._head.put(np.take(boundary[tensor.name].numpy(), fed, axis=tensor.row_axis))
+            for tensor in self.plan.boundary
+        }
 
     def _run_trunk_and_measure(self, rows: _Rows) -> tuple[dict[str, Any], NDArray[np.float64] | None]:
         """The boundary of some rows, and how far their features are from known ones."""

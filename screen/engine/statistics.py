@@ -6,7 +6,7 @@ rows, C classes. Runs are merged in float64.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -57,16 +57,21 @@ class RunStatistics:
 
     def take(self, rows: NDArray[np.bool_]) -> RunStatistics:
         """Some of the rows, by a mask `[B]`."""
-        arrays = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "passes"}
-        return replace(self, **{name: None if array is None else array[rows] for name, array in arrays.items()})
+        taken: dict[str, Any] = {}
+        for field in fields(self):
+            array = getattr(self, field.name)
+            taken[field.name] = array if array is None or field.name == "passes" else array[rows]
+        return RunStatistics(**taken)
 
     @classmethod
     def join(cls, parts: list[RunStatistics]) -> RunStatistics:
         """The rows of several, which had the same passes, one after the other."""
-        names = [field.name for field in fields(cls) if field.name != "passes"]
-        columns = {name: [getattr(part, name) for part in parts] for name in names}
-        joined = {name: None if some[0] is None else np.concatenate(some) for name, some in columns.items()}
-        return replace(parts[0], **joined)
+        joined: dict[str, Any] = {"passes": parts[0].passes}
+        for field in fields(cls):
+            columns = [getattr(part, field.name) for part in parts]
+            if field.name != "passes":
+                joined[field.name] = None if columns[0] is None else np.concatenate(columns)
+        return cls(**joined)
 
     def merge(self, other: RunStatistics) -> RunStatistics:
         """The statistics of both runs together (Pébay 2008, SAND2008-6212, eqs. 2.1 to 2.4)."""

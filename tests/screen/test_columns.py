@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from screen.columns import COLUMNS, SCORES, null_columns, result_schema
+from screen.columns import CALIBRATED, COLUMNS, SCORES, null_columns, result_schema
 from screen.engine.statistics import PassSummary
 from tests.export.test_contract import CONTRACT
 
@@ -30,8 +30,7 @@ def test_kept_columns_stand_between_identity_and_scores() -> None:
 def test_what_a_summary_holds_are_columns() -> None:
     scores = {column.name for column in SCORES}
     held = set(PassSummary.__dataclass_fields__) - {"passes"}
-    assert held <= scores
-    assert scores - held == {"feature_distance", "ood_score", "p_value"}
+    assert held == scores
 
 
 def test_null_columns_depend_on_the_kind_of_output() -> None:
@@ -43,3 +42,8 @@ def test_null_columns_depend_on_the_kind_of_output() -> None:
     }
     assert "prediction" in null_columns(replace(CONTRACT, output_kind="sigmoid"))
     assert "entropy" in null_columns(replace(CONTRACT, output_kind="regression"))
+
+
+def test_a_calibration_fills_columns() -> None:
+    assert null_columns(CONTRACT, CALIBRATED) == {"largest_label_entropy"}
+    assert null_columns(CONTRACT, CALIBRATED - {"feature_distance"}) == {"largest_label_entropy", "feature_distance"}

@@ -86,7 +86,8 @@ def features_of(model: ExportedModel, images: NDArray[np.uint8], threads: int = 
 def pooled(places: NDArray[np.float32]) -> NDArray[np.float32]:
     """`[N, H, W, C]` averaged over a grid, by loops."""
     cells = cell_means(4, GRID)
-    return np.einsum("ih,jw,nhwc->nijc", cells, cells, places).reshape(len(places), -1)
+    pooled_places: NDArray[np.float32] = np.einsum("ih,jw,nhwc->nijc", cells, cells, places)
+    return pooled_places.reshape(len(places), -1)
 
 
 def test_cells_are_those_of_adaptive_average_pooling() -> None:

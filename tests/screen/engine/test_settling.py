@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from export.contract import ExportedModel
+from screen.engine.passes import PassEngine
+from screen.engine.plan import plan_engine
+from screen.engine.session import Device
+from screen.engine.settling import FIRST_LOOK, entropy_error, find_settled, plan_looks
+from screen.engine.statistics import RunStatistics
+
+PASSES = 200
+
+
+def statistics_of(passes: NDArray[np.float64]) -> RunStatistics:
+    """Of raw passes `[T, B, C]`."""
+    mean = passes.mean(axis=0)
+    deviation = passes - mean
+    return RunStatistics(len(passes), mean, *((deviation**power).sum(axis=0) for power in (2, 3, 4)))
+
+
+def exact_error(passes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The delta method, by projecting every pass."""
+    projected = (passes * -np.log(passes.mean(axis=0))).sum(axis=2)
+    return np.asarray(projected.std(axis=0) / math.sqrt(len(passes)))
+
+
+@given(st.integers(1, 3000))
+def test_looks_grow_end_with_the_last_pass_and_are_never_a_single_pass_apart(passes: int) -> None:
+    looks = plan_looks(passes)
+    assert looks[-1] == passes
+    assert passes <= FIRST_LOOK + 1 or looks[0] == FIRST_LOOK
+    assert all(step >= 2 for step in np.diff(looks))
+
+
+@given(st.integers(0, 1000), st.integers(2, 6))
+def test_the_error_is_never_below_that_of_the_delta_method(seed: int, classes: int) -> None:
+    passes = np.random.default_rng(seed).dirichlet(np.ones(classes), (30, 20))
+    assert np.all(entropy_error(statistics_of(passes)) >= exact_error(passes) * (1 - 1e-9))
+
+
+def test_between_two_classes_the_error_is_exact() -> None:
+    passes = np.random.default_rng(0).dirichlet(np.ones(2), (30, 20))
+    np.testing.assert_allclose(entropy_error(statistics_of(passes)), exact_error(passes))
+    binary = statistics_of(passes[..., :1])
+    np.testing.assert_allclose(entropy_error(binary), exact_error(passes))
+
+
+def test_a_row_is_settled_where_its_entropy_is_far_from_the_limit() -> None:
+    entropy, error = np.array([0.1, 0.5, 0.51, 1.0, 0.3, 0.3]), np.full(6, 0.01)
+    limit = np.array([0.5, 0.5, 0.5, 0.5, np.inf, -np.inf])
+    assert find_settled(entropy, error, limit).tolist() == [True, False, False, True, True, True]
+    assert not find_settled(np.array([0.1]), np.array([0.2]), np.array([0.5]))[0]
+
+
+def engine_of(model: ExportedModel, threads: int = 1) -> PassEngine:
+    plan = plan_engine(model)
+    return PassEngine(plan, passes=PASSES, seed=0, device=Device("cpu", threads), memory=2**28, adaptive=True)
+
+
+def test_a_row_that_has_all_passes_scores_what_it_scores_without(
+    article: ExportedModel, digits: NDArray[np.uint8]
+) -> None:
+    """Each row's limit is the entropy that it will have, so that none can be sure."""
+    plain = PassEngine(plan_engine(article), passes=PASSES, seed=0, device=Device("cpu", 1), memory=2**28)
+    whole = plain.summarize(digits[:40])
+    entropy = whole.entropy
+    assert entropy is not None
+    every = engine_of(article).summarize_settled(digits[:40], lambda rows, _: entropy)
+    stayed = every.passes == PASSES
+    assert stayed.any()
+    np.testing.assert_allclose(every.mean[stayed], whole.mean[stayed], atol=1e-6)
+    np.testing.assert_allclose(every.std[stayed], whole.std[stayed], atol=1e-6)
+
+
+def test_a_row_that_leaves_scores_what_so_many_passes_say(article: ExportedModel, digits: NDArray[np.uint8]) -> None:
+    summary = engine_of(article).summarize_settled(digits[:60], lambda rows, _: np.full(rows, 0.5))
+    assert set(summary.passes.tolist()) <= set(plan_looks(PASSES))
+    assert (summary.passes == FIRST_LOOK).mean() > 0.5
+    few = PassEngine(plan_engine(article), passes=FIRST_LOOK, seed=0, device=Device("cpu", 1), memory=2**28)
+    early = summary.passes == FIRST_LOOK
+    np.testing.assert_allclose(summary.mean[early], few.summarize(digits[:60]).mean[early], atol=1e-6)
+
+
+def test_nearly_every_flag_is_that_of_all_passes(article: ExportedModel, digits: NDArray[np.uint8]) -> None:
+    plain = PassEngine(plan_engine(article), passes=PASSES, seed=0, device=Device("cpu", 2), memory=2**28)
+    entropy = plain.summarize(digits[:600]).entropy
+    assert entropy is not None
+    limit = float(np.quantile(entropy, 0.9))
+    stopped = engine_of(article, threads=2).summarize_settled(digits[:600], lambda rows, _: np.full(rows, limit))
+    assert stopped.entropy is not None
+    assert np.mean((stopped.entropy > limit) == (entropy > limit)) > 0.995
+    assert stopped.passes.mean() < PASSES / 2
+
+
+@pytest.mark.parametrize("masks", ["shared", "per-row"])
+def test_when_a_row_leaves_does_not_depend_on_the_rows_beside_it(
+    article: ExportedModel, digits: NDArray[np.uint8], masks: str
+) -> None:
+    limits = np.random.default_rng(0).uniform(0.05, 1.5, 40)
+    by_row = {digits[row].tobytes(): limits[row] for row in range(40)}
+
+    def score(rows: NDArray[np.uint8], threads: int) -> NDArray[np.float64]:
+        plan = plan_engine(article, masks=masks)
+        engine = PassEngine(plan, passes=60, seed=0, device=Device("cpu", threads), memory=2**28, adaptive=True)
+        limit = np.array([by_row[row.tobytes()] for row in rows])
+        summary = engine.summarize_settled(rows, lambda count, _: limit)
+        assert summary.entropy is not None
+        assert summary.kurtosis is not None
+        return np.column_stack([summary.passes, summary.entropy, summary.kurtosis, summary.mean])
+
+    whole = score(digits[:40], 2)
+    assert len(set(whole[:, 0])) > 1
+
+    @settings(max_examples=8, deadline=None)
+    @given(st.integers(0, 39), st.integers(1, 12), st.sampled_from([1, 3]))
+    def check(start: int, count: int, threads: int) -> None:
+        some = digits[:40][start : start + count]
+        np.testing.assert_array_equal(score(some, threads), whole[start : start + count])
+
+    check()
+    np.testing.assert_array_equal(score(digits[:40][::-1], 1), whole[::-1])
