@@ -14,6 +14,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from export.contract import ExportedModel, ModelContract, read_model
 from export.errors import InputRefused, OptionRefused
 from screen.columns import CALIBRATED, null_columns
 from screen.config import RunConfig
+from screen.decide.adaptive import entropy_limits, refuse_unsettling
 from screen.decide.calibration import (
     FIT_SHARE,
     LEAST_FIT_ROWS,
@@ -88,6 +90,21 @@ class CalibrationConfig:
 
 
 @dataclass(frozen=True)
+class StoppingReport:
+    """What `run --adaptive` would do with the ranked rows.
+
+    Attributes:
+        flagged: share flagged when passes stop early.
+        flagged_by_all: share flagged after all passes.
+        mean_passes: passes that a row had, on average.
+    """
+
+    flagged: float
+    flagged_by_all: float
+    mean_passes: float
+
+
+@dataclass(frozen=True)
 class CalibrationReport:
     """What a calibration was made of.
 
@@ -97,6 +114,7 @@ class CalibrationReport:
         bank_rows: rows of the bank.
         rows: in-distribution rows read.
         statuses: of those that could not be scored, how many have which status.
+        stopping: where that was asked for.
     """
 
     output: Path
@@ -104,6 +122,7 @@ class CalibrationReport:
     bank_rows: int
     rows: int
     statuses: dict[str, int]
+    stopping: StoppingReport | None = None
 
     def to_text(self) -> str:
         """For people."""
@@ -128,6 +147,12 @@ class CalibrationReport:
             f"  review rate    {promised:.2%} of rows like the ranked ones; with this many rows the true rate is "
             f"between {low:.2%} and {high:.2%}, 19 times in 20",
         ]
+        if self.stopping is not None:
+            told = self.stopping
+            lines.append(
+                f"  --adaptive     {told.flagged:.2%} of the ranked rows are flagged, {told.flagged_by_all:.2%} after "
+                f"all passes; a row has {told.mean_passes:.1f} passes, not {settings.passes}"
+            )
         return "\n".join(lines)
 
 
@@ -150,15 +175,16 @@ def run_calibration(
         listener: told how it goes on.
 
     Raises:
-        Refused: too few rows, rows that are in the reference too, or an option that cannot be meant.
+        Refused: too few rows, rows that are in the reference too, or an option that cannot be meant; with
+            `config.adaptive`, detectors that no early decision can be taken by.
     """
     model = read_model(model_path)
     work = _Calibrating(model, source, config, wanted, listener)
     calibration, bank_rows = work.calibrate()
+    stopping = work.try_stopping(calibration) if config.adaptive else None
     digest = calibration.save(Path(output))
-    return CalibrationReport(
-        Path(output), replace(calibration, digest=digest), bank_rows, work.rows, dict(sorted(work.statuses.items()))
-    )
+    made = replace(calibration, digest=digest)
+    return CalibrationReport(Path(output), made, bank_rows, work.rows, dict(sorted(work.statuses.items())), stopping)
 
 
 def default_detectors(contract: ModelContract, *, has_features: bool) -> tuple[str, ...]:
@@ -225,12 +251,15 @@ class _Calibrating:
         plan = plan_engine(model, masks=self._settings.masks, features=GRID)
         self._features = plan.features
         self._detectors = self._choose_detectors()
+        if config.adaptive:
+            refuse_unsettling(model.contract, None, self._detectors)
         shards = find_shards(source)[0]
         self._demand_rows(sum(shard.rows for shard in shards), "hold")
         self._shards = shards
         self._reference = None if wanted.reference is None else find_shards(wanted.reference)[0]
         self._device = choose_device(config.device, config.threads)
-        self._engine = PassEngine(
+        self._open_engine = partial(
+            PassEngine,
             plan,
             passes=self._settings.passes,
             seed=self._settings.seed,
@@ -238,6 +267,7 @@ class _Calibrating:
             memory=config.memory * 2**20,
             notify=listener.noted,
         )
+        self._engine = self._open_engine()
         self.rows = 0
         self.statuses: dict[str, int] = {}
         self._first_failure = ""
@@ -255,6 +285,7 @@ class _Calibrating:
             self._refuse_overlap(digests)
         self._demand_rows(len(digests) + (0 if self._reference is not None else len(bank)), "hold readable")
         fit, ranked = split_rows(digests, (FIT_SHARE, 1 - FIT_SHARE))
+        self._ranked = digests[ranked]
         names = list(self._detectors)
         if distance is not None and np.ptp(rows.of("feature_distance")[fit]) == 0:
             names.remove("feature_distance")
@@ -272,6 +303,23 @@ class _Calibrating:
             binding, self._wanted.review_rate, combination, scores, distance, why, fit_rows=len(fit)
         )
         return calibration, len(bank)
+
+    def try_stopping(self, calibration: Calibration) -> StoppingReport:
+        """Score the ranked rows once more, with passes that stop where the decision is settled."""
+        engine = self._open_engine(adaptive=True, distance=calibration.distance)
+        scores, passes = [], []
+        for batch in self._read(self._shards, count=False):
+            kept = np.isin(_digests(batch), self._ranked)
+            if kept.any():
+                images = batch.images[kept]
+                summary = engine.summarize_settled(images, partial(entropy_limits, None, calibration))
+                scores.append(calibration.score(score_columns(summary)))
+                passes.append(summary.passes)
+        return StoppingReport(
+            flagged=float(np.mean(np.concatenate(scores) > calibration.threshold)),
+            flagged_by_all=float(np.mean(calibration.ranked > calibration.threshold)),
+            mean_passes=float(np.mean(np.concatenate(passes))),
+        )
 
     def _choose_detectors(self) -> tuple[str, ...]:
         contract = self._model.contract

@@ -18,13 +18,13 @@ _SETTLING = frozenset(["entropy", "feature_distance"])
 """Detectors that a decision can be taken early by: one that grows with the entropy, one that is known at once."""
 
 
-def refuse_unsettling(contract: ModelContract, rule: FlagRule | None, calibration: Calibration | None) -> None:
+def refuse_unsettling(contract: ModelContract, rule: FlagRule | None, detectors: tuple[str, ...]) -> None:
     """Refuse to stop early where more passes could turn the decision both ways.
 
     Args:
         contract: the model's.
         rule: what was asked for beside the calibration, or the default without one; None for nothing.
-        calibration: None without one.
+        detectors: the scores that the calibration combines; none without one.
 
     Raises:
         OptionRefused: the decision does not follow from the entropy alone.
@@ -34,8 +34,8 @@ def refuse_unsettling(contract: ModelContract, rule: FlagRule | None, calibratio
         what = "the model has no predictive entropy over classes"
     elif rule is not None and rule.entropy_limit is None:
         what = f"the flag rule {rule.text!r} is not one that only a higher entropy can fulfil"
-    elif calibration is not None and not _SETTLING.issuperset(calibration.combination.names):
-        what = f"the calibration combines {' + '.join(calibration.combination.names)}"
+    elif not _SETTLING.issuperset(detectors):
+        what = f"the calibration combines {' + '.join(detectors)}"
     if what:
         raise OptionRefused(
             f"--adaptive was asked for, but {what}.",

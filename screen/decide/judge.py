@@ -90,5 +90,6 @@ def choose_judge(model: ExportedModel, config: RunConfig) -> Judge:
         text = calibration.rule if asked is None else f"{calibration.rule} or ({asked.text})"
         judge = Judge(settings, parse_rule(text, contract, known), asked, calibration)
     if config.adaptive:
-        refuse_unsettling(contract, judge.asked, judge.calibration)
+        detectors = () if judge.calibration is None else judge.calibration.combination.names
+        refuse_unsettling(contract, judge.asked, detectors)
     return judge

@@ -263,8 +263,30 @@ def test_a_regression_is_flagged_by_its_calibration(calibrate: Calibrate, tmp_pa
     assert screener.flag(screener.score(np.zeros((3, 4, 4, 3), np.uint8))).flag.dtype == np.bool_
 
 
+def test_stopping_early_is_tried_on_the_ranked_rows(
+    calibrate: Calibrate, article_onnx: Path, shards: Path, tmp_path: Path
+) -> None:
+    report = calibrate(config=RunConfig(passes=100, device="cpu", adaptive=True))
+    assert report.stopping is not None
+    assert abs(report.stopping.flagged - report.stopping.flagged_by_all) < 0.01
+    assert report.stopping.mean_passes < 60
+    assert "--adaptive" in report.to_text()
+    tables = []
+    for adaptive in (False, True):
+        config = RunConfig(calibration=str(report.output), device="cpu", adaptive=adaptive)
+        run_screening(article_onnx, str(shards / "test"), tmp_path / f"out-{adaptive}", config, Recorder())
+        tables.append(read_results(tmp_path / f"out-{adaptive}"))
+    passes = np.array(tables[1]["passes"])
+    assert set(tables[0]["passes"].to_pylist()) == {100}
+    assert passes.mean() < 60
+    assert sum(one != other for one, other in zip(tables[0]["flag"], tables[1]["flag"], strict=True)) <= 2
+    assert tables[0]["feature_distance"].equals(tables[1]["feature_distance"])
+    with pytest.raises(OptionRefused, match="the calibration combines energy"):
+        calibrate(config=RunConfig(adaptive=True, device="cpu"), detectors=("energy",))
+
+
 def test_the_review_rate_that_was_promised_is_kept(calibrate: Calibrate, article_onnx: Path, tmp_path: Path) -> None:
-    """One halving of 4,000 digits; many are in benchmarks/review_rate.py."""
+    """One halving of 4,000 digits; many are in benchmarks/promises.py."""
     images = np.concatenate([read_images("valid")[0], read_images("test")[0]])
     images = images[np.random.default_rng(0).permutation(len(images))]
     write_shard(tmp_path / "in" / "a.parquet", [encode(image) for image in images[:2000]])

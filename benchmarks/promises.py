@@ -1,0 +1,185 @@
+"""What a calibration promises, counted: the review rate, what stopping early saves and changes, what distances cost.
+
+    python -m benchmarks.promises [--data DIR] [--work DIR]
+
+In: DATA/mnist/{train,valid,test}; the network of `benchmarks.detection`, seed 1. Out: benchmarks/results/promises.json.
+
+  review rate  20 random halvings of the test rows: calibrate on one half, count flags in the other.
+  adaptive     `oodscreen run` as a process at T = 500, with and without --adaptive: passes, flags, wall time.
+  distance     the same run with and without a calibration; and MobileNetV2's engine with and without a bank.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy import stats
+
+from benchmarks.detection import train
+from benchmarks.sets import read_folder
+from screen.calibrate import BANK_NUMBERS, BANK_ROWS, CalibrationConfig, run_calibration
+from screen.config import RunConfig
+from screen.decide.calibration import FIT_SHARE, flagged_ranks, split_rows
+from screen.decide.detectors import Combination, Detector
+from screen.engine.distance import NearestNeighbours
+from screen.engine.features import GRID
+from screen.engine.masks import identify_rows
+from screen.engine.passes import PassEngine
+from screen.engine.plan import plan_engine
+from screen.engine.session import choose_device
+from screen.progress import PlainLines
+
+RESULT = Path(__file__).parent / "results" / "promises.json"
+HALVINGS = 20
+PASSES = 500
+DETECTORS = ("entropy", "feature_distance")
+
+
+def calibrate(model: Path, data: Path, work: Path, rate: float, passes: int) -> Path:
+    """A calibration by the validation rows, with training rows as the bank."""
+    path = work / f"promises-{passes}-{rate}.calibration"
+    config = RunConfig(passes=passes, device="cpu")
+    wanted = CalibrationConfig(rate, reference=str(data / "mnist" / "train"))
+    run_calibration(model, str(data / "mnist" / "valid"), path, config, wanted, PlainLines())
+    return path
+
+
+def run(model: Path, data: Path, output: Path, *options: str) -> tuple[float, pa.Table]:
+    """Wall time of `oodscreen run` over the test rows, and its results."""
+    command = [str(Path(sys.executable).with_name("oodscreen")), "run", str(model), str(data / "mnist" / "test")]
+    started = time.perf_counter()
+    subprocess.run([*command, str(output), "--device", "cpu", "--force", *options], check=True, capture_output=True)
+    seconds = time.perf_counter() - started
+    return seconds, pa.concat_tables([pq.read_table(path) for path in sorted(output.glob("*.parquet"))])
+
+
+def count_review_rates(table: pa.Table, data: Path) -> list[dict[str, Any]]:
+    """Random halvings of scored rows, at three promised rates."""
+    digests = np.array(identify_rows(read_folder(data / "mnist" / "test")[0]), np.uint64)
+    scores = {name: np.asarray(table[name]) for name in DETECTORS}
+    counted = []
+    for rate in (0.01, 0.02, 0.05):
+        inside, rates = 0, []
+        for seed in range(HALVINGS):
+            one, other = np.array_split(np.random.default_rng(seed).permutation(len(digests)), 2)
+            fit, ranked = (one[part] for part in split_rows(digests[one], (FIT_SHARE, 1 - FIT_SHARE)))
+            both = Combination(tuple(Detector.fit(name, scores[name][fit]) for name in DETECTORS))
+            known = np.sort(both.score({name: scores[name][ranked] for name in DETECTORS}))
+            asked = both.score({name: scores[name][other] for name in DETECTORS})
+            p_values = (1 + len(known) - np.searchsorted(known, asked, side="left")) / (len(known) + 1)
+            flagged = int(np.sum(p_values <= rate))
+            ranks = flagged_ranks(len(known), rate)
+            low, high = stats.betabinom.ppf([0.025, 0.975], len(other), ranks, len(known) + 1 - ranks)
+            inside += bool(low <= flagged <= high)
+            rates.append(flagged / len(other))
+        counted.append({"promised": rate, "inside": inside, "halvings": HALVINGS, "mean": float(np.mean(rates))})
+        print(counted[-1], flush=True)
+    return counted
+
+
+def measure_adaptive(model: Path, data: Path, work: Path) -> list[dict[str, Any]]:
+    """Full and stopped runs at two review rates, flagged by a calibration and by the entropy alone."""
+    measured = []
+    for rate in (0.01, 0.05):
+        calibration = calibrate(model, data, work, rate, PASSES)
+        ways: dict[str, list[str]] = {"calibration": ["--calibration", str(calibration)]}
+        seconds, full = run(model, data, work / "full", *ways["calibration"])
+        limit = float(np.quantile(np.asarray(full["entropy"]), 1 - rate))
+        ways["entropy"] = ["-T", str(PASSES), "--flag-if", f"entropy > {limit:.6f}"]
+        for way, options in ways.items():
+            if way != "calibration":
+                seconds, full = run(model, data, work / "full", *options)
+            early_seconds, early = run(model, data, work / "early", *options, "--adaptive")
+            flag, stopped = np.asarray(full["flag"]), np.asarray(early["flag"])
+            measured.append(
+                {
+                    "rate": rate,
+                    "by": way,
+                    "fewer_passes": PASSES / float(np.mean(np.asarray(early["passes"]))),
+                    "flags": int(flag.sum()),
+                    "lost": int(np.sum(flag & ~stopped)),
+                    "added": int(np.sum(stopped & ~flag)),
+                    "seconds": round(seconds, 2),
+                    "seconds_adaptive": round(early_seconds, 2),
+                }
+            )
+            print(measured[-1], flush=True)
+    return measured
+
+
+def measure_distance(model: Path, data: Path, work: Path) -> dict[str, Any]:
+    """What `feature_distance` adds to a run, and to a MobileNet-sized trunk."""
+    calibration = calibrate(model, data, work, 0.01, PASSES)
+    times: dict[str, list[float]] = {"without": [], "with": []}
+    for _ in range(3):  # in turn, so that a busy moment meets both
+        times["without"].append(run(model, data, work / "plain", "-T", str(PASSES))[0])
+        times["with"].append(run(model, data, work / "distance", "--calibration", str(calibration))[0])
+    article = {name: round(min(some), 2) for name, some in times.items()}
+    print(article, flush=True)
+    return {"article": article, "mobilenet": measure_mobilenet(work)}
+
+
+def measure_mobilenet(work: Path) -> dict[str, float]:
+    """Seconds of 128 images through MobileNetV2's engine, with and without a bank as large as calibrate makes it."""
+    from benchmarks.networks import build
+    from export.contract import read_model
+    from export.exporter import export_model
+
+    path = work / "mobilenet.onnx"
+    if not path.exists():
+        export_model(build("mobilenet"), path, scale=1 / 255)
+    images = np.random.default_rng(0).integers(0, 256, (128, 224, 224, 3), dtype=np.uint8)
+    plan = plan_engine(read_model(path), features=GRID)
+    size = plan.features.size
+    bank = np.random.default_rng(1).random((min(BANK_ROWS, BANK_NUMBERS // size), size), np.float32)
+    distances = {"without": None, "with": NearestNeighbours.fit(bank)}
+    engines = {
+        name: PassEngine(plan, passes=50, seed=0, device=choose_device("cpu", 0), memory=2**29, distance=distance)
+        for name, distance in distances.items()
+    }
+    times: dict[str, list[float]] = {name: [] for name in engines}
+    for _ in range(4):
+        for name, engine in engines.items():
+            started = time.perf_counter()
+            engine.summarize(images)
+            times[name].append(time.perf_counter() - started)
+    print({name: min(some) for name, some in times.items()}, flush=True)
+    return {"features": size, "bank_rows": len(bank), **{name: round(min(some), 3) for name, some in times.items()}}
+
+
+def main() -> None:
+    """Measure and keep the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("OODSCREEN_DATA", "../shared/data")))
+    parser.add_argument("--work", type=Path, default=Path("build/detection"))
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    model = train(options.data, options.work, seed=1)
+    scored = run(
+        model, options.data, options.work / "scored", "--calibration",
+        str(calibrate(model, options.data, options.work, 0.02, 100)),
+    )[1]  # fmt: skip
+    result = {
+        "review_rates": count_review_rates(scored, options.data),
+        "adaptive": measure_adaptive(model, options.data, options.work),
+        "distance": measure_distance(model, options.data, options.work),
+        "rows": len(scored),
+        "passes": PASSES,
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
+    }
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
