@@ -148,7 +148,7 @@ def measure_engine(name: str, images: NDArray[np.uint8], model: Path, device: st
 
     from export.contract import read_model
     from export.graph import with_rate_zero
-    from screen.engine.passes import _Rows
+    from screen.engine.runs import Rows
     from screen.screener import Screener
 
     passes = 100
@@ -164,7 +164,7 @@ def measure_engine(name: str, images: NDArray[np.uint8], model: Path, device: st
             plain.run(None, {"image": rows[start : start + BATCH[name]]})
 
     once, whole = _medians_in_turn(deterministic, lambda: engine.summarize(rows))
-    trunk = _median_of_passes(lambda: engine._run_trunk(_Rows(rows)))
+    trunk = _median_of_passes(lambda: engine._trunk.run(Rows(rows)))
     return {
         "seconds_a_pass": (whole - trunk) / passes * len(images) / len(rows),
         "hundred_passes_over_deterministic": whole / once,
