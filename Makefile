@@ -40,6 +40,9 @@ integration: $(STAMP)  ## The heavy tests with real parts
 bench: $(STAMP)  ## Measure, keep the results as JSON
 	$(BIN)/python -m benchmarks.mnist --data $(OODSCREEN_DATA)
 	$(BIN)/python -m benchmarks.throughput --data $(OODSCREEN_DATA)
+	$(BIN)/python -m benchmarks.detection --data $(OODSCREEN_DATA)
+	$(BIN)/python -m benchmarks.promises --data $(OODSCREEN_DATA)
+	$(BIN)/python -m benchmarks.article --data $(OODSCREEN_DATA)
 
 docs: $(STAMP)  ## Write the generated parts of README anew
 	$(BIN)/python -m tests.generated

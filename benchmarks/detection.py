@@ -32,10 +32,11 @@ from export.article import SCALE, train_article_network
 from export.contract import read_model
 from export.exporter import export_model
 from export.source import import_keras
-from screen.calibrate import BANK_ROWS, CalibrationConfig, run_calibration
+from screen.calibrate import BANK_ROWS, run_calibration
 from screen.config import RunConfig
 from screen.decide.calibration import flagged_ranks
 from screen.decide.detectors import HIGH_IS_UNUSUAL, Combination, Detector
+from screen.decide.request import CalibrationConfig
 from screen.engine.distance import NEIGHBOURS, Distance, DistanceMeter, Mahalanobis, NearestNeighbours
 from screen.engine.features import GRID
 from screen.engine.passes import PassEngine

@@ -138,7 +138,8 @@ def calibrate(
     ] = None,
 ) -> None:
     """Score in-distribution rows, and fit from what score a row is unusual enough for a person to look."""
-    from screen.calibrate import CalibrationConfig, run_calibration
+    from screen.calibrate import run_calibration
+    from screen.decide.request import CalibrationConfig
     from screen.progress import make_listener
 
     wanted = CalibrationConfig(review_rate, reference, distance, tuple(detector or ()))

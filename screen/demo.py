@@ -24,8 +24,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from screen.calibrate import CalibrationConfig, run_calibration
+from screen.calibrate import run_calibration
 from screen.config import RunConfig
+from screen.decide.request import CalibrationConfig
 from screen.progress import make_listener
 from screen.runner import RunSummary, run_screening
 

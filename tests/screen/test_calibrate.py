@@ -14,9 +14,10 @@ from scipy import stats
 from export.errors import CalibrationRefused, InputRefused, OptionRefused
 from export.graph import stamp_metadata
 from screen import Screener
-from screen.calibrate import CalibrationConfig, CalibrationReport, run_calibration
+from screen.calibrate import run_calibration
 from screen.config import RunConfig
 from screen.decide.calibration import flagged_ranks, read_calibration
+from screen.decide.request import CalibrationConfig, CalibrationReport
 from screen.demo import read_images
 from screen.runner import run_screening
 from tests.conftest import Recorder, encode, read_results, write_shard

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -59,10 +61,20 @@ try:
 except SystemExit:
     pass
 """
-HEAVY = {"tensorflow", "keras", "tf2onnx", "onnxruntime"}
+HEAVY = {"tensorflow", "keras", "tf2onnx", "onnxruntime", "sklearn", "matplotlib"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["export", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["calibrate", "--help"],
+        ["evaluate", "--help"],
+        ["export", "--help"],
+        ["--version"],
+    ],
+)
 def test_help_loads_neither_tensorflow_nor_onnxruntime(arguments: list[str]) -> None:
     loaded = loaded_modules(HELP % arguments)
     assert "typer" in loaded
@@ -141,6 +153,59 @@ def test_inspect_prints_the_plan_as_json_too(
     assert set(json.loads(capsys.readouterr().out)["sites"].values()) == {"batch"}
 
 
+def test_calibrate_run_and_evaluate_from_the_command_line(
+    article_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 256, (80, 28, 28, 1), dtype=np.uint8)
+    for name, images in (
+        ("known", read_images("valid")[0][:700]),
+        ("digits", read_images("test")[0][:200]),
+        ("noise", noise),
+    ):
+        write_shard(tmp_path / name / "a.parquet", [encode(image) for image in images])
+    calibrate = "calibrate M known -o c --review-rate 0.05 -T 30 --device cpu --adaptive"
+    for command in (
+        calibrate,
+        "run M digits results/digits --calibration c --device cpu --keep label",
+        "run M noise results/noise --calibration c --device cpu --adaptive --flag-if 'entropy > 2'",
+        "evaluate results/digits results/noise --json m.json --plot m.svg",
+    ):
+        words = [str(article_onnx) if word == "M" else word for word in shlex.split(command)]
+        assert oodscreen(*words, monkeypatch=monkeypatch) == 0, command
+    told = capsys.readouterr().out
+    assert "entropy + feature_distance" in told
+    assert "flag rule: p_value <= 0.05 or (entropy > 2)" in told
+    assert all(read_results(tmp_path / "results" / "noise")["flag"].to_pylist())
+    identity = json.loads(pq.read_schema(tmp_path / "results" / "noise" / "a.parquet").metadata[b"oodscreen"])
+    assert (identity["passes"], identity["seed"], identity["masks"]) == (30, 0, "shared")
+    assert identity["calibration"] == hashlib.sha256((tmp_path / "c").read_bytes()).hexdigest()
+    assert identity["adaptive"]
+    (noise_set,) = json.loads((tmp_path / "m.json").read_text())["sets"]
+    assert {one["score"]: one["fpr95"] for one in noise_set["separations"]}["ood_score"] == 0.0
+    assert (tmp_path / "m.svg").stat().st_size > 1000
+    assert (
+        oodscreen(
+            *shlex.split(calibrate.replace("M", str(article_onnx)).replace("known", "noise")), monkeypatch=monkeypatch
+        )
+        == 2
+    )
+
+
+def test_another_calibration_in_the_same_output_is_refused(
+    article_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_shard(tmp_path / "known" / "a.parquet", [encode(image) for image in read_images("valid")[0][:500]])
+    for name, rate in (("c", "0.1"), ("d", "0.2")):
+        words = f"calibrate {article_onnx} known -o {name} --review-rate {rate} -T 3 --device cpu".split()
+        assert oodscreen(*words, monkeypatch=monkeypatch) == 0
+    run = f"run {article_onnx} known out --device cpu --calibration"
+    assert oodscreen(*run.split(), "c", monkeypatch=monkeypatch) == 0
+    assert oodscreen(*run.split(), "d", monkeypatch=monkeypatch) == 2
+    assert "calibration: " in capsys.readouterr().err
+
+
 def test_doctor_says_what_the_machine_can_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -214,6 +279,24 @@ BAD: dict[str, tuple[str, str]] = {
     "no such image root": ("run good.onnx shards out --image-root nowhere", "--image-root nowhere is no folder"),
     "unheard-of masks": ("run good.onnx shards out --masks some", "--masks is 'some'"),
     "an export over a folder": ("export good.keras nothing --scale 1", "cannot be written to"),
+    "no such calibration": ("run good.onnx shards out --calibration missing", "The calibration missing cannot be read"),
+    "a calibration that is none": ("run good.onnx shards out --calibration text.onnx", "no calibration, or a damaged"),
+    "stopping by a rule that cannot settle": (
+        "run good.onnx shards out --adaptive --flag-if 'entropy<0.5'",
+        "not one that only a higher entropy can fulfil",
+    ),
+    "a rule on a calibration that is not there": (
+        "run good.onnx shards out --flag-if p_value<0.1",
+        "always null without a calibration",
+    ),
+    "too few rows to calibrate with": ("calibrate good.onnx shards -o c --review-rate 0.02", "hold 300 rows"),
+    "a review rate that is none": ("calibrate good.onnx shards -o c --review-rate 2", "--review-rate is 2"),
+    "no review rate": ("calibrate good.onnx shards -o c", "--review-rate"),
+    "no such detector": ("calibrate good.onnx shards -o c --review-rate 0.1 --detector x", "--detector x is not"),
+    "no such distance": ("calibrate good.onnx shards -o c --review-rate 0.1 --distance x", "--distance is 'x'"),
+    "no such reference": ("calibrate good.onnx shards -o c --review-rate 0.5 --reference no", "There is no no"),
+    "an evaluation of images": ("evaluate shards", "is no scored shard"),
+    "an evaluation of nothing": ("evaluate missing", "There is no missing"),
     "an inspection of nothing": ("inspect missing.onnx", "cannot be read"),
 }
 
@@ -225,7 +308,7 @@ def test_bad_input_is_refused_with_one_message_and_nothing_is_written(
     command, message = BAD[name]
     monkeypatch.chdir(place)
     before = tree(place)
-    assert oodscreen(*command.split(), monkeypatch=monkeypatch) == 2
+    assert oodscreen(*shlex.split(command), monkeypatch=monkeypatch) == 2
     told = capsys.readouterr().err
     assert message in told
     assert "Traceback" not in told

@@ -1,0 +1,121 @@
+"""What a calibration is asked for, and what is told of one.
+
+In: options. Out: a `CalibrationConfig`, checked; a `CalibrationReport`, for people.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from export.contract import ModelContract
+from export.errors import OptionRefused
+from screen.decide.calibration import Calibration, flagged_ranks
+from screen.engine.distance import DISTANCES
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """What a calibration is asked for, beside how rows are read and passes are run.
+
+    Attributes:
+        review_rate: the share of in-distribution rows that may be flagged, above 0, below 1.
+        reference: shards that fill the bank; None takes a part of the rows.
+        distance: `neighbours` or `mahalanobis`.
+        detectors: scores to combine; empty for the default of the model's kind of output.
+    """
+
+    review_rate: float
+    reference: str | None = None
+    distance: str = "neighbours"
+    detectors: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.review_rate < 1:
+            raise OptionRefused(
+                f"--review-rate is {self.review_rate:g}.",
+                wanted="a share above 0 and below 1: 0.02 lets 2 % of in-distribution rows be flagged",
+                next_step="give such a share",
+            )
+        if self.distance not in DISTANCES:
+            raise OptionRefused(
+                f"--distance is {self.distance!r}.", wanted=" or ".join(DISTANCES), next_step="choose one of these"
+            )
+
+
+@dataclass(frozen=True)
+class StoppingReport:
+    """What `run --adaptive` would do with the ranked rows.
+
+    Attributes:
+        flagged: share flagged when passes stop early.
+        flagged_by_all: share flagged after all passes.
+        mean_passes: passes that a row had, on average.
+    """
+
+    flagged: float
+    flagged_by_all: float
+    mean_passes: float
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What a calibration was made of.
+
+    Attributes:
+        output: the file.
+        calibration: what is in it.
+        bank_rows: rows of the bank.
+        rows: in-distribution rows read.
+        statuses: of those that could not be scored, how many have which status.
+        stopping: where that was asked for.
+    """
+
+    output: Path
+    calibration: Calibration
+    bank_rows: int
+    rows: int
+    statuses: dict[str, int]
+    stopping: StoppingReport | None = None
+
+    def to_text(self) -> str:
+        """For people."""
+        made = self.calibration
+        settings = made.binding.settings
+        low, high = made.interval
+        ranked = len(made.ranked)
+        promised = flagged_ranks(ranked, made.review_rate) / (ranked + 1)
+        lines = [
+            f"{self.output}  sha256 {made.digest[:16]}",
+            f"  for            model {made.binding.model[:16]}, {settings.passes} passes, seed {settings.seed}, "
+            f"{settings.masks} masks",
+            f"  rows           {self.bank_rows} in the bank, {made.fit_rows} fit the detectors, {ranked} are ranked",
+        ]
+        if self.statuses:
+            told = ", ".join(f"{status} {count}" for status, count in sorted(self.statuses.items()))
+            lines.append(f"  not scored     {sum(self.statuses.values())} of {self.rows} ({told})")
+        lines += [
+            f"  detectors      {' + '.join(made.combination.names)}",
+            f"  features       {made.features}",
+            f"  flags          ood_score > {made.threshold:.4g} nats, which is p_value <= {made.review_rate:g}",
+            f"  review rate    {promised:.2%} of rows like the ranked ones; with this many rows the true rate is "
+            f"between {low:.2%} and {high:.2%}, 19 times in 20",
+        ]
+        if self.stopping is not None:
+            told = self.stopping
+            lines.append(
+                f"  --adaptive     {told.flagged:.2%} of the ranked rows are flagged, {told.flagged_by_all:.2%} after "
+                f"all passes; a row has {told.mean_passes:.1f} passes, not {settings.passes}"
+            )
+        return "\n".join(lines)
+
+
+def default_detectors(contract: ModelContract, *, has_features: bool) -> tuple[str, ...]:
+    """What is combined where nothing else is asked for; chosen by benchmarks/detection.py."""
+    if contract.output_kind == "regression":
+        uncertainty = "largest_std"
+    elif contract.output_kind == "sigmoid" and contract.classes > 1:
+        uncertainty = "largest_label_entropy"
+    else:
+        uncertainty = "entropy"
+    return (uncertainty, "feature_distance") if has_features else (uncertainty,)
