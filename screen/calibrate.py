@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.contract import ExportedModel, read_model
-from export.errors import InputRefused, OptionRefused
+from export.errors import CalibrationRefused, InputRefused, OptionRefused, OutputRefused
 from screen.columns import CALIBRATED, null_columns
 from screen.config import RunConfig
 from screen.decide.adaptive import entropy_limits, refuse_unsettling
@@ -30,7 +30,9 @@ from screen.decide.calibration import (
     LEAST_FIT_ROWS,
     Binding,
     Calibration,
+    flagged_ranks,
     least_ranked_rows,
+    read_calibration,
     split_rows,
 )
 from screen.decide.detectors import HIGH_IS_UNUSUAL, Combination, Detector
@@ -83,6 +85,7 @@ def run_calibration(
             `config.adaptive`, detectors that no early decision can be taken by.
     """
     model = read_model(model_path)
+    _refuse_to_replace(Path(output))
     work = _Calibrating(model, source, config, wanted, listener)
     calibration, bank_rows = work.calibrate()
     stopping = work.try_stopping(calibration) if config.adaptive else None
@@ -178,6 +181,12 @@ class _Calibrating:
             self._refuse_overlap(digests)
         self._demand_rows(len(digests) + (0 if self._reference is not None else len(bank)), "hold readable")
         fit, ranked = split_rows(digests, (FIT_SHARE, 1 - FIT_SHARE))
+        if 2 * len(fit) < LEAST_FIT_ROWS or not flagged_ranks(len(ranked), self._wanted.review_rate):
+            raise InputRefused(
+                f"Too many rows repeat each other: {len(fit)} would fit the detectors and {len(ranked)} be ranked.",
+                wanted=f"at least {LEAST_FIT_ROWS} and {least_ranked_rows(self._wanted.review_rate)}, equal ones in one part",
+                next_step="give more rows that differ",
+            )
         self._ranked = digests[ranked]
         names = list(self._detectors)
         if distance is not None and np.ptp(rows.of("feature_distance")[fit]) == 0:
@@ -220,13 +229,8 @@ class _Calibrating:
         has_features = bool(self._features.tensor)
         for name in self._wanted.detectors:
             if name not in HIGH_IS_UNUSUAL or name in missing or (name == "feature_distance" and not has_features):
-                known = [one for one in HIGH_IS_UNUSUAL if one not in missing]
-                raise OptionRefused(
-                    f"--detector {name} is not to be had of this model"
-                    + (f" (features: {self._features.describe()})." if name == "feature_distance" else "."),
-                    wanted=f"some of {', '.join(known)}",
-                    next_step="name others, or leave the option out",
-                )
+                why = f"features: {self._features.describe()}" if name == "feature_distance" else "no such score"
+                raise _no_detector(name, why, [one for one in HIGH_IS_UNUSUAL if one not in missing])
         if self._wanted.detectors:
             return tuple(dict.fromkeys(self._wanted.detectors))
         if not has_features:
@@ -242,17 +246,18 @@ class _Calibrating:
             return None, np.zeros(0, np.uint64), why
         most = min(BANK_ROWS, max(_LEAST_BANK_ROWS, BANK_NUMBERS // self._features.size))
         bank = _Bank(most)
-        for batch in self._read(self._reference or self._shards, count=self._reference is not None):
+        for batch in self._read(self._reference or self._shards, count=False):
             bank.add(_digests(batch), self._engine.features(batch.images))
         seen = np.concatenate(bank.seen) if bank.seen else np.zeros(0, np.uint64)
         if self._reference is None:
+            self._demand_rows(len(seen), "hold readable")
             most = int(len(np.unique(seen)) * BANK_SHARE)
         digests, features = bank.close(most)
-        if len(digests) < _LEAST_BANK_ROWS and self._reference is not None:
+        if len(digests) < _LEAST_BANK_ROWS:
             raise InputRefused(
-                f"The reference {self._wanted.reference} has {len(digests)} readable rows that differ.",
-                wanted=f"at least {_LEAST_BANK_ROWS}, better thousands: training rows will do",
-                next_step="give more, or leave --reference out",
+                f"The bank has {len(digests)} readable rows that differ, of {len(seen)}.",
+                wanted=f"at least {_LEAST_BANK_ROWS}, better thousands, that do not repeat each other",
+                next_step="give more rows; for the reference, training rows will do",
             )
         self._reference_digests = seen
         return DISTANCES[self._wanted.distance].fit(features), digests, self._features.describe()
@@ -274,6 +279,10 @@ class _Calibrating:
             scores = score_columns(summary.take(finite))
             rows.digests.append(digests[kept][finite])
             for name in self._detectors:
+                if name not in scores:
+                    raise _no_detector(
+                        name, "its graph has no logits", [one for one in HIGH_IS_UNUSUAL if one in scores]
+                    )
                 rows.scores.setdefault(name, []).append(scores[name])
         return rows
 
@@ -290,11 +299,11 @@ class _Calibrating:
         try:
             with closing(decoded):
                 for batch in decoded:
-                    if count and shards is self._shards:
-                        self.rows += len(batch.readable)
-                        for status, told in batch.failures.values():
+                    for status, told in batch.failures.values():
+                        self._first_failure = self._first_failure or f"{status}: {told}"
+                        if count:
                             self._count(status, 1)
-                            self._first_failure = self._first_failure or f"{status}: {told}"
+                    self.rows += len(batch.readable) if count else 0
                     if batch.readable.any():
                         yield batch
                     self._listener.advanced(len(batch.readable))
@@ -315,16 +324,22 @@ class _Calibrating:
                 next_step="take these rows out of one of the two",
             )
 
-    def _is_enough(self, rows: int) -> bool:
-        """Whether so many rows make parts that are large enough."""
-        own_bank = self._uses_distance and self._wanted.reference is None
-        rest = rows - (int(rows * BANK_SHARE) if own_bank else 0)
-        fit = round(rest * FIT_SHARE)
-        return fit >= LEAST_FIT_ROWS and rest - fit >= least_ranked_rows(self._wanted.review_rate)
+    def _least_rows(self) -> int:
+        """The fewest rows that make parts that are large enough."""
+        least = least_ranked_rows(self._wanted.review_rate)
+        share = BANK_SHARE if self._uses_distance and self._wanted.reference is None else 0.0
+
+        def is_enough(rows: int) -> bool:
+            rest = rows - int(rows * share)
+            fit = round(rest * FIT_SHARE)
+            return fit >= LEAST_FIT_ROWS and rest - fit >= least
+
+        start = int(max(LEAST_FIT_ROWS / FIT_SHARE, least / (1 - FIT_SHARE)) / (1 - share)) - 5
+        return next(rows for rows in itertools.count(start) if is_enough(rows))
 
     def _demand_rows(self, rows: int, verb: str) -> None:
         """Refuse fewer rows than the review rate needs."""
-        needed = next(count for count in itertools.count(LEAST_FIT_ROWS) if self._is_enough(count))
+        needed = self._least_rows()
         if rows < needed:
             failed = (
                 f" (the first that failed: {self._first_failure})" if verb != "hold" and self._first_failure else ""
@@ -336,6 +351,28 @@ class _Calibrating:
                 next_step="give more rows that the model was not trained on, of the size that it takes, or a higher "
                 "--review-rate",
             )
+
+
+def _refuse_to_replace(output: Path) -> None:
+    """A calibration may replace an earlier one, and nothing else."""
+    if not output.exists():
+        return
+    try:
+        read_calibration(output)
+    except CalibrationRefused as error:
+        raise OutputRefused(
+            f"{output} exists and is no calibration.",
+            wanted="a new file, or an earlier calibration to replace",
+            next_step="choose another name",
+        ) from error
+
+
+def _no_detector(name: str, why: str, known: list[str]) -> OptionRefused:
+    return OptionRefused(
+        f"--detector {name} is not to be had of this model ({why}).",
+        wanted=f"some of {', '.join(known)}",
+        next_step="name others, or leave the option out",
+    )
 
 
 def _digests(batch: ImageBatch) -> NDArray[np.uint64]:

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from export.errors import CalibrationRefused, InputRefused, OptionRefused
+from export.errors import CalibrationRefused, InputRefused, OptionRefused, OutputRefused
 from export.graph import stamp_metadata
 from screen import Screener
 from screen.calibrate import run_calibration
@@ -165,6 +165,26 @@ def test_rows_of_the_wrong_shape_are_refused(calibrate: Calibrate, tmp_path: Pat
     assert "of the size that it takes" in refused.value.next_step
 
 
+def test_a_calibration_replaces_a_calibration_and_nothing_else(
+    calibrate: Calibrate, tmp_path: Path, shards: Path
+) -> None:
+    (tmp_path / "c").write_text("something else")
+    with pytest.raises(OutputRefused, match="exists and is no calibration"):
+        calibrate()
+    assert (tmp_path / "c").read_text() == "something else"
+    (tmp_path / "c").unlink()
+    first = calibrate().calibration.digest
+    assert calibrate(review_rate=0.2).calibration.digest != first
+
+
+def test_rows_that_are_all_alike_are_refused(calibrate: Calibrate, shards: Path, tmp_path: Path) -> None:
+    write_shard(tmp_path / "in" / "a.parquet", [encode(np.zeros((28, 28, 1), np.uint8))] * 900)
+    with pytest.raises(InputRefused, match="repeat each other"):
+        calibrate(tmp_path / "in", reference=str(shards / "train"))
+    with pytest.raises(InputRefused, match="The bank has 0 readable rows that differ, of 900"):
+        calibrate(tmp_path / "in")
+
+
 def test_fewer_rows_than_the_review_rate_needs_are_refused(calibrate: Calibrate, shards: Path) -> None:
     with pytest.raises(InputRefused, match="hold 900 rows") as refused:
         calibrate(review_rate=0.001)
@@ -219,6 +239,8 @@ def test_detectors_and_distance_can_be_chosen(calibrate: Calibrate, article_onnx
     for wanted in ({"detectors": ("largest_label_entropy",)}, {"detectors": ("nonsense",)}, {"distance": "none"}):
         with pytest.raises(OptionRefused):
             calibrate(**wanted)
+    with pytest.raises(InputRefused, match="hold 900 rows"):
+        calibrate(review_rate=1e-9)
     for rate in (0.0, 1.0, -1.0, float("nan")):
         with pytest.raises(OptionRefused, match="--review-rate"):
             calibrate(review_rate=rate)
