@@ -182,9 +182,10 @@ class _Calibrating:
         self._demand_rows(len(digests) + (0 if self._reference is not None else len(bank)), "hold readable")
         fit, ranked = split_rows(digests, (FIT_SHARE, 1 - FIT_SHARE))
         if 2 * len(fit) < LEAST_FIT_ROWS or not flagged_ranks(len(ranked), self._wanted.review_rate):
+            least = least_ranked_rows(self._wanted.review_rate)
             raise InputRefused(
                 f"Too many rows repeat each other: {len(fit)} would fit the detectors and {len(ranked)} be ranked.",
-                wanted=f"at least {LEAST_FIT_ROWS} and {least_ranked_rows(self._wanted.review_rate)}, equal ones in one part",
+                wanted=f"at least {LEAST_FIT_ROWS} and {least}, where equal rows are in one part",
                 next_step="give more rows that differ",
             )
         self._ranked = digests[ranked]
