@@ -101,11 +101,11 @@ class CalibrationReport:
             f"  review rate    {promised:.2%} of rows like the ranked ones; with this many rows the true rate is "
             f"between {low:.2%} and {high:.2%}, 19 times in 20",
         ]
-        if self.stopping is not None:
-            told = self.stopping
+        early = self.stopping
+        if early is not None:
             lines.append(
-                f"  --adaptive     {told.flagged:.2%} of the ranked rows are flagged, {told.flagged_by_all:.2%} after "
-                f"all passes; a row has {told.mean_passes:.1f} passes, not {settings.passes}"
+                f"  --adaptive     {early.flagged:.2%} of the ranked rows are flagged, {early.flagged_by_all:.2%} after "
+                f"all passes; a row has {early.mean_passes:.1f} passes, not {settings.passes}"
             )
         return "\n".join(lines)
 
