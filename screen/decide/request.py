@@ -104,8 +104,8 @@ class CalibrationReport:
         early = self.stopping
         if early is not None:
             lines.append(
-                f"  --adaptive     {early.flagged:.2%} of the ranked rows are flagged, {early.flagged_by_all:.2%} after "
-                f"all passes; a row has {early.mean_passes:.1f} passes, not {settings.passes}"
+                f"  --adaptive     {early.flagged:.2%} of the ranked rows are flagged, {early.flagged_by_all:.2%} "
+                f"after all passes; a row has {early.mean_passes:.1f} passes, not {settings.passes}"
             )
         return "\n".join(lines)
 
