@@ -220,6 +220,8 @@ def _ones(count: int) -> NDArray[np.float32]:
 def _make_graph(
     nodes: list[onnx.NodeProto], features: int, outputs: dict[str, int], constants: dict[str, NDArray[Any]]
 ) -> onnx.GraphProto:
+    for node in nodes:
+        node.name = node.output[0]  # the check of where a node was placed needs it
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", size]) for name, size in outputs.items()]
     return helper.make_graph(
         nodes,

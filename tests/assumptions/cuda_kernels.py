@@ -40,6 +40,7 @@ CUDA_KERNELS: dict[str, frozenset[int]] = {
     "Softmax": frozenset({FLOAT, DOUBLE}),
     "Squeeze": frozenset({FLOAT, DOUBLE, INT64, BOOL}),
     "Sub": frozenset({FLOAT, DOUBLE, INT64}),
+    "TopK": frozenset({FLOAT, DOUBLE, INT64}),
     "Transpose": frozenset({FLOAT, DOUBLE, INT64, BOOL}),
     "Unsqueeze": frozenset({FLOAT, DOUBLE, INT64, BOOL}),
 }

@@ -109,6 +109,24 @@ def test_a_batched_product_gives_the_same_bits_for_any_number_of_rows() -> None:
         np.testing.assert_array_equal(part, whole[:, 5 : 5 + size])
 
 
+def test_what_a_session_gave_stays_when_its_value_is_gone_but_a_value_that_was_put_is_only_lent() -> None:
+    """Why `screen.engine.boundary` copies rows of a boundary while it holds it: on the CPU, `put` copies nothing."""
+    from screen.engine.session import Device, Part
+    from tests.screen.engine.test_distance import KNOWN, NearestNeighbours
+
+    graph = helper.make_model(
+        NearestNeighbours.fit(KNOWN).graph(), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    part = Part(graph, Device("cpu", 1))
+    given = part.run({"features": part.put(KNOWN)})["nearest"].numpy()
+    kept = given.copy()
+    for _ in range(20):
+        part.run({"features": part.put(-KNOWN)})
+    np.testing.assert_array_equal(given, kept)
+    value = part.put(KNOWN)
+    assert np.shares_memory(value.numpy(), KNOWN)
+
+
 def test_only_the_session_tells_which_provider_it_got() -> None:
     """Why `--device` asks a session: what is available is not what is used (onnxruntime issue 23372)."""
     available = onnxruntime.get_available_providers()

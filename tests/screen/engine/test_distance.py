@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from screen.engine.distance import NEIGHBOURS, Distance, DistanceMeter, Mahalanobis, NearestNeighbours
 from screen.engine.session import Device
+from tests.assumptions.cuda_kernels import CUDA_KERNELS
 
 RNG = np.random.default_rng(0)
 KNOWN = RNG.normal(1, 1, (300, 37)).astype(np.float32)
@@ -60,3 +61,10 @@ def test_a_row_without_any_feature_is_at_distance_one_and_a_bank_may_be_small() 
     features: NDArray[np.float32] = np.zeros((2, 37), np.float32)
     assert meter(NearestNeighbours.fit(KNOWN[:3])).measure(features).tolist() == [1.0, 1.0]
     assert meter(NearestNeighbours.fit(KNOWN[:3])).measure(KNOWN[:3]).max() < 1
+
+
+@pytest.mark.parametrize("kind", [NearestNeighbours, Mahalanobis])
+def test_every_operator_of_a_distance_has_a_name_and_a_cuda_kernel(kind: Any) -> None:
+    nodes = kind.fit(KNOWN).graph().node
+    assert {node.op_type for node in nodes} <= set(CUDA_KERNELS)
+    assert len({node.name for node in nodes} - {""}) == len(nodes)

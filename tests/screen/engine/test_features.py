@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from export.contract import ExportedModel
 from screen.engine.distance import DistanceMeter, NearestNeighbours
-from screen.engine.features import FEATURES_MAX, GRID, cell_means
+from screen.engine.features import FEATURES, FEATURES_MAX, GRID, cell_means
 from screen.engine.passes import PassEngine
 from screen.engine.plan import plan_engine
 from screen.engine.session import Device
+from tests.assumptions.cuda_kernels import CUDA_KERNELS
 from tests.screen.engine.graphs import Graph
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 3), dtype=np.uint8)
@@ -177,3 +178,10 @@ def test_features_change_no_statistic() -> None:
         one, other = with_features.summarize(IMAGES), without.summarize(IMAGES)
         np.testing.assert_array_equal(one.mean, other.mean)
         np.testing.assert_array_equal(one.std, other.std)
+
+
+@pytest.mark.parametrize("model", [channels_first(), channels_last(), tokens(), flat()])
+def test_every_operator_that_makes_features_has_a_cuda_kernel(model: ExportedModel) -> None:
+    added = [node for node in plan_engine(model, features=GRID).trunk.graph.node if node.name.startswith(FEATURES)]
+    assert added
+    assert {node.op_type for node in added} <= set(CUDA_KERNELS)
