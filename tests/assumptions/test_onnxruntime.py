@@ -111,8 +111,9 @@ def test_a_batched_product_gives_the_same_bits_for_any_number_of_rows() -> None:
 
 def test_what_a_session_gave_stays_when_its_value_is_gone_but_a_value_that_was_put_is_only_lent() -> None:
     """Why `screen.engine.boundary` copies rows of a boundary while it holds it: on the CPU, `put` copies nothing."""
+    from screen.engine.distance import NearestNeighbours
     from screen.engine.session import Device, Part
-    from tests.screen.engine.test_distance import KNOWN, NearestNeighbours
+    from tests.screen.engine.test_distance import KNOWN
 
     graph = helper.make_model(
         NearestNeighbours.fit(KNOWN).graph(), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
