@@ -82,7 +82,7 @@ def test_a_row_that_has_all_passes_scores_what_it_scores_without(
 def test_a_row_that_leaves_scores_what_so_many_passes_say(article: ExportedModel, digits: NDArray[np.uint8]) -> None:
     summary = engine_of(article).summarize_settled(digits[:60], lambda rows, _: np.full(rows, 0.5))
     assert set(summary.passes.tolist()) <= set(plan_looks(PASSES))
-    assert (summary.passes == FIRST_LOOK).mean() > 0.5
+    assert (summary.passes == FIRST_LOOK).sum() >= 10
     few = PassEngine(plan_engine(article), passes=FIRST_LOOK, seed=0, device=Device("cpu", 1), memory=2**28)
     early = summary.passes == FIRST_LOOK
     np.testing.assert_allclose(summary.mean[early], few.summarize(digits[:60]).mean[early], atol=1e-6)
