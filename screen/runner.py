@@ -35,6 +35,9 @@ from screen.screener import Screener
 _BATCH_BYTES = 32 * 2**20
 """Pixels of one batch at most; a few batches are on their way between the stages."""
 
+_ADAPTIVE_BATCHES = 4
+"""So many times the rows where passes stop early: the few that go on are then run together."""
+
 _AHEAD = 2
 """How many batches a stage may be ahead of the next."""
 
@@ -167,7 +170,8 @@ def run_screening(
 def batch_rows(config: RunConfig, contract: ModelContract) -> int:
     """Rows that are read together: as asked for, fewer where images are large."""
     height, width, channels = contract.image_shape
-    return max(1, min(config.batch_size, _BATCH_BYTES // (height * width * channels)))
+    wanted = config.batch_size * (_ADAPTIVE_BATCHES if config.adaptive else 1)
+    return max(1, min(wanted, _BATCH_BYTES // (height * width * channels)))
 
 
 def _score_shards(

@@ -73,6 +73,18 @@ class TrunkRunner:
         }
         return Boundary(tensors, Rows(boundary.rows.images[places]))
 
+    def join(self, boundaries: list[Boundary]) -> Boundary:
+        """Several boundaries as one, without their features."""
+        if len(boundaries) == 1:
+            return boundaries[0]
+        tensors = {}
+        for tensor in self._plan.boundary:
+            values = [boundary.tensors[tensor.name].numpy() for boundary in boundaries]
+            rows = [np.arange(boundary.rows.count) for boundary in boundaries]  # not those that are fed twice
+            own = [np.take(value, some, axis=tensor.row_axis) for value, some in zip(values, rows, strict=True)]
+            tensors[tensor.name] = self._part.put(np.concatenate(own, axis=tensor.row_axis))
+        return Boundary(tensors, Rows(np.concatenate([boundary.rows.images for boundary in boundaries])))
+
     def share_out(self, boundary: Boundary, pieces: int) -> list[Boundary]:
         """A boundary in at most so many pieces, in order."""
         parts = cut_rows(boundary.rows.images, pieces)

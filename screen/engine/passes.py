@@ -14,9 +14,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,30 @@ KEPT_MASKS_BYTES = 256 * 2**20
 
 Limits = Callable[[int, NDArray[np.float64] | None], NDArray[np.float64]]
 """From the number of rows B and their `feature_distance` `[B]` to the entropy above which each is flagged, `[B]`."""
+
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class _FirstLook:
+    """Some rows after the first look.
+
+    Attributes:
+        summary: of those that are settled.
+        settled: `[B]`.
+        distance: `[B]`, `feature_distance`.
+        left: the boundary of the others; None where there are none.
+        so_far: the others' statistics.
+        limit: the entropy above which each of the others is flagged.
+    """
+
+    summary: PassSummary
+    settled: NDArray[np.bool_]
+    distance: NDArray[np.float64] | None
+    left: Boundary | None
+    so_far: RunStatistics
+    limit: NDArray[np.float64]
 
 
 class PassEngine:
@@ -101,7 +125,7 @@ class PassEngine:
         Raises:
             OutOfMemory: not even two rows fit.
         """
-        return self._in_pieces(images, self._summarize_rows)
+        return concatenate(self._in_pieces(images, self._summarize_rows))
 
     def summarize_settled(self, images: NDArray[np.uint8], limits: Limits) -> PassSummary:
         """What the passes say that a row had until its decision was settled; for an `adaptive` engine.
@@ -113,17 +137,30 @@ class PassEngine:
         Raises:
             OutOfMemory: not even two rows fit.
         """
-        return self._in_pieces(images, lambda some: self._settle_rows(some, limits))
+        looks = self._in_pieces(images, lambda some: self._look_first(some, limits))
+        ends = np.cumsum([len(look.settled) for look in looks])
+        summaries = [look.summary for look in looks]
+        starts = [end - len(look.settled) for end, look in zip(ends, looks, strict=True)]
+        places = [start + np.flatnonzero(look.settled) for start, look in zip(starts, looks, strict=True)]
+        unsettled = [look for look in looks if look.left is not None]
+        if unsettled:  # together: passes cost more than their rows where rows are few
+            left = self._trunk.join([look.left for look in unsettled if look.left is not None])
+            so_far = RunStatistics.join([look.so_far for look in unsettled])
+            rest, order = self._settle(left, so_far, np.concatenate([look.limit for look in unsettled]))
+            summaries.append(rest)
+            still = [start + np.flatnonzero(~look.settled) for start, look in zip(starts, looks, strict=True)]
+            places.append(np.concatenate(still)[order])
+        summary = concatenate(summaries).take(np.argsort(np.concatenate(places)))
+        known = [look.distance for look in looks if look.distance is not None]
+        return replace(summary, feature_distance=np.concatenate(known) if known else None)
 
-    def _in_pieces(
-        self, images: NDArray[np.uint8], summarize_some: Callable[[NDArray[np.uint8]], PassSummary]
-    ) -> PassSummary:
-        """Rows in pieces that fit into memory, smaller ones when it ran out."""
-        summaries: list[PassSummary] = []
+    def _in_pieces(self, images: NDArray[np.uint8], work: Callable[[NDArray[np.uint8]], Result]) -> list[Result]:
+        """What comes of rows in pieces that fit into memory, smaller ones when it ran out."""
+        results: list[Result] = []
         waiting = self._cut_to_fit(images)
         while waiting:
             try:
-                summaries.append(summarize_some(waiting[0]))
+                results.append(work(waiting[0]))
                 waiting.pop(0)
             except (OutOfMemory, MemoryError):  # of the session, or of numpy between sessions
                 rows = len(waiting[0])
@@ -131,7 +168,7 @@ class PassEngine:
                     raise
                 self._go_on_with(max(LEAST, rows // 2), instead_of=rows)
                 waiting = self._cut_to_fit(np.concatenate(waiting))
-        return concatenate(summaries)
+        return results
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The trunk's features alone, `[B, F]`; for a plan that was made with `features`.
@@ -168,32 +205,46 @@ class PassEngine:
         known = [distance for distance in distances if distance is not None]
         return replace(summary, feature_distance=np.concatenate(known) if known else None)
 
-    def _settle_rows(self, images: NDArray[np.uint8], limits: Limits) -> PassSummary:
-        """One batch that fits: its trunk, then runs of passes from look to look, for the rows that are not settled."""
+    def _look_first(self, images: NDArray[np.uint8], limits: Limits) -> _FirstLook:
+        """One batch that fits: its trunk, and the passes up to the first look."""
         boundary = self._trunk.run(Rows(images))
         distance = self._measure(boundary)
         limit = limits(len(images), distance)
-        left = np.arange(len(images))
-        so_far: RunStatistics | None = None
+        summary, so_far, settled = self._look(boundary, None, limit, 0)
+        if settled.all():
+            return _FirstLook(summary, settled, distance, None, so_far, limit[:0])
+        left = self._trunk.take(boundary, np.flatnonzero(~settled))
+        return _FirstLook(summary.take(settled), settled, distance, left, so_far.take(~settled), limit[~settled])
+
+    def _settle(
+        self, boundary: Boundary, so_far: RunStatistics, limit: NDArray[np.float64]
+    ) -> tuple[PassSummary, NDArray[np.int64]]:
+        """From the second look on: summaries in the order in which rows leave, and which rows these are."""
+        left = np.arange(boundary.rows.count)
         summaries: list[PassSummary] = []
         places: list[NDArray[np.int64]] = []
-        for runs, passes in zip(self._runs_to_look, self._looks, strict=True):
-            pieces = self._trunk.share_out(boundary, -(-self._workers // len(runs)))
-            statistics = self._reduce_all(pieces, runs)
-            so_far = statistics if so_far is None else so_far.merge(statistics)
-            summary = summarize(so_far, self.plan.contract.output_kind)
-            settled = np.ones(len(left), np.bool_)
-            if passes < self.passes and summary.entropy is not None:
-                settled = find_settled(summary.entropy, entropy_error(so_far), limit[left])
+        for index in range(1, len(self._looks)):
+            summary, so_far, settled = self._look(boundary, so_far, limit[left], index)
             summaries.append(summary.take(settled))
             places.append(left[settled])
             if settled.all():
                 break
-            so_far = so_far.take(~settled)
             boundary = self._trunk.take(boundary, np.flatnonzero(~settled))
-            left = left[~settled]
-        summary = concatenate(summaries).take(np.argsort(np.concatenate(places)))
-        return replace(summary, feature_distance=distance)
+            so_far, left = so_far.take(~settled), left[~settled]
+        return concatenate(summaries), np.concatenate(places)
+
+    def _look(
+        self, boundary: Boundary, so_far: RunStatistics | None, limit: NDArray[np.float64], index: int
+    ) -> tuple[PassSummary, RunStatistics, NDArray[np.bool_]]:
+        """The passes up to a look, what all so far say, and which rows are settled by it; the last settles all."""
+        runs = self._runs_to_look[index]
+        pieces = max(-(-self._workers // len(runs)), -(-boundary.rows.count // self.rows_per_run))
+        statistics = self._reduce_all(self._trunk.share_out(boundary, pieces), runs)
+        so_far = statistics if so_far is None else so_far.merge(statistics)
+        summary = summarize(so_far, self.plan.contract.output_kind)
+        if self._looks[index] == self.passes or summary.entropy is None:
+            return summary, so_far, np.ones(len(limit), np.bool_)
+        return summary, so_far, find_settled(summary.entropy, entropy_error(so_far), limit)
 
     def _measure(self, boundary: Boundary) -> NDArray[np.float64] | None:
         """How far the features are from known ones, `[B]`."""

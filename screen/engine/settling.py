@@ -18,7 +18,7 @@ FIRST_LOOK = 25
 GROWTH = 1.6
 """Each look comes after so many times the passes of the one before."""
 
-ERRORS = 3.0
+ERRORS = 3.5
 """Standard errors between the entropy and its limit that settle a row."""
 
 MARGIN = 0.02
