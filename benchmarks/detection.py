@@ -259,7 +259,8 @@ def main() -> None:
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
         "versions": {name: version(name) for name in ("oodscreen", "onnxruntime-gpu", "tensorflow", "scikit-learn")},
     }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    rounded = json.loads(json.dumps(result), parse_float=lambda number: round(float(number), 5))
+    RESULT.write_text(json.dumps(rounded, indent=1) + "\n")
     plot(result, RESULT.with_suffix(".svg"))
 
 

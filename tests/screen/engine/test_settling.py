@@ -106,9 +106,10 @@ def test_when_a_row_leaves_does_not_depend_on_the_rows_beside_it(
     limits = np.random.default_rng(0).uniform(0.05, 1.5, 40)
     by_row = {digits[row].tobytes(): limits[row] for row in range(40)}
 
-    def score(rows: NDArray[np.uint8], threads: int) -> NDArray[np.float64]:
+    def score(rows: NDArray[np.uint8], threads: int, memory: int = 2**28) -> NDArray[np.float64]:
         plan = plan_engine(article, masks=masks)
-        engine = PassEngine(plan, passes=60, seed=0, device=Device("cpu", threads), memory=2**28, adaptive=True)
+        engine = PassEngine(plan, passes=60, seed=0, device=Device("cpu", threads), memory=memory, adaptive=True)
+        assert memory == 2**28 or engine.rows_per_run < 20
         limit = np.array([by_row[row.tobytes()] for row in rows])
         summary = engine.summarize_settled(rows, lambda count, _: limit)
         assert summary.entropy is not None
@@ -126,3 +127,4 @@ def test_when_a_row_leaves_does_not_depend_on_the_rows_beside_it(
 
     check()
     np.testing.assert_array_equal(score(digits[:40][::-1], 1), whole[::-1])
+    np.testing.assert_array_equal(score(digits[:40], 2, memory=1), whole)
