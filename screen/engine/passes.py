@@ -125,7 +125,13 @@ class PassEngine:
         Raises:
             OutOfMemory: not even two rows fit.
         """
-        return concatenate(self._in_pieces(images, self._summarize_rows))
+        pieces = self._in_pieces(images, self._summarize_rows)
+        summary = concatenate([piece for piece, _ in pieces])
+        if self._meter is None:
+            return summary
+        # All rows at once: a bank is read as a whole for however few rows there are.
+        known = [features for _, features in pieces if features is not None]
+        return replace(summary, feature_distance=self._meter.measure(np.concatenate(known)) if known else None)
 
     def summarize_settled(self, images: NDArray[np.uint8], limits: Limits) -> PassSummary:
         """What the passes say that a row had until its decision was settled; for an `adaptive` engine.
@@ -196,14 +202,13 @@ class PassEngine:
         for start in range(0, len(self._runs), self._workers):
             yield from self._pool.map(run_all_rows, self._runs[start : start + self._workers])
 
-    def _summarize_rows(self, images: NDArray[np.uint8]) -> PassSummary:
-        """One batch that fits: its trunk, then every run of passes, merged in their order."""
+    def _summarize_rows(self, images: NDArray[np.uint8]) -> tuple[PassSummary, NDArray[np.float32] | None]:
+        """One batch that fits: its trunk, then every run of passes, merged in their order; and its features."""
         parts = cut_rows(images, -(-self._workers // len(self._runs)))
         boundaries = [self._trunk.run(Rows(part)) for part in parts]
-        distances = [self._measure(boundary) for boundary in boundaries]
         summary = summarize(self._reduce_all(boundaries, self._runs), self.plan.contract.output_kind)
-        known = [distance for distance in distances if distance is not None]
-        return replace(summary, feature_distance=np.concatenate(known) if known else None)
+        features = [boundary.features for boundary in boundaries if boundary.features is not None]
+        return summary, np.concatenate(features) if features else None
 
     def _look_first(self, images: NDArray[np.uint8], limits: Limits) -> _FirstLook:
         """One batch that fits: its trunk, and the passes up to the first look."""

@@ -111,7 +111,8 @@ def test_when_a_row_leaves_does_not_depend_on_the_rows_beside_it(
         engine = PassEngine(plan, passes=60, seed=0, device=Device("cpu", threads), memory=memory, adaptive=True)
         assert memory == 2**28 or engine.rows_per_run < 20
         limit = np.array([by_row[row.tobytes()] for row in rows])
-        summary = engine.summarize_settled(rows, lambda count, _: limit)
+        waiting = iter(limit)  # pieces come in order
+        summary = engine.summarize_settled(rows, lambda count, _: np.array([next(waiting) for _ in range(count)]))
         assert summary.entropy is not None
         assert summary.kurtosis is not None
         return np.column_stack([summary.passes, summary.entropy, summary.kurtosis, summary.mean])
