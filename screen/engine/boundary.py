@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from screen.engine.features import FEATURES
-from screen.engine.plan import TRUNK_ROWS, EnginePlan
+from screen.engine.plan import EnginePlan
 from screen.engine.runs import LEAST, Rows, cut_rows
 from screen.engine.session import Device, Part
 
@@ -40,10 +40,12 @@ class TrunkRunner:
         plan: how the model is run.
         device: where.
         pool: the threads that share the rows.
+        memory: bytes that its tensors may take; sets how many rows a thread takes at a time.
     """
 
-    def __init__(self, plan: EnginePlan, device: Device, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, plan: EnginePlan, device: Device, pool: ThreadPoolExecutor, memory: int) -> None:
         self._plan, self._device, self._pool = plan, device, pool
+        self._rows = plan.trunk_rows(memory, device.workers)
         self._part = Part(plan.trunk, device)
 
     def run(self, rows: Rows) -> Boundary:
@@ -95,7 +97,7 @@ class TrunkRunner:
 
     def _run_slices(self, rows: Rows) -> list[dict[str, Any]]:
         name = self._plan.contract.input_name
-        slices = cut_rows(rows.fed, max(self._device.workers, -(-len(rows.fed) // TRUNK_ROWS)))
+        slices = cut_rows(rows.fed, max(self._device.workers, -(-len(rows.fed) // self._rows)))
         if self._device.name != "cpu":
             slices = [rows.fed]  # nothing leaves the GPU
         return list(self._pool.map(lambda part: self._part.run({name: self._part.put(part)}), slices))

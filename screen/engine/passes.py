@@ -100,7 +100,7 @@ class PassEngine:
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="passes")
         self.rows_per_run = plan.rows_per_run(memory, self._workers)
         self._notify = notify
-        self._trunk = TrunkRunner(plan, device, self._pool)
+        self._trunk = TrunkRunner(plan, device, self._pool, memory)
         self._head = Part(plan.head, device)
         self._looks = plan_looks(passes) if adaptive else (passes,)
         self._runs_to_look = cut_passes(plan, self._looks)

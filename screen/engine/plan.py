@@ -39,7 +39,7 @@ _RUN_ROWS = 64
 _SHARED_BY = 4
 
 TRUNK_ROWS = 128
-"""Rows that the trunk takes at a time: its tensors are the largest there are, and more rows do not
+"""Rows that the trunk takes at a time at most: its tensors are the largest there are, and more rows do not
 make it faster."""
 
 _MASK_COPIES = 3
@@ -96,6 +96,15 @@ class EnginePlan:
         """Arithmetic of T passes relative to one pass of the whole network, by matrix products alone."""
         return (self.once_flops + passes * self.pass_flops) / max(1, self.trunk_flops + self.head_flops)
 
+    def trunk_rows(self, memory: int, workers: int = 1) -> int:
+        """How many rows the trunk takes at a time, in at most half of `memory` bytes; at least 2.
+
+        Args:
+            memory: bytes.
+            workers: how many slices go on at a time.
+        """
+        return max(2, min(TRUNK_ROWS, memory // 2 // (workers * max(self.trunk_row_bytes, 1))))
+
     def rows_per_run(self, memory: int, workers: int = 1) -> int:
         """How many rows may be run together in `memory` bytes; at least 2.
 
@@ -103,7 +112,7 @@ class EnginePlan:
             memory: bytes.
             workers: how many runs go on at a time; each has its own trunk slice, then its own head.
         """
-        trunk = workers * TRUNK_ROWS * self.trunk_row_bytes
+        trunk = workers * self.trunk_rows(memory, workers) * self.trunk_row_bytes
         heads = workers * self.passes_per_run * self.head_pass_bytes
         each = 2 * self.boundary_row_bytes + workers * self.passes_per_run * self.head_row_bytes
         return max(2, (memory - max(trunk, heads)) // max(each, 1))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -289,3 +290,11 @@ def test_the_predicted_cost_is_that_of_what_is_run(article: ExportedModel) -> No
     assert thinned.relative_cost(100) == pytest.approx(1 - share + 100 * share / 2, rel=0.01)
     # A quarter of the features for half of the units, and the product of all once.
     assert least.relative_cost(100) == pytest.approx(1 + 100 * share / 8, rel=0.02)
+
+
+def test_a_trunk_with_large_tensors_takes_fewer_rows_at_a_time_and_leaves_room_for_the_head() -> None:
+    plan = replace(plan_engine(GRAPHS["dense_chain"][0]()), trunk_row_bytes=14 * 2**20)
+    assert plan.trunk_rows(2**29, workers=2) == 9
+    assert plan.rows_per_run(2**29, workers=2) > 1000
+    assert plan.trunk_rows(2**20, workers=2) == 2
+    assert replace(plan, trunk_row_bytes=100).trunk_rows(2**29, workers=2) == 128
