@@ -276,7 +276,7 @@ def test_channels_first_is_compared_where_tensorflow_has_no_kernels_for_it(tmp_p
 def test_images_from_3_to_1024_pixels_are_exported(keras: Any, tmp_path: Path, size: int, channels: int) -> None:
     layers = keras.layers
     image = keras.Input((size, size, channels))
-    x = layers.Conv2D(4, 3, strides=min(size, 8), activation="relu")(image)
+    x = layers.Conv2D(32, 3, strides=min(size, 8), activation="relu")(image)
     x = layers.Dropout(0.4)(layers.GlobalAveragePooling2D()(x))
     model = keras.Model(image, layers.Dense(3, activation="softmax")(x))
     assert export_model(model, tmp_path / "m.onnx", scale=1 / 255).image_shape == (size, size, channels)
