@@ -43,6 +43,8 @@ bench: $(STAMP)  ## Measure, keep the results as JSON
 	$(BIN)/python -m benchmarks.detection --data $(OODSCREEN_DATA)
 	$(BIN)/python -m benchmarks.promises --data $(OODSCREEN_DATA)
 	$(BIN)/python -m benchmarks.article --data $(OODSCREEN_DATA)
+	$(BIN)/python -m benchmarks.faults
+	$(BIN)/python -m benchmarks.fuzz
 
 docs: $(STAMP)  ## Write the generated parts of README anew
 	$(BIN)/python -m tests.generated

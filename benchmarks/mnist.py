@@ -45,7 +45,7 @@ def measure(data: Path, work: Path, *, epochs: int, passes: int = 100, seed: int
     trained = time.monotonic() - started
     model.save(work / "mnist.keras")
     export_model(model, work / "mnist.onnx", scale=SCALE)
-    config = RunConfig(passes=passes, keep=["label"], force=True)
+    config = RunConfig(passes=passes, keep=["label"], force="all")
     summary = run_screening(work / "mnist.onnx", str(data / "mnist" / "test"), work / "results", config, PlainLines())
     table = pa.concat_tables([pq.read_table(file) for file in sorted((work / "results").glob("*.parquet"))])
     given = pa.concat_tables([pq.read_table(file) for file in sorted((data / "mnist" / "test").glob("*.parquet"))])

@@ -6,6 +6,9 @@ because `model.predict` of Keras 3 silences a plain Dropout however it was built
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,3 +64,15 @@ def _settle(model: Any) -> None:
     model(np.random.default_rng(0).random((8, *model.input_shape[1:])).astype(np.float32), training=True)
     for layer, value in zip(layers, momentum, strict=True):
         layer.momentum = value
+
+
+def export_article(path: Path) -> Path:
+    """Export the article's network, untrained, in a process of its own: this one stays free of TensorFlow."""
+    subprocess.run([sys.executable, "-m", "benchmarks.networks", str(path)], check=True, stderr=subprocess.DEVNULL)
+    return path
+
+
+if __name__ == "__main__":
+    from export.exporter import export_model
+
+    export_model(build("article"), Path(sys.argv[1]), scale=1 / 255)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from export.consistency import check_graph
 from export.errors import ContractRefused
 from export.inputs import Preprocessing, Resize
 
@@ -252,13 +253,16 @@ class ExportedModel:
 def read_model(path: str | Path) -> ExportedModel:
     """Read an exported ONNX file and its contract.
 
+    Args:
+        path: the file, or an object that reads like a `Path`.
+
     Raises:
         ContractRefused: there is no such file, it is not ONNX, or it carries no readable contract.
     """
     import onnx
     from google.protobuf.message import DecodeError
 
-    path = Path(path)
+    path = Path(path) if isinstance(path, str) else path
     wanted = "an ONNX file written by `oodscreen export`"
     try:
         data = path.read_bytes()
@@ -284,4 +288,5 @@ def read_model(path: str | Path) -> ExportedModel:
             next_step="give the .onnx file, not the Keras model; to make one: oodscreen export",
         )
     contract = ModelContract.from_metadata(metadata, origin=str(path))
+    check_graph(proto, contract, str(path))
     return ExportedModel(path=path, proto=proto, contract=contract, digest=hashlib.sha256(data).hexdigest())

@@ -12,12 +12,14 @@
     ├── EngineFailed                  exit 1   onnxruntime could not run the model
     │   └── OutOfMemory                        the device has no room for a run's tensors
     ├── WriteFailed                   exit 1   results could not be written
+    ├── ReadFailed                    exit 1   a disk or a store stopped answering while a shard was read
     ├── InputChanged                  exit 1   a shard changed while it was read
-    └── OutputLocked                  exit 75  another run holds the output: try again later
+    ├── OutputLocked                  exit 75  another run holds the output: try again later
+    └── Interrupted                   exit 130 a run was asked to stop by SIGINT (Ctrl-C)
+        └── Terminated                exit 143 the same by SIGTERM, which schedulers send
 
-A run that ends well can still exit with 3 (some input was unreadable), and one that is interrupted by
-Ctrl-C exits with 130. An error says what was found, what was wanted and the
-next step, in this order, so that a log line is enough to act on.
+A run that ends well can still exit with 3 (some input was unreadable) or 4 (drift alarm). An error says what was found,
+what was wanted and the next step, in this order, so that a log line is enough to act on.
 """
 
 from __future__ import annotations
@@ -26,14 +28,25 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What a process status of `oodscreen` means."""
+    """Every process status of `oodscreen`, with what it means to whoever scheduled it."""
 
-    DONE = 0
-    FAILED = 1
-    REFUSED = 2
-    UNREADABLE_INPUT = 3
-    LOCKED = 75
-    SIGINT = 130
+    meaning: str
+
+    def __new__(cls, code: int, meaning: str) -> ExitCode:
+        """A status that carries its meaning."""
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
+
+    DONE = 0, "done"
+    FAILED = 1, "failed; finished shards stay, and a rerun goes on behind them"
+    REFUSED = 2, "refused: a wrong option, model or input; nothing was written; do not retry"
+    UNREADABLE_INPUT = 3, "done, but more rows were unreadable than `--max-bad-rows` allows, or a whole shard was"
+    DRIFT = 4, "done, but the rate of flags left the range of the calibration (`--alarm`); 3 wins over 4"
+    LOCKED = 75, "another run holds OUTPUT; try again later"
+    SIGINT = 130, "interrupted by SIGINT (Ctrl-C); finished shards stay"
+    SIGTERM = 143, "interrupted by SIGTERM; finished shards stay"
 
 
 class OodscreenError(Exception):
@@ -103,6 +116,10 @@ class WriteFailed(OodscreenError):
     """Results could not be written; finished shards stay."""
 
 
+class ReadFailed(OodscreenError):
+    """A shard could not be read to its end, through no fault of the file."""
+
+
 class InputChanged(OodscreenError):
     """A shard was replaced or altered while it was being read."""
 
@@ -111,3 +128,15 @@ class OutputLocked(OodscreenError):
     """Another living run holds the output."""
 
     exit_code = ExitCode.LOCKED
+
+
+class Interrupted(OodscreenError):
+    """A run was asked to stop by SIGINT; it ended its batch, and finished shards stay."""
+
+    exit_code = ExitCode.SIGINT
+
+
+class Terminated(Interrupted):
+    """A run was asked to stop by SIGTERM; it ended its batch, and finished shards stay."""
+
+    exit_code = ExitCode.SIGTERM

@@ -6,23 +6,25 @@ nor TensorFlow.
 
 from __future__ import annotations
 
+import json
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 import export.cli
-from export.errors import ExitCode, OodscreenError
-from screen.config import RunConfig, as_options
+from export.errors import OodscreenError
+from screen.config import FORCE_KINDS, RunConfig, as_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from export.accuracy import LabelledBatch
     from export.contract import ModelContract
-    from screen.runner import RunSummary
 
 app = typer.Typer(
     name="oodscreen",
@@ -73,32 +75,86 @@ def common(
     context.obj = reader
 
 
-@app.command()
+class _RunCommand(TyperCommand):
+    """`--force` alone means `--force all`, wherever it stands."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Complete a bare `--force` before the parser takes the next word for its value."""
+        following = [*args[1:], ""]
+        whole = [
+            "--force=all" if one == "--force" and next_one not in FORCE_KINDS else one
+            for one, next_one in zip(args, following, strict=True)
+        ]
+        return super().parse_args(ctx, whole)
+
+
+@app.command(cls=_RunCommand)
 @as_options
 def run(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An exported model.", show_default=False)],
+    model: Annotated[str, typer.Argument(metavar="MODEL.onnx", help="An exported model.", show_default=False)],
     source: Annotated[
         str, typer.Argument(metavar="INPUT", help="A Parquet shard, a folder of them, or a glob.", show_default=False)
     ],
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for the scored shards.", show_default=False)],
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder for the scored shards.", show_default=False)],
     config: RunConfig,
+    metrics: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.prom", help="Write metrics for Prometheus' textfile collector.", show_default=False),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON on standard output, and all else on standard error.")
+    ] = False,
 ) -> None:
     """Score every image of INPUT by T dropout passes, and flag those that a person should see."""
-    try:
-        from screen.progress import make_listener
-        from screen.runner import run_screening
+    from screen.stopping import stop_on_signals
 
-        with make_listener() as listener:
-            summary = run_screening(model, source, output, config, listener)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; finished shards stay, and a rerun goes on behind them", err=True)
-        raise typer.Exit(ExitCode.SIGINT) from None
-    _show(summary)
+    with stop_on_signals() as stop:
+        recording: AbstractContextManager[None] = nullcontext()
+        if metrics is not None:
+            from screen.metrics import record_failure, write_metrics
+
+            recording = record_failure(metrics, output)
+        with recording:
+            from screen.progress import make_listener
+            from screen.runner import run_screening
+
+            with make_listener() as listener:
+                summary = run_screening(model, source, output, config, listener, stop)
+        if metrics is not None:
+            write_metrics(metrics, output, summary.exit_code, summary)
+    typer.echo(summary.to_text(), err=as_json)
+    if as_json:
+        typer.echo(summary.to_json())
     raise typer.Exit(summary.exit_code)
 
 
 @app.command()
-@partial(as_options, leave_out=("calibration", "flag_if", "id_column", "keep", "force"))
+def check(
+    results: Annotated[str, typer.Argument(metavar="RESULTS", help="The OUTPUT of a run.", show_default=False)],
+    source: Annotated[
+        str | None,
+        typer.Option("--input", metavar="INPUT", help="Compare with the shards that were scored.", show_default=False),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON on standard output, and all else on standard error.")
+    ] = False,
+) -> None:
+    """Prove that results are whole: rows in are rows out, and nothing is half, changed or left over."""
+    from screen.output.check import check_results
+    from screen.output.lock import refuse_if_held
+    from screen.places import as_place
+
+    output = as_place(results)
+    refuse_if_held(output)
+    report = check_results(output, source)
+    typer.echo(report.to_text(), err=as_json)
+    if as_json:
+        typer.echo(report.to_json())
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+@partial(as_options, leave_out=("calibration", "flag_if", "id_column", "keep", "max_bad_rows", "alarm", "force"))
 def calibrate(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An exported model.", show_default=False)],
     source: Annotated[
@@ -150,7 +206,7 @@ def calibrate(
 
 @app.command()
 def inspect(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An exported model.", show_default=False)],
+    model: Annotated[str, typer.Argument(metavar="MODEL.onnx", help="An exported model.", show_default=False)],
     passes: Annotated[int, typer.Option("--passes", "-T", help="Passes to predict the cost of.")] = 100,
     memory: Annotated[int, typer.Option(help="MiB that the tensors of a run may take.")] = 512,
     masks: Annotated[str, typer.Option(help="shared or per-row, as for run.")] = "shared",
@@ -217,33 +273,11 @@ def demo(
     run_demo(output)
 
 
-def _show(summary: RunSummary) -> None:
-    rate = summary.flagged / summary.rows if summary.rows else 0.0
-    speed = summary.rows / summary.seconds if summary.seconds else 0.0
-    typer.echo(
-        f"{summary.rows} rows in {len(summary.shards)} shard(s), {summary.flagged} flagged ({rate:.1%}), "
-        f"{summary.seconds:.1f} s on {summary.device} ({speed:.0f} rows/s)"
-    )
-    if summary.stages:
-        told = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.stages.items())
-        slowest = max(summary.stages, key=lambda stage: summary.stages[stage])
-        typer.echo(f"stages, at the same time: {told}; bound by: {slowest}")
-    typer.echo(f"flag rule: {summary.rule}")
-    bad = {status: count for status, count in sorted(summary.statuses.items()) if status != "ok"}
-    if bad:
-        told = ", ".join(f"{status} {count}" for status, count in bad.items())
-        typer.echo(f"not scored, flagged for review: {sum(bad.values())} row(s) ({told})")
-    if summary.skipped:
-        typer.echo(f"skipped, finished earlier and unchanged: {len(summary.skipped)} shard(s)")
-    for shard in summary.unreadable:
-        typer.echo(f"unreadable, has no result: {shard.name}: {shard.reason}", err=True)
-    typer.echo(f"results: {summary.output}")
-
-
 def main() -> None:
     """Run the command line; turn every error into a message and an exit code.
 
-    Typer itself ends the process for a wrong use (2) and for `typer.Exit`.
+    With `--json` an error is a line of JSON on standard output too. Typer itself ends the process for a
+    command line that cannot be parsed (2) and for `typer.Exit`.
     """
     debug = "--debug" in sys.argv[1:]
     try:
@@ -251,14 +285,23 @@ def main() -> None:
     except OodscreenError as error:
         if debug:
             raise
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(int(error.exit_code))
+        _fail(error)
     except Exception as error:
         if debug:
             raise
-        typer.echo(
-            f"error: unexpected {type(error).__name__}: {error}\n"
-            "  wanted: no such thing; this is a bug\n  next:   run again with --debug and report what it prints",
-            err=True,
+        _fail(
+            OodscreenError(
+                f"unexpected {type(error).__name__}: {error}",
+                wanted="no such thing; this is a bug",
+                next_step="run again with --debug and report what it prints",
+            )
         )
-        sys.exit(int(ExitCode.FAILED))
+
+
+def _fail(error: OodscreenError) -> NoReturn:
+    code = error.exit_code
+    typer.echo(f"error: {error}", err=True)
+    if "--json" in sys.argv[1:]:
+        told = {"found": error.found, "wanted": error.wanted, "next": error.next_step}
+        typer.echo(json.dumps({"exit_code": int(code), "meaning": code.meaning, "error": told}))
+    sys.exit(int(code))

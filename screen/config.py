@@ -10,6 +10,7 @@ import functools
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -43,6 +44,43 @@ class PassSettings:
     passes: int = 100
     seed: int = 0
     masks: str = "shared"
+
+
+FORCE_KINDS = ("all", "quarantined")
+
+
+@dataclass(frozen=True)
+class BadRowLimit:
+    """How many rows may be unreadable before a run says so by its exit code.
+
+    Attributes:
+        number: rows, or percent of the rows.
+        is_percent: which of the two.
+    """
+
+    number: float
+    is_percent: bool
+
+    @classmethod
+    def parse(cls, text: str) -> BadRowLimit:
+        """Read `N` or `P%`.
+
+        Raises:
+            OptionRefused: it is neither.
+        """
+        match = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)\s*%", text.strip(), re.ASCII)
+        limit = cls(float(match[1] or match[2]), match[2] is not None) if match else None
+        if limit is None or (limit.is_percent and limit.number > 100):
+            raise OptionRefused(
+                f"--max-bad-rows is {text!r}.",
+                wanted="a number of rows, as in 100, or a share of them, as in 0.5%",
+                next_step="give one of these, or leave the option out for 1%",
+            )
+        return limit
+
+    def is_exceeded(self, bad: int, rows: int) -> bool:
+        """Whether so many bad rows among so many are too many."""
+        return bad > (rows * self.number / 100 if self.is_percent else self.number)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +145,25 @@ class RunConfig:
         int, typer.Option(help="Threads for passes and for decoding; 0 for all cores. Results do not depend on it.")
     ] = 0
     memory: Annotated[int, typer.Option(help="MiB that the tensors of a run may take.")] = 512
-    force: Annotated[bool, typer.Option("--force", help="Do every shard again, whatever OUTPUT holds.")] = False
+    max_bad_rows: Annotated[
+        str, typer.Option(metavar="N|P%", help="Unreadable rows above which the run ends with exit code 3.")
+    ] = "1%"
+    alarm: Annotated[
+        bool,
+        typer.Option(
+            "--alarm",
+            help="End with exit code 4 if more or fewer rows are flagged than the calibration lets expect.",
+        ),
+    ] = False
+    force: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[all|quarantined]",
+            help="Alone or with `all`: do every shard again, whatever OUTPUT holds. "
+            "`quarantined`: only shards with rows that could not be scored.",
+            show_default=False,
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep", tuple(dict.fromkeys(self.keep or ())))
@@ -122,6 +178,17 @@ class RunConfig:
         if self.masks not in (None, *_MASK_MODES):
             raise OptionRefused(
                 f"--masks is {self.masks!r}.", wanted=" or ".join(_MASK_MODES), next_step="choose one of these"
+            )
+        if self.force is not None and self.force not in FORCE_KINDS:
+            raise OptionRefused(
+                f"--force is {self.force!r}.", wanted=" or ".join(FORCE_KINDS), next_step="choose one of these"
+            )
+        BadRowLimit.parse(self.max_bad_rows)
+        if self.alarm and (self.calibration is None or self.flag_if is not None):
+            raise OptionRefused(
+                f"--alarm was given {'without --calibration' if self.calibration is None else 'with --flag-if'}.",
+                wanted="a calibration that alone decides what is flagged, for its rate is what the alarm knows",
+                next_step="add --calibration and leave out --flag-if, or leave out --alarm",
             )
         for name, least in (
             ("passes", 1), ("seed", 0), ("batch_size", 1), ("max_pixels", 1), ("threads", 0), ("memory", 1)

@@ -28,7 +28,8 @@ from screen.calibrate import run_calibration
 from screen.config import RunConfig
 from screen.decide.request import CalibrationConfig
 from screen.progress import make_listener
-from screen.runner import RunSummary, run_screening
+from screen.runner import run_screening
+from screen.summary import RunSummary
 
 EPOCHS = 5
 PASSES = 100
@@ -71,7 +72,7 @@ def run_demo(output: Path) -> None:
     for number, name in enumerate(sets, start=5):
         results = output / "results" / name
         _say(f"{number}. oodscreen run {model} {sets[name]} {results} --calibration {calibration} --keep label")
-        config = RunConfig(calibration=str(calibration), keep=["label"], force=True)
+        config = RunConfig(calibration=str(calibration), keep=["label"], force="all")
         with make_listener() as listener:
             summaries[name] = run_screening(model, str(sets[name]), results, config, listener)
     _report(output, model, summaries)

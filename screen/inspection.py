@@ -13,6 +13,7 @@ from export.contract import ModelContract, read_model
 from screen.config import RunConfig
 from screen.engine.plan import plan_engine
 from screen.engine.session import usable_cores
+from screen.places import as_place
 
 _MIB = 2**20
 
@@ -78,13 +79,13 @@ class Inspection:
         return "\n".join(lines)
 
 
-def inspect_model(path: Path, config: RunConfig) -> Inspection:
+def inspect_model(path: str | Path, config: RunConfig) -> Inspection:
     """Read and plan a model.
 
     Raises:
         ContractRefused: the file is not one of ours, or the passes cannot be folded into its graph.
     """
-    model = read_model(path)
+    model = read_model(as_place(path))
     settings = config.settings()
     plan = plan_engine(model, masks=settings.masks)
     return Inspection(

@@ -1,13 +1,14 @@
 """The loop: shard -> rows -> images -> passes -> summary -> decision -> writer -> manifest.
 
-In: an exported model, INPUT, OUTPUT and a `RunConfig`. Out: scored shards, and a `RunSummary`.
+In: an exported model, INPUT, OUTPUT and a `RunConfig`. Out: scored shards, a manifest, a quarantine
+table, and a `RunSummary`.
 """
 
 from __future__ import annotations
 
 import time
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,26 +18,34 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from export.contract import ModelContract, read_model
-from export.errors import ExitCode, OutputRefused
-from screen.config import RunConfig
+from export.errors import InputRefused, OutputRefused
+from screen.config import BadRowLimit, RunConfig
 from screen.decide.rules import Decision
 from screen.decide.scores import score_columns
 from screen.engine import settling
 from screen.engine.masks import ALGORITHM
 from screen.input.decode import Decoder, ImageBatch
 from screen.input.rows import ColumnMapping, RowBatch, map_columns, read_batches
-from screen.input.shards import ShardRef, UnreadableShard, find_shards
-from screen.output.lock import hold_output
+from screen.input.shards import ShardRef, find_shards
+from screen.output.lock import LOCK_NAME, hold_output
 from screen.output.manifest import Manifest
+from screen.output.manifest_file import MANIFEST_STEM
+from screen.output.quarantine import QUARANTINE_STEM, write_quarantine
 from screen.output.writer import ShardWriters, WrittenShard, make_table
 from screen.overlap import StageClock, work_ahead
+from screen.places import as_place, lies_in
 from screen.screener import Screener
+from screen.stopping import StopRequest
+from screen.storage import ASIDE_PREFIX
+from screen.summary import RunSummary
 
 _BATCH_BYTES = 32 * 2**20
 """Pixels of one batch at most; a few batches are on their way between the stages."""
 
 _ADAPTIVE_BATCHES = 4
 """So many times the rows where passes stop early: the few that go on are then run together."""
+
+_OWN_NAMES = (LOCK_NAME, MANIFEST_STEM, QUARANTINE_STEM, ASIDE_PREFIX)
 
 _AHEAD = 2
 """How many batches a stage may be ahead of the next."""
@@ -58,57 +67,13 @@ class Listener(Protocol):
         """A result shard has its name."""
 
 
-@dataclass
-class RunSummary:
-    """What a run did.
-
-    Attributes:
-        output: folder of results.
-        rule: the flag rule.
-        device: where it ran.
-        seconds: wall time.
-        stages: seconds that each stage was busy; they overlap.
-        shards: result shards written, in order.
-        skipped: shards that an earlier run had finished.
-        unreadable: shards without a readable footer, which have no result.
-    """
-
-    output: Path
-    rule: str
-    device: str
-    seconds: float = 0.0
-    stages: dict[str, float] = field(default_factory=dict)
-    shards: list[WrittenShard] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    unreadable: list[UnreadableShard] = field(default_factory=list)
-
-    @property
-    def rows(self) -> int:
-        """Rows written by this run."""
-        return sum(shard.rows for shard in self.shards)
-
-    @property
-    def flagged(self) -> int:
-        """Rows flagged by this run, the unreadable ones included."""
-        return sum(shard.flagged for shard in self.shards)
-
-    @property
-    def statuses(self) -> dict[str, int]:
-        """How many rows have which status."""
-        total: dict[str, int] = {}
-        for shard in self.shards:
-            for status, count in shard.statuses.items():
-                total[status] = total.get(status, 0) + count
-        return total
-
-    @property
-    def exit_code(self) -> ExitCode:
-        """What the process should end with."""
-        return ExitCode.UNREADABLE_INPUT if self.unreadable else ExitCode.DONE
-
-
 def run_screening(
-    model_path: str | Path, source: str, output: str | Path, config: RunConfig, listener: Listener
+    model_path: str | Path,
+    source: str,
+    output: str | Path,
+    config: RunConfig,
+    listener: Listener,
+    stop: StopRequest | None = None,
 ) -> RunSummary:
     """Score every row of INPUT into OUTPUT.
 
@@ -118,14 +83,16 @@ def run_screening(
         output: folder of results; made if missing.
         config: how.
         listener: told how it goes on.
+        stop: looked at between batches.
 
     Raises:
         Refused: before anything is written, if the request cannot be served.
+        Interrupted: asked to stop; finished shards stay.
         OodscreenError: something failed on the way; finished shards stay.
     """
     started = time.monotonic()
-    output = Path(output)
-    model = read_model(model_path)
+    output = as_place(output)
+    model = read_model(as_place(model_path))
     shards, unreadable = find_shards(source)
     _check_output(output, source, shards)
     columns = map_columns(shards, config, model.contract)
@@ -153,15 +120,28 @@ def run_screening(
         calibration=calibration,
     )
     _open_manifest(output, identity, shards, force=config.force)  # refuses before anything is written
-    summary = RunSummary(output, judge.rule.text, screener.device.name, unreadable=unreadable)
-    with hold_output(output):
+    summary = RunSummary(
+        output,
+        judge.rule.text,
+        screener.device.name,
+        judge.settings.passes,
+        BadRowLimit.parse(config.max_bad_rows),
+        unreadable=unreadable,
+    )
+    with hold_output(output) as note:
+        if note:
+            listener.noted(note)
         manifest = _open_manifest(output, identity, shards, force=config.force)
-        todo = [shard for shard in shards if not manifest.is_done(shard)]
-        summary.skipped = [shard.name for shard in shards if shard not in todo]
-        manifest.start()
-        listener.started(len(todo), sum(shard.rows for shard in todo), len(summary.skipped), screener.device.note)
+        todo = _plan(shards, manifest, summary)
+        manifest.start(todo)
+        listener.started(len(todo), sum(shard.rows for shard in todo), len(summary.earlier), screener.device.note)
+        for line in summary.plan_lines():
+            listener.noted(line)
         writers = ShardWriters(output, columns.kept_schema, identity)
-        _score_shards(todo, columns, config, screener, writers, manifest, summary, listener)
+        _score_shards(todo, columns, config, screener, writers, manifest, summary, listener, stop or StopRequest())
+        if config.alarm:
+            summary.drift = judge.find_drift(*summary.readable)
+        write_quarantine(output, manifest.entries(), unreadable)
         manifest.finish()
     summary.seconds = time.monotonic() - started
     return summary
@@ -174,6 +154,21 @@ def batch_rows(config: RunConfig, contract: ModelContract) -> int:
     return max(1, min(wanted, _BATCH_BYTES // (height * width * channels)))
 
 
+def _plan(shards: list[ShardRef], manifest: Manifest, summary: RunSummary) -> list[ShardRef]:
+    """The shards that must be scored; the summary learns why, and which others need not be."""
+    todo = []
+    for shard in shards:
+        reason = manifest.why_to_do(shard)
+        if reason is None:
+            summary.earlier.append(manifest.entry(shard))
+        else:
+            summary.reasons[shard.name] = reason
+            todo.append(shard)
+    present = [*(shard.name for shard in shards), *(shard.name for shard in summary.unreadable)]
+    summary.vanished = manifest.vanished(present)
+    return todo
+
+
 def _score_shards(
     shards: list[ShardRef],
     columns: ColumnMapping,
@@ -183,6 +178,7 @@ def _score_shards(
     manifest: Manifest,
     summary: RunSummary,
     listener: Listener,
+    stop: StopRequest,
 ) -> None:
     """The loop itself: every stage in a thread of its own, writing in this one."""
     clock = StageClock()
@@ -196,6 +192,7 @@ def _score_shards(
     scored = work_ahead(clock.apply("score", partial(score_batch, screener), batches), _AHEAD)
     try:
         with closing(scored):
+            stop.check()
             for batch in scored:
                 with clock.busy("write"):
                     for written in writers.write(batch.pieces, batch.table):
@@ -203,6 +200,7 @@ def _score_shards(
                         summary.shards.append(written)
                         listener.finished(written)
                 listener.advanced(len(batch.table))
+                stop.check()
     finally:
         writers.abandon()
         decoder.close()
@@ -232,10 +230,9 @@ def score_batch(screener: Screener, batch: ImageBatch) -> ScoredBatch:
     return ScoredBatch(batch.pieces, table)
 
 
-def _open_manifest(output: Path, identity: dict[str, Any], shards: list[ShardRef], *, force: bool) -> Manifest:
+def _open_manifest(output: Path, identity: dict[str, Any], shards: list[ShardRef], *, force: str | None) -> Manifest:
     manifest = Manifest(output, identity, force=force)
-    if not force:
-        manifest.refuse_foreign(shards)
+    manifest.refuse_foreign(shards)
     return manifest
 
 
@@ -244,15 +241,28 @@ def _check_output(output: Path, source: str, shards: list[ShardRef]) -> None:
     resolved = output.resolve()
     if output.exists() and not output.is_dir():
         raise OutputRefused(f"OUTPUT {output} is a file.", wanted="a folder", next_step="give the name of a folder")
-    searched_below = Path(source).is_dir() or "**" in source
+    searched_below = as_place(source).is_dir() or "**" in source
     for shard in shards:
-        if searched_below and resolved.is_relative_to(shard.root):
+        if searched_below and lies_in(resolved, shard.root):
             raise OutputRefused(
                 f"OUTPUT {output} lies in INPUT {source}.",
                 wanted="a folder outside INPUT: the next run would take the results for images",
                 next_step="choose a folder beside INPUT",
             )
-        if (resolved / shard.name).resolve() == shard.path.resolve():
+        if shard.name.startswith(_OWN_NAMES):
+            raise InputRefused(
+                f"The shard {shard.name} has a name that OUTPUT needs for itself.",
+                wanted=f"names that do not start with {', '.join(_OWN_NAMES)}",
+                next_step="rename the shard",
+            )
+        result = resolved / shard.name
+        if not lies_in(result.parent.resolve(), resolved):
+            raise OutputRefused(
+                f"{output / shard.name} would lie outside OUTPUT: a folder in it is a link to elsewhere.",
+                wanted="an OUTPUT that holds all results",
+                next_step="replace the link by a folder, or choose another OUTPUT",
+            )
+        if str(result.resolve()) == str(shard.path.resolve()):
             raise OutputRefused(
                 f"The results of {shard.path} would replace it.",
                 wanted="an OUTPUT in which no input lies",

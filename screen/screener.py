@@ -23,6 +23,7 @@ from screen.engine.passes import PassEngine
 from screen.engine.plan import plan_engine
 from screen.engine.session import choose_device
 from screen.engine.statistics import PassSummary
+from screen.places import as_place
 
 
 class Screener:
@@ -74,7 +75,7 @@ class Screener:
             threads=threads,
             memory=memory,
         )
-        self.model = model if isinstance(model, ExportedModel) else read_model(model)
+        self.model = model if isinstance(model, ExportedModel) else read_model(as_place(model))
         self.contract = self.model.contract
         self.judge = choose_judge(self.model, config)
         self.device = choose_device(device, threads)

@@ -1,16 +1,21 @@
-"""Where files are: listing, and writing so that a reader sees a whole file or none.
+"""List shards, and write so that a reader sees a whole file or none.
 
-In: local paths. Nothing else in `screen` renames or syncs a file.
+In: places, local or in an object store. Nothing else in `screen` renames, uploads or syncs a file.
 """
 
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import secrets
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from export.errors import InputRefused, WriteFailed
+from screen.places import as_os_error, as_place, is_local, open_bytes
 
 ASIDE_PREFIX = ".oodscreen-"
 _ENDING = ".parquet"
@@ -29,7 +34,7 @@ def list_shards(source: str) -> tuple[Path, list[Path]]:
     Raises:
         InputRefused: nothing is there.
     """
-    path = Path(source)
+    path = as_place(source)
     if path.is_file():
         return path.parent, [path]
     if path.is_dir():
@@ -46,11 +51,24 @@ def list_shards(source: str) -> tuple[Path, list[Path]]:
             )
         return path, sorted(found)
     if glob.has_magic(source):
-        found = [Path(name) for name in glob.glob(source, recursive=True) if os.path.isfile(name)]
+        behind = source[: source.rfind("..")]
+        if ".." in path.parts and glob.has_magic(behind):
+            raise InputRefused(
+                f"The glob {source} goes up by `..` behind a wildcard.",
+                wanted="shards below one folder, which their names can be relative to",
+                next_step="put the folder first and the wildcards behind it",
+            )
+        root = path.parent
+        while glob.has_magic(str(root)):
+            root = root.parent
+        if is_local(path):
+            found = [Path(name) for name in glob.glob(str(path), recursive=True) if os.path.isfile(name)]
+        else:
+            names = path.fs.glob(path.path)  # type: ignore[attr-defined]
+            found = [as_place(path.fs.unstrip_protocol(name)) for name in names]  # type: ignore[attr-defined]
+            found = [place for place in found if place.is_file()]
         if found:
-            parts = Path(source).parts
-            plain = next(index for index, part in enumerate(parts) if glob.has_magic(part))
-            return Path(*parts[:plain]), sorted(found)
+            return root, sorted(found)
     raise InputRefused(
         f"There is no {source}.",
         wanted="a Parquet file, a folder of them, or a glob that matches some",
@@ -58,8 +76,31 @@ def list_shards(source: str) -> tuple[Path, list[Path]]:
     )
 
 
+@dataclass(frozen=True)
+class FileContent:
+    """What a file holds, in short.
+
+    Attributes:
+        size: bytes.
+        sha256: digest of the bytes, as hexadecimal text.
+    """
+
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> FileContent:
+        """Read a file through."""
+        with open_bytes(path) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return cls(file.tell(), digest)
+
+
 class AsideFile:
-    """A file that is written beside its target and gets the target's name when it is whole.
+    """A file that is written aside and gets the target's name when it is whole.
+
+    Where the target is local, aside is beside it; where it is in a store, aside is a temporary file, and the
+    upload of a whole object is what readers see or do not see.
 
     Args:
         target: the name it will have.
@@ -70,47 +111,61 @@ class AsideFile:
 
     def __init__(self, target: Path) -> None:
         self.target = target
-        self.path = target.with_name(f"{ASIDE_PREFIX}{secrets.token_hex(8)}")
+        name = f"{ASIDE_PREFIX}{secrets.token_hex(8)}"
+        self.path = target.with_name(name) if is_local(target) else Path(tempfile.gettempdir()) / name
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise write_failed(target, error) from error
 
-    def commit(self) -> None:
+    def commit(self) -> FileContent:
         """Sync the file and give it its name.
 
         Raises:
-            WriteFailed: the system refused; the file aside is gone and the target is as it was.
+            WriteFailed: the system or the store refused; the file aside is gone and the target is as it was.
         """
         try:
-            with open(self.path, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(self.path, self.target)
-            sync_folder(self.target.parent)
+            content = FileContent.of(self.path)
+            if is_local(self.target):
+                with open(self.path, "rb+") as file:
+                    os.fsync(file.fileno())
+                os.replace(self.path, self.target)
+                sync_folder(self.target.parent)
+            else:
+                with as_os_error():
+                    self.target.fs.put_file(str(self.path), self.target.path)  # type: ignore[attr-defined]
+                self.discard()
         except OSError as error:
             self.discard()
             raise write_failed(self.target, error) from error
+        return content
 
     def discard(self) -> None:
         """Remove the file aside."""
-        self.path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+
+def find_leftovers(folder: Path) -> list[Path]:
+    """What killed runs left aside in a folder; in a store nothing is ever aside."""
+    return sorted(folder.rglob(f"{ASIDE_PREFIX}*"))
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed runs left aside in a folder; only for the holder of its lock."""
-    for path in folder.rglob(f"{ASIDE_PREFIX}*"):
+    for path in find_leftovers(folder):
         path.unlink(missing_ok=True)
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write a whole text file aside, and rename it.
+    """Write a whole text file, so that a reader sees all of it or what was there before.
 
     Raises:
         WriteFailed: the system refused; the target is as it was.
     """
     aside = AsideFile(target)
     try:
-        aside.path.write_text(text, encoding="utf-8")
+        aside.path.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         aside.discard()
         raise write_failed(target, error) from error

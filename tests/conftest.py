@@ -99,7 +99,7 @@ def write_shard(
 
 
 def read_results(folder: Path) -> pa.Table:
-    """All result shards of a folder, in the order of their names."""
+    """All result shards of a folder, in the order of their names; the quarantine ends otherwise."""
     return pa.concat_tables([pq.read_table(path) for path in sorted(folder.rglob("*.parquet"))])
 
 

@@ -16,15 +16,6 @@ from screen.columns import COLUMNS, STATUSES
 REPOSITORY = Path(__file__).parent.parent
 README = REPOSITORY / "README.md"
 
-_MEANINGS = {
-    ExitCode.DONE: "done",
-    ExitCode.FAILED: "failed; finished shards stay, and a rerun goes on behind them",
-    ExitCode.REFUSED: "refused: a wrong option, model or input; nothing was written; do not retry",
-    ExitCode.UNREADABLE_INPUT: "done, but a whole shard could not be read",
-    ExitCode.LOCKED: "another run holds OUTPUT; try again later",
-    ExitCode.SIGINT: "interrupted by Ctrl-C; finished shards stay",
-}
-
 
 def columns_table() -> str:
     """The result columns."""
@@ -43,9 +34,9 @@ def statuses_table() -> str:
 
 
 def exit_codes_table() -> str:
-    """The exit codes that there are so far."""
+    """The exit codes."""
     rows = ["| exit code | meaning |", "|---|---|"]
-    rows += [f"| {int(code)} | {meaning} |" for code, meaning in _MEANINGS.items()]
+    rows += [f"| {int(code)} | {code.meaning} |" for code in ExitCode]
     return "\n".join(rows)
 
 
@@ -248,6 +239,30 @@ def article_text() -> str:
     )
 
 
+def faults_sentence() -> str:
+    """What `benchmarks/faults.py` met."""
+    result = _result("faults")
+    return (
+        "That is tested by killing real runs (SIGKILL) at random moments, restarting them and comparing file by file: "
+        f"of {result['kills']} kills (`python -m benchmarks.faults`), {result['left_a_file_aside']} left a file aside "
+        f"and {result['left_a_result_without_its_line']} a result that the manifest did not know yet; "
+        f"{result['different_outputs']} ended otherwise than an undisturbed run."
+    )
+
+
+def fuzz_sentence() -> str:
+    """What `benchmarks/fuzz.py` met."""
+    result = _result("fuzz")
+    images = ", ".join(f"{status} {count:,}" for status, count in result["images_by_status"].items())
+    files = ", ".join(f"{outcome} {count:,}" for outcome, count in result["files_by_outcome"].items())
+    return (
+        "`tests/screen/test_hostile.py` has a named case for each of these and many more. "
+        f"Of {result['images']:,} mutated images ({images}) and {result['files']:,} mutated "
+        f"Parquet files ({files}), {result['crashes']} crashed the process, {result['hangs']} hung and "
+        f"{result['lost_rows']} lost a row (`python -m benchmarks.fuzz`)."
+    )
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "columns": columns_table,
     "statuses": statuses_table,
@@ -260,6 +275,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "held": held_table,
     "promises": promises_text,
     "article": article_text,
+    "faults": faults_sentence,
+    "fuzz": fuzz_sentence,
 }
 
 

@@ -26,6 +26,7 @@ from export.errors import CalibrationRefused
 from screen.config import PassSettings
 from screen.decide.detectors import Combination, Detector, Floats
 from screen.engine.distance import Distance, distance_from_arrays
+from screen.places import as_place
 from screen.storage import AsideFile, write_failed
 
 FORMAT = 1
@@ -167,7 +168,7 @@ def read_calibration(path: str | Path) -> Calibration:
     Raises:
         CalibrationRefused: there is no such file, it is none of ours, or it is damaged.
     """
-    path = Path(path)
+    path = as_place(path)
     try:
         data = path.read_bytes()
         with np.load(io.BytesIO(data), allow_pickle=False) as file:

@@ -14,7 +14,8 @@ from export.contract import ExportedModel
 from screen.columns import CALIBRATED
 from screen.config import PassSettings, RunConfig
 from screen.decide.adaptive import entropy_limits, refuse_unsettling
-from screen.decide.calibration import Binding, Calibration, read_calibration
+from screen.decide.band import Drift, find_drift
+from screen.decide.calibration import Binding, Calibration, flagged_ranks, read_calibration
 from screen.decide.detectors import Floats
 from screen.decide.rules import Decision, FlagRule, default_rule, parse_rule
 from screen.decide.scores import score_columns
@@ -68,6 +69,13 @@ class Judge:
             name = names[int(surprises[row].argmax())]
             reasons[row] += f"; most unusual: {name} {scores[name][row]:.4g}"
         return Decision(decision.flag, reasons)
+
+    def find_drift(self, rows: int, flags: int) -> Drift | None:
+        """Whether so many flags are what the calibration lets expect; None without a calibration."""
+        if self.calibration is None:
+            return None
+        ranked = len(self.calibration.ranked)
+        return find_drift(ranked, flagged_ranks(ranked, self.calibration.review_rate), rows, flags)
 
 
 def choose_judge(model: ExportedModel, config: RunConfig) -> Judge:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,8 +32,10 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 _PILLOW_MODES = {"grey": "L", "rgb": "RGB"}
 _CHUNK = 64
+_BYTES_A_PIXEL, _BYTES_BESIDE = 8, 2**20  # of an image file at most: four channels of 16 bits, and what is not pixels
 
-# Our own limit is checked before anything is decoded.
+# What is odd about an image is in its row; our own limit is checked before anything is decoded.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 Failure = tuple[str, str]
@@ -194,6 +197,11 @@ class Decoder:
             path = (self._root / text).resolve()
             if not path.is_relative_to(self._root):
                 return "path_not_found", f"path {text!r} leads out of --image-root"
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # a pipe or a device would never end
+                return "path_not_found", f"path {text!r} is no file"
+            if status.st_size > self._max_pixels * _BYTES_A_PIXEL + _BYTES_BESIDE:
+                return "too_large", f"path {text!r} is a file of {status.st_size} bytes"
             return path.read_bytes()
         except (OSError, ValueError, RuntimeError) as error:
             return "path_not_found", f"path {text!r}: {error}"

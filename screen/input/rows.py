@@ -7,18 +7,19 @@ holds one batch, whatever the size of a row group.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from export.contract import ModelContract
-from export.errors import InputChanged, InputRefused
+from export.errors import InputChanged, InputRefused, ReadFailed
 from screen.columns import COLUMNS
 from screen.config import RunConfig
 from screen.input.shards import ShardRef
+from screen.places import open_parquet
 
 
 @dataclass(frozen=True)
@@ -211,11 +212,11 @@ def _read_tables(
     """
     names = columns.names_of(shard)
     schema = pa.schema([shard.schema.field(name) for name in names])
-    try:
-        file = pq.ParquetFile(shard.path)
-    except (OSError, pa.ArrowException) as error:
-        raise _changed(shard) from error
-    with file:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open_parquet(shard.path))
+        except (OSError, pa.ArrowException) as error:
+            raise _changed(shard) from error
         if file.metadata.num_rows != shard.rows or file.num_row_groups != len(shard.row_groups):
             raise _changed(shard)
         for group in range(len(shard.row_groups)) if groups is None else groups:
@@ -225,6 +226,8 @@ def _read_tables(
                     done += batch.num_rows
                     yield pa.Table.from_batches([batch]).select(names), ""
             except (OSError, pa.ArrowException) as error:
+                if getattr(error, "errno", None) is not None:  # the system's or the store's, not the file's
+                    raise _failed(shard, error) from error
                 reason = f"row group {group}: {str(error).splitlines()[0]}"
                 while done < rows:
                     count = min(_READ_ROWS, rows - done)
@@ -246,18 +249,24 @@ def _row_batch(
     if key_column:
         given = _as_texts(table.column(key_column))
         ids = [made if key is None else key for key, made in zip(given, ids, strict=True)]
-    images = None if error else table.column(columns.image).combine_chunks()
+    images = None if error else _plain(table.column(columns.image)).combine_chunks()
     if isinstance(images, pa.ChunkedArray):
         images = pa.concat_arrays(images.chunks) if images.num_chunks else pa.array([], images.type)
     kept = table.select(list(columns.keep)).cast(columns.kept_schema) if columns.keep else pa.table({})
     return RowBatch(shard, start, count, images, tuple(ids), kept, error, is_last)
 
 
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The values themselves, where a column holds them as a dictionary."""
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
 def _as_texts(column: pa.ChunkedArray) -> list[str | None]:
     """Keys of any type as text; what is no valid UTF-8 is escaped."""
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    column = _plain(column)
+    kind = column.type
     try:
-        raw = column.cast(kind).cast(pa.string() if not _is_text(kind) else pa.large_binary()).to_pylist()
+        raw = column.cast(pa.string() if not _is_text(kind) else pa.large_binary()).to_pylist()
     except pa.ArrowException:
         raw = [repr(key) if key.is_valid else None for chunk in column.chunks for key in chunk]
     return [key.decode(errors="backslashreplace") if isinstance(key, bytes) else key for key in raw]
@@ -322,6 +331,8 @@ def _tensor_fits(shape: tuple[int, ...], contract: ModelContract) -> bool:
 
 
 def _image_kind(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
     if pa.types.is_struct(kind):
         index = kind.get_field_index("bytes")
         return index >= 0 and _is_binary(kind.field(index).type)
@@ -343,6 +354,14 @@ def tensor_shape(kind: pa.DataType) -> tuple[int, ...] | None:
         shape.append(kind.list_size)
         kind = kind.value_type
     return tuple(shape) if shape and pa.types.is_uint8(kind) else None
+
+
+def _failed(shard: ShardRef, error: Exception) -> ReadFailed:
+    return ReadFailed(
+        f"{shard.path} could not be read on: {error}.",
+        wanted="a disk or a store that answers; a damaged file would have a status instead",
+        next_step="run again when it does; finished shards are not repeated",
+    )
 
 
 def _changed(shard: ShardRef) -> InputChanged:

@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from export.errors import InputRefused
+from screen.places import look_at_version, open_bytes, open_parquet
 from screen.storage import list_shards
 
+_COLUMNS_COMPARED = 8
 _TAIL = 8  # Parquet ends in the footer's length (4 bytes) and the magic number
 
 
@@ -28,7 +30,7 @@ class ShardRef:
         path: where it is.
         name: relative to INPUT, with `/`: what results call it.
         size: bytes.
-        modified: modification time, ns.
+        modified: modification time in ns; in an object store the entity tag.
         footer: SHA-256 of the Parquet footer.
         row_groups: rows in each row group.
         schema: its Arrow schema.
@@ -38,7 +40,7 @@ class ShardRef:
     path: Path
     name: str
     size: int
-    modified: int
+    modified: int | str
     footer: str
     row_groups: tuple[int, ...]
     schema: pa.Schema
@@ -56,20 +58,23 @@ class ShardRef:
     def is_unchanged(self) -> bool:
         """Whether the file is still the one that was found."""
         try:
-            status = os.stat(self.path)
-            return (status.st_size, status.st_mtime_ns, _digest_footer(self.path)) == (
-                self.size,
-                self.modified,
-                self.footer,
-            )
+            now = (*look_at_version(self.path), _digest_footer(self.path))
+            return now == (self.size, self.modified, self.footer)
         except OSError:
             return False
 
 
 @dataclass(frozen=True)
 class UnreadableShard:
-    """A file that ends like a shard but has no readable footer."""
+    """A file that ends like a shard but has no readable footer.
 
+    Attributes:
+        source: its path, as text.
+        name: relative to INPUT.
+        reason: what was wrong.
+    """
+
+    source: str
     name: str
     reason: str
 
@@ -95,9 +100,10 @@ def find_shards(source: str) -> tuple[list[ShardRef], list[UnreadableShard]]:
             name.encode()
             shards.append(_look_at(root.resolve(), path, name))
         except UnicodeEncodeError:
-            unreadable.append(UnreadableShard(ascii(name), "the name is not UTF-8"))
+            unreadable.append(UnreadableShard(ascii(str(path)), ascii(name), "the name is not UTF-8"))
         except (OSError, pa.ArrowException) as error:
-            unreadable.append(UnreadableShard(name, str(error).splitlines()[0]))
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            unreadable.append(UnreadableShard(str(path), name, reason))
     if not shards:
         first = unreadable[0]
         raise InputRefused(
@@ -109,15 +115,37 @@ def find_shards(source: str) -> tuple[list[ShardRef], list[UnreadableShard]]:
 
 
 def _look_at(root: Path, path: Path, name: str) -> ShardRef:
-    status = os.stat(path)
-    with pq.ParquetFile(path) as file:
-        groups = tuple(file.metadata.row_group(index).num_rows for index in range(file.num_row_groups))
+    version = look_at_version(path)
+    with open_parquet(path) as file:
+        groups = _count_rows(file.metadata)
         schema = file.schema_arrow
-    return ShardRef(root, path, name, status.st_size, status.st_mtime_ns, _digest_footer(path), groups, schema)
+    return ShardRef(root, path, name, *version, _digest_footer(path), groups, schema)
+
+
+def _count_rows(metadata: pq.FileMetaData) -> tuple[int, ...]:
+    """Rows of each row group, as far as the footer agrees with itself.
+
+    A damaged footer can claim any number of rows, and every claimed row would get a result.
+
+    Raises:
+        ArrowInvalid: it does not.
+    """
+    flat = [index for index in range(metadata.num_columns) if metadata.schema.column(index).max_repetition_level == 0]
+    rows = []
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        values = {group.column(column).num_values for column in flat[:_COLUMNS_COMPARED]}
+        if group.num_rows < 0 or values - {group.num_rows}:
+            told = ", ".join(str(count) for count in sorted(values))
+            raise pa.ArrowInvalid(f"The footer claims {group.num_rows} rows in row group {index}, its columns {told}.")
+        rows.append(group.num_rows)
+    if sum(rows) != metadata.num_rows:
+        raise pa.ArrowInvalid(f"The footer claims {metadata.num_rows} rows, its row groups {sum(rows)}.")
+    return tuple(rows)
 
 
 def _digest_footer(path: Path) -> str:
-    with open(path, "rb") as file:
+    with open_bytes(path) as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - _TAIL))
         length = int.from_bytes(file.read(4), "little")

@@ -1,42 +1,33 @@
-"""The manifest: which shards are finished, and what they were made from.
+"""The manifest of a run: which shards are finished, and which must be scored, and why.
 
-In: OUTPUT, and what decides a run. Out: `_manifest.jsonl` in OUTPUT, whose first line is the
-configuration and whose other lines are finished shards. A line is appended and synced after its
-shard has its name; a torn last line, from a killed run, is taken off by the next.
+In: OUTPUT, and what decides a run. Out: `_manifest.jsonl` in OUTPUT, as `manifest_file.py` describes it. A
+shard's line is appended and synced after the shard has its name; a torn last line, from a killed run, is taken
+off by the next.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from export.errors import OutputRefused
 from screen.config import fingerprint
 from screen.input.shards import ShardRef
+from screen.output.manifest_file import (
+    FINISHED,
+    MANIFEST_NAME,
+    PARTS_NAME,
+    ManifestEntry,
+    ManifestFile,
+    part_of,
+    refuse_manifest,
+)
 from screen.output.writer import WrittenShard, is_result
+from screen.places import as_place, is_local
 from screen.storage import remove_leftovers, write_failed, write_text
-
-MANIFEST_NAME = "_manifest.jsonl"
-
-
-@dataclass(frozen=True)
-class ManifestEntry:
-    """One finished shard."""
-
-    shard: str
-    root: str
-    input: dict[str, int | str]
-    size: int
-    rows: int
-    flagged: int
-    statuses: dict[str, int]
-
-    def line(self) -> str:
-        """As JSON."""
-        return json.dumps(self.__dict__, sort_keys=True)
 
 
 class Manifest:
@@ -45,35 +36,59 @@ class Manifest:
     Args:
         output: folder of results; need not exist.
         identity: what decides the results.
-        force: start anew, whatever is there.
+        force: `all` starts anew, whatever is there; `quarantined` does shards with unreadable rows again.
 
     Raises:
         OutputRefused: OUTPUT holds results of another configuration, or files of another origin.
     """
 
-    def __init__(self, output: Path, identity: dict[str, Any], *, force: bool) -> None:
+    def __init__(self, output: Path, identity: dict[str, Any], *, force: str | None) -> None:
         self._output = output
         self._path = output / MANIFEST_NAME
         self._header = {"configuration": fingerprint(identity), **identity}
-        self._entries: dict[str, ManifestEntry] = {}
-        if not force:
-            self._read()
+        self._force = force
+        self._entries = self._read()
 
-    def is_done(self, shard: ShardRef) -> bool:
-        """Whether this very content was scored, and its result is there."""
+    def why_to_do(self, shard: ShardRef) -> str | None:
+        """Why a shard must be scored; None where this very content was, and its result is there."""
         entry = self._entries.get(shard.name)
-        if entry is None or entry.input != shard.fingerprint:
-            return False
+        if self._force == "all":
+            return "forced"
+        if entry is None:
+            return "new"
+        if entry.input != shard.fingerprint:
+            return "changed since they were scored"
         result = self._output / shard.name
-        return result.is_file() and result.stat().st_size == entry.size
+        if not result.is_file():
+            return "without their result"
+        if result.stat().st_size != entry.size:
+            return "with a result of another size than was written"
+        if self._force == "quarantined" and entry.bad:
+            return "with quarantined rows"
+        return None
 
-    def refuse_foreign(self, shards: list[ShardRef]) -> None:
-        """Refuse to replace what is not an earlier result of the same shard.
+    def entry(self, shard: ShardRef) -> ManifestEntry:
+        """The entry of a finished shard."""
+        return self._entries[shard.name]
+
+    def vanished(self, present: Iterable[str]) -> list[str]:
+        """Finished shards whose input is not there any more; their results stay.
+
+        Args:
+            present: the names that INPUT has now.
+        """
+        missing = sorted(self._entries.keys() - set(present))
+        return [name for name in missing if not (as_place(self._entries[name].root) / name).exists()]
+
+    def refuse_foreign(self, shards: Sequence[ShardRef]) -> None:
+        """Refuse to replace what is not an earlier result of the same shard, unless everything is forced.
 
         Raises:
             OutputRefused: a file is in the way that we did not write, or the result of a shard of
                 the same name from another INPUT.
         """
+        if self._force == "all":
+            return
         for shard in shards:
             entry = self._entries.get(shard.name)
             target = self._output / shard.name
@@ -90,27 +105,39 @@ class Manifest:
                     next_step="choose another OUTPUT, or add --force to overwrite",
                 )
 
-    def start(self) -> None:
+    def start(self, todo: Iterable[ShardRef] = ()) -> None:
         """Write the manifest as far as it is known, so that only finished lines follow.
 
         What killed runs left aside is removed.
 
+        Args:
+            todo: shards that are about to be scored: nothing is claimed of them any more.
+
         Raises:
             WriteFailed: OUTPUT cannot be written to.
         """
+        for shard in todo:
+            self._entries.pop(shard.name, None)
         remove_leftovers(self._output)
-        lines = [json.dumps(self._header, sort_keys=True)]
-        lines += [self._entries[name].line() for name in sorted(self._entries)]
-        write_text(self._path, "\n".join(lines) + "\n")
+        self._write(self._text())
 
     def finish_shard(self, written: WrittenShard) -> None:
         """Append a shard whose result has its name."""
-        size = written.path.stat().st_size
         shard = written.shard
         entry = ManifestEntry(
-            shard.name, str(shard.root), shard.fingerprint, size, written.rows, written.flagged, written.statuses
+            shard.name,
+            str(shard.root),
+            shard.fingerprint,
+            written.size,
+            written.sha256,
+            written.rows,
+            written.flagged,
+            written.statuses,
         )
         self._entries[shard.name] = entry
+        if not is_local(self._output):
+            write_text(part_of(self._output, entry), f"{self._header['configuration']}\n{entry.line()}\n")
+            return
         try:
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(entry.line() + "\n")
@@ -120,30 +147,44 @@ class Manifest:
             raise write_failed(self._path, error) from error
 
     def finish(self) -> None:
-        """Put the lines in order, so that a run that was stopped and resumed ends the same."""
-        self.start()
+        """Put the lines in order, so that a run that was stopped and resumed ends the same, and close them.
 
-    def _read(self) -> None:
+        Raises:
+            WriteFailed: OUTPUT cannot be written to.
+        """
+        rows = sum(entry.rows for entry in self._entries.values())
+        closing = {FINISHED: {"shards": len(self._entries), "rows": rows}}
+        self._write(self._text() + json.dumps(closing) + "\n")
+
+    def entries(self) -> list[ManifestEntry]:
+        """All finished shards, in the order of their names."""
+        return [self._entries[name] for name in sorted(self._entries)]
+
+    def _write(self, text: str) -> None:
+        """Write the whole manifest; parts, which it now holds, go after it."""
+        write_text(self._path, text)
+        if not is_local(self._output):
+            for part in (self._output / PARTS_NAME).glob("*.json"):
+                part.unlink(missing_ok=True)
+
+    def _text(self) -> str:
+        lines = [json.dumps(self._header, sort_keys=True), *(entry.line() for entry in self.entries())]
+        return "\n".join(lines) + "\n"
+
+    def _read(self) -> dict[str, ManifestEntry]:
         try:
-            lines = self._path.read_text(encoding="utf-8").split("\n")[:-1]
-        except FileNotFoundError:
-            return
-        except (OSError, UnicodeDecodeError) as error:
-            raise self._refuse(f"cannot be read ({error})") from error
-        try:
-            header = dict(json.loads(lines[0]))
-            entries = [ManifestEntry(**json.loads(line)) for line in lines[1:]]
-        except (ValueError, IndexError, TypeError) as error:
-            raise self._refuse(f"is damaged ({error})") from error
+            there = ManifestFile.read(self._output)
+        except OutputRefused:
+            if self._force == "all":
+                return {}
+            raise
+        if there is None:
+            return {}
+        header = there.header
         if header.get("configuration") != self._header["configuration"]:
+            if self._force == "all":
+                return {}
             changed = [key for key in self._header if key != "configuration" and header.get(key) != self._header[key]]
             told = "; ".join(f"{key}: {header.get(key)!r} there, {self._header[key]!r} now" for key in changed)
-            raise self._refuse(f"was written with another configuration ({told})")
-        self._entries = {entry.shard: entry for entry in entries}
-
-    def _refuse(self, what: str) -> OutputRefused:
-        return OutputRefused(
-            f"The manifest {self._path} {what}.",
-            wanted="results of one configuration in one OUTPUT",
-            next_step="choose another OUTPUT, or add --force to do every shard again",
-        )
+            raise refuse_manifest(self._path, f"was written with another configuration ({told})")
+        return there.entries

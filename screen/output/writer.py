@@ -25,6 +25,7 @@ from screen.decide.rules import Decision
 from screen.input.decode import ImageBatch
 from screen.input.rows import RowBatch
 from screen.input.shards import ShardRef
+from screen.places import open_parquet
 from screen.storage import AsideFile, write_failed
 
 _GROUP_ROWS = 8192
@@ -33,10 +34,12 @@ _METADATA_KEY = b"oodscreen"
 
 @dataclass(frozen=True)
 class WrittenShard:
-    """A finished result shard and what is in it."""
+    """A finished result shard, its bytes and what is in it."""
 
     shard: ShardRef
     path: Path
+    size: int
+    sha256: str
     rows: int
     flagged: int
     statuses: dict[str, int]
@@ -92,10 +95,20 @@ def _as_arrow(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
 def is_result(path: Path) -> bool:
     """Whether a file is a result shard that this project wrote."""
     try:
-        metadata = pq.read_schema(path).metadata
-    except (OSError, pa.ArrowException):
+        with open_parquet(path) as file:
+            return read_identity(file.schema_arrow) is not None
+    except (OSError, pa.ArrowException, ValueError):
         return False
-    return _METADATA_KEY in (metadata or {})
+
+
+def read_identity(schema: pa.Schema) -> dict[str, Any] | None:
+    """What decided the results of a shard, from its schema; None where it is no result of ours.
+
+    Raises:
+        ValueError: the entry is no JSON object.
+    """
+    text = (schema.metadata or {}).get(_METADATA_KEY)
+    return None if text is None else dict(json.loads(text))
 
 
 class ShardWriters:
@@ -164,9 +177,11 @@ class _OpenShard:
             self._write(self._waiting)
         with self._discarding():
             self._file.close()
-        self._aside.commit()
+        content = self._aside.commit()
         statuses = dict(sorted(self._statuses.items()))
-        return WrittenShard(self._shard, self._aside.target, self._rows, self._flagged, statuses)
+        return WrittenShard(
+            self._shard, self._aside.target, content.size, content.sha256, self._rows, self._flagged, statuses
+        )
 
     def abandon(self) -> None:
         """Remove the file aside."""

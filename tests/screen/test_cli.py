@@ -298,6 +298,16 @@ BAD: dict[str, tuple[str, str]] = {
     "an evaluation of images": ("evaluate shards", "is no scored shard"),
     "an evaluation of nothing": ("evaluate missing", "There is no missing"),
     "an inspection of nothing": ("inspect missing.onnx", "cannot be read"),
+    "a limit that is none": ("run good.onnx shards out --max-bad-rows few", "--max-bad-rows is 'few'"),
+    "an alarm without a calibration": ("run good.onnx shards out --alarm", "--alarm was given without --calibration"),
+    "an alarm with a rule": (
+        "run good.onnx shards out --alarm --calibration c --flag-if entropy>1",
+        "--alarm was given with --flag-if",
+    ),
+    "an unknown force": ("run good.onnx shards out --force=more", "--force is 'more'"),
+    "a check of nothing": ("check missing", "holds no _manifest.jsonl"),
+    "a check of what is no result": ("check shards", "holds no _manifest.jsonl"),
+    "a check of a file": ("check text.onnx", "holds no _manifest.jsonl"),
 }
 
 
@@ -507,9 +517,65 @@ def test_a_run_resizes_as_the_export_said(
         options = ["--scale", "1/255", "--resize", resize]
         assert oodscreen("export", article_keras, model, *options, monkeypatch=monkeypatch) == 0
         out = tmp_path / resize
-        assert oodscreen("run", model, tmp_path / "in", out, "-T", "3", monkeypatch=monkeypatch) == 0
+        code = {"none": 3, "pil-box": 0}[resize]
+        assert oodscreen("run", model, tmp_path / "in", out, "-T", "3", monkeypatch=monkeypatch) == code
         statuses[resize] = set(read_results(out)["status"].to_pylist())
     assert statuses == {"none": {"wrong_shape"}, "pil-box": {"ok"}}
     same = tmp_path / "of-same-size"
     assert oodscreen("run", tmp_path / "pil-box.onnx", tmp_path / "same", same, "-T", "3", monkeypatch=monkeypatch) == 0
     assert read_results(same)["mean"] == read_results(tmp_path / "pil-box")["mean"]
+
+
+def test_force_may_stand_anywhere_with_or_without_a_kind(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    words = ["run", "good.onnx", "shards", "out", "-T", "2", "--json"]
+    assert oodscreen(*words, monkeypatch=monkeypatch) == 0
+    capsys.readouterr()
+    for forced, shards in (
+        (["--force", *words[1:]], 4),
+        ([*words[1:], "--force"], 4),
+        (["--force", "all", *words[1:]], 4),
+        (["--force", "quarantined", *words[1:]], 0),
+    ):
+        assert oodscreen("run", *forced, monkeypatch=monkeypatch) == 0
+        assert len(json.loads(capsys.readouterr().out)["scored"]) == shards, forced
+
+
+def test_a_rerun_says_what_it_does_and_why(
+    place: Path, digits: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    words = ["run", "good.onnx", "shards", "out", "-T", "2"]
+    assert oodscreen(*words, monkeypatch=monkeypatch) == 0
+    write_shard(place / "shards" / "a.parquet", [encode(digits[0])])
+    write_shard(place / "shards" / "n.parquet", [encode(digits[1])])
+    (place / "shards" / "c.parquet").unlink()
+    (place / "out" / "sub" / "d.parquet").unlink()
+    capsys.readouterr()
+    assert oodscreen(*words, monkeypatch=monkeypatch) == 0
+    told = capsys.readouterr()
+    for line in (
+        "to score, changed since they were scored: 1 shard(s): a.parquet",
+        "to score, new: 1 shard(s): n.parquet",
+        "to score, without their result: 1 shard(s): sub/d.parquet",
+        "skipped, finished earlier and unchanged: 1 shard(s): b.parquet",
+        "not in INPUT any more, their results stay: 1 shard(s): c.parquet",
+    ):
+        assert line in told.err
+    assert "not in INPUT any more, their results stay: 1 shard(s)" in told.out
+
+
+def test_check_finds_results_whole_and_says_what_is_not(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    assert oodscreen("run", "good.onnx", "shards", "out", "-T", "2", monkeypatch=monkeypatch) == 0
+    assert oodscreen("check", "out", "--input", "shards", monkeypatch=monkeypatch) == 0
+    assert "300 rows in 4 shard(s)" in capsys.readouterr().out
+    (place / "out" / "a.parquet").unlink()
+    assert oodscreen("check", "out", "--json", monkeypatch=monkeypatch) == 1
+    told = capsys.readouterr()
+    assert "'a.parquet': cannot be read" in json.loads(told.out)["problems"][0]
+    assert "1 problem(s): out is not what its manifest says" in told.err

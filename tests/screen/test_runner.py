@@ -16,12 +16,15 @@ from screen import Screener
 from screen.columns import COLUMNS, SCORES
 from screen.config import RunConfig
 from screen.output.lock import LOCK_NAME, hold_output
-from screen.output.manifest import MANIFEST_NAME
-from screen.runner import RunSummary, run_screening
+from screen.output.manifest_file import MANIFEST_NAME
+from screen.output.quarantine import QUARANTINE_NAME
+from screen.runner import run_screening
+from screen.summary import RunSummary
 from tests.conftest import Recorder, encode, read_results, write_shard
 from tests.screen.engine.graphs import Graph
 
 PASSES = 20
+LISTS = {MANIFEST_NAME, QUARANTINE_NAME}
 
 
 def run(model: Path, source: Path, output: Path, listener: Recorder | None = None, **options: Any) -> RunSummary:
@@ -45,8 +48,8 @@ def results(article_onnx: Path, digit_shards: Path, tmp_path_factory: pytest.Tem
     return folder
 
 
-def test_there_is_one_result_shard_for_each_input_shard_and_a_manifest(results: Path) -> None:
-    assert set(contents(results)) == {"a.parquet", "b.parquet", "c.parquet", "sub/d.parquet", MANIFEST_NAME}
+def test_there_is_one_result_shard_for_each_input_shard_a_manifest_and_a_quarantine(results: Path) -> None:
+    assert set(contents(results)) == {"a.parquet", "b.parquet", "c.parquet", "sub/d.parquet", *LISTS}
 
 
 def test_rows_in_are_rows_out_in_input_order(results: Path, digit_shards: Path) -> None:
@@ -192,7 +195,7 @@ def test_a_rerun_does_only_what_is_new_or_changed(
     third = run(article_onnx, tmp_path / "in", tmp_path / "out")
     assert [shard.shard.name for shard in third.shards] == ["b.parquet", "d.parquet"]
     assert len(read_results(tmp_path / "out")) == 30 + 7 + 30 + 3
-    forced = run(article_onnx, tmp_path / "in", tmp_path / "out", force=True)
+    forced = run(article_onnx, tmp_path / "in", tmp_path / "out", force="all")
     assert len(forced.shards) == 4
 
 
@@ -231,7 +234,7 @@ def test_results_never_become_input_and_never_replace_it(
         with pytest.raises(OutputRefused, match="lies in INPUT"):
             run(article_onnx, digit_shards, output)
     with pytest.raises(OutputRefused, match="would replace it"):
-        run(article_onnx, digit_shards / "a.parquet", digit_shards, force=True)
+        run(article_onnx, digit_shards / "a.parquet", digit_shards, force="all")
     with pytest.raises(OutputRefused, match="is a file"):
         run(article_onnx, digit_shards, article_onnx)
     assert contents(digit_shards) == before

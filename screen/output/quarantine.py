@@ -1,0 +1,90 @@
+"""The quarantine table: every row that could not be scored, and every shard that could not be read.
+
+In: the finished shards and the unreadable ones. Out: `_quarantine.pq` in OUTPUT, a small Parquet
+table with reason and source position. It is made anew from the results at the end of each run, so it never
+disagrees with them. Its name does not end like a shard's, so that a glob over results does not take it for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from screen.input.shards import UnreadableShard
+from screen.output.manifest_file import ManifestEntry
+from screen.places import open_parquet
+from screen.storage import AsideFile, write_failed
+
+QUARANTINE_STEM = "_quarantine."
+QUARANTINE_NAME = f"{QUARANTINE_STEM}pq"
+UNREADABLE_SHARD = "unreadable_shard"
+_COPIED = ["shard", "row", "id", "status", "error"]
+
+QUARANTINE_SCHEMA = pa.schema(
+    [
+        pa.field("source", pa.string(), metadata={"description": "Path of the input shard."}),
+        pa.field("shard", pa.string(), metadata={"description": "Its name, relative to INPUT."}),
+        pa.field("row", pa.int64(), metadata={"description": "Position of the row; null for a whole shard."}),
+        pa.field("id", pa.string(), metadata={"description": "The row's key; null for a whole shard."}),
+        pa.field("status", pa.string(), metadata={"description": f"As in the results, or {UNREADABLE_SHARD}."}),
+        pa.field("error", pa.string(), metadata={"description": "What was wrong."}),
+    ]
+)
+
+
+def read_bad_rows(output: Path, entries: Sequence[ManifestEntry]) -> Iterator[pa.Table]:
+    """The rows of the results that could not be scored, shard by shard, as the quarantine lists them."""
+    for entry in entries:
+        if not entry.bad:
+            continue
+        source = f"{entry.root}/{entry.shard}"
+        with open_parquet(output / entry.shard) as file:
+            for batch in file.iter_batches(columns=_COPIED):
+                table = pa.Table.from_batches([batch])
+                bad = table.filter(pc.not_equal(table["status"], "ok"))
+                columns = [pa.array([source] * len(bad), pa.string()), *(bad[name] for name in _COPIED)]
+                yield pa.Table.from_arrays(columns, schema=QUARANTINE_SCHEMA)
+
+
+def write_quarantine(output: Path, entries: Sequence[ManifestEntry], unreadable: Sequence[UnreadableShard]) -> None:
+    """Write the quarantine table anew.
+
+    Args:
+        output: folder of results.
+        entries: all finished shards; their results are read where rows are bad.
+        unreadable: input shards that have no result.
+
+    Raises:
+        WriteFailed: the system refused; an earlier table is as it was.
+    """
+    aside = AsideFile(output / QUARANTINE_NAME)
+    try:
+        with pq.ParquetWriter(aside.path, QUARANTINE_SCHEMA, compression="zstd") as file:
+            if unreadable:
+                file.write_table(_whole_shards(unreadable))
+            for table in read_bad_rows(output, entries):
+                file.write_table(table)
+    except OSError as error:
+        with suppress(OSError):
+            aside.discard()
+        raise write_failed(aside.target, error) from error
+    aside.commit()
+
+
+def _whole_shards(unreadable: Sequence[UnreadableShard]) -> pa.Table:
+    nothing = [None] * len(unreadable)
+    columns = [
+        [shard.source for shard in unreadable],
+        [shard.name for shard in unreadable],
+        nothing,
+        nothing,
+        [UNREADABLE_SHARD] * len(unreadable),
+        [shard.reason for shard in unreadable],
+    ]
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, QUARANTINE_SCHEMA, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=QUARANTINE_SCHEMA)

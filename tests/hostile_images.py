@@ -1,0 +1,236 @@
+"""Images that nobody should have to decode, each with the status and the reason that its row must get.
+
+Some are odd but honest and must be read; they have the status `ok`. All are made for a model that takes
+28 x 28 grey pixels. The fuzz run (`benchmarks/fuzz.py`) mutates them.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+_GREY = Image.fromarray((np.add.outer(np.arange(28), np.arange(28)) * 4).astype(np.uint8))
+_RGB = _GREY.convert("RGB")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image.
+
+    Attributes:
+        data: its bytes; None where the row has none.
+        status: what its row must get.
+        told: a part of the reason.
+        path: the row's path.
+    """
+
+    data: bytes | None
+    status: str
+    told: str = ""
+    path: str | None = None
+
+
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width: int, height: int, *more: bytes, depth: int = 8, colour: int = 0, pixels: bytes | None = None) -> bytes:
+    """A PNG of which each part can lie."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    data = zlib.compress(b"\0" * (29 * 28) if pixels is None else pixels)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(more) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def lying_jpeg(width: int, height: int) -> bytes:
+    """A JPEG whose frame header claims another size."""
+    data = bytearray(saved(_GREY, "JPEG"))
+    start = data.index(b"\xff\xc0") + 5
+    data[start : start + 4] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+def lying_bmp(width: int, height: int) -> bytes:
+    data = bytearray(saved(_GREY, "BMP"))
+    data[18:26] = struct.pack("<ii", width, height)
+    return bytes(data)
+
+
+def tiff_in_a_circle() -> bytes:
+    """A directory whose next directory is itself."""
+    data = bytearray(saved(_GREY, "TIFF"))
+    first = struct.unpack("<I", data[4:8])[0]
+    count = struct.unpack("<H", data[first : first + 2])[0]
+    end = first + 2 + 12 * count
+    data[end : end + 4] = struct.pack("<I", first)
+    return bytes(data)
+
+
+def tiff_pointing_outside() -> bytes:
+    data = bytearray(saved(_GREY, "TIFF"))
+    data[4:8] = struct.pack("<I", 2**31)
+    return bytes(data)
+
+
+def turned_jpeg() -> bytes:
+    """Its EXIF says "turn me"; its pixels are to be taken as they are stored."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return saved(_GREY, "JPEG", quality=100, exif=exif)
+
+
+def deep_png() -> bytes:
+    return png(28, 28, depth=16, colour=2, pixels=(b"\0" + b"\x12\x34" * 28 * 3) * 28)
+
+
+class _Payload:
+    """Would make a file if it were unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
+        return open, ("unpickled", "w")
+
+
+def _frames() -> list[Image.Image]:
+    return [_GREY, _GREY.transpose(Image.Transpose.ROTATE_90), _GREY.transpose(Image.Transpose.ROTATE_180)]
+
+
+def _animated(kind: str) -> bytes:
+    first, *others = _frames()
+    return saved(first, kind, save_all=True, append_images=others, **({"lossless": True} if kind == "WEBP" else {}))
+
+
+_PNG, _JPEG, _GIF, _BMP = (saved(_GREY, kind) for kind in ("PNG", "JPEG", "GIF", "BMP"))
+_TIFF, _WEBP, _PPM = saved(_GREY, "TIFF"), saved(_RGB, "WEBP"), saved(_GREY, "PPM")
+_UNKNOWN = "not an image of a known format"
+_ZEROS = zlib.compress(b"\0" * 2**26, 9)
+
+CASES: dict[str, Case] = {
+    # Nothing there.
+    "no image": Case(None, "null_image", "neither bytes nor a path"),
+    "no bytes": Case(b"", "decode_failed", "0 bytes"),
+    "spaces": Case(b"   \n", "decode_failed", _UNKNOWN),
+    "zeros": Case(b"\0" * 1000, "decode_failed", _UNKNOWN),
+    # What downloads leave.
+    "an error page": Case(b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "decode_failed", _UNKNOWN),
+    "an error in JSON": Case(b'{"error": "rate limited"}', "decode_failed", _UNKNOWN),
+    "base64 of an image": Case(b"iVBORw0KGgoAAAANSUhEUgAAABwAAAAc", "decode_failed", _UNKNOWN),
+    "a PNG read as text": Case(_PNG.replace(b"\r\n", b"\n"), "decode_failed", _UNKNOWN),
+    # Cut off.
+    "half a PNG": Case(_PNG[: len(_PNG) // 2], "decode_failed"),
+    "a PNG signature": Case(_PNG[:8], "decode_failed"),
+    "a PNG header": Case(_PNG[:33], "decode_failed"),
+    "half a JPEG": Case(_JPEG[: len(_JPEG) // 2], "decode_failed", "runcated"),
+    "the first bytes of a JPEG": Case(_JPEG[:3], "decode_failed"),
+    "half a GIF": Case(_GIF[: len(_GIF) // 2], "decode_failed"),
+    "a GIF without a frame": Case(b"GIF89a\x1c\0\x1c\0\0\0\0;", "decode_failed"),
+    "half a BMP": Case(_BMP[: len(_BMP) // 2], "decode_failed"),
+    "half a WebP": Case(_WEBP[: len(_WEBP) // 2], "decode_failed"),
+    "half a TIFF": Case(_TIFF[: len(_TIFF) // 2], "decode_failed"),
+    "half a PPM": Case(_PPM[: len(_PPM) // 2], "decode_failed"),
+    # Damaged.
+    "a PNG with a wrong checksum": Case(_PNG[:29] + b"\0\0\0\0" + _PNG[33:], "decode_failed"),
+    "a PNG without pixels": Case(png(28, 28, pixels=b""), "decode_failed"),
+    "a PNG of an unknown filter": Case(png(28, 28, pixels=b"\x09" * (29 * 28)), "decode_failed"),
+    "a PNG of an unknown depth": Case(png(28, 28, depth=3), "decode_failed"),
+    "a TIFF in a circle": Case(tiff_in_a_circle(), "ok"),
+    "a TIFF that points outside": Case(tiff_pointing_outside(), "decode_failed"),
+    "a PPM of negative size": Case(b"P5 -28 28 255 " + b"\0" * 784, "decode_failed"),
+    "a PPM that is all comment": Case(b"P5 #" + b"x" * 100_000, "decode_failed"),
+    # Too large, or said to be.
+    "a PNG of 60,000 x 60,000": Case(png(60_000, 60_000), "too_large", "pixels"),
+    "a PNG of 2,147,483,647 x 2,147,483,647": Case(png(2**31 - 1, 2**31 - 1), "too_large"),
+    "a PNG of no width": Case(png(0, 28), "decode_failed"),
+    "a PNG with a side of 65,000": Case(
+        png(65_000, 1, pixels=b"\0" * 65_001), "wrong_shape", "65000 x 1, the model takes 28 x 28"
+    ),
+    "a real bomb of 10,000 x 10,000": Case(
+        png(10_000, 10_000, depth=1, pixels=b"\0" * (1251 * 10_000)), "too_large", "10000 x 10000"
+    ),
+    "a JPEG that says 65,500 x 65,500": Case(lying_jpeg(65_500, 65_500), "too_large"),
+    "a BMP that says 46,000 x 46,000": Case(lying_bmp(46_000, 46_000), "too_large"),
+    "a BMP of negative width": Case(lying_bmp(-28, 28), "too_large"),
+    "a bomb in a PNG's text": Case(
+        png(28, 28, chunk(b"zTXt", b"comment\0\0" + _ZEROS)), "decode_failed", "Decompressed data too large"
+    ),
+    "a bomb in a PNG's colour profile": Case(
+        png(28, 28, chunk(b"iCCP", b"profile\0\0" + _ZEROS)), "decode_failed", "Decompressed data too large"
+    ),
+    "a bomb in a PNG's pixels": Case(png(28, 28, pixels=b"\0" * 2**24), "ok"),
+    # Depths that are not 8 bits.
+    "a PNG of 16-bit grey": Case(
+        saved(Image.fromarray(np.full((28, 28), 40_000, np.uint16)), "PNG"), "decode_failed", "mode I;16"
+    ),
+    "a TIFF of floats": Case(saved(_GREY.convert("F"), "TIFF"), "decode_failed", "mode F"),
+    "a TIFF of 32-bit integers": Case(saved(_GREY.convert("I"), "TIFF"), "decode_failed", "mode I"),
+    "a PPM of 16-bit grey": Case(b"P5 28 28 65535 " + b"\x12\x34" * 784, "decode_failed", "mode I"),
+    # Formats that are not decoded, among them all that run programs or scripts.
+    "PostScript": Case(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 28 28\n(x) print quit\n", "decode_failed", _UNKNOWN
+    ),
+    "PDF": Case(b"%PDF-1.7\n1 0 obj << /Type /Catalog >> endobj\n", "decode_failed", _UNKNOWN),
+    "SVG": Case(b'<svg xmlns="http://www.w3.org/2000/svg" width="28" height="28"/>', "decode_failed", _UNKNOWN),
+    "a pickle": Case(pickle.dumps(_Payload()), "decode_failed", _UNKNOWN),
+    "a numpy array": Case(
+        b"\x93NUMPY\x01\0v\0{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n", "decode_failed", _UNKNOWN
+    ),
+    "an icon": Case(saved(_RGB, "ICO"), "decode_failed", _UNKNOWN),
+    "a Targa": Case(saved(_GREY, "TGA"), "decode_failed", _UNKNOWN),
+    "a ZIP": Case(b"PK\x03\x04" + b"\0" * 26, "decode_failed", _UNKNOWN),
+    # Two things at once.
+    "a PDF in front of a PNG": Case(b"%PDF-1.4 " + _PNG, "decode_failed", _UNKNOWN),
+    "a JPEG with a ZIP behind it": Case(_JPEG + b"PK\x03\x04" + b"\0" * 100, "ok"),
+    "a GIF that is a script": Case(b"GIF89a/*" + b"\0" * 20 + b"*/=1;alert(1)", "decode_failed"),
+    "a JPEG with a PNG's path": Case(_JPEG, "ok", path="picture.png"),
+    # Odd but honest.
+    "an animated GIF": Case(_animated("GIF"), "ok"),
+    "an animated PNG": Case(_animated("PNG"), "ok"),
+    "an animated WebP": Case(_animated("WEBP"), "ok"),
+    "a TIFF of three pages": Case(_animated("TIFF"), "ok"),
+    "a JPEG in CMYK": Case(saved(_RGB.convert("CMYK"), "JPEG"), "ok"),
+    "a progressive JPEG": Case(saved(_GREY, "JPEG", progressive=True), "ok"),
+    "a JPEG that EXIF would turn": Case(turned_jpeg(), "ok"),
+    "a PNG with transparency": Case(saved(_RGB.convert("RGBA"), "PNG"), "ok"),
+    "a PNG with a palette": Case(saved(_RGB.quantize(16), "PNG"), "ok"),
+    "a PNG of one bit": Case(saved(_GREY.convert("1"), "PNG"), "ok"),
+    "a PNG of 16-bit colour": Case(deep_png(), "ok"),
+    # Paths; the images' folder has `here.png`, a pipe, a folder, a huge file and a link that leads out.
+    "a path": Case(None, "ok", path="here.png"),
+    "a path to nothing": Case(None, "path_not_found", "No such file", path="gone.png"),
+    "a path that goes up": Case(None, "path_not_found", "leads out of --image-root", path="../secret.png"),
+    "an absolute path": Case(None, "path_not_found", "leads out of --image-root", path="/etc/passwd"),
+    "a link that leads out": Case(None, "path_not_found", "leads out of --image-root", path="link.png"),
+    "a path with a zero byte": Case(None, "path_not_found", "null", path="a\0b.png"),
+    "a path with a newline": Case(None, "path_not_found", "No such file", path="a\nb.png"),
+    "a very long path": Case(None, "path_not_found", "too long", path="x" * 5000),
+    "a path to a folder": Case(None, "path_not_found", "is no file", path="folder"),
+    "a path to a pipe": Case(None, "path_not_found", "is no file", path="pipe"),
+    "a path to a file beyond all images": Case(None, "too_large", "is a file of", path="huge"),
+    "an address": Case(None, "path_not_found", "No such file", path="https://example.org/cat.png"),
+}
+
+
+def prepare_folder(folder: Any) -> None:
+    """Make what the paths above lead to; `folder` is a Path that does not exist."""
+    import os
+
+    folder.mkdir(parents=True)
+    (folder / "here.png").write_bytes(_PNG)
+    (folder / "folder").mkdir()
+    (folder.parent / "secret.png").write_bytes(_PNG)
+    (folder / "link.png").symlink_to(folder.parent / "secret.png")
+    os.mkfifo(folder / "pipe")
+    with open(folder / "huge", "wb") as file:
+        file.truncate(2**40)

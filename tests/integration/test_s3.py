@@ -1,0 +1,126 @@
+"""Runs against a real S3 endpoint, over HTTP on this machine: moto's server."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.faults import contents, write_input
+from tests.conftest import write_shard
+
+pytestmark = pytest.mark.integration
+
+moto_server = pytest.importorskip("moto.server", reason="moto[server] is not installed")
+s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
+
+OODSCREEN = str(Path(sys.executable).with_name("oodscreen"))
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def environment(endpoint: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+    }
+
+
+@pytest.fixture
+def bucket(endpoint: str, article_onnx: Path, tmp_path: Path) -> Iterator[Any]:
+    """A bucket with a model and seven shards; its file system, to look into it."""
+    secrets = {"key": "test", "secret": "test"}
+    store = s3fs.S3FileSystem(endpoint_url=endpoint, use_listings_cache=False, skip_instance_cache=True, **secrets)
+    store.mkdir("bucket")
+    store.put(str(article_onnx), "bucket/m.onnx")
+    store.put(str(write_input(tmp_path / "in")) + "/", "bucket/in/", recursive=True)
+    yield store
+    store.rm("bucket", recursive=True)
+
+
+def command(output: str, *more: str) -> list[str]:
+    options = ["--passes", "20", "--batch-size", "16", "--device", "cpu", "--threads", "1", "--max-bad-rows", "5%"]
+    return [OODSCREEN, "run", "s3://bucket/m.onnx", "s3://bucket/in", output, *options, *more]
+
+
+def call(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+
+
+def objects(bucket: Any, folder: str) -> dict[str, bytes]:
+    prefix = f"bucket/{folder}/"
+    return {name.removeprefix(prefix): bucket.cat(name) for name in bucket.find(prefix)}
+
+
+def test_results_in_s3_are_those_of_a_local_run(bucket: Any, environment: dict[str, str], tmp_path: Path) -> None:
+    for output in ("s3://bucket/out", str(tmp_path / "out")):
+        done = call(environment, *command(output))
+        assert done.returncode == 0, done.stderr
+        assert "nothing keeps two runs" not in done.stderr  # this store can create an object only if it is not there
+    assert objects(bucket, "out") == contents(tmp_path / "out")
+    assert call(environment, OODSCREEN, "check", "s3://bucket/out", "--input", "s3://bucket/in").returncode == 0
+
+
+def test_a_rerun_knows_an_object_by_its_entity_tag(bucket: Any, environment: dict[str, str], tmp_path: Path) -> None:
+    assert call(environment, *command("s3://bucket/out")).returncode == 0
+    bucket.put(str(tmp_path / "in" / "0.parquet"), "bucket/in/0.parquet")  # the same bytes: the same tag
+    assert (
+        "skipped, finished earlier and unchanged: 7 shard(s)" in call(environment, *command("s3://bucket/out")).stdout
+    )
+    write_shard(tmp_path / "new.parquet", [b"no image"])
+    bucket.put(str(tmp_path / "new.parquet"), "bucket/in/0.parquet")
+    told = call(environment, *command("s3://bucket/out")).stderr
+    assert "to score, changed since they were scored: 1 shard(s): 0.parquet" in told
+
+
+def test_a_killed_run_leaves_whole_objects_and_the_next_goes_on(bucket: Any, environment: dict[str, str]) -> None:
+    """Its lock is dead only after five minutes without a renewal; here it is removed by hand instead of waiting."""
+    assert call(environment, *command("s3://bucket/whole")).returncode == 0
+    moments = random.Random()  # noqa: S311
+    for _ in range(4):
+        running = subprocess.Popen(command("s3://bucket/out"), env=environment, stderr=subprocess.DEVNULL)
+        while running.poll() is None and not bucket.exists("bucket/out/_lock.1"):
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.6))
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+        left, whole = objects(bucket, "out"), objects(bucket, "whole")
+        assert all(left[name] == whole[name] for name in left if name.endswith(".parquet"))
+        if bucket.exists("bucket/out/_lock.1"):
+            refused = call(environment, *command("s3://bucket/out"))
+            assert refused.returncode == 75
+            assert f"held by process {running.pid} on " in refused.stderr
+            bucket.rm("bucket/out/_lock.1")
+    assert call(environment, *command("s3://bucket/out")).returncode == 0
+    assert objects(bucket, "out") == objects(bucket, "whole")
+
+
+def test_what_cannot_be_reached_is_refused_with_one_message(environment: dict[str, str], tmp_path: Path) -> None:
+    words = command(str(tmp_path / "out"))
+    for wrong in ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},):
+        done = call({**environment, **wrong, "AWS_MAX_ATTEMPTS": "1"}, *words)
+        assert done.returncode == 2, done.stderr
+        assert "s3://bucket/m.onnx cannot be reached" in done.stderr
+        assert "Traceback" not in done.stderr
+    done = call(environment, *command("s3://nobucket/out"))
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert "this is a bug" not in done.stderr

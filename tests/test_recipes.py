@@ -1,0 +1,83 @@
+"""The recipes of README are taken from it and tried, as far as that needs nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from screen import cli
+from tests.generated import README
+
+
+def recipe(name: str) -> str:
+    """The text of a recipe in README."""
+    found = re.search(rf"<!-- recipe: {name} -->\n```\w*\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert found, name
+    return found[1]
+
+
+RECIPES = ["cron", "oodscreen.service", "oodscreen.timer", "airflow", "cronjob", "containerfile"]
+
+
+def test_every_recipe_is_tried_here_or_said_not_to_be() -> None:
+    assert re.findall(r"<!-- recipe: (\S+) -->", README.read_text(encoding="utf-8")) == RECIPES
+
+
+def test_every_option_and_argument_of_a_recipe_is_one_of_the_command() -> None:
+    group: Any = typer.main.get_command(cli.app)
+    known = {option for parameter in group.commands["run"].params for option in parameter.opts}
+    text = "\n".join(recipe(name) for name in ("cron", "oodscreen.service", "airflow", "cronjob"))
+    used = set(re.findall(r"--[a-z][a-z-]+", text))
+    assert used
+    assert used <= known
+
+
+def test_the_units_pass_systemd_analyze_verify(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    command = tmp_path / "oodscreen"
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
+    for name in ("oodscreen.service", "oodscreen.timer"):
+        (tmp_path / name).write_text(recipe(name).replace("/opt/oodscreen/bin/oodscreen", str(command)))
+    units = [tmp_path / "oodscreen.service", tmp_path / "oodscreen.timer"]
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "oodscreen" not in done.stderr, done.stderr
+    units[0].write_text(units[0].read_text().replace("Type=oneshot", "Type=nightly"))
+    broken = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, check=False
+    )
+    assert "nightly" in broken.stderr  # so this test can fail
+
+
+def test_the_units_are_told_which_exit_codes_are_no_failure() -> None:
+    parser = configparser.ConfigParser()
+    parser.read_string(recipe("oodscreen.service"))
+    assert parser["Service"]["SuccessExitStatus"] == "75"
+
+
+def test_the_cronjob_fits_the_schema_of_kubernetes() -> None:
+    validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    job = yaml.safe_load(recipe("cronjob"))
+    version = validate.latest_version()
+    validate.validate(job, version, strict=True)
+    job["spec"]["concurencyPolicy"] = "Forbid"
+    with pytest.raises(validate.ValidationError):  # so this test can fail
+        validate.validate(job, version, strict=True)
+
+
+def test_the_dag_is_python() -> None:
+    names = {node.name for node in ast.walk(ast.parse(recipe("airflow"))) if isinstance(node, ast.FunctionDef)}
+    assert names == {"screen_images", "screen"}
