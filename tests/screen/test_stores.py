@@ -166,9 +166,10 @@ def test_the_lock_of_a_store_lets_one_run_in(store: Any) -> None:
         pass
 
 
-@pytest.mark.parametrize("left", [b"", b"nonsense", json.dumps({"holder": "x", "renewed": time.time()}).encode()])
-def test_a_lock_that_cannot_be_read_or_is_fresh_is_respected(store: Any, left: bytes) -> None:
-    store.pipe_file("/out/_lock.3", left)
+@pytest.mark.parametrize("left", [b"", b"nonsense", None], ids=["empty", "nonsense", "fresh"])
+def test_a_lock_that_cannot_be_read_or_is_fresh_is_respected(store: Any, left: bytes | None) -> None:
+    fresh = json.dumps({"holder": "x", "renewed": time.time()}).encode()
+    store.pipe_file("/out/_lock.3", fresh if left is None else left)
     with pytest.raises(OutputLocked), hold_output(as_place("memory://out")):
         raise AssertionError("not reached")
 

@@ -36,7 +36,7 @@ def test_a_higher_value_never_surprises_less_and_beyond_the_maximum_always_more(
     detector = Detector.fit("entropy", known)
     ordered = np.unique(asked)
     surprises = detector.surprise(ordered)
-    assert np.all(np.diff(surprises) >= 0)
+    assert np.all(np.diff(surprises) >= -1e-12)  # between two known values, up to rounding
     assert np.all(surprises >= 0)
     top = known.max()
     beyond = detector.surprise(np.array([top, top + 1, top + 100, top + 1e4]))
