@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import onnx
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from scipy import stats
@@ -321,3 +323,16 @@ def test_the_review_rate_that_was_promised_is_kept(calibrate: Calibrate, article
     low, high = stats.betabinom.ppf([0.001, 0.999], 2000, ranks, rows + 1 - ranks)
     assert low <= flagged <= high
     assert replace(report.calibration, review_rate=0.5).interval[0] > high / 2000
+
+
+def test_a_calibration_may_be_in_a_store(
+    calibrate: Calibrate, article_onnx: Path, shards: Path, tmp_path: Path
+) -> None:
+    calibrate()
+    fsspec.filesystem("memory").pipe_file("/calibrations/c", (tmp_path / "c").read_bytes())
+    for name, place in (("local", str(tmp_path / "c")), ("store", "memory://calibrations/c")):
+        config = RunConfig(calibration=place, device="cpu")
+        run_screening(article_onnx, str(shards / "test"), tmp_path / name, config, Recorder())
+    local, store = (pq.read_table(tmp_path / name / "0000.parquet") for name in ("local", "store"))
+    assert store.equals(local)
+    assert store["p_value"].null_count == 0
