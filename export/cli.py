@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import typer
 
@@ -37,8 +40,13 @@ class LabelledReader(Protocol):
 
 def export(
     context: typer.Context,
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A Keras 3 model, NAME.keras.", show_default=False)],
-    output: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="Where the ONNX file goes.", show_default=False)],
+    model: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL", help="A Keras model: .keras or .h5.", show_default=False),
+    ],
+    output_file: Annotated[
+        Path, typer.Argument(metavar="OUT.onnx", help="Where the ONNX file goes.", show_default=False)
+    ],
     preprocess: Annotated[
         str | None,
         typer.Option(
@@ -98,6 +106,39 @@ def export(
         int | None,
         typer.Option(min=1, help=f"How many rows, drawn from all of them with a fixed seed. [default: {_CHECK_ROWS}]"),
     ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Keep only the dropout layers of this name or pattern ('top_dropout*'); may be given again. "
+            "The default keeps all.",
+            show_default=False,
+        ),
+    ] = None,
+    rate: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another rate than in training: 0.3 for all kept layers, or 'block*=0.1'; may be given again.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Name of the output, for a model with several.", show_default=False)
+    ] = None,
+    opset: Annotated[
+        int | None, typer.Option(help="ONNX operator set, 18 or newer. [default: 18]", show_default=False)
+    ] = None,
+    custom_objects: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE:NAME",
+            help="A class or function that the model needs, from a module or a .py file, which is imported; "
+            "may be given again.",
+            show_default=False,
+        ),
+    ] = None,
+    unsafe: Annotated[
+        bool, typer.Option("--unsafe", help="Run code that is in the model file (Lambda layers). Only for your own.")
+    ] = False,
 ) -> None:
     """Turn a trained Keras model into an ONNX file whose dropout stays stochastic, and prove it."""
     from export.exporter import ExportNotice, export_file
@@ -124,7 +165,7 @@ def export(
         warnings.simplefilter("always", ExportNotice)
         contract = export_file(
             model,
-            output,
+            output_file,
             preprocess=preprocess,
             scale=None if scale is None else _number("--scale", scale),
             mean=_numbers("--mean", mean),
@@ -133,11 +174,17 @@ def export(
             output_kind=output_kind,
             class_names=_read_classes(classes),
             labelled=labelled,
+            keep=keep or (),
+            rate=_rates(rate or ()),
+            output_layer=output,
+            opset=opset,
+            custom_objects=dict(_find_object(text) for text in custom_objects or ()),
+            unsafe=unsafe,
         )
     for notice in notices:
         if issubclass(notice.category, ExportNotice):
             typer.echo(f"warning: {notice.message}", err=True)
-    typer.echo(f"{output}")
+    typer.echo(f"{output_file}")
     typer.echo(contract.describe())
 
 
@@ -185,4 +232,38 @@ def _read_classes(path: Path | None) -> list[str]:
             f"The class names {path} cannot be read: {error}.",
             wanted="a text file (UTF-8) with a name on each line",
             next_step="check the path",
+        ) from error
+
+
+def _rates(texts: Sequence[str]) -> dict[str, float]:
+    """`0.3` for every layer, `PATTERN=0.3` for some."""
+    rates = {}
+    for text in texts:
+        pattern, _, number = text.rpartition("=")
+        rates[pattern or "*"] = _number("--rate", number)
+    return rates
+
+
+def _find_object(text: str) -> tuple[str, Any]:
+    """`module:Name` or `file.py:Name` to the name and the class or function."""
+    place, _, name = text.rpartition(":")
+    try:
+        if place.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+            if spec is None or spec.loader is None:
+                raise ImportError(f"{place} is no Python file")
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            sys.path.insert(0, "")  # modules of the folder one is in, as `python -m` finds them
+            try:
+                module = importlib.import_module(place)
+            finally:
+                sys.path.remove("")
+        return name, getattr(module, name)
+    except Exception as error:
+        raise OptionRefused(
+            f"--custom-objects {text} was not found: {type(error).__name__}: {error}.",
+            wanted="module:Name or path/to/file.py:Name",
+            next_step="check that it can be imported from this folder: python -c 'from module import Name'",
         ) from error

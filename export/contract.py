@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,14 @@ CONTRACT_VERSION = 1
 DOMAIN = "oodscreen"
 """ONNX domain of the model-local noise functions; a site is a node of this domain."""
 
+ALPHA_PRIME = -1.6732632423543772848170429916717 * 1.0507009873554804934193349852946
+"""Where alpha dropout sends a dropped unit: the lower limit of SELU (Klambauer et al. 2017)."""
+
+ZEROING_KINDS = ("MCDropout", "MCBroadcastDropout")
+GAUSSIAN_KINDS = ("MCGaussianDropout",)
+ALPHA_KINDS = ("MCAlphaDropout", "MCBroadcastAlphaDropout")
+"""Kinds of noise: a mask of zeros, normal factors, and a mask that sends elements to ALPHA_PRIME."""
+
 _PREFIX = "oodscreen."
 _TEXT_KEYS = ("input_name", "output_name", "output_kind", "colour", "source_digest")
 
@@ -36,10 +45,11 @@ class Site:
 
     Attributes:
         name: the layer's path in the Keras model; a layer called twice has `#2` behind it.
-        kind: the noise function, as in the ONNX file (`MCDropout` or `MCBroadcastDropout`).
-        rate: the share of elements that a pass drops, in (0, 1).
-        shape: what the layer sees, without the batch axis.
+        kind: the noise function, as in the ONNX file; see `export.functions`.
+        rate: the share of elements that a pass drops, in (0, 1); of Gaussian noise, Keras' `rate`.
+        shape: what the node sees, without the batch axis, in the graph's order of axes.
         noise_shape: the mask of one row, without the batch axis; 1 where a mask is shared along an axis.
+        feeds: names of the next nodes that do more than move elements.
     """
 
     name: str
@@ -47,6 +57,14 @@ class Site:
     rate: float
     shape: tuple[int, ...]
     noise_shape: tuple[int, ...]
+    feeds: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """Rate, shape, sharing and what it feeds, for people."""
+        shared = "" if self.noise_shape == self.shape else f", one draw for {list(self.noise_shape)}"
+        noise = {"MCGaussianDropout": "Gaussian, ", "MCAlphaDropout": "alpha, ", "MCBroadcastAlphaDropout": "alpha, "}
+        feeds = f" -> {', '.join(self.feeds)}" if self.feeds else ""
+        return f"{self.name}: {noise.get(self.kind, '')}rate {self.rate:g} on {list(self.shape)}{shared}{feeds}"
 
 
 @dataclass(frozen=True)
@@ -134,8 +152,7 @@ class ModelContract:
             lines.append(f"  classes        {', '.join(self.class_names)}")
         for index, site in enumerate(self.sites):
             title = "dropout sites" if index == 0 else ""
-            shared = "" if site.noise_shape == site.shape else f", one mask value for {list(site.noise_shape)}"
-            lines.append(f"  {title:13}  {site.name}: rate {site.rate:g} on {list(site.shape)}{shared}")
+            lines.append(f"  {title:13}  {site.describe()}")
         measured = self.verified
         if measured:
             lines += [
@@ -221,6 +238,7 @@ class ModelContract:
                     rate=float(site["rate"]),
                     shape=tuple(site["shape"]),
                     noise_shape=tuple(site["noise_shape"]),
+                    feeds=tuple(site.get("feeds", ())),
                 )
                 for site in json.loads(values["sites"])
             ),
@@ -242,12 +260,20 @@ class ModelContract:
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """An exported file, read once: its graph, its contract and the digest of its bytes."""
+    """An exported file, read once: its graph, its contract and the digest of its bytes.
+
+    Values of external tensors stay in their file beside `path`; `digest` covers them too.
+    """
 
     path: Path
     proto: onnx.ModelProto
     contract: ModelContract
     digest: str
+
+    @property
+    def weights_folder(self) -> Path | None:
+        """The folder in which onnxruntime must look for external tensors; None where there are none."""
+        return self.path.resolve().parent if external_locations(self.proto) else None
 
 
 def read_model(path: str | Path) -> ExportedModel:
@@ -257,7 +283,8 @@ def read_model(path: str | Path) -> ExportedModel:
         path: the file, or an object that reads like a `Path`.
 
     Raises:
-        ContractRefused: there is no such file, it is not ONNX, or it carries no readable contract.
+        ContractRefused: there is no such file, it is not ONNX, it carries no readable contract, or
+            its weights are not in a whole file beside it.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -290,3 +317,32 @@ def read_model(path: str | Path) -> ExportedModel:
     contract = ModelContract.from_metadata(metadata, origin=str(path))
     check_graph(proto, contract, str(path))
     return ExportedModel(path=path, proto=proto, contract=contract, digest=hashlib.sha256(data).hexdigest())
+
+
+def external_locations(proto: onnx.ModelProto) -> set[str]:
+    """Where the graph says that values of its tensors are."""
+    return {
+        entry.value for tensor in _external_tensors(proto) for entry in tensor.external_data if entry.key == "location"
+    }
+
+
+def _external_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor whose values are in another file, also those within nodes and graphs within the graph."""
+    from onnx import TensorProto
+
+    def within(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+        yield from within_nodes(graph.node)
+
+    def within_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+        for node in nodes:
+            for attribute in node.attribute:
+                yield attribute.t
+                yield from attribute.tensors
+                for graph in (attribute.g, *attribute.graphs):
+                    yield from within(graph)
+
+    found = [within(proto.graph), *(within_nodes(function.node) for function in proto.functions)]
+    return (tensor for part in found for tensor in part if tensor.data_location == TensorProto.EXTERNAL)

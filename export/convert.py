@@ -1,37 +1,87 @@
 """Keras to ONNX; the only file that knows tf2onnx.
 
-In: a `KerasSource`. Out: an ONNX graph in float32 with one custom node for each dropout call, and
-the sites. What makes those nodes draw noise comes later, in `export.graph`.
+In: a `KerasSource`. Out: `Converted`: an ONNX graph in float32 with one custom node for each
+dropout call, the sites, and the weights that are too large for a graph. What makes the nodes draw
+noise comes later, in `export.graph`.
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx import helper
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
 from export.contract import DOMAIN, Site
-from export.errors import ModelRefused
+from export.errors import ModelRefused, OptionRefused
+from export.functions import NOISE_KINDS
 from export.source import KerasSource
-from export.stochastic import SiteMarker, dropouts_behave, read_mark
+from export.stochastic import SiteMarker, read_mark
 
 OPSET = 18
-"""Operator set of exported files: new enough for every reduction to take its axes as an input."""
+"""Operator set of exported files unless said otherwise."""
+
+OPSETS = range(18, 25)
+"""Operator sets that can be asked for: from the oldest with LayerNormalization on."""
+
+_TF2ONNX_OPSETS = range(17, 19)
+"""What tf2onnx writes itself; newer ones are reached by onnx' own version converter."""
+
+LARGE_MODEL = 2**30
+"""Models with more bytes of weights than this have them kept out of the traced graph: a graph with
+2 GB of constants cannot be handed from TensorFlow to tf2onnx."""
+
+LARGE_WEIGHT = 2**20
+"""Which weights are kept out of the graph of a large model, in bytes."""
 
 _INPUT = "oodscreen_input"
+_WEIGHT = "oodscreen_weight_"
 
 
-def convert_to_onnx(source: KerasSource) -> tuple[onnx.ModelProto, tuple[Site, ...]]:
-    """Trace the model in inference mode with its dropouts marked, and convert the trace.
+@dataclass(frozen=True)
+class Converted:
+    """A converted network.
 
-    Returns:
-        The graph, with a node `oodscreen::MCDropout` or `oodscreen::MCBroadcastDropout` named
-        after each site, and the sites in the order of the trace.
+    Attributes:
+        proto: the graph; a node named after each site.
+        sites: in the order of the trace, with shapes as the graph has them.
+        weights: initializers of the graph that hold no values themselves, by name.
+        notices: what a person should know.
+    """
+
+    proto: onnx.ModelProto
+    sites: tuple[Site, ...]
+    weights: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+
+
+def check_opset(opset: int) -> None:
+    """Refuse an operator set that cannot be written.
+
+    Raises:
+        OptionRefused: it is not one of `OPSETS`.
+    """
+    if opset not in OPSETS:
+        raise OptionRefused(
+            f"The operator set {opset} was asked for.",
+            wanted=f"one from {OPSETS[0]} to {OPSETS[-1]}",
+            next_step=f"leave --opset out (it is {OPSET}), or take what your onnxruntime reads",
+        )
+
+
+def convert_to_onnx(source: KerasSource, opset: int = OPSET) -> Converted:
+    """Trace the network in inference mode with its sites marked, and convert the trace.
+
+    Args:
+        source: the network.
+        opset: one of `OPSETS`.
 
     Raises:
         ModelRefused: tf2onnx has no ONNX operator for something in the model, or a site got lost.
@@ -39,20 +89,25 @@ def convert_to_onnx(source: KerasSource) -> tuple[onnx.ModelProto, tuple[Site, .
     import tensorflow as tf
     import tf2onnx
 
-    marker = SiteMarker(source.paths)
+    marker = SiteMarker()
+    large = _weights_to_hold(source)
 
-    def forward(image: Any) -> Any:
+    def forward(image: Any, *values: Any) -> Any:
         marker.sites.clear()
-        return source.model(image, training=False)
+        with source.network.holding(list(zip(large, values, strict=True))):
+            return source.network.answer(image, marker)
 
     signature = [tf.TensorSpec([None, *source.input_shape], tf.float32, name=_INPUT)]
-    with _quiet(), dropouts_behave(source.dropouts, marker):
+    signature += [tf.TensorSpec(one.shape, tf.float32, name=f"{_WEIGHT}{index}") for index, one in enumerate(large)]
+    function = tf.function(forward)
+    with _quiet(), _sites_let_transposes_through():
         try:
+            traced = function.get_concrete_function(*signature)
             proto, _ = tf2onnx.convert.from_function(
-                tf.function(forward),
+                function,
                 input_signature=signature,
-                opset=OPSET,
-                custom_op_handlers={"CheckNumerics": (_mark_to_node, [])},
+                opset=min(opset, _TF2ONNX_OPSETS[-1]),
+                custom_op_handlers={"CheckNumerics": (_mark_to_node, []), "Erfc": (_write_erfc, [])},
                 extra_opset=[helper.make_opsetid(DOMAIN, 1)],
             )
         except Exception as error:
@@ -63,8 +118,19 @@ def convert_to_onnx(source: KerasSource) -> tuple[onnx.ModelProto, tuple[Site, .
             ) from error
     if marker.refusal is not None:
         raise marker.refusal
-    _check_converted(proto, marker.sites, source)
-    return proto, tuple(marker.sites)
+    _fill_captured_constants(proto, traced)
+    weights = _take_out_weights(proto, large)
+    _check_converted(proto, source)
+    if opset > _TF2ONNX_OPSETS[-1]:
+        proto = _raise_opset(proto, opset)
+    _pull_transposes_before_sites(proto)
+    sites, notices = _match_sites(proto, marker.sites, traced, source)
+    return Converted(proto, sites, weights, notices)
+
+
+def _weights_to_hold(source: KerasSource) -> list[Any]:
+    held = source.network.large_weights(LARGE_WEIGHT)
+    return held if sum(4 * int(np.prod(one.shape)) for one in held) > LARGE_MODEL else []
 
 
 def _mark_to_node(context: Any, node: Any, _name: str, _args: list[Any]) -> None:
@@ -79,12 +145,195 @@ def _mark_to_node(context: Any, node: Any, _name: str, _args: list[Any]) -> None
     node.domain = DOMAIN
     node.set_attr("rate", site.rate)
     node.set_attr("site", site.name)
-    if site.kind == "MCBroadcastDropout":
-        own_noise = [int(own == size) for own, size in zip(site.noise_shape, site.shape, strict=True)]
-        node.set_attr("noise_axes", [1, *own_noise])
+    node.set_attr("layout", list(range(len(site.shape) + 1)))
 
 
-def _check_converted(proto: onnx.ModelProto, sites: list[Site], source: KerasSource) -> None:
+def _write_erfc(context: Any, node: Any, name: str, _args: list[Any]) -> None:
+    """`erfc(x) = 1 - erf(x)`, for the exact gelu: tf2onnx knows only Erf."""
+    (x,), (output,) = node.input, node.output
+    shape, kind = context.get_shape(output), context.get_dtype(output)
+    one = context.make_const(f"{name}/one", np.array(1, helper.tensor_dtype_to_np_dtype(kind)))
+    context.remove_node(node.name)
+    erf = context.make_node("Erf", [x], shapes=[shape], dtypes=[kind], name=f"{name}/Erf")
+    context.make_node("Sub", [one.output[0], erf.output[0]], outputs=[output], name=name, shapes=[shape], dtypes=[kind])
+
+
+@contextmanager
+def _sites_let_transposes_through() -> Iterator[None]:
+    """Let tf2onnx move its transposes through a site, as through a Relu.
+
+    TensorFlow's images are NHWC, ONNX' convolutions NCHW. tf2onnx puts transposes around each
+    convolution and then moves them until they meet and vanish; at a node that it does not know they
+    would stop. A site works on single elements, so only the order of its axes changes: the attribute
+    `layout` says which axis of the Keras tensor each axis of the node's is.
+    """
+    from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
+
+    original = TransposeOptimizer._initialize_handlers
+
+    def initialize(optimizer: Any) -> None:
+        original(optimizer)
+
+        def move(transpose: Any, node: Any) -> bool:
+            if not optimizer._switch_transpose_and_node(node, transpose):
+                return False
+            layout = list(node.get_attr_value("layout"))
+            permutation = list(transpose.get_attr_value("perm"))
+            node.set_attr("layout", [layout[permutation.index(axis)] for axis in range(len(layout))])
+            return True
+
+        for kind in NOISE_KINDS:
+            optimizer._handler_map[kind] = move
+
+    TransposeOptimizer._initialize_handlers = initialize
+    try:
+        yield
+    finally:
+        TransposeOptimizer._initialize_handlers = original
+
+
+def _pull_transposes_before_sites(proto: onnx.ModelProto) -> None:
+    """Where only a transpose reads a site, put it in front: there it runs once, and not in every pass."""
+    graph = proto.graph
+    outputs = {value.name for value in graph.output}
+    nodes = list(graph.node)
+    moved: set[str] = set()
+    for index, site in enumerate(nodes):
+        if site.domain != DOMAIN or site.output[0] in outputs:
+            continue
+        readers = [node for node in nodes if site.output[0] in node.input]
+        if len(readers) != 1 or readers[0].op_type != "Transpose":
+            continue
+        transpose = readers[0]
+        permutation = helper.get_node_attr_value(transpose, "perm")
+        if permutation[0] != 0:
+            continue
+        layout = next(attribute for attribute in site.attribute if attribute.name == "layout")
+        layout.ints[:] = [layout.ints[axis] for axis in permutation]
+        between, after = site.output[0], transpose.output[0]
+        transpose.input[0], transpose.output[0] = site.input[0], between
+        site.input[0], site.output[0] = between, after
+        moved.add(between)
+        nodes.remove(transpose)
+        nodes.insert(index, transpose)
+    ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(ordered)
+    known = [value for value in graph.value_info if value.name not in moved]
+    del graph.value_info[:]
+    graph.value_info.extend(known)
+
+
+def _fill_captured_constants(proto: onnx.ModelProto, traced: Any) -> None:
+    """Give values to inputs that stand for tensors from outside the trace.
+
+    The mean and variance of a Normalization layer, and constants that a custom layer made when it
+    was built, are captured by the trace; the converter leaves them as inputs without a source.
+    """
+    values = {inner.name: outer for outer, inner in traced.graph.captures if hasattr(outer, "numpy")}
+    read = {name for node in proto.graph.node for name in node.input}
+    kept = []
+    for value in proto.graph.input:
+        if value.name in values and value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            if value.name in read:
+                array = np.asarray(values[value.name].numpy(), np.float32)
+                proto.graph.initializer.append(numpy_helper.from_array(array, value.name))
+        else:
+            kept.append(value)
+    del proto.graph.input[:]
+    proto.graph.input.extend(kept)
+
+
+def _take_out_weights(proto: onnx.ModelProto, large: Sequence[Any]) -> dict[str, NDArray[np.float32]]:
+    """Turn the inputs of a large model's weights into initializers whose values are elsewhere."""
+    names = {f"{_WEIGHT}{index}": weight for index, weight in enumerate(large)}
+    weights = {}
+    kept = []
+    for value in proto.graph.input:
+        name = value.name.removesuffix(":0")
+        if name not in names:
+            kept.append(value)
+            continue
+        weights[value.name] = np.asarray(names[name], np.float32)
+        proto.graph.initializer.append(
+            TensorProto(
+                name=value.name,
+                data_type=TensorProto.FLOAT,
+                dims=weights[value.name].shape,
+                data_location=TensorProto.EXTERNAL,
+            )
+        )
+    del proto.graph.input[:]
+    proto.graph.input.extend(kept)
+    return weights
+
+
+def _raise_opset(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """The same graph in a newer operator set; onnx' converter drops the names of nodes."""
+    proto = onnx.version_converter.convert_version(proto, opset)
+    taken = {node.name for node in proto.graph.node}
+    for index, node in enumerate(proto.graph.node):
+        name = node.name or node.output[0]
+        node.name = name if node.name or name not in taken else f"{name}__{index}"
+        taken.add(node.name)
+    return proto
+
+
+def _match_sites(
+    proto: onnx.ModelProto, traced: Sequence[Site], function: Any, source: KerasSource
+) -> tuple[tuple[Site, ...], tuple[str, ...]]:
+    """The traced sites as the graph has them; those that the output does not depend on are told.
+
+    Raises:
+        ModelRefused: a site that the output depends on is not in the graph, or none is.
+    """
+    arrived = {}
+    for node in proto.graph.node:
+        if node.domain == DOMAIN:
+            values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+            arrived[values["site"].decode()] = values["layout"]
+    missing = [site.name for site in traced if site.name not in arrived]
+    needed = _marks_behind_output(function)
+    lost = [name for name in missing if name in needed]
+    if lost or not arrived:
+        raise ModelRefused(
+            f"{len(traced)} dropout calls were traced in {source.origin}, but {len(arrived)} reached the ONNX graph"
+            + (f"; missing: {', '.join(lost)}." if lost else "."),
+            wanted="every traced dropout call in the graph, and at least one",
+            next_step="check that the dropout layers lie on the way to the output",
+        )
+    notices = tuple(f"{name} is no site: the output does not depend on it" for name in missing)
+    return tuple(_laid_out(site, arrived[site.name]) for site in traced if site.name in arrived), notices
+
+
+def _laid_out(site: Site, layout: Sequence[int]) -> Site:
+    """The site with its axes in the order of the graph; the batch axis stays in front."""
+    rows = [axis - 1 for axis in layout[1:]]
+    return replace(
+        site,
+        shape=tuple(site.shape[axis] for axis in rows),
+        noise_shape=tuple(site.noise_shape[axis] for axis in rows),
+    )
+
+
+def _marks_behind_output(function: Any) -> set[str]:
+    """Names of the sites that the output of a trace depends on."""
+    found: set[str] = set()
+    seen: set[str] = set()
+    waiting = [output.op for output in function.outputs]
+    while waiting:
+        operation = waiting.pop()
+        if operation.name in seen:
+            continue
+        seen.add(operation.name)
+        if operation.type == "CheckNumerics":
+            site = read_mark(operation.get_attr("message").decode())
+            found |= {site.name} if site else set()
+        waiting += [value.op for value in operation.inputs]
+    return found
+
+
+def _check_converted(proto: onnx.ModelProto, source: KerasSource) -> None:
     """The converter logs what it does not know and goes on; this does not."""
     known = {"", "ai.onnx", "ai.onnx.ml", DOMAIN}
     foreign = sorted({node.op_type for node in proto.graph.node if node.domain not in known})
@@ -107,13 +356,6 @@ def _check_converted(proto: onnx.ModelProto, sites: list[Site], source: KerasSou
             f"The conversion of {source.origin} left values without a source: {names}.",
             wanted="a graph whose only input is the image",
             next_step="rebuild the layer that the names point at from plain Keras layers",
-        )
-    arrived = sum(1 for node in proto.graph.node if node.domain == DOMAIN)
-    if arrived != len(sites) or not sites:
-        raise ModelRefused(
-            f"{len(sites)} dropout calls were traced in {source.origin}, but {arrived} reached the ONNX graph.",
-            wanted="every traced dropout call in the graph, and at least one",
-            next_step="check that the dropout layers lie on the way to the output",
         )
 
 

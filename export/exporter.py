@@ -6,20 +6,21 @@ onnxruntime session, describes itself, and was compared with Keras before it got
 
 from __future__ import annotations
 
-import os
-import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from export.accuracy import Labelled, check_labels_are_classes, find_alarms
+from export.choice import SiteChoice
 from export.contract import OUTPUT_KINDS, ModelContract
-from export.errors import ModelRefused, OptionRefused, OutputRefused, WriteFailed
+from export.errors import ModelRefused, OptionRefused
+from export.files import check_output, model_files
 from export.inputs import Preprocessing, choose_preprocessing, choose_resize, fit_preprocessing
-from export.source import KerasSource, describe_model, load_keras_file
+from export.load import load_model
+from export.source import KerasSource, describe_model
 
 _MADE_WITH = ("oodscreen", "keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime-gpu", "onnxruntime")
 
@@ -39,13 +40,21 @@ def export_file(
     resize: str = "none",
     output_kind: str | None = None,
     class_names: Sequence[str] = (),
+    keep: Sequence[str] = (),
+    rate: float | Mapping[str, float] | None = None,
+    output_layer: str | None = None,
+    opset: int | None = None,
+    custom_objects: Mapping[str, Any] | None = None,
+    unsafe: bool = False,
     labelled: Labelled | None = None,
 ) -> ModelContract:
-    """Export a `.keras` file; see `export_model`."""
-    _check_output(Path(output))
+    """Export a model file or folder; see `export_model` and `export.load.load_model`."""
+    check_output(Path(output))
     preprocessing = choose_preprocessing(preprocess, scale, mean, std)
-    source = load_keras_file(model)
-    return _export(source, Path(output), preprocessing, resize, output_kind, tuple(class_names), labelled)
+    source = load_model(
+        model, custom_objects=custom_objects, unsafe=unsafe, choice=_choice(keep, rate), output=output_layer
+    )
+    return _export(source, Path(output), preprocessing, resize, output_kind, tuple(class_names), opset, labelled)
 
 
 def export_model(
@@ -59,6 +68,10 @@ def export_model(
     resize: str = "none",
     output_kind: str | None = None,
     class_names: Sequence[str] = (),
+    keep: Sequence[str] = (),
+    rate: float | Mapping[str, float] | None = None,
+    output_layer: str | None = None,
+    opset: int | None = None,
     labelled: Labelled | None = None,
 ) -> ModelContract:
     """Export a Keras model in memory to an ONNX file in which dropout stays stochastic.
@@ -66,7 +79,7 @@ def export_model(
     The file takes `uint8 [N, H, W, C]`; pixels become `(pixel * scale - mean) / std` in the graph.
 
     Args:
-        model: a built functional or sequential `keras.Model`.
+        model: a built `keras.Model`: functional, sequential, or a subclass.
         output: where the ONNX file goes; it appears there only when it has been verified.
         preprocess: scale, mean and std by a name: `unit` (1/255), or a mode of
             `keras.applications.imagenet_utils.preprocess_input`: `tf`, `torch`, `caffe`.
@@ -78,6 +91,10 @@ def export_model(
             what the file promises, and done by the screener when it decodes.
         output_kind: `softmax`, `logits`, `sigmoid` or `regression`; needed where the last layer does not tell.
         class_names: one for each output, or none.
+        keep: shell patterns of the dropout layers to keep; none keeps all.
+        rate: another rate for the kept layers: one for all, or by pattern.
+        output_layer: name of the output, for a model with several.
+        opset: ONNX operator set, 18 or newer.
         labelled: gives labelled rows, on which the accuracy is measured beside Keras'.
 
     Returns:
@@ -88,10 +105,15 @@ def export_model(
         OptionRefused: an option does not fit the model.
         VerificationFailed: the file did not behave like the Keras model; nothing was written.
     """
-    _check_output(Path(output))
+    check_output(Path(output))
     preprocessing = choose_preprocessing(preprocess, scale, mean, std)
-    source = describe_model(model)
-    return _export(source, Path(output), preprocessing, resize, output_kind, tuple(class_names), labelled)
+    source = describe_model(model, choice=_choice(keep, rate), output=output_layer)
+    return _export(source, Path(output), preprocessing, resize, output_kind, tuple(class_names), opset, labelled)
+
+
+def _choice(keep: Sequence[str], rate: float | Mapping[str, float] | None) -> SiteChoice:
+    rates = rate if isinstance(rate, Mapping) else {} if rate is None else {"*": rate}
+    return SiteChoice(tuple(keep), dict(rates))
 
 
 def _export(
@@ -101,15 +123,27 @@ def _export(
     resize: str,
     output_kind: str | None,
     class_names: tuple[str, ...],
+    opset: int | None,
     labelled: Labelled | None,
 ) -> ModelContract:
-    from export.convert import convert_to_onnx
-    from export.graph import INPUT_NAME, OUTPUT_NAME, finish_graph, stamp_metadata
-    from export.stochastic import KerasReference
+    from export.convert import OPSET, check_opset, convert_to_onnx
+    from export.graph import (
+        INPUT_NAME,
+        OUTPUT_NAME,
+        check_graph,
+        find_feeds,
+        finish_graph,
+        output_kind_of,
+        stamp_metadata,
+        with_rate_zero,
+    )
+    from export.network import Reference
     from export.verify import check_accuracy, check_still_stochastic, verify_model
 
+    opset = OPSET if opset is None else opset
+    check_opset(opset)
     preprocessing = _check_preprocessing(source, preprocessing)
-    kind = _choose_output_kind(source, output_kind)
+    _check_output_kind(source, output_kind)
     if class_names and len(class_names) != source.classes:
         raise OptionRefused(
             f"{len(class_names)} class names were given for {source.classes} outputs.",
@@ -124,7 +158,7 @@ def _export(
         width=width,
         channels=channels,
         classes=source.classes,
-        output_kind=kind,
+        output_kind=output_kind or source.output_kind,
         sites=(),
         preprocessing=preprocessing,
         resize=choose_resize(resize, height=height, width=width),
@@ -136,40 +170,30 @@ def _export(
     if labelled is not None:
         check_labels_are_classes(contract)
         batches = labelled(contract)  # refuses what cannot be read before the long work
-    for notice in source.notices:
+    converted = convert_to_onnx(source, opset)
+    model = converted.proto
+    for notice in (*source.notices, *converted.notices):
         warnings.warn(notice, ExportNotice, stacklevel=3)
-    model, sites = convert_to_onnx(source)
-    contract = replace(contract, sites=sites)
-    finish_graph(model, sites, preprocessing)
+    kind = _choose_output_kind(source, output_kind, output_kind_of(model))
+    finish_graph(model, converted.sites, preprocessing)
+    contract = replace(contract, output_kind=kind, sites=find_feeds(model, converted.sites))
     stamp_metadata(model, contract)
-    reference = KerasReference(source.model, source.dropouts, preprocessing)
-    data = model.SerializeToString()
-    contract = replace(contract, verified=verify_model(data, contract, reference))
-    if batches is not None:
-        accuracy = check_accuracy(data, contract, reference, batches)
-        contract = replace(contract, accuracy=accuracy)
-        for alarm in find_alarms(accuracy, contract):
-            warnings.warn(alarm, ExportNotice, stacklevel=3)
-    stamp_metadata(model, contract)
-    data = model.SerializeToString()
-    check_still_stochastic(data, contract)
-    _write(output, data)
+    with model_files(output) as files:
+        files.write_weights(model, converted.weights)
+        written = files.write_graph(model)
+        check_graph(written)
+        without_dropout = files.write_graph(with_rate_zero(model), "without-dropout.onnx")
+        reference = Reference(source.network, preprocessing)
+        contract = replace(contract, verified=verify_model(written, without_dropout, contract, reference))
+        if batches is not None:
+            accuracy = check_accuracy(written, without_dropout, contract, reference, batches)
+            contract = replace(contract, accuracy=accuracy)
+            for alarm in find_alarms(accuracy, contract):
+                warnings.warn(alarm, ExportNotice, stacklevel=3)
+        stamp_metadata(model, contract)
+        check_still_stochastic(files.write_graph(model), contract)
+        files.publish()
     return contract
-
-
-def _check_output(output: Path) -> None:
-    if output.is_dir() or not os.access(output.resolve().parent, os.W_OK):
-        raise OutputRefused(
-            f"The ONNX file cannot be written to {output}.",
-            wanted="a file name in a folder that exists and may be written to",
-            next_step=f"create {output.resolve().parent} or choose another place",
-        )
-    if output.suffix != ".onnx":
-        raise OutputRefused(
-            f"The ONNX file would be called {output.name}.",
-            wanted="a name that ends in .onnx, so that no other file is replaced by mistake",
-            next_step=f"call it {output.with_suffix('.onnx').name}",
-        )
 
 
 def _check_preprocessing(source: KerasSource, preprocessing: Preprocessing) -> Preprocessing:
@@ -204,20 +228,26 @@ def _check_preprocessing(source: KerasSource, preprocessing: Preprocessing) -> P
     return fit_preprocessing(preprocessing, channels=source.image_shape[2], channels_first=source.channels_first)
 
 
-def _choose_output_kind(source: KerasSource, stated: str | None) -> str:
+def _check_output_kind(source: KerasSource, stated: str | None) -> None:
+    """Refuse a statement that contradicts the last layer, before any work is done."""
     if stated is not None and stated not in OUTPUT_KINDS:
         raise OptionRefused(
             f"There is no output kind {stated!r}.",
             wanted=" or ".join(OUTPUT_KINDS),
             next_step="say what the model's last layer gives",
         )
-    if stated and source.output_kind and stated != source.output_kind:
+    allowed = {source.output_kind, "regression"} if source.output_kind == "sigmoid" else {source.output_kind}
+    if stated and source.output_kind and stated not in allowed:
         raise OptionRefused(
             f"--output-kind {stated} was given, but the last layer of {source.origin} is a {source.output_kind}.",
             wanted=source.output_kind,
             next_step="leave the option out",
         )
-    kind = stated or source.output_kind
+
+
+def _choose_output_kind(source: KerasSource, stated: str | None, derived: str) -> str:
+    """What was stated, else what the last layer says, else what the last node of the graph says."""
+    kind = stated or source.output_kind or derived
     if not kind:
         raise ModelRefused(
             f"The last layer of {source.origin} does not tell what its {source.classes} output(s) are: "
@@ -242,25 +272,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _write(output: Path, data: bytes) -> None:
-    """Written aside, synced and renamed: a reader sees the whole file or none."""
-    handle, aside = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.resolve().parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(aside, 0o644)
-        os.replace(aside, output)
-    except OSError as error:
-        Path(aside).unlink(missing_ok=True)
-        raise WriteFailed(
-            f"{output} could not be written: {error.strerror or error}.",
-            wanted="a place with room that may be written to",
-            next_step="make room or choose another place",
-        ) from error
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise

@@ -8,18 +8,22 @@ what it requires and what it ensures, and checks both: a graph that went wrong m
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from export.contract import DOMAIN, ModelContract, Site
+from export.functions import NOISE_KINDS, noise_function
 from export.inputs import Preprocessing
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "output"
 
 _FLOAT_INPUT = "oodscreen/pixels"
+_MOVERS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
 class GraphPassError(AssertionError):
@@ -32,22 +36,28 @@ def finish_graph(model: onnx.ModelProto, sites: Sequence[Site], preprocessing: P
     rename_output(model)
     add_uint8_input(model, preprocessing)
     add_noise_functions(model)
-    onnx.checker.check_model(model, full_check=True)
+    settle_reshapes(model)
 
 
 def name_sites(model: onnx.ModelProto, sites: Sequence[Site]) -> None:
     """Give each noise node its site's name.
 
     Requires: one custom node for each site, with the site's name as attribute.
-    Ensures: the node's name is the site's, and the attribute is gone.
+    Ensures: the node's name is the site's, and its attributes are those of its function.
     """
     nodes = {_text_attribute(node, "site"): node for node in _noise_nodes(model)}
     _require(set(nodes) == {site.name for site in sites}, "one noise node for each site")
-    for name, node in nodes.items():
-        node.name = name
-        kept = [attribute for attribute in node.attribute if attribute.name != "site"]
+    for site in sites:
+        node = nodes[site.name]
+        for other in model.graph.node:
+            if other.name == site.name:
+                other.name = f"{site.name}/{other.op_type}"
+        node.name = site.name
         del node.attribute[:]
-        node.attribute.extend(kept)
+        node.attribute.append(helper.make_attribute("rate", site.rate))
+        if site.noise_shape != site.shape:
+            own = [int(draw == size) for draw, size in zip(site.noise_shape, site.shape, strict=True)]
+            node.attribute.append(helper.make_attribute("noise_axes", [1, *own]))
     names = [node.name for node in model.graph.node]
     _ensure(all(names.count(site.name) == 1 for site in sites), "site names are unique")
 
@@ -123,21 +133,110 @@ def add_uint8_input(model: onnx.ModelProto, preprocessing: Preprocessing) -> Non
 
 
 def add_noise_functions(model: onnx.ModelProto) -> None:
-    """Give the noise nodes a body: model-local functions in plain ONNX operators.
-
-    onnxruntime removes an ONNX `Dropout`, whatever its training mode; it inlines a function and
-    keeps its random numbers (see tests/assumptions).
+    """Give the noise nodes a body: model-local functions in plain ONNX operators (`export.functions`).
 
     Requires: every custom node is of a known kind. Ensures: each kind in use has one function.
     """
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     kinds = {node.op_type for node in _noise_nodes(model)}
-    _require(kinds <= {"MCDropout", "MCBroadcastDropout"}, f"known noise kinds, not {sorted(kinds)}")
+    _require(kinds <= set(NOISE_KINDS), f"known noise kinds, not {sorted(kinds)}")
     for kind in sorted(kinds):
-        model.functions.append(_noise_function(kind, opset))
+        model.functions.append(noise_function(kind, opset))
     if not any(entry.domain == DOMAIN for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     _ensure({function.name for function in model.functions} == kinds, "a function for each kind")
+
+
+def output_kind_of(model: onnx.ModelProto) -> str:
+    """`softmax` or `sigmoid` where the node behind the output is one, else "". Changes nothing."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    node = makers.get(model.graph.output[0].name)
+    while node is not None and node.op_type in ("Identity", "Cast"):
+        node = makers.get(node.input[0])
+    return {"Softmax": "softmax", "Sigmoid": "sigmoid"}.get(node.op_type, "") if node is not None else ""
+
+
+def check_graph(path: Path) -> None:
+    """Run onnx' own checker with shape inference on a written file; weights beside it are not loaded."""
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def find_feeds(model: onnx.ModelProto, sites: Sequence[Site]) -> tuple[Site, ...]:
+    """The sites with the names of the next nodes that do more than move elements.
+
+    Requires: one node for each site, of its name. Ensures: nothing is changed.
+    """
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    makers = {node.name: node for node in _noise_nodes(model)}
+    _require({site.name for site in sites} <= set(makers), "one noise node for each site")
+    return tuple(replace(site, feeds=_next_names(makers[site.name].output[0], readers)) for site in sites)
+
+
+def _next_names(value: str, readers: dict[str, list[onnx.NodeProto]]) -> tuple[str, ...]:
+    found: list[str] = []
+    for node in readers.get(value, []):
+        if node.op_type == "Shape":
+            continue
+        moves = node.op_type in _MOVERS and node.input[0] == value
+        found += _next_names(node.output[0], readers) if moves else [node.name]
+    return tuple(dict.fromkeys(found)) or ("the output",)
+
+
+def settle_reshapes(model: onnx.ModelProto) -> None:
+    """Give each Reshape that counts rows a constant target: `[-1, sizes of a row]`.
+
+    Converters compute such a target from the shape of some tensor. A constant says what happens to a
+    row, and so does not hide from a planner that the rows stay apart.
+
+    Requires: noise functions are there, so that shapes can be inferred through them. Ensures: no
+    Reshape whose output is `[N, known sizes]` computes its target, and no node is left without a reader.
+    """
+    graph = model.graph
+    constant = {value.name for value in graph.initializer}
+    shapes = _shapes_for_rows(model)
+    for node in graph.node:
+        shape = shapes.get(node.output[0], ())
+        computed = node.op_type == "Reshape" and node.input[1] not in constant
+        if computed and shape[:1] == (_ROWS,) and 0 not in shape:
+            target = np.array([-1, *shape[1:]], np.int64)
+            graph.initializer.append(numpy_helper.from_array(target, f"{node.output[0]}/rows"))
+            node.input[1] = graph.initializer[-1].name
+    _remove_unread(graph)
+
+
+_ROWS = 97
+"""A prime that no layer is likely to have as a size: a first axis of this size is the row axis."""
+
+
+def _shapes_for_rows(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shapes of all values for a batch of `_ROWS` images; an unknown size is 0."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.input[0].type.tensor_type.shape.dim[0].dim_value = _ROWS
+    for output in copy.graph.output:
+        output.type.tensor_type.shape.dim[0].Clear()
+    inferred = onnx.shape_inference.infer_shapes(copy, data_prop=True)
+    return {
+        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        for value in (*inferred.graph.value_info, *inferred.graph.output)
+    }
+
+
+def _remove_unread(graph: onnx.GraphProto) -> None:
+    """Remove nodes that nothing reads, and then those that only these read."""
+    read = {value.name for value in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if any(name in read for name in node.output):
+            kept.append(node)
+            read.update(node.input)
+    weights = [value for value in graph.initializer if value.name in read]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(reversed(kept))
+    graph.initializer.extend(weights)
 
 
 def stamp_metadata(model: onnx.ModelProto, contract: ModelContract) -> None:
@@ -164,48 +263,6 @@ def with_rate_zero(model: onnx.ModelProto) -> onnx.ModelProto:
             if attribute.name == "rate":
                 attribute.f = 0.0
     return copy
-
-
-def _noise_function(kind: str, opset: int) -> onnx.FunctionProto:
-    """`y = x * (u >= rate) / (1 - rate)` with u uniform in [0, 1): inverted dropout.
-
-    `MCDropout` draws u for each element. `MCBroadcastDropout` draws it along the axes that have a
-    1 in `noise_axes`, and shares it along the others, as `noise_shape` and SpatialDropout do.
-    """
-    node = helper.make_node
-    attributes = ["rate"]
-    if kind == "MCDropout":
-        draw = [node("RandomUniformLike", ["x"], ["u"])]
-    else:
-        attributes.append("noise_axes")
-        draw = [
-            _constant_from("noise_axes", "value_ints", onnx.AttributeProto.INTS, "own"),
-            node("Constant", [], ["one_int"], value_int=1),
-            node("Shape", ["x"], ["shape"]),
-            node("Sub", ["shape", "one_int"], ["excess"]),
-            node("Mul", ["excess", "own"], ["own_excess"]),
-            node("Add", ["own_excess", "one_int"], ["noise_shape"]),
-            node("ConstantOfShape", ["noise_shape"], ["zeros"]),
-            node("RandomUniformLike", ["zeros"], ["u"]),
-        ]
-    apply = [
-        _constant_from("rate", "value_float", onnx.AttributeProto.FLOAT, "rate"),
-        node("Constant", [], ["one"], value_float=1.0),
-        node("Sub", ["one", "rate"], ["keep_rate"]),
-        node("GreaterOrEqual", ["u", "rate"], ["keep"]),
-        node("Cast", ["keep"], ["kept"], to=TensorProto.FLOAT),
-        node("Div", ["kept", "keep_rate"], ["mask"]),
-        node("Mul", ["x", "mask"], ["y"]),
-    ]
-    imports = [helper.make_opsetid("", opset)]
-    return helper.make_function(DOMAIN, kind, ["x"], ["y"], [*draw, *apply], imports, attributes)
-
-
-def _constant_from(attribute: str, field: str, kind: onnx.AttributeProto.AttributeType, output: str) -> onnx.NodeProto:
-    """A Constant whose value is an attribute of the function's caller."""
-    constant = helper.make_node("Constant", [], [output])
-    constant.attribute.append(onnx.AttributeProto(name=field, ref_attr_name=attribute, type=kind))
-    return constant
 
 
 def _noise_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:

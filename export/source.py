@@ -1,54 +1,51 @@
-"""Load a Keras model safely and find out what an export needs to know of it.
+"""Find out what an export needs to know of a Keras model: shapes, sites, outputs.
 
-In: a path. Out: `KerasSource`: the model, its dropout layers, its image shape and output kind.
+In: a model. Out: `KerasSource`. `export.load` reads models from files.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from export.choice import SiteChoice, choose_sites
 from export.contract import COLOURS
-from export.errors import ModelRefused
+from export.errors import ModelRefused, OptionRefused
+from export.hidden import find_hidden_noise
+from export.network import KerasNetwork, Network, other_precisions
 
-_OTHER_NOISE = ("GaussianDropout", "AlphaDropout")
-_OWN_DROPOUT = ("dropout", "recurrent_dropout")
-_SILENT = ("GaussianNoise",)
 _OWN_SCALE = ("Rescaling", "Normalization")
 
 
 @dataclass(frozen=True)
 class KerasSource:
-    """A loaded Keras model and what can be read off it without running it.
+    """A loaded network and what can be read off it without running it.
 
     Attributes:
-        model: the `keras.Model`.
+        network: what is traced and compared with.
         origin: where it came from, for messages.
         digest: SHA-256 of the file, or "" for a model from memory.
-        dropouts: its Dropout layers with a rate above zero, nested ones included, in model order.
-        paths: for each layer by its `id`, its name with those of the models around it.
         image_shape: `(height, width, channels)`.
         classes: size of the output.
         output_kind: derived from the last layer, or "" where that does not tell.
         scales_itself: whether a Rescaling or Normalization layer is in the model.
-        notices: what a person should know: noise that inference switches off, as Keras does.
+        sites: paths of the noise layers that are kept, in model order.
+        notices: what a person should know: what is switched off, or computed otherwise.
         channels_first: whether the Keras model takes `[N, C, H, W]`.
         takes_integers: whether its input is of an integer type, such as uint8.
     """
 
-    model: Any
+    network: Network
     origin: str
     digest: str
-    dropouts: tuple[Any, ...]
-    paths: dict[int, str]
     image_shape: tuple[int, int, int]
     classes: int
     output_kind: str
     scales_itself: bool
+    sites: tuple[str, ...]
     notices: tuple[str, ...] = ()
     channels_first: bool = False
     takes_integers: bool = False
@@ -89,74 +86,63 @@ def import_keras() -> Any:
     return keras
 
 
-def load_keras_file(path: str | Path) -> KerasSource:
-    """Load a `.keras` file in Keras' safe mode, without its optimizer.
+def describe_model(
+    model: Any,
+    *,
+    origin: str = "the model",
+    digest: str = "",
+    choice: SiteChoice | None = None,
+    output: str | None = None,
+    notices: Sequence[str] = (),
+) -> KerasSource:
+    """Read shapes, sites and output kind off a Keras model.
+
+    Args:
+        model: a built `keras.Model`: functional, sequential, or a subclass that was called or built.
+        origin: its name, for messages.
+        digest: of its file.
+        choice: which sites are kept, at which rates.
+        output: name of the output, for a model with several.
+        notices: what is to be told already.
 
     Raises:
-        ModelRefused: no such file, not a `.keras` file, unknown or unsafe classes, or a model
-            that `describe_model` refuses.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ModelRefused(
-            f"There is no model file {path}.",
-            wanted="a Keras 3 model, saved with model.save('NAME.keras')",
-            next_step="check the path",
-        )
-    if path.suffix != ".keras":
-        raise ModelRefused(
-            f"{path} is not named like a Keras 3 model (its ending is {path.suffix or 'empty'!r}).",
-            wanted="a model saved with model.save('NAME.keras')",
-            next_step="load the model in Keras and save it with the ending .keras",
-        )
-    keras = import_keras()
-
-    try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:
-        first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ModelRefused(
-            f"Keras could not load {path}: {first_line}",
-            wanted="a model made of Keras' own layers, saved with model.save('NAME.keras')",
-            next_step="load it in Python with its custom classes and call export.export_model(model, ...)",
-        ) from error
-    return describe_model(model, origin=str(path), digest=hashlib.sha256(path.read_bytes()).hexdigest())
-
-
-def describe_model(model: Any, *, origin: str = "the model", digest: str = "") -> KerasSource:
-    """Read shapes, dropouts and output kind off a Keras model.
-
-    Raises:
-        ModelRefused: not one image input and one `[N, C]` output, or no dropout that could be kept.
+        ModelRefused: not one image input and one `[N, C]` output, or noise that cannot be kept.
+        OptionRefused: a pattern or an output that the model does not have.
     """
     keras = import_keras()
 
-    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+    choice = choice or SiteChoice()
+    if not isinstance(model, keras.Model):
         raise ModelRefused(
-            f"{origin} is a {type(model).__name__} without a known input.",
-            wanted="a built functional or sequential keras.Model",
-            next_step="call the model once on a batch, or wrap it: keras.Model(inputs, outputs)",
+            f"{origin} is a {type(model).__name__}, not a Keras model.",
+            wanted="a built keras.Model: functional, sequential or a subclass",
+            next_step="give the model itself, or a file that model.save('NAME.keras') wrote",
         )
-    named = _name_layers(model)
-    layers = [layer for _, layer in named.values()]
+    _refuse_quantized(model, origin)
     image_shape, channels_first = _image_shape(model, origin)
+    height, width, channels = image_shape
+    input_shape = (channels, height, width) if channels_first else image_shape
+    model, position, shape = _choose_output(model, output, input_shape, origin)
+    layers = dict(_name_layers(model).values())
+    kept = choose_sites(list(layers.items()), choice, origin)
+    network = KerasNetwork(model, kept, position)
+    paths = tuple(source.path for source in kept)
+    found = find_hidden_noise(network, layers, paths, input_shape, choice, origin)
+    precisions = other_precisions(model)
+    if precisions:
+        found = (*found, f"{origin} computes in {', '.join(precisions)}; the export computes in float32")
     return KerasSource(
-        model=model,
+        network=network,
         origin=origin,
         digest=digest,
-        dropouts=_find_dropouts(layers, origin),
-        paths={identity: path for identity, (path, _) in named.items()},
         image_shape=image_shape,
-        classes=_classes(model, origin),
+        classes=_classes(shape, origin),
         output_kind=_output_kind(model),
-        scales_itself=any(type(layer).__name__ in _OWN_SCALE for layer in layers),
-        notices=tuple(
-            f"{layer.name} ({type(layer).__name__}) is switched off, as Keras does in inference"
-            for layer in layers
-            if type(layer).__name__ in _SILENT
-        ),
+        scales_itself=any(type(layer).__name__ in _OWN_SCALE for layer in layers.values()),
+        sites=paths,
+        notices=(*notices, *found),
         channels_first=channels_first,
-        takes_integers="int" in str(model.inputs[0].dtype),
+        takes_integers=any("int" in str(tensor.dtype) for tensor in getattr(model, "inputs", None) or ()),
     )
 
 
@@ -174,57 +160,19 @@ def _name_layers(container: Any, prefix: str = "") -> dict[int, tuple[str, Any]]
     return found
 
 
-def _find_dropouts(layers: list[Any], origin: str) -> tuple[Any, ...]:
-    import keras
-
-    other = [layer for layer in layers if _draws_its_own_noise(layer)]
-    if other:
-        names = ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in other)
-        raise ModelRefused(
-            f"{origin} draws noise in layers that would fall silent in the export: {names}.",
-            wanted="noise from Dropout or SpatialDropout layers",
-            next_step="set the rate of these layers to 0 if their noise does not matter, or use Dropout",
-        )
-    seen = [layer for layer in layers if isinstance(layer, (keras.layers.Dropout, _base_spatial_dropout()))]
-    active = tuple(layer for layer in seen if layer.rate > 0)
-    if not active:
-        looked = ", ".join(f"{layer.name} (rate {layer.rate})" for layer in seen)
-        if not looked:
-            kinds = sorted({type(layer).__name__ for layer in layers})
-            looked = f"no Dropout among its {len(layers)} layers ({', '.join(kinds)})"
-        raise ModelRefused(
-            f"{origin} has no active dropout. Looked at: {looked}.",
-            wanted="at least one Dropout layer with a rate above 0, trained with it",
-            next_step="train the model with dropout; adding it afterwards would not measure uncertainty",
-        )
-    return active
-
-
-def _draws_its_own_noise(layer: Any) -> bool:
-    """Whether a layer has noise that is in no Dropout layer below it, such as a recurrent dropout."""
-    if type(layer).__name__ in _OTHER_NOISE:
-        return bool(layer.rate > 0)
-    rates = [getattr(layer, name, 0) for name in _OWN_DROPOUT]
-    if not any(isinstance(rate, int | float) and rate > 0 for rate in rates):
-        return False
-    below = layer._flatten_layers(include_self=False)
-    return not any(type(child).__name__ == "Dropout" for child in below)
-
-
-def _base_spatial_dropout() -> Any:
-    """The common parent of SpatialDropout1D, 2D and 3D, which Keras does not name publicly."""
-    import keras
-
-    parent: Any = keras.layers.SpatialDropout2D.__mro__[1]
-    return parent
-
-
 def _image_shape(model: Any, origin: str) -> tuple[tuple[int, int, int], bool]:
     """`(height, width, channels)` of an image, and whether the model takes the channels first."""
-    shapes = [tuple(tensor.shape) for tensor in model.inputs]
+    shapes = _input_shapes(model)
+    if not shapes:
+        raise ModelRefused(
+            f"{origin} is a {type(model).__name__} without a known input.",
+            wanted="a model that knows its input",
+            next_step="call the model once on a batch before it is saved, or wrap it: keras.Model(inputs, outputs)",
+        )
     if len(shapes) > 1:
         names = " and ".join(
-            f"{tensor.name} {_shapes_text([shape])}" for tensor, shape in zip(model.inputs, shapes, strict=True)
+            f"{getattr(tensor, 'name', 'input')} {_shapes_text([shape])}"
+            for tensor, shape in zip(getattr(model, "inputs", None) or shapes, shapes, strict=True)
         )
         raise ModelRefused(
             f"{origin} takes {len(shapes)} inputs: {names}.",
@@ -232,8 +180,8 @@ def _image_shape(model: Any, origin: str) -> tuple[tuple[int, int, int], bool]:
             next_step="wrap the model so that the other inputs are constants or made from the image: "
             "keras.Model(image, model([image, ...]))",
         )
-    shape = shapes[0][1:]
-    if len(shape) == 3 and None not in shape:
+    shape = tuple(size or 0 for size in shapes[0][1:])
+    if len(shape) == 3 and 0 not in shape:
         told = _data_format(model) or ("channels_last" if shape[2] in COLOURS else "channels_first")
         if told == "channels_last" and shape[2] in COLOURS:
             return (shape[0], shape[1], shape[2]), False
@@ -260,15 +208,86 @@ def _data_format(model: Any) -> str:
     return ""
 
 
-def _classes(model: Any, origin: str) -> int:
-    shapes = [tuple(tensor.shape) for tensor in model.outputs]
-    if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][1] is None:
+def _input_shapes(model: Any) -> list[tuple[int | None, ...]]:
+    """Shapes of the inputs; of a subclassed model, what it was built with."""
+    if getattr(model, "inputs", None):
+        return [tuple(tensor.shape) for tensor in model.inputs]
+    built = getattr(model, "_build_shapes_dict", None) or {}
+    return [tuple(shape) for shape in built.values() if isinstance(shape, tuple | list)]
+
+
+def _choose_output(
+    model: Any, name: str | None, image_shape: tuple[int, int, int], origin: str
+) -> tuple[Any, int, tuple[int | None, ...]]:
+    """The model cut down to one output, where in its flat outputs that is, and its shape."""
+    import keras
+
+    functional = bool(getattr(model, "outputs", None))
+    if functional and len(model.outputs) == 1:
+        leaves = [((), model.outputs[0])]
+    else:
+        leaves = keras.tree.flatten_with_path(model.output if functional else _outputs_of(model, image_shape))
+    names = [_output_name(path, tensor) for path, tensor in leaves]
+    shapes = [tuple(tensor.shape) for _, tensor in leaves]
+    if name is None and len(names) > 1:
         raise ModelRefused(
             f"{origin} gives {_shapes_text(shapes)}.",
+            wanted=f"to know which of its outputs is to be screened: {', '.join(names)}",
+            next_step=f"add --output {names[0]}",
+        )
+    if name is not None and names.count(name) != 1:
+        raise OptionRefused(
+            f"--output {name} names {names.count(name) or 'none'} of the outputs of {origin}.",
+            wanted=f"one of: {', '.join(names)}",
+            next_step="take a name from this list",
+        )
+    position = 0 if name is None else names.index(name)
+    if functional and len(names) > 1:
+        tensor = leaves[position][1]
+        return keras.Model(model.inputs, tensor), 0, shapes[position]
+    return model, position, shapes[position]
+
+
+def _outputs_of(model: Any, image_shape: tuple[int, int, int]) -> Any:
+    """What a subclassed model gives, by their shapes; nothing is computed."""
+    import tensorflow as tf
+
+    function = tf.function(lambda images: model(images, training=False))
+    return function.get_concrete_function(tf.TensorSpec([None, *image_shape], tf.float32)).structured_outputs
+
+
+def _output_name(path: tuple[Any, ...], tensor: Any) -> str:
+    """The key of a dictionary of outputs, else the layer that makes the output, else its number."""
+    if path and isinstance(path[-1], str):
+        return str(path[-1])
+    history = getattr(tensor, "_keras_history", None)
+    if history is not None:
+        return str(history.operation.name)
+    return str(path[-1] if path else 0)
+
+
+def _classes(shape: tuple[int | None, ...], origin: str) -> int:
+    if len(shape) != 2 or shape[1] is None:
+        raise ModelRefused(
+            f"{origin} gives {_shapes_text([shape])}.",
             wanted="one output [N, C]",
             next_step="wrap the model so that it gives the one output to be screened",
         )
-    return int(shapes[0][1])
+    return int(shape[1])
+
+
+def _refuse_quantized(model: Any, origin: str) -> None:
+    quantized = [
+        layer.name
+        for layer in model._flatten_layers(include_self=False, recursive=True)
+        if getattr(layer, "quantization_mode", None)
+    ]
+    if quantized:
+        raise ModelRefused(
+            f"{origin} is quantized, in {', '.join(quantized)}.",
+            wanted="the model as it was trained, in float32 or half precision",
+            next_step="export the model from before model.quantize(...)",
+        )
 
 
 def _shapes_text(shapes: list[tuple[int | None, ...]]) -> str:
@@ -277,7 +296,7 @@ def _shapes_text(shapes: list[tuple[int | None, ...]]) -> str:
 
 def _output_kind(model: Any) -> str:
     """`softmax` or `sigmoid` where the layer behind the output says so, else ""."""
-    layer = _layer_behind(model.outputs[0])
+    layer = _layer_behind(model.outputs[0]) if getattr(model, "outputs", None) else None
     if type(layer).__name__ == "Softmax":
         return "softmax"
     activation = getattr(getattr(layer, "activation", None), "__name__", "")

@@ -1,116 +1,172 @@
-"""Make each chosen dropout layer survive tracing, or behave as a reference needs it.
+"""Make each chosen noise layer survive tracing, or behave as a reference needs it.
 
 Keras' own dropout dies on its way to ONNX: converters drop it, fold it or meet random ops that
-they do not know. So for the time of a trace each dropout layer is given another `call`, which
-marks its place with a `CheckNumerics` op: that op passes its tensor through, carries a text, and
-is kept by TensorFlow's graph optimiser. `export.convert` turns the marks into noise functions.
-Everything else is traced with `training=False`, so BatchNormalization stays in inference mode.
+they do not know. So for the time of a trace the noise layers' classes are given another `call`,
+which marks its place with a `CheckNumerics` op: that op passes its tensor through, carries a text,
+and is kept by TensorFlow's graph optimiser. `export.convert` turns the marks into noise functions.
+A subclass that calls its parent, whatever it does around it, is reached too. Everything else is
+traced with `training=False`, so BatchNormalization stays in inference mode.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from export.contract import Site
 from export.errors import ModelRefused
-from export.inputs import Preprocessing
+from export.noise import BROADCAST_KINDS, ELEMENT_KINDS, NoiseLayer, noise_classes, noise_shape_of
 
-Behaviour = Callable[[Any, Any], Any]
-"""What a dropout layer does instead of its own call: (layer, inputs) to outputs."""
+Behaviour = Callable[["NoiseCall", Any], Any]
+"""What a kept noise layer does instead of its own call: (the call, inputs) to outputs."""
 
 _MARK = "oodscreen-site:"
 
 
+class NoiseCall:
+    """One call of a kept noise layer.
+
+    Args:
+        path: the layer's path in the model.
+        family: `Dropout`, `GaussianDropout` or `AlphaDropout`.
+        rate: the rate of the export.
+        noise_shape: from the shape of a row to the shape of its draw.
+        own_noise: what the framework itself does to the inputs in training.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        family: str,
+        rate: float,
+        noise_shape: Callable[[tuple[int, ...]], tuple[int, ...]],
+        own_noise: Callable[[Any], Any],
+    ) -> None:
+        self.path = path
+        self.family = family
+        self.rate = rate
+        self.noise_shape = noise_shape
+        self.own_noise = own_noise
+
+
 @contextmanager
-def dropouts_behave(layers: Sequence[Any], behaviour: Behaviour) -> Iterator[None]:
-    """For the time of the block, `layers` do what `behaviour` says, whatever `training` they get."""
+def noise_behaves(kept: Sequence[NoiseLayer], behaviour: Behaviour) -> Iterator[None]:
+    """For the time of the block the kept layers do what `behaviour` says, and other noise layers nothing.
 
-    def replaced(layer: Any, inputs: Any, training: bool | None = None) -> Any:
-        return behaviour(layer, inputs)
+    Whatever `training` they get, and whatever a subclass hands to its parent.
+    """
+    by_identity = {id(source.layer): source for source in kept}
+    with ExitStack() as stack:
+        for kind in noise_classes():
+            original = kind.call  # type: ignore[attr-defined]
 
-    for layer in layers:
-        object.__setattr__(layer, "call", functools.partial(replaced, layer))
+            def replaced(layer: Any, inputs: Any, training: Any = None, original: Any = original) -> Any:
+                source = by_identity.get(id(layer))
+                return inputs if source is None else behaviour(_call_of(source, original), inputs)
+
+            kind.call = replaced  # type: ignore[attr-defined]
+            stack.callback(setattr, kind, "call", original)
+        yield
+
+
+def _call_of(source: NoiseLayer, original: Any) -> NoiseCall:
+    layer = source.layer
+
+    def own_noise(inputs: Any) -> Any:
+        """Keras' own code, with the rate of the export, and a draw for every row."""
+        noise_shape = getattr(layer, "noise_shape", None)
+        changes: dict[str, Any] = {"rate": source.rate}
+        if noise_shape is not None:
+            changes["noise_shape"] = (None, *noise_shape[1:])
+        with _attributes(layer, changes):
+            return original(layer, inputs, training=True)
+
+    return NoiseCall(source.path, source.family, source.rate, lambda shape: noise_shape_of(layer, shape), own_noise)
+
+
+@contextmanager
+def _attributes(layer: Any, changes: Mapping[str, Any]) -> Iterator[None]:
+    """For the time of the block, `layer` has these attributes; Keras' tracker does not see it."""
+    before = {name: getattr(layer, name) for name in changes}
+    for name, value in changes.items():
+        object.__setattr__(layer, name, value)
     try:
         yield
     finally:
-        for layer in layers:
-            object.__delattr__(layer, "call")
+        for name, value in before.items():
+            object.__setattr__(layer, name, value)
 
 
-def keep_identity(_layer: Any, inputs: Any) -> Any:
+@contextmanager
+def seeded(kept: Sequence[NoiseLayer], generators: Mapping[int, Any]) -> Iterator[None]:
+    """For the time of the block, kept layers draw from these generators; their own are left alone."""
+    with ExitStack() as stack:
+        for source in kept:
+            changes = {"seed_generator": generators[id(source.layer)]}
+            stack.enter_context(_attributes(source.layer, changes))
+        yield
+
+
+def keep_identity(_call: NoiseCall, inputs: Any) -> Any:
     """The deterministic model: dropout does nothing."""
     return inputs
 
 
-def draw_noise(seed_generator: Any) -> Behaviour:
-    """The Monte Carlo model in Keras itself: dropout draws, whatever else is in inference mode."""
-    import keras
-
-    def draw(layer: Any, inputs: Any) -> Any:
-        shape = (int(inputs.shape[0]), *_noise_shape(layer, tuple(inputs.shape)[1:]))
-        return keras.random.dropout(inputs, layer.rate, noise_shape=shape, seed=seed_generator)
-
-    return draw
+def draw_own_noise(call: NoiseCall, inputs: Any) -> Any:
+    """The Monte Carlo model in the framework itself: dropout draws, all else is in inference mode."""
+    return call.own_noise(inputs)
 
 
 class SiteMarker:
-    """The behaviour for tracing: marks each call of a dropout layer, and remembers it as a `Site`.
-
-    Args:
-        paths: names of layers by their `id`; other layers go by their own name.
+    """The behaviour for tracing: marks each call of a noise layer, and remembers it as a `Site`.
 
     Attributes:
-        sites: in the order of the calls.
+        sites: in the order of the calls, with shapes as Keras has them.
         refusal: why a site cannot be kept. It is kept here because Keras turns what a layer's
             call raises into another error.
     """
 
-    def __init__(self, paths: Mapping[int, str] | None = None) -> None:
-        self._paths = paths or {}
+    def __init__(self) -> None:
         self.sites: list[Site] = []
         self.refusal: ModelRefused | None = None
 
-    def __call__(self, layer: Any, inputs: Any) -> Any:
+    def __call__(self, call: NoiseCall, inputs: Any) -> Any:
         """Mark one call; what goes in comes out."""
         import tensorflow as tf
 
         try:
-            site = self._describe(layer, inputs)
+            site = self._describe(call, inputs)
         except ModelRefused as error:
             self.refusal = error
             return inputs
         self.sites.append(site)
         return tf.raw_ops.CheckNumerics(tensor=inputs, message=_MARK + json.dumps(asdict(site)))
 
-    def _describe(self, layer: Any, inputs: Any) -> Site:
-        path = self._paths.get(id(layer), layer.name)
-        calls = sum(1 for site in self.sites if site.name.split("#")[0] == path)
-        shape = tuple(inputs.shape)[1:]
-        if str(getattr(inputs.dtype, "name", inputs.dtype)) != "float32":
+    def _describe(self, call: NoiseCall, inputs: Any) -> Site:
+        calls = sum(1 for site in self.sites if site.name.split("#")[0] == call.path)
+        if inputs.shape.rank is None or None in tuple(inputs.shape)[1:]:
             raise ModelRefused(
-                f"The dropout layer {path} works in {getattr(inputs.dtype, 'name', inputs.dtype)}.",
-                wanted="float32 wherever dropout is",
-                next_step="load the model with the policy float32 (keras.config.set_dtype_policy), then export again",
-            )
-        if None in shape:
-            raise ModelRefused(
-                f"The dropout layer {path} sees a tensor of unknown size {list(shape)}.",
+                f"The dropout layer {call.path} sees a tensor of unknown size {inputs.shape}.",
                 wanted="sizes that follow from the image size",
                 next_step="give the model a fixed input size",
             )
-        noise_shape = _noise_shape(layer, shape)
+        shape = tuple(inputs.shape)[1:]
+        if str(getattr(inputs.dtype, "name", inputs.dtype)) != "float32":
+            raise ModelRefused(
+                f"The dropout layer {call.path} works in {getattr(inputs.dtype, 'name', inputs.dtype)}, "
+                "whatever the model's dtype policy says.",
+                wanted="a model that computes in float32 when its policy is float32",
+                next_step="leave out the cast in front of the layer, then export again",
+            )
+        noise_shape = call.noise_shape(shape)
+        kinds = ELEMENT_KINDS if noise_shape == shape else BROADCAST_KINDS
         return Site(
-            name=path if calls == 0 else f"{path}#{calls + 1}",
-            kind="MCDropout" if noise_shape == shape else "MCBroadcastDropout",
-            rate=float(layer.rate),
+            name=call.path if calls == 0 else f"{call.path}#{calls + 1}",
+            kind=kinds[call.family],
+            rate=call.rate,
             shape=shape,
             noise_shape=noise_shape,
         )
@@ -124,74 +180,3 @@ def read_mark(message: str) -> Site | None:
     values["shape"] = tuple(values["shape"])
     values["noise_shape"] = tuple(values["noise_shape"])
     return Site(**values)
-
-
-def _noise_shape(layer: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The mask of one row, without the batch axis: from `noise_shape`, or from what SpatialDropout does.
-
-    A `noise_shape` that starts with 1 shares a mask between the rows of a batch. Here each row
-    has its own draw: for one row the distribution is the same.
-    """
-    if hasattr(layer, "_get_noise_shape"):  # SpatialDropout: one draw for each channel
-        channels_last = getattr(layer, "data_format", "channels_last") == "channels_last"
-        singles = (1,) * (len(shape) - 1)
-        return (*singles, shape[-1]) if channels_last else (shape[0], *singles)
-    if layer.noise_shape is None:
-        return shape
-    first, *rest = layer.noise_shape
-    filled = tuple(own if own is not None else size for own, size in zip(rest, shape, strict=False))
-    fits = all(own in (1, size) for own, size in zip(filled, shape, strict=False))
-    if len(rest) != len(shape) or first not in (None, 1) or not fits:
-        raise ModelRefused(
-            f"The dropout layer {layer.name} has noise_shape {layer.noise_shape} on rows of {list(shape)}.",
-            wanted="None or 1 for the batch, and for each other axis its size, None or 1",
-            next_step="rebuild the layer with such a noise_shape",
-        )
-    return filled
-
-
-class KerasReference:
-    """The Keras model as a reference: what it says without dropout, and with fresh noise.
-
-    Args:
-        model: the `keras.Model`.
-        dropouts: its kept dropout layers.
-        preprocessing: what the exported graph does to pixels, done here in numpy.
-        seed: of its noise; the model's own generators are left alone.
-    """
-
-    def __init__(self, model: Any, dropouts: Sequence[Any], preprocessing: Preprocessing, *, seed: int = 0) -> None:
-        import keras
-
-        self._noise = draw_noise(keras.random.SeedGenerator(seed))
-        self._model = model
-        self._dropouts = dropouts
-        self._preprocessing = preprocessing
-
-    def deterministic(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """`[B, C]` with no dropout at all."""
-        return self._answer(images, keep_identity)
-
-    def stochastic(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """`[B, C]` with fresh dropout noise for every row, all else in inference mode."""
-        return self._answer(images, self._noise)
-
-    def _answer(self, images: NDArray[np.uint8], behaviour: Behaviour) -> NDArray[np.float32]:
-        pixels = self._preprocessing.apply(images)
-        with dropouts_behave(self._dropouts, behaviour):
-            return np.asarray(self._call(pixels), np.float32)
-
-    def _call(self, pixels: NDArray[np.float32]) -> Any:
-        """Call the model; where TensorFlow has no channels-first kernels for this CPU, through XLA, which has."""
-        import tensorflow as tf
-
-        try:
-            return self._model(pixels, training=False)
-        except (tf.errors.UnimplementedError, tf.errors.InvalidArgumentError):
-            if not self._preprocessing.channels_first:
-                raise
-
-        def forward(image: Any) -> Any:
-            return self._model(image, training=False)
-
-        return tf.function(forward, jit_compile=True)(tf.constant(pixels))

@@ -12,6 +12,7 @@ import numpy as np
 
 from export.errors import ExitCode
 from screen.columns import COLUMNS, STATUSES
+from tests.export.family import FAMILY
 
 REPOSITORY = Path(__file__).parent.parent
 README = REPOSITORY / "README.md"
@@ -263,8 +264,18 @@ def fuzz_sentence() -> str:
     )
 
 
+def family_table() -> str:
+    """What the family of models covers, by area."""
+    areas: dict[str, list[str]] = {}
+    for member in FAMILY:
+        areas.setdefault(member.area, []).append(member.what)
+    rows = [f"| {area} | {'; '.join(what)} |" for area, what in areas.items()]
+    return "\n".join(["| area | models |", "|---|---|", *rows])
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "columns": columns_table,
+    "family": family_table,
     "statuses": statuses_table,
     "exit-codes": exit_codes_table,
     "mnist": mnist_sentence,

@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from export.contract import DOMAIN, ModelContract
+from export.contract import ALPHA_KINDS, ALPHA_PRIME, DOMAIN, ModelContract
 from export.errors import ContractRefused
 from screen.engine.builder import GraphBuilder
 from screen.engine.reduction import add_statistics
@@ -113,8 +113,26 @@ class _HeadWriter:
     def mask_data(self, node: onnx.NodeProto, plan: SitePlan) -> None:
         """A site by itself: its input times the masks."""
         self._demand_rows(node.input[0])
-        noisy = self.builder.add("Mul", [self._by_pass(node.input[0]), plan.mask])
+        noisy = self._mix(self._by_pass(node.input[0]), plan)
         self.builder.fold(noisy, node.output[0])
+
+    def _mix(self, values: str, plan: SitePlan) -> str:
+        """Values with a site's noise: `x * m`, or for alpha dropout `a (x k + alpha' (1 - k)) + b`.
+
+        The latter keeps mean and variance of a unit normal (Klambauer et al. 2017): `a` is
+        `((1 - rate) (1 + rate alpha'^2))^(-1/2)` and `b` is `-a alpha' rate`.
+        """
+        if plan.site.kind not in ALPHA_KINDS:
+            return self.builder.add("Mul", [values, plan.mask])
+        add, rate = self.builder.add, plan.site.rate
+        gain = ((1 - rate) * (1 + rate * ALPHA_PRIME**2)) ** -0.5
+        passed = add("Mul", [values, add("Mul", [plan.mask, self._number(gain)])])
+        # What a dropped element becomes, less what a kept one is shifted by.
+        shift = add("Mul", [plan.mask, self._number(-gain * ALPHA_PRIME)])
+        return add("Add", [passed, add("Add", [shift, self._number(gain * ALPHA_PRIME * (1 - rate))])])
+
+    def _number(self, value: float) -> str:
+        return self.builder.constant(value, np.float32)
 
     def mask_product(self, node: onnx.NodeProto, plan: SitePlan) -> None:
         """A site and the product behind it."""

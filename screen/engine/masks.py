@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from export.contract import Site
+from export.contract import ALPHA_KINDS, GAUSSIAN_KINDS, Site
 
 ALGORITHM = "philox4x64-10/1"
 """Changes whenever the same seed would give other masks; part of a run's fingerprint."""
@@ -35,9 +35,11 @@ def draw_mask(seed: int, site: Site, index: int) -> NDArray[np.float32]:
         index: the pass, from 0.
 
     Returns:
-        `[*noise_shape]`, 0 with probability `rate`, else `1 / (1 - rate)` (inverted dropout).
+        `[*noise_shape]`. Dropout: 0 with probability `rate`, else `1 / (1 - rate)` (inverted dropout).
+        Alpha dropout: 0 with probability `rate`, else 1; what becomes of x is in the graph.
+        Gaussian dropout: normal with mean 1 and variance `rate / (1 - rate)`.
     """
-    count = math.prod(site.noise_shape)
+    count = math.prod(site.noise_shape) * _words_of(site)
     stream = np.random.Philox(
         key=np.array([seed, _site_key(site)], np.uint64), counter=np.array([0, 0, index, 0], np.uint64)
     )
@@ -64,7 +66,7 @@ def draw_row_masks(seed: int, site: Site, rows: Sequence[int], start: int, count
     Returns:
         `[count, B, *noise_shape]`.
     """
-    size = math.prod(site.noise_shape)
+    size = math.prod(site.noise_shape) * _words_of(site)
     words = -(-size // 2)
     blocks = -(-words // _BLOCK_WORDS)
     seed_key = _digest(seed.to_bytes(8, "little") + site.name.encode())
@@ -82,10 +84,23 @@ def identify_rows(images: NDArray[np.uint8]) -> list[int]:
     return [_digest(image.tobytes()) for image in images]
 
 
+def _words_of(site: Site) -> int:
+    """How many uniform words an element of the mask takes."""
+    return 2 if site.kind in GAUSSIAN_KINDS else 1
+
+
 def _to_mask(words: NDArray[np.uint32], site: Site) -> NDArray[np.float32]:
-    """Uniform 32-bit words to 0 or `1 / (1 - rate)`."""
+    """Uniform 32-bit words to a mask; of the last axis, Gaussian noise takes two words for each element."""
+    if site.kind in GAUSSIAN_KINDS:
+        uniform = (words.astype(np.float64) + 0.5) * 2.0**-32
+        half = uniform.shape[-1] // 2
+        # Box and Muller (1958), the cosine half.
+        normal = np.sqrt(-2 * np.log(uniform[..., :half])) * np.cos(2 * np.pi * uniform[..., half:])
+        factors: NDArray[np.float32] = (1 + math.sqrt(site.rate / (1 - site.rate)) * normal).astype(np.float32)
+        return factors
     keep = words >= np.uint32(min(round(site.rate * 2**32), 2**32 - 1))
-    return np.multiply(keep, np.float32(1 / (1 - site.rate)), dtype=np.float32)
+    kept = 1.0 if site.kind in ALPHA_KINDS else 1 / (1 - site.rate)
+    return np.multiply(keep, np.float32(kept), dtype=np.float32)
 
 
 def _site_key(site: Site) -> int:

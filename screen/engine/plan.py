@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import onnx
 from onnx import helper
 
-from export.contract import DOMAIN, ExportedModel, ModelContract
+from export.contract import ALPHA_KINDS, DOMAIN, GAUSSIAN_KINDS, ZEROING_KINDS, ExportedModel, ModelContract
 from export.errors import ContractRefused
 from screen.engine.features import GRID, FeaturePlan, add_features, plan_features
 from screen.engine.head import build_head
@@ -153,6 +153,7 @@ def plan_engine(
             cannot be folded into it.
     """
     _check_sites(model)
+    _check_kinds(model)
     _check_flat(model)
     graph = model.proto.graph
     sizes = infer_sizes(model.proto)
@@ -219,6 +220,16 @@ def _check_sites(model: ExportedModel) -> None:
             f"{model.path} promises the dropout sites {sorted(promised)}, but its graph holds {sorted(in_graph)}.",
             wanted="the graph that `oodscreen export` wrote, unchanged",
             next_step="export the model again; tools that optimise ONNX files inline our functions away",
+        )
+
+
+def _check_kinds(model: ExportedModel) -> None:
+    unknown = sorted({site.kind for site in model.contract.sites} - {*ZEROING_KINDS, *GAUSSIAN_KINDS, *ALPHA_KINDS})
+    if unknown:
+        raise ContractRefused(
+            f"{model.path} draws noise of a kind that this oodscreen does not know: {', '.join(unknown)}.",
+            wanted="a kind of noise for which masks can be drawn",
+            next_step="install the version of oodscreen that exported the model, or export it again with this one",
         )
 
 

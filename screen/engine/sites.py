@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.contract import DOMAIN, Site
+from export.contract import ALPHA_KINDS, DOMAIN, ZEROING_KINDS, Site
 from screen.engine.builder import PREFIX
 from screen.engine.sizes import TensorSizes
 from screen.engine.subtraction import choose_dropped, subtraction_pays
@@ -173,7 +173,8 @@ def plan_sites(
     nodes = {node.name: node for node in graph.node if node.domain == DOMAIN}
     chains: dict[str, WeightChain] = {}
     if shortcuts.masks_in_weights:
-        found = {name: find_weight_chain(graph, node, sizes) for name, node in nodes.items()}
+        affine = {site.name for site in sites if site.kind in ALPHA_KINDS}
+        found = {name: find_weight_chain(graph, node, sizes) for name, node in nodes.items() if name not in affine}
         chains = {name: chain for name, chain in found.items() if chain is not None}
     layers = find_thinned_layers(graph, sites, chains, sizes) if shortcuts.thin_layers else {}
     seconds = {layer.second_site for layer in layers.values()}
@@ -188,6 +189,7 @@ def plan_sites(
         in_trunk = nodes[site.name].input[0] in boundary
         if (
             shortcuts.subtract_dropped
+            and site.kind in ZEROING_KINDS
             and how == "weights"
             and in_trunk
             and subtraction_pays(site.rate, plan.kept_outputs)

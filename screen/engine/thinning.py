@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.contract import DOMAIN, Site
+from export.contract import DOMAIN, ZEROING_KINDS, Site
 from screen.engine.sizes import TensorSizes
 from screen.engine.weights import WeightChain
 
@@ -67,6 +67,8 @@ def find_thinned_layers(
         between, second = walked
         site, behind = shapes[second], chains.get(second)
         if behind is None or behind.shape_nodes or len(site.shape) != 1 or site.noise_shape != site.shape:
+            continue
+        if site.kind not in ZEROING_KINDS:
             continue
         taken |= {name, second}
         found[name] = ThinnedLayer(chain, between, second, site.rate, behind)

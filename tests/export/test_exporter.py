@@ -18,7 +18,6 @@ from export.contract import DOMAIN, ExportedModel, ModelContract, read_model
 from export.errors import ModelRefused, OptionRefused, OutputRefused, VerificationFailed
 from export.exporter import ExportNotice, export_file, export_model
 from export.graph import with_rate_zero
-from export.source import load_keras_file
 from screen.demo import read_images
 
 
@@ -49,7 +48,7 @@ def test_the_file_describes_itself(article: ExportedModel, article_keras: Path) 
     contract = article.contract
     assert contract.image_shape == (28, 28, 1)
     assert (contract.output_kind, contract.classes, contract.colour) == ("softmax", 10, "grey")
-    assert [(site.rate, site.shape) for site in contract.sites] == [(0.25, (12, 12, 64)), (0.5, (128,))]
+    assert [(site.rate, site.shape) for site in contract.sites] == [(0.25, (64, 12, 12)), (0.5, (128,))]
     assert contract.source_digest == hashlib.sha256(article_keras.read_bytes()).hexdigest()
     assert contract.verified["deterministic_difference"] < 1e-5
     assert contract.versions["keras"]
@@ -168,15 +167,6 @@ def test_a_single_logit_is_refused_because_it_would_always_be_certain(keras: Any
 def test_scaling_twice_is_said(keras: Any, tmp_path: Path) -> None:
     with pytest.warns(ExportNotice, match="pixels are scaled twice"):
         export_model(small_model(keras, rescaling=True), tmp_path / "m.onnx", scale=1 / 255)
-
-
-def test_a_dropout_in_half_precision_is_refused(keras: Any, tmp_path: Path) -> None:
-    layers = keras.layers
-    image = keras.Input((8, 8, 1))
-    x = layers.Dropout(0.5, dtype="mixed_float16")(layers.Flatten(dtype="mixed_float16")(image))
-    model = keras.Model(image, layers.Dense(3, activation="softmax", dtype="float32")(x))
-    with pytest.raises(ModelRefused, match="works in float16"):
-        export_model(model, tmp_path / "m.onnx", scale=1)
 
 
 def test_a_preprocessing_by_name_is_in_the_graph_and_in_the_contract(keras: Any, tmp_path: Path) -> None:
@@ -299,7 +289,7 @@ def test_labelled_rows_are_measured_beside_keras_and_kept_in_the_file(
     accuracy = contract.accuracy
     assert accuracy is not None
     assert read_model(tmp_path / "m.onnx").contract == contract
-    model = load_keras_file(article_keras).model
+    model = _keras_model(article_keras)
     right = np.argmax(model(digits[:400] / np.float32(255), training=False), axis=1) == labels[:400]
     assert accuracy.keras == accuracy.exported == np.mean(right) > 0.8
     assert abs(accuracy.monte_carlo - accuracy.keras) < 0.05
@@ -312,3 +302,9 @@ def test_labelled_rows_of_a_regression_are_refused(keras: Any, tmp_path: Path) -
     with pytest.raises(OptionRefused, match="regression, which has no accuracy"):
         export_model(model, tmp_path / "m.onnx", scale=1, output_kind="regression", labelled=lambda _: [])
     assert list(tmp_path.iterdir()) == []
+
+
+def _keras_model(path: Path) -> Any:
+    import keras
+
+    return keras.saving.load_model(path, compile=False)

@@ -7,12 +7,17 @@ import pytest
 
 from export.contract import Site
 from export.errors import ModelRefused
-from export.stochastic import SiteMarker, dropouts_behave, keep_identity, read_mark
+from export.noise import NoiseLayer, family_of
+from export.stochastic import SiteMarker, keep_identity, noise_behaves, read_mark
+
+
+def kept(layer: Any) -> list[NoiseLayer]:
+    return [NoiseLayer(layer, layer.name, family_of(layer), float(layer.rate))]
 
 
 def mark(keras: Any, layer: Any, shape: tuple[int, ...]) -> Site:
     marker = SiteMarker()
-    with dropouts_behave([layer], marker):
+    with noise_behaves(kept(layer), marker):
         layer(np.ones((2, *shape), np.float32))
     if marker.refusal:
         raise marker.refusal
@@ -58,7 +63,7 @@ def test_a_noise_shape_that_ties_rows_together_is_refused(keras: Any) -> None:
 
 def test_a_layer_that_is_called_twice_is_two_sites(keras: Any) -> None:
     layer, marker = keras.layers.Dropout(0.5, name="twice"), SiteMarker()
-    with dropouts_behave([layer], marker):
+    with noise_behaves(kept(layer), marker):
         layer(layer(np.ones((2, 3), np.float32)))
     assert [site.name for site in marker.sites] == ["twice", "twice#2"]
 
@@ -68,7 +73,7 @@ def test_a_layer_is_itself_again_after_the_block(keras: Any) -> None:
     ones = np.ones((2, 100), np.float32)
 
     def fail_within_the_block() -> None:
-        with dropouts_behave([layer], keep_identity):
+        with noise_behaves(kept(layer), keep_identity):
             np.testing.assert_array_equal(layer(ones, training=True), ones)
             raise RuntimeError
 

@@ -8,54 +8,61 @@ import numpy as np
 import onnx
 import pytest
 
-from export.contract import DOMAIN, ExportedModel
+from export.contract import DOMAIN, ExportedModel, ModelContract
 from export.errors import VerificationFailed
 from export.graph import with_rate_zero
-from export.source import load_keras_file
-from export.stochastic import KerasReference
+from export.load import load_model
+from export.network import Reference
 from export.verify import verify_model
 
 
 @pytest.fixture(scope="module")
-def reference(article_keras: Path, article: ExportedModel) -> KerasReference:
-    source = load_keras_file(article_keras)
-    return KerasReference(source.model, source.dropouts, article.contract.preprocessing)
+def reference(article_keras: Path, article: ExportedModel) -> Reference:
+    return Reference(load_model(article_keras).network, article.contract.preprocessing)
 
 
-def with_rates(model: onnx.ModelProto, factor: float) -> bytes:
+def verify(model: onnx.ModelProto, contract: ModelContract, reference: Reference, folder: Path) -> dict[str, float]:
+    """Verify a graph as a file."""
+    written, without_dropout = folder / "m.onnx", folder / "without.onnx"
+    written.write_bytes(model.SerializeToString())
+    without_dropout.write_bytes(with_rate_zero(model).SerializeToString())
+    return verify_model(written, without_dropout, contract, reference)
+
+
+def with_rates(model: onnx.ModelProto, factor: float) -> onnx.ModelProto:
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     for node in changed.graph.node:
         if node.domain == DOMAIN:
             next(attribute for attribute in node.attribute if attribute.name == "rate").f *= factor
-    return bytes(changed.SerializeToString())
+    return changed
 
 
-def test_the_exported_file_passes(article: ExportedModel, reference: KerasReference) -> None:
-    measured = verify_model(article.proto.SerializeToString(), article.contract, reference)
+def test_the_exported_file_passes(article: ExportedModel, reference: Reference, tmp_path: Path) -> None:
+    measured = verify(article.proto, article.contract, reference, tmp_path)
     assert measured["changed_outputs"] == 1
     assert measured["deterministic_difference"] < 1e-5
 
 
-def test_dead_dropout_is_found(article: ExportedModel, reference: KerasReference) -> None:
-    dead = with_rate_zero(article.proto).SerializeToString()
+def test_dead_dropout_is_found(article: ExportedModel, reference: Reference, tmp_path: Path) -> None:
+    dead = with_rate_zero(article.proto)
     with pytest.raises(VerificationFailed, match="dropout is dead"):
-        verify_model(dead, article.contract, reference)
+        verify(dead, article.contract, reference, tmp_path)
 
 
-def test_a_wrong_scale_is_found(article: ExportedModel, reference: KerasReference) -> None:
+def test_a_wrong_scale_is_found(article: ExportedModel, reference: Reference, tmp_path: Path) -> None:
     wrong = onnx.ModelProto()
     wrong.CopyFrom(article.proto)
     scale = next(value for value in wrong.graph.initializer if value.name == "oodscreen/mul_by")
     scale.CopyFrom(onnx.numpy_helper.from_array(np.array(1 / 256, np.float32), scale.name))
     with pytest.raises(VerificationFailed, match="differs from Keras"):
-        verify_model(wrong.SerializeToString(), article.contract, reference)
+        verify(wrong, article.contract, reference, tmp_path)
 
 
 @pytest.mark.parametrize("factor", [0.3, 1.6])
-def test_a_wrong_rate_is_found(article: ExportedModel, reference: KerasReference, factor: float) -> None:
+def test_a_wrong_rate_is_found(article: ExportedModel, reference: Reference, factor: float, tmp_path: Path) -> None:
     with pytest.raises(VerificationFailed, match=r"variance|mean"):
-        verify_model(with_rates(article.proto, factor), article.contract, reference)
+        verify(with_rates(article.proto, factor), article.contract, reference, tmp_path)
 
 
 def test_rows_that_depend_on_their_batch_are_found(keras: Any, tmp_path: Path) -> None:
@@ -71,6 +78,6 @@ def test_rows_that_depend_on_their_batch_are_found(keras: Any, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wrong_number_of_outputs_is_found(article: ExportedModel, reference: KerasReference) -> None:
+def test_a_wrong_number_of_outputs_is_found(article: ExportedModel, reference: Reference, tmp_path: Path) -> None:
     with pytest.raises(VerificationFailed):
-        verify_model(article.proto.SerializeToString(), replace(article.contract, classes=9), reference)
+        verify(article.proto, replace(article.contract, classes=9), reference, tmp_path)

@@ -131,7 +131,7 @@ def test_inspect_prints_the_contract(
     for part in (
         "uint8 [N, 28, 28, 1] (grey)",
         "[N, 10] (softmax)",
-        "rate 0.25 on [12, 12, 64]",
+        "rate 0.25 on [64, 12, 12]",
         "pixel * 0.0039215686",
     ):
         assert part in told

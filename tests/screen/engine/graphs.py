@@ -16,7 +16,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.contract import DOMAIN, ExportedModel, ModelContract, Site
+from export.contract import ALPHA_KINDS, ALPHA_PRIME, DOMAIN, ExportedModel, ModelContract, Site
 from export.graph import add_noise_functions
 from export.inputs import Preprocessing
 from screen.engine.masks import draw_mask
@@ -47,10 +47,12 @@ class Graph:
     def weight(self, *shape: int) -> str:
         return self.const((self.rng.normal(size=shape) / np.sqrt(shape[0])).astype(np.float32))
 
-    def site(self, x: str, *shape: int, noise: tuple[int, ...] | None = None, rate: float = 0.4) -> str:
+    def site(
+        self, x: str, *shape: int, noise: tuple[int, ...] | None = None, rate: float = 0.4, family: str = "Dropout"
+    ) -> str:
         """A dropout on rows of `shape`."""
         noise = noise or shape
-        kind = "MCDropout" if noise == shape else "MCBroadcastDropout"
+        kind = f"MC{family}" if noise == shape else f"MCBroadcast{family}"
         site = Site(f"drop{len(self.sites)}", kind, rate, shape, noise)
         self.sites.append(site)
         attributes: dict[str, Any] = {"rate": rate}
@@ -99,12 +101,34 @@ def pass_by_pass(model: ExportedModel, images: NDArray[np.uint8], passes: int, s
             node.op_type, node.domain = "Mul", ""
             node.input.append("m_" + site.name)
             del node.attribute[:]
+            if site.kind in ALPHA_KINDS:
+                _make_affine(plain, node, site)
     session = onnxruntime.InferenceSession(plain.SerializeToString(), providers=["CPUExecutionProvider"])
     answers = []
     for index in range(passes):
         masks = {"m_" + name: draw_mask(seed, site, index)[np.newaxis] for name, site in sites.items()}
         answers.append(session.run(None, {"image": images, **masks})[0].astype(np.float64))
     return np.stack(answers)
+
+
+def _make_affine(plain: onnx.ModelProto, node: onnx.NodeProto, site: Site) -> None:
+    """`a (x k + alpha' (1 - k)) + b` behind the product `x k`, as Klambauer et al. (2017) write it."""
+    gain = 1 / np.sqrt((1 - site.rate) * (1 + site.rate * ALPHA_PRIME**2))
+    output, mask = node.output[0], "m_" + site.name
+    node.output[0] = output + "_kept"
+    values = {"one": 1.0, "alpha": ALPHA_PRIME, "gain": gain, "shift": -gain * ALPHA_PRIME * site.rate}
+    for name, value in values.items():
+        plain.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), f"{output}_{name}"))
+    steps = [
+        ("Sub", f"{output}_one", mask, f"{output}_dropped"),
+        ("Mul", f"{output}_dropped", f"{output}_alpha", f"{output}_sent"),
+        ("Add", node.output[0], f"{output}_sent", f"{output}_mixed"),
+        ("Mul", f"{output}_mixed", f"{output}_gain", f"{output}_scaled"),
+        ("Add", f"{output}_scaled", f"{output}_shift", output),
+    ]
+    place = list(plain.graph.node).index(node) + 1
+    for op_type, one, other, result in reversed(steps):
+        plain.graph.node.insert(place, helper.make_node(op_type, [one, other], [result]))
 
 
 def dense_chain() -> ExportedModel:
@@ -246,6 +270,28 @@ def thinned_behind_a_batch_site() -> ExportedModel:
     return g.finish(g.op("Gemm", g.site(x, 9, rate=0.7), g.weight(5, 9), g.weight(5), transB=1), 5)
 
 
+def gaussian_noise() -> ExportedModel:
+    """Normal factors multiply weights as zeros do, but there is nothing to leave out."""
+    g = Graph()
+    x = g.op("Relu", g.dense(g.site(g.flat(), 48, family="GaussianDropout"), 48, 20))
+    return g.finish(g.dense(g.site(x, 20, rate=0.25, family="GaussianDropout"), 20, 5), 5)
+
+
+def gaussian_before_zeros() -> ExportedModel:
+    g = Graph()
+    x = g.op("Relu", g.dense(g.site(g.flat(), 48, family="GaussianDropout"), 48, 20))
+    return g.finish(g.dense(g.site(x, 20, rate=0.25), 20, 5), 5)
+
+
+def alpha_dropout() -> ExportedModel:
+    """A dropped element is not 0: the mask does not go into weights."""
+    g = Graph()
+    x = g.op("Selu", g.dense(g.site(g.flat(), 48, family="AlphaDropout", rate=0.2), 48, 20))
+    tokens = g.op("Reshape", x, g.const(np.array([-1, 4, 5])))
+    x = g.op("Flatten", g.site(tokens, 4, 5, noise=(1, 5), family="AlphaDropout"), axis=1)
+    return g.finish(g.dense(x, 20, 5), 5)
+
+
 GRAPHS: dict[str, tuple[Callable[[], ExportedModel], tuple[str, ...]]] = {
     "dense_chain": (dense_chain, ("weights", "thinned")),
     "site_before_flatten": (site_before_flatten, ("weights",)),
@@ -254,6 +300,9 @@ GRAPHS: dict[str, tuple[Callable[[], ExportedModel], tuple[str, ...]]] = {
     "three_layers": (three_layers, ("weights", "thinned", "weights")),
     "layer_read_twice": (layer_read_twice, ("weights", "weights")),
     "thinned_behind_a_batch_site": (thinned_behind_a_batch_site, ("batch", "weights", "thinned")),
+    "gaussian_noise": (gaussian_noise, ("weights", "weights")),
+    "gaussian_before_zeros": (gaussian_before_zeros, ("weights", "thinned")),
+    "alpha_dropout": (alpha_dropout, ("batch", "batch")),
     "scaled_gemm": (scaled_gemm, ("batch",)),
     "residual": (residual, ("weights", "weights")),
     "site_read_twice": (site_read_twice, ("batch",)),

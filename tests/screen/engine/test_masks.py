@@ -82,3 +82,18 @@ def test_a_row_is_known_by_its_pixels_alone() -> None:
 def test_the_words_behind_masks_per_row_never_change() -> None:
     mask = draw_row_masks(1, Site("golden", "MCDropout", 0.5, (16,), (16,)), [7], 3, 1)
     assert (mask > 0).astype(int).ravel().tolist() == [1, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1, 0, 0, 1, 0, 1]
+
+
+def test_gaussian_factors_have_mean_one_and_the_variance_of_dropout() -> None:
+    site = Site("s", "MCGaussianDropout", 0.2, (999,), (999,))
+    for factors in (draw_masks(2, site, 0, 100), draw_row_masks(2, site, list(range(10)), 0, 10)):
+        normal = (factors.astype(np.float64) - 1) / np.sqrt(0.2 / 0.8)
+        for power, moment in ((1, 0), (2, 1), (3, 0), (4, 3)):
+            error = np.sqrt(np.var(normal**power) / normal.size)
+            assert abs(np.mean(normal**power) - moment) < 5 * error
+    assert draw_mask(2, site, 1).tobytes() == draw_masks(2, site, 0, 2)[1, 0].tobytes()
+
+
+def test_alpha_dropout_drops_where_dropout_does() -> None:
+    plain, alpha = (draw_mask(1, Site("s", kind, 0.3, (99,), (99,)), 0) for kind in ("MCDropout", "MCAlphaDropout"))
+    np.testing.assert_array_equal(alpha, plain > 0)

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from export.contract import ExportedModel
-from export.source import load_keras_file
-from export.stochastic import KerasReference
+from export.load import load_model
+from export.network import KerasNetwork, Reference
 from screen.engine.masks import draw_mask
 from screen.engine.passes import PassEngine
 from screen.engine.plan import plan_engine
@@ -101,7 +101,7 @@ def numpy_passes(
     logits = []
     for index in range(passes):
         first, second = (draw_mask(seed, site, index).astype(np.float64) for site in sites)
-        hidden = np.maximum((x * first).reshape(len(x), -1) @ w1 + b1, 0)
+        hidden = np.maximum((x * first.transpose(1, 2, 0)).reshape(len(x), -1) @ w1 + b1, 0)
         logits.append((hidden * second) @ w2 + b2)
     stacked = np.stack(logits)
     exp = np.exp(stacked - stacked.max(axis=2, keepdims=True))
@@ -111,7 +111,9 @@ def numpy_passes(
 def test_the_numbers_are_those_of_a_numpy_loop_over_the_keras_weights(
     article: ExportedModel, article_keras: Path, digits: NDArray[np.uint8]
 ) -> None:
-    model = load_keras_file(article_keras).model
+    network = load_model(article_keras).network
+    assert isinstance(network, KerasNetwork)
+    model = network.model
     p, logits = numpy_passes(model, article.contract.sites, digits[:40], 25, seed=1)
     summary = engine(article, 25).summarize(digits[:40])
     mean = p.mean(axis=0)
@@ -138,8 +140,7 @@ def test_mean_and_std_agree_with_free_running_keras_passes(
     article: ExportedModel, article_keras: Path, digits: NDArray[np.uint8]
 ) -> None:
     """Within 4 pooled standard errors plus 1e-4, but for 0.1 % of the numbers, and never beyond 8."""
-    source = load_keras_file(article_keras)
-    reference = KerasReference(source.model, source.dropouts, article.contract.preprocessing, seed=11)
+    reference = Reference(load_model(article_keras).network, article.contract.preprocessing, seed=11)
     rows, passes = digits[:100], 200
     free = np.stack([reference.stochastic(rows) for _ in range(passes)]).astype(np.float64)
     ours = np.concatenate(list(engine(article, passes, raw=True).raw_passes(rows))).astype(np.float64)

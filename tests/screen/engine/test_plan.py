@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from export.contract import ExportedModel, Site
+from export.contract import ZEROING_KINDS, ExportedModel, Site
 from export.errors import ContractRefused
 from screen.engine.masks import draw_mask, draw_masks
 from screen.engine.passes import PassEngine
@@ -76,8 +76,9 @@ def test_only_a_product_of_what_the_trunk_gives_is_made_by_subtraction(name: str
     read = {node.name: node.input[0] for node in model.proto.graph.node if node.name}
     raw = {site.name for site in model.contract.sites if read[site.name] in split_graph(model.proto.graph).boundary}
     by_how = {site.site.name: site.how for site in plan_engine(model, shortcuts=WAYS["weights"]).sites}
+    zeroing = {site.name for site in model.contract.sites if site.kind in ZEROING_KINDS}
     assert {site.site.name for site in plan.sites if site.how == "subtracted"} == {
-        name for name in raw if by_how[name] == "weights"
+        name for name in raw & zeroing if by_how[name] == "weights"
     }
 
 
@@ -298,3 +299,10 @@ def test_a_trunk_with_large_tensors_takes_fewer_rows_at_a_time_and_leaves_room_f
     assert plan.rows_per_run(2**29, workers=2) > 1000
     assert plan.trunk_rows(2**20, workers=2) == 2
     assert replace(plan, trunk_row_bytes=100).trunk_rows(2**29, workers=2) == 128
+
+
+def test_a_kind_of_noise_that_is_not_known_is_refused() -> None:
+    model = GRAPHS["dense_chain"][0]()
+    sites = tuple(replace(site, kind="MCCauchyDropout") for site in model.contract.sites)
+    with pytest.raises(ContractRefused, match="MCCauchyDropout"):
+        plan_engine(replace(model, contract=replace(model.contract, sites=sites)))

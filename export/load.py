@@ -1,0 +1,183 @@
+"""Load a trained model from a file without running code that it brings along.
+
+In: a `.keras` file or a legacy `.h5` file. Out: a `KerasSource`. What a file
+names is looked at before Keras is given it: code in a file (Lambda layers) and classes that are
+not Keras' own are refused until they are allowed by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from export.choice import SiteChoice
+from export.errors import ModelRefused
+from export.source import KerasSource, describe_model, import_keras
+from export.stand_in import make_stand_in
+
+_WANTED = "a model saved with model.save('NAME.keras'), or a legacy .h5 file"
+_WEIGHTS_ONLY = ".weights.h5"
+
+
+def load_model(
+    path: str | Path,
+    *,
+    custom_objects: Mapping[str, Any] | None = None,
+    unsafe: bool = False,
+    choice: SiteChoice | None = None,
+    output: str | None = None,
+) -> KerasSource:
+    """Load a model in Keras' safe mode, without its optimizer.
+
+    Args:
+        path: of the file.
+        custom_objects: classes and functions of the user's own that the file names.
+        unsafe: also run code that is in the file itself; for files that are trusted.
+        choice: which sites are kept.
+        output: name of the output, for a model with several.
+
+    Raises:
+        ModelRefused: no such model, unknown or unsafe classes, or a model that `describe_model` refuses.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ModelRefused(
+            f"{path} is a folder, such as a SavedModel: a traced graph, in which dropout can no longer be told apart.",
+            wanted=_WANTED,
+            next_step="save the Keras model itself where it was trained: model.save('NAME.keras')",
+        )
+    if not path.is_file():
+        raise ModelRefused(f"There is no model file {path}.", wanted=_WANTED, next_step="check the path")
+    if path.name.endswith(_WEIGHTS_ONLY):
+        raise _weights_only(path)
+    if path.suffix not in (".keras", ".h5", ".hdf5"):
+        raise ModelRefused(
+            f"{path} is not named like a Keras model (its ending is {path.suffix or 'empty'!r}).",
+            wanted=_WANTED,
+            next_step="load the model in Keras and save it with the ending .keras",
+        )
+    keras = import_keras()
+    given = dict(custom_objects or {})
+    config = _read_config(path)
+    if not unsafe:
+        _refuse_code(config, path)
+    stand_ins = _stand_ins(config, given, path)
+    try:
+        model = keras.saving.load_model(
+            path, custom_objects={**stand_ins, **given}, compile=False, safe_mode=not unsafe
+        )
+    except Exception as error:
+        first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelRefused(
+            f"Keras could not load {path}: {first_line}",
+            wanted="a model of this Keras version's own layers, or of classes named by --custom-objects",
+            next_step="load it where it was trained and save it anew; classes: --custom-objects module:Class",
+        ) from error
+    notices = [
+        f"the class {name} is not in the file; by its name and settings it is a {stand_in.__base__.__name__} "
+        "that is always on, and is taken for one"
+        for name, stand_in in stand_ins.items()
+    ]
+    return describe_model(
+        model, origin=str(path), digest=_digest_file(path), choice=choice, output=output, notices=notices
+    )
+
+
+def _read_config(path: Path) -> Any:
+    """What the file says of its layers, as plain data; nothing of it is run."""
+    try:
+        if path.suffix == ".keras":
+            with zipfile.ZipFile(path) as archive:
+                return json.loads(archive.read("config.json"))
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            text = file.attrs.get("model_config")
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ModelRefused(
+            f"Keras could not load {path}: it is no {path.suffix} file of a model ({error}).",
+            wanted=_WANTED,
+            next_step="check that the file was copied whole; save the model again",
+        ) from error
+    if text is None:
+        raise _weights_only(path)
+    return json.loads(text)
+
+
+def _refuse_code(config: Any, path: Path) -> None:
+    found = [one for one in _objects(config) if one.get("class_name") in ("Lambda", "__lambda__")]
+    if found:
+        names = ", ".join(_own_name(one) for one in found)
+        raise ModelRefused(
+            f"{path} has code in it that loading would run: {names}.",
+            wanted="a model without Lambda layers, or a file that you trust",
+            next_step="if you made this file yourself, add --unsafe; better, use keras.ops or a layer class instead",
+        )
+
+
+def _stand_ins(config: Any, given: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Classes for those that the file names but does not hold, where it is plain what they are.
+
+    Raises:
+        ModelRefused: the file names other classes that nobody knows.
+    """
+    unknown: dict[str, dict[str, Any]] = {}
+    for one in _objects(config):
+        registered = one.get("registered_name") or one["class_name"]
+        if not _is_known(one, registered, given):
+            unknown.setdefault(registered, one)
+    made = {name: make_stand_in(one) for name, one in unknown.items()}
+    missing = sorted(name for name, stand_in in made.items() if stand_in is None)
+    if missing:
+        raise ModelRefused(
+            f"{path} has classes that are not Keras' own: {', '.join(missing)}.",
+            wanted="to be told where they are; only you can say which code is yours",
+            next_step=f"--custom-objects 'module:{missing[0].split('>')[-1]}', with the module or .py file that has it",
+        )
+    return {name: stand_in for name, stand_in in made.items() if stand_in is not None}
+
+
+def _is_known(one: Mapping[str, Any], registered: str, given: Mapping[str, Any]) -> bool:
+    import keras
+
+    name = str(one["class_name"])
+    if name in given or registered in given or keras.saving.get_registered_object(registered) is not None:
+        return True
+    if "module" in one:  # Keras 3
+        module = one["module"] or ""
+        return module == "builtins" or module == "keras" or module.startswith("keras.")
+    return hasattr(keras.layers, name) or not isinstance(one.get("config"), dict) or "rate" not in one["config"]
+
+
+def _objects(config: Any) -> Iterator[dict[str, Any]]:
+    """Every serialized object in a configuration, outer ones first."""
+    if isinstance(config, dict):
+        if isinstance(config.get("class_name"), str):
+            yield config
+        parts: Iterable[Any] = config.values()
+    else:
+        parts = config if isinstance(config, list) else ()
+    for part in parts:
+        yield from _objects(part)
+
+
+def _own_name(one: Mapping[str, Any]) -> str:
+    config = one.get("config")
+    return str(config.get("name", one["class_name"])) if isinstance(config, dict) else str(one["class_name"])
+
+
+def _weights_only(path: Path) -> ModelRefused:
+    return ModelRefused(
+        f"{path} holds weights only, and not the model that they belong to.",
+        wanted=_WANTED,
+        next_step="build the model, load these weights into it, and save it with model.save('NAME.keras')",
+    )
+
+
+def _digest_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

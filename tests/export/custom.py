@@ -1,0 +1,45 @@
+"""Classes of a user, as `--custom-objects tests.export.custom:NAME` finds them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+
+class Subclassed(keras.Model):  # type: ignore[misc]
+    """A model by subclassing, with its dropouts as attributes and in a list."""
+
+    def __init__(self, classes: int = 4, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.classes = classes
+        self.convolutions = [keras.layers.Conv2D(8, 3, activation="relu") for _ in range(2)]
+        self.drops = [keras.layers.Dropout(0.2, name="first"), keras.layers.Dropout(0.4, name="second")]
+        self.pool = keras.layers.GlobalMaxPooling2D()
+        self.top = keras.layers.Dense(classes, activation="softmax")
+
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        x = inputs
+        for convolution, drop in zip(self.convolutions, self.drops, strict=True):
+            x = drop(convolution(x), training=training)
+        return self.top(self.pool(x))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "classes": self.classes}
+
+
+class PositionEmbedding(keras.layers.Layer):  # type: ignore[misc]
+    """A learned vector for each token."""
+
+    def build(self, shape: Any) -> None:
+        self.table = self.add_weight(shape=shape[1:], initializer="random_normal", name="table")
+
+    def call(self, inputs: Any) -> Any:
+        return inputs + self.table
+
+
+class GatedDropout(keras.layers.Dropout):  # type: ignore[misc]
+    """A subclass that does something around what its parent does; always on."""
+
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        return inputs + 0.5 * super().call(2.0 * inputs, training=True)

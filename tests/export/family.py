@@ -1,0 +1,512 @@
+"""The family of models that the export is tested on: one table, from which README's table is made too.
+
+Small, with random weights; each stands for something that people really have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+UNIT = ("--scale", "1/255")
+RAW = ("--scale", "1")
+_HERE = "tests.export.custom"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of the family.
+
+    Attributes:
+        name: of the test.
+        area: the row of README's table that it belongs to.
+        what: what it stands for, in that row.
+        build: makes the model, or (for containers that Keras 3 does not write) writes the path given.
+        sites: kinds of the noise functions that the export must have, in their order.
+        options: of `oodscreen export`.
+        container: ending of the file it is saved to; "" for a SavedModel folder.
+        writes: whether `build` takes the path and writes it itself.
+        quick: whether `make test` has it too.
+        notice: a part of what the export must tell.
+        flag_if: a rule, where the kind of output has no default.
+    """
+
+    name: str
+    area: str
+    what: str
+    build: Callable[..., Any]
+    sites: tuple[str, ...]
+    options: tuple[str, ...] = UNIT
+    container: str = ".keras"
+    writes: bool = False
+    quick: bool = False
+    notice: str = ""
+    flag_if: str = ""
+
+    def save(self, keras: Any, folder: Path) -> Path:
+        """Build the model and write it to its container."""
+        path = folder / f"{self.name}{self.container}"
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(len(self.name))
+        if self.writes:
+            self.build(keras, path)
+        else:
+            model = self.build(keras)
+            _settle(keras, model, 255.0 if self.options != UNIT else 1.0)
+            model.save(path)
+        return path
+
+
+def _settle(keras: Any, model: Any, largest: float) -> None:
+    """Give untrained BatchNormalizations the statistics of a batch, so that signals neither vanish nor explode."""
+    import numpy as np
+
+    norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    if norms and not any(np.any(norm.get_weights()[-2]) for norm in norms):
+        images = np.random.default_rng(4).random((16, *model.input_shape[1:])).astype(np.float32) * largest
+        for norm in norms:
+            norm.momentum = 0.0
+        model(images, training=True)
+        for norm in norms:
+            norm.momentum = 0.99
+            variance = norm.moving_variance.numpy()
+            norm.moving_variance.assign(variance + 0.2 * variance.mean() + 1e-3)
+
+
+def _finish(
+    keras: Any, image: Any, x: Any, classes: int = 4, activation: str | None = "softmax", **options: Any
+) -> Any:
+    """A last layer with larger weights than usual, so that answers are not all alike."""
+    kernel = keras.initializers.RandomNormal(stddev=2 / x.shape[-1] ** 0.5, seed=9)
+    return keras.Model(
+        image, keras.layers.Dense(classes, activation=activation, kernel_initializer=kernel, **options)(x)
+    )
+
+
+def _stem(keras: Any, shape: tuple[int, int, int] = (12, 12, 3), **options: Any) -> tuple[Any, Any]:
+    image = keras.Input(shape)
+    return image, keras.layers.Conv2D(8, 3, padding="same", activation="relu", **options)(image)
+
+
+def sequential(keras: Any) -> Any:
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((10, 10, 1)),
+            layers.Flatten(),
+            layers.Dense(40, activation="relu"),
+            layers.Dropout(0.5),
+            layers.Dense(20, activation="tanh"),
+            layers.Dropout(0.3),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+
+
+def always_on(keras: Any) -> Any:
+    layers = keras.layers
+    image, x = _stem(keras)
+    x = layers.Dropout(0.25)(layers.MaxPooling2D()(x), training=True)
+    x = layers.Dropout(0.5)(layers.Dense(30, activation="relu")(layers.Flatten()(x)), training=True)
+    return _finish(keras, image, x)
+
+
+def spatial_1d(keras: Any) -> Any:
+    layers = keras.layers
+    image = keras.Input((12, 12, 1))
+    x = layers.Conv1D(16, 3, activation="relu")(layers.Reshape((12, 12))(image))
+    x = layers.Conv1D(8, 3, activation="relu")(layers.SpatialDropout1D(0.3)(x))
+    return _finish(keras, image, layers.GlobalAveragePooling1D()(x))
+
+
+def batch_normalized(keras: Any) -> Any:
+    """Statistics far from those of any batch: a BatchNormalization in training mode would be seen at once."""
+    import numpy as np
+
+    layers = keras.layers
+    image, x = _stem(keras, use_bias=False)
+    norm = layers.BatchNormalization()
+    x = layers.SpatialDropout2D(0.3)(layers.Activation("relu")(norm(x)))
+    x = layers.Conv2D(8, 3, activation="relu")(x)
+    model = _finish(keras, image, layers.Dropout(0.2)(layers.GlobalAveragePooling2D()(x)))
+    rng = np.random.default_rng(2)
+    norm.set_weights([rng.uniform(0.5, 1.5, 8), rng.normal(size=8), rng.normal(size=8), rng.uniform(0.05, 0.2, 8)])
+    return model
+
+
+def spatial_3d(keras: Any) -> Any:
+    layers = keras.layers
+    image = keras.Input((12, 12, 3))
+    x = layers.Conv3D(6, 3, padding="same", activation="relu")(layers.Reshape((3, 12, 12, 1))(image))
+    x = layers.SpatialDropout3D(0.3)(x)
+    x = layers.Conv3D(6, (1, 3, 3), activation="relu")(x)
+    return _finish(keras, image, layers.GlobalAveragePooling3D()(x))
+
+
+def noise_shape(keras: Any) -> Any:
+    layers = keras.layers
+    image, x = _stem(keras)
+    x = layers.Dropout(0.3, noise_shape=(None, 1, 12, 1))(x)
+    x = layers.Conv2D(8, 3, activation="relu")(x)
+    x = layers.Dropout(0.3, noise_shape=(1, 10, 10, 1))(x)
+    return _finish(keras, image, layers.GlobalAveragePooling2D()(x))
+
+
+def gaussian(keras: Any) -> Any:
+    layers = keras.layers
+    image, x = _stem(keras)
+    x = layers.Conv2D(8, 3, activation="relu")(layers.GaussianDropout(0.3)(x))
+    x = layers.Dense(20, activation="relu")(layers.Flatten()(x))
+    return _finish(keras, image, layers.GaussianDropout(0.4)(x))
+
+
+def self_normalizing(keras: Any) -> Any:
+    layers = keras.layers
+    image = keras.Input((10, 10, 1))
+    x = layers.Flatten()(image)
+    for rate in (0.1, 0.2):
+        x = layers.Dense(30, activation="selu", kernel_initializer="lecun_normal")(x)
+        x = layers.AlphaDropout(rate)(x)
+    return _finish(keras, image, x)
+
+
+def alpha_shared(keras: Any) -> Any:
+    layers = keras.layers
+    image, x = _stem(keras)
+    x = layers.AlphaDropout(0.2, noise_shape=(None, 1, 1, 8))(x)
+    x = layers.Conv2D(8, 3, activation="selu")(x)
+    return _finish(keras, image, layers.GlobalAveragePooling2D()(x))
+
+
+def nested(keras: Any) -> Any:
+    layers = keras.layers
+    encoder = keras.Sequential(
+        [keras.Input((12, 12, 3)), layers.Conv2D(8, 3, activation="elu"), layers.Dropout(0.2), layers.Conv2D(6, 3)],
+        name="encoder",
+    )
+    image = keras.Input((12, 12, 3))
+    x = layers.GlobalMaxPooling2D()(encoder(image))
+    return _finish(keras, image, layers.Dropout(0.3, name="top")(x))
+
+
+def residual(keras: Any) -> Any:
+    layers = keras.layers
+    image, x = _stem(keras)
+    for _ in range(3):
+        y = layers.Conv2D(8, 3, padding="same", use_bias=False)(x)
+        y = layers.Activation("relu")(layers.BatchNormalization()(y))
+        y = layers.Conv2D(8, 3, padding="same")(layers.Dropout(0.2)(y))
+        x = layers.Activation("relu")(layers.Add()([x, layers.SpatialDropout2D(0.1)(y)]))
+    return _finish(keras, image, layers.GlobalAveragePooling2D()(x))
+
+
+def vision_transformer(keras: Any) -> Any:
+    from tests.export.custom import PositionEmbedding
+
+    layers = keras.layers
+    image = keras.Input((12, 12, 3))
+    x = layers.Reshape((9, 16))(layers.Conv2D(16, 4, strides=4)(image))
+    x = layers.Dropout(0.1)(PositionEmbedding()(x))
+    for _ in range(2):
+        y = layers.LayerNormalization()(x)
+        x = layers.Add()([x, layers.MultiHeadAttention(2, 8, dropout=0.2)(y, y)])
+        y = layers.Dense(32, activation="gelu")(layers.LayerNormalization()(x))
+        x = layers.Add()([x, layers.Dropout(0.2)(layers.Dense(16)(y))])
+    return _finish(keras, image, layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x)))
+
+
+def vgg(keras: Any) -> Any:
+    layers = keras.layers
+    base = keras.applications.VGG16(weights=None, include_top=False, input_shape=(32, 32, 3))
+    x = layers.Flatten()(base.output)
+    for _ in range(2):
+        x = layers.Dropout(0.5)(layers.Dense(64, activation="relu")(x))
+    return _finish(keras, base.input, x)
+
+
+def mobilenet_v2(keras: Any) -> Any:
+    base = keras.applications.MobileNetV2(
+        weights=None, include_top=False, input_shape=(32, 32, 3), alpha=0.35, pooling="avg"
+    )
+    return _finish(keras, base.input, keras.layers.Dropout(0.3)(base.output))
+
+
+def mobilenet_v3(keras: Any) -> Any:
+    return keras.applications.MobileNetV3Small(
+        weights=None, input_shape=(32, 32, 3), classes=4, dropout_rate=0.4, minimalistic=False
+    )
+
+
+def efficientnet(keras: Any) -> Any:
+    return keras.applications.EfficientNetB0(weights=None, input_shape=(32, 32, 3), classes=4)
+
+
+def subclassed(keras: Any) -> Any:
+    import numpy as np
+
+    from tests.export.custom import Subclassed
+
+    model = Subclassed(classes=4)
+    model(np.zeros((1, 12, 12, 3), np.float32))
+    return model
+
+
+def custom_layer(keras: Any) -> Any:
+    from tests.export.custom import GatedDropout
+
+    image, x = _stem(keras)
+    return _finish(keras, image, GatedDropout(0.3)(keras.layers.GlobalAveragePooling2D()(x)))
+
+
+def tutorial_dropout(keras: Any) -> Any:
+    """What half the tutorials define; the class is not there when the file is loaded."""
+    base = keras.layers.Dropout
+    alpha = keras.layers.AlphaDropout
+
+    class MCDropout(base):  # type: ignore[misc, valid-type]
+        def call(self, inputs: Any) -> Any:
+            return super().call(inputs, training=True)
+
+    class MCAlphaDropout(alpha):  # type: ignore[misc, valid-type]
+        def call(self, inputs: Any) -> Any:
+            return super().call(inputs, training=True)
+
+    image, x = _stem(keras)
+    x = keras.layers.Dense(20, activation="selu")(MCDropout(0.3)(keras.layers.Flatten()(x)))
+    return _finish(keras, image, MCAlphaDropout(0.1)(x))
+
+
+def saved_by_keras_3(keras: Any, path: Path) -> None:
+    tutorial_dropout(keras).export(path, verbose=False)
+
+
+def saved_by_keras_2(_keras: Any, path: Path) -> None:
+    keras_2 = import_keras_2()
+    model = always_on(keras_2)
+    model.save(path, save_format="tf")
+
+
+def h5_by_keras_2(_keras: Any, path: Path) -> None:
+    always_on(import_keras_2()).save(path, save_format="h5")
+
+
+def import_keras_2() -> Any:
+    """Keras 2, as the package `tf_keras` keeps it alive."""
+    import pytest
+
+    return pytest.importorskip("tf_keras", reason="tf_keras, which writes what Keras 2 wrote, is not installed")
+
+
+def in_policy(policy: str) -> Callable[[Any], Any]:
+    """A model that was built, and would be trained, in another precision."""
+
+    def build(keras: Any) -> Any:
+        layers = keras.layers
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(policy)
+        try:
+            image, x = _stem(keras)
+            x = layers.BatchNormalization()(x)
+            x = layers.Conv2D(8, 3, activation="relu")(layers.SpatialDropout2D(0.2)(x))
+            x = layers.Dropout(0.3)(layers.GlobalAveragePooling2D()(x))
+            return _finish(keras, image, x, dtype="float32" if policy.startswith("mixed") else None)
+        finally:
+            keras.config.set_dtype_policy(before)
+
+    return build
+
+
+def with_output(activation: str | None, classes: int) -> Callable[[Any], Any]:
+    """A model with another end than softmax."""
+
+    def build(keras: Any) -> Any:
+        image, x = _stem(keras)
+        x = keras.layers.Dropout(0.3)(keras.layers.GlobalMaxPooling2D()(x))
+        return _finish(keras, image, x, classes, activation)
+
+    return build
+
+
+def several_outputs(keras: Any) -> Any:
+    layers = keras.layers
+    image, x = _stem(keras)
+    x = layers.Dropout(0.3, name="shared_drop")(layers.GlobalMaxPooling2D()(x))
+    kind = layers.Dense(4, activation="softmax", name="kind")(layers.Dropout(0.2, name="kind_drop")(x))
+    age = layers.Dense(1, name="age")(layers.Dropout(0.2, name="age_drop")(x))
+    return keras.Model(image, {"kind": kind, "age": age})
+
+
+def augmented(keras: Any) -> Any:
+    layers = keras.layers
+    image = keras.Input((12, 12, 3))
+    x = layers.RandomRotation(0.1)(layers.RandomFlip()(image))
+    x = layers.GaussianNoise(0.1)(layers.Conv2D(8, 3, activation="relu")(x))
+    return _finish(keras, image, layers.Dropout(0.3)(layers.GlobalAveragePooling2D()(x)))
+
+
+def scales_itself(keras: Any) -> Any:
+    import numpy as np
+
+    layers = keras.layers
+    image = keras.Input((12, 12, 3))
+    norm = layers.Normalization(mean=np.array([0.4, 0.5, 0.6]), variance=np.array([0.04, 0.05, 0.06]))
+    x = layers.Conv2D(8, 3, activation="relu")(norm(layers.Rescaling(1 / 255)(image)))
+    return _finish(keras, image, layers.Dropout(0.3)(layers.GlobalAveragePooling2D()(x)))
+
+
+def called_twice(keras: Any) -> Any:
+    layers = keras.layers
+    drop = layers.Dropout(0.3, name="again")
+    image, x = _stem(keras)
+    x = drop(layers.Dense(20, activation="relu")(drop(layers.Flatten()(x))))
+    return _finish(keras, image, x)
+
+
+def many_layers(keras: Any) -> Any:
+    """Layers and activations that often come with dropout."""
+    layers = keras.layers
+    image = keras.Input((16, 16, 3))
+    x = layers.ZeroPadding2D()(image)
+    x = layers.SeparableConv2D(8, 3, activation="silu")(x)
+    x = layers.Dropout(0.1)(layers.GroupNormalization(4)(x))
+    x = layers.DepthwiseConv2D(3, activation="mish")(x)
+    x = layers.SpatialDropout2D(0.1)(layers.AveragePooling2D(2)(x))
+    x = layers.Conv2DTranspose(6, 3, strides=2, activation="leaky_relu")(x)
+    x = layers.Dropout(0.1)(layers.UpSampling2D()(layers.PReLU()(x)))
+    x = layers.Concatenate()([layers.GlobalAveragePooling2D()(x), layers.GlobalMaxPooling2D()(x)])
+    x = layers.Dense(12, activation="softplus")(layers.UnitNormalization()(x))
+    return _finish(keras, image, layers.Dropout(0.2)(layers.Dense(12, activation="hard_sigmoid")(x)))
+
+
+def with_lambda(keras: Any) -> Any:
+    image, x = _stem(keras)
+    x = keras.layers.Lambda(lambda y: y * 2 - 1)(keras.layers.GlobalMaxPooling2D()(x))
+    return _finish(keras, image, keras.layers.Dropout(0.3)(x))
+
+
+D, B, G, A = "MCDropout", "MCBroadcastDropout", "MCGaussianDropout", "MCAlphaDropout"
+
+FAMILY = (
+    Member("sequential", "models", "sequential and functional", sequential, (D, D)),
+    Member("nested", "models", "models within models", nested, (D, D)),
+    Member(
+        "subclassed",
+        "models",
+        "subclassed (`--custom-objects`)",
+        subclassed,
+        (D, D),
+        options=(*UNIT, "--custom-objects", f"{_HERE}:Subclassed"),
+        quick=True,
+    ),
+    Member("many_layers", "models", "common layers and activations", many_layers, (D, B, D, D)),
+    Member("vgg", "networks", "VGG16, dropout between dense layers", vgg, (D, D)),
+    Member("mobilenet_v2", "networks", "MobileNetV2, dropout before the classifier", mobilenet_v2, (D,)),
+    Member("mobilenet_v3", "networks", "MobileNetV3, with its own dropout", mobilenet_v3, (D,), options=()),
+    Member(
+        "efficientnet", "networks", "EfficientNet, with stochastic depth", efficientnet, (B,) * 9 + (D,), options=()
+    ),
+    Member("residual", "networks", "residual blocks with dropout in each", residual, (D, B) * 3),
+    Member(
+        "vision_transformer",
+        "networks",
+        "vision transformer, attention dropout, exact gelu",
+        vision_transformer,
+        (D,) * 5,
+        options=(*UNIT, "--custom-objects", f"{_HERE}:PositionEmbedding"),
+        quick=True,
+    ),
+    Member("always_on", "dropout", "`training=True` when the model was built", always_on, (D, D)),
+    Member("spatial_1d", "dropout", "SpatialDropout1D", spatial_1d, (B,)),
+    Member(
+        "batch_normalized",
+        "dropout",
+        "SpatialDropout2D beside BatchNormalization",
+        batch_normalized,
+        (B, D),
+        quick=True,
+    ),
+    Member("spatial_3d", "dropout", "SpatialDropout3D", spatial_3d, (B,)),
+    Member("noise_shape", "dropout", "Dropout with `noise_shape`", noise_shape, (B, B)),
+    Member("gaussian", "dropout", "GaussianDropout", gaussian, (G, G), quick=True),
+    Member("self_normalizing", "dropout", "AlphaDropout", self_normalizing, (A, A), quick=True),
+    Member("alpha_shared", "dropout", "AlphaDropout with `noise_shape`", alpha_shared, ("MCBroadcastAlphaDropout",)),
+    Member("called_twice", "dropout", "a layer that is called twice", called_twice, (D, D)),
+    Member(
+        "keep_and_rate",
+        "dropout",
+        "a choice of layers, at other rates (`--keep`, `--rate`)",
+        residual,
+        (D, B),
+        options=(*UNIT, "--keep", "dropout_1", "--keep", "spatial_dropout2d_2", "--rate", "dropout*=0.4"),
+    ),
+    Member(
+        "custom_layer",
+        "dropout",
+        "subclasses that call their parent (`--custom-objects`)",
+        custom_layer,
+        (D,),
+        options=(*UNIT, "--custom-objects", f"{_HERE}:GatedDropout"),
+    ),
+    Member(
+        "tutorial_dropout",
+        "dropout",
+        "the tutorials' `class MCDropout(Dropout)`, without its code",
+        tutorial_dropout,
+        (D, A),
+        notice="MCDropout is not in the file",
+        quick=True,
+    ),
+    Member("h5", "files", "`.h5`", residual, (D, B) * 3, container=".h5"),
+    Member("h5_by_keras_2", "files", "`.h5` of Keras 2", h5_by_keras_2, (D, D), container=".h5", writes=True),
+    Member(
+        "with_lambda",
+        "files",
+        "Lambda layers in your own files (`--unsafe`)",
+        with_lambda,
+        (D,),
+        options=(*UNIT, "--unsafe"),
+    ),
+    Member("mixed_float16", "precision", "`mixed_float16`", in_policy("mixed_float16"), (B, D), notice="float16"),
+    Member("mixed_bfloat16", "precision", "`mixed_bfloat16`", in_policy("mixed_bfloat16"), (B, D), notice="bfloat16"),
+    Member("float16", "precision", "`float16`", in_policy("float16"), (B, D), notice="float16"),
+    Member("float64", "precision", "`float64`", in_policy("float64"), (B, D), notice="float64"),
+    Member("logits", "outputs", "logits", with_output(None, 4), (D,), options=(*UNIT, "--output-kind", "logits")),
+    Member("binary", "outputs", "one sigmoid", with_output("sigmoid", 1), (D,)),
+    Member("labels", "outputs", "several labels (sigmoids)", with_output("sigmoid", 3), (D,)),
+    Member(
+        "regression",
+        "outputs",
+        "regression",
+        with_output(None, 2),
+        (D,),
+        options=(*UNIT, "--output-kind", "regression"),
+        flag_if="largest_std > 0.1",
+    ),
+    Member(
+        "several_outputs",
+        "outputs",
+        "one of several outputs (`--output`)",
+        several_outputs,
+        (D, D),
+        options=(*UNIT, "--output", "kind"),
+    ),
+    Member("scales_itself", "inputs", "own Rescaling and Normalization", scales_itself, (D,), options=()),
+    Member(
+        "augmented",
+        "inputs",
+        "augmentation layers and GaussianNoise (switched off, and told)",
+        augmented,
+        (D,),
+        notice="random_flip (RandomFlip) is switched off",
+    ),
+    Member(
+        "opset_21",
+        "ONNX",
+        "a newer operator set (`--opset 21`)",
+        residual,
+        (D, B) * 3,
+        options=(*UNIT, "--opset", "21"),
+    ),
+)

@@ -1,0 +1,137 @@
+"""Every model of the family, through the command line: exported, compared with Keras, and run on a shard."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from export.choice import SiteChoice
+from export.cli import _find_object
+from export.contract import ExportedModel, read_model
+from export.load import load_model
+from export.network import Reference
+from screen.engine.passes import PassEngine
+from screen.engine.plan import plan_engine
+from screen.engine.session import Device
+from tests.export.family import FAMILY, Member
+
+ROWS, PASSES = 6, 120
+
+
+@pytest.mark.parametrize("member", [one for one in FAMILY if one.quick], ids=lambda one: one.name)
+def test_a_model_of_the_family_says_what_keras_says(
+    keras: Any, member: Member, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check(keras, member, tmp_path, capsys, monkeypatch)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("member", [one for one in FAMILY if not one.quick], ids=lambda one: one.name)
+def test_every_other_model_of_the_family_says_what_keras_says(
+    keras: Any, member: Member, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check(keras, member, tmp_path, capsys, monkeypatch)
+
+
+def check(
+    keras: Any, member: Member, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Export, compare and run one model."""
+    source, exported = member.save(keras, folder), folder / "exported.onnx"
+    assert oodscreen("export", source, exported, *member.options, monkeypatch=monkeypatch) == 0
+    assert member.notice in capsys.readouterr().err
+    model = read_model(exported)
+    assert tuple(site.kind for site in model.contract.sites) == member.sites
+    assert model.contract.verified["deterministic_difference"] < 1e-4
+    images = np.random.default_rng(8).integers(0, 256, (ROWS, *model.contract.image_shape), dtype=np.uint8)
+    compare(model, reference(member, source, model), images)
+
+    shard, rule = folder / "shard.parquet", ("--flag-if", member.flag_if) if member.flag_if else ()
+    pq.write_table(pa.table({"image": [encode(image) for image in images]}), shard)
+    assert oodscreen("run", exported, shard, folder / "results", "-T", "10", *rule, monkeypatch=monkeypatch) == 0
+    results = pq.read_table(folder / "results" / "shard.parquet")
+    assert results["status"].to_pylist() == ["ok"] * ROWS
+    assert np.isfinite(np.array(results["std"].to_pylist())).all()
+    assert results["largest_std"].to_numpy().max() > 0
+
+
+def reference(member: Member, source: Path, model: ExportedModel) -> Reference:
+    """The Keras side, loaded as the command loads it."""
+    given = list(zip(member.options, member.options[1:], strict=False))
+    rates = [text.rpartition("=") for option, text in given if option == "--rate"]
+    loaded = load_model(
+        source,
+        custom_objects=dict(_find_object(text) for option, text in given if option == "--custom-objects"),
+        unsafe="--unsafe" in member.options,
+        choice=SiteChoice(
+            tuple(text for option, text in given if option == "--keep"),
+            {pattern or "*": float(rate) for pattern, _, rate in rates},
+        ),
+        output=next((text for option, text in given if option == "--output"), None),
+    )
+    return Reference(loaded.network, model.contract.preprocessing, seed=5)
+
+
+def compare(model: ExportedModel, keras: Reference, images: NDArray[np.uint8]) -> None:
+    """Mean and std: within 4 pooled standard errors plus 1e-4 but for 0.1 % of the numbers, never beyond 8."""
+    # Masks of its own for every row: this is Keras' distribution, and runs every way of the noise there is.
+    plan = plan_engine(model, masks="per-row", raw=True)
+    engine = PassEngine(plan, passes=PASSES, seed=1, device=Device("cpu", 2), memory=2**28)
+    ours = np.concatenate(list(engine.raw_passes(images))).astype(np.float64)
+    repeated = np.tile(images, (PASSES // 4, 1, 1, 1))
+    free = np.concatenate([keras.stochastic(repeated).reshape(PASSES // 4, ROWS, -1) for _ in range(4)])
+    keras_passes = as_probabilities(free.astype(np.float64), model.contract.output_kind)
+    for one, other, *errors in zip(
+        numbers(keras_passes), numbers(ours), spreads(keras_passes), spreads(ours), strict=True
+    ):
+        pooled = np.sqrt(errors[0] ** 2 + errors[1] ** 2)
+        slack = 1e-4 * max(1.0, float(np.abs(one).max()))
+        distance = np.maximum(np.abs(one - other) - slack, 0) / np.maximum(pooled, 1e-12)
+        assert np.mean(distance > 4) <= 0.001
+        assert distance.max() <= 8
+
+
+def as_probabilities(values: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
+    """Keras' output as the engine reports it: logits through a softmax."""
+    if kind != "logits":
+        return values
+    exp = np.exp(values - values.max(axis=2, keepdims=True))
+    return np.asarray(exp / exp.sum(axis=2, keepdims=True))
+
+
+def numbers(values: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Mean and std over passes."""
+    return [values.mean(axis=0), values.std(axis=0)]
+
+
+def spreads(values: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Standard errors of mean and std, the latter by the delta method."""
+    deviation, std = values - values.mean(axis=0), values.std(axis=0)
+    fourth = (deviation**4).mean(axis=0)
+    std_error = np.sqrt(np.maximum(fourth - std**4, 0) / PASSES) / np.maximum(2 * std, 1e-12)
+    return [std / np.sqrt(PASSES), std_error]
+
+
+def encode(image: NDArray[np.uint8]) -> bytes:
+    """As PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def oodscreen(*words: object, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run the command line in this process; gives its exit code."""
+    from screen.cli import main
+
+    monkeypatch.setattr("sys.argv", ["oodscreen", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
