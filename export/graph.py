@@ -23,6 +23,7 @@ INPUT_NAME = "image"
 OUTPUT_NAME = "output"
 
 _FLOAT_INPUT = "oodscreen/pixels"
+_LOWEST = "oodscreen/lowest"
 _MOVERS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
@@ -37,6 +38,7 @@ def finish_graph(model: onnx.ModelProto, sites: Sequence[Site], preprocessing: P
     add_uint8_input(model, preprocessing)
     add_noise_functions(model)
     settle_reshapes(model)
+    keep_padding_apart(model)
 
 
 def name_sites(model: onnx.ModelProto, sites: Sequence[Site]) -> None:
@@ -145,6 +147,33 @@ def add_noise_functions(model: onnx.ModelProto) -> None:
     if not any(entry.domain == DOMAIN for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     _ensure({function.name for function in model.functions} == kinds, "a function for each kind")
+
+
+def keep_padding_apart(model: onnx.ModelProto) -> None:
+    """Keep onnxruntime from making a pooling's own padding out of a Pad with zeros.
+
+    A MaxPool's own padding is minus infinity. onnxruntime's `Pad_Fusion` folds a Pad of zeros into
+    it all the same (see tests/assumptions), which changes every border where the values are negative:
+    ResNet50V2 says something else then. A maximum with the smallest number between them is no work to
+    speak of, and no optimiser takes it away.
+
+    Ensures: no MaxPool reads a Pad.
+    """
+    graph = model.graph
+    padded = {node.output[0] for node in graph.node if node.op_type == "Pad"}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.op_type == "MaxPool" and node.input[0] in padded:
+            apart = f"{node.input[0]}/apart_from/{node.output[0]}"
+            nodes.append(helper.make_node("Max", [node.input[0], _LOWEST], [apart], name=apart))
+            node.input[0] = apart
+        nodes.append(node)
+    if len(nodes) > len(graph.node):
+        graph.initializer.append(numpy_helper.from_array(np.array(np.finfo(np.float32).min, np.float32), _LOWEST))
+        ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(ordered)
+    _ensure(all(node.op_type != "MaxPool" or node.input[0] not in padded for node in graph.node), "paddings are apart")
 
 
 def output_kind_of(model: onnx.ModelProto) -> str:

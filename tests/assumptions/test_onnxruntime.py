@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from export.graph import add_noise_functions
-from tests.export.test_graph import one_site
+from tests.export.test_graph import one_site, padded_pooling
 
 
 def session_of(op_type: str, inputs: int = 1, threads: int = 2, **attributes: Any) -> onnxruntime.InferenceSession:
@@ -136,3 +136,14 @@ def test_only_the_session_tells_which_provider_it_got() -> None:
     from screen.engine.session import choose_device
 
     assert choose_device("auto", 1).name in ("cpu", "cuda")
+
+
+@pytest.mark.parametrize(("pooling", "wrong"), [("MaxPool", True), ("AveragePool", False)])
+def test_padding_with_zeros_before_a_pooling_is_folded_into_it(pooling: str, wrong: bool) -> None:
+    """Why `keep_padding_apart` is there: a MaxPool pads with minus infinity, and `Pad_Fusion` does not care."""
+    data = padded_pooling(pooling).SerializeToString()
+    x = np.full((2, 1, 3, 3), -5, np.float32)
+    careful = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"], disabled_optimizers=["Pad_Fusion"])
+    default = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    difference = np.abs(careful.run(None, {"x": x})[0] - default.run(None, {"x": x})[0]).max()
+    assert bool(difference > 1) == wrong
