@@ -159,11 +159,7 @@ def measure_engine(name: str, images: NDArray[np.uint8], model: Path, device: st
     screener = Screener(exported, passes=passes, device=device)
     rows, engine = images[: BATCH[name]], screener._engine
 
-    def deterministic() -> None:
-        for start in range(0, len(rows), BATCH[name]):
-            plain.run(None, {"image": rows[start : start + BATCH[name]]})
-
-    once, whole = _medians_in_turn(deterministic, lambda: engine.summarize(rows))
+    once, whole = _medians_in_turn(lambda: plain.run(None, {"image": rows}), lambda: engine.summarize(rows))
     trunk = _median_of_passes(lambda: engine._trunk.run(Rows(rows)))
     return {
         "seconds_a_pass": (whole - trunk) / passes * len(images) / len(rows),

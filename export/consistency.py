@@ -48,6 +48,12 @@ def check_graph(proto: onnx.ModelProto, contract: ModelContract, origin: str) ->
             raise _refuse_graph(origin, f"has a tensor of {list(found)}, while its contract speaks of {list(wanted)}")
 
 
+def external_locations(proto: onnx.ModelProto) -> set[str]:
+    """Where the graph says that values of its tensors are, in other files."""
+    external = (tensor for tensor in _tensors(proto) if tensor.data_location == tensor.EXTERNAL)
+    return {entry.value for tensor in external for entry in tensor.external_data if entry.key == "location"}
+
+
 def _check_nodes(proto: onnx.ModelProto, origin: str) -> None:
     """Every node must be of a known operator, and take what something in front of it makes."""
     import onnx

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -260,20 +259,12 @@ class ModelContract:
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """An exported file, read once: its graph, its contract and the digest of its bytes.
-
-    Values of external tensors stay in their file beside `path`; `digest` covers them too.
-    """
+    """An exported file, read once: its graph, its contract and the digest of its bytes."""
 
     path: Path
     proto: onnx.ModelProto
     contract: ModelContract
     digest: str
-
-    @property
-    def weights_folder(self) -> Path | None:
-        """The folder in which onnxruntime must look for external tensors; None where there are none."""
-        return self.path.resolve().parent if external_locations(self.proto) else None
 
 
 def read_model(path: str | Path) -> ExportedModel:
@@ -284,7 +275,7 @@ def read_model(path: str | Path) -> ExportedModel:
 
     Raises:
         ContractRefused: there is no such file, it is not ONNX, it carries no readable contract, or
-            its weights are not in a whole file beside it.
+            it is not whole; weights in another file are refused, too.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -317,32 +308,3 @@ def read_model(path: str | Path) -> ExportedModel:
     contract = ModelContract.from_metadata(metadata, origin=str(path))
     check_graph(proto, contract, str(path))
     return ExportedModel(path=path, proto=proto, contract=contract, digest=hashlib.sha256(data).hexdigest())
-
-
-def external_locations(proto: onnx.ModelProto) -> set[str]:
-    """Where the graph says that values of its tensors are."""
-    return {
-        entry.value for tensor in _external_tensors(proto) for entry in tensor.external_data if entry.key == "location"
-    }
-
-
-def _external_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor whose values are in another file, also those within nodes and graphs within the graph."""
-    from onnx import TensorProto
-
-    def within(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-        yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
-        yield from within_nodes(graph.node)
-
-    def within_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
-        for node in nodes:
-            for attribute in node.attribute:
-                yield attribute.t
-                yield from attribute.tensors
-                for graph in (attribute.g, *attribute.graphs):
-                    yield from within(graph)
-
-    found = [within(proto.graph), *(within_nodes(function.node) for function in proto.functions)]
-    return (tensor for part in found for tensor in part if tensor.data_location == TensorProto.EXTERNAL)

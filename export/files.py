@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from export.contract import external_locations
+from export.consistency import external_locations
 from export.errors import OutputRefused, WriteFailed
 
 LARGEST_FILE = 2**31 - 2**20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,17 @@ def article(article_onnx: Path) -> ExportedModel:
 def digits() -> NDArray[np.uint8]:
     """The bundled test digits, `[2000, 28, 28, 1]`."""
     return read_images("test")[0]
+
+
+def oodscreen(*arguments: str | Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The command in this process; gives its exit code."""
+    from screen import cli
+
+    monkeypatch.setattr(sys, "argv", ["oodscreen", *(str(argument) for argument in arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
 
 
 def encode(image: NDArray[np.uint8], kind: str = "PNG") -> bytes:

@@ -7,7 +7,7 @@ the head that carry the site's masks, and turns masks into them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -194,6 +194,6 @@ def plan_sites(
             and in_trunk
             and subtraction_pays(site.rate, plan.kept_outputs)
         ):
-            plan = SitePlan(site, "subtracted", prefix, chain, layer, plan.order)
+            plan = replace(plan, how="subtracted")
         plans.append(plan)
     return tuple(plans)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 
 from export.choice import SiteChoice
 from export.cli import _find_object
@@ -21,6 +18,8 @@ from export.network import Reference
 from screen.engine.passes import PassEngine
 from screen.engine.plan import plan_engine
 from screen.engine.session import Device
+from tests.agreement import assert_agree, mean_and_std
+from tests.conftest import encode, oodscreen, write_shard
 from tests.export.family import FAMILY, Member
 
 ROWS, PASSES = 6, 120
@@ -55,7 +54,7 @@ def check(
     compare(model, reference(member, source, model), images)
 
     shard, rule = folder / "shard.parquet", ("--flag-if", member.flag_if) if member.flag_if else ()
-    pq.write_table(pa.table({"image": [encode(image) for image in images]}), shard)
+    write_shard(shard, [encode(image) for image in images])
     assert oodscreen("run", exported, shard, folder / "results", "-T", "10", *rule, monkeypatch=monkeypatch) == 0
     results = pq.read_table(folder / "results" / "shard.parquet")
     assert results["status"].to_pylist() == ["ok"] * ROWS
@@ -89,14 +88,9 @@ def compare(model: ExportedModel, keras: Reference, images: NDArray[np.uint8]) -
     repeated = np.tile(images, (PASSES // 4, 1, 1, 1))
     free = np.concatenate([keras.stochastic(repeated).reshape(PASSES // 4, ROWS, -1) for _ in range(4)])
     keras_passes = as_probabilities(free.astype(np.float64), model.contract.output_kind)
-    for one, other, *errors in zip(
-        numbers(keras_passes), numbers(ours), spreads(keras_passes), spreads(ours), strict=True
-    ):
-        pooled = np.sqrt(errors[0] ** 2 + errors[1] ** 2)
-        slack = 1e-4 * max(1.0, float(np.abs(one).max()))
-        distance = np.maximum(np.abs(one - other) - slack, 0) / np.maximum(pooled, 1e-12)
-        assert np.mean(distance > 4) <= 0.001
-        assert distance.max() <= 8
+    (numbers, errors), (own_numbers, own_errors) = mean_and_std(keras_passes), mean_and_std(ours)
+    for one, other, error, own_error in zip(numbers, own_numbers, errors, own_errors, strict=True):
+        assert_agree([one], [other], ([error], [own_error]), slack=1e-4 * max(1.0, float(np.abs(one).max())))
 
 
 def as_probabilities(values: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
@@ -105,33 +99,3 @@ def as_probabilities(values: NDArray[np.float64], kind: str) -> NDArray[np.float
         return values
     exp = np.exp(values - values.max(axis=2, keepdims=True))
     return np.asarray(exp / exp.sum(axis=2, keepdims=True))
-
-
-def numbers(values: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """Mean and std over passes."""
-    return [values.mean(axis=0), values.std(axis=0)]
-
-
-def spreads(values: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """Standard errors of mean and std, the latter by the delta method."""
-    deviation, std = values - values.mean(axis=0), values.std(axis=0)
-    fourth = (deviation**4).mean(axis=0)
-    std_error = np.sqrt(np.maximum(fourth - std**4, 0) / PASSES) / np.maximum(2 * std, 1e-12)
-    return [std / np.sqrt(PASSES), std_error]
-
-
-def encode(image: NDArray[np.uint8]) -> bytes:
-    """As PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def oodscreen(*words: object, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Run the command line in this process; gives its exit code."""
-    from screen.cli import main
-
-    monkeypatch.setattr("sys.argv", ["oodscreen", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return int(ended.value.code or 0)

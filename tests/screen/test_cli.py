@@ -21,21 +21,11 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from screen import cli
 from screen.demo import read_images
 from screen.output.lock import LOCK_NAME
-from tests.conftest import encode, read_results, write_shard
+from tests.conftest import encode, oodscreen, read_results, write_shard
 
 OODSCREEN = Path(sys.executable).with_name("oodscreen")
-
-
-def oodscreen(*arguments: str | Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The command in this process; gives its exit code."""
-    monkeypatch.setattr(sys, "argv", ["oodscreen", *(str(argument) for argument in arguments)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
 
 
 def tree(folder: Path) -> list[str]:

@@ -18,6 +18,7 @@ from screen.engine.passes import PassEngine
 from screen.engine.plan import plan_engine
 from screen.engine.session import Device
 from screen.engine.statistics import PassSummary
+from tests.agreement import assert_agree, mean_and_std, mean_entropy
 
 CPU = Device("cpu", 2)
 
@@ -144,24 +145,8 @@ def test_mean_and_std_agree_with_free_running_keras_passes(
     rows, passes = digits[:100], 200
     free = np.stack([reference.stochastic(rows) for _ in range(passes)]).astype(np.float64)
     ours = np.concatenate(list(engine(article, passes, raw=True).raw_passes(rows))).astype(np.float64)
-
-    def mean_entropy(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        mean = values.mean(axis=0)
-        return np.asarray(-(mean * np.log(mean)).sum(axis=1))
-
-    def standard_errors(values: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-        """Of the mean; of the std and the predictive entropy by the delta method."""
-        deviation = values - values.mean(axis=0)
-        std = values.std(axis=0)
-        mean_error = std / np.sqrt(passes)
-        fourth = (deviation**4).mean(axis=0)
-        std_error = np.sqrt(np.maximum(fourth - std**4, 0) / passes) / np.maximum(2 * std, 1e-12)
-        projected = (values * -np.log(values.mean(axis=0))).sum(axis=2)
-        return [mean_error, std_error, projected.std(axis=0) / np.sqrt(passes)]
-
-    numbers = [(values.mean(axis=0), values.std(axis=0), mean_entropy(values)) for values in (free, ours)]
-    for one, other, *errors in zip(*numbers, standard_errors(free), standard_errors(ours), strict=True):
-        pooled = np.sqrt(errors[0] ** 2 + errors[1] ** 2)
-        distance = np.maximum(np.abs(one - other) - 1e-4, 0) / np.maximum(pooled, 1e-12)
-        assert np.mean(distance > 4) <= 0.001
-        assert distance.max() <= 8
+    sides = []
+    for values in (free, ours):
+        (numbers, errors), (entropy, error) = mean_and_std(values), mean_entropy(values)
+        sides.append(([*numbers, entropy], [*errors, error]))
+    assert_agree(sides[0][0], sides[1][0], (sides[0][1], sides[1][1]), slack=1e-4)
