@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,26 +19,21 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from export.contract import ModelContract
+from screen.input.image_bytes import FORMATS, Failure, image_sources, read_path
 from screen.input.resize import resize_image
 from screen.input.rows import RowBatch, tensor_shape
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 _PILLOW_MODES = {"grey": "L", "rgb": "RGB"}
 _CHUNK = 64
-_BYTES_A_PIXEL, _BYTES_BESIDE = 8, 2**20  # of an image file at most: four channels of 16 bits, and what is not pixels
 
 # What is odd about an image is in its row; our own limit is checked before anything is decoded.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-Failure = tuple[str, str]
-"""A status and what was wrong."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +107,7 @@ class Decoder:
         shape = tensor_shape(piece.images.type)
         if shape is not None:
             return self._copy_tensors(piece.images, shape, into)
-        sources = _sources(piece.images)
+        sources = image_sources(piece.images)
 
         def decode_some(start: int) -> list[tuple[int, Failure]]:
             failed = []
@@ -151,7 +145,7 @@ class Decoder:
         """Decode one image into its place; on failure its status and reason."""
         try:
             if data is None and path:
-                found = self._read_path(path.decode(errors="surrogateescape"))
+                found = read_path(self._root, path, self._max_pixels)
                 if isinstance(found, tuple):
                     return found
                 data = found
@@ -168,7 +162,7 @@ class Decoder:
     def _decode_bytes(self, data: bytes, into: NDArray[np.uint8]) -> Failure | None:
         if not data:
             return "decode_failed", "0 bytes"
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > self._max_pixels:
                 return "too_large", f"{image.width} x {image.height} pixels, at most {self._max_pixels} in all"
             if image.mode not in _EIGHT_BIT:
@@ -190,35 +184,6 @@ class Decoder:
     def _is_as_wanted(self, height: int, width: int) -> bool:
         return (height, width) == self._shape[:2] and not self._resize.is_needed_at_same_size
 
-    def _read_path(self, text: str) -> bytes | Failure:
-        if self._root is None:
-            return "path_not_followed", f"path {text!r}"
-        try:
-            path = (self._root / text).resolve()
-            if not path.is_relative_to(self._root):
-                return "path_not_found", f"path {text!r} leads out of --image-root"
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):  # a pipe or a device would never end
-                return "path_not_found", f"path {text!r} is no file"
-            if status.st_size > self._max_pixels * _BYTES_A_PIXEL + _BYTES_BESIDE:
-                return "too_large", f"path {text!r} is a file of {status.st_size} bytes"
-            return path.read_bytes()
-        except (OSError, ValueError, RuntimeError) as error:
-            return "path_not_found", f"path {text!r}: {error}"
-
 
 def _as_image(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-
-
-def _sources(column: pa.Array) -> list[tuple[bytes | None, bytes | None]]:
-    """Bytes and path of each row; a path as bytes too, because it may be no valid text."""
-    if not pa.types.is_struct(column.type):
-        return [(data, None) for data in column.to_pylist()]
-    data = pc.struct_field(column, "bytes").to_pylist()
-    index = column.type.get_field_index("path")
-    is_text = index >= 0 and (
-        pa.types.is_string(column.type.field(index).type) or pa.types.is_large_string(column.type.field(index).type)
-    )
-    paths = pc.struct_field(column, "path").cast(pa.large_binary()).to_pylist() if is_text else [None] * len(data)
-    return list(zip(data, paths, strict=True))

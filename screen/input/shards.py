@@ -114,6 +114,19 @@ def find_shards(source: str) -> tuple[list[ShardRef], list[UnreadableShard]]:
     return shards, unreadable
 
 
+def look_at_shard(root: Path, name: str) -> ShardRef:
+    """One shard as it is now.
+
+    Args:
+        root: the folder of INPUT, resolved.
+        name: relative to it.
+
+    Raises:
+        OSError, ArrowException: it cannot be read, or is not there.
+    """
+    return _look_at(root, root / name, name)
+
+
 def _look_at(root: Path, path: Path, name: str) -> ShardRef:
     version = look_at_version(path)
     with open_parquet(path) as file:
