@@ -254,6 +254,115 @@ def evaluate(
 
 
 @app.command()
+def queue(
+    results: Annotated[str, typer.Argument(metavar="RESULTS", help="The OUTPUT of a run.", show_default=False)],
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="QUEUE", help="File or folder to write.", show_default=False),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="parquet, jsonl, imagefolder, label-studio-tasks, or label-studio for a project of a server. "
+            "Default: by the ending of QUEUE.",
+            show_default=False,
+        ),
+    ] = None,
+    top: Annotated[int | None, typer.Option(help="Hand on at most so many flagged rows.", show_default="all")] = None,
+    per_class: Annotated[
+        int | None,
+        typer.Option(help="Hand on at most so many flagged rows of each predicted class.", show_default="all"),
+    ] = None,
+    reason: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Only flagged rows whose flag_reason names this score or status; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    order_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCORE",
+            help="How suspicious a row is. Default: ood_score with a calibration, else the first score of the rule.",
+            show_default=False,
+        ),
+    ] = None,
+    include_random: Annotated[
+        str | None,
+        typer.Option(
+            metavar="P%",
+            help="Add so many percent of the rows that were not flagged, drawn at random and marked `audit`.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
+    project: Annotated[
+        str | None,
+        typer.Option(
+            help="Whom rows are handed to, each image once. With label-studio: number or title of its project, "
+            "made if missing.",
+            show_default="default, or oodscreen in Label Studio",
+        ),
+    ] = None,
+    ledger: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="Where it is kept what was handed on.", show_default="RESULTS/_queue.ledger"
+        ),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--input", metavar="INPUT", help="Where the input shards are now.", show_default="where they were"
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL.onnx", help="Names the classes, which are numbers otherwise.", show_default=False),
+    ] = None,
+    images: Annotated[
+        bool, typer.Option("--images/--no-images", help="Write the images' bytes into parquet and jsonl.")
+    ] = True,
+    image_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEMPLATE",
+            help="Where Label Studio finds images, as in 'https://.../{path}'; or {id}, {shard}, {row}, {key}. "
+            "Default: they are embedded in the tasks.",
+            show_default=False,
+        ),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="LABEL_STUDIO_URL",
+            help="Address of Label Studio; its token is read from LABEL_STUDIO_API_KEY.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON on standard output, and all else on standard error.")
+    ] = False,
+) -> None:
+    """Hand flagged rows on to be labelled: the most suspicious first, each image once over all nights."""
+    from screen.review.destinations import choose_destination
+    from screen.review.queue import QueueConfig, fill_queue
+
+    config = QueueConfig(top, per_class, tuple(reason or ()), order_by, include_random, seed, ledger, source, model)
+    chosen = partial(
+        choose_destination, output=output, to=to, project=project, images=images, image_url=image_url, url=url
+    )
+    report = fill_queue(results, config, chosen)
+    typer.echo(report.to_text(), err=as_json)
+    if as_json:
+        typer.echo(report.to_json())
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
 def doctor() -> None:
     """Print what this machine can do: onnxruntime, devices, libraries, threads, speed."""
     from screen.doctor import examine

@@ -1,0 +1,56 @@
+"""Where a queue goes: from the options of the command to a destination.
+
+In: options. Out: a `FileDestination` or a `LabelStudioProject`. Options that would do nothing are refused.
+"""
+
+from __future__ import annotations
+
+from export.errors import OptionRefused
+from screen.review.classes import ClassNames
+from screen.review.handoff import FILE_FORMATS, make_file_destination
+from screen.review.labelstudio import ImageUrl
+from screen.review.queue import Destination
+from screen.review.scored import ScoredResults
+
+DEFAULT_PROJECT = "default"
+_SERVER = "label-studio"
+
+
+def choose_destination(
+    results: ScoredResults,
+    classes: ClassNames,
+    *,
+    output: str | None,
+    to: str | None,
+    project: str | None,
+    images: bool,
+    image_url: str | None,
+    url: str | None,
+) -> Destination:
+    """Find out where a queue goes; a project of a server is made if missing.
+
+    Raises:
+        OptionRefused: the options do not say it, or contradict each other.
+    """
+    template = None if image_url is None else ImageUrl(image_url)
+    if to is not None and to not in (*FILE_FORMATS, _SERVER):
+        raise OptionRefused(
+            f"--to is {to!r}.", wanted=" or ".join((*FILE_FORMATS, _SERVER)), next_step="choose one of these"
+        )
+    if to == _SERVER:
+        if output is not None or not images:
+            raise OptionRefused(
+                f"{'--no-images' if output is None else f'--output {output}'} was given with --to {_SERVER}.",
+                wanted="a project to import into",
+                next_step="leave it out, or write a file by --to label-studio-tasks",
+            )
+        from screen.review.labelstudio_api import open_project
+
+        return open_project(url, project, classes, template)
+    if output is None:
+        raise OptionRefused(
+            "Neither --output nor --to label-studio was given.",
+            wanted="where the rows go",
+            next_step="for example --output queue.parquet, or --to label-studio --url http://localhost:8080",
+        )
+    return make_file_destination(output, to, project or DEFAULT_PROJECT, classes, images=images, url=template)
