@@ -363,6 +363,66 @@ def queue(
 
 
 @app.command()
+def labels(
+    labels: Annotated[
+        str,
+        typer.Argument(
+            metavar="LABELS",
+            help="Label Studio's JSON export, a .parquet or .jsonl file, or the word label-studio for a project.",
+            show_default=False,
+        ),
+    ],
+    results: Annotated[str, typer.Argument(metavar="RESULTS", help="The OUTPUT of a run.", show_default=False)],
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE.parquet", help="Where the rows go.", show_default=False)
+    ],
+    label_column: Annotated[str, typer.Option(help="Column with the label, in .parquet and .jsonl.")] = "label",
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL.onnx", help="Names the classes, which are numbers otherwise.", show_default=False),
+    ] = None,
+    order_by: Annotated[
+        str | None,
+        typer.Option(metavar="SCORE", help="Tell shares by this score. Default: as for queue.", show_default=False),
+    ] = None,
+    images: Annotated[bool, typer.Option("--images", help="Write the images' bytes too.")] = False,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--input", metavar="INPUT", help="Where the input shards are now.", show_default="where they were"
+        ),
+    ] = None,
+    project: Annotated[
+        str | None,
+        typer.Option(help="Number or title of the project in Label Studio.", show_default="oodscreen"),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="LABEL_STUDIO_URL",
+            help="Address of Label Studio; its token is read from LABEL_STUDIO_API_KEY.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON on standard output, and all else on standard error.")
+    ] = False,
+) -> None:
+    """Read labels back, say what the flag is worth, and write what the next training can use."""
+    from rich.console import Console
+
+    from screen.review.labels import join_labels, read_labels
+    from screen.review.show_labels import print_labels
+
+    given = read_labels(labels, output, label_column=label_column, project=project, url=url)
+    report = join_labels(given, results, output, model=model, order_by=order_by, images=images, input_source=source)
+    print_labels(report, Console(highlight=False, stderr=as_json, width=None if sys.stdout.isatty() else 110))
+    if as_json:
+        typer.echo(report.to_json())
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
 def doctor() -> None:
     """Print what this machine can do: onnxruntime, devices, libraries, threads, speed."""
     from screen.doctor import examine

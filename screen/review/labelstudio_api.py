@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from export.errors import OodscreenError, OptionRefused, ReadFailed, Refused, WriteFailed
+from export.errors import OodscreenError, OptionRefused, ReadFailed, WriteFailed
 from screen.review.classes import ClassNames
 from screen.review.handoff import to_json
 from screen.review.labelstudio import KEY, ImageUrl, LabelForm, label_config, make_task, parse_form
@@ -207,7 +207,7 @@ def _connect(address: str) -> Any:
         raise OptionRefused(
             f"label-studio-sdk is not installed: {error}.",
             wanted="the library by which Label Studio is spoken to",
-            next_step="pip install 'oodscreen[label-studio]'; without it, --to label-studio-tasks writes a file to import",
+            next_step="pip install 'oodscreen[label-studio]'; or write a file to import: --to label-studio-tasks",
         ) from error
     if not token:
         raise OptionRefused(
@@ -277,7 +277,7 @@ def _talking(url: str, project: str, *, writes: bool = False) -> Iterator[None]:
         yield
     except OodscreenError:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  the SDK and what it stands on raise nearly anything
         status, body = getattr(error, "status_code", None), getattr(error, "body", None)
         told = _hide(str(body.get("detail", body)) if isinstance(body, dict) else type(error).__name__)
         raise _explain(url, project, status, told, writes=writes) from None
@@ -291,15 +291,21 @@ def _explain(url: str, project: str, status: int | None, told: str, *, writes: b
             next_step="make a personal access token under Account & Settings; legacy tokens are off by default "
             "since Label Studio 1.23",
         )
-    if status is None or status == 404:
-        kind: type[Refused] = OptionRefused
-        return kind(
-            f"There is no Label Studio that answers at {url} ({told if status is None else f'404: {told}'}).",
-            wanted="the address of a server that runs, and of no page in it",
-            next_step=f"open {url}/health in a browser, and check --url and the network",
+    if status == 404:
+        return OptionRefused(
+            f"There is no Label Studio at {url} (404: {told}).",
+            wanted="the address of the server, and of no page in it",
+            next_step=f"open {url}/health in a browser, and check --url",
         )
-    kind_failed = WriteFailed if writes else ReadFailed
-    return kind_failed(
+    kind = WriteFailed if writes else ReadFailed
+    if status is None:
+        return kind(
+            f"No Label Studio answers at {url} ({told}).",
+            wanted="a server that runs",
+            next_step=f"open {url}/health in a browser, check --url and the network, and run again: "
+            "nothing is imported twice",
+        )
+    return kind(
         f"Label Studio at {url} answered {status} for {project!r}: {told[:300]}",
         wanted="a server that takes the request",
         next_step="look into the server's log and run again: nothing is imported twice",

@@ -100,7 +100,12 @@ class Ledger:
         Raises:
             WriteFailed: the system refused.
         """
-        told = {"project": self.project, "target": str(target), "size": content.size, "sha256": content.sha256}
+        told: dict[str, str | int] = {
+            "project": self.project,
+            "target": str(target),
+            "size": content.size,
+            "sha256": content.sha256,
+        }
         note = self.folder / f"{self._stem()}{_ENDING}{_PENDING}"
         self._write(note, handed, told)
         return note

@@ -1,0 +1,335 @@
+"""`oodscreen labels`: join what people said to the results, say what the flag is worth, and write training data.
+
+In: `GivenLabels` and RESULTS. Out: a Parquet file with one row for each labelled row, and a `LabelReport`.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from export.errors import ExitCode, InputRefused, OptionRefused
+from screen.columns import COLUMNS, Column
+from screen.output.manifest_file import ManifestEntry
+from screen.places import as_place
+from screen.review.classes import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, UNUSABLE, ClassNames, name_classes
+from screen.review.fetch import Fetcher, Place
+from screen.review.given import GivenLabels, Votes, read_export, read_given
+from screen.review.queue_row import HANDED_ON, IMAGE_FIELD
+from screen.review.ranking import AUDIT, DIRECTIONS, FLAGGED, choose_score, main_reason
+from screen.review.scored import ScoredResults, open_results
+from screen.review.worth import CHANGED, KEPT, Judged, Worth, weigh
+from screen.storage import AsideFile, write_failed
+
+NOT_PREDICTED, OTHER = "not predicted", "other"
+_COPIED = (
+    "shard", "row", "id", "prediction", "confidence", "entropy", "ood_score", "p_value", "flag", "flag_reason", "status"
+)  # fmt: skip
+_BY_NAME = {column.name: column for column in (*HANDED_ON, *COLUMNS)}
+
+LABEL_COLUMNS = (
+    Column("label", pa.string(), "", "", "What people said; several labels: joined by `, `."),
+    Column("label_index", pa.int32(), "", "0 to C - 1", "The label's class; null where it is no class of the model."),
+    Column("outcome", pa.string(), "", "see below", "What the label makes of the prediction."),
+    Column("annotators", pa.int32(), "", "1 and up", "How many people labelled the row."),
+    Column("agreement", pa.float32(), "share", "0 to 1", "Share of them who gave this label."),
+    Column("source", pa.string(), "", "", "`flagged`; `audit`: random and not flagged; `other`: neither."),
+    *(_BY_NAME[name] for name in ("key", "predicted", "model_version", "input_footer", *_COPIED)),
+)
+
+
+@dataclass
+class LabelReport:
+    """What labels were found, and what they say of the flag.
+
+    Attributes:
+        output: the file written.
+        read: tasks or lines that were read.
+        labelled: rows with a label that are in the file.
+        worth: what the flag is worth.
+        foreign: tasks without the name of a row.
+        unlabelled: tasks without a label.
+        skipped: annotations that were cancelled.
+        repeated: tasks of a row that had one before.
+        disputed: rows on which no label has most votes; they are not in the file.
+        no_result: labelled rows that these results do not have, by why.
+        not_predicted: labelled rows that the model could not score; they are in the file, not in the shares.
+        no_class: labels that are neither a class of the model nor a word of ours.
+        other: labelled rows that are neither flagged nor drawn at random; they are in the file, not in the shares.
+        without_image: rows in the file whose image is not to be had any more.
+        shards: input shards that are not what was scored, and why.
+    """
+
+    output: str
+    read: int
+    labelled: int
+    worth: Worth
+    foreign: int
+    unlabelled: int
+    skipped: int
+    repeated: int
+    disputed: int = 0
+    no_result: dict[str, int] = field(default_factory=dict)
+    not_predicted: int = 0
+    no_class: int = 0
+    other: int = 0
+    without_image: int = 0
+    shards: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What the process should end with."""
+        return ExitCode.UNREADABLE_INPUT if self.shards else ExitCode.DONE
+
+    def to_json(self) -> str:
+        """In one line."""
+        return json.dumps({"exit_code": int(self.exit_code), **asdict(self)})
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    place: Place
+    votes: Votes
+    label: tuple[str, ...]
+    agreement: float
+
+
+def join_labels(
+    given: GivenLabels,
+    source: str,
+    output: str,
+    *,
+    model: str | None = None,
+    order_by: str | None = None,
+    images: bool = False,
+    input_source: str | None = None,
+) -> LabelReport:
+    """Join labels to results and write them.
+
+    Args:
+        given: the labels.
+        source: RESULTS.
+        output: the Parquet file to write.
+        model: the model's file, for the names of its classes.
+        order_by: the score by which shares are told; None: that of the queue.
+        images: whether the images' bytes are written too.
+        input_source: where the input shards are now; None: where they were.
+
+    Raises:
+        InputRefused: these are no finished results, or none of the labels is for them.
+        OptionRefused: the labels are of other classes.
+        WriteFailed: the file cannot be written; what was there is as it was.
+    """
+    results = open_results(source)
+    score = choose_score(results, order_by)
+    classes, contract = name_classes(results, model)
+    report = LabelReport(
+        output, given.read, 0, weigh([], score, 0), given.foreign, given.unlabelled, given.skipped, given.repeated
+    )
+    labelled = _decide(given, results, classes, report)
+    judged: list[Judged] = []
+    schema = pa.schema([*(column.field() for column in LABEL_COLUMNS), *([IMAGE_FIELD] if images else [])])
+    aside = AsideFile(as_place(output))
+    try:
+        with (
+            pq.ParquetWriter(aside.path, schema, compression="zstd") as file,
+            closing(Fetcher(results, contract, input_source)) as fetcher,
+        ):
+            for rows in _join(labelled, results, classes, score, report, judged):
+                if images:
+                    _add_images(rows, fetcher, report)
+                values = [{name: row[name] for name in schema.names} for row in rows]
+                file.write_table(pa.Table.from_pylist(values, schema=schema))
+        if not report.labelled:
+            raise _nothing(given, report, source)
+        results.refuse_if_changed()
+    except OSError as error:
+        aside.discard()
+        raise write_failed(aside.target, error) from error
+    except BaseException:
+        aside.discard()
+        raise
+    aside.commit()
+    report.worth = weigh(judged, score, results.rows - results.flagged)
+    return report
+
+
+def read_labels(source: str, output: str, *, label_column: str, project: str | None, url: str | None) -> GivenLabels:
+    """Read LABELS, a file or a project of a Label Studio server.
+
+    Args:
+        source: a file, or `label-studio`.
+        output: what will be written, which must not be LABELS.
+        label_column: with the label, in Parquet and JSON Lines.
+        project: number or title; None: that which a queue makes.
+        url: of the server; None takes it from the environment.
+
+    Raises:
+        InputRefused: it cannot be read as labels.
+        OptionRefused: an option says nothing, or the server or project is not to be had.
+    """
+    if source == "label-studio":
+        from screen.review.labelstudio_api import open_project
+
+        opened = open_project(url, project, None)
+        with tempfile.TemporaryFile(prefix="oodscreen-labels-") as file:
+            opened.export_labels(file)
+            file.seek(0)
+            return read_export(file, opened.describe())
+    if project is not None:
+        raise OptionRefused(
+            f"--project {project} was given with a file of labels.",
+            wanted="the word label-studio in place of the file",
+            next_step="leave --project out, or read it from the server: oodscreen labels label-studio RESULTS ...",
+        )
+    with suppress(OSError):
+        if Path(source).samefile(output):
+            raise OptionRefused(
+                f"--output {output} is the file of LABELS.",
+                wanted="a file of its own: labels are work that cannot be done again",
+                next_step="choose another name",
+            )
+    return read_given(source, label_column)
+
+
+def _decide(given: GivenLabels, results: ScoredResults, classes: ClassNames, report: LabelReport) -> list[_Labelled]:
+    """The label of each row that these results have."""
+    entries = {entry.shard: index for index, entry in enumerate(results.entries)}
+    found: list[_Labelled] = []
+    why: Counter[str] = Counter()
+    for (shard, row), votes in given.votes.items():
+        index = entries.get(shard)
+        entry = None if index is None else results.entries[index]
+        missing = _why_not(entry, votes)
+        decided = votes.decide()
+        if missing:
+            why[missing] += 1
+        elif decided is None:
+            report.disputed += 1
+        elif index is not None:
+            found.append(_Labelled(Place(index, row), votes, *decided))
+    report.no_result = dict(why)
+    _refuse_other_classes(found, classes)
+    return found
+
+
+def _why_not(entry: ManifestEntry | None, votes: Votes) -> str:
+    """Why a label is for no row of a shard; "" where it is."""
+    name = votes.name
+    if entry is None:
+        return "no such shard"
+    if name.row >= entry.rows:
+        return "no such row"
+    if name.input_footer is not None and name.input_footer != entry.input["footer"]:
+        return "the shard was another one"
+    return ""
+
+
+def _refuse_other_classes(labelled: list[_Labelled], classes: ClassNames) -> None:
+    words = {word for one in labelled for word in one.label} - set(classes.choices)
+    said = [one for one in labelled if set(one.label) - {OUT_OF_DISTRIBUTION, UNUSABLE, IN_DISTRIBUTION}]
+    if said and all(set(one.label) - set(classes.choices) for one in said):
+        raise OptionRefused(
+            f"None of the {len(said)} label(s) is a class of the model: {', '.join(map(repr, sorted(words)[:4]))}.",
+            wanted=f"one of {', '.join(classes.choices[:6])}{', ...' if len(classes.choices) > 6 else ''}",
+            next_step="add --model MODEL.onnx, which names the classes, as it was given to `oodscreen queue`",
+        )
+
+
+def _join(
+    labelled: list[_Labelled],
+    results: ScoredResults,
+    classes: ClassNames,
+    score: str,
+    report: LabelReport,
+    judged: list[Judged],
+) -> Iterator[list[dict[str, Any]]]:
+    """The rows to write, shard by shard; what they say of the flag is added to `judged`."""
+    sign = 1.0 if DIRECTIONS[score] else -1.0
+    names = {name: index for index, name in enumerate(classes.names)}
+    columns = list(dict.fromkeys((*_COPIED, "mean", score)))
+    for index in sorted({one.place.shard for one in labelled}):
+        here = sorted((one for one in labelled if one.place.shard == index), key=lambda one: one.place.row)
+        entry = results.entries[index]
+        table = results.rows_at(entry, columns, np.array([one.place.row for one in here], np.int64))
+        rows = []
+        for one, row in zip(here, table.to_pylist(), strict=True):
+            if one.votes.name.id not in (None, row["id"]):
+                report.no_result["the row has another id"] = report.no_result.get("the row has another id", 0) + 1
+                continue
+            predicted = classes.predicted(row)
+            outcome = _outcome(one.label, predicted, row, classes)
+            source = FLAGGED if row["flag"] else AUDIT if one.votes.name.source == AUDIT else OTHER
+            value = row[score]
+            if outcome == NOT_PREDICTED:
+                report.not_predicted += 1
+            elif source == OTHER:
+                report.other += 1
+            else:
+                suspicion = None if value is None else sign * float(value)
+                judged.append(Judged(outcome, source, main_reason(row["flag_reason"]), suspicion))
+            report.labelled += 1
+            report.no_class += bool(set(one.label) - set(classes.choices))
+            row |= {
+                "label": ", ".join(one.label),
+                "label_index": names.get(one.label[0]) if len(one.label) == 1 else None,
+                "outcome": outcome,
+                "annotators": max(1, len(one.votes.by_annotator)),
+                "agreement": one.agreement,
+                "source": source,
+                "key": one.votes.name.key,
+                "predicted": ", ".join(predicted) if predicted else None,
+                "model_version": results.model_version,
+                "input_footer": str(entry.input["footer"]),
+                "place": one.place,
+            }
+            rows.append(row)
+        yield rows
+
+
+def _outcome(label: tuple[str, ...], predicted: tuple[str, ...], row: dict[str, Any], classes: ClassNames) -> str:
+    for word in (UNUSABLE, OUT_OF_DISTRIBUTION):
+        if word in label:
+            return word
+    if row["mean"] is None:
+        return NOT_PREDICTED
+    expected = set(predicted) if classes.names else {IN_DISTRIBUTION}
+    return KEPT if set(label) == expected else CHANGED
+
+
+def _add_images(rows: list[dict[str, Any]], fetcher: Fetcher, report: LabelReport) -> None:
+    """The bytes of the images, and their keys, where they are still to be had."""
+    found = fetcher.fetch([row["place"] for row in rows])
+    for row in rows:
+        one = found.get(row["place"])
+        if one is None or row["key"] not in (None, one.key.hex()):
+            row["image"] = None
+            continue
+        image = fetcher.load(one)[1]
+        row["key"] = one.key.hex()
+        row["image"] = {"bytes": image.data, "path": image.path}
+    report.without_image += sum(row["image"] is None for row in rows)
+    report.shards = fetcher.missing.shards
+
+
+def _nothing(given: GivenLabels, report: LabelReport, source: str) -> InputRefused:
+    told = ", ".join(f"{why}: {count}" for why, count in report.no_result.items())
+    return InputRefused(
+        f"None of {given.read} task(s) or row(s) has a label for a row of {source}"
+        + (f" ({told})" if told else "")
+        + (f"; {given.unlabelled} have no label" if given.unlabelled else "")
+        + (f"; on {report.disputed} row(s) annotators disagree" if report.disputed else "")
+        + ".",
+        wanted="labels of a queue that these results were handed to",
+        next_step="give the RESULTS that the queue was made of, or wait for labels",
+    )
