@@ -118,12 +118,12 @@ class FileDestination:
         if self.format == "imagefolder":
             self._write_folder(rows, handed, ledger)
             return
-        if self.format == "label-studio-tasks":
-            write_text(self.target.with_suffix(".xml"), self._form().decode())
         aside = AsideFile(self.target)
         with _discarding(aside):
             write = {"parquet": self._parquet, "jsonl": self._lines, "label-studio-tasks": self._tasks}[self.format]
             write(rows, aside.path)
+            if self.format == "label-studio-tasks":
+                write_text(self.target.with_suffix(".xml"), self._form().decode())
             note = ledger.intend(handed, self.target, FileContent.of(aside.path))
         aside.commit()
         ledger.confirm(note)

@@ -232,6 +232,8 @@ def fill_queue(
             destination.refuse_if_there()
             handed = [picker.handed(one) for _, one in chosen]
             destination.hand_on(_rows(chosen, results, fetcher, classes, score), handed, ledger)
+        if picker.seen:
+            ledger.add(picker.seen)
     return report
 
 
@@ -260,6 +262,9 @@ class _Picker:
     """Goes through candidates in their order until there are enough that are new.
 
     Only an image's bytes say whether it is new, so some are fetched for nothing; each round fetches more.
+
+    Attributes:
+        seen: rows whose image turned out to be handed on, for the ledger: they need not be fetched again.
     """
 
     def __init__(
@@ -268,6 +273,7 @@ class _Picker:
         self._inputs = [input_digest(entry) for entry in results.entries]
         self._fetcher, self._ledger, self._destination, self._report = fetcher, ledger, destination, report
         self._taken: set[bytes] = set()
+        self.seen: list[HandedOn] = []
 
     def handed(self, one: Fetched) -> HandedOn:
         """A row as the ledger has it."""
@@ -294,10 +300,10 @@ class _Picker:
                 kind = int(classes[index])
                 if one is None:
                     continue
-                if one.key in there:
-                    self._report.before += 1
-                elif one.key in self._taken:
-                    self._report.same_image += 1
+                if one.key in there or one.key in self._taken:
+                    self._report.before += one.key in there
+                    self._report.same_image += one.key not in there
+                    self.seen.append(self.handed(one))
                 elif (top is None or len(picked) < top) and (per_class is None or counts[kind] < per_class):
                     self._taken.add(one.key)
                     counts[kind] += 1

@@ -50,7 +50,7 @@ def print_labels(report: LabelReport, console: Console) -> None:
 
 def _add(table: Table, shares: Iterable[Share]) -> None:
     for one in shares:
-        told = f"{one.share:.1%} ({one.low:.1%} to {one.high:.1%})" if one.labelled else ""
+        told = f"{one.share:.1%} ({one.low:.1%}..{one.high:.1%})" if one.labelled else ""
         counts = (one.labelled, one.changed, one.out_of_distribution, one.unusable)
         table.add_row(escape(one.name), *(str(count) for count in counts), told)
 
