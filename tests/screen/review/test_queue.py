@@ -123,7 +123,7 @@ def test_random_rows_are_marked_and_were_not_flagged(night: Night, tmp_path: Pat
     assert not any(row["flag"] for row in audit)
     assert rows[-len(audit) :] == audit
     unflagged = {(row["shard"], row["row"]) for row in night.rows if not row["flag"]}
-    assert {place for place in places(audit)} <= unflagged
+    assert set(places(audit)) <= unflagged
     assert len(audit) + report.same_image >= len(unflagged)
     assert places(audit) != sorted(places(audit))
 

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from export.errors import OptionRefused
+from screen.review.ranking import DIRECTIONS, check_reasons, choose_score, draw_audit, main_reason, reason_names
+from screen.review.scored import open_results
+from tests.screen.review.conftest import Night
+
+
+def test_a_reason_is_told_by_the_most_unusual_detector_or_by_what_was_compared() -> None:
+    assert main_reason("p_value 0.003 <= 0.02; most unusual: feature_distance 0.11") == "feature_distance"
+    assert main_reason("entropy 0.7 > 0.5; confidence 0.4 < 0.6") == "entropy and confidence"
+    assert main_reason("decode_failed") == "decode_failed"
+    assert main_reason("not (entropy < 0.1)") == "entropy"
+    assert main_reason(None) == ""
+
+
+def test_a_reason_names_columns_and_statuses_alone() -> None:
+    assert reason_names("p_value 0.003 <= 0.02; most unusual: entropy 1.2") == {"p_value", "entropy"}
+    assert reason_names("wrong_shape") == {"wrong_shape"}
+    assert reason_names(None) == frozenset()
+    check_reasons(("entropy", "wrong_shape"))
+    for wrong in ("ok", "unusual", ""):
+        with pytest.raises(OptionRefused, match="neither a score nor a status"):
+            check_reasons((wrong,))
+
+
+def test_rows_are_ordered_by_the_first_score_of_the_rule(night: Night) -> None:
+    results = open_results(str(night.results))
+    assert choose_score(results, None) == "entropy"
+    assert choose_score(results, "kurtosis") == "kurtosis"
+    assert set(DIRECTIONS) >= {"ood_score", "p_value", "entropy", "feature_distance"}
+
+
+def test_the_draw_depends_on_the_seed_and_is_about_as_large_as_asked(night: Night) -> None:
+    results = open_results(str(night.results))
+    unflagged = results.rows - results.flagged
+    drawn = [draw_audit(results, 0.5, seed) for seed in range(20)]
+    counts = [len(one) for one in drawn]
+    assert abs(np.mean(counts) / unflagged - 0.5) < 0.06
+    assert len(set(counts)) > 3
+    again = draw_audit(results, 0.5, 0)
+    assert again.row.tolist() == drawn[0].row.tolist()
+    assert len(draw_audit(results, 1.0, 3)) == unflagged
+    assert len(draw_audit(results, 0.0, 3)) == 0
+
+
+def test_a_larger_share_draws_the_rows_of_a_smaller_one_and_more(night: Night) -> None:
+    results = open_results(str(night.results))
+    few, many = (draw_audit(results, share, 5) for share in (0.2, 0.6))
+    pairs = [set(zip(one.shard.tolist(), one.row.tolist(), strict=True)) for one in (few, many)]
+    assert pairs[0] < pairs[1]
+
+
+def test_rows_are_found_across_row_groups(night: Night) -> None:
+    results = open_results(str(night.results))
+    places = np.array([0, 3, 59], np.int64)
+    found = results.rows_at(results.entries[0], ["row", "id"], places)
+    assert found["row"].to_pylist() == [0, 3, 59]
+    assert found["id"].to_pylist() == ["a-0", "a-3", "a-59"]
+    assert isinstance(found, pa.Table)
