@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from export.errors import ExitCode
-from screen.columns import COLUMNS, STATUSES
+from screen.columns import COLUMNS, STATUSES, Column
+from screen.review.labels import LABEL_COLUMNS
+from screen.review.queue_row import HANDED_ON
 from tests.export.family import FAMILY
 
 REPOSITORY = Path(__file__).parent.parent
@@ -20,8 +22,22 @@ README = REPOSITORY / "README.md"
 
 def columns_table() -> str:
     """The result columns."""
+    return _columns(COLUMNS)
+
+
+def queue_columns_table() -> str:
+    """What a queue has beside the result columns."""
+    return _columns(HANDED_ON)
+
+
+def label_columns_table() -> str:
+    """What labelled rows have that the results have not."""
+    return _columns(LABEL_COLUMNS[:6])
+
+
+def _columns(columns: Sequence[Column]) -> str:
     rows = ["| column | type | unit | range | what it says |", "|---|---|---|---|---|"]
-    for column in COLUMNS:
+    for column in columns:
         kind = str(column.type).replace("list<item: float>", "list of float").replace("double", "float64")
         rows.append(f"| `{column.name}` | {kind} | {column.unit} | {column.range} | {column.sentence} |")
     return "\n".join(rows)
@@ -275,6 +291,8 @@ def family_table() -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "columns": columns_table,
+    "queue-columns": queue_columns_table,
+    "label-columns": label_columns_table,
     "family": family_table,
     "statuses": statuses_table,
     "exit-codes": exit_codes_table,

@@ -28,7 +28,7 @@ from screen.input.image_bytes import FORMATS, image_sources, read_path
 from screen.input.rows import ColumnMapping, RowBatch, read_chosen_rows, tensor_shape
 from screen.input.shards import ShardRef, look_at_shard
 from screen.output.manifest_file import ManifestEntry
-from screen.places import as_place
+from screen.places import as_os_error, as_place
 from screen.review.queue_row import RESULT_COLUMNS, QueuedImage
 from screen.review.scored import ScoredResults
 from screen.storage import write_failed
@@ -36,7 +36,7 @@ from screen.storage import write_failed
 _SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """A row of the results.
 
@@ -49,7 +49,7 @@ class Place:
     row: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Fetched:
     """A row whose image is there.
 
@@ -93,7 +93,7 @@ class Fetcher:
 
     def __init__(self, results: ScoredResults, contract: ModelContract | None, source: str | None) -> None:
         self._results, self._contract = results, contract
-        self._source = None if source is None else as_place(source).resolve()
+        self._source = None if source is None else _folder(as_place(source)).resolve()
         self._root = None if results.image_root is None else Path(results.image_root).resolve()
         self._columns = ColumnMapping(results.image_column, results.id_column, (), pa.schema([]))
         self._spool = tempfile.TemporaryFile(prefix="oodscreen-queue-")  # noqa: SIM115  closed by close()
@@ -143,10 +143,11 @@ class Fetcher:
     def _look_at(self, entry: ManifestEntry) -> ShardRef:
         """The shard that a result was made from."""
         root = as_place(entry.root) if self._source is None else self._source
-        place = root / entry.shard
-        if not place.exists():
-            raise _Gone(f"is not in {root} any more")
         try:
+            with as_os_error():
+                there = (root / entry.shard).exists()
+            if not there:
+                raise _Gone(f"is not in {root} any more")
             shard = look_at_shard(root, entry.shard)
         except (OSError, pa.ArrowException) as error:
             raise _Gone(f"cannot be read: {str(error).splitlines()[0] if str(error) else error!r}") from error
@@ -224,6 +225,11 @@ class Fetcher:
             buffer = io.BytesIO()
             Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
             yield hashlib.sha256(pixels.tobytes()).digest(), QueuedImage(buffer.getvalue(), None, ".png", "image/png")
+
+
+def _folder(source: Path) -> Path:
+    """The folder that shards are relative to, where INPUT may be one shard."""
+    return source.parent if source.is_file() else source
 
 
 class _Gone(Exception):

@@ -38,7 +38,7 @@ _SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class HandedOn:
     """One image that was handed on.
 

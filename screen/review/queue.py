@@ -1,7 +1,7 @@
 """`oodscreen queue`: hand flagged rows on, the most suspicious first, each image once.
 
-In: RESULTS, a `QueueConfig` and where the rows go. Out: a `QueueReport`. Nothing is held in memory but a few bytes
-for each flagged row and for each image that was handed on before; rows and images wait in a temporary file.
+In: RESULTS, a `QueueConfig` and where the rows go. Out: a `QueueReport`. Rows and images wait in a temporary file;
+memory holds a few hundred bytes for each row that is handed on and for each image that was before.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class QueueReport:
                 f"({_told(self.without_image)}); RESULTS/_quarantine.pq names them"
             )
         for name, why in list(self.shards.items())[:5]:
-            lines.append(f"  not handed on: {name} {why}")
+            lines.append(f"  not handed on: {name!r} {why}")
         if self.shards:
             more = f"{len(self.shards) - 5} more shard(s) like these; " if len(self.shards) > 5 else ""
             lines.append(
@@ -212,7 +212,12 @@ def fill_queue(
     flagged = rank_flagged(results, score, config.reasons)
     audit = draw_audit(results, config.share(), config.seed)
     report = QueueReport(
-        destination.describe(), results.rows, results.flagged, len(flagged), score, reasons=flagged.reasons
+        destination.describe(),
+        results.rows,
+        results.flagged,
+        len(flagged) + sum(flagged.without_image.values()),
+        score,
+        reasons=flagged.reasons,
     )
     folder = results.output / LEDGER_NAME if config.ledger is None else config.ledger
     with (
@@ -225,7 +230,7 @@ def fill_queue(
         report.handed_on = len(chosen)
         chosen += [(AUDIT, one) for one in picker.pick(audit, None, None)]
         report.audit = len(chosen) - report.handed_on
-        report.without_image = dict(fetcher.missing.images)
+        report.without_image = dict(Counter(flagged.without_image) + fetcher.missing.images)
         report.shards, report.shard_rows = fetcher.missing.shards, fetcher.missing.rows
         results.refuse_if_changed()
         if chosen:

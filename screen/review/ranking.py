@@ -30,6 +30,9 @@ FLAGGED, AUDIT = "flagged", "audit"
 
 _NAMES = frozenset([*(column.name for column in SCORES), *(status for status in STATUSES if status != "ok")])
 _WORD = re.compile(r"[A-Za-z_]\w*")
+_HAVE_AN_IMAGE = ("ok", "wrong_shape", "too_large", "non_finite")
+"""Of rows with another status there is nothing to show."""
+
 _MOST_UNUSUAL = "most unusual: "
 
 
@@ -43,7 +46,8 @@ class Candidates:
         prediction: `[n]`, the predicted class; -1 where there is none.
         source: `flagged` or `audit`, of all of them.
         score: what they are ordered by.
-        reasons: how many rows, flagged or not, have which reason, before any choice among them.
+        reasons: how many flagged rows have which reason, before any choice among them.
+        without_image: how many rows that were asked for have no image that can be shown, by their status.
     """
 
     shard: NDArray[np.int32]
@@ -52,6 +56,7 @@ class Candidates:
     source: str
     score: str
     reasons: dict[str, int]
+    without_image: dict[str, int]
 
     def __len__(self) -> int:
         return len(self.row)
@@ -122,9 +127,10 @@ def rank_flagged(results: ScoredResults, score: str, reasons: tuple[str, ...]) -
         reasons: only rows whose reason names one of these; none: all.
     """
     counted: Counter[str] = Counter()
+    imageless: Counter[str] = Counter()
     found = [_Found.empty()]
     sign = -1.0 if DIRECTIONS[score] else 1.0
-    for index, table in _tables(results, [score, "prediction", "flag", "flag_reason"]):
+    for index, table in _tables(results, [score, "prediction", "flag", "flag_reason", "status"]):
         is_flagged = np.asarray(table["flag"])
         places = np.flatnonzero(is_flagged)
         texts = table["flag_reason"].filter(table["flag"]).to_pylist()
@@ -132,8 +138,11 @@ def rank_flagged(results: ScoredResults, score: str, reasons: tuple[str, ...]) -
         if reasons:
             wanted = frozenset(reasons)
             places = places[[bool(reason_names(text) & wanted) for text in texts]]
+        statuses = table["status"].take(pa.array(places))
+        imageless.update(status for status in statuses.to_pylist() if status not in _HAVE_AN_IMAGE)
+        places = places[np.asarray(pc.is_in(statuses, pa.array(_HAVE_AN_IMAGE)))]
         found.append(_Found.of(index, table, places, sign * _as_numbers(table[score])[places]))
-    return _Found.join(found).sorted(FLAGGED, score, dict(counted.most_common()))
+    return _Found.join(found).sorted(FLAGGED, score, dict(counted.most_common()), dict(imageless))
 
 
 def draw_audit(results: ScoredResults, share: float, seed: int) -> Candidates:
@@ -153,7 +162,7 @@ def draw_audit(results: ScoredResults, share: float, seed: int) -> Candidates:
         draws = _draw(table.take(pa.array(places)), seed)
         chosen = draws < share
         found.append(_Found.of(index, table, places[chosen], draws[chosen]))
-    return _Found.join(found).sorted(AUDIT, "draw", {})
+    return _Found.join(found).sorted(AUDIT, "draw", {}, {})
 
 
 def _tables(results: ScoredResults, columns: list[str]) -> Iterator[tuple[int, pa.Table]]:
@@ -202,6 +211,7 @@ class _Found:
         names = ("shard", "row", "prediction", "key")
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
-    def sorted(self, source: str, score: str, reasons: dict[str, int]) -> Candidates:
+    def sorted(self, source: str, score: str, reasons: dict[str, int], without_image: dict[str, int]) -> Candidates:
         order = np.argsort(self.key, kind="stable")
-        return Candidates(self.shard[order], self.row[order], self.prediction[order], source, score, reasons)
+        columns = (self.shard[order], self.row[order], self.prediction[order])
+        return Candidates(*columns, source, score, reasons, without_image)

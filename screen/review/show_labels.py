@@ -75,4 +75,4 @@ def _lines(report: LabelReport) -> Iterable[str]:
     for why, count in report.no_result.items():
         yield f"  {why}: {count}"
     for name, why in list(report.shards.items())[:5]:
-        yield f"  {name} {why}"
+        yield f"  {name!r} {why}"

@@ -54,8 +54,18 @@ def install() -> Path:
     if stamp.exists() and command.exists():
         return command
     try:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True, capture_output=True, timeout=120)
-        pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", REQUIREMENT]
+        subprocess.run(
+            [sys.executable, "-m", "venv", "--clear", str(folder)], check=True, capture_output=True, timeout=120
+        )
+        pip = [
+            str(folder / "bin" / "python"),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            REQUIREMENT,
+        ]
         subprocess.run(pip, check=True, capture_output=True, text=True, timeout=_SECONDS_TO_INSTALL)
     except (OSError, subprocess.SubprocessError) as error:
         told = str(getattr(error, "stderr", "") or error).strip().splitlines()
@@ -72,7 +82,7 @@ def serve(folder: Path) -> Iterator[Server]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url, password = f"http://127.0.0.1:{port}", secrets.token_urlsafe(16)
-    words = ["start", "--no-browser", "--internal-host", "127.0.0.1", "--port", str(port), "--data-dir", folder]
+    words = ["start", "--no-browser", "--internal-host", "127.0.0.1", "--port", str(port), "--data-dir", str(folder)]
     environment = {**os.environ, **_QUIET, "LABEL_STUDIO_BASE_DATA_DIR": str(folder)}
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "server.log", "wb") as log:

@@ -228,7 +228,7 @@ def test_wrong_tokens_addresses_and_projects_are_told_apart(server: Server, clie
     client.projects.create(title="theirs", label_config="<View><Text name='t' value='$t'/></View>")
     words = ["queue", str(results), "--to", "label-studio", "--project"]
     expired = re.sub(r"\.[^.]+\.", ".eyJleHAiOjF9.", server.token)
-    cases = (
+    cases: tuple[tuple[list[str], dict[str, str], int, str], ...] = (
         ([*words, "any project"], {TOKEN_VARIABLE: "0" * 40}, 2, "refused the token"),
         ([*words, "any project"], {TOKEN_VARIABLE: expired}, 2, "refused the token"),
         ([*words, "any project"], {TOKEN_VARIABLE: ""}, 2, f"{TOKEN_VARIABLE} is not set"),
