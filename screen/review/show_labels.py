@@ -25,10 +25,10 @@ def print_labels(report: LabelReport, console: Console) -> None:
     table = Table(
         Column("rows", no_wrap=True),
         "labelled",
-        "class changed",
+        "changed",
         "out of distribution",
         "unusable",
-        "share",
+        Column("all of these", no_wrap=True),
         title=title,
     )
     groups = [[worth.flagged, worth.audit], worth.by_reason, worth.by_score]
