@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from export.contract import ModelContract
-from export.errors import InputChanged, OptionRefused
+from export.errors import InputChanged, OptionRefused, WriteFailed
 from screen.input.image_bytes import FORMATS, image_sources, read_path
 from screen.input.rows import ColumnMapping, RowBatch, read_chosen_rows, tensor_shape
 from screen.input.shards import ShardRef, look_at_shard
@@ -31,7 +31,6 @@ from screen.output.manifest_file import ManifestEntry
 from screen.places import as_os_error, as_place
 from screen.review.queue_row import RESULT_COLUMNS, QueuedImage
 from screen.review.scored import ScoredResults
-from screen.storage import write_failed
 
 _SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif"}
 
@@ -101,7 +100,8 @@ class Fetcher:
 
     def close(self) -> None:
         """Let go of the temporary file."""
-        self._spool.close()
+        with suppress(OSError):  # what could not be written when there was room no more
+            self._spool.close()
 
     def fetch(self, places: list[Place]) -> dict[Place, Fetched]:
         """Read rows and images; what cannot be had is counted in `missing`.
@@ -182,7 +182,11 @@ class Fetcher:
             pickle.dump((row, image), self._spool, pickle.HIGHEST_PROTOCOL)
             self._spool.flush()
         except OSError as error:
-            raise write_failed(Path(tempfile.gettempdir()), error) from error
+            raise WriteFailed(
+                f"A temporary file in {tempfile.gettempdir()} could not be written: {error.strerror or error}.",
+                wanted="room for the images that are handed on, for as long as the command runs",
+                next_step="make room there or set TMPDIR to another folder, or hand on fewer by --top",
+            ) from error
         return offset
 
     def _images(self, batch: RowBatch) -> Iterator[tuple[bytes, QueuedImage] | str]:

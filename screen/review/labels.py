@@ -184,6 +184,7 @@ def read_labels(source: str, output: str, *, label_column: str, project: str | N
         opened = open_project(url, project, None)
         with tempfile.TemporaryFile(prefix="oodscreen-labels-") as file:
             opened.export_labels(file)
+            file.flush()
             file.seek(0)
             return read_export(file, opened.describe())
     if project is not None:

@@ -117,7 +117,7 @@ class LabelStudioProject:
             for block in self.client.projects.exports.download_sync(
                 self.id, export_type="JSON", download_resources=False
             ):
-                file.write(block)
+                _write(file, block)
 
     def _in_parts(self, rows: Iterable[QueueRow]) -> Iterator[list[dict[str, Any]]]:
         if self.form is None:
@@ -181,6 +181,17 @@ def open_project(
             _add_view(client, project.id)
     created = project.created_at.isoformat() if project.created_at else ""
     return LabelStudioProject(client, address, int(project.id), str(project.title), created, form, image_url)
+
+
+def _write(file: IO[bytes], block: bytes) -> None:
+    try:
+        file.write(block)
+    except OSError as error:
+        raise WriteFailed(
+            f"A temporary file could not be written: {error.strerror or error}.",
+            wanted="room for the project's export",
+            next_step="make room, or set TMPDIR to another folder",
+        ) from error
 
 
 def _address(url: str | None) -> str:

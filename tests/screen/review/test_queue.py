@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -478,3 +480,17 @@ def test_the_command_tells_what_it_did_and_json_holds_it(
     report = json.loads(told.out)
     assert report["handed_on"] == 5
     assert report["audit"] == len(read_queue(tmp_path / "q.jsonl")) - 5
+
+
+@pytest.mark.parametrize("to", ["parquet", "jsonl", "label-studio-tasks", "imagefolder"])
+def test_the_systems_limit_on_a_file_ends_with_one_message(to: str, night: Night, tmp_path: Path) -> None:
+    """In place of a full disk, in a process of its own; it may meet the temporary file or the target."""
+    words = ["queue", str(night.results), "-o", str(tmp_path / "q.json"), "--to", to]
+    command = [str(Path(sys.executable).with_name("oodscreen")), *words]
+    limited = ["sh", "-c", 'ulimit -f 8; exec "$@"', "sh", *command]
+    done = subprocess.run(limited, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "could not be written: File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
+    assert fill(night, tmp_path / "q.parquet").handed_on > 10
