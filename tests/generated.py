@@ -12,7 +12,7 @@ import numpy as np
 
 from export.errors import ExitCode
 from screen.columns import COLUMNS, STATUSES, Column
-from screen.review.labels import LABEL_COLUMNS
+from screen.review.label_report import LABEL_COLUMNS
 from screen.review.queue_row import HANDED_ON
 from tests.export.family import FAMILY
 

@@ -9,7 +9,7 @@ from export.errors import OptionRefused
 from screen.review.classes import ClassNames
 from screen.review.handoff import FILE_FORMATS, make_file_destination
 from screen.review.labelstudio import ImageUrl
-from screen.review.queue import Destination
+from screen.review.picking import Destination
 from screen.review.scored import ScoredResults
 
 DEFAULT_PROJECT = "default"

@@ -5,12 +5,11 @@ In: `GivenLabels` and RESULTS. Out: a Parquet file with one row for each labelle
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,82 +17,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from export.errors import ExitCode, InputRefused, OptionRefused
-from screen.columns import COLUMNS, Column
+from export.errors import InputRefused, OptionRefused
 from screen.output.manifest_file import ManifestEntry
 from screen.places import as_place
 from screen.review.classes import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, UNUSABLE, ClassNames, name_classes
 from screen.review.fetch import Fetcher, Place
 from screen.review.given import GivenLabels, Votes, read_export, read_given
-from screen.review.queue_row import HANDED_ON, IMAGE_FIELD
+from screen.review.label_report import COPIED_COLUMNS, LABEL_COLUMNS, NOT_PREDICTED, OTHER, LabelReport
+from screen.review.queue_row import IMAGE_FIELD
 from screen.review.ranking import AUDIT, DIRECTIONS, FLAGGED, choose_score, main_reason
 from screen.review.scored import ScoredResults, open_results
-from screen.review.worth import CHANGED, KEPT, Judged, Worth, weigh
+from screen.review.worth import CHANGED, KEPT, Judged, weigh
 from screen.storage import AsideFile, write_failed
-
-NOT_PREDICTED, OTHER = "not predicted", "other"
-_COPIED = (
-    "shard", "row", "id", "prediction", "confidence", "entropy", "ood_score", "p_value", "flag", "flag_reason", "status"
-)  # fmt: skip
-_BY_NAME = {column.name: column for column in (*HANDED_ON, *COLUMNS)}
-
-LABEL_COLUMNS = (
-    Column("label", pa.string(), "", "", "What people said; several labels: joined by `, `."),
-    Column("label_index", pa.int32(), "", "0 to C - 1", "The label's class; null where it is no class of the model."),
-    Column("outcome", pa.string(), "", "see below", "What the label makes of the prediction."),
-    Column("annotators", pa.int32(), "", "1 and up", "How many people labelled the row."),
-    Column("agreement", pa.float32(), "share", "0 to 1", "Share of them who gave this label."),
-    Column("source", pa.string(), "", "", "`flagged`; `audit`: random and not flagged; `other`: neither."),
-    *(_BY_NAME[name] for name in ("key", "predicted", "model_version", "input_footer", *_COPIED)),
-)
-
-
-@dataclass
-class LabelReport:
-    """What labels were found, and what they say of the flag.
-
-    Attributes:
-        output: the file written.
-        read: tasks or lines that were read.
-        labelled: rows with a label that are in the file.
-        worth: what the flag is worth.
-        foreign: tasks without the name of a row.
-        unlabelled: tasks without a label.
-        skipped: annotations that were cancelled.
-        repeated: tasks of a row that had one before.
-        disputed: rows on which no label has most votes; they are not in the file.
-        no_result: labelled rows that these results do not have, by why.
-        not_predicted: labelled rows that the model could not score; they are in the file, not in the shares.
-        no_class: labels that are neither a class of the model nor a word of ours.
-        other: labelled rows that are neither flagged nor drawn at random; they are in the file, not in the shares.
-        without_image: rows in the file whose image is not to be had any more.
-        shards: input shards that are not what was scored, and why.
-    """
-
-    output: str
-    read: int
-    labelled: int
-    worth: Worth
-    foreign: int
-    unlabelled: int
-    skipped: int
-    repeated: int
-    disputed: int = 0
-    no_result: dict[str, int] = field(default_factory=dict)
-    not_predicted: int = 0
-    no_class: int = 0
-    other: int = 0
-    without_image: int = 0
-    shards: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def exit_code(self) -> ExitCode:
-        """What the process should end with."""
-        return ExitCode.UNREADABLE_INPUT if self.shards else ExitCode.DONE
-
-    def to_json(self) -> str:
-        """In one line."""
-        return json.dumps({"exit_code": int(self.exit_code), **asdict(self)})
 
 
 @dataclass(frozen=True)
@@ -258,7 +193,7 @@ def _join(
     """The rows to write, shard by shard; what they say of the flag is added to `judged`."""
     sign = 1.0 if DIRECTIONS[score] else -1.0
     names = {name: index for index, name in enumerate(classes.names)}
-    columns = list(dict.fromkeys((*_COPIED, "mean", score)))
+    columns = list(dict.fromkeys((*COPIED_COLUMNS, "mean", score)))
     for index in sorted({one.place.shard for one in labelled}):
         here = sorted((one for one in labelled if one.place.shard == index), key=lambda one: one.place.row)
         entry = results.entries[index]

@@ -1,34 +1,27 @@
 """A project of a Label Studio server, through its SDK: import tasks that it does not have, and export labels.
 
-In: address, project, and a token from the environment. Out: a `LabelStudioProject`. The only file that knows the
-SDK; the token is in no message, file or log.
+In: address and project. Out: a `LabelStudioProject`.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
-from urllib.parse import urlsplit
 
-from export.errors import OodscreenError, OptionRefused, ReadFailed, WriteFailed
+from export.errors import OptionRefused, WriteFailed
 from screen.review.classes import ClassNames
 from screen.review.handoff import to_json
 from screen.review.labelstudio import KEY, ImageUrl, LabelForm, label_config, make_task, parse_form
+from screen.review.labelstudio_client import connect, server_address, talking
 from screen.review.ledger import HandedOn, Ledger
 from screen.review.queue_row import QueueRow
 
-TOKEN_VARIABLE = "LABEL_STUDIO_API_KEY"  # noqa: S105  the name of a variable
-URL_VARIABLE = "LABEL_STUDIO_URL"
 VIEW_TITLE = "Most suspicious first"
 _TITLE_LENGTHS = (3, 50)
 _ASKED_AT_ONCE = 16  # keys in the address of a request, which many servers let have 8 KiB
 _IMPORT_TASKS, _IMPORT_BYTES = 500, 8 * 2**20
-_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -77,7 +70,7 @@ class LabelStudioProject:
                 for text in asked
             ]
             query = json.dumps({"filters": {"conjunction": "or", "items": items}}, separators=(",", ":"))
-            with _talking(self.url, self.title):
+            with talking(self.url, self.title):
                 for task in self.client.tasks.list(project=self.id, query=query, include="id,data"):
                     found.add(bytes.fromhex(task.data[KEY]))
         return found
@@ -94,7 +87,7 @@ class LabelStudioProject:
         done = 0
         try:
             for tasks in self._in_parts(rows):
-                with _talking(self.url, self.title, writes=True):
+                with talking(self.url, self.title, writes=True):
                     told = self.client.projects.import_tasks(id=self.id, request=tasks)
                 if told.task_count not in (None, len(tasks)):
                     raise WriteFailed(
@@ -113,7 +106,7 @@ class LabelStudioProject:
         Raises:
             OodscreenError: the server refused.
         """
-        with _talking(self.url, self.title):
+        with talking(self.url, self.title):
             for block in self.client.projects.exports.download_sync(
                 self.id, export_type="JSON", download_resources=False
             ):
@@ -151,10 +144,10 @@ def open_project(
         OptionRefused: the SDK is not installed, the token is missing or refused, there is no such server or project,
             or the project asks for other labels.
     """
-    address = _address(url)
-    client = _connect(address)
+    address = server_address(url)
+    client = connect(address)
     name = "oodscreen" if name is None else name
-    with _talking(address, name):
+    with talking(address, name):
         found = _find(client, name)
         if found is None:
             if classes is None or name.isdecimal():
@@ -192,42 +185,6 @@ def _write(file: IO[bytes], block: bytes) -> None:
             wanted="room for the project's export",
             next_step="make room, or set TMPDIR to another folder",
         ) from error
-
-
-def _address(url: str | None) -> str:
-    given = url or os.environ.get(URL_VARIABLE, "")
-    try:
-        parts = urlsplit(given)
-        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and not (parts.username or parts.password)
-    except ValueError:
-        fits = False
-    if not fits:
-        raise OptionRefused(
-            "--url is missing." if not given else "--url is no address of a server: it must be http(s)://host[:port].",
-            wanted="the address of Label Studio, without user and password",
-            next_step=f"for example --url http://localhost:8080, or set {URL_VARIABLE}",
-        )
-    return given.rstrip("/")
-
-
-def _connect(address: str) -> Any:
-    token = os.environ.get(TOKEN_VARIABLE, "").strip()
-    try:
-        from label_studio_sdk import LabelStudio
-    except ImportError as error:
-        raise OptionRefused(
-            f"label-studio-sdk is not installed: {error}.",
-            wanted="the library by which Label Studio is spoken to",
-            next_step="pip install 'oodscreen[label-studio]'; or write a file to import: --to label-studio-tasks",
-        ) from error
-    if not token:
-        raise OptionRefused(
-            f"{TOKEN_VARIABLE} is not set.",
-            wanted="a token of Label Studio in the environment",
-            next_step="make a personal access token under Account & Settings, and set it; it is never written anywhere",
-        )
-    with _talking(address, ""):
-        return LabelStudio(base_url=address, api_key=token, timeout=_SECONDS)
 
 
 def _find(client: Any, name: str) -> Any:
@@ -279,51 +236,3 @@ def _add_view(client: Any, project: int) -> None:
 
 def _first(many: Iterable[Any], count: int) -> list[Any]:
     return [one for one, _ in zip(many, range(count), strict=False)]
-
-
-@contextmanager
-def _talking(url: str, project: str, *, writes: bool = False) -> Iterator[None]:
-    """What the SDK raises, as one of our errors; headers and cookies of an answer are in none of them."""
-    try:
-        yield
-    except OodscreenError:
-        raise
-    except Exception as error:  # noqa: BLE001  the SDK and what it stands on raise nearly anything
-        status, body = getattr(error, "status_code", None), getattr(error, "body", None)
-        told = _hide(str(body.get("detail", body)) if isinstance(body, dict) else type(error).__name__)
-        raise _explain(url, project, status, told, writes=writes) from None
-
-
-def _explain(url: str, project: str, status: int | None, told: str, *, writes: bool) -> OodscreenError:
-    if status in (401, 403):
-        return OptionRefused(
-            f"Label Studio at {url} refused the token ({status}: {told}).",
-            wanted=f"a token in {TOKEN_VARIABLE} that may use the project",
-            next_step="make a personal access token under Account & Settings; legacy tokens are off by default "
-            "since Label Studio 1.23",
-        )
-    if status == 404:
-        return OptionRefused(
-            f"There is no Label Studio at {url} (404: {told}).",
-            wanted="the address of the server, and of no page in it",
-            next_step=f"open {url}/health in a browser, and check --url",
-        )
-    kind = WriteFailed if writes else ReadFailed
-    if status is None:
-        return kind(
-            f"No Label Studio answers at {url} ({told}).",
-            wanted="a server that runs",
-            next_step=f"open {url}/health in a browser, check --url and the network, and run again: "
-            "nothing is imported twice",
-        )
-    return kind(
-        f"Label Studio at {url} answered {status} for {project!r}: {told[:300]}",
-        wanted="a server that takes the request",
-        next_step="look into the server's log and run again: nothing is imported twice",
-    )
-
-
-def _hide(text: str) -> str:
-    token = os.environ.get(TOKEN_VARIABLE, "").strip()
-    text = text.replace(token, "***") if token else text
-    return re.sub(r"eyJ[\w.-]{20,}", "***", text)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from screen.review.labels import LabelReport
+from screen.review.label_report import LabelReport
 from screen.review.worth import Share
 
 

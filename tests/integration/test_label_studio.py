@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from screen.config import RunConfig
 from screen.review.labelstudio import KEY
-from screen.review.labelstudio_api import TOKEN_VARIABLE, VIEW_TITLE
+from screen.review.labelstudio_api import VIEW_TITLE
+from screen.review.labelstudio_client import TOKEN_VARIABLE
 from screen.runner import run_screening
 from tests.conftest import Recorder, encode, write_shard
 from tests.integration.label_studio import Server, serve

@@ -13,7 +13,7 @@ import pytest
 
 from screen.review.given import read_given
 from screen.review.handoff import make_file_destination
-from screen.review.labels import LABEL_COLUMNS
+from screen.review.label_report import LABEL_COLUMNS
 from screen.review.queue import QueueConfig, fill_queue
 from tests.conftest import oodscreen
 from tests.screen.review.conftest import Night, read_queue

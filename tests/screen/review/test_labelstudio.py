@@ -12,7 +12,8 @@ from PIL import Image
 from export.errors import OptionRefused
 from screen.review.classes import ClassNames, _made_distinct
 from screen.review.labelstudio import embed, label_config, parse_form
-from screen.review.labelstudio_api import TOKEN_VARIABLE, open_project
+from screen.review.labelstudio_api import open_project
+from screen.review.labelstudio_client import TOKEN_VARIABLE
 from screen.review.queue_row import QueuedImage
 
 HOSTILE = (

@@ -19,7 +19,8 @@ from export.errors import OptionRefused
 from screen.review.classes import name_classes
 from screen.review.handoff import make_file_destination
 from screen.review.ledger import Ledger
-from screen.review.queue import QueueConfig, QueueReport, fill_queue
+from screen.review.queue import QueueConfig, fill_queue
+from screen.review.queue_report import QueueReport
 from screen.review.scored import open_results
 from tests.conftest import oodscreen, write_shard
 from tests.screen.review.conftest import Night, read_queue

@@ -17,7 +17,8 @@ from screen.config import RunConfig
 from screen.review.handoff import make_file_destination
 from screen.review.labels import join_labels, read_labels
 from screen.review.ledger import Ledger
-from screen.review.queue import QueueConfig, QueueReport, fill_queue
+from screen.review.queue import QueueConfig, fill_queue
+from screen.review.queue_report import QueueReport
 from screen.runner import run_screening
 from tests.conftest import Recorder
 
