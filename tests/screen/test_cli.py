@@ -51,7 +51,7 @@ try:
 except SystemExit:
     pass
 """
-HEAVY = {"tensorflow", "keras", "tf2onnx", "onnxruntime", "sklearn", "matplotlib"}
+HEAVY = {"tensorflow", "keras", "tf2onnx", "onnxruntime", "sklearn", "matplotlib", "label_studio_sdk"}
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,8 @@ HEAVY = {"tensorflow", "keras", "tf2onnx", "onnxruntime", "sklearn", "matplotlib
         ["run", "--help"],
         ["calibrate", "--help"],
         ["evaluate", "--help"],
+        ["queue", "--help"],
+        ["labels", "--help"],
         ["export", "--help"],
         ["--version"],
     ],
