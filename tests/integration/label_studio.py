@@ -120,11 +120,11 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
 
 def _make_token(url: str, password: str) -> str:
     """Log in and make a personal access token; legacy tokens are off by default."""
-    session = requests.Session()
-    session.get(f"{url}/user/login", timeout=30)
-    form = {"csrfmiddlewaretoken": session.cookies["csrftoken"], "email": _USER, "password": password}
-    session.post(f"{url}/user/login", data=form, headers={"Referer": url}, timeout=30).raise_for_status()
-    headers = {"X-CSRFToken": session.cookies["csrftoken"], "Referer": url}
-    made = session.post(f"{url}/api/token/", headers=headers, timeout=30)
-    made.raise_for_status()
-    return str(made.json()["token"])
+    with requests.Session() as session:
+        session.get(f"{url}/user/login", timeout=30)
+        form = {"csrfmiddlewaretoken": session.cookies["csrftoken"], "email": _USER, "password": password}
+        session.post(f"{url}/user/login", data=form, headers={"Referer": url}, timeout=30).raise_for_status()
+        headers = {"X-CSRFToken": session.cookies["csrftoken"], "Referer": url}
+        made = session.post(f"{url}/api/token/", headers=headers, timeout=30)
+        made.raise_for_status()
+        return str(made.json()["token"])

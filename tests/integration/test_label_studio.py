@@ -30,6 +30,7 @@ from tests.integration.label_studio import Server, serve
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]  # other people's libraries
 
 sdk = pytest.importorskip("label_studio_sdk", reason="label-studio-sdk is not installed")
+httpx = pytest.importorskip("httpx", reason="httpx, with which label-studio-sdk speaks, is not installed")
 
 OODSCREEN = str(Path(sys.executable).with_name("oodscreen"))
 
@@ -41,8 +42,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def client(server: Server) -> Any:
-    return sdk.LabelStudio(base_url=server.url, api_key=server.token)
+def client(server: Server) -> Iterator[Any]:
+    with httpx.Client(timeout=60) as connections:
+        yield sdk.LabelStudio(base_url=server.url, api_key=server.token, httpx_client=connections)
 
 
 @pytest.fixture
