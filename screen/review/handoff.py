@@ -91,7 +91,7 @@ class FileDestination:
                 wanted="a folder on a disk",
                 next_step="write it to a disk and copy it, or write Parquet: --output QUEUE.parquet",
             )
-        if self.target.exists() or self.target.is_symlink():
+        if self.target.exists() or (is_local(self.target) and self.target.is_symlink()):
             raise OutputRefused(
                 f"{self.target} exists already.",
                 wanted="a new file for each queue: the old one may hold rows that nobody has seen yet",

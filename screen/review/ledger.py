@@ -171,7 +171,7 @@ def open_ledger(folder: str | Path, project: str) -> Iterator[Ledger]:
         OutputRefused: it cannot be read.
         WriteFailed: its folder cannot be made or written to.
     """
-    place = as_place(folder)
+    place = as_place(folder) if isinstance(folder, str) else folder
     try:
         with hold_output(place) as note:
             ledger = Ledger(place, project, set(), {}, [note] if note else [])
