@@ -24,7 +24,7 @@ _BY_NAME = {column.name: column for column in (*HANDED_ON, *COLUMNS)}
 LABEL_COLUMNS = (
     Column("label", pa.string(), "", "", "What people said; several labels: joined by `, `."),
     Column("label_index", pa.int32(), "", "0 to C - 1", "The label's class; null where it is no class of the model."),
-    Column("outcome", pa.string(), "", "see below", "What the label makes of the prediction."),
+    Column("outcome", pa.string(), "", "see above", "What the label makes of the prediction."),
     Column("annotators", pa.int32(), "", "1 and up", "How many people labelled the row."),
     Column("agreement", pa.float32(), "share", "0 to 1", "Share of them who gave this label."),
     Column("source", pa.string(), "", "", "`flagged`; `audit`: random and not flagged; `other`: neither."),
