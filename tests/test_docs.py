@@ -25,7 +25,8 @@ def test_every_option_in_readme_exists() -> None:
     text = README.read_text(encoding="utf-8")
     known = {"--help", "--version", "--debug"}
     for command in _commands().values():
-        known |= {option for parameter in command.params for option in getattr(parameter, "opts", [])}
+        for parameter in command.params:
+            known |= {*parameter.opts, *parameter.secondary_opts}
     used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
     assert used <= known, used - known
 
