@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from export.contract import ModelContract, read_model
 from export.errors import InputRefused, OutputRefused
-from screen.config import BadRowLimit, RunConfig
+from screen.config import BadRowLimit, RunConfig, fingerprint
 from screen.decide.rules import Decision
 from screen.decide.scores import score_columns
 from screen.engine import settling
@@ -31,6 +31,7 @@ from screen.output.lock import LOCK_NAME, hold_output
 from screen.output.manifest import Manifest
 from screen.output.manifest_file import MANIFEST_STEM
 from screen.output.quarantine import QUARANTINE_STEM, write_quarantine
+from screen.output.record import RECORD_STEM, RunRecord
 from screen.output.writer import ShardWriters, WrittenShard, make_table
 from screen.overlap import StageClock, work_ahead
 from screen.places import as_place, lies_in
@@ -45,7 +46,7 @@ _BATCH_BYTES = 32 * 2**20
 _ADAPTIVE_BATCHES = 4
 """So many times the rows where passes stop early: the few that go on are then run together."""
 
-_OWN_NAMES = (LOCK_NAME, MANIFEST_STEM, QUARANTINE_STEM, ASIDE_PREFIX)
+_OWN_NAMES = (LOCK_NAME, MANIFEST_STEM, QUARANTINE_STEM, RECORD_STEM, ASIDE_PREFIX)
 
 _AHEAD = 2
 """How many batches a stage may be ahead of the next."""
@@ -142,6 +143,19 @@ def run_screening(
         if config.alarm:
             summary.drift = judge.find_drift(*summary.readable)
         write_quarantine(output, manifest.entries(), unreadable)
+        if summary.shards:
+            record = RunRecord.make(
+                configuration=fingerprint(identity),
+                model=as_place(model_path).name,
+                contract=model.contract,
+                calibration=judge.calibration,
+                device=summary.device,
+                seconds=time.monotonic() - started,
+                stages=summary.stages,
+                shards=len(summary.shards),
+                rows=summary.rows,
+            )
+            record.write(output)
         manifest.finish()
     summary.seconds = time.monotonic() - started
     return summary

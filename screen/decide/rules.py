@@ -40,6 +40,8 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 _TOKEN = re.compile(r"\s*(?:(?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)|(?P<word>[A-Za-z_]\w*)"
                     r"|(?P<sign>>=|<=|==|!=|>|<|\(|\)|-))")  # fmt: skip
 
+_WORD, _SIGN, _NUMBER = r"\b([A-Za-z_]\w*)", r"(?:[><]=?|==|!=)", r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+
 Scores = Mapping[str, NDArray[Any]]
 
 
@@ -180,6 +182,17 @@ def parse_rule(text: str, contract: ModelContract, calibrated: frozenset[str] = 
             wanted="a rule that a person can read",
             next_step="use fewer parentheses",
         ) from error
+
+
+def find_limits(text: str) -> tuple[tuple[str, float], ...]:
+    """The numbers that columns are compared with in a rule, as far as it can be read; for people to see in a plot.
+
+    Args:
+        text: a rule that was parsed before, for the model that it is of.
+    """
+    found = re.findall(rf"{_WORD}\s*{_SIGN}\s*({_NUMBER})|({_NUMBER})\s*{_SIGN}\s*{_WORD}", text)
+    pairs = [(column or other, float(number or its)) for column, number, its, other in found]
+    return tuple(dict.fromkeys(pairs))
 
 
 class _Parser:

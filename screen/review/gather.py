@@ -1,0 +1,316 @@
+"""Gather what a report tells from the results of a run, by streaming.
+
+In: RESULTS, perhaps those of an earlier run, and the input shards that the manifest names. Out: `Findings`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import NormalDist
+
+import numpy as np
+import pyarrow as pa
+
+from export.errors import InputRefused, OptionRefused
+from screen.columns import SCORES
+from screen.decide.band import LEAST_ROWS, flag_band
+from screen.decide.rules import find_limits
+from screen.input.preview import Preview
+from screen.output.quarantine import QUARANTINE_NAME
+from screen.places import open_parquet
+from screen.review.changes import compare_rows, differing_settings, incomparable_settings
+from screen.review.findings import (
+    BadRow,
+    ClassValue,
+    Comparison,
+    Counts,
+    Findings,
+    Histogram,
+    Quarantine,
+    Rate,
+    Share,
+    Suspect,
+    clip,
+)
+from screen.review.pictures import PictureFinder
+from screen.review.results import Results, open_results
+from screen.review.tally import NEEDED, SCALARS, Place, Tally, split_reason
+
+MOST_SUSPECTS = 1000
+"""More would be no page to look at."""
+
+_MOST_SHARDS = 50
+_MOST_BAD_ROWS = 100
+_MOST_REASONS = 30
+_MOST_KEPT = 4
+_VALUES = 5
+"""Classes of which a suspect tells mean and standard deviation."""
+
+_SHOWN = ("ood_score", "p_value", "feature_distance", "entropy", "mutual_information", "confidence", "prediction_std",
+          "largest_label_entropy", "largest_std", "variation_ratio", "expected_entropy", "energy")  # fmt: skip
+"""Scores that a report shows, where the results have them, in this order."""
+
+_UNITS = {column.name: column.unit for column in SCORES}
+
+
+def gather_findings(
+    source: str, *, top: int = 100, against: str | None = None, moved_to: str | None = None
+) -> Findings:
+    """Read all results through once, and what the page shows of single rows.
+
+    Args:
+        source: OUTPUT of a run.
+        top: how many of the most suspicious rows are shown.
+        against: OUTPUT of an earlier run.
+        moved_to: where the input shards are now; None: where they were.
+
+    Raises:
+        OptionRefused: `top` is out of range, or there is nothing to compare.
+        InputRefused: these are no results, or they are not whole.
+        OutputLocked: a run writes them now.
+    """
+    if not 0 <= top <= MOST_SUSPECTS:
+        raise OptionRefused(
+            f"--top is {top}.", wanted=f"0 to {MOST_SUSPECTS} rows", next_step="give another number, or leave it out"
+        )
+    results = open_results(source)
+    earlier = None if against is None else open_results(against)
+    if earlier is not None and earlier.place.resolve() == results.place.resolve():
+        raise OptionRefused(
+            f"--against {against} is RESULTS itself.",
+            wanted="the results of an earlier run, in a folder of their own",
+            next_step="keep an earlier OUTPUT, and give it",
+        )
+    tally = _tally(results, top)
+    suspects, notes = _suspects(results, tally, moved_to)
+    counts = _counts(results, tally)
+    return Findings(
+        name=results.name,
+        settings=results.settings,
+        record=results.record,
+        counts=counts,
+        histograms=_histograms(results, tally),
+        shards=_shards(results),
+        order=tally.order,
+        suspects=suspects,
+        notes=notes,
+        quarantine=_quarantine(results),
+        comparison=None if earlier is None else _compare(results, earlier, tally.order),
+    )
+
+
+def wilson_interval(hits: int, rows: int, level: float = 0.95) -> tuple[float, float]:
+    """Where a share lies that was counted among some rows (Wilson 1927; Brown et al. 2001, eq. 4).
+
+    Args:
+        hits: how many rows count.
+        rows: of how many.
+        level: of confidence, 0 to 1.
+    """
+    if not rows:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share, weight = hits / rows, z * z / rows
+    centre = (share + weight / 2) / (1 + weight)
+    half = z * math.sqrt(share * (1 - share) / rows + weight / (4 * rows)) / (1 + weight)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _tally(results: Results, top: int) -> Tally:
+    """Count all rows, and hold the counts against the manifest."""
+    tally = Tally(top, _review_rate(results))
+    for number, entry in enumerate(results.entries):
+        before, start = tally.all_flagged, 0
+        for table in results.batches(entry, NEEDED):
+            tally.add(number, start, table)
+            start += len(table)
+        if tally.all_flagged - before != entry.flagged:
+            raise InputRefused(
+                f"{clip(entry.shard)} has {tally.all_flagged - before} flags, and its manifest says {entry.flagged}.",
+                wanted="results as a run wrote them",
+                next_step="see what `oodscreen check` finds, remove that file and run again",
+            )
+    return tally
+
+
+def _review_rate(results: Results) -> float | None:
+    """What the calibration promises: by the record, or by the rule, which starts with it."""
+    if results.identity["calibration"] is None:
+        return None
+    if results.record is not None and results.record.promise is not None:
+        return results.record.promise.review_rate
+    return next((limit for name, limit in find_limits(str(results.identity["flag_if"])) if name == "p_value"), None)
+
+
+def _counts(results: Results, tally: Tally) -> Counts:
+    names = _ClassNames.of(results)
+    return Counts(
+        shards=len(results.entries),
+        rows=tally.rows,
+        bad=tally.rows - tally.readable,
+        rate=_rate(results, tally),
+        classes=tuple(
+            Share(names.name(number), tally.classes[number], tally.flagged_classes[number])
+            for number in sorted(tally.classes)
+        ),
+        reasons=tuple(
+            Share(clip(reason, 200), tally.flagged, count)
+            for reason, count in sorted(tally.reasons.items(), key=lambda item: (-item[1], item[0]))[:_MOST_REASONS]
+        ),
+    )
+
+
+def _rate(results: Results, tally: Tally) -> Rate:
+    promise = None if results.record is None else results.record.promise
+    expected = None
+    if promise is not None and tally.readable >= LEAST_ROWS:
+        band = flag_band(promise.ranked, promise.rank, tally.readable)
+        expected = (band.low, band.high)
+    return Rate(
+        tally.readable,
+        tally.flagged,
+        *wilson_interval(tally.flagged, tally.readable),
+        promised=_review_rate(results),
+        by_calibration=tally.by_calibration,
+        expected=expected,
+    )
+
+
+def _histograms(results: Results, tally: Tally) -> tuple[Histogram, ...]:
+    limits: dict[str, list[float]] = {}
+    for name, limit in find_limits(str(results.identity["flag_if"])):
+        limits.setdefault(name, []).append(limit)
+    if results.record is not None and results.record.promise is not None:
+        limits.setdefault("ood_score", []).append(results.record.promise.limit)
+    found = []
+    for name in _SHOWN:
+        edges, rows, flagged = tally.histograms[name].bins()
+        if len(rows):
+            found.append(
+                Histogram(
+                    name,
+                    _UNITS[name],
+                    tuple(edges.tolist()),
+                    tuple(rows.tolist()),
+                    tuple(flagged.tolist()),
+                    tuple(limits.get(name, ())),
+                )
+            )
+    return tuple(found)
+
+
+def _shards(results: Results) -> tuple[Share, ...]:
+    """Those with the largest flagged share."""
+    shares = [
+        Share(clip(entry.shard), entry.rows - entry.bad, entry.flagged - entry.bad, entry.bad)
+        for entry in results.entries
+    ]
+    return tuple(sorted(shares, key=lambda share: (-share.rate, -share.bad, share.name))[:_MOST_SHARDS])
+
+
+def _suspects(results: Results, tally: Tally, moved_to: str | None) -> tuple[tuple[Suspect, ...], tuple[str, ...]]:
+    """The most suspicious rows with all that is shown of them, the most suspicious first."""
+    places = tally.suspects()
+    names = _ClassNames.of(results)
+    finder = PictureFinder(results, moved_to)
+    found: dict[Place, Suspect] = {}
+    for number, group in groupby(sorted(places, key=lambda place: (place.shard, place.row)), lambda place: place.shard):
+        entry, rows = results.entries[number], [place.row for place in group]
+        kept = [str(name) for name in results.identity.get("keep", [])][:_MOST_KEPT]
+        columns = list(dict.fromkeys(["id", "prediction", "mean", "std", "flag", "flag_reason", *SCALARS, *kept]))
+        table = results.take(entry, rows, columns)
+        previews = finder.find(entry, rows, table["id"].to_pylist())
+        for told, row, preview in zip(table.to_pylist(), rows, previews, strict=True):
+            found[Place(number, row)] = _suspect(told, entry.shard, row, names, kept, preview)
+    return tuple(found[place] for place in places), finder.notes()
+
+
+def _suspect(
+    told: Mapping[str, object],
+    shard: str,
+    row: int,
+    names: _ClassNames,
+    kept: Sequence[str],
+    preview: Preview | str,
+) -> Suspect:
+    mean, std = np.asarray(told["mean"], np.float64), np.asarray(told["std"], np.float64)
+    largest = np.argsort(-mean, kind="stable")[:_VALUES] if told["entropy"] is not None else np.arange(len(mean))[:_VALUES]
+    reason = str(told["flag_reason"] or "")
+    return Suspect(
+        shard=clip(shard),
+        row=row,
+        id=clip(str(told["id"])),
+        prediction="" if told["prediction"] is None else names.name(int(str(told["prediction"]))),
+        flag=bool(told["flag"]),
+        reason=clip(reason, 300),
+        reasons=tuple(clip(one, 200) for one in split_reason(reason)),
+        scores=tuple((name, float(str(told[name]))) for name in _SHOWN if told[name] is not None),
+        values=tuple(ClassValue(names.name(index), float(mean[index]), float(std[index])) for index in largest.tolist()),
+        others=len(mean) - len(largest),
+        kept=tuple((clip(name, 40), clip(str(told[name]), 80)) for name in kept),
+        preview=preview,
+    )
+
+
+def _quarantine(results: Results) -> Quarantine:
+    statuses: dict[str, int] = {}
+    first: list[BadRow] = []
+    total = 0
+    try:
+        with open_parquet(results.place / QUARANTINE_NAME) as file:
+            for batch in file.iter_batches():
+                table = pa.Table.from_batches([batch])
+                total += len(table)
+                for counted in table["status"].value_counts().to_pylist():
+                    statuses[str(counted["values"])] = statuses.get(str(counted["values"]), 0) + counted["counts"]
+                first += [
+                    BadRow(
+                        clip(told["source"], 200),
+                        told["row"],
+                        clip(told["id"] or ""),
+                        clip(told["status"]),
+                        clip(told["error"], 300),
+                    )
+                    for told in table.slice(0, _MOST_BAD_ROWS - len(first)).to_pylist()
+                ]
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise InputRefused(
+            f"{results.place / QUARANTINE_NAME} cannot be read: {type(error).__name__}.",
+            wanted="results as a run wrote them",
+            next_step="run again: the quarantine is made anew",
+        ) from error
+    return Quarantine(total, tuple(sorted(statuses.items(), key=lambda item: (-item[1], item[0]))), tuple(first))
+
+
+def _compare(results: Results, earlier: Results, order: str) -> Comparison:
+    now, then = ({entry.shard: entry for entry in one.entries} for one in (results, earlier))
+    both = [(entry, then[name]) for name, entry in now.items() if name in then]
+    unchanged = [(new, old) for new, old in both if new.input == old.input and new.rows == old.rows]
+    incomparable = incomparable_settings(results, earlier)
+    return Comparison(
+        name=earlier.name,
+        counts=_counts(earlier, _tally(earlier, 0)),
+        differences=differing_settings(results, earlier),
+        incomparable=incomparable,
+        new_shards=len(now.keys() - then.keys()),
+        gone_shards=len(then.keys() - now.keys()),
+        changed_shards=len(both) - len(unchanged),
+        changes=None if incomparable else compare_rows(results, earlier, unchanged, order),
+    )
+
+
+@dataclass(frozen=True)
+class _ClassNames:
+    """Names of classes where the model has them, else their numbers."""
+
+    given: tuple[str, ...]
+
+    @classmethod
+    def of(cls, results: Results) -> _ClassNames:
+        return cls(() if results.record is None else results.record.class_names)
+
+    def name(self, number: int) -> str:
+        return clip(self.given[number], 60) if 0 <= number < len(self.given) else str(number)

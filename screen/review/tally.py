@@ -1,0 +1,176 @@
+"""Count result rows batch by batch, in memory that does not grow with them.
+
+In: the scalar columns of the results, in batches. Out: histograms, rows by class and by reason, and the places of the
+most suspicious rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from screen.columns import SCORES
+
+SCALARS = tuple(column.name for column in SCORES if column.type in (pa.float32(), pa.float64()))
+"""The scores that are one number."""
+
+NEEDED = ("prediction", *SCALARS, "flag", "flag_reason", "status")
+"""The columns that are counted."""
+
+ORDER = ("ood_score", "largest_label_entropy", "entropy", "largest_std")
+"""By which score rows are suspicious: the first of these that is not null."""
+
+_BINS = 96
+_SMALLEST_WIDTH = 2.0**-20
+_MOST_REASONS = 1000
+
+
+class GrowingHistogram:
+    """Counts in bins of one width that doubles until the values seen so far lie in 96 of them.
+
+    Edges are multiples of the width, which is a power of two: the result does not depend on the order of the values.
+    """
+
+    def __init__(self) -> None:
+        self._width = _SMALLEST_WIDTH
+        self._counts: dict[int, NDArray[np.int64]] = {}
+
+    def add(self, values: NDArray[np.float64], flag: NDArray[np.bool_]) -> None:
+        """Count `values` `[n]`, and apart those with a `flag` `[n]`; what is not finite is passed over."""
+        finite = np.isfinite(values)
+        values, flag = values[finite], flag[finite]
+        if not len(values):
+            return
+        low, high = float(values.min()), float(values.max())
+        while not self._fits(low, high):
+            self._double()
+        bins = np.floor(values / self._width).astype(np.int64)
+        first = int(bins.min())
+        rows = np.bincount(bins - first)
+        flagged = np.bincount(bins[flag] - first, minlength=len(rows))
+        for index in np.flatnonzero(rows).tolist():
+            self._count(first + index, np.array([rows[index], flagged[index]]))
+
+    def bins(self) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+        """Edges `[n + 1]`, rows `[n]` and flagged rows `[n]`, from the first bin that has rows to the last."""
+        if not self._counts:
+            return np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64)
+        first, last = min(self._counts), max(self._counts)
+        counts = np.zeros((last - first + 1, 2), np.int64)
+        for index, both in self._counts.items():
+            counts[index - first] = both
+        return np.arange(first, last + 2) * self._width, counts[:, 0], counts[:, 1]
+
+    def _fits(self, low: float, high: float) -> bool:
+        ends = [int(low // self._width), int(high // self._width), *self._counts]
+        return max(ends) - min(ends) < _BINS
+
+    def _double(self) -> None:
+        self._width *= 2
+        old, self._counts = self._counts, {}
+        for index, both in old.items():
+            self._count(index // 2, both)
+
+    def _count(self, index: int, both: NDArray[np.int64]) -> None:
+        self._counts[index] = self._counts.get(index, 0) + both
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row is.
+
+    Attributes:
+        shard: number of the shard.
+        row: position in it.
+    """
+
+    shard: int
+    row: int
+
+
+class Tally:
+    """Counts of readable rows.
+
+    Args:
+        top: how many of the most suspicious rows are remembered.
+        review_rate: p-values up to this are counted.
+    """
+
+    def __init__(self, top: int, review_rate: float | None) -> None:
+        self.rows = self.readable = self.flagged = self.all_flagged = self.by_calibration = 0
+        self.histograms = {name: GrowingHistogram() for name in SCALARS}
+        self.classes: Counter[int] = Counter()
+        self.flagged_classes: Counter[int] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.order = ""
+        self._top, self._review_rate = top, review_rate
+        self._best = np.zeros((0, 4))  # flagged, score, -shard, -row
+
+    def add(self, shard: int, start: int, table: pa.Table) -> None:
+        """Count some rows of a shard.
+
+        Args:
+            shard: its number; shards come in the order of their numbers.
+            start: position of the first row.
+            table: the columns `NEEDED`.
+        """
+        self.rows += len(table)
+        self.all_flagged += pc.sum(table["flag"]).as_py() or 0
+        is_ok = pc.equal(table["status"], "ok")
+        places = np.flatnonzero(np.asarray(is_ok)) + start
+        table = table.filter(is_ok)
+        if not len(table):
+            return
+        flag = np.asarray(table["flag"])
+        self.readable += len(table)
+        self.flagged += int(flag.sum())
+        for name, histogram in self.histograms.items():
+            if table[name].null_count < len(table):
+                histogram.add(np.asarray(table[name], np.float64), flag)
+        if self._review_rate is not None:
+            self.by_calibration += int(np.sum(np.asarray(table["p_value"], np.float64) <= self._review_rate))
+        self._count_classes(table["prediction"], flag)
+        reasons = table["flag_reason"].filter(table["flag"])
+        for counted in strip_values(reasons).value_counts().to_pylist():
+            if counted["values"] is not None and (counted["values"] in self.reasons or len(self.reasons) < _MOST_REASONS):
+                self.reasons[counted["values"]] += counted["counts"]
+        self._remember(shard, places, flag, table)
+
+    def suspects(self) -> list[Place]:
+        """The most suspicious rows: flagged ones first, then by `order`, then in the order of the results."""
+        return [Place(-int(shard), -int(row)) for _, _, shard, row in self._best]
+
+    def _count_classes(self, prediction: pa.ChunkedArray, flag: NDArray[np.bool_]) -> None:
+        if prediction.null_count:
+            return
+        classes = np.asarray(prediction)
+        for counter, chosen in ((self.classes, classes), (self.flagged_classes, classes[flag])):
+            numbers, counts = np.unique(chosen, return_counts=True)
+            counter.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
+
+    def _remember(self, shard: int, places: NDArray[np.int64], flag: NDArray[np.bool_], table: pa.Table) -> None:
+        self.order = self.order or next((name for name in ORDER if not table[name].null_count), "")
+        scores = np.asarray(table[self.order], np.float64) if self.order else np.zeros(len(table))
+        scores = np.nan_to_num(scores, nan=-np.inf)
+        new = np.stack([flag, scores, np.full(len(places), -shard), -places], axis=1)
+        both = np.concatenate([self._best, new])
+        self._best = both[np.lexsort(both.T[::-1])[::-1][: self._top]]
+
+
+_VALUE = r"([A-Za-z_]\w*) (?:-?[0-9.][0-9.eE+-]*|-?inf|nan)"
+
+
+def strip_values(reasons: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Flag reasons without the row's own values: `entropy 0.7 > 0.5` is `entropy > 0.5`."""
+    return pc.replace_substring_regex(reasons, _VALUE, r"\1")
+
+
+def split_reason(reason: str) -> tuple[str, ...]:
+    """The single reasons in a flag reason, without the row's own values."""
+    return tuple(part for part in re.sub(_VALUE, r"\1", reason).split("; ") if part)
