@@ -254,6 +254,46 @@ def evaluate(
 
 
 @app.command()
+def report(
+    results: Annotated[str, typer.Argument(metavar="RESULTS", help="The OUTPUT of a run.", show_default=False)],
+    page: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PAGE",
+            help="Where the page goes; an earlier report there is replaced.",
+            show_default=False,
+        ),
+    ],
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="EARLIER", help="The OUTPUT of an earlier run: what changed since?", show_default=False),
+    ] = None,
+    top: Annotated[int, typer.Option(help="How many of the most suspicious images are shown, up to 1000.")] = 100,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--input", metavar="INPUT", help="Where the scored shards are now, if they were moved.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Make one page to look at: counts, scores, the most suspicious images, the quarantine, what changed."""
+    from screen.places import as_place
+    from screen.review.gather import gather_findings
+    from screen.review.page import refuse_foreign, write_page
+
+    refuse_foreign(as_place(page))
+    findings = gather_findings(results, top=top, against=against, moved_to=source)
+    size = write_page(findings, page)
+    for note in findings.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(
+        f"{page}: {len(findings.suspects)} of {findings.counts.rate.flagged} flagged images, {size / 1e6:.1f} MB"
+    )
+
+
+@app.command()
 def queue(
     results: Annotated[str, typer.Argument(metavar="RESULTS", help="The OUTPUT of a run.", show_default=False)],
     output: Annotated[

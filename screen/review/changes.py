@@ -102,9 +102,7 @@ def _describe(now: Results, shards: Sequence[tuple[ManifestEntry, ManifestEntry]
     return ChangedRow(clip(entry.shard), -row, clip(told["id"]), name, before, after)
 
 
-def _read(
-    results: Results, entry: ManifestEntry, order: str
-) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+def _read(results: Results, entry: ManifestEntry, order: str) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     flags, scores = [np.zeros(0, np.bool_)], [np.zeros(0)]
     for table in results.batches(entry, ["flag", *([order] if order else [])]):
         flags.append(np.asarray(table["flag"]))

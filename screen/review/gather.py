@@ -42,6 +42,7 @@ from screen.review.tally import NEEDED, SCALARS, Place, Tally, split_reason
 MOST_SUSPECTS = 1000
 """More would be no page to look at."""
 
+_MOST_HISTOGRAMS = 6
 _MOST_SHARDS = 50
 _MOST_BAD_ROWS = 100
 _MOST_REASONS = 30
@@ -180,15 +181,16 @@ def _rate(results: Results, tally: Tally) -> Rate:
 
 
 def _histograms(results: Results, tally: Tally) -> tuple[Histogram, ...]:
+    """Those that the rule reads first."""
     limits: dict[str, list[float]] = {}
     for name, limit in find_limits(str(results.identity["flag_if"])):
         limits.setdefault(name, []).append(limit)
     if results.record is not None and results.record.promise is not None:
         limits.setdefault("ood_score", []).append(results.record.promise.limit)
     found = []
-    for name in _SHOWN:
+    for name in sorted(_SHOWN, key=lambda name: name not in limits):
         edges, rows, flagged = tally.histograms[name].bins()
-        if len(rows):
+        if len(rows) and len(found) < _MOST_HISTOGRAMS:
             found.append(
                 Histogram(
                     name,
@@ -237,7 +239,9 @@ def _suspect(
     preview: Preview | str,
 ) -> Suspect:
     mean, std = np.asarray(told["mean"], np.float64), np.asarray(told["std"], np.float64)
-    largest = np.argsort(-mean, kind="stable")[:_VALUES] if told["entropy"] is not None else np.arange(len(mean))[:_VALUES]
+    largest = (
+        np.argsort(-mean, kind="stable")[:_VALUES] if told["entropy"] is not None else np.arange(len(mean))[:_VALUES]
+    )
     reason = str(told["flag_reason"] or "")
     return Suspect(
         shard=clip(shard),
@@ -248,7 +252,9 @@ def _suspect(
         reason=clip(reason, 300),
         reasons=tuple(clip(one, 200) for one in split_reason(reason)),
         scores=tuple((name, float(str(told[name]))) for name in _SHOWN if told[name] is not None),
-        values=tuple(ClassValue(names.name(index), float(mean[index]), float(std[index])) for index in largest.tolist()),
+        values=tuple(
+            ClassValue(names.name(index), float(mean[index]), float(std[index])) for index in largest.tolist()
+        ),
         others=len(mean) - len(largest),
         kept=tuple((clip(name, 40), clip(str(told[name]), 80)) for name in kept),
         preview=preview,

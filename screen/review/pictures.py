@@ -88,7 +88,9 @@ class PictureFinder:
         if len(self._problems) > _MOST_NOTES:
             told.append(f"and {len(self._problems) - _MOST_NOTES} more shards without pictures.")
         if self._without:
-            told.append(f"{self._without} pictures were left out: all together they would have made the page too large.")
+            told.append(
+                f"{self._without} pictures were left out: all together they would have made the page too large."
+            )
         return tuple(told)
 
     def _give_up(self, place: Path, problem: str, rows: int) -> list[Preview | str]:

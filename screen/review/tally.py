@@ -138,7 +138,9 @@ class Tally:
         self._count_classes(table["prediction"], flag)
         reasons = table["flag_reason"].filter(table["flag"])
         for counted in strip_values(reasons).value_counts().to_pylist():
-            if counted["values"] is not None and (counted["values"] in self.reasons or len(self.reasons) < _MOST_REASONS):
+            if counted["values"] is not None and (
+                counted["values"] in self.reasons or len(self.reasons) < _MOST_REASONS
+            ):
                 self.reasons[counted["values"]] += counted["counts"]
         self._remember(shard, places, flag, table)
 
