@@ -10,7 +10,7 @@ export OODSCREEN_DATA ?= $(abspath ../shared/data)
 # TensorFlow is only used on the CPU here, whatever the machine has.
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help install demo test lint integration bench docs clean
+.PHONY: help install demo test lint integration browser bench docs clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -34,8 +34,14 @@ lint: $(STAMP)  ## Lint, types and import arrows alone
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-integration: $(STAMP)  ## The heavy tests with real parts
+integration: $(STAMP) browser  ## The heavy tests with real parts
 	$(PYTEST) -m integration
+
+# Debian's Chromium for the tests in a browser, which are skipped where it is missing.
+browser:
+	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+		&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends \
+		chromium fonts-dejavu-core >/dev/null; } || echo "no chromium and no right to install it: tests in a browser are skipped"
 
 bench: $(STAMP)  ## Measure, keep the results as JSON
 	$(BIN)/python -m benchmarks.mnist --data $(OODSCREEN_DATA)
@@ -45,6 +51,7 @@ bench: $(STAMP)  ## Measure, keep the results as JSON
 	$(BIN)/python -m benchmarks.article --data $(OODSCREEN_DATA)
 	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.fuzz
+	$(BIN)/python -m benchmarks.report
 
 docs: $(STAMP)  ## Write the generated parts of README anew
 	$(BIN)/python -m tests.generated

@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from benchmarks.networks import export_article
 from screen.output.lock import LOCK_NAME
 from screen.output.manifest_file import MANIFEST_NAME
+from screen.output.record import RECORD_NAME
 from screen.storage import find_leftovers
 
 RESULTS = Path(__file__).parent / "results" / "faults.json"
@@ -77,8 +78,8 @@ def command(model: Path, source: Path, output: Path) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file but the lock, which is empty and stays."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != LOCK_NAME)
+    """Every file but the lock, which is empty and stays, and the record of the run, which holds times."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in (LOCK_NAME, RECORD_NAME))
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 

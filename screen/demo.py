@@ -24,10 +24,13 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from export.errors import OptionRefused
 from screen.calibrate import run_calibration
 from screen.config import RunConfig
 from screen.decide.request import CalibrationConfig
 from screen.progress import make_listener
+from screen.review.gather import gather_findings
+from screen.review.page import write_page
 from screen.runner import run_screening
 from screen.summary import RunSummary
 
@@ -76,6 +79,7 @@ def run_demo(output: Path) -> None:
         with make_listener() as listener:
             summaries[name] = run_screening(model, str(sets[name]), results, config, listener)
     _report(output, model, summaries)
+    _make_page(output)
     _say(f"Done in {time.monotonic() - started:.0f} s.")
 
 
@@ -204,6 +208,18 @@ def _report(output: Path, model: Path, summaries: dict[str, RunSummary]) -> None
         f"{article['confidence']:.2f} +- {article['prediction_std']:.2f}, number {rank} of {len(digits)} by entropy."
     )
     _say(f"Files in {output}: {model.name}, article.calibration, known/, input/, results/")
+
+
+def _make_page(output: Path) -> None:
+    """The page of the digits, where the libraries for it are there."""
+    page = output / "report.html"
+    _say(f"oodscreen report {output / 'results' / 'digits'} -o {page}")
+    try:
+        size = write_page(gather_findings(str(output / "results" / "digits")), page)
+    except OptionRefused as error:
+        _say(f"   left out: {error.found} {error.next_step}")
+    else:
+        _say(f"   {size / 1e6:.1f} MB, open it in a browser: {page.resolve().as_uri()}")
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

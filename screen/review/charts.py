@@ -44,6 +44,8 @@ def draw_histogram(histogram: Histogram, key: str) -> str:
         OptionRefused: matplotlib is not installed.
     """
     figure, axes = _start(4.0, 2.1)
+    from matplotlib.ticker import MaxNLocator
+
     edges = np.array(histogram.edges)
     axes.set_yscale("log")
     for counts, colour in ((histogram.rows, _ROWS), (histogram.flagged, _FLAGGED)):
@@ -51,17 +53,16 @@ def draw_histogram(histogram: Histogram, key: str) -> str:
         axes.stairs(np.maximum(counts, 0.5), edges, baseline=0.5, fill=True, color=colour, linewidth=0)
     top = max(histogram.rows)
     axes.set_ylim(0.5, top * 3)
-    span = edges[-1] - edges[0]
-    shown = [limit for limit in histogram.limits if edges[0] - span <= limit <= edges[-1] + span]
-    for limit in shown:
+    low, high = min([edges[0], *histogram.limits]), max([edges[-1], *histogram.limits])
+    for limit in histogram.limits:
         axes.axvline(limit, color=_INK, linewidth=0.9, linestyle=(0, (3, 2)))
-        right = limit > (edges[0] + edges[-1]) / 2
+        right = limit > (low + high) / 2
         axes.annotate(
             f"{limit:.4g}", (limit, top * 2.6), (-3 if right else 3, 0), textcoords="offset points", va="top",
             ha="right" if right else "left", color=_INK, fontsize=_FONT, parse_math=False,
         )  # fmt: skip
-    low, high = min([edges[0], *shown]), max([edges[-1], *shown])
     axes.set_xlim(low - 0.02 * (high - low), high + 0.02 * (high - low))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(lambda rows, _: f"{rows:,.0f}" if rows >= 1 else "")
     axes.set_ylabel("rows", color=_MUTED, fontsize=_FONT)
     return _finish(figure, key, f"Histogram of {histogram.score}", describe_histogram(histogram))

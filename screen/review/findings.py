@@ -106,8 +106,9 @@ class Suspect:
         reason: as in the results; "" where it is not flagged.
         reasons: the same without the row's own values, one by one.
         scores: name and value of each score that the results have.
-        values: the classes with the largest mean, in this order.
-        others: how many classes are not among them.
+        values: the classes with the largest mean, in this order; of a regression its first values.
+        has_classes: whether `values` are probabilities.
+        others: how many classes or values are not among them.
         kept: name and value of the copied input columns.
         preview: its picture, or why there is none.
     """
@@ -121,6 +122,7 @@ class Suspect:
     reasons: tuple[str, ...]
     scores: tuple[tuple[str, float], ...]
     values: tuple[ClassValue, ...]
+    has_classes: bool
     others: int
     kept: tuple[tuple[str, str], ...]
     preview: Preview | str

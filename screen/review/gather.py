@@ -187,9 +187,9 @@ def _histograms(results: Results, tally: Tally) -> tuple[Histogram, ...]:
         limits.setdefault(name, []).append(limit)
     if results.record is not None and results.record.promise is not None:
         limits.setdefault("ood_score", []).append(results.record.promise.limit)
-    found = []
+    found: list[Histogram] = []
     for name in sorted(_SHOWN, key=lambda name: name not in limits):
-        edges, rows, flagged = tally.histograms[name].bins()
+        edges, rows, flagged = tally.histograms[name].bins(limits.get(name, ()))
         if len(rows) and len(found) < _MOST_HISTOGRAMS:
             found.append(
                 Histogram(
@@ -239,9 +239,8 @@ def _suspect(
     preview: Preview | str,
 ) -> Suspect:
     mean, std = np.asarray(told["mean"], np.float64), np.asarray(told["std"], np.float64)
-    largest = (
-        np.argsort(-mean, kind="stable")[:_VALUES] if told["entropy"] is not None else np.arange(len(mean))[:_VALUES]
-    )
+    order = np.arange(len(mean)) if told["entropy"] is None else np.argsort(-mean, kind="stable")
+    largest = order[:_VALUES]
     reason = str(told["flag_reason"] or "")
     return Suspect(
         shard=clip(shard),
@@ -255,6 +254,7 @@ def _suspect(
         values=tuple(
             ClassValue(names.name(index), float(mean[index]), float(std[index])) for index in largest.tolist()
         ),
+        has_classes=told["entropy"] is not None,
         others=len(mean) - len(largest),
         kept=tuple((clip(name, 40), clip(str(told[name]), 80)) for name in kept),
         preview=preview,

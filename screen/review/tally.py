@@ -6,8 +6,10 @@ most suspicious rows.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +30,9 @@ ORDER = ("ood_score", "largest_label_entropy", "entropy", "largest_std")
 
 _BINS = 96
 _SMALLEST_WIDTH = 2.0**-20
+_LARGEST_NUMBER = 2**52
+"""Of a bin: the numbers beyond it are not all exact."""
+
 _MOST_REASONS = 1000
 
 
@@ -57,17 +62,26 @@ class GrowingHistogram:
         for index in np.flatnonzero(rows).tolist():
             self._count(first + index, np.array([rows[index], flagged[index]]))
 
-    def bins(self) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-        """Edges `[n + 1]`, rows `[n]` and flagged rows `[n]`, from the first bin that has rows to the last."""
+    def bins(self, also: Sequence[float] = ()) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+        """Edges `[n + 1]`, rows `[n]` and flagged rows `[n]`, from the first bin that has rows to the last.
+
+        Args:
+            also: other values that are to lie in the range of 96 bins.
+        """
         if not self._counts:
             return np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64)
+        for value in also:
+            while math.isfinite(value) and not self._fits(value, value):
+                self._double()
         first, last = min(self._counts), max(self._counts)
         counts = np.zeros((last - first + 1, 2), np.int64)
         for index, both in self._counts.items():
             counts[index - first] = both
-        return np.arange(first, last + 2) * self._width, counts[:, 0], counts[:, 1]
+        return np.arange(first, last + 2, dtype=np.float64) * self._width, counts[:, 0], counts[:, 1]
 
     def _fits(self, low: float, high: float) -> bool:
+        if max(-low, high) / self._width > _LARGEST_NUMBER:
+            return False
         ends = [int(low // self._width), int(high // self._width), *self._counts]
         return max(ends) - min(ends) < _BINS
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from benchmarks.faults import contents, write_input
+from screen.output.record import RECORD_NAME
 from tests.conftest import write_shard
 
 pytestmark = pytest.mark.integration
@@ -67,7 +68,8 @@ def call(environment: dict[str, str], *words: str) -> subprocess.CompletedProces
 
 def objects(bucket: Any, folder: str) -> dict[str, bytes]:
     prefix = f"bucket/{folder}/"
-    return {name.removeprefix(prefix): bucket.cat(name) for name in bucket.find(prefix)}
+    found = {name.removeprefix(prefix): bucket.cat(name) for name in bucket.find(prefix)}
+    return {name: content for name, content in found.items() if name != RECORD_NAME}
 
 
 def test_results_in_s3_are_those_of_a_local_run(bucket: Any, environment: dict[str, str], tmp_path: Path) -> None:

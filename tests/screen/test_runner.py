@@ -18,6 +18,7 @@ from screen.config import RunConfig
 from screen.output.lock import LOCK_NAME, hold_output
 from screen.output.manifest_file import MANIFEST_NAME
 from screen.output.quarantine import QUARANTINE_NAME
+from screen.output.record import RECORD_NAME
 from screen.runner import run_screening
 from screen.summary import RunSummary
 from tests.conftest import Recorder, encode, read_results, write_shard
@@ -33,8 +34,9 @@ def run(model: Path, source: Path, output: Path, listener: Recorder | None = Non
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file but the lock, which is empty and stays."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != LOCK_NAME)
+    """Every file but the lock, which is empty and stays, and the record of the run, which holds times."""
+    others = (LOCK_NAME, RECORD_NAME)
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in others)
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 

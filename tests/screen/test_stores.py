@@ -18,6 +18,7 @@ from screen.output.check import check_results
 from screen.output.lock import hold_output, refuse_if_held
 from screen.output.manifest_file import MANIFEST_NAME
 from screen.output.quarantine import QUARANTINE_NAME
+from screen.output.record import RECORD_NAME
 from screen.places import as_place, is_local, open_bytes
 from screen.runner import run_screening
 from screen.storage import list_shards
@@ -56,7 +57,7 @@ def test_a_run_in_a_store_writes_what_a_local_run_writes(
         article_onnx, str(digit_shards), tmp_path / "out", RunConfig(passes=2, device="cpu"), Recorder()
     )
     assert summary.rows == local.rows == 300
-    assert there(store) == sorted([MANIFEST_NAME, QUARANTINE_NAME, *NAMES])
+    assert there(store) == sorted([MANIFEST_NAME, QUARANTINE_NAME, RECORD_NAME, *NAMES])
     for name in NAMES:
         assert store.cat(f"/out/{name}") == (tmp_path / "out" / name).read_bytes()
     assert check_results(as_place("memory://out"), "memory://in").problems == ()
@@ -216,7 +217,7 @@ def test_a_store_that_cannot_lock_is_said_to_be_one(store: Any, monkeypatch: pyt
     config = RunConfig(passes=2, device="cpu")
     run_screening("memory://models/m.onnx", "memory://in", "memory://out", config, listener)
     assert any("nothing keeps two runs in OUTPUT apart" in note for note in listener.notes)
-    assert there(store) == sorted([MANIFEST_NAME, QUARANTINE_NAME, *NAMES])
+    assert there(store) == sorted([MANIFEST_NAME, QUARANTINE_NAME, RECORD_NAME, *NAMES])
 
 
 def test_a_glob_in_a_store_finds_what_it_matches(store: Any) -> None:

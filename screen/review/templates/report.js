@@ -55,7 +55,8 @@
 
   function setUpTable(table) {
     const body = table.tBodies[0];
-    Array.from(table.tHead.rows[0].cells).forEach((head, column) => {
+    const heads = Array.from(table.tHead.rows[0].querySelectorAll("th"));
+    heads.forEach((head, column) => {
       const button = document.createElement("button");
       button.type = "button";
       button.append(...head.childNodes);
@@ -64,7 +65,7 @@
         const first = head.dataset.first || "descending";
         const other = first === "descending" ? "ascending" : "descending";
         const direction = head.getAttribute("aria-sort") === first ? other : first;
-        for (const one of table.tHead.rows[0].cells) one.removeAttribute("aria-sort");
+        for (const one of heads) one.removeAttribute("aria-sort");
         head.setAttribute("aria-sort", direction);
         const sign = direction === "ascending" ? 1 : -1;
         const key = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
