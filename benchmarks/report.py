@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -26,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from benchmarks.throughput import run_process
 from screen.config import RESULT_FORMAT, fingerprint
 from screen.decide.calibration import flagged_ranks, rate_interval
 from screen.decide.rules import Decision
@@ -120,20 +118,14 @@ def write_results(source: Path, output: Path, *, seed: int = 0, class_names: tup
 
 def measure(results: Path, page: Path, *more: str) -> Measurement:
     """Make the page in a process of its own."""
-    started = time.monotonic()
-    running = subprocess.Popen([_OODSCREEN, "report", results, "-o", page, *more], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(running.pid, 0)
-    seconds = time.monotonic() - started
-    running.returncode = os.waitstatus_to_exitcode(status)
-    if running.returncode:
-        raise SystemExit(f"the report failed with {running.returncode}")
+    _, seconds, memory = run_process([str(_OODSCREEN), "report", str(results), "-o", str(page), *more])
     shards = sorted(results.glob("*.parquet"))
     return Measurement(
         rows=sum(pq.read_metadata(shard).num_rows for shard in shards),
         shards=len(shards),
         result_mb=round(sum(shard.stat().st_size for shard in shards) / 1e6, 1),
         seconds=round(seconds, 1),
-        peak_mib=usage.ru_maxrss // 1024,
+        peak_mib=round(memory),
         page_mb=round(page.stat().st_size / 1e6, 2),
     )
 

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from screen.input.preview import Preview, PreviewLimits, preview_rows
+from screen.input.rows import RowBatch
+from screen.input.shards import ShardRef
+
+LIMITS = PreviewLimits(96, 10_000, None, None)
+
+
+def rows(*sources: object) -> RowBatch:
+    shard = ShardRef(Path(), Path("a.parquet"), "a.parquet", 0, 0, "", (len(sources),), pa.schema([]))
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = pa.array([one if isinstance(one, dict) else {"bytes": one, "path": None} for one in sources], kind)
+    ids = tuple(map(str, range(len(sources))))
+    return RowBatch(shard, 0, len(sources), images, ids, pa.table({}), "", True)
+
+
+def image(width: int, height: int, mode: str = "RGB", kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 4), dtype=np.uint8)
+    Image.fromarray(pixels, "RGBA").convert(mode).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_small_images_stay_as_they_are_and_large_ones_are_shrunk(mode: str) -> None:
+    small, large = preview_rows(rows(image(20, 30, mode), image(100, 50, mode)), LIMITS)
+    assert isinstance(small, Preview)
+    assert isinstance(large, Preview)
+    assert (small.kind, small.width, small.height) == ("image/png", 20, 30)
+    assert (large.kind, large.width, large.height, large.stored) == ("image/jpeg", 96, 48, (100, 50))
+    for preview in (small, large):
+        assert Image.open(io.BytesIO(preview.data)).size == (preview.width, preview.height)
+
+
+def test_what_cannot_be_shown_says_why() -> None:
+    found = preview_rows(rows(None, b"nonsense", image(200, 100), {"bytes": None, "path": "/etc/passwd"}), LIMITS)
+    told = ["neither bytes nor a path", "cannot be decoded", "200 x 100 pixels are too many", "path '/etc/passwd'"]
+    for one, why in zip(found, told, strict=True):
+        assert isinstance(one, str)
+        assert why in one
+
+
+def test_a_jpeg_that_is_decoded_at_a_smaller_size_says_how_large_it_is() -> None:
+    limits = PreviewLimits(96, 10**7, None, None)
+    (found,) = preview_rows(rows(image(1600, 800, kind="JPEG")), limits)
+    assert isinstance(found, Preview)
+    assert (found.width, found.height, found.stored) == (96, 48, (1600, 800))
+
+
+def test_paths_are_followed_below_the_root_alone(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "a.png").write_bytes(image(8, 8))
+    (tmp_path / "b.png").write_bytes(image(8, 8))
+    limits = PreviewLimits(96, 10_000, tmp_path / "root", None)
+    inside, outside = preview_rows(rows({"path": "a.png"}, {"path": "../b.png"}), limits)
+    assert isinstance(inside, Preview)
+    assert isinstance(outside, str)
