@@ -288,9 +288,8 @@ def report(
     size = write_page(findings, page)
     for note in findings.notes:
         typer.echo(f"note: {note}")
-    typer.echo(
-        f"{page}: {len(findings.suspects)} of {findings.counts.rate.flagged} flagged images, {size / 1e6:.1f} MB"
-    )
+    shown, flagged = len(findings.suspects), findings.counts.rate.flagged
+    typer.echo(f"{page}: {shown} images shown, {flagged} flagged, {size / 1e6:.1f} MB")
 
 
 @app.command()

@@ -196,7 +196,8 @@ def _read_shard(shard: ShardRef, columns: ColumnMapping) -> Iterator[RowBatch]:
         start += len(table)
     if start != shard.rows or not shard.is_unchanged():
         raise _changed(shard)
-    empty = pa.schema([shard.schema.field(name) for name in columns.names_of(shard)]).empty_table()
+    schema = pa.schema([shard.schema.field(name) for name in columns.names_of(shard)])
+    empty = pa.Table.from_arrays([_no_values(field.type) for field in schema], schema=schema)
     yield _row_batch(shard, columns, start, empty, "", is_last=True)
 
 
@@ -282,6 +283,13 @@ def _kept_field(field: pa.Field) -> pa.Field:
     """A copied column as the results have it: plain values, which may be null where a page is damaged."""
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     return pa.field(field.name, kind, nullable=True)
+
+
+def _no_values(kind: pa.DataType) -> pa.Array:
+    """An array of no values, of any type: pyarrow makes none of tensors whose type names the order of their axes."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return pa.ExtensionArray.from_storage(kind, pa.array([], kind.storage_type))
+    return pa.array([], kind)
 
 
 def _nullable(schema: pa.Schema) -> pa.Schema:

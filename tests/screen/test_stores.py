@@ -100,7 +100,7 @@ def test_a_run_that_is_stopped_goes_on_and_ends_the_same(store: Any) -> None:
     assert check_results(as_place("memory://out")).problems == ("the last run did not come to its end; run it again",)
     assert run().skipped == ["a.parquet", "b.parquet"]
     assert there(store) == there(store, "/whole")
-    for name in there(store):
+    for name in set(there(store)) - {RECORD_NAME}:  # which holds times
         assert store.cat(f"/out/{name}") == store.cat(f"/whole/{name}"), name
 
 

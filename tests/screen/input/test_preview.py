@@ -30,6 +30,7 @@ def image(width: int, height: int, mode: str = "RGB", kind: str = "PNG") -> byte
     return buffer.getvalue()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
 def test_small_images_stay_as_they_are_and_large_ones_are_shrunk(mode: str) -> None:
     small, large = preview_rows(rows(image(20, 30, mode), image(100, 50, mode)), LIMITS)

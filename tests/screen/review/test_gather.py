@@ -54,7 +54,7 @@ def test_the_most_suspicious_rows_are_told_as_the_results_have_them(screened: Pa
     assert found.order == "entropy"
     assert [suspect.id for suspect in found.suspects] == expected.id.tolist()
     for suspect, (_, row) in zip(found.suspects, expected.iterrows(), strict=True):
-        assert (suspect.shard, suspect.row, suspect.prediction) == (row.shard, row.row, str(row.prediction))
+        assert (suspect.shard, suspect.row, suspect.prediction) == (row.shard, row.row, str(int(row.prediction)))
         assert dict(suspect.scores)["entropy"] == pytest.approx(row.entropy)
         assert suspect.kept == (("label", str(row.label)),)
         assert [value.mean for value in suspect.values] == pytest.approx(np.sort(row["mean"])[::-1][:5])

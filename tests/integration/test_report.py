@@ -1,0 +1,274 @@
+"""The page of `oodscreen report` in a real browser: Debian's Chromium, driven by Playwright."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.report import write_input, write_results
+from screen.review.findings import Findings
+from screen.review.gather import gather_findings
+from screen.review.page import write_page
+from tests.screen.review.pages import HOSTILE
+
+pytestmark = pytest.mark.integration
+pytest_plugins = ("tests.screen.review.conftest",)
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+
+PHONE, DESK = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium; as root, `make integration` installs Debian's: apt-get install chromium")
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's sandbox does not start as root
+    with playwright.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=chromium, args=arguments)
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def findings(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Findings:
+    """Of two runs."""
+    earlier = tmp_path_factory.mktemp("earlier") / "earlier"
+    write_results(drawn / "in", earlier, seed=3)
+    return gather_findings(str(drawn / "out"), top=60, against=str(earlier))
+
+
+@pytest.fixture(scope="module")
+def address(findings: Findings, tmp_path_factory: pytest.TempPathFactory) -> str:
+    target = tmp_path_factory.mktemp("page") / "report.html"
+    write_page(findings, target)
+    return target.as_uri()
+
+
+@pytest.fixture(scope="module")
+def hostile_address(hostile: Path) -> str:
+    write_page(gather_findings(str(hostile / "out<i>")), hostile / "report.html")
+    return (hostile / "report.html").as_uri()
+
+
+class Opened:
+    """A page in the browser, with whatever it said and asked for."""
+
+    def __init__(self, browser: Any, address: str, viewport: dict[str, int] = DESK, **options: Any) -> None:
+        self.context = browser.new_context(viewport=viewport, **options)
+        self.page = self.context.new_page()
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda message: self.said.append(f"{message.type}: {message.text}"))
+        self.page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
+        self.page.on("request", lambda request: self.asked.append(request.url[:100]))
+        self.page.goto(address)
+
+    def __enter__(self) -> Opened:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+
+    def cards(self) -> list[dict[str, Any]]:
+        """Class, reasons and scores of the cards that can be seen, in their order."""
+        found: list[dict[str, Any]] = self.page.evaluate(
+            "[...document.querySelectorAll('.card')].filter(one => one.checkVisibility()).map(one => ({"
+            "id: one.querySelector('h3 bdi').textContent, prediction: one.dataset.class,"
+            "reasons: JSON.parse(one.dataset.reasons), scores: JSON.parse(one.dataset.scores)}))"
+        )
+        return found
+
+    def shown(self, text: str) -> None:
+        """Wait until the page says how many cards are shown."""
+        playwright.expect(self.page.locator("#shown")).to_have_text(text)
+
+    def column(self, table: str, number: int) -> list[str]:
+        found: list[str] = self.page.locator(f"{table} tbody tr > :nth-child({number})").all_text_contents()
+        return found
+
+
+def test_it_opens_without_a_word_and_asks_for_nothing(browser: Any, address: str, findings: Findings) -> None:
+    with Opened(browser, address) as opened:
+        opened.shown("Showing 60 of 60 images")
+        assert opened.said == []
+        assert [one for one in opened.asked if not one.startswith("data:")] == [address]
+        loaded = opened.page.evaluate("[...document.images].filter(one => one.complete && one.naturalWidth).length")
+        assert loaded == len(findings.suspects) == 60
+        assert [card["id"] for card in opened.cards()] == [suspect.id for suspect in findings.suspects]
+
+
+def test_its_policy_stops_other_scripts_and_all_requests(browser: Any, address: str) -> None:
+    with Opened(browser, address) as opened:
+        opened.page.evaluate(
+            "() => { const one = document.createElement('script'); one.textContent = 'window.ran = 1';"
+            "document.body.append(one); const image = new Image(); image.src = 'http://127.0.0.1:9/x.png';"
+            "document.body.append(image); }"
+        )
+        assert opened.page.evaluate("window.ran") is None
+        assert sum("Content Security Policy" in said for said in opened.said) >= 2
+
+
+def test_it_filters_by_class_by_reason_and_by_score(browser: Any, address: str, findings: Findings) -> None:
+    suspects = findings.suspects
+    with Opened(browser, address) as opened:
+        page = opened.page
+        chosen = suspects[0].prediction
+        page.get_by_label("Predicted class").select_option(chosen)
+        expected = [suspect for suspect in suspects if suspect.prediction == chosen]
+        opened.shown(f"Showing {len(expected)} of 60 images")
+        assert [card["id"] for card in opened.cards()] == [suspect.id for suspect in expected]
+        page.get_by_role("button", name="Show all").click()
+        opened.shown("Showing 60 of 60 images")
+        page.get_by_label("Reason").select_option("most unusual: entropy")
+        expected = [suspect for suspect in suspects if "most unusual: entropy" in suspect.reasons]
+        opened.shown(f"Showing {len(expected)} of 60 images")
+        page.get_by_role("button", name="Show all").click()
+        page.get_by_label("Score").select_option("entropy")
+        page.get_by_label("At least").fill("1.5")
+        page.get_by_label("At most").fill("1.9")
+        values = sorted((dict(suspect.scores)["entropy"] for suspect in suspects), reverse=True)
+        values = [value for value in values if 1.5 <= value <= 1.9]
+        opened.shown(f"Showing {len(values)} of 60 images")
+        assert 0 < len(values) < 60
+        assert [card["scores"]["entropy"] for card in opened.cards()] == values
+        page.get_by_label("At least").fill("99")
+        opened.shown("Showing 0 of 60 images")
+        playwright.expect(page.get_by_text("No image fits these choices.")).to_be_visible()
+
+
+def test_it_sorts_the_gallery_and_the_tables(browser: Any, address: str, findings: Findings) -> None:
+    with Opened(browser, address) as opened:
+        page = opened.page
+        page.get_by_label("Score").select_option("confidence")
+        page.get_by_label("Order").select_option("low")
+        page.wait_for_timeout(300)
+        values = [card["scores"]["confidence"] for card in opened.cards()]
+        assert values == sorted(values)
+        assert values != sorted(values, reverse=True)
+        classes = page.locator("#classes table")
+        rates = {one.name: one.rate for one in findings.counts.classes}
+        head = classes.get_by_role("columnheader", name="share", exact=True)
+        for direction, reverse in (("descending", True), ("ascending", False)):
+            head.get_by_role("button").click()
+            assert head.get_attribute("aria-sort") == direction
+            found = [rates[name] for name in opened.column("#classes table", 1)]
+            assert found == sorted(rates.values(), reverse=reverse)
+        assert page.locator("[aria-sort]").count() == 1
+        assert opened.said == []
+
+
+def test_it_can_be_used_by_keyboard(browser: Any, address: str) -> None:
+    with Opened(browser, address) as opened:
+        page = opened.page
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "Skip to the findings"
+        assert page.evaluate("document.activeElement.getBoundingClientRect().left >= 0")
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.id") == "main"
+        reached = []
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            reached.append(
+                page.evaluate(
+                    "(() => { const one = document.activeElement, style = getComputedStyle(one);"
+                    "return [one.name || one.textContent.trim().slice(0, 20), style.outlineStyle != 'none']; })()"
+                )
+            )
+        assert {"class", "reason", "score", "direction", "least", "most", "Show all", "flagged"} <= {
+            name for name, _ in reached
+        }
+        assert all(is_seen for name, is_seen in reached if name), "what has the focus can be seen"
+        page.locator("#classes th button").nth(1).focus()
+        page.keyboard.press("Enter")
+        assert page.locator("#classes th").nth(1).get_attribute("aria-sort") == "descending"
+
+
+@pytest.mark.parametrize("which", ["address", "hostile_address"])
+def test_it_fits_on_a_phone(browser: Any, which: str, request: pytest.FixtureRequest) -> None:
+    with Opened(browser, request.getfixturevalue(which), PHONE) as opened:
+        widths = opened.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+        assert widths[0] <= widths[1] == 360
+        wide = opened.page.evaluate(
+            "[...document.querySelectorAll('.card, form, figure, dl, p, h1, h2, h3')]"
+            ".filter(one => one.checkVisibility() && !one.closest('.wide, .unseen'))"
+            ".filter(one => one.getBoundingClientRect().right > 360.5).map(one => one.outerHTML.slice(0, 99))"
+        )
+        assert wide == []
+
+
+def test_it_is_dark_where_the_system_is(browser: Any, address: str) -> None:
+    def brightness(opened: Opened, what: str) -> float:
+        colour = opened.page.evaluate(f"getComputedStyle(document.body).{what}")
+        return sum(map(int, re.findall(r"\d+", colour)[:3])) / 765
+
+    for scheme, is_dark in (("light", False), ("dark", True)):
+        with Opened(browser, address, color_scheme=scheme) as opened:
+            assert (brightness(opened, "backgroundColor") < 0.2) == is_dark
+            assert (brightness(opened, "color") > 0.8) == is_dark
+            fill = opened.page.evaluate("getComputedStyle(document.querySelector('.charts svg text')).fill")
+            assert (sum(map(int, re.findall(r"\d+", fill))) / 765 > 0.5) == is_dark, "plots too"
+
+
+def test_on_paper_there_is_all_but_what_is_pressed(browser: Any, address: str) -> None:
+    with Opened(browser, address, color_scheme="dark") as opened:
+        opened.page.emulate_media(media="print")
+        playwright.expect(opened.page.locator("#choose")).to_be_hidden()
+        playwright.expect(opened.page.locator("nav")).to_be_hidden()
+        assert opened.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        pdf = opened.page.pdf(format="A4")
+        assert 3 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 30
+
+
+def test_it_can_be_read_without_javascript(browser: Any, address: str) -> None:
+    with Opened(browser, address, java_script_enabled=False) as opened:
+        playwright.expect(opened.page.locator("#choose")).to_be_hidden()
+        playwright.expect(opened.page.locator(".card")).to_have_count(60)
+        playwright.expect(opened.page.locator("table.sortable").first).to_be_visible()
+
+
+def test_hostile_names_are_text(browser: Any, hostile_address: str) -> None:
+    with Opened(browser, hostile_address) as opened:
+        opened.shown(f"Showing {len(HOSTILE)} of {len(HOSTILE)} images")
+        assert opened.page.evaluate("window.hacked") is None
+        assert opened.said == []
+        ids = {card["id"] for card in opened.cards()}
+        assert {HOSTILE[0], HOSTILE[1], HOSTILE[2], HOSTILE[5]} <= ids
+        for value in opened.page.locator("select[name=class] option").all_text_contents():
+            opened.page.get_by_label("Predicted class").select_option(label=value)
+        opened.page.wait_for_timeout(300)
+        assert opened.page.evaluate("window.hacked") is None
+
+
+@pytest.mark.parametrize("which", ["address", "hostile_address"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
+def test_axe_finds_no_serious_fault(
+    browser: Any, which: str, scheme: str, viewport: dict[str, int], request: pytest.FixtureRequest
+) -> None:
+    with Opened(browser, request.getfixturevalue(which), viewport, color_scheme=scheme) as opened:
+        found = axe.Axe().run(opened.page).response["violations"]
+        told = [{"id": one["id"], "impact": one["impact"], "nodes": [node["html"][:200] for node in one["nodes"][:3]]}
+                for one in found]  # fmt: skip
+        assert [one for one in told if one["impact"] in ("serious", "critical")] == [], json.dumps(told, indent=1)
+
+
+def test_a_page_of_a_thousand_images_answers(browser: Any, tmp_path: Path) -> None:
+    write_input(tmp_path / "in", 60_000, 20_000)
+    write_results(tmp_path / "in", tmp_path / "out")
+    size = write_page(gather_findings(str(tmp_path / "out"), top=1000), tmp_path / "report.html")
+    assert size < 10e6
+    with Opened(browser, (tmp_path / "report.html").as_uri()) as opened:
+        opened.shown("Showing 1000 of 1000 images")
+        opened.page.get_by_label("Score").select_option("entropy")
+        opened.page.get_by_label("At least").fill("1.2")
+        playwright.expect(opened.page.locator("#shown")).not_to_have_text("Showing 1000 of 1000 images")

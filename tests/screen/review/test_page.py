@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.report import measure, write_input, write_results
+from export.errors import OptionRefused, OutputRefused
+from screen import cli
+from screen.review.gather import gather_findings
+from screen.review.page import render_page, write_page
+from tests.conftest import oodscreen
+from tests.screen.review.pages import HOSTILE, Page
+
+
+@pytest.fixture(scope="module")
+def text(drawn: Path) -> str:
+    return render_page(gather_findings(str(drawn / "out")))
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Page:
+    return Page(text)
+
+
+@pytest.fixture(scope="module")
+def hostile_page(hostile: Path) -> Page:
+    return Page(render_page(gather_findings(str(hostile / "out<i>"))))
+
+
+def test_the_page_says_what_was_run_and_what_was_found(drawn: Path, page: Page) -> None:
+    findings = gather_findings(str(drawn / "out"))
+    counts = findings.counts
+    figures = dict(zip(*([one.text for one in page.all(tag)[:5]] for tag in ("dt", "dd")), strict=True))
+    assert figures == {
+        "Images": "4,000",
+        "Flagged for review": str(counts.rate.flagged),
+        "Flag rate": f"{counts.rate.share:.2%}",
+        "Promised rate": "2.00%",
+        "Could not be scored": str(counts.bad),
+    }
+    for told in ("drawn.onnx", "p_value <= 0.02", "100 dropout passes", "10,000 ranked rows", "0, shared",
+                 "read 0.5 s, score 1.0 s", "What its calibration lets expect"):  # fmt: skip
+        assert page.has(told), told
+
+
+def test_a_card_has_its_picture_its_classes_and_its_scores(drawn: Path, page: Page) -> None:
+    suspects = gather_findings(str(drawn / "out")).suspects
+    cards = page.all("li", class_="card")
+    assert len(cards) == len(suspects) == 100
+    for card, suspect in zip(cards, suspects, strict=True):
+        assert card.attributes["data-class"] == suspect.prediction
+        assert json.loads(card.attributes["data-reasons"] or "") == list(suspect.reasons)
+        assert json.loads(card.attributes["data-scores"] or "") == dict(suspect.scores)
+        assert suspect.id in card.text
+        for value in suspect.values:
+            assert f"{value.mean:.2f} ± {value.std:.2f}" in card.text
+    assert [one.attributes["alt"] for one in page.all("img")] == [f"Image {suspect.id}" for suspect in suspects]
+
+
+def test_the_page_needs_nothing_and_its_policy_forbids_everything_else(text: str, page: Page) -> None:
+    for element in page.elements:
+        for name, value in element.attributes.items():
+            assert not name.startswith("on"), f"<{element.tag} {name}>"
+            if name in ("src", "href", "xlink:href", "action", "data", "srcset"):
+                assert (value or "").startswith(("data:", "#")), value
+    (policy,) = (
+        one.attributes["content"] or "" for one in page.all("meta", **{"http-equiv": "Content-Security-Policy"})
+    )
+    script = hashlib.sha256(page.one("script").text.encode()).digest()
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert f"script-src 'sha256-{base64.b64encode(script).decode()}';" in policy
+    assert "@import" not in text
+    assert "url(http" not in text
+
+
+def test_ids_are_unique_and_what_is_referred_to_is_there(page: Page) -> None:
+    ids = [one.attributes["id"] for one in page.elements if "id" in one.attributes]
+    assert len(ids) == len(set(ids))
+    for element in page.elements:
+        for name in ("aria-labelledby", "aria-describedby"):
+            assert set((element.attributes.get(name) or "").split()) <= set(ids)
+        href = element.attributes.get("href") or ""
+        assert not href.startswith("#") or href[1:] in ids
+
+
+def test_what_comes_from_data_is_text_wherever_it_stands(hostile_page: Page) -> None:
+    assert len(hostile_page.all("script")) == 1
+    assert len(hostile_page.all("style")) == 1
+    assert len(hostile_page.all("title")) == 1 + len(hostile_page.all("svg", role="img"))
+    assert len(hostile_page.all("img")) == len(hostile_page.all("li", class_="card")) - 2, "two have no picture"
+    for element in hostile_page.elements:
+        assert not any(name.startswith("on") for name in element.attributes)
+    ids = {bdi.text for heading in hostile_page.all("h3") for bdi in heading.children if bdi.tag == "bdi"}
+    assert HOSTILE[0] in ids
+    assert HOSTILE[5] in ids
+    assert "\\u202eright to left" in ids
+    assert "line\\nbreak\\ttab\\x00nul" in ids
+    assert max(map(len, ids)) <= 120
+    assert hostile_page.has("out<i>: ")
+    assert hostile_page.has("<img src=x onerror=alert(1)>.parquet")
+    options = {one.attributes["value"] for one in hostile_page.all("option")}
+    assert options & {HOSTILE[0], HOSTILE[1], HOSTILE[2]}, "classes have these names too"
+
+
+def test_the_quarantine_is_told_and_is_not_all_of_the_page(screened: Path) -> None:
+    page = Page(render_page(gather_findings(str(screened / "out"))))
+    assert page.has(
+        "3 could not be scored, and a person must see them: 1 decode_failed, 1 null_image, 1 unreadable_shard."
+    )
+    assert page.has("The run had no calibration, so no rate was promised.")
+
+
+def test_two_runs_are_set_side_by_side(drawn: Path, tmp_path: Path) -> None:
+    write_results(drawn / "in", tmp_path / "earlier", seed=3)
+    findings = gather_findings(str(drawn / "out"), against=str(tmp_path / "earlier"))
+    page = Page(render_page(findings))
+    assert findings.comparison is not None
+    assert findings.comparison.changes is not None
+    assert page.has(f"{findings.comparison.changes.newly} are newly flagged")
+    assert page.has("share then")
+    assert page.has("Settings that differ")
+
+
+def test_the_same_results_are_the_same_page(drawn: Path, text: str) -> None:
+    assert render_page(gather_findings(str(drawn / "out"))) == text
+
+
+def test_long_tables_end_with_how_many_are_left_out(tmp_path: Path) -> None:
+    write_input(tmp_path / "in", 300, 3)
+    write_results(tmp_path / "in", tmp_path / "out")
+    page = Page(render_page(gather_findings(str(tmp_path / "out"), top=2)))
+    assert page.has("and 50 more shards, with a smaller share")
+    assert page.has("more flagged rows in the results")
+
+
+def test_a_page_of_ten_times_the_rows_is_no_larger_and_takes_no_more_memory(tmp_path: Path) -> None:
+    found = []
+    for rows in (20_000, 200_000):
+        write_input(tmp_path / f"in{rows}", rows, 10_000)
+        write_results(tmp_path / f"in{rows}", tmp_path / f"out{rows}")
+        found.append(measure(tmp_path / f"out{rows}", tmp_path / "report.html"))
+    few, many = found
+    assert (few.rows, many.rows) == (20_000, 200_000)
+    assert many.page_mb < few.page_mb * 1.1
+    assert many.peak_mib < few.peak_mib + 60
+
+
+def test_the_command_makes_a_page_and_replaces_it_but_nothing_else(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "report.html"
+    for top in ("5", "6"):
+        cli.app(["report", str(drawn / "out"), "-o", str(target), "--top", top], standalone_mode=False)
+        assert len(Page(target.read_text()).all("img")) == int(top)
+    assert re.search(r"report.html: 6 images shown, \d+ flagged, 0.\d MB", capsys.readouterr().out)
+    other = tmp_path / "thesis.html"
+    other.write_text("<!DOCTYPE html><title>mine</title>")
+    assert oodscreen("report", drawn / "out", "-o", other, monkeypatch=monkeypatch) == 2
+    assert "exists, and is no report of ours" in capsys.readouterr().err
+    assert other.read_text() == "<!DOCTYPE html><title>mine</title>"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "thesis.html"]
+
+
+def test_a_folder_is_not_replaced(drawn: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputRefused, match="is a folder"):
+        write_page(gather_findings(str(drawn / "out"), top=0), tmp_path)
+
+
+def test_without_jinja_it_says_what_to_install(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = gather_findings(str(drawn / "out"), top=0)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(OptionRefused, match=r"Jinja2 is not installed(.|\n)*oodscreen\[report\]"):
+        render_page(findings)
