@@ -280,6 +280,18 @@ def fuzz_sentence() -> str:
     )
 
 
+def report_sentence() -> str:
+    """What `benchmarks/report.py` measured."""
+    result = _result("report")
+    usual, large = result["default"][-1], result["top 1000"][-1]
+    few = result["default"][0]
+    return (
+        f"The page of {usual['rows']:,} rows takes {usual['seconds']:.0f} s and {usual['peak_mib']} MiB and is "
+        f"{usual['page_mb']} MB ({few['rows']:,} rows: {few['peak_mib']} MiB, {few['page_mb']} MB); with `--top 1000` "
+        f"it is {large['page_mb']} MB (`python -m benchmarks.report`)."
+    )
+
+
 def family_table() -> str:
     """What the family of models covers, by area."""
     areas: dict[str, list[str]] = {}
@@ -306,6 +318,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "article": article_text,
     "faults": faults_sentence,
     "fuzz": fuzz_sentence,
+    "report": report_sentence,
 }
 
 

@@ -1,1 +1,1 @@
-"""Scored shards in, what they are worth out: metrics, and later a page and a labeling queue."""
+"""Scored shards in, what they are worth out: metrics, a page, and later a labeling queue."""

@@ -3,40 +3,48 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from benchmarks.report import write_input, write_results
 from screen.review.findings import Findings
 from screen.review.gather import gather_findings
 from screen.review.page import write_page
+from tests.screen.review import runs
 from tests.screen.review.pages import HOSTILE
 
 pytestmark = pytest.mark.integration
-pytest_plugins = ("tests.screen.review.conftest",)
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+screenshot = pytest.importorskip("tests.screenshot", reason="playwright is not installed")
 
 PHONE, DESK = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
+    command = screenshot.find_chromium()
+    if command is None:
         pytest.skip("no Chromium; as root, `make integration` installs Debian's: apt-get install chromium")
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's sandbox does not start as root
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=chromium, args=arguments)
+    with screenshot.start_chromium(command) as running:
         yield running
-        running.close()
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return runs.draw_scores(tmp_path_factory.mktemp("drawn"))
+
+
+@pytest.fixture(scope="module")
+def hostile(digits: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return runs.name_hostile(tmp_path_factory.mktemp("hostile"), digits)
 
 
 @pytest.fixture(scope="module")
@@ -272,3 +280,8 @@ def test_a_page_of_a_thousand_images_answers(browser: Any, tmp_path: Path) -> No
         opened.page.get_by_label("Score").select_option("entropy")
         opened.page.get_by_label("At least").fill("1.2")
         playwright.expect(opened.page.locator("#shown")).not_to_have_text("Showing 1000 of 1000 images")
+
+
+def test_the_picture_for_readme_is_small(browser: Any, address: str, tmp_path: Path) -> None:
+    screenshot.take(browser, address, tmp_path / "report.png")
+    assert 20_000 < (tmp_path / "report.png").stat().st_size < 300_000

@@ -14,12 +14,15 @@ import pytest
 
 from export.errors import InputChanged, OptionRefused, OutputLocked, ReadFailed, WriteFailed
 from screen.config import RunConfig
+from screen.input.preview import Preview
 from screen.output.check import check_results
 from screen.output.lock import hold_output, refuse_if_held
 from screen.output.manifest_file import MANIFEST_NAME
 from screen.output.quarantine import QUARANTINE_NAME
 from screen.output.record import RECORD_NAME
 from screen.places import as_place, is_local, open_bytes
+from screen.review.gather import gather_findings
+from screen.review.page import write_page
 from screen.runner import run_screening
 from screen.storage import list_shards
 from screen.summary import RunSummary
@@ -204,6 +207,19 @@ def test_a_holder_renews_its_lock(store: Any, monkeypatch: pytest.MonkeyPatch) -
         while store.cat("/out/_lock.1") == first and time.monotonic() < deadline:
             time.sleep(0.01)
         assert store.cat("/out/_lock.1") != first
+
+
+def test_a_report_is_made_of_results_and_pictures_in_a_store(store: Any) -> None:
+    run()
+    findings = gather_findings("memory://out", top=12)
+    assert findings.notes == ()
+    assert [isinstance(suspect.preview, Preview) for suspect in findings.suspects] == [True] * 12
+    for _ in range(2):  # the second replaces the first
+        size = write_page(findings, "memory://pages/report.html")
+    assert len(store.cat("/pages/report.html")) == size
+    store.rm("/in/sub/d.parquet")
+    (note,) = gather_findings("memory://out", top=300).notes
+    assert "memory://in/sub/d.parquet is not there any more" in note.replace("memory:///", "memory://")
 
 
 def test_a_store_that_cannot_lock_is_said_to_be_one(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from export.errors import OptionRefused
-from screen.decide.rules import default_rule, parse_rule
+from screen.decide.rules import default_rule, find_limits, parse_rule
 from tests.export.test_contract import CONTRACT
 
 SCORES = {
@@ -106,3 +106,8 @@ def test_a_regression_needs_a_rule_of_its_own() -> None:
         default_rule(regression)
     with pytest.raises(OptionRefused, match="always null"):
         parse_rule("entropy > 0.5", regression)
+
+
+def test_the_limits_of_a_rule_are_its_numbers_by_column() -> None:
+    rule = "p_value <= 0.02 or (not entropy > .5 and 3e-1 < largest_std and energy>-4.5 and entropy > expected_entropy)"
+    assert find_limits(rule) == (("p_value", 0.02), ("entropy", 0.5), ("largest_std", 0.3), ("energy", -4.5))

@@ -13,11 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.report import write_input, write_results
 from screen.config import RunConfig
 from screen.runner import run_screening
 from tests.conftest import Recorder, encode, read_results, write_shard
-from tests.screen.review.pages import HOSTILE
+from tests.screen.review import runs
 
 RULE = "entropy > 0.5 or confidence < 0.6"
 
@@ -90,34 +89,17 @@ def read_queue(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def screened(article_onnx: Path, digits: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real run, in `out`, of digits and noise in three shards of `in`, with rows and a shard in quarantine."""
-    place = tmp_path_factory.mktemp("screened")
-    noise = np.random.default_rng(0).integers(0, 256, (30, 28, 28, 1), dtype=np.uint8)
-    write_shard(place / "in" / "a.parquet", [encode(image) for image in digits[:150]], row_group_size=40)
-    write_shard(place / "in" / "b.parquet", [encode(image) for image in noise])
-    write_shard(place / "in" / "sub" / "c.parquet", [encode(digits[0]), None, b"nonsense"])
-    (place / "in" / "d.parquet").write_bytes(b"PAR1")
-    config = RunConfig(passes=10, keep=["label"], device="cpu", max_bad_rows="100%")
-    run_screening(article_onnx, str(place / "in"), place / "out", config, Recorder())
-    return place
+    """A real run."""
+    return runs.screen_digits(tmp_path_factory.mktemp("screened"), article_onnx, digits)
 
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Drawn scores of a calibrated run, in `out`, of 4,000 digits in two shards of `in`."""
-    place = tmp_path_factory.mktemp("drawn")
-    write_input(place / "in", 4000, 2000)
-    write_results(place / "in", place / "out")
-    return place
+    """Drawn scores."""
+    return runs.draw_scores(tmp_path_factory.mktemp("drawn"))
 
 
 @pytest.fixture(scope="session")
 def hostile(digits: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results in `out`, whose keys, classes and shards have names that somebody gave them to do harm."""
-    place = tmp_path_factory.mktemp("hostile")
-    encoded = [encode(image) for image in digits[: len(HOSTILE)]]
-    encoded[3:5] = [b"<b>no image</b>", None]
-    shard = place / "in" / "<img src=x onerror=alert(1)>.parquet"
-    write_shard(shard, encoded, ids=HOSTILE)
-    write_results(place / "in", place / "out<i>", class_names=tuple(HOSTILE))
-    return place
+    """Hostile names."""
+    return runs.name_hostile(tmp_path_factory.mktemp("hostile"), digits)

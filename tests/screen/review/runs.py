@@ -1,0 +1,42 @@
+"""Results to make pages of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.report import write_input, write_results
+from screen.config import RunConfig
+from screen.runner import run_screening
+from tests.conftest import Recorder, encode, write_shard
+from tests.screen.review.pages import HOSTILE
+
+
+def screen_digits(place: Path, model: Path, digits: NDArray[np.uint8]) -> Path:
+    """A real run, in `out`, of digits and noise in three shards of `in`, with rows and a shard in quarantine."""
+    noise = np.random.default_rng(0).integers(0, 256, (30, 28, 28, 1), dtype=np.uint8)
+    write_shard(place / "in" / "a.parquet", [encode(image) for image in digits[:150]], row_group_size=40)
+    write_shard(place / "in" / "b.parquet", [encode(image) for image in noise])
+    write_shard(place / "in" / "sub" / "c.parquet", [encode(digits[0]), None, b"nonsense"])
+    (place / "in" / "d.parquet").write_bytes(b"PAR1")
+    config = RunConfig(passes=10, keep=["label"], device="cpu", max_bad_rows="100%")
+    run_screening(model, str(place / "in"), place / "out", config, Recorder())
+    return place
+
+
+def draw_scores(place: Path) -> Path:
+    """Drawn scores of a calibrated run, in `out`, of 4,000 digits in two shards of `in`."""
+    write_input(place / "in", 4000, 2000)
+    write_results(place / "in", place / "out")
+    return place
+
+
+def name_hostile(place: Path, digits: NDArray[np.uint8]) -> Path:
+    """Results in `out<i>`, whose keys, classes and shard have names that somebody gave them to do harm."""
+    encoded: list[bytes | None] = [encode(image) for image in digits[: len(HOSTILE)]]
+    encoded[3:5] = [b"<b>no image</b>", None]
+    write_shard(place / "in" / "<img src=x onerror=alert(1)>.parquet", encoded, ids=HOSTILE)
+    write_results(place / "in", place / "out<i>", class_names=tuple(HOSTILE))
+    return place
