@@ -7,14 +7,20 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
 from benchmarks.report import measure, write_input, write_results
 from export.errors import OptionRefused, OutputRefused
+from export.graph import stamp_metadata
 from screen import cli
+from screen.config import RunConfig
 from screen.review.gather import gather_findings
 from screen.review.page import render_page, write_page
-from tests.conftest import oodscreen
+from screen.runner import run_screening
+from tests.conftest import Recorder, encode, oodscreen, write_shard
+from tests.screen.engine.graphs import Graph
 from tests.screen.review.pages import HOSTILE, Page
 
 
@@ -177,3 +183,28 @@ def test_without_jinja_it_says_what_to_install(drawn: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(OptionRefused, match=r"Jinja2 is not installed(.|\n)*oodscreen\[report\]"):
         render_page(findings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule", "order"),
+    [("regression", "largest_std > 0.05", "largest_std"), ("sigmoid", None, "largest_label_entropy")],
+)
+def test_models_without_one_predicted_class_have_a_page_too(
+    tmp_path: Path, kind: str, rule: str | None, order: str
+) -> None:
+    """A regression has no probabilities, so no bars; several labels have them, but no class to sort by."""
+    graph = Graph(kind=kind)
+    model = graph.finish(graph.dense(graph.site(graph.flat(), 48), 48, 3), 3)
+    stamp_metadata(model.proto, model.contract)
+    onnx.save(model.proto, tmp_path / "m.onnx")
+    images = np.random.default_rng(1).integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)
+    write_shard(tmp_path / "in" / "a.parquet", [encode(image) for image in images])
+    config = RunConfig(passes=8, device="cpu", flag_if=rule)
+    run_screening(tmp_path / "m.onnx", str(tmp_path / "in"), tmp_path / "out", config, Recorder())
+    findings = gather_findings(str(tmp_path / "out"))
+    page = Page(render_page(findings))
+    assert findings.order == order
+    assert findings.counts.classes == ()
+    assert not page.all("section", id="classes")
+    assert len(page.all("img")) == 40
+    assert bool(page.all("svg", class_="spread")) == (kind == "sigmoid")
