@@ -6,25 +6,19 @@ In: RESULTS, perhaps those of an earlier run, and the input shards that the mani
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
 from statistics import NormalDist
 
-import numpy as np
 import pyarrow as pa
 
 from export.errors import InputRefused, OptionRefused
 from screen.columns import SCORES
 from screen.decide.band import LEAST_ROWS, flag_band
 from screen.decide.rules import find_limits
-from screen.input.preview import Preview
 from screen.output.quarantine import QUARANTINE_NAME
 from screen.places import open_parquet
 from screen.review.changes import compare_rows, differing_settings, incomparable_settings
 from screen.review.findings import (
     BadRow,
-    ClassValue,
     Comparison,
     Counts,
     Findings,
@@ -32,12 +26,11 @@ from screen.review.findings import (
     Quarantine,
     Rate,
     Share,
-    Suspect,
     clip,
 )
-from screen.review.pictures import PictureFinder
 from screen.review.results import Results, open_results
-from screen.review.tally import NEEDED, SCALARS, Place, Tally, split_reason
+from screen.review.suspects import SHOWN, ClassNames, gather_suspects
+from screen.review.tally import NEEDED, Tally
 
 MOST_SUSPECTS = 1000
 """More would be no page to look at."""
@@ -46,14 +39,6 @@ _MOST_HISTOGRAMS = 6
 _MOST_SHARDS = 50
 _MOST_BAD_ROWS = 100
 _MOST_REASONS = 30
-_MOST_KEPT = 4
-_VALUES = 5
-"""Classes of which a suspect tells mean and standard deviation."""
-
-_SHOWN = ("ood_score", "p_value", "feature_distance", "entropy", "mutual_information", "confidence", "prediction_std",
-          "largest_label_entropy", "largest_std", "variation_ratio", "expected_entropy", "energy")  # fmt: skip
-"""Scores that a report shows, where the results have them, in this order."""
-
 _UNITS = {column.name: column.unit for column in SCORES}
 
 
@@ -86,7 +71,7 @@ def gather_findings(
             next_step="keep an earlier OUTPUT, and give it",
         )
     tally = _tally(results, top)
-    suspects, notes = _suspects(results, tally, moved_to)
+    suspects, notes = gather_suspects(results, tally.suspects(), moved_to)
     counts = _counts(results, tally)
     return Findings(
         name=results.name,
@@ -147,7 +132,7 @@ def _review_rate(results: Results) -> float | None:
 
 
 def _counts(results: Results, tally: Tally) -> Counts:
-    names = _ClassNames.of(results)
+    names = ClassNames.of(results)
     return Counts(
         shards=len(results.entries),
         rows=tally.rows,
@@ -188,7 +173,7 @@ def _histograms(results: Results, tally: Tally) -> tuple[Histogram, ...]:
     if results.record is not None and results.record.promise is not None:
         limits.setdefault("ood_score", []).append(results.record.promise.limit)
     found: list[Histogram] = []
-    for name in sorted(_SHOWN, key=lambda name: name not in limits):
+    for name in sorted(SHOWN, key=lambda name: name not in limits):
         edges, rows, flagged = tally.histograms[name].bins(limits.get(name, ()))
         if len(rows) and len(found) < _MOST_HISTOGRAMS:
             found.append(
@@ -211,54 +196,6 @@ def _shards(results: Results) -> tuple[Share, ...]:
         for entry in results.entries
     ]
     return tuple(sorted(shares, key=lambda share: (-share.rate, -share.bad, share.name))[:_MOST_SHARDS])
-
-
-def _suspects(results: Results, tally: Tally, moved_to: str | None) -> tuple[tuple[Suspect, ...], tuple[str, ...]]:
-    """The most suspicious rows with all that is shown of them, the most suspicious first."""
-    places = tally.suspects()
-    names = _ClassNames.of(results)
-    finder = PictureFinder(results, moved_to)
-    found: dict[Place, Suspect] = {}
-    for number, group in groupby(sorted(places, key=lambda place: (place.shard, place.row)), lambda place: place.shard):
-        entry, rows = results.entries[number], [place.row for place in group]
-        kept = [str(name) for name in results.identity.get("keep", [])][:_MOST_KEPT]
-        columns = list(dict.fromkeys(["id", "prediction", "mean", "std", "flag", "flag_reason", *SCALARS, *kept]))
-        table = results.take(entry, rows, columns)
-        previews = finder.find(entry, rows, table["id"].to_pylist())
-        for told, row, preview in zip(table.to_pylist(), rows, previews, strict=True):
-            found[Place(number, row)] = _suspect(told, entry.shard, row, names, kept, preview)
-    return tuple(found[place] for place in places), finder.notes()
-
-
-def _suspect(
-    told: Mapping[str, object],
-    shard: str,
-    row: int,
-    names: _ClassNames,
-    kept: Sequence[str],
-    preview: Preview | str,
-) -> Suspect:
-    mean, std = np.asarray(told["mean"], np.float64), np.asarray(told["std"], np.float64)
-    order = np.arange(len(mean)) if told["entropy"] is None else np.argsort(-mean, kind="stable")
-    largest = order[:_VALUES]
-    reason = str(told["flag_reason"] or "")
-    return Suspect(
-        shard=clip(shard),
-        row=row,
-        id=clip(str(told["id"])),
-        prediction="" if told["prediction"] is None else names.name(int(str(told["prediction"]))),
-        flag=bool(told["flag"]),
-        reason=clip(reason, 300),
-        reasons=tuple(clip(one, 200) for one in split_reason(reason)),
-        scores=tuple((name, float(str(told[name]))) for name in _SHOWN if told[name] is not None),
-        values=tuple(
-            ClassValue(names.name(index), float(mean[index]), float(std[index])) for index in largest.tolist()
-        ),
-        has_classes=told["entropy"] is not None,
-        others=len(mean) - len(largest),
-        kept=tuple((clip(name, 40), clip(str(told[name]), 80)) for name in kept),
-        preview=preview,
-    )
 
 
 def _quarantine(results: Results) -> Quarantine:
@@ -306,17 +243,3 @@ def _compare(results: Results, earlier: Results, order: str) -> Comparison:
         changed_shards=len(both) - len(unchanged),
         changes=None if incomparable else compare_rows(results, earlier, unchanged, order),
     )
-
-
-@dataclass(frozen=True)
-class _ClassNames:
-    """Names of classes where the model has them, else their numbers."""
-
-    given: tuple[str, ...]
-
-    @classmethod
-    def of(cls, results: Results) -> _ClassNames:
-        return cls(() if results.record is None else results.record.class_names)
-
-    def name(self, number: int) -> str:
-        return clip(self.given[number], 60) if 0 <= number < len(self.given) else str(number)
