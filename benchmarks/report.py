@@ -83,7 +83,7 @@ def write_input(folder: Path, rows: int, shard_rows: int) -> None:
 def write_results(source: Path, output: Path, *, seed: int = 0, class_names: tuple[str, ...] = ()) -> None:
     """Results of drawn scores for all shards of INPUT, as a calibrated run of ten classes would leave them."""
     rng = np.random.default_rng(seed)
-    identity = {
+    identity: dict[str, Any] = {
         "image_column": "image", "id_column": None, "keep": [], "image_root": None, "max_pixels": 2**26,
         "passes": 100, "seed": seed, "masks": "shared", "flag_if": f"p_value <= {REVIEW_RATE}", "model": "0" * 64,
         "mask_algorithm": "drawn", "calibration": "1" * 64, "adaptive": None, "result_format": RESULT_FORMAT,
