@@ -21,7 +21,7 @@ from playwright.sync_api import sync_playwright
 from tests.generated import REPOSITORY
 
 TARGET = REPOSITORY / "benchmarks" / "results" / "report.png"
-SIZE = {"width": 1200, "height": 900}
+SIZE = {"width": 1280, "height": 1290}
 
 
 def find_chromium() -> str | None:
