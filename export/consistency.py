@@ -21,15 +21,13 @@ _PACKED = (21, 22, 23, 25, 26, 27, 28)
 
 
 def check_graph(proto: onnx.ModelProto, contract: ModelContract, origin: str) -> None:
-    """Whether the graph is the one that its contract speaks of, and brings all of its weights.
+    """Whether the graph is the one that its contract speaks of, and brings all the weights that are to be in it.
 
     Raises:
         ContractRefused: it is not; nothing was run.
     """
-    for tensor in _tensors(proto):
-        if tensor.data_location == tensor.EXTERNAL:
-            raise _refuse_graph(origin, f"keeps the tensor {tensor.name!r} in another file")
-        if not _is_whole(tensor):
+    for tensor in tensors_of(proto):
+        if tensor.data_location != tensor.EXTERNAL and not _is_whole(tensor):  # others: see `export.external`
             raise _refuse_graph(origin, f"has a tensor {tensor.name!r} of {list(tensor.dims)} without all its numbers")
     _check_nodes(proto, origin)
     inputs = {value.name: value.type.tensor_type for value in proto.graph.input}
@@ -46,12 +44,6 @@ def check_graph(proto: onnx.ModelProto, contract: ModelContract, origin: str) ->
     ):
         if any(one not in (size, None) for one, size in zip(found[1:], wanted, strict=False)) or min(wanted) < 1:
             raise _refuse_graph(origin, f"has a tensor of {list(found)}, while its contract speaks of {list(wanted)}")
-
-
-def external_locations(proto: onnx.ModelProto) -> set[str]:
-    """Where the graph says that values of its tensors are, in other files."""
-    external = (tensor for tensor in _tensors(proto) if tensor.data_location == tensor.EXTERNAL)
-    return {entry.value for tensor in external for entry in tensor.external_data if entry.key == "location"}
 
 
 def _check_nodes(proto: onnx.ModelProto, origin: str) -> None:
@@ -86,20 +78,24 @@ def _sizes(kind: onnx.TypeProto.Tensor) -> tuple[int | None, ...]:
 
 def _is_whole(tensor: onnx.TensorProto) -> bool:
     """Whether a tensor brings as many numbers as its shape claims."""
+    if tensor.HasField("raw_data"):
+        size = size_in_bytes(tensor)
+        return size is not None and (len(tensor.raw_data) == size or tensor.data_type in _PACKED)
+    fields = (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data)
+    return math.prod(tensor.dims) == 0 or any((*fields, tensor.uint64_data, tensor.string_data))
+
+
+def size_in_bytes(tensor: onnx.TensorProto) -> int | None:
+    """What the numbers of a tensor take, none of them packed; None for a type that ONNX does not know."""
     import onnx
 
-    count = math.prod(tensor.dims)
-    if tensor.HasField("raw_data"):
-        try:
-            size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-        except KeyError:
-            return False
-        return len(tensor.raw_data) == count * size or tensor.data_type in _PACKED
-    fields = (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data)
-    return count == 0 or any((*fields, tensor.uint64_data, tensor.string_data))
+    try:
+        return math.prod(tensor.dims) * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    except KeyError:
+        return None
 
 
-def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
+def tensors_of(message: Any) -> Iterator[onnx.TensorProto]:
     """Every tensor within an ONNX message, however deep: initializers, attributes, functions, graphs in graphs."""
     from google.protobuf.message import Message
 
@@ -109,4 +105,4 @@ def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
     for kind, value in message.ListFields():
         if kind.message_type is not None:
             for one in [value] if isinstance(value, Message) else value:
-                yield from _tensors(one)
+                yield from tensors_of(one)

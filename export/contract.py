@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from export.consistency import check_graph
 from export.errors import ContractRefused
+from export.external import check_external_data, external_locations
 from export.inputs import Preprocessing, Resize
 
 if TYPE_CHECKING:
@@ -259,12 +260,20 @@ class ModelContract:
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """An exported file, read once: its graph, its contract and the digest of its bytes."""
+    """An exported file, read once: its graph, its contract and the digest of its bytes.
+
+    Values of external tensors stay in their file beside `path`; `digest` covers them too.
+    """
 
     path: Path
     proto: onnx.ModelProto
     contract: ModelContract
     digest: str
+
+    @property
+    def weights_folder(self) -> Path | None:
+        """The folder in which onnxruntime must look for external tensors; None where there are none."""
+        return self.path.resolve().parent if external_locations(self.proto) else None
 
 
 def read_model(path: str | Path) -> ExportedModel:
@@ -275,7 +284,7 @@ def read_model(path: str | Path) -> ExportedModel:
 
     Raises:
         ContractRefused: there is no such file, it is not ONNX, it carries no readable contract, or
-            it is not whole; weights in another file are refused, too.
+            it is not whole; weights in another file must be beside it.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -307,4 +316,9 @@ def read_model(path: str | Path) -> ExportedModel:
         )
     contract = ModelContract.from_metadata(metadata, origin=str(path))
     check_graph(proto, contract, str(path))
-    return ExportedModel(path=path, proto=proto, contract=contract, digest=hashlib.sha256(data).hexdigest())
+    digest = hashlib.sha256(data)
+    for weights in check_external_data(path, proto):
+        with weights.open("rb") as file:
+            while block := file.read(2**24):
+                digest.update(block)
+    return ExportedModel(path=path, proto=proto, contract=contract, digest=digest.hexdigest())

@@ -19,8 +19,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from export.consistency import external_locations
 from export.errors import OutputRefused, WriteFailed
+from export.external import external_locations
 
 LARGEST_FILE = 2**31 - 2**20
 """What protobuf can hold in one message, less a mebibyte for what is added later."""
@@ -53,12 +53,12 @@ class ModelFiles:
     """An exported model while it is made: a hidden folder beside the place where it will be.
 
     Args:
-        output: where the model will be.
+        output: where the model will be; where that is a link, what it points at.
         folder: the hidden folder.
     """
 
     def __init__(self, output: Path, folder: Path) -> None:
-        self._output = output
+        self._output = output.resolve()
         self._folder = folder
         self.path = folder / output.name
         self._data: Path | None = None
@@ -114,7 +114,7 @@ class ModelFiles:
         before = _data_files(self._output)
         if self._data is not None:
             self._data.chmod(0o644)
-            os.replace(self._data, self._output.resolve().parent / self._data.name)
+            os.replace(self._data, self._output.parent / self._data.name)
         self.path.chmod(0o644)
         os.replace(self.path, self._output)
         for path in before - _data_files(self._output):

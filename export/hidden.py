@@ -87,10 +87,33 @@ def find_hidden_noise(
 
 
 def random_operations(graph: Any) -> list[str]:
-    """Names of the operations of a TensorFlow graph that draw random numbers, with those of its functions."""
-    definition = graph.as_graph_def()
-    nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
-    return [node.name for node in nodes if _RANDOM.search(node.op)]
+    """Names of the operations that draw random numbers on the way to a traced function's outputs.
+
+    Recurrent layers draw masks that they then do not use in inference; those are not on the way.
+    """
+    functions = {one.signature.name: one.node_def for one in graph.as_graph_def().library.function}
+    found: list[str] = []
+    seen: set[str] = set()
+    waiting = [output.op for output in graph.outputs]
+    while waiting:
+        operation = waiting.pop()
+        if operation.name not in seen:
+            seen.add(operation.name)
+            found += [operation.name] if _RANDOM.search(operation.type) else []
+            found += _random_within(operation.node_def, functions)
+            waiting += [value.op for value in operation.inputs]
+    return found
+
+
+def _random_within(node: Any, functions: Mapping[str, Sequence[Any]]) -> list[str]:
+    """The same of the functions that an operation calls, such as a loop's body, and of those that they call."""
+    found: list[str] = []
+    for value in node.attr.values():
+        for called in (value.func.name, *(one.name for one in value.list.func)):
+            for inner in functions.get(called, ()):
+                found += [inner.name] if _RANDOM.search(inner.op) else []
+                found += _random_within(inner, functions)
+    return found
 
 
 def _random_operations(

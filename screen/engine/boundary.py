@@ -46,7 +46,7 @@ class TrunkRunner:
     def __init__(self, plan: EnginePlan, device: Device, pool: ThreadPoolExecutor, memory: int) -> None:
         self._plan, self._device, self._pool = plan, device, pool
         self._rows = plan.trunk_rows(memory, device.workers)
-        self._part = Part(plan.trunk, device)
+        self._part = Part(plan.trunk, device, plan.weights_folder)
 
     def run(self, rows: Rows) -> Boundary:
         """The boundary of some rows; its parts are computed at the same time."""

@@ -101,7 +101,7 @@ class PassEngine:
         self.rows_per_run = plan.rows_per_run(memory, self._workers)
         self._notify = notify
         self._trunk = TrunkRunner(plan, device, self._pool, memory)
-        self._head = Part(plan.head, device)
+        self._head = Part(plan.head, device, plan.weights_folder)
         self._looks = plan_looks(passes) if adaptive else (passes,)
         self._runs_to_look = cut_passes(plan, self._looks)
         self._runs = [run for runs in self._runs_to_look for run in runs]

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import onnx
+import onnx.version_converter
 from onnx import helper
 
 from export.contract import ALPHA_KINDS, DOMAIN, GAUSSIAN_KINDS, ZEROING_KINDS, ExportedModel, ModelContract
@@ -35,6 +37,8 @@ _RUN_BYTES = 20 * 2**20
 T passes are cut into runs, and with it the last bit of a result, follows from the model alone."""
 
 _RUN_ROWS = 64
+
+_LEAST_OPSET = 18
 
 _SHARED_BY = 4
 
@@ -64,6 +68,7 @@ class EnginePlan:
         head_row_bytes: what one row takes in one pass of the head, in bytes.
         head_pass_bytes: what one pass takes apart from rows (masked weights), in bytes.
         masks: `shared` by all rows, or `per-row`.
+        weights_folder: where the file is that holds weights which are not in the graphs, if there is one.
         trunk_flops, head_flops: multiply-adds of one row (of one pass) in the graph as it was
             exported, counted twice each.
         once_flops, pass_flops: the same as they are run, once and for each pass.
@@ -86,6 +91,7 @@ class EnginePlan:
     head_flops: int
     once_flops: int
     pass_flops: int
+    weights_folder: Path | None = None
 
     @property
     def trunk_share(self) -> float:
@@ -155,6 +161,7 @@ def plan_engine(
     _check_sites(model)
     _check_kinds(model)
     _check_flat(model)
+    model = _raise_opset(model)
     graph = model.proto.graph
     sizes = infer_sizes(model.proto)
     split = split_graph(graph)
@@ -194,6 +201,7 @@ def plan_engine(
         head_flops=count_flops(split.head, sizes),
         once_flops=once,
         pass_flops=each,
+        weights_folder=model.weights_folder,
     )
 
 
@@ -210,6 +218,17 @@ def _make_part(model: onnx.ModelProto, graph: onnx.GraphProto) -> onnx.ModelProt
     """A model of this graph with the operator sets and the IR version of the whole."""
     imports = [entry for entry in model.opset_import if entry.domain != DOMAIN]
     return helper.make_model(graph, opset_imports=imports, ir_version=model.ir_version)
+
+
+def _raise_opset(model: ExportedModel) -> ExportedModel:
+    """The model in an operator set in which every reduction takes its axes as an input, as ours do."""
+    found = next(entry.version for entry in model.proto.opset_import if entry.domain in ("", "ai.onnx"))
+    if found >= _LEAST_OPSET:
+        return model
+    plain = onnx.ModelProto()
+    plain.CopyFrom(model.proto)
+    del plain.functions[:]
+    return replace(model, proto=onnx.version_converter.convert_version(plain, _LEAST_OPSET))
 
 
 def _check_sites(model: ExportedModel) -> None:

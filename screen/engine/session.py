@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -99,15 +100,16 @@ class Part:
     Args:
         model: the graph.
         device: where to run it.
+        weights_folder: where the file is that holds weights which are not in the graph, if there is one.
 
     Raises:
         EngineFailed: onnxruntime cannot load the graph.
         OptionRefused: on CUDA, a node that computes with numbers was placed on the CPU.
     """
 
-    def __init__(self, model: onnx.ModelProto, device: Device) -> None:
+    def __init__(self, model: onnx.ModelProto, device: Device, weights_folder: Path | None = None) -> None:
         self._device = device
-        self._session = _open(model.SerializeToString(), device)
+        self._session = _open(model.SerializeToString(), device, weights_folder)
         self.outputs = [value.name for value in self._session.get_outputs()]
         if device.name != "cpu":
             _demand_device(model, self._session, device)
@@ -203,8 +205,10 @@ def to_numpy(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, NDArr
     return {name: values[name].numpy() for name in names}
 
 
-def _open(data: bytes, device: Device) -> Any:
+def _open(data: bytes, device: Device, weights_folder: Path | None = None) -> Any:
     options = onnxruntime.SessionOptions()
+    if weights_folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights_folder))
     options.intra_op_num_threads = 1  # see `screen.engine.passes`: threads share work between runs
     options.log_severity_level = _FATAL_ONLY
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")

@@ -72,3 +72,68 @@ def test_predict_silences_a_dropout_that_was_built_with_training_true(keras: Any
     rows = np.ones((4, 8), np.float32)
     np.testing.assert_array_equal(model.predict(rows, verbose=0), model.predict(rows, verbose=0))
     assert np.any(np.asarray(model(rows)) != np.asarray(model(rows)))
+
+
+def test_tf2onnx_can_be_told_how_transposes_pass_a_node() -> None:
+    """What `export.convert` hooks into, so that no transposes stay around a site."""
+    from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
+
+    optimizer = TransposeOptimizer()
+    assert optimizer._handler_map["Relu"] == optimizer._simple_through_handler
+    assert callable(optimizer._switch_transpose_and_node)
+
+
+def test_the_noise_of_every_layer_is_in_the_call_of_its_class(keras: Any) -> None:
+    """Why it is enough to change these classes: a subclass that calls its parent comes through here."""
+    from export.noise import noise_classes
+
+    assert all("call" in vars(kind) for kind in noise_classes())
+    for name in ("SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D"):
+        assert "call" not in vars(getattr(keras.layers, name))
+
+
+def test_a_mark_survives_tensorflow_and_carries_its_text(keras: Any) -> None:
+    """Why sites are marked by CheckNumerics: it passes its tensor through and is not optimised away."""
+    import tensorflow as tf
+    import tf2onnx
+
+    seen: list[str] = []
+
+    def handler(_context: Any, node: Any, _name: str, _args: Any) -> None:
+        seen.append(node.get_attr_str("message"))
+        for attribute in list(node.attr):
+            del node.attr[attribute]
+        node.type = "Identity"
+
+    function = tf.function(lambda x: tf.raw_ops.CheckNumerics(tensor=x * 2.0, message="here") + 1.0)
+    with _quiet():
+        tf2onnx.convert.from_function(
+            function, [tf.TensorSpec([None, 3])], opset=18, custom_op_handlers={"CheckNumerics": (handler, [])}
+        )
+    assert seen == ["here"]
+
+
+def test_the_statistics_of_a_normalization_are_captured_as_inputs_without_a_source(keras: Any) -> None:
+    """Why `export.convert` gives values to captured tensors."""
+    import tensorflow as tf
+    import tf2onnx
+
+    image = keras.Input((4, 4, 3))
+    norm = keras.layers.Normalization(mean=np.array([0.1, 0.2, 0.3]), variance=np.array([1.0, 2.0, 3.0]))
+    model = keras.Model(image, norm(image))
+    with _quiet():
+        proto, _ = tf2onnx.convert.from_function(
+            tf.function(lambda x: model(x, training=False)), [tf.TensorSpec([None, 4, 4, 3])], opset=18
+        )
+    assert len(proto.graph.input) > 1
+
+
+def test_tf2onnx_does_not_know_the_exact_gelu(keras: Any) -> None:
+    """Why `export.convert` brings a handler for Erfc."""
+    import tensorflow as tf
+    import tf2onnx
+
+    function = tf.function(lambda x: keras.activations.gelu(x, approximate=False))
+    with _quiet():
+        proto, _ = tf2onnx.convert.from_function(function, [tf.TensorSpec([None, 3])], opset=18)
+    assert any(node.op_type == "Erfc" for node in proto.graph.node)

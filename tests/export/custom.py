@@ -43,3 +43,25 @@ class GatedDropout(keras.layers.Dropout):  # type: ignore[misc]
 
     def call(self, inputs: Any, training: Any = None) -> Any:
         return inputs + 0.5 * super().call(2.0 * inputs, training=True)
+
+
+class NoisyLayer(keras.layers.Layer):  # type: ignore[misc]
+    """Draws random numbers of its own, always."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.seeds = keras.random.SeedGenerator(1)
+
+    def call(self, inputs: Any) -> Any:
+        return inputs + keras.random.normal(keras.ops.shape(inputs), seed=self.seeds)
+
+
+class TrainedNoise(keras.layers.Layer):  # type: ignore[misc]
+    """Draws random numbers of its own in training."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.seeds = keras.random.SeedGenerator(1)
+
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        return keras.random.dropout(inputs, 0.2, seed=self.seeds) if training else inputs

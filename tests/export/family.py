@@ -5,6 +5,7 @@ Small, with random weights; each stands for something that people really have.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -289,7 +290,9 @@ def saved_by_keras_2(_keras: Any, path: Path) -> None:
 
 
 def h5_by_keras_2(_keras: Any, path: Path) -> None:
-    always_on(import_keras_2()).save(path, save_format="h5")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras 2 finds its own format outdated
+        always_on(import_keras_2()).save(path, save_format="h5")
 
 
 def import_keras_2() -> Any:

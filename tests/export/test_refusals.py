@@ -1,0 +1,203 @@
+"""What `oodscreen export` refuses: each with its own message, exit code 2, and nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import oodscreen
+from tests.export import family
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A model or a request, and a part of what is said of it."""
+
+    name: str
+    build: Callable[[Any], Any]
+    says: str
+    options: tuple[str, ...] = family.UNIT
+    ending: str = ".keras"
+
+
+def ending_in(*last: Callable[[Any], Any], shape: tuple[int, ...] = (8, 8, 3)) -> Callable[[Any], Any]:
+    """A small model with these layers behind its first dropout."""
+
+    def build(keras: Any) -> Any:
+        layers = keras.layers
+        made = [make(layers) for make in last] or [layers.Dense(3, activation="softmax")]
+        return keras.Sequential([keras.Input(shape), layers.Flatten(), layers.Dropout(0.3, name="first"), *made])
+
+    return build
+
+
+def without_dropout(keras: Any) -> Any:
+    return keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(3)])
+
+
+def idle(keras: Any) -> Any:
+    layers = keras.layers
+    return keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dropout(0.0, name="idle")])
+
+
+def tokens(make: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
+    """A model over rows of the image, with a dropout that can be kept behind what `make` adds."""
+
+    def build(keras: Any) -> Any:
+        layers = keras.layers
+        image = keras.Input((8, 8, 1))
+        x = make(layers, layers.Reshape((8, 8))(image))
+        x = layers.Dropout(0.2)(layers.Flatten()(x))
+        return keras.Model(image, layers.Dense(3, activation="softmax")(x))
+
+    return build
+
+
+def two_images(keras: Any) -> Any:
+    layers = keras.layers
+    inputs = [keras.Input((8, 8, 3)), keras.Input((8, 8, 3))]
+    x = layers.Dropout(0.3)(layers.Flatten()(layers.Add()(inputs)))
+    return keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
+
+
+def own_class(kind: str) -> Callable[[Any], Any]:
+    """A model with a layer of a user's own."""
+
+    def build(keras: Any) -> Any:
+        from tests.export import custom
+
+        layers = keras.layers
+        image = keras.Input((8, 8, 3))
+        x = getattr(custom, kind)()(layers.Dropout(0.3)(layers.Flatten()(image)))
+        return keras.Model(image, layers.Dense(3, activation="softmax")(x))
+
+    return build
+
+
+def quantized(keras: Any) -> Any:
+    model = ending_in()(keras)
+    model.layers[-1].quantize("int8")
+    return model
+
+
+def sizeless(keras: Any) -> Any:
+    layers = keras.layers
+    image = keras.Input((None, None, 3))
+    x = layers.GlobalAveragePooling2D()(layers.SpatialDropout2D(0.2)(image))
+    return keras.Model(image, layers.Dense(3, activation="softmax")(x))
+
+
+OWN = ("--custom-objects", "tests.export.custom:NoisyLayer", "--custom-objects", "tests.export.custom:TrainedNoise")
+UNIT = family.UNIT
+
+REFUSALS = (
+    Refusal("no_dropout", without_dropout, "has no active dropout. Looked at: no Dropout among its 2 layers"),
+    Refusal("rate_zero", idle, "has no active dropout. Looked at: idle (rate 0"),
+    Refusal("no_scale", ending_in(), "no scale was given", options=()),
+    Refusal("keep_nothing", ending_in(), "--keep 'top*' means none", options=(*UNIT, "--keep", "top*")),
+    Refusal("rate_of_nothing", ending_in(), "--rate 'top*' means none", options=(*UNIT, "--rate", "top*=0.2")),
+    Refusal("rate_of_one", ending_in(), "would have rate 1", options=(*UNIT, "--rate", "1")),
+    Refusal("rate_no_number", ending_in(), "--rate is 'half'", options=(*UNIT, "--rate", "half")),
+    Refusal(
+        "recurrent",
+        tokens(lambda layers, x: layers.LSTM(4, recurrent_dropout=0.2)(x)),
+        "would fall silent in the export: lstm",
+    ),
+    Refusal("gru", tokens(lambda layers, x: layers.GRU(4, dropout=0.2, name="memory")(x)), "export: memory (GRU)"),
+    Refusal(
+        "attention", tokens(lambda layers, x: layers.Attention(dropout=0.2)([x, x])), "export: attention (Attention)"
+    ),
+    Refusal(
+        "random_in_a_layer",
+        own_class("NoisyLayer"),
+        "draws random numbers outside its dropout layers: noisy",
+        options=(*UNIT, *OWN),
+    ),
+    Refusal(
+        "random_in_training",
+        own_class("TrainedNoise"),
+        "would fall silent in the export: trained_noise",
+        options=(*UNIT, *OWN),
+    ),
+    Refusal("unknown_class", own_class("NoisyLayer"), "has classes that are not Keras' own: NoisyLayer"),
+    Refusal("code_in_the_file", family.with_lambda, "has code in it that loading would run"),
+    Refusal(
+        "no_such_object",
+        ending_in(),
+        "--custom-objects nowhere:Thing was not found",
+        options=(*UNIT, "--custom-objects", "nowhere:Thing"),
+    ),
+    Refusal("two_inputs", two_images, "takes 2 inputs"),
+    Refusal("no_size", sizeless, "takes [N, None, None, 3]"),
+    Refusal("five_channels", ending_in(shape=(8, 8, 5)), "takes [N, 8, 8, 5]"),
+    Refusal("which_output", family.several_outputs, "which of its outputs is to be screened"),
+    Refusal(
+        "no_such_output", family.several_outputs, "--output colour names none", options=(*UNIT, "--output", "colour")
+    ),
+    Refusal("a_map", ending_in(lambda layers: layers.Reshape((8, 24))), "gives [N, 8, 24]"),
+    Refusal("kind_unsaid", ending_in(lambda layers: layers.Dense(3)), "probabilities, logits or a regression"),
+    Refusal("kind_contradicted", ending_in(), "is a softmax", options=(*UNIT, "--output-kind", "sigmoid")),
+    Refusal(
+        "one_logit",
+        ending_in(lambda layers: layers.Dense(1)),
+        "would always be certain",
+        options=(*UNIT, "--output-kind", "logits"),
+    ),
+    Refusal("quantized", quantized, "is quantized, in dense"),
+    Refusal(
+        "shared_by_rows", tokens(lambda layers, x: layers.Dropout(0.2, noise_shape=(2, 8, 1))(x)), "has noise_shape"
+    ),
+    Refusal("old_opset", ending_in(), "operator set 16", options=(*UNIT, "--opset", "16")),
+)
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda one: one.name)
+def test_what_cannot_be_exported_is_refused_by_its_reason(
+    keras: Any, refusal: Refusal, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keras.backend.clear_session()
+    source, folder = tmp_path / f"model{refusal.ending}", tmp_path / "out"
+    folder.mkdir()
+    refusal.build(keras).save(source)
+    assert oodscreen("export", source, folder / "m.onnx", *refusal.options, monkeypatch=monkeypatch) == 2
+    told = capsys.readouterr().err
+    assert refusal.says in told
+    assert "wanted:" in told
+    assert "next:" in told
+    assert list(folder.iterdir()) == []
+
+
+def test_every_refusal_has_its_own_message() -> None:
+    assert len({refusal.says for refusal in REFUSALS}) == len(REFUSALS) >= 12
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("saved", "is a folder"),
+        ("model.weights.h5", "holds weights only"),
+        ("model.pt", "not named like a Keras model"),
+    ],
+)
+def test_files_of_other_kinds_are_refused(
+    keras: Any,
+    name: str,
+    says: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source, model = tmp_path / name, ending_in()(keras)
+    if name == "saved":
+        model.export(source, verbose=False)
+    elif name.endswith(".h5"):
+        model.save_weights(source)
+    else:
+        source.write_bytes(b"torch")
+    assert oodscreen("export", source, tmp_path / "m.onnx", "--scale", "1", monkeypatch=monkeypatch) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "m.onnx").exists()
