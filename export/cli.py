@@ -125,7 +125,7 @@ def export(
         str | None, typer.Option(help="Name of the output, for a model with several.", show_default=False)
     ] = None,
     opset: Annotated[
-        int | None, typer.Option(help="ONNX operator set, 18 or newer. [default: 18]", show_default=False)
+        int | None, typer.Option(help="ONNX operator set, 17 or newer. [default: 18]", show_default=False)
     ] = None,
     custom_objects: Annotated[
         list[str] | None,

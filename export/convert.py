@@ -28,8 +28,8 @@ from export.stochastic import SiteMarker, read_mark
 OPSET = 18
 """Operator set of exported files unless said otherwise."""
 
-OPSETS = range(18, 25)
-"""Operator sets that can be asked for: from the oldest in which every reduction takes its axes as an input."""
+OPSETS = range(17, 25)
+"""Operator sets that can be asked for: from the oldest with LayerNormalization on."""
 
 _TF2ONNX_OPSETS = range(17, 19)
 """What tf2onnx writes itself; newer ones are reached by onnx' own version converter."""

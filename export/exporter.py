@@ -94,7 +94,7 @@ def export_model(
         keep: shell patterns of the dropout layers to keep; none keeps all.
         rate: another rate for the kept layers: one for all, or by pattern.
         output_layer: name of the output, for a model with several.
-        opset: ONNX operator set, 18 or newer.
+        opset: ONNX operator set, 17 or newer.
         labelled: gives labelled rows, on which the accuracy is measured beside Keras'.
 
     Returns:

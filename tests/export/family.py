@@ -505,6 +505,14 @@ FAMILY = (
         notice="random_flip (RandomFlip) is switched off",
     ),
     Member(
+        "opset_17",
+        "ONNX",
+        "an older operator set (`--opset 17`)",
+        residual,
+        (D, B) * 3,
+        options=(*UNIT, "--opset", "17"),
+    ),
+    Member(
         "opset_21",
         "ONNX",
         "a newer operator set (`--opset 21`)",
