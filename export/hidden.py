@@ -16,7 +16,8 @@ from export.errors import ModelRefused
 from export.network import Network
 from export.stochastic import NoiseCall
 
-_RANDOM = re.compile(r"Random|Multinomial|TruncatedNormal|StatefulStandardNormal|StatefulUniform")
+RANDOM_OPERATION = re.compile(r"Random|Multinomial|TruncatedNormal|StatefulStandardNormal|StatefulUniform")
+"""TensorFlow's operations that draw random numbers, by their kind."""
 
 
 class _Watcher:
@@ -99,7 +100,7 @@ def random_operations(graph: Any) -> list[str]:
         operation = waiting.pop()
         if operation.name not in seen:
             seen.add(operation.name)
-            found += [operation.name] if _RANDOM.search(operation.type) else []
+            found += [operation.name] if RANDOM_OPERATION.search(operation.type) else []
             found += _random_within(operation.node_def, functions)
             waiting += [value.op for value in operation.inputs]
     return found
@@ -111,7 +112,7 @@ def _random_within(node: Any, functions: Mapping[str, Sequence[Any]]) -> list[st
     for value in node.attr.values():
         for called in (value.func.name, *(one.name for one in value.list.func)):
             for inner in functions.get(called, ()):
-                found += [inner.name] if _RANDOM.search(inner.op) else []
+                found += [inner.name] if RANDOM_OPERATION.search(inner.op) else []
                 found += _random_within(inner, functions)
     return found
 

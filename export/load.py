@@ -1,8 +1,8 @@
 """Load a trained model from a file without running code that it brings along.
 
-In: a `.keras` file or a legacy `.h5` file. Out: a `KerasSource`. What a file
-names is looked at before Keras is given it: code in a file (Lambda layers) and classes that are
-not Keras' own are refused until they are allowed by name.
+In: a `.keras` file, a legacy `.h5` file or a SavedModel folder of Keras 2. Out: a `KerasSource`.
+What a file names is looked at before Keras is given it: code in a file (Lambda layers) and classes
+that are not Keras' own are refused until they are allowed by name.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import json
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from export.choice import SiteChoice
 from export.errors import ModelRefused
+from export.saved_model import read_folder_config, rebuild
 from export.source import KerasSource, describe_model, import_keras
-from export.stand_in import make_stand_in
+from export.stand_in import layers_of_keras_2, make_stand_in
 
-_WANTED = "a model saved with model.save('NAME.keras'), or a legacy .h5 file"
+_WANTED = "a model saved with model.save('NAME.keras'), a legacy .h5 file, or a folder of Keras 2's model.save"
 _WEIGHTS_ONLY = ".weights.h5"
 
 
@@ -34,7 +36,7 @@ def load_model(
     """Load a model in Keras' safe mode, without its optimizer.
 
     Args:
-        path: of the file.
+        path: of the file or folder.
         custom_objects: classes and functions of the user's own that the file names.
         unsafe: also run code that is in the file itself; for files that are trusted.
         choice: which sites are kept.
@@ -44,17 +46,11 @@ def load_model(
         ModelRefused: no such model, unknown or unsafe classes, or a model that `describe_model` refuses.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ModelRefused(
-            f"{path} is a folder, such as a SavedModel: a traced graph, in which dropout can no longer be told apart.",
-            wanted=_WANTED,
-            next_step="save the Keras model itself where it was trained: model.save('NAME.keras')",
-        )
-    if not path.is_file():
+    if not path.exists():
         raise ModelRefused(f"There is no model file {path}.", wanted=_WANTED, next_step="check the path")
     if path.name.endswith(_WEIGHTS_ONLY):
         raise _weights_only(path)
-    if path.suffix not in (".keras", ".h5", ".hdf5"):
+    if path.is_file() and path.suffix not in (".keras", ".h5", ".hdf5"):
         raise ModelRefused(
             f"{path} is not named like a Keras model (its ending is {path.suffix or 'empty'!r}).",
             wanted=_WANTED,
@@ -67,13 +63,17 @@ def load_model(
         _refuse_code(config, path)
     stand_ins = _stand_ins(config, given, path)
     try:
-        model = keras.saving.load_model(
-            path, custom_objects={**stand_ins, **given}, compile=False, safe_mode=not unsafe
-        )
+        objects = {**layers_of_keras_2(_objects(config)), **stand_ins, **given}
+        if path.is_dir():
+            model = rebuild(path, config, objects, unsafe=unsafe)
+        else:
+            model = keras.saving.load_model(path, custom_objects=objects, compile=False, safe_mode=not unsafe)
+    except ModelRefused:
+        raise
     except Exception as error:
         first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelRefused(
-            f"Keras could not load {path}: {first_line}",
+            f"Keras could not load {path}: {shorten(first_line, 300)}",
             wanted="a model of this Keras version's own layers, or of classes named by --custom-objects",
             next_step="load it where it was trained and save it anew; classes: --custom-objects module:Class",
         ) from error
@@ -83,12 +83,14 @@ def load_model(
         for name, stand_in in stand_ins.items()
     ]
     return describe_model(
-        model, origin=str(path), digest=_digest_file(path), choice=choice, output=output, notices=notices
+        model, origin=str(path), digest=_digest(path), choice=choice, output=output, notices=notices
     )
 
 
 def _read_config(path: Path) -> Any:
     """What the file says of its layers, as plain data; nothing of it is run."""
+    if path.is_dir():
+        return read_folder_config(path)
     try:
         if path.suffix == ".keras":
             with zipfile.ZipFile(path) as archive:
@@ -178,6 +180,11 @@ def _weights_only(path: Path) -> ModelRefused:
     )
 
 
-def _digest_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digest(path: Path) -> str:
+    """SHA-256 of a file; of a folder, that of the names and digests of the files in it."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    files = sorted(one for one in path.rglob("*") if one.is_file())
+    lines = "".join(f"{_digest(one)}  {one.relative_to(path).as_posix()}\n" for one in files)
+    return hashlib.sha256(lines.encode()).hexdigest()

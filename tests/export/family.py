@@ -240,6 +240,17 @@ def mobilenet_v3(keras: Any) -> Any:
     )
 
 
+def resnet(keras: Any) -> Any:
+    """Padding with zeros in front of a MaxPool, and dropout before the classifier."""
+    base = keras.applications.ResNet50V2(weights=None, include_top=False, input_shape=(32, 32, 3), pooling="avg")
+    return _finish(keras, base.input, keras.layers.Dropout(0.3)(base.output))
+
+
+def convnext(keras: Any) -> Any:
+    base = keras.applications.ConvNeXtTiny(weights=None, include_top=False, input_shape=(32, 32, 3), pooling="avg")
+    return _finish(keras, base.input, keras.layers.Dropout(0.3)(base.output))
+
+
 def efficientnet(keras: Any) -> Any:
     return keras.applications.EfficientNetB0(weights=None, input_shape=(32, 32, 3), classes=4)
 
@@ -279,14 +290,10 @@ def tutorial_dropout(keras: Any) -> Any:
     return _finish(keras, image, MCAlphaDropout(0.1)(x))
 
 
-def saved_by_keras_3(keras: Any, path: Path) -> None:
-    tutorial_dropout(keras).export(path, verbose=False)
-
-
 def saved_by_keras_2(_keras: Any, path: Path) -> None:
-    keras_2 = import_keras_2()
-    model = always_on(keras_2)
-    model.save(path, save_format="tf")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a Keras 2 that is older than its TensorFlow
+        always_on(import_keras_2()).save(path, save_format="tf")
 
 
 def h5_by_keras_2(_keras: Any, path: Path) -> None:
@@ -410,6 +417,8 @@ FAMILY = (
     Member(
         "efficientnet", "networks", "EfficientNet, with stochastic depth", efficientnet, (B,) * 9 + (D,), options=()
     ),
+    Member("resnet", "networks", "ResNet50V2, dropout before the classifier", resnet, (D,)),
+    Member("convnext", "networks", "ConvNeXt, dropout before the classifier", convnext, (D,), options=()),
     Member("residual", "networks", "residual blocks with dropout in each", residual, (D, B) * 3),
     Member(
         "vision_transformer",
@@ -462,6 +471,15 @@ FAMILY = (
         quick=True,
     ),
     Member("h5", "files", "`.h5`", residual, (D, B) * 3, container=".h5"),
+    Member(
+        "saved_by_keras_2",
+        "files",
+        "SavedModel folders of Keras 2's `model.save`",
+        saved_by_keras_2,
+        (D, D),
+        container="",
+        writes=True,
+    ),
     Member("h5_by_keras_2", "files", "`.h5` of Keras 2", h5_by_keras_2, (D, D), container=".h5", writes=True),
     Member(
         "with_lambda",
