@@ -42,7 +42,7 @@ def export(
     context: typer.Context,
     model: Annotated[
         Path,
-        typer.Argument(metavar="MODEL", help="A Keras model: .keras or .h5.", show_default=False),
+        typer.Argument(metavar="MODEL", help="A Keras model: .keras, .h5 or a folder of Keras 2.", show_default=False),
     ],
     output_file: Annotated[
         Path, typer.Argument(metavar="OUT.onnx", help="Where the ONNX file goes.", show_default=False)

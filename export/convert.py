@@ -1,4 +1,4 @@
-"""Keras to ONNX; the only file that knows tf2onnx.
+"""Keras to ONNX; the only file that knows tf2onnx, with `export.transposes`, which has it move them.
 
 In: a `KerasSource`. Out: `Converted`: an ONNX graph in float32 with one custom node for each
 dropout call, the sites, and the weights that are too large for a graph. What makes the nodes draw
@@ -11,7 +11,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from export.arrival import match_sites
 from export.contract import DOMAIN, Site
 from export.errors import ModelRefused, OptionRefused
-from export.functions import NOISE_KINDS
 from export.source import KerasSource
 from export.stochastic import SiteMarker, read_mark
+from export.transposes import pull_transposes_before_sites, sites_let_transposes_through
 
 OPSET = 18
 """Operator set of exported files unless said otherwise."""
@@ -100,7 +101,7 @@ def convert_to_onnx(source: KerasSource, opset: int = OPSET) -> Converted:
     signature = [tf.TensorSpec([None, *source.input_shape], tf.float32, name=_INPUT)]
     signature += [tf.TensorSpec(one.shape, tf.float32, name=f"{_WEIGHT}{index}") for index, one in enumerate(large)]
     function = tf.function(forward)
-    with _quiet(), _sites_let_transposes_through():
+    with _quiet(), sites_let_transposes_through():
         try:
             traced = function.get_concrete_function(*signature)
             proto, _ = tf2onnx.convert.from_function(
@@ -123,8 +124,8 @@ def convert_to_onnx(source: KerasSource, opset: int = OPSET) -> Converted:
     _check_converted(proto, source)
     if opset > _TF2ONNX_OPSETS[-1]:
         proto = _raise_opset(proto, opset)
-    _pull_transposes_before_sites(proto)
-    sites, notices = _match_sites(proto, marker.sites, traced, source)
+    pull_transposes_before_sites(proto)
+    sites, notices = match_sites(proto, marker.sites, traced, source.origin)
     return Converted(proto, sites, weights, notices)
 
 
@@ -156,72 +157,6 @@ def _write_erfc(context: Any, node: Any, name: str, _args: list[Any]) -> None:
     context.remove_node(node.name)
     erf = context.make_node("Erf", [x], shapes=[shape], dtypes=[kind], name=f"{name}/Erf")
     context.make_node("Sub", [one.output[0], erf.output[0]], outputs=[output], name=name, shapes=[shape], dtypes=[kind])
-
-
-@contextmanager
-def _sites_let_transposes_through() -> Iterator[None]:
-    """Let tf2onnx move its transposes through a site, as through a Relu.
-
-    TensorFlow's images are NHWC, ONNX' convolutions NCHW. tf2onnx puts transposes around each
-    convolution and then moves them until they meet and vanish; at a node that it does not know they
-    would stop. A site works on single elements, so only the order of its axes changes: the attribute
-    `layout` says which axis of the Keras tensor each axis of the node's is.
-    """
-    from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
-
-    original = TransposeOptimizer._initialize_handlers
-
-    def initialize(optimizer: Any) -> None:
-        original(optimizer)
-
-        def move(transpose: Any, node: Any) -> bool:
-            if not optimizer._switch_transpose_and_node(node, transpose):
-                return False
-            layout = list(node.get_attr_value("layout"))
-            permutation = list(transpose.get_attr_value("perm"))
-            node.set_attr("layout", [layout[permutation.index(axis)] for axis in range(len(layout))])
-            return True
-
-        for kind in NOISE_KINDS:
-            optimizer._handler_map[kind] = move
-
-    TransposeOptimizer._initialize_handlers = initialize
-    try:
-        yield
-    finally:
-        TransposeOptimizer._initialize_handlers = original
-
-
-def _pull_transposes_before_sites(proto: onnx.ModelProto) -> None:
-    """Where only a transpose reads a site, put it in front: there it runs once, and not in every pass."""
-    graph = proto.graph
-    outputs = {value.name for value in graph.output}
-    nodes = list(graph.node)
-    moved: set[str] = set()
-    for index, site in enumerate(nodes):
-        if site.domain != DOMAIN or site.output[0] in outputs:
-            continue
-        readers = [node for node in nodes if site.output[0] in node.input]
-        if len(readers) != 1 or readers[0].op_type != "Transpose":
-            continue
-        transpose = readers[0]
-        permutation = helper.get_node_attr_value(transpose, "perm")
-        if permutation[0] != 0:
-            continue
-        layout = next(attribute for attribute in site.attribute if attribute.name == "layout")
-        layout.ints[:] = [layout.ints[axis] for axis in permutation]
-        between, after = site.output[0], transpose.output[0]
-        transpose.input[0], transpose.output[0] = site.input[0], between
-        site.input[0], site.output[0] = between, after
-        moved.add(between)
-        nodes.remove(transpose)
-        nodes.insert(index, transpose)
-    ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(ordered)
-    known = [value for value in graph.value_info if value.name not in moved]
-    del graph.value_info[:]
-    graph.value_info.extend(known)
 
 
 def _fill_captured_constants(proto: onnx.ModelProto, traced: Any) -> None:
@@ -277,60 +212,6 @@ def _raise_opset(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         node.name = name if node.name or name not in taken else f"{name}__{index}"
         taken.add(node.name)
     return proto
-
-
-def _match_sites(
-    proto: onnx.ModelProto, traced: Sequence[Site], function: Any, source: KerasSource
-) -> tuple[tuple[Site, ...], tuple[str, ...]]:
-    """The traced sites as the graph has them; those that the output does not depend on are told.
-
-    Raises:
-        ModelRefused: a site that the output depends on is not in the graph, or none is.
-    """
-    arrived = {}
-    for node in proto.graph.node:
-        if node.domain == DOMAIN:
-            values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-            arrived[values["site"].decode()] = values["layout"]
-    missing = [site.name for site in traced if site.name not in arrived]
-    needed = _marks_behind_output(function)
-    lost = [name for name in missing if name in needed]
-    if lost or not arrived:
-        raise ModelRefused(
-            f"{len(traced)} dropout calls were traced in {source.origin}, but {len(arrived)} reached the ONNX graph"
-            + (f"; missing: {', '.join(lost)}." if lost else "."),
-            wanted="every traced dropout call in the graph, and at least one",
-            next_step="check that the dropout layers lie on the way to the output",
-        )
-    notices = tuple(f"{name} is no site: the output does not depend on it" for name in missing)
-    return tuple(_laid_out(site, arrived[site.name]) for site in traced if site.name in arrived), notices
-
-
-def _laid_out(site: Site, layout: Sequence[int]) -> Site:
-    """The site with its axes in the order of the graph; the batch axis stays in front."""
-    rows = [axis - 1 for axis in layout[1:]]
-    return replace(
-        site,
-        shape=tuple(site.shape[axis] for axis in rows),
-        noise_shape=tuple(site.noise_shape[axis] for axis in rows),
-    )
-
-
-def _marks_behind_output(function: Any) -> set[str]:
-    """Names of the sites that the output of a trace depends on."""
-    found: set[str] = set()
-    seen: set[str] = set()
-    waiting = [output.op for output in function.outputs]
-    while waiting:
-        operation = waiting.pop()
-        if operation.name in seen:
-            continue
-        seen.add(operation.name)
-        if operation.type == "CheckNumerics":
-            site = read_mark(operation.get_attr("message").decode())
-            found |= {site.name} if site else set()
-        waiting += [value.op for value in operation.inputs]
-    return found
 
 
 def _check_converted(proto: onnx.ModelProto, source: KerasSource) -> None:

@@ -18,17 +18,14 @@ from onnx import TensorProto, helper, numpy_helper
 from export.contract import DOMAIN, ModelContract, Site
 from export.functions import NOISE_KINDS, noise_function
 from export.inputs import Preprocessing
+from export.promises import ensure, require
+from export.settle import keep_padding_apart, settle_reshapes
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "output"
 
 _FLOAT_INPUT = "oodscreen/pixels"
-_LOWEST = "oodscreen/lowest"
 _MOVERS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
-
-
-class GraphPassError(AssertionError):
-    """A pass met or left a graph that it must not: a bug in this package, never in a model."""
 
 
 def finish_graph(model: onnx.ModelProto, sites: Sequence[Site], preprocessing: Preprocessing) -> None:
@@ -48,7 +45,7 @@ def name_sites(model: onnx.ModelProto, sites: Sequence[Site]) -> None:
     Ensures: the node's name is the site's, and its attributes are those of its function.
     """
     nodes = {_text_attribute(node, "site"): node for node in _noise_nodes(model)}
-    _require(set(nodes) == {site.name for site in sites}, "one noise node for each site")
+    require(set(nodes) == {site.name for site in sites}, "one noise node for each site")
     for site in sites:
         node = nodes[site.name]
         for other in model.graph.node:
@@ -61,7 +58,7 @@ def name_sites(model: onnx.ModelProto, sites: Sequence[Site]) -> None:
             own = [int(draw == size) for draw, size in zip(site.noise_shape, site.shape, strict=True)]
             node.attribute.append(helper.make_attribute("noise_axes", [1, *own]))
     names = [node.name for node in model.graph.node]
-    _ensure(all(names.count(site.name) == 1 for site in sites), "site names are unique")
+    ensure(all(names.count(site.name) == 1 for site in sites), "site names are unique")
 
 
 def rename_output(model: onnx.ModelProto) -> None:
@@ -69,7 +66,7 @@ def rename_output(model: onnx.ModelProto) -> None:
 
     Requires: exactly one output. Ensures: it has the name that the contract says.
     """
-    _require(len(model.graph.output) == 1, "one output")
+    require(len(model.graph.output) == 1, "one output")
     old = model.graph.output[0].name
     for node in model.graph.node:
         for names in (node.input, node.output):
@@ -78,7 +75,7 @@ def rename_output(model: onnx.ModelProto) -> None:
                     names[index] = OUTPUT_NAME
     model.graph.output[0].name = OUTPUT_NAME
     _set_batch_axis(model.graph.output[0])
-    _ensure(any(OUTPUT_NAME in node.output for node in model.graph.node), "the output is computed")
+    ensure(any(OUTPUT_NAME in node.output for node in model.graph.node), "the output is computed")
 
 
 def add_uint8_input(model: onnx.ModelProto, preprocessing: Preprocessing) -> None:
@@ -87,11 +84,11 @@ def add_uint8_input(model: onnx.ModelProto, preprocessing: Preprocessing) -> Non
     Requires: one float32 input of rank 4. Ensures: the one input is `image`, uint8.
     """
     graph = model.graph
-    _require(len(graph.input) == 1, "one input")
+    require(len(graph.input) == 1, "one input")
     old = graph.input[0]
-    _require(old.type.tensor_type.elem_type == TensorProto.FLOAT, "a float32 input")
+    require(old.type.tensor_type.elem_type == TensorProto.FLOAT, "a float32 input")
     shape = [dim.dim_value for dim in old.type.tensor_type.shape.dim][1:]
-    _require(len(shape) == 3 and all(shape), "an image input of known size")
+    require(len(shape) == 3 and all(shape), "an image input of known size")
 
     if preprocessing.channels_first:
         shape = [*shape[1:], shape[0]]
@@ -131,7 +128,7 @@ def add_uint8_input(model: onnx.ModelProto, preprocessing: Preprocessing) -> Non
     graph.node.extend([*steps, *rest])
     del graph.input[:]
     graph.input.append(helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["N", *shape]))
-    _ensure(all(old.name not in node.input for node in graph.node), "nothing reads the old input")
+    ensure(all(old.name not in node.input for node in graph.node), "nothing reads the old input")
 
 
 def add_noise_functions(model: onnx.ModelProto) -> None:
@@ -141,39 +138,12 @@ def add_noise_functions(model: onnx.ModelProto) -> None:
     """
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     kinds = {node.op_type for node in _noise_nodes(model)}
-    _require(kinds <= set(NOISE_KINDS), f"known noise kinds, not {sorted(kinds)}")
+    require(kinds <= set(NOISE_KINDS), f"known noise kinds, not {sorted(kinds)}")
     for kind in sorted(kinds):
         model.functions.append(noise_function(kind, opset))
     if not any(entry.domain == DOMAIN for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-    _ensure({function.name for function in model.functions} == kinds, "a function for each kind")
-
-
-def keep_padding_apart(model: onnx.ModelProto) -> None:
-    """Keep onnxruntime from making a pooling's own padding out of a Pad with zeros.
-
-    A MaxPool's own padding is minus infinity. onnxruntime's `Pad_Fusion` folds a Pad of zeros into
-    it all the same (see tests/assumptions), which changes every border where the values are negative:
-    ResNet50V2 says something else then. A maximum with the smallest number between them is no work to
-    speak of, and no optimiser takes it away.
-
-    Ensures: no MaxPool reads a Pad.
-    """
-    graph = model.graph
-    padded = {node.output[0] for node in graph.node if node.op_type == "Pad"}
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        if node.op_type == "MaxPool" and node.input[0] in padded:
-            apart = f"{node.input[0]}/apart_from/{node.output[0]}"
-            nodes.append(helper.make_node("Max", [node.input[0], _LOWEST], [apart], name=apart))
-            node.input[0] = apart
-        nodes.append(node)
-    if len(nodes) > len(graph.node):
-        graph.initializer.append(numpy_helper.from_array(np.array(np.finfo(np.float32).min, np.float32), _LOWEST))
-        ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del graph.node[:]
-        graph.node.extend(ordered)
-    _ensure(all(node.op_type != "MaxPool" or node.input[0] not in padded for node in graph.node), "paddings are apart")
+    ensure({function.name for function in model.functions} == kinds, "a function for each kind")
 
 
 def output_kind_of(model: onnx.ModelProto) -> str:
@@ -200,7 +170,7 @@ def find_feeds(model: onnx.ModelProto, sites: Sequence[Site]) -> tuple[Site, ...
         for name in node.input:
             readers.setdefault(name, []).append(node)
     makers = {node.name: node for node in _noise_nodes(model)}
-    _require({site.name for site in sites} <= set(makers), "one noise node for each site")
+    require({site.name for site in sites} <= set(makers), "one noise node for each site")
     return tuple(replace(site, feeds=_next_names(makers[site.name].output[0], readers)) for site in sites)
 
 
@@ -214,73 +184,19 @@ def _next_names(value: str, readers: dict[str, list[onnx.NodeProto]]) -> tuple[s
     return tuple(dict.fromkeys(found)) or ("the output",)
 
 
-def settle_reshapes(model: onnx.ModelProto) -> None:
-    """Give each Reshape that counts rows a constant target: `[-1, sizes of a row]`.
-
-    Converters compute such a target from the shape of some tensor. A constant says what happens to a
-    row, and so does not hide from a planner that the rows stay apart.
-
-    Requires: noise functions are there, so that shapes can be inferred through them. Ensures: no
-    Reshape whose output is `[N, known sizes]` computes its target, and no node is left without a reader.
-    """
-    graph = model.graph
-    constant = {value.name for value in graph.initializer}
-    shapes = _shapes_for_rows(model)
-    for node in graph.node:
-        shape = shapes.get(node.output[0], ())
-        computed = node.op_type == "Reshape" and node.input[1] not in constant
-        if computed and shape[:1] == (_ROWS,) and 0 not in shape:
-            target = np.array([-1, *shape[1:]], np.int64)
-            graph.initializer.append(numpy_helper.from_array(target, f"{node.output[0]}/rows"))
-            node.input[1] = graph.initializer[-1].name
-    _remove_unread(graph)
-
-
-_ROWS = 97
-"""A prime that no layer is likely to have as a size: a first axis of this size is the row axis."""
-
-
-def _shapes_for_rows(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Shapes of all values for a batch of `_ROWS` images; an unknown size is 0."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    copy.graph.input[0].type.tensor_type.shape.dim[0].dim_value = _ROWS
-    for output in copy.graph.output:
-        output.type.tensor_type.shape.dim[0].Clear()
-    inferred = onnx.shape_inference.infer_shapes(copy, data_prop=True)
-    return {
-        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-        for value in (*inferred.graph.value_info, *inferred.graph.output)
-    }
-
-
-def _remove_unread(graph: onnx.GraphProto) -> None:
-    """Remove nodes that nothing reads, and then those that only these read."""
-    read = {value.name for value in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if any(name in read for name in node.output):
-            kept.append(node)
-            read.update(node.input)
-    weights = [value for value in graph.initializer if value.name in read]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(reversed(kept))
-    graph.initializer.extend(weights)
-
-
 def stamp_metadata(model: onnx.ModelProto, contract: ModelContract) -> None:
     """Write the contract into the metadata.
 
     Requires: the graph's input and output are the contract's. Ensures: it reads back as the same value.
     """
-    _require(
+    require(
         [value.name for value in model.graph.input] == [contract.input_name]
         and [value.name for value in model.graph.output] == [contract.output_name],
         "input and output as the contract says",
     )
     helper.set_model_props(model, contract.to_metadata())
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    _ensure(ModelContract.from_metadata(metadata, origin="this graph") == contract, "the contract reads back")
+    ensure(ModelContract.from_metadata(metadata, origin="this graph") == contract, "the contract reads back")
 
 
 def with_rate_zero(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -304,13 +220,3 @@ def _text_attribute(node: onnx.NodeProto, name: str) -> str:
 
 def _set_batch_axis(value: onnx.ValueInfoProto) -> None:
     value.type.tensor_type.shape.dim[0].dim_param = "N"
-
-
-def _require(condition: bool, what: str) -> None:
-    if not condition:
-        raise GraphPassError(f"a graph pass requires {what}")
-
-
-def _ensure(condition: bool, what: str) -> None:
-    if not condition:
-        raise GraphPassError(f"a graph pass did not ensure that {what}")

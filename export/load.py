@@ -82,9 +82,7 @@ def load_model(
         "that is always on, and is taken for one"
         for name, stand_in in stand_ins.items()
     ]
-    return describe_model(
-        model, origin=str(path), digest=_digest(path), choice=choice, output=output, notices=notices
-    )
+    return describe_model(model, origin=str(path), digest=_digest(path), choice=choice, output=output, notices=notices)
 
 
 def _read_config(path: Path) -> Any:

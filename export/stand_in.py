@@ -67,10 +67,11 @@ _NO_LONGER = {
 }
 """Settings of these layers that only Keras 2 has, with the values at which they mean nothing (None: all of them)."""
 
-_CHANGED = frozenset(
-    "DepthwiseConv1D DepthwiseConv2D SeparableConv1D SeparableConv2D "
-    "SpatialDropout1D SpatialDropout2D SpatialDropout3D GRU LSTM SimpleRNN".split()
-)
+_CHANGED = {
+    *("DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D"),
+    *("SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D"),
+    *("GRU", "LSTM", "SimpleRNN"),
+}
 
 
 def layers_of_keras_2(described: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from screen.columns import COLUMNS, STATUSES, Column
 from screen.review.label_report import LABEL_COLUMNS
 from screen.review.queue_row import HANDED_ON
 from tests.export.family import FAMILY
+from tests.export.test_refusals import REFUSALS
 
 REPOSITORY = Path(__file__).parent.parent
 README = REPOSITORY / "README.md"
@@ -293,10 +294,11 @@ def report_sentence() -> str:
 
 
 def family_table() -> str:
-    """What the family of models covers, by area."""
+    """What the family of models covers, by area, and what is refused."""
     areas: dict[str, list[str]] = {}
     for member in FAMILY:
         areas.setdefault(member.area, []).append(member.what)
+    areas["refused, with the way out"] = [refusal.what for refusal in REFUSALS if refusal.what]
     rows = [f"| {area} | {'; '.join(what)} |" for area, what in areas.items()]
     return "\n".join(["| area | models |", "|---|---|", *rows])
 

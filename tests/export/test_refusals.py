@@ -15,13 +15,21 @@ from tests.export import family
 
 @dataclass(frozen=True)
 class Refusal:
-    """A model or a request, and a part of what is said of it."""
+    """A model or a request, and a part of what is said of it.
+
+    Attributes:
+        name: of the test.
+        build: makes the model.
+        says: a part of the message, which no other refusal has.
+        options: of `oodscreen export`.
+        what: what it stands for in README's table; "" for what is a matter of options.
+    """
 
     name: str
     build: Callable[[Any], Any]
     says: str
     options: tuple[str, ...] = family.UNIT
-    ending: str = ".keras"
+    what: str = ""
 
 
 def ending_in(*last: Callable[[Any], Any], shape: tuple[int, ...] = (8, 8, 3)) -> Callable[[Any], Any]:
@@ -106,7 +114,12 @@ OWN = ("--custom-objects", "tests.export.custom:NoisyLayer", "--custom-objects",
 UNIT = family.UNIT
 
 REFUSALS = (
-    Refusal("no_dropout", without_dropout, "has no active dropout. Looked at: no Dropout among its 2 layers"),
+    Refusal(
+        "no_dropout",
+        without_dropout,
+        "has no active dropout. Looked at: no Dropout among its 2 layers",
+        what="models without dropout",
+    ),
     Refusal("rate_zero", idle, "has no active dropout. Looked at: idle (rate 0"),
     Refusal("no_scale", ending_in(), "no scale was given", options=()),
     Refusal("keep_nothing", ending_in(), "--keep 'top*' means none", options=(*UNIT, "--keep", "top*")),
@@ -117,16 +130,26 @@ REFUSALS = (
         "recurrent",
         tokens(lambda layers, x: layers.LSTM(4, recurrent_dropout=0.2)(x)),
         "would fall silent in the export: lstm",
+        what="recurrent dropout",
     ),
-    Refusal("gru", tokens(lambda layers, x: layers.GRU(4, dropout=0.2, name="memory")(x)), "export: memory (GRU)"),
     Refusal(
-        "attention", tokens(lambda layers, x: layers.Attention(dropout=0.2)([x, x])), "export: attention (Attention)"
+        "gru",
+        tokens(lambda layers, x: layers.GRU(4, dropout=0.2, name="memory")(x)),
+        "export: memory (GRU)",
+        what="`dropout=` of LSTM and GRU",
+    ),
+    Refusal(
+        "attention",
+        tokens(lambda layers, x: layers.Attention(dropout=0.2)([x, x])),
+        "export: attention (Attention)",
+        what="`dropout=` of `layers.Attention`",
     ),
     Refusal(
         "random_in_a_layer",
         own_class("NoisyLayer"),
         "draws random numbers outside its dropout layers: noisy",
         options=(*UNIT, *OWN),
+        what="`keras.random` in a layer",
     ),
     Refusal(
         "random_in_training",
@@ -134,23 +157,43 @@ REFUSALS = (
         "would fall silent in the export: trained_noise",
         options=(*UNIT, *OWN),
     ),
-    Refusal("stochastic_depth", stochastic_depth, "would fall silent in the export: depth (StochasticDepth)"),
-    Refusal("unknown_class", own_class("NoisyLayer"), "has classes that are not Keras' own: NoisyLayer"),
-    Refusal("code_in_the_file", family.with_lambda, "has code in it that loading would run"),
+    Refusal(
+        "stochastic_depth",
+        stochastic_depth,
+        "would fall silent in the export: depth (StochasticDepth)",
+        what="ConvNeXt's own StochasticDepth (of `keras.applications`' functions, at rate 0, it is not there)",
+    ),
+    Refusal(
+        "unknown_class",
+        own_class("NoisyLayer"),
+        "has classes that are not Keras' own: NoisyLayer",
+        what="unknown classes",
+    ),
+    Refusal(
+        "code_in_the_file",
+        family.with_lambda,
+        "has code in it that loading would run",
+        what="Lambda layers without `--unsafe`",
+    ),
     Refusal(
         "no_such_object",
         ending_in(),
         "--custom-objects nowhere:Thing was not found",
         options=(*UNIT, "--custom-objects", "nowhere:Thing"),
     ),
-    Refusal("two_inputs", two_images, "takes 2 inputs"),
-    Refusal("no_size", sizeless, "takes [N, None, None, 3]"),
-    Refusal("five_channels", ending_in(shape=(8, 8, 5)), "takes [N, 8, 8, 5]"),
+    Refusal("two_inputs", two_images, "takes 2 inputs", what="several inputs"),
+    Refusal("no_size", sizeless, "takes [N, None, None, 3]", what="images of no fixed size"),
+    Refusal("five_channels", ending_in(shape=(8, 8, 5)), "takes [N, 8, 8, 5]", what="other than 1 or 3 channels"),
     Refusal("which_output", family.several_outputs, "which of its outputs is to be screened"),
     Refusal(
         "no_such_output", family.several_outputs, "--output colour names none", options=(*UNIT, "--output", "colour")
     ),
-    Refusal("a_map", ending_in(lambda layers: layers.Reshape((8, 24))), "gives [N, 8, 24]"),
+    Refusal(
+        "a_map",
+        ending_in(lambda layers: layers.Reshape((8, 24))),
+        "gives [N, 8, 24]",
+        what="maps, such as segmentation",
+    ),
     Refusal("kind_unsaid", ending_in(lambda layers: layers.Dense(3)), "probabilities, logits or a regression"),
     Refusal("kind_contradicted", ending_in(), "is a softmax", options=(*UNIT, "--output-kind", "sigmoid")),
     Refusal(
@@ -159,7 +202,7 @@ REFUSALS = (
         "would always be certain",
         options=(*UNIT, "--output-kind", "logits"),
     ),
-    Refusal("quantized", quantized, "is quantized, in dense"),
+    Refusal("quantized", quantized, "is quantized, in dense", what="quantized models"),
     Refusal(
         "shared_by_rows", tokens(lambda layers, x: layers.Dropout(0.2, noise_shape=(2, 8, 1))(x)), "has noise_shape"
     ),
@@ -172,7 +215,7 @@ def test_what_cannot_be_exported_is_refused_by_its_reason(
     keras: Any, refusal: Refusal, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keras.backend.clear_session()
-    source, folder = tmp_path / f"model{refusal.ending}", tmp_path / "out"
+    source, folder = tmp_path / "model.keras", tmp_path / "out"
     folder.mkdir()
     refusal.build(keras).save(source)
     assert oodscreen("export", source, folder / "m.onnx", *refusal.options, monkeypatch=monkeypatch) == 2
