@@ -204,7 +204,7 @@ def _take_out_weights(proto: onnx.ModelProto, large: Sequence[Any]) -> dict[str,
 
 
 def _raise_opset(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """The same graph in a newer operator set; onnx' converter drops the names of nodes."""
+    """The same graph in a newer operator set; nodes that onnx' converter puts in get a name too."""
     proto = onnx.version_converter.convert_version(proto, opset)
     taken = {node.name for node in proto.graph.node}
     for index, node in enumerate(proto.graph.node):

@@ -1,4 +1,4 @@
-"""SavedModel folders: those of Keras 2 describe their layers and can be rebuilt; others are refused, each by its reason.
+"""SavedModel folders: those of Keras 2 describe their layers and can be rebuilt; others are refused by their reason.
 
 In: a folder. Out: what it says of its layers, and a Keras model with its weights. `model.save("folder")` of
 Keras 2 writes traced functions, and beside them the configuration of the layers (`keras_metadata.pb`) and a

@@ -16,6 +16,7 @@ from screen.review.label_report import LABEL_COLUMNS
 from screen.review.queue_row import HANDED_ON
 from tests.export.family import FAMILY
 from tests.export.test_refusals import REFUSALS
+from tests.export.test_saved_model import FUNCTIONS
 
 REPOSITORY = Path(__file__).parent.parent
 README = REPOSITORY / "README.md"
@@ -298,7 +299,7 @@ def family_table() -> str:
     areas: dict[str, list[str]] = {}
     for member in FAMILY:
         areas.setdefault(member.area, []).append(member.what)
-    areas["refused, with the way out"] = [refusal.what for refusal in REFUSALS if refusal.what]
+    areas["refused, with the way out"] = [refusal.what for refusal in (*REFUSALS, *FUNCTIONS) if refusal.what]
     rows = [f"| {area} | {'; '.join(what)} |" for area, what in areas.items()]
     return "\n".join(["| area | models |", "|---|---|", *rows])
 

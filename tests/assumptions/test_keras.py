@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from export.convert import _quiet
 
@@ -39,6 +41,22 @@ def test_from_function_leaves_a_tensorflow_operator_in_the_file(keras: Any) -> N
     with _quiet():
         proto, _ = tf2onnx.convert.from_function(tf.function(lambda x: model(x)), [tf.TensorSpec([None, 8])], opset=18)
     assert any("Stateless" in node.op_type for node in proto.graph.node)
+
+
+def test_a_dropout_of_old_random_numbers_becomes_one_that_does_nothing() -> None:
+    """Why noise is never left to the converter (tensorflow-onnx issue 1845): a Dropout without `training_mode`."""
+    import tensorflow as tf
+    import tf2onnx
+
+    def drop(x: Any) -> Any:
+        uniform = tf.raw_ops.RandomUniform(shape=tf.shape(x), dtype=tf.float32)
+        return (x * 2.0) * tf.cast(uniform >= 0.5, tf.float32) + 1.0
+
+    with _quiet():
+        proto, _ = tf2onnx.convert.from_function(tf.function(drop), [tf.TensorSpec([4, 3])], opset=18)
+    (dropout,) = (node for node in proto.graph.node if "Random" in node.op_type or node.op_type == "Dropout")
+    assert dropout.op_type == "Dropout"
+    assert len(dropout.input) < 3
 
 
 def test_training_false_reaches_layers_that_were_built_with_training_true(keras: Any) -> None:
@@ -137,3 +155,39 @@ def test_tf2onnx_does_not_know_the_exact_gelu(keras: Any) -> None:
     with _quiet():
         proto, _ = tf2onnx.convert.from_function(function, [tf.TensorSpec([None, 3])], opset=18)
     assert any(node.op_type == "Erfc" for node in proto.graph.node)
+
+
+def test_keras_3_has_what_reads_the_configurations_of_keras_2() -> None:
+    """What `export.saved_model` uses of Keras beyond its public names."""
+    from keras.src.legacy.saving import json_utils, saving_options, saving_utils
+    from keras.src.saving.serialization_lib import SafeModeScope
+
+    assert json_utils.decode('{"a": {"class_name": "__tuple__", "items": [1, 2]}}') == {"a": (1, 2)}
+    assert all(callable(one) for one in (saving_utils.model_from_config, SafeModeScope))
+    assert callable(saving_options.keras_option_scope)
+
+
+def test_keras_3_does_not_know_settings_that_keras_2_saved(keras: Any) -> None:
+    """Why `export.stand_in` leaves some out; if this fails, it may be simpler."""
+    layers = keras.layers
+    for kind, setting in (
+        (lambda **own: layers.DepthwiseConv2D(3, **own), {"groups": 1}),
+        (lambda **own: layers.SeparableConv2D(4, 3, **own), {"groups": 1}),
+        (lambda **own: layers.SpatialDropout2D(0.5, **own), {"trainable": True}),
+        (lambda **own: layers.LSTM(4, **own), {"time_major": False}),
+    ):
+        with pytest.raises((TypeError, ValueError), match=next(iter(setting))):
+            kind(**setting)
+
+
+def test_the_functions_that_keras_exports_have_no_dropout_left(keras: Any, tmp_path: Path) -> None:
+    """Why folders of `model.export` are refused."""
+    import tensorflow as tf
+
+    image = keras.Input((8,))
+    model = keras.Model(image, keras.layers.Dense(2)(keras.layers.Dropout(0.5)(image)))
+    model.export(tmp_path / "saved", verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "saved"))
+    rows = np.ones((4, 8), np.float32)
+    np.testing.assert_array_equal(served.serve(rows), served.serve(rows))
+    assert not (tmp_path / "saved" / "keras_metadata.pb").exists()

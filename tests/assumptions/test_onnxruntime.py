@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from export.graph import add_noise_functions
-from tests.export.test_graph import one_site, padded_pooling
+from tests.export.test_graph import one_site
+from tests.export.test_settle import padded_pooling
 
 
 def session_of(op_type: str, inputs: int = 1, threads: int = 2, **attributes: Any) -> onnxruntime.InferenceSession:
@@ -62,6 +65,48 @@ def test_a_model_local_function_stays_random_in_a_default_session_and_runs_go_on
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     x = np.ones((4, 100), np.float32)
     assert np.any(session.run(None, {"x": x})[0] != session.run(None, {"x": x})[0])
+
+
+def test_the_function_keeps_the_share_that_its_rate_says() -> None:
+    model = one_site("MCDropout", 0.25, [1000])
+    add_noise_functions(model)
+    onnx.checker.check_model(model, full_check=True)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    y = session.run(None, {"x": np.ones((1000, 1000), np.float32)})[0]
+    assert abs(np.mean(y != 0) - 0.75) < 0.003  # 7 standard errors
+    assert abs(y.mean() - 1) < 0.004
+
+
+def test_a_seed_in_the_file_makes_a_new_session_begin_anew() -> None:
+    """Why masks come from the screener: what onnxruntime draws depends on how often its session ran."""
+    graph = helper.make_graph(
+        [helper.make_node("RandomUniformLike", ["x"], ["y"], seed=1.0)],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N"])],
+    )
+    data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8).SerializeToString()
+    x = {"x": np.ones(9, np.float32)}
+    one, other = (onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"]) for _ in range(2))
+    first = one.run(None, x)[0]
+    np.testing.assert_array_equal(first, other.run(None, x)[0])
+    assert np.any(first != one.run(None, x)[0])
+
+
+def test_a_graph_in_memory_finds_its_weights_in_the_folder_that_the_session_is_told(tmp_path: Path) -> None:
+    """How `screen.engine.session` runs parts of a model whose weights are in a file."""
+    weights = np.arange(9, dtype=np.float32)
+    (tmp_path / "w.data").write_bytes(weights.tobytes())
+    outside = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[9], data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", "w.data"), ("offset", "0"), ("length", "36")):
+        outside.external_data.add(key=key, value=value)
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [9]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", values[:1], values[1:], [outside])
+    data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8).SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(tmp_path))
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(session.run(None, {"x": np.ones(9, np.float32)})[0], weights + 1)
 
 
 def worst_position(session: onnxruntime.InferenceSession, rows: NDArray[np.float32]) -> int:

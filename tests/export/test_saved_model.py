@@ -16,6 +16,21 @@ from export.load import load_model
 from export.stochastic import keep_identity
 from tests.conftest import oodscreen
 from tests.export import family
+from tests.export.test_refusals import Refusal
+
+FUNCTIONS = (
+    Refusal(
+        "without noise",
+        family.sequential,
+        "traced in inference, where every dropout was left out",
+        what="SavedModel folders of Keras 3's `model.export` (they hold traced functions, and layers no more)",
+    ),
+    Refusal(
+        "with noise",
+        family.always_on,
+        "operations draw random numbers, but no longer say of which layer",
+    ),
+)
 
 
 def save(model: Any, path: Path) -> Path:
@@ -78,25 +93,14 @@ def refusal(path: Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("build", "says"),
-    [
-        (family.sequential, "traced in inference, where every dropout was left out"),
-        (family.always_on, "operations draw random numbers, but no longer say of which layer"),
-    ],
-)
+@pytest.mark.parametrize("refusal", FUNCTIONS, ids=lambda one: one.name)
 def test_functions_that_keras_3_traced_are_refused_by_what_is_in_them(
-    keras: Any,
-    build: Callable[[Any], Any],
-    says: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    keras: Any, refusal: Refusal, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build(keras).export(tmp_path / "saved", verbose=False)
+    refusal.build(keras).export(tmp_path / "saved", verbose=False)
     assert oodscreen("export", tmp_path / "saved", tmp_path / "m.onnx", "--scale", "1", monkeypatch=monkeypatch) == 2
     told = capsys.readouterr().err
-    assert says in told
+    assert refusal.says in told
     assert "model.save('NAME.keras')" in told
     assert not (tmp_path / "m.onnx").exists()
 
