@@ -180,6 +180,7 @@ def _export(
     stamp_metadata(model, contract)
     with model_files(output) as files:
         files.write_weights(model, converted.weights)
+        del converted  # and with it a copy of the weights
         written = files.write_graph(model)
         check_graph(written)
         without_dropout = files.write_graph(with_rate_zero(model), "without-dropout.onnx")

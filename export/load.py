@@ -17,11 +17,10 @@ from typing import Any
 
 from export.choice import SiteChoice
 from export.errors import ModelRefused
-from export.saved_model import read_folder_config, rebuild
+from export.saved_model import WANTED, read_folder_config, rebuild
 from export.source import KerasSource, describe_model, import_keras
 from export.stand_in import layers_of_keras_2, make_stand_in
 
-_WANTED = "a model saved with model.save('NAME.keras'), a legacy .h5 file, or a folder of Keras 2's model.save"
 _WEIGHTS_ONLY = ".weights.h5"
 
 
@@ -47,13 +46,13 @@ def load_model(
     """
     path = Path(path)
     if not path.exists():
-        raise ModelRefused(f"There is no model file {path}.", wanted=_WANTED, next_step="check the path")
+        raise ModelRefused(f"There is no model file {path}.", wanted=WANTED, next_step="check the path")
     if path.name.endswith(_WEIGHTS_ONLY):
         raise _weights_only(path)
     if path.is_file() and path.suffix not in (".keras", ".h5", ".hdf5"):
         raise ModelRefused(
             f"{path} is not named like a Keras model (its ending is {path.suffix or 'empty'!r}).",
-            wanted=_WANTED,
+            wanted=WANTED,
             next_step="load the model in Keras and save it with the ending .keras",
         )
     keras = import_keras()
@@ -100,7 +99,7 @@ def _read_config(path: Path) -> Any:
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ModelRefused(
             f"Keras could not load {path}: it is no {path.suffix} file of a model ({error}).",
-            wanted=_WANTED,
+            wanted=WANTED,
             next_step="check that the file was copied whole; save the model again",
         ) from error
     if text is None:
@@ -173,7 +172,7 @@ def _own_name(one: Mapping[str, Any]) -> str:
 def _weights_only(path: Path) -> ModelRefused:
     return ModelRefused(
         f"{path} holds weights only, and not the model that they belong to.",
-        wanted=_WANTED,
+        wanted=WANTED,
         next_step="build the model, load these weights into it, and save it with model.save('NAME.keras')",
     )
 

@@ -22,7 +22,7 @@ _METADATA = "keras_metadata.pb"
 _GRAPH = "saved_model.pb"
 _CHECKPOINT = "variables/variables"
 _ANEW = "save the Keras model itself where it was trained: model.save('NAME.keras')"
-_WANTED = "a model saved with model.save('NAME.keras'), a legacy .h5 file, or a folder of Keras 2's model.save"
+WANTED = "a model saved with model.save('NAME.keras'), a legacy .h5 file, or a folder of Keras 2's model.save"
 
 
 def read_folder_config(folder: Path) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def read_folder_config(folder: Path) -> dict[str, Any]:
     """
     if not (folder / _GRAPH).is_file():
         raise ModelRefused(
-            f"{folder} is a folder without a {_GRAPH}.", wanted=_WANTED, next_step="check the path of the model"
+            f"{folder} is a folder without a {_GRAPH}.", wanted=WANTED, next_step="check the path of the model"
         )
     if not (folder / _METADATA).is_file():
         raise _refuse_functions(folder)
@@ -132,7 +132,7 @@ def _refuse_functions(folder: Path) -> ModelRefused:
     )
     return ModelRefused(
         f"{folder} is a SavedModel of functions alone, as Keras 3's model.export writes it, {found}.",
-        wanted=_WANTED,
+        wanted=WANTED,
         next_step=_ANEW,
     )
 
@@ -147,7 +147,7 @@ def _metadata(folder: Path) -> dict[str, dict[str, Any]]:
     except (DecodeError, ValueError) as error:
         raise ModelRefused(
             f"{folder} has a {_METADATA} that cannot be read ({type(error).__name__}).",
-            wanted=_WANTED,
+            wanted=WANTED,
             next_step="check that the folder was copied whole; save the model again",
         ) from error
 

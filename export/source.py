@@ -13,9 +13,10 @@ from typing import Any
 
 from export.choice import SiteChoice, choose_sites
 from export.contract import COLOURS
-from export.errors import ModelRefused, OptionRefused
+from export.errors import ModelRefused
 from export.hidden import find_hidden_noise
 from export.network import KerasNetwork, Network, other_precisions
+from export.outputs import choose_output, count_classes, derive_output_kind, shapes_text
 
 _OWN_SCALE = ("Rescaling", "Normalization")
 
@@ -122,7 +123,7 @@ def describe_model(
     image_shape, channels_first = _image_shape(model, origin)
     height, width, channels = image_shape
     input_shape = (channels, height, width) if channels_first else image_shape
-    model, position, shape = _choose_output(model, output, input_shape, origin)
+    model, position, shape = choose_output(model, output, input_shape, origin)
     layers = dict(_name_layers(model).values())
     kept = choose_sites(list(layers.items()), choice, origin)
     network = KerasNetwork(model, kept, position)
@@ -136,8 +137,8 @@ def describe_model(
         origin=origin,
         digest=digest,
         image_shape=image_shape,
-        classes=_classes(shape, origin),
-        output_kind=_output_kind(model),
+        classes=count_classes(shape, origin),
+        output_kind=derive_output_kind(model),
         scales_itself=any(type(layer).__name__ in _OWN_SCALE for layer in layers.values()),
         sites=paths,
         notices=(*notices, *found),
@@ -171,7 +172,7 @@ def _image_shape(model: Any, origin: str) -> tuple[tuple[int, int, int], bool]:
         )
     if len(shapes) > 1:
         names = " and ".join(
-            f"{getattr(tensor, 'name', 'input')} {_shapes_text([shape])}"
+            f"{getattr(tensor, 'name', 'input')} {shapes_text([shape])}"
             for tensor, shape in zip(getattr(model, "inputs", None) or shapes, shapes, strict=True)
         )
         raise ModelRefused(
@@ -188,7 +189,7 @@ def _image_shape(model: Any, origin: str) -> tuple[tuple[int, int, int], bool]:
         if told == "channels_first" and shape[0] in COLOURS:
             return (shape[1], shape[2], shape[0]), True
     raise ModelRefused(
-        f"{origin} takes {_shapes_text(shapes)}.",
+        f"{origin} takes {shapes_text(shapes)}.",
         wanted="one image input [N, height, width, channels] or [N, channels, height, width] of known size, "
         "with 1 or 3 channels",
         next_step="wrap the model so that it takes one image of a fixed size",
@@ -216,66 +217,6 @@ def _input_shapes(model: Any) -> list[tuple[int | None, ...]]:
     return [tuple(shape) for shape in built.values() if isinstance(shape, tuple | list)]
 
 
-def _choose_output(
-    model: Any, name: str | None, image_shape: tuple[int, int, int], origin: str
-) -> tuple[Any, int, tuple[int | None, ...]]:
-    """The model cut down to one output, where in its flat outputs that is, and its shape."""
-    import keras
-
-    functional = bool(getattr(model, "outputs", None))
-    if functional and len(model.outputs) == 1:
-        leaves = [((), model.outputs[0])]
-    else:
-        leaves = keras.tree.flatten_with_path(model.output if functional else _outputs_of(model, image_shape))
-    names = [_output_name(path, tensor) for path, tensor in leaves]
-    shapes = [tuple(tensor.shape) for _, tensor in leaves]
-    if name is None and len(names) > 1:
-        raise ModelRefused(
-            f"{origin} gives {_shapes_text(shapes)}.",
-            wanted=f"to know which of its outputs is to be screened: {', '.join(names)}",
-            next_step=f"add --output {names[0]}",
-        )
-    if name is not None and names.count(name) != 1:
-        raise OptionRefused(
-            f"--output {name} names {names.count(name) or 'none'} of the outputs of {origin}.",
-            wanted=f"one of: {', '.join(names)}",
-            next_step="take a name from this list",
-        )
-    position = 0 if name is None else names.index(name)
-    if functional and len(names) > 1:
-        tensor = leaves[position][1]
-        return keras.Model(model.inputs, tensor), 0, shapes[position]
-    return model, position, shapes[position]
-
-
-def _outputs_of(model: Any, image_shape: tuple[int, int, int]) -> Any:
-    """What a subclassed model gives, by their shapes; nothing is computed."""
-    import tensorflow as tf
-
-    function = tf.function(lambda images: model(images, training=False))
-    return function.get_concrete_function(tf.TensorSpec([None, *image_shape], tf.float32)).structured_outputs
-
-
-def _output_name(path: tuple[Any, ...], tensor: Any) -> str:
-    """The key of a dictionary of outputs, else the layer that makes the output, else its number."""
-    if path and isinstance(path[-1], str):
-        return str(path[-1])
-    history = getattr(tensor, "_keras_history", None)
-    if history is not None:
-        return str(history.operation.name)
-    return str(path[-1] if path else 0)
-
-
-def _classes(shape: tuple[int | None, ...], origin: str) -> int:
-    if len(shape) != 2 or shape[1] is None:
-        raise ModelRefused(
-            f"{origin} gives {_shapes_text([shape])}.",
-            wanted="one output [N, C]",
-            next_step="wrap the model so that it gives the one output to be screened",
-        )
-    return int(shape[1])
-
-
 def _refuse_quantized(model: Any, origin: str) -> None:
     quantized = [
         layer.name
@@ -288,26 +229,3 @@ def _refuse_quantized(model: Any, origin: str) -> None:
             wanted="the model as it was trained, in float32 or half precision",
             next_step="export the model from before model.quantize(...)",
         )
-
-
-def _shapes_text(shapes: list[tuple[int | None, ...]]) -> str:
-    return " and ".join(str(["N", *shape[1:]]).replace("'", "") for shape in shapes) or "nothing"
-
-
-def _output_kind(model: Any) -> str:
-    """`softmax` or `sigmoid` where the layer behind the output says so, else ""."""
-    layer = _layer_behind(model.outputs[0]) if getattr(model, "outputs", None) else None
-    if type(layer).__name__ == "Softmax":
-        return "softmax"
-    activation = getattr(getattr(layer, "activation", None), "__name__", "")
-    return activation if activation in ("softmax", "sigmoid") else ""
-
-
-def _layer_behind(tensor: Any) -> Any:
-    """The layer that makes a tensor, looked for within nested models."""
-    history = getattr(tensor, "_keras_history", None)
-    if history is None:
-        return None
-    layer = history.operation
-    outputs = getattr(layer, "outputs", None) if getattr(layer, "layers", None) else None
-    return _layer_behind(outputs[history.tensor_index]) if outputs else layer

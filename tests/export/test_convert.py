@@ -61,3 +61,19 @@ def test_an_exported_file_opens_with_one_named_node_for_each_site(keras: Any, tm
     assert {site.name for site in model.contract.sites} <= set(names)
     assert all(site.feeds for site in model.contract.sites)
     onnx.checker.check_model(str(tmp_path / "m.onnx"), full_check=True)
+
+
+def test_a_check_of_the_users_own_is_no_site(keras: Any) -> None:
+    """Sites are marked by CheckNumerics; one in a model must not be taken for a mark."""
+    import tensorflow as tf
+
+    class Checked(keras.layers.Layer):  # type: ignore[misc, name-defined]
+        def call(self, x: Any) -> Any:
+            return tf.debugging.check_numerics(x, "the user's own")
+
+    layers = keras.layers
+    image = keras.Input((4, 4, 3))
+    x = layers.Dropout(0.5)(Checked()(layers.Flatten()(image)))
+    converted = convert_to_onnx(describe_model(keras.Model(image, layers.Dense(2)(x))))
+    assert len(converted.sites) == 1
+    assert "CheckNumerics" not in {node.op_type for node in converted.proto.graph.node}

@@ -58,8 +58,9 @@ def test_a_model_with_weights_beside_it_runs_anywhere_and_in_the_engine(large: P
     np.testing.assert_allclose(ours.mean, free.mean(axis=0), atol=0.05)
 
 
-def test_an_older_operator_set_runs_in_the_engine_too(large: Path, keras: Any) -> None:
-    export_model(build(keras), large, scale=1 / 255, opset=17)
+@pytest.mark.parametrize("opset", [17, 21])
+def test_other_operator_sets_run_in_the_engine_too(large: Path, keras: Any, opset: int) -> None:
+    export_model(build(keras), large, scale=1 / 255, opset=opset)
     assert external_locations(read_model(large).proto)
     assert Screener(large, passes=5).score(images()).mean.shape == (5, 4)
 
@@ -83,6 +84,16 @@ def test_another_export_replaces_both_files(
     monkeypatch.setattr(export.convert, "LARGE_MODEL", 2**31)
     export_model(build(keras), large, scale=1 / 255)
     assert [path.name for path in tmp_path.iterdir()] == [large.name]
+
+
+def test_an_export_to_a_link_renews_what_it_points_at(large: Path, keras: Any, tmp_path: Path) -> None:
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "latest.onnx"
+    link.symlink_to(large)
+    before = read_model(link).digest
+    export_model(build(keras, units=80), link, scale=1 / 255)
+    assert [path.name for path in link.parent.iterdir()] == [link.name]
+    assert read_model(link).digest == read_model(large).digest != before
 
 
 def test_a_failed_export_leaves_both_files_as_they_were(
@@ -121,6 +132,15 @@ def test_a_link_to_weights_elsewhere_is_refused(large: Path, tmp_path_factory: p
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "weights"
     shutil.move(large.parent / location, elsewhere)
     os.symlink(elsewhere, large.parent / location)
+    with pytest.raises(ContractRefused, match="may lie outside its own folder"):
+        read_model(large)
+
+
+def test_weights_that_onnxruntime_would_read_in_another_way_are_refused(large: Path) -> None:
+    model = onnx.load_model(large, load_external_data=False)
+    tensor = next(one for one in model.graph.initializer if one.external_data)
+    tensor.external_data.add(key="prepacked_0", value="key|0;16;1")
+    large.write_bytes(model.SerializeToString())
     with pytest.raises(ContractRefused, match="may lie outside its own folder"):
         read_model(large)
 

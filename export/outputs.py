@@ -1,0 +1,104 @@
+"""Which output of a Keras model is screened, its size, and what its last layer says that it is.
+
+In: a model and perhaps the name of an output. Out: the model cut down to it, or a refusal.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from export.errors import ModelRefused, OptionRefused
+
+
+def choose_output(
+    model: Any, name: str | None, image_shape: tuple[int, int, int], origin: str
+) -> tuple[Any, int, tuple[int | None, ...]]:
+    """The model cut down to one output, where in its flat outputs that is, and its shape.
+
+    Raises:
+        ModelRefused: there are several, and none was named.
+        OptionRefused: the name is that of none.
+    """
+    import keras
+
+    functional = bool(getattr(model, "outputs", None))
+    if functional and len(model.outputs) == 1:
+        leaves = [((), model.outputs[0])]
+    else:
+        leaves = keras.tree.flatten_with_path(model.output if functional else _outputs_of(model, image_shape))
+    names = [_output_name(path, tensor) for path, tensor in leaves]
+    shapes = [tuple(tensor.shape) for _, tensor in leaves]
+    if name is None and len(names) > 1:
+        raise ModelRefused(
+            f"{origin} gives {shapes_text(shapes)}.",
+            wanted=f"to know which of its outputs is to be screened: {', '.join(names)}",
+            next_step=f"add --output {names[0]}",
+        )
+    if name is not None and names.count(name) != 1:
+        raise OptionRefused(
+            f"--output {name} names {names.count(name) or 'none'} of the outputs of {origin}.",
+            wanted=f"one of: {', '.join(names)}",
+            next_step="take a name from this list",
+        )
+    position = 0 if name is None else names.index(name)
+    if functional and len(names) > 1:
+        tensor = leaves[position][1]
+        return keras.Model(model.inputs, tensor), 0, shapes[position]
+    return model, position, shapes[position]
+
+
+def _outputs_of(model: Any, image_shape: tuple[int, int, int]) -> Any:
+    """What a subclassed model gives, by their shapes; nothing is computed."""
+    import tensorflow as tf
+
+    function = tf.function(lambda images: model(images, training=False))
+    return function.get_concrete_function(tf.TensorSpec([None, *image_shape], tf.float32)).structured_outputs
+
+
+def _output_name(path: tuple[Any, ...], tensor: Any) -> str:
+    """The key of a dictionary of outputs, else the layer that makes the output, else its number."""
+    if path and isinstance(path[-1], str):
+        return str(path[-1])
+    history = getattr(tensor, "_keras_history", None)
+    if history is not None:
+        return str(history.operation.name)
+    return str(path[-1] if path else 0)
+
+
+def count_classes(shape: tuple[int | None, ...], origin: str) -> int:
+    """C of an output `[N, C]`.
+
+    Raises:
+        ModelRefused: it has another shape.
+    """
+    if len(shape) != 2 or shape[1] is None:
+        raise ModelRefused(
+            f"{origin} gives {shapes_text([shape])}.",
+            wanted="one output [N, C]",
+            next_step="wrap the model so that it gives the one output to be screened",
+        )
+    return int(shape[1])
+
+
+def shapes_text(shapes: list[tuple[int | None, ...]]) -> str:
+    """Shapes as a person reads them."""
+    return " and ".join(str(["N", *shape[1:]]).replace("'", "") for shape in shapes) or "nothing"
+
+
+def derive_output_kind(model: Any) -> str:
+    """`softmax` or `sigmoid` where the layer behind the output says so, else ""."""
+    layer = _layer_behind(model.outputs[0]) if getattr(model, "outputs", None) else None
+    if type(layer).__name__ == "Softmax":
+        return "softmax"
+    activation = getattr(getattr(layer, "activation", None), "__name__", "")
+    return activation if activation in ("softmax", "sigmoid") else ""
+
+
+def _layer_behind(tensor: Any) -> Any:
+    """The layer that makes a tensor, looked for within nested models."""
+    history = getattr(tensor, "_keras_history", None)
+    if history is None:
+        return None
+    layer = history.operation
+    outputs = getattr(layer, "outputs", None) if getattr(layer, "layers", None) else None
+    return _layer_behind(outputs[history.tensor_index]) if outputs else layer
