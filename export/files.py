@@ -81,7 +81,8 @@ class ModelFiles:
                 if tensor.name not in weights and len(tensor.raw_data) < _SMALLEST_EXTERNAL:
                     continue
                 values = weights.get(tensor.name)
-                data = memoryview(tensor.raw_data if values is None else np.ascontiguousarray(values, "<f4")).cast("B")
+                large = memoryview(tensor.raw_data) if values is None else np.ascontiguousarray(values, "<f4").data
+                data = large.cast("B")
                 file.write(b"\0" * (-file.tell() % 4096))  # a page, so that it can be mapped into memory
                 moved.append((tensor, file.tell(), data.nbytes))
                 file.write(data)

@@ -170,14 +170,15 @@ def test_keras_3_has_what_reads_the_configurations_of_keras_2() -> None:
 def test_keras_3_does_not_know_settings_that_keras_2_saved(keras: Any) -> None:
     """Why `export.stand_in` leaves some out; if this fails, it may be simpler."""
     layers = keras.layers
-    for kind, setting in (
-        (lambda **own: layers.DepthwiseConv2D(3, **own), {"groups": 1}),
-        (lambda **own: layers.SeparableConv2D(4, 3, **own), {"groups": 1}),
-        (lambda **own: layers.SpatialDropout2D(0.5, **own), {"trainable": True}),
-        (lambda **own: layers.LSTM(4, **own), {"time_major": False}),
-    ):
+    refused: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
+        (layers.DepthwiseConv2D, (3,), {"groups": 1}),
+        (layers.SeparableConv2D, (4, 3), {"groups": 1}),
+        (layers.SpatialDropout2D, (0.5,), {"trainable": True}),
+        (layers.LSTM, (4,), {"time_major": False}),
+    ]
+    for kind, arguments, setting in refused:
         with pytest.raises((TypeError, ValueError), match=next(iter(setting))):
-            kind(**setting)
+            kind(*arguments, **setting)
 
 
 def test_the_functions_that_keras_exports_have_no_dropout_left(keras: Any, tmp_path: Path) -> None:

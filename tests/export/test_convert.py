@@ -67,7 +67,7 @@ def test_a_check_of_the_users_own_is_no_site(keras: Any) -> None:
     """Sites are marked by CheckNumerics; one in a model must not be taken for a mark."""
     import tensorflow as tf
 
-    class Checked(keras.layers.Layer):  # type: ignore[misc, name-defined]
+    class Checked(keras.layers.Layer):  # type: ignore[misc]
         def call(self, x: Any) -> Any:
             return tf.debugging.check_numerics(x, "the user's own")
 
