@@ -101,7 +101,7 @@ def convert_to_onnx(source: KerasSource, opset: int = OPSET) -> Converted:
     signature = [tf.TensorSpec([None, *source.input_shape], tf.float32, name=_INPUT)]
     signature += [tf.TensorSpec(one.shape, tf.float32, name=f"{_WEIGHT}{index}") for index, one in enumerate(large)]
     function = tf.function(forward)
-    with _quiet(), sites_let_transposes_through():
+    with _quiet(), sites_let_transposes_through(), _without_xla():
         try:
             traced = function.get_concrete_function(*signature)
             proto, _ = tf2onnx.convert.from_function(
@@ -238,6 +238,26 @@ def _check_converted(proto: onnx.ModelProto, source: KerasSource) -> None:
             wanted="a graph whose only input is the image",
             next_step="rebuild the layer that the names point at from plain Keras layers",
         )
+
+
+@contextmanager
+def _without_xla() -> Iterator[None]:
+    """Trace functions as such, and not as programs of XLA: tf2onnx looks into the former alone.
+
+    Keras computes grouped convolutions, as ConvNeXt has them, through XLA.
+    """
+    import tensorflow as tf
+
+    original = tf.function
+
+    def function(body: Any = None, **options: Any) -> Any:
+        return original(body, **{**options, "jit_compile": None})
+
+    tf.function = function
+    try:
+        yield
+    finally:
+        tf.function = original
 
 
 @contextmanager

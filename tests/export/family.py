@@ -381,7 +381,7 @@ def many_layers(keras: Any) -> Any:
     x = layers.ZeroPadding2D()(image)
     x = layers.SeparableConv2D(8, 3, activation="silu")(x)
     x = layers.Dropout(0.1)(layers.GroupNormalization(4)(x))
-    x = layers.DepthwiseConv2D(3, activation="mish")(x)
+    x = layers.Conv2D(8, 3, padding="same", groups=4)(layers.DepthwiseConv2D(3, activation="mish")(x))
     x = layers.SpatialDropout2D(0.1)(layers.AveragePooling2D(2)(x))
     x = layers.Conv2DTranspose(6, 3, strides=2, activation="leaky_relu")(x)
     x = layers.Dropout(0.1)(layers.UpSampling2D()(layers.PReLU()(x)))
