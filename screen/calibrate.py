@@ -48,7 +48,8 @@ from screen.input.decode import Decoder, ImageBatch
 from screen.input.rows import map_columns, read_batches
 from screen.input.shards import ShardRef, find_shards
 from screen.overlap import StageClock, work_ahead
-from screen.runner import Listener, batch_rows
+from screen.runner import Listener
+from screen.scoring import batch_rows
 
 BANK_ROWS = 10_000
 """Rows of the bank at most; more of them find little more (measured in benchmarks/detection.py)."""

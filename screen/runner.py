@@ -8,48 +8,30 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-
-from export.contract import ModelContract, read_model
+from export.contract import read_model
 from export.errors import InputRefused, OutputRefused
 from screen.config import BadRowLimit, RunConfig, fingerprint
-from screen.decide.rules import Decision
-from screen.decide.scores import score_columns
+from screen.decide.judge import choose_judge
 from screen.engine import settling
 from screen.engine.masks import ALGORITHM
-from screen.input.decode import Decoder, ImageBatch
-from screen.input.rows import ColumnMapping, RowBatch, map_columns, read_batches
+from screen.input.rows import map_columns
 from screen.input.shards import ShardRef, find_shards
 from screen.output.lock import LOCK_NAME, hold_output
 from screen.output.manifest import Manifest
 from screen.output.manifest_file import MANIFEST_STEM
 from screen.output.quarantine import QUARANTINE_STEM, write_quarantine
 from screen.output.record import RECORD_STEM, RunRecord
-from screen.output.writer import ShardWriters, WrittenShard, make_table
-from screen.overlap import StageClock, work_ahead
+from screen.output.writer import WrittenShard
 from screen.places import as_place, lies_in
-from screen.screener import Screener
+from screen.scoring import Executor, Job, OpenExecutor, open_here
 from screen.stopping import StopRequest
 from screen.storage import ASIDE_PREFIX
 from screen.summary import RunSummary
 
-_BATCH_BYTES = 32 * 2**20
-"""Pixels of one batch at most; a few batches are on their way between the stages."""
-
-_ADAPTIVE_BATCHES = 4
-"""So many times the rows where passes stop early: the few that go on are then run together."""
-
 _OWN_NAMES = (LOCK_NAME, MANIFEST_STEM, QUARANTINE_STEM, RECORD_STEM, ASIDE_PREFIX)
-
-_AHEAD = 2
-"""How many batches a stage may be ahead of the next."""
 
 
 class Listener(Protocol):
@@ -75,6 +57,7 @@ def run_screening(
     config: RunConfig,
     listener: Listener,
     stop: StopRequest | None = None,
+    open_executor: OpenExecutor = open_here,
 ) -> RunSummary:
     """Score every row of INPUT into OUTPUT.
 
@@ -85,6 +68,7 @@ def run_screening(
         config: how.
         listener: told how it goes on.
         stop: looked at between batches.
+        open_executor: who scores the shards; this process, unless told otherwise.
 
     Raises:
         Refused: before anything is written, if the request cannot be served.
@@ -97,20 +81,7 @@ def run_screening(
     shards, unreadable = find_shards(source)
     _check_output(output, source, shards)
     columns = map_columns(shards, config, model.contract)
-    screener = Screener(
-        model,
-        passes=config.passes,
-        seed=config.seed,
-        masks=config.masks,
-        flag_if=config.flag_if,
-        calibration=config.calibration,
-        adaptive=config.adaptive,
-        device=config.device,
-        threads=config.threads,
-        memory=config.memory,
-        notify=listener.noted,
-    )
-    judge = screener.judge
+    judge = choose_judge(model, config)
     calibration = None if judge.calibration is None else judge.calibration.digest
     identity = config.identity(
         model,
@@ -121,25 +92,25 @@ def run_screening(
         calibration=calibration,
     )
     _open_manifest(output, identity, shards, force=config.force)  # refuses before anything is written
-    summary = RunSummary(
-        output,
-        judge.rule.text,
-        screener.device.name,
-        judge.settings.passes,
-        BadRowLimit.parse(config.max_bad_rows),
-        unreadable=unreadable,
-    )
-    with hold_output(output) as note:
+    job = Job(model, output, config, columns, identity)
+    with open_executor(job, listener.noted) as executor, hold_output(output) as note:
         if note:
             listener.noted(note)
+        summary = RunSummary(
+            output,
+            judge.rule.text,
+            executor.device,
+            judge.settings.passes,
+            BadRowLimit.parse(config.max_bad_rows),
+            unreadable=unreadable,
+        )
         manifest = _open_manifest(output, identity, shards, force=config.force)
         todo = _plan(shards, manifest, summary)
         manifest.start(todo)
-        listener.started(len(todo), sum(shard.rows for shard in todo), len(summary.earlier), screener.device.note)
+        listener.started(len(todo), sum(shard.rows for shard in todo), len(summary.earlier), executor.note)
         for line in summary.plan_lines():
             listener.noted(line)
-        writers = ShardWriters(output, columns.kept_schema, identity)
-        _score_shards(todo, columns, config, screener, writers, manifest, summary, listener, stop or StopRequest())
+        _score_shards(todo, executor, manifest, summary, listener, stop or StopRequest())
         if config.alarm:
             summary.drift = judge.find_drift(*summary.readable)
         write_quarantine(output, manifest.entries(), unreadable)
@@ -161,13 +132,6 @@ def run_screening(
     return summary
 
 
-def batch_rows(config: RunConfig, contract: ModelContract) -> int:
-    """Rows that are read together: as asked for, fewer where images are large."""
-    height, width, channels = contract.image_shape
-    wanted = config.batch_size * (_ADAPTIVE_BATCHES if config.adaptive else 1)
-    return max(1, min(wanted, _BATCH_BYTES // (height * width * channels)))
-
-
 def _plan(shards: list[ShardRef], manifest: Manifest, summary: RunSummary) -> list[ShardRef]:
     """The shards that must be scored; the summary learns why, and which others need not be."""
     todo = []
@@ -185,63 +149,25 @@ def _plan(shards: list[ShardRef], manifest: Manifest, summary: RunSummary) -> li
 
 def _score_shards(
     shards: list[ShardRef],
-    columns: ColumnMapping,
-    config: RunConfig,
-    screener: Screener,
-    writers: ShardWriters,
+    executor: Executor,
     manifest: Manifest,
     summary: RunSummary,
     listener: Listener,
     stop: StopRequest,
 ) -> None:
-    """The loop itself: every stage in a thread of its own, writing in this one."""
-    clock = StageClock()
-    decoder = Decoder(
-        screener.contract, max_pixels=config.max_pixels, image_root=config.image_root, threads=config.threads
-    )
-    pieces = work_ahead(
-        clock.make("read", read_batches(shards, columns, batch_rows(config, screener.contract))), _AHEAD
-    )
-    batches = work_ahead(clock.apply("decode", decoder.decode, pieces), _AHEAD)
-    scored = work_ahead(clock.apply("score", partial(score_batch, screener), batches), _AHEAD)
+    """The loop itself: a shard is finished when the manifest has it."""
     try:
-        with closing(scored):
+        with closing(executor.score(shards)) as events:
             stop.check()
-            for batch in scored:
-                with clock.busy("write"):
-                    for written in writers.write(batch.pieces, batch.table):
-                        manifest.finish_shard(written)
-                        summary.shards.append(written)
-                        listener.finished(written)
-                listener.advanced(len(batch.table))
+            for progress in events:
+                for written in progress.finished:
+                    manifest.finish_shard(written)
+                    summary.shards.append(written)
+                    listener.finished(written)
+                listener.advanced(progress.rows)
                 stop.check()
     finally:
-        writers.abandon()
-        decoder.close()
-        summary.stages = clock.seconds
-
-
-@dataclass(frozen=True)
-class ScoredBatch:
-    """Rows as they were read, and the same rows in result columns."""
-
-    pieces: tuple[RowBatch, ...]
-    table: pa.Table
-
-
-def score_batch(screener: Screener, batch: ImageBatch) -> ScoredBatch:
-    """Run the passes over the readable rows of a batch, and put all its rows into result columns."""
-    if not batch.readable.any():
-        nothing = Decision(np.zeros(0, np.bool_), [])
-        return ScoredBatch(batch.pieces, make_table(batch, {}, np.zeros(0, np.int32), nothing))
-    summary = screener.score(batch.images)
-    finite: NDArray[np.bool_] = np.all(np.isfinite(summary.mean), axis=1)
-    if not finite.all():
-        batch = batch.fail_readable(~finite, ("non_finite", "the model gave NaN or infinity"))
-        summary = summary.take(finite)
-    scores = score_columns(summary)
-    table = make_table(batch, scores, summary.passes, screener.flag(summary))
-    return ScoredBatch(batch.pieces, table)
+        summary.stages = executor.stages
 
 
 def _open_manifest(output: Path, identity: dict[str, Any], shards: list[ShardRef], *, force: str | None) -> Manifest:
