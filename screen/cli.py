@@ -154,7 +154,9 @@ def check(
 
 
 @app.command()
-@partial(as_options, leave_out=("calibration", "flag_if", "id_column", "keep", "max_bad_rows", "alarm", "force"))
+@partial(
+    as_options, leave_out=("calibration", "flag_if", "id_column", "keep", "max_bad_rows", "alarm", "part", "force")
+)
 def calibrate(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An exported model.", show_default=False)],
     source: Annotated[

@@ -20,6 +20,7 @@ import typer
 
 from export.contract import ExportedModel
 from export.errors import OptionRefused
+from screen.part import Part
 
 RESULT_FORMAT = 1
 """Changes whenever the same configuration would write other results."""
@@ -155,6 +156,14 @@ class RunConfig:
             help="End with exit code 4 if more or fewer rows are flagged than the calibration lets expect.",
         ),
     ] = False
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Do one of N parts of the shards, as one job of an array; all parts share OUTPUT and finish as one.",
+            show_default=False,
+        ),
+    ] = None
     force: Annotated[
         str | None,
         typer.Option(
@@ -184,6 +193,8 @@ class RunConfig:
                 f"--force is {self.force!r}.", wanted=" or ".join(FORCE_KINDS), next_step="choose one of these"
             )
         BadRowLimit.parse(self.max_bad_rows)
+        if self.part is not None:
+            Part.parse(self.part)
         if self.alarm and (self.calibration is None or self.flag_if is not None):
             raise OptionRefused(
                 f"--alarm was given {'without --calibration' if self.calibration is None else 'with --flag-if'}.",

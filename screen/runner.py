@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,13 +19,15 @@ from screen.decide.judge import choose_judge
 from screen.engine import settling
 from screen.engine.masks import ALGORITHM
 from screen.input.rows import map_columns
-from screen.input.shards import ShardRef, find_shards
+from screen.input.shards import ShardRef, find_first_shard, find_shards
 from screen.output.lock import LOCK_NAME, hold_output
 from screen.output.manifest import Manifest
 from screen.output.manifest_file import MANIFEST_STEM
+from screen.output.parts import close_parts
 from screen.output.quarantine import QUARANTINE_STEM, write_quarantine
 from screen.output.record import RECORD_STEM, RunRecord
 from screen.output.writer import WrittenShard
+from screen.part import Part
 from screen.places import as_place, lies_in
 from screen.scoring import Executor, Job, OpenExecutor, open_here
 from screen.stopping import StopRequest
@@ -78,9 +81,10 @@ def run_screening(
     started = time.monotonic()
     output = as_place(output)
     model = read_model(as_place(model_path))
-    shards, unreadable = find_shards(source)
+    part = None if config.part is None else Part.parse(config.part)
+    shards, unreadable = find_shards(source, part)
     _check_output(output, source, shards)
-    columns = map_columns(shards, config, model.contract)
+    columns = map_columns(shards if part is None else [find_first_shard(source), *shards], config, model.contract)
     judge = choose_judge(model, config)
     calibration = None if judge.calibration is None else judge.calibration.digest
     identity = config.identity(
@@ -91,9 +95,10 @@ def run_screening(
         rule=judge.rule.text,
         calibration=calibration,
     )
-    _open_manifest(output, identity, shards, force=config.force)  # refuses before anything is written
-    job = Job(model, output, config, columns, identity)
-    with open_executor(job, listener.noted) as executor, hold_output(output) as note:
+    open_manifest = partial(_open_manifest, output, identity, shards, force=config.force, part=part)
+    open_manifest()  # refuses before anything is written
+    job = Job(model, output, config, columns, identity, "" if part is None else part.name)
+    with open_executor(job, listener.noted) as executor, hold_output(output, part) as note:
         if note:
             listener.noted(note)
         summary = RunSummary(
@@ -102,9 +107,10 @@ def run_screening(
             executor.device,
             judge.settings.passes,
             BadRowLimit.parse(config.max_bad_rows),
+            part=part,
             unreadable=unreadable,
         )
-        manifest = _open_manifest(output, identity, shards, force=config.force)
+        manifest = open_manifest()
         todo = _plan(shards, manifest, summary)
         manifest.start(todo)
         listener.started(len(todo), sum(shard.rows for shard in todo), len(summary.earlier), executor.note)
@@ -113,7 +119,8 @@ def run_screening(
         _score_shards(todo, executor, manifest, summary, listener, stop or StopRequest())
         if config.alarm:
             summary.drift = judge.find_drift(*summary.readable)
-        write_quarantine(output, manifest.entries(), unreadable)
+        if part is None:
+            write_quarantine(output, manifest.entries(), unreadable)
         if summary.shards:
             record = RunRecord.make(
                 configuration=fingerprint(identity),
@@ -127,7 +134,9 @@ def run_screening(
                 rows=summary.rows,
             )
             record.write(output)
-        manifest.finish()
+        manifest.finish(unreadable)
+    if part is not None:
+        summary.open_parts = close_parts(output)
     summary.seconds = time.monotonic() - started
     return summary
 
@@ -170,8 +179,10 @@ def _score_shards(
         summary.stages = executor.stages
 
 
-def _open_manifest(output: Path, identity: dict[str, Any], shards: list[ShardRef], *, force: str | None) -> Manifest:
-    manifest = Manifest(output, identity, force=force)
+def _open_manifest(
+    output: Path, identity: dict[str, Any], shards: list[ShardRef], *, force: str | None, part: Part | None
+) -> Manifest:
+    manifest = Manifest(output, identity, force=force, part=part)
     manifest.refuse_foreign(shards)
     return manifest
 

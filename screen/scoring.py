@@ -48,6 +48,7 @@ class Job:
         config: how.
         columns: which input columns are read.
         identity: what decides the results; written into every file.
+        owner: whose files those are that are aside; the part's name.
     """
 
     model: ExportedModel
@@ -55,6 +56,7 @@ class Job:
     config: RunConfig
     columns: ColumnMapping
     identity: dict[str, Any]
+    owner: str = ""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class ShardScorer:
         """
         job, clock = self._job, StageClock()
         config, contract = job.config, job.model.contract
-        writers = ShardWriters(job.output, job.columns.kept_schema, job.identity)
+        writers = ShardWriters(job.output, job.columns.kept_schema, job.identity, job.owner)
         decoder = Decoder(contract, max_pixels=config.max_pixels, image_root=config.image_root, threads=config.threads)
         pieces = work_ahead(clock.make("read", read_batches(shards, job.columns, batch_rows(config, contract))), _AHEAD)
         batches = work_ahead(clock.apply("decode", decoder.decode, pieces), _AHEAD)

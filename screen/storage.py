@@ -104,14 +104,15 @@ class AsideFile:
 
     Args:
         target: the name it will have.
+        owner: whose it is, where several write into one folder at the same time.
 
     Raises:
         WriteFailed: the target's folder cannot be made.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, owner: str = "") -> None:
         self.target = target
-        name = f"{ASIDE_PREFIX}{secrets.token_hex(8)}"
+        name = f"{_prefix(owner)}{secrets.token_hex(8)}"
         self.path = target.with_name(name) if is_local(target) else Path(tempfile.gettempdir()) / name
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,24 +147,33 @@ class AsideFile:
             self.path.unlink(missing_ok=True)
 
 
-def find_leftovers(folder: Path) -> list[Path]:
-    """What killed runs left aside in a folder; in a store nothing is ever aside."""
-    return sorted(folder.rglob(f"{ASIDE_PREFIX}*"))
+def _prefix(owner: str) -> str:
+    return f"{ASIDE_PREFIX}{owner}-" if owner else ASIDE_PREFIX
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed runs left aside in a folder; only for the holder of its lock."""
-    for path in find_leftovers(folder):
+def find_leftovers(folder: Path, owner: str = "") -> list[Path]:
+    """What killed runs left aside in a folder, all of them or one owner's; in a store nothing is ever aside."""
+    return sorted(folder.rglob(f"{_prefix(owner)}*"))
+
+
+def remove_leftovers(folder: Path, owner: str = "") -> None:
+    """Remove what killed runs left aside in a folder; only for the holder of the owner's lock."""
+    for path in find_leftovers(folder, owner):
         path.unlink(missing_ok=True)
 
 
-def write_text(target: Path, text: str) -> None:
+def write_text(target: Path, text: str, owner: str = "") -> None:
     """Write a whole text file, so that a reader sees all of it or what was there before.
+
+    Args:
+        target: its name.
+        text: what it will hold.
+        owner: as for `AsideFile`.
 
     Raises:
         WriteFailed: the system refused; the target is as it was.
     """
-    aside = AsideFile(target)
+    aside = AsideFile(target, owner)
     try:
         aside.path.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:

@@ -17,6 +17,7 @@ from screen.decide.band import Drift
 from screen.input.shards import UnreadableShard
 from screen.output.manifest_file import ManifestEntry
 from screen.output.writer import WrittenShard
+from screen.part import Part
 
 _NAMED = 5
 """How many shards a line names."""
@@ -32,6 +33,8 @@ class RunSummary:
         device: where it ran.
         passes: T.
         max_bad_rows: how many rows may be unreadable.
+        part: which part of INPUT; None: all of it.
+        open_parts: the parts that have not come to their end; once there are none, they are closed.
         seconds: wall time.
         stages: seconds that each stage was busy; they overlap.
         reasons: for each shard that had to be scored, why.
@@ -47,6 +50,8 @@ class RunSummary:
     device: str
     passes: int
     max_bad_rows: BadRowLimit
+    part: Part | None = None
+    open_parts: tuple[Part, ...] = ()
     seconds: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
@@ -147,8 +152,17 @@ class RunSummary:
         if self.vanished:
             lines.append(f"not in INPUT any more, their results stay: {len(self.vanished)} shard(s)")
         lines += self._unreadable_lines()
+        if self.part is not None:
+            lines.append(f"part {self.part} is done; {self._tell_open_parts()}")
         lines.append(f"results: {self.output}")
         return "\n".join(lines)
+
+    def _tell_open_parts(self) -> str:
+        if not self.open_parts:
+            return "all parts are done and closed"
+        return f"not done yet: {len(self.open_parts)} part(s): {', '.join(map(str, self.open_parts[:_NAMED]))}" + (
+            ", ..." if len(self.open_parts) > _NAMED else ""
+        )
 
     def _unreadable_lines(self) -> list[str]:
         return [f"unreadable, has no result: {_plain(shard.name)}: {shard.reason}" for shard in self.unreadable]
@@ -160,6 +174,8 @@ class RunSummary:
             "exit_code": int(code),
             "meaning": code.meaning,
             "output": str(self.output),
+            "part": None if self.part is None else str(self.part),
+            "open_parts": [str(part) for part in self.open_parts],
             "rule": self.rule,
             "device": self.device,
             "passes": self.passes,

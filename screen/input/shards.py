@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from export.errors import InputRefused
+from screen.part import Part
 from screen.places import look_at_version, open_bytes, open_parquet
 from screen.storage import list_shards
 
@@ -79,38 +80,32 @@ class UnreadableShard:
     reason: str
 
 
-def find_shards(source: str) -> tuple[list[ShardRef], list[UnreadableShard]]:
+def find_shards(source: str, part: Part | None = None) -> tuple[list[ShardRef], list[UnreadableShard]]:
     """Find the shards of INPUT, in the order of their names.
 
     Args:
         source: a file, a folder or a glob.
+        part: the part whose shards are wanted; the others are not opened. It may have none.
 
     Returns:
         The readable shards, and those whose footer could not be read.
 
     Raises:
-        InputRefused: nothing is there, or none of it can be read.
+        InputRefused: nothing is there, or, where it is not a part, none of it can be read.
     """
     root, paths = list_shards(source)
     shards: list[ShardRef] = []
     unreadable: list[UnreadableShard] = []
     for path in paths:
-        name = path.relative_to(root).as_posix()
-        try:
-            name.encode()
-            shards.append(_look_at(root.resolve(), path, name))
-        except UnicodeEncodeError:
-            unreadable.append(UnreadableShard(ascii(str(path)), ascii(name), "the name is not UTF-8"))
-        except (OSError, pa.ArrowException) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            unreadable.append(UnreadableShard(str(path), name, reason))
-    if not shards:
-        first = unreadable[0]
-        raise InputRefused(
-            f"None of the {len(unreadable)} file(s) of {source} can be read as Parquet; {first.name}: {first.reason}",
-            wanted="Parquet shards with an image column",
-            next_step="check that these are finished Parquet files",
-        )
+        if part is not None and not part.has(path.relative_to(root).as_posix()):
+            continue
+        found = _look_at(root, path)
+        if isinstance(found, ShardRef):
+            shards.append(found)
+        else:
+            unreadable.append(found)
+    if not shards and part is None:
+        raise _nothing_readable(source, unreadable)
     return shards, unreadable
 
 
@@ -124,10 +119,47 @@ def look_at_shard(root: Path, name: str) -> ShardRef:
     Raises:
         OSError, ArrowException: it cannot be read, or is not there.
     """
-    return _look_at(root, root / name, name)
+    return _open_footer(root, root / name, name)
 
 
-def _look_at(root: Path, path: Path, name: str) -> ShardRef:
+def find_first_shard(source: str) -> ShardRef:
+    """The first shard of INPUT that can be read: the one that all parts compare theirs with.
+
+    Raises:
+        InputRefused: nothing is there, or none of it can be read.
+    """
+    root, paths = list_shards(source)
+    unreadable = []
+    for path in paths:
+        found = _look_at(root, path)
+        if isinstance(found, ShardRef):
+            return found
+        unreadable.append(found)
+    raise _nothing_readable(source, unreadable)
+
+
+def _nothing_readable(source: str, unreadable: list[UnreadableShard]) -> InputRefused:
+    first = unreadable[0]
+    return InputRefused(
+        f"None of the {len(unreadable)} file(s) of {source} can be read as Parquet; {first.name}: {first.reason}",
+        wanted="Parquet shards with an image column",
+        next_step="check that these are finished Parquet files",
+    )
+
+
+def _look_at(root: Path, path: Path) -> ShardRef | UnreadableShard:
+    name = path.relative_to(root).as_posix()
+    try:
+        name.encode()
+        return _open_footer(root.resolve(), path, name)
+    except UnicodeEncodeError:
+        return UnreadableShard(ascii(str(path)), ascii(name), "the name is not UTF-8")
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return UnreadableShard(str(path), name, reason)
+
+
+def _open_footer(root: Path, path: Path, name: str) -> ShardRef:
     version = look_at_version(path)
     with open_parquet(path) as file:
         groups = _count_rows(file.metadata)

@@ -103,7 +103,7 @@ def check_results(output: Path, source: str | None = None) -> CheckReport:
     if manifest.finished:
         problems += _check_quarantine(output, entries, unreadable)
     else:
-        problems.append("the last run did not come to its end; run it again")
+        problems.append(_tell_unfinished(manifest))
     problems += [f"{path.relative_to(output)}: left aside by a killed run" for path in find_leftovers(output)]
     known = set(manifest.entries)
     for path in sorted(output.rglob("*.parquet")):
@@ -112,6 +112,14 @@ def check_results(output: Path, source: str | None = None) -> CheckReport:
             problems.append(f"{name!a}: a Parquet file that the manifest does not know")
     rows, bad = sum(entry.rows for entry in entries), sum(entry.bad for entry in entries)
     return CheckReport(str(output), len(entries), rows, bad, tuple(problems), tuple(notes))
+
+
+def _tell_unfinished(manifest: ManifestFile) -> str:
+    if manifest.missing:
+        return f"not done yet: part(s) {', '.join(map(str, manifest.missing))}; run them"
+    if manifest.parts:
+        return "all parts are done, but none of them has closed them; run any of them again"
+    return "the last run did not come to its end; run it again"
 
 
 def _check_shard(output: Path, entry: ManifestEntry, identity: dict[str, Any]) -> Iterator[str]:

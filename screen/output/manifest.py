@@ -1,8 +1,8 @@
 """The manifest of a run: which shards are finished, and which must be scored, and why.
 
-In: OUTPUT, and what decides a run. Out: `_manifest.jsonl` in OUTPUT, as `manifest_file.py` describes it. A
-shard's line is appended and synced after the shard has its name; a torn last line, from a killed run, is taken
-off by the next.
+In: OUTPUT, what decides a run, and the part if it does only one. Out: `_manifest.jsonl` in OUTPUT, or that of the part,
+as `manifest_file.py` describes them. A shard's line is appended and synced after the shard has its name; a torn last
+line, from a killed run, is taken off by the next.
 """
 
 from __future__ import annotations
@@ -10,22 +10,28 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from export.errors import OutputRefused
 from screen.config import fingerprint
-from screen.input.shards import ShardRef
+from screen.input.shards import ShardRef, UnreadableShard
 from screen.output.manifest_file import (
     FINISHED,
-    MANIFEST_NAME,
-    PARTS_NAME,
+    UNREADABLE,
     ManifestEntry,
     ManifestFile,
-    part_of,
+    OneManifest,
+    find_parts,
+    kept_lines,
+    line_path,
+    manifest_path,
     refuse_manifest,
+    tell_difference,
 )
 from screen.output.writer import WrittenShard, is_result
+from screen.part import Part
 from screen.places import as_place, is_local
 from screen.storage import remove_leftovers, write_failed, write_text
 
@@ -37,17 +43,22 @@ class Manifest:
         output: folder of results; need not exist.
         identity: what decides the results.
         force: `all` starts anew, whatever is there; `quarantined` does shards with unreadable rows again.
+        part: the part that the run does; it knows what the others have finished, and writes down its own.
 
     Raises:
-        OutputRefused: OUTPUT holds results of another configuration, or files of another origin.
+        OutputRefused: OUTPUT holds results of another configuration, or files of another origin, or was begun in
+            another number of parts.
     """
 
-    def __init__(self, output: Path, identity: dict[str, Any], *, force: str | None) -> None:
-        self._output = output
-        self._path = output / MANIFEST_NAME
+    def __init__(self, output: Path, identity: dict[str, Any], *, force: str | None, part: Part | None = None) -> None:
+        self._output, self._part = output, part
+        self._owner = "" if part is None else part.name
+        self._path = manifest_path(output, part)
         self._header = {"configuration": fingerprint(identity), **identity}
         self._force = force
         self._entries = self._read()
+        self._own = self._entries if part is None else self._read_own(part)
+        """What this manifest's file holds: all of it, or what the part did."""
 
     def why_to_do(self, shard: ShardRef) -> str | None:
         """Why a shard must be scored; None where this very content was, and its result is there."""
@@ -75,10 +86,10 @@ class Manifest:
         """Finished shards whose input is not there any more; their results stay.
 
         Args:
-            present: the names that INPUT has now.
+            present: the names that INPUT has now; of a part, those that are its own.
         """
-        missing = sorted(self._entries.keys() - set(present))
-        return [name for name in missing if not (as_place(self._entries[name].root) / name).exists()]
+        missing = sorted(self._own.keys() - set(present))
+        return [name for name in missing if not (as_place(self._own[name].root) / name).exists()]
 
     def refuse_foreign(self, shards: Sequence[ShardRef]) -> None:
         """Refuse to replace what is not an earlier result of the same shard, unless everything is forced.
@@ -118,8 +129,11 @@ class Manifest:
         """
         for shard in todo:
             self._entries.pop(shard.name, None)
-        remove_leftovers(self._output)
+            self._own.pop(shard.name, None)
+        remove_leftovers(self._output, self._owner)
         self._write(self._text())
+        if self._part is None:
+            remove_parts(self._output)
 
     def finish_shard(self, written: WrittenShard) -> None:
         """Append a shard whose result has its name."""
@@ -134,9 +148,10 @@ class Manifest:
             written.flagged,
             written.statuses,
         )
-        self._entries[shard.name] = entry
+        self._entries[shard.name] = self._own[shard.name] = entry
         if not is_local(self._output):
-            write_text(part_of(self._output, entry), f"{self._header['configuration']}\n{entry.line()}\n")
+            line = f"{self._header['configuration']}\n{entry.line()}\n"
+            write_text(line_path(self._output, self._part, entry), line, self._owner)
             return
         try:
             with open(self._path, "a", encoding="utf-8") as file:
@@ -146,29 +161,33 @@ class Manifest:
         except OSError as error:
             raise write_failed(self._path, error) from error
 
-    def finish(self) -> None:
+    def finish(self, unreadable: Sequence[UnreadableShard] = ()) -> None:
         """Put the lines in order, so that a run that was stopped and resumed ends the same, and close them.
+
+        Args:
+            unreadable: shards without a result, of a part; who closes the parts puts them into the quarantine table.
 
         Raises:
             WriteFailed: OUTPUT cannot be written to.
         """
-        rows = sum(entry.rows for entry in self._entries.values())
-        closing = {FINISHED: {"shards": len(self._entries), "rows": rows}}
+        rows = sum(entry.rows for entry in self._own.values())
+        closing: dict[str, Any] = {FINISHED: {"shards": len(self._own), "rows": rows}}
+        if self._part is not None:
+            closing[UNREADABLE] = [asdict(shard) for shard in unreadable]
         self._write(self._text() + json.dumps(closing) + "\n")
 
     def entries(self) -> list[ManifestEntry]:
         """All finished shards, in the order of their names."""
-        return [self._entries[name] for name in sorted(self._entries)]
+        return _in_order(self._entries)
 
     def _write(self, text: str) -> None:
-        """Write the whole manifest; parts, which it now holds, go after it."""
-        write_text(self._path, text)
-        if not is_local(self._output):
-            for part in (self._output / PARTS_NAME).glob("*.json"):
-                part.unlink(missing_ok=True)
+        """Write the whole manifest; objects of single lines, which it now holds, go after it."""
+        write_text(self._path, text, self._owner)
+        for kept in kept_lines(self._output, self._part):
+            kept.unlink(missing_ok=True)
 
     def _text(self) -> str:
-        lines = [json.dumps(self._header, sort_keys=True), *(entry.line() for entry in self.entries())]
+        lines = [json.dumps(self._header, sort_keys=True), *(entry.line() for entry in _in_order(self._own))]
         return "\n".join(lines) + "\n"
 
     def _read(self) -> dict[str, ManifestEntry]:
@@ -180,11 +199,43 @@ class Manifest:
             raise
         if there is None:
             return {}
+        if self._part is not None:
+            self._refuse_other_count(self._part, there)
         header = there.header
         if header.get("configuration") != self._header["configuration"]:
             if self._force == "all":
                 return {}
-            changed = [key for key in self._header if key != "configuration" and header.get(key) != self._header[key]]
-            told = "; ".join(f"{key}: {header.get(key)!r} there, {self._header[key]!r} now" for key in changed)
-            raise refuse_manifest(self._path, f"was written with another configuration ({told})")
+            told = tell_difference(header, self._header)
+            raise refuse_manifest(there.path, f"was written with another configuration ({told})")
         return there.entries
+
+    def _read_own(self, part: Part) -> dict[str, ManifestEntry]:
+        """What the part has done before; nothing that was done with another configuration."""
+        try:
+            there = OneManifest.read(self._output, part)
+        except OutputRefused:
+            return {}  # it was refused before, unless all is forced
+        if there is None or there.header.get("configuration") != self._header["configuration"]:
+            return {}
+        return there.entries
+
+    def _refuse_other_count(self, part: Part, there: ManifestFile) -> None:
+        count = next((one.count for one in there.parts), part.count)
+        if count != part.count:
+            raise OutputRefused(
+                f"{self._output} was begun in {count} parts, and --part is {part}.",
+                wanted="one number of parts until all of them have come to their end",
+                next_step=f"give --part I/{count}, or run once without --part: it does what is missing",
+            )
+
+
+def remove_parts(output: Path) -> None:
+    """Remove the manifests of all parts; only for the holder of OUTPUT, who has what they say in its own."""
+    for part in find_parts(output):
+        for kept in kept_lines(output, part):
+            kept.unlink(missing_ok=True)
+        manifest_path(output, part).unlink(missing_ok=True)
+
+
+def _in_order(entries: dict[str, ManifestEntry]) -> list[ManifestEntry]:
+    return [entries[name] for name in sorted(entries)]

@@ -1,24 +1,28 @@
-"""A manifest as it stands in a file: first the configuration, then a line for each finished shard.
+"""Manifests as they stand in OUTPUT: first the configuration, then a line for each finished shard.
 
-In: `_manifest.jsonl` of OUTPUT. Out: a `ManifestFile`. At the very end, once a run is through, a line says so. An
-object store cannot append: there each line is a small object in `_manifest.parts` until the run is through.
+In: `_manifest.jsonl`, and while parts of a run are at work `_manifest.I-of-N.jsonl` of each. Out: a `ManifestFile`,
+which is what they say together. At the very end of a run or a part a line says so. An object store cannot append: there
+each line is a small object in `_manifest.lines` (or `_manifest.I-of-N.lines`) until the run is through.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from export.errors import OutputRefused
+from screen.input.shards import UnreadableShard
+from screen.part import Part
 from screen.places import is_local
 
 MANIFEST_STEM = "_manifest."
 MANIFEST_NAME = f"{MANIFEST_STEM}jsonl"
-PARTS_NAME = f"{MANIFEST_STEM}parts"
 FINISHED = "finished"
+UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True)
@@ -70,29 +74,31 @@ class ManifestEntry:
 
 
 @dataclass(frozen=True)
-class ManifestFile:
-    """A manifest as it stands in a file.
+class OneManifest:
+    """One manifest, of a whole run or of a part.
 
     Attributes:
         header: the configuration.
         entries: finished shards by their names.
         finished: whether the run that wrote it came to its end.
+        unreadable: shards of a part that have no result; a whole run has them in the quarantine table.
     """
 
     header: dict[str, Any]
     entries: dict[str, ManifestEntry]
     finished: bool
+    unreadable: tuple[UnreadableShard, ...]
 
     @classmethod
-    def read(cls, output: Path) -> ManifestFile | None:
-        """The manifest of OUTPUT; None where there is none.
+    def read(cls, output: Path, part: Part | None) -> OneManifest | None:
+        """The manifest of a whole run or of a part; None where there is none.
 
         Raises:
             OutputRefused: it cannot be read.
         """
-        path = output / MANIFEST_NAME
+        path = manifest_path(output, part)
         try:
-            parts = _read_parts(output)
+            apart = _read_lines(output, part)
             lines = path.read_text(encoding="utf-8").split("\n")[:-1]
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -100,25 +106,102 @@ class ManifestFile:
             raise refuse_manifest(path, f"cannot be read ({error})") from error
         try:
             header = dict(json.loads(lines[0]))
-            finished = len(lines) > 1 and FINISHED in json.loads(lines[-1])
+            closing = json.loads(lines[-1]) if len(lines) > 1 else {}
+            finished = FINISHED in closing
             entries = [ManifestEntry.parse(line) for line in (lines[1:-1] if finished else lines[1:])]
-            entries += [ManifestEntry.parse(line) for made_by, line in parts if made_by == header.get("configuration")]
-        except (ValueError, IndexError, TypeError) as error:
+            entries += [ManifestEntry.parse(line) for made_by, line in apart if made_by == header.get("configuration")]
+            unreadable = tuple(UnreadableShard(**one) for one in closing.get(UNREADABLE, ()))
+        except (ValueError, IndexError, TypeError, AttributeError) as error:
             raise refuse_manifest(path, f"is damaged ({error})") from error
-        return cls(header, {entry.shard: entry for entry in entries}, finished and not parts)
+        return cls(header, {entry.shard: entry for entry in entries}, finished and not apart, unreadable)
 
 
-def part_of(output: Path, entry: ManifestEntry) -> Path:
+@dataclass(frozen=True)
+class ManifestFile:
+    """What the manifests of OUTPUT say together.
+
+    Attributes:
+        path: the one that the configuration is from.
+        header: the configuration.
+        entries: finished shards by their names.
+        finished: whether the run that wrote them came to its end; of parts, whether one has closed them.
+        parts: the parts that are at work or wait for others, with their manifests.
+        missing: the parts that have not come to their end.
+    """
+
+    path: Path
+    header: dict[str, Any]
+    entries: dict[str, ManifestEntry]
+    finished: bool
+    parts: dict[Part, OneManifest]
+    missing: tuple[Part, ...]
+
+    @classmethod
+    def read(cls, output: Path) -> ManifestFile | None:
+        """The manifests of OUTPUT; None where there is none.
+
+        Raises:
+            OutputRefused: they cannot be read, or do not belong together.
+        """
+        path = manifest_path(output, None)
+        whole = OneManifest.read(output, None)
+        parts = {part: one for part in find_parts(output) if (one := OneManifest.read(output, part)) is not None}
+        if not parts:
+            return None if whole is None else cls(path, whole.header, whole.entries, whole.finished, {}, ())
+        first = next(iter(parts))
+        header = parts[first].header
+        for part, one in parts.items():
+            if part.count != first.count:
+                raise refuse_manifest(manifest_path(output, part), f"is of another number of parts than part {first}")
+            if one.header != header:
+                told = tell_difference(one.header, header)
+                raise refuse_manifest(
+                    manifest_path(output, part), f"was written with another configuration than part {first} ({told})"
+                )
+        entries = dict(whole.entries) if whole is not None and whole.header == header else {}
+        for one in parts.values():
+            entries.update(one.entries)
+        ended = {part for part, one in parts.items() if one.finished}
+        missing = tuple(part for part in (first, *first.others()) if part not in ended)
+        return cls(manifest_path(output, first), header, entries, False, parts, tuple(sorted(missing)))
+
+
+def tell_difference(there: dict[str, Any], now: dict[str, Any]) -> str:
+    """What of a configuration is not as it was."""
+    changed = [key for key in now if key != "configuration" and there.get(key) != now[key]]
+    return "; ".join(f"{key}: {there.get(key)!r} there, {now[key]!r} now" for key in changed)
+
+
+def manifest_path(output: Path, part: Part | None) -> Path:
+    """Where the manifest of a whole run or of a part is."""
+    return output / (MANIFEST_NAME if part is None else f"{MANIFEST_STEM}{part.name}.jsonl")
+
+
+def line_path(output: Path, part: Part | None, entry: ManifestEntry) -> Path:
     """Where a shard's line is kept in a store; names of shards may be too long or too strange for a file."""
-    return output / PARTS_NAME / f"{hashlib.sha256(entry.shard.encode()).hexdigest()}.json"
+    return _lines_folder(output, part) / f"{hashlib.sha256(entry.shard.encode()).hexdigest()}.json"
 
 
-def _read_parts(output: Path) -> list[tuple[str, str]]:
-    """The configuration and the line of every part; none on a local disk."""
-    if is_local(output):
-        return []
-    parts = [part.read_text(encoding="utf-8").split("\n") for part in (output / PARTS_NAME).glob("*.json")]
-    return [(lines[0], lines[1]) for lines in parts]
+def kept_lines(output: Path, part: Part | None) -> Iterator[Path]:
+    """The objects that hold one line each; none on a local disk."""
+    return iter(()) if is_local(output) else iter(_lines_folder(output, part).glob("*.json"))
+
+
+def _lines_folder(output: Path, part: Part | None) -> Path:
+    return output / f"{MANIFEST_STEM}{f'{part.name}.' if part else ''}lines"
+
+
+def _read_lines(output: Path, part: Part | None) -> list[tuple[str, str]]:
+    """The configuration and the line of each object that holds one."""
+    lines = [path.read_text(encoding="utf-8").split("\n") for path in kept_lines(output, part)]
+    return [(one[0], one[1]) for one in lines]
+
+
+def find_parts(output: Path) -> list[Part]:
+    """The parts that have a manifest in OUTPUT."""
+    names = (path.name for path in output.glob(f"{MANIFEST_STEM}*-of-*.jsonl"))
+    found = (Part.of_name(name.removeprefix(MANIFEST_STEM).removesuffix(".jsonl")) for name in names)
+    return sorted(part for part in found if part is not None)
 
 
 def refuse_manifest(path: Path, what: str) -> OutputRefused:

@@ -1,8 +1,8 @@
 """The lock of an OUTPUT in an object store, where the store can create an object only if it is not there.
 
-In: OUTPUT in a store. Out: a lock for the time of a block, as an object `_lock.N` that its holder renews. A
-holder that has not renewed it for five minutes is taken for dead, and the next run creates `_lock.N+1`: of
-several that try, the store lets one. Whether the store can do that is tried out, not believed.
+In: OUTPUT in a store. Out: a lock for the time of a block, as an object `_lock.N` (of a part, `_lock.I-of-N.N`) that
+its holder renews. A holder that has not renewed it for five minutes is taken for dead, and the next run creates
+`_lock.N+1`: of several that try, the store lets one. Whether the store can do that is tried out, not believed.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import OutputLocked
+from screen.part import Part
 from screen.storage import write_failed
 
-_PREFIX = "_lock."
+LOCK_NAME = "_lock"
 _RENEW_SECONDS = 30.0
 _DEAD_SECONDS = 300.0
 
 
 @contextmanager
-def hold_store(output: Path) -> Iterator[str]:
-    """Hold OUTPUT for the time of the block.
+def hold_store(output: Path, part: Part | None) -> Iterator[str]:
+    """Hold OUTPUT, or one part of it, for the time of the block.
 
     Yields:
         What a person should know: that the store cannot lock; or "".
@@ -40,7 +41,7 @@ def hold_store(output: Path) -> Iterator[str]:
     if not _creates_exclusively(output):
         yield "this store cannot create an object only if it is not there: nothing keeps two runs in OUTPUT apart"
         return
-    mine = _take(output)
+    mine = _take(output, part)
     ended = threading.Event()
 
     def renew() -> None:
@@ -51,29 +52,36 @@ def hold_store(output: Path) -> Iterator[str]:
     thread = threading.Thread(target=renew, name="renew-lock", daemon=True)
     thread.start()
     try:
+        for other in _held_parts(output) if part is None else [None]:
+            _refuse_newest(output, other)
         yield ""
     finally:
         ended.set()
         thread.join()
-        for _, lock in _locks(output):
+        for _, lock in _locks(output, part):
             lock.unlink(missing_ok=True)
 
 
 def refuse_if_store_held(output: Path) -> None:
-    """Go on only if no run holds OUTPUT now.
+    """Go on only if no run holds OUTPUT or a part of it now.
 
     Raises:
         OutputLocked: a run holds it.
     """
-    for _, lock in _locks(output)[-1:]:
-        _refuse_if_alive(output, lock)
+    for part in (None, *_held_parts(output)):
+        _refuse_newest(output, part)
 
 
-def locked(output: Path, holder: str) -> OutputLocked:
-    """Another run holds OUTPUT, as one of our errors."""
+def lock_name(part: Part | None) -> str:
+    """What a lock is called in OUTPUT."""
+    return LOCK_NAME if part is None else f"{LOCK_NAME}.{part.name}"
+
+
+def locked(output: Path, part: Part | None, holder: str) -> OutputLocked:
+    """Another run holds OUTPUT or a part of it, as one of our errors."""
     return OutputLocked(
-        f"{output} is held by {holder}.",
-        wanted="one run at a time in an OUTPUT",
+        f"{output} is held by {holder}." if part is None else f"Part {part} of {output} is held by {holder}.",
+        wanted="one run at a time in an OUTPUT, or one for each part of it",
         next_step="wait until it ends, or choose another OUTPUT",
     )
 
@@ -87,31 +95,43 @@ def _stamp() -> bytes:
     return json.dumps({"holder": name_myself(), "renewed": time.time()}).encode()
 
 
-def _locks(output: Path) -> list[tuple[int, Path]]:
-    """The locks that are there, the newest last."""
+def _locks(output: Path, part: Part | None = None) -> list[tuple[int, Path]]:
+    """The locks that are there of OUTPUT or a part, the newest last."""
     found = []
-    for lock in output.glob(_PREFIX + "*"):
-        number = lock.name.removeprefix(_PREFIX)
+    prefix = f"{lock_name(part)}."
+    for lock in output.glob(f"{prefix}*"):
+        number = lock.name.removeprefix(prefix)
         if number.isdecimal():
             found.append((int(number), lock))
     return sorted(found, key=lambda one: one[0])
 
 
-def _take(output: Path) -> Path:
-    there = _locks(output)
+def _held_parts(output: Path) -> list[Part]:
+    """The parts that have a lock, perhaps a dead one."""
+    names = (lock.name.removeprefix(f"{LOCK_NAME}.").rpartition(".")[0] for lock in output.glob(f"{LOCK_NAME}.*"))
+    return sorted({part for part in map(Part.of_name, names) if part is not None})
+
+
+def _take(output: Path, part: Part | None) -> Path:
+    there = _locks(output, part)
     number = 1
     if there:
         number = there[-1][0] + 1
-        _refuse_if_alive(output, there[-1][1])
-    mine = output / f"{_PREFIX}{number}"
+        _refuse_if_alive(output, part, there[-1][1])
+    mine = output / f"{lock_name(part)}.{number}"
     try:
         _create(mine, _stamp())
     except FileExistsError as error:
-        raise locked(output, "a run that was a moment quicker") from error
+        raise locked(output, part, "a run that was a moment quicker") from error
     return mine
 
 
-def _refuse_if_alive(output: Path, lock: Path) -> None:
+def _refuse_newest(output: Path, part: Part | None) -> None:
+    for _, lock in _locks(output, part)[-1:]:
+        _refuse_if_alive(output, part, lock)
+
+
+def _refuse_if_alive(output: Path, part: Part | None, lock: Path) -> None:
     try:
         told: dict[str, Any] = json.loads(lock.read_bytes())
         holder, age = str(told["holder"]), time.time() - float(told["renewed"])
@@ -120,7 +140,7 @@ def _refuse_if_alive(output: Path, lock: Path) -> None:
     except (ValueError, KeyError, TypeError):
         holder, age = "another run", 0.0
     if age < _DEAD_SECONDS:
-        raise locked(output, f"{holder}, as it said {max(age, 0):.0f} s ago")
+        raise locked(output, part, f"{holder}, as it said {max(age, 0):.0f} s ago")
 
 
 def _create(place: Path, data: bytes) -> None:

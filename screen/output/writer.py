@@ -118,10 +118,11 @@ class ShardWriters:
         output: folder of results.
         kept_schema: the copied input columns.
         identity: what decided the results; written into every file's metadata.
+        owner: whose files these are while they are aside, where several runs write into OUTPUT.
     """
 
-    def __init__(self, output: Path, kept_schema: pa.Schema, identity: dict[str, Any]) -> None:
-        self._output = output
+    def __init__(self, output: Path, kept_schema: pa.Schema, identity: dict[str, Any], owner: str = "") -> None:
+        self._output, self._owner = output, owner
         self._schema = result_schema(kept_schema).with_metadata({_METADATA_KEY: json.dumps(identity, sort_keys=True)})
         self._open: _OpenShard | None = None
 
@@ -134,7 +135,7 @@ class ShardWriters:
         start = 0
         for piece in pieces:
             if self._open is None:
-                self._open = _OpenShard(piece.shard, self._output / piece.shard.name, self._schema)
+                self._open = _OpenShard(piece.shard, self._output / piece.shard.name, self._schema, self._owner)
             self._open.add(table.slice(start, piece.count))
             start += piece.count
             if piece.is_last:
@@ -151,12 +152,12 @@ class ShardWriters:
 class _OpenShard:
     """A result shard that is being written aside."""
 
-    def __init__(self, shard: ShardRef, path: Path, schema: pa.Schema) -> None:
+    def __init__(self, shard: ShardRef, path: Path, schema: pa.Schema, owner: str) -> None:
         self._shard, self._schema = shard, schema
         self._waiting = schema.empty_table()
         self._rows = self._flagged = 0
         self._statuses: dict[str, int] = {}
-        self._aside = AsideFile(path)
+        self._aside = AsideFile(path, owner)
         with self._discarding():
             self._file = pq.ParquetWriter(self._aside.path, schema, compression="zstd")
 

@@ -192,7 +192,7 @@ def test_of_two_that_find_a_dead_holder_one_gets_the_lock(store: Any, monkeypatc
     output = as_place("memory://out")
     stale = store_lock._locks(output)
     with hold_output(output):
-        monkeypatch.setattr(store_lock, "_locks", lambda output: stale)
+        monkeypatch.setattr(store_lock, "_locks", lambda output, part=None: stale)
         with pytest.raises(OutputLocked, match="a moment quicker"), hold_output(output):
             raise AssertionError("not reached")
 

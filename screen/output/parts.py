@@ -1,0 +1,73 @@
+"""Close a run that was done in parts: of the jobs of an array, the last one to end makes one result of all.
+
+In: OUTPUT with the manifests of its parts. Out: one manifest and one quarantine table, the same that a run without
+parts writes. Whoever closes holds the whole OUTPUT; each part tries when it has given up its own lock, so the
+last one finds all others ended.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from export.errors import OutputLocked
+from screen.output.lock import hold_output
+from screen.output.manifest import remove_parts
+from screen.output.manifest_file import FINISHED, ManifestFile, manifest_path
+from screen.output.quarantine import write_quarantine
+from screen.part import Part
+from screen.storage import remove_leftovers, write_text
+
+_TRIES = 20
+_WAIT_SECONDS = 0.5
+
+
+def close_parts(output: Path) -> tuple[Part, ...]:
+    """Make one manifest of those of the parts, if all have come to their end.
+
+    Returns:
+        The parts that have not; none if it is done, be it by another part.
+
+    Raises:
+        OutputLocked: all have, but a run holds OUTPUT or a part of it for longer than closing takes.
+        WriteFailed: OUTPUT cannot be written to; the parts are as they were.
+    """
+    for left in reversed(range(_TRIES)):
+        missing = _open_parts(output)
+        if missing:
+            return missing
+        try:
+            with hold_output(output):
+                missing = _open_parts(output)
+                if not missing:
+                    _close(output)
+                return missing
+        except OutputLocked:
+            if not left:
+                raise
+            time.sleep(_WAIT_SECONDS)
+    raise AssertionError("the last try returns or raises")
+
+
+def _open_parts(output: Path) -> tuple[Part, ...]:
+    """The parts that have not come to their end, read twice: another part may be closing them just now."""
+    found = []
+    for _ in range(2):
+        there = ManifestFile.read(output)
+        found.append(set() if there is None else set(there.missing))
+    return tuple(sorted(found[0] & found[1]))
+
+
+def _close(output: Path) -> None:
+    there = ManifestFile.read(output)
+    if there is None or not there.parts:
+        return
+    entries = [there.entries[name] for name in sorted(there.entries)]
+    unreadable = [shard for one in there.parts.values() for shard in one.unreadable]
+    remove_leftovers(output)
+    write_quarantine(output, entries, sorted(unreadable, key=lambda shard: shard.name))
+    closing = {FINISHED: {"shards": len(entries), "rows": sum(entry.rows for entry in entries)}}
+    lines = [json.dumps(there.header, sort_keys=True), *(entry.line() for entry in entries), json.dumps(closing)]
+    write_text(manifest_path(output, None), "\n".join(lines) + "\n")
+    remove_parts(output)
