@@ -66,8 +66,16 @@ class OodscreenError(Exception):
         self.wanted = wanted
         self.next_step = next_step
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Errors travel from one process to another."""
+        return _rebuild, (type(self), self.found, self.wanted, self.next_step)
+
     def __str__(self) -> str:
         return f"{self.found}\n  wanted: {self.wanted}\n  next:   {self.next_step}"
+
+
+def _rebuild(kind: type[OodscreenError], found: str, wanted: str, next_step: str) -> OodscreenError:
+    return kind(found, wanted=wanted, next_step=next_step)
 
 
 class Refused(OodscreenError):

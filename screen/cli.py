@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from export.accuracy import LabelledBatch
     from export.contract import ModelContract
+    from screen.scoring import OpenExecutor
 
 app = typer.Typer(
     name="oodscreen",
@@ -88,6 +89,16 @@ class _RunCommand(TyperCommand):
         return super().parse_args(ctx, whole)
 
 
+def _choose_executor(config: RunConfig) -> OpenExecutor:
+    if config.engine == "ray":
+        from screen.cluster import open_cluster
+
+        return open_cluster
+    from screen.scoring import open_here
+
+    return open_here
+
+
 @app.command(cls=_RunCommand)
 @as_options
 def run(
@@ -118,8 +129,9 @@ def run(
             from screen.progress import make_listener
             from screen.runner import run_screening
 
+            open_executor = _choose_executor(config)
             with make_listener() as listener:
-                summary = run_screening(model, source, output, config, listener, stop)
+                summary = run_screening(model, source, output, config, listener, stop, open_executor)
         if metrics is not None:
             write_metrics(metrics, output, summary.exit_code, summary)
     typer.echo(summary.to_text(), err=as_json)
@@ -155,7 +167,19 @@ def check(
 
 @app.command()
 @partial(
-    as_options, leave_out=("calibration", "flag_if", "id_column", "keep", "max_bad_rows", "alarm", "part", "force")
+    as_options,
+    leave_out=(
+        "calibration",
+        "flag_if",
+        "id_column",
+        "keep",
+        "max_bad_rows",
+        "alarm",
+        "engine",
+        "address",
+        "part",
+        "force",
+    ),
 )
 def calibrate(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An exported model.", show_default=False)],

@@ -27,6 +27,8 @@ RESULT_FORMAT = 1
 
 _MASK_MODES = ("shared", "per-row")
 
+_ENGINES = ("local", "ray")
+
 _DECIDES = ("image_column", "id_column", "keep", "image_root", "max_pixels")
 
 _CALIBRATED = "{}, or the calibration's"
@@ -156,6 +158,18 @@ class RunConfig:
             help="End with exit code 4 if more or fewer rows are flagged than the calibration lets expect.",
         ),
     ] = False
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="local|ray", help="Who scores: this process, or workers on a Ray cluster; results are the same."
+        ),
+    ] = "local"
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the Ray cluster. Default: RAY_ADDRESS, else workers on this machine alone.", show_default=False
+        ),
+    ] = None
     part: Annotated[
         str | None,
         typer.Option(
@@ -193,6 +207,16 @@ class RunConfig:
                 f"--force is {self.force!r}.", wanted=" or ".join(FORCE_KINDS), next_step="choose one of these"
             )
         BadRowLimit.parse(self.max_bad_rows)
+        if self.engine not in _ENGINES:
+            raise OptionRefused(
+                f"--engine is {self.engine!r}.", wanted=" or ".join(_ENGINES), next_step="choose one of these"
+            )
+        if self.address is not None and self.engine != "ray":
+            raise OptionRefused(
+                f"--address is {self.address}, and --engine is {self.engine}.",
+                wanted="an address only where a cluster scores",
+                next_step="add --engine ray, or leave out --address",
+            )
         if self.part is not None:
             Part.parse(self.part)
         if self.alarm and (self.calibration is None or self.flag_if is not None):

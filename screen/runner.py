@@ -98,7 +98,8 @@ def run_screening(
     open_manifest = partial(_open_manifest, output, identity, shards, force=config.force, part=part)
     open_manifest()  # refuses before anything is written
     job = Job(model, output, config, columns, identity, "" if part is None else part.name)
-    with open_executor(job, listener.noted) as executor, hold_output(output, part) as note:
+    stop = stop or StopRequest()
+    with open_executor(job, listener.noted, stop) as executor, hold_output(output, part) as note:
         if note:
             listener.noted(note)
         summary = RunSummary(
@@ -116,11 +117,14 @@ def run_screening(
         listener.started(len(todo), sum(shard.rows for shard in todo), len(summary.earlier), executor.note)
         for line in summary.plan_lines():
             listener.noted(line)
-        _score_shards(todo, executor, manifest, summary, listener, stop or StopRequest())
+        _score_shards(todo, executor, manifest, summary, listener, stop)
         if config.alarm:
             summary.drift = judge.find_drift(*summary.readable)
+        summary.device = executor.device
+        places = {shard.name: place for place, shard in enumerate(todo)}
+        summary.shards.sort(key=lambda written: places[written.shard.name])
         if part is None:
-            write_quarantine(output, manifest.entries(), unreadable)
+            write_quarantine(output, manifest.entries(), summary.unreadable)
         if summary.shards:
             record = RunRecord.make(
                 configuration=fingerprint(identity),
@@ -134,7 +138,7 @@ def run_screening(
                 rows=summary.rows,
             )
             record.write(output)
-        manifest.finish(unreadable)
+        manifest.finish(summary.unreadable)
     if part is not None:
         summary.open_parts = close_parts(output)
     summary.seconds = time.monotonic() - started
@@ -169,6 +173,7 @@ def _score_shards(
         with closing(executor.score(shards)) as events:
             stop.check()
             for progress in events:
+                summary.unreadable += progress.lost
                 for written in progress.finished:
                     manifest.finish_shard(written)
                     summary.shards.append(written)

@@ -22,11 +22,12 @@ from screen.config import RunConfig
 from screen.decide.rules import Decision
 from screen.decide.scores import score_columns
 from screen.input.decode import Decoder, ImageBatch
-from screen.input.rows import ColumnMapping, RowBatch, read_batches
+from screen.input.rows import ColumnMapping, RowBatch, read_batches, read_groups
 from screen.input.shards import ShardRef, UnreadableShard
 from screen.output.writer import ShardWriters, WrittenShard, make_table
 from screen.overlap import StageClock, work_ahead
 from screen.screener import Screener
+from screen.stopping import StopRequest
 
 _BATCH_BYTES = 32 * 2**20
 """Pixels of one batch at most; a few batches are on their way between the stages."""
@@ -95,8 +96,8 @@ class Executor(Protocol):
         """
 
 
-OpenExecutor = Callable[[Job, Callable[[str], None]], AbstractContextManager[Executor]]
-"""Makes an executor for a job for the time of a block, and is told how to note what a person should know."""
+OpenExecutor = Callable[[Job, Callable[[str], None], StopRequest], AbstractContextManager[Executor]]
+"""Makes an executor of a job for the time of a block; told how to note what a person should know, and when to stop."""
 
 
 class ShardScorer:
@@ -137,12 +138,9 @@ class ShardScorer:
             OodscreenError: something failed on the way; finished shards stay.
         """
         job, clock = self._job, StageClock()
-        config, contract = job.config, job.model.contract
+        self.stages = clock.seconds
         writers = ShardWriters(job.output, job.columns.kept_schema, job.identity, job.owner)
-        decoder = Decoder(contract, max_pixels=config.max_pixels, image_root=config.image_root, threads=config.threads)
-        pieces = work_ahead(clock.make("read", read_batches(shards, job.columns, batch_rows(config, contract))), _AHEAD)
-        batches = work_ahead(clock.apply("decode", decoder.decode, pieces), _AHEAD)
-        scored = work_ahead(clock.apply("score", partial(score_batch, self._screener), batches), _AHEAD)
+        scored = self._score_batches(clock, read_batches(shards, job.columns, self._batch_rows))
         try:
             with closing(scored):
                 for batch in scored:
@@ -152,12 +150,46 @@ class ShardScorer:
                     yield Progress(rows=len(batch.table))
         finally:
             writers.abandon()
+
+    def score_groups(self, shard: ShardRef, groups: range) -> pa.Table:
+        """Score some row groups of a shard; the rows in result columns, which somebody else writes.
+
+        Raises:
+            OodscreenError: something failed on the way.
+        """
+        clock = StageClock()
+        self.stages = clock.seconds
+        with closing(
+            self._score_batches(clock, read_groups(shard, self._job.columns, groups, self._batch_rows))
+        ) as scored:
+            return pa.concat_tables([batch.table for batch in scored])
+
+    @property
+    def _batch_rows(self) -> int:
+        return batch_rows(self._job.config, self._job.model.contract)
+
+    def _score_batches(
+        self, clock: StageClock, batches: Iterator[list[RowBatch]]
+    ) -> Generator[ScoredBatch, None, None]:
+        config = self._job.config
+        decoder = Decoder(
+            self._job.model.contract,
+            max_pixels=config.max_pixels,
+            image_root=config.image_root,
+            threads=config.threads,
+        )
+        pieces = work_ahead(clock.make("read", batches), _AHEAD)
+        images = work_ahead(clock.apply("decode", decoder.decode, pieces), _AHEAD)
+        scored = work_ahead(clock.apply("score", partial(score_batch, self._screener), images), _AHEAD)
+        try:
+            with closing(scored):
+                yield from scored
+        finally:
             decoder.close()
-            self.stages = clock.seconds
 
 
 @contextmanager
-def open_here(job: Job, notify: Callable[[str], None]) -> Iterator[Executor]:
+def open_here(job: Job, notify: Callable[[str], None], stop: StopRequest) -> Iterator[Executor]:
     """An executor that is this process."""
     yield ShardScorer(job, notify)
 

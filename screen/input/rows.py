@@ -152,6 +152,21 @@ def read_batches(shards: Sequence[ShardRef], columns: ColumnMapping, batch_size:
     return in_batches((rows for shard in shards for rows in _read_shard(shard, columns)), batch_size)
 
 
+def read_groups(shard: ShardRef, columns: ColumnMapping, groups: range, batch_size: int) -> Iterator[list[RowBatch]]:
+    """The rows of some row groups of one shard, in lists of `batch_size` rows (fewer at the very end).
+
+    Args:
+        shard: the shard.
+        columns: what to read.
+        groups: consecutive row groups.
+        batch_size: rows in a list.
+
+    Raises:
+        InputChanged: the shard is not the one that was found.
+    """
+    return in_batches(_read_shard(shard, columns, groups), batch_size)
+
+
 def read_chosen_rows(shard: ShardRef, columns: ColumnMapping, places: NDArray[np.int64]) -> Iterator[RowBatch]:
     """Some rows of one shard; only the row groups in which they lie are read.
 
@@ -188,28 +203,31 @@ def in_batches(pieces: Iterable[RowBatch], batch_size: int) -> Iterator[list[Row
         yield waiting
 
 
-def _read_shard(shard: ShardRef, columns: ColumnMapping) -> Iterator[RowBatch]:
-    """The rows of one shard, closed by a batch of no rows that is its last."""
-    start = 0
-    for table, error in _read_tables(shard, columns):
+def _read_shard(shard: ShardRef, columns: ColumnMapping, groups: range | None = None) -> Iterator[RowBatch]:
+    """The rows of one shard, or of some of its row groups, closed by a batch of no rows.
+
+    That batch is the shard's last, if its last row group is among them.
+    """
+    groups = range(len(shard.row_groups)) if groups is None else groups
+    start = sum(shard.row_groups[: groups.start])
+    end = sum(shard.row_groups[: groups.stop])
+    for table, error in _read_tables(shard, columns, groups):
         yield _row_batch(shard, columns, start, table, error)
         start += len(table)
-    if start != shard.rows or not shard.is_unchanged():
+    if start != end or not shard.is_unchanged():
         raise _changed(shard)
     schema = pa.schema([shard.schema.field(name) for name in columns.names_of(shard)])
     empty = pa.Table.from_arrays([_no_values(field.type) for field in schema], schema=schema)
-    yield _row_batch(shard, columns, start, empty, "", is_last=True)
+    yield _row_batch(shard, columns, start, empty, "", is_last=groups.stop == len(shard.row_groups))
 
 
-def _read_tables(
-    shard: ShardRef, columns: ColumnMapping, groups: Sequence[int] | None = None
-) -> Iterator[tuple[pa.Table, str]]:
+def _read_tables(shard: ShardRef, columns: ColumnMapping, groups: Sequence[int]) -> Iterator[tuple[pa.Table, str]]:
     """Tables of at most `_READ_ROWS` rows; a damaged row group as a table of nulls, with the error.
 
     Args:
         shard: the shard.
         columns: what to read.
-        groups: the row groups to read; None: all.
+        groups: the row groups to read.
     """
     names = columns.names_of(shard)
     schema = pa.schema([shard.schema.field(name) for name in names])
@@ -220,7 +238,7 @@ def _read_tables(
             raise _changed(shard) from error
         if file.metadata.num_rows != shard.rows or file.num_row_groups != len(shard.row_groups):
             raise _changed(shard)
-        for group in range(len(shard.row_groups)) if groups is None else groups:
+        for group in groups:
             rows, done = shard.row_groups[group], 0
             try:
                 for batch in file.iter_batches(_READ_ROWS, row_groups=[group], columns=names):

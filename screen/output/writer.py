@@ -123,8 +123,8 @@ class ShardWriters:
 
     def __init__(self, output: Path, kept_schema: pa.Schema, identity: dict[str, Any], owner: str = "") -> None:
         self._output, self._owner = output, owner
-        self._schema = result_schema(kept_schema).with_metadata({_METADATA_KEY: json.dumps(identity, sort_keys=True)})
-        self._open: _OpenShard | None = None
+        self._schema = file_schema(kept_schema, identity)
+        self._open: ShardWriter | None = None
 
     def write(self, pieces: tuple[RowBatch, ...], table: pa.Table) -> Iterator[WrittenShard]:
         """Write the rows of some pieces; gives each shard that is thereby finished.
@@ -135,7 +135,7 @@ class ShardWriters:
         start = 0
         for piece in pieces:
             if self._open is None:
-                self._open = _OpenShard(piece.shard, self._output / piece.shard.name, self._schema, self._owner)
+                self._open = ShardWriter(piece.shard, self._output / piece.shard.name, self._schema, self._owner)
             self._open.add(table.slice(start, piece.count))
             start += piece.count
             if piece.is_last:
@@ -149,8 +149,23 @@ class ShardWriters:
             self._open = None
 
 
-class _OpenShard:
-    """A result shard that is being written aside."""
+def file_schema(kept_schema: pa.Schema, identity: dict[str, Any]) -> pa.Schema:
+    """The schema of a result file, with what decided it in its metadata."""
+    return result_schema(kept_schema).with_metadata({_METADATA_KEY: json.dumps(identity, sort_keys=True)})
+
+
+class ShardWriter:
+    """A result shard that is being written aside.
+
+    Args:
+        shard: whose results.
+        path: the name that the file will have.
+        schema: of the file, by `file_schema`.
+        owner: whose file it is while it is aside.
+
+    Raises:
+        WriteFailed: by every method, when the system refuses a write; the unfinished file is gone then.
+    """
 
     def __init__(self, shard: ShardRef, path: Path, schema: pa.Schema, owner: str) -> None:
         self._shard, self._schema = shard, schema

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import pickle
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,12 @@ def test_every_error_has_its_exit_code_in_the_drawn_tree(error: type[OodscreenEr
         assert f"exit {int(error.exit_code)} " in line
     else:
         assert error.exit_code is error.__mro__[1].exit_code  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("error", every_error())
+def test_an_error_is_the_same_in_another_process(error: type[OodscreenError]) -> None:
+    there = pickle.loads(pickle.dumps(error("found it", wanted="that", next_step="do this")))
+    assert (type(there), str(there)) == (error, "found it\n  wanted: that\n  next:   do this")
 
 
 def test_errors_import_nothing_of_the_project() -> None:
