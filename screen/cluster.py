@@ -12,11 +12,12 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -193,7 +194,7 @@ def open_cluster(job: Job, notify: Callable[[str], None], stop: StopRequest) -> 
     ray = _import_ray()
     if is_local(job.output):
         job.output.mkdir(parents=True, exist_ok=True)
-    with _connected(ray, job.config.address):
+    with redirect_stdout(sys.stderr), _connected(ray, job.config.address):  # Ray prints what it meets
         executor = RayExecutor(ray, job, notify)
         executor.wait_for_first(stop)
         yield executor

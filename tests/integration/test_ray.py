@@ -1,0 +1,202 @@
+"""Runs on a real Ray that is started on this machine, with two workers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from screen.output.lock import LOCK_NAME
+from tests.conftest import encode, write_shard
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install '.[ray]'"),
+]
+
+OODSCREEN = str(Path(sys.executable).with_name("oodscreen"))
+ROWS = {"a": 3, "b": 700, "c": 0, "d": 2900, "e": 5, "f": 900, "g": 31, "h": 800, "i": 650}
+OPTIONS = ["--device", "cpu", "--threads", "1", "--batch-size", "100", "--json"]
+
+
+@pytest.fixture
+def place(article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path) -> Iterator[Path]:
+    """Uneven shards, one of them huge for this batch; afterwards no process of Ray may be left."""
+    shutil.copy(article_onnx, tmp_path / "model.onnx")
+    encoded: list[bytes | None] = [encode(image) for image in digits] * 2
+    for name, rows in ROWS.items():
+        bad: list[bytes | None] = [None, b"x"] if rows > 800 else []
+        write_shard(tmp_path / "in" / f"{name}.parquet", [*bad, *encoded[: rows - len(bad)]], row_group_size=90)
+    yield tmp_path
+    deadline = time.monotonic() + 30
+    while (left := ray_processes()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not left
+
+
+def ray_processes(kind: str = "") -> dict[int, str]:
+    """Processes of Ray that live, by their numbers; `kind` is a part of the command line."""
+    found = {}
+    for process in Path("/proc").iterdir():
+        try:
+            command = (process / "cmdline").read_bytes().decode().replace("\0", " ")
+            state = (process / "stat").read_text().rpartition(") ")[2][0]
+        except (OSError, UnicodeDecodeError):
+            continue
+        is_ray = "ray::" in command or ("/ray/" in command and "raylet" in command) or "gcs_server" in command
+        if process.name.isdecimal() and is_ray and state != "Z" and kind in command:
+            found[int(process.name)] = command
+    return found
+
+
+def command(place: Path, engine: str, *more: str) -> list[str]:
+    out = str(place / engine)
+    return [OODSCREEN, "run", str(place / "model.onnx"), str(place / "in"), out, *OPTIONS, "--engine", engine, *more]
+
+
+def start(place: Path, *more: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(place, "ray", *more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def run(place: Path, engine: str, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(place, engine, *more), capture_output=True, text=True, check=False)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(LOCK_NAME))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def lines(place: Path) -> int:
+    """Lines of the manifest: the header, and one for each finished shard."""
+    try:
+        return (place / "ray" / "_manifest.jsonl").read_text().count("\n")
+    except FileNotFoundError:
+        return 0
+
+
+def wait_until(happened: Callable[[], bool], running: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_results_equal_those_of_the_local_engine_file_by_file(place: Path) -> None:
+    local, ray = run(place, "local", "-T", "5"), run(place, "ray", "-T", "5")
+    assert (local.returncode, ray.returncode) == (0, 0), ray.stderr
+    assert contents(place / "ray") == contents(place / "local")
+    assert "Ray: 2 worker(s), 1 core(s) each" in ray.stderr
+    told = [json.loads(one.stdout) for one in (local, ray)]
+    for key in ("rows", "flagged", "bad", "statuses", "scored", "device"):
+        assert told[0][key] == told[1][key], key
+    again = run(place, "ray", "-T", "5")
+    assert json.loads(again.stdout)["rows"] == 0
+    assert contents(place / "ray") == contents(place / "local")
+
+
+def test_a_worker_that_is_killed_in_the_middle_changes_nothing(place: Path) -> None:
+    running = start(place, "-T", "200")
+    wait_until(lambda: lines(place) >= 2, running)
+    killed = 0
+    for _ in range(2):
+        wait_until(lambda: bool(ray_processes("ray::Worker.score")), running)
+        os.kill(next(iter(ray_processes("ray::Worker.score"))), signal.SIGKILL)
+        killed += 1
+        time.sleep(1)
+    out, told = running.communicate(timeout=240)
+    assert running.returncode == 0, told
+    assert told.count("a worker was lost with") == killed == 2
+    assert json.loads(out)["rows"] == sum(ROWS.values())
+    assert run(place, "local", "-T", "200").returncode == 0
+    assert contents(place / "ray") == contents(place / "local")
+
+
+def test_a_driver_that_is_killed_and_started_again_goes_on_behind_what_is_finished(place: Path) -> None:
+    running = start(place, "-T", "200")
+    wait_until(lambda: lines(place) >= 3, running)
+    running.kill()
+    running.communicate()
+    again = run(place, "ray", "-T", "200")
+    assert again.returncode == 0, again.stderr
+    assert 0 < len(json.loads(again.stdout)["scored"]) < len(ROWS)
+    assert run(place, "local", "-T", "200").returncode == 0
+    assert contents(place / "ray") == contents(place / "local")
+
+
+def test_a_signal_stops_the_run_with_its_exit_code_and_leaves_nothing_aside(place: Path) -> None:
+    running = start(place, "-T", "300")
+    wait_until(lambda: lines(place) >= 2, running)
+    running.send_signal(signal.SIGTERM)
+    out, told = running.communicate(timeout=60)
+    assert running.returncode == 143, told
+    assert json.loads(out)["exit_code"] == 143
+    assert not list((place / "ray").rglob(".oodscreen-*"))
+
+
+KILLER = """
+import os, sys
+
+def kill_reader(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("h.parquet") and "default_worker.py" in " ".join(sys.orig_argv):
+        os.kill(os.getpid(), 9)
+
+sys.addaudithook(kill_reader)
+"""
+"""A fake of a shard that crashes a library: every worker that opens it dies."""
+
+
+def test_a_shard_that_kills_its_workers_is_quarantined_and_the_rest_finish(place: Path) -> None:
+    """Beside one that is no Parquet; in the next run, where nothing kills, it is scored."""
+    (place / "in" / "k.parquet").write_bytes(b"PAR1 no footer")
+    (place / "site").mkdir()
+    (place / "site" / "sitecustomize.py").write_text(KILLER)
+    running = start(place, "-T", "5", PYTHONPATH=str(place / "site"))
+    out, told = running.communicate(timeout=240)
+    assert running.returncode == 3, told
+    assert sorted(json.loads(out)["unreadable"]) == ["h.parquet", "k.parquet"]
+    assert json.loads(out)["unreadable"]["h.parquet"] == "3 workers died while they scored it"
+    assert json.loads(out)["rows"] == sum(ROWS.values()) - ROWS["h"]
+    check = [OODSCREEN, "check", str(place / "ray"), "--input", str(place / "in")]
+    checked = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert "1 problem(s)" in checked.stdout
+    assert "problem: 'h.parquet': in INPUT, but without a result" in checked.stdout
+    again = run(place, "ray", "-T", "5")
+    assert list(json.loads(again.stdout)["scored"]) == ["h.parquet"]
+    assert run(place, "local", "-T", "5").returncode == 3
+    assert contents(place / "ray") == contents(place / "local")
+
+
+def test_what_a_worker_cannot_see_or_do_is_said_by_the_worker(place: Path) -> None:
+    """Workers and the driver share this machine, so the shard is taken away behind the driver's back."""
+    running = start(place, "-T", "300")
+    wait_until(lambda: lines(place) >= 1, running)
+    (place / "in" / "i.parquet").unlink()
+    _, told = running.communicate(timeout=120)
+    assert running.returncode == 2, told
+    assert "does not see the shard" in told
+    assert "Traceback" not in told
+
+
+def test_a_cluster_that_cannot_be_reached_is_refused(place: Path) -> None:
+    done = run(place, "ray", "--address", "127.0.0.1:1")
+    assert done.returncode == 2, done.stderr
+    assert "The Ray cluster 127.0.0.1:1 cannot be reached" in done.stderr
