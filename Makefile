@@ -52,6 +52,7 @@ bench: $(STAMP)  ## Measure, keep the results as JSON
 	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.fuzz
 	$(BIN)/python -m benchmarks.report
+	$(BIN)/python -m benchmarks.scale --data $(OODSCREEN_DATA)
 
 docs: $(STAMP)  ## Write the generated parts of README anew
 	$(BIN)/python -m tests.generated

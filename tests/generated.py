@@ -294,6 +294,55 @@ def report_sentence() -> str:
     )
 
 
+def scale_text() -> str:
+    """What `benchmarks/scale.py` measured of workers, small shards and a lost worker."""
+    result = _result("scale")
+    workers, small, lost = result["workers"], result["small"], result["lost"]
+    one, two, alone = (f"{workers[f'{name}_seconds']:.1f} s" for name in ("one", "two", "local"))
+    same = "the same files" if lost["same_files"] else "OTHER FILES"
+    return (
+        f"Measured on {result['machine']['cores']} cores with the article's network at T = 100 (`python -m "
+        f"benchmarks.scale`): {workers['rows']:,} rows take one worker of one thread {one} and two {two}, "
+        f"{workers['gain']:.2f} times as fast, start-up excluded (the local engine with one thread: {alone}). "
+        f"{small['rows']:,} rows in shards of 20 go at {small['throughput_share']:.0%} of the speed that they have in "
+        f"shards of 10,000. With one of two workers killed half-way, {lost['rows']:,} rows take "
+        f"{lost['lost_seconds']:.1f} s instead of {lost['calm_seconds']:.1f} s and end as {same}."
+    )
+
+
+def billion_table() -> str:
+    """What a billion images take, by `benchmarks/scale.py`."""
+    result = _result("scale")
+    names = list(result["billion"])
+    rows = ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+
+    def row(label: str, tell: Callable[[dict[str, Any], dict[str, Any]], str]) -> None:
+        cells = [tell(result["billion"][name], result["stages"][name]) for name in names]
+        rows.append(f"| {label} | " + " | ".join(cells) + " |")
+
+    for stage in ("read", "decode", "trunk", "head", "write"):
+        row(f"{stage}, µs of a core for an image", lambda _, one, stage=stage: f"{1e6 * one['seconds'][stage]:,.0f}")  # type: ignore[misc]
+    row("core hours", lambda all_, _: f"{all_['core_hours']:,.0f}")
+    row("nights of eight hours of a node with 16 cores", lambda all_, _: f"{all_['nights_of_a_node']:,.1f}")
+    row("bottleneck", lambda all_, _: f"{all_['bottleneck']}")
+    row("of such a node's network, 10 Gbit/s, in use", lambda all_, _: f"{all_['network_use']:.1%}")
+    row("read from storage", lambda all_, _: f"{all_['terabytes_in']:,.2f} TB")
+    row("results, in Parquet", lambda all_, _: f"{all_['terabytes_out']:,.2f} TB")
+    row("a shard of 100,000 rows; there are 10,000", lambda all_, _: f"{all_['megabytes_a_shard']:,.0f} MB")
+    row("GPU hours, if a GPU does 10 TFLOP/s", lambda all_, _: f"{all_['gpu_hours']:,.0f}")
+    row("and core hours beside it", lambda all_, _: f"{all_['core_hours_beside_gpus']:,.0f}")
+    row("cores that keep such a GPU busy", lambda all_, _: f"{all_['cores_a_gpu']:,.1f}")
+    legend = "; ".join(f"{name}: {result['stages'][name]['network']}" for name in names)
+    return (
+        "\n".join(rows)
+        + f"\n\n{legend}. Images: article, MNIST digits in PNG; mobilenet, photographs of about 500 x 375 in JPEG, "
+        "resized; blocks, CIFAR-10 in JPEG. Core seconds are CPU time of one thread, measured here; the rest follows "
+        "from them by assumptions: cores as fast as these and used to the full, storage that keeps up, and a GPU that "
+        "was **not measured** (a third of the 31.2 TFLOP/s in float32 of NVIDIA's data sheet for the A10; trunk and "
+        "head run there, all else on cores)."
+    )
+
+
 def family_table() -> str:
     """What the family of models covers, by area, and what is refused."""
     areas: dict[str, list[str]] = {}
@@ -322,6 +371,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "faults": faults_sentence,
     "fuzz": fuzz_sentence,
     "report": report_sentence,
+    "scale": scale_text,
+    "billion": billion_table,
 }
 
 

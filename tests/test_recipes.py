@@ -14,6 +14,7 @@ import pytest
 import typer
 
 from screen import cli
+from screen.part import Part
 from tests.generated import README
 
 
@@ -24,7 +25,16 @@ def recipe(name: str) -> str:
     return found[1]
 
 
-RECIPES = ["cron", "oodscreen.service", "oodscreen.timer", "airflow", "cronjob", "containerfile"]
+RECIPES = [
+    "cron",
+    "oodscreen.service",
+    "oodscreen.timer",
+    "airflow",
+    "cronjob",
+    "containerfile",
+    "slurm",
+    "indexed-job",
+]
 
 
 def test_every_recipe_is_tried_here_or_said_not_to_be() -> None:
@@ -34,7 +44,10 @@ def test_every_recipe_is_tried_here_or_said_not_to_be() -> None:
 def test_every_option_and_argument_of_a_recipe_is_one_of_the_command() -> None:
     group: Any = typer.main.get_command(cli.app)
     known = {option for parameter in group.commands["run"].params for option in parameter.opts}
-    text = "\n".join(recipe(name) for name in ("cron", "oodscreen.service", "airflow", "cronjob"))
+    text = "\n".join(
+        recipe(name) for name in ("cron", "oodscreen.service", "airflow", "cronjob", "slurm", "indexed-job")
+    )
+    text = re.sub(r"^#SBATCH .*$", "", text, flags=re.MULTILINE)
     used = set(re.findall(r"--[a-z][a-z-]+", text))
     assert used
     assert used <= known
@@ -67,15 +80,42 @@ def test_the_units_are_told_which_exit_codes_are_no_failure() -> None:
     assert parser["Service"]["SuccessExitStatus"] == "75"
 
 
-def test_the_cronjob_fits_the_schema_of_kubernetes() -> None:
+@pytest.mark.parametrize(("name", "field"), [("cronjob", "concurencyPolicy"), ("indexed-job", "completionMod")])
+def test_the_jobs_fit_the_schema_of_kubernetes(name: str, field: str) -> None:
     validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
-    job = yaml.safe_load(recipe("cronjob"))
+    job = yaml.safe_load(recipe(name))
     version = validate.latest_version()
     validate.validate(job, version, strict=True)
-    job["spec"]["concurencyPolicy"] = "Forbid"
+    job["spec"][field] = "Forbid"
     with pytest.raises(validate.ValidationError):  # so this test can fail
         validate.validate(job, version, strict=True)
+
+
+@pytest.mark.parametrize("job", ["slurm", "indexed-job"])
+def test_the_jobs_of_an_array_do_each_part_once(job: str, tmp_path: Path) -> None:
+    """Their own scripts, in a shell, with a command that says what it was given in place of ours."""
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    if job == "slurm":
+        script, name, first = recipe("slurm"), "SLURM_ARRAY_TASK_ID", 1
+        count = int(re.findall(r"--array=1-(\d+)", script)[0])
+    else:
+        spec = yaml.safe_load(recipe("indexed-job"))["spec"]
+        script, name, first = spec["template"]["spec"]["containers"][0]["args"][0], "JOB_COMPLETION_INDEX", 0
+        count = spec["completions"]
+    (tmp_path / "oodscreen").write_text('#!/bin/sh\nfor last; do :; done; echo "$last"\n')
+    (tmp_path / "oodscreen").chmod(0o755)
+    parts = [
+        subprocess.run(
+            ["/bin/sh", "-c", script],
+            env={"PATH": f"{tmp_path}:/usr/bin:/bin", name: str(first + index)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for index in range(count)
+    ]
+    assert [Part.parse(text) for text in parts] == [Part(index + 1, count) for index in range(count)]
 
 
 def test_the_dag_is_python() -> None:

@@ -34,7 +34,8 @@ OPTIONS = ["--device", "cpu", "--threads", "1", "--batch-size", "100", "--json"]
 def place(article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path) -> Iterator[Path]:
     """Uneven shards, one of them huge for this batch; afterwards no process of Ray may be left."""
     shutil.copy(article_onnx, tmp_path / "model.onnx")
-    encoded: list[bytes | None] = [encode(image) for image in digits] * 2
+    encoded: list[bytes | None] = [encode(image) for image in digits]
+    encoded += encoded
     for name, rows in ROWS.items():
         bad: list[bytes | None] = [None, b"x"] if rows > 800 else []
         write_shard(tmp_path / "in" / f"{name}.parquet", [*bad, *encoded[: rows - len(bad)]], row_group_size=90)
