@@ -8,6 +8,7 @@ keeps all workers busy to the end, within bounds that follow from the batch.
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,9 @@ _HUGE = 2
 """From so many tasks' rows on a shard is cut."""
 
 _MOST_SHARDS = 1000
+
+TRIES = 3
+"""So many workers may die of a shard before it is given up."""
 
 
 @dataclass(frozen=True)
@@ -82,3 +86,36 @@ def _cut_shard(shard: ShardRef, wanted: int) -> Iterator[Task]:
     last = len(ends) - 2
     for order, (start, stop) in enumerate(itertools.pairwise(ends)):
         yield Task((shard,), range(start, stop), order, order == last)
+
+
+class TaskQueue:
+    """The tasks that wait, and how often the worker of a shard has died."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self.waiting = deque(tasks)
+        self.given_up: set[str] = set()
+        self._deaths: dict[tuple[str, int], int] = {}
+
+    def take(self, next_orders: dict[str, int], ahead: int) -> Task | None:
+        """The next task; a cut that is too far ahead of what is written of its shard waits."""
+        for index, task in enumerate(self.waiting):
+            if task.groups is None or task.order < next_orders.get(task.shards[0].name, 0) + ahead:
+                del self.waiting[index]
+                return task
+        return None
+
+    def put_back(self, task: Task) -> tuple[ShardRef, ...]:
+        """Let a task be done again, shard by shard, to find the one that workers die of; gives those given up."""
+        if task.groups is None and len(task.shards) > 1:
+            self.waiting.extendleft(Task((shard,)) for shard in reversed(task.shards))
+            return ()
+        shard = task.shards[0]
+        deaths = self._deaths[shard.name, task.order] = self._deaths.get((shard.name, task.order), 0) + 1
+        if shard.name in self.given_up:
+            return ()
+        if deaths < TRIES:
+            self.waiting.appendleft(task)
+            return ()
+        self.given_up.add(shard.name)
+        self.waiting = deque(one for one in self.waiting if one.shards[0].name != shard.name)
+        return (shard,)

@@ -40,7 +40,7 @@ def place(article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path) -> Iter
         bad: list[bytes | None] = [None, b"x"] if rows > 800 else []
         write_shard(tmp_path / "in" / f"{name}.parquet", [*bad, *encoded[: rows - len(bad)]], row_group_size=90)
     yield tmp_path
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while (left := ray_processes()) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not left
