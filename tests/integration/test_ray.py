@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -201,3 +202,31 @@ def test_a_cluster_that_cannot_be_reached_is_refused(place: Path) -> None:
     done = run(place, "ray", "--address", "127.0.0.1:1")
     assert done.returncode == 2, done.stderr
     assert "The Ray cluster 127.0.0.1:1 cannot be reached" in done.stderr
+
+
+def test_a_cluster_that_runs_already_is_used_by_its_address(place: Path) -> None:
+    """A head of two cores in a process of its own; ended by that process alone."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ray = str(Path(sys.executable).with_name("ray"))
+    options = [f"--port={port}", "--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats", "--block"]
+    head = subprocess.Popen(
+        [ray, "start", "--head", "--node-ip-address=127.0.0.1", *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not ray_processes("raylet") and time.monotonic() < deadline:
+            time.sleep(0.2)
+        time.sleep(3)
+        done = run(place, "ray", "-T", "5", "--address", f"127.0.0.1:{port}")
+        assert done.returncode == 0, done.stderr
+        assert "Ray: 2 worker(s), 1 core(s) each" in done.stderr
+        assert ray_processes("raylet"), "the cluster is not ours to stop"
+    finally:
+        head.terminate()
+        head.wait(60)
+    assert run(place, "local", "-T", "5").returncode == 0
+    assert contents(place / "ray") == contents(place / "local")

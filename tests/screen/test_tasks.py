@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from screen.input.shards import ShardRef
-from screen.tasks import Task, cut_tasks
+from screen.tasks import TRIES, Task, TaskQueue, cut_tasks
 
 
 def shard(name: str, *groups: int) -> ShardRef:
@@ -59,3 +59,52 @@ def test_a_shard_of_one_row_group_is_not_cut() -> None:
 def test_few_rows_are_shared_out_and_a_batch_is_still_filled() -> None:
     tasks = cut_tasks([shard(f"{index}", 500) for index in range(40)], workers=2, batch_rows=1000)
     assert {task.rows for task in tasks} == {2000}
+
+
+def test_of_a_task_whose_worker_was_lost_each_shard_is_tried_alone_until_one_is_given_up() -> None:
+    good, bad = shard("good", 5), shard("bad", 5)
+    queue = TaskQueue([Task((good, bad))])
+    first = queue.take({}, 1)
+    assert first is not None
+    assert queue.put_back(first) == ()
+    lost: list[str] = []
+    done: list[str] = []
+    tries = 0
+    while (task := queue.take({}, 1)) is not None:
+        assert len(task.shards) == 1
+        if task.shards[0] is bad:
+            tries += 1
+            lost += [one.name for one in queue.put_back(task)]
+        else:
+            done.append(task.shards[0].name)
+    assert (done, lost, tries) == (["good"], ["bad"], TRIES)
+
+
+def test_a_huge_shard_is_given_up_once_with_all_its_cuts() -> None:
+    tasks = cut_tasks([shard("a", *[1000] * 30), shard("b", 3)], workers=1, batch_rows=500)
+    queue = TaskQueue(tasks)
+    given_up = []
+    for _ in range(TRIES):
+        task = queue.take({}, 10)
+        assert task is not None
+        other = queue.take({}, 10)
+        given_up += [one.name for one in queue.put_back(task)]
+    assert given_up == ["a"]
+    assert other is not None
+    assert queue.put_back(other) == ()
+    assert [task.shards[0].name for task in queue.waiting] == ["b"]
+
+
+def test_a_cut_that_is_too_far_ahead_of_what_is_written_waits_and_another_shard_does_not() -> None:
+    tasks = cut_tasks([shard("a", *[1000] * 30), shard("b", 3)], workers=1, batch_rows=500)
+    queue = TaskQueue(tasks)
+    taken = [queue.take({}, 2) for _ in range(4)]
+    assert [(task.shards[0].name, task.order) if task else None for task in taken] == [
+        ("a", 0),
+        ("a", 1),
+        ("b", 0),
+        None,
+    ]
+    following = queue.take({"a": 1}, 2)
+    assert following is not None
+    assert following.order == 2

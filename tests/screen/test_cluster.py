@@ -1,0 +1,68 @@
+"""What of a cluster needs no Ray; the rest is in tests/integration/test_ray.py."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from export.errors import InputRefused, OodscreenError, OptionRefused, OutputRefused
+from screen.cluster import open_cluster
+from screen.config import RunConfig
+from screen.scoring import Job
+from screen.stopping import StopRequest
+from screen.worker import Opened, RemoteJob, Worker, installed_versions
+from tests.screen.test_scoring import open_job
+
+
+@pytest.fixture
+def job(article_onnx: Path, digit_shards: Path, tmp_path: Path) -> Job:
+    return open_job(article_onnx, digit_shards, tmp_path)
+
+
+def open_worker(job: Job, **changes: object) -> Opened | OodscreenError:
+    remote = {"job": job, "model": job.model.path, "digest": job.model.digest, "versions": installed_versions()}
+    return Worker().open(RemoteJob(**{**remote, **changes}))  # type: ignore[arg-type]
+
+
+def test_a_worker_opens_what_it_sees(job: Job) -> None:
+    opened = open_worker(job)
+    assert isinstance(opened, Opened)
+    assert opened.device == "cpu"
+
+
+def test_a_worker_says_what_it_does_not_see(job: Job, tmp_path: Path, article_onnx: Path) -> None:
+    told = open_worker(job, model=tmp_path / "m.onnx")
+    assert isinstance(told, InputRefused)
+    assert "does not see the model" in str(told)
+    told = open_worker(job, digest="0" * 64)
+    assert isinstance(told, InputRefused)
+    assert "sees another file under" in str(told)
+    told = open_worker(Job(job.model, tmp_path / "none", job.config, job.columns, job.identity))
+    assert isinstance(told, OutputRefused)
+    assert "does not see OUTPUT" in str(told)
+
+
+def test_a_worker_with_other_versions_is_refused(job: Job) -> None:
+    told = open_worker(job, versions={**installed_versions(), "numpy": "1.0"})
+    assert isinstance(told, OptionRefused)
+    assert f"has numpy {version('numpy')}, and this process 1.0" in str(told)
+
+
+def test_ray_that_is_missing_is_named(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with (
+        pytest.raises(OptionRefused, match="needs Ray, which is not installed") as refused,
+        open_cluster(job, print, StopRequest()),
+    ):
+        raise AssertionError("not reached")
+    assert "pip install 'oodscreen[ray]'" in refused.value.next_step
+
+
+def test_an_address_without_the_engine_and_an_unknown_engine_are_refused() -> None:
+    with pytest.raises(OptionRefused, match="--address is head:6379, and --engine is local"):
+        RunConfig(address="head:6379")
+    with pytest.raises(OptionRefused, match="--engine is 'spark'"):
+        RunConfig(engine="spark")
