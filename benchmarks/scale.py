@@ -209,12 +209,13 @@ def measure_stages(name: str, data: Path, work: Path) -> dict[str, Any]:
     from export.contract import read_model
     from export.exporter import export_model
     from screen.config import RunConfig
+    from screen.decide.scores import score_columns
     from screen.engine.runs import Rows
     from screen.input.decode import Decoder
     from screen.input.rows import map_columns, read_batches
     from screen.input.shards import find_shards
-    from screen.output.writer import ShardWriters
-    from screen.scoring import batch_rows, score_batch
+    from screen.output.writer import ShardWriters, make_table
+    from screen.scoring import batch_rows
     from screen.screener import Screener
 
     folder = sample_shard(name, data, work / f"stages-{name}")
@@ -233,17 +234,20 @@ def measure_stages(name: str, data: Path, work: Path) -> dict[str, Any]:
 
     pieces = read()
     images = [decoder.decode(one) for one in pieces]
-    scored = [score_batch(screener, one) for one in images]
+    summaries = [screener.score(one.images) for one in images]
 
     def write() -> list[WrittenShard]:
-        writers = ShardWriters(work / f"stages-{name}-out", columns.kept_schema, {})
-        return [done for one in scored for done in writers.write(one.pieces, one.table)]
+        writers, finished = ShardWriters(work / f"stages-{name}-out", columns.kept_schema, {}), []
+        for one, summary in zip(images, summaries, strict=True):
+            table = make_table(one, score_columns(summary), summary.passes, screener.flag(summary))
+            finished += list(writers.write(one.pieces, table))
+        return finished
 
     taken = {
         "read": _cpu_seconds(read),
         "decode": _cpu_seconds(lambda: [decoder.decode(one) for one in pieces]),
         "trunk": _cpu_seconds(lambda: [engine._trunk.run(Rows(one.images)) for one in images]),
-        "passes": _cpu_seconds(lambda: [score_batch(screener, one) for one in images]),
+        "passes": _cpu_seconds(lambda: [screener.score(one.images) for one in images]),
         "write": _cpu_seconds(write),
     }
     taken["head"] = max(0.0, taken.pop("passes") - taken["trunk"])
