@@ -81,6 +81,18 @@ def test_results_in_s3_are_those_of_a_local_run(bucket: Any, environment: dict[s
     assert call(environment, OODSCREEN, "check", "s3://bucket/out", "--input", "s3://bucket/in").returncode == 0
 
 
+def test_parts_and_workers_of_a_cluster_write_the_same_into_s3(bucket: Any, environment: dict[str, str]) -> None:
+    assert call(environment, *command("s3://bucket/out")).returncode == 0
+    for part in ("1/2", "2/2"):
+        done = call(environment, *command("s3://bucket/parts", "--part", part))
+        assert done.returncode == 0, done.stderr
+    assert objects(bucket, "parts") == objects(bucket, "out")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
+    done = call(environment, *command("s3://bucket/ray", "--engine", "ray"))
+    assert done.returncode == 0, done.stderr
+    assert objects(bucket, "ray") == objects(bucket, "out")
+
+
 def test_a_rerun_knows_an_object_by_its_entity_tag(bucket: Any, environment: dict[str, str], tmp_path: Path) -> None:
     assert call(environment, *command("s3://bucket/out")).returncode == 0
     bucket.put(str(tmp_path / "in" / "0.parquet"), "bucket/in/0.parquet")  # the same bytes: the same tag
