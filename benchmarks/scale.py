@@ -39,7 +39,7 @@ from screen.progress import PlainLines
 
 RESULT = Path(__file__).parent / "results" / "scale.json"
 PASSES = 100
-_ROWS = 20_000
+_ROWS = 32_000
 _REPEATS = 3
 _SAMPLE = {"article": 4096, "mobilenet": 192, "blocks": 64}
 _BILLION = 10**9

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from screen.input.shards import ShardRef
 
-_LEAST_BATCHES, _MOST_BATCHES = 2, 16
-"""Of a task: fewer, and the stages of a worker wait for each other too often; more, and much is lost with a worker."""
+_LEAST_BATCHES, _MOST_BATCHES = 1, 16
+"""Of a task: less would not fill a batch; with more, much is lost with a worker."""
 
 _TASKS_A_WORKER = 16
 _HUGE = 2
