@@ -77,7 +77,7 @@ class RayExecutor:
         self._idle: list[Any] = []
         self._running: dict[Any, tuple[Any, Task]] = {}
         self._never_opened = 0
-        self._looked = time.monotonic()
+        self._looked = self._alone_since = time.monotonic()
         self.device, self.note = "ray", ""
         self.stages: dict[str, float] = {}
         self._grow(count)
@@ -89,13 +89,9 @@ class RayExecutor:
             Refused: it cannot do the job.
             Interrupted: asked to stop.
         """
-        told = time.monotonic()
         while not self._idle:
             stop.check()
             self._look()
-            if time.monotonic() - told > _TELL_SECONDS:
-                told = time.monotonic()
-                self._notify(f"waiting for the cluster to have room for a worker ({self._tell_size()})")
         count = len(self._opening) + len(self._idle)
         self.note = "; ".join(filter(None, [self.note, f"Ray: {count} worker(s), {self._tell_size()}"]))
 
@@ -141,9 +137,11 @@ class RayExecutor:
         """Wait a moment for workers; what they have done, and what was lost with one."""
         self._grow_now_and_then()
         refs = [*self._running, *self._opening]
-        if not refs:
-            time.sleep(_LOOK_SECONDS)
-            return []
+        if self._running or self._idle:
+            self._alone_since = time.monotonic()
+        elif time.monotonic() - self._alone_since > _TELL_SECONDS:
+            self._alone_since = time.monotonic()
+            self._notify(f"waiting for the cluster to have room for a worker ({self._tell_size()})")
         ready, _ = self._ray.wait(refs, num_returns=1, timeout=_LOOK_SECONDS, fetch_local=True)
         results: list[tuple[Task, Done | None]] = []
         for ref in ready:
@@ -237,7 +235,7 @@ def _resolve(place: Path) -> Path:
 
 def _name_task(task: Task) -> str:
     more = f" and {len(task.shards) - 1} more" if len(task.shards) > 1 else ""
-    return f"{task.shards[0].name}{more}"
+    return f"{task.shards[0].name!r}{more}"
 
 
 def _give_up(shard: ShardRef) -> UnreadableShard:
