@@ -41,6 +41,7 @@ RESULT = Path(__file__).parent / "results" / "scale.json"
 PASSES = 100
 _ROWS = 32_000
 _REPEATS = 3
+_TURNS = 2
 _SAMPLE = {"article": 4096, "mobilenet": 192, "blocks": 64}
 _BILLION = 10**9
 
@@ -150,7 +151,7 @@ def compare_workers(data: Path, work: Path) -> dict[str, Any]:
     """Local, one worker and two, in turn; medians."""
     model, shards = make_model("article", work), mnist_shards(data, work / "workers", _ROWS, 1000)
     seconds: dict[int, list[float]] = {0: [], 1: [], 2: []}
-    for repeat in range(_REPEATS):
+    for repeat in range(_TURNS):
         for workers, taken in seconds.items():
             taken.append(run_apart(model, shards, work / f"workers-{workers}-{repeat}", workers)["seconds"])
             print(f"{workers} worker(s): {taken[-1]} s", flush=True)
