@@ -40,8 +40,9 @@ from screen.decide.request import CalibrationConfig, CalibrationReport, Stopping
 from screen.decide.scores import score_columns
 from screen.engine.distance import DISTANCES, Distance
 from screen.engine.features import GRID
+from screen.engine.leaving import LeavingEngine
 from screen.engine.masks import ALGORITHM, identify_rows
-from screen.engine.passes import PassEngine
+from screen.engine.passes import EngineOptions, PassEngine
 from screen.engine.plan import plan_engine
 from screen.engine.session import choose_device
 from screen.input.decode import Decoder, ImageBatch
@@ -155,16 +156,15 @@ class _Calibrating:
         self._shards = shards
         self._reference = None if wanted.reference is None else find_shards(wanted.reference)[0]
         self._device = choose_device(config.device, config.threads)
-        self._open_engine = partial(
-            PassEngine,
-            plan,
-            passes=self._settings.passes,
-            seed=self._settings.seed,
-            device=self._device,
-            memory=config.memory * 2**20,
-            notify=listener.noted,
-        )
-        self._engine = self._open_engine()
+        self._plan = plan
+        self._options: EngineOptions = {
+            "passes": self._settings.passes,
+            "seed": self._settings.seed,
+            "device": self._device,
+            "memory": config.memory * 2**20,
+            "notify": listener.noted,
+        }
+        self._engine = PassEngine(plan, **self._options)
         self.rows = 0
         self.statuses: dict[str, int] = {}
         self._first_failure = ""
@@ -210,20 +210,24 @@ class _Calibrating:
 
     def try_stopping(self, calibration: Calibration) -> StoppingReport:
         """Score the ranked rows once more, with passes that stop where the decision is settled."""
-        engine = self._open_engine(adaptive=True, distance=calibration.distance)
+        engine = LeavingEngine(self._plan, distance=calibration.distance, **self._options)
+        limits = partial(entropy_limits, None, calibration)
         scores, passes = [], []
-        for batch in self._read(self._shards, count=False):
-            kept = np.isin(_digests(batch), self._ranked)
-            if kept.any():
-                images = batch.images[kept]
-                summary = engine.summarize_settled(images, partial(entropy_limits, None, calibration))
-                scores.append(calibration.score(score_columns(summary)))
-                passes.append(summary.passes)
+        for summary in engine.summarize_settled(self._ranked_images(), limits):
+            scores.append(calibration.score(score_columns(summary)))
+            passes.append(summary.passes)
         return StoppingReport(
             flagged=float(np.mean(np.concatenate(scores) > calibration.threshold)),
             flagged_by_all=float(np.mean(calibration.ranked > calibration.threshold)),
             mean_passes=float(np.mean(np.concatenate(passes))),
         )
+
+    def _ranked_images(self) -> Iterator[NDArray[np.uint8]]:
+        """The images of the ranked rows, in batches."""
+        for batch in self._read(self._shards, count=False):
+            kept = np.isin(_digests(batch), self._ranked)
+            if kept.any():
+                yield batch.images[kept]
 
     def _choose_detectors(self) -> tuple[str, ...]:
         contract = self._model.contract

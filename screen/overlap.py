@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -43,15 +44,36 @@ class StageClock:
                 return
             yield item
 
+    def run(
+        self, stage: str, function: Callable[[Iterator[Item]], Iterator[Result]], items: Generator[Item, None, None]
+    ) -> Generator[Result, None, None]:
+        """What a function makes of the items; closing this closes `items`."""
+
+        def given() -> Iterator[Item]:
+            while True:
+                with self._waiting(stage):
+                    item = next(items, _END)
+                if isinstance(item, _End):
+                    return
+                yield item
+
+        with closing(items):
+            yield from self.make(stage, function(given()))
+
     def apply(
         self, stage: str, function: Callable[[Item], Result], items: Generator[Item, None, None]
     ) -> Generator[Result, None, None]:
         """What a function makes of each item; closing this closes `items`."""
-        with closing(items):
-            for item in items:
-                with self.busy(stage):
-                    result = function(item)
-                yield result
+        return self.run(stage, partial(map, function), items)
+
+    @contextmanager
+    def _waiting(self, stage: str) -> Iterator[None]:
+        """Do not count the time of the block for a stage that is busy around it."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) - (time.perf_counter() - started)
 
 
 class _End:

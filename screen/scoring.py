@@ -6,6 +6,7 @@ several (`cluster.py`), and `runner.py` asks either in the same way, as an `Exec
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from export.contract import ExportedModel, ModelContract
 from screen.config import RunConfig
 from screen.decide.rules import Decision
 from screen.decide.scores import score_columns
+from screen.engine.statistics import PassSummary
 from screen.input.decode import Decoder, ImageBatch
 from screen.input.rows import ColumnMapping, RowBatch, read_batches, read_groups
 from screen.input.shards import ShardRef, UnreadableShard
@@ -31,9 +33,6 @@ from screen.stopping import StopRequest
 
 _BATCH_BYTES = 32 * 2**20
 """Pixels of one batch at most; a few batches are on their way between the stages."""
-
-_ADAPTIVE_BATCHES = 4
-"""So many times the rows where passes stop early: the few that go on are then run together."""
 
 _AHEAD = 2
 """How many batches a stage may be ahead of the next."""
@@ -180,7 +179,7 @@ class ShardScorer:
         )
         pieces = work_ahead(clock.make("read", batches), _AHEAD)
         images = work_ahead(clock.apply("decode", decoder.decode, pieces), _AHEAD)
-        scored = work_ahead(clock.apply("score", partial(score_batch, self._screener), images), _AHEAD)
+        scored = work_ahead(clock.run("score", partial(score_batches, self._screener), images), _AHEAD)
         try:
             with closing(scored):
                 yield from scored
@@ -197,8 +196,7 @@ def open_here(job: Job, notify: Callable[[str], None], stop: StopRequest) -> Ite
 def batch_rows(config: RunConfig, contract: ModelContract) -> int:
     """Rows that are read together: as asked for, fewer where images are large."""
     height, width, channels = contract.image_shape
-    wanted = config.batch_size * (_ADAPTIVE_BATCHES if config.adaptive else 1)
-    return max(1, min(wanted, _BATCH_BYTES // (height * width * channels)))
+    return max(1, min(config.batch_size, _BATCH_BYTES // (height * width * channels)))
 
 
 @dataclass(frozen=True)
@@ -209,12 +207,29 @@ class ScoredBatch:
     table: pa.Table
 
 
-def score_batch(screener: Screener, batch: ImageBatch) -> ScoredBatch:
-    """Run the passes over the readable rows of a batch, and put all its rows into result columns."""
-    if not batch.readable.any():
-        nothing = Decision(np.zeros(0, np.bool_), [])
-        return ScoredBatch(batch.pieces, make_table(batch, {}, np.zeros(0, np.int32), nothing))
-    summary = screener.score(batch.images)
+def score_batches(screener: Screener, batches: Iterator[ImageBatch]) -> Iterator[ScoredBatch]:
+    """Run the passes over the readable rows of each batch, and put all its rows into result columns."""
+    waiting: deque[ImageBatch] = deque()
+
+    def readable_images() -> Iterator[NDArray[np.uint8]]:
+        for batch in batches:
+            waiting.append(batch)
+            if batch.readable.any():
+                yield batch.images
+
+    def unreadable_batches() -> Iterator[ScoredBatch]:
+        while waiting and not waiting[0].readable.any():
+            batch = waiting.popleft()
+            nothing = Decision(np.zeros(0, np.bool_), [])
+            yield ScoredBatch(batch.pieces, make_table(batch, {}, np.zeros(0, np.int32), nothing))
+
+    for summary in screener.score_each(readable_images()):
+        yield from unreadable_batches()
+        yield _judge_batch(screener, waiting.popleft(), summary)
+    yield from unreadable_batches()
+
+
+def _judge_batch(screener: Screener, batch: ImageBatch, summary: PassSummary) -> ScoredBatch:
     finite: NDArray[np.bool_] = np.all(np.isfinite(summary.mean), axis=1)
     if not finite.all():
         batch = batch.fail_readable(~finite, ("non_finite", "the model gave NaN or infinity"))

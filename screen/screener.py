@@ -6,8 +6,7 @@ runs on this very class, so its numbers are the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,8 @@ from screen.config import RunConfig
 from screen.decide.judge import choose_judge
 from screen.decide.rules import Decision
 from screen.engine.features import GRID
-from screen.engine.passes import PassEngine
+from screen.engine.leaving import LeavingEngine
+from screen.engine.passes import EngineOptions, PassEngine
 from screen.engine.plan import plan_engine
 from screen.engine.session import choose_device
 from screen.engine.statistics import PassSummary
@@ -80,18 +80,17 @@ class Screener:
         self.judge = choose_judge(self.model, config)
         self.device = choose_device(device, threads)
         settings = self.judge.settings
-        self._open_engine = partial(
-            PassEngine,
-            passes=settings.passes,
-            seed=settings.seed,
-            device=self.device,
-            memory=memory * 2**20,
-            notify=notify,
-        )
+        self._options: EngineOptions = {
+            "passes": settings.passes,
+            "seed": settings.seed,
+            "device": self.device,
+            "memory": memory * 2**20,
+            "notify": notify,
+        }
         distance = None if self.judge.calibration is None else self.judge.calibration.distance
         plan = plan_engine(self.model, masks=settings.masks, features=0 if distance is None else GRID)
-        self._engine = self._open_engine(plan, adaptive=adaptive, distance=distance)
-        self._adaptive = adaptive
+        self._leaving = LeavingEngine(plan, distance=distance, **self._options) if adaptive else None
+        self._engine = self._leaving or PassEngine(plan, distance=distance, **self._options)
         self._raw_engine: PassEngine | None = None
 
     def score(self, images: NDArray[np.uint8]) -> PassSummary:
@@ -103,12 +102,24 @@ class Screener:
         Raises:
             InputRefused: the array is not of that type and shape.
         """
-        checked = self._check(images)
-        if self._adaptive:
-            summary = self._engine.summarize_settled(checked, self.judge.entropy_limits)
+        return next(self.score_each([images]))
+
+    def score_each(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[PassSummary]:
+        """A summary for each batch, in order; when `adaptive`, some batches are taken before the first comes back.
+
+        Args:
+            batches: each `uint8 [B, H, W, C]` of the model's size.
+
+        Raises:
+            InputRefused: an array is not of that type and shape.
+        """
+        checked = map(self._check, batches)
+        summaries: Iterator[PassSummary]
+        if self._leaving is None:
+            summaries = map(self._engine.summarize, checked)
         else:
-            summary = self._engine.summarize(checked)
-        return self.judge.complete(summary)
+            summaries = self._leaving.summarize_settled(checked, self.judge.entropy_limits)
+        return map(self.judge.complete, summaries)
 
     def flag(self, summary: PassSummary) -> Decision:
         """Which of the scored images a person should look at, and why."""
@@ -124,7 +135,8 @@ class Screener:
             InputRefused: the array is not of that type and shape.
         """
         if self._raw_engine is None:
-            self._raw_engine = self._open_engine(plan_engine(self.model, masks=self.judge.settings.masks, raw=True))
+            plan = plan_engine(self.model, masks=self.judge.settings.masks, raw=True)
+            self._raw_engine = PassEngine(plan, **self._options)
         return self._raw_engine.raw_passes(self._check(images))
 
     def _check(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:

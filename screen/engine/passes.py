@@ -14,9 +14,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,6 @@ from screen.engine.plan import EnginePlan
 from screen.engine.reduction import ENERGY, ENTROPY, M2, M3, M4, RAW_OUTPUT, VOTES
 from screen.engine.runs import LEAST, Rows, Run, cut_passes, cut_rows
 from screen.engine.session import Device, Part, to_numpy
-from screen.engine.settling import entropy_error, find_settled, plan_looks
 from screen.engine.statistics import PassSummary, RunStatistics, concatenate, summarize
 
 _SUMS = (M2, M3, M4, VOTES, ENTROPY, ENERGY)
@@ -37,33 +36,17 @@ _SUMS = (M2, M3, M4, VOTES, ENTROPY, ENERGY)
 KEPT_MASKS_BYTES = 256 * 2**20
 """Masks up to this size are drawn once and kept; larger ones are drawn again for every batch."""
 
-
-Limits = Callable[[int, NDArray[np.float64] | None], NDArray[np.float64]]
-"""From the number of rows B and their `feature_distance` `[B]` to the entropy above which each is flagged, `[B]`."""
-
-
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class _FirstLook:
-    """Some rows after the first look.
+class EngineOptions(TypedDict):
+    """What an engine takes, whatever its plan; see `PassEngine`."""
 
-    Attributes:
-        summary: of those that are settled.
-        settled: `[B]`.
-        distance: `[B]`, `feature_distance`.
-        left: the boundary of the others; None where there are none.
-        so_far: the others' statistics.
-        limit: the entropy above which each of the others is flagged.
-    """
-
-    summary: PassSummary
-    settled: NDArray[np.bool_]
-    distance: NDArray[np.float64] | None
-    left: Boundary | None
-    so_far: RunStatistics
-    limit: NDArray[np.float64]
+    passes: int
+    seed: int
+    device: Device
+    memory: int
+    notify: Callable[[str], None] | None
 
 
 class PassEngine:
@@ -75,7 +58,6 @@ class PassEngine:
         seed: of the masks.
         device: where sessions run.
         memory: bytes that the tensors of a run may take; sets how many rows are in one.
-        adaptive: cut T into the runs of `summarize_settled`.
         distance: what fills `feature_distance`; for a plan that was made with `features`.
         notify: told in one line when memory ran out and runs become smaller, once.
     """
@@ -88,7 +70,6 @@ class PassEngine:
         seed: int,
         device: Device,
         memory: int,
-        adaptive: bool = False,
         distance: Distance | None = None,
         notify: Callable[[str], None] | None = None,
     ) -> None:
@@ -102,9 +83,7 @@ class PassEngine:
         self._notify = notify
         self._trunk = TrunkRunner(plan, device, self._pool, memory)
         self._head = Part(plan.head, device, plan.weights_folder)
-        self._looks = plan_looks(passes) if adaptive else (passes,)
-        self._runs_to_look = cut_passes(plan, self._looks)
-        self._runs = [run for runs in self._runs_to_look for run in runs]
+        self._runs = cut_passes(plan, (passes,))[0]
         self._meter: DistanceMeter | None = None
         if distance is not None:
             self.measure_by(distance)
@@ -132,33 +111,6 @@ class PassEngine:
         # All rows at once: a bank is read as a whole for however few rows there are.
         known = [features for _, features in pieces if features is not None]
         return replace(summary, feature_distance=self._meter.measure(np.concatenate(known)) if known else None)
-
-    def summarize_settled(self, images: NDArray[np.uint8], limits: Limits) -> PassSummary:
-        """What the passes say that a row had until its decision was settled; for an `adaptive` engine.
-
-        Args:
-            images: `uint8 [B, H, W, C]`, B at least 1.
-            limits: the entropy above which each row is flagged.
-
-        Raises:
-            OutOfMemory: not even two rows fit.
-        """
-        looks = self._in_pieces(images, lambda some: self._look_first(some, limits))
-        ends = np.cumsum([len(look.settled) for look in looks])
-        summaries = [look.summary for look in looks]
-        starts = [end - len(look.settled) for end, look in zip(ends, looks, strict=True)]
-        places = [start + np.flatnonzero(look.settled) for start, look in zip(starts, looks, strict=True)]
-        unsettled = [look for look in looks if look.left is not None]
-        if unsettled:  # together: passes cost more than their rows where rows are few
-            left = self._trunk.join([look.left for look in unsettled if look.left is not None])
-            so_far = RunStatistics.join([look.so_far for look in unsettled])
-            rest, order = self._settle(left, so_far, np.concatenate([look.limit for look in unsettled]))
-            summaries.append(rest)
-            still = [start + np.flatnonzero(~look.settled) for start, look in zip(starts, looks, strict=True)]
-            places.append(np.concatenate(still)[order])
-        summary = concatenate(summaries).take(np.argsort(np.concatenate(places)))
-        known = [look.distance for look in looks if look.distance is not None]
-        return replace(summary, feature_distance=np.concatenate(known) if known else None)
 
     def _in_pieces(self, images: NDArray[np.uint8], work: Callable[[NDArray[np.uint8]], Result]) -> list[Result]:
         """What comes of rows in pieces that fit into memory, smaller ones when it ran out."""
@@ -209,53 +161,6 @@ class PassEngine:
         summary = summarize(self._reduce_all(boundaries, self._runs), self.plan.contract.output_kind)
         features = [boundary.features for boundary in boundaries if boundary.features is not None]
         return summary, np.concatenate(features) if features else None
-
-    def _look_first(self, images: NDArray[np.uint8], limits: Limits) -> _FirstLook:
-        """One batch that fits: its trunk, and the passes up to the first look."""
-        boundary = self._trunk.run(Rows(images))
-        distance = self._measure(boundary)
-        limit = limits(len(images), distance)
-        summary, so_far, settled = self._look(boundary, None, limit, 0)
-        if settled.all():
-            return _FirstLook(summary, settled, distance, None, so_far, limit[:0])
-        left = self._trunk.take(boundary, np.flatnonzero(~settled))
-        return _FirstLook(summary.take(settled), settled, distance, left, so_far.take(~settled), limit[~settled])
-
-    def _settle(
-        self, boundary: Boundary, so_far: RunStatistics, limit: NDArray[np.float64]
-    ) -> tuple[PassSummary, NDArray[np.int64]]:
-        """From the second look on: summaries in the order in which rows leave, and which rows these are."""
-        left = np.arange(boundary.rows.count)
-        summaries: list[PassSummary] = []
-        places: list[NDArray[np.int64]] = []
-        for index in range(1, len(self._looks)):
-            summary, so_far, settled = self._look(boundary, so_far, limit[left], index)
-            summaries.append(summary.take(settled))
-            places.append(left[settled])
-            if settled.all():
-                break
-            boundary = self._trunk.take(boundary, np.flatnonzero(~settled))
-            so_far, left = so_far.take(~settled), left[~settled]
-        return concatenate(summaries), np.concatenate(places)
-
-    def _look(
-        self, boundary: Boundary, so_far: RunStatistics | None, limit: NDArray[np.float64], index: int
-    ) -> tuple[PassSummary, RunStatistics, NDArray[np.bool_]]:
-        """The passes up to a look, what all so far say, and which rows are settled by it; the last settles all."""
-        runs = self._runs_to_look[index]
-        pieces = max(-(-self._workers // len(runs)), -(-boundary.rows.count // self.rows_per_run))
-        statistics = self._reduce_all(self._trunk.share_out(boundary, pieces), runs)
-        so_far = statistics if so_far is None else so_far.merge(statistics)
-        summary = summarize(so_far, self.plan.contract.output_kind)
-        if self._looks[index] == self.passes or summary.entropy is None:
-            return summary, so_far, np.ones(len(limit), np.bool_)
-        return summary, so_far, find_settled(summary.entropy, entropy_error(so_far), limit)
-
-    def _measure(self, boundary: Boundary) -> NDArray[np.float64] | None:
-        """How far the features are from known ones, `[B]`."""
-        if self._meter is None or boundary.features is None:
-            return None
-        return self._meter.measure(boundary.features)
 
     def _reduce_all(self, pieces: list[Boundary], runs: list[Run]) -> RunStatistics:
         """Every run of passes over every piece of rows, at the same time; runs merged in order, pieces joined."""

@@ -7,18 +7,20 @@ settled from the row alone, so that neither batch nor order matters.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from screen.engine.statistics import Floats, RunStatistics
 
-FIRST_LOOK = 25
-"""Passes before a row may leave: fewer do not show the rare pass that disagrees."""
+FIRST_LOOK = 16
+"""Passes before a row may leave."""
 
 GROWTH = 1.6
 """Each look comes after so many times the passes of the one before."""
 
-ERRORS = 3.5
+ERRORS = 4.5
 """Standard errors between the entropy and its limit that settle a row."""
 
 MARGIN = 0.02
@@ -27,7 +29,7 @@ MARGIN = 0.02
 _LEAST_RUN = 2
 _SMALLEST = 1e-30
 
-ALGORITHM = f"{FIRST_LOOK}/{GROWTH}/{ERRORS}/{MARGIN}"
+ALGORITHM = f"{FIRST_LOOK}/{GROWTH}/{ERRORS}/{MARGIN}/unseen"
 """Part of a run's fingerprint."""
 
 
@@ -39,6 +41,14 @@ def plan_looks(passes: int) -> tuple[int, ...]:
         looks.append(int(look))
         look = max(look + _LEAST_RUN, look * GROWTH)
     return (*looks, passes)
+
+
+def unseen_entropy(passes: int) -> float:
+    """The entropy of a mean in which one of so many passes is sure of another class than the rest, nats.
+
+    A pass that disagrees may be so rare that none was seen yet; passes that all agree have no standard error to tell.
+    """
+    return -math.log(1 / passes) / passes - (1 - 1 / passes) * math.log1p(-1 / passes) if passes > 1 else math.inf
 
 
 def entropy_error(runs: RunStatistics) -> Floats:
@@ -65,15 +75,21 @@ def entropy_error(runs: RunStatistics) -> Floats:
     return error
 
 
-def find_settled(entropy: Floats, error: Floats, limit: Floats) -> NDArray[np.bool_]:
+def find_settled(entropy: Floats, error: Floats, limit: Floats, passes: int) -> NDArray[np.bool_]:
     """Which rows need no more passes, `[B]`.
+
+    Those whose entropy is far above the limit; and those in which it is far below, and the limit so
+    high that a pass which disagrees would have been seen.
 
     Args:
         entropy: `[B]`, predictive entropy of the passes so far, nats.
         error: `[B]`, its standard error.
         limit: `[B]`, the entropy above which the row is flagged; -inf or inf where it is or is not, whatever it is.
+        passes: how many there were so far.
     """
-    settled: NDArray[np.bool_] = np.isinf(limit)
-    finite = np.where(settled, 0, limit)
-    settled |= np.abs(entropy - finite) > ERRORS * error + MARGIN * np.abs(finite)
+    finite = np.where(np.isinf(limit), 0, limit)
+    far = ERRORS * error + MARGIN * np.abs(finite)
+    above = entropy - finite > far
+    below = (finite - entropy > far) & (finite > unseen_entropy(passes))
+    settled: NDArray[np.bool_] = np.isinf(limit) | above | below
     return settled

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -9,11 +11,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from export.contract import ExportedModel
+from screen.engine.leaving import HELD_BATCHES, LeavingEngine, Limits
 from screen.engine.passes import PassEngine
 from screen.engine.plan import plan_engine
 from screen.engine.session import Device
-from screen.engine.settling import FIRST_LOOK, entropy_error, find_settled, plan_looks
-from screen.engine.statistics import RunStatistics
+from screen.engine.settling import FIRST_LOOK, entropy_error, find_settled, plan_looks, unseen_entropy
+from screen.engine.statistics import PassSummary, RunStatistics
 
 PASSES = 200
 
@@ -55,13 +58,27 @@ def test_between_two_classes_the_error_is_exact() -> None:
 def test_a_row_is_settled_where_its_entropy_is_far_from_the_limit() -> None:
     entropy, error = np.array([0.1, 0.5, 0.51, 1.0, 0.3, 0.3]), np.full(6, 0.01)
     limit = np.array([0.5, 0.5, 0.5, 0.5, np.inf, -np.inf])
-    assert find_settled(entropy, error, limit).tolist() == [True, False, False, True, True, True]
-    assert not find_settled(np.array([0.1]), np.array([0.2]), np.array([0.5]))[0]
+    assert find_settled(entropy, error, limit, 100).tolist() == [True, False, False, True, True, True]
+    assert not find_settled(np.array([0.1]), np.array([0.2]), np.array([0.5]), 100)[0]
 
 
-def engine_of(model: ExportedModel, threads: int = 1) -> PassEngine:
-    plan = plan_engine(model)
-    return PassEngine(plan, passes=PASSES, seed=0, device=Device("cpu", threads), memory=2**28, adaptive=True)
+def test_passes_that_agree_do_not_settle_a_row_that_one_unseen_pass_could_flag() -> None:
+    """Of n passes one is sure of another class: the entropy of their mean is `unseen_entropy(n)`."""
+    one_of = np.array([39 / 40, 1 / 40])
+    assert unseen_entropy(40) == pytest.approx(float(-(one_of * np.log(one_of)).sum()))
+    agree, limit = np.zeros(2), np.array([0.1, 0.2])
+    assert find_settled(agree, agree, limit, 20).tolist() == [False, True]
+    assert find_settled(agree, agree, limit, 60).tolist() == [True, True]
+    assert find_settled(agree + 1.0, agree, limit, 20).tolist() == [True, True]
+
+
+def engine_of(model: ExportedModel, threads: int = 1) -> LeavingEngine:
+    return LeavingEngine(plan_engine(model), passes=PASSES, seed=0, device=Device("cpu", threads), memory=2**28)
+
+
+def settle(engine: LeavingEngine, rows: NDArray[np.uint8], limits: Limits) -> PassSummary:
+    """Of a single batch."""
+    return next(engine.summarize_settled([rows], limits))
 
 
 def test_a_row_that_has_all_passes_scores_what_it_scores_without(
@@ -72,7 +89,7 @@ def test_a_row_that_has_all_passes_scores_what_it_scores_without(
     whole = plain.summarize(digits[:40])
     entropy = whole.entropy
     assert entropy is not None
-    every = engine_of(article).summarize_settled(digits[:40], lambda rows, _: entropy)
+    every = settle(engine_of(article), digits[:40], lambda rows, _: entropy)
     stayed = every.passes == PASSES
     assert stayed.any()
     np.testing.assert_allclose(every.mean[stayed], whole.mean[stayed], atol=1e-6)
@@ -80,7 +97,7 @@ def test_a_row_that_has_all_passes_scores_what_it_scores_without(
 
 
 def test_a_row_that_leaves_scores_what_so_many_passes_say(article: ExportedModel, digits: NDArray[np.uint8]) -> None:
-    summary = engine_of(article).summarize_settled(digits[:60], lambda rows, _: np.full(rows, 0.5))
+    summary = settle(engine_of(article), digits[:60], lambda rows, _: np.full(rows, 0.5))
     assert set(summary.passes.tolist()) <= set(plan_looks(PASSES))
     assert (summary.passes == FIRST_LOOK).sum() >= 10
     few = PassEngine(plan_engine(article), passes=FIRST_LOOK, seed=0, device=Device("cpu", 1), memory=2**28)
@@ -93,7 +110,7 @@ def test_nearly_every_flag_is_that_of_all_passes(article: ExportedModel, digits:
     entropy = plain.summarize(digits[:600]).entropy
     assert entropy is not None
     limit = float(np.quantile(entropy, 0.9))
-    stopped = engine_of(article, threads=2).summarize_settled(digits[:600], lambda rows, _: np.full(rows, limit))
+    stopped = settle(engine_of(article, threads=2), digits[:600], lambda rows, _: np.full(rows, limit))
     assert stopped.entropy is not None
     assert np.mean((stopped.entropy > limit) == (entropy > limit)) > 0.995
     assert stopped.passes.mean() < PASSES / 2
@@ -108,11 +125,11 @@ def test_when_a_row_leaves_does_not_depend_on_the_rows_beside_it(
 
     def score(rows: NDArray[np.uint8], threads: int, memory: int = 2**28) -> NDArray[np.float64]:
         plan = plan_engine(article, masks=masks)
-        engine = PassEngine(plan, passes=60, seed=0, device=Device("cpu", threads), memory=memory, adaptive=True)
+        engine = LeavingEngine(plan, passes=60, seed=0, device=Device("cpu", threads), memory=memory)
         assert memory == 2**28 or engine.rows_per_run < 20
         limit = np.array([by_row[row.tobytes()] for row in rows])
         waiting = iter(limit)  # pieces come in order
-        summary = engine.summarize_settled(rows, lambda count, _: np.array([next(waiting) for _ in range(count)]))
+        summary = settle(engine, rows, lambda count, _: np.array([next(waiting) for _ in range(count)]))
         assert summary.entropy is not None
         assert summary.kurtosis is not None
         return np.column_stack([summary.passes, summary.entropy, summary.kurtosis, summary.mean])
@@ -129,3 +146,40 @@ def test_when_a_row_leaves_does_not_depend_on_the_rows_beside_it(
     check()
     np.testing.assert_array_equal(score(digits[:40][::-1], 1), whole[::-1])
     np.testing.assert_array_equal(score(digits[:40], 2, memory=1), whole)
+
+
+@pytest.mark.parametrize("limit", [0.3, -np.inf, np.inf])
+def test_batches_come_back_in_order_with_the_numbers_that_each_has_alone(
+    article: ExportedModel, digits: NDArray[np.uint8], limit: float
+) -> None:
+    """More batches than are held, of unequal size; rows that stay are run with those of other batches."""
+    cuts = [0, 1, 12, 13, *range(20, 120, 10)]
+    batches = [digits[start:end] for start, end in itertools.pairwise(cuts)]
+    assert len(batches) > HELD_BATCHES
+
+    def limits(count: int, _: object) -> NDArray[np.float64]:
+        return np.full(count, limit)
+
+    engine = engine_of(article)
+    together = list(engine.summarize_settled(iter(batches), limits))
+    assert len(together) == len(batches)
+    for batch, summary in zip(batches, together, strict=True):
+        alone = settle(engine_of(article), batch, limits)
+        np.testing.assert_array_equal(summary.passes, alone.passes)
+        np.testing.assert_array_equal(summary.mean, alone.mean)
+        assert summary.entropy is not None
+        np.testing.assert_array_equal(summary.entropy, alone.entropy)
+
+
+def test_only_so_many_batches_are_taken_before_one_comes_back(
+    article: ExportedModel, digits: NDArray[np.uint8]
+) -> None:
+    taken = []
+
+    def batches() -> Iterator[NDArray[np.uint8]]:
+        for start in range(0, 200, 2):
+            taken.append(start)
+            yield digits[start : start + 2]
+
+    next(engine_of(article).summarize_settled(batches(), lambda count, _: np.full(count, np.inf)))
+    assert len(taken) == HELD_BATCHES
