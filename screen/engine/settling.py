@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from screen.engine.statistics import Floats, RunStatistics
 
-FIRST_LOOK = 16
+FIRST_LOOK = 12
 """Passes before a row may leave."""
 
 GROWTH = 1.6
 """Each look comes after so many times the passes of the one before."""
 
-ERRORS = 4.5
-"""Standard errors between the entropy and its limit that settle a row."""
+ERRORS = 3.6
+"""Standard errors between the entropy and its limit that settle a row; more after few passes, see `errors_after`."""
 
 MARGIN = 0.02
 """The share of the limit that must lie between, too: the entropy of few passes is a little too low."""
@@ -29,7 +29,7 @@ MARGIN = 0.02
 _LEAST_RUN = 2
 _SMALLEST = 1e-30
 
-ALGORITHM = f"{FIRST_LOOK}/{GROWTH}/{ERRORS}/{MARGIN}/unseen"
+ALGORITHM = f"{FIRST_LOOK}/{GROWTH}/{ERRORS}/{MARGIN}/unseen/t"
 """Part of a run's fingerprint."""
 
 
@@ -41,6 +41,22 @@ def plan_looks(passes: int) -> tuple[int, ...]:
         looks.append(int(look))
         look = max(look + _LEAST_RUN, look * GROWTH)
     return (*looks, passes)
+
+
+def errors_after(passes: int) -> float:
+    """Estimated standard errors that are as rarely exceeded as `ERRORS` known ones.
+
+    Student's t, for the error comes from the same few passes; by the first terms of Fisher's expansion (Abramowitz and
+    Stegun, 26.7.5).
+    """
+    z, freedom = ERRORS, passes - 1
+    terms = (
+        z,
+        (z**3 + z) / (4 * freedom),
+        (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2),
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3),
+    )
+    return sum(terms)
 
 
 def unseen_entropy(passes: int) -> float:
@@ -88,7 +104,7 @@ def find_settled(entropy: Floats, error: Floats, limit: Floats, passes: int) -> 
         passes: how many there were so far.
     """
     finite = np.where(np.isinf(limit), 0, limit)
-    far = ERRORS * error + MARGIN * np.abs(finite)
+    far = errors_after(passes) * error + MARGIN * np.abs(finite)
     above = entropy - finite > far
     below = (finite - entropy > far) & (finite > unseen_entropy(passes))
     settled: NDArray[np.bool_] = np.isinf(limit) | above | below

@@ -9,13 +9,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import stats
 
 from export.contract import ExportedModel
 from screen.engine.leaving import HELD_BATCHES, LeavingEngine, Limits
 from screen.engine.passes import PassEngine
 from screen.engine.plan import plan_engine
 from screen.engine.session import Device
-from screen.engine.settling import FIRST_LOOK, entropy_error, find_settled, plan_looks, unseen_entropy
+from screen.engine.settling import (
+    ERRORS,
+    FIRST_LOOK,
+    entropy_error,
+    errors_after,
+    find_settled,
+    plan_looks,
+    unseen_entropy,
+)
 from screen.engine.statistics import PassSummary, RunStatistics
 
 PASSES = 200
@@ -60,6 +69,12 @@ def test_a_row_is_settled_where_its_entropy_is_far_from_the_limit() -> None:
     limit = np.array([0.5, 0.5, 0.5, 0.5, np.inf, -np.inf])
     assert find_settled(entropy, error, limit, 100).tolist() == [True, False, False, True, True, True]
     assert not find_settled(np.array([0.1]), np.array([0.2]), np.array([0.5]), 100)[0]
+
+
+@given(st.integers(FIRST_LOOK, 3000))
+def test_the_error_of_few_passes_is_trusted_less_as_students_t_says(passes: int) -> None:
+    exact = stats.t.isf(stats.norm.sf(ERRORS), passes - 1)
+    assert errors_after(passes) == pytest.approx(exact, rel=0.02)
 
 
 def test_passes_that_agree_do_not_settle_a_row_that_one_unseen_pass_could_flag() -> None:
