@@ -12,7 +12,7 @@ from typing import Any
 from export.contract import ModelContract, read_model
 from export.errors import OptionRefused
 from screen.places import as_place
-from screen.review.scored import ScoredResults
+from screen.review.results import Results
 
 OUT_OF_DISTRIBUTION = "out of distribution"
 UNUSABLE = "unusable"
@@ -46,7 +46,7 @@ class ClassNames:
         return (self.names[row["prediction"]],)
 
 
-def name_classes(results: ScoredResults, model: str | None) -> tuple[ClassNames, ModelContract | None]:
+def name_classes(results: Results, model: str | None) -> tuple[ClassNames, ModelContract | None]:
     """The class names of a model's file; without it, of its predictions, numbers.
 
     Args:
@@ -75,10 +75,10 @@ def name_classes(results: ScoredResults, model: str | None) -> tuple[ClassNames,
     ), contract
 
 
-def _number_classes(results: ScoredResults) -> ClassNames:
+def _number_classes(results: Results) -> ClassNames:
     """Numbers, as many as the results have; of a row without a predicted class nothing can be said."""
     for entry in results.entries:
-        for table in results.tables(entry, ["mean", "prediction", "largest_label_entropy"]):
+        for table in results.batches(entry, ["mean", "prediction", "largest_label_entropy"]):
             for row in table.to_pylist():
                 if row["mean"] is None:
                     continue

@@ -10,14 +10,14 @@ from screen.review.classes import ClassNames
 from screen.review.handoff import FILE_FORMATS, make_file_destination
 from screen.review.labelstudio import ImageUrl
 from screen.review.picking import Destination
-from screen.review.scored import ScoredResults
+from screen.review.results import Results
 
 DEFAULT_PROJECT = "default"
 _SERVER = "label-studio"
 
 
 def choose_destination(
-    results: ScoredResults,
+    results: Results,
     classes: ClassNames,
     *,
     output: str | None,

@@ -26,11 +26,11 @@ from export.contract import ModelContract
 from export.errors import InputChanged, OptionRefused, WriteFailed
 from screen.input.image_bytes import FORMATS, image_sources, read_path
 from screen.input.rows import ColumnMapping, RowBatch, read_chosen_rows, tensor_shape
-from screen.input.shards import ShardRef, look_at_shard
+from screen.input.shards import ShardRef
 from screen.output.manifest_file import ManifestEntry
-from screen.places import as_os_error, as_place
 from screen.review.queue_row import RESULT_COLUMNS, QueuedImage
-from screen.review.scored import ScoredResults
+from screen.review.results import Results
+from screen.review.sources import NotAsScored, find_source
 
 _SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif"}
 
@@ -90,11 +90,13 @@ class Fetcher:
         WriteFailed: there is no room for a temporary file.
     """
 
-    def __init__(self, results: ScoredResults, contract: ModelContract | None, source: str | None) -> None:
+    def __init__(self, results: Results, contract: ModelContract | None, source: str | None) -> None:
         self._results, self._contract = results, contract
-        self._source = None if source is None else _folder(as_place(source)).resolve()
-        self._root = None if results.image_root is None else Path(results.image_root).resolve()
-        self._columns = ColumnMapping(results.image_column, results.id_column, (), pa.schema([]))
+        self._source = source
+        told = results.identity
+        self._root = None if told["image_root"] is None else Path(told["image_root"]).resolve()
+        self._max_pixels = int(told["max_pixels"])
+        self._columns = ColumnMapping(str(told["image_column"]), told["id_column"], (), pa.schema([]))
         self._spool = tempfile.TemporaryFile(prefix="oodscreen-queue-")  # noqa: SIM115  closed by close()
         self.missing = Missing()
 
@@ -118,11 +120,11 @@ class Fetcher:
             rows = np.array(sorted(wanted[index]), np.int64)
             entry = self._results.entries[index]
             try:
-                shard = self._look_at(entry)
+                shard = find_source(entry, self._columns, self._source)
                 here = list(self._fetch_shard(index, shard, rows))
                 if not shard.is_unchanged():
-                    raise _Gone("changed while it was read")
-            except _Gone as gone:
+                    raise NotAsScored("changed while it was read")
+            except NotAsScored as gone:
                 self._miss(entry, str(gone), len(rows))
             except InputChanged:
                 self._miss(entry, "changed while it was read", len(rows))
@@ -140,36 +142,15 @@ class Fetcher:
         self.missing.shards[entry.shard] = why
         self.missing.rows += rows
 
-    def _look_at(self, entry: ManifestEntry) -> ShardRef:
-        """The shard that a result was made from."""
-        root = as_place(entry.root) if self._source is None else self._source
-        try:
-            with as_os_error():
-                there = (root / entry.shard).exists()
-            if not there:
-                raise _Gone(f"is not in {root} any more")
-            shard = look_at_shard(root, entry.shard)
-        except (OSError, pa.ArrowException) as error:
-            raise _Gone(f"cannot be read: {str(error).splitlines()[0] if str(error) else error!r}") from error
-        wanted, now = dict(entry.input), dict(shard.fingerprint)
-        if self._source is not None:  # a copy has a time of its own
-            wanted.pop("modified", None)
-            now.pop("modified", None)
-        if wanted != now or shard.rows != entry.rows:
-            raise _Gone("changed since it was scored")
-        if shard.schema.names.count(self._columns.image) != 1:
-            raise _Gone(f"has no column {self._columns.image!r}")
-        return shard
-
     def _fetch_shard(self, index: int, shard: ShardRef, rows: NDArray[np.int64]) -> Iterator[Fetched]:
-        scored = self._results.rows_at(self._results.entries[index], RESULT_COLUMNS, rows)
+        scored = self._results.take(self._results.entries[index], rows, RESULT_COLUMNS)
         start = 0
         for batch in read_chosen_rows(shard, self._columns, rows):
             told = scored.slice(start, batch.count).to_pylist()
             start += batch.count
             for row, key, image in zip(told, batch.ids, self._images(batch), strict=True):
                 if batch.images is not None and row["id"] != key:
-                    raise _Gone(f"has {key!r} in row {row['row']}, where {row['id']!r} was scored")
+                    raise NotAsScored(f"has {key!r} in row {row['row']}, where {row['id']!r} was scored")
                 if isinstance(image, str):
                     self.missing.images[image] += 1
                 else:
@@ -200,7 +181,7 @@ class Fetcher:
             return
         for data, path in image_sources(batch.images):
             if data is None and path:
-                read = read_path(self._root, path, self._results.max_pixels)
+                read = read_path(self._root, path, self._max_pixels)
                 if isinstance(read, tuple):
                     yield read[0]
                     continue
@@ -229,15 +210,6 @@ class Fetcher:
             buffer = io.BytesIO()
             Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
             yield hashlib.sha256(pixels.tobytes()).digest(), QueuedImage(buffer.getvalue(), None, ".png", "image/png")
-
-
-def _folder(source: Path) -> Path:
-    """The folder that shards are relative to, where INPUT may be one shard."""
-    return source.parent if source.is_file() else source
-
-
-class _Gone(Exception):
-    """A shard is not the one that was scored; the text says how."""
 
 
 def _pixels(value: pa.Scalar, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:

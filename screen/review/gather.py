@@ -5,9 +5,6 @@ In: RESULTS, perhaps those of an earlier run, and the input shards that the mani
 
 from __future__ import annotations
 
-import math
-from statistics import NormalDist
-
 import pyarrow as pa
 
 from export.errors import InputRefused, OptionRefused
@@ -29,6 +26,7 @@ from screen.review.findings import (
     clip,
 )
 from screen.review.results import Results, open_results
+from screen.review.shares import wilson_interval
 from screen.review.suspects import SHOWN, ClassNames, gather_suspects
 from screen.review.tally import NEEDED, Tally
 
@@ -86,23 +84,6 @@ def gather_findings(
         quarantine=_quarantine(results),
         comparison=None if earlier is None else _compare(results, earlier, tally.order),
     )
-
-
-def wilson_interval(hits: int, rows: int, level: float = 0.95) -> tuple[float, float]:
-    """Where a share lies that was counted among some rows (Wilson 1927; Brown et al. 2001, eq. 4).
-
-    Args:
-        hits: how many rows count.
-        rows: of how many.
-        level: of confidence, 0 to 1.
-    """
-    if not rows:
-        return 0.0, 1.0
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share, weight = hits / rows, z * z / rows
-    centre = (share + weight / 2) / (1 + weight)
-    half = z * math.sqrt(share * (1 - share) / rows + weight / (4 * rows)) / (1 + weight)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _tally(results: Results, top: int) -> Tally:

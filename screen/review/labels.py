@@ -26,7 +26,7 @@ from screen.review.given import GivenLabels, Votes, read_export, read_given
 from screen.review.label_report import COPIED_COLUMNS, LABEL_COLUMNS, NOT_PREDICTED, OTHER, LabelReport
 from screen.review.queue_row import IMAGE_FIELD
 from screen.review.ranking import AUDIT, DIRECTIONS, FLAGGED, choose_score, main_reason
-from screen.review.scored import ScoredResults, open_results
+from screen.review.results import Results, open_results
 from screen.review.worth import CHANGED, KEPT, Judged, weigh
 from screen.storage import AsideFile, write_failed
 
@@ -138,7 +138,7 @@ def read_labels(source: str, output: str, *, label_column: str, project: str | N
     return read_given(source, label_column)
 
 
-def _decide(given: GivenLabels, results: ScoredResults, classes: ClassNames, report: LabelReport) -> list[_Labelled]:
+def _decide(given: GivenLabels, results: Results, classes: ClassNames, report: LabelReport) -> list[_Labelled]:
     """The label of each row that these results have."""
     entries = {entry.shard: index for index, entry in enumerate(results.entries)}
     found: list[_Labelled] = []
@@ -184,7 +184,7 @@ def _refuse_other_classes(labelled: list[_Labelled], classes: ClassNames) -> Non
 
 def _join(
     labelled: list[_Labelled],
-    results: ScoredResults,
+    results: Results,
     classes: ClassNames,
     score: str,
     report: LabelReport,
@@ -197,7 +197,7 @@ def _join(
     for index in sorted({one.place.shard for one in labelled}):
         here = sorted((one for one in labelled if one.place.shard == index), key=lambda one: one.place.row)
         entry = results.entries[index]
-        table = results.rows_at(entry, columns, np.array([one.place.row for one in here], np.int64))
+        table = results.take(entry, np.array([one.place.row for one in here], np.int64), columns)
         rows = []
         for one, row in zip(here, table.to_pylist(), strict=True):
             if one.votes.name.id not in (None, row["id"]):

@@ -16,7 +16,7 @@ from screen.review.ledger import HandedOn, Ledger, input_digest
 from screen.review.queue_report import QueueReport
 from screen.review.queue_row import QueueRow
 from screen.review.ranking import Candidates
-from screen.review.scored import ScoredResults
+from screen.review.results import Results
 
 
 class Destination(Protocol):
@@ -49,7 +49,7 @@ class Picker:
     """
 
     def __init__(
-        self, results: ScoredResults, fetcher: Fetcher, ledger: Ledger, destination: Destination, report: QueueReport
+        self, results: Results, fetcher: Fetcher, ledger: Ledger, destination: Destination, report: QueueReport
     ) -> None:
         self._inputs = [input_digest(entry) for entry in results.entries]
         self._fetcher, self._ledger, self._destination, self._report = fetcher, ledger, destination, report

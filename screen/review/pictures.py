@@ -15,11 +15,10 @@ import pyarrow as pa
 from export.errors import OodscreenError
 from screen.input.preview import Preview, PreviewLimits, preview_rows
 from screen.input.rows import ColumnMapping, read_chosen_rows
-from screen.input.shards import ShardRef, look_at_shard
 from screen.output.manifest_file import ManifestEntry
-from screen.places import as_os_error, as_place
 from screen.review.findings import clip
 from screen.review.results import Results
+from screen.review.sources import NotAsScored, find_source, first_line
 
 _SIDE = 96
 """Of a picture, in pixels."""
@@ -60,26 +59,20 @@ class PictureFinder:
             rows: positions in it, ascending.
             ids: the keys that the results have for them.
         """
-        root = self._moved_to or entry.root
         try:
-            with as_os_error():
-                place = as_place(root) / entry.shard
-                shard = look_at_shard(as_place(root), entry.shard) if place.exists() else None
-        except OSError as error:
-            return self._give_up(root, entry, f"cannot be read ({_first_line(error)})", len(rows))
-        problem = "is not there any more" if shard is None else _compare(shard, entry, self._columns)
-        if shard is None or problem:
-            return self._give_up(root, entry, problem, len(rows))
+            shard = find_source(entry, self._columns, self._moved_to)
+        except NotAsScored as problem:
+            return self._give_up(entry, str(problem), len(rows))
         found: list[Preview | str] = []
         try:
             for batch in read_chosen_rows(shard, self._columns, np.asarray(rows, np.int64)):
                 found += preview_rows(batch, self._limits)
                 if batch.ids != tuple(ids[len(found) - batch.count : len(found)]):
-                    return self._give_up(root, entry, "has other keys than the results", len(rows))
+                    return self._give_up(entry, "has other keys than the results", len(rows))
         except (OodscreenError, OSError, pa.ArrowException) as error:
-            return self._give_up(root, entry, f"cannot be read ({_first_line(error)})", len(rows))
+            return self._give_up(entry, f"cannot be read ({first_line(error)})", len(rows))
         if not shard.is_unchanged():  # while it was read
-            return self._give_up(root, entry, "is being written to", len(rows))
+            return self._give_up(entry, "is being written to", len(rows))
         return [self._fit(one) for one in found]
 
     def notes(self) -> tuple[str, ...]:
@@ -93,8 +86,10 @@ class PictureFinder:
             )
         return tuple(told)
 
-    def _give_up(self, root: str, entry: ManifestEntry, problem: str, rows: int) -> list[Preview | str]:
-        self._problems.append(f"{clip(f'{root}/{entry.shard}', 200)} {problem}: no pictures of {rows} rows.")
+    def _give_up(self, entry: ManifestEntry, problem: str, rows: int) -> list[Preview | str]:
+        self._problems.append(
+            f"{clip(f'{self._moved_to or entry.root}/{entry.shard}', 200)} {problem}: no pictures of {rows} rows."
+        )
         return [f"the input shard {problem}"] * rows
 
     def _fit(self, one: Preview | str) -> Preview | str:
@@ -105,15 +100,3 @@ class PictureFinder:
             return "left out, to keep the page small"
         self._room -= len(one.data)
         return one
-
-
-def _first_line(error: Exception) -> str:
-    return clip(str(error).split("\n")[0] or type(error).__name__, 200)
-
-
-def _compare(shard: ShardRef, entry: ManifestEntry, columns: ColumnMapping) -> str:
-    """Why a shard is not the one that was scored; "" where it is."""
-    if shard.fingerprint != entry.input:
-        return "changed since it was scored, or was copied without its time"
-    missing = [name for name in columns.names_of(shard) if shard.schema.names.count(name) != 1]
-    return f"has no column {clip(missing[0])!r}" if missing else ""

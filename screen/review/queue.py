@@ -20,7 +20,7 @@ from screen.review.picking import Destination, Picker
 from screen.review.queue_report import QueueReport
 from screen.review.queue_row import QueueRow
 from screen.review.ranking import AUDIT, DIRECTIONS, FLAGGED, check_reasons, choose_score, draw_audit, rank_flagged
-from screen.review.scored import ScoredResults, open_results
+from screen.review.results import Results, open_results
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class QueueConfig:
 
 
 def fill_queue(
-    source: str, config: QueueConfig, choose_destination: Callable[[ScoredResults, ClassNames], Destination]
+    source: str, config: QueueConfig, choose_destination: Callable[[Results, ClassNames], Destination]
 ) -> QueueReport:
     """Hand on what nobody was handed before.
 
@@ -111,7 +111,7 @@ def fill_queue(
         score,
         reasons=flagged.reasons,
     )
-    folder = results.output / LEDGER_NAME if config.ledger is None else config.ledger
+    folder = results.place / LEDGER_NAME if config.ledger is None else config.ledger
     with (
         open_ledger(folder, destination.project) as ledger,
         closing(Fetcher(results, contract, config.source)) as fetcher,
@@ -135,7 +135,7 @@ def fill_queue(
 
 
 def _rows(
-    chosen: list[tuple[str, Fetched]], results: ScoredResults, fetcher: Fetcher, classes: ClassNames, score: str
+    chosen: list[tuple[str, Fetched]], results: Results, fetcher: Fetcher, classes: ClassNames, score: str
 ) -> Iterator[QueueRow]:
     """The rows in the order of the queue, from the temporary file."""
     sign = 1.0 if DIRECTIONS[score] else -1.0

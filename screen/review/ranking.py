@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from export.errors import OptionRefused
 from screen.columns import SCORES, STATUSES
 from screen.decide.detectors import HIGH_IS_UNUSUAL
-from screen.review.scored import ScoredResults
+from screen.review.results import Results
 
 DIRECTIONS = {**HIGH_IS_UNUSUAL, "ood_score": True, "p_value": False}
 """Every score that rows can be ordered by, and on which side of it lies what is suspicious."""
@@ -76,7 +76,7 @@ def main_reason(text: str | None) -> str:
     return " and ".join(dict.fromkeys(word for word in _WORD.findall(text) if word in _NAMES)) or text
 
 
-def choose_score(results: ScoredResults, order_by: str | None) -> str:
+def choose_score(results: Results, order_by: str | None) -> str:
     """The score that says how suspicious a row is.
 
     It is `ood_score` where the results are calibrated; otherwise the first score of the run's rule.
@@ -116,7 +116,7 @@ def check_reasons(reasons: tuple[str, ...]) -> None:
             )
 
 
-def rank_flagged(results: ScoredResults, score: str, reasons: tuple[str, ...]) -> Candidates:
+def rank_flagged(results: Results, score: str, reasons: tuple[str, ...]) -> Candidates:
     """The flagged rows, the most suspicious first.
 
     Rows that could not be scored come last; among equals the order of the results decides.
@@ -145,7 +145,7 @@ def rank_flagged(results: ScoredResults, score: str, reasons: tuple[str, ...]) -
     return _Found.join(found).sorted(FLAGGED, score, dict(counted.most_common()), dict(imageless))
 
 
-def draw_audit(results: ScoredResults, share: float, seed: int) -> Candidates:
+def draw_audit(results: Results, share: float, seed: int) -> Candidates:
     """A random share of the rows that were scored and not flagged, in a random order.
 
     Each row's draw is a digest of the seed, its id and its scores, so it does not depend on the shard that the
@@ -165,9 +165,9 @@ def draw_audit(results: ScoredResults, share: float, seed: int) -> Candidates:
     return _Found.join(found).sorted(AUDIT, "draw", {}, {})
 
 
-def _tables(results: ScoredResults, columns: list[str]) -> Iterator[tuple[int, pa.Table]]:
+def _tables(results: Results, columns: list[str]) -> Iterator[tuple[int, pa.Table]]:
     for index, entry in enumerate(results.entries):
-        for table in results.tables(entry, ["row", *dict.fromkeys(columns)]):
+        for table in results.batches(entry, ["row", *dict.fromkeys(columns)]):
             yield index, table
 
 

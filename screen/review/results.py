@@ -14,17 +14,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from export.errors import InputRefused, OutputLocked, OutputRefused
+from export.errors import InputChanged, InputRefused, OutputLocked, OutputRefused
+from screen.columns import COLUMNS
 from screen.output.lock import refuse_if_held
 from screen.output.manifest_file import MANIFEST_NAME, ManifestEntry, ManifestFile
 from screen.output.record import RunRecord
-from screen.places import as_place, open_parquet
+from screen.places import as_place, is_local, open_parquet
 from screen.review.findings import Settings, clip
 
-_BATCH_ROWS = 65_536
+_BATCH_ROWS = 8192
 _FEW_ROWS = 1024
 """Rows that are read together where lists are read too, which may be long."""
+
+_TOLD = ("configuration", "model", "passes", "seed", "masks", "flag_if", "calibration", "adaptive", "image_column",
+         "id_column", "image_root", "max_pixels")  # fmt: skip
+"""What a manifest says of how the results were made."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Results:
 
     Attributes:
         place: their folder.
-        name: how the page calls them.
+        name: how a page calls them.
         identity: what decided them, as in the manifest.
         entries: the result shards, in the order of their names.
         record: what the last run was like; None where that was not recorded.
@@ -47,17 +53,47 @@ class Results:
 
     @property
     def settings(self) -> Settings:
-        """What decided the results."""
+        """What decided the results, for people."""
         told = self.identity
         return Settings(
             model=str(told["model"]),
             passes=int(told["passes"]),
             seed=int(told["seed"]),
             masks=str(told["masks"]),
-            rule=clip(str(told["flag_if"]), 300),
+            rule=clip(self.rule, 300),
             calibration=told["calibration"],
             adaptive=bool(told["adaptive"]),
         )
+
+    @property
+    def rule(self) -> str:
+        """When a row was flagged."""
+        return str(self.identity["flag_if"])
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether a calibration filled `ood_score` and `p_value`."""
+        return self.identity["calibration"] is not None
+
+    @property
+    def model(self) -> str:
+        """Digest of the model."""
+        return str(self.identity["model"])
+
+    @property
+    def model_version(self) -> str:
+        """Model and configuration in a word: other passes of the same model predict otherwise."""
+        return f"{self.model[:12]}-{str(self.identity['configuration'])[:8]}"
+
+    @property
+    def rows(self) -> int:
+        """Rows in all."""
+        return sum(entry.rows for entry in self.entries)
+
+    @property
+    def flagged(self) -> int:
+        """Flagged rows in all."""
+        return sum(entry.flagged for entry in self.entries)
 
     def batches(self, entry: ManifestEntry, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Some columns of a shard, batch by batch.
@@ -65,16 +101,12 @@ class Results:
         Raises:
             InputRefused: the shard is not the one that was written.
         """
-        rows = 0
         with self._open(entry) as file:
             for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):
-                rows += batch.num_rows
                 yield pa.Table.from_batches([batch]).select(list(columns))
-        if rows != entry.rows:
-            raise self._not_whole(entry, f"it has {rows} rows, and {entry.rows} were written")
 
-    def take(self, entry: ManifestEntry, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
-        """Some columns of some rows of a shard.
+    def take(self, entry: ManifestEntry, rows: Sequence[int] | NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+        """Some columns of some rows of a shard; only the row groups in which they lie are read.
 
         Args:
             entry: the shard.
@@ -98,6 +130,20 @@ class Results:
                     start += batch.num_rows
         return pa.concat_tables(found)
 
+    def refuse_if_changed(self) -> None:
+        """Go on only if the manifest still is the one that was read.
+
+        Raises:
+            InputChanged: a run wrote to these results meanwhile.
+        """
+        now = ManifestFile.read(self.place)
+        if now is None or _in_order(now) != self.entries:
+            raise InputChanged(
+                f"{self.place} changed while it was read.",
+                wanted="results that stay as they are while they are read",
+                next_step="run again when no run writes to them",
+            )
+
     @contextmanager
     def _open(self, entry: ManifestEntry) -> Iterator[pq.ParquetFile]:
         path = self.place / entry.shard
@@ -106,6 +152,10 @@ class Results:
             if size != entry.size:
                 raise self._not_whole(entry, f"it has {size} bytes, and {entry.size} were written")
             with open_parquet(path) as file:
+                missing = [column.name for column in COLUMNS if column.name not in file.schema_arrow.names]
+                if missing or file.metadata.num_rows != entry.rows:
+                    why = f"no column {missing[0]}" if missing else f"{file.metadata.num_rows} rows"
+                    raise self._not_whole(entry, f"it has {why}, and was written otherwise")
                 yield file
         except (OSError, pa.ArrowException, KeyError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -125,22 +175,19 @@ def open_results(source: str) -> Results:
     Raises:
         InputRefused: there are none, or the run that writes them did not come to its end.
         OutputLocked: a run writes them now.
-        OutputRefused: the manifest cannot be read.
     """
     place = as_place(source)
-    next_step = "give the OUTPUT of an `oodscreen run`"
+    wanted = "the OUTPUT of an `oodscreen run`"
     if not place.is_dir():
-        what = "is a file" if place.exists() else "does not exist"
-        raise InputRefused(f"RESULTS {source} {what}.", wanted="the folder of a run's results", next_step=next_step)
+        what = f"RESULTS {source} is a file." if place.exists() else f"There is no {source}."
+        raise InputRefused(what, wanted=wanted, next_step="check the path, or run the model over these rows first")
     try:
         manifest = ManifestFile.read(place)
     except OutputRefused as error:
         raise InputRefused(error.found, wanted="results that are whole", next_step="run again with --force") from error
     if manifest is None:
-        raise InputRefused(
-            f"{source} holds no {MANIFEST_NAME}.", wanted="the folder of a run's results", next_step=next_step
-        )
-    entries = tuple(manifest.entries[name] for name in sorted(manifest.entries))
+        raise InputRefused(f"{source} holds no {MANIFEST_NAME}.", wanted=wanted, next_step=_suggest(place))
+    entries = _in_order(manifest)
     done = f"{len(entries)} shard(s) with {sum(entry.rows for entry in entries)} rows are finished so far"
     try:
         refuse_if_held(place)
@@ -148,18 +195,29 @@ def open_results(source: str) -> Results:
         raise OutputLocked(f"{error.found} {done}.", wanted=error.wanted, next_step=error.next_step) from error
     if not manifest.finished:
         raise InputRefused(
-            f"The results in {source} are not all there: {done}, and the run did not come to its end.",
-            wanted="results of a run that did",
-            next_step="start that run again; it goes on where it stopped",
+            f"The last run in {source} did not come to its end: {done}.",
+            wanted="results of a run that is through",
+            next_step="start the same `oodscreen run` again: it goes on behind the finished shards",
         )
-    missing = {"model", "passes", "seed", "masks", "flag_if", "calibration", "adaptive"} - manifest.header.keys()
+    missing = [name for name in _TOLD if name not in manifest.header]
     if missing:
         raise InputRefused(
-            f"The manifest of {source} does not say {', '.join(sorted(missing))}.",
+            f"The manifest of {source} does not say {', '.join(missing)}.",
             wanted="results of this version of oodscreen",
             next_step="run again with --force",
         )
-    identity = {key: value for key, value in manifest.header.items() if key != "configuration"}
-    record = RunRecord.read(place, str(manifest.header.get("configuration")))
-    name = place.name or place.resolve().name
-    return Results(place, clip(name), identity, entries, record)
+    record = RunRecord.read(place, str(manifest.header["configuration"]))
+    return Results(place, clip(place.name or place.resolve().name), dict(manifest.header), entries, record)
+
+
+def _in_order(manifest: ManifestFile) -> tuple[ManifestEntry, ...]:
+    return tuple(manifest.entries[name] for name in sorted(manifest.entries))
+
+
+def _suggest(output: Path) -> str:
+    """What to do where there is no manifest: often it lies one folder deeper."""
+    if is_local(output):
+        deeper = sorted(str(path.parent) for path in output.glob(f"*/{MANIFEST_NAME}"))
+        if deeper:
+            return f"give one of {', '.join(deeper[:3])}{', ...' if len(deeper) > 3 else ''}"
+    return "check the path, or run the model over these rows first"

@@ -8,19 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
 from screen.review.classes import OUT_OF_DISTRIBUTION, UNUSABLE
 from screen.review.ranking import AUDIT, DIRECTIONS, FLAGGED
+from screen.review.shares import wilson_interval
 
 KEPT, CHANGED = "kept", "changed"
 OUTCOMES = (KEPT, CHANGED, OUT_OF_DISTRIBUTION, UNUSABLE)
 """What a person made of a prediction; all but the first are finds."""
 
 _BINS = 4
-_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -96,24 +95,10 @@ class Worth:
     missed: tuple[float, float, float] | None
 
 
-def wilson(finds: int, rows: int) -> tuple[float, float]:
-    """The 95 % interval of a share by Wilson's score (1927, JASA 22), which holds for few rows too."""
-    if not rows:
-        return 0.0, 1.0
-    z = NormalDist().inv_cdf(0.5 + _LEVEL / 2)
-    share = finds / rows
-    centre = share + z * z / (2 * rows)
-    half = z * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows))
-    scale = 1 + z * z / rows
-    low = 0.0 if finds == 0 else (centre - half) / scale
-    high = 1.0 if finds == rows else (centre + half) / scale
-    return low, high
-
-
 def count_share(name: str, rows: Sequence[Judged]) -> Share:
     """Count some rows."""
     changed, away, unusable = (sum(row.outcome == outcome for row in rows) for outcome in OUTCOMES[1:])
-    return Share(name, len(rows), changed, away, unusable, *wilson(changed + away + unusable, len(rows)))
+    return Share(name, len(rows), changed, away, unusable, *wilson_interval(changed + away + unusable, len(rows)))
 
 
 def weigh(rows: Sequence[Judged], score: str, unflagged: int) -> Worth:

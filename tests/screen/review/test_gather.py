@@ -15,7 +15,7 @@ from screen.output.lock import hold_output
 from screen.output.manifest_file import MANIFEST_NAME
 from screen.output.quarantine import QUARANTINE_NAME, UNREADABLE_SHARD
 from screen.output.record import RECORD_NAME
-from screen.review.gather import gather_findings, wilson_interval
+from screen.review.gather import gather_findings
 from tests.conftest import read_results
 
 
@@ -89,16 +89,9 @@ def test_the_promise_is_in_the_rule_where_the_run_left_no_record(drawn: Path, tm
     assert len(found.suspects) == 3
 
 
-def test_the_interval_of_a_share_is_wilsons() -> None:
-    """By Brown et al. 2001, table: 0 of 10, and 5 of 10."""
-    assert wilson_interval(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
-    assert wilson_interval(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    assert wilson_interval(0, 0) == (0.0, 1.0)
-
-
 def test_what_are_no_results_is_refused(screened: Path, tmp_path: Path) -> None:
     for source, why in (
-        (tmp_path / "missing", "does not exist"),
+        (tmp_path / "missing", "There is no"),
         (screened / "in", f"holds no {MANIFEST_NAME}"),
         (screened / "out" / "a.parquet", "is a file"),
     ):
@@ -120,7 +113,7 @@ def test_results_that_are_half_done_are_refused_with_how_much_is_done(copy: Path
     manifest = copy / MANIFEST_NAME
     lines = manifest.read_text().splitlines()
     manifest.write_text("\n".join(lines[:3]) + "\n")
-    with pytest.raises(InputRefused, match=r"not all there: 2 shard\(s\) with 180 rows are finished"):
+    with pytest.raises(InputRefused, match=r"did not come to its end: 2 shard\(s\) with 180 rows are finished"):
         gather_findings(str(copy))
     with hold_output(copy), pytest.raises(OutputLocked, match="180 rows are finished so far"):
         gather_findings(str(copy))

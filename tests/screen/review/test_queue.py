@@ -21,7 +21,7 @@ from screen.review.handoff import make_file_destination
 from screen.review.ledger import Ledger
 from screen.review.queue import QueueConfig, fill_queue
 from screen.review.queue_report import QueueReport
-from screen.review.scored import open_results
+from screen.review.results import open_results
 from tests.conftest import oodscreen, write_shard
 from tests.screen.review.conftest import Night, read_queue
 
@@ -449,7 +449,7 @@ def test_a_result_that_is_not_what_the_manifest_says_is_refused(
         damage()
         with pytest.MonkeyPatch.context() as patched:
             assert oodscreen("queue", night.results, "-o", tmp_path / "q.parquet", monkeypatch=patched) == 2
-        assert "is not the result that the manifest names" in capsys.readouterr().err
+        assert "cannot be used" in capsys.readouterr().err
 
 
 def test_a_damaged_ledger_is_said_to_be_one(night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from export.errors import OptionRefused
 from screen.review.ranking import DIRECTIONS, check_reasons, choose_score, draw_audit, main_reason, reason_names
-from screen.review.scored import open_results
+from screen.review.results import open_results
 from tests.screen.review.conftest import Night
 
 
@@ -58,7 +58,7 @@ def test_a_larger_share_draws_the_rows_of_a_smaller_one_and_more(night: Night) -
 def test_rows_are_found_across_row_groups(night: Night) -> None:
     results = open_results(str(night.results))
     places = np.array([0, 3, 59], np.int64)
-    found = results.rows_at(results.entries[0], ["row", "id"], places)
+    found = results.take(results.entries[0], places, ["row", "id"])
     assert found["row"].to_pylist() == [0, 3, 59]
     assert found["id"].to_pylist() == ["a-0", "a-3", "a-59"]
     assert isinstance(found, pa.Table)

@@ -4,20 +4,8 @@ import math
 
 import pytest
 
-from screen.review.worth import CHANGED, KEPT, Judged, count_share, weigh, wilson
-
-
-def test_wilsons_interval_is_the_published_one() -> None:
-    """Newcombe 1998, Stat. Med. 17:857, table I, method 3."""
-    for finds, rows, low, high in (
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-    ):
-        assert wilson(finds, rows) == pytest.approx((low, high), abs=5e-5)
-    assert wilson(20, 20) == pytest.approx((1 - 0.1611, 1.0), abs=5e-5)
-    assert wilson(0, 0) == (0.0, 1.0)
+from screen.review.shares import wilson_interval
+from screen.review.worth import CHANGED, KEPT, Judged, count_share, weigh
 
 
 def test_the_interval_of_a_difference_is_the_published_one() -> None:
@@ -55,7 +43,7 @@ def test_what_was_missed_is_the_random_share_of_all_that_was_not_flagged() -> No
     rows = [Judged("unusable", "audit", "", None)] + [Judged(KEPT, "audit", "", None)] * 19
     missed = weigh(rows, "entropy", 2000).missed
     assert missed is not None
-    low, high = wilson(1, 20)
+    low, high = wilson_interval(1, 20)
     assert missed == pytest.approx((100, 2000 * low, 2000 * high))
 
 

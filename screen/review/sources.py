@@ -1,0 +1,64 @@
+"""Find the input shard that a result was made from, or say why it is none any more.
+
+In: a manifest's entry, and perhaps where the input was moved to. Out: a `ShardRef`, never of another file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from screen.input.rows import ColumnMapping
+from screen.input.shards import ShardRef, look_at_shard
+from screen.output.manifest_file import ManifestEntry
+from screen.places import as_os_error, as_place
+from screen.review.findings import clip
+
+
+class NotAsScored(Exception):
+    """A shard is not the one that was scored; the text says how, to stand behind its name."""
+
+
+def find_source(entry: ManifestEntry, columns: ColumnMapping, moved_to: str | None) -> ShardRef:
+    """The shard that a result was made from.
+
+    It is known by size, time and footer; a copy, which has a time of its own, by size and footer.
+
+    Args:
+        entry: of the result shard.
+        columns: what will be read.
+        moved_to: where INPUT is now: a folder or one shard; None: where it was.
+
+    Raises:
+        NotAsScored: it is not there, cannot be read, or is another.
+    """
+    try:
+        root = as_place(entry.root) if moved_to is None else _folder(as_place(moved_to)).resolve()
+        with as_os_error():
+            there = (root / entry.shard).exists()
+        if not there:
+            raise NotAsScored(f"is not in {clip(str(root), 200)} any more")
+        shard = look_at_shard(root, entry.shard)
+    except (OSError, pa.ArrowException) as error:
+        raise NotAsScored(f"cannot be read: {first_line(error)}") from error
+    wanted, now = dict(entry.input), dict(shard.fingerprint)
+    if moved_to is not None:
+        wanted.pop("modified", None)
+        now.pop("modified", None)
+    if wanted != now or shard.rows != entry.rows:
+        raise NotAsScored("changed since it was scored")
+    missing = [name for name in columns.names_of(shard) if shard.schema.names.count(name) != 1]
+    if missing:
+        raise NotAsScored(f"has no column {clip(missing[0])!r}")
+    return shard
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line of bounded length."""
+    return clip(str(error).split("\n")[0] or type(error).__name__, 200)
+
+
+def _folder(source: Path) -> Path:
+    """The folder that shards are relative to, where INPUT may be one shard."""
+    return source.parent if source.is_file() else source
