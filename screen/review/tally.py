@@ -55,7 +55,7 @@ class GrowingHistogram:
         low, high = float(values.min()), float(values.max())
         while not self._fits(low, high):
             self._double()
-        bins = np.floor(values / self._width).astype(np.int64)
+        bins = np.floor_divide(values, self._width).astype(np.int64)  # exact, also where a quotient underflows
         first = int(bins.min())
         rows = np.bincount(bins - first)
         flagged = np.bincount(bins[flag] - first, minlength=len(rows))
