@@ -78,7 +78,8 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
         raise OptionRefused(
             f"The Ray cluster {wanted} cannot be reached: {str(error).splitlines()[0]}",
             wanted="the address of a cluster that runs, as `ray start --head` prints it",
-            next_step="check the address and that versions of Ray and Python are the same there",
+            next_step="check the address, that versions of Ray and Python are the same there, and the token where the "
+            "cluster wants one (RAY_AUTH_TOKEN)",
         ) from error
     finally:
         for number, handler in handlers.items():  # Ray has its own, which would end the process at once

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -205,7 +206,8 @@ def test_a_cluster_that_cannot_be_reached_is_refused(place: Path) -> None:
 
 
 def test_a_cluster_that_runs_already_is_used_by_its_address(place: Path) -> None:
-    """A head of two cores in a process of its own; ended by that process alone."""
+    """A head of two cores in a process of its own, with a token that is made for it; ended by that process alone."""
+    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -215,15 +217,17 @@ def test_a_cluster_that_runs_already_is_used_by_its_address(place: Path) -> None
         [ray, "start", "--head", "--node-ip-address=127.0.0.1", *options],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        env={**os.environ, **secret},
     )
     try:
         deadline = time.monotonic() + 60
         while not ray_processes("raylet") and time.monotonic() < deadline:
             time.sleep(0.2)
         time.sleep(3)
-        done = run(place, "ray", "-T", "5", "--address", f"127.0.0.1:{port}")
-        assert done.returncode == 0, done.stderr
-        assert "Ray: 2 worker(s), 1 core(s) each" in done.stderr
+        running = start(place, "-T", "5", "--address", f"127.0.0.1:{port}", **secret)
+        _, told = running.communicate(timeout=120)
+        assert running.returncode == 0, told
+        assert "Ray: 2 worker(s), 1 core(s) each" in told
         assert ray_processes("raylet"), "the cluster is not ours to stop"
     finally:
         head.terminate()
