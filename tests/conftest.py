@@ -18,6 +18,8 @@ from PIL import Image
 
 from export.contract import ExportedModel, read_model
 from screen.demo import read_images
+from screen.output.lock import LOCK_NAME
+from screen.output.record import RECORD_NAME
 
 REPOSITORY = Path(__file__).parent.parent
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -148,3 +150,9 @@ class Recorder:
         self.shards += 1
         if self._at_finished:
             self._at_finished(self.shards)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of an OUTPUT but locks, which are empty and stay, and the record of the run, which holds times."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(LOCK_NAME))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.name != RECORD_NAME}

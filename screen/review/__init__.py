@@ -1,1 +1,1 @@
-"""Scored shards in, what they are worth out: metrics, a page, and later a labeling queue."""
+"""Results in, what people look at and do with them out: metrics, a page, a labeling queue, what labels say."""

@@ -19,8 +19,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from screen.output.lock import LOCK_NAME
-from tests.conftest import encode, write_shard
+from tests.conftest import contents, encode, write_shard
 
 pytestmark = [
     pytest.mark.integration,
@@ -80,11 +79,6 @@ def start(place: Path, *more: str, **environment: str) -> subprocess.Popen[str]:
 
 def run(place: Path, engine: str, *more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(place, engine, *more), capture_output=True, text=True, check=False)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(LOCK_NAME))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def lines(place: Path) -> int:

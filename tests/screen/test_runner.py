@@ -15,13 +15,12 @@ from export.errors import ExitCode, InputChanged, OutputLocked, OutputRefused
 from screen import Screener
 from screen.columns import COLUMNS, SCORES
 from screen.config import RunConfig
-from screen.output.lock import LOCK_NAME, hold_output
+from screen.output.lock import hold_output
 from screen.output.manifest_file import MANIFEST_NAME
 from screen.output.quarantine import QUARANTINE_NAME
-from screen.output.record import RECORD_NAME
 from screen.runner import run_screening
 from screen.summary import RunSummary
-from tests.conftest import Recorder, encode, read_results, write_shard
+from tests.conftest import Recorder, contents, encode, read_results, write_shard
 from tests.screen.engine.graphs import Graph
 
 PASSES = 20
@@ -31,13 +30,6 @@ LISTS = {MANIFEST_NAME, QUARANTINE_NAME}
 def run(model: Path, source: Path, output: Path, listener: Recorder | None = None, **options: Any) -> RunSummary:
     config = RunConfig(**{"passes": PASSES, "device": "cpu", **options})
     return run_screening(model, str(source), output, config, listener or Recorder())
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file but the lock, which is empty and stays, and the record of the run, which holds times."""
-    others = (LOCK_NAME, RECORD_NAME)
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in others)
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from export.contract import read_model
 from screen.config import RunConfig
+from screen.engine.passes import PassEngine
 from screen.input.rows import map_columns
 from screen.input.shards import find_shards
 from screen.output.writer import ShardWriter, file_schema
 from screen.runner import run_screening
 from screen.scoring import Job, ShardScorer
-from screen.screener import Screener
 from tests.conftest import Recorder, encode, write_shard
 
 CONFIG = RunConfig(passes=2, device="cpu", batch_size=64)
@@ -33,13 +33,13 @@ def test_small_shards_share_batches(
 ) -> None:
     """Forty shards of five rows are four runs of the engine, not forty."""
     batches: list[int] = []
-    score = Screener.score
+    score = PassEngine.summarize
 
-    def count(self: Screener, images: NDArray[np.uint8]) -> Any:
+    def count(self: PassEngine, images: NDArray[np.uint8]) -> Any:
         batches.append(len(images))
         return score(self, images)
 
-    monkeypatch.setattr(Screener, "score", count)
+    monkeypatch.setattr(PassEngine, "summarize", count)
     for index in range(40):
         write_shard(tmp_path / "in" / f"{index:02d}.parquet", [encode(image) for image in digits[5 * index :][:5]])
     run_screening(article_onnx, str(tmp_path / "in"), tmp_path / "out", CONFIG, Recorder())
