@@ -214,6 +214,8 @@ class _Calibrating:
         limits = partial(entropy_limits, None, calibration)
         scores, passes = [], []
         for summary in engine.summarize_settled(self._ranked_images(), limits):
+            if summary is None:
+                continue
             scores.append(calibration.score(score_columns(summary)))
             passes.append(summary.passes)
         return StoppingReport(
@@ -222,12 +224,11 @@ class _Calibrating:
             mean_passes=float(np.mean(np.concatenate(passes))),
         )
 
-    def _ranked_images(self) -> Iterator[NDArray[np.uint8]]:
-        """The images of the ranked rows, in batches."""
+    def _ranked_images(self) -> Iterator[NDArray[np.uint8] | None]:
+        """The images of the ranked rows, in batches; None for a batch without any."""
         for batch in self._read(self._shards, count=False):
             kept = np.isin(_digests(batch), self._ranked)
-            if kept.any():
-                yield batch.images[kept]
+            yield batch.images[kept] if kept.any() else None
 
     def _choose_detectors(self) -> tuple[str, ...]:
         contract = self._model.contract

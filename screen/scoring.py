@@ -211,25 +211,19 @@ def score_batches(screener: Screener, batches: Iterator[ImageBatch]) -> Iterator
     """Run the passes over the readable rows of each batch, and put all its rows into result columns."""
     waiting: deque[ImageBatch] = deque()
 
-    def readable_images() -> Iterator[NDArray[np.uint8]]:
+    def readable_images() -> Iterator[NDArray[np.uint8] | None]:
         for batch in batches:
             waiting.append(batch)
-            if batch.readable.any():
-                yield batch.images
-
-    def unreadable_batches() -> Iterator[ScoredBatch]:
-        while waiting and not waiting[0].readable.any():
-            batch = waiting.popleft()
-            nothing = Decision(np.zeros(0, np.bool_), [])
-            yield ScoredBatch(batch.pieces, make_table(batch, {}, np.zeros(0, np.int32), nothing))
+            yield batch.images if batch.readable.any() else None
 
     for summary in screener.score_each(readable_images()):
-        yield from unreadable_batches()
         yield _judge_batch(screener, waiting.popleft(), summary)
-    yield from unreadable_batches()
 
 
-def _judge_batch(screener: Screener, batch: ImageBatch, summary: PassSummary) -> ScoredBatch:
+def _judge_batch(screener: Screener, batch: ImageBatch, summary: PassSummary | None) -> ScoredBatch:
+    if summary is None:
+        nothing = Decision(np.zeros(0, np.bool_), [])
+        return ScoredBatch(batch.pieces, make_table(batch, {}, np.zeros(0, np.int32), nothing))
     finite: NDArray[np.bool_] = np.all(np.isfinite(summary.mean), axis=1)
     if not finite.all():
         batch = batch.fail_readable(~finite, ("non_finite", "the model gave NaN or infinity"))

@@ -102,24 +102,27 @@ class Screener:
         Raises:
             InputRefused: the array is not of that type and shape.
         """
-        return next(self.score_each([images]))
+        (summary,) = self.score_each([images])
+        assert summary is not None  # noqa: S101  it is for None alone
+        return summary
 
-    def score_each(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[PassSummary]:
+    def score_each(self, batches: Iterable[NDArray[np.uint8] | None]) -> Iterator[PassSummary | None]:
         """A summary for each batch, in order; when `adaptive`, some batches are taken before the first comes back.
 
         Args:
-            batches: each `uint8 [B, H, W, C]` of the model's size.
+            batches: each `uint8 [B, H, W, C]` of the model's size; or None for a batch of no images, of which None
+                comes back.
 
         Raises:
             InputRefused: an array is not of that type and shape.
         """
-        checked = map(self._check, batches)
-        summaries: Iterator[PassSummary]
+        checked = (None if images is None else self._check(images) for images in batches)
+        summaries: Iterator[PassSummary | None]
         if self._leaving is None:
-            summaries = map(self._engine.summarize, checked)
+            summaries = (None if images is None else self._engine.summarize(images) for images in checked)
         else:
             summaries = self._leaving.summarize_settled(checked, self.judge.entropy_limits)
-        return map(self.judge.complete, summaries)
+        return (None if summary is None else self.judge.complete(summary) for summary in summaries)
 
     def flag(self, summary: PassSummary) -> Decision:
         """Which of the scored images a person should look at, and why."""

@@ -89,32 +89,43 @@ class LeavingEngine(PassEngine):
         """The runs of passes up to each look."""
         return cut_passes(self.plan, self._looks)
 
-    def summarize_settled(self, batches: Iterable[NDArray[np.uint8]], limits: Limits) -> Iterator[PassSummary]:
+    def summarize_settled(
+        self, batches: Iterable[NDArray[np.uint8] | None], limits: Limits
+    ) -> Iterator[PassSummary | None]:
         """What the passes say that each row had until its decision was settled.
 
         Args:
-            batches: each `uint8 [B, H, W, C]`, B at least 1.
+            batches: each `uint8 [B, H, W, C]`, B at least 1; or None, which stands for a batch of no rows.
             limits: the entropy above which each row of a batch, or of a part of it, is flagged.
 
         Yields:
-            A summary for each batch, in order; some batches late.
+            A summary for each batch, None for None, in order; some late, when so many others were taken.
 
         Raises:
             OutOfMemory: not even two rows fit.
         """
-        held: list[_Batch] = []
+        held: list[_Batch | None] = []
         for images in batches:
-            looks = self._in_pieces(images, lambda some: self._look_first(some, limits))
-            held.append(_Batch(looks, images.nbytes))
-            enough = sum(batch.rows_left for batch in held) >= self.rows_per_run // 2
-            if enough or len(held) == HELD_BATCHES or sum(batch.size for batch in held) >= HELD_BYTES:
+            held.append(None if images is None else self._take_batch(images, limits))
+            waiting = [batch for batch in held if batch is not None]
+            rows_left = sum(batch.rows_left for batch in waiting)
+            if (
+                not rows_left
+                or rows_left >= self.rows_per_run // 2
+                or len(held) == HELD_BATCHES
+                or sum(batch.size for batch in waiting) >= HELD_BYTES
+            ):
                 yield from self._release(held)
                 held = []
         yield from self._release(held)
 
-    def _release(self, held: list[_Batch]) -> Iterator[PassSummary]:
+    def _take_batch(self, images: NDArray[np.uint8], limits: Limits) -> _Batch:
+        """A batch after the first look."""
+        return _Batch(self._in_pieces(images, lambda some: self._look_first(some, limits)), images.nbytes)
+
+    def _release(self, held: list[_Batch | None]) -> Iterator[PassSummary | None]:
         """Run the rows that are left of all batches to their end, together."""
-        unsettled = [look for batch in held for look in batch.looks if look.left is not None]
+        unsettled = [look for batch in held if batch is not None for look in batch.looks if look.left is not None]
         rest = None
         if unsettled:
             left = self._trunk.join([look.left for look in unsettled if look.left is not None])
@@ -122,6 +133,9 @@ class LeavingEngine(PassEngine):
             rest = self._settle(left, so_far, np.concatenate([look.limit for look in unsettled]))
         start = 0
         for batch in held:
+            if batch is None:
+                yield None
+                continue
             end = start + batch.rows_left
             yield batch.complete(None if rest is None or start == end else rest.take(np.arange(start, end)))
             start = end

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ import pytest
 from numpy.typing import NDArray
 
 from export.contract import read_model
+from screen import scoring
 from screen.config import RunConfig
 from screen.engine.passes import PassEngine
+from screen.input.decode import ImageBatch
 from screen.input.rows import map_columns
 from screen.input.shards import find_shards
 from screen.output.writer import ShardWriter, file_schema
 from screen.runner import run_screening
 from screen.scoring import Job, ShardScorer
+from screen.screener import Screener
 from tests.conftest import Recorder, encode, write_shard
 
 CONFIG = RunConfig(passes=2, device="cpu", batch_size=64)
@@ -44,6 +48,27 @@ def test_small_shards_share_batches(
         write_shard(tmp_path / "in" / f"{index:02d}.parquet", [encode(image) for image in digits[5 * index :][:5]])
     run_screening(article_onnx, str(tmp_path / "in"), tmp_path / "out", CONFIG, Recorder())
     assert batches == [64, 64, 64, 8]
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_batches_without_a_readable_row_are_not_held(article_onnx: Path, adaptive: bool) -> None:
+    """A forgotten --resize makes every row one of another shape; such a run must stop, and hold no images."""
+    screener = Screener(article_onnx, passes=20, device="cpu", adaptive=adaptive)
+    empty = np.zeros((0, 28, 28, 1), np.uint8)
+    taken = []
+
+    def batches() -> Iterator[ImageBatch]:
+        for _ in itertools.count():
+            taken.append(1)
+            yield ImageBatch((), empty, np.zeros(0, np.bool_), {})
+
+    def table_of(batch: ImageBatch, *_: object) -> ImageBatch:
+        return batch
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(scoring, "make_table", table_of)
+        next(scoring.score_batches(screener, batches()))
+    assert len(taken) == 1
 
 
 @pytest.mark.parametrize("edges", [(0, 3, 5, 8), (0, 1, 8), (0, 8), (0, 2, 2, 8)])

@@ -93,7 +93,9 @@ def engine_of(model: ExportedModel, threads: int = 1) -> LeavingEngine:
 
 def settle(engine: LeavingEngine, rows: NDArray[np.uint8], limits: Limits) -> PassSummary:
     """Of a single batch."""
-    return next(engine.summarize_settled([rows], limits))
+    (summary,) = engine.summarize_settled([rows], limits)
+    assert summary is not None
+    return summary
 
 
 def test_a_row_that_has_all_passes_scores_what_it_scores_without(
@@ -179,6 +181,7 @@ def test_batches_come_back_in_order_with_the_numbers_that_each_has_alone(
     together = list(engine.summarize_settled(iter(batches), limits))
     assert len(together) == len(batches)
     for batch, summary in zip(batches, together, strict=True):
+        assert summary is not None
         alone = settle(engine_of(article), batch, limits)
         np.testing.assert_array_equal(summary.passes, alone.passes)
         np.testing.assert_array_equal(summary.mean, alone.mean)
@@ -189,12 +192,25 @@ def test_batches_come_back_in_order_with_the_numbers_that_each_has_alone(
 def test_only_so_many_batches_are_taken_before_one_comes_back(
     article: ExportedModel, digits: NDArray[np.uint8]
 ) -> None:
+    """Batches with rows that stay, and batches of no rows between them."""
     taken = []
 
-    def batches() -> Iterator[NDArray[np.uint8]]:
-        for start in range(0, 200, 2):
+    def batches() -> Iterator[NDArray[np.uint8] | None]:
+        for start in range(100):
             taken.append(start)
-            yield digits[start : start + 2]
+            yield digits[start : start + 1] if start % 3 == 0 else None
 
-    next(engine_of(article).summarize_settled(batches(), lambda count, _: np.full(count, np.inf)))
-    assert len(taken) == HELD_BATCHES
+    def never(count: int, _: object) -> NDArray[np.float64]:
+        return np.full(count, 1e-30)
+
+    found = engine_of(article).summarize_settled(batches(), never)
+    for start in range(100):
+        assert (next(found) is None) == (start % 3 != 0)
+        assert len(taken) <= start + HELD_BATCHES
+    assert next(found, "the end") == "the end"
+
+
+def test_what_has_nothing_to_wait_for_comes_back_at_once(article: ExportedModel, digits: NDArray[np.uint8]) -> None:
+    endless = itertools.chain([None, digits[:5]], itertools.repeat(None))
+    found = engine_of(article).summarize_settled(endless, lambda count, _: np.full(count, np.inf))
+    assert [next(found) is None for _ in range(4)] == [True, False, True, True]
