@@ -1,6 +1,6 @@
 """What people said: labels from Label Studio's JSON export, from Parquet or from JSON Lines.
 
-In: a file. Out: `GivenLabels`: for each row of the results that was labelled, the votes of its annotators. One
+In: a file. Out: `GivenLabels`: for each row that was labelled, by its whole name, the votes of its annotators. One
 annotator has one vote on a row, the last that they gave; a skipped (cancelled) or empty annotation is none.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +26,9 @@ _EMBEDDED = "data:"
 class RowName:
     """Which row of the results a label is for.
 
+    Two labels are for the same row for sure only where all of this is the same but `source`: shards that were written
+    anew, or are of other results, have the same names.
+
     Attributes:
         shard: name of the shard.
         row: position in it.
@@ -40,7 +43,20 @@ class RowName:
     id: str | None
     input_footer: str | None
     key: str | None
-    source: str | None
+    source: str | None = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """What one annotator said of one row.
+
+    Attributes:
+        choices: in an order of their own, so that the same choices are one label.
+        number: of the vote among all that were read; of two by one annotator the later counts.
+    """
+
+    choices: tuple[str, ...]
+    number: int
 
 
 @dataclass
@@ -49,26 +65,57 @@ class Votes:
 
     Attributes:
         name: the row.
-        by_annotator: for each annotator the choices of their last annotation.
-        ground_truth: choices that somebody marked as the truth; None where nobody did.
+        by_annotator: the last vote of each annotator.
+        ground_truth: the vote that somebody marked as the truth; None where nobody did.
     """
 
     name: RowName
-    by_annotator: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    ground_truth: tuple[str, ...] | None = None
+    by_annotator: dict[str, Vote] = field(default_factory=dict)
+    ground_truth: Vote | None = None
+
+    @classmethod
+    def together(cls, parts: Sequence[Votes]) -> Votes:
+        """The votes of several names that turned out to be one row; of each annotator the last vote counts.
+
+        Its name has the id, the footer, the key and the source of the first that has one.
+        """
+        names = [part.name for part in parts]
+        merged = cls(
+            RowName(
+                names[0].shard,
+                names[0].row,
+                id=_first(name.id for name in names),
+                input_footer=_first(name.input_footer for name in names),
+                key=_first(name.key for name in names),
+                source=_first(name.source for name in names),
+            )
+        )
+        for part in parts:
+            for annotator, vote in part.by_annotator.items():
+                had = merged.by_annotator.get(annotator)
+                if had is None or had.number < vote.number:
+                    merged.by_annotator[annotator] = vote
+        marked = [part.ground_truth for part in parts if part.ground_truth is not None]
+        merged.ground_truth = max(marked, key=lambda vote: vote.number, default=None)
+        return merged
 
     def decide(self) -> tuple[tuple[str, ...], float] | None:
         """The label and the share of annotators who gave it; None where no label has more votes than each other.
 
         What is marked as ground truth is the label, whatever the votes.
         """
-        counts = Counter(self.by_annotator.values())
+        counts = Counter(vote.choices for vote in self.by_annotator.values())
         if self.ground_truth is not None:
-            return self.ground_truth, counts[self.ground_truth] / max(1, counts.total())
+            truth = self.ground_truth.choices
+            return truth, counts[truth] / max(1, counts.total())
         ordered = counts.most_common(2)
         if not ordered or (len(ordered) == 2 and ordered[0][1] == ordered[1][1]):
             return None
         return ordered[0][0], ordered[0][1] / counts.total()
+
+
+def _first(texts: Iterable[str | None]) -> str | None:
+    return next((text for text in texts if text is not None), None)
 
 
 @dataclass
@@ -76,24 +123,30 @@ class GivenLabels:
     """All labels of a file.
 
     Attributes:
-        votes: by shard and row.
+        votes: by the whole name of a row.
         read: tasks or lines that were read.
         foreign: of these, without the name of a row of ours.
         unlabelled: of these, with no label at all.
         skipped: annotations that were cancelled.
-        repeated: tasks or lines of a row that had one before; their votes are put together.
+        repeated: tasks or lines with a name that one had before; their votes are put together.
     """
 
-    votes: dict[tuple[str, int], Votes] = field(default_factory=dict)
+    votes: dict[RowName, Votes] = field(default_factory=dict)
     read: int = 0
     foreign: int = 0
     unlabelled: int = 0
     skipped: int = 0
     repeated: int = 0
+    _counted: int = 0
 
-    def _of(self, name: RowName) -> Votes:
-        """The votes of a row."""
-        return self.votes.setdefault((name.shard, name.row), Votes(name))
+    def _add(self, name: RowName, annotator: str, choices: tuple[str, ...], *, is_truth: bool = False) -> None:
+        """Count a vote; an earlier one of the annotator on this row counts no more."""
+        votes = self.votes.setdefault(name, Votes(name))
+        vote = Vote(choices, self._counted)
+        self._counted += 1
+        votes.by_annotator[annotator] = vote
+        if is_truth:
+            votes.ground_truth = vote
 
 
 def read_given(source: str, label_column: str) -> GivenLabels:
@@ -159,7 +212,7 @@ def read_export(file: IO[bytes], origin: str) -> GivenLabels:
 
 
 def _add_task(given: GivenLabels, name: RowName, annotations: list[Any]) -> None:
-    had = (name.shard, name.row) in given.votes
+    had = name in given.votes
     labelled = False
     for one in sorted((one for one in annotations if isinstance(one, dict)), key=_time):
         if one.get("was_cancelled"):
@@ -169,10 +222,7 @@ def _add_task(given: GivenLabels, name: RowName, annotations: list[Any]) -> None
         if not choices:
             continue
         labelled = True
-        votes = given._of(name)
-        votes.by_annotator[str(_person(one))] = choices
-        if one.get("ground_truth"):
-            votes.ground_truth = choices
+        given._add(name, str(_person(one)), choices, is_truth=bool(one.get("ground_truth")))
     given.unlabelled += not labelled
     given.repeated += labelled and had
 
@@ -215,9 +265,8 @@ def _read_rows(rows: Iterator[dict[str, Any]], origin: str, label_column: str) -
         if not choices:
             given.unlabelled += 1
             continue
-        given.repeated += (name.shard, name.row) in given.votes
-        votes = given._of(name)
-        votes.by_annotator[str(row.get("annotator", ""))] = choices
+        given.repeated += name in given.votes
+        given._add(name, str(row.get("annotator", "")), choices)
     _refuse_foreign(given, origin)
     return given
 

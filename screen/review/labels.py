@@ -6,10 +6,8 @@ In: `GivenLabels` and RESULTS. Out: a Parquet file with one row for each labelle
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +16,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from export.errors import InputRefused, OptionRefused
-from screen.output.manifest_file import ManifestEntry
 from screen.places import as_place
 from screen.review.classes import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, UNUSABLE, ClassNames, name_classes
-from screen.review.fetch import Fetcher, Place
-from screen.review.given import GivenLabels, Votes, read_export, read_given
+from screen.review.fetch import Fetcher
+from screen.review.given import GivenLabels, read_export, read_given
 from screen.review.label_report import COPIED_COLUMNS, LABEL_COLUMNS, NOT_PREDICTED, OTHER, LabelReport
+from screen.review.matching import Labelled, match_labels
 from screen.review.queue_row import IMAGE_FIELD
 from screen.review.ranking import AUDIT, DIRECTIONS, FLAGGED, choose_score, main_reason
 from screen.review.results import Results, open_results
 from screen.review.worth import CHANGED, KEPT, Judged, weigh
 from screen.storage import AsideFile, write_failed
-
-
-@dataclass(frozen=True)
-class _Labelled:
-    place: Place
-    votes: Votes
-    label: tuple[str, ...]
-    agreement: float
 
 
 def join_labels(
@@ -71,7 +61,7 @@ def join_labels(
     report = LabelReport(
         output, given.read, 0, weigh([], score, 0), given.foreign, given.unlabelled, given.skipped, given.repeated
     )
-    labelled = _decide(given, results, classes, report)
+    labelled = match_labels(given, results, classes, report)
     judged: list[Judged] = []
     schema = pa.schema([*(column.field() for column in LABEL_COLUMNS), *([IMAGE_FIELD] if images else [])])
     aside = AsideFile(as_place(output))
@@ -138,52 +128,8 @@ def read_labels(source: str, output: str, *, label_column: str, project: str | N
     return read_given(source, label_column)
 
 
-def _decide(given: GivenLabels, results: Results, classes: ClassNames, report: LabelReport) -> list[_Labelled]:
-    """The label of each row that these results have."""
-    entries = {entry.shard: index for index, entry in enumerate(results.entries)}
-    found: list[_Labelled] = []
-    why: Counter[str] = Counter()
-    for (shard, row), votes in given.votes.items():
-        index = entries.get(shard)
-        entry = None if index is None else results.entries[index]
-        missing = _why_not(entry, votes)
-        decided = votes.decide()
-        if missing:
-            why[missing] += 1
-        elif decided is None:
-            report.disputed += 1
-        elif index is not None:
-            found.append(_Labelled(Place(index, row), votes, *decided))
-    report.no_result = dict(why)
-    _refuse_other_classes(found, classes)
-    return found
-
-
-def _why_not(entry: ManifestEntry | None, votes: Votes) -> str:
-    """Why a label is for no row of a shard; "" where it is."""
-    name = votes.name
-    if entry is None:
-        return "no such shard"
-    if name.row >= entry.rows:
-        return "no such row"
-    if name.input_footer is not None and name.input_footer != entry.input["footer"]:
-        return "the shard was another one"
-    return ""
-
-
-def _refuse_other_classes(labelled: list[_Labelled], classes: ClassNames) -> None:
-    words = {word for one in labelled for word in one.label} - set(classes.choices)
-    said = [one for one in labelled if set(one.label) - {OUT_OF_DISTRIBUTION, UNUSABLE, IN_DISTRIBUTION}]
-    if said and all(set(one.label) - set(classes.choices) for one in said):
-        raise OptionRefused(
-            f"None of the {len(said)} label(s) is a class of the model: {', '.join(map(repr, sorted(words)[:4]))}.",
-            wanted=f"one of {', '.join(classes.choices[:6])}{', ...' if len(classes.choices) > 6 else ''}",
-            next_step="add --model MODEL.onnx, which names the classes, as it was given to `oodscreen queue`",
-        )
-
-
 def _join(
-    labelled: list[_Labelled],
+    labelled: list[Labelled],
     results: Results,
     classes: ClassNames,
     score: str,
@@ -200,9 +146,6 @@ def _join(
         table = results.take(entry, np.array([one.place.row for one in here], np.int64), columns)
         rows = []
         for one, row in zip(here, table.to_pylist(), strict=True):
-            if one.votes.name.id not in (None, row["id"]):
-                report.no_result["the row has another id"] = report.no_result.get("the row has another id", 0) + 1
-                continue
             predicted = classes.predicted(row)
             outcome = _outcome(one.label, predicted, row, classes)
             source = FLAGGED if row["flag"] else AUDIT if one.votes.name.source == AUDIT else OTHER

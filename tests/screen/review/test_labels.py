@@ -15,6 +15,7 @@ from screen.review.given import read_given
 from screen.review.handoff import make_file_destination
 from screen.review.label_report import LABEL_COLUMNS
 from screen.review.queue import QueueConfig, fill_queue
+from screen.review.results import open_results
 from tests.conftest import oodscreen
 from tests.screen.review.conftest import Night, read_queue
 
@@ -151,6 +152,48 @@ def test_labels_of_other_rows_are_counted_and_told(
     assert (report["foreign"], report["repeated"]) == (1, 1)
     assert "4 labelled row(s) that these results do not have" in told.err
     assert "1 task(s) that name no row of results" in told.err
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["foreign last", "foreign first"])
+@pytest.mark.parametrize("field", ["input_footer", "id"])
+def test_a_label_of_another_row_with_the_same_name_decides_nothing(
+    field: str, order: int, night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = next(task for task in tasks_of(night, tmp_path) if task["data"]["status"] == "ok")
+    foreign = json.loads(json.dumps(ours))
+    foreign["data"][field] = "of another night"
+    say(ours, ours["data"]["predicted"])
+    say(foreign, "out of distribution")
+    (row,) = join(night, write_export(tmp_path, [ours, foreign][::order]), "--json")
+    assert (row["label"], row["outcome"], row["annotators"]) == (ours["data"]["predicted"], "kept", 1)
+    report = json.loads(capsys.readouterr().out)
+    assert sum(report["no_result"].values()) == 1
+    assert report["repeated"] == 0  # nothing was put together
+
+
+def test_the_last_vote_on_a_row_counts_however_much_of_its_name_is_told(
+    night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (entry,) = (entry for entry in open_results(str(night.results)).entries if entry.shard == "a.parquet")
+    bare = {"shard": "a.parquet", "row": 1}
+    whole = bare | {"input_footer": entry.input["footer"]}
+    path = tmp_path / "l.jsonl"
+    lines = [whole | {"label": "1"}, bare | {"label": "2"}, whole | {"label": "3"}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (row,) = join(night, path, "--json")
+    assert (row["label"], row["annotators"]) == ("3", 1)
+    assert json.loads(capsys.readouterr().out)["repeated"] == 2
+
+
+def test_labels_of_different_images_are_not_put_together(
+    night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [{"shard": "a.parquet", "row": 1, "key": key * 64, "label": "1"} for key in "ab"]
+    lines.append({"shard": "a.parquet", "row": 2, "label": "1"})
+    path = tmp_path / "l.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [row["row"] for row in join(night, path, "--json")] == [2]
+    assert json.loads(capsys.readouterr().out)["no_result"] == {"labels of different images": 1}
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
