@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from export.errors import InputRefused, OptionRefused
 from screen.places import as_place
 from screen.review.classes import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, UNUSABLE, ClassNames, name_classes
-from screen.review.fetch import Fetcher
+from screen.review.fetch import Fetched, Fetcher, Place
 from screen.review.given import GivenLabels, read_export, read_given
 from screen.review.label_report import COPIED_COLUMNS, LABEL_COLUMNS, NOT_PREDICTED, OTHER, LabelReport
 from screen.review.matching import Labelled, match_labels
@@ -61,29 +61,35 @@ def join_labels(
     report = LabelReport(
         output, given.read, 0, weigh([], score, 0), given.foreign, given.unlabelled, given.skipped, given.repeated
     )
-    labelled = match_labels(given, results, classes, report)
     judged: list[Judged] = []
     schema = pa.schema([*(column.field() for column in LABEL_COLUMNS), *([IMAGE_FIELD] if images else [])])
-    aside = AsideFile(as_place(output))
-    try:
-        with (
-            pq.ParquetWriter(aside.path, schema, compression="zstd") as file,
-            closing(Fetcher(results, contract, input_source)) as fetcher,
-        ):
-            for rows in _join(labelled, results, classes, score, report, judged):
-                if images:
-                    _add_images(rows, fetcher, report)
-                values = [{name: row[name] for name in schema.names} for row in rows]
-                file.write_table(pa.Table.from_pylist(values, schema=schema))
-        if not report.labelled:
-            raise _nothing(given, report, source)
-        results.refuse_if_changed()
-    except OSError as error:
-        aside.discard()
-        raise write_failed(aside.target, error) from error
-    except BaseException:
-        aside.discard()
-        raise
+    with closing(Fetcher(results, contract, input_source)) as fetcher:
+        there: dict[Place, Fetched] = {}
+
+        def read_keys(places: list[Place]) -> dict[Place, bytes]:
+            found = fetcher.fetch(places)
+            there.update(found)
+            return {place: one.key for place, one in found.items()}
+
+        labelled = match_labels(given, results, classes, report, read_keys if images else None)
+        report.shards = fetcher.missing.shards
+        aside = AsideFile(as_place(output))
+        try:
+            with pq.ParquetWriter(aside.path, schema, compression="zstd") as file:
+                for rows in _join(labelled, results, classes, score, report, judged):
+                    if images:
+                        _add_images(rows, fetcher, there, report)
+                    values = [{name: row[name] for name in schema.names} for row in rows]
+                    file.write_table(pa.Table.from_pylist(values, schema=schema))
+            if not report.labelled:
+                raise _nothing(given, report, source)
+            results.refuse_if_changed()
+        except OSError as error:
+            aside.discard()
+            raise write_failed(aside.target, error) from error
+        except BaseException:
+            aside.discard()
+            raise
     aside.commit()
     report.worth = weigh(judged, score, results.rows - results.flagged)
     return report
@@ -186,19 +192,17 @@ def _outcome(label: tuple[str, ...], predicted: tuple[str, ...], row: dict[str, 
     return KEPT if set(label) == expected else CHANGED
 
 
-def _add_images(rows: list[dict[str, Any]], fetcher: Fetcher, report: LabelReport) -> None:
+def _add_images(rows: list[dict[str, Any]], fetcher: Fetcher, there: dict[Place, Fetched], report: LabelReport) -> None:
     """The bytes of the images, and their keys, where they are still to be had."""
-    found = fetcher.fetch([row["place"] for row in rows])
     for row in rows:
-        one = found.get(row["place"])
-        if one is None or row["key"] not in (None, one.key.hex()):
+        one = there.get(row["place"])
+        if one is None:
             row["image"] = None
+            report.without_image += 1
             continue
         image = fetcher.load(one)[1]
         row["key"] = one.key.hex()
         row["image"] = {"bytes": image.data, "path": image.path}
-    report.without_image += sum(row["image"] is None for row in rows)
-    report.shards = fetcher.missing.shards
 
 
 def _nothing(given: GivenLabels, report: LabelReport, source: str) -> InputRefused:

@@ -7,7 +7,7 @@ before votes are put together, so that they never decide on a row that only has 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,9 @@ from screen.review.fetch import Place
 from screen.review.given import GivenLabels, RowName, Votes
 from screen.review.label_report import LabelReport
 from screen.review.results import Results
+
+ReadKeys = Callable[[list[Place]], Mapping[Place, bytes]]
+"""Reads the SHA-256 of the images in some places, of those that are to be had."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,17 @@ class Labelled:
     agreement: float
 
 
-def match_labels(given: GivenLabels, results: Results, classes: ClassNames, report: LabelReport) -> list[Labelled]:
+def match_labels(
+    given: GivenLabels, results: Results, classes: ClassNames, report: LabelReport, keys: ReadKeys | None
+) -> list[Labelled]:
     """The label of each row that these results have; what is left out is counted in the report.
+
+    Args:
+        given: the labels.
+        results: for which they may be.
+        classes: of the model.
+        report: counts what is left out.
+        keys: reads the keys of images; None: whether a label is for the image that is there now is not looked at.
 
     Raises:
         OptionRefused: none of the labels is a class of the model.
@@ -48,7 +60,10 @@ def match_labels(given: GivenLabels, results: Results, classes: ClassNames, repo
     why: Counter[str] = Counter()
     found: list[Labelled] = []
     for index, named in _by_shard(given, results, why).items():
-        for row, parts in _by_row(_with_their_id(named, results, index, why)).items():
+        here = list(_with_their_id(named, results, index, why))
+        if keys is not None:
+            here = list(_with_their_image(here, index, keys, why))
+        for row, parts in _by_row(here).items():
             report.repeated += len(parts) - 1
             if len({part.name.key for part in parts} - {None}) > 1:
                 why["labels of different images"] += 1
@@ -101,7 +116,18 @@ def _with_their_id(named: list[Votes], results: Results, index: int, why: Counte
             yield votes
 
 
-def _by_row(named: Iterator[Votes]) -> dict[int, list[Votes]]:
+def _with_their_image(named: list[Votes], index: int, keys: ReadKeys, why: Counter[str]) -> Iterator[Votes]:
+    """Votes whose image is the one that they are for; where either is not known, nothing speaks against them."""
+    there = keys([Place(index, row) for row in sorted({votes.name.row for votes in named})])
+    for votes in named:
+        key = there.get(Place(index, votes.name.row))
+        if key is not None and votes.name.key is not None and votes.name.key.lower() != key.hex():
+            why["the image is another one"] += 1
+        else:
+            yield votes
+
+
+def _by_row(named: list[Votes]) -> dict[int, list[Votes]]:
     found: dict[int, list[Votes]] = {}
     for votes in named:
         found.setdefault(votes.name.row, []).append(votes)

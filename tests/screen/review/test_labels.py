@@ -14,6 +14,7 @@ import pytest
 from screen.review.given import read_given
 from screen.review.handoff import make_file_destination
 from screen.review.label_report import LABEL_COLUMNS
+from screen.review.labelstudio import KEY
 from screen.review.queue import QueueConfig, fill_queue
 from screen.review.results import open_results
 from tests.conftest import oodscreen
@@ -194,6 +195,20 @@ def test_labels_of_different_images_are_not_put_together(
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert [row["row"] for row in join(night, path, "--json")] == [2]
     assert json.loads(capsys.readouterr().out)["no_result"] == {"labels of different images": 1}
+
+
+def test_a_label_of_another_image_is_left_out(night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = [task for task in tasks_of(night, tmp_path) if task["data"]["status"] == "ok"][:3]
+    for task in tasks:
+        say(task, "1")
+    tasks[0]["data"][KEY] = "a" * 64
+    del tasks[1]["data"][KEY]
+    rows = join(night, write_export(tmp_path, tasks), "--images", "--json")
+    assert {row["id"] for row in rows} == {task["data"]["id"] for task in tasks[1:]}
+    assert all(row["image"] is not None for row in rows)
+    report = json.loads(capsys.readouterr().out)
+    assert report["no_result"] == {"the image is another one": 1}
+    assert (report["labelled"], report["without_image"]) == (2, 0)
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
