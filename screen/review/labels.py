@@ -16,13 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from export.errors import InputRefused, OptionRefused
-from screen.places import as_place
 from screen.review.classes import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, UNUSABLE, ClassNames, name_classes
 from screen.review.fetch import Fetched, Fetcher, Place
 from screen.review.given import GivenLabels, read_export, read_given
-from screen.review.label_report import COPIED_COLUMNS, LABEL_COLUMNS, NOT_PREDICTED, OTHER, LabelReport
+from screen.review.label_report import COPIED_COLUMNS, NOT_PREDICTED, OTHER, LabelReport
+from screen.review.label_target import choose_target, label_schema
 from screen.review.matching import Labelled, match_labels
-from screen.review.queue_row import IMAGE_FIELD
 from screen.review.ranking import AUDIT, DIRECTIONS, FLAGGED, choose_score, main_reason
 from screen.review.results import Results, open_results
 from screen.review.worth import CHANGED, KEPT, Judged, weigh
@@ -44,7 +43,7 @@ def join_labels(
     Args:
         given: the labels.
         source: RESULTS.
-        output: the Parquet file to write.
+        output: the Parquet file to write; an earlier one is replaced, and nothing else.
         model: the model's file, for the names of its classes.
         order_by: the score by which shares are told; None: that of the queue.
         images: whether the images' bytes are written too.
@@ -52,17 +51,19 @@ def join_labels(
 
     Raises:
         InputRefused: these are no finished results, or none of the labels is for them.
-        OptionRefused: the labels are of other classes.
+        OptionRefused: the labels are of other classes, or the file is to go where it must not.
+        OutputRefused: something else is there.
         WriteFailed: the file cannot be written; what was there is as it was.
     """
     results = open_results(source)
+    target = choose_target(output, results.place)
     score = choose_score(results, order_by)
     classes, contract = name_classes(results, model)
     report = LabelReport(
         output, given.read, 0, weigh([], score, 0), given.foreign, given.unlabelled, given.skipped, given.repeated
     )
     judged: list[Judged] = []
-    schema = pa.schema([*(column.field() for column in LABEL_COLUMNS), *([IMAGE_FIELD] if images else [])])
+    schema = label_schema(images=images)
     with closing(Fetcher(results, contract, input_source)) as fetcher:
         there: dict[Place, Fetched] = {}
 
@@ -73,7 +74,7 @@ def join_labels(
 
         labelled = match_labels(given, results, classes, report, read_keys if images else None)
         report.shards = fetcher.missing.shards
-        aside = AsideFile(as_place(output))
+        aside = AsideFile(target)
         try:
             with pq.ParquetWriter(aside.path, schema, compression="zstd") as file:
                 for rows in _join(labelled, results, classes, score, report, judged):

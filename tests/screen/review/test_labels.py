@@ -286,6 +286,43 @@ def test_labels_are_never_written_over(night: Night, tmp_path: Path, capsys: pyt
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("images", [False, True])
+def test_an_earlier_file_of_labels_is_replaced(images: bool, night: Night, tmp_path: Path) -> None:
+    tasks = tasks_of(night, tmp_path)
+    say(tasks[0], "1")
+    assert len(join(night, write_export(tmp_path, tasks), *["--images"] * images)) == 1
+    say(tasks[1], "1")
+    assert len(join(night, write_export(tmp_path, tasks))) == 2
+
+
+OCCUPIED = {
+    "an input shard": ("in/a.parquet", "in/a.parquet is there and has other columns than labelled rows: "),
+    "a result shard": ("out/a.parquet", "lies in RESULTS"),
+    "new in RESULTS": ("out/labels.parquet", "lies in RESULTS"),
+    "through a link": ("linked/labels.parquet", "lies in RESULTS"),
+    "no parquet": ("notes.pq", "notes.pq is there and cannot be read as Parquet"),
+    "a folder": ("folder.parquet", "is a folder"),
+    "another ending": ("labels.csv", "labels.csv does not end in .parquet or .pq"),
+    "no ending": ("labels", "does not end in"),
+}
+
+
+@pytest.mark.parametrize("case", OCCUPIED)
+def test_nothing_but_labels_is_replaced(
+    case: str, night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, told = OCCUPIED[case]
+    monkeypatch.chdir(tmp_path)
+    Path("l.jsonl").write_text('{"shard": "a.parquet", "row": 1, "label": "3"}\n')
+    Path("notes.pq").write_text("of mine")
+    Path("folder.parquet").mkdir()
+    Path("linked").symlink_to("out")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert oodscreen("labels", "l.jsonl", night.results, "-o", output, monkeypatch=monkeypatch) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_embedded_images_are_let_go_while_labels_are_read(night: Night, tmp_path: Path) -> None:
     tasks = tasks_of(night, tmp_path)
     say(tasks[0], "3")
