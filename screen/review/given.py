@@ -274,7 +274,9 @@ def _read_rows(rows: Iterator[dict[str, Any]], origin: str, label_column: str) -
 def _as_choices(value: Any) -> tuple[str, ...]:
     values = value if isinstance(value, list) else [value]
     texts = {
-        str(int(one)) if isinstance(one, float) and one.is_integer() else str(one) for one in values if one is not None
+        str(int(one)) if isinstance(one, float) and one.is_integer() else str(one)
+        for one in values
+        if one is not None and one == one  # NaN is how a column of floats leaves a label out
     }
     return tuple(sorted(text.strip() for text in texts if text.strip()))
 

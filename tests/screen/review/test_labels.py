@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,22 @@ def test_a_queue_with_a_column_of_labels_is_read_back(kind: str, night: Night, t
     assert len(found) == len(rows) - 1
     assert {row["outcome"] for row in found} <= {"kept", "not predicted"}
     assert {row["source"] for row in found} == {"flagged", "audit"}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "lists"])
+def test_nan_is_no_label(kind: str, night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said: list[Any] = [2.0, math.nan, math.nan]
+    if kind == "lists":
+        said = [[one] for one in said]
+    rows = [{"shard": "a.parquet", "row": index, "label": one} for index, one in enumerate(said)]
+    path = tmp_path / f"l.{'parquet' if kind == 'lists' else kind}"
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [row["label"] for row in join(night, path, "--json")] == ["2"]
+    report = json.loads(capsys.readouterr().out)
+    assert (report["labelled"], report["unlabelled"], report["no_class"]) == (1, 2, 0)
 
 
 def test_images_can_go_with_their_labels(night: Night, tmp_path: Path) -> None:
