@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -46,16 +46,20 @@ class RowName:
     source: str | None = field(compare=False)
 
 
+Choice = str | int
+"""What was chosen: a text, or the number of a class."""
+
+
 @dataclass(frozen=True, slots=True)
 class Vote:
     """What one annotator said of one row.
 
     Attributes:
-        choices: in an order of their own, so that the same choices are one label.
+        choices: one or several, none twice.
         number: of the vote among all that were read; of two by one annotator the later counts.
     """
 
-    choices: tuple[str, ...]
+    choices: tuple[Choice, ...]
     number: int
 
 
@@ -99,14 +103,21 @@ class Votes:
         merged.ground_truth = max(marked, key=lambda vote: vote.number, default=None)
         return merged
 
-    def decide(self) -> tuple[tuple[str, ...], float] | None:
+    def decide(self, name: Callable[[Choice], str]) -> tuple[tuple[str, ...], float] | None:
         """The label and the share of annotators who gave it; None where no label has more votes than each other.
 
         What is marked as ground truth is the label, whatever the votes.
+
+        Args:
+            name: the name of a choice; what has the same names is the same label.
         """
-        counts = Counter(vote.choices for vote in self.by_annotator.values())
+
+        def label_of(vote: Vote) -> tuple[str, ...]:
+            return tuple(sorted({name(choice) for choice in vote.choices}))
+
+        counts = Counter(map(label_of, self.by_annotator.values()))
         if self.ground_truth is not None:
-            truth = self.ground_truth.choices
+            truth = label_of(self.ground_truth)
             return truth, counts[truth] / max(1, counts.total())
         ordered = counts.most_common(2)
         if not ordered or (len(ordered) == 2 and ordered[0][1] == ordered[1][1]):
@@ -139,7 +150,7 @@ class GivenLabels:
     repeated: int = 0
     _counted: int = 0
 
-    def _add(self, name: RowName, annotator: str, choices: tuple[str, ...], *, is_truth: bool = False) -> None:
+    def _add(self, name: RowName, annotator: str, choices: tuple[Choice, ...], *, is_truth: bool = False) -> None:
         """Count a vote; an earlier one of the annotator on this row counts no more."""
         votes = self.votes.setdefault(name, Votes(name))
         vote = Vote(choices, self._counted)
@@ -154,7 +165,7 @@ def read_given(source: str, label_column: str) -> GivenLabels:
 
     Args:
         source: `.json` (Label Studio's export), `.parquet`, `.jsonl` or `.ndjson`.
-        label_column: in the latter three, the column with the label: text, a class number, or a list of texts.
+        label_column: in the latter three, the column with the label: text, a class number, or a list of these.
 
     Raises:
         InputRefused: it is none of these, or holds no label for any row.
@@ -238,13 +249,12 @@ def _person(annotation: dict[str, Any]) -> Any:
     return f"annotation {annotation.get('id')}" if person is None else person
 
 
-def _choices(result: Any) -> tuple[str, ...]:
-    """The choices of an annotation, in an order of their own, so that the same choices are one label."""
-    found: list[str] = []
+def _choices(result: Any) -> tuple[Choice, ...]:
+    found: list[Choice] = []
     for region in result if isinstance(result, list) else []:
         if isinstance(region, dict) and region.get("type") == "choices" and isinstance(region.get("value"), dict):
             found += [str(choice) for choice in region["value"].get("choices") or ()]
-    return tuple(sorted(set(found)))
+    return tuple(dict.fromkeys(found))
 
 
 def _read_rows(rows: Iterator[dict[str, Any]], origin: str, label_column: str) -> GivenLabels:
@@ -271,14 +281,19 @@ def _read_rows(rows: Iterator[dict[str, Any]], origin: str, label_column: str) -
     return given
 
 
-def _as_choices(value: Any) -> tuple[str, ...]:
+def _as_choices(value: Any) -> tuple[Choice, ...]:
     values = value if isinstance(value, list) else [value]
-    texts = {
-        str(int(one)) if isinstance(one, float) and one.is_integer() else str(one)
-        for one in values
-        if one is not None and one == one  # NaN is how a column of floats leaves a label out
-    }
-    return tuple(sorted(text.strip() for text in texts if text.strip()))
+    choices = (_as_choice(one) for one in values)
+    return tuple(dict.fromkeys(choice for choice in choices if choice != ""))
+
+
+def _as_choice(value: Any) -> Choice:
+    """A whole number as a number, all else as text; "" where nothing was said."""
+    if value is None or value != value:  # NaN is how a column of floats leaves a label out
+        return ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return int(value) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
 def _parquet_rows(path: Path, label_column: str) -> Iterator[dict[str, Any]]:

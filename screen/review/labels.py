@@ -72,7 +72,7 @@ def join_labels(
             there.update(found)
             return {place: one.key for place, one in found.items()}
 
-        labelled = match_labels(given, results, classes, report, read_keys if images else None)
+        labelled = match_labels(given, results, classes, report, model=model, keys=read_keys if images else None)
         report.shards = fetcher.missing.shards
         aside = AsideFile(target)
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from export.errors import OptionRefused
 from screen.output.manifest_file import ManifestEntry
 from screen.review.classes import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, UNUSABLE, ClassNames
 from screen.review.fetch import Place
-from screen.review.given import GivenLabels, RowName, Votes
+from screen.review.given import Choice, GivenLabels, RowName, Votes
 from screen.review.label_report import LabelReport
 from screen.review.results import Results
 
@@ -42,7 +43,13 @@ class Labelled:
 
 
 def match_labels(
-    given: GivenLabels, results: Results, classes: ClassNames, report: LabelReport, keys: ReadKeys | None
+    given: GivenLabels,
+    results: Results,
+    classes: ClassNames,
+    report: LabelReport,
+    *,
+    model: str | None,
+    keys: ReadKeys | None,
 ) -> list[Labelled]:
     """The label of each row that these results have; what is left out is counted in the report.
 
@@ -51,6 +58,7 @@ def match_labels(
         results: for which they may be.
         classes: of the model.
         report: counts what is left out.
+        model: the file that named the classes; None: they are numbers.
         keys: reads the keys of images; None: whether a label is for the image that is there now is not looked at.
 
     Raises:
@@ -69,13 +77,13 @@ def match_labels(
                 why["labels of different images"] += 1
                 continue
             votes = Votes.together(parts)
-            decided = votes.decide()
+            decided = votes.decide(partial(_name_choice, classes))
             if decided is None:
                 report.disputed += 1
             else:
                 found.append(Labelled(Place(index, row), votes, *decided))
     report.no_result = dict(why)
-    _refuse_other_classes(found, classes)
+    _refuse_other_classes(found, classes, model)
     return found
 
 
@@ -134,12 +142,32 @@ def _by_row(named: list[Votes]) -> dict[int, list[Votes]]:
     return found
 
 
-def _refuse_other_classes(labelled: list[Labelled], classes: ClassNames) -> None:
+def _name_choice(classes: ClassNames, choice: Choice) -> str:
+    """A choice by its name; a number is that of a class, whatever text the names are."""
+    if isinstance(choice, str):
+        return choice
+    if 0 <= choice < len(classes.names):
+        return classes.names[choice]
+    return f"class {choice}" if str(choice) in classes.choices else str(choice)
+
+
+def _refuse_other_classes(labelled: list[Labelled], classes: ClassNames, model: str | None) -> None:
     words = {word for one in labelled for word in one.label} - set(classes.choices)
     said = [one for one in labelled if set(one.label) - {OUT_OF_DISTRIBUTION, UNUSABLE, IN_DISTRIBUTION}]
-    if said and all(set(one.label) - set(classes.choices) for one in said):
+    if not said or not all(set(one.label) - set(classes.choices) for one in said):
+        return
+    told = ", ".join(map(repr, sorted(words)[:4]))
+    if not classes.names:
         raise OptionRefused(
-            f"None of the {len(said)} label(s) is a class of the model: {', '.join(map(repr, sorted(words)[:4]))}.",
-            wanted=f"one of {', '.join(classes.choices[:6])}{', ...' if len(classes.choices) > 6 else ''}",
-            next_step="add --model MODEL.onnx, which names the classes, as it was given to `oodscreen queue`",
+            f"{len(said)} label(s) are a value or a class, and the model's output is a number without classes: {told}.",
+            wanted=f"one of {', '.join(classes.choices)}",
+            next_step="say by one of these words whether the model should have met the row",
         )
+    raise OptionRefused(
+        f"None of the {len(said)} label(s) is a class of the model: {told}.",
+        wanted=f"one of {', '.join(classes.choices[:6])}{', ...' if len(classes.choices) > 6 else ''}",
+        next_step="add --model MODEL.onnx, which names the classes, as it was given to `oodscreen queue`"
+        if model is None
+        else f"give the names as {model} has them, or class numbers from 0 to {len(classes.names) - 1}, "
+        "as numbers and not as text",
+    )

@@ -8,17 +8,23 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from export.graph import stamp_metadata
+from screen.config import RunConfig
 from screen.review.given import read_given
 from screen.review.handoff import make_file_destination
 from screen.review.label_report import LABEL_COLUMNS
 from screen.review.labelstudio import KEY
 from screen.review.queue import QueueConfig, fill_queue
 from screen.review.results import open_results
-from tests.conftest import oodscreen
+from screen.runner import run_screening
+from tests.conftest import Recorder, encode, oodscreen, write_shard
+from tests.screen.engine.graphs import Graph
 from tests.screen.review.conftest import Night, read_queue
 
 
@@ -244,6 +250,82 @@ def test_nan_is_no_label(kind: str, night: Night, tmp_path: Path, capsys: pytest
     assert [row["label"] for row in join(night, path, "--json")] == ["2"]
     report = json.loads(capsys.readouterr().out)
     assert (report["labelled"], report["unlabelled"], report["no_class"]) == (1, 2, 0)
+
+
+NAMES = ("nil", "one", "two", "three", "four", "five", "six", "seven", "eight", "12")
+
+
+@pytest.fixture
+def named(night: Night, tmp_path: Path) -> Night:
+    """The same rows, scored by a model whose classes have names; one of them is a number beyond the last class."""
+    proto = onnx.load(night.model)
+    (entry,) = (entry for entry in proto.metadata_props if entry.key.endswith("class_names"))
+    entry.value = json.dumps(NAMES)
+    onnx.save(proto, tmp_path / "named.onnx")
+    found = Night(tmp_path / "named.onnx", night.input, tmp_path / "named-out")
+    found.run()
+    return found
+
+
+def write_lines(folder: Path, labels: list[Any], rows: list[int] | None = None) -> Path:
+    """Labels of rows of the first shard, the first of them for row 0, and so on."""
+    path = folder / "l.jsonl"
+    lines = [
+        {"shard": "a.parquet", "row": row, "label": label, "annotator": str(index)}
+        for index, (row, label) in enumerate(zip(rows or range(len(labels)), labels, strict=True))
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_a_number_is_the_class_of_that_index(named: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predicted = [row["prediction"] for row in named.rows[:3]]
+    said = [predicted[0], NAMES[predicted[1]], float(predicted[2]), 12, -1, "3", True]
+    rows = join(named, write_lines(tmp_path, said), "--model", str(named.model), "--json")
+    assert [row["label"] for row in rows] == [*(NAMES[index] for index in predicted), "class 12", "-1", "3", "True"]
+    assert [row["label_index"] for row in rows] == [*predicted, None, None, None, None]
+    assert [row["outcome"] for row in rows] == [*["kept"] * 3, *["changed"] * 4]
+    assert json.loads(capsys.readouterr().out)["no_class"] == 4
+
+
+def test_a_number_and_the_name_of_its_class_are_one_label(named: Night, tmp_path: Path) -> None:
+    path = write_lines(tmp_path, [4, "four", "five"], [0, 0, 0])
+    (row,) = join(named, path, "--model", str(named.model))
+    assert (row["label"], row["label_index"], row["annotators"]) == ("four", 4, 3)
+
+
+def test_numbers_alone_are_classes_of_a_model_with_names(named: Night, tmp_path: Path) -> None:
+    rows = join(named, write_lines(tmp_path, [0, [1], 9]), "--model", str(named.model))
+    assert [row["label"] for row in rows] == ["nil", "one", "12"]
+
+
+@pytest.mark.parametrize(
+    ("with_model", "told"), [(True, "class numbers from 0 to 9, as numbers"), (False, "add --model")]
+)
+def test_the_next_step_is_one_that_was_not_taken(
+    with_model: bool, told: str, named: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model", str(named.model)] if with_model else []
+    assert join(named, write_lines(tmp_path, ["cat"]), *words, code=2) == []
+    error = " ".join(capsys.readouterr().err.split())
+    assert told in error
+    assert ("add --model" in error) is not with_model
+
+
+def test_a_value_is_no_label_of_a_regression(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = Graph(kind="regression")
+    model = graph.finish(graph.dense(graph.site(graph.flat(), 48), 48, 2), 2)
+    stamp_metadata(model.proto, model.contract)
+    onnx.save(model.proto, tmp_path / "m.onnx")
+    write_shard(tmp_path / "in" / "a.parquet", [encode(np.full((4, 4, 3), shade, np.uint8)) for shade in (0, 255)])
+    config = RunConfig(passes=3, device="cpu", flag_if="largest_std > 0.01")
+    run_screening(tmp_path / "m.onnx", str(tmp_path / "in"), tmp_path / "out", config, Recorder())
+    night = Night(tmp_path / "m.onnx", tmp_path / "in", tmp_path / "out")
+    assert join(night, write_lines(tmp_path, [3.7, "in distribution"]), code=2) == []
+    error = " ".join(capsys.readouterr().err.split())
+    assert "a number without classes: '3.7'" in error
+    assert "--model" not in error
+    assert [row["outcome"] for row in join(night, write_lines(tmp_path, ["in distribution"]))] == ["kept"]
 
 
 def test_images_can_go_with_their_labels(night: Night, tmp_path: Path) -> None:
