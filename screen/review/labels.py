@@ -18,12 +18,13 @@ import pyarrow.parquet as pq
 from export.errors import InputRefused, OptionRefused
 from screen.review.classes import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, UNUSABLE, ClassNames, name_classes
 from screen.review.fetch import Fetched, Fetcher, Place
-from screen.review.given import GivenLabels, read_export, read_given
+from screen.review.given import read_export, read_given
 from screen.review.label_report import COPIED_COLUMNS, NOT_PREDICTED, OTHER, LabelReport
 from screen.review.label_target import choose_target, label_schema
 from screen.review.matching import Labelled, match_labels
 from screen.review.ranking import AUDIT, DIRECTIONS, FLAGGED, choose_score, main_reason
 from screen.review.results import Results, open_results
+from screen.review.votes import GivenLabels
 from screen.review.worth import CHANGED, KEPT, Judged, weigh
 from screen.storage import AsideFile, write_failed
 

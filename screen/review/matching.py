@@ -17,9 +17,9 @@ from export.errors import OptionRefused
 from screen.output.manifest_file import ManifestEntry
 from screen.review.classes import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, UNUSABLE, ClassNames
 from screen.review.fetch import Place
-from screen.review.given import Choice, GivenLabels, RowName, Votes
 from screen.review.label_report import LabelReport
 from screen.review.results import Results
+from screen.review.votes import Choice, GivenLabels, RowName, Votes
 
 ReadKeys = Callable[[list[Place]], Mapping[Place, bytes]]
 """Reads the SHA-256 of the images in some places, of those that are to be had."""
