@@ -1,6 +1,7 @@
 """What a labeler can choose: the model's classes by their names, and two words for what is none of them.
 
-In: the results, and the model where it is given. Out: `ClassNames`, in which no two choices are the same.
+In: the results with the record of their run, and the model where it is given. Out: `ClassNames`,
+in which no two choices are the same.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class ClassNames:
 
 
 def name_classes(results: Results, model: str | None) -> tuple[ClassNames, ModelContract | None]:
-    """The class names of a model's file; without it, of its predictions, numbers.
+    """The class names of a model's file; without it those that the run recorded, which are the same; else numbers.
 
     Args:
         results: of the model.
@@ -57,13 +58,13 @@ def name_classes(results: Results, model: str | None) -> tuple[ClassNames, Model
         OptionRefused: the results are another model's.
     """
     if model is None:
-        return _number_classes(results), None
+        return _recorded_classes(results), None
     read = read_model(as_place(model))
     if read.digest != results.model:
         raise OptionRefused(
             f"--model {model} has the digest {read.digest[:16]}; the results are of {results.model[:16]}.",
             wanted="the file that these results were made with",
-            next_step="name that file, or leave --model out: classes are numbers then",
+            next_step="name that file, or leave --model out: classes have the names that the run recorded",
         )
     contract = read.contract
     if contract.output_kind == "regression":
@@ -73,6 +74,15 @@ def name_classes(results: Results, model: str | None) -> tuple[ClassNames, Model
     return ClassNames(
         _made_distinct(given), several=contract.output_kind == "sigmoid" and contract.classes > 1
     ), contract
+
+
+def _recorded_classes(results: Results) -> ClassNames:
+    """The names in the record of the run, if there is one for each class of the results; else numbers."""
+    numbers = _number_classes(results)
+    given = () if results.record is None else results.record.class_names
+    if not given or len(given) != len(numbers.names):
+        return numbers
+    return ClassNames(_made_distinct(given), several=numbers.several)
 
 
 def _number_classes(results: Results) -> ClassNames:

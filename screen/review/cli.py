@@ -150,7 +150,9 @@ def queue(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(metavar="MODEL.onnx", help="Names the classes, which are numbers otherwise.", show_default=False),
+        typer.Option(
+            metavar="MODEL.onnx", help="Names the classes.", show_default="names that the run recorded, else numbers"
+        ),
     ] = None,
     images: Annotated[
         bool, typer.Option("--images/--no-images", help="Write the images' bytes into parquet and jsonl.")
@@ -207,7 +209,9 @@ def labels(
     label_column: Annotated[str, typer.Option(help="Column with the label, in .parquet and .jsonl.")] = "label",
     model: Annotated[
         str | None,
-        typer.Option(metavar="MODEL.onnx", help="Names the classes, which are numbers otherwise.", show_default=False),
+        typer.Option(
+            metavar="MODEL.onnx", help="Names the classes.", show_default="names that the run recorded, else numbers"
+        ),
     ] = None,
     order_by: Annotated[
         str | None,

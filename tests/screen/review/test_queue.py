@@ -320,7 +320,20 @@ def test_results_without_a_flag_make_no_file(night: Night, tmp_path: Path) -> No
     assert not (tmp_path / "q.parquet").exists()
 
 
-def test_the_names_of_classes_come_from_the_models_file_alone(night: Night) -> None:
+def test_classes_have_the_names_that_the_run_recorded(night: Night) -> None:
+    """So that `labels`, without the model, knows what `queue --model` called them."""
+    record = night.results / "_run.json"
+    told = json.loads(record.read_text())
+    names = [f"digit {index}" for index in range(10)]
+    record.write_text(json.dumps({**told, "class_names": names}))
+    assert name_classes(open_results(str(night.results)), None)[0].names == tuple(names)
+    record.write_text(json.dumps({**told, "class_names": names[:3]}))
+    assert name_classes(open_results(str(night.results)), None)[0].names == tuple("0123456789")
+    record.unlink()
+    assert name_classes(open_results(str(night.results)), None)[0].names == tuple("0123456789")
+
+
+def test_classes_without_names_are_numbers_with_the_model_and_without(night: Night) -> None:
     results = open_results(str(night.results))
     classes, contract = name_classes(results, None)
     assert contract is None
