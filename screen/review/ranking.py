@@ -86,7 +86,7 @@ def choose_score(results: Results, order_by: str | None) -> str:
         order_by: a score, if the user names one.
 
     Raises:
-        OptionRefused: there is no such score.
+        OptionRefused: there is no such score, or no row of these results has it.
     """
     if order_by is not None:
         if order_by not in DIRECTIONS:
@@ -95,10 +95,29 @@ def choose_score(results: Results, order_by: str | None) -> str:
                 wanted=f"one of {', '.join(DIRECTIONS)}",
                 next_step="give one of these, or leave the option out",
             )
+        if not _with_values(results, (order_by,)):
+            there = _with_values(results, tuple(DIRECTIONS))
+            if there:  # where no row could be scored there is nothing to order
+                raise OptionRefused(
+                    f"--order-by {order_by} names a score that no row of {results.name} has.",
+                    wanted=f"a score with values, here {', '.join(there)}",
+                    next_step="give one of these, or leave the option out",
+                )
         return order_by
     if results.calibrated:
         return "ood_score"
     return next((word for word in _WORD.findall(results.rule) if word in DIRECTIONS), "entropy")
+
+
+def _with_values(results: Results, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of some scores that a row has; which ones there are depends on the model and on the calibration."""
+    left = dict.fromkeys(names)
+    for _, table in _tables(results, list(names)):
+        for name in [name for name in left if table[name].null_count < len(table)]:
+            del left[name]
+        if not left:
+            break
+    return tuple(name for name in names if name not in left)
 
 
 def check_reasons(reasons: tuple[str, ...]) -> None:

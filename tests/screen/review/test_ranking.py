@@ -35,6 +35,17 @@ def test_rows_are_ordered_by_the_first_score_of_the_rule(night: Night) -> None:
     assert set(DIRECTIONS) >= {"ood_score", "p_value", "entropy", "feature_distance"}
 
 
+def test_a_score_that_no_row_has_orders_nothing_and_is_refused(night: Night) -> None:
+    """These results have no calibration, and their model has classes, not labels."""
+    results = open_results(str(night.results))
+    for name in ("ood_score", "p_value", "largest_label_entropy"):
+        with pytest.raises(OptionRefused, match=f"--order-by {name} names a score that no row of out has") as refused:
+            choose_score(results, name)
+        there = refused.value.wanted.removeprefix("a score with values, here ").split(", ")
+        assert {"entropy", "confidence", "kurtosis", "largest_std"} <= set(there) < set(DIRECTIONS)
+        assert not {"ood_score", "p_value", "largest_label_entropy"} & set(there)
+
+
 def test_the_draw_depends_on_the_seed_and_is_about_as_large_as_asked(night: Night) -> None:
     results = open_results(str(night.results))
     unflagged = results.rows - results.flagged
