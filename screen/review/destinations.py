@@ -5,7 +5,10 @@ In: options. Out: a `FileDestination` or a `LabelStudioProject`. Options that wo
 
 from __future__ import annotations
 
-from export.errors import OptionRefused
+from pathlib import Path
+
+from export.errors import OptionRefused, OutputRefused
+from screen.places import as_place, is_local, lies_in
 from screen.review.classes import ClassNames
 from screen.review.handoff import FILE_FORMATS, make_file_destination
 from screen.review.labelstudio import ImageUrl
@@ -31,6 +34,7 @@ def choose_destination(
 
     Raises:
         OptionRefused: the options do not say it, or contradict each other.
+        OutputRefused: a file would lie where a command takes it for results or images.
     """
     template = None if image_url is None else ImageUrl(image_url)
     if to is not None and to not in (*FILE_FORMATS, _SERVER):
@@ -53,4 +57,34 @@ def choose_destination(
             wanted="where the rows go",
             next_step="for example --output queue.parquet, or --to label-studio --url http://localhost:8080",
         )
-    return make_file_destination(output, to, project or DEFAULT_PROJECT, classes, images=images, url=template)
+    destination = make_file_destination(output, to, project or DEFAULT_PROJECT, classes, images=images, url=template)
+    _refuse_within(destination.target, destination.format, results)
+    return destination
+
+
+def _refuse_within(target: Path, kind: str, results: Results) -> None:
+    """Keep queues out of RESULTS, and Parquet out of the folder of the input shards.
+
+    What INPUT was is not recorded: a single shard in its folder may have been named by itself, and what lies beside it
+    is nobody's then.
+    """
+    place = _resolved(target)
+    if lies_in(place, _resolved(results.place)):
+        raise OutputRefused(
+            f"{target} lies in RESULTS {results.place}.",
+            wanted="a queue outside it: nothing but a run writes there, and its files would be taken for results",
+            next_step="choose a folder beside RESULTS",
+        )
+    roots = {entry.root for entry in results.entries} if kind == "parquet" else set()
+    for root in roots:
+        names = [entry.shard for entry in results.entries if entry.root == root]
+        if (len(names) > 1 or "/" in names[0]) and lies_in(place, _resolved(as_place(root))):
+            raise OutputRefused(
+                f"{target} lies in INPUT, which is {root}.",
+                wanted="a queue outside it: the next run would take it for a shard of images",
+                next_step="choose a folder beside INPUT",
+            )
+
+
+def _resolved(place: Path) -> Path:
+    return place.resolve() if is_local(place) else place

@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 from export.errors import InputRefused, OptionRefused
 from screen.columns import SCORES
 from screen.decide.detectors import HIGH_IS_UNUSUAL
+from screen.output.manifest_file import MANIFEST_NAME
+from screen.places import as_place
+from screen.review.results import open_results
 from screen.storage import list_shards
 
 SHARES = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
@@ -118,7 +121,8 @@ def evaluate_results(known: str, others: Sequence[str], *, label: str | None = N
         label: column with the right class of the in-distribution rows, copied by `--keep`.
 
     Raises:
-        InputRefused: these are no results, or there is nothing to compare.
+        InputRefused: these are no results, those of a run that did not come to its end, or there is nothing to compare.
+        OutputLocked: a run writes them now.
         OptionRefused: scikit-learn is not installed, or there is no such column.
     """
     _import_metrics()
@@ -239,7 +243,7 @@ def _read(source: str, label: str | None) -> pa.Table:
     """The columns that are needed, of all shards."""
     wanted = [*(column.name for column in SCORES if column.name in _DIRECTIONS), *_NAMES]
     tables = []
-    for path in list_shards(source)[1]:
+    for path in _shards_of(source):
         try:
             names = pq.read_schema(path).names
             missing = [name for name in (*wanted, *([label] if label else [])) if name not in names]
@@ -256,6 +260,20 @@ def _read(source: str, label: str | None) -> pa.Table:
             raise _no_results(path, f"it lacks {', '.join(missing[:3])}")
         tables.append(table)
     return pa.concat_tables(tables)
+
+
+def _shards_of(source: str) -> list[Path]:
+    """Those in the manifest of a run's OUTPUT, whatever else lies there; of another folder, a file or a glob, all."""
+    if not (as_place(source) / MANIFEST_NAME).is_file():
+        return list_shards(source)[1]
+    results = open_results(source)
+    if not results.entries:
+        raise InputRefused(
+            f"{source} holds no scored shard.",
+            wanted="results of `oodscreen run`",
+            next_step="see what `oodscreen check` finds",
+        )
+    return [results.place / entry.shard for entry in results.entries]
 
 
 def _readable(table: pa.Table) -> pa.Table:

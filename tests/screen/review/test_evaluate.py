@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -125,6 +126,17 @@ def test_an_evaluation_is_shown_as_a_table_as_json_and_as_a_plot(
         assert (tmp_path / f"plot.{ending}").stat().st_size > 5000
     with pytest.raises(OptionRefused, match="cannot be written"):
         plot_evaluation(evaluation, tmp_path / "plot.nonsense")
+
+
+def test_of_a_runs_output_only_its_own_shards_count(results: Path, labelled: Path, tmp_path: Path) -> None:
+    """Whatever Parquet lies beside them; half a run is refused."""
+    shutil.copytree(results / "noise", tmp_path / "noise")
+    shutil.copy(labelled / "a.parquet", tmp_path / "noise" / "beside.parquet")
+    assert evaluate_results(str(tmp_path / "noise"), []).rows == 61
+    manifest = tmp_path / "noise" / "_manifest.jsonl"
+    manifest.write_text("\n".join(manifest.read_text().splitlines()[:-1]) + "\n")
+    with pytest.raises(InputRefused, match="did not come to its end"):
+        evaluate_results(str(tmp_path / "noise"), [])
 
 
 def test_what_cannot_be_compared_is_refused(

@@ -396,6 +396,23 @@ def test_check_has_nothing_against_the_ledger(night: Night, tmp_path: Path) -> N
     assert fill(night, tmp_path / "again.parquet").handed_on == 0
 
 
+def test_a_queue_does_not_lie_where_it_is_taken_for_results_or_images(
+    night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "link").symlink_to(night.results)
+    for target, where in (
+        (night.results / "q.parquet", "in RESULTS"),
+        (night.results / "deep" / "q.jsonl", "in RESULTS"),
+        (tmp_path / "link" / "q.parquet", "in RESULTS"),
+        (night.input / "q.parquet", "in INPUT"),
+    ):
+        assert oodscreen("queue", night.results, "-o", target, monkeypatch=monkeypatch) == 2
+        assert f"lies {where}" in " ".join(capsys.readouterr().err.split())
+        assert not target.exists()
+    assert not (night.results / "_queue.ledger").exists()
+    assert oodscreen("queue", night.results, "-o", night.input / "q.jsonl", monkeypatch=monkeypatch) == 0
+
+
 REFUSED = {
     "nothing there": (["missing", "-o", "q.parquet"], "There is no missing"),
     "no results": (["{in}", "-o", "q.parquet"], "holds no _manifest.jsonl"),
