@@ -195,6 +195,22 @@ def find_limits(text: str) -> tuple[tuple[str, float], ...]:
     return tuple(dict.fromkeys(pairs))
 
 
+def flags_high(text: str, column: str) -> bool | None:
+    """Whether a rule flags what is high in a column; None where it does not say, or says both.
+
+    Args:
+        text: a rule that was parsed before, for the model that it is of.
+        column: its name.
+    """
+    if re.search(r"\bnot\b", text):
+        return None
+    name = rf"\b{re.escape(column)}\b"
+    behind = re.findall(rf"{name}\s*([><])", text)
+    before = re.findall(rf"([><])=?\s*{name}", text)
+    sides = {sign == ">" for sign in behind} | {sign == "<" for sign in before}
+    return sides.pop() if len(sides) == 1 else None
+
+
 class _Parser:
     """Recursive descent over the tokens of one rule."""
 

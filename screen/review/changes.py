@@ -56,7 +56,7 @@ def incomparable_settings(now: Results, then: Results) -> tuple[str, ...]:
 
 
 def compare_rows(
-    now: Results, then: Results, shards: Sequence[tuple[ManifestEntry, ManifestEntry]], order: str
+    now: Results, then: Results, shards: Sequence[tuple[ManifestEntry, ManifestEntry]], order: str, *, high: bool
 ) -> RowChanges:
     """Compare flags row by row.
 
@@ -65,7 +65,9 @@ def compare_rows(
         then: those of the earlier run.
         shards: the entries of both for each shard that is the same in both.
         order: the score by which rows are suspicious; "" where there is none.
+        high: whether what is high in it is suspicious.
     """
+    sign = 1.0 if high else -1.0
     rows = newly = no_longer = 0
     best: tuple[list[_Ranked], list[_Ranked]] = ([], [])
     for number, (new, old) in enumerate(shards):
@@ -77,9 +79,10 @@ def compare_rows(
         changes = ((flag & ~before, score), (before & ~flag, score_before))
         for heap, (changed, by) in zip(best, changes, strict=True):
             places = np.flatnonzero(changed)
-            ranked = np.lexsort((places, -np.nan_to_num(by[places], nan=-np.inf)))[:_LISTED]
+            suspicion = np.nan_to_num(sign * by, nan=-np.inf)
+            ranked = np.lexsort((places, -suspicion[places]))[:_LISTED]
             for row in places[ranked].tolist():
-                rank = (float(np.nan_to_num(by[row], nan=-np.inf)), -number, -row)
+                rank = (float(suspicion[row]), -number, -row)
                 (heapq.heappush if len(heap) < _LISTED else heapq.heappushpop)(
                     heap, (rank, float(score_before[row]), float(score[row]))
                 )

@@ -268,6 +268,7 @@ class Findings:
         histograms: of the scores that the results have.
         shards: rows by shard, those with the largest flagged share first; perhaps not all.
         order: the score by which rows are suspicious.
+        high: whether what is high in it is suspicious.
         suspects: the most suspicious rows.
         notes: why pictures are missing, one sentence each.
         quarantine: what could not be scored.
@@ -281,6 +282,7 @@ class Findings:
     histograms: tuple[Histogram, ...]
     shards: tuple[Share, ...]
     order: str
+    high: bool
     suspects: tuple[Suspect, ...]
     notes: tuple[str, ...]
     quarantine: Quarantine

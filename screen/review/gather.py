@@ -25,6 +25,7 @@ from screen.review.findings import (
     Share,
     clip,
 )
+from screen.review.ranking import choose_score, is_high_suspicious
 from screen.review.results import Results, open_results
 from screen.review.shares import wilson_interval
 from screen.review.suspects import SHOWN, ClassNames, gather_suspects
@@ -79,16 +80,18 @@ def gather_findings(
         histograms=_histograms(results, tally),
         shards=_shards(results),
         order=tally.order,
+        high=tally.high,
         suspects=suspects,
         notes=notes,
         quarantine=_quarantine(results),
-        comparison=None if earlier is None else _compare(results, earlier, tally.order),
+        comparison=None if earlier is None else _compare(results, earlier, tally),
     )
 
 
 def _tally(results: Results, top: int) -> Tally:
     """Count all rows, and hold the counts against the manifest."""
-    tally = Tally(top, _review_rate(results))
+    score = choose_score(results, None)
+    tally = Tally(top, _review_rate(results), score, high=is_high_suspicious(results, score))
     for number, entry in enumerate(results.entries):
         before, start = tally.all_flagged, 0
         for table in results.batches(entry, NEEDED):
@@ -209,7 +212,7 @@ def _quarantine(results: Results) -> Quarantine:
     return Quarantine(total, tuple(sorted(statuses.items(), key=lambda item: (-item[1], item[0]))), tuple(first))
 
 
-def _compare(results: Results, earlier: Results, order: str) -> Comparison:
+def _compare(results: Results, earlier: Results, tally: Tally) -> Comparison:
     now, then = ({entry.shard: entry for entry in one.entries} for one in (results, earlier))
     both = [(entry, then[name]) for name, entry in now.items() if name in then]
     unchanged = [(new, old) for new, old in both if new.input == old.input and new.rows == old.rows]
@@ -222,5 +225,5 @@ def _compare(results: Results, earlier: Results, order: str) -> Comparison:
         new_shards=len(now.keys() - then.keys()),
         gone_shards=len(then.keys() - now.keys()),
         changed_shards=len(both) - len(unchanged),
-        changes=None if incomparable else compare_rows(results, earlier, unchanged, order),
+        changes=None if incomparable else compare_rows(results, earlier, unchanged, tally.order, high=tally.high),
     )

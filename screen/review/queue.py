@@ -19,7 +19,15 @@ from screen.review.ledger import LEDGER_NAME, open_ledger
 from screen.review.picking import Destination, Picker
 from screen.review.queue_report import QueueReport
 from screen.review.queue_row import QueueRow
-from screen.review.ranking import AUDIT, DIRECTIONS, FLAGGED, check_reasons, choose_score, draw_audit, rank_flagged
+from screen.review.ranking import (
+    AUDIT,
+    FLAGGED,
+    check_reasons,
+    choose_score,
+    draw_audit,
+    is_high_suspicious,
+    rank_flagged,
+)
 from screen.review.results import Results, open_results
 
 
@@ -138,7 +146,7 @@ def _rows(
     chosen: list[tuple[str, Fetched]], results: Results, fetcher: Fetcher, classes: ClassNames, score: str
 ) -> Iterator[QueueRow]:
     """The rows in the order of the queue, from the temporary file."""
-    sign = 1.0 if DIRECTIONS[score] else -1.0
+    sign = 1.0 if is_high_suspicious(results, score) else -1.0
     for index, (source, one) in enumerate(chosen):
         row, image = fetcher.load(one)
         value = row[score]

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from export.errors import OptionRefused
 from screen.columns import SCORES, STATUSES
 from screen.decide.detectors import HIGH_IS_UNUSUAL
+from screen.decide.rules import flags_high
 from screen.review.results import Results
 
 DIRECTIONS = {**HIGH_IS_UNUSUAL, "ood_score": True, "p_value": False}
-"""Every score that rows can be ordered by, and on which side of it lies what is suspicious."""
+"""Every score that rows can be ordered by, and on which side of it lies what is suspicious, if a rule does not say."""
 
 FLAGGED, AUDIT = "flagged", "audit"
 """Why a row is in the queue: because of its flag, or as one of the random others by which flags are audited."""
@@ -109,6 +110,12 @@ def choose_score(results: Results, order_by: str | None) -> str:
     return next((word for word in _WORD.findall(results.rule) if word in DIRECTIONS), "entropy")
 
 
+def is_high_suspicious(results: Results, score: str) -> bool:
+    """On which side of a score lies what is suspicious: where the run's rule flags, if it compares the score."""
+    by_rule = flags_high(results.rule, score)
+    return DIRECTIONS[score] if by_rule is None else by_rule
+
+
 def _with_values(results: Results, names: tuple[str, ...]) -> tuple[str, ...]:
     """Those of some scores that a row has; which ones there are depends on the model and on the calibration."""
     left = dict.fromkeys(names)
@@ -148,7 +155,7 @@ def rank_flagged(results: Results, score: str, reasons: tuple[str, ...]) -> Cand
     counted: Counter[str] = Counter()
     imageless: Counter[str] = Counter()
     found = [_Found.empty()]
-    sign = -1.0 if DIRECTIONS[score] else 1.0
+    sign = -1.0 if is_high_suspicious(results, score) else 1.0
     for index, table in _tables(results, [score, "prediction", "flag", "flag_reason", "status"]):
         is_flagged = np.asarray(table["flag"])
         places = np.flatnonzero(is_flagged)

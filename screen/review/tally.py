@@ -26,7 +26,7 @@ NEEDED = ("prediction", *SCALARS, "flag", "flag_reason", "status")
 """The columns that are counted."""
 
 ORDER = ("ood_score", "largest_label_entropy", "entropy", "largest_std")
-"""By which score rows are suspicious: the first of these that is not null."""
+"""By which score rows are suspicious where that of the queue is null: the first of these that is not."""
 
 _BINS = 96
 _SMALLEST_WIDTH = 2.0**-20
@@ -114,15 +114,19 @@ class Tally:
     Args:
         top: how many of the most suspicious rows are remembered.
         review_rate: p-values up to this are counted.
+        score: by which rows are suspicious; those of `ORDER` take its place where it is null.
+        high: whether what is high in it is suspicious.
     """
 
-    def __init__(self, top: int, review_rate: float | None) -> None:
+    def __init__(self, top: int, review_rate: float | None, score: str = ORDER[0], *, high: bool = True) -> None:
         self.rows = self.readable = self.flagged = self.all_flagged = self.by_calibration = 0
         self.histograms = {name: GrowingHistogram() for name in SCALARS}
         self.classes: Counter[int] = Counter()
         self.flagged_classes: Counter[int] = Counter()
         self.reasons: Counter[str] = Counter()
-        self.order = ""
+        self.order, self.high = "", True
+        self._orders = {**dict.fromkeys(ORDER, True), score: high}
+        self._first = score
         self._top, self._review_rate = top, review_rate
         self._best = np.zeros((0, 4))  # flagged, score, -shard, -row
 
@@ -171,8 +175,12 @@ class Tally:
             counter.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
 
     def _remember(self, shard: int, places: NDArray[np.int64], flag: NDArray[np.bool_], table: pa.Table) -> None:
-        self.order = self.order or next((name for name in ORDER if not table[name].null_count), "")
+        if not self.order:
+            names = (self._first, *ORDER)
+            self.order = next((name for name in names if not table[name].null_count), "")
+            self.high = self._orders.get(self.order, True)
         scores = np.asarray(table[self.order], np.float64) if self.order else np.zeros(len(table))
+        scores = scores if self.high else -scores
         scores = np.nan_to_num(scores, nan=-np.inf)
         new = np.stack([flag, scores, np.full(len(places), -shard), -places], axis=1)
         both = np.concatenate([self._best, new])

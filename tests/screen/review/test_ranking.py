@@ -1,12 +1,28 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from export.errors import OptionRefused
-from screen.review.ranking import DIRECTIONS, check_reasons, choose_score, draw_audit, main_reason, reason_names
+from screen.config import RunConfig
+from screen.review.gather import gather_findings
+from screen.review.ranking import (
+    DIRECTIONS,
+    check_reasons,
+    choose_score,
+    draw_audit,
+    is_high_suspicious,
+    main_reason,
+    rank_flagged,
+    reason_names,
+)
 from screen.review.results import open_results
+from screen.runner import run_screening
+from tests.conftest import Recorder, read_results
 from tests.screen.review.conftest import Night
 
 
@@ -44,6 +60,42 @@ def test_a_score_that_no_row_has_orders_nothing_and_is_refused(night: Night) -> 
         there = refused.value.wanted.removeprefix("a score with values, here ").split(", ")
         assert {"entropy", "confidence", "kurtosis", "largest_std"} <= set(there) < set(DIRECTIONS)
         assert not {"ood_score", "p_value", "largest_label_entropy"} & set(there)
+
+
+@pytest.mark.parametrize(
+    ("rule", "score", "high"),
+    [
+        ("kurtosis > 1", "kurtosis", True),
+        ("1 < kurtosis", "kurtosis", True),
+        ("kurtosis < 1", "kurtosis", False),
+        ("entropy <= 0.1 and confidence > 0.9", "entropy", False),
+        ("mutual_information >= expected_entropy", "expected_entropy", False),
+        ("entropy < 0.1 or entropy > 1", "entropy", True),
+        ("not (entropy < 0.1)", "entropy", True),
+        ("kurtosis == 1", "kurtosis", False),
+        ("prediction == 3", "entropy", True),
+    ],
+)
+def test_what_the_rule_flags_is_suspicious(night: Night, rule: str, score: str, high: bool) -> None:
+    """Where it says both or nothing, what is unusual is."""
+    results = open_results(str(night.results))
+    assert is_high_suspicious(replace(results, identity={**results.identity, "flag_if": rule}), score) is high
+
+
+def test_the_order_of_queue_and_report_is_that_of_the_rule(night: Night, tmp_path: Path) -> None:
+    config = RunConfig(passes=5, device="cpu", flag_if="kurtosis > -1", max_bad_rows="100%")
+    run_screening(night.model, str(night.input), tmp_path / "high", config, Recorder())
+    results = open_results(str(tmp_path / "high"))
+    rows = [row for row in read_results(results.place).to_pylist() if row["flag"] and row["status"] == "ok"]
+    assert len(rows) > 10
+    expected = [(row["shard"], row["row"]) for row in sorted(rows, key=lambda row: -row["kurtosis"])]
+    ranked = rank_flagged(results, choose_score(results, None), ())
+    names = [entry.shard for entry in results.entries]
+    found = [(names[shard], row) for shard, row in zip(ranked.shard.tolist(), ranked.row.tolist(), strict=True)]
+    assert found[: len(rows)] == expected
+    findings = gather_findings(str(results.place), top=len(rows))
+    assert (findings.order, findings.high) == ("kurtosis", True)
+    assert [(suspect.shard, suspect.row) for suspect in findings.suspects] == expected
 
 
 def test_the_draw_depends_on_the_seed_and_is_about_as_large_as_asked(night: Night) -> None:

@@ -65,6 +65,15 @@ def test_flagged_rows_come_first_then_high_scores_then_the_order_of_the_results(
     assert tally.suspects() == [Place(1, 0), Place(0, 2), Place(0, 3), Place(0, 1)]
 
 
+def test_the_score_of_the_queue_orders_unless_it_is_null() -> None:
+    low = Tally(2, None, "confidence", high=False)
+    low.add(0, 0, table(confidence=[0.9, 0.2, 0.4], entropy=[9.0, 0.0, 0.0], flag=[True, True, True]))
+    assert (low.order, low.high, low.suspects()) == ("confidence", False, [Place(0, 1), Place(0, 2)])
+    null = Tally(1, None, "confidence", high=False)
+    null.add(0, 0, table(entropy=[0.1, 0.9], flag=[True, True]))
+    assert (null.order, null.high, null.suspects()) == ("entropy", True, [Place(0, 1)])
+
+
 def test_rows_that_could_not_be_scored_are_counted_as_rows_alone() -> None:
     tally = Tally(10, 0.5)
     tally.add(
