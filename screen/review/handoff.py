@@ -201,6 +201,12 @@ def make_file_destination(
             wanted="parquet or jsonl, which can do without",
             next_step="leave it out" + ("; --image-url names images instead" if kind == "label-studio-tasks" else ""),
         )
+    if kind == "label-studio-tasks" and target.lower().endswith(".xml"):
+        raise OptionRefused(
+            f"--output {target} ends in .xml, where the labeling configuration of the tasks goes.",
+            wanted="a name for the tasks, which are JSON",
+            next_step="for example --output tasks.json: the configuration is tasks.xml then",
+        )
     place = as_place(target)
     return FileDestination(place.absolute() if is_local(place) else place, kind, project, classes, images, url)
 

@@ -80,13 +80,14 @@ class ImageUrl:
 
     def __post_init__(self) -> None:
         try:
-            names = [name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None]
+            parts = [part[1:] for part in string.Formatter().parse(self.template) if part[1] is not None]
         except ValueError as error:
-            names = [str(error)]
-        if not names or set(names) - set(_PLACES):
+            parts = [(str(error), "", None)]
+        # A width would be memory, and a conversion none of text: only bare names.
+        if not parts or any(name not in _PLACES or spec or conversion for name, spec, conversion in parts):
             raise OptionRefused(
                 f"--image-url is {self.template!r}.",
-                wanted=f"an address with some of {', '.join(f'{{{name}}}' for name in _PLACES)} in it, and no others",
+                wanted=f"an address with some of {', '.join(f'{{{name}}}' for name in _PLACES)} in it, bare, no others",
                 next_step="for example --image-url 'https://images.example.org/{path}'",
             )
 

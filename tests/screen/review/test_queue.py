@@ -434,6 +434,19 @@ REFUSED = {
         ["{out}", "-o", "q.json", "--to", "label-studio-tasks", "--image-url", "http://x/{id.__class__}"],
         "--image-url is",
     ),
+    "url with a conversion": (
+        ["{out}", "-o", "q.json", "--to", "label-studio-tasks", "--image-url", "http://x/{row!z}"],
+        "--image-url is",
+    ),
+    "url with a format": (
+        ["{out}", "-o", "q.json", "--to", "label-studio-tasks", "--image-url", "http://x/{row:d}"],
+        "--image-url is",
+    ),
+    "url with a width": (
+        ["{out}", "-o", "q.json", "--to", "label-studio-tasks", "--image-url", "http://x/{row:>99999999}"],
+        "--image-url is",
+    ),
+    "tasks in xml": (["{out}", "-o", "q.XML", "--to", "label-studio-tasks"], "ends in .xml"),
     "no path": (
         ["{out}", "-o", "q.json", "--to", "label-studio-tasks", "--image-url", "http://x/{path}"],
         "wants a path",
