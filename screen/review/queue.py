@@ -22,6 +22,7 @@ from screen.review.queue_row import QueueRow
 from screen.review.ranking import (
     AUDIT,
     FLAGGED,
+    check_per_class,
     check_reasons,
     choose_score,
     draw_audit,
@@ -107,6 +108,8 @@ def fill_queue(
     """
     results = open_results(source)
     score = choose_score(results, config.order_by)
+    if config.per_class is not None:
+        check_per_class(results)
     classes, contract = name_classes(results, config.model)
     destination = choose_destination(results, classes)
     flagged = rank_flagged(results, score, config.reasons)

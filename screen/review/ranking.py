@@ -127,6 +127,20 @@ def _with_values(results: Results, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in names if name not in left)
 
 
+def check_per_class(results: Results) -> None:
+    """Refuse to choose by predicted class where a model predicts none.
+
+    Raises:
+        OptionRefused: no row that was scored has a predicted class.
+    """
+    if _with_values(results, ("mean",)) and not _with_values(results, ("prediction",)):
+        raise OptionRefused(
+            f"--per-class was given, and the model of {results.name} predicts no class: its column prediction is null.",
+            wanted="results of a model with one class for each image, not several labels or a regression",
+            next_step="use --top instead",
+        )
+
+
 def check_reasons(reasons: tuple[str, ...]) -> None:
     """Refuse what no row can have for a reason.
 

@@ -4,14 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pyarrow as pa
 import pytest
 
 from export.errors import OptionRefused
+from export.graph import stamp_metadata
 from screen.config import RunConfig
 from screen.review.gather import gather_findings
 from screen.review.ranking import (
     DIRECTIONS,
+    check_per_class,
     check_reasons,
     choose_score,
     draw_audit,
@@ -22,7 +25,8 @@ from screen.review.ranking import (
 )
 from screen.review.results import open_results
 from screen.runner import run_screening
-from tests.conftest import Recorder, read_results
+from tests.conftest import Recorder, encode, read_results, write_shard
+from tests.screen.engine.graphs import Graph
 from tests.screen.review.conftest import Night
 
 
@@ -96,6 +100,21 @@ def test_the_order_of_queue_and_report_is_that_of_the_rule(night: Night, tmp_pat
     findings = gather_findings(str(results.place), top=len(rows))
     assert (findings.order, findings.high) == ("kurtosis", True)
     assert [(suspect.shard, suspect.row) for suspect in findings.suspects] == expected
+
+
+@pytest.mark.parametrize("kind", ["regression", "sigmoid"])
+def test_without_a_predicted_class_nothing_is_chosen_by_class(kind: str, night: Night, tmp_path: Path) -> None:
+    graph = Graph(kind=kind)
+    model = graph.finish(graph.dense(graph.site(graph.flat(), 48), 48, 3), 3)
+    stamp_metadata(model.proto, model.contract)
+    onnx.save(model.proto, tmp_path / "m.onnx")
+    images = np.random.default_rng(1).integers(0, 256, (8, 4, 4, 3), dtype=np.uint8)
+    write_shard(tmp_path / "rgb" / "a.parquet", [encode(image) for image in images])
+    config = RunConfig(passes=4, device="cpu", flag_if="largest_std >= 0")
+    run_screening(tmp_path / "m.onnx", str(tmp_path / "rgb"), tmp_path / "none", config, Recorder())
+    with pytest.raises(OptionRefused, match="predicts no class"):
+        check_per_class(open_results(str(tmp_path / "none")))
+    check_per_class(open_results(str(night.results)))
 
 
 def test_the_draw_depends_on_the_seed_and_is_about_as_large_as_asked(night: Night) -> None:
