@@ -79,8 +79,13 @@ def report(
     size = write_page(findings, page)
     for note in findings.notes:
         typer.echo(f"note: {note}")
-    shown, flagged = len(findings.suspects), findings.counts.rate.flagged
-    typer.echo(f"{page}: {shown} images shown, {flagged} flagged, {size / 1e6:.1f} MB")
+    told, counts = len(findings.suspects), findings.counts
+    pictures = sum(not isinstance(one.preview, str) for one in findings.suspects)
+    bad = f" ({counts.bad} of them could not be scored)" if counts.bad else ""
+    typer.echo(
+        f"{page}: {told} most suspicious rows, {pictures} with a picture; "
+        f"{counts.rate.flagged + counts.bad} of {counts.rows} rows flagged{bad}; {size / 1e6:.1f} MB"
+    )
 
 
 def queue(

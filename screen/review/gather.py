@@ -8,7 +8,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from export.errors import InputRefused, OptionRefused
-from screen.columns import SCORES
+from screen.columns import CALIBRATED, SCORES
 from screen.decide.band import LEAST_ROWS, flag_band
 from screen.decide.rules import find_limits
 from screen.output.quarantine import QUARANTINE_NAME
@@ -217,6 +217,9 @@ def _compare(results: Results, earlier: Results, tally: Tally) -> Comparison:
     both = [(entry, then[name]) for name, entry in now.items() if name in then]
     unchanged = [(new, old) for new, old in both if new.input == old.input and new.rows == old.rows]
     incomparable = incomparable_settings(results, earlier)
+    order, high = tally.order, tally.high
+    if order in CALIBRATED and results.identity["calibration"] != earlier.identity["calibration"]:
+        order, high = tally.uncalibrated_order(), True
     return Comparison(
         name=earlier.name,
         counts=_counts(earlier, _tally(earlier, 0)),
@@ -225,5 +228,5 @@ def _compare(results: Results, earlier: Results, tally: Tally) -> Comparison:
         new_shards=len(now.keys() - then.keys()),
         gone_shards=len(then.keys() - now.keys()),
         changed_shards=len(both) - len(unchanged),
-        changes=None if incomparable else compare_rows(results, earlier, unchanged, tally.order, high=tally.high),
+        changes=None if incomparable else compare_rows(results, earlier, unchanged, order, high=high),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
@@ -123,7 +124,9 @@ def _percent(share: float) -> str:
 
 
 def _number(value: float) -> str:
-    """Four digits that tell something."""
+    """Four digits that tell something; a dash where there is no number."""
+    if math.isnan(value):
+        return "–"  # noqa: RUF001
     return f"{value:.4g}" if value else "0"
 
 

@@ -18,7 +18,7 @@ from screen.input.rows import ColumnMapping, read_chosen_rows
 from screen.output.manifest_file import ManifestEntry
 from screen.review.findings import clip
 from screen.review.results import Results
-from screen.review.sources import NotAsScored, find_source, first_line
+from screen.review.sources import NotAsScored, NotThere, find_source, first_line
 
 _SIDE = 96
 """Of a picture, in pixels."""
@@ -50,6 +50,7 @@ class PictureFinder:
         self._room = _MOST_BYTES
         self._without = 0
         self._problems: list[str] = []
+        self._is_gone = False
 
     def find(self, entry: ManifestEntry, rows: Sequence[int], ids: Sequence[str]) -> list[Preview | str]:
         """Pictures of some rows of one shard.
@@ -62,6 +63,7 @@ class PictureFinder:
         try:
             shard = find_source(entry, self._columns, self._moved_to)
         except NotAsScored as problem:
+            self._is_gone |= isinstance(problem, NotThere)
             return self._give_up(entry, str(problem), len(rows))
         found: list[Preview | str] = []
         try:
@@ -80,6 +82,9 @@ class PictureFinder:
         told = self._problems[:_MOST_NOTES]
         if len(self._problems) > _MOST_NOTES:
             told.append(f"and {len(self._problems) - _MOST_NOTES} more shards without pictures.")
+        if self._is_gone:
+            wrong = "" if self._moved_to is None else f", which is not {clip(self._moved_to, 200)}"
+            told.append(f"If the input shards were moved, name the folder where they are now by --input{wrong}.")
         if self._without:
             told.append(
                 f"{self._without} pictures were left out: all together they would have made the page too large."

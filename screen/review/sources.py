@@ -20,6 +20,10 @@ class NotAsScored(Exception):
     """A shard is not the one that was scored; the text says how, to stand behind its name."""
 
 
+class NotThere(NotAsScored):
+    """A shard is no more where it was; it may have been moved."""
+
+
 def find_source(entry: ManifestEntry, columns: ColumnMapping, moved_to: str | None) -> ShardRef:
     """The shard that a result was made from.
 
@@ -31,14 +35,15 @@ def find_source(entry: ManifestEntry, columns: ColumnMapping, moved_to: str | No
         moved_to: where INPUT is now: a folder or one shard; None: where it was.
 
     Raises:
-        NotAsScored: it is not there, cannot be read, or is another.
+        NotThere: it is gone.
+        NotAsScored: it cannot be read, or is another.
     """
     try:
         root = as_place(entry.root) if moved_to is None else _folder(as_place(moved_to)).resolve()
         with as_os_error():
             there = (root / entry.shard).exists()
         if not there:
-            raise NotAsScored(f"is not in {clip(str(root), 200)} any more")
+            raise NotThere(f"is not in {clip(str(root), 200)} any more")
         shard = look_at_shard(root, entry.shard)
     except (OSError, pa.ArrowException) as error:
         raise NotAsScored(f"cannot be read: {first_line(error)}") from error

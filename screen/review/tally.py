@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from screen.columns import SCORES
+from screen.columns import CALIBRATED, SCORES
 
 SCALARS = tuple(column.name for column in SCORES if column.type in (pa.float32(), pa.float64()))
 """The scores that are one number."""
@@ -165,6 +165,11 @@ class Tally:
     def suspects(self) -> list[Place]:
         """The most suspicious rows: flagged ones first, then by `order`, then in the order of the results."""
         return [Place(-int(shard), -int(row)) for _, _, shard, row in self._best]
+
+    def uncalibrated_order(self) -> str:
+        """The first score of `ORDER` that has values and does not depend on a calibration; "" where there is none."""
+        names = [name for name in ORDER if name not in CALIBRATED]
+        return next((name for name in names if len(self.histograms[name].bins()[1])), "")
 
     def _count_classes(self, prediction: pa.ChunkedArray, flag: NDArray[np.bool_]) -> None:
         if prediction.null_count:

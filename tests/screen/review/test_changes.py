@@ -96,5 +96,6 @@ def test_another_rule_or_calibration_is_told_and_compared(place: Path, tmp_path:
     found = compare(place / "now", tmp_path / "then")
     assert found.incomparable == ()
     assert found.changes is not None
+    assert found.changes.score == "entropy", "an ood_score is on the scale of its calibration"
     assert ("flag rule", "p_value <= 0.05", "p_value <= 0.02") in found.differences
     assert ("calibration", "none", "1" * 12) in found.differences

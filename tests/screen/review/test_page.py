@@ -4,11 +4,14 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.report import measure, write_input, write_results
@@ -19,7 +22,7 @@ from screen.config import RunConfig
 from screen.review.gather import gather_findings
 from screen.review.page import render_page, write_page
 from screen.runner import run_screening
-from tests.conftest import Recorder, encode, oodscreen, write_shard
+from tests.conftest import Recorder, encode, oodscreen, read_results, write_shard
 from tests.screen.engine.graphs import Graph
 from tests.screen.review.pages import HOSTILE, Page
 
@@ -164,13 +167,56 @@ def test_the_command_makes_a_page_and_replaces_it_but_nothing_else(
     for top in ("5", "6"):
         cli.app(["report", str(drawn / "out"), "-o", str(target), "--top", top], standalone_mode=False)
         assert len(Page(target.read_text()).all("img")) == int(top)
-    assert re.search(r"report.html: 6 images shown, \d+ flagged, 0.\d MB", capsys.readouterr().out)
+    flagged = sum(read_results(drawn / "out")["flag"].to_pylist())
+    told = rf"report.html: 6 most suspicious rows, 6 with a picture; {flagged} of 4000 rows flagged.*; 0.\d MB"
+    assert re.search(told, capsys.readouterr().out)
     other = tmp_path / "thesis.html"
     other.write_text("<!DOCTYPE html><title>mine</title>")
     assert oodscreen("report", drawn / "out", "-o", other, monkeypatch=monkeypatch) == 2
     assert "exists, and is no report of ours" in capsys.readouterr().err
     assert other.read_text() == "<!DOCTYPE html><title>mine</title>"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "thesis.html"]
+
+
+def test_the_command_counts_what_the_run_counted_and_pictures_that_are_there(
+    screened: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(screened / "out", tmp_path / "out")
+    flagged = sum(read_results(tmp_path / "out")["flag"].to_pylist())
+    words = ["report", str(tmp_path / "out"), "-o", str(tmp_path / "r.html"), "--top", "4", "--input", str(tmp_path)]
+    cli.app(words, standalone_mode=False)
+    told = capsys.readouterr().out
+    assert (
+        f"r.html: 4 most suspicious rows, 0 with a picture; {flagged} of 183 rows flagged (2 of them could not" in told
+    )
+    assert f"by --input, which is not {tmp_path}" in told
+
+
+def test_a_score_that_one_run_lacks_is_a_dash_and_one_of_another_calibration_is_not_told(
+    drawn: Path, tmp_path: Path
+) -> None:
+    write_results(drawn / "in", tmp_path / "earlier", seed=3)
+    shard = sorted((tmp_path / "earlier").glob("*.parquet"))[0]
+    table = pq.read_table(shard)
+    null = pa.nulls(len(table), pa.float32())
+    pq.write_table(table.set_column(table.column_names.index("entropy"), table.schema.field("entropy"), null), shard)
+    manifest = tmp_path / "earlier" / "_manifest.jsonl"
+    header, *lines = manifest.read_text().splitlines()
+    told = {**json.loads(header), "calibration": "2" * 64}
+    entries = [json.loads(line) for line in lines]
+    for entry in entries:
+        if entry.get("shard") == shard.name:
+            entry["size"] = shard.stat().st_size
+    manifest.write_text("\n".join(map(json.dumps, [told, *entries])) + "\n")
+    findings = gather_findings(str(drawn / "out"), against=str(tmp_path / "earlier"))
+    assert findings.comparison is not None
+    changes = findings.comparison.changes
+    assert changes is not None
+    assert changes.newly > 0
+    assert (findings.order, changes.score) == ("ood_score", "entropy")
+    text = render_page(findings)
+    assert "–</td>" in text  # noqa: RUF001
+    assert ">nan<" not in text
 
 
 def test_a_folder_is_not_replaced(drawn: Path, tmp_path: Path) -> None:

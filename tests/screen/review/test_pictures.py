@@ -61,8 +61,9 @@ def test_a_shard_that_is_not_the_one_that_was_scored_shows_nothing(
     else:
         pq.write_table(pq.read_table(shard, columns=["id"]), shard)
     found = find(place)
-    assert len(found.notes) == 1
+    assert len(found.notes) == (2 if what == "gone" else 1)
     assert "a.parquet" in found.notes[0]
+    assert ("--input" in found.notes[-1]) == (what == "gone")
     for suspect in found.suspects:
         assert isinstance(suspect.preview, str) == (suspect.shard == "a.parquet")
 
@@ -79,7 +80,10 @@ def test_an_image_under_another_key_is_not_shown(place: Path, monkeypatch: pytes
 
 def test_shards_that_were_moved_are_found_where_they_are_now(place: Path) -> None:
     (place / "in").rename(place / "elsewhere")
-    assert all("any more" in note for note in find(place).notes)
+    *gone, hint = find(place).notes
+    assert len(gone) == 2
+    assert all("any more" in note for note in gone)
+    assert "by --input" in hint
     assert find(place, place / "elsewhere").notes == ()
     shutil.copytree(place / "elsewhere", place / "copied", copy_function=shutil.copy)  # which sets the time anew
     assert find(place, place / "copied").notes == ()
@@ -100,8 +104,9 @@ def test_many_shards_without_pictures_are_told_in_few_lines(digits: NDArray[np.u
     write_results(tmp_path / "in", tmp_path / "out")
     shutil.rmtree(tmp_path / "in")
     found = find(tmp_path)
-    assert len(found.notes) == 6
-    assert found.notes[-1].startswith("and ")
+    assert len(found.notes) == 7
+    assert found.notes[5].startswith("and ")
+    assert "by --input" in found.notes[6]
 
 
 def test_tensors_have_pictures_too(digits: NDArray[np.uint8], tmp_path: Path) -> None:
