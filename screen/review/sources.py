@@ -27,7 +27,8 @@ class NotThere(NotAsScored):
 def find_source(entry: ManifestEntry, columns: ColumnMapping, moved_to: str | None) -> ShardRef:
     """The shard that a result was made from.
 
-    It is known by size, time and footer; a copy, which has a time of its own, by size and footer.
+    It is known by size, time and footer; a copy, which has a time of its own, by size and footer. The
+    ids of its rows are for the caller to compare; where the input has none, a copy must have kept its time.
 
     Args:
         entry: of the result shard.
@@ -49,8 +50,12 @@ def find_source(entry: ManifestEntry, columns: ColumnMapping, moved_to: str | No
         raise NotAsScored(f"cannot be read: {first_line(error)}") from error
     wanted, now = dict(entry.input), dict(shard.fingerprint)
     if moved_to is not None:
-        wanted.pop("modified", None)
-        now.pop("modified", None)
+        is_of_another_time = wanted.pop("modified", None) != now.pop("modified", None)
+        if wanted == now and is_of_another_time and columns.id_of(shard) is None:
+            raise NotAsScored(
+                "has another time than the shard that was scored, and no id column by which its rows could be known "
+                "(copy shards with their times, as cp -p does)"
+            )
     if wanted != now or shard.rows != entry.rows:
         raise NotAsScored("changed since it was scored")
     missing = [name for name in columns.names_of(shard) if shard.schema.names.count(name) != 1]

@@ -290,6 +290,29 @@ def test_other_images_in_the_same_place_are_never_handed_on(night: Night, tmp_pa
     assert not (tmp_path / "q.parquet").exists()
 
 
+def test_a_copy_without_ids_is_known_by_its_time(night: Night, tmp_path: Path, digits: Any) -> None:
+    """Size and footer can be those of another shard, and made up ids are those of any."""
+    from screen.config import RunConfig
+    from screen.runner import run_screening
+    from tests.conftest import IMAGE_TYPE, Recorder, encode
+
+    images = [{"bytes": encode(image), "path": None} for image in digits[:6]]
+    (tmp_path / "bare").mkdir()
+    pq.write_table(pa.table({"image": pa.array(images, IMAGE_TYPE)}), tmp_path / "bare" / "a.parquet")
+    config = RunConfig(passes=2, device="cpu", flag_if="entropy >= 0")
+    run_screening(night.model, str(tmp_path / "bare"), tmp_path / "bare-out", config, Recorder())
+    shutil.move(tmp_path / "bare", tmp_path / "moved")
+    bare = Night(night.model, tmp_path / "moved", tmp_path / "bare-out")
+    time = (tmp_path / "moved" / "a.parquet").stat().st_mtime_ns
+    os.utime(tmp_path / "moved" / "a.parquet", ns=(0, 0))
+    report = fill(bare, tmp_path / "q.parquet", source=str(tmp_path / "moved"))
+    assert "has another time than the shard that was scored" in report.shards["a.parquet"]
+    assert report.exit_code == 3
+    assert not (tmp_path / "q.parquet").exists()
+    os.utime(tmp_path / "moved" / "a.parquet", ns=(0, time))
+    assert fill(bare, tmp_path / "q.parquet", source=str(tmp_path / "moved")).handed_on == 6
+
+
 def test_a_shard_that_is_replaced_while_it_is_read_is_left_out(
     night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
