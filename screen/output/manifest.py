@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,10 @@ from export.errors import OutputRefused
 from screen.config import fingerprint
 from screen.input.shards import ShardRef, UnreadableShard
 from screen.output.manifest_file import (
-    FINISHED,
-    UNREADABLE,
     ManifestEntry,
     ManifestFile,
     OneManifest,
+    closing_line,
     find_parts,
     kept_lines,
     line_path,
@@ -165,16 +163,13 @@ class Manifest:
         """Put the lines in order, so that a run that was stopped and resumed ends the same, and close them.
 
         Args:
-            unreadable: shards without a result, of a part; who closes the parts puts them into the quarantine table.
+            unreadable: shards without a result; of a part, who closes the parts puts them into the quarantine table.
 
         Raises:
             WriteFailed: OUTPUT cannot be written to.
         """
         rows = sum(entry.rows for entry in self._own.values())
-        closing: dict[str, Any] = {FINISHED: {"shards": len(self._own), "rows": rows}}
-        if self._part is not None:
-            closing[UNREADABLE] = [asdict(shard) for shard in unreadable]
-        self._write(self._text() + json.dumps(closing) + "\n")
+        self._write(self._text() + closing_line(len(self._own), rows, unreadable))
 
     def entries(self) -> list[ManifestEntry]:
         """All finished shards, in the order of their names."""

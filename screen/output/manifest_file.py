@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ class OneManifest:
         header: the configuration.
         entries: finished shards by their names.
         finished: whether the run that wrote it came to its end.
-        unreadable: shards of a part that have no result; a whole run has them in the quarantine table.
+        unreadable: shards that have no result.
     """
 
     header: dict[str, Any]
@@ -124,7 +124,8 @@ class ManifestFile:
         path: the one that the configuration is from.
         header: the configuration.
         entries: finished shards by their names.
-        finished: whether the run that wrote them came to its end; of parts, whether one has closed them.
+        finished: whether the run that wrote them came to its end; of parts, whether one has closed them, and those
+            that ran since found nothing to do.
         parts: the parts that are at work or wait for others, with their manifests.
         missing: the parts that have not come to their end.
     """
@@ -163,7 +164,25 @@ class ManifestFile:
             entries.update(one.entries)
         ended = {part for part, one in parts.items() if one.finished}
         missing = tuple(part for part in (first, *first.others()) if part not in ended)
-        return cls(manifest_path(output, first), header, entries, False, parts, tuple(sorted(missing)))
+        finished = whole is not None and all(_adds_nothing(part, one, whole) for part, one in parts.items())
+        return cls(manifest_path(output, first), header, entries, finished, parts, tuple(sorted(missing)))
+
+
+def _adds_nothing(part: Part, one: OneManifest, whole: OneManifest) -> bool:
+    """Whether a part ended with what a closed run already says of it."""
+    known = tuple(shard for shard in whole.unreadable if part.has(shard.name))
+    return (
+        (one.finished and whole.finished)
+        and (one.header, one.unreadable) == (whole.header, known)
+        and one.entries.items() <= whole.entries.items()
+    )
+
+
+def closing_line(shards: int, rows: int, unreadable: Iterable[UnreadableShard]) -> str:
+    """The last line of a manifest whose run came to its end."""
+    in_order = sorted(unreadable, key=lambda shard: shard.name)
+    closing = {FINISHED: {"shards": shards, "rows": rows}, UNREADABLE: [asdict(shard) for shard in in_order]}
+    return json.dumps(closing) + "\n"
 
 
 def tell_difference(there: dict[str, Any], now: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from export.errors import OutputLocked
 from screen.output.lock import hold_output
 from screen.output.manifest import remove_parts
-from screen.output.manifest_file import FINISHED, ManifestFile, manifest_path
+from screen.output.manifest_file import ManifestFile, closing_line, manifest_path
 from screen.output.quarantine import write_quarantine
 from screen.part import Part
 from screen.storage import remove_leftovers, write_text
@@ -35,7 +35,7 @@ def close_parts(output: Path) -> tuple[Part, ...]:
     """
     for left in reversed(range(_TRIES)):
         missing = _open_parts(output)
-        if missing:
+        if missing or _is_closed(output):
             return missing
         try:
             with hold_output(output):
@@ -55,19 +55,28 @@ def _open_parts(output: Path) -> tuple[Part, ...]:
     found = []
     for _ in range(2):
         there = ManifestFile.read(output)
-        found.append(set() if there is None else set(there.missing))
+        found.append(set() if there is None or there.finished else set(there.missing))
     return tuple(sorted(found[0] & found[1]))
+
+
+def _is_closed(output: Path) -> bool:
+    """Whether nothing is to be closed, though parts that found nothing to do may have left their manifests.
+
+    They stay until all have: a part may still come that does find something, and then waits for none of these.
+    """
+    there = ManifestFile.read(output)
+    return there is None or (there.finished and bool(there.missing))
 
 
 def _close(output: Path) -> None:
     there = ManifestFile.read(output)
-    if there is None or not there.parts:
+    if there is None or not there.parts or (there.finished and there.missing):
         return
     entries = [there.entries[name] for name in sorted(there.entries)]
     unreadable = [shard for one in there.parts.values() for shard in one.unreadable]
     remove_leftovers(output)
     write_quarantine(output, entries, sorted(unreadable, key=lambda shard: shard.name))
-    closing = {FINISHED: {"shards": len(entries), "rows": sum(entry.rows for entry in entries)}}
-    lines = [json.dumps(there.header, sort_keys=True), *(entry.line() for entry in entries), json.dumps(closing)]
-    write_text(manifest_path(output, None), "\n".join(lines) + "\n")
+    lines = [json.dumps(there.header, sort_keys=True), *(entry.line() for entry in entries)]
+    closing = closing_line(len(entries), sum(entry.rows for entry in entries), unreadable)
+    write_text(manifest_path(output, None), "\n".join(lines) + "\n" + closing)
     remove_parts(output)

@@ -175,6 +175,47 @@ def test_the_next_night_parts_do_only_what_is_new_whoever_had_it_before(
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+def test_a_part_that_finds_nothing_to_do_leaves_a_closed_output_closed(
+    article_onnx: Path, source: Path, tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    out = tmp_path / "out"
+    for part in ("1/2", "2/2"):
+        run(article_onnx, source, out, part)
+    again = run(article_onnx, source, out, "2/2")
+    assert (again.rows, again.open_parts) == (0, ())
+    assert check_results(out, str(source)).problems == ()
+    run(article_onnx, source, out, "1/2")
+    assert contents(out) == whole
+
+
+def test_a_part_that_found_nothing_to_do_still_waits_for_one_that_does(
+    article_onnx: Path, source: Path, tmp_path: Path, digits: NDArray[np.uint8]
+) -> None:
+    out = tmp_path / "out"
+    for part in ("1/2", "2/2"):
+        run(article_onnx, source, out, part)
+    new = next(f"n{index}.parquet" for index in range(99) if Part(2, 2).has(f"n{index}.parquet"))
+    write_shard(source / new, [encode(digits[0])])
+    run(article_onnx, source, out, "1/2")
+    assert run(article_onnx, source, out, "2/2").open_parts == ()
+    assert new in contents(out)
+    assert check_results(out, str(source)).problems == ()
+
+
+def test_an_array_that_is_forced_again_closes_though_one_part_died_before(
+    article_onnx: Path, source: Path, tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    out = tmp_path / "out"
+    run(article_onnx, source, out, "2/2")
+    with pytest.raises(Killed):
+        run(article_onnx, source, out, "1/2", listener=Recorder(die))
+    for part in ("1/2", "2/2"):
+        run(article_onnx, source, out, part, force="all")
+    assert check_results(out, str(source)).problems == ()
+    run(article_onnx, source, out, "1/2")
+    assert contents(out) == whole
+
+
 def test_a_shard_that_comes_while_parts_are_at_work_moves_no_other(
     article_onnx: Path, source: Path, tmp_path: Path, digits: NDArray[np.uint8]
 ) -> None:
