@@ -140,7 +140,7 @@ def run_screening(
             record.write(output)
         manifest.finish(summary.unreadable)
     if part is not None:
-        summary.open_parts = close_parts(output)
+        summary.open_parts = close_parts(output, fingerprint(identity))
     summary.seconds = time.monotonic() - started
     return summary
 

@@ -138,8 +138,13 @@ class ManifestFile:
     missing: tuple[Part, ...]
 
     @classmethod
-    def read(cls, output: Path) -> ManifestFile | None:
+    def read(cls, output: Path, configuration: str | None = None) -> ManifestFile | None:
         """The manifests of OUTPUT; None where there is none.
+
+        Args:
+            output: folder of results.
+            configuration: fingerprint; parts of another one, which are to be replaced, count as missing. None: all
+                must have the same.
 
         Raises:
             OutputRefused: they cannot be read, or do not belong together.
@@ -147,6 +152,8 @@ class ManifestFile:
         path = manifest_path(output, None)
         whole = OneManifest.read(output, None)
         parts = {part: one for part in find_parts(output) if (one := OneManifest.read(output, part)) is not None}
+        if configuration is not None:
+            parts = {part: one for part, one in parts.items() if one.header.get("configuration") == configuration}
         if not parts:
             return None if whole is None else cls(path, whole.header, whole.entries, whole.finished, {}, ())
         first = next(iter(parts))

@@ -23,8 +23,12 @@ _TRIES = 20
 _WAIT_SECONDS = 0.5
 
 
-def close_parts(output: Path) -> tuple[Part, ...]:
+def close_parts(output: Path, configuration: str | None = None) -> tuple[Part, ...]:
     """Make one manifest of those of the parts, if all have come to their end.
+
+    Args:
+        output: folder of results.
+        configuration: fingerprint of the parts; those of another one have still to be replaced.
 
     Returns:
         The parts that have not; none if it is done, be it by another part.
@@ -34,14 +38,14 @@ def close_parts(output: Path) -> tuple[Part, ...]:
         WriteFailed: OUTPUT cannot be written to; the parts are as they were.
     """
     for left in reversed(range(_TRIES)):
-        missing = _open_parts(output)
-        if missing or _is_closed(output):
+        missing = _open_parts(output, configuration)
+        if missing or _is_closed(output, configuration):
             return missing
         try:
             with hold_output(output):
-                missing = _open_parts(output)
+                missing = _open_parts(output, configuration)
                 if not missing:
-                    _close(output)
+                    _close(output, configuration)
                 return missing
         except OutputLocked:
             if not left:
@@ -50,26 +54,26 @@ def close_parts(output: Path) -> tuple[Part, ...]:
     raise AssertionError("the last try returns or raises")
 
 
-def _open_parts(output: Path) -> tuple[Part, ...]:
+def _open_parts(output: Path, configuration: str | None) -> tuple[Part, ...]:
     """The parts that have not come to their end, read twice: another part may be closing them just now."""
     found = []
     for _ in range(2):
-        there = ManifestFile.read(output)
+        there = ManifestFile.read(output, configuration)
         found.append(set() if there is None or there.finished else set(there.missing))
     return tuple(sorted(found[0] & found[1]))
 
 
-def _is_closed(output: Path) -> bool:
+def _is_closed(output: Path, configuration: str | None) -> bool:
     """Whether nothing is to be closed, though parts that found nothing to do may have left their manifests.
 
     They stay until all have: a part may still come that does find something, and then waits for none of these.
     """
-    there = ManifestFile.read(output)
+    there = ManifestFile.read(output, configuration)
     return there is None or (there.finished and bool(there.missing))
 
 
-def _close(output: Path) -> None:
-    there = ManifestFile.read(output)
+def _close(output: Path, configuration: str | None) -> None:
+    there = ManifestFile.read(output, configuration)
     if there is None or not there.parts or (there.finished and there.missing):
         return
     entries = [there.entries[name] for name in sorted(there.entries)]

@@ -150,6 +150,19 @@ def test_parts_that_are_forced_replace_another_configuration_when_all_are_done(
     assert contents(tmp_path / "out") == whole
 
 
+def test_parts_of_another_configuration_that_are_forced_wait_for_each_other(
+    article_onnx: Path, source: Path, tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    out = tmp_path / "out"
+    run(article_onnx, source, out, "1/2", passes=3)
+    first = run(article_onnx, source, out, "2/2", force="all")
+    assert [str(part) for part in first.open_parts] == ["1/2"]
+    with pytest.raises(OutputRefused, match="another configuration than part 1/2"):
+        run(article_onnx, source, out, "1/2")
+    assert run(article_onnx, source, out, "1/2", force="all").open_parts == ()
+    assert contents(out) == whole
+
+
 def test_a_run_without_parts_does_what_is_missing_and_closes_them(
     article_onnx: Path, source: Path, tmp_path: Path, whole: dict[str, bytes]
 ) -> None:
