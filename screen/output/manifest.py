@@ -86,8 +86,9 @@ class Manifest:
         Args:
             present: the names that INPUT has now; of a part, those that are its own.
         """
-        missing = sorted(self._own.keys() - set(present))
-        return [name for name in missing if not (as_place(self._own[name].root) / name).exists()]
+        own = [name for name in self._entries if self._part is None or self._part.has(name)]
+        missing = sorted(set(own) - set(present))
+        return [name for name in missing if not (as_place(self._entries[name].root) / name).exists()]
 
     def refuse_foreign(self, shards: Sequence[ShardRef]) -> None:
         """Refuse to replace what is not an earlier result of the same shard, unless everything is forced.

@@ -215,6 +215,17 @@ def test_a_part_that_found_nothing_to_do_still_waits_for_one_that_does(
     assert check_results(out, str(source)).problems == ()
 
 
+def test_a_shard_that_vanished_is_told_by_the_part_that_it_was_of(
+    article_onnx: Path, source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    for part in ("1/2", "2/2"):
+        run(article_onnx, source, out, part)
+    (source / "3.parquet").unlink()
+    told = {str(part): run(article_onnx, source, out, str(part)).vanished for part in (Part(1, 2), Part(2, 2))}
+    assert told == {str(part): ["3.parquet"] * part.has("3.parquet") for part in (Part(1, 2), Part(2, 2))}
+
+
 def test_an_array_that_is_forced_again_closes_though_one_part_died_before(
     article_onnx: Path, source: Path, tmp_path: Path, whole: dict[str, bytes]
 ) -> None:
