@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from export.errors import EngineFailed, OodscreenError
+from export.errors import EngineFailed, InputChanged, OodscreenError
 from screen.config import RunConfig
 from screen.cuts import CutMerger
 from screen.input.shards import ShardRef, UnreadableShard
@@ -113,6 +113,8 @@ class RayExecutor:
                     self._running[actor.score.remote(task)] = (actor, task)
                 for task, done in self._look():
                     yield self._take_in(task, done, work, merges)
+                    if done is not None and done.error is not None:
+                        raise _tell_removed(task) or done.error
                 yield Progress()
         finally:
             self._end(merges)
@@ -131,7 +133,8 @@ class RayExecutor:
         finished = list(done.finished)
         if done.table is not None and task.shards[0].name not in work.given_up:
             finished += merges.add(task, done.table)
-        return Progress(rows=task.rows, finished=tuple(finished))
+        rows = task.rows if done.error is None else sum(written.rows for written in finished)
+        return Progress(rows, tuple(finished))
 
     def _look(self) -> list[tuple[Task, Done | None]]:
         """Wait a moment for workers; what they have done, and what was lost with one."""
@@ -205,6 +208,18 @@ class RayExecutor:
     def _tell_size(self) -> str:
         cores = f"{self._size.cores} core(s)"
         return f"{cores} and {self._size.gpus} GPU each" if self._size.gpus else f"{cores} each"
+
+
+def _tell_removed(task: Task) -> InputChanged | None:
+    """What ended a task, where shards are not there any more for anybody; else it is the node's fault, if theirs."""
+    gone = next((shard for shard in task.shards if not shard.path.exists()), None)
+    if gone is None:
+        return None
+    return InputChanged(
+        f"The shard {gone.path} was removed during the run.",
+        wanted="shards that stay as they are while a run scores them",
+        next_step="run again; finished shards are not repeated",
+    )
 
 
 def count_workers(ray: Any, size: WorkerSize) -> int:

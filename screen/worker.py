@@ -59,12 +59,14 @@ class Done:
         table: rows of a cut, in result columns; None where it wrote shards.
         stages: seconds that each stage was busy.
         notes: what a person should know.
+        error: what ended the task before it was through.
     """
 
     finished: tuple[WrittenShard, ...]
     table: pa.Table | None
     stages: dict[str, float]
     notes: tuple[str, ...]
+    error: OodscreenError | None = None
 
 
 class Worker:
@@ -104,32 +106,32 @@ class Worker:
             return error
         return Opened(node, self._scorer.device, self._scorer.note)
 
-    def score(self, task: Task) -> Done | OodscreenError:
-        """Do a task."""
+    def score(self, task: Task) -> Done:
+        """Do a task; what is finished when an error ends it is told with the error."""
         if self._scorer is None:
             raise RuntimeError("the worker was not opened")
         finished: list[WrittenShard] = []
-        table = None
+        table = error = None
         try:
             for shard in task.shards:
                 if not shard.path.exists():
-                    return _not_seen(shard)
+                    raise _not_seen(shard)
             if task.groups is None:
                 for progress in self._scorer.score(task.shards):
                     finished += progress.finished
             else:
                 table = self._scorer.score_groups(task.shards[0], task.groups)
-        except OodscreenError as error:
-            return error
+        except OodscreenError as told:
+            error = told
         notes, self._notes[:] = tuple(self._notes), []
-        return Done(tuple(finished), table, self._scorer.stages, notes)
+        return Done(tuple(finished), table, self._scorer.stages, notes, error)
 
 
 def _not_seen(shard: ShardRef) -> InputRefused:
     return InputRefused(
         f"The worker on {socket.gethostname()} does not see the shard {shard.path}.",
         wanted="INPUT that all nodes see under the same path",
-        next_step="put it on a network file system or into an object store; if it was removed, run again",
+        next_step="put it on a network file system or into an object store",
     )
 
 

@@ -182,15 +182,18 @@ def test_a_shard_that_kills_its_workers_is_quarantined_and_the_rest_finish(place
     assert contents(place / "ray") == contents(place / "local")
 
 
-def test_what_a_worker_cannot_see_or_do_is_said_by_the_worker(place: Path) -> None:
-    """Workers and the driver share this machine, so the shard is taken away behind the driver's back."""
+def test_a_shard_that_is_removed_during_the_run_fails_it_and_what_is_finished_stays(place: Path) -> None:
     running = start(place, "-T", "300")
     wait_until(lambda: lines(place) >= 1, running)
     (place / "in" / "i.parquet").unlink()
     _, told = running.communicate(timeout=120)
-    assert running.returncode == 2, told
-    assert "does not see the shard" in told
+    assert running.returncode == 1, told
+    assert "i.parquet was removed during the run" in told
     assert "Traceback" not in told
+    entries = (place / "ray" / "_manifest.jsonl").read_text().splitlines()[1:]
+    assert {json.loads(line)["shard"] for line in entries} >= {
+        path.name for path in (place / "ray").glob("[!_]*.parquet")
+    }
 
 
 def test_a_cluster_that_cannot_be_reached_is_refused(place: Path) -> None:

@@ -6,14 +6,19 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from export.errors import InputRefused, OodscreenError, OptionRefused, OutputRefused
+from export.errors import InputChanged, InputRefused, OodscreenError, OptionRefused, OutputRefused
 from screen.cluster import open_cluster
 from screen.config import RunConfig
+from screen.input.shards import find_shards
 from screen.scoring import Job
 from screen.stopping import StopRequest
+from screen.tasks import Task
 from screen.worker import Opened, RemoteJob, Worker, installed_versions
+from tests.conftest import encode, write_shard
 from tests.screen.test_scoring import open_job
 
 
@@ -66,3 +71,25 @@ def test_an_address_without_the_engine_and_an_unknown_engine_are_refused() -> No
         RunConfig(address="head:6379")
     with pytest.raises(OptionRefused, match="--engine is 'spark'"):
         RunConfig(engine="spark")
+
+
+def test_a_worker_tells_what_it_finished_before_an_error(
+    article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    """The first batch of 64 rows ends the first shard; the third one changed since it was found."""
+    for name, rows in {"a": 10, "b": 100, "c": 1}.items():
+        write_shard(tmp_path / "in" / f"{name}.parquet", [encode(image) for image in digits[:rows]])
+    (tmp_path / "out").mkdir()
+    job = open_job(article_onnx, tmp_path / "in", tmp_path / "out")
+    shards, _ = find_shards(str(tmp_path / "in"))
+    write_shard(tmp_path / "in" / "c.parquet", [encode(digits[5]), None])
+    worker = Worker()
+    worker.open(RemoteJob(job, job.model.path, job.model.digest, installed_versions()))
+    done = worker.score(Task(tuple(shards)))
+    assert isinstance(done.error, InputChanged)
+    assert [written.shard for written in done.finished] == shards[:1]
+    assert [path.name for path in job.output.iterdir()] == ["a.parquet"]
+    shards[1].path.unlink()
+    told = worker.score(Task(tuple(shards[1:]))).error
+    assert isinstance(told, InputRefused)
+    assert "does not see the shard" in str(told)
