@@ -111,10 +111,17 @@ def _choose_workers(ray: Any, config: RunConfig) -> tuple[WorkerSize, int]:
             wanted="nodes that Ray knows to have GPUs",
             next_step="start Ray on such nodes, or choose another --device",
         )
+    cores = [int(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1]
+    if not cores:
+        raise OptionRefused(
+            "No live node of the Ray cluster has CPUs.",
+            wanted="nodes with CPUs: a worker takes some, with a GPU, too",
+            next_step="start nodes with CPUs (`ray start --num-cpus`)",
+        )
     if gpus and config.device != "cpu":
         size = WorkerSize(config.threads or 1, 1)
     else:
-        size = WorkerSize(config.threads or int(max(node.get("CPU", 0) for node in nodes)), 0)
+        size = WorkerSize(config.threads or min(cores), 0)  # every node can hold one
     count = count_workers(ray, size)
     if not count:
         raise OptionRefused(

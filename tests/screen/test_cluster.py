@@ -5,15 +5,17 @@ from __future__ import annotations
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from export.errors import InputChanged, InputRefused, OodscreenError, OptionRefused, OutputRefused
-from screen.cluster import open_cluster
+from screen.cluster import _choose_workers, open_cluster
 from screen.config import RunConfig
 from screen.input.shards import find_shards
+from screen.remote import WorkerSize
 from screen.scoring import Job
 from screen.stopping import StopRequest
 from screen.tasks import Task
@@ -64,6 +66,30 @@ def test_ray_that_is_missing_is_named(job: Job, monkeypatch: pytest.MonkeyPatch)
     ):
         raise AssertionError("not reached")
     assert "pip install 'oodscreen[ray]'" in refused.value.next_step
+
+
+class ListedNodes:
+    """Stands for Ray where only its list of nodes is asked."""
+
+    def __init__(self, *resources: dict[str, float]) -> None:
+        self._nodes = [{"Alive": True, "Resources": one} for one in resources]
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [*self._nodes, {"Alive": False, "Resources": {"CPU": 1.0}}]
+
+
+def test_a_cluster_whose_nodes_have_no_cpus_is_refused() -> None:
+    lists: list[list[dict[str, float]]] = [[], [{}], [{"CPU": 0.0, "GPU": 1.0}]]
+    for nodes in lists:
+        with pytest.raises(OptionRefused, match="No live node of the Ray cluster has CPUs") as refused:
+            _choose_workers(ListedNodes(*nodes), RunConfig())
+        assert "start nodes with CPUs" in refused.value.next_step
+
+
+def test_workers_without_threads_fit_the_smallest_node_that_has_cpus() -> None:
+    nodes = ListedNodes({"CPU": 16.0}, {"CPU": 4.0}, {"GPU": 0.0}, {"CPU": 8.0})
+    assert _choose_workers(nodes, RunConfig(device="cpu")) == (WorkerSize(4, 0), 7)
+    assert _choose_workers(nodes, RunConfig(device="cpu", threads=16)) == (WorkerSize(16, 0), 1)
 
 
 def test_an_address_without_the_engine_and_an_unknown_engine_are_refused() -> None:
