@@ -125,7 +125,7 @@ def run_screening(
         summary.shards.sort(key=lambda written: places[written.shard.name])
         if part is None:
             write_quarantine(output, manifest.entries(), summary.unreadable)
-        if summary.shards:
+        if summary.shards and part is None:  # a part knows neither the time nor the rows of the others
             record = RunRecord.make(
                 configuration=fingerprint(identity),
                 model=as_place(model_path).name,

@@ -40,6 +40,7 @@ class CheckReport:
         bad: of these, rows that could not be scored.
         problems: one sentence each; none if all holds.
         notes: what is worth knowing but not wrong.
+        open_parts: parts of the run that have not come to their end.
     """
 
     output: str
@@ -48,6 +49,7 @@ class CheckReport:
     bad: int
     problems: tuple[str, ...]
     notes: tuple[str, ...]
+    open_parts: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> ExitCode:
@@ -65,7 +67,14 @@ class CheckReport:
         lines += [f"problem: {problem}" for problem in self.problems]
         if self.problems:
             lines.append(f"{len(self.problems)} problem(s): {self.output} is not what its manifest says")
-            lines.append("  next:   remove the files that are named and run again: a shard without its result is new")
+            if self.open_parts:
+                lines.append(
+                    f"  next:   run the missing parts: --part {', --part '.join(self.open_parts)}; then check again"
+                )
+            else:
+                lines.append(
+                    "  next:   remove the files that are named and run again: a shard without its result is new"
+                )
         else:
             lines.append("all of it holds")
         return "\n".join(lines)
@@ -111,7 +120,8 @@ def check_results(output: Path, source: str | None = None) -> CheckReport:
         if name not in known and path.is_file():
             problems.append(f"{name!a}: a Parquet file that the manifest does not know")
     rows, bad = sum(entry.rows for entry in entries), sum(entry.bad for entry in entries)
-    return CheckReport(str(output), len(entries), rows, bad, tuple(problems), tuple(notes))
+    open_parts = () if manifest.finished else tuple(map(str, manifest.missing))
+    return CheckReport(str(output), len(entries), rows, bad, tuple(problems), tuple(notes), open_parts)
 
 
 def _tell_unfinished(manifest: ManifestFile) -> str:

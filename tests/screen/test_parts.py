@@ -90,6 +90,10 @@ def test_check_says_which_parts_are_missing(article_onnx: Path, source: Path, tm
         run(article_onnx, source, tmp_path / "out", f"{index}/4")
     report = check_results(tmp_path / "out")
     assert report.problems == ("not done yet: part(s) 2/4, 3/4; run them",)
+    assert report.open_parts == ("2/4", "3/4")
+    assert "run the missing parts: --part 2/4, --part 3/4; then check again" in report.to_text()
+    assert "remove the files" not in report.to_text()
+    assert not (tmp_path / "out" / RECORD_NAME).exists()
     there = ManifestFile.read(tmp_path / "out")
     assert there is not None
     assert sorted(there.entries) == ["0.parquet", "1.parquet"]
