@@ -17,6 +17,7 @@ from export.errors import OutputRefused
 from screen.config import fingerprint
 from screen.input.shards import ShardRef, UnreadableShard
 from screen.output.manifest_file import (
+    WITHDRAWN,
     ManifestEntry,
     ManifestFile,
     OneManifest,
@@ -55,8 +56,8 @@ class Manifest:
         self._header = {"configuration": fingerprint(identity), **identity}
         self._force = force
         self._entries = self._read()
-        self._own = self._entries if part is None else self._read_own(part)
-        """What this manifest's file holds: all of it, or what the part did."""
+        self._own, self._withdrawn = (self._entries, set[str]()) if part is None else self._read_own(part)
+        """What this manifest's file holds: all of it, or what the part did, and what it set out to do again."""
 
     def why_to_do(self, shard: ShardRef) -> str | None:
         """Why a shard must be scored; None where this very content was, and its result is there."""
@@ -127,8 +128,10 @@ class Manifest:
             WriteFailed: OUTPUT cannot be written to.
         """
         for shard in todo:
-            self._entries.pop(shard.name, None)
+            known = self._entries.pop(shard.name, None)
             self._own.pop(shard.name, None)
+            if self._part is not None and known is not None:
+                self._withdrawn.add(shard.name)
         remove_leftovers(self._output, self._owner)
         self._write(self._text())
         if self._part is None:
@@ -183,7 +186,10 @@ class Manifest:
             kept.unlink(missing_ok=True)
 
     def _text(self) -> str:
-        lines = [json.dumps(self._header, sort_keys=True), *(entry.line() for entry in _in_order(self._own))]
+        lines = [json.dumps(self._header, sort_keys=True)]
+        if withdrawn := sorted(self._withdrawn - self._own.keys()):
+            lines.append(json.dumps({WITHDRAWN: withdrawn}))
+        lines += [entry.line() for entry in _in_order(self._own)]
         return "\n".join(lines) + "\n"
 
     def _read(self) -> dict[str, ManifestEntry]:
@@ -205,15 +211,15 @@ class Manifest:
             raise refuse_manifest(there.path, f"was written with another configuration ({told})")
         return there.entries
 
-    def _read_own(self, part: Part) -> dict[str, ManifestEntry]:
-        """What the part has done before; nothing that was done with another configuration."""
+    def _read_own(self, part: Part) -> tuple[dict[str, ManifestEntry], set[str]]:
+        """What the part has done and withdrawn before; nothing that was done with another configuration."""
         try:
             there = OneManifest.read(self._output, part)
         except OutputRefused:
-            return {}  # it was refused before, unless all is forced
+            return {}, set()  # it was refused before, unless all is forced
         if there is None or there.header.get("configuration") != self._header["configuration"]:
-            return {}
-        return there.entries
+            return {}, set()
+        return there.entries, set(there.withdrawn)
 
     def _refuse_other_count(self, part: Part, there: ManifestFile) -> None:
         count = next((one.count for one in there.parts), part.count)

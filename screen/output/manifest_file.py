@@ -23,6 +23,7 @@ MANIFEST_STEM = "_manifest."
 MANIFEST_NAME = f"{MANIFEST_STEM}jsonl"
 FINISHED = "finished"
 UNREADABLE = "unreadable"
+WITHDRAWN = "withdrawn"
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,14 @@ class OneManifest:
         entries: finished shards by their names.
         finished: whether the run that wrote it came to its end.
         unreadable: shards that have no result.
+        withdrawn: shards of a part that it set out to do again: what a whole run said of them holds no more.
     """
 
     header: dict[str, Any]
     entries: dict[str, ManifestEntry]
     finished: bool
     unreadable: tuple[UnreadableShard, ...]
+    withdrawn: frozenset[str]
 
     @classmethod
     def read(cls, output: Path, part: Part | None) -> OneManifest | None:
@@ -108,12 +111,20 @@ class OneManifest:
             header = dict(json.loads(lines[0]))
             closing = json.loads(lines[-1]) if len(lines) > 1 else {}
             finished = FINISHED in closing
-            entries = [ManifestEntry.parse(line) for line in (lines[1:-1] if finished else lines[1:])]
+            withdrawn = json.loads(lines[1]).get(WITHDRAWN) if len(lines) > 1 else None
+            first = 1 if withdrawn is None else 2
+            entries = [ManifestEntry.parse(line) for line in (lines[first:-1] if finished else lines[first:])]
             entries += [ManifestEntry.parse(line) for made_by, line in apart if made_by == header.get("configuration")]
             unreadable = tuple(UnreadableShard(**one) for one in closing.get(UNREADABLE, ()))
         except (ValueError, IndexError, TypeError, AttributeError) as error:
             raise refuse_manifest(path, f"is damaged ({error})") from error
-        return cls(header, {entry.shard: entry for entry in entries}, finished and not apart, unreadable)
+        return cls(
+            header,
+            {entry.shard: entry for entry in entries},
+            finished and not apart,
+            unreadable,
+            frozenset(withdrawn or ()),
+        )
 
 
 @dataclass(frozen=True)
@@ -168,6 +179,8 @@ class ManifestFile:
                 )
         entries = dict(whole.entries) if whole is not None and whole.header == header else {}
         for one in parts.values():
+            for name in one.withdrawn:
+                entries.pop(name, None)
             entries.update(one.entries)
         ended = {part for part, one in parts.items() if one.finished}
         missing = tuple(part for part in (first, *first.others()) if part not in ended)
@@ -179,7 +192,7 @@ def _adds_nothing(part: Part, one: OneManifest, whole: OneManifest) -> bool:
     """Whether a part ended with what a closed run already says of it."""
     known = tuple(shard for shard in whole.unreadable if part.has(shard.name))
     return (
-        (one.finished and whole.finished)
+        (one.finished and whole.finished and not one.withdrawn - one.entries.keys())
         and (one.header, one.unreadable) == (whole.header, known)
         and one.entries.items() <= whole.entries.items()
     )

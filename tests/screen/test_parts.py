@@ -219,6 +219,22 @@ def test_a_part_that_found_nothing_to_do_still_waits_for_one_that_does(
     assert check_results(out, str(source)).problems == ()
 
 
+def test_a_part_that_died_while_it_was_forced_goes_on_with_the_rest(
+    article_onnx: Path, source: Path, tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    out = tmp_path / "out"
+    run(article_onnx, source, out)
+    own = [f"{index}.parquet" for index in range(7) if Part(2, 2).has(f"{index}.parquet")]
+    with pytest.raises(Killed):
+        run(article_onnx, source, out, "2/2", listener=Recorder(die), force="all")
+    with pytest.raises(Killed):
+        run(article_onnx, source, out, "2/2", listener=Recorder(die))
+    assert list(run(article_onnx, source, out, "2/2").reasons) == own[2:]
+    assert check_results(out, str(source)).problems == ()
+    run(article_onnx, source, out, "1/2")
+    assert contents(out) == whole
+
+
 def test_a_shard_that_vanished_is_told_by_the_part_that_it_was_of(
     article_onnx: Path, source: Path, tmp_path: Path
 ) -> None:
