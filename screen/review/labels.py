@@ -22,7 +22,7 @@ from screen.review.given import read_export, read_given
 from screen.review.label_report import COPIED_COLUMNS, NOT_PREDICTED, OTHER, LabelReport
 from screen.review.label_target import choose_target, label_schema
 from screen.review.matching import Labelled, match_labels
-from screen.review.ranking import AUDIT, DIRECTIONS, FLAGGED, choose_score, main_reason
+from screen.review.ranking import AUDIT, FLAGGED, choose_score, is_high_suspicious, main_reason
 from screen.review.results import Results, open_results
 from screen.review.votes import GivenLabels
 from screen.review.worth import CHANGED, KEPT, Judged, weigh
@@ -93,7 +93,8 @@ def join_labels(
             aside.discard()
             raise
     aside.commit()
-    report.worth = weigh(judged, score, results.rows - results.flagged)
+    high = is_high_suspicious(results, score)
+    report.worth = weigh(judged, score, results.rows - results.flagged, high_is_suspicious=high)
     return report
 
 
@@ -145,7 +146,7 @@ def _join(
     judged: list[Judged],
 ) -> Iterator[list[dict[str, Any]]]:
     """The rows to write, shard by shard; what they say of the flag is added to `judged`."""
-    sign = 1.0 if DIRECTIONS[score] else -1.0
+    sign = 1.0 if is_high_suspicious(results, score) else -1.0
     names = {name: index for index, name in enumerate(classes.names)}
     columns = list(dict.fromkeys((*COPIED_COLUMNS, "mean", score)))
     for index in sorted({one.place.shard for one in labelled}):

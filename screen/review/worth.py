@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from screen.review.classes import OUT_OF_DISTRIBUTION, UNUSABLE
-from screen.review.ranking import AUDIT, DIRECTIONS, FLAGGED
+from screen.review.ranking import AUDIT, FLAGGED
 from screen.review.shares import wilson_interval
 
 KEPT, CHANGED = "kept", "changed"
@@ -101,13 +101,14 @@ def count_share(name: str, rows: Sequence[Judged]) -> Share:
     return Share(name, len(rows), changed, away, unusable, *wilson_interval(changed + away + unusable, len(rows)))
 
 
-def weigh(rows: Sequence[Judged], score: str, unflagged: int) -> Worth:
+def weigh(rows: Sequence[Judged], score: str, unflagged: int, *, high_is_suspicious: bool = True) -> Worth:
     """Count what was found.
 
     Args:
         rows: the labelled rows.
         score: the name of what they were ordered by.
         unflagged: how many rows of the results were not flagged.
+        high_is_suspicious: on which side of the score lies what is suspicious.
     """
     flagged = [row for row in rows if row.source == FLAGGED]
     audit = count_share("random, not flagged", [row for row in rows if row.source == AUDIT])
@@ -116,7 +117,14 @@ def weigh(rows: Sequence[Judged], score: str, unflagged: int) -> Worth:
     by_reason = [count_share(reason, [row for row in flagged if row.reason == reason]) for reason in reasons]
     by_reason.sort(key=lambda one: (-one.labelled, one.name))
     missed = (audit.share * unflagged, audit.low * unflagged, audit.high * unflagged) if audit.labelled else None
-    return Worth(whole, audit, tuple(by_reason), _by_score(flagged, score), _gain(whole, audit), missed)
+    return Worth(
+        whole,
+        audit,
+        tuple(by_reason),
+        _by_score(flagged, score, 1.0 if high_is_suspicious else -1.0),
+        _gain(whole, audit),
+        missed,
+    )
 
 
 def _gain(one: Share, other: Share) -> tuple[float, float, float] | None:
@@ -129,12 +137,11 @@ def _gain(one: Share, other: Share) -> tuple[float, float, float] | None:
     return difference, low, high
 
 
-def _by_score(flagged: list[Judged], score: str) -> tuple[Share, ...]:
+def _by_score(flagged: list[Judged], score: str, sign: float) -> tuple[Share, ...]:
     """Flagged rows in up to four bins of as many rows each; rows of one score are in one bin."""
     scored = [row for row in flagged if row.suspicion is not None]
     if not scored:
         return ()
-    sign = 1.0 if DIRECTIONS[score] else -1.0
     values = np.array([row.suspicion for row in scored], np.float64)
     edges = np.unique(np.quantile(values, np.linspace(0, 1, _BINS + 1)[1:-1], method="lower"))
     bins = np.searchsorted(edges, values, side="left")

@@ -35,7 +35,12 @@ def test_rows_of_one_score_are_in_one_bin() -> None:
 
 
 def test_scores_are_told_as_they_are_where_low_is_suspicious() -> None:
-    worth = weigh([Judged(KEPT, "flagged", "x", -0.25), Judged(KEPT, "flagged", "x", -0.75)], "confidence", 5)
+    worth = weigh(
+        [Judged(KEPT, "flagged", "x", -0.25), Judged(KEPT, "flagged", "x", -0.75)],
+        "confidence",
+        5,
+        high_is_suspicious=False,
+    )
     assert [one.name for one in worth.by_score] == ["confidence 0.25", "confidence 0.75"]
 
 
