@@ -218,8 +218,9 @@ def test_a_report_is_made_of_results_and_pictures_in_a_store(store: Any) -> None
         size = write_page(findings, "memory://pages/report.html")
     assert len(store.cat("/pages/report.html")) == size
     store.rm("/in/sub/d.parquet")
-    (note,) = gather_findings("memory://out", top=300).notes
+    note, next_step = gather_findings("memory://out", top=300).notes
     assert "memory://in/sub/d.parquet is not in memory://in any more" in note.replace("memory:///", "memory://")
+    assert "--input" in next_step
 
 
 def test_a_store_that_cannot_lock_is_said_to_be_one(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
