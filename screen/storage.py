@@ -10,7 +10,8 @@ import hashlib
 import os
 import secrets
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,6 +120,22 @@ class AsideFile:
         except OSError as error:
             raise write_failed(target, error) from error
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Remove the file aside when anything goes wrong in the block.
+
+        Raises:
+            WriteFailed: the system refused.
+        """
+        try:
+            yield
+        except OSError as error:
+            self.discard()
+            raise write_failed(self.target, error) from error
+        except BaseException:
+            self.discard()
+            raise
+
     def commit(self) -> FileContent:
         """Sync the file and give it its name.
 
@@ -174,11 +191,8 @@ def write_text(target: Path, text: str, owner: str = "") -> None:
         WriteFailed: the system refused; the target is as it was.
     """
     aside = AsideFile(target, owner)
-    try:
+    with aside.writing():
         aside.path.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        aside.discard()
-        raise write_failed(target, error) from error
     aside.commit()
 
 

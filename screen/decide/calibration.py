@@ -27,7 +27,7 @@ from screen.config import PassSettings
 from screen.decide.detectors import Combination, Detector, Floats
 from screen.engine.distance import Distance, distance_from_arrays
 from screen.places import as_place
-from screen.storage import AsideFile, write_failed
+from screen.storage import AsideFile
 
 FORMAT = 1
 """Changes whenever an older calibration would be read wrongly."""
@@ -151,12 +151,8 @@ class Calibration:
         }
         arrays["header"] = np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)
         aside = AsideFile(path)
-        try:
-            with open(aside.path, "wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes allow_pickle for an array
-        except OSError as error:
-            aside.discard()
-            raise write_failed(path, error) from error
+        with aside.writing(), open(aside.path, "wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes allow_pickle for an array
         digest = hashlib.sha256(aside.path.read_bytes()).hexdigest()
         aside.commit()
         return digest

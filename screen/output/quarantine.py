@@ -8,7 +8,6 @@ disagrees with them. Its name does not end like a shard's, so that a glob over r
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 from screen.input.shards import UnreadableShard
 from screen.output.manifest_file import ManifestEntry
 from screen.places import open_parquet
-from screen.storage import AsideFile, write_failed
+from screen.storage import AsideFile
 
 QUARANTINE_STEM = "_quarantine."
 QUARANTINE_NAME = f"{QUARANTINE_STEM}pq"
@@ -63,16 +62,11 @@ def write_quarantine(output: Path, entries: Sequence[ManifestEntry], unreadable:
         WriteFailed: the system refused; an earlier table is as it was.
     """
     aside = AsideFile(output / QUARANTINE_NAME)
-    try:
-        with pq.ParquetWriter(aside.path, QUARANTINE_SCHEMA, compression="zstd") as file:
-            if unreadable:
-                file.write_table(_whole_shards(unreadable))
-            for table in read_bad_rows(output, entries):
-                file.write_table(table)
-    except OSError as error:
-        with suppress(OSError):
-            aside.discard()
-        raise write_failed(aside.target, error) from error
+    with aside.writing(), pq.ParquetWriter(aside.path, QUARANTINE_SCHEMA, compression="zstd") as file:
+        if unreadable:
+            file.write_table(_whole_shards(unreadable))
+        for table in read_bad_rows(output, entries):
+            file.write_table(table)
     aside.commit()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from screen.input.decode import ImageBatch
 from screen.input.rows import RowBatch
 from screen.input.shards import ShardRef
 from screen.places import open_parquet
-from screen.storage import AsideFile, write_failed
+from screen.storage import AsideFile
 
 _GROUP_ROWS = 8192
 _METADATA_KEY = b"oodscreen"
@@ -173,7 +173,7 @@ class ShardWriter:
         self._rows = self._flagged = 0
         self._statuses: dict[str, int] = {}
         self._aside = AsideFile(path, owner)
-        with self._discarding():
+        with self._aside.writing():
             self._file = pq.ParquetWriter(self._aside.path, schema, compression="zstd")
 
     def add(self, table: pa.Table) -> None:
@@ -191,7 +191,7 @@ class ShardWriter:
         """Write what waits, close, sync and rename."""
         if len(self._waiting):
             self._write(self._waiting)
-        with self._discarding():
+        with self._aside.writing():
             self._file.close()
         content = self._aside.commit()
         statuses = dict(sorted(self._statuses.items()))
@@ -206,14 +206,5 @@ class ShardWriter:
         self._aside.discard()
 
     def _write(self, table: pa.Table) -> None:
-        with self._discarding():
+        with self._aside.writing():
             self._file.write_table(table.combine_chunks(), row_group_size=_GROUP_ROWS)
-
-    @contextmanager
-    def _discarding(self) -> Iterator[None]:
-        """Remove the file aside when the system refuses a write, and say so."""
-        try:
-            yield
-        except OSError as error:
-            self._aside.discard()
-            raise write_failed(self._aside.target, error) from error

@@ -9,8 +9,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -119,7 +118,7 @@ class FileDestination:
             self._write_folder(rows, handed, ledger)
             return
         aside = AsideFile(self.target)
-        with _discarding(aside):
+        with aside.writing():
             write = {"parquet": self._parquet, "jsonl": self._lines, "label-studio-tasks": self._tasks}[self.format]
             write(rows, aside.path)
             if self.format == "label-studio-tasks":
@@ -227,16 +226,3 @@ def _finite(value: Any) -> Any:
 def _sync(file: IO[Any]) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-@contextmanager
-def _discarding(aside: AsideFile) -> Iterator[None]:
-    """Remove the file aside when anything goes wrong, and say so of what the system refuses."""
-    try:
-        yield
-    except OSError as error:
-        aside.discard()
-        raise write_failed(aside.target, error) from error
-    except BaseException:
-        aside.discard()
-        raise

@@ -26,7 +26,7 @@ from screen.review.ranking import AUDIT, FLAGGED, choose_score, is_high_suspicio
 from screen.review.results import Results, open_results
 from screen.review.votes import GivenLabels
 from screen.review.worth import CHANGED, KEPT, Judged, weigh
-from screen.storage import AsideFile, write_failed
+from screen.storage import AsideFile
 
 
 def join_labels(
@@ -76,7 +76,7 @@ def join_labels(
         labelled = match_labels(given, results, classes, report, model=model, keys=read_keys if images else None)
         report.shards = fetcher.missing.shards
         aside = AsideFile(target)
-        try:
+        with aside.writing():
             with pq.ParquetWriter(aside.path, schema, compression="zstd") as file:
                 for rows in _join(labelled, results, classes, score, report, judged):
                     if images:
@@ -86,12 +86,6 @@ def join_labels(
             if not report.labelled:
                 raise _nothing(given, report, source)
             results.refuse_if_changed()
-        except OSError as error:
-            aside.discard()
-            raise write_failed(aside.target, error) from error
-        except BaseException:
-            aside.discard()
-            raise
     aside.commit()
     high = is_high_suspicious(results, score)
     report.worth = weigh(judged, score, results.rows - results.flagged, high_is_suspicious=high)

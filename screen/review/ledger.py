@@ -23,7 +23,7 @@ from export.errors import OutputRefused, WriteFailed
 from screen.output.lock import hold_output
 from screen.output.manifest_file import ManifestEntry
 from screen.places import as_place, open_parquet
-from screen.storage import AsideFile, FileContent, write_failed
+from screen.storage import AsideFile, FileContent
 
 LEDGER_NAME = "_queue.ledger"
 _ENDING, _PENDING = ".pq", ".pending"
@@ -154,11 +154,8 @@ class Ledger:
         columns = [[getattr(one, name) for one in handed] for name in _SCHEMA.names]
         arrays = [pa.array(values, field.type) for values, field in zip(columns, _SCHEMA, strict=True)]
         aside = AsideFile(path)
-        try:
+        with aside.writing():
             pq.write_table(pa.Table.from_arrays(arrays, schema=schema), aside.path, compression="zstd")
-        except OSError as error:
-            aside.discard()
-            raise write_failed(path, error) from error
         aside.commit()
 
 
