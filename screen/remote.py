@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import EngineFailed, InputChanged, OodscreenError
-from screen.config import RunConfig
 from screen.cuts import CutMerger
 from screen.input.shards import ShardRef, UnreadableShard
-from screen.places import as_place, is_local
+from screen.places import is_local
 from screen.scoring import Job, Progress, batch_rows
 from screen.stopping import StopRequest
 from screen.storage import remove_leftovers
@@ -61,7 +60,10 @@ class RayExecutor:
     def __init__(self, ray: Any, job: Job, notify: Callable[[str], None], size: WorkerSize, count: int) -> None:
         self._ray, self._job, self._notify = ray, job, notify
         self._size = size
-        config = replace(job.config, threads=self._size.cores, **_absolute(job.config))
+        root = job.config.image_root
+        config = replace(
+            job.config, threads=self._size.cores, image_root=None if root is None else str(Path(root).resolve())
+        )
         there = replace(job, model=None, output=_resolve(job.output), config=config)  # type: ignore[arg-type]
         self._remote = ray.put(RemoteJob(there, _resolve(job.model.path), job.model.digest, installed_versions()))
         self._actor = ray.remote(Worker).options(
@@ -234,14 +236,6 @@ def count_workers(ray: Any, size: WorkerSize) -> int:
 def live_nodes(ray: Any) -> list[dict[str, float]]:
     """What each node has, by Ray's names."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _absolute(config: RunConfig) -> dict[str, Any]:
-    """Paths of a configuration as they are from everywhere."""
-    if config.calibration is None:
-        return {}
-    place = as_place(config.calibration)
-    return {"calibration": str(place.resolve())} if is_local(place) else {}
 
 
 def _resolve(place: Path) -> Path:

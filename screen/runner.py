@@ -97,7 +97,7 @@ def run_screening(
     )
     open_manifest = partial(_open_manifest, output, identity, shards, force=config.force, part=part)
     open_manifest()  # refuses before anything is written
-    job = Job(model, output, config, columns, identity, "" if part is None else part.name)
+    job = Job(model, output, config, judge, columns, identity, "" if part is None else part.name)
     stop = stop or StopRequest()
     with open_executor(job, listener.noted, stop) as executor, hold_output(output, part) as note:
         if note:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from export.contract import ExportedModel, ModelContract
 from screen.config import RunConfig
+from screen.decide.judge import Judge
 from screen.decide.rules import Decision
 from screen.decide.scores import score_columns
 from screen.engine.statistics import PassSummary
@@ -46,6 +47,7 @@ class Job:
         model: the model.
         output: folder of results.
         config: how.
+        judge: who decides; with the calibration that `identity` names.
         columns: which input columns are read.
         identity: what decides the results; written into every file.
         owner: whose files those are that are aside; the part's name.
@@ -54,6 +56,7 @@ class Job:
     model: ExportedModel
     output: Path
     config: RunConfig
+    judge: Judge
     columns: ColumnMapping
     identity: dict[str, Any]
     owner: str = ""
@@ -115,11 +118,7 @@ class ShardScorer:
         config = job.config
         self._screener = Screener(
             job.model,
-            passes=config.passes,
-            seed=config.seed,
-            masks=config.masks,
-            flag_if=config.flag_if,
-            calibration=config.calibration,
+            judge=job.judge,
             adaptive=config.adaptive,
             device=config.device,
             threads=config.threads,

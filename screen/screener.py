@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from export.contract import ExportedModel, read_model
 from export.errors import InputRefused
 from screen.config import RunConfig
-from screen.decide.judge import choose_judge
+from screen.decide.judge import Judge, choose_judge
 from screen.decide.rules import Decision
 from screen.engine.features import GRID
 from screen.engine.leaving import LeavingEngine
@@ -45,6 +45,8 @@ class Screener:
         threads: threads that share the work; 0 for all cores. Results do not depend on it.
         memory: MiB that the tensors of a run may take.
         notify: told in one line when memory ran out and the runs become smaller.
+        judge: who decides, where that is chosen already; passes, seed, masks, flag_if and calibration are
+            then his, and no file is read for them.
 
     Raises:
         Refused: the model, the rule, the calibration or the device is not to be had, or an option cannot be meant.
@@ -64,6 +66,7 @@ class Screener:
         threads: int = 0,
         memory: int = 512,
         notify: Callable[[str], None] | None = None,
+        judge: Judge | None = None,
     ) -> None:
         config = RunConfig(
             passes=passes,
@@ -77,7 +80,7 @@ class Screener:
         )
         self.model = model if isinstance(model, ExportedModel) else read_model(as_place(model))
         self.contract = self.model.contract
-        self.judge = choose_judge(self.model, config)
+        self.judge = judge or choose_judge(self.model, config)
         self.device = choose_device(device, threads)
         settings = self.judge.settings
         self._options: EngineOptions = {

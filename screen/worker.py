@@ -91,7 +91,7 @@ class Worker:
             if not remote.model.is_file():
                 raise InputRefused(
                     f"The worker on {node} does not see the model {remote.model}.",
-                    wanted="a model, a calibration and INPUT that all nodes see under the same path",
+                    wanted="a model and INPUT that all nodes see under the same path",
                     next_step="put them on a network file system or into an object store",
                 )
             model = read_model(remote.model)

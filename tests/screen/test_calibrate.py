@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from screen.decide.calibration import flagged_ranks, read_calibration
 from screen.decide.request import CalibrationConfig, CalibrationReport
 from screen.demo import read_images
 from screen.runner import run_screening
+from screen.scoring import Executor, Job, open_here
 from tests.conftest import Recorder, encode, read_results, write_shard
 from tests.screen.engine.graphs import Graph
 
@@ -94,6 +96,26 @@ def test_a_run_takes_passes_seed_and_masks_from_the_calibration(
     assert summary.rule == "p_value <= 0.1"
     reasons = [reason for reason in table["flag_reason"].to_pylist() if reason]
     assert all(reason.startswith("p_value ") and "; most unusual: " in reason for reason in reasons)
+
+
+def test_a_calibration_that_is_replaced_while_a_run_opens_decides_nothing(
+    calibrate: Calibrate, article_onnx: Path, shards: Path, tmp_path: Path
+) -> None:
+    """Results name the calibration that decided them: the file is read once."""
+    report = calibrate()
+    config = RunConfig(calibration=str(report.output), device="cpu")
+
+    @contextmanager
+    def open_late(job: Job, *others: Any) -> Iterator[Executor]:
+        report.output.write_bytes(b"another")
+        with open_here(job, *others) as executor:
+            yield executor
+
+    summary = run_screening(
+        article_onnx, str(shards / "test"), tmp_path / "out", config, Recorder(), open_executor=open_late
+    )
+    assert summary.rows == 300
+    assert read_results(tmp_path / "out")["p_value"].null_count == 0
 
 
 def test_noise_is_flagged_and_looks_far(calibrate: Calibrate, article_onnx: Path, digits: NDArray[np.uint8]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def test_a_worker_says_what_it_does_not_see(job: Job, tmp_path: Path, article_on
     told = open_worker(job, digest="0" * 64)
     assert isinstance(told, InputRefused)
     assert "sees another file under" in str(told)
-    told = open_worker(Job(job.model, tmp_path / "none", job.config, job.columns, job.identity))
+    told = open_worker(replace(job, output=tmp_path / "none"))
     assert isinstance(told, OutputRefused)
     assert "does not see OUTPUT" in str(told)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from export.contract import read_model
 from screen import scoring
 from screen.config import RunConfig
+from screen.decide.judge import choose_judge
 from screen.engine.passes import PassEngine
 from screen.input.decode import ImageBatch
 from screen.input.rows import map_columns
@@ -29,7 +30,7 @@ CONFIG = RunConfig(passes=2, device="cpu", batch_size=64)
 def open_job(model: Path, source: Path, output: Path) -> Job:
     exported = read_model(model)
     columns = map_columns(find_shards(str(source))[0], CONFIG, exported.contract)
-    return Job(exported, output, CONFIG, columns, {"model": exported.digest})
+    return Job(exported, output, CONFIG, choose_judge(exported, CONFIG), columns, {"model": exported.digest})
 
 
 def test_small_shards_share_batches(
