@@ -38,6 +38,9 @@ HIGH_IS_UNUSUAL = {
 }
 """Every score that may be a detector, and on which side of it lies what is unusual."""
 
+HIGH_IS_SUSPICIOUS = {**HIGH_IS_UNUSUAL, "ood_score": True, "p_value": False}
+"""Every score by which rows can be told apart, those of a calibration included, and the same of it."""
+
 
 def orient(name: str, values: NDArray[Any]) -> Floats:
     """A score in float64, turned so that high is unusual."""

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from export.contract import ModelContract
-from screen.input.image_bytes import FORMATS, Failure, image_sources, read_path
+from screen.input.image_bytes import FORMATS, Failure, as_picture, image_sources, read_path
 from screen.input.resize import resize_image
 from screen.input.rows import RowBatch, tensor_shape
 
@@ -136,7 +136,7 @@ class Decoder:
             into[:] = tensors
         else:
             try:
-                list(self._pool.map(self._put, map(_as_image, tensors), into))
+                list(self._pool.map(self._put, map(as_picture, tensors), into))
             except Image.DecompressionBombError as error:  # they have one size, so it is so for all
                 return [(index, ("too_large", str(error))) for index in range(len(into))]
         return [(int(index), ("null_image", "the tensor is null, or a value in it")) for index in np.flatnonzero(null)]
@@ -183,7 +183,3 @@ class Decoder:
 
     def _is_as_wanted(self, height: int, width: int) -> bool:
         return (height, width) == self._shape[:2] and not self._resize.is_needed_at_same_size
-
-
-def _as_image(pixels: NDArray[np.uint8]) -> Image.Image:
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)

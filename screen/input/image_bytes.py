@@ -1,6 +1,7 @@
-"""The bytes of a row's image, as they are in the shard or in the file that the row names.
+"""A row's image as it is stored: its bytes, in the shard or in the file that the row names, or its bare pixels.
 
-In: the image column of some rows. Out: for each row its bytes, or a path that is read only below `--image-root`.
+In: the image column of some rows. Out: for each row its bytes, or a path that is read only below `--image-root`; or
+pixels.
 """
 
 from __future__ import annotations
@@ -8,8 +9,11 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
+from PIL import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What Pillow may take an image for."""
@@ -31,6 +35,29 @@ def image_sources(column: pa.Array) -> list[tuple[bytes | None, bytes | None]]:
     )
     paths = pc.struct_field(column, "path").cast(pa.large_binary()).to_pylist() if is_text else [None] * len(data)
     return list(zip(data, paths, strict=True))
+
+
+def tensor_pixels(value: pa.Scalar, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    """The pixels of one row of tensors; None where the tensor is null, or a value in it.
+
+    Args:
+        value: of a column of fixed-size lists, nested or not, or of a tensor type.
+        shape: what they make up.
+    """
+    storage = value.value if isinstance(value, pa.ExtensionScalar) else value
+    if storage is None or not storage.is_valid:
+        return None
+    values = storage.values
+    while pa.types.is_fixed_size_list(values.type):
+        if values.null_count:
+            return None
+        values = values.flatten()
+    return None if values.null_count else np.asarray(values).reshape(shape)
+
+
+def as_picture(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Pixels `[H, W]` or `[H, W, C]` as Pillow has them; with one channel they are grey."""
+    return Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
 
 
 def read_path(root: Path | None, path: bytes, max_pixels: int) -> bytes | Failure:

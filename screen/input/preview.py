@@ -14,14 +14,14 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from screen.input.image_bytes import FORMATS, image_sources, read_path
+from screen.input.image_bytes import FORMATS, as_picture, image_sources, read_path, tensor_pixels
 from screen.input.rows import RowBatch, tensor_shape
 
 _LOSSLESS_SIDE = 64
 """Up to this side a PNG is small, and every pixel counts."""
 
 _JPEG_QUALITY = 82
-_COLOURS = {1: "L", 3: "RGB", 4: "RGBA"}
+_CHANNELS = (1, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,11 @@ def _preview_tensor(value: pa.Scalar, shape: tuple[int, ...], limits: PreviewLim
         if limits.flat_shape is None or int(np.prod(limits.flat_shape)) != shape[0]:
             return "a flat tensor, whose height and width are not known here"
         shape = limits.flat_shape
-    flat = value.value if isinstance(value, pa.ExtensionScalar) else value
-    values = np.asarray(flat.as_py(), np.float64).ravel() if flat.is_valid else np.array([np.nan])
-    height, width, channels = (*shape, 1)[:3]
-    if values.size != height * width * channels or not np.isfinite(values).all() or channels not in _COLOURS:
+    channels = (*shape, 1)[2]
+    pixels = tensor_pixels(value, shape)
+    if pixels is None or channels not in _CHANNELS:
         return "the tensor is null, or a value in it"
-    pixels = values.astype(np.uint8).reshape(height, width, channels)
-    image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels).convert("L" if channels == 1 else "RGB")
+    image = as_picture(pixels).convert("L" if channels == 1 else "RGB")
     return _shrink(image, image.size, limits.side)
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from export.errors import InputRefused, OptionRefused
 from screen.columns import SCORES
-from screen.decide.detectors import HIGH_IS_UNUSUAL
+from screen.decide.detectors import HIGH_IS_SUSPICIOUS
 from screen.output.manifest_file import MANIFEST_NAME
 from screen.places import as_place
 from screen.review.results import open_results
@@ -31,7 +31,6 @@ SHARES = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 """Shares of rows reviewed at which the error left is told."""
 
 _BINS = 15
-_DIRECTIONS = {**HIGH_IS_UNUSUAL, "ood_score": True, "p_value": False}
 _NAMES = ("prediction", "mean", "flag", "status")
 
 
@@ -134,7 +133,7 @@ def evaluate_results(known: str, others: Sequence[str], *, label: str | None = N
             wanted="results with rows of status `ok`",
             next_step="see the column `error` of these results",
         )
-    scores = [name for name in _DIRECTIONS if readable[name].null_count < len(readable)]
+    scores = [name for name in HIGH_IS_SUSPICIOUS if readable[name].null_count < len(readable)]
     return Evaluation(
         rows=len(table),
         scored=len(readable),
@@ -197,7 +196,7 @@ def error_left(values: NDArray[Any], right: NDArray[np.bool_]) -> tuple[float, .
 def _compare(known: pa.Table, name: str, table: pa.Table, scores: list[str]) -> SetEvaluation:
     readable = _readable(table)
     separations = [
-        separate(_values(known, score), _values(readable, score), score, high_is_unusual=_DIRECTIONS[score])
+        separate(_values(known, score), _values(readable, score), score, high_is_unusual=HIGH_IS_SUSPICIOUS[score])
         for score in scores
         if readable[score].null_count < len(readable)
     ]
@@ -223,7 +222,8 @@ def _compare_labels(known: pa.Table, label: str, scores: list[str]) -> LabelledE
         nll=float(metrics.log_loss(labels, np.clip(mean, 1e-12, 1), labels=range(mean.shape[1]))),
         ece=expected_calibration_error(np.asarray(known["confidence"], np.float64), right),
         error_left={
-            score: error_left((1 if _DIRECTIONS[score] else -1) * _values(known, score), right) for score in scores
+            score: error_left((1 if HIGH_IS_SUSPICIOUS[score] else -1) * _values(known, score), right)
+            for score in scores
         },
     )
 
@@ -241,7 +241,7 @@ def _labels(column: pa.ChunkedArray, name: str, classes: int) -> NDArray[np.int6
 
 def _read(source: str, label: str | None) -> pa.Table:
     """The columns that are needed, of all shards."""
-    wanted = [*(column.name for column in SCORES if column.name in _DIRECTIONS), *_NAMES]
+    wanted = [*(column.name for column in SCORES if column.name in HIGH_IS_SUSPICIOUS), *_NAMES]
     tables = []
     for path in _shards_of(source):
         try:

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,28 +23,15 @@ from PIL import Image
 
 from export.contract import ModelContract
 from export.errors import InputChanged, OptionRefused, WriteFailed
-from screen.input.image_bytes import FORMATS, image_sources, read_path
-from screen.input.rows import ColumnMapping, RowBatch, read_chosen_rows, tensor_shape
+from screen.input.image_bytes import FORMATS, as_picture, image_sources, read_path, tensor_pixels
+from screen.input.rows import RowBatch, read_chosen_rows, tensor_shape
 from screen.input.shards import ShardRef
 from screen.output.manifest_file import ManifestEntry
 from screen.review.queue_row import RESULT_COLUMNS, QueuedImage
-from screen.review.results import Results
+from screen.review.results import Place, Results
 from screen.review.sources import NotAsScored, find_source
 
 _SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif"}
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A row of the results.
-
-    Attributes:
-        shard: index of the result shard.
-        row: position in it.
-    """
-
-    shard: int
-    row: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +79,7 @@ class Fetcher:
     def __init__(self, results: Results, contract: ModelContract | None, source: str | None) -> None:
         self._results, self._contract = results, contract
         self._source = source
-        told = results.identity
-        self._root = None if told["image_root"] is None else Path(told["image_root"]).resolve()
-        self._max_pixels = int(told["max_pixels"])
-        self._columns = ColumnMapping(str(told["image_column"]), told["id_column"], (), pa.schema([]))
+        self._root, self._max_pixels, self._columns = results.image_root, results.max_pixels, results.columns
         self._spool = tempfile.TemporaryFile(prefix="oodscreen-queue-")  # noqa: SIM115  closed by close()
         self.missing = Missing()
 
@@ -203,25 +186,13 @@ class Fetcher:
                 )
             shape = self._contract.image_shape
         for value in column:
-            pixels = _pixels(value, shape)
+            pixels = tensor_pixels(value, shape)
             if pixels is None:
                 yield "null_image"
                 continue
             buffer = io.BytesIO()
-            Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
+            as_picture(pixels).save(buffer, "PNG")
             yield hashlib.sha256(pixels.tobytes()).digest(), QueuedImage(buffer.getvalue(), None, ".png", "image/png")
-
-
-def _pixels(value: pa.Scalar, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
-    storage = value.value if isinstance(value, pa.ExtensionScalar) else value
-    if storage is None or not storage.is_valid:
-        return None
-    values = storage.values
-    while pa.types.is_fixed_size_list(values.type):
-        if values.null_count:
-            return None
-        values = values.flatten()
-    return None if values.null_count else np.asarray(values).reshape(shape)
 
 
 def _as_image(data: bytes, path: str | None) -> tuple[bytes, QueuedImage] | str:

@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 
 from export.errors import InputRefused, OptionRefused
 from screen.review.classes import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, UNUSABLE, ClassNames, name_classes
-from screen.review.fetch import Fetched, Fetcher, Place
+from screen.review.fetch import Fetched, Fetcher
 from screen.review.given import read_export, read_given
 from screen.review.label_report import COPIED_COLUMNS, NOT_PREDICTED, OTHER, LabelReport
 from screen.review.label_target import choose_target, label_schema
 from screen.review.matching import Labelled, match_labels
 from screen.review.ranking import AUDIT, FLAGGED, choose_score, is_high_suspicious, main_reason
-from screen.review.results import Results, open_results
+from screen.review.results import Place, Results, open_results
 from screen.review.votes import GivenLabels
 from screen.review.worth import CHANGED, KEPT, Judged, weigh
 from screen.storage import AsideFile
@@ -59,6 +59,7 @@ def join_labels(
     results = open_results(source)
     target = choose_target(output, results.place)
     score = choose_score(results, order_by)
+    high = is_high_suspicious(results, score)
     classes, contract = name_classes(results, model)
     report = LabelReport(
         output, given.read, 0, weigh([], score, 0), given.foreign, given.unlabelled, given.skipped, given.repeated
@@ -78,7 +79,7 @@ def join_labels(
         aside = AsideFile(target)
         with aside.writing():
             with pq.ParquetWriter(aside.path, schema, compression="zstd") as file:
-                for rows in _join(labelled, results, classes, score, report, judged):
+                for rows in _join(labelled, results, classes, score, report, judged, sign=1.0 if high else -1.0):
                     if images:
                         _add_images(rows, fetcher, there, report)
                     values = [{name: row[name] for name in schema.names} for row in rows]
@@ -87,7 +88,6 @@ def join_labels(
                 raise _nothing(given, report, source)
             results.refuse_if_changed()
     aside.commit()
-    high = is_high_suspicious(results, score)
     report.worth = weigh(judged, score, results.rows - results.flagged, high_is_suspicious=high)
     return report
 
@@ -138,9 +138,10 @@ def _join(
     score: str,
     report: LabelReport,
     judged: list[Judged],
+    *,
+    sign: float,
 ) -> Iterator[list[dict[str, Any]]]:
     """The rows to write, shard by shard; what they say of the flag is added to `judged`."""
-    sign = 1.0 if is_high_suspicious(results, score) else -1.0
     names = {name: index for index, name in enumerate(classes.names)}
     columns = list(dict.fromkeys((*COPIED_COLUMNS, "mean", score)))
     for index in sorted({one.place.shard for one in labelled}):

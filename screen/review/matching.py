@@ -16,9 +16,8 @@ import numpy as np
 from export.errors import OptionRefused
 from screen.output.manifest_file import ManifestEntry
 from screen.review.classes import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, UNUSABLE, ClassNames
-from screen.review.fetch import Place
 from screen.review.label_report import LabelReport
-from screen.review.results import Results
+from screen.review.results import Place, Results
 from screen.review.votes import Choice, GivenLabels, RowName, Votes
 
 ReadKeys = Callable[[list[Place]], Mapping[Place, bytes]]

@@ -11,12 +11,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from screen.review.fetch import Fetched, Fetcher, Place
+from screen.review.fetch import Fetched, Fetcher
 from screen.review.ledger import HandedOn, Ledger, input_digest
 from screen.review.queue_report import QueueReport
 from screen.review.queue_row import QueueRow
 from screen.review.ranking import Candidates
-from screen.review.results import Results
+from screen.review.results import Place, Results
 
 
 class Destination(Protocol):

@@ -7,14 +7,13 @@ one that was scored, and a row is shown only if its key is the one in the result
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from export.errors import OodscreenError
 from screen.input.preview import Preview, PreviewLimits, preview_rows
-from screen.input.rows import ColumnMapping, read_chosen_rows
+from screen.input.rows import read_chosen_rows
 from screen.output.manifest_file import ManifestEntry
 from screen.review.findings import clip
 from screen.review.results import Results
@@ -38,15 +37,10 @@ class PictureFinder:
     """
 
     def __init__(self, results: Results, moved_to: str | None) -> None:
-        told = results.identity
         self._moved_to = moved_to
-        self._columns = ColumnMapping(str(told["image_column"]), told["id_column"], (), pa.schema([]))
-        self._limits = PreviewLimits(
-            _SIDE,
-            int(told["max_pixels"]),
-            None if told["image_root"] is None else Path(told["image_root"]).resolve(),
-            None if results.record is None else results.record.image_shape,
-        )
+        self._columns = results.columns
+        shape = None if results.record is None else results.record.image_shape
+        self._limits = PreviewLimits(_SIDE, results.max_pixels, results.image_root, shape)
         self._room = _MOST_BYTES
         self._without = 0
         self._problems: list[str] = []

@@ -19,12 +19,9 @@ from numpy.typing import NDArray
 
 from export.errors import OptionRefused
 from screen.columns import SCORES, STATUSES
-from screen.decide.detectors import HIGH_IS_UNUSUAL
+from screen.decide.detectors import HIGH_IS_SUSPICIOUS
 from screen.decide.rules import flags_high
 from screen.review.results import Results
-
-DIRECTIONS = {**HIGH_IS_UNUSUAL, "ood_score": True, "p_value": False}
-"""Every score that rows can be ordered by, and on which side of it lies what is suspicious, if a rule does not say."""
 
 FLAGGED, AUDIT = "flagged", "audit"
 """Why a row is in the queue: because of its flag, or as one of the random others by which flags are audited."""
@@ -90,14 +87,14 @@ def choose_score(results: Results, order_by: str | None) -> str:
         OptionRefused: there is no such score, or no row of these results has it.
     """
     if order_by is not None:
-        if order_by not in DIRECTIONS:
+        if order_by not in HIGH_IS_SUSPICIOUS:
             raise OptionRefused(
                 f"--order-by {order_by} is no score.",
-                wanted=f"one of {', '.join(DIRECTIONS)}",
+                wanted=f"one of {', '.join(HIGH_IS_SUSPICIOUS)}",
                 next_step="give one of these, or leave the option out",
             )
         if not _with_values(results, (order_by,)):
-            there = _with_values(results, tuple(DIRECTIONS))
+            there = _with_values(results, tuple(HIGH_IS_SUSPICIOUS))
             if there:  # where no row could be scored there is nothing to order
                 raise OptionRefused(
                     f"--order-by {order_by} names a score that no row of {results.name} has.",
@@ -107,13 +104,13 @@ def choose_score(results: Results, order_by: str | None) -> str:
         return order_by
     if results.calibrated:
         return "ood_score"
-    return next((word for word in _WORD.findall(results.rule) if word in DIRECTIONS), "entropy")
+    return next((word for word in _WORD.findall(results.rule) if word in HIGH_IS_SUSPICIOUS), "entropy")
 
 
 def is_high_suspicious(results: Results, score: str) -> bool:
     """On which side of a score lies what is suspicious: where the run's rule flags, if it compares the score."""
     by_rule = flags_high(results.rule, score)
-    return DIRECTIONS[score] if by_rule is None else by_rule
+    return HIGH_IS_SUSPICIOUS[score] if by_rule is None else by_rule
 
 
 def _with_values(results: Results, names: tuple[str, ...]) -> tuple[str, ...]:

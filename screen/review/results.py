@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from export.errors import InputChanged, InputRefused, OutputLocked, OutputRefused
 from screen.columns import COLUMNS
+from screen.input.rows import ColumnMapping
 from screen.output.lock import refuse_if_held
 from screen.output.manifest_file import MANIFEST_NAME, ManifestEntry, ManifestFile
 from screen.output.record import RunRecord
@@ -31,6 +32,19 @@ _FEW_ROWS = 1024
 _TOLD = ("configuration", "model", "passes", "seed", "masks", "flag_if", "calibration", "adaptive", "image_column",
          "id_column", "image_root", "max_pixels")  # fmt: skip
 """What a manifest says of how the results were made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A row of the results.
+
+    Attributes:
+        shard: index of the result shard.
+        row: position in it.
+    """
+
+    shard: int
+    row: int
 
 
 @dataclass(frozen=True)
@@ -84,6 +98,22 @@ class Results:
     def model_version(self) -> str:
         """Model and configuration in a word: other passes of the same model predict otherwise."""
         return f"{self.model[:12]}-{str(self.identity['configuration'])[:8]}"
+
+    @property
+    def columns(self) -> ColumnMapping:
+        """What to read of the input for people: images and keys."""
+        return ColumnMapping(str(self.identity["image_column"]), self.identity["id_column"], (), pa.schema([]))
+
+    @property
+    def image_root(self) -> Path | None:
+        """Where paths of images were looked up; None where they were not followed."""
+        root = self.identity["image_root"]
+        return None if root is None else Path(root).resolve()
+
+    @property
+    def max_pixels(self) -> int:
+        """Images with more were not decoded."""
+        return int(self.identity["max_pixels"])
 
     @property
     def rows(self) -> int:

@@ -15,8 +15,8 @@ import numpy as np
 from screen.input.preview import Preview
 from screen.review.findings import ClassValue, Suspect, clip
 from screen.review.pictures import PictureFinder
-from screen.review.results import Results
-from screen.review.tally import SCALARS, Place, split_reason
+from screen.review.results import Place, Results
+from screen.review.tally import SCALARS, split_reason
 
 _MOST_KEPT = 4
 _VALUES = 5

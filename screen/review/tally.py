@@ -10,7 +10,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from screen.columns import CALIBRATED, SCORES
+from screen.review.results import Place
 
 SCALARS = tuple(column.name for column in SCORES if column.type in (pa.float32(), pa.float64()))
 """The scores that are one number."""
@@ -93,19 +93,6 @@ class GrowingHistogram:
 
     def _count(self, index: int, both: NDArray[np.int64]) -> None:
         self._counts[index] = self._counts.get(index, 0) + both
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a row is.
-
-    Attributes:
-        shard: number of the shard.
-        row: position in it.
-    """
-
-    shard: int
-    row: int
 
 
 class Tally:

@@ -11,9 +11,9 @@ import pytest
 from export.errors import OptionRefused
 from export.graph import stamp_metadata
 from screen.config import RunConfig
+from screen.decide.detectors import HIGH_IS_SUSPICIOUS
 from screen.review.gather import gather_findings
 from screen.review.ranking import (
-    DIRECTIONS,
     check_per_class,
     check_reasons,
     choose_score,
@@ -52,7 +52,7 @@ def test_rows_are_ordered_by_the_first_score_of_the_rule(night: Night) -> None:
     results = open_results(str(night.results))
     assert choose_score(results, None) == "entropy"
     assert choose_score(results, "kurtosis") == "kurtosis"
-    assert set(DIRECTIONS) >= {"ood_score", "p_value", "entropy", "feature_distance"}
+    assert set(HIGH_IS_SUSPICIOUS) >= {"ood_score", "p_value", "entropy", "feature_distance"}
 
 
 def test_a_score_that_no_row_has_orders_nothing_and_is_refused(night: Night) -> None:
@@ -62,7 +62,7 @@ def test_a_score_that_no_row_has_orders_nothing_and_is_refused(night: Night) -> 
         with pytest.raises(OptionRefused, match=f"--order-by {name} names a score that no row of out has") as refused:
             choose_score(results, name)
         there = refused.value.wanted.removeprefix("a score with values, here ").split(", ")
-        assert {"entropy", "confidence", "kurtosis", "largest_std"} <= set(there) < set(DIRECTIONS)
+        assert {"entropy", "confidence", "kurtosis", "largest_std"} <= set(there) < set(HIGH_IS_SUSPICIOUS)
         assert not {"ood_score", "p_value", "largest_label_entropy"} & set(there)
 
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from screen.columns import COLUMNS
-from screen.review.tally import NEEDED, GrowingHistogram, Place, Tally, split_reason, strip_values
+from screen.review.results import Place
+from screen.review.tally import NEEDED, GrowingHistogram, Tally, split_reason, strip_values
 
 VALUES = st.lists(st.floats(-1e30, 1e30), min_size=1, max_size=60)
 
