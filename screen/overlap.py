@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -26,14 +26,9 @@ class StageClock:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
-    @contextmanager
-    def busy(self, stage: str) -> Iterator[None]:
+    def busy(self, stage: str) -> AbstractContextManager[None]:
         """Count the time of the block for a stage."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+        return self._count(stage, 1)
 
     def make(self, stage: str, items: Iterator[Item]) -> Generator[Item, None, None]:
         """The same items; the time that an item takes to come is the stage's."""
@@ -51,7 +46,7 @@ class StageClock:
 
         def given() -> Iterator[Item]:
             while True:
-                with self._waiting(stage):
+                with self._count(stage, -1):  # the stage is busy around it
                     item = next(items, _END)
                 if isinstance(item, _End):
                     return
@@ -67,13 +62,12 @@ class StageClock:
         return self.run(stage, partial(map, function), items)
 
     @contextmanager
-    def _waiting(self, stage: str) -> Iterator[None]:
-        """Do not count the time of the block for a stage that is busy around it."""
+    def _count(self, stage: str, sign: int) -> Iterator[None]:
         started = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) - (time.perf_counter() - started)
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + sign * (time.perf_counter() - started)
 
 
 class _End:

@@ -38,14 +38,15 @@ def close_parts(output: Path, configuration: str | None = None) -> tuple[Part, .
         WriteFailed: OUTPUT cannot be written to; the parts are as they were.
     """
     for left in reversed(range(_TRIES)):
-        missing = _open_parts(output, configuration)
-        if missing or _is_closed(output, configuration):
+        missing, is_closed = _look_twice(output, configuration)
+        if missing or is_closed:
             return missing
         try:
             with hold_output(output):
-                missing = _open_parts(output, configuration)
-                if not missing:
-                    _close(output, configuration)
+                there = ManifestFile.read(output, configuration)
+                missing = _open_parts(there)
+                if there is not None and not missing and not _is_closed(there):
+                    _close(output, there)
                 return missing
         except OutputLocked:
             if not left:
@@ -54,28 +55,30 @@ def close_parts(output: Path, configuration: str | None = None) -> tuple[Part, .
     raise AssertionError("the last try returns or raises")
 
 
-def _open_parts(output: Path, configuration: str | None) -> tuple[Part, ...]:
-    """The parts that have not come to their end, read twice: another part may be closing them just now."""
-    found = []
-    for _ in range(2):
-        there = ManifestFile.read(output, configuration)
-        found.append(set() if there is None or there.finished else set(there.missing))
-    return tuple(sorted(found[0] & found[1]))
+def _look_twice(output: Path, configuration: str | None) -> tuple[tuple[Part, ...], bool]:
+    """The parts that have not come to their end, and whether nothing is to be closed.
+
+    Read twice: another part may be closing them just now.
+    """
+    first = ManifestFile.read(output, configuration)
+    second = ManifestFile.read(output, configuration)
+    return tuple(sorted({*_open_parts(first)} & {*_open_parts(second)})), _is_closed(second)
 
 
-def _is_closed(output: Path, configuration: str | None) -> bool:
+def _open_parts(there: ManifestFile | None) -> tuple[Part, ...]:
+    """The parts that have not come to their end."""
+    return () if there is None or there.finished else there.missing
+
+
+def _is_closed(there: ManifestFile | None) -> bool:
     """Whether nothing is to be closed, though parts that found nothing to do may have left their manifests.
 
     They stay until all have: a part may still come that does find something, and then waits for none of these.
     """
-    there = ManifestFile.read(output, configuration)
-    return there is None or (there.finished and bool(there.missing))
+    return there is None or not there.parts or (there.finished and bool(there.missing))
 
 
-def _close(output: Path, configuration: str | None) -> None:
-    there = ManifestFile.read(output, configuration)
-    if there is None or not there.parts or (there.finished and there.missing):
-        return
+def _close(output: Path, there: ManifestFile) -> None:
     entries = [there.entries[name] for name in sorted(there.entries)]
     unreadable = [shard for one in there.parts.values() for shard in one.unreadable]
     remove_leftovers(output)
