@@ -20,6 +20,7 @@ import export.cli
 import screen.review.cli
 from export.errors import OodscreenError
 from screen.config import FORCE_KINDS, RunConfig, as_options
+from screen.options import AsJson, RunOutput
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -113,9 +114,7 @@ def run(
         Path | None,
         typer.Option(metavar="FILE.prom", help="Write metrics for Prometheus' textfile collector.", show_default=False),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one line of JSON on standard output, and all else on standard error.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Score every image of INPUT by T dropout passes, and flag those that a person should see."""
     from screen.stopping import stop_on_signals
@@ -143,14 +142,12 @@ def run(
 
 @app.command()
 def check(
-    results: Annotated[str, typer.Argument(metavar="RESULTS", help="The OUTPUT of a run.", show_default=False)],
+    results: RunOutput,
     source: Annotated[
         str | None,
         typer.Option("--input", metavar="INPUT", help="Compare with the shards that were scored.", show_default=False),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one line of JSON on standard output, and all else on standard error.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Prove that results are whole: rows in are rows out, and nothing is half, changed or left over."""
     from screen.output.check import check_results

@@ -12,6 +12,27 @@ from typing import Annotated
 
 import typer
 
+from screen.options import AsJson, RunOutput
+
+InputNow = Annotated[
+    str | None,
+    typer.Option("--input", metavar="INPUT", help="Where the input shards are now.", show_default="where they were"),
+]
+ModelOfClasses = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL.onnx", help="Names the classes.", show_default="names that the run recorded, else numbers"
+    ),
+]
+ServerUrl = Annotated[
+    str | None,
+    typer.Option(
+        envvar="LABEL_STUDIO_URL",
+        help="Address of Label Studio; its token is read from LABEL_STUDIO_API_KEY.",
+        show_default=False,
+    ),
+]
+
 
 def evaluate(
     known: Annotated[
@@ -46,7 +67,7 @@ def evaluate(
 
 
 def report(
-    results: Annotated[str, typer.Argument(metavar="RESULTS", help="The OUTPUT of a run.", show_default=False)],
+    results: RunOutput,
     page: Annotated[
         str,
         typer.Option(
@@ -89,7 +110,7 @@ def report(
 
 
 def queue(
-    results: Annotated[str, typer.Argument(metavar="RESULTS", help="The OUTPUT of a run.", show_default=False)],
+    results: RunOutput,
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", metavar="QUEUE", help="File or folder to write.", show_default=False),
@@ -147,18 +168,8 @@ def queue(
             metavar="FOLDER", help="Where it is kept what was handed on.", show_default="RESULTS/_queue.ledger"
         ),
     ] = None,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--input", metavar="INPUT", help="Where the input shards are now.", show_default="where they were"
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL.onnx", help="Names the classes.", show_default="names that the run recorded, else numbers"
-        ),
-    ] = None,
+    source: InputNow = None,
+    model: ModelOfClasses = None,
     images: Annotated[
         bool, typer.Option("--images/--no-images", help="Write the images' bytes into parquet and jsonl.")
     ] = True,
@@ -171,17 +182,8 @@ def queue(
             show_default=False,
         ),
     ] = None,
-    url: Annotated[
-        str | None,
-        typer.Option(
-            envvar="LABEL_STUDIO_URL",
-            help="Address of Label Studio; its token is read from LABEL_STUDIO_API_KEY.",
-            show_default=False,
-        ),
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one line of JSON on standard output, and all else on standard error.")
-    ] = False,
+    url: ServerUrl = None,
+    as_json: AsJson = False,
 ) -> None:
     """Hand flagged rows on to be labelled: the most suspicious first, each image once over all nights."""
     from screen.review.destinations import choose_destination
@@ -207,43 +209,24 @@ def labels(
             show_default=False,
         ),
     ],
-    results: Annotated[str, typer.Argument(metavar="RESULTS", help="The OUTPUT of a run.", show_default=False)],
+    results: RunOutput,
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE.parquet", help="Where the rows go.", show_default=False)
     ],
     label_column: Annotated[str, typer.Option(help="Column with the label, in .parquet and .jsonl.")] = "label",
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL.onnx", help="Names the classes.", show_default="names that the run recorded, else numbers"
-        ),
-    ] = None,
+    model: ModelOfClasses = None,
     order_by: Annotated[
         str | None,
         typer.Option(metavar="SCORE", help="Tell shares by this score. Default: as for queue.", show_default=False),
     ] = None,
     images: Annotated[bool, typer.Option("--images", help="Write the images' bytes too.")] = False,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--input", metavar="INPUT", help="Where the input shards are now.", show_default="where they were"
-        ),
-    ] = None,
+    source: InputNow = None,
     project: Annotated[
         str | None,
         typer.Option(help="Number or title of the project in Label Studio.", show_default="oodscreen"),
     ] = None,
-    url: Annotated[
-        str | None,
-        typer.Option(
-            envvar="LABEL_STUDIO_URL",
-            help="Address of Label Studio; its token is read from LABEL_STUDIO_API_KEY.",
-            show_default=False,
-        ),
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one line of JSON on standard output, and all else on standard error.")
-    ] = False,
+    url: ServerUrl = None,
+    as_json: AsJson = False,
 ) -> None:
     """Read labels back, say what the flag is worth, and write what the next training can use."""
     from rich.console import Console
