@@ -30,6 +30,11 @@ from screen.input.rows import RowBatch, tensor_shape
 _EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 _PILLOW_MODES = {"grey": "L", "rgb": "RGB"}
 _CHUNK = 64
+"""Images that a thread takes at a time."""
+
+_SMALL_BYTES = 1500
+"""Images below this on average are decoded in one thread: what Pillow does for them it mostly does under Python's
+lock, for which more threads only wait."""
 
 # What is odd about an image is in its row; our own limit is checked before anything is decoded.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -109,15 +114,19 @@ class Decoder:
             return self._copy_tensors(piece.images, shape, into)
         sources = image_sources(piece.images)
 
+        sizes = [len(data) for data, path in sources if data is not None]
+        small = len(sizes) == len(sources) and sum(sizes) < _SMALL_BYTES * len(sizes)
+        chunk = len(sources) if small else _CHUNK
+
         def decode_some(start: int) -> list[tuple[int, Failure]]:
             failed = []
-            for index in range(start, min(start + _CHUNK, len(sources))):
+            for index in range(start, min(start + chunk, len(sources))):
                 failure = self._decode_one(*sources[index], into[index])
                 if failure is not None:
                     failed.append((index, failure))
             return failed
 
-        return [failure for some in self._pool.map(decode_some, range(0, len(sources), _CHUNK)) for failure in some]
+        return [failure for some in self._pool.map(decode_some, range(0, len(sources), chunk or 1)) for failure in some]
 
     def _copy_tensors(
         self, column: pa.Array, shape: tuple[int, ...], into: NDArray[np.uint8]
