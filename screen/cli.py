@@ -6,6 +6,8 @@ nor TensorFlow.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -280,6 +282,8 @@ def main() -> None:
     command line that cannot be parsed (2) and for `typer.Exit`.
     """
     debug = "--debug" in sys.argv[1:]
+    # Python looks through all objects again and again when it ends, for nothing: the process goes anyway.
+    atexit.register(gc.freeze)
     try:
         app(prog_name="oodscreen")
     except OodscreenError as error:

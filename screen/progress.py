@@ -6,12 +6,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING
 
 from screen.output.writer import WrittenShard
 from screen.runner import Listener
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _LINE_SECONDS = 10.0
 
@@ -22,14 +23,17 @@ def make_listener() -> Iterator[Listener]:
     if not sys.stderr.isatty():
         yield PlainLines()
         return
+    from rich import progress as bars
+    from rich.console import Console
+
     console = Console(stderr=True)
-    with Progress(
-        TextColumn("scoring"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("rows"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+    with bars.Progress(
+        bars.TextColumn("scoring"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("rows"),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
         console=console,
     ) as progress:
         yield ProgressBar(progress)
