@@ -112,7 +112,9 @@ def add_uint8_input(model: onnx.ModelProto, preprocessing: Preprocessing) -> Non
         if values is None:
             continue
         constant = f"oodscreen/{op_type.lower()}_by"
-        graph.initializer.append(numpy_helper.from_array(np.asarray(values, np.float32), constant))
+        # For a whole line: onnxruntime takes the last axis by itself, and loses time where it is but the channels.
+        line = np.broadcast_to(np.asarray(values, np.float32), shape[1:])
+        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(line), constant))
         following = f"oodscreen/after_{op_type.lower()}"
         steps.append(helper.make_node(op_type, [current, constant], [following], name=f"oodscreen/{op_type.lower()}"))
         current = following
