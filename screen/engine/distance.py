@@ -88,13 +88,14 @@ class NearestNeighbours:
 
     def graph(self) -> onnx.GraphProto:
         """Products with the whole bank, of which the largest leave the session, and the square of the length."""
-        nodes = [
-            helper.make_node("MatMul", [_FEATURES, "bank"], ["products"]),
+        nodes = [  # the bank is made float32, and laid out for the product, when the session opens
+            helper.make_node("Cast", ["bank"], ["known"], to=TensorProto.FLOAT),
+            helper.make_node("Gemm", [_FEATURES, "known"], ["products"], transB=1),
             helper.make_node("TopK", ["products", "k"], ["nearest", "places"], axis=-1),
             *_sum_squares(_FEATURES),
         ]
         count = int(self.neighbours)
-        constants = {"bank": self.bank.astype(np.float32).T, "k": np.array([count]), "ones": _ones(self.features)}
+        constants = {"bank": self.bank, "k": np.array([count]), "ones": _ones(self.features)}
         return _make_graph(nodes, self.features, {"nearest": count, _SQUARES: _LANES}, constants)
 
     def finish(self, outputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float64]:
