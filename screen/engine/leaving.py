@@ -173,9 +173,11 @@ class LeavingEngine(PassEngine):
         statistics = self._run_passes(boundary, self._runs_to_look[index])
         so_far = statistics if so_far is None else so_far.merge(statistics)
         summary = summarize(so_far, self.plan.contract.output_kind)
-        if self._looks[index] == self.passes or summary.entropy is None:
+        so_many = self._looks[index]
+        if so_many == self.passes or summary.entropy is None:
             return summary, so_far, np.ones(len(limit), np.bool_)
-        return summary, so_far, find_settled(summary.entropy, entropy_error(so_far), limit, self._looks[index])
+        error = entropy_error(so_far, self.passes)
+        return summary, so_far, find_settled(summary.entropy, error, limit, so_many, self.passes)
 
     def _run_passes(self, boundary: Boundary, runs: list[Run]) -> RunStatistics:
         """Some runs of passes over rows in pieces that fit, at least as many tasks as there are workers."""

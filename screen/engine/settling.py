@@ -17,29 +17,39 @@ from screen.engine.statistics import Floats, RunStatistics
 FIRST_LOOK = 12
 """Passes before a row may leave."""
 
-GROWTH = 1.6
-"""Each look comes after so many times the passes of the one before."""
+GROWTH = 2
+"""From one look to the next, the passes that were had for each that is left grow so many times."""
+
+LAST_LOOK = 0.95
+"""The share of T after which no row is looked at: what is left is not worth it."""
+
+LEAST_APART = 6
+"""Passes from one look to the next, at least."""
 
 ERRORS = 3.6
 """Standard errors between the entropy and its limit that settle a row; more after few passes, see `errors_after`."""
 
-MARGIN = 0.02
-"""The share of the limit that must lie between, too: the entropy of few passes is a little too low."""
+MARGIN = 0.25
+"""The share of the limit that must lie between, too, times `1/n - 1/T` after n passes: the entropy of the mean of few
+passes is a little too low, by about as much as their number is small (Miller 1955)."""
 
-_LEAST_RUN = 2
 _SMALLEST = 1e-30
 
-ALGORITHM = f"{FIRST_LOOK}/{GROWTH}/{ERRORS}/{MARGIN}/unseen/t"
+ALGORITHM = f"{FIRST_LOOK}/{GROWTH}/{LAST_LOOK}/{LEAST_APART}/{ERRORS}/{MARGIN}/unseen/t/finite"
 """Part of a run's fingerprint."""
 
 
 def plan_looks(passes: int) -> tuple[int, ...]:
-    """After how many passes rows are looked at; the last is T. No two looks are a single pass apart."""
+    """After how many passes rows are looked at; the last is T.
+
+    The error falls about as much from each look to the next (see `entropy_error`).
+    """
     looks: list[int] = []
-    look = float(FIRST_LOOK)
-    while look + _LEAST_RUN <= passes:
-        looks.append(int(look))
-        look = max(look + _LEAST_RUN, look * GROWTH)
+    look = FIRST_LOOK
+    while look <= min(LAST_LOOK * passes, passes - LEAST_APART):
+        looks.append(look)
+        odds = GROWTH * look / (passes - look)
+        look = max(look + LEAST_APART, int(passes * odds / (1 + odds)))
     return (*looks, passes)
 
 
@@ -67,8 +77,11 @@ def unseen_entropy(passes: int) -> float:
     return -math.log(1 / passes) / passes - (1 - 1 / passes) * math.log1p(-1 / passes) if passes > 1 else math.inf
 
 
-def entropy_error(runs: RunStatistics) -> Floats:
-    """At least the standard error of the predictive entropy after these passes, `[B]`, in nats.
+def entropy_error(runs: RunStatistics, passes: int) -> Floats:
+    """At least the standard error of the predictive entropy after these passes, of that after all T, `[B]`, in nats.
+
+    The n passes so far are among the T, so with the standard deviation s over passes the mean's is `s sqrt(1/n - 1/T)`
+    (Cochran 1977, sec. 2.6): what is left to come moves less and less.
 
     By the delta method it is that of the mean over passes of `sum_c -p_c ln m_c`, with the predictive mean m.
     The probabilities sum to 1, so any constant may be taken off the weights `-ln m_c`, and the
@@ -77,6 +90,7 @@ def entropy_error(runs: RunStatistics) -> Floats:
 
     Args:
         runs: of a model with classes, or with one sigmoid output.
+        passes: T.
     """
     mean, std = runs.mean, np.sqrt(np.maximum(runs.m2, 0) / runs.passes)
     if mean.shape[1] == 1:
@@ -87,11 +101,11 @@ def entropy_error(runs: RunStatistics) -> Floats:
     below = np.cumsum(std, axis=1)
     middle = np.argmax(below >= below[:, -1:] / 2, axis=1)[:, np.newaxis]
     terms = np.abs(weights - np.take_along_axis(weights, middle, axis=1)) * std
-    error: Floats = np.cumsum(terms, axis=1)[:, -1] / np.sqrt(runs.passes)
+    error: Floats = np.cumsum(terms, axis=1)[:, -1] * math.sqrt(1 / runs.passes - 1 / passes)
     return error
 
 
-def find_settled(entropy: Floats, error: Floats, limit: Floats, passes: int) -> NDArray[np.bool_]:
+def find_settled(entropy: Floats, error: Floats, limit: Floats, so_far: int, passes: int) -> NDArray[np.bool_]:
     """Which rows need no more passes, `[B]`.
 
     Those whose entropy is far above the limit; and those in which it is far below, and the limit so
@@ -101,11 +115,12 @@ def find_settled(entropy: Floats, error: Floats, limit: Floats, passes: int) -> 
         entropy: `[B]`, predictive entropy of the passes so far, nats.
         error: `[B]`, its standard error.
         limit: `[B]`, the entropy above which the row is flagged; -inf or inf where it is or is not, whatever it is.
-        passes: how many there were so far.
+        so_far: how many passes there were.
+        passes: T.
     """
     finite = np.where(np.isinf(limit), 0, limit)
-    far = errors_after(passes) * error + MARGIN * np.abs(finite)
+    far = errors_after(so_far) * error + MARGIN * (1 / so_far - 1 / passes) * np.abs(finite)
     above = entropy - finite > far
-    below = (finite - entropy > far) & (finite > unseen_entropy(passes))
+    below = (finite - entropy > far) & (finite > unseen_entropy(so_far))
     settled: NDArray[np.bool_] = np.isinf(limit) | above | below
     return settled

@@ -19,6 +19,9 @@ from screen.engine.session import Device
 from screen.engine.settling import (
     ERRORS,
     FIRST_LOOK,
+    GROWTH,
+    LAST_LOOK,
+    LEAST_APART,
     entropy_error,
     errors_after,
     find_settled,
@@ -28,6 +31,8 @@ from screen.engine.settling import (
 from screen.engine.statistics import PassSummary, RunStatistics
 
 PASSES = 200
+MANY = 10**9
+"""So many that those so far are none of them."""
 
 
 def statistics_of(passes: NDArray[np.float64]) -> RunStatistics:
@@ -37,6 +42,10 @@ def statistics_of(passes: NDArray[np.float64]) -> RunStatistics:
     return RunStatistics(len(passes), mean, *((deviation**power).sum(axis=0) for power in (2, 3, 4)))
 
 
+def entropy_of(runs: RunStatistics) -> float:
+    return float(-(runs.mean * np.log(runs.mean)).sum())
+
+
 def exact_error(passes: NDArray[np.float64]) -> NDArray[np.float64]:
     """The delta method, by projecting every pass."""
     projected = (passes * -np.log(passes.mean(axis=0))).sum(axis=2)
@@ -44,31 +53,58 @@ def exact_error(passes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @given(st.integers(1, 3000))
-def test_looks_grow_end_with_the_last_pass_and_are_never_a_single_pass_apart(passes: int) -> None:
+def test_looks_begin_and_end_where_they_may_and_are_some_passes_apart(passes: int) -> None:
     looks = plan_looks(passes)
     assert looks[-1] == passes
-    assert passes <= FIRST_LOOK + 1 or looks[0] == FIRST_LOOK
-    assert all(step >= 2 for step in np.diff(looks))
+    assert looks[0] == (FIRST_LOOK if passes >= FIRST_LOOK + LEAST_APART else passes)
+    assert all(look <= LAST_LOOK * passes for look in looks[:-1])
+    assert all(step >= LEAST_APART for step in np.diff(looks))
+
+
+def test_from_look_to_look_the_error_falls_as_much() -> None:
+    looks = np.array(plan_looks(10_000)[:-1])
+    variance = 1 / looks - 1 / 10_000
+    np.testing.assert_allclose(variance[:-1] / variance[1:], GROWTH, rtol=0.05)
 
 
 @given(st.integers(0, 1000), st.integers(2, 6))
 def test_the_error_is_never_below_that_of_the_delta_method(seed: int, classes: int) -> None:
     passes = np.random.default_rng(seed).dirichlet(np.ones(classes), (30, 20))
-    assert np.all(entropy_error(statistics_of(passes)) >= exact_error(passes) * (1 - 1e-9))
+    assert np.all(entropy_error(statistics_of(passes), MANY) >= exact_error(passes) * (1 - 1e-6))
 
 
 def test_between_two_classes_the_error_is_exact() -> None:
     passes = np.random.default_rng(0).dirichlet(np.ones(2), (30, 20))
-    np.testing.assert_allclose(entropy_error(statistics_of(passes)), exact_error(passes))
+    np.testing.assert_allclose(entropy_error(statistics_of(passes), MANY), exact_error(passes), rtol=1e-6)
     binary = statistics_of(passes[..., :1])
-    np.testing.assert_allclose(entropy_error(binary), exact_error(passes))
+    np.testing.assert_allclose(entropy_error(binary, MANY), exact_error(passes), rtol=1e-6)
+
+
+@pytest.mark.parametrize("so_far", [50, 300, 450])
+def test_the_error_is_that_of_what_is_left_to_come(so_far: int) -> None:
+    """Of 500 passes any so many may be the first: their entropy strays from that of all by so much."""
+    rng = np.random.default_rng(0)
+    passes = rng.dirichlet([8.0, 4.0], 500)
+    whole = statistics_of(passes[:, np.newaxis])
+    strays, errors = [], []
+    for _ in range(2000):
+        some = statistics_of(rng.permutation(passes)[:so_far, np.newaxis])
+        strays.append(entropy_of(some) - entropy_of(whole))
+        errors.append(entropy_error(some, 500)[0])
+    assert np.std(strays) == pytest.approx(np.mean(errors), rel=0.06)
 
 
 def test_a_row_is_settled_where_its_entropy_is_far_from_the_limit() -> None:
     entropy, error = np.array([0.1, 0.5, 0.51, 1.0, 0.3, 0.3]), np.full(6, 0.01)
     limit = np.array([0.5, 0.5, 0.5, 0.5, np.inf, -np.inf])
-    assert find_settled(entropy, error, limit, 100).tolist() == [True, False, False, True, True, True]
-    assert not find_settled(np.array([0.1]), np.array([0.2]), np.array([0.5]), 100)[0]
+    assert find_settled(entropy, error, limit, 100, 1000).tolist() == [True, False, False, True, True, True]
+    assert not find_settled(np.array([0.1]), np.array([0.2]), np.array([0.5]), 100, 1000)[0]
+
+
+def test_passes_that_agree_must_be_the_further_from_the_limit_the_fewer_they_are() -> None:
+    near, exact, limit = np.array([1.01, 0.99]), np.zeros(2), np.ones(2)
+    assert find_settled(near, exact, limit, 20, 500).tolist() == [False, False]
+    assert find_settled(near, exact, limit, 200, 500).tolist() == [True, True]
 
 
 @given(st.integers(FIRST_LOOK, 3000))
@@ -82,9 +118,9 @@ def test_passes_that_agree_do_not_settle_a_row_that_one_unseen_pass_could_flag()
     one_of = np.array([39 / 40, 1 / 40])
     assert unseen_entropy(40) == pytest.approx(float(-(one_of * np.log(one_of)).sum()))
     agree, limit = np.zeros(2), np.array([0.1, 0.2])
-    assert find_settled(agree, agree, limit, 20).tolist() == [False, True]
-    assert find_settled(agree, agree, limit, 60).tolist() == [True, True]
-    assert find_settled(agree + 1.0, agree, limit, 20).tolist() == [True, True]
+    assert find_settled(agree, agree, limit, 20, 500).tolist() == [False, True]
+    assert find_settled(agree, agree, limit, 60, 500).tolist() == [True, True]
+    assert find_settled(agree + 1.0, agree, limit, 20, 500).tolist() == [True, True]
 
 
 def engine_of(model: ExportedModel, threads: int = 1) -> LeavingEngine:
@@ -165,9 +201,10 @@ def test_when_a_row_leaves_does_not_depend_on_the_rows_beside_it(
     np.testing.assert_array_equal(score(digits[:40], 2, memory=1), whole)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("limit", [0.3, -np.inf, np.inf])
 def test_batches_come_back_in_order_with_the_numbers_that_each_has_alone(
-    article: ExportedModel, digits: NDArray[np.uint8], limit: float
+    article: ExportedModel, digits: NDArray[np.uint8], limit: float, threads: int
 ) -> None:
     """More batches than are held, of unequal size; rows that stay are run with those of other batches."""
     cuts = [0, 1, 12, 13, *range(20, 120, 10)]
@@ -177,7 +214,7 @@ def test_batches_come_back_in_order_with_the_numbers_that_each_has_alone(
     def limits(count: int, _: object) -> NDArray[np.float64]:
         return np.full(count, limit)
 
-    engine = engine_of(article)
+    engine = engine_of(article, threads)
     together = list(engine.summarize_settled(iter(batches), limits))
     assert len(together) == len(batches)
     for batch, summary in zip(batches, together, strict=True):
@@ -189,8 +226,9 @@ def test_batches_come_back_in_order_with_the_numbers_that_each_has_alone(
         np.testing.assert_array_equal(summary.entropy, alone.entropy)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 def test_only_so_many_batches_are_taken_before_one_comes_back(
-    article: ExportedModel, digits: NDArray[np.uint8]
+    article: ExportedModel, digits: NDArray[np.uint8], threads: int
 ) -> None:
     """Batches with rows that stay, and batches of no rows between them."""
     taken = []
@@ -203,11 +241,31 @@ def test_only_so_many_batches_are_taken_before_one_comes_back(
     def never(count: int, _: object) -> NDArray[np.float64]:
         return np.full(count, 1e-30)
 
-    found = engine_of(article).summarize_settled(batches(), never)
+    found = engine_of(article, threads).summarize_settled(batches(), never)
     for start in range(100):
         assert (next(found) is None) == (start % 3 != 0)
-        assert len(taken) <= start + HELD_BATCHES
+        assert len(taken) <= start + HELD_BATCHES + threads - 1
     assert next(found, "the end") == "the end"
+
+
+def test_what_goes_wrong_with_a_batch_comes_in_its_place(article: ExportedModel, digits: NDArray[np.uint8]) -> None:
+    """The batches that were begun are waited for, and no other is."""
+    taken = []
+
+    def batches() -> Iterator[NDArray[np.uint8]]:
+        for start in range(100):
+            taken.append(start)
+            yield digits[start : start + 1]
+
+    def limits(count: int, _: object) -> NDArray[np.float64]:
+        if len(taken) > 3:
+            raise ValueError("the fourth")
+        return np.full(count, np.inf)
+
+    found = engine_of(article, threads=2).summarize_settled(batches(), limits)
+    with pytest.raises(ValueError, match="the fourth"):
+        list(found)
+    assert len(taken) < 7
 
 
 def test_what_has_nothing_to_wait_for_comes_back_at_once(article: ExportedModel, digits: NDArray[np.uint8]) -> None:
