@@ -9,7 +9,9 @@ batches. When a row leaves follows from the row alone: neither batches nor their
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -79,6 +81,8 @@ class _Batch:
 class LeavingEngine(PassEngine):
     """A `PassEngine` whose rows leave when their decision is settled; takes the same arguments."""
 
+    batches_at_once = 2
+
     @cached_property
     def _looks(self) -> tuple[int, ...]:
         """After how many passes rows are looked at."""
@@ -105,13 +109,13 @@ class LeavingEngine(PassEngine):
             OutOfMemory: not even two rows fit.
         """
         held: list[_Batch | None] = []
-        for images in batches:
-            held.append(None if images is None else self._take_batch(images, limits))
+        for looked_at in self._look_ahead(batches, limits):
+            held.append(looked_at)
             waiting = [batch for batch in held if batch is not None]
             rows_left = sum(batch.rows_left for batch in waiting)
             if (
                 not rows_left
-                or rows_left >= self.rows_per_run // 2
+                or rows_left >= self.rows_per_run
                 or len(held) == HELD_BATCHES
                 or sum(batch.size for batch in waiting) >= HELD_BYTES
             ):
@@ -119,9 +123,24 @@ class LeavingEngine(PassEngine):
                 held = []
         yield from self._release(held)
 
-    def _take_batch(self, images: NDArray[np.uint8], limits: Limits) -> _Batch:
-        """A batch after the first look."""
-        return _Batch(self._in_pieces(images, lambda some: self._look_first(some, limits)), images.nbytes)
+    def _look_ahead(
+        self, batches: Iterable[NDArray[np.uint8] | None], limits: Limits
+    ) -> Generator[_Batch | None, None, None]:
+        """The batches after the first look, in order; some at a time, so that workers wait for no one's joins."""
+
+        def take(images: NDArray[np.uint8] | None) -> _Batch | None:
+            if images is None:
+                return None
+            return _Batch(self._in_pieces(images, lambda some: self._look_first(some, limits)), images.nbytes)
+
+        with ThreadPoolExecutor(self._batches, thread_name_prefix="batches") as pool:
+            started: deque[Future[_Batch | None]] = deque()
+            for images in batches:
+                started.append(pool.submit(take, images))
+                if len(started) == self._batches:
+                    yield started.popleft().result()
+            while started:
+                yield started.popleft().result()
 
     def _release(self, held: list[_Batch | None]) -> Iterator[PassSummary | None]:
         """Run the rows that are left of all batches to their end, together."""
@@ -188,4 +207,4 @@ class LeavingEngine(PassEngine):
         """How far the features are from known ones, `[B]`."""
         if self._meter is None or boundary.features is None:
             return None
-        return self._meter.measure(boundary.features)
+        return self._meter.result().measure(boundary.features)
