@@ -32,8 +32,9 @@ from export.article import SCALE, train_article_network
 from export.contract import read_model
 from export.exporter import export_model
 from export.source import import_keras
-from screen.calibrate import BANK_ROWS, run_calibration
+from screen.calibrate import run_calibration
 from screen.config import RunConfig
+from screen.decide.bank import BANK_ROWS
 from screen.decide.calibration import flagged_ranks
 from screen.decide.detectors import HIGH_IS_UNUSUAL, Combination, Detector
 from screen.decide.request import CalibrationConfig

@@ -33,8 +33,9 @@ from scipy import stats
 
 from benchmarks.detection import train
 from benchmarks.sets import read_folder
-from screen.calibrate import BANK_NUMBERS, BANK_ROWS, run_calibration
+from screen.calibrate import run_calibration
 from screen.config import RunConfig
+from screen.decide.bank import BANK_NUMBERS, BANK_ROWS
 from screen.decide.calibration import FIT_SHARE, flagged_ranks, split_rows
 from screen.decide.detectors import Combination, Detector
 from screen.decide.request import CalibrationConfig

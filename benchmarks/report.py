@@ -28,7 +28,8 @@ from screen.config import RESULT_FORMAT, fingerprint
 from screen.decide.calibration import flagged_ranks, rate_interval
 from screen.decide.rules import Decision
 from screen.input.decode import ImageBatch
-from screen.input.rows import ColumnMapping, RowBatch, read_batches
+from screen.input.mapping import ColumnMapping
+from screen.input.rows import RowBatch, read_batches
 from screen.input.shards import find_shards
 from screen.output.manifest import Manifest
 from screen.output.quarantine import write_quarantine

@@ -213,7 +213,8 @@ def measure_stages(name: str, data: Path, work: Path) -> dict[str, Any]:
     from screen.decide.scores import score_columns
     from screen.engine.runs import Rows
     from screen.input.decode import Decoder
-    from screen.input.rows import map_columns, read_batches
+    from screen.input.mapping import map_columns
+    from screen.input.rows import read_batches
     from screen.input.shards import find_shards
     from screen.output.writer import ShardWriters, make_table
     from screen.scoring import batch_rows

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from export.contract import ExportedModel, read_model
 from export.errors import CalibrationRefused, InputRefused, OptionRefused, OutputRefused
-from screen.columns import CALIBRATED, null_columns
 from screen.config import RunConfig
 from screen.decide.adaptive import entropy_limits, refuse_unsettling
+from screen.decide.bank import BANK_SHARE, LEAST_BANK_ROWS, Bank
 from screen.decide.calibration import (
     FIT_SHARE,
     LEAST_FIT_ROWS,
@@ -36,7 +36,13 @@ from screen.decide.calibration import (
     split_rows,
 )
 from screen.decide.detectors import HIGH_IS_UNUSUAL, Combination, Detector
-from screen.decide.request import CalibrationConfig, CalibrationReport, StoppingReport, default_detectors
+from screen.decide.request import (
+    CalibrationConfig,
+    CalibrationReport,
+    StoppingReport,
+    choose_detectors,
+    no_detector,
+)
 from screen.decide.scores import score_columns
 from screen.engine.distance import DISTANCES, Distance
 from screen.engine.features import GRID
@@ -46,22 +52,12 @@ from screen.engine.passes import EngineOptions, PassEngine
 from screen.engine.plan import plan_engine
 from screen.engine.session import choose_device
 from screen.input.decode import Decoder, ImageBatch
-from screen.input.rows import map_columns, read_batches
+from screen.input.mapping import map_columns
+from screen.input.rows import read_batches
 from screen.input.shards import ShardRef, find_shards
 from screen.overlap import StageClock, work_ahead
 from screen.runner import Listener
 from screen.scoring import batch_rows
-
-BANK_ROWS = 10_000
-"""Rows of the bank at most; more of them find little more (measured in benchmarks/detection.py)."""
-
-BANK_NUMBERS = 6_000_000
-"""Rows times features of the bank at most: it bounds what a distance costs, and the file's size."""
-
-BANK_SHARE = 1 / 3
-"""The share of the rows that make the bank where no reference is given."""
-
-_LEAST_BANK_ROWS = 100
 
 
 def run_calibration(
@@ -110,34 +106,6 @@ class _Rows:
         return np.concatenate(self.scores[name])
 
 
-class _Bank:
-    """The rows with the smallest digests, so far; all digests, to find an overlap.
-
-    Args:
-        most: rows to keep at most.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._kept: NDArray[np.uint64] = np.zeros(0, np.uint64)
-        self._features: NDArray[np.float32] | None = None
-        self.seen: list[NDArray[np.uint64]] = []
-
-    def add(self, digests: NDArray[np.uint64], features: NDArray[np.float32]) -> None:
-        """Take some rows into account; equal images count once."""
-        self.seen.append(digests)
-        joined = np.concatenate([self._kept, digests])
-        rows = features if self._features is None else np.concatenate([self._features, features])
-        self._kept, first = np.unique(joined, return_index=True)
-        self._kept, self._features = self._kept[: self._most], rows[first[: self._most]]
-
-    def close(self, most: int) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
-        """Digests and features of the rows that stay, at most so many."""
-        if self._features is None:
-            return self._kept, np.zeros((0, 0), np.float32)
-        return self._kept[:most], self._features[:most]
-
-
 class _Calibrating:
     """One calibration, from its checks to its parts."""
 
@@ -148,7 +116,9 @@ class _Calibrating:
         self._settings = config.settings()
         plan = plan_engine(model, masks=self._settings.masks, features=GRID)
         self._features = plan.features
-        self._detectors = self._choose_detectors()
+        self._detectors = choose_detectors(model.contract, wanted.detectors, plan.features)
+        if not plan.features.tensor and not wanted.detectors:
+            listener.noted(f"no distance in trunk features, uncertainty alone ({plan.features.why})")
         if config.adaptive:
             refuse_unsettling(model.contract, None, self._detectors)
         shards = find_shards(source)[0]
@@ -230,20 +200,6 @@ class _Calibrating:
             kept = np.isin(_digests(batch), self._ranked)
             yield batch.images[kept] if kept.any() else None
 
-    def _choose_detectors(self) -> tuple[str, ...]:
-        contract = self._model.contract
-        missing = null_columns(contract, CALIBRATED)
-        has_features = bool(self._features.tensor)
-        for name in self._wanted.detectors:
-            if name not in HIGH_IS_UNUSUAL or name in missing or (name == "feature_distance" and not has_features):
-                why = f"features: {self._features.describe()}" if name == "feature_distance" else "no such score"
-                raise _no_detector(name, why, [one for one in HIGH_IS_UNUSUAL if one not in missing])
-        if self._wanted.detectors:
-            return tuple(dict.fromkeys(self._wanted.detectors))
-        if not has_features:
-            self._listener.noted(f"no distance in trunk features, uncertainty alone ({self._features.why})")
-        return default_detectors(contract, has_features=has_features)
-
     def _fill_bank(self) -> tuple[Distance | None, NDArray[np.uint64], str]:
         """The distance, the digests of its rows, and where its features come from."""
         if not self._uses_distance:
@@ -251,19 +207,17 @@ class _Calibrating:
             if self._reference is not None:
                 self._listener.noted("--reference is not read: no distance in trunk features is measured")
             return None, np.zeros(0, np.uint64), why
-        most = min(BANK_ROWS, max(_LEAST_BANK_ROWS, BANK_NUMBERS // self._features.size))
-        bank = _Bank(most)
+        bank = Bank(self._features.size)
         for batch in self._read(self._reference or self._shards, count=False):
             bank.add(_digests(batch), self._engine.features(batch.images))
-        seen = np.concatenate(bank.seen) if bank.seen else np.zeros(0, np.uint64)
+        seen = bank.all_seen()
         if self._reference is None:
             self._demand_rows(len(seen), "hold readable")
-            most = int(len(np.unique(seen)) * BANK_SHARE)
-        digests, features = bank.close(most)
-        if len(digests) < _LEAST_BANK_ROWS:
+        digests, features = bank.close(BANK_SHARE if self._reference is None else 1)
+        if len(digests) < LEAST_BANK_ROWS:
             raise InputRefused(
                 f"The bank has {len(digests)} readable rows that differ, of {len(seen)}.",
-                wanted=f"at least {_LEAST_BANK_ROWS}, better thousands, that do not repeat each other",
+                wanted=f"at least {LEAST_BANK_ROWS}, better thousands, that do not repeat each other",
                 next_step="give more rows; for the reference, training rows will do",
             )
         self._reference_digests = seen
@@ -287,7 +241,7 @@ class _Calibrating:
             rows.digests.append(digests[kept][finite])
             for name in self._detectors:
                 if name not in scores:
-                    raise _no_detector(
+                    raise no_detector(
                         name, "its graph has no logits", [one for one in HIGH_IS_UNUSUAL if one in scores]
                     )
                 rows.scores.setdefault(name, []).append(scores[name])
@@ -372,14 +326,6 @@ def _refuse_to_replace(output: Path) -> None:
             wanted="a new file, or an earlier calibration to replace",
             next_step="choose another name",
         ) from error
-
-
-def _no_detector(name: str, why: str, known: list[str]) -> OptionRefused:
-    return OptionRefused(
-        f"--detector {name} is not to be had of this model ({why}).",
-        wanted=f"some of {', '.join(known)}",
-        next_step="name others, or leave the option out",
-    )
 
 
 def _digests(batch: ImageBatch) -> NDArray[np.uint64]:

@@ -18,7 +18,7 @@ from screen.config import BadRowLimit, RunConfig, fingerprint
 from screen.decide.judge import choose_judge
 from screen.engine import settling
 from screen.engine.masks import ALGORITHM
-from screen.input.rows import map_columns
+from screen.input.mapping import map_columns
 from screen.input.shards import ShardRef, find_first_shard, find_shards
 from screen.output.lock import LOCK_NAME, hold_output
 from screen.output.manifest import Manifest

@@ -25,7 +25,8 @@ from screen.decide.rules import Decision
 from screen.decide.scores import score_columns
 from screen.engine.statistics import PassSummary
 from screen.input.decode import Decoder, ImageBatch
-from screen.input.rows import ColumnMapping, RowBatch, read_batches, read_groups
+from screen.input.mapping import ColumnMapping
+from screen.input.rows import RowBatch, read_batches, read_groups
 from screen.input.shards import ShardRef, UnreadableShard
 from screen.output.writer import ShardWriters, WrittenShard, make_table
 from screen.overlap import StageClock, work_ahead

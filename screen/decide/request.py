@@ -10,8 +10,11 @@ from pathlib import Path
 
 from export.contract import ModelContract
 from export.errors import OptionRefused
+from screen.columns import CALIBRATED, null_columns
 from screen.decide.calibration import Calibration, flagged_ranks
+from screen.decide.detectors import HIGH_IS_UNUSUAL
 from screen.engine.distance import DISTANCES
+from screen.engine.features import FeaturePlan
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,26 @@ class CalibrationReport:
         return "\n".join(lines)
 
 
+def choose_detectors(contract: ModelContract, wanted: tuple[str, ...], features: FeaturePlan) -> tuple[str, ...]:
+    """What is combined: what was asked for, or the default of the model's kind of output.
+
+    Args:
+        contract: the model's.
+        wanted: scores that were asked for; empty for the default.
+        features: where features come from, if there are any.
+
+    Raises:
+        OptionRefused: the model has no such score.
+    """
+    missing = null_columns(contract, CALIBRATED)
+    has_features = bool(features.tensor)
+    for name in wanted:
+        if name not in HIGH_IS_UNUSUAL or name in missing or (name == "feature_distance" and not has_features):
+            why = f"features: {features.describe()}" if name == "feature_distance" else "no such score"
+            raise no_detector(name, why, [one for one in HIGH_IS_UNUSUAL if one not in missing])
+    return tuple(dict.fromkeys(wanted)) or default_detectors(contract, has_features=has_features)
+
+
 def default_detectors(contract: ModelContract, *, has_features: bool) -> tuple[str, ...]:
     """What is combined where nothing else is asked for; chosen by benchmarks/detection.py."""
     if contract.output_kind == "regression":
@@ -119,3 +142,12 @@ def default_detectors(contract: ModelContract, *, has_features: bool) -> tuple[s
     else:
         uncertainty = "entropy"
     return (uncertainty, "feature_distance") if has_features else (uncertainty,)
+
+
+def no_detector(name: str, why: str, known: list[str]) -> OptionRefused:
+    """The refusal of a detector that a model does not have."""
+    return OptionRefused(
+        f"--detector {name} is not to be had of this model ({why}).",
+        wanted=f"some of {', '.join(known)}",
+        next_step="name others, or leave the option out",
+    )

@@ -24,8 +24,9 @@ from PIL import Image, UnidentifiedImageError
 
 from export.contract import ModelContract
 from screen.input.image_bytes import FORMATS, Failure, as_picture, image_sources, read_path
+from screen.input.mapping import tensor_shape
 from screen.input.resize import resize_image
-from screen.input.rows import RowBatch, tensor_shape
+from screen.input.rows import RowBatch
 
 _EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 _PILLOW_MODES = {"grey": "L", "rgb": "RGB"}

@@ -19,7 +19,8 @@ from export.contract import ModelContract
 from export.errors import InputRefused
 from screen.config import RunConfig
 from screen.input.decode import Decoder
-from screen.input.rows import ColumnMapping, RowBatch, in_batches, map_columns, read_chosen_rows
+from screen.input.mapping import ColumnMapping, map_columns
+from screen.input.rows import RowBatch, in_batches, read_chosen_rows
 from screen.input.shards import ShardRef, find_shards
 
 _BATCH_ROWS = 256

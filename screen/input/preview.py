@@ -15,7 +15,8 @@ import pyarrow as pa
 from PIL import Image
 
 from screen.input.image_bytes import FORMATS, as_picture, image_sources, read_path, tensor_pixels
-from screen.input.rows import RowBatch, tensor_shape
+from screen.input.mapping import tensor_shape
+from screen.input.rows import RowBatch
 
 _LOSSLESS_SIDE = 64
 """Up to this side a PNG is small, and every pixel counts."""

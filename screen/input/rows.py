@@ -14,40 +14,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from export.contract import ModelContract
-from export.errors import InputChanged, InputRefused, ReadFailed
-from screen.columns import COLUMNS
-from screen.config import RunConfig
+from export.errors import InputChanged, ReadFailed
+from screen.input.mapping import ColumnMapping, is_binary
 from screen.input.shards import ShardRef
 from screen.places import open_parquet
-
-
-@dataclass(frozen=True)
-class ColumnMapping:
-    """Which input columns are read, and as what.
-
-    Attributes:
-        image: column of images.
-        id: column of keys; None takes `id` in each shard that has one.
-        keep: columns to copy.
-        kept_schema: their fields.
-    """
-
-    image: str
-    id: str | None
-    keep: tuple[str, ...]
-    kept_schema: pa.Schema
-
-    def id_of(self, shard: ShardRef) -> str | None:
-        """The shard's column of keys, or None."""
-        if self.id is None and shard.schema.names.count(_DEFAULT_ID) == 1:
-            return _DEFAULT_ID
-        return self.id
-
-    def names_of(self, shard: ShardRef) -> list[str]:
-        """All columns of the shard to read, each once."""
-        key = self.id_of(shard)
-        return list(dict.fromkeys([self.image, *([key] if key else []), *self.keep]))
 
 
 @dataclass(frozen=True)
@@ -99,45 +69,6 @@ class RowBatch:
             ids=tuple(self.ids[place] for place in places),
             kept=self.kept.take(pa.array(places)) if self.kept.num_columns else self.kept,
         )
-
-
-def map_columns(shards: Sequence[ShardRef], config: RunConfig, contract: ModelContract) -> ColumnMapping:
-    """Check every shard's schema against what was asked for.
-
-    Raises:
-        InputRefused: a column is missing, ambiguous, of a type that cannot be read, or would hide
-            a result column.
-    """
-    key = config.id_column
-    keep = tuple(config.keep)
-    for name in keep:
-        if name in {column.name for column in COLUMNS}:
-            raise InputRefused(
-                f"--keep {name} would hide the result column of that name.",
-                wanted="input columns with names of their own",
-                next_step="rename the column in the input, or leave it out",
-            )
-    for shard in shards:
-        for name in (config.image_column, *([key] if key else []), *keep):
-            count = shard.schema.names.count(name)
-            if count != 1:
-                raise InputRefused(
-                    f"{shard.name} has {'no' if count == 0 else count} column(s) {name!r}. "
-                    f"Its columns: {', '.join(shard.schema.names) or 'none'}.",
-                    wanted=f"one column {name!r} in every shard",
-                    next_step=_suggest_column(shard.schema, name == config.image_column),
-                )
-        _check_image_type(shard, config.image_column, contract)
-        for name in keep:
-            if shard.schema.field(name).type != shards[0].schema.field(name).type:
-                raise InputRefused(
-                    f"--keep {name}: {shards[0].schema.field(name).type} in {shards[0].name}, "
-                    f"but {shard.schema.field(name).type} in {shard.name}.",
-                    wanted="one type in every shard",
-                    next_step="leave the column out, or write the shards with one type",
-                )
-    kept_schema = pa.schema([_kept_field(shards[0].schema.field(name)) for name in keep])
-    return ColumnMapping(config.image_column, key, keep, kept_schema)
 
 
 def read_batches(shards: Sequence[ShardRef], columns: ColumnMapping, batch_size: int) -> Iterator[list[RowBatch]]:
@@ -256,7 +187,6 @@ def _read_tables(shard: ShardRef, columns: ColumnMapping, groups: Sequence[int])
 
 
 _READ_ROWS = 1024
-_DEFAULT_ID = "id"
 
 
 def _row_batch(
@@ -293,14 +223,8 @@ def _as_texts(column: pa.ChunkedArray) -> list[str | None]:
 
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)) or (
-        _is_binary(kind) or bool(pa.types.is_fixed_size_binary(kind))
+        is_binary(kind) or bool(pa.types.is_fixed_size_binary(kind))
     )
-
-
-def _kept_field(field: pa.Field) -> pa.Field:
-    """A copied column as the results have it: plain values, which may be null where a page is damaged."""
-    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-    return pa.field(field.name, kind, nullable=True)
 
 
 def _no_values(kind: pa.DataType) -> pa.Array:
@@ -312,74 +236,6 @@ def _no_values(kind: pa.DataType) -> pa.Array:
 
 def _nullable(schema: pa.Schema) -> pa.Schema:
     return pa.schema([field.with_nullable(True) for field in schema])
-
-
-def _suggest_column(schema: pa.Schema, is_image: bool) -> str:
-    if not is_image:
-        return "name a column that is there"
-    fitting = [field.name for field in schema if _image_kind(field.type)]
-    if fitting:
-        return f"perhaps --image-column {fitting[0]!r}"
-    return "give shards with a column of encoded images: binary, or struct<bytes, path>"
-
-
-def _check_image_type(shard: ShardRef, name: str, contract: ModelContract) -> None:
-    kind = shard.schema.field(name).type
-    if not _image_kind(kind):
-        raise InputRefused(
-            f"The column {name!r} of {shard.name} is of type {kind}.",
-            wanted="encoded images (binary, or struct<bytes: binary, path: string>) or a fixed-size tensor of uint8",
-            next_step=_suggest_column(shard.schema, True),
-        )
-    shape = tensor_shape(kind)
-    if shape is not None and not _tensor_fits(shape, contract):
-        resized = contract.resize.method != "none"
-        height, width, channels = contract.image_shape
-        raise InputRefused(
-            f"The column {name!r} of {shard.name} holds tensors of shape {list(shape)}.",
-            wanted=f"[height, width, {channels}], which the model's file resizes to {height} x {width}"
-            if resized
-            else f"{list(contract.image_shape)}, which the model takes",
-            next_step="write the tensors in that shape, or give encoded images"
-            + ("" if resized else "; or export the model with --resize, if training resized"),
-        )
-
-
-def _tensor_fits(shape: tuple[int, ...], contract: ModelContract) -> bool:
-    """Whether tensors of a shape are images for the model: of its size, or of any size if it says how to resize."""
-    height, width, channels = contract.image_shape
-    if shape == (height * width * channels,):
-        return True
-    as_image = (*shape, 1) if len(shape) == 2 else shape
-    if contract.resize.method != "none":
-        return len(as_image) == 3 and as_image[2] == channels and all(as_image)
-    return as_image == contract.image_shape
-
-
-def _image_kind(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_struct(kind):
-        index = kind.get_field_index("bytes")
-        return index >= 0 and _is_binary(kind.field(index).type)
-    return _is_binary(kind) or tensor_shape(kind) is not None
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
-
-
-def tensor_shape(kind: pa.DataType) -> tuple[int, ...] | None:
-    """The shape of a fixed-size uint8 tensor type; None where it is none."""
-    if isinstance(kind, pa.FixedShapeTensorType):
-        if kind.permutation is not None and list(kind.permutation) != list(range(len(kind.shape))):
-            return None
-        return tuple(kind.shape) if pa.types.is_uint8(kind.value_type) else None
-    shape: list[int] = []
-    while pa.types.is_fixed_size_list(kind):
-        shape.append(kind.list_size)
-        kind = kind.value_type
-    return tuple(shape) if shape and pa.types.is_uint8(kind) else None
 
 
 def _failed(shard: ShardRef, error: Exception) -> ReadFailed:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from screen.output.manifest_file import ManifestEntry
 from screen.review.findings import ChangedRow, RowChanges, clip
 from screen.review.results import Results
-from screen.review.suspects import ClassNames
+from screen.review.suspects import ShownNames
 
 _LISTED = 20
 
@@ -97,7 +97,7 @@ def _describe(now: Results, shards: Sequence[tuple[ManifestEntry, ManifestEntry]
     (_, number, row), before, after = one
     entry = shards[-number][0]
     told = now.take(entry, [-row], ["id", "prediction"]).to_pylist()[0]
-    name = "" if told["prediction"] is None else ClassNames.of(now).name(told["prediction"])
+    name = "" if told["prediction"] is None else ShownNames.of(now).name(told["prediction"])
     return ChangedRow(clip(entry.shard), -row, clip(told["id"]), name, before, after)
 
 

@@ -24,7 +24,8 @@ from PIL import Image
 from export.contract import ModelContract
 from export.errors import InputChanged, OptionRefused, WriteFailed
 from screen.input.image_bytes import FORMATS, as_picture, image_sources, read_path, tensor_pixels
-from screen.input.rows import RowBatch, read_chosen_rows, tensor_shape
+from screen.input.mapping import tensor_shape
+from screen.input.rows import RowBatch, read_chosen_rows
 from screen.input.shards import ShardRef
 from screen.output.manifest_file import ManifestEntry
 from screen.review.queue_row import RESULT_COLUMNS, QueuedImage

@@ -28,7 +28,7 @@ from screen.review.findings import (
 from screen.review.ranking import choose_score, is_high_suspicious
 from screen.review.results import Results, open_results
 from screen.review.shares import wilson_interval
-from screen.review.suspects import SHOWN, ClassNames, gather_suspects
+from screen.review.suspects import SHOWN, ShownNames, gather_suspects
 from screen.review.tally import NEEDED, Tally
 
 MOST_SUSPECTS = 1000
@@ -116,7 +116,7 @@ def _review_rate(results: Results) -> float | None:
 
 
 def _counts(results: Results, tally: Tally) -> Counts:
-    names = ClassNames.of(results)
+    names = ShownNames.of(results)
     return Counts(
         shards=len(results.entries),
         rows=tally.rows,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from export.errors import InputChanged, InputRefused, OutputLocked, OutputRefused
 from screen.columns import COLUMNS
-from screen.input.rows import ColumnMapping
+from screen.input.mapping import ColumnMapping
 from screen.output.lock import refuse_if_held
 from screen.output.manifest_file import MANIFEST_NAME, ManifestEntry, ManifestFile
 from screen.output.record import RunRecord

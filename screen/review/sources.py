@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from screen.input.rows import ColumnMapping
+from screen.input.mapping import ColumnMapping
 from screen.input.shards import ShardRef, look_at_shard
 from screen.output.manifest_file import ManifestEntry
 from screen.places import as_os_error, as_place

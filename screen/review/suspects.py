@@ -28,7 +28,7 @@ SHOWN = ("ood_score", "p_value", "feature_distance", "entropy", "mutual_informat
 
 
 @dataclass(frozen=True)
-class ClassNames:
+class ShownNames:
     """Names of classes where the model has them, else their numbers.
 
     Attributes:
@@ -38,7 +38,7 @@ class ClassNames:
     given: tuple[str, ...]
 
     @classmethod
-    def of(cls, results: Results) -> ClassNames:
+    def of(cls, results: Results) -> ShownNames:
         """The names that the results' model has."""
         return cls(() if results.record is None else results.record.class_names)
 
@@ -60,7 +60,7 @@ def gather_suspects(
     Raises:
         InputRefused: a result shard is not the one that was written.
     """
-    names = ClassNames.of(results)
+    names = ShownNames.of(results)
     finder = PictureFinder(results, moved_to)
     found: dict[Place, Suspect] = {}
     for number, group in groupby(sorted(places, key=lambda place: (place.shard, place.row)), lambda place: place.shard):
@@ -78,7 +78,7 @@ def _suspect(
     told: Mapping[str, object],
     shard: str,
     row: int,
-    names: ClassNames,
+    names: ShownNames,
     kept: Sequence[str],
     preview: Preview | str,
 ) -> Suspect:

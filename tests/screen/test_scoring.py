@@ -16,7 +16,7 @@ from screen.config import RunConfig
 from screen.decide.judge import choose_judge
 from screen.engine.passes import PassEngine
 from screen.input.decode import ImageBatch
-from screen.input.rows import map_columns
+from screen.input.mapping import map_columns
 from screen.input.shards import find_shards
 from screen.output.writer import ShardWriter, file_schema
 from screen.runner import run_screening
