@@ -237,9 +237,9 @@ def promises_text() -> str:
         f"Over 20 random halvings of the MNIST test rows, calibrated on one half and counted on the other: {rates}.\n\n"
         + "\n".join(rows)
         + f"\n\nT = {result['passes']}, the {result['rows']:,} test digits, once and several times over; wall time of "
-        f"the whole process on {result['machine']['cores']} cores. Of the {few['seconds_adaptive']:.1f} s with --adaptive "
-        f"at {few['rate']:.0%}, {fixed:.1f} s do not grow with the rows: start-up, and passes over so few rows that a "
-        f"pass costs more than they do. `feature_distance` makes the run of all passes "
+        f"the whole process on {result['machine']['cores']} cores. Of the {few['seconds_adaptive']:.1f} s with "
+        f"--adaptive at {few['rate']:.0%}, {fixed:.1f} s do not grow with the rows: start-up, and passes over so few "
+        f"rows that a pass costs more than they do. `feature_distance` makes the run of all passes "
         f"{article['with'] / article['without'] - 1:+.1%} longer ({article['without']:.1f} s to "
         f"{article['with']:.1f} s, best of three); with MobileNetV2's trunk at 50 passes "
         f"{mobile['with'] / mobile['without'] - 1:+.1%} "
