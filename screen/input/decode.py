@@ -10,6 +10,7 @@ applied, as `tf.io.decode_image` and `keras.utils.load_img` do not apply it.
 from __future__ import annotations
 
 import io
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -33,9 +34,9 @@ _PILLOW_MODES = {"grey": "L", "rgb": "RGB"}
 _CHUNK = 64
 """Images that a thread takes at a time."""
 
-_SMALL_BYTES = 1500
-"""Images below this on average are decoded in one thread: what Pillow does for them it mostly does under Python's
-lock, for which more threads only wait."""
+_SMALL_PIXELS = 4096
+"""Images of so many pixels, channels counted, are decoded in one thread: what Pillow does for them it mostly does under
+Python's lock, for which more threads only wait."""
 
 # What is odd about an image is in its row; our own limit is checked before anything is decoded.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -87,6 +88,7 @@ class Decoder:
         self._resize = contract.resize
         self._mode = _PILLOW_MODES[contract.colour]
         self._max_pixels = max_pixels
+        self._is_small = contract.resize.method == "none" and math.prod(self._shape) <= _SMALL_PIXELS
         self._root = None if image_root is None else Path(image_root).resolve()
         self._pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="decode")
 
@@ -115,9 +117,8 @@ class Decoder:
             return self._copy_tensors(piece.images, shape, into)
         sources = image_sources(piece.images)
 
-        sizes = [len(data) for data, path in sources if data is not None]
-        small = len(sizes) == len(sources) and sum(sizes) < _SMALL_BYTES * len(sizes)
-        chunk = len(sources) if small else _CHUNK
+        here = all(data is not None for data, _ in sources)  # files are waited for
+        chunk = len(sources) if here and self._is_small and sources else _CHUNK
 
         def decode_some(start: int) -> list[tuple[int, Failure]]:
             failed = []
@@ -127,7 +128,7 @@ class Decoder:
                     failed.append((index, failure))
             return failed
 
-        return [failure for some in self._pool.map(decode_some, range(0, len(sources), chunk or 1)) for failure in some]
+        return [failure for some in self._pool.map(decode_some, range(0, len(sources), chunk)) for failure in some]
 
     def _copy_tensors(
         self, column: pa.Array, shape: tuple[int, ...], into: NDArray[np.uint8]

@@ -14,7 +14,7 @@ from PIL import Image
 from export.contract import ExportedModel, ModelContract
 from export.inputs import Resize
 from screen.columns import STATUSES
-from screen.input.decode import _SMALL_BYTES, Decoder, ImageBatch
+from screen.input.decode import _SMALL_PIXELS, Decoder, ImageBatch
 from screen.input.resize import resize_image
 from screen.input.rows import RowBatch
 from tests.conftest import IMAGE_TYPE, encode
@@ -52,14 +52,14 @@ def test_png_pixels_come_back_exactly_in_order(contract: ModelContract, digits: 
     np.testing.assert_array_equal(batch.images, digits[:200])
 
 
-@pytest.mark.parametrize(("size", "small"), [(28, True), (64, False)])
+@pytest.mark.parametrize(("size", "small"), [(28, True), (65, False)])
 def test_small_images_and_large_ones_come_back_in_order_around_one_that_fails(
     contract: ModelContract, size: int, *, small: bool
 ) -> None:
     """Small ones are decoded in one thread, others in several."""
     images = np.random.default_rng(0).integers(0, 256, (150, size, size, 1), dtype=np.uint8)
     encoded = [encode(image) for image in images]
-    assert (np.mean([len(data) for data in encoded]) < _SMALL_BYTES) == small
+    assert (size * size <= _SMALL_PIXELS) == small
     encoded[130] = encoded[130][:20]
     batch = decode(replace(contract, height=size, width=size), pa.array(encoded))
     assert batch.failures.keys() == {130}
