@@ -11,18 +11,22 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from export.errors import OutOfMemory
 from screen.engine.boundary import Boundary
 from screen.engine.passes import PassEngine
 from screen.engine.runs import Rows, Run, cut_passes
 from screen.engine.settling import entropy_error, find_settled, plan_looks
 from screen.engine.statistics import PassSummary, RunStatistics, concatenate, summarize
+
+BATCHES = 2
+"""Batches that are looked at first at a time, where there are as many workers."""
 
 HELD_BATCHES, HELD_BYTES = 8, 64 * 2**20
 """Batches that wait for their rows, at most, and their images: a run stops between batches, and tells how far it is."""
@@ -81,7 +85,7 @@ class _Batch:
 class LeavingEngine(PassEngine):
     """A `PassEngine` whose rows leave when their decision is settled; takes the same arguments."""
 
-    batches_at_once = 2
+    boundaries = 3 * BATCHES
 
     @cached_property
     def _looks(self) -> tuple[int, ...]:
@@ -126,21 +130,38 @@ class LeavingEngine(PassEngine):
     def _look_ahead(
         self, batches: Iterable[NDArray[np.uint8] | None], limits: Limits
     ) -> Generator[_Batch | None, None, None]:
-        """The batches after the first look, in order; some at a time, so that workers wait for no one's joins."""
+        """The batches after the first look, in order; some at a time, so that workers wait for no one's joins.
+
+        Where memory ran out for two, they go on one at a time, and only then in smaller pieces.
+        """
+
+        def look(images: NDArray[np.uint8]) -> _FirstLook:
+            return self._look_first(images, limits)
 
         def take(images: NDArray[np.uint8] | None) -> _Batch | None:
-            if images is None:
-                return None
-            return _Batch(self._in_pieces(images, lambda some: self._look_first(some, limits)), images.nbytes)
+            return None if images is None else _Batch([look(some) for some in self._cut_to_fit(images)], images.nbytes)
 
-        with ThreadPoolExecutor(self._batches, thread_name_prefix="batches") as pool:
-            started: deque[Future[_Batch | None]] = deque()
+        with ThreadPoolExecutor(BATCHES, thread_name_prefix="batches") as pool:
+            at_once = min(BATCHES, self._workers)
+            started: deque[tuple[NDArray[np.uint8] | None, Future[_Batch | None]]] = deque()
+
+            def next_done() -> _Batch | None:
+                nonlocal at_once
+                images, future = started.popleft()
+                try:
+                    return future.result()
+                except (OutOfMemory, MemoryError):
+                    assert images is not None  # noqa: S101  nothing is run for None
+                    at_once = 1
+                    wait([other for _, other in started])
+                    return _Batch(self._in_pieces(images, look), images.nbytes)
+
             for images in batches:
-                started.append(pool.submit(take, images))
-                if len(started) == self._batches:
-                    yield started.popleft().result()
+                started.append((images, pool.submit(take, images)))
+                while len(started) >= at_once:
+                    yield next_done()
             while started:
-                yield started.popleft().result()
+                yield next_done()
 
     def _release(self, held: list[_Batch | None]) -> Iterator[PassSummary | None]:
         """Run the rows that are left of all batches to their end, together."""
@@ -193,10 +214,11 @@ class LeavingEngine(PassEngine):
         so_far = statistics if so_far is None else so_far.merge(statistics)
         summary = summarize(so_far, self.plan.contract.output_kind)
         so_many = self._looks[index]
-        if so_many == self.passes or summary.entropy is None:
+        entropy, information = summary.entropy, summary.mutual_information
+        if so_many == self.passes or entropy is None or information is None:
             return summary, so_far, np.ones(len(limit), np.bool_)
         error = entropy_error(so_far, self.passes)
-        return summary, so_far, find_settled(summary.entropy, error, limit, so_many, self.passes)
+        return summary, so_far, find_settled(entropy, information, error, limit, so_many, self.passes)
 
     def _run_passes(self, boundary: Boundary, runs: list[Run]) -> RunStatistics:
         """Some runs of passes over rows in pieces that fit, at least as many tasks as there are workers."""
@@ -207,4 +229,4 @@ class LeavingEngine(PassEngine):
         """How far the features are from known ones, `[B]`."""
         if self._meter is None or boundary.features is None:
             return None
-        return self._meter.result().measure(boundary.features)
+        return self._meter.measure(boundary.features)

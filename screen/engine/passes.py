@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import reduce
 from typing import Any, TypedDict, TypeVar
@@ -62,8 +62,8 @@ class PassEngine:
         notify: told in one line when memory ran out and runs become smaller, once.
     """
 
-    batches_at_once = 1
-    """How many batches are worked at, where there are as many workers."""
+    boundaries = 2
+    """How often the boundary of the rows of a run is in memory at most: its parts, and the whole."""
 
     def __init__(
         self,
@@ -82,13 +82,12 @@ class PassEngine:
         self.device = device
         self._workers = device.workers
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="passes")
-        self._batches = min(self.batches_at_once, self._workers)
-        self.rows_per_run = plan.rows_per_run(memory, self._workers, self._batches)
+        self.rows_per_run = plan.rows_per_run(memory, self._workers, self.boundaries)
         self._notify = notify
         self._trunk = TrunkRunner(plan, device, self._pool, memory)
         self._head = Part(plan.head, device, plan.weights_folder)
         self._runs = cut_passes(plan, (passes,))[0]
-        self._meter: Future[DistanceMeter] | None = None
+        self._meter: DistanceMeter | None = None
         if distance is not None:
             self.measure_by(distance)
         elements = sum(math.prod(site.site.noise_shape) for site in plan.sites)
@@ -96,10 +95,8 @@ class PassEngine:
         self._kept: dict[Run, dict[str, Any]] = {}
 
     def measure_by(self, distance: Distance) -> None:
-        """Fill `feature_distance` from now on; on the CPU the session opens while the first trunk runs."""
-        self._meter = self._pool.submit(DistanceMeter, distance, self.device)
-        if self.device.name != "cpu":
-            self._meter.result()  # it may be refused there
+        """Fill `feature_distance` from now on."""
+        self._meter = DistanceMeter(distance, self.device)
 
     def summarize(self, images: NDArray[np.uint8]) -> PassSummary:
         """What T passes say.
@@ -116,7 +113,7 @@ class PassEngine:
             return summary
         # All rows at once: a bank is read as a whole for however few rows there are.
         known = [features for _, features in pieces if features is not None]
-        return replace(summary, feature_distance=self._meter.result().measure(np.concatenate(known)) if known else None)
+        return replace(summary, feature_distance=self._meter.measure(np.concatenate(known)) if known else None)
 
     def _in_pieces(self, images: NDArray[np.uint8], work: Callable[[NDArray[np.uint8]], Result]) -> list[Result]:
         """What comes of rows in pieces that fit into memory, smaller ones when it ran out."""
@@ -221,7 +218,7 @@ class PassEngine:
 
     def _go_on_with(self, rows: int, *, instead_of: int) -> None:
         """After memory ran out: fewer rows in a run. Results do not depend on it; it is said once."""
-        notify, self._notify = self._notify, None
-        if notify is not None:
-            notify(f"memory ran out with {instead_of} rows in a run; going on with {rows}")
-        self.rows_per_run = min(self.rows_per_run, rows)  # another batch may have found less
+        if self._notify is not None:
+            self._notify(f"memory ran out with {instead_of} rows in a run; going on with {rows}")
+            self._notify = None
+        self.rows_per_run = rows

@@ -111,17 +111,17 @@ class EnginePlan:
         """
         return max(2, min(TRUNK_ROWS, memory // 2 // (workers * max(self.trunk_row_bytes, 1))))
 
-    def rows_per_run(self, memory: int, workers: int = 1, batches: int = 1) -> int:
+    def rows_per_run(self, memory: int, workers: int = 1, boundaries: int = 2) -> int:
         """How many rows may be run together in `memory` bytes; at least 2.
 
         Args:
             memory: bytes.
             workers: how many runs go on at a time; each has its own trunk slice, then its own head.
-            batches: how many batches are worked at, each with a boundary of its own.
+            boundaries: how often the boundary of these rows is in memory at most.
         """
         trunk = workers * self.trunk_rows(memory, workers) * self.trunk_row_bytes
         heads = workers * self.passes_per_run * self.head_pass_bytes
-        each = 2 * batches * self.boundary_row_bytes + workers * self.passes_per_run * self.head_row_bytes
+        each = boundaries * self.boundary_row_bytes + workers * self.passes_per_run * self.head_row_bytes
         return max(2, (memory - max(trunk, heads)) // max(each, 1))
 
     def runs(self, passes: int) -> tuple[int, ...]:

@@ -33,9 +33,18 @@ MARGIN = 0.25
 """The share of the limit that must lie between, too, times `1/n - 1/T` after n passes: the entropy of the mean of few
 passes is a little too low, by about as much as their number is small (Miller 1955)."""
 
+UNSEEN = 2
+"""Passes of another mind, for as many as there were, that may be too rare to be seen yet."""
+
+DISAGREEMENT = 0.5
+"""The share of the logarithm of the number of passes above which their mutual information tells nothing but that they
+are few: n passes cannot show more than ln n of it."""
+
 _SMALLEST = 1e-30
 
-ALGORITHM = f"{FIRST_LOOK}/{GROWTH}/{LAST_LOOK}/{LEAST_APART}/{ERRORS}/{MARGIN}/unseen/t/finite"
+ALGORITHM = (
+    f"{FIRST_LOOK}/{GROWTH}/{LAST_LOOK}/{LEAST_APART}/{ERRORS}/{MARGIN}/{UNSEEN}/{DISAGREEMENT}/mixture/t/finite"
+)
 """Part of a run's fingerprint."""
 
 
@@ -69,18 +78,24 @@ def errors_after(passes: int) -> float:
     return sum(terms)
 
 
-def unseen_entropy(passes: int) -> float:
-    """The entropy of a mean in which one of so many passes is sure of another class than the rest, nats.
+def entropy_with_unseen(entropy: Floats, passes: int) -> Floats:
+    """The predictive entropy if `UNSEEN` more passes were sure of a class that none so far gives anything, `[B]`, nats.
 
     A pass that disagrees may be so rare that none was seen yet; passes that all agree have no standard error to tell.
+    The entropy of a mixture of distributions that share no class is the mean of theirs and that of their shares.
+
+    Args:
+        entropy: `[B]`, predictive entropy so far, nats.
+        passes: how many there were, more than `UNSEEN`.
     """
-    return -math.log(1 / passes) / passes - (1 - 1 / passes) * math.log1p(-1 / passes) if passes > 1 else math.inf
+    share = UNSEEN / passes
+    return (1 - share) * entropy - share * math.log(share) - (1 - share) * math.log1p(-share)
 
 
 def entropy_error(runs: RunStatistics, passes: int) -> Floats:
     """At least the standard error of the predictive entropy after these passes, of that after all T, `[B]`, in nats.
 
-    The n passes so far are among the T, so with the standard deviation s over passes the mean's is `s sqrt(1/n - 1/T)`
+    The n passes so far are among the T, so with the sample standard deviation s the mean's is `s sqrt(1/n - 1/T)`
     (Cochran 1977, sec. 2.6): what is left to come moves less and less.
 
     By the delta method it is that of the mean over passes of `sum_c -p_c ln m_c`, with the predictive mean m.
@@ -92,7 +107,7 @@ def entropy_error(runs: RunStatistics, passes: int) -> Floats:
         runs: of a model with classes, or with one sigmoid output.
         passes: T.
     """
-    mean, std = runs.mean, np.sqrt(np.maximum(runs.m2, 0) / runs.passes)
+    mean, std = runs.mean, np.sqrt(np.maximum(runs.m2, 0) / (runs.passes - 1))
     if mean.shape[1] == 1:
         mean, std = np.concatenate([mean, 1 - mean], axis=1), np.concatenate([std, std], axis=1)
     weights = -np.log(np.maximum(mean, _SMALLEST))
@@ -105,15 +120,18 @@ def entropy_error(runs: RunStatistics, passes: int) -> Floats:
     return error
 
 
-def find_settled(entropy: Floats, error: Floats, limit: Floats, so_far: int, passes: int) -> NDArray[np.bool_]:
+def find_settled(
+    entropy: Floats, mutual_information: Floats, error: Floats, limit: Floats, so_far: int, passes: int
+) -> NDArray[np.bool_]:
     """Which rows need no more passes, `[B]`.
 
-    Those whose entropy is far above the limit; and those in which it is far below, and the limit so
-    high that a pass which disagrees would have been seen.
+    Those whose entropy is far above the limit; and those in which it is far below, would stay below if passes
+    disagreed that are too rare to be seen yet, and tells more than that there were few passes.
 
     Args:
         entropy: `[B]`, predictive entropy of the passes so far, nats.
-        error: `[B]`, its standard error.
+        mutual_information: `[B]`, of the same passes, nats.
+        error: `[B]`, the standard error of the entropy.
         limit: `[B]`, the entropy above which the row is flagged; -inf or inf where it is or is not, whatever it is.
         so_far: how many passes there were.
         passes: T.
@@ -121,6 +139,10 @@ def find_settled(entropy: Floats, error: Floats, limit: Floats, so_far: int, pas
     finite = np.where(np.isinf(limit), 0, limit)
     far = errors_after(so_far) * error + MARGIN * (1 / so_far - 1 / passes) * np.abs(finite)
     above = entropy - finite > far
-    below = (finite - entropy > far) & (finite > unseen_entropy(so_far))
+    below = (
+        (finite - entropy > far)
+        & (finite > entropy_with_unseen(entropy, so_far))
+        & (mutual_information < DISAGREEMENT * math.log(so_far))
+    )
     settled: NDArray[np.bool_] = np.isinf(limit) | above | below
     return settled

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from export.contract import ExportedModel
-from screen.engine.leaving import HELD_BATCHES, LeavingEngine, Limits
+from export.errors import OutOfMemory
+from screen.engine.leaving import BATCHES, HELD_BATCHES, LeavingEngine, Limits
 from screen.engine.passes import PassEngine
 from screen.engine.plan import plan_engine
 from screen.engine.session import Device
@@ -22,11 +25,12 @@ from screen.engine.settling import (
     GROWTH,
     LAST_LOOK,
     LEAST_APART,
+    UNSEEN,
     entropy_error,
+    entropy_with_unseen,
     errors_after,
     find_settled,
     plan_looks,
-    unseen_entropy,
 )
 from screen.engine.statistics import PassSummary, RunStatistics
 
@@ -49,7 +53,7 @@ def entropy_of(runs: RunStatistics) -> float:
 def exact_error(passes: NDArray[np.float64]) -> NDArray[np.float64]:
     """The delta method, by projecting every pass."""
     projected = (passes * -np.log(passes.mean(axis=0))).sum(axis=2)
-    return np.asarray(projected.std(axis=0) / math.sqrt(len(passes)))
+    return np.asarray(projected.std(axis=0, ddof=1) / math.sqrt(len(passes)))
 
 
 @given(st.integers(1, 3000))
@@ -94,17 +98,31 @@ def test_the_error_is_that_of_what_is_left_to_come(so_far: int) -> None:
     assert np.std(strays) == pytest.approx(np.mean(errors), rel=0.06)
 
 
+def settled(
+    entropy: list[float], error: list[float], limit: list[float], so_far: int, information: float = 0
+) -> list[bool]:
+    """Of T = 1000."""
+    known = np.array(entropy)
+    found: list[bool] = find_settled(
+        known, np.full(len(known), information), np.array(error), np.array(limit), so_far, 1000
+    ).tolist()
+    return found
+
+
 def test_a_row_is_settled_where_its_entropy_is_far_from_the_limit() -> None:
-    entropy, error = np.array([0.1, 0.5, 0.51, 1.0, 0.3, 0.3]), np.full(6, 0.01)
-    limit = np.array([0.5, 0.5, 0.5, 0.5, np.inf, -np.inf])
-    assert find_settled(entropy, error, limit, 100, 1000).tolist() == [True, False, False, True, True, True]
-    assert not find_settled(np.array([0.1]), np.array([0.2]), np.array([0.5]), 100, 1000)[0]
+    entropy, limit = [0.1, 0.5, 0.51, 1.0, 0.3, 0.3], [0.5, 0.5, 0.5, 0.5, math.inf, -math.inf]
+    assert settled(entropy, [0.01] * 6, limit, 100) == [True, False, False, True, True, True]
+    assert settled([0.1], [0.2], [0.5], 100) == [False]
 
 
 def test_passes_that_agree_must_be_the_further_from_the_limit_the_fewer_they_are() -> None:
-    near, exact, limit = np.array([1.01, 0.99]), np.zeros(2), np.ones(2)
-    assert find_settled(near, exact, limit, 20, 500).tolist() == [False, False]
-    assert find_settled(near, exact, limit, 200, 500).tolist() == [True, True]
+    assert settled([1.01], [0], [1], 20) == [False]
+    assert settled([1.01], [0], [1], 200) == [True]
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, 1e-300, math.nan])
+def test_no_row_is_below_a_limit_that_nothing_is_below(limit: float) -> None:
+    assert settled([0.0, math.nan], [0, 0], [limit, limit], 500) == [limit < 0, False]
 
 
 @given(st.integers(FIRST_LOOK, 3000))
@@ -113,14 +131,53 @@ def test_the_error_of_few_passes_is_trusted_less_as_students_t_says(passes: int)
     assert errors_after(passes) == pytest.approx(exact, rel=0.02)
 
 
-def test_passes_that_agree_do_not_settle_a_row_that_one_unseen_pass_could_flag() -> None:
-    """Of n passes one is sure of another class: the entropy of their mean is `unseen_entropy(n)`."""
-    one_of = np.array([39 / 40, 1 / 40])
-    assert unseen_entropy(40) == pytest.approx(float(-(one_of * np.log(one_of)).sum()))
-    agree, limit = np.zeros(2), np.array([0.1, 0.2])
-    assert find_settled(agree, agree, limit, 20, 500).tolist() == [False, True]
-    assert find_settled(agree, agree, limit, 60, 500).tolist() == [True, True]
-    assert find_settled(agree + 1.0, agree, limit, 20, 500).tolist() == [True, True]
+@given(st.integers(0, 1000), st.integers(FIRST_LOOK, 500))
+def test_the_entropy_with_unseen_passes_is_that_of_the_mean_with_them(seed: int, passes: int) -> None:
+    """They make a share of the passes of one that the others know nothing of."""
+    mean = np.random.default_rng(seed).dirichlet(np.ones(4))
+    share = UNSEEN / passes
+    with_them = np.array([*(1 - share) * mean, share])
+    found = entropy_with_unseen(np.array([-(mean * np.log(mean)).sum()]), passes)
+    np.testing.assert_allclose(found, -(with_them * np.log(with_them)).sum())
+
+
+def test_passes_that_agree_do_not_settle_a_row_that_unseen_ones_could_flag() -> None:
+    limit = [0.2, 0.5]
+    assert settled([0, 0], [0, 0], limit, 20) == [False, True]
+    assert settled([0, 0], [0, 0], limit, 100) == [True, True]
+    assert settled([0.1, 0.35], [0, 0], limit, 40) == [False, False], "what is unseen comes on top of what is seen"
+    assert settled([1, 1], [0, 0], limit, 20) == [True, True]
+
+
+def test_passes_that_all_differ_do_not_settle_a_row_below_its_limit() -> None:
+    """Twelve passes that choose twelve classes have an entropy of ln 12, whatever so many more would have."""
+    votes = np.eye(100)[:12, np.newaxis]
+    runs = statistics_of(votes)
+    seen, error = float(-np.log(1 / 12)), float(entropy_error(runs, 500)[0])
+    assert error == pytest.approx(0)
+    assert settled([seen], [error], [seen + 1.5], 12, information=seen) == [False]
+    assert settled([seen], [error], [seen + 1.5], 12, information=0.1) == [True]
+    assert settled([seen], [error], [seen - 0.5], 12, information=seen) == [True]
+
+
+def test_rows_whose_passes_disagree_seldom_and_surely_keep_nearly_all_their_flags() -> None:
+    """Each of 500 passes is sure, and of another class one time in fifty: few see it among the first twelve."""
+    rng, rows, passes = np.random.default_rng(0), 2000, 500
+    other = rng.random((passes, rows)) < 0.02
+    votes = np.stack([~other, other], axis=2).astype(np.float64)
+    final = statistics_of(votes).mean
+    entropy = -(final * np.log(np.maximum(final, 1e-30))).sum(axis=1)
+    limit = np.full(rows, np.quantile(entropy, 0.5))
+    flagged, left = np.zeros(rows, np.bool_), np.ones(rows, np.bool_)
+    for look in plan_looks(passes):
+        runs = statistics_of(votes[:look])
+        so_far = -(runs.mean * np.log(np.maximum(runs.mean, 1e-30))).sum(axis=1)
+        error = entropy_error(runs, passes)
+        leaves = left & ((look == passes) | find_settled(so_far, so_far, error, limit, look, passes))
+        flagged[leaves] = so_far[leaves] > limit[leaves]
+        left &= ~leaves
+    lost = (entropy > limit) & ~flagged
+    assert lost.sum() <= 0.05 * (entropy > limit).sum()
 
 
 def engine_of(model: ExportedModel, threads: int = 1) -> LeavingEngine:
@@ -244,7 +301,7 @@ def test_only_so_many_batches_are_taken_before_one_comes_back(
     found = engine_of(article, threads).summarize_settled(batches(), never)
     for start in range(100):
         assert (next(found) is None) == (start % 3 != 0)
-        assert len(taken) <= start + HELD_BATCHES + threads - 1
+        assert len(taken) <= start + HELD_BATCHES + min(BATCHES, threads) - 1
     assert next(found, "the end") == "the end"
 
 
@@ -266,6 +323,40 @@ def test_what_goes_wrong_with_a_batch_comes_in_its_place(article: ExportedModel,
     with pytest.raises(ValueError, match="the fourth"):
         list(found)
     assert len(taken) < 7
+
+
+def test_batches_that_do_not_fit_together_are_run_one_at_a_time(
+    article: ExportedModel, digits: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory for one, and two that are begun: they get through in whole pieces, and nobody is told of smaller ones."""
+    batches = [digits[start : start + 10] for start in range(0, 60, 10)]
+    running, most, look = [0], [0], LeavingEngine._look_first
+
+    def look_if_alone(self: LeavingEngine, images: NDArray[np.uint8], limits: Limits) -> Any:
+        running[0] += 1
+        most[0] = max(most[0], len(images))
+        try:
+            time.sleep(0.05)
+            if running[0] > 1:
+                raise OutOfMemory("two", wanted="one", next_step="wait")
+            return look(self, images, limits)
+        finally:
+            running[0] -= 1
+
+    def limits(count: int, _: object) -> NDArray[np.float64]:
+        return np.full(count, 0.3)
+
+    wanted = list(engine_of(article, threads=2).summarize_settled(iter(batches), limits))
+    monkeypatch.setattr(LeavingEngine, "_look_first", look_if_alone)
+    engine = engine_of(article, threads=2)
+    before = engine.rows_per_run
+    found = list(engine.summarize_settled(iter(batches), limits))
+    assert engine.rows_per_run == before
+    assert most == [10]
+    for one, other in zip(found, wanted, strict=True):
+        assert one is not None
+        assert other is not None
+        np.testing.assert_array_equal(one.mean, other.mean)
 
 
 def test_what_has_nothing_to_wait_for_comes_back_at_once(article: ExportedModel, digits: NDArray[np.uint8]) -> None:
