@@ -186,10 +186,10 @@ def measure_mobilenet(work: Path) -> dict[str, float]:
     path = work / "mobilenet.onnx"
     if not path.exists():
         export_model(build("mobilenet"), path, scale=1 / 255)
-    read = read_model(path)
-    rows = batch_rows(RunConfig(), read.contract)
-    images = np.random.default_rng(0).integers(0, 256, (rows, *read.contract.image_shape), dtype=np.uint8)
-    plan = plan_engine(read, features=GRID)
+    model = read_model(path)
+    rows = batch_rows(RunConfig(), model.contract)
+    images = np.random.default_rng(0).integers(0, 256, (rows, *model.contract.image_shape), dtype=np.uint8)
+    plan = plan_engine(model, features=GRID)
     size = plan.features.size
     bank = np.random.default_rng(1).random((min(BANK_ROWS, BANK_NUMBERS // size), size), np.float32)
     distances = {"without": None, "with": NearestNeighbours.fit(bank)}

@@ -117,8 +117,8 @@ class Decoder:
             return self._copy_tensors(piece.images, shape, into)
         sources = image_sources(piece.images)
 
-        here = all(data is not None for data, _ in sources)  # files are waited for
-        chunk = len(sources) if here and self._is_small and sources else _CHUNK
+        waits = any(path for data, path in sources if data is None)  # for a file
+        chunk = max(len(sources), 1) if self._is_small and not waits else _CHUNK
 
         def decode_some(start: int) -> list[tuple[int, Failure]]:
             failed = []
