@@ -5,8 +5,11 @@ In: `Rows`. Out: a `Boundary`, whose tensors lie on the device, and the trunk's 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -49,22 +52,27 @@ class TrunkRunner:
         self._part = Part(plan.trunk, device, plan.weights_folder)
 
     def run(self, rows: Rows) -> Boundary:
-        """The boundary of some rows; its parts are computed at the same time."""
-        parts = self._run_slices(rows)
-        features = self._take_features(parts, rows)
-        if len(parts) == 1:
-            return Boundary(parts[0], rows, features)
-        joined = {
-            tensor.name: self._part.put(np.concatenate([part[tensor.name].numpy() for part in parts], tensor.row_axis))
-            for tensor in self._plan.boundary
-        }
-        return Boundary(joined, rows, features)
+        """The boundary of some rows; its slices are computed at the same time."""
+        slices = self._cut(rows)
+        if len(slices) == 1:
+            values = self._run_slice(slices[0])
+            features = values.pop(FEATURES, None)
+            return Boundary(values, rows, None if features is None else features.numpy()[: rows.count])
+        whole = _Whole(len(rows.fed), {FEATURES: 0, **{tensor.name: tensor.row_axis for tensor in self._plan.boundary}})
+
+        def fill(start: int, images: NDArray[np.uint8]) -> None:
+            whole.fill(start, {name: value.numpy() for name, value in self._run_slice(images).items()})
+
+        starts = accumulate((len(images) for images in slices), initial=0)
+        list(self._pool.map(fill, starts, slices))
+        features = whole.values.pop(FEATURES, None)
+        tensors = {name: self._part.put(value) for name, value in whole.values.items()}
+        return Boundary(tensors, rows, None if features is None else features[: rows.count])
 
     def features(self, rows: Rows) -> NDArray[np.float32]:
         """The features of some rows alone, `[B, F]`; for a plan that was made with `features`."""
-        features = self._take_features(self._run_slices(rows), rows)
-        assert features is not None, "the plan gives no features"  # noqa: S101
-        return features
+        parts = self._pool.map(lambda images: self._run_slice(images)[FEATURES].numpy(), self._cut(rows))
+        return np.concatenate(list(parts))[: rows.count]
 
     def take(self, boundary: Boundary, places: NDArray[np.int64]) -> Boundary:
         """The boundary of some of its rows, without their features; a single row is fed twice."""
@@ -81,9 +89,10 @@ class TrunkRunner:
             return boundaries[0]
         tensors = {}
         for tensor in self._plan.boundary:
-            values = [boundary.tensors[tensor.name].numpy() for boundary in boundaries]
-            rows = [np.arange(boundary.rows.count) for boundary in boundaries]  # not those that are fed twice
-            own = [np.take(value, some, axis=tensor.row_axis) for value, some in zip(values, rows, strict=True)]
+            own = [  # not those that are fed twice
+                boundary.tensors[tensor.name].numpy()[_rows_of(tensor.row_axis, 0, boundary.rows.count)]
+                for boundary in boundaries
+            ]
             tensors[tensor.name] = self._part.put(np.concatenate(own, axis=tensor.row_axis))
         return Boundary(tensors, Rows(np.concatenate([boundary.rows.images for boundary in boundaries])))
 
@@ -92,19 +101,58 @@ class TrunkRunner:
         parts = cut_rows(boundary.rows.images, pieces)
         if len(parts) == 1:
             return [boundary]
-        ends = np.cumsum([len(part) for part in parts])
-        return [self.take(boundary, np.arange(end - len(part), end)) for part, end in zip(parts, ends, strict=True)]
 
-    def _run_slices(self, rows: Rows) -> list[dict[str, Any]]:
-        name = self._plan.contract.input_name
-        slices = cut_rows(rows.fed, max(self._device.workers, -(-len(rows.fed) // self._rows)))
+        def cut(start: int, images: NDArray[np.uint8]) -> Boundary:
+            tensors = {
+                tensor.name: self._part.put(
+                    boundary.tensors[tensor.name].numpy()[_rows_of(tensor.row_axis, start, start + len(images))]
+                )
+                for tensor in self._plan.boundary
+            }
+            return Boundary(tensors, Rows(images))
+
+        return list(self._pool.map(cut, accumulate((len(images) for images in parts), initial=0), parts))
+
+    def _cut(self, rows: Rows) -> list[NDArray[np.uint8]]:
+        """The images in the slices in which the trunk takes them."""
         if self._device.name != "cpu":
-            slices = [rows.fed]  # nothing leaves the GPU
-        return list(self._pool.map(lambda part: self._part.run({name: self._part.put(part)}), slices))
+            return [rows.fed]  # nothing leaves the GPU
+        return cut_rows(rows.fed, max(self._device.workers, -(-len(rows.fed) // self._rows)))
 
-    def _take_features(self, parts: list[dict[str, Any]], rows: Rows) -> NDArray[np.float32] | None:
-        """The features of all slices; what is left in them is the boundary."""
-        if FEATURES not in self._part.outputs:
-            return None
-        values = [part.pop(FEATURES) for part in parts]
-        return np.concatenate([value.numpy() for value in values])[: rows.count]
+    def _run_slice(self, images: NDArray[np.uint8]) -> dict[str, Any]:
+        return self._part.run({self._plan.contract.input_name: self._part.put(images)})
+
+
+class _Whole:
+    """Tensors of many rows, which are filled with slices of them by several threads.
+
+    Args:
+        count: rows.
+        row_axes: by the name of a tensor, which of its axes counts rows.
+    """
+
+    def __init__(self, count: int, row_axes: Mapping[str, int]) -> None:
+        self._count, self._row_axes = count, row_axes
+        self._lock = Lock()
+        self.values: dict[str, NDArray[Any]] = {}
+
+    def fill(self, start: int, values: Mapping[str, NDArray[Any]]) -> None:
+        """Put the values of the rows from `start` on into their places."""
+        for name, value in values.items():
+            axis = self._row_axes[name]
+            whole = self._room_for(name, value)
+            whole[_rows_of(axis, start, start + value.shape[axis])] = value
+
+    def _room_for(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
+        """The tensor that a slice belongs to; the first slice tells its shape."""
+        with self._lock:
+            if name not in self.values:
+                shape = list(value.shape)
+                shape[self._row_axes[name]] = self._count
+                self.values[name] = np.empty(shape, value.dtype)
+            return self.values[name]
+
+
+def _rows_of(axis: int, start: int, end: int) -> tuple[slice, ...]:
+    """An index: some rows of a tensor whose `axis` counts them."""
+    return (slice(None),) * axis + (slice(start, end),)

@@ -85,7 +85,7 @@ class _Batch:
 class LeavingEngine(PassEngine):
     """A `PassEngine` whose rows leave when their decision is settled; takes the same arguments."""
 
-    boundaries = 3 * BATCHES  # the parts and the whole of each, and the rows that stay
+    boundaries = 2 * BATCHES + 2  # the whole of each and the rows that stay of it; those that wait, apart and joined
 
     @cached_property
     def _looks(self) -> tuple[int, ...]:

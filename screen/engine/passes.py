@@ -63,7 +63,7 @@ class PassEngine:
     """
 
     boundaries = 2
-    """How often the boundary of the rows of a run is in memory at most: its parts, and the whole."""
+    """How often the boundary of the rows of a run is in memory at most: slices on their way, and the whole."""
 
     def __init__(
         self,
