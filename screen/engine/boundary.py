@@ -29,11 +29,13 @@ class Boundary:
         tensors: device values by name.
         rows: the rows, as they are fed.
         features: `float32 [B, F]`, on the host; None where the plan gives none.
+        cut_from: whose memory these tensors are a part of, if it is not their own; it must live as long.
     """
 
     tensors: dict[str, Any]
     rows: Rows
     features: NDArray[np.float32] | None = None
+    cut_from: Boundary | None = None
 
 
 class TrunkRunner:
@@ -109,7 +111,7 @@ class TrunkRunner:
                 )
                 for tensor in self._plan.boundary
             }
-            return Boundary(tensors, Rows(images))
+            return Boundary(tensors, Rows(images), cut_from=boundary)
 
         return list(self._pool.map(cut, accumulate((len(images) for images in parts), initial=0), parts))
 

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from screen.engine.session import Device, Part
+from screen.engine.session import Device, Part, outside_weight
 
 NEIGHBOURS = 5
 """The neighbours that are averaged; see benchmarks/detection.py for others."""
@@ -46,7 +46,10 @@ class Distance(Protocol):
         """What it consists of, for a file."""
 
     def graph(self) -> onnx.GraphProto:
-        """`features` `[B, F]` to a few numbers for each row."""
+        """`features` `[B, F]` to a few numbers for each row; `weights` are outside of it."""
+
+    def weights(self) -> dict[str, NDArray[Any]]:
+        """The arrays that the graph reads, by their names there."""
 
     def finish(self, outputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float64]:
         """The graph's outputs to distances, `[B]`."""
@@ -95,8 +98,12 @@ class NearestNeighbours:
             *_sum_squares(_FEATURES),
         ]
         count = int(self.neighbours)
-        constants = {"bank": self.bank, "k": np.array([count]), "ones": _ones(self.features)}
-        return _make_graph(nodes, self.features, {"nearest": count, _SQUARES: _LANES}, constants)
+        constants = {"k": np.array([count]), "ones": _ones(self.features)}
+        return _make_graph(nodes, self.features, {"nearest": count, _SQUARES: _LANES}, constants, self.weights())
+
+    def weights(self) -> dict[str, NDArray[Any]]:
+        """The bank."""
+        return {"bank": self.bank}
 
     def finish(self, outputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float64]:
         """1 - mean cosine, 0 to 2; 1 for a row without any feature."""
@@ -153,8 +160,11 @@ class Mahalanobis:
             *_sum_squares("components"),
         ]
         count = self.directions.shape[1]
-        constants = {"mean": self.mean, "directions": self.directions, "ones": _ones(count)}
-        return _make_graph(nodes, self.features, {_SQUARES: _LANES}, constants)
+        return _make_graph(nodes, self.features, {_SQUARES: _LANES}, {"ones": _ones(count)}, self.weights())
+
+    def weights(self) -> dict[str, NDArray[Any]]:
+        """Mean and directions."""
+        return self.arrays()
 
     def finish(self, outputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float64]:
         """The distance, in standard deviations."""
@@ -187,7 +197,8 @@ class DistanceMeter:
     def __init__(self, distance: Distance, device: Device) -> None:
         self._distance = distance
         imports = [helper.make_opsetid("", 17)]
-        self._part = Part(helper.make_model(distance.graph(), opset_imports=imports, ir_version=8), device)
+        model = helper.make_model(distance.graph(), opset_imports=imports, ir_version=8)
+        self._part = Part(model, device, weights=distance.weights())
         self._pool = ThreadPoolExecutor(device.workers, thread_name_prefix="distance")
         self._workers = device.workers
 
@@ -219,7 +230,11 @@ def _ones(count: int) -> NDArray[np.float32]:
 
 
 def _make_graph(
-    nodes: list[onnx.NodeProto], features: int, outputs: dict[str, int], constants: dict[str, NDArray[Any]]
+    nodes: list[onnx.NodeProto],
+    features: int,
+    outputs: dict[str, int],
+    constants: dict[str, NDArray[Any]],
+    weights: dict[str, NDArray[Any]],
 ) -> onnx.GraphProto:
     for node in nodes:
         node.name = node.output[0]  # the check of where a node was placed needs it
@@ -229,5 +244,8 @@ def _make_graph(
         "distance",
         [helper.make_tensor_value_info(_FEATURES, TensorProto.FLOAT, ["B", features])],
         values,
-        [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in constants.items()],
+        [
+            *(numpy_helper.from_array(array, name) for name, array in constants.items()),
+            *(outside_weight(name, array) for name, array in weights.items()),
+        ],
     )

@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
+from onnx import helper
 
 from export.errors import EngineFailed, OptionRefused, OutOfMemory
 
@@ -101,15 +102,24 @@ class Part:
         model: the graph.
         device: where to run it.
         weights_folder: where the file is that holds weights which are not in the graph, if there is one.
+        weights: weights that are not in the graph and in no file either, by name; see `outside_weight`.
 
     Raises:
         EngineFailed: onnxruntime cannot load the graph.
         OptionRefused: on CUDA, a node that computes with numbers was placed on the CPU.
     """
 
-    def __init__(self, model: onnx.ModelProto, device: Device, weights_folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        device: Device,
+        weights_folder: Path | None = None,
+        weights: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:
         self._device = device
-        self._session = _open(model.SerializeToString(), device, weights_folder)
+        # A session does not own what it is given.
+        self._weights = {name: np.ascontiguousarray(array) for name, array in (weights or {}).items()}
+        self._session = _open(model.SerializeToString(), device, weights_folder, self._weights)
         self.outputs = [value.name for value in self._session.get_outputs()]
         if device.name != "cpu":
             _demand_device(model, self._session, device)
@@ -205,8 +215,25 @@ def to_numpy(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, NDArr
     return {name: values[name].numpy() for name in names}
 
 
-def _open(data: bytes, device: Device, weights_folder: Path | None = None) -> Any:
+def outside_weight(name: str, array: NDArray[Any]) -> onnx.TensorProto:
+    """A weight whose numbers are not in the graph: a `Part` reads them where they lie in memory."""
+    tensor = onnx.TensorProto(name=name, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype))
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", name), ("offset", "0"), ("length", str(array.nbytes))):
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+def _open(
+    data: bytes,
+    device: Device,
+    weights_folder: Path | None = None,
+    weights: Mapping[str, NDArray[Any]] | None = None,
+) -> Any:
     options = onnxruntime.SessionOptions()
+    if weights:
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+        options.add_external_initializers(list(weights), values)
     if weights_folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights_folder))
     options.intra_op_num_threads = 1  # see `screen.engine.passes`: threads share work between runs
@@ -226,7 +253,6 @@ def _open(data: bytes, device: Device, weights_folder: Path | None = None) -> An
 
 def _probe_graph() -> bytes:
     """The smallest graph there is, to see which provider a session gets."""
-    helper = onnx.helper
     value = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "probe", value[:1], value[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

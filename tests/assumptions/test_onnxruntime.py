@@ -160,10 +160,9 @@ def test_what_a_session_gave_stays_when_its_value_is_gone_but_a_value_that_was_p
     from screen.engine.session import Device, Part
     from tests.screen.engine.test_distance import KNOWN
 
-    graph = helper.make_model(
-        NearestNeighbours.fit(KNOWN).graph(), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
-    )
-    part = Part(graph, Device("cpu", 1))
+    distance = NearestNeighbours.fit(KNOWN)
+    graph = helper.make_model(distance.graph(), opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    part = Part(graph, Device("cpu", 1), weights=distance.weights())
     given = part.run({"features": part.put(KNOWN)})["nearest"].numpy()
     kept = given.copy()
     for _ in range(20):

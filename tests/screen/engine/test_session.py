@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from export.errors import EngineFailed, OptionRefused
 from screen.engine.builder import PREFIX
 from screen.engine.plan import plan_engine
-from screen.engine.session import Device, Part, choose_device, misplaced_nodes
+from screen.engine.session import Device, Part, choose_device, misplaced_nodes, outside_weight
 from screen.engine.sites import Shortcuts
 from tests.assumptions.cuda_kernels import CUDA_KERNELS, OPSET
 from tests.screen.engine.graphs import GRAPHS, Graph
@@ -145,3 +148,32 @@ def test_when_memory_runs_out_the_run_goes_on_with_smaller_batches_and_says_so_o
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "1 memory ran out with 4000 rows in a run; going on with 2000\n"
+
+
+def product_with(weight: NDArray[np.float32]) -> onnx.ModelProto:
+    """`x` times a weight that is not in the graph."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "weight"], ["y"])],
+        "outside",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["B", len(weight)])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["B", weight.shape[1]])],
+        [outside_weight("weight", weight)],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+def test_weights_outside_of_the_graph_live_as_long_as_the_part() -> None:
+    weight = np.arange(1_000_000, dtype=np.float32).reshape(2, -1)
+    expected, model = weight.sum(axis=0), product_with(weight)
+    assert model.ByteSize() < 1000
+    part = Part(model, CPU, weights={"weight": weight})
+    gone = weakref.ref(weight)
+    del weight
+    gc.collect()
+    assert gone() is not None
+    np.testing.assert_array_equal(part.run({"x": part.put(np.ones((2, 2), np.float32))})["y"].numpy()[1], expected)
+
+
+def test_a_weight_that_is_nowhere_is_one_of_our_errors() -> None:
+    with pytest.raises(EngineFailed, match="cannot load the model"):
+        Part(product_with(np.ones((2, 3), np.float32)), CPU)
