@@ -81,6 +81,10 @@ def make_table(
     return pa.Table.from_arrays(ordered, schema=result_schema(kept.schema))
 
 
+def _holds_floats(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind.value_type if pa.types.is_list(kind) else kind))
+
+
 def _counts(batch: ImageBatch) -> list[int]:
     return [piece.count for piece in batch.pieces]
 
@@ -174,7 +178,9 @@ class ShardWriter:
         self._statuses: dict[str, int] = {}
         self._aside = AsideFile(path, owner)
         with self._aside.writing():
-            self._file = pq.ParquetWriter(self._aside.path, schema, compression="zstd")
+            # A dictionary of scores would list nearly every value once, and their places beside it.
+            repeating = [field.name for field in schema if not _holds_floats(field.type)]
+            self._file = pq.ParquetWriter(self._aside.path, schema, compression="zstd", use_dictionary=repeating)
 
     def add(self, table: pa.Table) -> None:
         """Append rows; full row groups are written."""
