@@ -275,6 +275,10 @@ def demo(
     run_demo(output)
 
 
+_NEW_OBJECTS = 50_000
+"""After so many, Python looks for circles of them; its own 700 are soon there while modules are loaded."""
+
+
 def main() -> None:
     """Run the command line; turn every error into a message and an exit code.
 
@@ -282,7 +286,8 @@ def main() -> None:
     command line that cannot be parsed (2) and for `typer.Exit`.
     """
     debug = "--debug" in sys.argv[1:]
-    # Python looks through all objects again and again when it ends, for nothing: the process goes anyway.
+    # Python looks through all objects for circles again and again while modules are loaded, and when it ends.
+    gc.set_threshold(_NEW_OBJECTS)
     atexit.register(gc.freeze)
     try:
         app(prog_name="oodscreen")
