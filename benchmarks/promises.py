@@ -24,6 +24,7 @@ import subprocess
 import time
 import venv
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -67,11 +68,13 @@ def calibrate(model: Path, data: Path, work: Path, rate: float, passes: int) -> 
 
 
 def install(work: Path) -> Path:
-    """`oodscreen` as a user has it, in an environment of its own."""
+    """`oodscreen` as a user has it, in an environment of its own: installed, and thereby compiled."""
     project, home = Path(__file__).parents[1], work / "plain-install"
     venv.create(home, with_pip=True, clear=True)
-    needs = ["--editable", str(project), "--constraint", str(project / "constraints.txt")]
-    subprocess.run([str(home / "bin" / "pip"), "install", "--quiet", *needs], check=True)
+    with TemporaryDirectory() as folder:  # a build leaves files beside the sources
+        copy = shutil.copytree(project, Path(folder) / "source", ignore=shutil.ignore_patterns(".*", "build"))
+        needs = [str(copy), "--constraint", str(project / "constraints.txt")]
+        subprocess.run([str(home / "bin" / "pip"), "install", "--quiet", *needs], check=True)
     return home / "bin" / "oodscreen"
 
 
