@@ -63,7 +63,7 @@ def measure_keras(name: str, images: NDArray[np.uint8], _: Path, __: str) -> dic
 
 def measure_onnxruntime(name: str, images: NDArray[np.uint8], model: Path, device: str) -> dict[str, Any]:
     """Seconds of one pass of the exported file, looped over batches."""
-    import onnxruntime
+    from export.runtime import onnxruntime
 
     session = onnxruntime.InferenceSession(str(model), providers=[PROVIDERS[device]])
     batch = BATCH[name]
@@ -77,10 +77,9 @@ def measure_onnxruntime(name: str, images: NDArray[np.uint8], model: Path, devic
 
 def measure_floor(name: str, images: NDArray[np.uint8], model: Path, device: str) -> dict[str, Any]:
     """Seconds of one trunk pass, of one deterministic pass, and of the head's bare products."""
-    import onnxruntime
-
     from export.contract import read_model
     from export.graph import with_rate_zero
+    from export.runtime import onnxruntime
     from screen.engine.plan import plan_engine
     from screen.engine.sizes import infer_sizes
     from screen.engine.split import split_graph
@@ -117,8 +116,9 @@ def measure_floor(name: str, images: NDArray[np.uint8], model: Path, device: str
 
 
 def _bare_product(rows: int, inner: int, outer: int, provider: str) -> Callable[[], None]:
-    import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
+
+    from export.runtime import onnxruntime
 
     rng = np.random.default_rng(0)
     weight = numpy_helper.from_array(rng.random((inner, outer)).astype(np.float32), "w")
@@ -144,10 +144,9 @@ def measure_engine(name: str, images: NDArray[np.uint8], model: Path, device: st
 
     A pass of the head is masks, products and statistics, the trunk left out.
     """
-    import onnxruntime
-
     from export.contract import read_model
     from export.graph import with_rate_zero
+    from export.runtime import onnxruntime
     from screen.engine.runs import Rows
     from screen.screener import Screener
 

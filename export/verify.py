@@ -141,7 +141,7 @@ def _make_probe(contract: ModelContract, model: Path) -> _Probe:
 
 def _open_session(model: Path) -> Callable[[Images], Outputs]:
     """A session as anyone would open it: default options, on the CPU."""
-    import onnxruntime
+    from export.runtime import onnxruntime
 
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name

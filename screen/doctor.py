@@ -15,9 +15,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper
 
+from export.runtime import onnxruntime
 from screen.engine.session import Device, Part, choose_device
 
 _LIBRARIES = ("libcuda.so.1", "libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcudnn.so.9")

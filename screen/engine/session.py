@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper
 
 from export.errors import EngineFailed, OptionRefused, OutOfMemory
+from export.runtime import onnxruntime
 
 DEVICES = ("auto", "cpu", "cuda")
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from export.graph import add_noise_functions
+from export.runtime import onnxruntime
 from tests.export.test_graph import one_site
 from tests.export.test_settle import padded_pooling
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
@@ -18,6 +17,7 @@ from export.contract import DOMAIN, ExportedModel, ModelContract, read_model
 from export.errors import ModelRefused, OptionRefused, OutputRefused, VerificationFailed
 from export.exporter import ExportNotice, export_file, export_model
 from export.graph import with_rate_zero
+from export.runtime import onnxruntime
 from screen.demo import read_images
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
@@ -19,6 +18,7 @@ from export.contract import read_model
 from export.errors import ContractRefused, VerificationFailed
 from export.exporter import export_model
 from export.external import external_locations
+from export.runtime import onnxruntime
 from screen.screener import Screener
 
 

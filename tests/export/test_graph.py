@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
@@ -13,6 +12,7 @@ from export.contract import DOMAIN, Site
 from export.graph import add_noise_functions, add_uint8_input, name_sites
 from export.inputs import Preprocessing
 from export.promises import GraphPassError
+from export.runtime import onnxruntime
 
 
 def one_site(kind: str, rate: float, shape: list[int], noise_axes: list[int] | None = None) -> onnx.ModelProto:

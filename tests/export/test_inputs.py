@@ -3,7 +3,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
@@ -19,6 +18,7 @@ from export.inputs import (
     choose_resize,
     fit_preprocessing,
 )
+from export.runtime import onnxruntime
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 6, 7, 3), dtype=np.uint8)
 MODES = ["tf", "torch", "caffe"]

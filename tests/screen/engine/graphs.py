@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.contract import ALPHA_KINDS, ALPHA_PRIME, DOMAIN, ExportedModel, ModelContract, Site
 from export.graph import add_noise_functions
 from export.inputs import Preprocessing
+from export.runtime import onnxruntime
 from screen.engine.masks import draw_mask
 
 SHAPE = (4, 4, 3)

@@ -1,0 +1,18 @@
+"""onnxruntime, as everything here imports it: told to send nothing before it begins.
+
+From 1.29 on its official builds report to their maker from Linux and macOS too: when sessions are made, of which
+models (file names and hashes among it), and how they run; an identifier and what could not be sent are kept below
+`~/.cache` (its Privacy.md). The variable is read once, when the library is loaded. Who sets it to 0 is not overruled.
+"""
+
+from __future__ import annotations
+
+import os
+
+OPT_OUT = "ORT_DISABLE_TELEMETRY"
+
+os.environ.setdefault(OPT_OUT, "1")
+
+import onnxruntime  # noqa: E402
+
+__all__ = ["OPT_OUT", "onnxruntime"]
