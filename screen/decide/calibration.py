@@ -271,6 +271,6 @@ def _beta_quantile(q: float, k: int, n: int) -> float:
     low, high = 0.0, 1.0
     for _ in range(60):
         x = (low + high) / 2
-        below = math.fsum(np.exp(log_ways + hits * math.log(x) + (n - hits) * math.log1p(-x)).tolist())
+        below = float(np.exp(log_ways + hits * math.log(x) + (n - hits) * math.log1p(-x)).sum())
         low, high = (x, high) if 1 - below < q else (low, x)
     return (low + high) / 2

@@ -84,12 +84,12 @@ class PassEngine:
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="passes")
         self.rows_per_run = plan.rows_per_run(memory, self._workers, self.boundaries)
         self._notify = notify
+        # A bank is larger than most heads: it is laid out while the others are opened.
+        opening = None if distance is None else self._pool.submit(DistanceMeter, distance, device)
         self._trunk = TrunkRunner(plan, device, self._pool, memory)
         self._head = Part(plan.head, device, plan.weights_folder)
         self._runs = cut_passes(plan, (passes,))[0]
-        self._meter: DistanceMeter | None = None
-        if distance is not None:
-            self.measure_by(distance)
+        self._meter = None if opening is None else opening.result()
         elements = sum(math.prod(site.site.noise_shape) for site in plan.sites)
         self._keeps_masks = plan.masks == "shared" and 4 * passes * elements <= KEPT_MASKS_BYTES
         self._kept: dict[Run, dict[str, Any]] = {}
