@@ -5,12 +5,12 @@ In: `Rows`. Out: a `Boundary`, whose tensors lie on the device, and the trunk's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from screen.engine.features import FEATURES
 from screen.engine.plan import EnginePlan
 from screen.engine.runs import LEAST, Rows, cut_rows
 from screen.engine.session import Device, Part
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,13 @@ class TrunkRunner:
             values = self._run_slice(slices[0])
             features = values.pop(FEATURES, None)
             return Boundary(values, rows, None if features is None else features.numpy()[: rows.count])
-        whole = _Whole(len(rows.fed), {FEATURES: 0, **{tensor.name: tensor.row_axis for tensor in self._plan.boundary}})
 
-        def fill(start: int, images: NDArray[np.uint8]) -> None:
-            whole.fill(start, {name: value.numpy() for name, value in self._run_slice(images).items()})
+        def run_slice(images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+            return {name: value.numpy() for name, value in self._run_slice(images).items()}
 
-        starts = accumulate((len(images) for images in slices), initial=0)
-        list(self._pool.map(fill, starts, slices))
-        features = whole.values.pop(FEATURES, None)
-        tensors = {name: self._part.put(value) for name, value in whole.values.items()}
-        return Boundary(tensors, rows, None if features is None else features[: rows.count])
+        values = self._assemble(slices, [len(images) for images in slices], run_slice)
+        features = values.pop(FEATURES, None)
+        return Boundary(self._put(values), rows, None if features is None else features[: rows.count])
 
     def features(self, rows: Rows) -> NDArray[np.float32]:
         """The features of some rows alone, `[B, F]`; for a plan that was made with `features`."""
@@ -79,23 +78,26 @@ class TrunkRunner:
     def take(self, boundary: Boundary, places: NDArray[np.int64]) -> Boundary:
         """The boundary of some of its rows, without their features; a single row is fed twice."""
         fed = places if len(places) >= LEAST else np.repeat(places, LEAST)
-        tensors = {
-            tensor.name: self._part.put(np.take(boundary.tensors[tensor.name].numpy(), fed, axis=tensor.row_axis))
-            for tensor in self._plan.boundary
-        }
+        pieces = np.array_split(fed, self._device.workers)
+
+        def take_some(some: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+            return {
+                tensor.name: np.take(boundary.tensors[tensor.name].numpy(), some, axis=tensor.row_axis)
+                for tensor in self._plan.boundary
+            }
+
+        tensors = self._put(self._assemble(pieces, [len(some) for some in pieces], take_some))
         return Boundary(tensors, Rows(boundary.rows.images[places]))
 
     def join(self, boundaries: list[Boundary]) -> Boundary:
         """Several boundaries as one, without their features."""
         if len(boundaries) == 1:
             return boundaries[0]
-        tensors = {}
-        for tensor in self._plan.boundary:
-            own = [  # not those that are fed twice
-                boundary.tensors[tensor.name].numpy()[_rows_of(tensor.row_axis, 0, boundary.rows.count)]
-                for boundary in boundaries
-            ]
-            tensors[tensor.name] = self._part.put(np.concatenate(own, axis=tensor.row_axis))
+
+        def own_rows(boundary: Boundary) -> dict[str, NDArray[Any]]:  # not those that are fed twice
+            return self._cut_tensors(boundary, 0, boundary.rows.count)
+
+        tensors = self._put(self._assemble(boundaries, [boundary.rows.count for boundary in boundaries], own_rows))
         return Boundary(tensors, Rows(np.concatenate([boundary.rows.images for boundary in boundaries])))
 
     def share_out(self, boundary: Boundary, pieces: int) -> list[Boundary]:
@@ -105,15 +107,35 @@ class TrunkRunner:
             return [boundary]
 
         def cut(start: int, images: NDArray[np.uint8]) -> Boundary:
-            tensors = {
-                tensor.name: self._part.put(
-                    boundary.tensors[tensor.name].numpy()[_rows_of(tensor.row_axis, start, start + len(images))]
-                )
-                for tensor in self._plan.boundary
-            }
+            tensors = self._put(self._cut_tensors(boundary, start, start + len(images)))
             return Boundary(tensors, Rows(images), cut_from=boundary)
 
         return list(self._pool.map(cut, accumulate((len(images) for images in parts), initial=0), parts))
+
+    def _cut_tensors(self, boundary: Boundary, start: int, end: int) -> dict[str, NDArray[Any]]:
+        """Some consecutive rows of a boundary, in its memory."""
+        return {
+            tensor.name: boundary.tensors[tensor.name].numpy()[_rows_of(tensor.row_axis, start, end)]
+            for tensor in self._plan.boundary
+        }
+
+    def _put(self, values: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        return {name: self._part.put(value) for name, value in values.items()}
+
+    def _assemble(
+        self, items: Sequence[Item], rows: Sequence[int], make: Callable[[Item], Mapping[str, NDArray[Any]]]
+    ) -> dict[str, NDArray[Any]]:
+        """What is made of each item, at the same time, one after the other in one tensor of each name.
+
+        Args:
+            items: what to make it of.
+            rows: how many rows come of each.
+            make: gives boundary tensors and perhaps features.
+        """
+        whole = _Whole(sum(rows), {FEATURES: 0, **{tensor.name: tensor.row_axis for tensor in self._plan.boundary}})
+        starts = accumulate(rows, initial=0)
+        list(self._pool.map(lambda item, start: whole.fill(start, make(item)), items, starts))
+        return whole.values
 
     def _cut(self, rows: Rows) -> list[NDArray[np.uint8]]:
         """The images in the slices in which the trunk takes them."""
