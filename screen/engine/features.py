@@ -128,7 +128,8 @@ def plan_features(split: GraphSplit, sizes: TensorSizes, grid: int = GRID) -> Fe
 def add_features(trunk: onnx.GraphProto, plan: FeaturePlan) -> None:
     """Let a trunk graph give `FEATURES`, `float32 [B, F]`, of the plan's tensor, too.
 
-    The mean over each cell of the grid is a product with a constant, the same for every row.
+    The mean over each cell of the grid is a pooling where the cells tile the places, and else a product with a
+    constant, the same for every row.
     """
     nodes, constants = _feature_nodes(plan)
     trunk.node.extend(nodes)
@@ -156,14 +157,18 @@ def _feature_nodes(plan: FeaturePlan) -> tuple[list[onnx.NodeProto], list[onnx.T
     if plan.channels not in (0, len(plan.shape) - 1):
         others = [index + 1 for index in range(len(plan.shape)) if index != plan.channels]
         value = node("Transpose", [value], f"{FEATURES}_moved", perm=[0, *others, plan.channels + 1])
-    pooling = reduce(np.kron, [cell_means(size, cells) for size, cells in zip(places, plan.grid, strict=True)])
     channels_first = plan.channels == 0
-    flat = [0, plan.shape[0], -1] if channels_first else [0, -1, plan.shape[plan.channels]]
-    rows = node("Reshape", [value, constant("rows", np.array(flat, np.int64))], f"{FEATURES}_rows")
-    if channels_first:
-        means = node("MatMul", [rows, constant("cells", np.ascontiguousarray(pooling.T))], f"{FEATURES}_means")
+    if channels_first and all(size % cells == 0 for size, cells in zip(places, plan.grid, strict=True)):
+        cell = [size // cells for size, cells in zip(places, plan.grid, strict=True)]
+        means = node("AveragePool", [value], f"{FEATURES}_means", kernel_shape=cell, strides=cell)
     else:
-        means = node("MatMul", [constant("cells", pooling), rows], f"{FEATURES}_means")
+        pooling = reduce(np.kron, [cell_means(size, cells) for size, cells in zip(places, plan.grid, strict=True)])
+        flat = [0, plan.shape[0], -1] if channels_first else [0, -1, plan.shape[plan.channels]]
+        rows = node("Reshape", [value, constant("rows", np.array(flat, np.int64))], f"{FEATURES}_rows")
+        if channels_first:
+            means = node("MatMul", [rows, constant("cells", np.ascontiguousarray(pooling.T))], f"{FEATURES}_means")
+        else:
+            means = node("MatMul", [constant("cells", pooling), rows], f"{FEATURES}_means")
     node("Reshape", [means, constant("flat", np.array([0, plan.size], np.int64))], FEATURES)
     return nodes, constants
 

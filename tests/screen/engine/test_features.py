@@ -38,6 +38,13 @@ def channels_last() -> ExportedModel:
     return g.finish(g.dense(g.op("Reshape", x, g.const(np.array([0, -1]))), 80, 3), 3)
 
 
+def tiled() -> ExportedModel:
+    """Six places along each axis, of which a cell of the grid takes two."""
+    g = Graph()
+    x = g.op("Pad", g.op("Relu", convolution(g)), g.const(np.array([0, 0, 1, 0, 0, 0, 1, 2])))
+    return g.finish(g.dense(g.op("Reshape", g.site(x, 5, 6, 6), g.const(np.array([0, -1]))), 180, 3), 3)
+
+
 def flattened() -> ExportedModel:
     g = Graph()
     x = g.op("Reshape", g.op("Relu", convolution(g)), g.const(np.array([0, -1])))
@@ -108,6 +115,16 @@ def test_channels_are_found_wherever_they_are(model: ExportedModel) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_cells_that_tile_the_places_are_pooled() -> None:
+    model = tiled()
+    assert "AveragePool" in {node.op_type for node in plan_engine(model, features=GRID).trunk.graph.node}
+    weight = next(w for w in model.proto.graph.initializer if list(w.dims) == [5, 3, 1, 1])
+    kernel = np.frombuffer(weight.raw_data, np.float32).reshape(5, 3)
+    places = np.pad(np.maximum(SCALED @ kernel.T, 0), ((0, 0), (1, 1), (0, 2), (0, 0)))
+    expected = places.reshape(-1, GRID, 2, GRID, 2, 5).mean(axis=(2, 4)).transpose(0, 3, 1, 2).reshape(len(places), -1)
+    np.testing.assert_allclose(features_of(model, IMAGES), expected, atol=1e-6)
+
+
 def test_a_flat_boundary_is_taken_before_it_was_flattened() -> None:
     told = plan_engine(flattened()).features.describe()
     assert "the boundary, before it is flattened" in told
@@ -151,7 +168,7 @@ def test_many_channels_get_a_coarser_grid() -> None:
     assert plan_engine(model).features.grid == (2, 2)
 
 
-@pytest.mark.parametrize("model", [channels_first(), channels_last(), tokens(), flat()])
+@pytest.mark.parametrize("model", [channels_first(), channels_last(), tiled(), tokens(), flat()])
 def test_features_are_the_same_bits_in_every_batch_and_with_the_passes(model: ExportedModel) -> None:
     whole = features_of(model, IMAGES)
     distance = NearestNeighbours.fit(whole[:10])
