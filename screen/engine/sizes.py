@@ -22,6 +22,10 @@ _WORKING_SPACE = 1.5
 """onnxruntime's arena and the kernels' own buffers, relative to a node's inputs and outputs."""
 
 
+_LARGE = 1024
+"""Elements above which a weight is no constant that a shape is computed from."""
+
+
 @dataclass(frozen=True)
 class TensorSizes:
     """Shapes and element types of the graph's values, for a batch of `ROWS` rows.
@@ -54,10 +58,7 @@ class TensorSizes:
 
 def infer_sizes(model: onnx.ModelProto) -> TensorSizes:
     """Infer every shape, with each site as the identity that it is for shapes."""
-    plain = onnx.ModelProto()
-    plain.CopyFrom(model)
-    del plain.functions[:]
-    del plain.graph.value_info[:]
+    plain = _without_large_weights(model)
     for node in plain.graph.node:
         if node.domain == DOMAIN:
             node.op_type, node.domain = "Identity", ""
@@ -74,6 +75,24 @@ def infer_sizes(model: onnx.ModelProto) -> TensorSizes:
             if tensor.HasField("shape"):
                 shapes[value.name] = tuple(dim.dim_value for dim in tensor.shape.dim)
     return TensorSizes(shapes, types, frozenset(value.name for value in inferred.graph.initializer))
+
+
+def _without_large_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy to infer shapes from, which depend on the numbers of small constants alone."""
+    graph = model.graph
+    weights = [
+        onnx.TensorProto(name=weight.name, dims=weight.dims, data_type=weight.data_type)
+        if math.prod(weight.dims) > _LARGE
+        else weight
+        for weight in graph.initializer
+    ]
+    return onnx.ModelProto(
+        ir_version=model.ir_version,
+        opset_import=model.opset_import,
+        graph=onnx.GraphProto(
+            name=graph.name, node=graph.node, input=graph.input, output=graph.output, initializer=weights
+        ),
+    )
 
 
 def largest_bytes(nodes: Sequence[onnx.NodeProto], sizes: TensorSizes) -> int:
