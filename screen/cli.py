@@ -276,7 +276,7 @@ def demo(
 
 
 _NEW_OBJECTS = 50_000
-"""After so many, Python looks for circles of them; its own 700 are soon there while modules are loaded."""
+"""After so many, Python looks for circles of them; by default after hundreds, which a module soon makes."""
 
 
 def main() -> None:

@@ -29,9 +29,10 @@ class Boundary:
 
     Attributes:
         tensors: device values by name.
-        rows: the rows, as they are fed.
+        rows: the rows themselves; a single one is there twice in the tensors.
         features: `float32 [B, F]`, on the host; None where the plan gives none.
-        cut_from: whose memory these tensors are a part of, if it is not their own; it must live as long.
+        cut_from: whose memory these tensors are a part of, if it is not their own. Nobody reads it: it keeps that
+            memory, which the tensors do not own.
     """
 
     tensors: dict[str, Any]
@@ -72,6 +73,7 @@ class TrunkRunner:
 
     def features(self, rows: Rows) -> NDArray[np.float32]:
         """The features of some rows alone, `[B, F]`; for a plan that was made with `features`."""
+        assert FEATURES in self._part.outputs, "the plan gives no features"  # noqa: S101
         parts = self._pool.map(lambda images: self._run_slice(images)[FEATURES].numpy(), self._cut(rows))
         return np.concatenate(list(parts))[: rows.count]
 
@@ -90,7 +92,7 @@ class TrunkRunner:
         return Boundary(tensors, Rows(boundary.rows.images[places]))
 
     def join(self, boundaries: list[Boundary]) -> Boundary:
-        """Several boundaries as one, without their features."""
+        """Several boundaries as one, without their features; a single one as it is."""
         if len(boundaries) == 1:
             return boundaries[0]
 

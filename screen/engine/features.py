@@ -52,6 +52,9 @@ _CHANNELS_SECOND = frozenset(
 )
 """Operators whose output has its channels on axis 1, by ONNX's definition."""
 
+_POOLED_AXES = 3
+"""Axes of places that onnxruntime pools at most."""
+
 _SHAPE_ONLY = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 
 
@@ -158,7 +161,8 @@ def _feature_nodes(plan: FeaturePlan) -> tuple[list[onnx.NodeProto], list[onnx.T
         others = [index + 1 for index in range(len(plan.shape)) if index != plan.channels]
         value = node("Transpose", [value], f"{FEATURES}_moved", perm=[0, *others, plan.channels + 1])
     channels_first = plan.channels == 0
-    if channels_first and all(size % cells == 0 for size, cells in zip(places, plan.grid, strict=True)):
+    tiled = all(size % cells == 0 for size, cells in zip(places, plan.grid, strict=True))
+    if channels_first and tiled and len(places) <= _POOLED_AXES:
         cell = [size // cells for size, cells in zip(places, plan.grid, strict=True)]
         means = node("AveragePool", [value], f"{FEATURES}_means", kernel_shape=cell, strides=cell)
     else:

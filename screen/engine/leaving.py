@@ -85,7 +85,8 @@ class _Batch:
 class LeavingEngine(PassEngine):
     """A `PassEngine` whose rows leave when their decision is settled; takes the same arguments."""
 
-    boundaries = 2 * BATCHES + 2  # the whole of each and the rows that stay of it; those that wait, apart and joined
+    # The whole of each and the rows that stay of it; about one more of those that wait, apart and joined.
+    boundaries = 2 * BATCHES + 2
 
     @cached_property
     def _looks(self) -> tuple[int, ...]:

@@ -117,7 +117,7 @@ class Part:
         weights: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
         self._device = device
-        # A session does not own what it is given.
+        # Kept here as long as the session, which does not own what it is given.
         self._weights = {name: np.ascontiguousarray(array) for name, array in (weights or {}).items()}
         self._session = _open(model.SerializeToString(), device, weights_folder, self._weights)
         self.outputs = [value.name for value in self._session.get_outputs()]
@@ -125,7 +125,7 @@ class Part:
             _demand_device(model, self._session, device)
 
     def put(self, array: NDArray[Any]) -> Any:
-        """Copy an array to the device.
+        """An array as a value on the device: on a GPU a copy; on the CPU the same memory, which the value keeps.
 
         Raises:
             OutOfMemory: the device has no room for it.

@@ -23,7 +23,10 @@ _WORKING_SPACE = 1.5
 
 
 _LARGE = 1024
-"""Elements above which a weight is no constant that a shape is computed from."""
+"""Elements above which a weight of floats is left out where shapes are inferred: these come of integers."""
+
+
+_FLOATS = frozenset([onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE])
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,11 @@ def infer_sizes(model: onnx.ModelProto) -> TensorSizes:
 
 
 def _without_large_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy to infer shapes from, which depend on the numbers of small constants alone."""
+    """A copy to infer shapes from, which depend on the numbers of constants, but of no large floats."""
     graph = model.graph
     weights = [
         onnx.TensorProto(name=weight.name, dims=weight.dims, data_type=weight.data_type)
-        if math.prod(weight.dims) > _LARGE
+        if math.prod(weight.dims) > _LARGE and weight.data_type in _FLOATS
         else weight
         for weight in graph.initializer
     ]

@@ -178,7 +178,8 @@ class ShardWriter:
         self._statuses: dict[str, int] = {}
         self._aside = AsideFile(path, owner)
         with self._aside.writing():
-            # A dictionary of scores would list nearly every value once, and their places beside it.
+            # A dictionary of scores would list nearly every value once, and their places beside it. Nested columns
+            # that are kept have none either: pyarrow knows these by their leaves alone.
             repeating = [field.name for field in schema if not _holds_floats(field.type)]
             self._file = pq.ParquetWriter(self._aside.path, schema, compression="zstd", use_dictionary=repeating)
 

@@ -63,6 +63,13 @@ def test_every_column_is_there_with_its_type(results: Path) -> None:
     assert (identity["passes"], identity["seed"], identity["masks"]) == (PASSES, 0, "shared")
 
 
+def test_words_are_written_by_a_dictionary_and_scores_are_not(results: Path) -> None:
+    group = pq.read_metadata(next(results.glob("*.parquet"))).row_group(0)
+    columns = {column.path_in_schema: column for column in map(group.column, range(group.num_columns))}
+    assert columns["status"].has_dictionary_page
+    assert not any(columns[name].has_dictionary_page for name in ("entropy", "confidence", "mean.list.element"))
+
+
 def test_the_columns_hold_what_the_screener_says(results: Path, article_onnx: Path, digits: NDArray[np.uint8]) -> None:
     table = read_results(results)
     screener = Screener(article_onnx, passes=PASSES, device="cpu")

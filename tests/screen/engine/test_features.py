@@ -125,6 +125,19 @@ def test_cells_that_tile_the_places_are_pooled() -> None:
     np.testing.assert_allclose(features_of(model, IMAGES), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("grid", [1, GRID])
+def test_more_axes_of_places_than_are_pooled_are_averaged_by_a_product(grid: int) -> None:
+    g = Graph()
+    x = g.op("Reshape", g.image, g.const(np.array([-1, 2, 2, 2, 2, 3])))
+    x = g.op("Transpose", g.op("MatMul", x, g.weight(3, 5)), perm=[0, 5, 1, 2, 3, 4])
+    model = g.finish(g.dense(g.op("Reshape", g.site(x, 5, 2, 2, 2, 2), g.const(np.array([0, -1]))), 80, 3), 3)
+    plan = plan_engine(model, features=grid)
+    assert (plan.features.channels, len(plan.features.grid)) == (0, 4)
+    found = PassEngine(plan, passes=1, seed=0, device=Device("cpu", 1), memory=2**22).features(IMAGES)
+    assert found.shape == (len(IMAGES), plan.features.size)
+    assert np.isfinite(found).all()
+
+
 def test_a_flat_boundary_is_taken_before_it_was_flattened() -> None:
     told = plan_engine(flattened()).features.describe()
     assert "the boundary, before it is flattened" in told
