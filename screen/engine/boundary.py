@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from screen.engine.features import FEATURES
 from screen.engine.plan import EnginePlan
 from screen.engine.runs import LEAST, Rows, cut_rows
-from screen.engine.session import Device, Part
+from screen.engine.session import Device, Part, to_numpy
 
 Item = TypeVar("Item")
 
@@ -65,7 +65,7 @@ class TrunkRunner:
             return Boundary(values, rows, None if features is None else features.numpy()[: rows.count])
 
         def run_slice(images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-            return {name: value.numpy() for name, value in self._run_slice(images).items()}
+            return to_numpy(self._run_slice(images), self._part.outputs)
 
         values = self._assemble(slices, [len(images) for images in slices], run_slice)
         features = values.pop(FEATURES, None)

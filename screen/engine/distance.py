@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from screen.engine.session import Device, Part, outside_weight
+from screen.engine.session import Device, Part, outside_weight, to_numpy
 
 NEIGHBOURS = 5
 """The neighbours that are averaged; see benchmarks/detection.py for others."""
@@ -211,7 +211,7 @@ class DistanceMeter:
 
     def _measure_some(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         outputs = self._part.run({_FEATURES: self._part.put(features)})
-        return self._distance.finish({name: value.numpy() for name, value in outputs.items()})
+        return self._distance.finish(to_numpy(outputs, self._part.outputs))
 
 
 def _sum_squares(name: str) -> list[onnx.NodeProto]:
