@@ -29,23 +29,23 @@ from numpy.typing import NDArray
 
 from benchmarks.sets import CHOOSING, REPORTED, make_sets, read_folder
 from export.article import SCALE, train_article_network
-from export.contract import read_model
+from export.contract.reader import read_model
 from export.exporter import export_model
-from export.source import import_keras
-from screen.calibrate import run_calibration
+from export.source.describe import import_keras
 from screen.config import RunConfig
-from screen.decide.bank import BANK_ROWS
 from screen.decide.calibration import flagged_ranks
-from screen.decide.detectors import HIGH_IS_UNUSUAL, Combination, Detector
+from screen.decide.detectors import HIGH_IS_UNUSUAL, CombinedScore, Detector
+from screen.decide.reference import BANK_ROWS
 from screen.decide.request import CalibrationConfig
 from screen.engine.distance import NEIGHBOURS, Distance, DistanceMeter, Mahalanobis, NearestNeighbours
-from screen.engine.features import GRID
+from screen.engine.graph.features import GRID
+from screen.engine.graph.plan import plan_engine
 from screen.engine.passes import PassEngine
-from screen.engine.plan import plan_engine
 from screen.engine.session import choose_device
-from screen.progress import PlainLines
-from screen.review.evaluate import separate
-from screen.runner import run_screening
+from screen.review.evaluate.metrics import separate
+from screen.run.calibrate import run_calibration
+from screen.run.progress import PlainLines
+from screen.run.runner import run_screening
 
 RESULT = Path(__file__).parent / "results" / "detection.json"
 PASSES = 100
@@ -70,7 +70,7 @@ COMBINED = (
     ("entropy", "kurtosis", "feature_distance"),
     ("entropy", "skewness", "kurtosis", "feature_distance"),
 )
-"""Sets of scores whose surprises are added."""
+"""Sets of scores whose surprisals are added."""
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -123,11 +123,11 @@ def measure_seed(data: Path, work: Path, sets: dict[str, Path], seed: int) -> di
 
 
 def combine(names: Sequence[str], columns: Mapping[str, Columns], fit: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    """A score alone as it is (high is unusual), several as the sum of their surprises."""
+    """A score alone as it is (high is unusual), several as the sum of their surprisals."""
     if len(names) == 1:
         turn = 1 if HIGH_IS_UNUSUAL[names[0]] else -1
         return {name: turn * one[names[0]] for name, one in columns.items()}
-    combination = Combination(tuple(Detector.fit(name, columns["valid"][name][fit]) for name in names))
+    combination = CombinedScore(tuple(Detector.fit(name, columns["valid"][name][fit]) for name in names))
     return {name: combination.score(one) for name, one in columns.items()}
 
 

@@ -28,10 +28,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.networks import export_article
+from screen.files.storage import find_leftovers
 from screen.output.lock import LOCK_NAME
 from screen.output.manifest_file import MANIFEST_NAME
 from screen.output.record import RECORD_NAME
-from screen.storage import find_leftovers
 
 RESULTS = Path(__file__).parent / "results" / "faults.json"
 _OODSCREEN = Path(sys.executable).with_name("oodscreen")

@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from benchmarks.networks import export_article
-from export.contract import read_model
+from export.contract.reader import read_model
 from export.errors import InputRefused
 from screen.columns import STATUSES
 from screen.config import RunConfig
@@ -37,7 +37,7 @@ from screen.input.decode import Decoder
 from screen.input.rows import RowBatch
 from screen.input.shards import find_shards
 from screen.output.check import check_results
-from screen.runner import run_screening
+from screen.run.runner import run_screening
 from tests.conftest import IMAGE_TYPE, Recorder
 from tests.hostile_images import CASES
 

@@ -25,11 +25,11 @@ import pyarrow.parquet as pq
 
 from export.article import SCALE, train_article_network
 from export.exporter import export_model
-from export.source import import_keras
+from export.source.describe import import_keras
 from screen.config import RunConfig
 from screen.demo import ARTICLE_ROW, decode_images
-from screen.progress import PlainLines
-from screen.runner import run_screening
+from screen.run.progress import PlainLines
+from screen.run.runner import run_screening
 
 RESULT = Path(__file__).parent / "results" / "mnist.json"
 

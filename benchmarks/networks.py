@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from export.source import import_keras
+from export.source.describe import import_keras
 
 NETWORKS = {
     "article": "Conv32, Conv64, MaxPool, Dropout, Dense128, Dropout, Dense10 on 28 x 28 x 1",

@@ -34,20 +34,20 @@ from scipy import stats
 
 from benchmarks.detection import train
 from benchmarks.sets import read_folder
-from screen.calibrate import run_calibration
 from screen.config import RunConfig
-from screen.decide.bank import BANK_NUMBERS, BANK_ROWS
 from screen.decide.calibration import FIT_SHARE, flagged_ranks, split_rows
-from screen.decide.detectors import Combination, Detector
+from screen.decide.detectors import CombinedScore, Detector
+from screen.decide.reference import BANK_NUMBERS, BANK_ROWS
 from screen.decide.request import CalibrationConfig
 from screen.engine.distance import NearestNeighbours
-from screen.engine.features import GRID
+from screen.engine.graph.features import GRID
+from screen.engine.graph.plan import plan_engine
 from screen.engine.masks import identify_rows
 from screen.engine.passes import PassEngine
-from screen.engine.plan import plan_engine
 from screen.engine.session import choose_device
-from screen.progress import PlainLines
-from screen.scoring import batch_rows
+from screen.run.calibrate import run_calibration
+from screen.run.progress import PlainLines
+from screen.run.scoring import batch_rows
 
 RESULT = Path(__file__).parent / "results" / "promises.json"
 HALVINGS = 20
@@ -114,7 +114,7 @@ def count_review_rates(table: pa.Table, data: Path) -> list[dict[str, Any]]:
         for seed in range(HALVINGS):
             one, other = np.array_split(np.random.default_rng(seed).permutation(len(digests)), 2)
             fit, ranked = (one[part] for part in split_rows(digests[one], (FIT_SHARE, 1 - FIT_SHARE)))
-            both = Combination(tuple(Detector.fit(name, scores[name][fit]) for name in DETECTORS))
+            both = CombinedScore(tuple(Detector.fit(name, scores[name][fit]) for name in DETECTORS))
             known = np.sort(both.score({name: scores[name][ranked] for name in DETECTORS}))
             asked = both.score({name: scores[name][other] for name in DETECTORS})
             p_values = (1 + len(known) - np.searchsorted(known, asked, side="left")) / (len(known) + 1)
@@ -183,7 +183,7 @@ def measure_distance(command: Path, model: Path, data: Path, work: Path) -> dict
 def measure_mobilenet(work: Path) -> dict[str, float]:
     """Seconds of a batch through MobileNetV2's engine, with and without a bank as large as calibrate makes it."""
     from benchmarks.networks import build
-    from export.contract import read_model
+    from export.contract.reader import read_model
     from export.exporter import export_model
 
     path = work / "mobilenet.onnx"

@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 from benchmarks.networks import NETWORKS, SHAPES
 from benchmarks.throughput import make_model, run_process
 from screen.output.writer import WrittenShard
-from screen.progress import PlainLines
+from screen.run.progress import PlainLines
 
 RESULT = Path(__file__).parent / "results" / "scale.json"
 PASSES = 100
@@ -86,10 +86,10 @@ class _Timed(PlainLines):
 
 def measure_run(model: Path, shards: Path, output: Path, workers: int, kill: bool) -> dict[str, Any]:
     """One run in this process: `workers` on Ray, or the local engine where there are none."""
-    from screen.cluster import open_cluster
+    from screen.cluster.connect import open_cluster
     from screen.config import RunConfig
-    from screen.runner import run_screening
-    from screen.scoring import open_here
+    from screen.run.runner import run_screening
+    from screen.run.scoring import open_here
 
     listener = _Timed()
     config = RunConfig(passes=PASSES, device="cpu", threads=1, engine="ray" if workers else "local")
@@ -207,7 +207,7 @@ def sample_shard(name: str, data: Path, folder: Path) -> Path:
 def measure_stages(name: str, data: Path, work: Path) -> dict[str, Any]:
     """Core seconds and bytes of each stage for an image; one thread, so that core seconds are CPU time."""
     from benchmarks.networks import build
-    from export.contract import read_model
+    from export.contract.reader import read_model
     from export.exporter import export_model
     from screen.config import RunConfig
     from screen.decide.scores import score_columns
@@ -217,8 +217,8 @@ def measure_stages(name: str, data: Path, work: Path) -> dict[str, Any]:
     from screen.input.rows import read_batches
     from screen.input.shards import find_shards
     from screen.output.writer import ShardWriters, make_table
-    from screen.scoring import batch_rows
-    from screen.screener import Screener
+    from screen.run.scoring import batch_rows
+    from screen.run.screener import Screener
 
     folder = sample_shard(name, data, work / f"stages-{name}")
     model = work / f"stages-{name}.onnx"

@@ -77,12 +77,12 @@ def measure_onnxruntime(name: str, images: NDArray[np.uint8], model: Path, devic
 
 def measure_floor(name: str, images: NDArray[np.uint8], model: Path, device: str) -> dict[str, Any]:
     """Seconds of one trunk pass, of one deterministic pass, and of the head's bare products."""
-    from export.contract import read_model
-    from export.graph import with_rate_zero
+    from export.contract.reader import read_model
+    from export.graph.passes import with_rate_zero
     from export.runtime import onnxruntime
-    from screen.engine.plan import plan_engine
-    from screen.engine.sizes import infer_sizes
-    from screen.engine.split import split_graph
+    from screen.engine.graph.plan import plan_engine
+    from screen.engine.graph.sizes import infer_sizes
+    from screen.engine.graph.split import split_graph
 
     provider = PROVIDERS[device]
     exported = read_model(model)
@@ -144,11 +144,11 @@ def measure_engine(name: str, images: NDArray[np.uint8], model: Path, device: st
 
     A pass of the head is masks, products and statistics, the trunk left out.
     """
-    from export.contract import read_model
-    from export.graph import with_rate_zero
+    from export.contract.reader import read_model
+    from export.graph.passes import with_rate_zero
     from export.runtime import onnxruntime
     from screen.engine.runs import Rows
-    from screen.screener import Screener
+    from screen.run.screener import Screener
 
     passes = 100
     exported = read_model(model)

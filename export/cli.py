@@ -14,10 +14,10 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
-from export.accuracy import LabelledBatch
-from export.contract import OUTPUT_KINDS, ModelContract
+from export.contract.inputs import PREPROCESSINGS, RESIZE_FITS, RESIZE_METHODS
+from export.contract.labelled import LabelledBatch
+from export.contract.metadata import OUTPUT_KINDS, ModelContract
 from export.errors import OptionRefused
-from export.inputs import PREPROCESSINGS, RESIZE_FITS, RESIZE_METHODS
 
 _CHECK_ROWS = 500
 

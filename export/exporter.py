@@ -13,14 +13,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from export.accuracy import Labelled, check_labels_are_classes, find_alarms
-from export.choice import SiteChoice
-from export.contract import OUTPUT_KINDS, ModelContract
+from export.contract.inputs import Preprocessing, choose_preprocessing, choose_resize, fit_preprocessing
+from export.contract.labelled import Labelled
+from export.contract.metadata import OUTPUT_KINDS, ModelContract
 from export.errors import ModelRefused, OptionRefused
-from export.files import check_output, model_files
-from export.inputs import Preprocessing, choose_preprocessing, choose_resize, fit_preprocessing
-from export.load import load_model
-from export.source import KerasSource, describe_model
+from export.graph.files import check_output, model_files
+from export.proof.accuracy import check_labels_are_classes, find_alarms
+from export.source.choice import SiteChoice
+from export.source.describe import KerasSource, describe_model
+from export.source.load import load_model
 
 _MADE_WITH = ("oodscreen", "keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime-gpu", "onnxruntime")
 
@@ -48,7 +49,7 @@ def export_file(
     unsafe: bool = False,
     labelled: Labelled | None = None,
 ) -> ModelContract:
-    """Export a model file or folder; see `export_model` and `export.load.load_model`."""
+    """Export a model file or folder; see `export_model` and `export.source.load.load_model`."""
     check_output(Path(output))
     preprocessing = choose_preprocessing(preprocess, scale, mean, std)
     source = load_model(
@@ -87,7 +88,7 @@ def export_model(
             Rescaling or Normalization layer; 1 says "raw 0..255" on purpose.
         mean: subtracted after scaling, one value or one for each channel.
         std: divided by after that.
-        resize: how images of another size become the model's, as `export.inputs.Resize` says it. It is part of
+        resize: how images of another size become the model's, as `export.contract.inputs.Resize` says it. It is part of
             what the file promises, and done by the screener when it decodes.
         output_kind: `softmax`, `logits`, `sigmoid` or `regression`; needed where the last layer does not tell.
         class_names: one for each output, or none.
@@ -126,19 +127,19 @@ def _export(
     opset: int | None,
     labelled: Labelled | None,
 ) -> ModelContract:
-    from export.convert import OPSET, check_opset, convert_to_onnx
-    from export.graph import (
+    from export.graph.convert import OPSET, check_opset, convert_to_onnx
+    from export.graph.passes import (
         INPUT_NAME,
         OUTPUT_NAME,
-        check_graph,
+        check_written_graph,
         find_feeds,
         finish_graph,
         output_kind_of,
         stamp_metadata,
         with_rate_zero,
     )
-    from export.network import Reference
-    from export.verify import check_accuracy, check_still_stochastic, verify_model
+    from export.proof.verify import check_accuracy, check_still_stochastic, verify_model
+    from export.source.network import KerasReference
 
     opset = OPSET if opset is None else opset
     check_opset(opset)
@@ -182,9 +183,9 @@ def _export(
         files.write_weights(model, converted.weights)
         del converted  # and with it a copy of the weights
         written = files.write_graph(model)
-        check_graph(written)
+        check_written_graph(written)
         without_dropout = files.write_graph(with_rate_zero(model), "without-dropout.onnx")
-        reference = Reference(source.network, preprocessing)
+        reference = KerasReference(source.network, preprocessing)
         contract = replace(contract, verified=verify_model(written, without_dropout, contract, reference))
         if batches is not None:
             accuracy = check_accuracy(written, without_dropout, contract, reference, batches)

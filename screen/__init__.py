@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from screen.screener import Screener
+    from screen.run.screener import Screener
 
 __all__ = ["Screener"]
 
@@ -13,7 +13,7 @@ __all__ = ["Screener"]
 def __getattr__(name: str) -> Any:
     """Import on first use: the command line's help must not load onnxruntime."""
     if name == "Screener":
-        from screen.screener import Screener
+        from screen.run.screener import Screener
 
         return Screener
     raise AttributeError(f"module 'screen' has no attribute {name!r}")

@@ -27,9 +27,9 @@ from screen.options import AsJson, RunOutput
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from export.accuracy import LabelledBatch
-    from export.contract import ModelContract
-    from screen.scoring import OpenExecutor
+    from export.contract.labelled import LabelledBatch
+    from export.contract.metadata import ModelContract
+    from screen.run.scoring import OpenExecutor
 
 app = typer.Typer(
     name="oodscreen",
@@ -60,7 +60,7 @@ def _read_labelled(
     rows: int,
 ) -> Iterable[LabelledBatch]:
     """The reader for `export --check-data`: `export` never imports `screen`."""
-    from screen.input.labels import read_labelled
+    from screen.input.labelled import read_labelled
 
     return read_labelled(
         contract, source, label_column=label_column, image_column=image_column, image_root=image_root, rows=rows
@@ -95,10 +95,10 @@ class _RunCommand(TyperCommand):
 
 def _choose_executor(config: RunConfig) -> OpenExecutor:
     if config.engine == "ray":
-        from screen.cluster import open_cluster
+        from screen.cluster.connect import open_cluster
 
         return open_cluster
-    from screen.scoring import open_here
+    from screen.run.scoring import open_here
 
     return open_here
 
@@ -119,17 +119,17 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Score every image of INPUT by T dropout passes, and flag those that a person should see."""
-    from screen.stopping import stop_on_signals
+    from screen.run.stopping import stop_on_signals
 
     with stop_on_signals() as stop:
         recording: AbstractContextManager[None] = nullcontext()
         if metrics is not None:
-            from screen.metrics import record_failure, write_metrics
+            from screen.run.metrics import record_failure, write_metrics
 
             recording = record_failure(metrics, output)
         with recording:
-            from screen.progress import make_listener
-            from screen.runner import run_screening
+            from screen.run.progress import make_listener
+            from screen.run.runner import run_screening
 
             open_executor = _choose_executor(config)
             with make_listener() as listener:
@@ -152,11 +152,11 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Prove that results are whole: rows in are rows out, and nothing is half, changed or left over."""
+    from screen.files.paths import as_path
     from screen.output.check import check_results
     from screen.output.lock import refuse_if_held
-    from screen.places import as_place
 
-    output = as_place(results)
+    output = as_path(results)
     refuse_if_held(output)
     report = check_results(output, source)
     typer.echo(report.to_text(), err=as_json)
@@ -220,9 +220,9 @@ def calibrate(
     ] = None,
 ) -> None:
     """Score in-distribution rows, and fit from what score a row is unusual enough for a person to look."""
-    from screen.calibrate import run_calibration
     from screen.decide.request import CalibrationConfig
-    from screen.progress import make_listener
+    from screen.run.calibrate import run_calibration
+    from screen.run.progress import make_listener
 
     wanted = CalibrationConfig(review_rate, reference, distance, tuple(detector or ()))
     with make_listener() as listener:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from export.contract import ModelContract
+from export.contract.metadata import ModelContract
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from export.contract import ExportedModel
+from export.contract.reader import ExportedModel
 from export.errors import OptionRefused
-from screen.part import Part
+from screen.partition import ShardPartition
 
 RESULT_FORMAT = 1
 """Changes whenever the same configuration would write other results."""
@@ -218,7 +218,7 @@ class RunConfig:
                 next_step="add --engine ray, or leave out --address",
             )
         if self.part is not None:
-            Part.parse(self.part)
+            ShardPartition.parse(self.part)
         if self.alarm and (self.calibration is None or self.flag_if is not None):
             raise OptionRefused(
                 f"--alarm was given {'without --calibration' if self.calibration is None else 'with --flag-if'}.",

@@ -25,14 +25,14 @@ from rich.console import Console
 from rich.table import Table
 
 from export.errors import OptionRefused
-from screen.calibrate import run_calibration
 from screen.config import RunConfig
 from screen.decide.request import CalibrationConfig
-from screen.progress import make_listener
-from screen.review.gather import gather_findings
-from screen.review.page import write_page
-from screen.runner import run_screening
-from screen.summary import RunSummary
+from screen.review.report.gather import gather_findings
+from screen.review.report.page import write_page
+from screen.run.calibrate import run_calibration
+from screen.run.progress import make_listener
+from screen.run.runner import run_screening
+from screen.run.summary import RunSummary
 
 EPOCHS = 5
 PASSES = 100
@@ -119,7 +119,7 @@ def write_shards(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int
 def _train_and_export(keras_file: Path, onnx_file: Path) -> None:
     from export.article import SCALE, train_article_network
     from export.exporter import export_file
-    from export.source import import_keras
+    from export.source.describe import import_keras
 
     keras = import_keras()
     images, labels = read_images("train")

@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.runtime import onnxruntime
-from screen.engine.session import Device, Part, choose_device
+from screen.engine.session import Device, GraphSession, choose_device
 
 _LIBRARIES = ("libcuda.so.1", "libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcudnn.so.9")
 _PACKAGES = (
@@ -104,7 +104,7 @@ def _measure_speed(device: Device) -> float:
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [_SIZE, _SIZE]) for name in "abc"]
     graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "speed", values[:2], values[2:])
     model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    part = Part(model, device)
+    part = GraphSession(model, device)
     inputs = {name: part.put(np.ones((_SIZE, _SIZE), np.float32)) for name in "ab"}
     part.run(inputs)["c"].numpy()
     started = time.perf_counter()

@@ -9,11 +9,12 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from export.contract import ModelContract, read_model
+from export.contract.metadata import ModelContract
+from export.contract.reader import read_model
 from screen.config import RunConfig
-from screen.engine.plan import plan_engine
+from screen.engine.graph.plan import plan_engine
 from screen.engine.session import usable_cores
-from screen.places import as_place
+from screen.files.paths import as_path
 
 _MIB = 2**20
 
@@ -85,7 +86,7 @@ def inspect_model(path: str | Path, config: RunConfig) -> Inspection:
     Raises:
         ContractRefused: the file is not one of ours, or the passes cannot be folded into its graph.
     """
-    model = read_model(as_place(path))
+    model = read_model(as_path(path))
     settings = config.settings()
     plan = plan_engine(model, masks=settings.masks)
     return Inspection(

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from export.contract import ExportedModel, read_model
+from export.contract.reader import ExportedModel, read_model
 from screen.demo import read_images
 from screen.output.lock import LOCK_NAME
 from screen.output.record import RECORD_NAME
@@ -42,7 +42,7 @@ def data(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="session")
 def keras() -> Any:
     """Keras, imported without noise."""
-    from export.source import import_keras
+    from export.source.describe import import_keras
 
     return import_keras()
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from export.errors import ExitCode
 from screen.columns import COLUMNS, STATUSES, Column
-from screen.review.label_report import LABEL_COLUMNS
-from screen.review.queue_row import HANDED_ON
+from screen.review.labels.summary import LABEL_COLUMNS
+from screen.review.queue.row import HANDED_ON
 from tests.export.family import FAMILY
+from tests.export.source.test_saved_model import FUNCTIONS
 from tests.export.test_refusals import REFUSALS
-from tests.export.test_saved_model import FUNCTIONS
 
 REPOSITORY = Path(__file__).parent.parent
 README = REPOSITORY / "README.md"

@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from screen import cli
-from screen.part import Part
+from screen.partition import ShardPartition
 from tests.generated import README
 
 
@@ -115,7 +115,9 @@ def test_the_jobs_of_an_array_do_each_part_once(job: str, tmp_path: Path) -> Non
         ).stdout.strip()
         for index in range(count)
     ]
-    assert [Part.parse(text) for text in parts] == [Part(index + 1, count) for index in range(count)]
+    assert [ShardPartition.parse(text) for text in parts] == [
+        ShardPartition(index + 1, count) for index in range(count)
+    ]
 
 
 def test_the_dag_is_python() -> None:

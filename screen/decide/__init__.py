@@ -1,1 +1,4 @@
-"""Statistics in, flags out."""
+"""Turn the statistics of rows into scores, p-values and flags.
+
+In: a `PassSummary`, a rule and a calibration. Out: score columns and a `Decision` for each row.
+"""

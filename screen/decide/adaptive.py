@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from export.contract import ModelContract
+from export.contract.metadata import ModelContract
 from export.errors import OptionRefused
 from screen.decide.calibration import Calibration
 from screen.decide.detectors import Floats
@@ -66,7 +66,7 @@ def entropy_limits(
         if detector.name == "entropy":
             entropy = detector
         elif distance is not None:
-            missing = missing - detector.surprise(distance.astype(np.float32))
+            missing = missing - detector.surprisal(distance.astype(np.float32))
     if entropy is None:
         return np.minimum(limits, np.where(missing < 0, -np.inf, np.inf))
     return np.minimum(limits, entropy.value_at(missing))

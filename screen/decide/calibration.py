@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from export.errors import CalibrationRefused
 from screen.config import PassSettings
-from screen.decide.detectors import Combination, Detector, Floats
+from screen.decide.detectors import CombinedScore, Detector, Floats
 from screen.engine.distance import Distance, distance_from_arrays
-from screen.places import as_place
-from screen.storage import AsideFile
+from screen.files.paths import as_path
+from screen.files.storage import AsideFile
 
 FORMAT = 1
 """Changes whenever an older calibration would be read wrongly."""
@@ -71,7 +71,7 @@ class Calibration:
 
     binding: Binding
     review_rate: float
-    combination: Combination
+    combination: CombinedScore
     ranked: Floats
     distance: Distance | None
     features: str
@@ -104,7 +104,7 @@ class Calibration:
         return p
 
     def check(self, binding: Binding) -> None:
-        """Refuse to judge what another model or other passes have scored.
+        """Refuse a run whose model or passes differ from those of this calibration.
 
         Raises:
             CalibrationRefused: the run's binding is not this one's.
@@ -135,7 +135,7 @@ class Calibration:
         arrays: dict[str, NDArray[Any]] = {"ranked": self.ranked}
         for detector in self.combination.detectors:
             arrays[f"detector/{detector.name}/knots"] = detector.knots
-            arrays[f"detector/{detector.name}/surprises"] = detector.surprises
+            arrays[f"detector/{detector.name}/surprises"] = detector.surprisals
         kind = ""
         if self.distance is not None:
             kind = self.distance.kind
@@ -164,7 +164,7 @@ def read_calibration(path: str | Path) -> Calibration:
     Raises:
         CalibrationRefused: there is no such file, it is none of ours, or it is damaged.
     """
-    path = as_place(path)
+    path = as_path(path)
     try:
         data = path.read_bytes()
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
@@ -204,7 +204,7 @@ def _parse(header: dict[str, Any], arrays: dict[str, NDArray[Any]], digest: str)
     return Calibration(
         binding=Binding(**{**header["binding"], "settings": PassSettings(**header["binding"]["settings"])}),
         review_rate=float(header["review_rate"]),
-        combination=Combination(detectors),
+        combination=CombinedScore(detectors),
         ranked=arrays["ranked"],
         distance=distance,
         features=str(header["features"]),

@@ -4,7 +4,7 @@ In: scores `[B]` as they are written, and those of known rows. Out: `[B]`, high 
 Pure: no model, no I/O.
 
 A score says little by itself: an entropy of 0.3 is common for one network and unheard of for
-another. Its surprise, -ln of the share of known rows that score at least as high, is on one scale for all.
+another. Its surprisal, -ln of the share of known rows that score at least as high, is on one scale for all.
 """
 
 from __future__ import annotations
@@ -50,22 +50,22 @@ def orient(name: str, values: NDArray[Any]) -> Floats:
 
 @dataclass(frozen=True)
 class Detector:
-    """Turns one score into its surprise, in nats.
+    """Turns one score into its surprisal, in nats.
 
-    Up to the last knot the surprise is -ln((1 + rows at or above) / (n + 1)) of the n known rows, between
+    Up to the last knot the surprisal is -ln((1 + rows at or above) / (n + 1)) of the n known rows, between
     knots a straight line; beyond it the tail goes on as an exponential distribution does, along a
     straight line, so that values which no known row reached keep their order.
 
     Attributes:
         name: the score.
         knots: `[K]`, values of the score (oriented), strictly ascending.
-        surprises: `[K]`, the surprise at each, strictly ascending.
+        surprisals: `[K]`, the surprisal at each, strictly ascending.
         slope: of the line beyond the last knot, above 0.
     """
 
     name: str
     knots: Floats
-    surprises: Floats
+    surprisals: Floats
     slope: float
 
     @classmethod
@@ -86,33 +86,33 @@ class Detector:
         scale = float(excess.mean()) if len(excess) else float(np.ptp(ordered))
         return cls(name, knots, -np.log((1 + at_or_above) / (size + 1)), 1 / scale if scale > 0 else 1.0)
 
-    def surprise(self, values: NDArray[Any]) -> Floats:
-        """The surprise of each value.
+    def surprisal(self, values: NDArray[Any]) -> Floats:
+        """The surprisal of each value.
 
         Args:
             values: `[B]`, the score.
         """
         oriented = orient(self.name, values)
         beyond = np.maximum(oriented - self.knots[-1], 0)
-        known: Floats = np.interp(oriented, self.knots, self.surprises)
+        known: Floats = np.interp(oriented, self.knots, self.surprisals)
         total: Floats = known + self.slope * beyond
         return total
 
-    def value_at(self, surprise: Floats) -> Floats:
-        """The oriented value of the score at which this surprise is reached; -inf where every value reaches it.
+    def value_at(self, surprisal: Floats) -> Floats:
+        """The oriented value of the score at which this surprisal is reached; -inf where every value reaches it.
 
         Args:
-            surprise: `[B]`.
+            surprisal: `[B]`.
         """
-        beyond = np.maximum(surprise - self.surprises[-1], 0) / self.slope
-        value: Floats = np.interp(surprise, self.surprises, self.knots)
-        reached: Floats = np.where(surprise <= self.surprises[0], -np.inf, value + beyond)
+        beyond = np.maximum(surprisal - self.surprisals[-1], 0) / self.slope
+        value: Floats = np.interp(surprisal, self.surprisals, self.knots)
+        reached: Floats = np.where(surprisal <= self.surprisals[0], -np.inf, value + beyond)
         return reached
 
 
 @dataclass(frozen=True)
-class Combination:
-    """Several detectors as one score: the sum of their surprises.
+class CombinedScore:
+    """Several detectors as one score: the sum of their surprisals.
 
     Twice the sum is Fisher's statistic (Fisher 1932, sec. 21.1), but the scores of one row are
     dependent, so its chi-square distribution does not hold: the sum is a score, and what it means is
@@ -129,13 +129,13 @@ class Combination:
         """The scores that are read."""
         return tuple(detector.name for detector in self.detectors)
 
-    def surprises(self, scores: Mapping[str, NDArray[Any]]) -> Floats:
-        """Each detector's surprise, `[B, D]`.
+    def surprisals(self, scores: Mapping[str, NDArray[Any]]) -> Floats:
+        """Each detector's surprisal, `[B, D]`.
 
         Args:
             scores: for each name `[B]`.
         """
-        return np.stack([detector.surprise(scores[detector.name]) for detector in self.detectors], axis=1)
+        return np.stack([detector.surprisal(scores[detector.name]) for detector in self.detectors], axis=1)
 
     def score(self, scores: Mapping[str, NDArray[Any]]) -> Floats:
         """The combined score, `[B]`, in nats.
@@ -143,7 +143,7 @@ class Combination:
         Args:
             scores: for each name `[B]`.
         """
-        total = self.detectors[0].surprise(scores[self.detectors[0].name])
+        total = self.detectors[0].surprisal(scores[self.detectors[0].name])
         for detector in self.detectors[1:]:
-            total = total + detector.surprise(scores[detector.name])
+            total = total + detector.surprisal(scores[detector.name])
         return total

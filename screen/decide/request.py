@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.contract import ModelContract
+from export.contract.metadata import ModelContract
 from export.errors import OptionRefused
 from screen.columns import CALIBRATED, null_columns
 from screen.decide.calibration import Calibration, flagged_ranks
 from screen.decide.detectors import HIGH_IS_UNUSUAL
 from screen.engine.distance import DISTANCES
-from screen.engine.features import FeaturePlan
+from screen.engine.graph.features import FeaturePlan
 
 
 @dataclass(frozen=True)

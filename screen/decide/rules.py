@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from export.contract import ModelContract
+from export.contract.metadata import ModelContract
 from export.errors import OptionRefused
 from screen.columns import CALIBRATED, SCORES, null_columns
 
@@ -149,7 +149,7 @@ def default_rule(contract: ModelContract) -> str:
     """The rule that holds where none is given, in the language of rules.
 
     Raises:
-        OptionRefused: a regression has no scale of its own to judge by.
+        OptionRefused: a regression has no scale of its own to decide by.
     """
     if contract.output_kind == "regression":
         raise OptionRefused(

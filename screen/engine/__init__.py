@@ -1,1 +1,4 @@
-"""Images in, statistics over T passes out."""
+"""Run T Monte Carlo dropout passes over batches of images.
+
+In: `uint8 [B, H, W, C]` and a plan. Out: a `PassSummary` of `[B]` and `[B, C]` statistics.
+"""

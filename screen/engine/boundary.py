@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from screen.engine.features import FEATURES
-from screen.engine.plan import EnginePlan
+from screen.engine.graph.features import FEATURES
+from screen.engine.graph.plan import EnginePlan
 from screen.engine.runs import LEAST, Rows, cut_rows
-from screen.engine.session import Device, Part, to_numpy
+from screen.engine.session import Device, GraphSession, to_numpy
 
 Item = TypeVar("Item")
 
@@ -54,7 +54,7 @@ class TrunkRunner:
     def __init__(self, plan: EnginePlan, device: Device, pool: ThreadPoolExecutor, memory: int) -> None:
         self._plan, self._device, self._pool = plan, device, pool
         self._rows = plan.trunk_rows(memory, device.workers)
-        self._part = Part(plan.trunk, device, plan.weights_folder)
+        self._part = GraphSession(plan.trunk, device, plan.weights_folder)
 
     def run(self, rows: Rows) -> Boundary:
         """The boundary of some rows; its slices are computed at the same time."""

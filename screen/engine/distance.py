@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from screen.engine.session import Device, Part, outside_weight, to_numpy
+from screen.engine.session import Device, GraphSession, outside_weight, to_numpy
 
 NEIGHBOURS = 5
 """The neighbours that are averaged; see benchmarks/detection.py for others."""
@@ -198,7 +198,7 @@ class DistanceMeter:
         self._distance = distance
         imports = [helper.make_opsetid("", 17)]
         model = helper.make_model(distance.graph(), opset_imports=imports, ir_version=8)
-        self._part = Part(model, device, weights=distance.weights())
+        self._part = GraphSession(model, device, weights=distance.weights())
         self._pool = ThreadPoolExecutor(device.workers, thread_name_prefix="distance")
         self._workers = device.workers
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from export.contract import ALPHA_KINDS, GAUSSIAN_KINDS, Site
+from export.contract.metadata import ALPHA_KINDS, GAUSSIAN_KINDS, Site
 
 ALGORITHM = "philox4x64-10/1"
 """Changes whenever the same seed would give other masks; part of a run's fingerprint."""

@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from export.errors import OutOfMemory
 from screen.engine.boundary import Boundary, TrunkRunner
 from screen.engine.distance import Distance, DistanceMeter
+from screen.engine.graph.plan import EnginePlan
+from screen.engine.graph.reduction import ENERGY, ENTROPY, M2, M3, M4, RAW_OUTPUT, VOTES
 from screen.engine.masks import draw_masks, draw_row_masks
-from screen.engine.plan import EnginePlan
-from screen.engine.reduction import ENERGY, ENTROPY, M2, M3, M4, RAW_OUTPUT, VOTES
 from screen.engine.runs import LEAST, Rows, Run, cut_passes, cut_rows
-from screen.engine.session import Device, Part, to_numpy
+from screen.engine.session import Device, GraphSession, to_numpy
 from screen.engine.statistics import PassSummary, RunStatistics, concatenate, summarize
 
 _SUMS = (M2, M3, M4, VOTES, ENTROPY, ENERGY)
@@ -87,7 +87,7 @@ class PassEngine:
         # A bank is larger than most heads: it is laid out while the others are opened.
         opening = None if distance is None else self._pool.submit(DistanceMeter, distance, device)
         self._trunk = TrunkRunner(plan, device, self._pool, memory)
-        self._head = Part(plan.head, device, plan.weights_folder)
+        self._head = GraphSession(plan.head, device, plan.weights_folder)
         self._runs = cut_passes(plan, (passes,))[0]
         self._meter = None if opening is None else opening.result()
         elements = sum(math.prod(site.site.noise_shape) for site in plan.sites)

@@ -13,8 +13,8 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
+from screen.engine.graph.plan import EnginePlan
 from screen.engine.masks import identify_rows
-from screen.engine.plan import EnginePlan
 
 LEAST = 2
 """Rows, and passes, that a kernel sees at least."""

@@ -1,6 +1,6 @@
 """Open onnxruntime sessions on the device that was asked for, and run them without copies.
 
-In: a graph and a device. Out: a `Part` whose inputs and outputs stay on the device.
+In: a graph and a device. Out: a `GraphSession` whose inputs and outputs stay on the device.
 
 A session that was asked for CUDA and did not get it goes on quietly on the CPU; only the session
 itself tells. So it is asked, and `cuda` means CUDA or an error.
@@ -95,7 +95,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class Part:
+class GraphSession:
     """One graph in a session, with its values kept on the device.
 
     Args:
@@ -216,7 +216,7 @@ def to_numpy(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, NDArr
 
 
 def outside_weight(name: str, array: NDArray[Any]) -> onnx.TensorProto:
-    """A weight whose numbers are not in the graph: a `Part` reads them where they lie in memory."""
+    """A weight whose numbers are not in the graph: a `GraphSession` reads them where they lie in memory."""
     tensor = onnx.TensorProto(name=name, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype))
     tensor.data_location = onnx.TensorProto.EXTERNAL
     for key, value in (("location", name), ("offset", "0"), ("length", str(array.nbytes))):

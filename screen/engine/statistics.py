@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from screen.engine.reduction import ENERGY, ENTROPY, M2, M3, M4, MEAN, VOTES
+from screen.engine.graph.reduction import ENERGY, ENTROPY, M2, M3, M4, MEAN, VOTES
 
 Floats = NDArray[np.float64]
 

@@ -1,1 +1,4 @@
-"""Parquet shards in, decoded images out."""
+"""Find, order and read Parquet shards, and decode their images.
+
+In: INPUT and the model's contract. Out: batches of uint8 images, each row with a status.
+"""

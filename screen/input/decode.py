@@ -23,7 +23,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from export.contract import ModelContract
+from export.contract.metadata import ModelContract
 from screen.input.image_bytes import FORMATS, Failure, as_picture, image_sources, read_path
 from screen.input.mapping import tensor_shape
 from screen.input.resize import resize_image

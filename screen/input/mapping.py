@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from export.contract import ModelContract
+from export.contract.metadata import ModelContract
 from export.errors import InputRefused
 from screen.columns import COLUMNS
 from screen.config import RunConfig

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from export.inputs import Resize
+from export.contract.inputs import Resize
 
 _PILLOW = {
     "pil-nearest": Image.Resampling.NEAREST,

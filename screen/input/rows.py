@@ -15,9 +15,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from export.errors import InputChanged, ReadFailed
+from screen.files.paths import open_parquet
 from screen.input.mapping import ColumnMapping, is_binary
 from screen.input.shards import ShardRef
-from screen.places import open_parquet
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from export.errors import InputRefused
-from screen.part import Part
-from screen.places import look_at_version, open_bytes, open_parquet
-from screen.storage import list_shards
+from screen.files.paths import look_at_version, open_bytes, open_parquet
+from screen.files.storage import list_shards
+from screen.partition import ShardPartition
 
 _COLUMNS_COMPARED = 8
 _TAIL = 8  # Parquet ends in the footer's length (4 bytes) and the magic number
@@ -80,7 +80,7 @@ class UnreadableShard:
     reason: str
 
 
-def find_shards(source: str, part: Part | None = None) -> tuple[list[ShardRef], list[UnreadableShard]]:
+def find_shards(source: str, part: ShardPartition | None = None) -> tuple[list[ShardRef], list[UnreadableShard]]:
     """Find the shards of INPUT, in the order of their names.
 
     Args:

@@ -1,1 +1,4 @@
-"""Flags and scores in, Parquet shards and a manifest out."""
+"""Write scored shards, the manifest and the quarantine table, and check them.
+
+In: decided rows of each input shard. Out: an OUTPUT folder in which every file is whole.
+"""

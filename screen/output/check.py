@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 from export.errors import ExitCode, InputRefused
 from screen.columns import IDENTITY, SCORES, STATUSES, VERDICT
 from screen.config import fingerprint
+from screen.files.paths import open_parquet
+from screen.files.storage import FileContent, find_leftovers
 from screen.input.shards import UnreadableShard, find_shards
 from screen.output.manifest_file import MANIFEST_NAME, ManifestEntry, ManifestFile
 from screen.output.quarantine import QUARANTINE_NAME, QUARANTINE_SCHEMA, UNREADABLE_SHARD, read_bad_rows
 from screen.output.writer import read_identity
-from screen.places import open_parquet
-from screen.storage import FileContent, find_leftovers
 
 _BROKEN = (OSError, pa.ArrowException, ValueError, KeyError)
 

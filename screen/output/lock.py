@@ -15,10 +15,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from screen.files.paths import is_local
+from screen.files.storage import write_failed
 from screen.output.store_lock import LOCK_NAME, hold_store, lock_name, locked, name_myself, refuse_if_store_held
-from screen.part import Part
-from screen.places import is_local
-from screen.storage import write_failed
+from screen.partition import ShardPartition
 
 _HOLDER_ENDING = ".holder"
 _LOOK_SECONDS = 5.0
@@ -28,7 +28,7 @@ __all__ = ["LOCK_NAME", "hold_output", "refuse_if_held"]
 
 
 @contextmanager
-def hold_output(output: Path, part: Part | None = None) -> Iterator[str]:
+def hold_output(output: Path, part: ShardPartition | None = None) -> Iterator[str]:
     """Hold OUTPUT, or one part of it, for the time of the block; the folder is made if missing.
 
     Yields:
@@ -78,7 +78,7 @@ def refuse_if_held(output: Path) -> None:
 
 def _part_locks(output: Path) -> list[Path]:
     found = output.glob(f"{LOCK_NAME}.*")
-    return sorted(path for path in found if Part.of_name(path.name.removeprefix(f"{LOCK_NAME}.")))
+    return sorted(path for path in found if ShardPartition.of_name(path.name.removeprefix(f"{LOCK_NAME}.")))
 
 
 def _patience(output: Path) -> float:
@@ -93,7 +93,7 @@ def _refuse_if_locked(output: Path, path: Path) -> None:
     try:
         lock.acquire(poll_interval=0.01)
     except Timeout as error:
-        part = Part.of_name(path.name.removeprefix(f"{LOCK_NAME}."))
+        part = ShardPartition.of_name(path.name.removeprefix(f"{LOCK_NAME}."))
         raise locked(output, part, _read(path.with_name(f"{path.name}{_HOLDER_ENDING}"))) from error
     except OSError:
         return  # results that cannot be written to are not being written

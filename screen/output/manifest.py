@@ -15,6 +15,8 @@ from typing import Any
 
 from export.errors import OutputRefused
 from screen.config import fingerprint
+from screen.files.paths import as_path, is_local
+from screen.files.storage import remove_leftovers, write_failed, write_text
 from screen.input.shards import ShardRef, UnreadableShard
 from screen.output.manifest_file import (
     WITHDRAWN,
@@ -30,9 +32,7 @@ from screen.output.manifest_file import (
     tell_difference,
 )
 from screen.output.writer import WrittenShard, is_result
-from screen.part import Part
-from screen.places import as_place, is_local
-from screen.storage import remove_leftovers, write_failed, write_text
+from screen.partition import ShardPartition
 
 
 class Manifest:
@@ -49,7 +49,9 @@ class Manifest:
             another number of parts.
     """
 
-    def __init__(self, output: Path, identity: dict[str, Any], *, force: str | None, part: Part | None = None) -> None:
+    def __init__(
+        self, output: Path, identity: dict[str, Any], *, force: str | None, part: ShardPartition | None = None
+    ) -> None:
         self._output, self._part = output, part
         self._owner = "" if part is None else part.name
         self._path = manifest_path(output, part)
@@ -89,7 +91,7 @@ class Manifest:
         """
         own = [name for name in self._entries if self._part is None or self._part.has(name)]
         missing = sorted(set(own) - set(present))
-        return [name for name in missing if not (as_place(self._entries[name].root) / name).exists()]
+        return [name for name in missing if not (as_path(self._entries[name].root) / name).exists()]
 
     def refuse_foreign(self, shards: Sequence[ShardRef]) -> None:
         """Refuse to replace what is not an earlier result of the same shard, unless everything is forced.
@@ -211,7 +213,7 @@ class Manifest:
             raise refuse_manifest(there.path, f"was written with another configuration ({told})")
         return there.entries
 
-    def _read_own(self, part: Part) -> tuple[dict[str, ManifestEntry], set[str]]:
+    def _read_own(self, part: ShardPartition) -> tuple[dict[str, ManifestEntry], set[str]]:
         """What the part has done and withdrawn before; nothing that was done with another configuration."""
         try:
             there = OneManifest.read(self._output, part)
@@ -221,7 +223,7 @@ class Manifest:
             return {}, set()
         return there.entries, set(there.withdrawn)
 
-    def _refuse_other_count(self, part: Part, there: ManifestFile) -> None:
+    def _refuse_other_count(self, part: ShardPartition, there: ManifestFile) -> None:
         count = next((one.count for one in there.parts), part.count)
         if count != part.count:
             raise OutputRefused(

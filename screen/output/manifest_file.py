@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import OutputRefused
+from screen.files.paths import is_local
 from screen.input.shards import UnreadableShard
-from screen.part import Part
-from screen.places import is_local
+from screen.partition import ShardPartition
 
 MANIFEST_STEM = "_manifest."
 MANIFEST_NAME = f"{MANIFEST_STEM}jsonl"
@@ -93,7 +93,7 @@ class OneManifest:
     withdrawn: frozenset[str]
 
     @classmethod
-    def read(cls, output: Path, part: Part | None) -> OneManifest | None:
+    def read(cls, output: Path, part: ShardPartition | None) -> OneManifest | None:
         """The manifest of a whole run or of a part; None where there is none.
 
         Raises:
@@ -145,8 +145,8 @@ class ManifestFile:
     header: dict[str, Any]
     entries: dict[str, ManifestEntry]
     finished: bool
-    parts: dict[Part, OneManifest]
-    missing: tuple[Part, ...]
+    parts: dict[ShardPartition, OneManifest]
+    missing: tuple[ShardPartition, ...]
 
     @classmethod
     def read(cls, output: Path, configuration: str | None = None) -> ManifestFile | None:
@@ -188,7 +188,7 @@ class ManifestFile:
         return cls(manifest_path(output, first), header, entries, finished, parts, tuple(sorted(missing)))
 
 
-def _adds_nothing(part: Part, one: OneManifest, whole: OneManifest) -> bool:
+def _adds_nothing(part: ShardPartition, one: OneManifest, whole: OneManifest) -> bool:
     """Whether a part ended with what a closed run already says of it."""
     known = tuple(shard for shard in whole.unreadable if part.has(shard.name))
     return (
@@ -211,35 +211,35 @@ def tell_difference(there: dict[str, Any], now: dict[str, Any]) -> str:
     return "; ".join(f"{key}: {there.get(key)!r} there, {now[key]!r} now" for key in changed)
 
 
-def manifest_path(output: Path, part: Part | None) -> Path:
+def manifest_path(output: Path, part: ShardPartition | None) -> Path:
     """Where the manifest of a whole run or of a part is."""
     return output / (MANIFEST_NAME if part is None else f"{MANIFEST_STEM}{part.name}.jsonl")
 
 
-def line_path(output: Path, part: Part | None, entry: ManifestEntry) -> Path:
+def line_path(output: Path, part: ShardPartition | None, entry: ManifestEntry) -> Path:
     """Where a shard's line is kept in a store; names of shards may be too long or too strange for a file."""
     return _lines_folder(output, part) / f"{hashlib.sha256(entry.shard.encode()).hexdigest()}.json"
 
 
-def kept_lines(output: Path, part: Part | None) -> Iterator[Path]:
+def kept_lines(output: Path, part: ShardPartition | None) -> Iterator[Path]:
     """The objects that hold one line each; none on a local disk."""
     return iter(()) if is_local(output) else iter(_lines_folder(output, part).glob("*.json"))
 
 
-def _lines_folder(output: Path, part: Part | None) -> Path:
+def _lines_folder(output: Path, part: ShardPartition | None) -> Path:
     return output / f"{MANIFEST_STEM}{f'{part.name}.' if part else ''}lines"
 
 
-def _read_lines(output: Path, part: Part | None) -> list[tuple[str, str]]:
+def _read_lines(output: Path, part: ShardPartition | None) -> list[tuple[str, str]]:
     """The configuration and the line of each object that holds one."""
     lines = [path.read_text(encoding="utf-8").split("\n") for path in kept_lines(output, part)]
     return [(one[0], one[1]) for one in lines]
 
 
-def find_parts(output: Path) -> list[Part]:
+def find_parts(output: Path) -> list[ShardPartition]:
     """The parts that have a manifest in OUTPUT."""
     names = (path.name for path in output.glob(f"{MANIFEST_STEM}*-of-*.jsonl"))
-    found = (Part.of_name(name.removeprefix(MANIFEST_STEM).removesuffix(".jsonl")) for name in names)
+    found = (ShardPartition.of_name(name.removeprefix(MANIFEST_STEM).removesuffix(".jsonl")) for name in names)
     return sorted(part for part in found if part is not None)
 
 

@@ -12,18 +12,18 @@ import time
 from pathlib import Path
 
 from export.errors import OutputLocked
+from screen.files.storage import remove_leftovers, write_text
 from screen.output.lock import hold_output
 from screen.output.manifest import remove_parts
 from screen.output.manifest_file import ManifestFile, closing_line, manifest_path
 from screen.output.quarantine import write_quarantine
-from screen.part import Part
-from screen.storage import remove_leftovers, write_text
+from screen.partition import ShardPartition
 
 _TRIES = 20
 _WAIT_SECONDS = 0.5
 
 
-def close_parts(output: Path, configuration: str | None = None) -> tuple[Part, ...]:
+def close_parts(output: Path, configuration: str | None = None) -> tuple[ShardPartition, ...]:
     """Make one manifest of those of the parts, if all have come to their end.
 
     Args:
@@ -55,7 +55,7 @@ def close_parts(output: Path, configuration: str | None = None) -> tuple[Part, .
     raise AssertionError("the last try returns or raises")
 
 
-def _look_twice(output: Path, configuration: str | None) -> tuple[tuple[Part, ...], bool]:
+def _look_twice(output: Path, configuration: str | None) -> tuple[tuple[ShardPartition, ...], bool]:
     """The parts that have not come to their end, and whether nothing is to be closed.
 
     Read twice: another part may be closing them just now.
@@ -65,7 +65,7 @@ def _look_twice(output: Path, configuration: str | None) -> tuple[tuple[Part, ..
     return tuple(sorted({*_open_parts(first)} & {*_open_parts(second)})), _is_closed(second)
 
 
-def _open_parts(there: ManifestFile | None) -> tuple[Part, ...]:
+def _open_parts(there: ManifestFile | None) -> tuple[ShardPartition, ...]:
     """The parts that have not come to their end."""
     return () if there is None or there.finished else there.missing
 

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from screen.files.paths import open_parquet
+from screen.files.storage import AsideFile
 from screen.input.shards import UnreadableShard
 from screen.output.manifest_file import ManifestEntry
-from screen.places import open_parquet
-from screen.storage import AsideFile
 
 QUARANTINE_STEM = "_quarantine."
 QUARANTINE_NAME = f"{QUARANTINE_STEM}pq"

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from export.contract import ModelContract
+from export.contract.metadata import ModelContract
 from screen.decide.calibration import Calibration, flagged_ranks
-from screen.storage import write_text
+from screen.files.storage import write_text
 
 RECORD_STEM = "_run."
 RECORD_NAME = f"{RECORD_STEM}json"

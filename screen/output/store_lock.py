@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import OutputLocked
-from screen.part import Part
-from screen.storage import write_failed
+from screen.files.storage import write_failed
+from screen.partition import ShardPartition
 
 LOCK_NAME = "_lock"
 _RENEW_SECONDS = 30.0
@@ -28,7 +28,7 @@ _DEAD_SECONDS = 300.0
 
 
 @contextmanager
-def hold_store(output: Path, part: Part | None) -> Iterator[str]:
+def hold_store(output: Path, part: ShardPartition | None) -> Iterator[str]:
     """Hold OUTPUT, or one part of it, for the time of the block.
 
     Yields:
@@ -72,12 +72,12 @@ def refuse_if_store_held(output: Path) -> None:
         _refuse_newest(output, part)
 
 
-def lock_name(part: Part | None) -> str:
+def lock_name(part: ShardPartition | None) -> str:
     """What a lock is called in OUTPUT."""
     return LOCK_NAME if part is None else f"{LOCK_NAME}.{part.name}"
 
 
-def locked(output: Path, part: Part | None, holder: str) -> OutputLocked:
+def locked(output: Path, part: ShardPartition | None, holder: str) -> OutputLocked:
     """Another run holds OUTPUT or a part of it, as one of our errors."""
     return OutputLocked(
         f"{output} is held by {holder}." if part is None else f"Part {part} of {output} is held by {holder}.",
@@ -95,7 +95,7 @@ def _stamp() -> bytes:
     return json.dumps({"holder": name_myself(), "renewed": time.time()}).encode()
 
 
-def _locks(output: Path, part: Part | None = None) -> list[tuple[int, Path]]:
+def _locks(output: Path, part: ShardPartition | None = None) -> list[tuple[int, Path]]:
     """The locks that are there of OUTPUT or a part, the newest last."""
     found = []
     prefix = f"{lock_name(part)}."
@@ -106,13 +106,13 @@ def _locks(output: Path, part: Part | None = None) -> list[tuple[int, Path]]:
     return sorted(found, key=lambda one: one[0])
 
 
-def _held_parts(output: Path) -> list[Part]:
+def _held_parts(output: Path) -> list[ShardPartition]:
     """The parts that have a lock, perhaps a dead one."""
     names = (lock.name.removeprefix(f"{LOCK_NAME}.").rpartition(".")[0] for lock in output.glob(f"{LOCK_NAME}.*"))
-    return sorted({part for part in map(Part.of_name, names) if part is not None})
+    return sorted({part for part in map(ShardPartition.of_name, names) if part is not None})
 
 
-def _take(output: Path, part: Part | None) -> Path:
+def _take(output: Path, part: ShardPartition | None) -> Path:
     there = _locks(output, part)
     number = 1
     if there:
@@ -126,12 +126,12 @@ def _take(output: Path, part: Part | None) -> Path:
     return mine
 
 
-def _refuse_newest(output: Path, part: Part | None) -> None:
+def _refuse_newest(output: Path, part: ShardPartition | None) -> None:
     for _, lock in _locks(output, part)[-1:]:
         _refuse_if_alive(output, part, lock)
 
 
-def _refuse_if_alive(output: Path, part: Part | None, lock: Path) -> None:
+def _refuse_if_alive(output: Path, part: ShardPartition | None, lock: Path) -> None:
     try:
         told: dict[str, Any] = json.loads(lock.read_bytes())
         holder, age = str(told["holder"]), time.time() - float(told["renewed"])

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from screen.columns import IDENTITY, SCORES, VERDICT, result_schema
 from screen.decide.rules import Decision
+from screen.files.paths import open_parquet
+from screen.files.storage import AsideFile
 from screen.input.decode import ImageBatch
 from screen.input.rows import RowBatch
 from screen.input.shards import ShardRef
-from screen.places import open_parquet
-from screen.storage import AsideFile
 
 _GROUP_ROWS = 8192
 _METADATA_KEY = b"oodscreen"

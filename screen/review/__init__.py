@@ -1,1 +1,4 @@
-"""Results in, what people look at and do with them out: metrics, a page, a labeling queue, what labels say."""
+"""Read finished results for people: a report, metrics, a labeling queue and its labels.
+
+In: the OUTPUT of a run. Out: pages, tables and exports; results are never changed.
+"""

@@ -54,9 +54,9 @@ def evaluate(
     """Measure how well each score tells other sets from RESULTS, and finds errors in RESULTS."""
     from rich.console import Console
 
-    from screen.review.evaluate import evaluate_results
-    from screen.review.show import plot_evaluation, print_evaluation
-    from screen.storage import write_text
+    from screen.files.storage import write_text
+    from screen.review.evaluate.metrics import evaluate_results
+    from screen.review.evaluate.show import plot_evaluation, print_evaluation
 
     evaluation = evaluate_results(known, others or [], label=label)
     print_evaluation(evaluation, Console(highlight=False, width=None if sys.stdout.isatty() else 110))
@@ -91,11 +91,11 @@ def report(
     ] = None,
 ) -> None:
     """Make one page to look at: counts, scores, the most suspicious images, the quarantine, what changed."""
-    from screen.places import as_place
-    from screen.review.gather import gather_findings
-    from screen.review.page import refuse_foreign, write_page
+    from screen.files.paths import as_path
+    from screen.review.report.gather import gather_findings
+    from screen.review.report.page import refuse_foreign, write_page
 
-    refuse_foreign(as_place(page))
+    refuse_foreign(as_path(page))
     findings = gather_findings(results, top=top, against=against, moved_to=source)
     size = write_page(findings, page)
     for note in findings.notes:
@@ -186,8 +186,8 @@ def queue(
     as_json: AsJson = False,
 ) -> None:
     """Hand flagged rows on to be labelled: the most suspicious first, each image once over all nights."""
-    from screen.review.destinations import choose_destination
-    from screen.review.queue import QueueConfig, fill_queue
+    from screen.review.queue.fill import QueueConfig, fill_queue
+    from screen.review.queue.targets import choose_destination
 
     config = QueueConfig(top, per_class, tuple(reason or ()), order_by, include_random, seed, ledger, source, model)
     chosen = partial(
@@ -231,8 +231,8 @@ def labels(
     """Read labels back, say what the flag is worth, and write what the next training can use."""
     from rich.console import Console
 
-    from screen.review.labels import join_labels, read_labels
-    from screen.review.show_labels import print_labels
+    from screen.review.labels.collect import join_labels, read_labels
+    from screen.review.labels.show import print_labels
 
     given = read_labels(labels, output, label_column=label_column, project=project, url=url)
     report = join_labels(given, results, output, model=model, order_by=order_by, images=images, input_source=source)

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from export.errors import InputChanged, InputRefused, OutputLocked, OutputRefused
 from screen.columns import COLUMNS
+from screen.files.paths import as_path, is_local, open_parquet
 from screen.input.mapping import ColumnMapping
 from screen.output.lock import refuse_if_held
 from screen.output.manifest_file import MANIFEST_NAME, ManifestEntry, ManifestFile
 from screen.output.record import RunRecord
-from screen.places import as_place, is_local, open_parquet
-from screen.review.findings import Settings, clip
+from screen.review.text import clip
 
 _BATCH_ROWS = 8192
 _FEW_ROWS = 1024
@@ -32,6 +32,29 @@ _FEW_ROWS = 1024
 _TOLD = ("configuration", "model", "passes", "seed", "masks", "flag_if", "calibration", "adaptive", "image_column",
          "id_column", "image_root", "max_pixels")  # fmt: skip
 """What a manifest says of how the results were made."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decided the results.
+
+    Attributes:
+        model: SHA-256 of the exported file.
+        passes: T.
+        seed: of the masks.
+        masks: `shared` or `per-row`.
+        rule: when a row is flagged.
+        calibration: SHA-256 of the calibration; None without one.
+        adaptive: whether passes stop where a decision is settled.
+    """
+
+    model: str
+    passes: int
+    seed: int
+    masks: str
+    rule: str
+    calibration: str | None
+    adaptive: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +229,7 @@ def open_results(source: str) -> Results:
         InputRefused: there are none, or the run that writes them did not come to its end.
         OutputLocked: a run writes them now.
     """
-    place = as_place(source)
+    place = as_path(source)
     wanted = "the OUTPUT of an `oodscreen run`"
     if not place.is_dir():
         what = f"RESULTS {source} is a file." if place.exists() else f"There is no {source}."

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from screen.files.paths import as_os_error, as_path
 from screen.input.mapping import ColumnMapping
 from screen.input.shards import ShardRef, look_at_shard
 from screen.output.manifest_file import ManifestEntry
-from screen.places import as_os_error, as_place
-from screen.review.findings import clip
+from screen.review.text import clip
 
 
 class NotAsScored(Exception):
@@ -40,7 +40,7 @@ def find_source(entry: ManifestEntry, columns: ColumnMapping, moved_to: str | No
         NotAsScored: it cannot be read, or is another.
     """
     try:
-        root = as_place(entry.root) if moved_to is None else _folder(as_place(moved_to)).resolve()
+        root = as_path(entry.root) if moved_to is None else _folder(as_path(moved_to)).resolve()
         with as_os_error():
             there = (root / entry.shard).exists()
         if not there:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.convert import _quiet
+from export.graph.convert import _quiet
 
 
 def dropout_model(keras: Any) -> Any:
@@ -70,7 +70,7 @@ def test_training_false_reaches_layers_that_were_built_with_training_true(keras:
 
 
 def test_a_dropout_layer_does_not_know_its_path(keras: Any) -> None:
-    """Why `export.source` names layers itself."""
+    """Why `export.source.describe` names layers itself."""
     layer = keras.layers.Dropout(0.5, name="drop")
     keras.Sequential([keras.Input((4,)), layer], name="outer")
     assert layer.path is None
@@ -93,7 +93,7 @@ def test_predict_silences_a_dropout_that_was_built_with_training_true(keras: Any
 
 
 def test_tf2onnx_can_be_told_how_transposes_pass_a_node() -> None:
-    """What `export.convert` hooks into, so that no transposes stay around a site."""
+    """What `export.graph.convert` hooks into, so that no transposes stay around a site."""
     from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
 
     optimizer = TransposeOptimizer()
@@ -103,7 +103,7 @@ def test_tf2onnx_can_be_told_how_transposes_pass_a_node() -> None:
 
 def test_the_noise_of_every_layer_is_in_the_call_of_its_class(keras: Any) -> None:
     """Why it is enough to change these classes: a subclass that calls its parent comes through here."""
-    from export.noise import noise_classes
+    from export.source.noise import noise_classes
 
     assert all("call" in vars(kind) for kind in noise_classes())
     for name in ("SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D"):
@@ -132,7 +132,7 @@ def test_a_mark_survives_tensorflow_and_carries_its_text(keras: Any) -> None:
 
 
 def test_the_statistics_of_a_normalization_are_captured_as_inputs_without_a_source(keras: Any) -> None:
-    """Why `export.convert` gives values to captured tensors."""
+    """Why `export.graph.convert` gives values to captured tensors."""
     import tensorflow as tf
     import tf2onnx
 
@@ -147,7 +147,7 @@ def test_the_statistics_of_a_normalization_are_captured_as_inputs_without_a_sour
 
 
 def test_tf2onnx_does_not_know_the_exact_gelu(keras: Any) -> None:
-    """Why `export.convert` brings a handler for Erfc."""
+    """Why `export.graph.convert` brings a handler for Erfc."""
     import tensorflow as tf
     import tf2onnx
 
@@ -158,7 +158,7 @@ def test_tf2onnx_does_not_know_the_exact_gelu(keras: Any) -> None:
 
 
 def test_keras_3_has_what_reads_the_configurations_of_keras_2() -> None:
-    """What `export.saved_model` uses of Keras beyond its public names."""
+    """What `export.source.saved_model` uses of Keras beyond its public names."""
     from keras.src.legacy.saving import json_utils, saving_options, saving_utils
     from keras.src.saving.serialization_lib import SafeModeScope
 
@@ -168,7 +168,7 @@ def test_keras_3_has_what_reads_the_configurations_of_keras_2() -> None:
 
 
 def test_keras_3_does_not_know_settings_that_keras_2_saved(keras: Any) -> None:
-    """Why `export.stand_in` leaves some out; if this fails, it may be simpler."""
+    """Why `export.source.stand_in` leaves some out; if this fails, it may be simpler."""
     layers = keras.layers
     refused: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
         (layers.DepthwiseConv2D, (3,), {"groups": 1}),

@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from export.graph import add_noise_functions
+from export.graph.passes import add_noise_functions
 from export.runtime import onnxruntime
-from tests.export.test_graph import one_site
-from tests.export.test_settle import padded_pooling
+from tests.export.graph.test_passes import one_site
+from tests.export.graph.test_settle import padded_pooling
 
 
 def session_of(op_type: str, inputs: int = 1, threads: int = 2, **attributes: Any) -> onnxruntime.InferenceSession:
@@ -138,7 +138,7 @@ def test_these_operators_treat_a_row_alike_wherever_it_lies(op_type: str, attrib
 
 
 def test_log_depends_on_where_a_number_lies() -> None:
-    """Why entropies go through LogSoftmax; if this fails, `screen.engine.reduction` may be simpler."""
+    """Why entropies go through LogSoftmax; if this fails, `screen.engine.graph.reduction` may be simpler."""
     rows = np.random.default_rng(0).random((997, 10)).astype(np.float32) + 1e-3
     assert worst_position(session_of("Log"), rows) > 0
 
@@ -157,12 +157,12 @@ def test_a_batched_product_gives_the_same_bits_for_any_number_of_rows() -> None:
 def test_what_a_session_gave_stays_when_its_value_is_gone_but_a_value_that_was_put_is_only_lent() -> None:
     """Why `screen.engine.boundary` copies rows of a boundary while it holds it: on the CPU, `put` copies nothing."""
     from screen.engine.distance import NearestNeighbours
-    from screen.engine.session import Device, Part
+    from screen.engine.session import Device, GraphSession
     from tests.screen.engine.test_distance import KNOWN
 
     distance = NearestNeighbours.fit(KNOWN)
     graph = helper.make_model(distance.graph(), opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    part = Part(graph, Device("cpu", 1), weights=distance.weights())
+    part = GraphSession(graph, Device("cpu", 1), weights=distance.weights())
     given = part.run({"features": part.put(KNOWN)})["nearest"].numpy()
     kept = given.copy()
     for _ in range(20):

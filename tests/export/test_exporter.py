@@ -12,11 +12,12 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from export.accuracy import LabelledBatch
-from export.contract import DOMAIN, ExportedModel, ModelContract, read_model
+from export.contract.labelled import LabelledBatch
+from export.contract.metadata import DOMAIN, ModelContract
+from export.contract.reader import ExportedModel, read_model
 from export.errors import ModelRefused, OptionRefused, OutputRefused, VerificationFailed
 from export.exporter import ExportNotice, export_file, export_model
-from export.graph import with_rate_zero
+from export.graph.passes import with_rate_zero
 from export.runtime import onnxruntime
 from screen.demo import read_images
 
@@ -126,13 +127,13 @@ def test_a_last_layer_that_does_not_tell_must_be_stated(keras: Any, tmp_path: Pa
 def test_a_failed_verification_keeps_the_file_that_was_there(
     keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import export.verify
+    import export.proof.verify
 
     def fail(*_: object) -> None:
         raise VerificationFailed("no", wanted="yes", next_step="none")
 
     (tmp_path / "m.onnx").write_text("earlier")
-    monkeypatch.setattr(export.verify, "verify_model", fail)
+    monkeypatch.setattr(export.proof.verify, "verify_model", fail)
     with pytest.raises(VerificationFailed):
         export_model(small_model(keras), tmp_path / "m.onnx", scale=1)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["earlier"]
@@ -246,7 +247,7 @@ def test_a_channels_first_model_takes_the_same_images(keras: Any, tmp_path: Path
 NO_KERNELS = """
 import sys
 from tests.export.test_exporter import channels_first_model
-from export.source import import_keras
+from export.source.describe import import_keras
 from export.exporter import export_model
 print(export_model(channels_first_model(import_keras(), "layers", 3), sys.argv[1], scale=1 / 255).describe())
 """

@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from export.choice import SiteChoice
 from export.cli import _find_object
-from export.contract import ExportedModel, read_model
-from export.load import load_model
-from export.network import Reference
+from export.contract.reader import ExportedModel, read_model
+from export.source.choice import SiteChoice
+from export.source.load import load_model
+from export.source.network import KerasReference
+from screen.engine.graph.plan import plan_engine
 from screen.engine.passes import PassEngine
-from screen.engine.plan import plan_engine
 from screen.engine.session import Device
 from tests.agreement import assert_agree, mean_and_std
 from tests.conftest import encode, oodscreen, write_shard
@@ -62,7 +62,7 @@ def check(
     assert results["largest_std"].to_numpy().max() > 0
 
 
-def reference(member: Member, source: Path, model: ExportedModel) -> Reference:
+def reference(member: Member, source: Path, model: ExportedModel) -> KerasReference:
     """The Keras side, loaded as the command loads it."""
     given = list(zip(member.options, member.options[1:], strict=False))
     rates = [text.rpartition("=") for option, text in given if option == "--rate"]
@@ -76,10 +76,10 @@ def reference(member: Member, source: Path, model: ExportedModel) -> Reference:
         ),
         output=next((text for option, text in given if option == "--output"), None),
     )
-    return Reference(loaded.network, model.contract.preprocessing, seed=5)
+    return KerasReference(loaded.network, model.contract.preprocessing, seed=5)
 
 
-def compare(model: ExportedModel, keras: Reference, images: NDArray[np.uint8]) -> None:
+def compare(model: ExportedModel, keras: KerasReference, images: NDArray[np.uint8]) -> None:
     """Mean and std: within 4 pooled standard errors plus 1e-4 but for 0.1 % of the numbers, never beyond 8."""
     # Masks of its own for every row: this is Keras' distribution, and runs every way of the noise there is.
     plan = plan_engine(model, masks="per-row", raw=True)

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from screen.config import RunConfig
-from screen.review.handoff import make_file_destination
-from screen.review.queue import QueueConfig, fill_queue
-from screen.runner import run_screening
+from screen.review.queue.file_targets import make_file_destination
+from screen.review.queue.fill import QueueConfig, fill_queue
+from screen.run.runner import run_screening
 from tests.conftest import Recorder, encode, write_shard
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]  # other people's libraries

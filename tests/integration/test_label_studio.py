@@ -20,10 +20,10 @@ import requests
 from numpy.typing import NDArray
 
 from screen.config import RunConfig
-from screen.review.labelstudio import KEY
-from screen.review.labelstudio_api import VIEW_TITLE
-from screen.review.labelstudio_client import TOKEN_VARIABLE
-from screen.runner import run_screening
+from screen.review.queue.labelstudio import KEY
+from screen.review.queue.labelstudio_api import VIEW_TITLE
+from screen.review.queue.labelstudio_client import TOKEN_VARIABLE
+from screen.run.runner import run_screening
 from tests.conftest import Recorder, encode, write_shard
 from tests.integration.label_studio import Server, serve
 
@@ -129,7 +129,7 @@ def test_a_kill_between_import_and_ledger_doubles_nothing(server: Server, client
     """The process is killed when the import is answered, before it can write its ledger."""
     code = (
         "import os, signal, sys\n"
-        "from screen.review.ledger import Ledger\n"
+        "from screen.review.queue.ledger import Ledger\n"
         "Ledger.add = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)\n"
         "from screen.cli import main\n"
         "main()\n"
@@ -215,8 +215,8 @@ def test_the_tasks_file_is_one_that_label_studio_imports(
 
 
 def test_names_of_classes_are_text_to_the_server(server: Server, client: Any) -> None:
-    from screen.review.classes import ClassNames, _made_distinct
-    from screen.review.labelstudio import label_config, parse_form
+    from screen.review.queue.classes import ClassNames, _made_distinct
+    from screen.review.queue.labelstudio import label_config, parse_form
 
     classes = ClassNames(
         _made_distinct(('<Choice value="x"/>', "a & b", "'", "ü 語", "unusable", " ", "$image")), False

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from screen.config import RunConfig
-from screen.runner import run_screening
+from screen.run.runner import run_screening
 from tests.conftest import Recorder, encode, write_shard
 from tests.screen.review.conftest import read_queue
 

@@ -12,7 +12,7 @@ import pytest
 
 from screen.config import RunConfig
 from screen.output.quarantine import QUARANTINE_NAME
-from screen.runner import run_screening
+from screen.run.runner import run_screening
 from tests.conftest import Recorder, encode, read_results, write_shard
 
 pytestmark = pytest.mark.integration

@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks.report import write_input, write_results
-from screen.review.findings import Findings
-from screen.review.gather import gather_findings
-from screen.review.page import write_page
+from screen.review.report.findings import Findings
+from screen.review.report.gather import gather_findings
+from screen.review.report.page import write_page
 from tests.screen.review import runs
 from tests.screen.review.pages import HOSTILE
 

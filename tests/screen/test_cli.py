@@ -78,7 +78,7 @@ def test_that_test_can_fail() -> None:
 
 
 def test_reading_a_contract_loads_no_tensorflow(article_onnx: Path) -> None:
-    loaded = loaded_modules(f"from export.contract import read_model; read_model({str(article_onnx)!r})")
+    loaded = loaded_modules(f"from export.contract.reader import read_model; read_model({str(article_onnx)!r})")
     assert not loaded & HEAVY
 
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from screen.columns import CALIBRATED, COLUMNS, SCORES, null_columns, result_schema
 from screen.engine.statistics import PassSummary
-from tests.export.test_contract import CONTRACT
+from tests.export.contract.test_metadata import CONTRACT
 
 
 def test_every_column_has_a_name_of_its_own_and_a_sentence() -> None:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from export.errors import OptionRefused
 from screen.decide.adaptive import entropy_limits, refuse_unsettling
-from screen.decide.detectors import Combination, Detector
+from screen.decide.detectors import CombinedScore, Detector
 from screen.decide.rules import parse_rule
-from tests.export.test_contract import CONTRACT
+from tests.export.contract.test_metadata import CONTRACT
 from tests.screen.decide.test_calibration import make_calibration
 
 
@@ -54,7 +54,7 @@ def test_other_detectors_and_other_outputs_are_refused() -> None:
 def test_the_limit_of_a_row_is_where_its_flag_turns(seed: int, rate: float) -> None:
     rng = np.random.default_rng(seed)
     detectors = Detector.fit("entropy", rng.exponential(size=200)), Detector.fit("feature_distance", rng.random(200))
-    combination = Combination(detectors)
+    combination = CombinedScore(detectors)
     known = {"entropy": rng.exponential(size=300), "feature_distance": rng.random(300)}
     ranked = np.sort(combination.score(known))
     calibration = replace(make_calibration(), combination=combination, ranked=ranked, review_rate=rate)
@@ -73,6 +73,6 @@ def test_the_limit_of_a_row_is_where_its_flag_turns(seed: int, rate: float) -> N
 
 def test_a_calibration_of_the_distance_alone_settles_every_row_at_once() -> None:
     detector = Detector.fit("feature_distance", np.arange(100.0))
-    ranked = np.sort(detector.surprise(np.arange(100.0) + 0.5))
-    calibration = replace(make_calibration(), combination=Combination((detector,)), ranked=ranked)
+    ranked = np.sort(detector.surprisal(np.arange(100.0) + 0.5))
+    calibration = replace(make_calibration(), combination=CombinedScore((detector,)), ranked=ranked)
     assert entropy_limits(None, calibration, 2, np.array([5.0, 500.0])).tolist() == [math.inf, -math.inf]

@@ -21,7 +21,7 @@ from screen.decide.calibration import (
     read_calibration,
     split_rows,
 )
-from screen.decide.detectors import Combination, Detector
+from screen.decide.detectors import CombinedScore, Detector
 from screen.engine.distance import Mahalanobis, NearestNeighbours
 
 BINDING = Binding("a" * 64, "m/1", PassSettings())
@@ -30,7 +30,7 @@ RATES = st.floats(1e-3, 0.5)
 
 def make_calibration(rows: int = 500, review_rate: float = 0.02, seed: int = 0) -> Calibration:
     rng = np.random.default_rng(seed)
-    combination = Combination((Detector.fit("entropy", rng.random(300)),))
+    combination = CombinedScore((Detector.fit("entropy", rng.random(300)),))
     ranked = np.sort(combination.score({"entropy": rng.random(rows)}))
     bank = NearestNeighbours.fit(rng.random((20, 12), np.float32))
     return Calibration(BINDING, review_rate, combination, ranked, bank, "pooled", 300)
@@ -78,7 +78,7 @@ def test_the_promised_rate_holds_on_rows_that_were_not_seen() -> None:
     """Over many calibrations the rate lies in the interval about 95 times in 100, and its mean is the promise."""
     rng = np.random.default_rng(3)
     rows, rate, rounds = 400, 0.05, 400
-    combination = Combination((Detector.fit("entropy", rng.exponential(size=200)),))
+    combination = CombinedScore((Detector.fit("entropy", rng.exponential(size=200)),))
     rates = []
     for _ in range(rounds):
         ranked = np.sort(combination.score({"entropy": rng.exponential(size=rows)}))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from screen.columns import SCORES
-from screen.decide.detectors import HIGH_IS_UNUSUAL, TAIL_SHARE, Combination, Detector
+from screen.decide.detectors import HIGH_IS_UNUSUAL, TAIL_SHARE, CombinedScore, Detector
 
 VALUES = st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=200).map(lambda some: np.array(some))
 
@@ -17,15 +17,15 @@ VALUES = st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=200).map(
 def test_the_surprise_is_minus_the_logarithm_of_the_share_at_or_above() -> None:
     """By hand: of 0, 1, ..., 99 there are 40 at or above 60."""
     detector = Detector.fit("entropy", np.arange(100.0))
-    assert detector.surprise(np.array([60.0]))[0] == pytest.approx(-math.log(41 / 101))
-    assert detector.surprise(np.array([-5.0, 0.0])).tolist() == [0.0, 0.0]
+    assert detector.surprisal(np.array([60.0]))[0] == pytest.approx(-math.log(41 / 101))
+    assert detector.surprisal(np.array([-5.0, 0.0])).tolist() == [0.0, 0.0]
 
 
 def test_beyond_the_tail_the_surprise_is_that_of_an_exponential_distribution() -> None:
     values = np.random.default_rng(0).exponential(2.0, 200_000)
     detector = Detector.fit("entropy", values)
     for value in (8.0, 20.0, 60.0):
-        assert detector.surprise(np.array([value]))[0] == pytest.approx(value / 2, rel=0.02)
+        assert detector.surprisal(np.array([value]))[0] == pytest.approx(value / 2, rel=0.02)
 
 
 @settings(max_examples=200)
@@ -35,11 +35,11 @@ def test_a_higher_value_never_surprises_less_and_beyond_the_maximum_always_more(
 ) -> None:
     detector = Detector.fit("entropy", known)
     ordered = np.unique(asked)
-    surprises = detector.surprise(ordered)
-    assert np.all(np.diff(surprises) >= -1e-12)  # between two known values, up to rounding
-    assert np.all(surprises >= 0)
+    surprisals = detector.surprisal(ordered)
+    assert np.all(np.diff(surprisals) >= -1e-12)  # between two known values, up to rounding
+    assert np.all(surprisals >= 0)
     top = known.max()
-    beyond = detector.surprise(np.array([top, top + 1, top + 100, top + 1e4]))
+    beyond = detector.surprisal(np.array([top, top + 1, top + 100, top + 1e4]))
     assert np.all(np.diff(beyond) > 0)
 
 
@@ -48,11 +48,11 @@ def test_the_value_at_a_surprise_is_where_that_surprise_is_reached(
     known: NDArray[np.float64], asked: NDArray[np.float64]
 ) -> None:
     detector = Detector.fit("entropy", known)
-    surprises = detector.surprise(asked)
-    values = detector.value_at(surprises)
+    surprisals = detector.surprisal(asked)
+    values = detector.value_at(surprisals)
     reached = np.isfinite(values)
-    np.testing.assert_allclose(detector.surprise(values[reached]), surprises[reached], rtol=1e-9, atol=1e-9)
-    assert np.all(surprises[~reached] == 0)
+    np.testing.assert_allclose(detector.surprisal(values[reached]), surprisals[reached], rtol=1e-9, atol=1e-9)
+    assert np.all(surprisals[~reached] == 0)
 
 
 @given(VALUES, VALUES, st.integers(0, 200))
@@ -60,13 +60,13 @@ def test_a_surprise_does_not_depend_on_the_rows_beside_it(
     known: NDArray[np.float64], asked: NDArray[np.float64], cut: int
 ) -> None:
     detector = Detector.fit("entropy", known)
-    parts = [detector.surprise(part) for part in (asked[:cut], asked[cut:])]
-    np.testing.assert_array_equal(np.concatenate(parts), detector.surprise(asked))
+    parts = [detector.surprisal(part) for part in (asked[:cut], asked[cut:])]
+    np.testing.assert_array_equal(np.concatenate(parts), detector.surprisal(asked))
 
 
 def test_low_confidence_and_low_kurtosis_are_what_surprises() -> None:
     for name, sign in (("confidence", -1), ("kurtosis", -1), ("energy", 1)):
-        low, high = Detector.fit(name, np.arange(100.0)).surprise(np.array([5.0, 95.0]))
+        low, high = Detector.fit(name, np.arange(100.0)).surprisal(np.array([5.0, 95.0]))
         assert sign * (high - low) > 0
 
 
@@ -76,16 +76,16 @@ def test_the_tail_is_fitted_on_its_share_of_the_rows() -> None:
 
 
 def test_known_rows_that_are_all_alike_still_keep_order_beyond() -> None:
-    surprises = Detector.fit("entropy", np.zeros(50)).surprise(np.array([0.0, 1.0, 2.0]))
-    assert np.all(np.diff(surprises) > 0)
+    surprisals = Detector.fit("entropy", np.zeros(50)).surprisal(np.array([0.0, 1.0, 2.0]))
+    assert np.all(np.diff(surprisals) > 0)
 
 
 def test_a_combination_is_the_sum_of_its_surprises() -> None:
     rng = np.random.default_rng(1)
     known = {"entropy": rng.random(300), "feature_distance": rng.random(300)}
-    both = Combination(tuple(Detector.fit(name, values) for name, values in known.items()))
+    both = CombinedScore(tuple(Detector.fit(name, values) for name, values in known.items()))
     asked = {name: rng.random(20) * 2 for name in known}
-    np.testing.assert_array_equal(both.score(asked), both.surprises(asked).sum(axis=1))
+    np.testing.assert_array_equal(both.score(asked), both.surprisals(asked).sum(axis=1))
     assert both.names == ("entropy", "feature_distance")
 
 

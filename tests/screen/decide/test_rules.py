@@ -8,7 +8,7 @@ import pytest
 
 from export.errors import OptionRefused
 from screen.decide.rules import default_rule, find_limits, parse_rule
-from tests.export.test_contract import CONTRACT
+from tests.export.contract.test_metadata import CONTRACT
 
 SCORES = {
     "entropy": np.array([0.1, 0.6, 0.6, 0.1], np.float32),

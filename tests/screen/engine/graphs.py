@@ -15,9 +15,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.contract import ALPHA_KINDS, ALPHA_PRIME, DOMAIN, ExportedModel, ModelContract, Site
-from export.graph import add_noise_functions
-from export.inputs import Preprocessing
+from export.contract.inputs import Preprocessing
+from export.contract.metadata import ALPHA_KINDS, ALPHA_PRIME, DOMAIN, ModelContract, Site
+from export.contract.reader import ExportedModel
+from export.graph.passes import add_noise_functions
 from export.runtime import onnxruntime
 from screen.engine.masks import draw_mask
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from export.contract import Site
+from export.contract.metadata import Site
 from screen.engine.masks import draw_mask, draw_masks, draw_row_masks, identify_rows
 
 SITE = Site("block/drop", "MCDropout", 0.3, (5, 7), (5, 7))

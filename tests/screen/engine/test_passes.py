@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export.contract import ExportedModel
-from export.load import load_model
-from export.network import KerasNetwork, Reference
+from export.contract.reader import ExportedModel
+from export.source.load import load_model
+from export.source.network import KerasNetwork, KerasReference
+from screen.engine.graph.plan import plan_engine
 from screen.engine.masks import draw_mask
 from screen.engine.passes import PassEngine
-from screen.engine.plan import plan_engine
 from screen.engine.session import Device
 from screen.engine.statistics import PassSummary
 from tests.agreement import assert_agree, mean_and_std, mean_entropy
@@ -141,7 +141,7 @@ def test_mean_and_std_agree_with_free_running_keras_passes(
     article: ExportedModel, article_keras: Path, digits: NDArray[np.uint8]
 ) -> None:
     """Within 4 pooled standard errors plus 1e-4, but for 0.1 % of the numbers, and never beyond 8."""
-    reference = Reference(load_model(article_keras).network, article.contract.preprocessing, seed=11)
+    reference = KerasReference(load_model(article_keras).network, article.contract.preprocessing, seed=11)
     rows, passes = digits[:100], 200
     free = np.stack([reference.stochastic(rows) for _ in range(passes)]).astype(np.float64)
     ours = np.concatenate(list(engine(article, passes, raw=True).raw_passes(rows))).astype(np.float64)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from export.errors import EngineFailed, OptionRefused
-from screen.engine.builder import PREFIX
-from screen.engine.plan import plan_engine
-from screen.engine.session import Device, Part, choose_device, misplaced_nodes, outside_weight
-from screen.engine.sites import Shortcuts
+from screen.engine.graph.builder import PREFIX
+from screen.engine.graph.plan import plan_engine
+from screen.engine.graph.sites import Shortcuts
+from screen.engine.session import Device, GraphSession, choose_device, misplaced_nodes, outside_weight
 from tests.assumptions.cuda_kernels import CUDA_KERNELS, OPSET
 from tests.screen.engine.graphs import GRAPHS, Graph
 
@@ -49,7 +49,7 @@ def test_shape_arithmetic_may_be_on_the_cpu_and_nothing_else() -> None:
 
 def test_a_session_tells_where_its_nodes_are() -> None:
     """The question that `--device cuda` asks, on the device that there is."""
-    part = Part(two_kinds_of_arithmetic(), CPU)
+    part = GraphSession(two_kinds_of_arithmetic(), CPU)
     assigned = part._session.get_provider_graph_assignment_info()
     names = {node.name for group in assigned for node in group.get_nodes()}
     assert "product" in names
@@ -57,20 +57,20 @@ def test_a_session_tells_where_its_nodes_are() -> None:
 
 
 def test_a_part_keeps_its_values_on_the_device_and_gives_them_by_name() -> None:
-    part = Part(two_kinds_of_arithmetic(), CPU)
+    part = GraphSession(two_kinds_of_arithmetic(), CPU)
     outputs = part.run({"x": part.put(np.array([[1, 2, 3]], np.float32))})
     assert set(outputs) == {"y", "squared"}
     np.testing.assert_array_equal(outputs["y"].numpy(), [[1, 4, 9]])
 
 
 def test_what_onnxruntime_refuses_is_one_of_our_errors() -> None:
-    part = Part(two_kinds_of_arithmetic(), CPU)
+    part = GraphSession(two_kinds_of_arithmetic(), CPU)
     with pytest.raises(EngineFailed, match="onnxruntime failed on the cpu"):
         part.run({"x": part.put(np.zeros((1, 4), np.float32))})
     broken = two_kinds_of_arithmetic()
     broken.graph.node[2].op_type = "Nonsense"
     with pytest.raises(EngineFailed, match="cannot load the model"):
-        Part(broken, CPU)
+        GraphSession(broken, CPU)
 
 
 def test_threads_are_those_that_were_asked_for() -> None:
@@ -95,7 +95,7 @@ def test_what_the_planner_adds_has_a_cuda_kernel(
     kind: str, masks_in_weights: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that nothing of ours forces a model off the GPU."""
-    monkeypatch.setattr("screen.engine.sites.subtraction_pays", lambda *_: True)
+    monkeypatch.setattr("screen.engine.graph.sites.subtraction_pays", lambda *_: True)
     models = [build() for build, _ in GRAPHS.values()]
     extra = Graph(kind=kind)
     models.append(extra.finish(extra.dense(extra.site(extra.flat(), 48), 48, 3), 3))
@@ -123,9 +123,9 @@ def _check_kernels(part: onnx.ModelProto, carried_over: set[str]) -> None:
 OUT_OF_MEMORY = """
 import resource, sys
 import numpy as np
-from export.contract import read_model
+from export.contract.reader import read_model
 from screen.engine.passes import PassEngine
-from screen.engine.plan import plan_engine
+from screen.engine.graph.plan import plan_engine
 from screen.engine.session import Device
 
 told = []
@@ -166,7 +166,7 @@ def test_weights_outside_of_the_graph_live_as_long_as_the_part() -> None:
     weight = np.arange(1_000_000, dtype=np.float32).reshape(2, -1)
     expected, model = weight.sum(axis=0), product_with(weight)
     assert model.ByteSize() < 1000
-    part = Part(model, CPU, weights={"weight": weight})
+    part = GraphSession(model, CPU, weights={"weight": weight})
     gone = weakref.ref(weight)
     del weight
     gc.collect()
@@ -176,4 +176,4 @@ def test_weights_outside_of_the_graph_live_as_long_as_the_part() -> None:
 
 def test_a_weight_that_is_nowhere_is_one_of_our_errors() -> None:
     with pytest.raises(EngineFailed, match="cannot load the model"):
-        Part(product_with(np.ones((2, 3), np.float32)), CPU)
+        GraphSession(product_with(np.ones((2, 3), np.float32)), CPU)

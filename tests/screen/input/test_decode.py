@@ -11,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from export.contract import ExportedModel, ModelContract
-from export.inputs import Resize
+from export.contract.inputs import Resize
+from export.contract.metadata import ModelContract
+from export.contract.reader import ExportedModel
 from screen.columns import STATUSES
 from screen.input.decode import _SMALL_PIXELS, Decoder, ImageBatch
 from screen.input.resize import resize_image

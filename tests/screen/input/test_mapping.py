@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from export.contract import ExportedModel
+from export.contract.reader import ExportedModel
 from export.errors import InputRefused
 from screen.config import RunConfig
 from screen.input.mapping import map_columns

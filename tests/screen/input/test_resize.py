@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from export.inputs import Resize
+from export.contract.inputs import Resize
 from screen.input.resize import resize_image
 
 # height and width of an image, then of the model: down, up, odd, flat and tall, by one, not at all

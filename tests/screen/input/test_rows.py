@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from export.contract import ExportedModel, ModelContract
+from export.contract.metadata import ModelContract
+from export.contract.reader import ExportedModel
 from export.errors import InputChanged
 from screen.config import RunConfig
 from screen.input.mapping import map_columns

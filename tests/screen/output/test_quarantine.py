@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from export.errors import ExitCode
 from screen.config import RunConfig
 from screen.output.quarantine import QUARANTINE_NAME, QUARANTINE_SCHEMA
-from screen.runner import run_screening
-from screen.summary import RunSummary
+from screen.run.runner import run_screening
+from screen.run.summary import RunSummary
 from tests.conftest import Recorder, encode, read_results, write_shard
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from screen.config import RunConfig
 from screen.output.manifest_file import ManifestFile
 from screen.output.record import RECORD_NAME, RunRecord
-from screen.runner import run_screening
+from screen.run.runner import run_screening
 from tests.conftest import Recorder
 
 

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from screen.config import RunConfig
-from screen.runner import run_screening
+from screen.run.runner import run_screening
 from tests.conftest import Recorder, encode, read_results, write_shard
 from tests.screen.review import runs
 

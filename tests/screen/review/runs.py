@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from benchmarks.report import write_input, write_results
 from screen.config import RunConfig
-from screen.runner import run_screening
+from screen.run.runner import run_screening
 from tests.conftest import Recorder, encode, write_shard
 from tests.screen.review.pages import HOSTILE
 

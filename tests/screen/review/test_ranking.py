@@ -9,10 +9,9 @@ import pyarrow as pa
 import pytest
 
 from export.errors import OptionRefused
-from export.graph import stamp_metadata
+from export.graph.passes import stamp_metadata
 from screen.config import RunConfig
 from screen.decide.detectors import HIGH_IS_SUSPICIOUS
-from screen.review.gather import gather_findings
 from screen.review.ranking import (
     check_per_class,
     check_reasons,
@@ -23,8 +22,9 @@ from screen.review.ranking import (
     rank_flagged,
     reason_names,
 )
+from screen.review.report.gather import gather_findings
 from screen.review.results import open_results
-from screen.runner import run_screening
+from screen.run.runner import run_screening
 from tests.conftest import Recorder, encode, read_results, write_shard
 from tests.screen.engine.graphs import Graph
 from tests.screen.review.conftest import Night

@@ -1,0 +1,224 @@
+"""ONNX passes that turn a converted graph into an exported model.
+
+In: the float32 graph from `export.graph.convert`, with one bare custom node for each site. Out: a graph
+that takes uint8 images, draws noise in any onnxruntime session, and describes itself. A pass says
+what it requires and what it ensures, and checks both: a graph that went wrong must not be written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from export.contract.inputs import Preprocessing
+from export.contract.metadata import DOMAIN, ModelContract, Site
+from export.graph.conditions import ensure, require
+from export.graph.functions import NOISE_KINDS, noise_function
+from export.graph.settle import keep_padding_apart, settle_reshapes
+
+INPUT_NAME = "image"
+OUTPUT_NAME = "output"
+
+_FLOAT_INPUT = "oodscreen/pixels"
+_MOVERS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+
+
+def finish_graph(model: onnx.ModelProto, sites: Sequence[Site], preprocessing: Preprocessing) -> None:
+    """Run every pass but the metadata, in place and in their order."""
+    name_sites(model, sites)
+    rename_output(model)
+    add_uint8_input(model, preprocessing)
+    add_noise_functions(model)
+    settle_reshapes(model)
+    keep_padding_apart(model)
+
+
+def name_sites(model: onnx.ModelProto, sites: Sequence[Site]) -> None:
+    """Give each noise node its site's name.
+
+    Requires: one custom node for each site, with the site's name as attribute.
+    Ensures: the node's name is the site's, and its attributes are those of its function.
+    """
+    nodes = {_text_attribute(node, "site"): node for node in _noise_nodes(model)}
+    require(set(nodes) == {site.name for site in sites}, "one noise node for each site")
+    for site in sites:
+        node = nodes[site.name]
+        for other in model.graph.node:
+            if other.name == site.name:
+                other.name = f"{site.name}/{other.op_type}"
+        node.name = site.name
+        del node.attribute[:]
+        node.attribute.append(helper.make_attribute("rate", site.rate))
+        if site.noise_shape != site.shape:
+            own = [int(draw == size) for draw, size in zip(site.noise_shape, site.shape, strict=True)]
+            node.attribute.append(helper.make_attribute("noise_axes", [1, *own]))
+    names = [node.name for node in model.graph.node]
+    ensure(all(names.count(site.name) == 1 for site in sites), "site names are unique")
+
+
+def rename_output(model: onnx.ModelProto) -> None:
+    """Call the output `output`.
+
+    Requires: exactly one output. Ensures: it has the name that the contract says.
+    """
+    require(len(model.graph.output) == 1, "one output")
+    old = model.graph.output[0].name
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name == old:
+                    names[index] = OUTPUT_NAME
+    model.graph.output[0].name = OUTPUT_NAME
+    _set_batch_axis(model.graph.output[0])
+    ensure(any(OUTPUT_NAME in node.output for node in model.graph.node), "the output is computed")
+
+
+def add_uint8_input(model: onnx.ModelProto, preprocessing: Preprocessing) -> None:
+    """Take `uint8 [N, H, W, C]` and do the preprocessing in the graph: see `Preprocessing`.
+
+    Requires: one float32 input of rank 4. Ensures: the one input is `image`, uint8.
+    """
+    graph = model.graph
+    require(len(graph.input) == 1, "one input")
+    old = graph.input[0]
+    require(old.type.tensor_type.elem_type == TensorProto.FLOAT, "a float32 input")
+    shape = [dim.dim_value for dim in old.type.tensor_type.shape.dim][1:]
+    require(len(shape) == 3 and all(shape), "an image input of known size")
+
+    if preprocessing.channels_first:
+        shape = [*shape[1:], shape[0]]
+
+    steps: list[onnx.NodeProto] = []
+    current = INPUT_NAME
+    if preprocessing.reverse_channels:
+        backwards = np.arange(shape[2], dtype=np.int64)[::-1]
+        graph.initializer.append(numpy_helper.from_array(backwards.copy(), "oodscreen/backwards"))
+        inputs = [current, "oodscreen/backwards"]
+        current = "oodscreen/reversed"
+        steps.append(helper.make_node("Gather", inputs, [current], name="oodscreen/reverse_channels", axis=3))
+    to_float = helper.make_node("Cast", [current], [_FLOAT_INPUT], name="oodscreen/to_float", to=TensorProto.FLOAT)
+    steps.append(to_float)
+    current = _FLOAT_INPUT
+    for op_type, values in (
+        ("Mul", preprocessing.scale),
+        ("Sub", preprocessing.mean or None),
+        ("Div", preprocessing.std or None),
+    ):
+        if values is None:
+            continue
+        constant = f"oodscreen/{op_type.lower()}_by"
+        # For a whole line: onnxruntime takes the last axis by itself, and loses time where it is but the channels.
+        line = np.broadcast_to(np.asarray(values, np.float32), shape[1:])
+        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(line), constant))
+        following = f"oodscreen/after_{op_type.lower()}"
+        steps.append(helper.make_node(op_type, [current, constant], [following], name=f"oodscreen/{op_type.lower()}"))
+        current = following
+    if preprocessing.channels_first:
+        inputs, current = [current], "oodscreen/channels_first"
+        steps.append(helper.make_node("Transpose", inputs, [current], name="oodscreen/transpose", perm=[0, 3, 1, 2]))
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name == old.name:
+                node.input[index] = current
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*steps, *rest])
+    del graph.input[:]
+    graph.input.append(helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["N", *shape]))
+    ensure(all(old.name not in node.input for node in graph.node), "nothing reads the old input")
+
+
+def add_noise_functions(model: onnx.ModelProto) -> None:
+    """Give the noise nodes a body: model-local functions in plain ONNX operators (`export.graph.functions`).
+
+    Requires: every custom node is of a known kind. Ensures: each kind in use has one function.
+    """
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    kinds = {node.op_type for node in _noise_nodes(model)}
+    require(kinds <= set(NOISE_KINDS), f"known noise kinds, not {sorted(kinds)}")
+    for kind in sorted(kinds):
+        model.functions.append(noise_function(kind, opset))
+    if not any(entry.domain == DOMAIN for entry in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    ensure({function.name for function in model.functions} == kinds, "a function for each kind")
+
+
+def output_kind_of(model: onnx.ModelProto) -> str:
+    """`softmax` or `sigmoid` where the node behind the output is one, else "". Changes nothing."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    node = makers.get(model.graph.output[0].name)
+    while node is not None and node.op_type in ("Identity", "Cast"):
+        node = makers.get(node.input[0])
+    return {"Softmax": "softmax", "Sigmoid": "sigmoid"}.get(node.op_type, "") if node is not None else ""
+
+
+def check_written_graph(path: Path) -> None:
+    """Run onnx' own checker with shape inference on a written file; weights beside it are not loaded."""
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def find_feeds(model: onnx.ModelProto, sites: Sequence[Site]) -> tuple[Site, ...]:
+    """The sites with the names of the next nodes that do more than move elements.
+
+    Requires: one node for each site, of its name. Ensures: nothing is changed.
+    """
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    makers = {node.name: node for node in _noise_nodes(model)}
+    require({site.name for site in sites} <= set(makers), "one noise node for each site")
+    return tuple(replace(site, feeds=_next_names(makers[site.name].output[0], readers)) for site in sites)
+
+
+def _next_names(value: str, readers: dict[str, list[onnx.NodeProto]]) -> tuple[str, ...]:
+    found: list[str] = []
+    for node in readers.get(value, []):
+        if node.op_type == "Shape":
+            continue
+        moves = node.op_type in _MOVERS and node.input[0] == value
+        found += _next_names(node.output[0], readers) if moves else [node.name]
+    return tuple(dict.fromkeys(found)) or ("the output",)
+
+
+def stamp_metadata(model: onnx.ModelProto, contract: ModelContract) -> None:
+    """Write the contract into the metadata.
+
+    Requires: the graph's input and output are the contract's. Ensures: it reads back as the same value.
+    """
+    require(
+        [value.name for value in model.graph.input] == [contract.input_name]
+        and [value.name for value in model.graph.output] == [contract.output_name],
+        "input and output as the contract says",
+    )
+    helper.set_model_props(model, contract.to_metadata())
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    ensure(ModelContract.from_metadata(metadata, origin="this graph") == contract, "the contract reads back")
+
+
+def with_rate_zero(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which every site has rate 0: the deterministic model, through the same functions."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for node in _noise_nodes(copy):
+        for attribute in node.attribute:
+            if attribute.name == "rate":
+                attribute.f = 0.0
+    return copy
+
+
+def _noise_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for node in model.graph.node if node.domain == DOMAIN]
+
+
+def _text_attribute(node: onnx.NodeProto, name: str) -> str:
+    return str(next(attribute.s.decode() for attribute in node.attribute if attribute.name == name))
+
+
+def _set_batch_axis(value: onnx.ValueInfoProto) -> None:
+    value.type.tensor_type.shape.dim[0].dim_param = "N"

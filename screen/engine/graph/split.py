@@ -1,0 +1,133 @@
+"""Tell which nodes of an exported graph run once a batch and which run T times.
+
+In: a graph. Out: a `GraphSplit`.
+
+Every value of the graph is one of three: constant (no ancestor but initializers), trunk (depends
+on the image, on no site) or stochastic (has a site among its ancestors). The trunk's values that
+stochastic nodes read are the boundary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+
+from export.contract.metadata import DOMAIN
+
+
+@dataclass(frozen=True)
+class GraphSplit:
+    """Which node belongs where.
+
+    Attributes:
+        trunk: nodes with no stochastic ancestor that the boundary needs, in order.
+        head: stochastic nodes and the constant nodes they need, in order.
+        boundary: names of the trunk's values that the head reads, in order.
+    """
+
+    trunk: tuple[onnx.NodeProto, ...]
+    head: tuple[onnx.NodeProto, ...]
+    boundary: tuple[str, ...]
+
+
+def split_graph(graph: onnx.GraphProto) -> GraphSplit:
+    """Tell trunk from head, and find the boundary between them."""
+    nodes = list(graph.node)
+    maker = {name: index for index, node in enumerate(nodes) for name in node.output}
+    constant = {value.name for value in graph.initializer} | {""}
+    stochastic: set[str] = set()
+    head: set[int] = set()
+    for index, node in enumerate(nodes):
+        if node.domain == DOMAIN or any(name in stochastic for name in node.input):
+            stochastic.update(node.output)
+            head.add(index)
+        elif all(name in constant for name in node.input):
+            constant.update(node.output)
+
+    shape_nodes = _shape_arithmetic(nodes, maker, constant, head)
+    shape_reads = [nodes[index].input[0] for index in sorted(shape_nodes) if nodes[index].op_type == "Shape"]
+    head |= shape_nodes
+    needed = {name for index in head for name in nodes[index].input}
+    for index in range(len(nodes) - 1, -1, -1):  # constant nodes are cheap: the head has its own copies
+        if index not in head and any(name in constant and name in needed for name in nodes[index].output):
+            head.add(index)
+            needed.update(nodes[index].input)
+    made = constant.union(*(nodes[index].output for index in head))
+    read = [
+        name
+        for index in sorted(head)
+        for name in nodes[index].input
+        if name not in made and not (nodes[index].op_type == "Shape" and name in shape_reads)
+    ]
+    boundary = tuple(dict.fromkeys(read))
+    return GraphSplit(
+        trunk=tuple(nodes[index] for index in sorted(_ancestors(nodes, maker, boundary))),
+        head=tuple(nodes[index] for index in sorted(head)),
+        boundary=boundary,
+    )
+
+
+_SHAPE_OPS = frozenset(
+    [
+        "Shape",
+        "Gather",
+        "Slice",
+        "Concat",
+        "Unsqueeze",
+        "Squeeze",
+        "Cast",
+        "Mul",
+        "Add",
+        "Sub",
+        "Div",
+        "ReduceProd",
+        "Identity",
+        "Reshape",
+        "Max",
+        "Min",
+    ]
+)
+
+
+def _shape_arithmetic(
+    nodes: list[onnx.NodeProto], maker: dict[str, int], constant: set[str], head: set[int]
+) -> set[int]:
+    """Trunk nodes that compute with the shape of a tensor, for the head.
+
+    They count B rows where the head has P * B, so the head computes them anew.
+    """
+
+    def chain(name: str) -> set[int] | None:
+        """The nodes from `Shape` to `name`; None where the value is more than shape arithmetic."""
+        if name in constant:
+            return set()
+        index = maker.get(name)
+        if index is None or index in head or nodes[index].op_type not in _SHAPE_OPS:
+            return None
+        links = {index}
+        if nodes[index].op_type == "Shape":
+            return links
+        for read in nodes[index].input:
+            further = chain(read)
+            if further is None:
+                return None
+            links |= further
+        return links
+
+    found: set[int] = set()
+    for index in head:
+        for name in nodes[index].input:
+            found |= chain(name) or set()
+    return found
+
+
+def _ancestors(nodes: list[onnx.NodeProto], maker: dict[str, int], names: tuple[str, ...]) -> set[int]:
+    wanted: set[int] = set()
+    todo = list(names)
+    while todo:
+        index = maker.get(todo.pop())
+        if index is not None and index not in wanted:
+            wanted.add(index)
+            todo.extend(nodes[index].input)
+    return wanted

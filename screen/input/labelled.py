@@ -1,0 +1,103 @@
+"""Labelled rows for a check at export: read and decoded as a run does it, drawn from all shards.
+
+In: a contract and where the shards are. Out: `LabelledBatch`es.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from export.contract.labelled import LabelledBatch
+from export.contract.metadata import ModelContract
+from export.errors import InputRefused
+from screen.config import RunConfig
+from screen.input.decode import Decoder
+from screen.input.mapping import ColumnMapping, map_columns
+from screen.input.rows import RowBatch, in_batches, read_chosen_rows
+from screen.input.shards import ShardRef, find_shards
+
+_BATCH_ROWS = 256
+_BATCH_PIXELS = 2**21
+
+
+def read_labelled(
+    contract: ModelContract,
+    source: str,
+    *,
+    label_column: str,
+    image_column: str,
+    image_root: str | None,
+    rows: int,
+) -> Iterator[LabelledBatch]:
+    """Draw rows from all shards with a fixed seed, each as likely as any other, and decode them.
+
+    The columns are checked at once, the rows are read while they are asked for. Only the row groups
+    in which drawn rows lie are read.
+
+    Raises:
+        InputRefused: nothing is there, or a column is missing or of a type that cannot be read.
+    """
+    config = RunConfig(image_column=image_column, image_root=image_root)
+    shards, _ = find_shards(source)
+    columns = _add_labels(shards, map_columns(shards, config, contract), label_column)
+    chosen = _draw_rows(shards, rows)
+    pieces = (piece for shard, places in chosen for piece in read_chosen_rows(shard, columns, places))
+    size = max(1, min(_BATCH_ROWS, _BATCH_PIXELS // (contract.height * contract.width)))
+    decoder = Decoder(contract, max_pixels=config.max_pixels, image_root=config.image_root, threads=config.threads)
+    return _decode(in_batches(pieces, size), decoder, label_column)
+
+
+def _decode(batches: Iterator[list[RowBatch]], decoder: Decoder, label_column: str) -> Iterator[LabelledBatch]:
+    with closing(decoder):
+        for pieces in batches:
+            batch = decoder.decode(pieces)
+            labels: list[Any] = [label for piece in pieces for label in piece.kept.column(label_column).to_pylist()]
+            readable = [label for label, is_there in zip(labels, batch.readable, strict=True) if is_there]
+            statuses = tuple(status for status, _ in batch.failures.values())
+            yield LabelledBatch(batch.images, tuple(readable), statuses)
+
+
+def _add_labels(shards: list[ShardRef], columns: ColumnMapping, label_column: str) -> ColumnMapping:
+    for shard in shards:
+        count = shard.schema.names.count(label_column)
+        if count != 1:
+            raise InputRefused(
+                f"{shard.name} has {'no' if count == 0 else count} column(s) {label_column!r}. "
+                f"Its columns: {', '.join(shard.schema.names) or 'none'}.",
+                wanted="one column of labels in every shard",
+                next_step="name it by --label-column",
+            )
+        types = [one.schema.field(label_column).type for one in (shards[0], shard)]
+        if types[0] != types[1]:
+            raise InputRefused(
+                f"The column {label_column!r} is of type {types[0]} in {shards[0].name}, "
+                f"but {types[1]} in {shard.name}.",
+                wanted="one type in every shard",
+                next_step="write the shards with one type of label, or give one of them",
+            )
+    field = shards[0].schema.field(label_column)
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    return replace(columns, keep=(label_column,), kept_schema=pa.schema([pa.field(label_column, kind)]))
+
+
+def _draw_rows(shards: list[ShardRef], rows: int) -> list[tuple[ShardRef, NDArray[np.int64]]]:
+    """The drawn positions of each shard in ascending order; shards without any are left out."""
+    ends = np.cumsum([shard.rows for shard in shards])
+    total = int(ends[-1])
+    if not total:
+        raise InputRefused(
+            f"The {len(shards)} labelled shard(s) hold no rows.",
+            wanted="rows with images and labels",
+            next_step="check --check-data",
+        )
+    drawn = np.sort(np.random.default_rng(0).choice(total, min(rows, total), replace=False))
+    parts = np.split(drawn, np.searchsorted(drawn, ends[:-1]))
+    starts = ends - [shard.rows for shard in shards]
+    return [(shard, part - start) for shard, part, start in zip(shards, parts, starts, strict=True) if len(part)]

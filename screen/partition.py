@@ -1,0 +1,68 @@
+"""ShardPartition: the shards that one job of an array scores (`--part I/N`).
+
+In: `I/N`. Out: a `ShardPartition` that selects shards by a hash of their names. Jobs list INPUT at different times, and
+INPUT may change in between: the partition of a shard depends on its name alone, so each shard belongs to exactly one
+job. Partitions are equal in size only on average; use many more shards than parts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from export.errors import OptionRefused
+
+_NAME = re.compile(r"(\d+)-of-(\d+)", re.ASCII)
+
+
+@dataclass(frozen=True, order=True)
+class ShardPartition:
+    """One of N parts.
+
+    Attributes:
+        index: which, from 1.
+        count: N.
+    """
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> ShardPartition:
+        """Read `I/N`.
+
+        Raises:
+            OptionRefused: it is none.
+        """
+        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip(), re.ASCII)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise OptionRefused(
+                f"--part is {text!r}.",
+                wanted="I/N with I from 1 to N, as in 3/8",
+                next_step="number the jobs of the array from 1; where the scheduler counts from 0, add 1",
+            )
+        return cls(int(match[1]), int(match[2]))
+
+    @classmethod
+    def of_name(cls, name: str) -> ShardPartition | None:
+        """The part of this name; None where it is none's."""
+        match = _NAME.fullmatch(name)
+        return None if match is None else cls(int(match[1]), int(match[2]))
+
+    @property
+    def name(self) -> str:
+        """As it stands in names of files."""
+        return f"{self.index}-of-{self.count}"
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    def has(self, shard: str) -> bool:
+        """Whether a shard of this name is the part's."""
+        digest = hashlib.sha256(shard.encode(errors="surrogateescape")).digest()
+        return int.from_bytes(digest[:8], "little") % self.count == self.index - 1
+
+    def others(self) -> list[ShardPartition]:
+        """All parts of the same N but this one."""
+        return [ShardPartition(index, self.count) for index in range(1, self.count + 1) if index != self.index]

@@ -1,0 +1,305 @@
+"""`oodscreen evaluate`: how well each score tells known rows from others, and what it says of errors.
+
+In: scored results of in-distribution rows and of one or more sets out of distribution. Out: an
+`Evaluation`. The metrics are scikit-learn's; the expected calibration error, which it does not have,
+is here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from export.errors import InputRefused, OptionRefused
+from screen.columns import SCORES
+from screen.decide.detectors import HIGH_IS_SUSPICIOUS
+from screen.files.paths import as_path
+from screen.files.storage import list_shards
+from screen.output.manifest_file import MANIFEST_NAME
+from screen.review.extras import missing_library
+from screen.review.results import open_results
+
+SHARES = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+"""Shares of rows reviewed at which the error left is told."""
+
+_BINS = 15
+_NAMES = ("prediction", "mean", "flag", "status")
+
+
+@dataclass(frozen=True)
+class Separation:
+    """How well one score tells one set from in-distribution rows.
+
+    Attributes:
+        score: the column.
+        auroc: area under the ROC curve, 0.5 for chance.
+        aupr: area under the precision-recall curve (average precision) of finding the set's rows.
+        fpr95: share of the set that passes when 95 % of in-distribution rows pass.
+    """
+
+    score: str
+    auroc: float
+    aupr: float
+    fpr95: float
+
+
+@dataclass(frozen=True)
+class SetEvaluation:
+    """One set out of distribution.
+
+    Attributes:
+        name: the results' folder.
+        rows: rows in it.
+        scored: rows that could be scored; the metrics are of these.
+        flagged: share of all rows that the run flagged.
+        separations: for each score.
+    """
+
+    name: str
+    rows: int
+    scored: int
+    flagged: float
+    separations: tuple[Separation, ...]
+
+
+@dataclass(frozen=True)
+class LabelledEvaluation:
+    """The in-distribution rows against their labels.
+
+    Attributes:
+        accuracy: share of right predictions.
+        nll: mean negative log-likelihood of the label, nats.
+        ece: expected calibration error of the confidence, 15 bins of equal width (Guo et al. 2017, eq. 3).
+        error_left: for each score, the share of wrong predictions among what was not reviewed, at
+            each of `SHARES`, if the rows with the most unusual scores are reviewed first.
+    """
+
+    accuracy: float
+    nll: float
+    ece: float
+    error_left: dict[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        rows: in-distribution rows.
+        scored: of these, rows that could be scored.
+        flagged: share of all in-distribution rows that the run flagged.
+        labelled: None without labels.
+        sets: the other sets.
+    """
+
+    rows: int
+    scored: int
+    flagged: float
+    labelled: LabelledEvaluation | None
+    sets: tuple[SetEvaluation, ...]
+
+    def to_json(self) -> str:
+        """As JSON."""
+        return json.dumps({**asdict(self), "shares_reviewed": SHARES}, indent=2)
+
+
+def evaluate_results(known: str, others: Sequence[str], *, label: str | None = None) -> Evaluation:
+    """Compare scored results.
+
+    Args:
+        known: results of in-distribution rows: a folder, a file or a glob.
+        others: results of sets out of distribution.
+        label: column with the right class of the in-distribution rows, copied by `--keep`.
+
+    Raises:
+        InputRefused: these are no results, those of a run that did not come to its end, or there is nothing to compare.
+        OutputLocked: a run writes them now.
+        OptionRefused: scikit-learn is not installed, or there is no such column.
+    """
+    _import_metrics()
+    table = _read(known, label)
+    readable = _readable(table)
+    if not len(readable):
+        raise InputRefused(
+            f"No row of {known} could be scored.",
+            wanted="results with rows of status `ok`",
+            next_step="see the column `error` of these results",
+        )
+    scores = [name for name in HIGH_IS_SUSPICIOUS if readable[name].null_count < len(readable)]
+    return Evaluation(
+        rows=len(table),
+        scored=len(readable),
+        flagged=_share(table["flag"]),
+        labelled=None if label is None else _compare_labels(readable, label, scores),
+        sets=tuple(_compare(readable, other, _read(other, None), scores) for other in others),
+    )
+
+
+def separate(known: NDArray[Any], other: NDArray[Any], score: str, *, high_is_unusual: bool) -> Separation:
+    """How well a score tells a set from in-distribution rows.
+
+    Args:
+        known: `[n]`, the score of in-distribution rows.
+        other: `[m]`, of the set.
+        score: its name.
+        high_is_unusual: on which side the set is looked for.
+    """
+    metrics = _import_metrics()
+    turn = 1 if high_is_unusual else -1
+    values = turn * np.concatenate([known, other]).astype(np.float64)
+    is_other = np.repeat([0, 1], [len(known), len(other)])
+    # The 95 % of in-distribution rows with the lowest scores pass, and all that score the same as the last of them.
+    limit = np.sort(values[: len(known)])[max(0, int(np.ceil(0.95 * len(known))) - 1)]
+    return Separation(
+        score,
+        float(metrics.roc_auc_score(is_other, values)),
+        float(metrics.average_precision_score(is_other, values)),
+        float(np.mean(values[len(known) :] <= limit)),
+    )
+
+
+def expected_calibration_error(confidence: NDArray[Any], right: NDArray[np.bool_]) -> float:
+    """Mean distance of accuracy from confidence over 15 bins, weighted by their rows (Guo et al. 2017, eq. 3).
+
+    Args:
+        confidence: `[n]`, 0 to 1.
+        right: `[n]`, whether the prediction was.
+    """
+    bins = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
+    gaps = np.bincount(bins, weights=right.astype(np.float64) - confidence, minlength=_BINS)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def error_left(values: NDArray[Any], right: NDArray[np.bool_]) -> tuple[float, ...]:
+    """The share of wrong predictions in what was not reviewed, at each of `SHARES`.
+
+    Args:
+        values: `[n]`, high is reviewed first; among equals, the order of the rows decides.
+        right: `[n]`, whether the prediction was.
+    """
+    wrong = ~right[np.argsort(-values, kind="stable")]
+    left = []
+    for share in SHARES:
+        rest = wrong[round(share * len(wrong)) :]
+        left.append(float(rest.mean()) if len(rest) else 0.0)
+    return tuple(left)
+
+
+def _compare(known: pa.Table, name: str, table: pa.Table, scores: list[str]) -> SetEvaluation:
+    readable = _readable(table)
+    separations = [
+        separate(_values(known, score), _values(readable, score), score, high_is_unusual=HIGH_IS_SUSPICIOUS[score])
+        for score in scores
+        if readable[score].null_count < len(readable)
+    ]
+    return SetEvaluation(name, len(table), len(readable), _share(table["flag"]), tuple(separations))
+
+
+def _compare_labels(known: pa.Table, label: str, scores: list[str]) -> LabelledEvaluation:
+    metrics = _import_metrics()
+    if known["prediction"].null_count:
+        raise OptionRefused(
+            "These results hold no predicted class.",
+            wanted="results of a model with classes, where labels are to be compared",
+            next_step="leave --label out",
+        )
+    mean = np.stack(known["mean"].to_pylist()).astype(np.float64)
+    if mean.shape[1] == 1:
+        mean = np.concatenate([1 - mean, mean], axis=1)
+    labels = _labels(known[label], label, mean.shape[1])
+    right = np.asarray(known["prediction"]) == labels
+    mean /= mean.sum(axis=1, keepdims=True)  # float32 columns do not quite sum to 1
+    return LabelledEvaluation(
+        accuracy=float(right.mean()),
+        nll=float(metrics.log_loss(labels, np.clip(mean, 1e-12, 1), labels=range(mean.shape[1]))),
+        ece=expected_calibration_error(np.asarray(known["confidence"], np.float64), right),
+        error_left={
+            score: error_left((1 if HIGH_IS_SUSPICIOUS[score] else -1) * _values(known, score), right)
+            for score in scores
+        },
+    )
+
+
+def _labels(column: pa.ChunkedArray, name: str, classes: int) -> NDArray[np.int64]:
+    values = np.asarray(column) if pa.types.is_integer(column.type) and not column.null_count else np.array([-1])
+    if len(values) != len(column) or values.min() < 0 or values.max() >= classes:
+        raise OptionRefused(
+            f"--label {name} is of type {column.type} and does not number {classes} classes in every row.",
+            wanted=f"whole numbers from 0 to {classes - 1}",
+            next_step="name the column with the right class of each row",
+        )
+    return values.astype(np.int64)
+
+
+def _read(source: str, label: str | None) -> pa.Table:
+    """The columns that are needed, of all shards."""
+    wanted = [*(column.name for column in SCORES if column.name in HIGH_IS_SUSPICIOUS), *_NAMES]
+    tables = []
+    for path in _shards_of(source):
+        try:
+            names = pq.read_schema(path).names
+            missing = [name for name in (*wanted, *([label] if label else [])) if name not in names]
+            table = None if missing else pq.read_table(path, columns=[*wanted, *([label] if label else [])])
+        except (OSError, pa.ArrowException) as error:
+            raise _no_results(path, str(error).splitlines()[0]) from error
+        if table is None:
+            if missing == [label]:
+                raise OptionRefused(
+                    f"{path} has no column {label!r}.",
+                    wanted="a column of labels, which the run copied",
+                    next_step=f"run again with --keep {label}",
+                )
+            raise _no_results(path, f"it lacks {', '.join(missing[:3])}")
+        tables.append(table)
+    return pa.concat_tables(tables)
+
+
+def _shards_of(source: str) -> list[Path]:
+    """Those in the manifest of a run's OUTPUT, whatever else lies there; of another folder, a file or a glob, all."""
+    if not (as_path(source) / MANIFEST_NAME).is_file():
+        return list_shards(source)[1]
+    results = open_results(source)
+    if not results.entries:
+        raise InputRefused(
+            f"{source} holds no scored shard.",
+            wanted="results of `oodscreen run`",
+            next_step="see what `oodscreen check` finds",
+        )
+    return [results.place / entry.shard for entry in results.entries]
+
+
+def _readable(table: pa.Table) -> pa.Table:
+    return table.filter(pc.equal(table["status"], "ok"))
+
+
+def _values(table: pa.Table, name: str) -> NDArray[np.float64]:
+    return np.asarray(table[name], np.float64)
+
+
+def _share(column: pa.ChunkedArray) -> float:
+    return float(pc.mean(column.cast(pa.float64())).as_py() or 0.0)
+
+
+def _no_results(path: Path, why: str) -> InputRefused:
+    return InputRefused(
+        f"{path} is no scored shard: {why}.",
+        wanted="results of `oodscreen run`",
+        next_step="run the model over these rows first, and give the OUTPUT of that run",
+    )
+
+
+def _import_metrics() -> Any:
+    try:
+        from sklearn import metrics
+    except ImportError as error:
+        raise missing_library("scikit-learn", extra="evaluate") from error
+    return metrics

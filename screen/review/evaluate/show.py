@@ -1,0 +1,85 @@
+"""An `Evaluation` for people: tables on the terminal, and a plot.
+
+In: an `Evaluation`. Out: text, or a file. Only the plot needs matplotlib.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from export.errors import OptionRefused
+from screen.review.evaluate.metrics import SHARES, Evaluation
+from screen.review.extras import missing_library
+
+
+def print_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """Print a table for each thing that was compared."""
+    console.print(
+        f"in distribution: {evaluation.rows} rows, {evaluation.scored} scored, {evaluation.flagged:.1%} flagged"
+    )
+    for one in evaluation.sets:
+        console.print(f"{one.name}: {one.rows} rows, {one.scored} scored, {one.flagged:.1%} flagged", soft_wrap=True)
+        table = Table(Column("score", no_wrap=True), "AUROC", "AUPR", "FPR at 95 % TPR")
+        for found in one.separations:
+            table.add_row(found.score, f"{found.auroc:.4f}", f"{found.aupr:.4f}", f"{found.fpr95:.2%}")
+        console.print(table)
+    if evaluation.labelled is not None:
+        told = evaluation.labelled
+        console.print(f"accuracy {told.accuracy:.2%}, NLL {told.nll:.4f} nats, ECE {told.ece:.4f}")
+        shares = [f"{share:.1%}" for share in SHARES]
+        console.print("wrong predictions in what was not reviewed, by the share of rows reviewed")
+        table = Table(Column("reviewed first", no_wrap=True), *shares)
+        for name, errors in told.error_left.items():
+            table.add_row(name, *(f"{error:.2%}" for error in errors))
+        console.print(table)
+
+
+def plot_evaluation(evaluation: Evaluation, path: Path) -> None:
+    """Draw ROC areas for each score and set, and, with labels, the error left against the share reviewed.
+
+    Args:
+        evaluation: what to draw.
+        path: the file; its ending chooses the format.
+
+    Raises:
+        OptionRefused: matplotlib is not installed, or cannot write such a file.
+    """
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise missing_library("matplotlib", extra="evaluate") from error
+    panels = (1 if evaluation.sets else 0) + (1 if evaluation.labelled else 0)
+    figure, axes = pyplot.subplots(1, max(1, panels), figsize=(6.4 * max(1, panels), 4.2), squeeze=False)
+    left = list(axes[0])
+    if evaluation.sets:
+        axis = left.pop(0)
+        for one in evaluation.sets:
+            axis.plot([100 * s.fpr95 for s in one.separations], [s.score for s in one.separations], "o", label=one.name)
+        axis.set_xlabel("percent that passes when 95 % of in-distribution rows pass")
+        axis.set_xlim(-2, 102)
+        axis.legend(fontsize="small")
+    if evaluation.labelled:
+        axis = left.pop(0)
+        for name, errors in evaluation.labelled.error_left.items():
+            emphasis = 2.4 if name == "ood_score" else 1.0
+            axis.plot([100 * share for share in SHARES], [100 * e for e in errors], label=name, linewidth=emphasis)
+        axis.set_xlabel("percent of rows reviewed")
+        axis.set_ylabel("percent wrong in what was not reviewed")
+        axis.legend(fontsize="small")
+    figure.tight_layout()
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise OptionRefused(
+            f"The plot {path} cannot be written: {error}.",
+            wanted="a file in a folder that exists, ending in .svg, .png or .pdf",
+            next_step="give such a name",
+        ) from error
+    finally:
+        pyplot.close(figure)

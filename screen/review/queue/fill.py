@@ -1,0 +1,166 @@
+"""`oodscreen queue`: hand flagged rows on, the most suspicious first, each image once.
+
+In: RESULTS, a `QueueConfig` and where the rows go. Out: a `QueueReport`. Rows and images wait in a temporary file;
+memory holds a few hundred bytes for each row that is handed on and for each image that was before.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+from export.errors import OptionRefused
+from screen.review.queue.classes import ClassNames, name_classes
+from screen.review.queue.fetch import Fetched, Fetcher
+from screen.review.queue.ledger import LEDGER_NAME, open_ledger
+from screen.review.queue.picking import Destination, Picker
+from screen.review.queue.row import QueueRow
+from screen.review.queue.summary import QueueReport
+from screen.review.ranking import (
+    AUDIT,
+    FLAGGED,
+    check_per_class,
+    check_reasons,
+    choose_score,
+    draw_audit,
+    is_high_suspicious,
+    rank_flagged,
+)
+from screen.review.results import Results, open_results
+
+
+@dataclass(frozen=True)
+class QueueConfig:
+    """Which rows are handed on.
+
+    Attributes:
+        top: at most so many flagged rows; None: all.
+        per_class: at most so many flagged rows of each predicted class; None: all.
+        reasons: only flagged rows whose reason names one of these scores or statuses.
+        order_by: the score that says how suspicious a row is; None: see `choose_score`.
+        include_random: share of the rows that were not flagged, as `P%`; None: none.
+        seed: of that draw.
+        ledger: folder of the ledger; None: in RESULTS.
+        source: where the input shards are now; None: where they were.
+        model: the model's file, for the names of its classes.
+    """
+
+    top: int | None = None
+    per_class: int | None = None
+    reasons: tuple[str, ...] = ()
+    order_by: str | None = None
+    include_random: str | None = None
+    seed: int = 0
+    ledger: str | None = None
+    source: str | None = None
+    model: str | None = None
+
+    def __post_init__(self) -> None:
+        check_reasons(self.reasons)
+        for name, value, least in (
+            ("--top", self.top, 1),
+            ("--per-class", self.per_class, 1),
+            ("--seed", self.seed, 0),
+        ):
+            if value is not None and value < least:
+                raise OptionRefused(
+                    f"{name} is {value}.",
+                    wanted=f"a whole number, {least} or more",
+                    next_step="give another value, or leave the option out",
+                )
+        self.share()
+
+    def share(self) -> float:
+        """Of the rows that were not flagged, 0 to 1.
+
+        Raises:
+            OptionRefused: `include_random` is no share.
+        """
+        if self.include_random is None:
+            return 0.0
+        match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*%", self.include_random.strip(), re.ASCII)
+        share = float(match[1]) / 100 if match else -1.0
+        if not 0 < share <= 1:
+            raise OptionRefused(
+                f"--include-random is {self.include_random!r}.",
+                wanted="a share of the rows that were not flagged, above 0% and at most 100%",
+                next_step="for example --include-random 0.5%",
+            )
+        return share
+
+
+def fill_queue(
+    source: str, config: QueueConfig, choose_destination: Callable[[Results, ClassNames], Destination]
+) -> QueueReport:
+    """Hand on what nobody was handed before.
+
+    Args:
+        source: RESULTS.
+        config: which rows.
+        choose_destination: where they go; called before anything is read but the manifest and class names.
+
+    Raises:
+        Refused: these are no finished results, or something asked for is not to be had.
+        OodscreenError: something failed on the way; what was handed on is in the ledger or in the project.
+    """
+    results = open_results(source)
+    score = choose_score(results, config.order_by)
+    if config.per_class is not None:
+        check_per_class(results)
+    classes, contract = name_classes(results, config.model)
+    destination = choose_destination(results, classes)
+    flagged = rank_flagged(results, score, config.reasons)
+    audit = draw_audit(results, config.share(), config.seed)
+    report = QueueReport(
+        destination.describe(),
+        results.rows,
+        results.flagged,
+        len(flagged) + sum(flagged.without_image.values()),
+        score,
+        reasons=flagged.reasons,
+    )
+    folder = results.place / LEDGER_NAME if config.ledger is None else config.ledger
+    with (
+        open_ledger(folder, destination.project) as ledger,
+        closing(Fetcher(results, contract, config.source)) as fetcher,
+    ):
+        report.notes = ledger.notes
+        picker = Picker(results, fetcher, ledger, destination, report)
+        chosen = [(FLAGGED, one) for one in picker.pick(flagged, config.top, config.per_class)]
+        report.handed_on = len(chosen)
+        chosen += [(AUDIT, one) for one in picker.pick(audit, None, None)]
+        report.audit = len(chosen) - report.handed_on
+        report.without_image = dict(Counter(flagged.without_image) + fetcher.missing.images)
+        report.shards, report.shard_rows = fetcher.missing.shards, fetcher.missing.rows
+        results.refuse_if_changed()
+        if chosen:
+            destination.refuse_if_there()
+            handed = [picker.handed(one) for _, one in chosen]
+            destination.hand_on(_rows(chosen, results, fetcher, classes, score), handed, ledger)
+        if picker.seen:
+            ledger.add(picker.seen)
+    return report
+
+
+def _rows(
+    chosen: list[tuple[str, Fetched]], results: Results, fetcher: Fetcher, classes: ClassNames, score: str
+) -> Iterator[QueueRow]:
+    """The rows in the order of the queue, from the temporary file."""
+    sign = 1.0 if is_high_suspicious(results, score) else -1.0
+    for index, (source, one) in enumerate(chosen):
+        row, image = fetcher.load(one)
+        value = row[score]
+        yield QueueRow(
+            rank=index + 1,
+            key=one.key.hex(),
+            source=source,
+            suspicion=None if value is None else sign * float(value),
+            predicted=classes.predicted(row),
+            model_version=results.model_version,
+            input_footer=str(results.entries[one.place.shard].input["footer"]),
+            result=row,
+            image=image,
+        )

@@ -1,0 +1,184 @@
+"""Queue rows as Label Studio takes them: its labeling configuration, and one task for each row.
+
+In: `QueueRow`s and the names of the classes. Out: XML, and tasks as JSON values. No network, no library of theirs.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+from xml.etree import ElementTree
+
+import pyarrow as pa
+from PIL import Image
+
+from export.errors import OptionRefused
+from screen.columns import SCORES
+from screen.input.image_bytes import FORMATS
+from screen.review.queue.classes import ClassNames
+from screen.review.queue.row import QueuedImage, QueueRow
+
+KEY = "oodscreen_key"
+"""Where a task's `data` holds the key of its image."""
+
+_BROWSERS_SHOW = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
+_PLACES = ("path", "id", "shard", "row", "key")
+_NUMBERS = tuple(column.name for column in SCORES if not pa.types.is_list(column.type) and column.name != "prediction")
+
+
+@dataclass(frozen=True)
+class LabelForm:
+    """Which tags of a project's labeling configuration are ours to fill.
+
+    Attributes:
+        control: name of the Choices tag.
+        object: name of the Image tag.
+        image: key of a task's data in which the Image tag looks.
+        choices: what the Choices tag offers.
+    """
+
+    control: str
+    object: str
+    image: str
+    choices: tuple[str, ...]
+
+
+def standard_form(classes: ClassNames) -> LabelForm:
+    """The form that `label_config` makes."""
+    return LabelForm("label", "image", "image", classes.choices)
+
+
+def label_config(classes: ClassNames) -> str:
+    """The labeling configuration of a new project; names of classes are text, whatever is in them."""
+    form = standard_form(classes)
+    view = ElementTree.Element("View")
+    ElementTree.SubElement(view, "Image", name=form.object, value=f"${form.image}", zoom="true")
+    kind = "multiple" if classes.several else "single"
+    choices = ElementTree.SubElement(
+        view, "Choices", name=form.control, toName=form.object, choice=kind, required="true", showInline="true"
+    )
+    for choice in form.choices:
+        ElementTree.SubElement(choices, "Choice", value=choice)
+    ElementTree.indent(view)
+    return ElementTree.tostring(view, encoding="unicode") + "\n"
+
+
+@dataclass(frozen=True)
+class ImageUrl:
+    """Where a labeler's browser finds an image.
+
+    Attributes:
+        template: with `{path}`, `{id}`, `{shard}`, `{row}` or `{key}` in it.
+    """
+
+    template: str
+
+    def __post_init__(self) -> None:
+        try:
+            parts = [part[1:] for part in string.Formatter().parse(self.template) if part[1] is not None]
+        except ValueError as error:
+            parts = [(str(error), "", None)]
+        # A width would be memory, and a conversion none of text: only bare names.
+        if not parts or any(name not in _PLACES or spec or conversion for name, spec, conversion in parts):
+            raise OptionRefused(
+                f"--image-url is {self.template!r}.",
+                wanted=f"an address with some of {', '.join(f'{{{name}}}' for name in _PLACES)} in it, bare, no others",
+                next_step="for example --image-url 'https://images.example.org/{path}'",
+            )
+
+    def of(self, row: QueueRow) -> str:
+        """The address of a row's image; what comes from data is quoted.
+
+        Raises:
+            OptionRefused: the template wants a path, and the row has none.
+        """
+        path = row.image.path
+        if path is None and "{path" in self.template:
+            raise OptionRefused(
+                f"--image-url wants a path, and row {row.result['row']} of {row.result['shard']} has none.",
+                wanted="an input whose image column is struct<bytes, path> with a path in each row",
+                next_step="use {id}, {shard}, {row} or {key} in the address, or leave --image-url out: "
+                "images are then embedded",
+            )
+        values = {"id": row.result["id"], "shard": row.result["shard"], "row": str(row.result["row"]), "key": row.key}
+        quoted = {name: quote(text, safe="") for name, text in values.items()}
+        return self.template.format(**quoted, path=quote(path or "", safe="/"))
+
+
+def make_task(row: QueueRow, form: LabelForm, url: ImageUrl | None) -> dict[str, Any]:
+    """One task: the image, what it can be ordered by, and the model's prediction.
+
+    The prediction's score is the confidence: Label Studio's own uncertainty sampling takes the lowest first.
+    """
+    scores = {name: row.result[name] for name in _NUMBERS if row.result[name] is not None}
+    data = {
+        form.image: embed(row.image) if url is None else url.of(row),
+        KEY: row.key,
+        "rank": row.rank,
+        "suspicion": row.suspicion,
+        "source": row.source,
+        "predicted": ", ".join(row.predicted),
+        **scores,
+        "reason": row.result["flag_reason"],
+        "status": row.result["status"],
+        "shard": row.result["shard"],
+        "row": row.result["row"],
+        "id": row.result["id"],
+        "model_version": row.model_version,
+        "input_footer": row.input_footer,
+    }
+    task: dict[str, Any] = {"data": {name: value for name, value in data.items() if value is not None}}
+    chosen = [name for name in row.predicted if name in form.choices]
+    if chosen:
+        value = {"choices": chosen}
+        result = {"from_name": form.control, "to_name": form.object, "type": "choices", "value": value}
+        task["predictions"] = [
+            {"model_version": row.model_version, "score": scores.get("confidence"), "result": [result]}
+        ]
+    return task
+
+
+def embed(image: QueuedImage) -> str:
+    """An image as a data URI; what browsers do not show becomes a PNG."""
+    data, media_type = image.data, image.media_type
+    if media_type not in _BROWSERS_SHOW:
+        data, media_type = _as_png(data) or data, "image/png"
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
+def _as_png(data: bytes) -> bytes | None:
+    buffer = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            image.convert("RGB").save(buffer, "PNG")
+    except Exception:  # noqa: BLE001  Pillow's plugins raise nearly anything on broken files
+        return None
+    return buffer.getvalue()
+
+
+def parse_form(parsed: dict[str, Any] | None, wanted: Sequence[str]) -> LabelForm | str:
+    """Our form in a project that exists already, from what Label Studio says of its configuration.
+
+    Args:
+        parsed: its `parsed_label_config`.
+        wanted: the choices that must be there.
+
+    Returns:
+        The form, or why it does not fit.
+    """
+    why = "has no Choices tag for an Image tag"
+    for control, told in (parsed or {}).items():
+        inputs = told.get("inputs") or []
+        if told.get("type") != "Choices" or not inputs or inputs[0].get("type") != "Image":
+            continue
+        choices = tuple(told.get("labels") or ())
+        missing = [choice for choice in wanted if choice not in choices]
+        if not missing:
+            return LabelForm(control, told["to_name"][0], inputs[0]["value"], choices)
+        why = f"does not offer {', '.join(map(repr, missing[:4]))} in {control!r}"
+    return why

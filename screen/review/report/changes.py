@@ -1,0 +1,120 @@
+"""What is different between two runs: their settings, and the rows whose flag changed.
+
+In: two `Results`. Out: differences in words, and `RowChanges`. Rows are compared by their place in shards that are the
+same in both runs, so one shard's flags are in memory at a time.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from screen.output.manifest_file import ManifestEntry
+from screen.review.report.findings import ChangedRow, RowChanges
+from screen.review.report.suspects import ShownNames
+from screen.review.results import Results
+from screen.review.text import clip
+
+_LISTED = 20
+
+_WORDS = {
+    "model": "model",
+    "passes": "passes T",
+    "masks": "masks",
+    "mask_algorithm": "version of the masks",
+    "result_format": "format of the results",
+    "seed": "seed",
+    "flag_if": "flag rule",
+    "calibration": "calibration",
+    "adaptive": "passes stop early",
+    "image_column": "image column",
+    "id_column": "id column",
+    "image_root": "folder of images",
+    "max_pixels": "pixels at most",
+    "keep": "copied columns",
+}
+_INCOMPARABLE = ("model", "passes", "masks", "mask_algorithm", "result_format", "image_column", "image_root")
+"""Where these differ, other numbers come out for the same image, or another image is meant."""
+
+_DIGESTS = ("model", "calibration")
+
+
+def differing_settings(now: Results, then: Results) -> tuple[tuple[str, str, str], ...]:
+    """Name, then and now of everything that decides results and is not the same."""
+    return tuple(
+        (words, _tell(key, then), _tell(key, now))
+        for key, words in _WORDS.items()
+        if now.identity.get(key) != then.identity.get(key)
+    )
+
+
+def incomparable_settings(now: Results, then: Results) -> tuple[str, ...]:
+    """The names of those that make scores incomparable."""
+    return tuple(_WORDS[key] for key in _INCOMPARABLE if now.identity.get(key) != then.identity.get(key))
+
+
+def compare_rows(
+    now: Results, then: Results, shards: Sequence[tuple[ManifestEntry, ManifestEntry]], order: str, *, high: bool
+) -> RowChanges:
+    """Compare flags row by row.
+
+    Args:
+        now: the results.
+        then: those of the earlier run.
+        shards: the entries of both for each shard that is the same in both.
+        order: the score by which rows are suspicious; "" where there is none.
+        high: whether what is high in it is suspicious.
+    """
+    sign = 1.0 if high else -1.0
+    rows = newly = no_longer = 0
+    best: tuple[list[_Ranked], list[_Ranked]] = ([], [])
+    for number, (new, old) in enumerate(shards):
+        flag, score = _read(now, new, order)
+        before, score_before = _read(then, old, order)
+        rows += len(flag)
+        newly += int(np.sum(flag & ~before))
+        no_longer += int(np.sum(before & ~flag))
+        changes = ((flag & ~before, score), (before & ~flag, score_before))
+        for heap, (changed, by) in zip(best, changes, strict=True):
+            places = np.flatnonzero(changed)
+            suspicion = np.nan_to_num(sign * by, nan=-np.inf)
+            ranked = np.lexsort((places, -suspicion[places]))[:_LISTED]
+            for row in places[ranked].tolist():
+                rank = (float(suspicion[row]), -number, -row)
+                (heapq.heappush if len(heap) < _LISTED else heapq.heappushpop)(
+                    heap, (rank, float(score_before[row]), float(score[row]))
+                )
+    listed = [[_describe(now, shards, one) for one in sorted(heap, reverse=True)] for heap in best]
+    return RowChanges(rows, newly, no_longer, order, tuple(listed[0]), tuple(listed[1]))
+
+
+_Ranked = tuple[tuple[float, int, int], float, float]
+
+
+def _describe(now: Results, shards: Sequence[tuple[ManifestEntry, ManifestEntry]], one: _Ranked) -> ChangedRow:
+    (_, number, row), before, after = one
+    entry = shards[-number][0]
+    told = now.take(entry, [-row], ["id", "prediction"]).to_pylist()[0]
+    name = "" if told["prediction"] is None else ShownNames.of(now).name(told["prediction"])
+    return ChangedRow(clip(entry.shard), -row, clip(told["id"]), name, before, after)
+
+
+def _read(results: Results, entry: ManifestEntry, order: str) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    flags, scores = [np.zeros(0, np.bool_)], [np.zeros(0)]
+    for table in results.batches(entry, ["flag", *([order] if order else [])]):
+        flags.append(np.asarray(table["flag"]))
+        scores.append(np.asarray(table[order], np.float64) if order else np.full(len(table), np.nan))
+    return np.concatenate(flags), np.concatenate(scores)
+
+
+def _tell(key: str, results: Results) -> str:
+    value = results.identity.get(key)
+    if key in _DIGESTS and value is not None:
+        name = f"{results.record.model}, " if key == "model" and results.record is not None else ""
+        return clip(f"{name}{str(value)[:12]}")
+    if isinstance(value, list):
+        value = ", ".join(map(str, value))
+    return clip("none" if value is None or value == "" else str(value), 200)

@@ -1,0 +1,100 @@
+"""How a run is shown on standard error: a bar where there is a terminal, plain lines where not."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from screen.output.writer import WrittenShard
+from screen.run.runner import Listener
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+_LINE_SECONDS = 10.0
+
+
+@contextmanager
+def make_listener() -> Iterator[Listener]:
+    """A listener that fits standard error."""
+    if not sys.stderr.isatty():
+        yield PlainLines()
+        return
+    from rich import progress as bars
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with bars.Progress(
+        bars.TextColumn("scoring"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("rows"),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
+        console=console,
+    ) as progress:
+        yield ProgressBar(progress)
+
+
+class PlainLines:
+    """A line at the start, one every ten seconds at most, one for the last shard."""
+
+    def __init__(self) -> None:
+        self._shards = self._rows = self._done_shards = self._done_rows = 0
+        self._last = 0.0
+
+    def started(self, shards: int, rows: int, skipped: int, note: str) -> None:
+        """Say what is to do."""
+        self._shards, self._rows = shards, rows
+        self._done_shards = self._done_rows = 0
+        self._say(
+            f"{rows} rows in {shards} shard(s) to score, {skipped} finished earlier" + (f"; {note}" if note else "")
+        )
+
+    def noted(self, text: str) -> None:
+        """Say it."""
+        self._say(text)
+
+    def advanced(self, rows: int) -> None:
+        """Count rows."""
+        self._done_rows += rows
+        if time.monotonic() - self._last > _LINE_SECONDS:
+            self._say(f"{self._done_rows} of {self._rows} rows, {self._done_shards} of {self._shards} shards")
+
+    def finished(self, shard: WrittenShard) -> None:
+        """Count shards."""
+        self._done_shards += 1
+
+    def _say(self, text: str) -> None:
+        self._last = time.monotonic()
+        print(f"oodscreen: {text}", file=sys.stderr, flush=True)
+
+
+class ProgressBar:
+    """A rich progress bar over rows."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("scoring", total=None)
+
+    def started(self, shards: int, rows: int, skipped: int, note: str) -> None:
+        """Set the bar's length; say what needs saying above it."""
+        self._progress.update(self._task, total=rows, completed=0)
+        if note:
+            self._progress.console.print(note, highlight=False)
+        if skipped:
+            self._progress.console.print(f"{skipped} shard(s) finished earlier", highlight=False)
+
+    def noted(self, text: str) -> None:
+        """Say it above the bar."""
+        self._progress.console.print(text, highlight=False)
+
+    def advanced(self, rows: int) -> None:
+        """Move the bar."""
+        self._progress.advance(self._task, rows)
+
+    def finished(self, shard: WrittenShard) -> None:
+        """Nothing: the bar counts rows."""

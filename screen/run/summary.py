@@ -1,0 +1,206 @@
+"""RunSummary: what a run did, as numbers, text, JSON and an exit code.
+
+In: what the loop counts. Out: what the command line prints and what a scheduler reads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from export.errors import ExitCode
+from screen.config import BadRowLimit
+from screen.decide.intervals import Drift
+from screen.input.shards import UnreadableShard
+from screen.output.manifest_file import ManifestEntry
+from screen.output.writer import WrittenShard
+from screen.partition import ShardPartition
+
+_NAMED = 5
+"""How many shards a line names."""
+
+
+@dataclass
+class RunSummary:
+    """What a run did.
+
+    Attributes:
+        output: folder of results.
+        rule: the flag rule.
+        device: where it ran.
+        passes: T.
+        max_bad_rows: how many rows may be unreadable.
+        part: which part of INPUT; None: all of it.
+        open_parts: the parts that have not come to their end; once there are none, they are closed.
+        seconds: wall time.
+        stages: seconds that each stage was busy; they overlap.
+        reasons: for each shard that had to be scored, why.
+        shards: result shards written, in order.
+        earlier: shards of INPUT that an earlier run had finished and that are unchanged.
+        unreadable: shards without a readable footer, which have no result.
+        vanished: shards with a result whose input is not there any more.
+        drift: whether flags are as many as the calibration lets expect; None where nobody asked.
+    """
+
+    output: Path
+    rule: str
+    device: str
+    passes: int
+    max_bad_rows: BadRowLimit
+    part: ShardPartition | None = None
+    open_parts: tuple[ShardPartition, ...] = ()
+    seconds: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    shards: list[WrittenShard] = field(default_factory=list)
+    earlier: list[ManifestEntry] = field(default_factory=list)
+    unreadable: list[UnreadableShard] = field(default_factory=list)
+    vanished: list[str] = field(default_factory=list)
+    drift: Drift | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows written by this run."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def flagged(self) -> int:
+        """Rows flagged by this run, the unreadable ones included."""
+        return sum(shard.flagged for shard in self.shards)
+
+    @property
+    def skipped(self) -> list[str]:
+        """Names of the shards that an earlier run had finished."""
+        return [entry.shard for entry in self.earlier]
+
+    @property
+    def statuses(self) -> dict[str, int]:
+        """How many rows have which status."""
+        total: dict[str, int] = {}
+        for shard in self.shards:
+            for status, count in shard.statuses.items():
+                total[status] = total.get(status, 0) + count
+        return total
+
+    @property
+    def bad(self) -> int:
+        """Rows of this run that could not be scored."""
+        return self.rows - self.statuses.get("ok", 0)
+
+    @property
+    def readable(self) -> tuple[int, int]:
+        """Readable rows of this run, and how many of them are flagged."""
+        return self.rows - self.bad, self.flagged - self.bad
+
+    @property
+    def flag_rate(self) -> float:
+        """Share of this run's readable rows that are flagged; unreadable rows always are, and do not count."""
+        rows, flags = self.readable
+        return flags / rows if rows else 0.0
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What the process should end with.
+
+        Bad rows are held against their limit among the rows of this run, and again among all rows of
+        INPUT, so that neither a stop in between nor many good nights before can hide them.
+        """
+        all_rows = self.rows + sum(entry.rows for entry in self.earlier)
+        all_bad = self.bad + sum(entry.bad for entry in self.earlier)
+        too_many = self.max_bad_rows.is_exceeded(self.bad, self.rows)
+        too_many |= self.max_bad_rows.is_exceeded(all_bad, all_rows)
+        if self.unreadable or too_many:
+            return ExitCode.UNREADABLE_INPUT
+        return ExitCode.DRIFT if self.drift is not None and self.drift.is_alarm else ExitCode.DONE
+
+    def plan_lines(self) -> list[str]:
+        """What is to do and why, one line for each reason; then what is not there any more."""
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in self.reasons.items():
+            by_reason.setdefault(reason, []).append(name)
+        lines = [f"to score, {reason}: {_name_some(names)}" for reason, names in by_reason.items()]
+        if self.earlier:
+            lines.append(f"skipped, finished earlier and unchanged: {_name_some(self.skipped)}")
+        if self.vanished:
+            lines.append(f"not in INPUT any more, their results stay: {_name_some(self.vanished)}")
+        return lines + self._unreadable_lines()
+
+    def to_text(self) -> str:
+        """For people."""
+        rate = self.flagged / self.rows if self.rows else 0.0
+        speed = self.rows / self.seconds if self.seconds else 0.0
+        lines = [
+            f"{self.rows} rows in {len(self.shards)} shard(s), {self.flagged} flagged ({rate:.1%}), "
+            f"{self.seconds:.1f} s on {self.device} ({speed:.0f} rows/s)"
+        ]
+        if self.stages:
+            told = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.stages.items())
+            slowest = max(self.stages, key=lambda stage: self.stages[stage])
+            lines.append(f"stages, at the same time: {told}; bound by: {slowest}")
+        lines.append(f"flag rule: {self.rule}")
+        if self.drift is not None:
+            lines.append(self.drift.describe())
+        bad = {status: count for status, count in sorted(self.statuses.items()) if status != "ok"}
+        if bad:
+            told = ", ".join(f"{status} {count}" for status, count in bad.items())
+            lines.append(f"not scored, flagged for review: {self.bad} row(s) ({told})")
+        if self.earlier:
+            lines.append(f"skipped, finished earlier and unchanged: {len(self.earlier)} shard(s)")
+        if self.vanished:
+            lines.append(f"not in INPUT any more, their results stay: {len(self.vanished)} shard(s)")
+        lines += self._unreadable_lines()
+        if self.part is not None:
+            lines.append(f"part {self.part} is done; {self._tell_open_parts()}")
+        lines.append(f"results: {self.output}")
+        return "\n".join(lines)
+
+    def _tell_open_parts(self) -> str:
+        if not self.open_parts:
+            return "all parts are done and closed"
+        return f"not done yet: {len(self.open_parts)} part(s): {', '.join(map(str, self.open_parts[:_NAMED]))}" + (
+            ", ..." if len(self.open_parts) > _NAMED else ""
+        )
+
+    def _unreadable_lines(self) -> list[str]:
+        return [f"unreadable, has no result: {_plain(shard.name)}: {shard.reason}" for shard in self.unreadable]
+
+    def to_json(self) -> str:
+        """For programs, in one line."""
+        code = self.exit_code
+        told: dict[str, Any] = {
+            "exit_code": int(code),
+            "meaning": code.meaning,
+            "output": str(self.output),
+            "part": None if self.part is None else str(self.part),
+            "open_parts": [str(part) for part in self.open_parts],
+            "rule": self.rule,
+            "device": self.device,
+            "passes": self.passes,
+            "rows": self.rows,
+            "flagged": self.flagged,
+            "flag_rate": self.flag_rate,
+            "bad": self.bad,
+            "statuses": self.statuses,
+            "seconds": round(self.seconds, 3),
+            "stages": {stage: round(seconds, 3) for stage, seconds in self.stages.items()},
+            "scored": {shard.shard.name: self.reasons[shard.shard.name] for shard in self.shards},
+            "skipped": self.skipped,
+            "unreadable": {shard.name: shard.reason for shard in self.unreadable},
+            "vanished": self.vanished,
+            "drift": None if self.drift is None else {"alarm": self.drift.is_alarm, **asdict(self.drift)},
+        }
+        return json.dumps(told)
+
+
+def _name_some(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{len(names)} shard(s): " + ", ".join(map(_plain, names[:_NAMED])) + more
+
+
+def _plain(name: str) -> str:
+    """A name on one line, without anything that a terminal would obey."""
+    return name if name.isprintable() else repr(name)

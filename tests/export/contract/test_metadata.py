@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from export.contract.inputs import Preprocessing
+from export.contract.metadata import ModelContract, Site
+from export.contract.reader import read_model
+from export.errors import ContractRefused
+
+CONTRACT = ModelContract(
+    input_name="image",
+    output_name="output",
+    height=28,
+    width=20,
+    channels=3,
+    classes=4,
+    output_kind="softmax",
+    sites=(Site("block/drop", "MCBroadcastDropout", 0.3, (7, 5, 8), (1, 1, 8)),),
+    preprocessing=Preprocessing(1 / 255, (0.4, 0.5, 0.6), (0.2, 0.2, 0.2)),
+    class_names=("a", "b", "c", "<d>"),
+    source_digest="ab" * 32,
+    versions={"keras": "3"},
+    verified={"passes": 200.0},
+)
+
+
+def test_a_contract_survives_the_metadata() -> None:
+    assert ModelContract.from_metadata(CONTRACT.to_metadata(), origin="x") == CONTRACT
+
+
+def test_metadata_of_others_is_no_matter() -> None:
+    metadata = {**CONTRACT.to_metadata(), "author": "someone"}
+    assert ModelContract.from_metadata(metadata, origin="x") == CONTRACT
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"oodscreen.contract_version": "2"}, "contract version 2"),
+        ({"oodscreen.image_shape": "[28]"}, "damaged"),
+        ({"oodscreen.image_shape": "[28, 20, 5]"}, "damaged"),
+        ({"oodscreen.sites": "nonsense"}, "damaged"),
+        ({"oodscreen.output_kind": "poetry"}, "damaged"),
+    ],
+)
+def test_a_contract_that_cannot_be_read_is_refused(change: dict[str, str], message: str) -> None:
+    with pytest.raises(ContractRefused, match=message):
+        ModelContract.from_metadata({**CONTRACT.to_metadata(), **change}, origin="x")
+
+
+def test_a_missing_key_is_a_damaged_contract() -> None:
+    metadata = CONTRACT.to_metadata()
+    del metadata["oodscreen.sites"]
+    with pytest.raises(ContractRefused, match="damaged"):
+        ModelContract.from_metadata(metadata, origin="x")
+
+
+def test_files_that_are_not_ours_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ContractRefused, match="cannot be read"):
+        read_model(tmp_path / "missing.onnx")
+    with pytest.raises(ContractRefused, match="cannot be read"):
+        read_model(tmp_path)
+    text = tmp_path / "text.onnx"
+    text.write_text("this is no protobuf")
+    with pytest.raises(ContractRefused, match="not an ONNX file"):
+        read_model(text)
+    empty = tmp_path / "empty.onnx"
+    empty.write_bytes(b"")
+    with pytest.raises(ContractRefused, match="no ONNX graph"):
+        read_model(empty)
+
+
+def test_an_onnx_file_without_a_contract_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 2]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "g", value[:1], value[1:])
+    onnx.save(helper.make_model(graph), tmp_path / "plain.onnx")
+    with pytest.raises(ContractRefused, match="no oodscreen contract") as refused:
+        read_model(tmp_path / "plain.onnx")
+    assert "oodscreen export" in refused.value.next_step

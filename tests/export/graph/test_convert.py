@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from export.contract.metadata import DOMAIN
+from export.graph.convert import convert_to_onnx
+from export.source.describe import describe_model
+from export.source.stochastic import keep_identity
+from tests.export import family
+
+
+def transposes(proto: onnx.ModelProto) -> int:
+    return sum(1 for node in proto.graph.node if node.op_type == "Transpose")
+
+
+@pytest.mark.parametrize(
+    "build",
+    [family.residual, family.batch_normalized, family.noise_shape, family.vision_transformer, family.spatial_3d],
+)
+def test_sites_leave_no_transposes_that_the_model_without_them_would_not_have(keras: Any, build: Any) -> None:
+    import tensorflow as tf
+    import tf2onnx
+
+    source = describe_model(build(keras))
+    converted = convert_to_onnx(source)
+    plain, _ = tf2onnx.convert.from_function(
+        tf.function(lambda image: source.network.answer(image, keep_identity)),
+        [tf.TensorSpec([None, *source.image_shape], tf.float32)],
+        opset=18,
+        custom_op_handlers=handlers(),
+    )
+    assert transposes(converted.proto) <= transposes(plain)
+    assert sum(node.domain == DOMAIN for node in converted.proto.graph.node) == len(converted.sites)
+
+
+def handlers() -> dict[str, Any]:
+    from export.graph.convert import _write_erfc
+
+    return {"Erfc": (_write_erfc, [])}
+
+
+def test_a_site_has_the_order_of_axes_of_the_graph(keras: Any) -> None:
+    """The convolution behind it takes channels first, so the site does, and so does its noise."""
+    site, _ = convert_to_onnx(describe_model(family.batch_normalized(keras))).sites
+    assert (site.shape, site.noise_shape) == ((8, 12, 12), (8, 1, 1))
+
+
+def test_an_exported_file_opens_with_one_named_node_for_each_site(keras: Any, tmp_path: Path) -> None:
+    from export.contract.reader import read_model
+    from export.exporter import export_model
+
+    export_model(family.residual(keras), tmp_path / "m.onnx", scale=1 / 255, opset=21)
+    model = read_model(tmp_path / "m.onnx")
+    names = [node.name for node in model.proto.graph.node]
+    assert all(names)
+    assert len(set(names)) == len(names)
+    assert {site.name for site in model.contract.sites} <= set(names)
+    assert all(site.feeds for site in model.contract.sites)
+    onnx.checker.check_model(str(tmp_path / "m.onnx"), full_check=True)
+
+
+def test_a_check_of_the_users_own_is_no_site(keras: Any) -> None:
+    """Sites are marked by CheckNumerics; one in a model must not be taken for a mark."""
+    import tensorflow as tf
+
+    class Checked(keras.layers.Layer):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            return tf.debugging.check_numerics(x, "the user's own")
+
+    layers = keras.layers
+    image = keras.Input((4, 4, 3))
+    x = layers.Dropout(0.5)(Checked()(layers.Flatten()(image)))
+    converted = convert_to_onnx(describe_model(keras.Model(image, layers.Dense(2)(x))))
+    assert len(converted.sites) == 1
+    assert "CheckNumerics" not in {node.op_type for node in converted.proto.graph.node}

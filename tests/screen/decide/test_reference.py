@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from screen.decide.reference import BANK_NUMBERS, BANK_ROWS, LEAST_REFERENCE_ROWS, ReferenceSet
+
+DIGESTS = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=60)
+
+
+@settings(deadline=None)
+@given(DIGESTS, st.integers(1, 20), st.sampled_from([1.0, 1 / 3]))
+def test_which_rows_stay_depends_on_neither_order_nor_batches(digests: list[int], size: int, share: float) -> None:
+    rows = np.array(digests, np.uint64)
+    features = rows.astype(np.float32)[:, np.newaxis]
+    whole, cut = ReferenceSet(1), ReferenceSet(1)
+    whole.add(rows, features)
+    backwards, its_features = rows[::-1], features[::-1]
+    for start in range(0, len(rows), size):
+        cut.add(backwards[start : start + size], its_features[start : start + size])
+    for one, other in zip(whole.close(share), cut.close(share), strict=True):
+        np.testing.assert_array_equal(one, other)
+    kept, its_features = whole.close(share)
+    assert len(kept) == int(len(set(digests)) * share)
+    np.testing.assert_array_equal(its_features[:, 0], kept.astype(np.float32))
+    assert sorted(whole.all_seen().tolist()) == sorted(digests)
+
+
+def test_a_bank_is_no_larger_than_its_limits() -> None:
+    rows = np.arange(BANK_ROWS + 5, dtype=np.uint64)
+    for features, most in ((1, BANK_ROWS), (2000, BANK_NUMBERS // 2000), (BANK_NUMBERS, LEAST_REFERENCE_ROWS)):
+        bank = ReferenceSet(features)
+        bank.add(rows, np.zeros((len(rows), 1), np.float32))
+        np.testing.assert_array_equal(bank.close()[0], rows[:most])
+
+
+def test_a_bank_of_no_rows_is_empty() -> None:
+    digests, features = ReferenceSet(576).close()
+    assert len(digests) == len(features) == len(ReferenceSet(576).all_seen()) == 0

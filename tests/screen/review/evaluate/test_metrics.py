@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from export.errors import InputRefused, OptionRefused
+from screen.columns import result_schema
+from screen.config import RunConfig
+from screen.review.evaluate.metrics import (
+    SHARES,
+    Evaluation,
+    error_left,
+    evaluate_results,
+    expected_calibration_error,
+    separate,
+)
+from screen.review.evaluate.show import plot_evaluation, print_evaluation
+from screen.run.runner import run_screening
+from tests.conftest import Recorder, encode, write_shard
+
+
+def test_a_score_that_parts_two_sets_has_all_metrics_perfect() -> None:
+    for high, sign in ((True, 1), (False, -1)):
+        found = separate(sign * np.arange(100.0), sign * np.arange(200.0, 250.0), "s", high_is_unusual=high)
+        assert (found.auroc, found.aupr, found.fpr95) == (1.0, 1.0, 0.0)
+
+
+def test_a_score_of_one_value_tells_nothing() -> None:
+    found = separate(np.zeros(100), np.zeros(300), "s", high_is_unusual=True)
+    assert (found.auroc, found.aupr, found.fpr95) == (0.5, 0.75, 1.0)
+
+
+def test_fpr95_is_the_share_of_the_set_that_passes_when_95_percent_of_known_rows_pass() -> None:
+    """By hand: of 0 to 99, 95 rows are at most 94; of the set, 2 of 4 are."""
+    found = separate(np.arange(100.0), np.array([1.0, 94.0, 94.5, 200.0]), "s", high_is_unusual=True)
+    assert found.fpr95 == 0.5
+
+
+def test_auroc_is_the_share_of_pairs_in_order() -> None:
+    rng = np.random.default_rng(0)
+    known, other = rng.integers(0, 9, 40), rng.integers(3, 12, 30)
+    pairs = other[:, None] - known[None]
+    expected = np.mean(pairs > 0) + np.mean(pairs == 0) / 2
+    assert separate(known, other, "s", high_is_unusual=True).auroc == pytest.approx(expected)
+
+
+def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
+    """Half of the rows are sure and right, the other half 0.6 sure and never right."""
+    confidence = np.repeat([1.0, 0.6], 50)
+    assert expected_calibration_error(confidence, confidence == 1.0) == pytest.approx(0.3)
+
+
+def test_reviewing_the_worst_first_leaves_fewer_errors() -> None:
+    """Ten of a thousand rows are wrong, and score highest: 1 % reviewed leaves none."""
+    right = np.ones(1000, np.bool_)
+    right[:10] = False
+    left = dict(zip(SHARES, error_left(-np.arange(1000.0), right), strict=True))
+    assert left[0.0] == 0.01
+    assert left[0.005] == pytest.approx(5 / 995)
+    assert left[0.01] == left[0.5] == 0.0
+
+
+@pytest.fixture(scope="module")
+def results(article_onnx: Path, digits: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of digits and of noise, each with a row that cannot be read."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    noise = np.random.default_rng(0).integers(0, 256, (60, 28, 28, 1), dtype=np.uint8)
+    for name, images in (("digits", digits[:120]), ("noise", noise)):
+        write_shard(folder / "in" / name / "a.parquet", [*(encode(image) for image in images), None])
+        config = RunConfig(passes=10, keep=["label"], device="cpu")
+        run_screening(article_onnx, str(folder / "in" / name), folder / name, config, Recorder())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labelled(results: Path) -> Path:
+    """The digits' results, with labels that are right for all rows but ten."""
+    table = pq.read_table(results / "digits")
+    labels = table["prediction"].fill_null(0).to_numpy().copy().astype(np.int64)
+    labels[:10] = (labels[:10] + 1) % 10
+    table = table.set_column(table.column_names.index("label"), "label", pa.array(labels))
+    (results / "labelled").mkdir()
+    pq.write_table(table, results / "labelled" / "a.parquet")
+    return results / "labelled"
+
+
+def test_results_are_compared_score_by_score(results: Path, labelled: Path) -> None:
+    evaluation = evaluate_results(str(labelled), [str(results / "noise")], label="label")
+    assert (evaluation.rows, evaluation.scored) == (121, 120)
+    (noise,) = evaluation.sets
+    assert (noise.rows, noise.scored) == (61, 60)
+    scores = {one.score: one for one in noise.separations}
+    assert {"entropy", "confidence", "skewness", "energy", "largest_std"} <= set(scores)
+    assert not {"ood_score", "feature_distance", "largest_label_entropy"} & set(scores)
+    known, other = (pq.read_table(folder)["entropy"].drop_null().to_numpy() for folder in (labelled, results / "noise"))
+    assert scores["entropy"] == separate(known, other, "entropy", high_is_unusual=True)
+    assert evaluation.labelled is not None
+    assert evaluation.labelled.accuracy == pytest.approx(110 / 120)
+    assert all(errors[0] == pytest.approx(10 / 120) for errors in evaluation.labelled.error_left.values())
+    mean = np.stack(pq.read_table(labelled)["mean"].drop_null().to_pylist())
+    label = pq.read_table(labelled)["label"].to_numpy()[:120]
+    assert evaluation.labelled.nll == pytest.approx(-np.mean(np.log(mean[np.arange(120), label])), rel=1e-4)
+
+
+def test_an_evaluation_is_shown_as_a_table_as_json_and_as_a_plot(
+    results: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluation = evaluate_results(str(labelled), [str(results / "noise")], label="label")
+    print_evaluation(evaluation, Console(width=120))
+    told = capsys.readouterr().out
+    assert "FPR at 95 % TPR" in told
+    assert "wrong predictions in what was not reviewed" in told
+    read = json.loads(evaluation.to_json())
+    assert set(read) == {field.name for field in fields(Evaluation)} | {"shares_reviewed"}
+    for ending in ("svg", "png"):
+        plot_evaluation(evaluation, tmp_path / f"plot.{ending}")
+        assert (tmp_path / f"plot.{ending}").stat().st_size > 5000
+    with pytest.raises(OptionRefused, match="cannot be written"):
+        plot_evaluation(evaluation, tmp_path / "plot.nonsense")
+
+
+def test_of_a_runs_output_only_its_own_shards_count(results: Path, labelled: Path, tmp_path: Path) -> None:
+    """Whatever Parquet lies beside them; half a run is refused."""
+    shutil.copytree(results / "noise", tmp_path / "noise")
+    shutil.copy(labelled / "a.parquet", tmp_path / "noise" / "beside.parquet")
+    assert evaluate_results(str(tmp_path / "noise"), []).rows == 61
+    manifest = tmp_path / "noise" / "_manifest.jsonl"
+    manifest.write_text("\n".join(manifest.read_text().splitlines()[:-1]) + "\n")
+    with pytest.raises(InputRefused, match="did not come to its end"):
+        evaluate_results(str(tmp_path / "noise"), [])
+
+
+def test_what_cannot_be_compared_is_refused(
+    results: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputRefused, match="no scored shard"):
+        evaluate_results(str(results / "in" / "digits"), [])
+    with pytest.raises(InputRefused, match="There is no"):
+        evaluate_results(str(labelled), ["missing"])
+    with pytest.raises(OptionRefused, match="no column 'truth'"):
+        evaluate_results(str(labelled), [], label="truth")
+    with pytest.raises(OptionRefused, match="does not number 10 classes"):
+        evaluate_results(str(results / "digits"), [], label="label")
+    empty = pa.Table.from_pylist([], schema=result_schema(pa.schema([])))
+    pq.write_table(empty, tmp_path / "empty.parquet")
+    with pytest.raises(InputRefused, match="could be scored"):
+        evaluate_results(str(tmp_path / "empty.parquet"), [])
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(OptionRefused, match="scikit-learn is not installed"):
+        evaluate_results(str(labelled), [])

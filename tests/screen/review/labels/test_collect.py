@@ -1,0 +1,430 @@
+"""The command `oodscreen labels`: what people said, joined to the results."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from export.graph.passes import stamp_metadata
+from screen.config import RunConfig
+from screen.review.labels.annotations import read_given
+from screen.review.labels.summary import LABEL_COLUMNS
+from screen.review.queue.file_targets import make_file_destination
+from screen.review.queue.fill import QueueConfig, fill_queue
+from screen.review.queue.labelstudio import KEY
+from screen.review.results import open_results
+from screen.run.runner import run_screening
+from tests.conftest import Recorder, encode, oodscreen, write_shard
+from tests.screen.engine.graphs import Graph
+from tests.screen.review.conftest import Night, read_queue
+
+
+def tasks_of(night: Night, folder: Path) -> list[dict[str, Any]]:
+    """A queue as Label Studio exports it: tasks, yet without annotations."""
+    target = folder / "tasks.json"
+    fill_queue(
+        str(night.results),
+        QueueConfig(include_random="50%", ledger=str(folder / "ledger")),
+        lambda _, classes: make_file_destination(
+            str(target), "label-studio-tasks", "p", classes, images=True, url=None
+        ),
+    )
+    tasks: list[dict[str, Any]] = json.loads(target.read_text())
+    for number, task in enumerate(tasks):
+        task |= {"id": number, "annotations": []}
+    return tasks
+
+
+def say(task: dict[str, Any], *choices: str, person: int = 1, **more: Any) -> None:
+    result = [{"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": list(choices)}}]
+    number = len(task["annotations"])
+    told = {"id": number, "completed_by": person, "result": result if choices else [], "was_cancelled": False}
+    task["annotations"].append({**told, "updated_at": f"2026-01-01T00:00:{number:02d}Z", **more})
+
+
+def join(night: Night, labels: Path, *words: str, code: int = 0) -> list[dict[str, Any]]:
+    output = labels.parent / "labels.parquet"
+    with pytest.MonkeyPatch.context() as patched:
+        assert oodscreen("labels", labels, night.results, "-o", output, *words, monkeypatch=patched) == code
+    rows: list[dict[str, Any]] = pq.read_table(output).to_pylist() if output.exists() else []
+    return rows
+
+
+def write_export(folder: Path, tasks: list[dict[str, Any]]) -> Path:
+    path = folder / "export.json"
+    path.write_text(json.dumps(tasks))
+    return path
+
+
+def test_labels_are_joined_to_the_rows_that_they_are_for(
+    night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = tasks_of(night, tmp_path)
+    flagged = [task for task in tasks if task["data"]["source"] == "flagged" and task["data"]["status"] == "ok"]
+    audit = [task for task in tasks if task["data"]["source"] == "audit"]
+    for task in tasks:
+        say(task, task["data"]["predicted"] or "0")
+    flagged[0]["annotations"], flagged[1]["annotations"], flagged[2]["annotations"] = [], [], []
+    say(flagged[0], "out of distribution")
+    say(flagged[1], "unusable")
+    other = str((int(flagged[2]["data"]["predicted"]) + 1) % 10)
+    say(flagged[2], other)
+    rows = {(row["shard"], row["row"]): row for row in join(night, write_export(tmp_path, tasks), "--json")}
+    told = capsys.readouterr()
+    assert len(rows) == len(tasks)
+    there = {(row["shard"], row["row"]): row for row in night.rows}
+    for place, row in rows.items():
+        for name in ("prediction", "entropy", "flag", "flag_reason", "id"):
+            assert row[name] == there[place][name]
+    outcomes = [rows[task["data"]["shard"], task["data"]["row"]]["outcome"] for task in flagged[:4]]
+    assert outcomes == ["out of distribution", "unusable", "changed", "kept"]
+    changed = rows[flagged[2]["data"]["shard"], flagged[2]["data"]["row"]]
+    assert (changed["label"], changed["label_index"]) == (other, int(other))
+    assert rows[flagged[0]["data"]["shard"], flagged[0]["data"]["row"]]["label_index"] is None
+    report = json.loads(told.out)
+    assert report["worth"]["flagged"]["labelled"] == len(flagged)
+    assert report["worth"]["flagged"]["changed"] == report["worth"]["flagged"]["unusable"] == 1
+    assert report["worth"]["audit"] | {"low": 0, "high": 0, "name": ""} == {
+        "labelled": len(audit), "changed": 0, "out_of_distribution": 0, "unusable": 0, "low": 0, "high": 0, "name": ""
+    }  # fmt: skip
+    assert report["not_predicted"] == 1  # of another size: flagged, without a prediction to be judged
+    assert "A flag adds" in told.err
+
+
+def test_the_columns_are_described_in_the_file(night: Night, tmp_path: Path) -> None:
+    tasks = tasks_of(night, tmp_path)
+    say(tasks[0], "3")
+    join(night, write_export(tmp_path, tasks))
+    schema = pq.read_schema(tmp_path / "labels.parquet")
+    assert schema.names == [column.name for column in LABEL_COLUMNS]
+    for column in LABEL_COLUMNS:
+        assert schema.field(column.name).type == column.type
+        assert schema.field(column.name).metadata[b"description"].decode() == column.sentence
+
+
+def test_most_votes_decide_and_a_tie_is_left_out(
+    night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = tasks_of(night, tmp_path)
+    most, tie, again, truth, skipped, empty = tasks[:6]
+    for person, label in enumerate(("1", "2", "2")):
+        say(most, label, person=person)
+    say(tie, "1", person=1)
+    say(tie, "2", person=2)
+    say(again, "1", person=7)
+    say(again, "4", person=7)
+    for person in range(3):
+        say(truth, "5", person=person)
+    say(truth, "6", person=9, ground_truth=True)
+    say(skipped, "1", was_cancelled=True)
+    say(empty)
+    rows = {row["row"]: row for row in join(night, write_export(tmp_path, tasks), "--json")}
+    found = [
+        (rows[task["data"]["row"]]["label"], rows[task["data"]["row"]]["annotators"]) for task in (most, again, truth)
+    ]
+    assert found == [("2", 3), ("4", 1), ("6", 4)]
+    assert rows[most["data"]["row"]]["agreement"] == pytest.approx(2 / 3)
+    report = json.loads(capsys.readouterr().out)
+    assert (report["labelled"], report["disputed"], report["skipped"]) == (3, 1, 1)
+    assert report["unlabelled"] == len(tasks) - 4
+
+
+def test_labels_of_other_rows_are_counted_and_told(
+    night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = tasks_of(night, tmp_path)
+    for task in tasks[:6]:
+        say(task, "1")
+    tasks[1]["data"]["shard"] = "nowhere.parquet"
+    tasks[2]["data"]["row"] = 10_000
+    tasks[3]["data"]["input_footer"] = "of a shard that was written anew"
+    tasks[4]["data"]["id"] = "of another row"
+    tasks.append({"id": 99, "data": {"image": "x"}, "annotations": []})
+    tasks.append(json.loads(json.dumps(tasks[5])))  # imported twice
+    rows = join(night, write_export(tmp_path, tasks), "--json")
+    told = capsys.readouterr()
+    report = json.loads(told.out)
+    assert len(rows) == report["labelled"] == 2
+    assert report["no_result"] == {
+        "no such shard": 1, "no such row": 1, "the shard was another one": 1, "the row has another id": 1
+    }  # fmt: skip
+    assert (report["foreign"], report["repeated"]) == (1, 1)
+    assert "4 labelled row(s) that these results do not have" in told.err
+    assert "1 task(s) that name no row of results" in told.err
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["foreign last", "foreign first"])
+@pytest.mark.parametrize("field", ["input_footer", "id"])
+def test_a_label_of_another_row_with_the_same_name_decides_nothing(
+    field: str, order: int, night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = next(task for task in tasks_of(night, tmp_path) if task["data"]["status"] == "ok")
+    foreign = json.loads(json.dumps(ours))
+    foreign["data"][field] = "of another night"
+    say(ours, ours["data"]["predicted"])
+    say(foreign, "out of distribution")
+    (row,) = join(night, write_export(tmp_path, [ours, foreign][::order]), "--json")
+    assert (row["label"], row["outcome"], row["annotators"]) == (ours["data"]["predicted"], "kept", 1)
+    report = json.loads(capsys.readouterr().out)
+    assert sum(report["no_result"].values()) == 1
+    assert report["repeated"] == 0  # nothing was put together
+
+
+def test_the_last_vote_on_a_row_counts_however_much_of_its_name_is_told(
+    night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (entry,) = (entry for entry in open_results(str(night.results)).entries if entry.shard == "a.parquet")
+    bare = {"shard": "a.parquet", "row": 1}
+    whole = bare | {"input_footer": entry.input["footer"]}
+    path = tmp_path / "l.jsonl"
+    lines = [whole | {"label": "1"}, bare | {"label": "2"}, whole | {"label": "3"}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (row,) = join(night, path, "--json")
+    assert (row["label"], row["annotators"]) == ("3", 1)
+    assert json.loads(capsys.readouterr().out)["repeated"] == 2
+
+
+def test_labels_of_different_images_are_not_put_together(
+    night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [{"shard": "a.parquet", "row": 1, "key": key * 64, "label": "1"} for key in "ab"]
+    lines.append({"shard": "a.parquet", "row": 2, "label": "1"})
+    path = tmp_path / "l.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [row["row"] for row in join(night, path, "--json")] == [2]
+    assert json.loads(capsys.readouterr().out)["no_result"] == {"labels of different images": 1}
+
+
+def test_a_label_of_another_image_is_left_out(night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = [task for task in tasks_of(night, tmp_path) if task["data"]["status"] == "ok"][:3]
+    for task in tasks:
+        say(task, "1")
+    tasks[0]["data"][KEY] = "a" * 64
+    del tasks[1]["data"][KEY]
+    rows = join(night, write_export(tmp_path, tasks), "--images", "--json")
+    assert {row["id"] for row in rows} == {task["data"]["id"] for task in tasks[1:]}
+    assert all(row["image"] is not None for row in rows)
+    report = json.loads(capsys.readouterr().out)
+    assert report["no_result"] == {"the image is another one": 1}
+    assert (report["labelled"], report["without_image"]) == (2, 0)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_a_queue_with_a_column_of_labels_is_read_back(kind: str, night: Night, tmp_path: Path) -> None:
+    tasks_of(night, tmp_path)
+    rows = [{**data, "id": data["id"]} for data in read_queue(tmp_path / "tasks.json")]
+    for index, row in enumerate(rows):
+        row["said"] = None if index == 0 else int(row["predicted"] or 0)
+        row.pop("image")
+    path = tmp_path / f"said.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = join(night, path, "--label-column", "said")
+    assert len(found) == len(rows) - 1
+    assert {row["outcome"] for row in found} <= {"kept", "not predicted"}
+    assert {row["source"] for row in found} == {"flagged", "audit"}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "lists"])
+def test_nan_is_no_label(kind: str, night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said: list[Any] = [2.0, math.nan, math.nan]
+    if kind == "lists":
+        said = [[one] for one in said]
+    rows = [{"shard": "a.parquet", "row": index, "label": one} for index, one in enumerate(said)]
+    path = tmp_path / f"l.{'parquet' if kind == 'lists' else kind}"
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [row["label"] for row in join(night, path, "--json")] == ["2"]
+    report = json.loads(capsys.readouterr().out)
+    assert (report["labelled"], report["unlabelled"], report["no_class"]) == (1, 2, 0)
+
+
+NAMES = ("nil", "one", "two", "three", "four", "five", "six", "seven", "eight", "12")
+
+
+@pytest.fixture
+def named(night: Night, tmp_path: Path) -> Night:
+    """The same rows, scored by a model whose classes have names; one of them is a number beyond the last class."""
+    proto = onnx.load(night.model)
+    (entry,) = (entry for entry in proto.metadata_props if entry.key.endswith("class_names"))
+    entry.value = json.dumps(NAMES)
+    onnx.save(proto, tmp_path / "named.onnx")
+    found = Night(tmp_path / "named.onnx", night.input, tmp_path / "named-out")
+    found.run()
+    return found
+
+
+def write_lines(folder: Path, labels: list[Any], rows: list[int] | None = None) -> Path:
+    """Labels of rows of the first shard, the first of them for row 0, and so on."""
+    path = folder / "l.jsonl"
+    lines = [
+        {"shard": "a.parquet", "row": row, "label": label, "annotator": str(index)}
+        for index, (row, label) in enumerate(zip(rows or range(len(labels)), labels, strict=True))
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_a_number_is_the_class_of_that_index(named: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predicted = [row["prediction"] for row in named.rows[:3]]
+    said = [predicted[0], NAMES[predicted[1]], float(predicted[2]), 12, -1, "3", True]
+    rows = join(named, write_lines(tmp_path, said), "--model", str(named.model), "--json")
+    assert [row["label"] for row in rows] == [*(NAMES[index] for index in predicted), "class 12", "-1", "3", "True"]
+    assert [row["label_index"] for row in rows] == [*predicted, None, None, None, None]
+    assert [row["outcome"] for row in rows] == [*["kept"] * 3, *["changed"] * 4]
+    assert json.loads(capsys.readouterr().out)["no_class"] == 4
+
+
+def test_a_number_and_the_name_of_its_class_are_one_label(named: Night, tmp_path: Path) -> None:
+    path = write_lines(tmp_path, [4, "four", "five"], [0, 0, 0])
+    (row,) = join(named, path, "--model", str(named.model))
+    assert (row["label"], row["label_index"], row["annotators"]) == ("four", 4, 3)
+
+
+def test_numbers_alone_are_classes_of_a_model_with_names(named: Night, tmp_path: Path) -> None:
+    rows = join(named, write_lines(tmp_path, [0, [1], 9]), "--model", str(named.model))
+    assert [row["label"] for row in rows] == ["nil", "one", "12"]
+
+
+@pytest.mark.parametrize(
+    ("with_model", "told"), [(True, "class numbers from 0 to 9, as numbers"), (False, "add --model")]
+)
+def test_the_next_step_is_one_that_was_not_taken(
+    with_model: bool, told: str, named: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model", str(named.model)] if with_model else []
+    assert join(named, write_lines(tmp_path, ["cat"]), *words, code=2) == []
+    error = " ".join(capsys.readouterr().err.split())
+    assert told in error
+    assert ("add --model" in error) is not with_model
+
+
+def test_a_value_is_no_label_of_a_regression(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = Graph(kind="regression")
+    model = graph.finish(graph.dense(graph.site(graph.flat(), 48), 48, 2), 2)
+    stamp_metadata(model.proto, model.contract)
+    onnx.save(model.proto, tmp_path / "m.onnx")
+    write_shard(tmp_path / "in" / "a.parquet", [encode(np.full((4, 4, 3), shade, np.uint8)) for shade in (0, 255)])
+    config = RunConfig(passes=3, device="cpu", flag_if="largest_std > 0.01")
+    run_screening(tmp_path / "m.onnx", str(tmp_path / "in"), tmp_path / "out", config, Recorder())
+    night = Night(tmp_path / "m.onnx", tmp_path / "in", tmp_path / "out")
+    assert join(night, write_lines(tmp_path, [3.7, "in distribution"]), code=2) == []
+    error = " ".join(capsys.readouterr().err.split())
+    assert "a number without classes: '3.7'" in error
+    assert "--model" not in error
+    assert [row["outcome"] for row in join(night, write_lines(tmp_path, ["in distribution"]))] == ["kept"]
+
+
+def test_images_can_go_with_their_labels(night: Night, tmp_path: Path) -> None:
+    tasks = tasks_of(night, tmp_path)
+    for task in tasks[:5]:
+        say(task, "1")
+    for row in join(night, write_export(tmp_path, tasks), "--images"):
+        there = pq.read_table(night.input / row["shard"]).to_pylist()[row["row"]]["image"]["bytes"]
+        assert row["image"]["bytes"] == there
+    os.utime(night.input / "sub" / "b.parquet", (1, 1))
+    rows = join(night, write_export(tmp_path, tasks), "--images", code=3)
+    assert all((row["image"] is None) == (row["shard"] == "sub/b.parquet") for row in rows)
+
+
+REFUSED = {
+    "no file": ("missing.json", None, "There is no missing.json"),
+    "another kind": ("l.csv", "x", "LABELS is l.csv"),
+    "no json": ("l.json", "{nonsense", "is no JSON"),
+    "no list": ("l.json", "{}", "holds no list of tasks"),
+    "json-min": ("l.json", '[{"image": "x", "label": "3"}]', "without `annotations` and `data`"),
+    "foreign": ("l.json", '[{"data": {"image": "x"}, "annotations": []}]', "says which row"),
+    "no parquet": ("l.parquet", "nonsense", "cannot be read"),
+    "no line": ("l.jsonl", "[1]\n", "line 1 is no object"),
+    "no column": ("l.jsonl", '{"shard": "a.parquet", "row": 1, "said": "3"}\n', "has no column 'label'"),
+    "other classes": (
+        "l.jsonl",
+        '{"shard": "a.parquet", "row": 1, "label": "cat"}\n',
+        "is a class of the model: 'cat'",
+    ),
+    "no label": ("l.jsonl", '{"shard": "a.parquet", "row": 1, "label": null}\n', "1 have no label"),
+    "no row": ("l.jsonl", '{"shard": "z.parquet", "row": 1, "label": "3"}\n', "no such shard: 1"),
+    "a truth value for a row": ("l.jsonl", '{"shard": "a.parquet", "row": true, "label": "3"}\n', "says which row"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_label_is_refused(
+    case: str, night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, text, told = REFUSED[case]
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        Path(name).write_text(text)
+    assert oodscreen("labels", name, night.results, "-o", "out.parquet", monkeypatch=monkeypatch) == 2
+    assert told in capsys.readouterr().err
+    assert not Path("out.parquet").exists()
+    assert list(tmp_path.glob(".oodscreen-*")) == []
+
+
+def test_labels_are_never_written_over(night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "l.parquet"
+    pq.write_table(pa.table({"shard": ["a.parquet"], "row": [1], "label": ["3"]}), path)
+    before = path.read_bytes()
+    with pytest.MonkeyPatch.context() as patched:
+        assert oodscreen("labels", path, night.results, "-o", path, monkeypatch=patched) == 2
+    assert "is the file of LABELS" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_an_earlier_file_of_labels_is_replaced(images: bool, night: Night, tmp_path: Path) -> None:
+    tasks = tasks_of(night, tmp_path)
+    say(tasks[0], "1")
+    assert len(join(night, write_export(tmp_path, tasks), *["--images"] * images)) == 1
+    say(tasks[1], "1")
+    assert len(join(night, write_export(tmp_path, tasks))) == 2
+
+
+OCCUPIED = {
+    "an input shard": ("in/a.parquet", "in/a.parquet is there and has other columns than labelled rows: "),
+    "a result shard": ("out/a.parquet", "lies in RESULTS"),
+    "new in RESULTS": ("out/labels.parquet", "lies in RESULTS"),
+    "through a link": ("linked/labels.parquet", "lies in RESULTS"),
+    "no parquet": ("notes.pq", "notes.pq is there and cannot be read as Parquet"),
+    "a folder": ("folder.parquet", "is a folder"),
+    "another ending": ("labels.csv", "labels.csv does not end in .parquet or .pq"),
+    "no ending": ("labels", "does not end in"),
+}
+
+
+@pytest.mark.parametrize("case", OCCUPIED)
+def test_nothing_but_labels_is_replaced(
+    case: str, night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, told = OCCUPIED[case]
+    monkeypatch.chdir(tmp_path)
+    Path("l.jsonl").write_text('{"shard": "a.parquet", "row": 1, "label": "3"}\n')
+    Path("notes.pq").write_text("of mine")
+    Path("folder.parquet").mkdir()
+    Path("linked").symlink_to("out")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert oodscreen("labels", "l.jsonl", night.results, "-o", output, monkeypatch=monkeypatch) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_embedded_images_are_let_go_while_labels_are_read(night: Night, tmp_path: Path) -> None:
+    tasks = tasks_of(night, tmp_path)
+    say(tasks[0], "3")
+    given = read_given(str(write_export(tmp_path, tasks)), "label")
+    assert "base64" not in repr(given)
+    assert given.read == len(tasks)

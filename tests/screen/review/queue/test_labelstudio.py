@@ -1,0 +1,99 @@
+"""Labeling configuration, tasks and forms; a real server is asked in `tests/integration/test_label_studio.py`."""
+
+from __future__ import annotations
+
+import io
+import sys
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+
+from export.errors import OptionRefused
+from screen.review.queue.classes import ClassNames, _made_distinct
+from screen.review.queue.labelstudio import embed, label_config, parse_form
+from screen.review.queue.labelstudio_api import open_project
+from screen.review.queue.labelstudio_client import TOKEN_VARIABLE
+from screen.review.queue.row import QueuedImage
+
+HOSTILE = (
+    '<script x="1">',
+    "a & b",
+    "'quoted'",
+    "two\nlines",
+    "out of distribution",
+    "",
+    "same",
+    "same",
+    "\x00",
+    " same ",
+)
+
+
+def test_names_of_classes_become_choices_that_are_all_different() -> None:
+    names = _made_distinct(HOSTILE)
+    assert len(set(names)) == len(HOSTILE)
+    assert names[0] == HOSTILE[0]
+    assert names[3] == "two lines"
+    assert names[4] == "out of distribution (4)"
+    assert names[5] == "(5)"
+
+
+def test_names_of_classes_are_text_in_the_labeling_configuration() -> None:
+    classes = ClassNames(_made_distinct(HOSTILE), several=False)
+    root = ElementTree.fromstring(label_config(classes))  # noqa: S314  our own
+    assert [choice.get("value") for choice in root.iter("Choice")] == list(classes.choices)
+    assert {element.tag for element in root.iter()} == {"View", "Image", "Choices", "Choice"}
+    assert [choices.get("choice") for choices in root.iter("Choices")] == ["single"]
+    several = ElementTree.fromstring(label_config(ClassNames(("a", "b"), several=True)))  # noqa: S314
+    assert [choices.get("choice") for choices in several.iter("Choices")] == ["multiple"]
+
+
+def test_what_a_model_predicts_is_named() -> None:
+    single, several = ClassNames(("a", "b", "c"), several=False), ClassNames(("a", "b", "c"), several=True)
+    assert single.predicted({"mean": [0.1, 0.7, 0.2], "prediction": 1}) == ("b",)
+    assert several.predicted({"mean": [0.6, 0.1, 0.51], "prediction": None}) == ("a", "c")
+    assert single.predicted({"mean": None, "prediction": None}) == ()
+    assert ClassNames((), several=False).predicted({"mean": [3.0], "prediction": None}) == ()
+    assert ClassNames((), several=False).choices == ("in distribution", "out of distribution", "unusable")
+
+
+def test_what_browsers_do_not_show_is_embedded_as_png() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (3, 2), (9, 8, 7)).save(buffer, "TIFF")
+    text = embed(QueuedImage(buffer.getvalue(), None, ".tif", "image/tiff"))
+    assert text.startswith("data:image/png;base64,iVBOR")
+    assert embed(QueuedImage(b"xyz", None, ".jpg", "image/jpeg")) == "data:image/jpeg;base64,eHl6"
+
+
+def test_a_project_that_exists_is_used_by_its_own_names() -> None:
+    """As Label Studio tells a configuration."""
+    told = {
+        "note": {"type": "TextArea", "to_name": ["img"], "inputs": [{"type": "Image", "value": "photo"}]},
+        "kind": {
+            "type": "Choices",
+            "to_name": ["img"],
+            "inputs": [{"type": "Image", "value": "photo"}],
+            "labels": ["a", "b", "unusable"],
+        },
+    }
+    form = parse_form(told, ("a", "unusable"))
+    assert not isinstance(form, str)
+    assert (form.control, form.object, form.image) == ("kind", "img", "photo")
+    assert parse_form(told, ("a", "c")) == "does not offer 'c' in 'kind'"
+    assert parse_form({}, ("a",)) == "has no Choices tag for an Image tag"
+    assert parse_form(None, ("a",)) == "has no Choices tag for an Image tag"
+
+
+def test_a_missing_library_or_token_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    classes = ClassNames(("a",), several=False)
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "label_studio_sdk", None)
+        with pytest.raises(OptionRefused, match="label-studio-sdk is not installed") as refused:
+            open_project("http://127.0.0.1:9", None, classes)
+    assert "pip install 'oodscreen[label-studio]'" in refused.value.next_step
+    for url in ("x", "http://", "http://me:secret@host", "file:///etc"):
+        with pytest.raises(OptionRefused, match="--url is no address") as refused:
+            open_project(url, None, classes)
+        assert "secret" not in str(refused.value)

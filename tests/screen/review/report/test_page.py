@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.report import measure, write_input, write_results
+from export.errors import OptionRefused, OutputRefused
+from export.graph.passes import stamp_metadata
+from screen import cli
+from screen.config import RunConfig
+from screen.review.report.gather import gather_findings
+from screen.review.report.page import render_page, write_page
+from screen.run.runner import run_screening
+from tests.conftest import Recorder, encode, oodscreen, read_results, write_shard
+from tests.screen.engine.graphs import Graph
+from tests.screen.review.pages import HOSTILE, Page
+
+
+@pytest.fixture(scope="module")
+def text(drawn: Path) -> str:
+    return render_page(gather_findings(str(drawn / "out")))
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Page:
+    return Page(text)
+
+
+@pytest.fixture(scope="module")
+def hostile_page(hostile: Path) -> Page:
+    return Page(render_page(gather_findings(str(hostile / "out<i>"))))
+
+
+def test_the_page_says_what_was_run_and_what_was_found(drawn: Path, page: Page) -> None:
+    findings = gather_findings(str(drawn / "out"))
+    counts = findings.counts
+    figures = dict(zip(*([one.text for one in page.all(tag)[:5]] for tag in ("dt", "dd")), strict=True))
+    assert figures == {
+        "Images": "4,000",
+        "Flagged for review": str(counts.rate.flagged),
+        "Flag rate": f"{counts.rate.share:.2%}",
+        "Promised rate": "2.00%",
+        "Could not be scored": str(counts.bad),
+    }
+    for told in ("drawn.onnx", "p_value <= 0.02", "100 dropout passes", "10,000 ranked rows", "0, shared",
+                 "read 0.5 s, score 1.0 s", "What its calibration lets expect"):  # fmt: skip
+        assert page.has(told), told
+
+
+def test_a_card_has_its_picture_its_classes_and_its_scores(drawn: Path, page: Page) -> None:
+    suspects = gather_findings(str(drawn / "out")).suspects
+    cards = page.all("li", class_="card")
+    assert len(cards) == len(suspects) == 100
+    for card, suspect in zip(cards, suspects, strict=True):
+        assert card.attributes["data-class"] == suspect.prediction
+        assert json.loads(card.attributes["data-reasons"] or "") == list(suspect.reasons)
+        assert json.loads(card.attributes["data-scores"] or "") == dict(suspect.scores)
+        assert suspect.id in card.text
+        for value in suspect.values:
+            assert f"{value.mean:.2f} ± {value.std:.2f}" in card.text
+    assert [one.attributes["alt"] for one in page.all("img")] == [f"Image {suspect.id}" for suspect in suspects]
+
+
+def test_the_page_needs_nothing_and_its_policy_forbids_everything_else(text: str, page: Page) -> None:
+    for element in page.elements:
+        for name, value in element.attributes.items():
+            assert not name.startswith("on"), f"<{element.tag} {name}>"
+            if name in ("src", "href", "xlink:href", "action", "data", "srcset"):
+                assert (value or "").startswith(("data:", "#")), value
+    (policy,) = (
+        one.attributes["content"] or "" for one in page.all("meta", **{"http-equiv": "Content-Security-Policy"})
+    )
+    script = hashlib.sha256(page.one("script").text.encode()).digest()
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert f"script-src 'sha256-{base64.b64encode(script).decode()}';" in policy
+    assert "@import" not in text
+    assert "url(http" not in text
+
+
+def test_ids_are_unique_and_what_is_referred_to_is_there(page: Page) -> None:
+    ids = [one.attributes["id"] for one in page.elements if "id" in one.attributes]
+    assert len(ids) == len(set(ids))
+    for element in page.elements:
+        for name in ("aria-labelledby", "aria-describedby"):
+            assert set((element.attributes.get(name) or "").split()) <= set(ids)
+        href = element.attributes.get("href") or ""
+        assert not href.startswith("#") or href[1:] in ids
+
+
+def test_what_comes_from_data_is_text_wherever_it_stands(hostile_page: Page) -> None:
+    assert len(hostile_page.all("script")) == 1
+    assert len(hostile_page.all("style")) == 1
+    assert len(hostile_page.all("title")) == 1 + len(hostile_page.all("svg", role="img"))
+    assert len(hostile_page.all("img")) == len(hostile_page.all("li", class_="card")) - 2, "two have no picture"
+    for element in hostile_page.elements:
+        assert not any(name.startswith("on") for name in element.attributes)
+    ids = {bdi.text for heading in hostile_page.all("h3") for bdi in heading.children if bdi.tag == "bdi"}
+    assert HOSTILE[0] in ids
+    assert HOSTILE[5] in ids
+    assert "\\u202eright to left" in ids
+    assert "line\\nbreak\\ttab\\x00nul" in ids
+    assert max(map(len, ids)) <= 120
+    assert hostile_page.has("out<i>: ")
+    assert hostile_page.has("<img src=x onerror=alert(1)>.parquet")
+    options = {one.attributes["value"] for one in hostile_page.all("option")}
+    assert options & {HOSTILE[0], HOSTILE[1], HOSTILE[2]}, "classes have these names too"
+
+
+def test_the_quarantine_is_told_and_is_not_all_of_the_page(screened: Path) -> None:
+    page = Page(render_page(gather_findings(str(screened / "out"))))
+    assert page.has(
+        "3 could not be scored, and a person must see them: 1 decode_failed, 1 null_image, 1 unreadable_shard."
+    )
+    assert page.has("The run had no calibration, so no rate was promised.")
+
+
+def test_two_runs_are_set_side_by_side(drawn: Path, tmp_path: Path) -> None:
+    write_results(drawn / "in", tmp_path / "earlier", seed=3)
+    findings = gather_findings(str(drawn / "out"), against=str(tmp_path / "earlier"))
+    page = Page(render_page(findings))
+    assert findings.comparison is not None
+    assert findings.comparison.changes is not None
+    assert page.has(f"{findings.comparison.changes.newly} are newly flagged")
+    assert page.has("share then")
+    assert page.has("Settings that differ")
+
+
+def test_the_same_results_are_the_same_page(drawn: Path, text: str) -> None:
+    assert render_page(gather_findings(str(drawn / "out"))) == text
+
+
+def test_long_tables_end_with_how_many_are_left_out(tmp_path: Path) -> None:
+    write_input(tmp_path / "in", 300, 3)
+    write_results(tmp_path / "in", tmp_path / "out")
+    page = Page(render_page(gather_findings(str(tmp_path / "out"), top=2)))
+    assert page.has("and 50 more shards, with a smaller share")
+    assert page.has("more flagged rows in the results")
+
+
+def test_a_page_of_ten_times_the_rows_is_no_larger_and_takes_no_more_memory(tmp_path: Path) -> None:
+    found = []
+    for rows in (20_000, 200_000):
+        write_input(tmp_path / f"in{rows}", rows, 10_000)
+        write_results(tmp_path / f"in{rows}", tmp_path / f"out{rows}")
+        found.append(measure(tmp_path / f"out{rows}", tmp_path / "report.html"))
+    few, many = found
+    assert (few.rows, many.rows) == (20_000, 200_000)
+    assert many.page_mb < few.page_mb * 1.1
+    assert many.peak_mib < few.peak_mib + 60
+
+
+def test_the_command_makes_a_page_and_replaces_it_but_nothing_else(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "report.html"
+    for top in ("5", "6"):
+        cli.app(["report", str(drawn / "out"), "-o", str(target), "--top", top], standalone_mode=False)
+        assert len(Page(target.read_text()).all("img")) == int(top)
+    flagged = sum(read_results(drawn / "out")["flag"].to_pylist())
+    told = rf"report.html: 6 most suspicious rows, 6 with a picture; {flagged} of 4000 rows flagged.*; 0.\d MB"
+    assert re.search(told, capsys.readouterr().out)
+    other = tmp_path / "thesis.html"
+    other.write_text("<!DOCTYPE html><title>mine</title>")
+    assert oodscreen("report", drawn / "out", "-o", other, monkeypatch=monkeypatch) == 2
+    assert "exists, and is no report of ours" in capsys.readouterr().err
+    assert other.read_text() == "<!DOCTYPE html><title>mine</title>"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "thesis.html"]
+
+
+def test_the_command_counts_what_the_run_counted_and_pictures_that_are_there(
+    screened: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(screened / "out", tmp_path / "out")
+    flagged = sum(read_results(tmp_path / "out")["flag"].to_pylist())
+    words = ["report", str(tmp_path / "out"), "-o", str(tmp_path / "r.html"), "--top", "4", "--input", str(tmp_path)]
+    cli.app(words, standalone_mode=False)
+    told = capsys.readouterr().out
+    assert (
+        f"r.html: 4 most suspicious rows, 0 with a picture; {flagged} of 183 rows flagged (2 of them could not" in told
+    )
+    assert f"by --input, which is not {tmp_path}" in told
+
+
+def test_a_score_that_one_run_lacks_is_a_dash_and_one_of_another_calibration_is_not_told(
+    drawn: Path, tmp_path: Path
+) -> None:
+    write_results(drawn / "in", tmp_path / "earlier", seed=3)
+    shard = sorted((tmp_path / "earlier").glob("*.parquet"))[0]
+    table = pq.read_table(shard)
+    null = pa.nulls(len(table), pa.float32())
+    pq.write_table(table.set_column(table.column_names.index("entropy"), table.schema.field("entropy"), null), shard)
+    manifest = tmp_path / "earlier" / "_manifest.jsonl"
+    header, *lines = manifest.read_text().splitlines()
+    told = {**json.loads(header), "calibration": "2" * 64}
+    entries = [json.loads(line) for line in lines]
+    for entry in entries:
+        if entry.get("shard") == shard.name:
+            entry["size"] = shard.stat().st_size
+    manifest.write_text("\n".join(map(json.dumps, [told, *entries])) + "\n")
+    findings = gather_findings(str(drawn / "out"), against=str(tmp_path / "earlier"))
+    assert findings.comparison is not None
+    changes = findings.comparison.changes
+    assert changes is not None
+    assert changes.newly > 0
+    assert (findings.order, changes.score) == ("ood_score", "entropy")
+    text = render_page(findings)
+    assert "–</td>" in text  # noqa: RUF001
+    assert ">nan<" not in text
+
+
+def test_a_folder_is_not_replaced(drawn: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputRefused, match="is a folder"):
+        write_page(gather_findings(str(drawn / "out"), top=0), tmp_path)
+
+
+def test_without_jinja_it_says_what_to_install(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = gather_findings(str(drawn / "out"), top=0)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(OptionRefused, match=r"Jinja2 is not installed(.|\n)*oodscreen\[report\]"):
+        render_page(findings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule", "order"),
+    [("regression", "largest_std > 0.05", "largest_std"), ("sigmoid", None, "largest_label_entropy")],
+)
+def test_models_without_one_predicted_class_have_a_page_too(
+    tmp_path: Path, kind: str, rule: str | None, order: str
+) -> None:
+    """A regression has no probabilities, so no bars; several labels have them, but no class to sort by."""
+    graph = Graph(kind=kind)
+    model = graph.finish(graph.dense(graph.site(graph.flat(), 48), 48, 3), 3)
+    stamp_metadata(model.proto, model.contract)
+    onnx.save(model.proto, tmp_path / "m.onnx")
+    images = np.random.default_rng(1).integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)
+    write_shard(tmp_path / "in" / "a.parquet", [encode(image) for image in images])
+    config = RunConfig(passes=8, device="cpu", flag_if=rule)
+    run_screening(tmp_path / "m.onnx", str(tmp_path / "in"), tmp_path / "out", config, Recorder())
+    findings = gather_findings(str(tmp_path / "out"))
+    page = Page(render_page(findings))
+    assert findings.order == order
+    assert findings.counts.classes == ()
+    assert not page.all("section", id="classes")
+    assert len(page.all("img")) == 40
+    assert bool(page.all("svg", class_="spread")) == (kind == "sigmoid")

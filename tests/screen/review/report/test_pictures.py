@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.report import write_results
+from screen.input.preview import Preview
+from screen.input.shards import find_shards
+from screen.review.report import pictures
+from screen.review.report.findings import Findings
+from screen.review.report.gather import gather_findings
+from tests.conftest import encode, write_shard
+
+
+@pytest.fixture
+def place(digits: NDArray[np.uint8], tmp_path: Path) -> Path:
+    """Results of 60 digits in two shards."""
+    encoded = [encode(image) for image in digits[:60]]
+    write_shard(tmp_path / "in" / "a.parquet", encoded[:40], row_group_size=7)
+    write_shard(tmp_path / "in" / "b.parquet", encoded[40:])
+    write_results(tmp_path / "in", tmp_path / "out")
+    return tmp_path
+
+
+def find(place: Path, moved_to: Path | None = None) -> Findings:
+    return gather_findings(str(place / "out"), moved_to=None if moved_to is None else str(moved_to))
+
+
+def test_each_row_has_the_picture_of_its_own_image(place: Path, digits: NDArray[np.uint8]) -> None:
+    found = find(place)
+    assert found.notes == ()
+    assert len(found.suspects) > 50
+    for suspect in found.suspects:
+        assert isinstance(suspect.preview, Preview)
+        shown = np.asarray(Image.open(io.BytesIO(suspect.preview.data)))
+        assert np.array_equal(shown, digits[suspect.row + (40 if suspect.shard == "b.parquet" else 0), ..., 0])
+
+
+@pytest.mark.parametrize("what", ["gone", "rewritten", "touched", "damaged", "no column"])
+def test_a_shard_that_is_not_the_one_that_was_scored_shows_nothing(
+    place: Path, digits: NDArray[np.uint8], what: str
+) -> None:
+    shard = place / "in" / "a.parquet"
+    if what == "gone":
+        shard.unlink()
+    elif what == "rewritten":
+        write_shard(shard, [encode(image) for image in digits[100:140]], row_group_size=7)
+    elif what == "touched":
+        os.utime(shard, (1, 1))
+    elif what == "damaged":
+        shard.write_bytes(b"PAR1")
+    else:
+        pq.write_table(pq.read_table(shard, columns=["id"]), shard)
+    found = find(place)
+    assert len(found.notes) == (2 if what == "gone" else 1)
+    assert "a.parquet" in found.notes[0]
+    assert ("--input" in found.notes[-1]) == (what == "gone")
+    for suspect in found.suspects:
+        assert isinstance(suspect.preview, str) == (suspect.shard == "a.parquet")
+
+
+def test_an_image_under_another_key_is_not_shown(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fingerprint is of the footer: here the shard has it, and other content."""
+    write_shard(place / "in" / "a.parquet", [None] * 40, ids=[f"other-{row}" for row in range(40)])
+    kept = find_shards(str(place / "in"))[0]
+    monkeypatch.setattr(pictures, "find_source", lambda entry, *_: next(s for s in kept if s.name == entry.shard))
+    found = find(place)
+    assert "has other keys than the results" in found.notes[0]
+    assert all(isinstance(suspect.preview, str) for suspect in found.suspects if suspect.shard == "a.parquet")
+
+
+def test_shards_that_were_moved_are_found_where_they_are_now(place: Path) -> None:
+    (place / "in").rename(place / "elsewhere")
+    *gone, hint = find(place).notes
+    assert len(gone) == 2
+    assert all("any more" in note for note in gone)
+    assert "by --input" in hint
+    assert find(place, place / "elsewhere").notes == ()
+    shutil.copytree(place / "elsewhere", place / "copied", copy_function=shutil.copy)  # which sets the time anew
+    assert find(place, place / "copied").notes == ()
+
+
+def test_pictures_end_where_they_are_too_many_bytes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "_MOST_BYTES", 3000)
+    found = find(place)
+    shown = [suspect.preview for suspect in found.suspects if isinstance(suspect.preview, Preview)]
+    assert 2000 < sum(len(preview.data) for preview in shown) <= 3000
+    assert found.notes == (f"{len(found.suspects) - len(shown)} pictures were left out: all together they would have "
+                           "made the page too large.",)  # fmt: skip
+
+
+def test_many_shards_without_pictures_are_told_in_few_lines(digits: NDArray[np.uint8], tmp_path: Path) -> None:
+    for number in range(9):
+        write_shard(tmp_path / "in" / f"{number}.parquet", [encode(digits[number])])
+    write_results(tmp_path / "in", tmp_path / "out")
+    shutil.rmtree(tmp_path / "in")
+    found = find(tmp_path)
+    assert len(found.notes) == 7
+    assert found.notes[5].startswith("and ")
+    assert "by --input" in found.notes[6]
+
+
+def test_tensors_have_pictures_too(digits: NDArray[np.uint8], tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    images = np.ascontiguousarray(digits[:20])
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(images)
+    pq.write_table(pa.table({"image": tensors}), tmp_path / "in" / "a.parquet")
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(images.ravel()), 28 * 28)
+    pq.write_table(pa.table({"image": flat}), tmp_path / "in" / "b.parquet")
+    write_results(tmp_path / "in", tmp_path / "out")
+    for suspect in find(tmp_path).suspects:
+        assert isinstance(suspect.preview, Preview)
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(suspect.preview.data))), images[suspect.row, ..., 0])

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from screen.columns import COLUMNS
+from screen.review.report.tally import NEEDED, GrowingHistogram, Tally, split_reason, strip_values
+from screen.review.results import Place
+
+VALUES = st.lists(st.floats(-1e30, 1e30), min_size=1, max_size=60)
+
+
+def counted(values: list[float], flag: list[bool], cut: int) -> GrowingHistogram:
+    histogram = GrowingHistogram()
+    for part in (slice(0, cut), slice(cut, None)):
+        histogram.add(np.array(values[part]), np.array(flag[part], np.bool_))
+    return histogram
+
+
+@given(VALUES, st.randoms(use_true_random=False), st.integers(0, 60))
+def test_a_histogram_is_the_same_in_whatever_order_and_batches_values_come(
+    values: list[float], random: object, cut: int
+) -> None:
+    flag = [value > 0 for value in values]
+    edges, rows, flagged = counted(values, flag, cut).bins()
+    assert 1 <= len(rows) <= 96
+    places = np.searchsorted(edges, values, side="right") - 1
+    assert np.array_equal(rows, np.bincount(places, minlength=len(rows)))
+    assert rows.sum() == len(values)
+    assert flagged.sum() == sum(flag)
+    order = list(range(len(values)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    again = counted([values[one] for one in order], [flag[one] for one in order], cut).bins()
+    assert all(np.array_equal(one, other) for one, other in zip((edges, rows, flagged), again, strict=True))
+
+
+def test_values_that_are_not_finite_are_in_no_bin() -> None:
+    histogram = counted([np.nan, np.inf, 1.0], [True, True, True], 1)
+    assert histogram.bins()[1].tolist() == [1]
+
+
+def test_bins_are_coarse_enough_for_a_limit_far_from_all_values() -> None:
+    histogram = counted([1.0, 1.0000001], [False, True], 1)
+    edges, rows, _ = histogram.bins(also=[100.0])
+    assert (len(rows), rows[0]) == (1, 2)
+    assert edges[1] - edges[0] == 2
+
+
+def table(**columns: list[object]) -> pa.Table:
+    """Rows of result columns; those that are not given are null, and rows are readable."""
+    rows = len(next(iter(columns.values())))
+    kinds = {column.name: column.type for column in COLUMNS}
+    filled = {"status": ["ok"] * rows, "flag": [False] * rows, **columns}
+    return pa.table({name: pa.array(filled.get(name, [None] * rows), kinds[name]) for name in NEEDED})
+
+
+def test_flagged_rows_come_first_then_high_scores_then_the_order_of_the_results() -> None:
+    tally = Tally(4, None)
+    tally.add(0, 0, table(entropy=[0.1, 0.9, 0.5], flag=[False, False, True]))
+    tally.add(0, 3, table(entropy=[0.5], flag=[True]))
+    tally.add(1, 0, table(entropy=[0.6, 0.9], flag=[True, False]))
+    assert tally.order == "entropy"
+    assert tally.suspects() == [Place(1, 0), Place(0, 2), Place(0, 3), Place(0, 1)]
+
+
+def test_the_score_of_the_queue_orders_unless_it_is_null() -> None:
+    low = Tally(2, None, "confidence", high=False)
+    low.add(0, 0, table(confidence=[0.9, 0.2, 0.4], entropy=[9.0, 0.0, 0.0], flag=[True, True, True]))
+    assert (low.order, low.high, low.suspects()) == ("confidence", False, [Place(0, 1), Place(0, 2)])
+    null = Tally(1, None, "confidence", high=False)
+    null.add(0, 0, table(entropy=[0.1, 0.9], flag=[True, True]))
+    assert (null.order, null.high, null.suspects()) == ("entropy", True, [Place(0, 1)])
+
+
+def test_rows_that_could_not_be_scored_are_counted_as_rows_alone() -> None:
+    tally = Tally(10, 0.5)
+    tally.add(
+        0, 0, table(ood_score=[None, 3.0], p_value=[None, 0.5], flag=[True, True], status=["decode_failed", "ok"])
+    )
+    assert (tally.rows, tally.readable, tally.flagged, tally.all_flagged, tally.by_calibration) == (2, 1, 1, 2, 1)
+    assert tally.suspects() == [Place(0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("reason", "single"),
+    [
+        ("entropy 0.7 > 0.5", ("entropy > 0.5",)),
+        ("0.5 < entropy 7e-05", ("0.5 < entropy",)),
+        ("energy -3.2 > -4; entropy 1 >= 0.5", ("energy > -4", "entropy >= 0.5")),
+        ("mutual_information 0.3 > expected_entropy 0.2", ("mutual_information > expected_entropy",)),
+        ("p_value 0.0015 <= 0.02; most unusual: entropy 1.2", ("p_value <= 0.02", "most unusual: entropy")),
+        ("not entropy < 0.5", ("not entropy < 0.5",)),
+        ("", ()),
+    ],
+)
+def test_a_reason_is_told_without_the_values_of_its_row(reason: str, single: tuple[str, ...]) -> None:
+    assert split_reason(reason) == single
+    assert strip_values(pa.chunked_array([[reason]])).to_pylist() == ["; ".join(single)]

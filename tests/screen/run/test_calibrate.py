@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import onnx
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from export.errors import CalibrationRefused, InputRefused, OptionRefused, OutputRefused
+from export.graph.passes import stamp_metadata
+from screen import Screener
+from screen.config import RunConfig
+from screen.decide.calibration import flagged_ranks, read_calibration
+from screen.decide.request import CalibrationConfig, CalibrationReport
+from screen.demo import read_images
+from screen.run.calibrate import run_calibration
+from screen.run.runner import run_screening
+from screen.run.scoring import Executor, Job, open_here
+from tests.conftest import Recorder, encode, read_results, write_shard
+from tests.screen.engine.graphs import Graph
+
+PASSES = 6
+RATE = 0.1
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory, digits: NDArray[np.uint8]) -> Path:
+    """Folders: 900 validation rows, 500 training rows, 300 test rows."""
+    folder = tmp_path_factory.mktemp("calibrate")
+    images = {"valid": read_images("valid")[0][:900], "train": read_images("train")[0][:500], "test": digits[:300]}
+    for name, some in images.items():
+        encoded = [encode(image) for image in some]
+        for start in range(0, len(encoded), 350):
+            write_shard(folder / name / f"{start:04d}.parquet", encoded[start : start + 350])
+    return folder
+
+
+Calibrate = Callable[..., CalibrationReport]
+
+
+@pytest.fixture
+def calibrate(article_onnx: Path, shards: Path, tmp_path: Path) -> Calibrate:
+    def run(source: Path | None = None, *, model: Path = article_onnx, config: Any = None, **wanted: Any) -> Any:
+        asked = CalibrationConfig(**{"review_rate": RATE, **wanted})
+        config = RunConfig(passes=PASSES, device="cpu") if config is None else config
+        return run_calibration(model, str(source or shards / "valid"), tmp_path / "c", config, asked, Recorder())
+
+    return run
+
+
+def test_a_calibration_uses_every_row_in_one_part(calibrate: Calibrate, shards: Path) -> None:
+    alone = calibrate()
+    assert (alone.bank_rows, alone.calibration.fit_rows, len(alone.calibration.ranked)) == (300, 200, 400)
+    both = calibrate(reference=str(shards / "train"))
+    assert (both.bank_rows, both.calibration.fit_rows, len(both.calibration.ranked)) == (500, 300, 600)
+    assert "500 in the bank, 300 fit the detectors, 600 are ranked" in both.to_text()
+    assert "averaged to 3 x 3 places: 576 features" in both.to_text()
+
+
+def test_a_calibration_does_not_depend_on_shards_and_batches(
+    calibrate: Calibrate, shards: Path, tmp_path: Path
+) -> None:
+    first = calibrate(reference=str(shards / "train"))
+    kept = first.output.read_bytes()
+    encoded = [encode(image) for image in read_images("valid")[0][:900]][::-1]
+    for start in range(0, 900, 77):
+        write_shard(tmp_path / "other" / f"{start:04d}.parquet", encoded[start : start + 77])
+    config = RunConfig(passes=PASSES, device="cpu", batch_size=130, threads=1)
+    second = calibrate(tmp_path / "other", reference=str(shards / "train"), config=config)
+    assert second.output.read_bytes() == kept
+
+
+def test_a_run_takes_passes_seed_and_masks_from_the_calibration(
+    calibrate: Calibrate, article_onnx: Path, shards: Path, tmp_path: Path
+) -> None:
+    report = calibrate(config=RunConfig(passes=PASSES, seed=4, device="cpu"))
+    config = RunConfig(calibration=str(report.output), device="cpu")
+    summary = run_screening(article_onnx, str(shards / "test"), tmp_path / "out", config, Recorder())
+    table = read_results(tmp_path / "out")
+    assert set(table["passes"].to_pylist()) == {PASSES}
+    expected = Screener(article_onnx, passes=PASSES, seed=4, device="cpu").score(read_images("test")[0][:300])
+    np.testing.assert_array_equal(np.array(table["mean"].to_pylist()), expected.mean.astype(np.float32))
+    score, p_value = np.array(table["ood_score"]), np.array(table["p_value"])
+    calibration = read_calibration(report.output)
+    np.testing.assert_array_equal(calibration.p_values(score), p_value)
+    assert table["flag"].to_pylist() == (p_value <= RATE).tolist() == (score > calibration.threshold).tolist()
+    assert 0 < summary.flagged < 300
+    assert summary.rule == "p_value <= 0.1"
+    reasons = [reason for reason in table["flag_reason"].to_pylist() if reason]
+    assert all(reason.startswith("p_value ") and "; most unusual: " in reason for reason in reasons)
+
+
+def test_a_calibration_that_is_replaced_while_a_run_opens_decides_nothing(
+    calibrate: Calibrate, article_onnx: Path, shards: Path, tmp_path: Path
+) -> None:
+    """Results name the calibration that decided them: the file is read once."""
+    report = calibrate()
+    config = RunConfig(calibration=str(report.output), device="cpu")
+
+    @contextmanager
+    def open_late(job: Job, *others: Any) -> Iterator[Executor]:
+        report.output.write_bytes(b"another")
+        with open_here(job, *others) as executor:
+            yield executor
+
+    summary = run_screening(
+        article_onnx, str(shards / "test"), tmp_path / "out", config, Recorder(), open_executor=open_late
+    )
+    assert summary.rows == 300
+    assert read_results(tmp_path / "out")["p_value"].null_count == 0
+
+
+def test_noise_is_flagged_and_looks_far(calibrate: Calibrate, article_onnx: Path, digits: NDArray[np.uint8]) -> None:
+    screener = Screener(article_onnx, calibration=calibrate().output, device="cpu")
+    noise = np.random.default_rng(0).integers(0, 256, (100, 28, 28, 1), dtype=np.uint8)
+    far, near = screener.score(noise), screener.score(digits[:300])
+    assert screener.flag(far).flag.all()
+    assert far.feature_distance is not None
+    assert near.feature_distance is not None
+    assert far.feature_distance.min() > near.feature_distance.max()
+
+
+def test_a_rule_and_a_calibration_flag_either_one(calibrate: Calibrate, article_onnx: Path, digits: Any) -> None:
+    calibration = calibrate().output
+    both = Screener(article_onnx, calibration=calibration, flag_if="entropy > 0.8 or skewness > 100", device="cpu")
+    alone = Screener(article_onnx, calibration=calibration, device="cpu")
+    summary = both.score(digits[:200])
+    assert summary.entropy is not None
+    flag = both.flag(summary)
+    expected = alone.flag(summary).flag | (summary.entropy.astype(np.float32) > 0.8)
+    np.testing.assert_array_equal(flag.flag, expected)
+    assert any("entropy" in reason and "p_value" in reason for reason in flag.reasons)
+    with pytest.raises(OptionRefused, match="null without a calibration"):
+        Screener(article_onnx, flag_if="p_value < 0.1", device="cpu")
+
+
+def test_scores_are_the_same_bits_in_every_batch(
+    calibrate: Calibrate, article_onnx: Path, shards: Path, tmp_path: Path
+) -> None:
+    calibration = str(calibrate().output)
+    tables = []
+    for batch_size, threads in ((1, 1), (64, 2), (2048, 3)):
+        config = RunConfig(calibration=calibration, device="cpu", batch_size=batch_size, threads=threads)
+        run_screening(article_onnx, str(shards / "test"), tmp_path / f"out-{batch_size}", config, Recorder())
+        tables.append(read_results(tmp_path / f"out-{batch_size}"))
+    assert tables[0].equals(tables[1])
+    assert tables[0].equals(tables[2])
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [({"passes": 7}, "another --passes: 6 there, 7 here"), ({"seed": 1}, "--seed"), ({"masks": "per-row"}, "--masks")],
+)
+def test_a_calibration_of_other_passes_is_refused(
+    calibrate: Calibrate, article_onnx: Path, options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(CalibrationRefused, match=told) as refused:
+        Screener(article_onnx, calibration=calibrate().output, device="cpu", **options)
+    assert "oodscreen calibrate" in refused.value.next_step
+
+
+def test_a_calibration_of_another_model_is_refused(calibrate: Calibrate, article_onnx: Path, tmp_path: Path) -> None:
+    model = onnx.load(article_onnx)
+    model.graph.doc_string = "another file"
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(CalibrationRefused, match="is of another model"):
+        Screener(tmp_path / "other.onnx", calibration=calibrate().output, device="cpu")
+
+
+def test_a_truncated_calibration_is_refused(calibrate: Calibrate, article_onnx: Path) -> None:
+    path = calibrate().output
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CalibrationRefused, match="damaged"):
+        Screener(article_onnx, calibration=path, device="cpu")
+
+
+def test_rows_of_the_wrong_shape_are_refused(calibrate: Calibrate, tmp_path: Path) -> None:
+    write_shard(tmp_path / "in" / "a.parquet", [encode(np.zeros((5, 5, 1), np.uint8))] * 1000)
+    with pytest.raises(InputRefused, match="wrong_shape: 5 x 5, the model takes 28 x 28") as refused:
+        calibrate(tmp_path / "in")
+    assert "of the size that it takes" in refused.value.next_step
+
+
+def test_a_calibration_replaces_a_calibration_and_nothing_else(
+    calibrate: Calibrate, tmp_path: Path, shards: Path
+) -> None:
+    (tmp_path / "c").write_text("something else")
+    with pytest.raises(OutputRefused, match="exists and is no calibration"):
+        calibrate()
+    assert (tmp_path / "c").read_text() == "something else"
+    (tmp_path / "c").unlink()
+    first = calibrate().calibration.digest
+    assert calibrate(review_rate=0.2).calibration.digest != first
+
+
+def test_rows_that_are_all_alike_are_refused(calibrate: Calibrate, shards: Path, tmp_path: Path) -> None:
+    write_shard(tmp_path / "in" / "a.parquet", [encode(np.zeros((28, 28, 1), np.uint8))] * 900)
+    with pytest.raises(InputRefused, match="repeat each other"):
+        calibrate(tmp_path / "in", reference=str(shards / "train"))
+    with pytest.raises(InputRefused, match="The bank has 0 readable rows that differ, of 900"):
+        calibrate(tmp_path / "in")
+
+
+def test_fewer_rows_than_the_review_rate_needs_are_refused(calibrate: Calibrate, shards: Path) -> None:
+    with pytest.raises(InputRefused, match="hold 900 rows") as refused:
+        calibrate(review_rate=0.001)
+    assert "at least 2246 readable rows" in refused.value.wanted
+    with pytest.raises(InputRefused, match="hold 300 rows"):
+        calibrate(shards / "test")
+
+
+def test_the_least_rows_that_are_asked_for_are_enough(calibrate: Calibrate, tmp_path: Path, digits: Any) -> None:
+    encoded = [encode(image) for image in digits[:448]]
+    write_shard(tmp_path / "in" / "a.parquet", encoded[:447])
+    with pytest.raises(InputRefused, match="hold 447 rows"):
+        calibrate(tmp_path / "in", review_rate=0.2)
+    write_shard(tmp_path / "in" / "a.parquet", encoded)
+    assert calibrate(tmp_path / "in", review_rate=0.2).calibration.fit_rows >= 100
+
+
+def test_rows_that_are_in_the_reference_too_are_refused(calibrate: Calibrate, shards: Path, tmp_path: Path) -> None:
+    encoded = [encode(image) for image in np.concatenate([read_images("valid")[0][:800], read_images("train")[0][:3]])]
+    write_shard(tmp_path / "in" / "a.parquet", encoded)
+    with pytest.raises(InputRefused, match="3 of 803 in-distribution rows are in the reference too"):
+        calibrate(tmp_path / "in", reference=str(shards / "train"))
+
+
+def test_equal_images_lie_in_one_part(calibrate: Calibrate, tmp_path: Path, digits: Any) -> None:
+    encoded = [encode(image) for image in digits[:450]]
+    write_shard(tmp_path / "in" / "a.parquet", encoded + encoded)
+    report = calibrate(tmp_path / "in")
+    assert report.bank_rows == 150
+    assert report.calibration.fit_rows % 2 == len(report.calibration.ranked) % 2 == 0
+    assert report.calibration.fit_rows + len(report.calibration.ranked) == 600
+
+
+def test_rows_that_cannot_be_read_are_counted_and_left_out(calibrate: Calibrate, tmp_path: Path, digits: Any) -> None:
+    write_shard(tmp_path / "in" / "a.parquet", [*(encode(image) for image in digits[:600]), None, b"x", None])
+    report = calibrate(tmp_path / "in")
+    assert report.statuses == {"decode_failed": 1, "null_image": 2}
+    assert "not scored     3 of 603 (decode_failed 1, null_image 2)" in report.to_text()
+    assert report.bank_rows + report.calibration.fit_rows + len(report.calibration.ranked) == 600
+
+
+def test_detectors_and_distance_can_be_chosen(calibrate: Calibrate, article_onnx: Path, digits: Any) -> None:
+    report = calibrate(detectors=("confidence", "energy"))
+    assert report.calibration.combination.names == ("confidence", "energy")
+    assert report.calibration.distance is None
+    summary = Screener(article_onnx, calibration=report.output, device="cpu").score(digits[:5])
+    assert summary.feature_distance is None
+    assert summary.ood_score is not None
+    report = calibrate(distance="mahalanobis")
+    assert report.calibration.distance is not None
+    assert report.calibration.distance.kind == "mahalanobis"
+    for wanted in ({"detectors": ("largest_label_entropy",)}, {"detectors": ("nonsense",)}, {"distance": "none"}):
+        with pytest.raises(OptionRefused):
+            calibrate(**wanted)
+    with pytest.raises(InputRefused, match="hold 900 rows"):
+        calibrate(review_rate=1e-9)
+    for rate in (0.0, 1.0, -1.0, float("nan")):
+        with pytest.raises(OptionRefused, match="--review-rate"):
+            calibrate(review_rate=rate)
+
+
+def save(model: Any, path: Path) -> Path:
+    stamp_metadata(model.proto, model.contract)
+    onnx.save(model.proto, path)
+    return path
+
+
+def small_images(path: Path) -> Path:
+    images = np.random.default_rng(0).integers(0, 256, (600, 4, 4, 3), dtype=np.uint8)
+    return write_shard(path, [encode(image) for image in images])
+
+
+def test_an_empty_trunk_falls_back_to_uncertainty_and_says_so(calibrate: Calibrate, tmp_path: Path) -> None:
+    g = Graph()
+    model = save(g.finish(g.dense(g.site(g.flat(), 48), 48, 3), 3), tmp_path / "m.onnx")
+    report = calibrate(small_images(tmp_path / "in" / "a.parquet"), model=model)
+    assert report.calibration.combination.names == ("entropy",)
+    assert report.calibration.features.startswith("none: nothing that was learned")
+    assert report.calibration.fit_rows + len(report.calibration.ranked) == 600
+
+
+def test_features_that_carry_nothing_are_left_out_and_that_is_said(calibrate: Calibrate, tmp_path: Path) -> None:
+    """A layer that died: its output is 0 for every image, beside one that lives."""
+    g = Graph()
+    dead = g.op("Mul", g.dense(g.dense(g.flat(), 48, 48), 48, 48), g.const(np.zeros(1, np.float32)))
+    x = g.op("Add", g.site(g.op("Relu", dead), 48), g.flat())
+    model = save(g.finish(g.dense(g.site(x, 48), 48, 3), 3), tmp_path / "m.onnx")
+    report = calibrate(small_images(tmp_path / "in" / "a.parquet"), model=model)
+    assert report.calibration.combination.names == ("entropy",)
+    assert report.calibration.features == "none: every row has the same features"
+
+
+def test_a_regression_is_flagged_by_its_calibration(calibrate: Calibrate, tmp_path: Path) -> None:
+    g = Graph(kind="regression")
+    model = save(g.finish(g.dense(g.site(g.op("Relu", g.dense(g.flat(), 48, 20)), 20), 20, 2), 2), tmp_path / "m.onnx")
+    report = calibrate(small_images(tmp_path / "in" / "a.parquet"), model=model)
+    assert report.calibration.combination.names == ("largest_std", "feature_distance")
+    screener = Screener(model, calibration=report.output, device="cpu")
+    assert screener.flag(screener.score(np.zeros((3, 4, 4, 3), np.uint8))).flag.dtype == np.bool_
+
+
+def test_stopping_early_is_tried_on_the_ranked_rows(
+    calibrate: Calibrate, article_onnx: Path, shards: Path, tmp_path: Path
+) -> None:
+    report = calibrate(config=RunConfig(passes=100, device="cpu", adaptive=True))
+    assert report.stopping is not None
+    assert abs(report.stopping.flagged - report.stopping.flagged_by_all) < 0.01
+    assert report.stopping.mean_passes < 60
+    assert "--adaptive" in report.to_text()
+    tables = []
+    for adaptive in (False, True):
+        config = RunConfig(calibration=str(report.output), device="cpu", adaptive=adaptive)
+        run_screening(article_onnx, str(shards / "test"), tmp_path / f"out-{adaptive}", config, Recorder())
+        tables.append(read_results(tmp_path / f"out-{adaptive}"))
+    passes = np.array(tables[1]["passes"])
+    assert set(tables[0]["passes"].to_pylist()) == {100}
+    assert passes.mean() < 60
+    assert sum(one != other for one, other in zip(tables[0]["flag"], tables[1]["flag"], strict=True)) <= 2
+    assert tables[0]["feature_distance"].equals(tables[1]["feature_distance"])
+    with pytest.raises(OptionRefused, match="the calibration combines energy"):
+        calibrate(config=RunConfig(adaptive=True, device="cpu"), detectors=("energy",))
+
+
+def test_the_review_rate_that_was_promised_is_kept(calibrate: Calibrate, article_onnx: Path, tmp_path: Path) -> None:
+    """One halving of 4,000 digits; many are in benchmarks/promises.py."""
+    images = np.concatenate([read_images("valid")[0], read_images("test")[0]])
+    images = images[np.random.default_rng(0).permutation(len(images))]
+    write_shard(tmp_path / "in" / "a.parquet", [encode(image) for image in images[:2000]])
+    report = calibrate(tmp_path / "in", review_rate=0.05)
+    screener = Screener(article_onnx, calibration=report.output, device="cpu")
+    flagged = int(screener.flag(screener.score(images[2000:])).flag.sum())
+    rows = len(report.calibration.ranked)
+    ranks = flagged_ranks(rows, 0.05)
+    low, high = stats.betabinom.ppf([0.001, 0.999], 2000, ranks, rows + 1 - ranks)
+    assert low <= flagged <= high
+    assert replace(report.calibration, review_rate=0.5).interval[0] > high / 2000
+
+
+def test_a_calibration_may_be_in_a_store(
+    calibrate: Calibrate, article_onnx: Path, shards: Path, tmp_path: Path
+) -> None:
+    calibrate()
+    fsspec.filesystem("memory").pipe_file("/calibrations/c", (tmp_path / "c").read_bytes())
+    for name, place in (("local", str(tmp_path / "c")), ("store", "memory://calibrations/c")):
+        config = RunConfig(calibration=place, device="cpu")
+        run_screening(article_onnx, str(shards / "test"), tmp_path / name, config, Recorder())
+    local, store = (pq.read_table(tmp_path / name / "0000.parquet") for name in ("local", "store"))
+    assert store.equals(local)
+    assert store["p_value"].null_count == 0
