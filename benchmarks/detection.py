@@ -35,7 +35,7 @@ from export.source.describe import import_keras
 from screen.config import RunConfig
 from screen.decide.calibration import flagged_ranks
 from screen.decide.detectors import HIGH_IS_UNUSUAL, CombinedScore, Detector
-from screen.decide.reference import BANK_ROWS
+from screen.decide.reference import REFERENCE_ROWS
 from screen.decide.request import CalibrationConfig
 from screen.engine.distance import NEIGHBOURS, Distance, DistanceMeter, Mahalanobis, NearestNeighbours
 from screen.engine.graph.features import GRID
@@ -153,7 +153,7 @@ def choose(data: Path, work: Path, sets: dict[str, Path], seed: int) -> list[dic
     device = choose_device("cpu", 0)
     rng = np.random.default_rng(1)
     reference = read_folder(data / "mnist" / "train")[0]
-    reference = reference[rng.permutation(len(reference))[: 2 * BANK_ROWS]]
+    reference = reference[rng.permutation(len(reference))[: 2 * REFERENCE_ROWS]]
     images = {name: read_folder(sets[name])[0] for name in CHOOSING}
     images["test"] = read_folder(data / "mnist" / "test")[0]
     results = []
@@ -165,13 +165,13 @@ def choose(data: Path, work: Path, sets: dict[str, Path], seed: int) -> list[dic
         tried: list[tuple[str, int, Distance]] = [
             (f"{count} neighbours", rows, NearestNeighbours.fit(bank[:rows], count))
             for rows, count in (
-                [(rows, NEIGHBOURS) for rows in (1000, 2500, 5000, BANK_ROWS, 2 * BANK_ROWS)]
-                + [(BANK_ROWS, count) for count in (1, 10, 50)]
+                [(rows, NEIGHBOURS) for rows in (1000, 2500, 5000, REFERENCE_ROWS, 2 * REFERENCE_ROWS)]
+                + [(REFERENCE_ROWS, count) for count in (1, 10, 50)]
                 if grid == GRID
-                else [(BANK_ROWS, NEIGHBOURS)]
+                else [(REFERENCE_ROWS, NEIGHBOURS)]
             )
         ]
-        tried.append(("Mahalanobis", BANK_ROWS, Mahalanobis.fit(bank[:BANK_ROWS])))
+        tried.append(("Mahalanobis", REFERENCE_ROWS, Mahalanobis.fit(bank[:REFERENCE_ROWS])))
         for kind, rows, distance in tried:
             meter = DistanceMeter(distance, device)
             measured = {name: meter.measure(array) for name, array in features.items()}

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.networks import export_article
-from screen.files.storage import find_leftovers
+from screen.files.storage import find_stale_staging
 from screen.output.lock import LOCK_NAME
 from screen.output.manifest_file import MANIFEST_NAME
 from screen.output.record import RECORD_NAME
@@ -128,7 +128,7 @@ def _look(output: Path, seconds: float) -> Kill:
     manifest = output / MANIFEST_NAME
     named = {json.loads(line).get("shard") for line in _whole_lines(manifest)} - {None}
     results = {path.relative_to(output).as_posix() for path in output.rglob("*.parquet")}
-    return Kill(round(seconds, 3), len(named), bool(find_leftovers(output)), bool(results - named))
+    return Kill(round(seconds, 3), len(named), bool(find_stale_staging(output)), bool(results - named))
 
 
 def _whole_lines(path: Path) -> Iterator[str]:

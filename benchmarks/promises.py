@@ -37,7 +37,7 @@ from benchmarks.sets import read_folder
 from screen.config import RunConfig
 from screen.decide.calibration import FIT_SHARE, flagged_ranks, split_rows
 from screen.decide.detectors import CombinedScore, Detector
-from screen.decide.reference import BANK_NUMBERS, BANK_ROWS
+from screen.decide.reference import REFERENCE_NUMBERS, REFERENCE_ROWS
 from screen.decide.request import CalibrationConfig
 from screen.engine.distance import NearestNeighbours
 from screen.engine.graph.features import GRID
@@ -194,7 +194,7 @@ def measure_mobilenet(work: Path) -> dict[str, float]:
     images = np.random.default_rng(0).integers(0, 256, (rows, *model.contract.image_shape), dtype=np.uint8)
     plan = plan_engine(model, features=GRID)
     size = plan.features.size
-    bank = np.random.default_rng(1).random((min(BANK_ROWS, BANK_NUMBERS // size), size), np.float32)
+    bank = np.random.default_rng(1).random((min(REFERENCE_ROWS, REFERENCE_NUMBERS // size), size), np.float32)
     distances = {"without": None, "with": NearestNeighbours.fit(bank)}
     engines = {
         name: PassEngine(plan, passes=50, seed=0, device=choose_device("cpu", 0), memory=2**29, distance=distance)

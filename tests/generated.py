@@ -191,7 +191,7 @@ def choice_table() -> str:
     for one in result["choice"]:
         grid = f"{one['grid']} x {one['grid']} places: {one['features']}"
         rows.append(
-            f"| {grid} | {one['kind']} | {one['bank_rows']:,} rows | {100 * one['auroc']:.2f} "
+            f"| {grid} | {one['kind']} | {one['reference_rows']:,} rows | {100 * one['auroc']:.2f} "
             f"| {100 * one['fpr95']:.1f} |"
         )
     return "\n".join(rows) + f"\n\nMean over these sets, one network: {', '.join(result['choosing'])}."
@@ -243,7 +243,7 @@ def promises_text() -> str:
         f"{article['with'] / article['without'] - 1:+.1%} longer ({article['without']:.1f} s to "
         f"{article['with']:.1f} s, best of three); with MobileNetV2's trunk at 50 passes "
         f"{mobile['with'] / mobile['without'] - 1:+.1%} "
-        f"({mobile['bank_rows']:,} x {mobile['features']:,} bank; `python -m benchmarks.promises`)."
+        f"({mobile['reference_rows']:,} x {mobile['features']:,} bank; `python -m benchmarks.promises`)."
     )
 
 

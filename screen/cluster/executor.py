@@ -20,7 +20,7 @@ from screen.cluster.merge import CutMerger
 from screen.cluster.tasks import TRIES, Task, TaskQueue, cut_tasks
 from screen.cluster.worker import Done, Opened, RemoteJob, Worker, installed_versions
 from screen.files.paths import is_local
-from screen.files.storage import remove_leftovers
+from screen.files.storage import remove_stale_staging
 from screen.input.shards import ShardRef, UnreadableShard
 from screen.run.scoring import Job, Progress, batch_rows
 from screen.run.stopping import StopRequest
@@ -205,7 +205,7 @@ class RayExecutor:
         if self._running:
             self._ray.wait([*self._running], num_returns=len(self._running), timeout=_END_SECONDS, fetch_local=False)
         self._running = {}
-        remove_leftovers(self._job.output, self._job.owner)
+        remove_stale_staging(self._job.output, self._job.owner)
 
     def _tell_size(self) -> str:
         cores = f"{self._size.cores} core(s)"

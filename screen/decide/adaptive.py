@@ -18,7 +18,7 @@ _SETTLING = frozenset(["entropy", "feature_distance"])
 """Detectors that a decision can be taken early by: one that grows with the entropy, one that is known at once."""
 
 
-def refuse_unsettling(contract: ModelContract, rule: FlagRule | None, detectors: tuple[str, ...]) -> None:
+def refuse_early_exit(contract: ModelContract, rule: FlagRule | None, detectors: tuple[str, ...]) -> None:
     """Refuse to stop early where more passes could turn the decision both ways.
 
     Args:

@@ -27,7 +27,7 @@ from screen.config import PassSettings
 from screen.decide.detectors import CombinedScore, Detector, Floats
 from screen.engine.distance import Distance, distance_from_arrays
 from screen.files.paths import as_path
-from screen.files.storage import AsideFile
+from screen.files.storage import StagingFile
 
 FORMAT = 1
 """Changes whenever an older calibration would be read wrongly."""
@@ -150,7 +150,7 @@ class Calibration:
             "fit_rows": self.fit_rows,
         }
         arrays["header"] = np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)
-        aside = AsideFile(path)
+        aside = StagingFile(path)
         with aside.writing(), open(aside.path, "wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes allow_pickle for an array
         digest = hashlib.sha256(aside.path.read_bytes()).hexdigest()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from export.contract.reader import ExportedModel
 from screen.columns import CALIBRATED
 from screen.config import PassSettings, RunConfig
-from screen.decide.adaptive import entropy_limits, refuse_unsettling
+from screen.decide.adaptive import entropy_limits, refuse_early_exit
 from screen.decide.calibration import Binding, Calibration, flagged_ranks, read_calibration
 from screen.decide.detectors import Floats
 from screen.decide.intervals import Drift, find_drift
@@ -99,5 +99,5 @@ def choose_policy(model: ExportedModel, config: RunConfig) -> DecisionPolicy:
         policy = DecisionPolicy(settings, parse_rule(text, contract, known), asked, calibration)
     if config.adaptive:
         detectors = () if policy.calibration is None else policy.calibration.combination.names
-        refuse_unsettling(contract, policy.asked, detectors)
+        refuse_early_exit(contract, policy.asked, detectors)
     return policy

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-BANK_ROWS = 10_000
+REFERENCE_ROWS = 10_000
 """Rows of the bank at most; more of them find little more (measured in benchmarks/detection.py)."""
 
-BANK_NUMBERS = 6_000_000
+REFERENCE_NUMBERS = 6_000_000
 """Rows times features of the bank at most: it bounds what a distance costs, and the file's size."""
 
 REFERENCE_SHARE = 1 / 3
@@ -30,7 +30,7 @@ class ReferenceSet:
     """
 
     def __init__(self, features: int) -> None:
-        self._most = min(BANK_ROWS, max(LEAST_REFERENCE_ROWS, BANK_NUMBERS // features))
+        self._most = min(REFERENCE_ROWS, max(LEAST_REFERENCE_ROWS, REFERENCE_NUMBERS // features))
         self._kept: NDArray[np.uint64] = np.zeros(0, np.uint64)
         self._features: NDArray[np.float32] | None = None
         self._seen: list[NDArray[np.uint64]] = []

@@ -68,7 +68,7 @@ class CalibrationReport:
     Attributes:
         output: the file.
         calibration: what is in it.
-        bank_rows: rows of the bank.
+        reference_rows: rows of the bank.
         rows: in-distribution rows read.
         statuses: of those that could not be scored, how many have which status.
         stopping: where that was asked for.
@@ -76,7 +76,7 @@ class CalibrationReport:
 
     output: Path
     calibration: Calibration
-    bank_rows: int
+    reference_rows: int
     rows: int
     statuses: dict[str, int]
     stopping: StoppingReport | None = None
@@ -92,7 +92,8 @@ class CalibrationReport:
             f"{self.output}  sha256 {made.digest[:16]}",
             f"  for            model {made.binding.model[:16]}, {settings.passes} passes, seed {settings.seed}, "
             f"{settings.masks} masks",
-            f"  rows           {self.bank_rows} in the bank, {made.fit_rows} fit the detectors, {ranked} are ranked",
+            f"  rows           {self.reference_rows} in the reference set, {made.fit_rows} in the fitting set, "
+            f"{ranked} in the calibration set",
         ]
         if self.statuses:
             told = ", ".join(f"{status} {count}" for status, count in sorted(self.statuses.items()))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from export.errors import OutOfMemory
 from screen.engine.boundary import Boundary
-from screen.engine.interim import entropy_error, find_settled, plan_looks
+from screen.engine.interim import entropy_error, find_decided, plan_looks
 from screen.engine.passes import PassEngine
 from screen.engine.runs import Rows, Run, cut_passes
 from screen.engine.statistics import PassSummary, RunStatistics, concatenate, summarize
@@ -98,7 +98,7 @@ class EarlyExitEngine(PassEngine):
         """The runs of passes up to each look."""
         return cut_passes(self.plan, self._looks)
 
-    def summarize_settled(
+    def summarize_early_exit(
         self, batches: Iterable[NDArray[np.uint8] | None], limits: Limits
     ) -> Iterator[PassSummary | None]:
         """What the passes say that each row had until its decision was settled.
@@ -219,7 +219,7 @@ class EarlyExitEngine(PassEngine):
         if so_many == self.passes or entropy is None or information is None:
             return summary, so_far, np.ones(len(limit), np.bool_)
         error = entropy_error(so_far, self.passes)
-        return summary, so_far, find_settled(entropy, information, error, limit, so_many, self.passes)
+        return summary, so_far, find_decided(entropy, information, error, limit, so_many, self.passes)
 
     def _run_passes(self, boundary: Boundary, runs: list[Run]) -> RunStatistics:
         """Some runs of passes over rows in pieces that fit, at least as many tasks as there are workers."""

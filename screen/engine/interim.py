@@ -120,7 +120,7 @@ def entropy_error(runs: RunStatistics, passes: int) -> Floats:
     return error
 
 
-def find_settled(
+def find_decided(
     entropy: Floats, mutual_information: Floats, error: Floats, limit: Floats, so_far: int, passes: int
 ) -> NDArray[np.bool_]:
     """Which rows need no more passes, `[B]`.

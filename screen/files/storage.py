@@ -18,7 +18,7 @@ from pathlib import Path
 from export.errors import InputRefused, WriteFailed
 from screen.files.paths import as_os_error, as_path, is_local, open_bytes
 
-ASIDE_PREFIX = ".oodscreen-"
+STAGING_PREFIX = ".oodscreen-"
 _ENDING = ".parquet"
 
 
@@ -97,7 +97,7 @@ class FileContent:
             return cls(file.tell(), digest)
 
 
-class AsideFile:
+class StagingFile:
     """A file that is written aside and gets the target's name when it is whole.
 
     Where the target is local, aside is beside it; where it is in a store, aside is a temporary file, and the
@@ -165,17 +165,17 @@ class AsideFile:
 
 
 def _prefix(owner: str) -> str:
-    return f"{ASIDE_PREFIX}{owner}-" if owner else ASIDE_PREFIX
+    return f"{STAGING_PREFIX}{owner}-" if owner else STAGING_PREFIX
 
 
-def find_leftovers(folder: Path, owner: str = "") -> list[Path]:
+def find_stale_staging(folder: Path, owner: str = "") -> list[Path]:
     """What killed runs left aside in a folder, all of them or one owner's; in a store nothing is ever aside."""
     return sorted(folder.rglob(f"{_prefix(owner)}*"))
 
 
-def remove_leftovers(folder: Path, owner: str = "") -> None:
+def remove_stale_staging(folder: Path, owner: str = "") -> None:
     """Remove what killed runs left aside in a folder; only for the holder of the owner's lock."""
-    for path in find_leftovers(folder, owner):
+    for path in find_stale_staging(folder, owner):
         path.unlink(missing_ok=True)
 
 
@@ -185,12 +185,12 @@ def write_text(target: Path, text: str, owner: str = "") -> None:
     Args:
         target: its name.
         text: what it will hold.
-        owner: as for `AsideFile`.
+        owner: as for `StagingFile`.
 
     Raises:
         WriteFailed: the system refused; the target is as it was.
     """
-    aside = AsideFile(target, owner)
+    aside = StagingFile(target, owner)
     with aside.writing():
         aside.path.write_text(text, encoding="utf-8", newline="\n")
     aside.commit()

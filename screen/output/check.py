@@ -20,7 +20,7 @@ from export.errors import ExitCode, InputRefused
 from screen.columns import IDENTITY, SCORES, STATUSES, VERDICT
 from screen.config import fingerprint
 from screen.files.paths import open_parquet
-from screen.files.storage import FileContent, find_leftovers
+from screen.files.storage import FileContent, find_stale_staging
 from screen.input.shards import UnreadableShard, find_shards
 from screen.output.manifest_file import MANIFEST_NAME, ManifestEntry, ManifestFile
 from screen.output.quarantine import QUARANTINE_NAME, QUARANTINE_SCHEMA, UNREADABLE_SHARD, read_bad_rows
@@ -113,7 +113,7 @@ def check_results(output: Path, source: str | None = None) -> CheckReport:
         problems += _check_quarantine(output, entries, unreadable)
     else:
         problems.append(_tell_unfinished(manifest))
-    problems += [f"{path.relative_to(output)}: left aside by a killed run" for path in find_leftovers(output)]
+    problems += [f"{path.relative_to(output)}: left aside by a killed run" for path in find_stale_staging(output)]
     known = set(manifest.entries)
     for path in sorted(output.rglob("*.parquet")):
         name = path.relative_to(output).as_posix()

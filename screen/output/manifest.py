@@ -16,7 +16,7 @@ from typing import Any
 from export.errors import OutputRefused
 from screen.config import fingerprint
 from screen.files.paths import as_path, is_local
-from screen.files.storage import remove_leftovers, write_failed, write_text
+from screen.files.storage import remove_stale_staging, write_failed, write_text
 from screen.input.shards import ShardRef, UnreadableShard
 from screen.output.manifest_file import (
     WITHDRAWN,
@@ -134,7 +134,7 @@ class Manifest:
             self._own.pop(shard.name, None)
             if self._part is not None and known is not None:
                 self._withdrawn.add(shard.name)
-        remove_leftovers(self._output, self._owner)
+        remove_stale_staging(self._output, self._owner)
         self._write(self._text())
         if self._part is None:
             remove_parts(self._output)

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from export.errors import OutputLocked
-from screen.files.storage import remove_leftovers, write_text
+from screen.files.storage import remove_stale_staging, write_text
 from screen.output.lock import hold_output
 from screen.output.manifest import remove_parts
 from screen.output.manifest_file import ManifestFile, closing_line, manifest_path
@@ -81,7 +81,7 @@ def _is_closed(there: ManifestFile | None) -> bool:
 def _close(output: Path, there: ManifestFile) -> None:
     entries = [there.entries[name] for name in sorted(there.entries)]
     unreadable = [shard for one in there.parts.values() for shard in one.unreadable]
-    remove_leftovers(output)
+    remove_stale_staging(output)
     write_quarantine(output, entries, sorted(unreadable, key=lambda shard: shard.name))
     lines = [json.dumps(there.header, sort_keys=True), *(entry.line() for entry in entries)]
     closing = closing_line(len(entries), sum(entry.rows for entry in entries), unreadable)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from screen.files.paths import open_parquet
-from screen.files.storage import AsideFile
+from screen.files.storage import StagingFile
 from screen.input.shards import UnreadableShard
 from screen.output.manifest_file import ManifestEntry
 
@@ -61,7 +61,7 @@ def write_quarantine(output: Path, entries: Sequence[ManifestEntry], unreadable:
     Raises:
         WriteFailed: the system refused; an earlier table is as it was.
     """
-    aside = AsideFile(output / QUARANTINE_NAME)
+    aside = StagingFile(output / QUARANTINE_NAME)
     with aside.writing(), pq.ParquetWriter(aside.path, QUARANTINE_SCHEMA, compression="zstd") as file:
         if unreadable:
             file.write_table(_whole_shards(unreadable))

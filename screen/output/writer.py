@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from screen.columns import IDENTITY, SCORES, VERDICT, result_schema
 from screen.decide.rules import Decision
 from screen.files.paths import open_parquet
-from screen.files.storage import AsideFile
+from screen.files.storage import StagingFile
 from screen.input.decode import ImageBatch
 from screen.input.rows import RowBatch
 from screen.input.shards import ShardRef
@@ -176,7 +176,7 @@ class ShardWriter:
         self._waiting = schema.empty_table()
         self._rows = self._flagged = 0
         self._statuses: dict[str, int] = {}
-        self._aside = AsideFile(path, owner)
+        self._aside = StagingFile(path, owner)
         with self._aside.writing():
             # A dictionary of scores would list nearly every value once, and their places beside it. Nested columns
             # that are kept have none either: pyarrow knows these by their leaves alone.

@@ -58,7 +58,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RowPosition:
     """A row of the results.
 
     Attributes:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from export.contract.reader import ExportedModel, read_model
 from export.errors import CalibrationRefused, InputRefused, OptionRefused, OutputRefused
 from screen.config import RunConfig
-from screen.decide.adaptive import entropy_limits, refuse_unsettling
+from screen.decide.adaptive import entropy_limits, refuse_early_exit
 from screen.decide.calibration import (
     FIT_SHARE,
     LEAST_FIT_ROWS,
@@ -85,11 +85,13 @@ def run_calibration(
     model = read_model(model_path)
     _refuse_to_replace(Path(output))
     work = _Calibrating(model, source, config, wanted, listener)
-    calibration, bank_rows = work.calibrate()
+    calibration, reference_rows = work.calibrate()
     stopping = work.try_stopping(calibration) if config.adaptive else None
     digest = calibration.save(Path(output))
     made = replace(calibration, digest=digest)
-    return CalibrationReport(Path(output), made, bank_rows, work.rows, dict(sorted(work.statuses.items())), stopping)
+    return CalibrationReport(
+        Path(output), made, reference_rows, work.rows, dict(sorted(work.statuses.items())), stopping
+    )
 
 
 @dataclass
@@ -120,7 +122,7 @@ class _Calibrating:
         if not plan.features.tensor and not wanted.detectors:
             listener.noted(f"no distance in trunk features, uncertainty alone ({plan.features.why})")
         if config.adaptive:
-            refuse_unsettling(model.contract, None, self._detectors)
+            refuse_early_exit(model.contract, None, self._detectors)
         shards = find_shards(source)[0]
         self._demand_rows(sum(shard.rows for shard in shards), "hold")
         self._shards = shards
@@ -145,7 +147,7 @@ class _Calibrating:
 
     def calibrate(self) -> tuple[Calibration, int]:
         """Fill the bank, run the passes, fit and rank."""
-        distance, bank, why = self._fill_bank()
+        distance, bank, why = self._fill_reference()
         rows = self._score_rows(None if self._reference is not None else bank, distance)
         digests = rows.all_digests()
         if self._reference is not None:
@@ -183,7 +185,7 @@ class _Calibrating:
         engine = EarlyExitEngine(self._plan, distance=calibration.distance, **self._options)
         limits = partial(entropy_limits, None, calibration)
         scores, passes = [], []
-        for summary in engine.summarize_settled(self._ranked_images(), limits):
+        for summary in engine.summarize_early_exit(self._ranked_images(), limits):
             if summary is None:
                 continue
             scores.append(calibration.score(score_columns(summary)))
@@ -200,7 +202,7 @@ class _Calibrating:
             kept = np.isin(_digests(batch), self._ranked)
             yield batch.images[kept] if kept.any() else None
 
-    def _fill_bank(self) -> tuple[Distance | None, NDArray[np.uint64], str]:
+    def _fill_reference(self) -> tuple[Distance | None, NDArray[np.uint64], str]:
         """The distance, the digests of its rows, and where its features come from."""
         if not self._uses_distance:
             why = self._features.describe() if not self._features.tensor else "none: feature_distance is no detector"

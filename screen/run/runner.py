@@ -19,7 +19,7 @@ from screen.decide.policy import choose_policy
 from screen.engine import interim as settling
 from screen.engine.masks import ALGORITHM
 from screen.files.paths import as_path, is_within
-from screen.files.storage import ASIDE_PREFIX
+from screen.files.storage import STAGING_PREFIX
 from screen.input.mapping import map_columns
 from screen.input.shards import ShardRef, find_first_shard, find_shards
 from screen.output.lock import LOCK_NAME, hold_output
@@ -34,7 +34,7 @@ from screen.run.scoring import Executor, Job, OpenExecutor, open_here
 from screen.run.stopping import StopRequest
 from screen.run.summary import RunSummary
 
-_OWN_NAMES = (LOCK_NAME, MANIFEST_STEM, QUARANTINE_STEM, RECORD_STEM, ASIDE_PREFIX)
+_OWN_NAMES = (LOCK_NAME, MANIFEST_STEM, QUARANTINE_STEM, RECORD_STEM, STAGING_PREFIX)
 
 
 class Listener(Protocol):

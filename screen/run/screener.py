@@ -124,7 +124,7 @@ class Screener:
         if self._leaving is None:
             summaries = (None if images is None else self._engine.summarize(images) for images in checked)
         else:
-            summaries = self._leaving.summarize_settled(checked, self.policy.entropy_limits)
+            summaries = self._leaving.summarize_early_exit(checked, self.policy.entropy_limits)
         return (None if summary is None else self.policy.complete(summary) for summary in summaries)
 
     def flag(self, summary: PassSummary) -> Decision:

@@ -28,7 +28,7 @@ _ROUND_TO = 8
 
 
 @dataclass(frozen=True)
-class ThinnedLayer:
+class CompactedLayer:
     """A layer between two sites.
 
     Attributes:
@@ -54,11 +54,11 @@ class ThinnedLayer:
 
 def find_thinned_layers(
     graph: onnx.GraphProto, sites: Sequence[Site], chains: Mapping[str, WeightChain], sizes: TensorSizes
-) -> dict[str, ThinnedLayer]:
+) -> dict[str, CompactedLayer]:
     """The layers that can be thinned, by the name of their first site; no site is in two of them."""
     by_input = {node.input[0]: node.name for node in graph.node if node.domain == DOMAIN}
     shapes = {site.name: site for site in sites}
-    found: dict[str, ThinnedLayer] = {}
+    found: dict[str, CompactedLayer] = {}
     taken: set[str] = set()
     for name, chain in chains.items():
         walked = _walk_to_site(graph, chain, by_input, sizes)
@@ -71,7 +71,7 @@ def find_thinned_layers(
         if site.kind not in ZEROING_KINDS:
             continue
         taken |= {name, second}
-        found[name] = ThinnedLayer(chain, between, second, site.rate, behind)
+        found[name] = CompactedLayer(chain, between, second, site.rate, behind)
     return found
 
 

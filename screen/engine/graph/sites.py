@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from export.contract.metadata import ALPHA_KINDS, DOMAIN, ZEROING_KINDS, Site
 from screen.engine.graph.builder import PREFIX
-from screen.engine.graph.compaction import ThinnedLayer, choose_units, find_thinned_layers
+from screen.engine.graph.compaction import CompactedLayer, choose_units, find_thinned_layers
 from screen.engine.graph.sizes import TensorSizes
 from screen.engine.graph.subtraction import choose_dropped, subtraction_pays
 from screen.engine.graph.weights import WeightChain, find_weight_chain, flatten_order
@@ -63,7 +63,7 @@ class SitePlan:
     how: str
     prefix: str
     chain: WeightChain | None = None
-    layer: ThinnedLayer | None = None
+    layer: CompactedLayer | None = None
     order: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
 
     @property

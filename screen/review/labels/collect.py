@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from export.errors import InputRefused, OptionRefused
-from screen.files.storage import AsideFile
+from screen.files.storage import StagingFile
 from screen.review.labels.annotations import read_export, read_given
 from screen.review.labels.matching import Labelled, match_labels
 from screen.review.labels.precision import CHANGED, KEPT, Judged, weigh
@@ -26,7 +26,7 @@ from screen.review.labels.votes import GivenLabels
 from screen.review.queue.classes import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, UNUSABLE, ClassNames, name_classes
 from screen.review.queue.fetch import Fetched, Fetcher
 from screen.review.ranking import AUDIT, FLAGGED, choose_score, is_high_suspicious, main_reason
-from screen.review.results import Place, Results, open_results
+from screen.review.results import Results, RowPosition, open_results
 
 
 def join_labels(
@@ -67,16 +67,16 @@ def join_labels(
     judged: list[Judged] = []
     schema = label_schema(images=images)
     with closing(Fetcher(results, contract, input_source)) as fetcher:
-        there: dict[Place, Fetched] = {}
+        there: dict[RowPosition, Fetched] = {}
 
-        def read_keys(places: list[Place]) -> dict[Place, bytes]:
+        def read_keys(places: list[RowPosition]) -> dict[RowPosition, bytes]:
             found = fetcher.fetch(places)
             there.update(found)
             return {place: one.key for place, one in found.items()}
 
         labelled = match_labels(given, results, classes, report, model=model, keys=read_keys if images else None)
         report.shards = fetcher.missing.shards
-        aside = AsideFile(target)
+        aside = StagingFile(target)
         with aside.writing():
             with pq.ParquetWriter(aside.path, schema, compression="zstd") as file:
                 for rows in _join(labelled, results, classes, score, report, judged, sign=1.0 if high else -1.0):
@@ -190,7 +190,9 @@ def _outcome(label: tuple[str, ...], predicted: tuple[str, ...], row: dict[str, 
     return KEPT if set(label) == expected else CHANGED
 
 
-def _add_images(rows: list[dict[str, Any]], fetcher: Fetcher, there: dict[Place, Fetched], report: LabelReport) -> None:
+def _add_images(
+    rows: list[dict[str, Any]], fetcher: Fetcher, there: dict[RowPosition, Fetched], report: LabelReport
+) -> None:
     """The bytes of the images, and their keys, where they are still to be had."""
     for row in rows:
         one = there.get(row["place"])

@@ -18,9 +18,9 @@ from screen.output.manifest_file import ManifestEntry
 from screen.review.labels.summary import LabelReport
 from screen.review.labels.votes import Choice, GivenLabels, RowName, Votes
 from screen.review.queue.classes import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, UNUSABLE, ClassNames
-from screen.review.results import Place, Results
+from screen.review.results import Results, RowPosition
 
-ReadKeys = Callable[[list[Place]], Mapping[Place, bytes]]
+ReadKeys = Callable[[list[RowPosition]], Mapping[RowPosition, bytes]]
 """Reads the SHA-256 of the images in some places, of those that are to be had."""
 
 
@@ -35,7 +35,7 @@ class Labelled:
         agreement: share of the annotators who gave it.
     """
 
-    place: Place
+    place: RowPosition
     votes: Votes
     label: tuple[str, ...]
     agreement: float
@@ -80,7 +80,7 @@ def match_labels(
             if decided is None:
                 report.disputed += 1
             else:
-                found.append(Labelled(Place(index, row), votes, *decided))
+                found.append(Labelled(RowPosition(index, row), votes, *decided))
     report.no_result = dict(why)
     _refuse_other_classes(found, classes, model)
     return found
@@ -125,9 +125,9 @@ def _with_their_id(named: list[Votes], results: Results, index: int, why: Counte
 
 def _with_their_image(named: list[Votes], index: int, keys: ReadKeys, why: Counter[str]) -> Iterator[Votes]:
     """Votes whose image is the one that they are for; where either is not known, nothing speaks against them."""
-    there = keys([Place(index, row) for row in sorted({votes.name.row for votes in named})])
+    there = keys([RowPosition(index, row) for row in sorted({votes.name.row for votes in named})])
     for votes in named:
-        key = there.get(Place(index, votes.name.row))
+        key = there.get(RowPosition(index, votes.name.row))
         if key is not None and votes.name.key is not None and votes.name.key.lower() != key.hex():
             why["the image is another one"] += 1
         else:

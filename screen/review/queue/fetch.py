@@ -29,7 +29,7 @@ from screen.input.rows import RowBatch, read_chosen_rows
 from screen.input.shards import ShardRef
 from screen.output.manifest_file import ManifestEntry
 from screen.review.queue.row import RESULT_COLUMNS, QueuedImage
-from screen.review.results import Place, Results
+from screen.review.results import Results, RowPosition
 from screen.review.sources import NotAsScored, find_source
 
 _SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif"}
@@ -45,7 +45,7 @@ class Fetched:
         offset: where row and image are in the temporary file.
     """
 
-    place: Place
+    place: RowPosition
     key: bytes
     offset: int
 
@@ -89,14 +89,14 @@ class Fetcher:
         with suppress(OSError):  # what could not be written when there was room no more
             self._spool.close()
 
-    def fetch(self, places: list[Place]) -> dict[Place, Fetched]:
+    def fetch(self, places: list[RowPosition]) -> dict[RowPosition, Fetched]:
         """Read rows and images; what cannot be had is counted in `missing`.
 
         Raises:
             ReadFailed: a disk or a store stopped answering.
             WriteFailed: the temporary file has no room.
         """
-        found: dict[Place, Fetched] = {}
+        found: dict[RowPosition, Fetched] = {}
         wanted: dict[int, list[int]] = {}
         for place in places:
             wanted.setdefault(place.shard, []).append(place.row)
@@ -139,7 +139,7 @@ class Fetcher:
                     self.missing.images[image] += 1
                 else:
                     digest, queued = image
-                    yield Fetched(Place(index, row["row"]), digest, self._store(row, queued))
+                    yield Fetched(RowPosition(index, row["row"]), digest, self._store(row, queued))
 
     def _store(self, row: dict[str, Any], image: QueuedImage) -> int:
         try:

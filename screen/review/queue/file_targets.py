@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 
 from export.errors import OptionRefused, OutputRefused
 from screen.files.paths import as_path, is_local
-from screen.files.storage import ASIDE_PREFIX, AsideFile, FileContent, sync_folder, write_failed, write_text
+from screen.files.storage import STAGING_PREFIX, FileContent, StagingFile, sync_folder, write_failed, write_text
 from screen.review.queue.classes import ClassNames
 from screen.review.queue.labelstudio import ImageUrl, embed, label_config, make_task, standard_form
-from screen.review.queue.ledger import HandedOn, Ledger
+from screen.review.queue.ledger import Ledger, LedgerEntry
 from screen.review.queue.row import QueueRow, queue_schema
 
 FILE_FORMATS = ("parquet", "jsonl", "imagefolder", "label-studio-tasks")
@@ -108,7 +108,7 @@ class FileDestination:
     def _form(self) -> bytes:
         return label_config(self.classes).encode()
 
-    def hand_on(self, rows: Iterable[QueueRow], handed: Sequence[HandedOn], ledger: Ledger) -> None:
+    def hand_on(self, rows: Iterable[QueueRow], handed: Sequence[LedgerEntry], ledger: Ledger) -> None:
         """Write the file, note what it holds, give it its name, and confirm.
 
         Raises:
@@ -117,7 +117,7 @@ class FileDestination:
         if self.format == "imagefolder":
             self._write_folder(rows, handed, ledger)
             return
-        aside = AsideFile(self.target)
+        aside = StagingFile(self.target)
         with aside.writing():
             write = {"parquet": self._parquet, "jsonl": self._lines, "label-studio-tasks": self._tasks}[self.format]
             write(rows, aside.path)
@@ -154,9 +154,9 @@ class FileDestination:
                 file.write((",\n" if index else "") + to_json(make_task(row, form, self.url)))
             file.write("\n]\n")
 
-    def _write_folder(self, rows: Iterable[QueueRow], handed: Sequence[HandedOn], ledger: Ledger) -> None:
+    def _write_folder(self, rows: Iterable[QueueRow], handed: Sequence[LedgerEntry], ledger: Ledger) -> None:
         """Images and their metadata aside, then the folder gets its name; file names hold nothing of the data."""
-        aside = self.target.with_name(f"{ASIDE_PREFIX}{self.target.name}")
+        aside = self.target.with_name(f"{STAGING_PREFIX}{self.target.name}")
         try:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)

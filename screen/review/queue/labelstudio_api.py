@@ -15,7 +15,7 @@ from screen.review.queue.classes import ClassNames
 from screen.review.queue.file_targets import to_json
 from screen.review.queue.labelstudio import KEY, ImageUrl, LabelForm, label_config, make_task, parse_form
 from screen.review.queue.labelstudio_client import connect, server_address, talking
-from screen.review.queue.ledger import HandedOn, Ledger
+from screen.review.queue.ledger import Ledger, LedgerEntry
 from screen.review.queue.row import QueueRow
 
 VIEW_TITLE = "Most suspicious first"
@@ -78,7 +78,7 @@ class LabelStudioProject:
     def refuse_if_there(self) -> None:
         """Nothing of a project is overwritten."""
 
-    def hand_on(self, rows: Iterable[QueueRow], handed: Sequence[HandedOn], ledger: Ledger) -> None:
+    def hand_on(self, rows: Iterable[QueueRow], handed: Sequence[LedgerEntry], ledger: Ledger) -> None:
         """Import tasks, some at a time; what was imported is in the ledger, whatever becomes of the rest.
 
         Raises:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from export.errors import OutputRefused, WriteFailed
 from screen.files.paths import as_path, open_parquet
-from screen.files.storage import AsideFile, FileContent
+from screen.files.storage import FileContent, StagingFile
 from screen.output.lock import hold_output
 from screen.output.manifest_file import ManifestEntry
 
@@ -39,7 +39,7 @@ _SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
-class HandedOn:
+class LedgerEntry:
     """One image that was handed on.
 
     Attributes:
@@ -77,7 +77,7 @@ class Ledger:
     rows: dict[bytes, set[int]]
     notes: list[str]
 
-    def add(self, handed: Sequence[HandedOn]) -> None:
+    def add(self, handed: Sequence[LedgerEntry]) -> None:
         """Write down what is handed on already.
 
         Raises:
@@ -86,7 +86,7 @@ class Ledger:
         self._write(self.folder / f"{self._stem()}{_ENDING}", handed, {"project": self.project})
         self._remember(handed)
 
-    def intend(self, handed: Sequence[HandedOn], target: Path, content: FileContent) -> Path:
+    def intend(self, handed: Sequence[LedgerEntry], target: Path, content: FileContent) -> Path:
         """Note what a file that is about to get its name holds.
 
         Args:
@@ -138,7 +138,7 @@ class Ledger:
         for part in sorted(self.folder.glob(f"{self._prefix()}*{_ENDING}")):
             self._remember(_read(part)[0])
 
-    def _remember(self, handed: Sequence[HandedOn]) -> None:
+    def _remember(self, handed: Sequence[LedgerEntry]) -> None:
         for one in handed:
             self.keys.add(one.key)
             self.rows.setdefault(one.input, set()).add(one.row)
@@ -149,11 +149,11 @@ class Ledger:
     def _stem(self) -> str:
         return f"{self._prefix()}{time.time_ns():x}"
 
-    def _write(self, path: Path, handed: Sequence[HandedOn], told: dict[str, str | int]) -> None:
+    def _write(self, path: Path, handed: Sequence[LedgerEntry], told: dict[str, str | int]) -> None:
         schema = _SCHEMA.with_metadata({_METADATA: json.dumps(told)})
         columns = [[getattr(one, name) for one in handed] for name in _SCHEMA.names]
         arrays = [pa.array(values, field.type) for values, field in zip(columns, _SCHEMA, strict=True)]
-        aside = AsideFile(path)
+        aside = StagingFile(path)
         with aside.writing():
             pq.write_table(pa.Table.from_arrays(arrays, schema=schema), aside.path, compression="zstd")
         aside.commit()
@@ -186,12 +186,12 @@ def _confirmed(note: Path) -> Path:
     return note.with_name(note.name.removesuffix(_PENDING))
 
 
-def _read(path: Path) -> tuple[list[HandedOn], dict[str, str | int]]:
+def _read(path: Path) -> tuple[list[LedgerEntry], dict[str, str | int]]:
     try:
         with open_parquet(path) as file:
             told = json.loads((file.schema_arrow.metadata or {})[_METADATA])
             rows = file.read(_SCHEMA.names).to_pylist()
-        return [HandedOn(**row) for row in rows], dict(told)
+        return [LedgerEntry(**row) for row in rows], dict(told)
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
         raise OutputRefused(
             f"{path} of the ledger cannot be read: {str(error).splitlines()[0] if str(error) else error!r}.",

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from screen.review.queue.fetch import Fetched, Fetcher
-from screen.review.queue.ledger import HandedOn, Ledger, input_digest
+from screen.review.queue.ledger import Ledger, LedgerEntry, input_digest
 from screen.review.queue.row import QueueRow
 from screen.review.queue.summary import QueueReport
 from screen.review.ranking import Candidates
-from screen.review.results import Place, Results
+from screen.review.results import Results, RowPosition
 
 
 class Destination(Protocol):
@@ -35,7 +35,7 @@ class Destination(Protocol):
     def refuse_if_there(self) -> None:
         """Refuse, before anything is written, what would overwrite something."""
 
-    def hand_on(self, rows: Iterable[QueueRow], handed: Sequence[HandedOn], ledger: Ledger) -> None:
+    def hand_on(self, rows: Iterable[QueueRow], handed: Sequence[LedgerEntry], ledger: Ledger) -> None:
         """Take the rows, and write them into the ledger."""
 
 
@@ -54,11 +54,11 @@ class Picker:
         self._inputs = [input_digest(entry) for entry in results.entries]
         self._fetcher, self._ledger, self._destination, self._report = fetcher, ledger, destination, report
         self._taken: set[bytes] = set()
-        self.seen: list[HandedOn] = []
+        self.seen: list[LedgerEntry] = []
 
-    def handed(self, one: Fetched) -> HandedOn:
+    def handed(self, one: Fetched) -> LedgerEntry:
         """A row as the ledger has it."""
-        return HandedOn(one.key, self._inputs[one.place.shard], one.place.row)
+        return LedgerEntry(one.key, self._inputs[one.place.shard], one.place.row)
 
     def pick(self, candidates: Candidates, top: int | None, per_class: int | None) -> list[Fetched]:
         """The first new ones."""
@@ -73,7 +73,7 @@ class Picker:
             )
             if not asked:
                 break
-            places = {index: Place(int(candidates.shard[index]), int(candidates.row[index])) for index in asked}
+            places = {index: RowPosition(int(candidates.shard[index]), int(candidates.row[index])) for index in asked}
             found = self._fetcher.fetch(list(places.values()))
             there = self._known([one.key for one in found.values()])
             for index in asked:

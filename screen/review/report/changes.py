@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from screen.output.manifest_file import ManifestEntry
 from screen.review.report.findings import ChangedRow, RowChanges
-from screen.review.report.suspects import ShownNames
+from screen.review.report.top_rows import ShownNames
 from screen.review.results import Results
 from screen.review.text import clip
 

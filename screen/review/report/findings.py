@@ -95,7 +95,7 @@ class ClassValue:
 
 
 @dataclass(frozen=True)
-class Suspect:
+class TopRow:
     """One of the most suspicious rows.
 
     Attributes:
@@ -261,7 +261,7 @@ class Findings:
     shards: tuple[GroupShare, ...]
     order: str
     high: bool
-    suspects: tuple[Suspect, ...]
+    suspects: tuple[TopRow, ...]
     notes: tuple[str, ...]
     quarantine: Quarantine
     comparison: Comparison | None

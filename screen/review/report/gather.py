@@ -14,10 +14,10 @@ from screen.decide.rules import find_limits
 from screen.files.paths import open_parquet
 from screen.output.quarantine import QUARANTINE_NAME
 from screen.review.ranking import choose_score, is_high_suspicious
+from screen.review.report.aggregate import NEEDED, Aggregate
 from screen.review.report.changes import compare_rows, differing_settings, incomparable_settings
 from screen.review.report.findings import BadRow, Comparison, Counts, Findings, GroupShare, Histogram, Quarantine, Rate
-from screen.review.report.suspects import SHOWN, ShownNames, gather_suspects
-from screen.review.report.tally import NEEDED, Tally
+from screen.review.report.top_rows import SHOWN, ShownNames, gather_top_rows
 from screen.review.results import Results, open_results
 from screen.review.text import clip
 
@@ -60,7 +60,7 @@ def gather_findings(
             next_step="keep an earlier OUTPUT, and give it",
         )
     tally = _tally(results, top)
-    suspects, notes = gather_suspects(results, tally.suspects(), moved_to)
+    suspects, notes = gather_top_rows(results, tally.suspects(), moved_to)
     counts = _counts(results, tally)
     return Findings(
         name=results.name,
@@ -78,10 +78,10 @@ def gather_findings(
     )
 
 
-def _tally(results: Results, top: int) -> Tally:
+def _tally(results: Results, top: int) -> Aggregate:
     """Count all rows, and hold the counts against the manifest."""
     score = choose_score(results, None)
-    tally = Tally(top, _review_rate(results), score, high=is_high_suspicious(results, score))
+    tally = Aggregate(top, _review_rate(results), score, high=is_high_suspicious(results, score))
     for number, entry in enumerate(results.entries):
         before, start = tally.all_flagged, 0
         for table in results.batches(entry, NEEDED):
@@ -105,7 +105,7 @@ def _review_rate(results: Results) -> float | None:
     return next((limit for name, limit in find_limits(str(results.identity["flag_if"])) if name == "p_value"), None)
 
 
-def _counts(results: Results, tally: Tally) -> Counts:
+def _counts(results: Results, tally: Aggregate) -> Counts:
     names = ShownNames.of(results)
     return Counts(
         shards=len(results.entries),
@@ -123,7 +123,7 @@ def _counts(results: Results, tally: Tally) -> Counts:
     )
 
 
-def _rate(results: Results, tally: Tally) -> Rate:
+def _rate(results: Results, tally: Aggregate) -> Rate:
     promise = None if results.record is None else results.record.promise
     expected = None
     if promise is not None and tally.readable >= LEAST_ROWS:
@@ -139,7 +139,7 @@ def _rate(results: Results, tally: Tally) -> Rate:
     )
 
 
-def _histograms(results: Results, tally: Tally) -> tuple[Histogram, ...]:
+def _histograms(results: Results, tally: Aggregate) -> tuple[Histogram, ...]:
     """Those that the rule reads first."""
     limits: dict[str, list[float]] = {}
     for name, limit in find_limits(str(results.identity["flag_if"])):
@@ -202,7 +202,7 @@ def _quarantine(results: Results) -> Quarantine:
     return Quarantine(total, tuple(sorted(statuses.items(), key=lambda item: (-item[1], item[0]))), tuple(first))
 
 
-def _compare(results: Results, earlier: Results, tally: Tally) -> Comparison:
+def _compare(results: Results, earlier: Results, tally: Aggregate) -> Comparison:
     now, then = ({entry.shard: entry for entry in one.entries} for one in (results, earlier))
     both = [(entry, then[name]) for name, entry in now.items() if name in then]
     unchanged = [(new, old) for new, old in both if new.input == old.input and new.rows == old.rows]

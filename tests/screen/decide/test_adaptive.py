@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.errors import OptionRefused
-from screen.decide.adaptive import entropy_limits, refuse_unsettling
+from screen.decide.adaptive import entropy_limits, refuse_early_exit
 from screen.decide.detectors import CombinedScore, Detector
 from screen.decide.rules import parse_rule
 from tests.export.contract.test_metadata import CONTRACT
@@ -35,19 +35,19 @@ def test_a_rule_settles_by_the_entropy_or_is_refused(text: str, limit: float | N
     assert rule.entropy_limit == limit
     if limit is None:
         with pytest.raises(OptionRefused, match="--adaptive was asked for, but the flag rule"):
-            refuse_unsettling(CONTRACT, rule, ())
+            refuse_early_exit(CONTRACT, rule, ())
     else:
-        refuse_unsettling(CONTRACT, rule, ())
+        refuse_early_exit(CONTRACT, rule, ())
         assert entropy_limits(rule, None, 3, None).tolist() == [limit] * 3
 
 
 def test_other_detectors_and_other_outputs_are_refused() -> None:
     rule = parse_rule("entropy > 0.5", CONTRACT)
     with pytest.raises(OptionRefused, match="the calibration combines entropy \\+ skewness"):
-        refuse_unsettling(CONTRACT, None, ("entropy", "skewness"))
+        refuse_early_exit(CONTRACT, None, ("entropy", "skewness"))
     for contract in (replace(CONTRACT, output_kind="regression"), replace(CONTRACT, output_kind="sigmoid")):
         with pytest.raises(OptionRefused, match="no predictive entropy over classes"):
-            refuse_unsettling(contract, rule, ())
+            refuse_early_exit(contract, rule, ())
 
 
 @given(st.integers(0, 100), st.floats(0.01, 0.5))

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from screen.decide.reference import BANK_NUMBERS, BANK_ROWS, LEAST_REFERENCE_ROWS, ReferenceSet
+from screen.decide.reference import LEAST_REFERENCE_ROWS, REFERENCE_NUMBERS, REFERENCE_ROWS, ReferenceSet
 
 DIGESTS = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=60)
 
@@ -28,8 +28,12 @@ def test_which_rows_stay_depends_on_neither_order_nor_batches(digests: list[int]
 
 
 def test_a_bank_is_no_larger_than_its_limits() -> None:
-    rows = np.arange(BANK_ROWS + 5, dtype=np.uint64)
-    for features, most in ((1, BANK_ROWS), (2000, BANK_NUMBERS // 2000), (BANK_NUMBERS, LEAST_REFERENCE_ROWS)):
+    rows = np.arange(REFERENCE_ROWS + 5, dtype=np.uint64)
+    for features, most in (
+        (1, REFERENCE_ROWS),
+        (2000, REFERENCE_NUMBERS // 2000),
+        (REFERENCE_NUMBERS, LEAST_REFERENCE_ROWS),
+    ):
         bank = ReferenceSet(features)
         bank.add(rows, np.zeros((len(rows), 1), np.float32))
         np.testing.assert_array_equal(bank.close()[0], rows[:most])

@@ -27,7 +27,7 @@ from screen.engine.interim import (
     entropy_error,
     entropy_with_unseen,
     errors_after,
-    find_settled,
+    find_decided,
     plan_looks,
 )
 from screen.engine.passes import PassEngine
@@ -103,7 +103,7 @@ def settled(
 ) -> list[bool]:
     """Of T = 1000."""
     known = np.array(entropy)
-    found: list[bool] = find_settled(
+    found: list[bool] = find_decided(
         known, np.full(len(known), information), np.array(error), np.array(limit), so_far, 1000
     ).tolist()
     return found
@@ -173,7 +173,7 @@ def test_rows_whose_passes_disagree_seldom_and_surely_keep_nearly_all_their_flag
         runs = statistics_of(votes[:look])
         so_far = -(runs.mean * np.log(np.maximum(runs.mean, 1e-30))).sum(axis=1)
         error = entropy_error(runs, passes)
-        leaves = left & ((look == passes) | find_settled(so_far, so_far, error, limit, look, passes))
+        leaves = left & ((look == passes) | find_decided(so_far, so_far, error, limit, look, passes))
         flagged[leaves] = so_far[leaves] > limit[leaves]
         left &= ~leaves
     lost = (entropy > limit) & ~flagged
@@ -186,7 +186,7 @@ def engine_of(model: ExportedModel, threads: int = 1) -> EarlyExitEngine:
 
 def settle(engine: EarlyExitEngine, rows: NDArray[np.uint8], limits: Limits) -> PassSummary:
     """Of a single batch."""
-    (summary,) = engine.summarize_settled([rows], limits)
+    (summary,) = engine.summarize_early_exit([rows], limits)
     assert summary is not None
     return summary
 
@@ -276,7 +276,7 @@ def test_batches_come_back_in_order_with_the_numbers_that_each_has_alone(
         return np.full(count, limit)
 
     engine = engine_of(article, threads)
-    together = list(engine.summarize_settled(iter(batches), limits))
+    together = list(engine.summarize_early_exit(iter(batches), limits))
     assert len(together) == len(batches)
     for batch, summary in zip(batches, together, strict=True):
         assert summary is not None
@@ -302,7 +302,7 @@ def test_only_so_many_batches_are_taken_before_one_comes_back(
     def never(count: int, _: object) -> NDArray[np.float64]:
         return np.full(count, 1e-30)
 
-    found = engine_of(article, threads).summarize_settled(batches(), never)
+    found = engine_of(article, threads).summarize_early_exit(batches(), never)
     for start in range(100):
         assert (next(found) is None) == (start % 3 != 0)
         assert len(taken) <= start + HELD_BATCHES + min(BATCHES, threads) - 1
@@ -323,7 +323,7 @@ def test_what_goes_wrong_with_a_batch_comes_in_its_place(article: ExportedModel,
             raise ValueError("the fourth")
         return np.full(count, np.inf)
 
-    found = engine_of(article, threads=2).summarize_settled(batches(), limits)
+    found = engine_of(article, threads=2).summarize_early_exit(batches(), limits)
     with pytest.raises(ValueError, match="the fourth"):
         list(found)
     assert len(taken) < 7
@@ -350,11 +350,11 @@ def test_batches_that_do_not_fit_together_are_run_one_at_a_time(
     def limits(count: int, _: object) -> NDArray[np.float64]:
         return np.full(count, 0.3)
 
-    wanted = list(engine_of(article, threads=2).summarize_settled(iter(batches), limits))
+    wanted = list(engine_of(article, threads=2).summarize_early_exit(iter(batches), limits))
     monkeypatch.setattr(EarlyExitEngine, "_look_first", look_if_alone)
     engine = engine_of(article, threads=2)
     before = engine.rows_per_run
-    found = list(engine.summarize_settled(iter(batches), limits))
+    found = list(engine.summarize_early_exit(iter(batches), limits))
     assert engine.rows_per_run == before
     assert most == [10]
     for one, other in zip(found, wanted, strict=True):
@@ -365,5 +365,5 @@ def test_batches_that_do_not_fit_together_are_run_one_at_a_time(
 
 def test_what_has_nothing_to_wait_for_comes_back_at_once(article: ExportedModel, digits: NDArray[np.uint8]) -> None:
     endless = itertools.chain([None, digits[:5]], itertools.repeat(None))
-    found = engine_of(article).summarize_settled(endless, lambda count, _: np.full(count, np.inf))
+    found = engine_of(article).summarize_early_exit(endless, lambda count, _: np.full(count, np.inf))
     assert [next(found) is None for _ in range(4)] == [True, False, True, True]

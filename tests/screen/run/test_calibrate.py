@@ -58,10 +58,10 @@ def calibrate(article_onnx: Path, shards: Path, tmp_path: Path) -> Calibrate:
 
 def test_a_calibration_uses_every_row_in_one_part(calibrate: Calibrate, shards: Path) -> None:
     alone = calibrate()
-    assert (alone.bank_rows, alone.calibration.fit_rows, len(alone.calibration.ranked)) == (300, 200, 400)
+    assert (alone.reference_rows, alone.calibration.fit_rows, len(alone.calibration.ranked)) == (300, 200, 400)
     both = calibrate(reference=str(shards / "train"))
-    assert (both.bank_rows, both.calibration.fit_rows, len(both.calibration.ranked)) == (500, 300, 600)
-    assert "500 in the bank, 300 fit the detectors, 600 are ranked" in both.to_text()
+    assert (both.reference_rows, both.calibration.fit_rows, len(both.calibration.ranked)) == (500, 300, 600)
+    assert "500 in the reference set, 300 in the fitting set, 600 in the calibration set" in both.to_text()
     assert "averaged to 3 x 3 places: 576 features" in both.to_text()
 
 
@@ -237,7 +237,7 @@ def test_equal_images_lie_in_one_part(calibrate: Calibrate, tmp_path: Path, digi
     encoded = [encode(image) for image in digits[:450]]
     write_shard(tmp_path / "in" / "a.parquet", encoded + encoded)
     report = calibrate(tmp_path / "in")
-    assert report.bank_rows == 150
+    assert report.reference_rows == 150
     assert report.calibration.fit_rows % 2 == len(report.calibration.ranked) % 2 == 0
     assert report.calibration.fit_rows + len(report.calibration.ranked) == 600
 
@@ -247,7 +247,7 @@ def test_rows_that_cannot_be_read_are_counted_and_left_out(calibrate: Calibrate,
     report = calibrate(tmp_path / "in")
     assert report.statuses == {"decode_failed": 1, "null_image": 2}
     assert "not scored     3 of 603 (decode_failed 1, null_image 2)" in report.to_text()
-    assert report.bank_rows + report.calibration.fit_rows + len(report.calibration.ranked) == 600
+    assert report.reference_rows + report.calibration.fit_rows + len(report.calibration.ranked) == 600
 
 
 def test_detectors_and_distance_can_be_chosen(calibrate: Calibrate, article_onnx: Path, digits: Any) -> None:

@@ -1,6 +1,6 @@
 """Gather what is shown of the most suspicious rows: what the results have of them, and their pictures.
 
-In: the places of these rows. Out: `Suspect`s. Of the results and of the input only the row groups are read in which
+In: the places of these rows. Out: `TopRow`s. Of the results and of the input only the row groups are read in which
 they lie.
 """
 
@@ -13,10 +13,10 @@ from itertools import groupby
 import numpy as np
 
 from screen.input.preview import Preview
-from screen.review.report.findings import ClassValue, Suspect
+from screen.review.report.aggregate import SCALARS, split_reason
+from screen.review.report.findings import ClassValue, TopRow
 from screen.review.report.pictures import PictureFinder
-from screen.review.report.tally import SCALARS, split_reason
-from screen.review.results import Place, Results
+from screen.review.results import Results, RowPosition
 from screen.review.text import clip
 
 _MOST_KEPT = 4
@@ -48,9 +48,9 @@ class ShownNames:
         return clip(self.given[number], 60) if 0 <= number < len(self.given) else str(number)
 
 
-def gather_suspects(
-    results: Results, places: Sequence[Place], moved_to: str | None
-) -> tuple[tuple[Suspect, ...], tuple[str, ...]]:
+def gather_top_rows(
+    results: Results, places: Sequence[RowPosition], moved_to: str | None
+) -> tuple[tuple[TopRow, ...], tuple[str, ...]]:
     """Some rows with all that is shown of them, in the order of their places, and why pictures are missing.
 
     Args:
@@ -63,7 +63,7 @@ def gather_suspects(
     """
     names = ShownNames.of(results)
     finder = PictureFinder(results, moved_to)
-    found: dict[Place, Suspect] = {}
+    found: dict[RowPosition, TopRow] = {}
     for number, group in groupby(sorted(places, key=lambda place: (place.shard, place.row)), lambda place: place.shard):
         entry, rows = results.entries[number], [place.row for place in group]
         kept = [str(name) for name in results.identity.get("keep", [])][:_MOST_KEPT]
@@ -71,7 +71,7 @@ def gather_suspects(
         table = results.take(entry, rows, columns)
         previews = finder.find(entry, rows, table["id"].to_pylist())
         for told, row, preview in zip(table.to_pylist(), rows, previews, strict=True):
-            found[Place(number, row)] = _suspect(told, entry.shard, row, names, kept, preview)
+            found[RowPosition(number, row)] = _suspect(told, entry.shard, row, names, kept, preview)
     return tuple(found[place] for place in places), finder.notes()
 
 
@@ -82,12 +82,12 @@ def _suspect(
     names: ShownNames,
     kept: Sequence[str],
     preview: Preview | str,
-) -> Suspect:
+) -> TopRow:
     mean, std = np.asarray(told["mean"], np.float64), np.asarray(told["std"], np.float64)
     order = np.arange(len(mean)) if told["entropy"] is None else np.argsort(-mean, kind="stable")
     largest = order[:_VALUES]
     reason = str(told["flag_reason"] or "")
-    return Suspect(
+    return TopRow(
         shard=clip(shard),
         row=row,
         id=clip(str(told["id"])),

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from screen.columns import CALIBRATED, SCORES
-from screen.review.results import Place
+from screen.review.results import RowPosition
 
 SCALARS = tuple(column.name for column in SCORES if column.type in (pa.float32(), pa.float64()))
 """The scores that are one number."""
@@ -95,7 +95,7 @@ class GrowingHistogram:
         self._counts[index] = self._counts.get(index, 0) + both
 
 
-class Tally:
+class Aggregate:
     """Counts of readable rows.
 
     Args:
@@ -149,9 +149,9 @@ class Tally:
                 self.reasons[counted["values"]] += counted["counts"]
         self._remember(shard, places, flag, table)
 
-    def suspects(self) -> list[Place]:
+    def suspects(self) -> list[RowPosition]:
         """The most suspicious rows: flagged ones first, then by `order`, then in the order of the results."""
-        return [Place(-int(shard), -int(row)) for _, _, shard, row in self._best]
+        return [RowPosition(-int(shard), -int(row)) for _, _, shard, row in self._best]
 
     def uncalibrated_order(self) -> str:
         """The first score of `ORDER` that has values and does not depend on a calibration; "" where there is none."""

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from screen.columns import COLUMNS
-from screen.review.report.tally import NEEDED, GrowingHistogram, Tally, split_reason, strip_values
-from screen.review.results import Place
+from screen.review.report.aggregate import NEEDED, Aggregate, GrowingHistogram, split_reason, strip_values
+from screen.review.results import RowPosition
 
 VALUES = st.lists(st.floats(-1e30, 1e30), min_size=1, max_size=60)
 
@@ -58,30 +58,30 @@ def table(**columns: list[object]) -> pa.Table:
 
 
 def test_flagged_rows_come_first_then_high_scores_then_the_order_of_the_results() -> None:
-    tally = Tally(4, None)
+    tally = Aggregate(4, None)
     tally.add(0, 0, table(entropy=[0.1, 0.9, 0.5], flag=[False, False, True]))
     tally.add(0, 3, table(entropy=[0.5], flag=[True]))
     tally.add(1, 0, table(entropy=[0.6, 0.9], flag=[True, False]))
     assert tally.order == "entropy"
-    assert tally.suspects() == [Place(1, 0), Place(0, 2), Place(0, 3), Place(0, 1)]
+    assert tally.suspects() == [RowPosition(1, 0), RowPosition(0, 2), RowPosition(0, 3), RowPosition(0, 1)]
 
 
 def test_the_score_of_the_queue_orders_unless_it_is_null() -> None:
-    low = Tally(2, None, "confidence", high=False)
+    low = Aggregate(2, None, "confidence", high=False)
     low.add(0, 0, table(confidence=[0.9, 0.2, 0.4], entropy=[9.0, 0.0, 0.0], flag=[True, True, True]))
-    assert (low.order, low.high, low.suspects()) == ("confidence", False, [Place(0, 1), Place(0, 2)])
-    null = Tally(1, None, "confidence", high=False)
+    assert (low.order, low.high, low.suspects()) == ("confidence", False, [RowPosition(0, 1), RowPosition(0, 2)])
+    null = Aggregate(1, None, "confidence", high=False)
     null.add(0, 0, table(entropy=[0.1, 0.9], flag=[True, True]))
-    assert (null.order, null.high, null.suspects()) == ("entropy", True, [Place(0, 1)])
+    assert (null.order, null.high, null.suspects()) == ("entropy", True, [RowPosition(0, 1)])
 
 
 def test_rows_that_could_not_be_scored_are_counted_as_rows_alone() -> None:
-    tally = Tally(10, 0.5)
+    tally = Aggregate(10, 0.5)
     tally.add(
         0, 0, table(ood_score=[None, 3.0], p_value=[None, 0.5], flag=[True, True], status=["decode_failed", "ok"])
     )
     assert (tally.rows, tally.readable, tally.flagged, tally.all_flagged, tally.by_calibration) == (2, 1, 1, 2, 1)
-    assert tally.suspects() == [Place(0, 1)]
+    assert tally.suspects() == [RowPosition(0, 1)]
 
 
 @pytest.mark.parametrize(
