@@ -59,14 +59,14 @@ def measure(data: Path, work: Path) -> dict[str, Any]:
     images, labels = read_folder(data / "mnist" / "test")
     screener = Screener(model, passes=PASSES, device="cpu")
     started = time.perf_counter()
-    summary = screener.score(images)
+    summary = screener.score(images).summary
     seconds = time.perf_counter() - started
     assert summary.prediction is not None
     assert summary.confidence is not None
     assert summary.prediction_std is not None
     random_image = np.random.default_rng(0).integers(0, 256, (1, 28, 28, 1), dtype=np.uint8)
     passes = np.concatenate(list(screener.raw_passes(random_image)))[:, 0]
-    noise = screener.score(random_image)
+    noise = screener.score(random_image).summary
     assert noise.entropy is not None
     return {
         "passes": PASSES,

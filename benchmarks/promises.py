@@ -45,9 +45,9 @@ from screen.engine.graph.plan import plan_engine
 from screen.engine.masks import identify_rows
 from screen.engine.passes import PassEngine
 from screen.engine.session import choose_device
+from screen.input.images import batch_rows
 from screen.run.calibrate import run_calibration
 from screen.run.progress import PlainLines
-from screen.run.scoring import batch_rows
 
 RESULT = Path(__file__).parent / "results" / "promises.json"
 HALVINGS = 20

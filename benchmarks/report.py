@@ -26,7 +26,9 @@ from numpy.typing import NDArray
 from benchmarks.throughput import run_process
 from screen.config import RESULT_FORMAT, fingerprint
 from screen.decide.calibration import flagged_ranks, rate_interval
-from screen.decide.rules import Decision
+from screen.decide.policy import ScoredRows
+from screen.decide.rules import MOST_UNUSUAL, Decision, Reason
+from screen.engine.statistics import PassSummary
 from screen.input.decode import ImageBatch
 from screen.input.mapping import ColumnMapping
 from screen.input.rows import RowBatch, read_batches
@@ -138,11 +140,15 @@ def _draw_table(pieces: tuple[RowBatch, ...], rng: np.random.Generator) -> pa.Ta
     batch = ImageBatch(pieces, np.zeros((0, 28, 28, 1), np.uint8), readable, failures)
     scores = _draw_scores(int(readable.sum()), rng)
     flag = scores["p_value"] <= REVIEW_RATE
-    reasons = [""] * len(flag)
+    reasons: list[tuple[Reason, ...]] = [()] * len(flag)
     for row in np.flatnonzero(flag).tolist():
-        told = f"most unusual: entropy {scores['entropy'][row]:.4g}"
-        reasons[row] = f"p_value {scores['p_value'][row]:.4g} <= {REVIEW_RATE}; {told}"
-    return make_table(batch, scores, np.full(len(flag), 100, np.int32), Decision(flag, reasons))
+        reasons[row] = (
+            Reason(f"p_value <= {REVIEW_RATE}", f"p_value {scores['p_value'][row]:.4g} <= {REVIEW_RATE}"),
+            Reason(f"{MOST_UNUSUAL}entropy", f"{MOST_UNUSUAL}entropy {scores['entropy'][row]:.4g}"),
+        )
+    passes = np.full(len(flag), 100, np.int32)
+    summary = PassSummary(passes, scores["mean"], scores["std"], scores["largest_std"])
+    return make_table(batch, ScoredRows(summary, scores, Decision(flag, reasons)))
 
 
 def _draw_scores(rows: int, rng: np.random.Generator) -> dict[str, NDArray[Any]]:

@@ -210,14 +210,13 @@ def measure_stages(name: str, data: Path, work: Path) -> dict[str, Any]:
     from export.contract.reader import read_model
     from export.exporter import export_model
     from screen.config import RunConfig
-    from screen.decide.scores import score_columns
     from screen.engine.runs import Rows
     from screen.input.decode import Decoder
+    from screen.input.images import batch_rows
     from screen.input.mapping import map_columns
     from screen.input.rows import read_batches
     from screen.input.shards import find_shards
     from screen.output.writer import ShardWriters, make_table
-    from screen.run.scoring import batch_rows
     from screen.run.screener import Screener
 
     folder = sample_shard(name, data, work / f"stages-{name}")
@@ -236,13 +235,12 @@ def measure_stages(name: str, data: Path, work: Path) -> dict[str, Any]:
 
     pieces = read()
     images = [decoder.decode(one) for one in pieces]
-    summaries = [screener.score(one.images) for one in images]
+    scored = [screener.score(one.images) for one in images]
 
     def write() -> list[WrittenShard]:
         writers, finished = ShardWriters(work / f"stages-{name}-out", columns.kept_schema, {}), []
-        for one, summary in zip(images, summaries, strict=True):
-            table = make_table(one, score_columns(summary), summary.passes, screener.flag(summary))
-            finished += list(writers.write(one.pieces, table))
+        for one, rows_of in zip(images, scored, strict=True):
+            finished += list(writers.write(one.pieces, make_table(one, rows_of)))
         return finished
 
     taken = {

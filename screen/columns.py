@@ -140,12 +140,28 @@ SCORES = (
 VERDICT = (
     Column("flag", pa.bool_(), "", "", "A person should look: the rule holds, or the row could not be scored."),
     Column("flag_reason", pa.string(), "", "", "The comparisons that held, with their values; null where not flagged."),
+    Column(
+        "flag_reasons",
+        pa.list_(pa.string()),
+        "",
+        "",
+        "The same reasons as a list without the row's values, to count and to filter by: `entropy > 0.5`, "
+        "`most unusual: entropy`, or the status; null where not flagged.",
+    ),
     Column("passes", pa.int32(), "passes", "0 to T", "How many passes the row had."),
     Column("status", pa.string(), "", "see below", "`ok`, or why the row could not be scored."),
     Column("error", pa.string(), "", "", "What was wrong with the row; null where its status is `ok`."),
 )
 
 COLUMNS = (*IDENTITY, *SCORES, *VERDICT)
+
+_SINCE_FORMAT_2 = frozenset(["flag_reasons"])
+
+
+def columns_of_format(result_format: int) -> tuple[Column, ...]:
+    """The result columns of a format of results: 1 has no `flag_reasons`, 2 is today's."""
+    return tuple(column for column in COLUMNS if result_format > 1 or column.name not in _SINCE_FORMAT_2)
+
 
 STATUSES = {
     "ok": "the row was scored",

@@ -22,7 +22,7 @@ from export.contract.reader import ExportedModel
 from export.errors import OptionRefused
 from screen.partition import ShardPartition
 
-RESULT_FORMAT = 1
+RESULT_FORMAT = 2
 """Changes whenever the same configuration would write other results."""
 
 _MASK_MODES = ("shared", "per-row")

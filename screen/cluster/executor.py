@@ -21,8 +21,9 @@ from screen.cluster.tasks import TRIES, Task, TaskQueue, cut_tasks
 from screen.cluster.worker import Done, Opened, RemoteJob, Worker, installed_versions
 from screen.files.paths import is_local
 from screen.files.storage import remove_stale_staging
+from screen.input.images import batch_rows
 from screen.input.shards import ShardRef, UnreadableShard
-from screen.run.scoring import Job, Progress, batch_rows
+from screen.run.scoring import Job, Progress
 from screen.run.stopping import StopRequest
 
 _LOOK_SECONDS = 0.5

@@ -1,11 +1,12 @@
-"""Who decides: a rule, a calibration, or both, and the passes that they hold for.
+"""The decision policy: a rule, a calibration or both, and the pass settings that they hold for.
 
-In: what was asked for, and a model. Out: a `DecisionPolicy`, which completes a `PassSummary` and flags its rows.
+In: a `RunConfig` and a model, then a `PassSummary` for each batch. Out: `ScoredRows`, with every score and flag.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,21 +18,46 @@ from screen.decide.adaptive import entropy_limits, refuse_early_exit
 from screen.decide.calibration import Binding, Calibration, flagged_ranks, read_calibration
 from screen.decide.detectors import Floats
 from screen.decide.intervals import Drift, find_drift
-from screen.decide.rules import Decision, FlagRule, default_rule, parse_rule
+from screen.decide.rules import MOST_UNUSUAL, Decision, FlagRule, Reason, default_rule, parse_rule
 from screen.decide.scores import score_columns
 from screen.engine.masks import ALGORITHM
 from screen.engine.statistics import PassSummary
 
 
 @dataclass(frozen=True)
-class DecisionPolicy:
-    """How rows are judged.
+class ScoredRows:
+    """B rows with their scores and flags.
 
     Attributes:
-        settings: the passes that are judged.
-        rule: when a row is flagged.
-        asked: the rule beside the calibration; without one, the same as `rule`.
-        calibration: what fills `ood_score` and `p_value`; None where they stay null.
+        summary: statistics of the passes, in float64.
+        scores: the score columns as they are written, by name, `[B]` or `[B, C]`; columns that are null are left out.
+        decision: flags and reasons.
+    """
+
+    summary: PassSummary
+    scores: dict[str, NDArray[Any]]
+    decision: Decision
+
+    @property
+    def flag(self) -> NDArray[np.bool_]:
+        """`[B]`, whether a person should look at the row."""
+        return self.decision.flag
+
+    @property
+    def reasons(self) -> list[tuple[Reason, ...]]:
+        """`[B]`, the reasons for the flag; empty where not flagged."""
+        return self.decision.reasons
+
+
+@dataclass(frozen=True)
+class DecisionPolicy:
+    """Decides which rows a person should look at.
+
+    Attributes:
+        settings: the pass settings that the policy holds for.
+        rule: the rule that flags.
+        asked: the user's rule beside the calibration; without a calibration the same as `rule`.
+        calibration: the source of `ood_score` and `p_value`; None where both stay null.
     """
 
     settings: PassSettings
@@ -44,34 +70,37 @@ class DecisionPolicy:
 
         Args:
             rows: B.
-            distance: `[B]`, `feature_distance`, where the calibration reads it.
+            distance: `feature_distance`, `[B]`, where the calibration uses it.
         """
         return entropy_limits(self.asked, self.calibration, rows, distance)
 
-    def complete(self, summary: PassSummary) -> PassSummary:
-        """The summary with `ood_score` and `p_value`, where there is a calibration."""
-        if self.calibration is None:
-            return summary
-        ood_score = self.calibration.score(score_columns(summary))
-        return replace(summary, ood_score=ood_score, p_value=self.calibration.p_values(ood_score))
+    def apply(self, summary: PassSummary) -> ScoredRows:
+        """Score and flag rows.
 
-    def decide(self, summary: PassSummary) -> Decision:
-        """Flag rows; where the calibration does, the reason names the most unusual of its detectors."""
+        Where the calibration flags a row, the last reason names the detector with the largest surprisal.
+        """
         scores = score_columns(summary)
-        decision = self.rule.decide(scores)
         if self.calibration is None:
-            return decision
+            return ScoredRows(summary, scores, self.rule.decide(scores))
+        scores["ood_score"] = self.calibration.score(scores)
+        scores["p_value"] = self.calibration.p_values(scores["ood_score"])
+        decision = self.rule.decide(scores)
         names = self.calibration.combination.names
-        surprisals = self.calibration.combination.surprisals(scores)
-        reasons = list(decision.reasons)
-        unusual = scores["p_value"] <= self.calibration.review_rate
-        for row in np.flatnonzero(decision.flag & unusual).tolist():
-            name = names[int(surprisals[row].argmax())]
-            reasons[row] += f"; most unusual: {name} {scores[name][row]:.4g}"
-        return Decision(decision.flag, reasons)
+        unusual = np.flatnonzero(decision.flag & (scores["p_value"] <= self.calibration.review_rate))
+        surprisals = self.calibration.combination.surprisals({name: scores[name][unusual] for name in names})
+        for row, largest in zip(unusual.tolist(), surprisals.argmax(axis=1).tolist(), strict=True):
+            name = names[largest]
+            most = Reason(f"{MOST_UNUSUAL}{name}", f"{MOST_UNUSUAL}{name} {scores[name][row]:.4g}")
+            decision.reasons[row] += (most,)
+        return ScoredRows(summary, scores, decision)
 
     def find_drift(self, rows: int, flags: int) -> Drift | None:
-        """Whether so many flags are what the calibration lets expect; None without a calibration."""
+        """Compare a number of flags with the prediction interval of the calibration; None without a calibration.
+
+        Args:
+            rows: readable rows of the run.
+            flags: flagged rows among them.
+        """
         if self.calibration is None:
             return None
         ranked = len(self.calibration.ranked)
@@ -79,11 +108,11 @@ class DecisionPolicy:
 
 
 def choose_policy(model: ExportedModel, config: RunConfig) -> DecisionPolicy:
-    """Find out who decides.
+    """The decision policy of a run.
 
     Raises:
-        CalibrationRefused: the calibration cannot be read, or was made for something else.
-        OptionRefused: the rule is none, or there is none where one is needed.
+        CalibrationRefused: the calibration cannot be read, or was made for another model or other passes.
+        OptionRefused: the rule cannot be parsed, or a rule is needed and missing.
     """
     contract = model.contract
     if config.calibration is None:

@@ -42,20 +42,36 @@ _TOKEN = re.compile(r"\s*(?:(?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+
 
 _WORD, _SIGN, _NUMBER = r"\b([A-Za-z_]\w*)", r"(?:[><]=?|==|!=)", r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 
+MOST_UNUSUAL = "most unusual: "
+"""Start of the condition that names the detector with the largest surprisal."""
+
 Scores = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Decision:
-    """For each of B rows, whether a person should look, and why.
+class Reason:
+    """One reason for a flag.
 
     Attributes:
-        flag: `[B]`.
-        reasons: `[B]`, the comparisons that held; "" where not flagged.
+        condition: the condition that held, the same for every row: `entropy > 0.5`.
+        sentence: the condition with the row's values: `entropy 0.7 > 0.5`.
+    """
+
+    condition: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The flags of B rows and the reasons for them.
+
+    Attributes:
+        flag: `[B]`, whether a person should look at the row.
+        reasons: `[B]`, the comparisons that held; empty where not flagged.
     """
 
     flag: NDArray[np.bool_]
-    reasons: list[str]
+    reasons: list[tuple[Reason, ...]]
 
 
 @dataclass(frozen=True)
@@ -74,11 +90,17 @@ class _Comparison:
         answers[:] = _OPERATORS[self.sign](left, right)
         return answers
 
-    def tell(self, scores: Scores, row: int) -> str:
-        def side(value: str | float) -> str:
-            return f"{value} {scores[value][row]:.4g}" if isinstance(value, str) else f"{value:.6g}"
+    def reason(self, scores: Scores, row: int) -> Reason:
+        def name(value: str | float) -> str:
+            return value if isinstance(value, str) else f"{value:.6g}"
 
-        return f"{side(self.left)} {self.sign} {side(self.right)}"
+        def measured(value: str | float) -> str:
+            return f"{value} {scores[value][row]:.4g}" if isinstance(value, str) else name(value)
+
+        return Reason(
+            f"{name(self.left)} {self.sign} {name(self.right)}",
+            f"{measured(self.left)} {self.sign} {measured(self.right)}",
+        )
 
 
 @dataclass(frozen=True)
@@ -125,10 +147,10 @@ class FlagRule:
         """
         flag = self._root.holds(scores)
         held = [(comparison, comparison.holds(scores)) for comparison in self._comparisons]
-        reasons = [""] * len(flag)
+        reasons: list[tuple[Reason, ...]] = [()] * len(flag)
         for row in np.flatnonzero(flag).tolist():
-            told = [comparison.tell(scores, row) for comparison, answers in held if answers[row]]
-            reasons[row] = "; ".join(told) or self.text
+            found = tuple(comparison.reason(scores, row) for comparison, answers in held if answers[row])
+            reasons[row] = found or (Reason(self.text, self.text),)
         return Decision(flag, reasons)
 
 

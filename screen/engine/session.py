@@ -21,8 +21,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from export import runtime
 from export.errors import EngineFailed, OptionRefused, OutOfMemory
-from export.runtime import onnxruntime
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -72,10 +72,10 @@ def choose_device(wanted: str, threads: int) -> Device:
     threads = threads or usable_cores()
     if wanted == "cpu":
         return Device("cpu", threads)
-    if _PROVIDERS["cuda"] in onnxruntime.get_available_providers():
+    if _PROVIDERS["cuda"] in runtime.onnxruntime.get_available_providers():
         cuda = Device("cuda", threads)
         with redirect_stdout(io.StringIO()):  # what is missing, it prints; the session below tells the outcome
-            onnxruntime.preload_dlls()
+            runtime.onnxruntime.preload_dlls()
         if _PROVIDERS["cuda"] in _open(_probe_graph(), cuda).get_providers():
             return cuda
         why = "a session that asked for CUDA was given the CPU (no GPU, or CUDA and cuDNN libraries not found)"
@@ -131,7 +131,7 @@ class GraphSession:
             OutOfMemory: the device has no room for it.
         """
         with _mapped_errors(self._device):
-            return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self._device.name, 0)
+            return runtime.onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self._device.name, 0)
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Run once on device values; the outputs stay on the device.
@@ -230,22 +230,22 @@ def _open(
     weights_folder: Path | None = None,
     weights: Mapping[str, NDArray[Any]] | None = None,
 ) -> Any:
-    options = onnxruntime.SessionOptions()
+    options = runtime.onnxruntime.SessionOptions()
     if weights:
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+        values = [runtime.onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
         options.add_external_initializers(list(weights), values)
     if weights_folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights_folder))
     options.intra_op_num_threads = 1  # see `screen.engine.passes`: threads share work between runs
     options.log_severity_level = _FATAL_ONLY
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    onnxruntime.set_default_logger_severity(_FATAL_ONLY)
+    runtime.onnxruntime.set_default_logger_severity(_FATAL_ONLY)
     providers = list(dict.fromkeys([device.provider, _PROVIDERS["cpu"]]))
     try:
-        return onnxruntime.InferenceSession(data, options, providers=providers)
+        return runtime.onnxruntime.InferenceSession(data, options, providers=providers)
     except Exception as error:
         raise EngineFailed(
-            f"onnxruntime {onnxruntime.__version__} cannot load the model: {error}",
+            f"onnxruntime {runtime.onnxruntime.__version__} cannot load the model: {error}",
             wanted="a graph whose operators this onnxruntime knows",
             next_step="export the model again with this version of oodscreen, or report it",
         ) from error

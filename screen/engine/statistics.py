@@ -123,8 +123,6 @@ class PassSummary:
         energy: `[B]`, mean over passes of -logsumexp(logits).
         largest_label_entropy: `[B]`, for several labels: entropy of the least certain one, nats.
         feature_distance: `[B]`, of the trunk's features from those of known rows; with a calibration.
-        ood_score: `[B]`, how unusual the row is, nats; with a calibration.
-        p_value: `[B]`, conformal p-value of `ood_score`; with a calibration.
     """
 
     passes: NDArray[np.int32]
@@ -143,8 +141,12 @@ class PassSummary:
     energy: Floats | None = None
     largest_label_entropy: Floats | None = None
     feature_distance: Floats | None = None
-    ood_score: Floats | None = None
-    p_value: Floats | None = None
+
+    @property
+    def is_finite(self) -> NDArray[np.bool_]:
+        """`[B]`, whether the row's predictive mean holds neither NaN nor infinity."""
+        finite: NDArray[np.bool_] = np.all(np.isfinite(self.mean), axis=1)
+        return finite
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> PassSummary:
         """Some of the rows, by a mask `[B]` or by their places, in that order."""

@@ -5,7 +5,7 @@ In: a contract and where the shards are. Out: `LabelledBatch`es.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -18,9 +18,11 @@ from export.contract.labelled import LabelledBatch
 from export.contract.metadata import ModelContract
 from export.errors import InputRefused
 from screen.config import RunConfig
-from screen.input.decode import Decoder
+from screen.input.decode import ImageBatch
+from screen.input.images import decode_ahead
 from screen.input.mapping import ColumnMapping, map_columns
-from screen.input.rows import RowBatch, in_batches, read_chosen_rows
+from screen.input.overlap import StageClock
+from screen.input.rows import in_batches, read_chosen_rows
 from screen.input.shards import ShardRef, find_shards
 
 _BATCH_ROWS = 256
@@ -50,15 +52,15 @@ def read_labelled(
     chosen = _draw_rows(shards, rows)
     pieces = (piece for shard, places in chosen for piece in read_chosen_rows(shard, columns, places))
     size = max(1, min(_BATCH_ROWS, _BATCH_PIXELS // (contract.height * contract.width)))
-    decoder = Decoder(contract, max_pixels=config.max_pixels, image_root=config.image_root, threads=config.threads)
-    return _decode(in_batches(pieces, size), decoder, label_column)
+    return _label(decode_ahead(in_batches(pieces, size), contract, config, StageClock()), label_column)
 
 
-def _decode(batches: Iterator[list[RowBatch]], decoder: Decoder, label_column: str) -> Iterator[LabelledBatch]:
-    with closing(decoder):
-        for pieces in batches:
-            batch = decoder.decode(pieces)
-            labels: list[Any] = [label for piece in pieces for label in piece.kept.column(label_column).to_pylist()]
+def _label(batches: Generator[ImageBatch, None, None], label_column: str) -> Iterator[LabelledBatch]:
+    with closing(batches):
+        for batch in batches:
+            labels: list[Any] = [
+                label for piece in batch.pieces for label in piece.kept.column(label_column).to_pylist()
+            ]
             readable = [label for label, is_there in zip(labels, batch.readable, strict=True) if is_there]
             statuses = tuple(status for status, _ in batch.failures.values())
             yield LabelledBatch(batch.images, tuple(readable), statuses)

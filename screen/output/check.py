@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from export.errors import ExitCode, InputRefused
-from screen.columns import IDENTITY, SCORES, STATUSES, VERDICT
+from screen.columns import IDENTITY, SCORES, STATUSES, columns_of_format
 from screen.config import fingerprint
 from screen.files.paths import open_parquet
 from screen.files.storage import FileContent, find_stale_staging
@@ -141,7 +141,7 @@ def _check_shard(output: Path, entry: ManifestEntry, identity: dict[str, Any]) -
         with open_parquet(path) as file:
             if read_identity(file.schema_arrow) != identity:
                 yield "written by another configuration than the manifest's"
-            wrong = _compare_schema(file.schema_arrow, identity.get("keep", []))
+            wrong = _compare_schema(file.schema_arrow, identity)
             if wrong:
                 yield wrong
                 return
@@ -150,11 +150,13 @@ def _check_shard(output: Path, entry: ManifestEntry, identity: dict[str, Any]) -
         yield f"cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
 
 
-def _compare_schema(schema: pa.Schema, keep: list[str]) -> str:
-    names = [*(column.name for column in IDENTITY), *keep, *(column.name for column in (*SCORES, *VERDICT))]
+def _compare_schema(schema: pa.Schema, identity: dict[str, Any]) -> str:
+    columns = columns_of_format(int(identity.get("result_format", 0)))
+    own = [column.name for column in columns]
+    names = [*own[: len(IDENTITY)], *identity.get("keep", []), *own[len(IDENTITY) :]]
     if schema.names != names:
         return f"columns {', '.join(schema.names)}, wanted {', '.join(names)}"
-    for column in (*IDENTITY, *SCORES, *VERDICT):
+    for column in columns:
         if schema.field(column.name).type != column.type:
             return f"column {column.name} is of type {schema.field(column.name).type}, wanted {column.type}"
     return ""

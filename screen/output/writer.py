@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from screen.columns import IDENTITY, SCORES, VERDICT, result_schema
-from screen.decide.rules import Decision
+from screen.decide.policy import ScoredRows
 from screen.files.paths import open_parquet
 from screen.files.storage import StagingFile
 from screen.input.decode import ImageBatch
@@ -45,14 +45,18 @@ class WrittenShard:
     statuses: dict[str, int]
 
 
-def make_table(
-    batch: ImageBatch, scores: dict[str, NDArray[Any]], passes: NDArray[np.int32], decision: Decision
-) -> pa.Table:
-    """Every row of a batch in result columns; the scores are those of the readable rows alone."""
+def make_table(batch: ImageBatch, rows: ScoredRows | None) -> pa.Table:
+    """All rows of a batch in result columns.
+
+    Args:
+        batch: the rows.
+        rows: scores and flags of the readable rows; None where no row is readable.
+    """
     readable = batch.readable
-    place = np.full(len(readable), -1, np.int64)
-    place[readable] = np.arange(readable.sum())
-    take = pa.array(place, mask=~readable)
+    scores = {} if rows is None else rows.scores
+    position = np.full(len(readable), -1, np.int64)
+    position[readable] = np.arange(readable.sum())
+    take = pa.array(position, mask=~readable)
     columns: dict[str, pa.Array] = {
         "shard": pa.array(np.repeat([piece.shard.name for piece in batch.pieces], _counts(batch)), pa.string()),
         "row": pa.array(np.concatenate([np.arange(p.start, p.start + p.count) for p in batch.pieces])),
@@ -64,21 +68,39 @@ def make_table(
             columns[column.name] = _as_arrow(scores[column.name], column.type).take(take)
         else:
             columns[column.name] = pa.nulls(len(readable), column.type)
-    failures = [batch.failures.get(row) for row in range(len(readable))] if batch.failures else [None] * len(readable)
-    scored = iter(zip(decision.flag.tolist(), decision.reasons, passes.tolist(), strict=True))
-    verdicts = [next(scored) if ok else (True, None, 0) for ok in readable]
-    columns["flag"] = pa.array([flag for flag, _, _ in verdicts], pa.bool_())
-    columns["flag_reason"] = pa.array(
-        [failure[0] if failure else reason or None for (_, reason, _), failure in zip(verdicts, failures, strict=True)],
-        pa.string(),
-    )
-    columns["passes"] = pa.array([count for _, _, count in verdicts], pa.int32())
-    columns["status"] = pa.array([failure[0] if failure else "ok" for failure in failures], pa.string())
-    columns["error"] = pa.array([failure[1] if failure else None for failure in failures], pa.string())
+    columns |= _verdict_columns(batch, rows)
     ordered = [columns[column.name] for column in IDENTITY]
     ordered += [column.combine_chunks() if column.num_chunks != 1 else column.chunk(0) for column in kept.columns]
     ordered += [columns[column.name] for column in (*SCORES, *VERDICT)]
     return pa.Table.from_arrays(ordered, schema=result_schema(kept.schema))
+
+
+def _verdict_columns(batch: ImageBatch, rows: ScoredRows | None) -> dict[str, pa.Array]:
+    """Flag, reasons, passes, status and error of all rows; rows that could not be scored are flagged."""
+    size = len(batch.readable)
+    flag, passes = np.ones(size, np.bool_), np.zeros(size, np.int32)
+    sentences: list[str | None] = [None] * size
+    conditions: list[list[str] | None] = [None] * size
+    statuses = ["ok"] * size
+    errors: list[str | None] = [None] * size
+    if rows is not None:
+        positions = np.flatnonzero(batch.readable)
+        flag[positions], passes[positions] = rows.flag, rows.summary.passes
+        for row in np.flatnonzero(rows.flag).tolist():
+            position = positions[row]
+            sentences[position] = "; ".join(reason.sentence for reason in rows.reasons[row])
+            conditions[position] = [reason.condition for reason in rows.reasons[row]]
+    for position, (status, error) in batch.failures.items():
+        sentences[position] = statuses[position] = status
+        conditions[position], errors[position] = [status], error
+    return {
+        "flag": pa.array(flag),
+        "flag_reason": pa.array(sentences, pa.string()),
+        "flag_reasons": pa.array(conditions, pa.list_(pa.string())),
+        "passes": pa.array(passes),
+        "status": pa.array(statuses, pa.string()),
+        "error": pa.array(errors, pa.string()),
+    }
 
 
 def _holds_floats(kind: pa.DataType) -> bool:
@@ -181,6 +203,7 @@ class ShardWriter:
             # A dictionary of scores would list nearly every value once, and their places beside it. Nested columns
             # that are kept have none either: pyarrow knows these by their leaves alone.
             repeating = [field.name for field in schema if not _holds_floats(field.type)]
+            repeating.append("flag_reasons.list.element")
             self._file = pq.ParquetWriter(self._aside.path, schema, compression="zstd", use_dictionary=repeating)
 
     def add(self, table: pa.Table) -> None:

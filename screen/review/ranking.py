@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from export.errors import OptionRefused
 from screen.columns import SCORES, STATUSES
 from screen.decide.detectors import HIGH_IS_SUSPICIOUS
-from screen.decide.rules import flags_high
+from screen.decide.rules import MOST_UNUSUAL, flags_high
 from screen.review.results import Results
 
 FLAGGED, AUDIT = "flagged", "audit"
@@ -30,8 +30,6 @@ _NAMES = frozenset([*(column.name for column in SCORES), *(status for status in 
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _HAVE_AN_IMAGE = ("ok", "wrong_shape", "too_large", "non_finite")
 """Of rows with another status there is nothing to show."""
-
-_MOST_UNUSUAL = "most unusual: "
 
 
 @dataclass(frozen=True)
@@ -60,18 +58,19 @@ class Candidates:
         return len(self.row)
 
 
-def reason_names(text: str | None) -> frozenset[str]:
-    """The columns and statuses that a `flag_reason` names."""
-    return frozenset(_WORD.findall(text or "")) & _NAMES
+def reason_names(reasons: Sequence[str] | None) -> tuple[str, ...]:
+    """The columns and statuses that the conditions of `flag_reasons` name, in order."""
+    words = (word for condition in reasons or () for word in _WORD.findall(condition))
+    return tuple(dict.fromkeys(word for word in words if word in _NAMES))
 
 
-def main_reason(text: str | None) -> str:
-    """A `flag_reason` in short, to count by: the most unusual detector, or the columns that were compared."""
-    if text is None:
+def main_reason(reasons: Sequence[str] | None) -> str:
+    """The reason to count a row by: the most unusual detector, else the columns that were compared."""
+    if not reasons:
         return ""
-    if _MOST_UNUSUAL in text:
-        return text.rsplit(_MOST_UNUSUAL, 1)[1].split(" ", 1)[0]
-    return " and ".join(dict.fromkeys(word for word in _WORD.findall(text) if word in _NAMES)) or text
+    if reasons[-1].startswith(MOST_UNUSUAL):
+        return reasons[-1].removeprefix(MOST_UNUSUAL)
+    return " and ".join(reason_names(reasons)) or "; ".join(reasons)
 
 
 def choose_score(results: Results, order_by: str | None) -> str:
@@ -167,14 +166,14 @@ def rank_flagged(results: Results, score: str, reasons: tuple[str, ...]) -> Cand
     imageless: Counter[str] = Counter()
     found = [_Found.empty()]
     sign = -1.0 if is_high_suspicious(results, score) else 1.0
-    for index, table in _tables(results, [score, "prediction", "flag", "flag_reason", "status"]):
+    for index, table in _tables(results, [score, "prediction", "flag", "flag_reasons", "status"]):
         is_flagged = np.asarray(table["flag"])
         places = np.flatnonzero(is_flagged)
-        texts = table["flag_reason"].filter(table["flag"]).to_pylist()
-        counted.update(main_reason(text) for text in texts)
+        found_reasons = table["flag_reasons"].filter(table["flag"]).to_pylist()
+        counted.update(main_reason(conditions) for conditions in found_reasons)
         if reasons:
             wanted = frozenset(reasons)
-            places = places[[bool(reason_names(text) & wanted) for text in texts]]
+            places = places[[not wanted.isdisjoint(reason_names(conditions)) for conditions in found_reasons]]
         statuses = table["status"].take(pa.array(places))
         imageless.update(status for status in statuses.to_pylist() if status not in _HAVE_AN_IMAGE)
         places = places[np.asarray(pc.is_in(statuses, pa.array(_HAVE_AN_IMAGE)))]

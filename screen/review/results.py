@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from export.errors import InputChanged, InputRefused, OutputLocked, OutputRefused
-from screen.columns import COLUMNS
+from screen.columns import columns_of_format
 from screen.files.paths import as_path, is_local, open_parquet
 from screen.input.mapping import ColumnMapping
 from screen.output.lock import refuse_if_held
@@ -30,7 +31,7 @@ _FEW_ROWS = 1024
 """Rows that are read together where lists are read too, which may be long."""
 
 _TOLD = ("configuration", "model", "passes", "seed", "masks", "flag_if", "calibration", "adaptive", "image_column",
-         "id_column", "image_root", "max_pixels")  # fmt: skip
+         "id_column", "image_root", "max_pixels", "result_format")  # fmt: skip
 """What a manifest says of how the results were made."""
 
 
@@ -154,9 +155,10 @@ class Results:
         Raises:
             InputRefused: the shard is not the one that was written.
         """
+        stored = self._stored(columns)
         with self._open(entry) as file:
-            for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):
-                yield pa.Table.from_batches([batch]).select(list(columns))
+            for batch in file.iter_batches(_BATCH_ROWS, columns=stored):
+                yield _select(batch, columns)
 
     def take(self, entry: ManifestEntry, rows: Sequence[int] | NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
         """Some columns of some rows of a shard; only the row groups in which they lie are read.
@@ -170,18 +172,27 @@ class Results:
             InputRefused: the shard is not the one that was written.
         """
         found = []
-        wanted = np.asarray(rows)
+        wanted, stored = np.asarray(rows), self._stored(columns)
         with self._open(entry) as file:
             sizes = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
             ends = np.cumsum(sizes)
             for group in np.unique(np.searchsorted(ends, wanted, side="right")).tolist():
                 start = int(ends[group]) - sizes[group]
-                for batch in file.iter_batches(_FEW_ROWS, row_groups=[group], columns=list(columns)):
+                for batch in file.iter_batches(_FEW_ROWS, row_groups=[group], columns=stored):
                     here = wanted[(wanted >= start) & (wanted < start + batch.num_rows)] - start
                     if len(here):
-                        found.append(pa.Table.from_batches([batch]).select(list(columns)).take(pa.array(here)))
+                        found.append(_select(batch.take(pa.array(here)), columns))
                     start += batch.num_rows
         return pa.concat_tables(found)
+
+    @property
+    def _format(self) -> int:
+        return int(self.identity["result_format"])
+
+    def _stored(self, columns: Sequence[str]) -> list[str]:
+        """The columns to read from a file: format 1 has the reasons of a flag in `flag_reason` alone."""
+        renamed = {"flag_reasons": "flag_reason"} if self._format == 1 else {}
+        return list(dict.fromkeys(renamed.get(name, name) for name in columns))
 
     def refuse_if_changed(self) -> None:
         """Go on only if the manifest still is the one that was read.
@@ -205,7 +216,8 @@ class Results:
             if size != entry.size:
                 raise self._not_whole(entry, f"it has {size} bytes, and {entry.size} were written")
             with open_parquet(path) as file:
-                missing = [column.name for column in COLUMNS if column.name not in file.schema_arrow.names]
+                names = [column.name for column in columns_of_format(self._format)]
+                missing = [name for name in names if name not in file.schema_arrow.names]
                 if missing or file.metadata.num_rows != entry.rows:
                     why = f"no column {missing[0]}" if missing else f"{file.metadata.num_rows} rows"
                     raise self._not_whole(entry, f"it has {why}, and was written otherwise")
@@ -220,6 +232,19 @@ class Results:
             wanted="results as a run wrote them",
             next_step="see what `oodscreen check` finds, remove that file and run again",
         )
+
+
+_VALUE = r"([A-Za-z_]\w*) (?:-?[0-9.][0-9.eE+-]*|-?inf|nan)"
+"""A score with the row's value, in a `flag_reason`."""
+
+
+def _select(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.Table:
+    """The named columns; where `flag_reasons` is not stored (format 1), it is derived from `flag_reason`."""
+    table = pa.Table.from_batches([batch])
+    if "flag_reasons" in columns and "flag_reasons" not in table.column_names:
+        conditions = pc.replace_substring_regex(table["flag_reason"], _VALUE, r"\1")
+        table = table.append_column("flag_reasons", pc.split_pattern(conditions, "; "))
+    return table.select(list(columns))
 
 
 def open_results(source: str) -> Results:

@@ -51,13 +51,14 @@ from screen.engine.graph.plan import plan_engine
 from screen.engine.masks import ALGORITHM, identify_rows
 from screen.engine.passes import EngineOptions, PassEngine
 from screen.engine.session import choose_device
-from screen.input.decode import Decoder, ImageBatch
+from screen.input.decode import ImageBatch
+from screen.input.images import batch_rows, decode_ahead
 from screen.input.mapping import map_columns
+from screen.input.overlap import StageClock
 from screen.input.rows import read_batches
 from screen.input.shards import ShardRef, find_shards
-from screen.run.overlap import StageClock, work_ahead
 from screen.run.runner import Listener
-from screen.run.scoring import batch_rows
+from screen.run.scoring import NON_FINITE
 
 
 def run_calibration(
@@ -236,9 +237,9 @@ class _Calibrating:
             if not kept.any():
                 continue
             summary = self._engine.summarize(batch.images[kept])
-            finite: NDArray[np.bool_] = np.all(np.isfinite(summary.mean), axis=1)
+            finite = summary.is_finite
             if not finite.all():
-                self._count("non_finite", int((~finite).sum()))
+                self._count(NON_FINITE[0], int((~finite).sum()))
             scores = score_columns(summary.take(finite))
             rows.digests.append(digests[kept][finite])
             for name in self._detectors:
@@ -253,25 +254,18 @@ class _Calibrating:
         """Batches of images, decoded ahead; batches without a readable row are passed over."""
         config, contract = self._config, self._model.contract
         columns = map_columns(shards, config, contract)
-        decoder = Decoder(contract, max_pixels=config.max_pixels, image_root=config.image_root, threads=config.threads)
         self._listener.started(len(shards), sum(shard.rows for shard in shards), 0, self._device.note)
-        clock = StageClock()
-        read = clock.make("read", read_batches(shards, columns, batch_rows(config, contract)))
-        pieces = work_ahead(read, 1)
-        decoded = work_ahead(clock.apply("decode", decoder.decode, pieces), 1)
-        try:
-            with closing(decoded):
-                for batch in decoded:
-                    for status, told in batch.failures.values():
-                        self._first_failure = self._first_failure or f"{status}: {told}"
-                        if count:
-                            self._count(status, 1)
-                    self.rows += len(batch.readable) if count else 0
-                    if batch.readable.any():
-                        yield batch
-                    self._listener.advanced(len(batch.readable))
-        finally:
-            decoder.close()
+        batches = read_batches(shards, columns, batch_rows(config, contract))
+        with closing(decode_ahead(batches, contract, config, StageClock())) as decoded:
+            for batch in decoded:
+                for status, error in batch.failures.values():
+                    self._first_failure = self._first_failure or f"{status}: {error}"
+                    if count:
+                        self._count(status, 1)
+                self.rows += len(batch.readable) if count else 0
+                if batch.readable.any():
+                    yield batch
+                self._listener.advanced(len(batch.readable))
 
     def _count(self, status: str, rows: int) -> None:
         self.statuses[status] = self.statuses.get(status, 0) + rows

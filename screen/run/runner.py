@@ -7,7 +7,7 @@ table, and a `RunSummary`.
 from __future__ import annotations
 
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from export.contract.reader import read_model
 from export.errors import InputRefused, OutputRefused
 from screen.config import BadRowLimit, RunConfig, fingerprint
 from screen.decide.policy import choose_policy
-from screen.engine import interim as settling
+from screen.engine import interim
 from screen.engine.masks import ALGORITHM
 from screen.files.paths import as_path, is_within
 from screen.files.storage import STAGING_PREFIX
@@ -74,7 +74,7 @@ def run_screening(
         open_executor: who scores the shards; this process, unless told otherwise.
 
     Raises:
-        Refused: before anything is written, if the request cannot be served.
+        Refused: the request cannot be served; nothing was written.
         Interrupted: asked to stop; finished shards stay.
         OodscreenError: something failed on the way; finished shards stay.
     """
@@ -86,43 +86,41 @@ def run_screening(
     _check_output(output, source, shards)
     columns = map_columns(shards if part is None else [find_first_shard(source), *shards], config, model.contract)
     policy = choose_policy(model, config)
-    calibration = None if policy.calibration is None else policy.calibration.digest
     identity = config.identity(
         model,
         mask_algorithm=ALGORITHM,
-        adaptive_algorithm=settling.ALGORITHM,
+        adaptive_algorithm=interim.ALGORITHM,
         settings=policy.settings,
         rule=policy.rule.text,
-        calibration=calibration,
+        calibration=None if policy.calibration is None else policy.calibration.digest,
     )
     open_manifest = partial(_open_manifest, output, identity, shards, force=config.force, part=part)
     open_manifest()  # refuses before anything is written
     job = Job(model, output, config, policy, columns, identity, "" if part is None else part.name)
     stop = stop or StopRequest()
-    with open_executor(job, listener.noted, stop) as executor, hold_output(output, part) as note:
+    limit = BadRowLimit.parse(config.max_bad_rows)
+    summary = RunSummary(output, policy.rule.text, policy.settings.passes, limit, part=part, unreadable=unreadable)
+    with ExitStack() as stack:
+        executor = None
+        if not output.exists():  # then every shard is new; a request that is refused here leaves no folder behind
+            executor = stack.enter_context(open_executor(job, listener.noted, stop))
+        note = stack.enter_context(hold_output(output, part))
         if note:
             listener.noted(note)
-        summary = RunSummary(
-            output,
-            policy.rule.text,
-            executor.device,
-            policy.settings.passes,
-            BadRowLimit.parse(config.max_bad_rows),
-            part=part,
-            unreadable=unreadable,
-        )
         manifest = open_manifest()
         todo = _plan(shards, manifest, summary)
+        stop.check()
+        if todo and executor is None:  # a run with nothing to do opens no session, worker or cluster
+            executor = stack.enter_context(open_executor(job, listener.noted, stop))
         manifest.start(todo)
-        listener.started(len(todo), sum(shard.rows for shard in todo), len(summary.earlier), executor.note)
+        note = "" if executor is None else executor.note
+        listener.started(len(todo), sum(shard.rows for shard in todo), len(summary.earlier), note)
         for line in summary.plan_lines():
             listener.noted(line)
-        _score_shards(todo, executor, manifest, summary, listener, stop)
+        if executor is not None:
+            _score_shards(todo, executor, manifest, summary, listener, stop)
         if config.alarm:
             summary.drift = policy.find_drift(*summary.readable)
-        summary.device = executor.device
-        places = {shard.name: place for place, shard in enumerate(todo)}
-        summary.shards.sort(key=lambda written: places[written.shard.name])
         if part is None:
             write_quarantine(output, manifest.entries(), summary.unreadable)
         if summary.shards and part is None:  # a part knows neither the time nor the rows of the others
@@ -168,7 +166,7 @@ def _score_shards(
     listener: Listener,
     stop: StopRequest,
 ) -> None:
-    """The loop itself: a shard is finished when the manifest has it."""
+    """The loop: a shard is finished once the manifest lists it. The summary gets shards in the order of the plan."""
     try:
         with closing(executor.score(shards)) as events:
             stop.check()
@@ -181,7 +179,9 @@ def _score_shards(
                 listener.advanced(progress.rows)
                 stop.check()
     finally:
-        summary.stages = executor.stages
+        summary.device, summary.stages = executor.device, executor.stages
+    positions = {shard.name: position for position, shard in enumerate(shards)}
+    summary.shards.sort(key=lambda written: positions[written.shard.name])
 
 
 def _open_manifest(

@@ -18,27 +18,24 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from export.contract.metadata import ModelContract
 from export.contract.reader import ExportedModel
 from screen.config import RunConfig
 from screen.decide.policy import DecisionPolicy
-from screen.decide.rules import Decision
-from screen.decide.scores import score_columns
-from screen.engine.statistics import PassSummary
-from screen.input.decode import Decoder, ImageBatch
+from screen.input.decode import ImageBatch
+from screen.input.images import batch_rows, decode_ahead
 from screen.input.mapping import ColumnMapping
+from screen.input.overlap import StageClock, work_ahead
 from screen.input.rows import RowBatch, read_batches, read_groups
 from screen.input.shards import ShardRef, UnreadableShard
 from screen.output.writer import ShardWriters, WrittenShard, make_table
-from screen.run.overlap import StageClock, work_ahead
 from screen.run.screener import Screener
 from screen.run.stopping import StopRequest
 
-_BATCH_BYTES = 32 * 2**20
-"""Pixels of one batch at most; a few batches are on their way between the stages."""
-
 _AHEAD = 2
-"""How many batches a stage may be ahead of the next."""
+"""Scored batches that may wait for the writer."""
+
+NON_FINITE = ("non_finite", "the model gave NaN or infinity")
+"""Status and error of a row whose predictive mean is not finite."""
 
 
 @dataclass(frozen=True)
@@ -171,33 +168,16 @@ class ShardScorer:
     def _score_batches(
         self, clock: StageClock, batches: Iterator[list[RowBatch]]
     ) -> Generator[ScoredBatch, None, None]:
-        config = self._job.config
-        decoder = Decoder(
-            self._job.model.contract,
-            max_pixels=config.max_pixels,
-            image_root=config.image_root,
-            threads=config.threads,
-        )
-        pieces = work_ahead(clock.make("read", batches), _AHEAD)
-        images = work_ahead(clock.apply("decode", decoder.decode, pieces), _AHEAD)
+        images = decode_ahead(batches, self._job.model.contract, self._job.config, clock)
         scored = work_ahead(clock.run("score", partial(score_batches, self._screener), images), _AHEAD)
-        try:
-            with closing(scored):
-                yield from scored
-        finally:
-            decoder.close()
+        with closing(scored):
+            yield from scored
 
 
 @contextmanager
 def open_here(job: Job, notify: Callable[[str], None], stop: StopRequest) -> Iterator[Executor]:
     """An executor that is this process."""
     yield ShardScorer(job, notify)
-
-
-def batch_rows(config: RunConfig, contract: ModelContract) -> int:
-    """Rows that are read together: as asked for, fewer where images are large."""
-    height, width, channels = contract.image_shape
-    return max(1, min(config.batch_size, _BATCH_BYTES // (height * width * channels)))
 
 
 @dataclass(frozen=True)
@@ -209,7 +189,7 @@ class ScoredBatch:
 
 
 def score_batches(screener: Screener, batches: Iterator[ImageBatch]) -> Iterator[ScoredBatch]:
-    """Run the passes over the readable rows of each batch, and put all its rows into result columns."""
+    """Run the passes over the readable rows of each batch, decide, and put all its rows into result columns."""
     waiting: deque[ImageBatch] = deque()
 
     def readable_images() -> Iterator[NDArray[np.uint8] | None]:
@@ -217,18 +197,12 @@ def score_batches(screener: Screener, batches: Iterator[ImageBatch]) -> Iterator
             waiting.append(batch)
             yield batch.images if batch.readable.any() else None
 
-    for summary in screener.score_each(readable_images()):
-        yield _decide_batch(screener, waiting.popleft(), summary)
-
-
-def _decide_batch(screener: Screener, batch: ImageBatch, summary: PassSummary | None) -> ScoredBatch:
-    if summary is None:
-        nothing = Decision(np.zeros(0, np.bool_), [])
-        return ScoredBatch(batch.pieces, make_table(batch, {}, np.zeros(0, np.int32), nothing))
-    finite: NDArray[np.bool_] = np.all(np.isfinite(summary.mean), axis=1)
-    if not finite.all():
-        batch = batch.fail_readable(~finite, ("non_finite", "the model gave NaN or infinity"))
-        summary = summary.take(finite)
-    scores = score_columns(summary)
-    table = make_table(batch, scores, summary.passes, screener.flag(summary))
-    return ScoredBatch(batch.pieces, table)
+    for summary in screener.summarize_each(readable_images()):
+        batch = waiting.popleft()
+        rows = None
+        if summary is not None:
+            finite = summary.is_finite
+            if not finite.all():
+                batch, summary = batch.fail_readable(~finite, NON_FINITE), summary.take(finite)
+            rows = screener.policy.apply(summary)
+        yield ScoredBatch(batch.pieces, make_table(batch, rows))

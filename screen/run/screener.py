@@ -1,7 +1,7 @@
-"""Screener: an exported model and its decision policy, for batches in memory.
+"""Screener: an exported model with its decision policy, for batches in memory.
 
-In: `uint8 [B, H, W, C]`. Out: a `PassSummary`, a `Decision`, or the raw passes. The command line
-runs on this very class, so its numbers are the same.
+In: `uint8 [B, H, W, C]`. Out: `ScoredRows`, or the passes themselves. Runs from the command line use the same class, so
+their numbers are the same.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from export.contract.reader import ExportedModel, read_model
 from export.errors import InputRefused
 from screen.config import RunConfig
-from screen.decide.policy import DecisionPolicy, choose_policy
-from screen.decide.rules import Decision
+from screen.decide.policy import DecisionPolicy, ScoredRows, choose_policy
 from screen.engine.early_exit import EarlyExitEngine
 from screen.engine.graph.features import GRID
 from screen.engine.graph.plan import plan_engine
@@ -30,26 +29,23 @@ class Screener:
     """Scores images by T Monte Carlo dropout passes.
 
     Args:
-        model: a file that `oodscreen export` wrote, or such a file read.
-        passes: T; 100 unless a calibration has another.
-        seed: of the dropout masks; the same seed gives the same numbers. 0, or the calibration's.
-        masks: `shared`: every row sees the same T thinned networks, and T passes cost little.
-            `per-row`: independent masks for every row, as the article has them. `shared`, or the
-            calibration's.
-        flag_if: when to flag a row; the default follows from the kind of output. With a
-            calibration, either one flags.
-        calibration: a file of `oodscreen calibrate` for this model.
-        adaptive: let a row's passes stop where its decision is settled; `passes` of its summary says
-            after how many. Its scores are then estimates of those after T.
+        model: path of an exported file, or the file as read.
+        passes: T; default 100, or the calibration's.
+        seed: seed for the dropout masks; the same seed gives the same numbers. Default 0, or the calibration's.
+        masks: `shared`: all rows see the same T thinned networks, and T passes cost little. `per-row`: independent
+            masks for every row, as in the article. Default `shared`, or the calibration's.
+        flag_if: rule that flags a row; the default depends on the kind of output. With a calibration, either one flags.
+        calibration: file of `oodscreen calibrate` for this model.
+        adaptive: stop a row's passes once its decision is certain. `passes` of its summary says after how many, and
+            its scores are then estimates of those after T.
         device: `auto`, `cpu` or `cuda`.
         threads: threads that share the work; 0 for all cores. Results do not depend on it.
-        memory: MiB that the tensors of a run may take.
-        notify: told in one line when memory ran out and the runs become smaller.
-        policy: who decides, where that is chosen already; passes, seed, masks, flag_if and calibration are
-            then his, and no file is read for them.
+        memory: MiB for the tensors of a run.
+        notify: callback for one line when memory ran out and runs become smaller.
+        policy: a decision policy that was chosen before; passes, seed, masks, flag_if and calibration come from it.
 
     Raises:
-        Refused: the model, the rule, the calibration or the device is not to be had, or an option cannot be meant.
+        Refused: the model, rule or calibration cannot be used, the device is not available, or an option is invalid.
     """
 
     def __init__(
@@ -92,12 +88,12 @@ class Screener:
         }
         distance = None if self.policy.calibration is None else self.policy.calibration.distance
         plan = plan_engine(self.model, masks=settings.masks, features=0 if distance is None else GRID)
-        self._leaving = EarlyExitEngine(plan, distance=distance, **self._options) if adaptive else None
-        self._engine = self._leaving or PassEngine(plan, distance=distance, **self._options)
+        self._early_exit = EarlyExitEngine(plan, distance=distance, **self._options) if adaptive else None
+        self._engine = self._early_exit or PassEngine(plan, distance=distance, **self._options)
         self._raw_engine: PassEngine | None = None
 
-    def score(self, images: NDArray[np.uint8]) -> PassSummary:
-        """What T passes say of each image.
+    def score(self, images: NDArray[np.uint8]) -> ScoredRows:
+        """Score and flag images.
 
         Args:
             images: `uint8 [B, H, W, C]` of the model's size.
@@ -105,31 +101,25 @@ class Screener:
         Raises:
             InputRefused: the array is not of that type and shape.
         """
-        (summary,) = self.score_each([images])
+        (summary,) = self.summarize_each([images])
         assert summary is not None  # noqa: S101  it is for None alone
-        return summary
+        return self.policy.apply(summary)
 
-    def score_each(self, batches: Iterable[NDArray[np.uint8] | None]) -> Iterator[PassSummary | None]:
-        """A summary for each batch, in order; when `adaptive`, some batches are taken before the first comes back.
+    def summarize_each(self, batches: Iterable[NDArray[np.uint8] | None]) -> Iterator[PassSummary | None]:
+        """The statistics of each batch, in order.
+
+        With `adaptive`, up to two batches are taken before the first result comes back.
 
         Args:
-            batches: each `uint8 [B, H, W, C]` of the model's size; or None for a batch of no images, of which None
-                comes back.
+            batches: `uint8 [B, H, W, C]` of the model's size; or None for a batch without images, which yields None.
 
         Raises:
             InputRefused: an array is not of that type and shape.
         """
         checked = (None if images is None else self._check(images) for images in batches)
-        summaries: Iterator[PassSummary | None]
-        if self._leaving is None:
-            summaries = (None if images is None else self._engine.summarize(images) for images in checked)
-        else:
-            summaries = self._leaving.summarize_early_exit(checked, self.policy.entropy_limits)
-        return (None if summary is None else self.policy.complete(summary) for summary in summaries)
-
-    def flag(self, summary: PassSummary) -> Decision:
-        """Which of the scored images a person should look at, and why."""
-        return self.policy.decide(summary)
+        if self._early_exit is not None:
+            return self._early_exit.summarize_early_exit(checked, self.policy.entropy_limits)
+        return (None if images is None else self._engine.summarize(images) for images in checked)
 
     def raw_passes(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
         """The passes themselves, in blocks `[P, B, C]` that follow each other, T in all.

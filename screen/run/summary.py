@@ -30,9 +30,9 @@ class RunSummary:
     Attributes:
         output: folder of results.
         rule: the flag rule.
-        device: where it ran.
         passes: T.
-        max_bad_rows: how many rows may be unreadable.
+        max_bad_rows: limit of unreadable rows.
+        device: device that ran the passes; "" where nothing had to be scored.
         part: which part of INPUT; None: all of it.
         open_parts: the parts that have not come to their end; once there are none, they are closed.
         seconds: wall time.
@@ -47,9 +47,9 @@ class RunSummary:
 
     output: Path
     rule: str
-    device: str
     passes: int
     max_bad_rows: BadRowLimit
+    device: str = ""
     part: ShardPartition | None = None
     open_parts: tuple[ShardPartition, ...] = ()
     seconds: float = 0.0
@@ -134,7 +134,7 @@ class RunSummary:
         speed = self.rows / self.seconds if self.seconds else 0.0
         lines = [
             f"{self.rows} rows in {len(self.shards)} shard(s), {self.flagged} flagged ({rate:.1%}), "
-            f"{self.seconds:.1f} s on {self.device} ({speed:.0f} rows/s)"
+            f"{self.seconds:.1f} s" + (f" on {self.device} ({speed:.0f} rows/s)" if self.device else "")
         ]
         if self.stages:
             told = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.stages.items())
@@ -177,7 +177,7 @@ class RunSummary:
             "part": None if self.part is None else str(self.part),
             "open_parts": [str(part) for part in self.open_parts],
             "rule": self.rule,
-            "device": self.device,
+            "device": self.device or None,
             "passes": self.passes,
             "rows": self.rows,
             "flagged": self.flagged,

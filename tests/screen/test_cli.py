@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from screen.demo import read_images
-from screen.output.lock import LOCK_NAME
+from screen.output.lock import LOCK_NAME, hold_output
 from tests.conftest import encode, oodscreen, read_results, write_shard
 
 OODSCREEN = Path(sys.executable).with_name("oodscreen")
@@ -74,7 +74,7 @@ def test_help_loads_neither_tensorflow_nor_onnxruntime(arguments: list[str]) -> 
 
 
 def test_that_test_can_fail() -> None:
-    assert "onnxruntime" in loaded_modules("import screen.cli, screen.engine.session")
+    assert "onnxruntime" in loaded_modules("import screen.cli; from export.runtime import onnxruntime")
 
 
 def test_reading_a_contract_loads_no_tensorflow(article_onnx: Path) -> None:
@@ -85,6 +85,26 @@ def test_reading_a_contract_loads_no_tensorflow(article_onnx: Path) -> None:
 def test_running_a_model_loads_no_tensorflow(article_onnx: Path, digit_shards: Path, tmp_path: Path) -> None:
     loaded = loaded_modules(HELP % ["run", str(article_onnx), str(digit_shards / "c.parquet"), str(tmp_path / "out")])
     assert loaded & HEAVY == {"onnxruntime"}
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_run_that_finds_nothing_to_do_loads_neither_onnxruntime_nor_ray(
+    article_onnx: Path, digit_shards: Path, tmp_path: Path, engine: str
+) -> None:
+    command = ["run", str(article_onnx), str(digit_shards / "c.parquet"), str(tmp_path / "out"), "-T", "3"]
+    assert "onnxruntime" in loaded_modules(HELP % command)
+    assert not loaded_modules(HELP % [*command, "--engine", engine]) & {"onnxruntime", "ray"}
+
+
+def test_a_locked_output_is_refused_before_onnxruntime_is_loaded(
+    article_onnx: Path, digit_shards: Path, tmp_path: Path
+) -> None:
+    command = ["run", str(article_onnx), str(digit_shards), str(tmp_path / "out")]
+    with hold_output(tmp_path / "out"):
+        loaded = loaded_modules(HELP % command)
+    assert "filelock" in loaded
+    assert "onnxruntime" not in loaded
+    assert not list((tmp_path / "out").glob("*.parquet"))
 
 
 def test_a_run_says_what_it_did(

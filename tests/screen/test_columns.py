@@ -24,11 +24,11 @@ def test_the_schema_carries_units_ranges_and_sentences() -> None:
 def test_kept_columns_stand_between_identity_and_scores() -> None:
     names = result_schema(pa.schema([("label", pa.int64())])).names
     assert names[:5] == ["shard", "row", "id", "label", "prediction"]
-    assert names[-5:] == ["flag", "flag_reason", "passes", "status", "error"]
+    assert names[-6:] == ["flag", "flag_reason", "flag_reasons", "passes", "status", "error"]
 
 
 def test_what_a_summary_holds_are_columns() -> None:
-    scores = {column.name for column in SCORES}
+    scores = {column.name for column in SCORES} - {"ood_score", "p_value"}
     held = set(PassSummary.__dataclass_fields__) - {"passes"}
     assert held == scores
 

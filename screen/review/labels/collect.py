@@ -143,7 +143,7 @@ def _join(
 ) -> Iterator[list[dict[str, Any]]]:
     """The rows to write, shard by shard; what they say of the flag is added to `judged`."""
     names = {name: index for index, name in enumerate(classes.names)}
-    columns = list(dict.fromkeys((*COPIED_COLUMNS, "mean", score)))
+    columns = list(dict.fromkeys((*COPIED_COLUMNS, "flag_reasons", "mean", score)))
     for index in sorted({one.place.shard for one in labelled}):
         here = sorted((one for one in labelled if one.place.shard == index), key=lambda one: one.place.row)
         entry = results.entries[index]
@@ -160,7 +160,7 @@ def _join(
                 report.other += 1
             else:
                 suspicion = None if value is None else sign * float(value)
-                judged.append(Judged(outcome, source, main_reason(row["flag_reason"]), suspicion))
+                judged.append(Judged(outcome, source, main_reason(row["flag_reasons"]), suspicion))
             report.labelled += 1
             report.no_class += bool(set(one.label) - set(classes.choices))
             row |= {

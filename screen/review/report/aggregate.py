@@ -7,7 +7,6 @@ most suspicious rows.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -22,7 +21,7 @@ from screen.review.results import RowPosition
 SCALARS = tuple(column.name for column in SCORES if column.type in (pa.float32(), pa.float64()))
 """The scores that are one number."""
 
-NEEDED = ("prediction", *SCALARS, "flag", "flag_reason", "status")
+NEEDED = ("prediction", *SCALARS, "flag", "flag_reasons", "status")
 """The columns that are counted."""
 
 ORDER = ("ood_score", "largest_label_entropy", "entropy", "largest_std")
@@ -141,8 +140,8 @@ class Aggregate:
         if self._review_rate is not None:
             self.by_calibration += int(np.sum(np.asarray(table["p_value"], np.float64) <= self._review_rate))
         self._count_classes(table["prediction"], flag)
-        reasons = table["flag_reason"].filter(table["flag"])
-        for counted in strip_values(reasons).value_counts().to_pylist():
+        reasons = pc.binary_join(table["flag_reasons"].filter(table["flag"]), "; ")
+        for counted in reasons.value_counts().to_pylist():
             if counted["values"] is not None and (
                 counted["values"] in self.reasons or len(self.reasons) < _MOST_REASONS
             ):
@@ -177,16 +176,3 @@ class Aggregate:
         new = np.stack([flag, scores, np.full(len(places), -shard), -places], axis=1)
         both = np.concatenate([self._best, new])
         self._best = both[np.lexsort(both.T[::-1])[::-1][: self._top]]
-
-
-_VALUE = r"([A-Za-z_]\w*) (?:-?[0-9.][0-9.eE+-]*|-?inf|nan)"
-
-
-def strip_values(reasons: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Flag reasons without the row's own values: `entropy 0.7 > 0.5` is `entropy > 0.5`."""
-    return pc.replace_substring_regex(reasons, _VALUE, r"\1")
-
-
-def split_reason(reason: str) -> tuple[str, ...]:
-    """The single reasons in a flag reason, without the row's own values."""
-    return tuple(part for part in re.sub(_VALUE, r"\1", reason).split("; ") if part)

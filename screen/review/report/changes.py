@@ -36,8 +36,8 @@ _WORDS = {
     "max_pixels": "pixels at most",
     "keep": "copied columns",
 }
-_INCOMPARABLE = ("model", "passes", "masks", "mask_algorithm", "result_format", "image_column", "image_root")
-"""Where these differ, other numbers come out for the same image, or another image is meant."""
+_INCOMPARABLE = ("model", "passes", "masks", "mask_algorithm", "image_column", "image_root")
+"""Settings that change the scores of an image, or which image is read. Formats 1 and 2 have the same scores."""
 
 _DIGESTS = ("model", "calibration")
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
 from screen.input.preview import Preview
-from screen.review.report.aggregate import SCALARS, split_reason
+from screen.review.report.aggregate import SCALARS
 from screen.review.report.findings import ClassValue, TopRow
 from screen.review.report.pictures import PictureFinder
 from screen.review.results import Results, RowPosition
@@ -22,6 +23,8 @@ from screen.review.text import clip
 _MOST_KEPT = 4
 _VALUES = 5
 """Classes of which a suspect tells mean and standard deviation."""
+
+_REASONS = ("flag_reason", "flag_reasons")
 
 SHOWN = ("ood_score", "p_value", "feature_distance", "entropy", "mutual_information", "confidence", "prediction_std",
           "largest_label_entropy", "largest_std", "variation_ratio", "expected_entropy", "energy")  # fmt: skip
@@ -67,7 +70,7 @@ def gather_top_rows(
     for number, group in groupby(sorted(places, key=lambda place: (place.shard, place.row)), lambda place: place.shard):
         entry, rows = results.entries[number], [place.row for place in group]
         kept = [str(name) for name in results.identity.get("keep", [])][:_MOST_KEPT]
-        columns = list(dict.fromkeys(["id", "prediction", "mean", "std", "flag", "flag_reason", *SCALARS, *kept]))
+        columns = list(dict.fromkeys(["id", "prediction", "mean", "std", "flag", *_REASONS, *SCALARS, *kept]))
         table = results.take(entry, rows, columns)
         previews = finder.find(entry, rows, table["id"].to_pylist())
         for told, row, preview in zip(table.to_pylist(), rows, previews, strict=True):
@@ -76,7 +79,7 @@ def gather_top_rows(
 
 
 def _suspect(
-    told: Mapping[str, object],
+    told: Mapping[str, Any],
     shard: str,
     row: int,
     names: ShownNames,
@@ -94,7 +97,7 @@ def _suspect(
         prediction="" if told["prediction"] is None else names.name(int(str(told["prediction"]))),
         flag=bool(told["flag"]),
         reason=clip(reason, 300),
-        reasons=tuple(clip(one, 200) for one in split_reason(reason)),
+        reasons=tuple(clip(one, 200) for one in told["flag_reasons"] or ()),
         scores=tuple((name, float(str(told[name]))) for name in SHOWN if told[name] is not None),
         values=tuple(
             ClassValue(names.name(index), float(mean[index]), float(std[index])) for index in largest.tolist()

@@ -54,7 +54,7 @@ def test_a_model_with_weights_beside_it_runs_anywhere_and_in_the_engine(large: P
     onnx.checker.check_model(str(large), full_check=True)
     session = onnxruntime.InferenceSession(str(large), providers=["CPUExecutionProvider"])
     free = np.stack([session.run(None, {"image": images()})[0] for _ in range(300)])
-    ours = Screener(large, passes=300).score(images())
+    ours = Screener(large, passes=300).score(images()).summary
     np.testing.assert_allclose(ours.mean, free.mean(axis=0), atol=0.05)
 
 
@@ -62,7 +62,7 @@ def test_a_model_with_weights_beside_it_runs_anywhere_and_in_the_engine(large: P
 def test_other_operator_sets_run_in_the_engine_too(large: Path, keras: Any, opset: int) -> None:
     export_model(build(keras), large, scale=1 / 255, opset=opset)
     assert external_locations(read_model(large).proto)
-    assert Screener(large, passes=5).score(images()).mean.shape == (5, 4)
+    assert Screener(large, passes=5).score(images()).summary.mean.shape == (5, 4)
 
 
 def test_the_digest_covers_the_weights(large: Path) -> None:

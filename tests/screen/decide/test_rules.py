@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from export.errors import OptionRefused
-from screen.decide.rules import default_rule, find_limits, parse_rule
+from screen.decide.rules import Reason, default_rule, find_limits, parse_rule
 from tests.export.contract.test_metadata import CONTRACT
 
 SCORES = {
@@ -41,16 +41,15 @@ def test_rules_say_what_they_read(text: str, flags: list[int]) -> None:
 
 def test_the_reason_names_the_comparisons_that_held() -> None:
     decision = parse_rule("entropy > 0.5 or prediction_std > 0.2", CONTRACT).decide(SCORES)
-    assert decision.reasons == [
-        "",
-        "entropy 0.6 > 0.5",
-        "entropy 0.6 > 0.5; prediction_std 0.3 > 0.2",
-        "prediction_std 0.3 > 0.2",
-    ]
+    entropy = Reason("entropy > 0.5", "entropy 0.6 > 0.5")
+    std = Reason("prediction_std > 0.2", "prediction_std 0.3 > 0.2")
+    assert decision.reasons == [(), (entropy,), (entropy, std), (std,)]
 
 
 def test_a_rule_that_holds_because_something_does_not_gives_itself_as_reason() -> None:
-    assert parse_rule("not entropy > 0.5", CONTRACT).decide(SCORES).reasons[0] == "not entropy > 0.5"
+    assert parse_rule("not entropy > 0.5", CONTRACT).decide(SCORES).reasons[0] == (
+        Reason("not entropy > 0.5", "not entropy > 0.5"),
+    )
 
 
 @pytest.mark.parametrize(

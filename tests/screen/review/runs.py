@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmarks.report import write_input, write_results
-from screen.config import RunConfig
+from screen.config import RunConfig, fingerprint
 from screen.run.runner import run_screening
 from tests.conftest import Recorder, encode, write_shard
 from tests.screen.review.pages import HOSTILE
@@ -31,6 +34,23 @@ def draw_scores(place: Path) -> Path:
     write_input(place / "in", 4000, 2000)
     write_results(place / "in", place / "out")
     return place
+
+
+def to_format_1(output: Path) -> None:
+    """Rewrite results as version 0.1.0 wrote them: without the column flag_reasons."""
+    manifest = output / "_manifest.jsonl"
+    header, *lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    identity = {key: value for key, value in header.items() if key != "configuration"} | {"result_format": 1}
+    for line in lines:
+        if "shard" not in line:
+            continue
+        path = output / line["shard"]
+        table = pq.read_table(path).drop_columns(["flag_reasons"])
+        pq.write_table(table.replace_schema_metadata({"oodscreen": json.dumps(identity, sort_keys=True)}), path)
+        data = path.read_bytes()
+        line |= {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    everything = [identity | {"configuration": fingerprint(identity)}, *lines]
+    manifest.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in everything))
 
 
 def name_hostile(place: Path, digits: NDArray[np.uint8]) -> Path:

@@ -86,7 +86,7 @@ def test_a_run_takes_passes_seed_and_masks_from_the_calibration(
     summary = run_screening(article_onnx, str(shards / "test"), tmp_path / "out", config, Recorder())
     table = read_results(tmp_path / "out")
     assert set(table["passes"].to_pylist()) == {PASSES}
-    expected = Screener(article_onnx, passes=PASSES, seed=4, device="cpu").score(read_images("test")[0][:300])
+    expected = Screener(article_onnx, passes=PASSES, seed=4, device="cpu").score(read_images("test")[0][:300]).summary
     np.testing.assert_array_equal(np.array(table["mean"].to_pylist()), expected.mean.astype(np.float32))
     score, p_value = np.array(table["ood_score"]), np.array(table["p_value"])
     calibration = read_calibration(report.output)
@@ -122,22 +122,19 @@ def test_noise_is_flagged_and_looks_far(calibrate: Calibrate, article_onnx: Path
     screener = Screener(article_onnx, calibration=calibrate().output, device="cpu")
     noise = np.random.default_rng(0).integers(0, 256, (100, 28, 28, 1), dtype=np.uint8)
     far, near = screener.score(noise), screener.score(digits[:300])
-    assert screener.flag(far).flag.all()
-    assert far.feature_distance is not None
-    assert near.feature_distance is not None
-    assert far.feature_distance.min() > near.feature_distance.max()
+    assert far.flag.all()
+    assert far.scores["feature_distance"].min() > near.scores["feature_distance"].max()
 
 
 def test_a_rule_and_a_calibration_flag_either_one(calibrate: Calibrate, article_onnx: Path, digits: Any) -> None:
     calibration = calibrate().output
     both = Screener(article_onnx, calibration=calibration, flag_if="entropy > 0.8 or skewness > 100", device="cpu")
     alone = Screener(article_onnx, calibration=calibration, device="cpu")
-    summary = both.score(digits[:200])
-    assert summary.entropy is not None
-    flag = both.flag(summary)
-    expected = alone.flag(summary).flag | (summary.entropy.astype(np.float32) > 0.8)
-    np.testing.assert_array_equal(flag.flag, expected)
-    assert any("entropy" in reason and "p_value" in reason for reason in flag.reasons)
+    rows = both.score(digits[:200])
+    expected = alone.score(digits[:200]).flag | (rows.scores["entropy"] > 0.8)
+    np.testing.assert_array_equal(rows.flag, expected)
+    named = [" ".join(reason.condition for reason in reasons) for reasons in rows.reasons]
+    assert any("entropy >" in text and "p_value" in text for text in named)
     with pytest.raises(OptionRefused, match="null without a calibration"):
         Screener(article_onnx, flag_if="p_value < 0.1", device="cpu")
 
@@ -254,9 +251,9 @@ def test_detectors_and_distance_can_be_chosen(calibrate: Calibrate, article_onnx
     report = calibrate(detectors=("confidence", "energy"))
     assert report.calibration.combination.names == ("confidence", "energy")
     assert report.calibration.distance is None
-    summary = Screener(article_onnx, calibration=report.output, device="cpu").score(digits[:5])
-    assert summary.feature_distance is None
-    assert summary.ood_score is not None
+    scores = Screener(article_onnx, calibration=report.output, device="cpu").score(digits[:5]).scores
+    assert "feature_distance" not in scores
+    assert "ood_score" in scores
     report = calibrate(distance="mahalanobis")
     assert report.calibration.distance is not None
     assert report.calibration.distance.kind == "mahalanobis"
@@ -307,7 +304,7 @@ def test_a_regression_is_flagged_by_its_calibration(calibrate: Calibrate, tmp_pa
     report = calibrate(small_images(tmp_path / "in" / "a.parquet"), model=model)
     assert report.calibration.combination.names == ("largest_std", "feature_distance")
     screener = Screener(model, calibration=report.output, device="cpu")
-    assert screener.flag(screener.score(np.zeros((3, 4, 4, 3), np.uint8))).flag.dtype == np.bool_
+    assert screener.score(np.zeros((3, 4, 4, 3), np.uint8)).flag.dtype == np.bool_
 
 
 def test_stopping_early_is_tried_on_the_ranked_rows(
@@ -339,7 +336,7 @@ def test_the_review_rate_that_was_promised_is_kept(calibrate: Calibrate, article
     write_shard(tmp_path / "in" / "a.parquet", [encode(image) for image in images[:2000]])
     report = calibrate(tmp_path / "in", review_rate=0.05)
     screener = Screener(article_onnx, calibration=report.output, device="cpu")
-    flagged = int(screener.flag(screener.score(images[2000:])).flag.sum())
+    flagged = int(screener.score(images[2000:]).flag.sum())
     rows = len(report.calibration.ranked)
     ranks = flagged_ranks(rows, 0.05)
     low, high = stats.betabinom.ppf([0.001, 0.999], 2000, ranks, rows + 1 - ranks)

@@ -73,17 +73,19 @@ def test_words_are_written_by_a_dictionary_and_scores_are_not(results: Path) -> 
 def test_the_columns_hold_what_the_screener_says(results: Path, article_onnx: Path, digits: NDArray[np.uint8]) -> None:
     table = read_results(results)
     screener = Screener(article_onnx, passes=PASSES, device="cpu")
-    summary = screener.score(digits[:300])
-    decision = screener.flag(summary)
+    rows = screener.score(digits[:300])
     for column in SCORES:
-        expected = getattr(summary, column.name, None)
+        expected = getattr(rows.summary, column.name, None)
         if expected is None:
             assert table[column.name].null_count == 300
         else:
             np.testing.assert_array_equal(np.array(table[column.name].to_pylist()), expected.astype(np.float32))
-    assert table["flag"].to_pylist() == decision.flag.tolist()
-    assert table["flag_reason"].to_pylist() == [reason or None for reason in decision.reasons]
-    assert 0 < decision.flag.sum() < 300
+    assert table["flag"].to_pylist() == rows.flag.tolist()
+    sentences = ["; ".join(reason.sentence for reason in reasons) for reasons in rows.reasons]
+    conditions = [[reason.condition for reason in reasons] for reasons in rows.reasons]
+    assert table["flag_reason"].to_pylist() == [sentence or None for sentence in sentences]
+    assert table["flag_reasons"].to_pylist() == [condition or None for condition in conditions]
+    assert 0 < rows.flag.sum() < 300
     assert set(table["passes"].to_pylist()) == {PASSES}
     assert set(table["status"].to_pylist()) == {"ok"}
 
@@ -153,11 +155,12 @@ def test_rows_that_cannot_be_read_keep_their_place_and_are_flagged(
     broken = table.filter(pa.compute.not_equal(table["status"], "ok"))
     assert broken["flag"].to_pylist() == [True] * 6
     assert broken["flag_reason"].to_pylist() == broken["status"].to_pylist()
+    assert broken["flag_reasons"].to_pylist() == [[status] for status in broken["status"].to_pylist()]
     assert broken["error"].null_count == 0
     assert set(broken["passes"].to_pylist()) == {0}
     assert all(broken[column.name].null_count == 6 for column in SCORES)
     assert summary.statuses == {"ok": 3, "null_image": 3, "decode_failed": 2, "wrong_shape": 1}
-    expected = Screener(article_onnx, passes=PASSES, device="cpu").score(digits[:4][[0, 1, 3]])
+    expected = Screener(article_onnx, passes=PASSES, device="cpu").score(digits[:4][[0, 1, 3]]).summary
     readable = table.filter(pa.compute.equal(table["status"], "ok"))
     np.testing.assert_array_equal(np.array(readable["mean"].to_pylist()), expected.mean.astype(np.float32))
 

@@ -38,7 +38,7 @@ def test_raw_passes_come_in_blocks_that_make_up_all_passes(article_onnx: Path, d
 
 def test_a_rule_decides_on_a_summary(article: ExportedModel, digits: NDArray[np.uint8]) -> None:
     everything = Screener(article, passes=2, flag_if="confidence > 0", device="cpu")
-    assert everything.flag(everything.score(digits[:4])).flag.all()
+    assert everything.score(digits[:4]).flag.all()
 
 
 def test_cuda_is_cuda_or_an_error(article: ExportedModel) -> None:

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from screen.columns import COLUMNS
-from screen.review.report.aggregate import NEEDED, Aggregate, GrowingHistogram, split_reason, strip_values
+from screen.review.report.aggregate import NEEDED, Aggregate, GrowingHistogram
 from screen.review.results import RowPosition
 
 VALUES = st.lists(st.floats(-1e30, 1e30), min_size=1, max_size=60)
@@ -82,20 +81,3 @@ def test_rows_that_could_not_be_scored_are_counted_as_rows_alone() -> None:
     )
     assert (tally.rows, tally.readable, tally.flagged, tally.all_flagged, tally.by_calibration) == (2, 1, 1, 2, 1)
     assert tally.suspects() == [RowPosition(0, 1)]
-
-
-@pytest.mark.parametrize(
-    ("reason", "single"),
-    [
-        ("entropy 0.7 > 0.5", ("entropy > 0.5",)),
-        ("0.5 < entropy 7e-05", ("0.5 < entropy",)),
-        ("energy -3.2 > -4; entropy 1 >= 0.5", ("energy > -4", "entropy >= 0.5")),
-        ("mutual_information 0.3 > expected_entropy 0.2", ("mutual_information > expected_entropy",)),
-        ("p_value 0.0015 <= 0.02; most unusual: entropy 1.2", ("p_value <= 0.02", "most unusual: entropy")),
-        ("not entropy < 0.5", ("not entropy < 0.5",)),
-        ("", ()),
-    ],
-)
-def test_a_reason_is_told_without_the_values_of_its_row(reason: str, single: tuple[str, ...]) -> None:
-    assert split_reason(reason) == single
-    assert strip_values(pa.chunked_array([[reason]])).to_pylist() == ["; ".join(single)]
