@@ -29,7 +29,7 @@ class Inspection:
         contract: what it promises.
         boundary: the tensors between trunk and head, with the shape of one row.
         features: what a calibration measures distances in.
-        sites: for each site its name and how its masks are applied: `batch`, `weights`, `subtracted` or `thinned`.
+        sites: for each site its name and how its masks are applied: `batch`, `weights`, `subtracted` or `compacted`.
         trunk_share: share of one pass' arithmetic that lies before the first dropout.
         passes: T.
         passes_per_run: passes that one session run makes.
@@ -60,7 +60,7 @@ class Inspection:
         ways = {
             "weights": "masks go into the weights behind it",
             "subtracted": "only what it drops is multiplied, and subtracted from the product of all",
-            "thinned": "only the units that it keeps are computed",
+            "compacted": "only the units that it keeps are computed",
             "batch": "passes go into the batch axis",
         }
         boundary = ", ".join(f"{name} [B, {', '.join(map(str, shape))}]" for name, shape in self.boundary.items())
@@ -95,7 +95,7 @@ def inspect_model(path: str | Path, config: RunConfig) -> Inspection:
         contract=model.contract,
         boundary={tensor.name: tensor.shape for tensor in plan.boundary},
         features=plan.features.describe(),
-        sites={site.site.name: site.how for site in plan.sites},
+        sites={site.site.name: site.method for site in plan.sites},
         trunk_share=plan.trunk_share,
         passes=settings.passes,
         passes_per_run=min(plan.passes_per_run, settings.passes),

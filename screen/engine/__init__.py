@@ -1,4 +1,4 @@
 """Run T Monte Carlo dropout passes over batches of images.
 
-In: `uint8 [B, H, W, C]` and a plan. Out: a `PassSummary` of `[B]` and `[B, C]` statistics.
+In: `uint8 [B, H, W, C]` and an `EnginePlan`. Out: a `PassSummary` of `[B]` and `[B, C]` statistics.
 """

@@ -1,6 +1,6 @@
-"""Run the trunk, and keep what it hands to the head: whole batches, or some of their rows.
+"""Run the trunk, and select, join and split the rows of its boundary tensors.
 
-In: `Rows`. Out: a `Boundary`, whose tensors lie on the device, and the trunk's features on the host.
+In: `Rows`. Out: a `Boundary`, with the boundary tensors on the device and the trunk's features on the host.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from screen.engine.graph.features import FEATURES
 from screen.engine.graph.plan import EnginePlan
-from screen.engine.runs import LEAST, Rows, cut_rows
+from screen.engine.runs import MIN_FED, Rows, cut_rows
 from screen.engine.session import Device, GraphSession, to_numpy
 
 Item = TypeVar("Item")
@@ -25,39 +25,39 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Boundary:
-    """What the head reads of some rows.
+    """Boundary tensors of some rows: the trunk's outputs that the head reads.
 
     Attributes:
         tensors: device values by name.
-        rows: the rows themselves; a single one is there twice in the tensors.
-        features: `float32 [B, F]`, on the host; None where the plan gives none.
-        cut_from: whose memory these tensors are a part of, if it is not their own. Nobody reads it: it keeps that
-            memory, which the tensors do not own.
+        rows: the rows; the tensors hold a single row twice.
+        features: `float32 [B, F]`, on the host; None where the plan has none.
+        owner: the boundary whose memory the tensors view, if they do not own theirs. It is never read; the reference
+            keeps that memory alive.
     """
 
     tensors: dict[str, Any]
     rows: Rows
     features: NDArray[np.float32] | None = None
-    cut_from: Boundary | None = None
+    owner: Boundary | None = None
 
 
 class TrunkRunner:
     """Runs the trunk of one plan.
 
     Args:
-        plan: how the model is run.
-        device: where.
-        pool: the threads that share the rows.
-        memory: bytes that its tensors may take; sets how many rows a thread takes at a time.
+        plan: of the model.
+        device: where the trunk runs.
+        pool: threads that divide the rows among them.
+        memory: maximum size of a run's tensors, in bytes; determines the rows per trunk slice.
     """
 
     def __init__(self, plan: EnginePlan, device: Device, pool: ThreadPoolExecutor, memory: int) -> None:
         self._plan, self._device, self._pool = plan, device, pool
         self._rows = plan.trunk_rows(memory, device.workers)
-        self._part = GraphSession(plan.trunk, device, plan.weights_folder)
+        self._session = GraphSession(plan.trunk, device, plan.weights_folder)
 
     def run(self, rows: Rows) -> Boundary:
-        """The boundary of some rows; its slices are computed at the same time."""
+        """The boundary of some rows; slices of the rows run in parallel."""
         slices = self._cut(rows)
         if len(slices) == 1:
             values = self._run_slice(slices[0])
@@ -65,96 +65,97 @@ class TrunkRunner:
             return Boundary(values, rows, None if features is None else features.numpy()[: rows.count])
 
         def run_slice(images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-            return to_numpy(self._run_slice(images), self._part.outputs)
+            return to_numpy(self._run_slice(images), self._session.outputs)
 
         values = self._assemble(slices, [len(images) for images in slices], run_slice)
         features = values.pop(FEATURES, None)
         return Boundary(self._put(values), rows, None if features is None else features[: rows.count])
 
     def features(self, rows: Rows) -> NDArray[np.float32]:
-        """The features of some rows alone, `[B, F]`; for a plan that was made with `features`."""
-        assert FEATURES in self._part.outputs, "the plan gives no features"  # noqa: S101
+        """The features of some rows, `[B, F]`; requires a plan with `features`."""
+        assert FEATURES in self._session.outputs, "the plan has no features"  # noqa: S101
         parts = self._pool.map(lambda images: self._run_slice(images)[FEATURES].numpy(), self._cut(rows))
         return np.concatenate(list(parts))[: rows.count]
 
-    def take(self, boundary: Boundary, places: NDArray[np.int64]) -> Boundary:
-        """The boundary of some of its rows, without their features; a single row is fed twice."""
-        fed = places if len(places) >= LEAST else np.repeat(places, LEAST)
+    def take(self, boundary: Boundary, positions: NDArray[np.int64]) -> Boundary:
+        """The boundary of the rows at some positions, copied, without features; a single row is held twice."""
+        fed = positions if len(positions) >= MIN_FED else np.repeat(positions, MIN_FED)
         pieces = np.array_split(fed, self._device.workers)
 
-        def take_some(some: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        def take_piece(piece: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
             return {
-                tensor.name: np.take(boundary.tensors[tensor.name].numpy(), some, axis=tensor.row_axis)
+                tensor.name: np.take(boundary.tensors[tensor.name].numpy(), piece, axis=tensor.row_axis)
                 for tensor in self._plan.boundary
             }
 
-        tensors = self._put(self._assemble(pieces, [len(some) for some in pieces], take_some))
-        return Boundary(tensors, Rows(boundary.rows.images[places]))
+        tensors = self._put(self._assemble(pieces, [len(piece) for piece in pieces], take_piece))
+        return Boundary(tensors, Rows(boundary.rows.images[positions]))
 
     def join(self, boundaries: list[Boundary]) -> Boundary:
-        """Several boundaries as one, without their features; a single one as it is."""
+        """Concatenate the rows of several boundaries, without features; a single boundary is returned unchanged."""
         if len(boundaries) == 1:
             return boundaries[0]
 
-        def own_rows(boundary: Boundary) -> dict[str, NDArray[Any]]:  # not those that are fed twice
-            return self._cut_tensors(boundary, 0, boundary.rows.count)
+        def own_rows(boundary: Boundary) -> dict[str, NDArray[Any]]:  # without the copy of a single row
+            return self._slice_tensors(boundary, 0, boundary.rows.count)
 
         tensors = self._put(self._assemble(boundaries, [boundary.rows.count for boundary in boundaries], own_rows))
         return Boundary(tensors, Rows(np.concatenate([boundary.rows.images for boundary in boundaries])))
 
-    def share_out(self, boundary: Boundary, pieces: int) -> list[Boundary]:
-        """A boundary in at most so many pieces, in order."""
-        parts = cut_rows(boundary.rows.images, pieces)
-        if len(parts) == 1:
+    def split(self, boundary: Boundary, pieces: int) -> list[Boundary]:
+        """Split the rows of a boundary into at most `pieces` pieces, in order; they view its memory."""
+        slices = cut_rows(boundary.rows.images, pieces)
+        if len(slices) == 1:
             return [boundary]
 
-        def cut(start: int, images: NDArray[np.uint8]) -> Boundary:
-            tensors = self._put(self._cut_tensors(boundary, start, start + len(images)))
-            return Boundary(tensors, Rows(images), cut_from=boundary)
+        def split_off(start: int, images: NDArray[np.uint8]) -> Boundary:
+            tensors = self._put(self._slice_tensors(boundary, start, start + len(images)))
+            return Boundary(tensors, Rows(images), owner=boundary)
 
-        return list(self._pool.map(cut, accumulate((len(images) for images in parts), initial=0), parts))
+        return list(self._pool.map(split_off, accumulate((len(images) for images in slices), initial=0), slices))
 
-    def _cut_tensors(self, boundary: Boundary, start: int, end: int) -> dict[str, NDArray[Any]]:
-        """Some consecutive rows of a boundary, in its memory."""
+    def _slice_tensors(self, boundary: Boundary, start: int, end: int) -> dict[str, NDArray[Any]]:
+        """Views of rows `start` to `end - 1` of a boundary's tensors."""
         return {
-            tensor.name: boundary.tensors[tensor.name].numpy()[_rows_of(tensor.row_axis, start, end)]
+            tensor.name: boundary.tensors[tensor.name].numpy()[_row_index(tensor.row_axis, start, end)]
             for tensor in self._plan.boundary
         }
 
     def _put(self, values: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-        return {name: self._part.put(value) for name, value in values.items()}
+        return {name: self._session.put(value) for name, value in values.items()}
 
     def _assemble(
         self, items: Sequence[Item], rows: Sequence[int], make: Callable[[Item], Mapping[str, NDArray[Any]]]
     ) -> dict[str, NDArray[Any]]:
-        """What is made of each item, at the same time, one after the other in one tensor of each name.
+        """Make tensors from each item in parallel, and concatenate their rows by name, in the order of the items.
 
         Args:
-            items: what to make it of.
-            rows: how many rows come of each.
-            make: gives boundary tensors and perhaps features.
+            items: inputs of `make`.
+            rows: number of rows from each item.
+            make: returns boundary tensors, and features if the plan has them, by name.
         """
-        whole = _Whole(sum(rows), {FEATURES: 0, **{tensor.name: tensor.row_axis for tensor in self._plan.boundary}})
+        row_axes = {FEATURES: 0, **{tensor.name: tensor.row_axis for tensor in self._plan.boundary}}
+        buffers = _TensorBuffers(sum(rows), row_axes)
         starts = accumulate(rows, initial=0)
-        list(self._pool.map(lambda item, start: whole.fill(start, make(item)), items, starts))
-        return whole.values
+        list(self._pool.map(lambda item, start: buffers.fill(start, make(item)), items, starts))
+        return buffers.values
 
     def _cut(self, rows: Rows) -> list[NDArray[np.uint8]]:
-        """The images in the slices in which the trunk takes them."""
+        """Cut the images into trunk slices."""
         if self._device.name != "cpu":
-            return [rows.fed]  # nothing leaves the GPU
+            return [rows.fed]  # a single slice, so that no tensor is copied to the host
         return cut_rows(rows.fed, max(self._device.workers, -(-len(rows.fed) // self._rows)))
 
     def _run_slice(self, images: NDArray[np.uint8]) -> dict[str, Any]:
-        return self._part.run({self._plan.contract.input_name: self._part.put(images)})
+        return self._session.run({self._plan.contract.input_name: self._session.put(images)})
 
 
-class _Whole:
-    """Tensors of many rows, which are filled with slices of them by several threads.
+class _TensorBuffers:
+    """Tensors that several threads fill, each with its rows.
 
     Args:
-        count: rows.
-        row_axes: by the name of a tensor, which of its axes counts rows.
+        count: number of rows.
+        row_axes: the row axis of each tensor, by name.
     """
 
     def __init__(self, count: int, row_axes: Mapping[str, int]) -> None:
@@ -163,14 +164,14 @@ class _Whole:
         self.values: dict[str, NDArray[Any]] = {}
 
     def fill(self, start: int, values: Mapping[str, NDArray[Any]]) -> None:
-        """Put the values of the rows from `start` on into their places."""
+        """Write tensors of consecutive rows, the first of which is row `start`."""
         for name, value in values.items():
             axis = self._row_axes[name]
-            whole = self._room_for(name, value)
-            whole[_rows_of(axis, start, start + value.shape[axis])] = value
+            buffer = self._buffer(name, value)
+            buffer[_row_index(axis, start, start + value.shape[axis])] = value
 
-    def _room_for(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
-        """The tensor that a slice belongs to; the first slice tells its shape."""
+    def _buffer(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
+        """The tensor of this name, allocated from the shape and type of the first slice."""
         with self._lock:
             if name not in self.values:
                 shape = list(value.shape)
@@ -179,6 +180,6 @@ class _Whole:
             return self.values[name]
 
 
-def _rows_of(axis: int, start: int, end: int) -> tuple[slice, ...]:
-    """An index: some rows of a tensor whose `axis` counts them."""
+def _row_index(axis: int, start: int, end: int) -> tuple[slice, ...]:
+    """Index of rows `start` to `end - 1` along the row axis `axis`."""
     return (slice(None),) * axis + (slice(start, end),)

@@ -1,8 +1,8 @@
-"""How far a row's trunk features lie from those of known rows: nearest neighbours, or Mahalanobis.
+"""Distance of a row's trunk features from in-distribution features: nearest neighbours or Mahalanobis.
 
-In: features `float32 [B, F]`. Out: distances `[B]`, high is far. A distance is a value (arrays that
-travel in a calibration); a `DistanceMeter` runs it in onnxruntime, where a product's rows do not
-depend on how many there are. What is left for the host is done row by row, in float64.
+In: features `float32 [B, F]`. Out: distances `[B]`; larger is farther. A distance is a value (arrays stored in a
+calibration); a `DistanceMeter` runs it in onnxruntime, where the rows of a matrix product do not depend on their
+number. The host does the rest row by row, in float64.
 """
 
 from __future__ import annotations
@@ -16,85 +16,91 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from screen.engine.session import Device, GraphSession, outside_weight, to_numpy
+from screen.engine.session import Device, GraphSession, external_weight, to_numpy
 
 NEIGHBOURS = 5
-"""The neighbours that are averaged; see benchmarks/detection.py for others."""
+"""Number of nearest neighbours to average; benchmarks/detection.py compares others."""
 
 COMPONENTS = 128
-"""Principal components that a Mahalanobis distance keeps."""
+"""Maximum number of principal components of a Mahalanobis distance."""
 
 _FEATURES = "features"
 _SQUARES = "squares"
 _LANES = 8
-"""Columns of a sum over features that is done as a product: a single one is another kernel."""
+"""Number of equal columns when a sum over features is computed as a matrix product: onnxruntime uses another kernel
+for a single column."""
 
-_ROWS = 512
-_LEAST = 2
+_ROWS_PER_RUN = 512
+_MIN_ROWS = 2
+
+_FIELD_OF_ARRAY = {"bank": "reference"}
+"""Fields whose name differs from that of their array in a calibration file."""
 
 
 class Distance(Protocol):
-    """A way to measure, fitted to known rows."""
+    """A distance to a set of in-distribution features."""
 
     kind: ClassVar[str]
 
     @property
     def features(self) -> int:
-        """F."""
+        """F, the number of features."""
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What it consists of, for a file."""
+        """The arrays of the distance by their names in a calibration file."""
 
     def graph(self) -> onnx.GraphProto:
-        """`features` `[B, F]` to a few numbers for each row; `weights` are outside of it."""
+        """Graph from `features` `[B, F]` to a few numbers for each row, without the numbers of `weights`."""
 
     def weights(self) -> dict[str, NDArray[Any]]:
-        """The arrays that the graph reads, by their names there."""
+        """The graph's external weights by name."""
 
     def finish(self, outputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float64]:
-        """The graph's outputs to distances, `[B]`."""
+        """Distances `[B]` from the graph's outputs."""
 
 
 @dataclass(frozen=True)
 class NearestNeighbours:
-    """One minus the mean cosine to the nearest known rows (Sun et al. 2022, with the mean for the k-th).
+    """One minus the mean cosine similarity to the k nearest reference features.
+
+    After Sun et al. (2022), with the mean of the k similarities instead of the k-th.
 
     Attributes:
-        bank: `float16 [N, F]`, features of known rows, each of length 1.
-        neighbours: how many are averaged, `int64 []`.
+        reference: `float16 [N, F]`, reference features, each of length 1.
+        neighbours: k, `int64 []`.
     """
 
     kind: ClassVar[str] = "neighbours"
-    bank: NDArray[np.float16]
+    reference: NDArray[np.float16]
     neighbours: NDArray[np.int64]
 
     @classmethod
     def fit(cls, features: NDArray[np.float32], neighbours: int = NEIGHBOURS) -> NearestNeighbours:
-        """Keep known rows.
+        """Store the normalized features of the reference set.
 
         Args:
             features: `[N, F]`.
-            neighbours: how many are averaged; fewer where N is smaller.
+            neighbours: k; at most N are used.
         """
         length = np.sqrt(np.square(features, dtype=np.float64).sum(axis=1, keepdims=True))
-        bank = (features / np.where(length > 0, length, 1)).astype(np.float16)
-        return cls(bank, np.array(min(neighbours, len(bank))))
+        reference = (features / np.where(length > 0, length, 1)).astype(np.float16)
+        return cls(reference, np.array(min(neighbours, len(reference))))
 
     @property
     def features(self) -> int:
-        """F."""
-        return int(self.bank.shape[1])
+        """F, the number of features."""
+        return int(self.reference.shape[1])
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What it consists of."""
-        return {"bank": self.bank, "neighbours": self.neighbours}
+        """The arrays of the distance by their names in a calibration file."""
+        return {"bank": self.reference, "neighbours": self.neighbours}
 
     def graph(self) -> onnx.GraphProto:
-        """Products with the whole bank, of which the largest leave the session, and the square of the length."""
-        nodes = [  # the bank is made float32, and laid out for the product, when the session opens
-            helper.make_node("Cast", ["bank"], ["known"], to=TensorProto.FLOAT),
-            helper.make_node("Gemm", [_FEATURES, "known"], ["products"], transB=1),
-            helper.make_node("TopK", ["products", "k"], ["nearest", "places"], axis=-1),
+        """The k largest dot products with the reference features, and the squared length of the row's features."""
+        nodes = [  # onnxruntime casts the reference to float32 and packs it for Gemm when the session opens
+            helper.make_node("Cast", ["reference"], ["reference_float32"], to=TensorProto.FLOAT),
+            helper.make_node("Gemm", [_FEATURES, "reference_float32"], ["products"], transB=1),
+            helper.make_node("TopK", ["products", "k"], ["nearest", "positions"], axis=-1),
             *_sum_squares(_FEATURES),
         ]
         count = int(self.neighbours)
@@ -102,14 +108,14 @@ class NearestNeighbours:
         return _make_graph(nodes, self.features, {"nearest": count, _SQUARES: _LANES}, constants, self.weights())
 
     def weights(self) -> dict[str, NDArray[Any]]:
-        """The bank."""
-        return {"bank": self.bank}
+        """The reference features."""
+        return {"reference": self.reference}
 
     def finish(self, outputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float64]:
-        """1 - mean cosine, 0 to 2; 1 for a row without any feature."""
+        """1 - mean cosine similarity, `[B]`, 0 to 2; 1 for a row whose features are all 0."""
         length = np.sqrt(outputs[_SQUARES][:, 0].astype(np.float64))
         total = np.zeros(len(length))
-        for column in outputs["nearest"].T:  # one after the other, whatever the memory layout
+        for column in outputs["nearest"].T:  # in a fixed order, for any memory layout
             total += column
         mean = total / outputs["nearest"].shape[1]
         distance: NDArray[np.float64] = np.maximum(1 - mean / np.where(length > 0, length, 1), 0)
@@ -118,11 +124,13 @@ class NearestNeighbours:
 
 @dataclass(frozen=True)
 class Mahalanobis:
-    """Mahalanobis distance to the mean of known rows, in their principal components (Lee et al. 2018, one class).
+    """Mahalanobis distance to the mean of the reference features, in their principal components.
+
+    After Lee et al. (2018), with one class.
 
     Attributes:
         mean: `float32 [F]`.
-        directions: `float32 [F, D]`, the components, each divided by its standard deviation.
+        directions: `float32 [F, D]`, the principal components, each divided by its standard deviation.
     """
 
     kind: ClassVar[str] = "mahalanobis"
@@ -131,7 +139,7 @@ class Mahalanobis:
 
     @classmethod
     def fit(cls, features: NDArray[np.float32]) -> Mahalanobis:
-        """Find the components of known rows.
+        """Compute mean and principal components of the reference features.
 
         Args:
             features: `[N, F]`.
@@ -145,15 +153,15 @@ class Mahalanobis:
 
     @property
     def features(self) -> int:
-        """F."""
+        """F, the number of features."""
         return len(self.mean)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What it consists of."""
+        """The arrays of the distance by their names in a calibration file."""
         return {"mean": self.mean, "directions": self.directions}
 
     def graph(self) -> onnx.GraphProto:
-        """The square of the distance."""
+        """The squared distance."""
         nodes = [
             helper.make_node("Sub", [_FEATURES, "mean"], ["centred"]),
             helper.make_node("MatMul", ["centred", "directions"], ["components"]),
@@ -167,57 +175,58 @@ class Mahalanobis:
         return self.arrays()
 
     def finish(self, outputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float64]:
-        """The distance, in standard deviations."""
+        """The distance in standard deviations, `[B]`."""
         return np.sqrt(outputs[_SQUARES][:, 0].astype(np.float64))
 
 
 DISTANCES: dict[str, type[NearestNeighbours] | type[Mahalanobis]] = {
     kind.kind: kind for kind in (NearestNeighbours, Mahalanobis)
 }
-"""Every kind of distance by its name."""
+"""The kinds of distance by name."""
 
 
 def distance_from_arrays(kind: str, arrays: dict[str, NDArray[Any]]) -> Distance:
-    """A distance as a file holds it.
+    """The distance that a calibration file stores.
 
     Raises:
-        KeyError, TypeError: there is no such kind, or it does not consist of these arrays.
+        KeyError: the kind is unknown.
+        TypeError: the arrays are not those of this kind.
     """
-    return DISTANCES[kind](**arrays)
+    return DISTANCES[kind](**{_FIELD_OF_ARRAY.get(name, name): array for name, array in arrays.items()})
 
 
 class DistanceMeter:
     """Measures one distance on a device.
 
     Args:
-        distance: what to measure.
-        device: where.
+        distance: the distance.
+        device: where to run it.
     """
 
     def __init__(self, distance: Distance, device: Device) -> None:
         self._distance = distance
         imports = [helper.make_opsetid("", 17)]
         model = helper.make_model(distance.graph(), opset_imports=imports, ir_version=8)
-        self._part = GraphSession(model, device, weights=distance.weights())
+        self._session = GraphSession(model, device, weights=distance.weights())
         self._pool = ThreadPoolExecutor(device.workers, thread_name_prefix="distance")
         self._workers = device.workers
 
     def measure(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Distances `[B]` of features `[B, F]`, B at least 1."""
-        fed = features if len(features) >= _LEAST else np.repeat(features, _LEAST, axis=0)
-        parts = max(1, min(max(self._workers, -(-len(fed) // _ROWS)), len(fed) // _LEAST))
-        measured = list(self._pool.map(self._measure_some, np.array_split(fed, parts)))
-        return np.concatenate(measured)[: len(features)]
+        fed = features if len(features) >= _MIN_ROWS else np.repeat(features, _MIN_ROWS, axis=0)
+        slices = max(1, min(max(self._workers, -(-len(fed) // _ROWS_PER_RUN)), len(fed) // _MIN_ROWS))
+        distances = list(self._pool.map(self._measure_slice, np.array_split(fed, slices)))
+        return np.concatenate(distances)[: len(features)]
 
-    def _measure_some(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        outputs = self._part.run({_FEATURES: self._part.put(features)})
-        return self._distance.finish(to_numpy(outputs, self._part.outputs))
+    def _measure_slice(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        outputs = self._session.run({_FEATURES: self._session.put(features)})
+        return self._distance.finish(to_numpy(outputs, self._session.outputs))
 
 
 def _sum_squares(name: str) -> list[onnx.NodeProto]:
-    """The sum of squares over the last axis, `_LANES` times the same, as a product.
+    """Nodes for the sum of squares over the last axis, `[B, _LANES]` with equal columns, as a matrix product.
 
-    A reduction would start where memory is aligned, and so depend on a row's place.
+    The summation order of a reduction depends on memory alignment, and so on the row's position in the batch.
     """
     return [
         helper.make_node("Mul", [name, name], ["square"]),
@@ -237,7 +246,7 @@ def _make_graph(
     weights: dict[str, NDArray[Any]],
 ) -> onnx.GraphProto:
     for node in nodes:
-        node.name = node.output[0]  # the check of where a node was placed needs it
+        node.name = node.output[0]  # the check of node placement identifies nodes by name
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", size]) for name, size in outputs.items()]
     return helper.make_graph(
         nodes,
@@ -246,6 +255,6 @@ def _make_graph(
         values,
         [
             *(numpy_helper.from_array(array, name) for name, array in constants.items()),
-            *(outside_weight(name, array) for name, array in weights.items()),
+            *(external_weight(name, array) for name, array in weights.items()),
         ],
     )

@@ -1,10 +1,10 @@
-"""Run passes until a row's decision is settled: all rows up to the first look, then those that are left.
+"""Early exit: run passes until each row's decision is made, testing at interim looks.
 
-In: batches `uint8 [B, H, W, C]`, and for each row the entropy above which it is flagged. Out: a `PassSummary` for
-each batch, in order, of the passes that each row had.
+In: batches `uint8 [B, H, W, C]` and the entropy above which each row is flagged (its limit). Out: a `PassSummary` for
+each batch, in order, of the passes that each row completed.
 
-A pass costs more than its rows where these are few, so rows that stay are run together with those of later
-batches. When a row leaves follows from the row alone: neither batches nor their order matter.
+All rows run up to the first interim look. A run with few rows costs more than its share, so the remaining rows of
+several batches are run together. Each row's exit follows from the row alone: neither batches nor their order matter.
 """
 
 from __future__ import annotations
@@ -20,214 +20,240 @@ from numpy.typing import NDArray
 
 from export.errors import OutOfMemory
 from screen.engine.boundary import Boundary
-from screen.engine.interim import entropy_error, find_decided, plan_looks
+from screen.engine.interim import entropy_error, find_decided_rows, plan_interim_looks
 from screen.engine.passes import PassEngine
 from screen.engine.runs import Rows, Run, cut_passes
 from screen.engine.statistics import PassSummary, RunStatistics, concatenate, summarize
 
-BATCHES = 2
-"""Batches that are looked at first at a time, where there are as many workers."""
+CONCURRENT_BATCHES = 2
+"""Maximum number of batches that run to the first interim look at the same time; fewer with fewer workers."""
 
-HELD_BATCHES, HELD_BYTES = 8, 64 * 2**20
-"""Batches that wait for their rows, at most, and their images: a run stops between batches, and tells how far it is."""
+MAX_WAITING_BATCHES, MAX_WAITING_BYTES = 8, 64 * 2**20
+"""Maximum number of batches whose remaining rows wait for further passes, and of bytes of their images. A run stops
+and reports progress between batches, so the wait must be short."""
 
-Limits = Callable[[int, NDArray[np.float64] | None], NDArray[np.float64]]
+EntropyLimits = Callable[[int, NDArray[np.float64] | None], NDArray[np.float64]]
 """From the number of rows B and their `feature_distance` `[B]` to the entropy above which each is flagged, `[B]`."""
 
 
 @dataclass(frozen=True)
 class _FirstLook:
-    """Some rows after the first look.
+    """Result of the first interim look for some rows.
 
     Attributes:
-        summary: of those that are settled.
-        settled: `[B]`.
+        summary: of the decided rows.
+        decided: `[B]`.
         distance: `[B]`, `feature_distance`.
-        left: the boundary of the others; None where there are none.
-        so_far: the others' statistics.
-        limit: the entropy above which each of the others is flagged.
+        remaining: boundary of the undecided rows; None where all are decided.
+        statistics: of the undecided rows, over the passes so far.
+        limit: entropy limits of the undecided rows.
     """
 
     summary: PassSummary
-    settled: NDArray[np.bool_]
+    decided: NDArray[np.bool_]
     distance: NDArray[np.float64] | None
-    left: Boundary | None
-    so_far: RunStatistics
+    remaining: Boundary | None
+    statistics: RunStatistics
     limit: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """A batch whose rows have all been looked at once, in pieces that fitted into memory."""
+    """A batch after its first interim look, in pieces that fitted into memory.
 
-    looks: list[_FirstLook]
-    size: int
+    Attributes:
+        pieces: the pieces, in row order.
+        bytes: size of the batch's images.
+    """
+
+    pieces: list[_FirstLook]
+    bytes: int
 
     @property
-    def rows_left(self) -> int:
-        """How many rows are not settled."""
-        return sum(len(look.limit) for look in self.looks)
+    def rows_remaining(self) -> int:
+        """Number of undecided rows."""
+        return sum(len(piece.limit) for piece in self.pieces)
 
     def complete(self, rest: PassSummary | None) -> PassSummary:
         """The summary of all rows in their order.
 
         Args:
-            rest: of those that were not settled, in their order.
+            rest: of the rows that were undecided at the first look, in order.
         """
-        settled = np.concatenate([look.settled for look in self.looks])
-        summaries = [*(look.summary for look in self.looks), *([] if rest is None else [rest])]
-        places = np.concatenate([np.flatnonzero(settled), np.flatnonzero(~settled)])
-        summary = concatenate(summaries).take(np.argsort(places))
-        known = [look.distance for look in self.looks if look.distance is not None]
-        return replace(summary, feature_distance=np.concatenate(known) if known else None)
+        decided = np.concatenate([piece.decided for piece in self.pieces])
+        summaries = [*(piece.summary for piece in self.pieces), *([] if rest is None else [rest])]
+        positions = np.concatenate([np.flatnonzero(decided), np.flatnonzero(~decided)])
+        summary = concatenate(summaries).take(np.argsort(positions))
+        distances = [piece.distance for piece in self.pieces if piece.distance is not None]
+        return replace(summary, feature_distance=np.concatenate(distances) if distances else None)
 
 
 class EarlyExitEngine(PassEngine):
-    """A `PassEngine` whose rows leave when their decision is settled; takes the same arguments."""
+    """A `PassEngine` whose rows exit once they are decided; takes the same arguments."""
 
-    # The whole of each and the rows that stay of it; about one more of those that wait, apart and joined.
-    boundaries = 2 * BATCHES + 2
-
-    @cached_property
-    def _looks(self) -> tuple[int, ...]:
-        """After how many passes rows are looked at."""
-        return plan_looks(self.passes)
+    # For each concurrent batch, all of its rows and the remaining ones; and about one batch of waiting rows, separate
+    # and joined.
+    boundary_copies = 2 * CONCURRENT_BATCHES + 2
 
     @cached_property
-    def _runs_to_look(self) -> list[list[Run]]:
-        """The runs of passes up to each look."""
-        return cut_passes(self.plan, self._looks)
+    def _interim_looks(self) -> tuple[int, ...]:
+        """Numbers of completed passes at the interim looks; the last is T."""
+        return plan_interim_looks(self.passes)
+
+    @cached_property
+    def _runs_by_look(self) -> list[list[Run]]:
+        """The runs of passes between each interim look and the one before."""
+        return cut_passes(self.plan, self._interim_looks)
 
     def summarize_early_exit(
-        self, batches: Iterable[NDArray[np.uint8] | None], limits: Limits
+        self, batches: Iterable[NDArray[np.uint8] | None], limits: EntropyLimits
     ) -> Iterator[PassSummary | None]:
-        """What the passes say that each row had until its decision was settled.
+        """Summaries of the passes that each row completed before it was decided.
 
         Args:
-            batches: each `uint8 [B, H, W, C]`, B at least 1; or None, which stands for a batch of no rows.
-            limits: the entropy above which each row of a batch, or of a part of it, is flagged.
+            batches: each `uint8 [B, H, W, C]`, B at least 1; None stands for a batch without rows.
+            limits: gives the entropy above which each row of a batch, or of a piece of one, is flagged.
 
         Yields:
-            A summary for each batch, None for None, in order; some late, when so many others were taken.
+            A summary for each batch and None for None, in order; up to `MAX_WAITING_BATCHES` batches are read before
+            the first is yielded.
 
         Raises:
             OutOfMemory: not even two rows fit.
         """
         held: list[_Batch | None] = []
-        for looked_at in self._look_ahead(batches, limits):
-            held.append(looked_at)
-            waiting = [batch for batch in held if batch is not None]
-            rows_left = sum(batch.rows_left for batch in waiting)
+        for batch in self._run_first_looks(batches, limits):
+            held.append(batch)
+            waiting = [one for one in held if one is not None]
+            rows_remaining = sum(one.rows_remaining for one in waiting)
             if (
-                not rows_left
-                or rows_left >= self.rows_per_run
-                or len(held) == HELD_BATCHES
-                or sum(batch.size for batch in waiting) >= HELD_BYTES
+                not rows_remaining
+                or rows_remaining >= self.rows_per_run
+                or len(held) == MAX_WAITING_BATCHES
+                or sum(one.bytes for one in waiting) >= MAX_WAITING_BYTES
             ):
-                yield from self._release(held)
+                yield from self._finish_batches(held)
                 held = []
-        yield from self._release(held)
+        yield from self._finish_batches(held)
 
-    def _look_ahead(
-        self, batches: Iterable[NDArray[np.uint8] | None], limits: Limits
+    def _run_first_looks(
+        self, batches: Iterable[NDArray[np.uint8] | None], limits: EntropyLimits
     ) -> Generator[_Batch | None, None, None]:
-        """The batches after the first look, in order; some at a time, so that workers wait for no one's joins.
+        """The batches after their first interim look, in order.
 
-        Where memory ran out for two, they go on one at a time, and only then in smaller pieces.
+        Several run at the same time, so that workers stay busy while one batch is joined. When memory runs out, batches
+        run one at a time; only if that fails too, in smaller pieces.
         """
 
-        def look(images: NDArray[np.uint8]) -> _FirstLook:
-            return self._look_first(images, limits)
+        def run_piece(images: NDArray[np.uint8]) -> _FirstLook:
+            return self._run_first_look(images, limits)
 
-        def take(images: NDArray[np.uint8] | None) -> _Batch | None:
-            return None if images is None else _Batch([look(some) for some in self._cut_to_fit(images)], images.nbytes)
+        def run_batch(images: NDArray[np.uint8] | None) -> _Batch | None:
+            if images is None:
+                return None
+            return _Batch([run_piece(piece) for piece in self._cut_to_fit(images)], images.nbytes)
 
-        with ThreadPoolExecutor(BATCHES, thread_name_prefix="batches") as pool:
-            at_once = min(BATCHES, self._workers)
+        with ThreadPoolExecutor(CONCURRENT_BATCHES, thread_name_prefix="batches") as pool:
+            concurrent = min(CONCURRENT_BATCHES, self._workers)
             started: deque[tuple[NDArray[np.uint8] | None, Future[_Batch | None]]] = deque()
 
             def next_done() -> _Batch | None:
-                nonlocal at_once
+                nonlocal concurrent
                 images, future = started.popleft()
                 try:
                     return future.result()
                 except (OutOfMemory, MemoryError):
                     assert images is not None  # noqa: S101  nothing is run for None
-                    at_once = 1
+                    concurrent = 1
                     wait([other for _, other in started])
-                    return _Batch(self._in_pieces(images, look), images.nbytes)
+                    return _Batch(self._run_in_pieces(images, run_piece), images.nbytes)
 
             for images in batches:
-                started.append((images, pool.submit(take, images)))
-                while len(started) >= at_once:
+                started.append((images, pool.submit(run_batch, images)))
+                while len(started) >= concurrent:
                     yield next_done()
             while started:
                 yield next_done()
 
-    def _release(self, held: list[_Batch | None]) -> Iterator[PassSummary | None]:
-        """Run the rows that are left of all batches to their end, together."""
-        unsettled = [look for batch in held if batch is not None for look in batch.looks if look.left is not None]
+    def _finish_batches(self, held: list[_Batch | None]) -> Iterator[PassSummary | None]:
+        """Run the remaining rows of all batches together until each is decided, and complete the summaries."""
+        pieces = [piece for batch in held if batch is not None for piece in batch.pieces if piece.remaining is not None]
         rest = None
-        if unsettled:
-            left = self._trunk.join([look.left for look in unsettled if look.left is not None])
-            so_far = RunStatistics.join([look.so_far for look in unsettled])
-            rest = self._settle(left, so_far, np.concatenate([look.limit for look in unsettled]))
+        if pieces:
+            boundary = self._trunk.join([piece.remaining for piece in pieces if piece.remaining is not None])
+            statistics = RunStatistics.join([piece.statistics for piece in pieces])
+            rest = self._run_later_looks(boundary, statistics, np.concatenate([piece.limit for piece in pieces]))
         start = 0
         for batch in held:
             if batch is None:
                 yield None
                 continue
-            end = start + batch.rows_left
+            end = start + batch.rows_remaining
             yield batch.complete(None if rest is None or start == end else rest.take(np.arange(start, end)))
             start = end
 
-    def _look_first(self, images: NDArray[np.uint8], limits: Limits) -> _FirstLook:
-        """Rows that fit: their trunk, and the passes up to the first look."""
+    def _run_first_look(self, images: NDArray[np.uint8], limits: EntropyLimits) -> _FirstLook:
+        """Run the trunk and the passes up to the first interim look, for rows that fit into memory."""
         boundary = self._trunk.run(Rows(images))
-        distance = self._measure(boundary)
+        distance = self._measure_distance(boundary)
         limit = limits(len(images), distance)
-        summary, so_far, settled = self._look(boundary, None, limit, 0)
-        if settled.all():
-            return _FirstLook(summary, settled, distance, None, so_far, limit[:0])
-        left = self._trunk.take(boundary, np.flatnonzero(~settled))
-        return _FirstLook(summary.take(settled), settled, distance, left, so_far.take(~settled), limit[~settled])
+        summary, statistics, decided = self._run_to_look(boundary, None, limit, 0)
+        if decided.all():
+            return _FirstLook(summary, decided, distance, None, statistics, limit[:0])
+        remaining = self._trunk.take(boundary, np.flatnonzero(~decided))
+        return _FirstLook(
+            summary.take(decided), decided, distance, remaining, statistics.take(~decided), limit[~decided]
+        )
 
-    def _settle(self, boundary: Boundary, so_far: RunStatistics, limit: NDArray[np.float64]) -> PassSummary:
-        """From the second look on."""
-        left = np.arange(boundary.rows.count)
+    def _run_later_looks(
+        self, boundary: Boundary, statistics: RunStatistics, limit: NDArray[np.float64]
+    ) -> PassSummary:
+        """Run rows from the second interim look on, until each is decided; summaries in row order."""
+        remaining = np.arange(boundary.rows.count)
         summaries: list[PassSummary] = []
-        places: list[NDArray[np.int64]] = []
-        for index in range(1, len(self._looks)):
-            summary, so_far, settled = self._look(boundary, so_far, limit[left], index)
-            summaries.append(summary.take(settled))
-            places.append(left[settled])
-            if settled.all():
+        positions: list[NDArray[np.int64]] = []
+        for look in range(1, len(self._interim_looks)):
+            summary, statistics, decided = self._run_to_look(boundary, statistics, limit[remaining], look)
+            summaries.append(summary.take(decided))
+            positions.append(remaining[decided])
+            if decided.all():
                 break
-            boundary = self._trunk.take(boundary, np.flatnonzero(~settled))
-            so_far, left = so_far.take(~settled), left[~settled]
-        return concatenate(summaries).take(np.argsort(np.concatenate(places)))
+            boundary = self._trunk.take(boundary, np.flatnonzero(~decided))
+            statistics, remaining = statistics.take(~decided), remaining[~decided]
+        return concatenate(summaries).take(np.argsort(np.concatenate(positions)))
 
-    def _look(
-        self, boundary: Boundary, so_far: RunStatistics | None, limit: NDArray[np.float64], index: int
+    def _run_to_look(
+        self, boundary: Boundary, previous: RunStatistics | None, limit: NDArray[np.float64], look: int
     ) -> tuple[PassSummary, RunStatistics, NDArray[np.bool_]]:
-        """The passes up to a look, what all so far say, and which rows are settled by it; the last settles all."""
-        statistics = self._run_passes(boundary, self._runs_to_look[index])
-        so_far = statistics if so_far is None else so_far.merge(statistics)
-        summary = summarize(so_far, self.plan.contract.output_kind)
-        so_many = self._looks[index]
+        """Run the passes up to an interim look.
+
+        Args:
+            boundary: of the rows that run.
+            previous: their statistics up to the look before; None for the first look.
+            limit: their entropy limits, `[B]`.
+            look: index of the interim look.
+
+        Returns:
+            Summary and statistics of all passes so far, and the decided rows `[B]`: at the last look, all of them.
+        """
+        statistics = self._run_passes(boundary, self._runs_by_look[look])
+        if previous is not None:
+            statistics = previous.merge(statistics)
+        summary = summarize(statistics, self.plan.contract.output_kind)
+        completed = self._interim_looks[look]
         entropy, information = summary.entropy, summary.mutual_information
-        if so_many == self.passes or entropy is None or information is None:
-            return summary, so_far, np.ones(len(limit), np.bool_)
-        error = entropy_error(so_far, self.passes)
-        return summary, so_far, find_decided(entropy, information, error, limit, so_many, self.passes)
+        if completed == self.passes or entropy is None or information is None:
+            return summary, statistics, np.ones(len(limit), np.bool_)
+        error = entropy_error(statistics, self.passes)
+        return summary, statistics, find_decided_rows(entropy, information, error, limit, completed, self.passes)
 
     def _run_passes(self, boundary: Boundary, runs: list[Run]) -> RunStatistics:
-        """Some runs of passes over rows in pieces that fit, at least as many tasks as there are workers."""
+        """Run passes over rows, in pieces that fit into memory and that occupy every worker."""
         pieces = max(-(-self._workers // len(runs)), -(-boundary.rows.count // self.rows_per_run))
-        return self._reduce_all(self._trunk.share_out(boundary, pieces), runs)
+        return self._reduce_all(self._trunk.split(boundary, pieces), runs)
 
-    def _measure(self, boundary: Boundary) -> NDArray[np.float64] | None:
-        """How far the features are from known ones, `[B]`."""
+    def _measure_distance(self, boundary: Boundary) -> NDArray[np.float64] | None:
+        """Distance of the trunk's features from the reference set, `[B]`; None without a distance or features."""
         if self._meter is None or boundary.features is None:
             return None
         return self._meter.measure(boundary.features)

@@ -1,8 +1,8 @@
-"""When a row needs no more passes: its entropy is so far from where the decision turns that the rest cannot change it.
+"""Early-exit test: the rows whose flag decision the remaining passes are very unlikely to change.
 
-In: statistics of the passes so far, and for each row the entropy above which it is flagged. Out: which
-rows are settled. Pure. At which passes rows are looked at follows from T alone, and whether a row is
-settled from the row alone, so that neither batch nor order matters.
+In: statistics of the passes so far and the predictive entropy above which each row is flagged (its limit).
+Out: the decided rows, `[B]`. Pure. The interim looks follow from T alone, and whether a row is decided follows from
+the row alone, so neither the batch nor the order of rows matters.
 """
 
 from __future__ import annotations
@@ -15,60 +15,62 @@ from numpy.typing import NDArray
 from screen.engine.statistics import Floats, RunStatistics
 
 FIRST_LOOK = 12
-"""Passes before a row may leave."""
+"""Number of passes before the first interim look."""
 
-GROWTH = 2
-"""From one look to the next, the passes that were had for each that is left grow so many times."""
+LOOK_GROWTH = 2
+"""Growth factor of completed / remaining passes between interim looks."""
 
-LAST_LOOK = 0.95
-"""The share of T after which no row is looked at: what is left is not worth it."""
+LAST_LOOK_SHARE = 0.95
+"""Share of T after which no interim look is made: too few passes remain for one to save time."""
 
-LEAST_APART = 6
-"""Passes from one look to the next, at least."""
+MIN_LOOK_SPACING = 6
+"""Minimum number of passes between interim looks."""
 
-ERRORS = 3.6
-"""Standard errors between the entropy and its limit that settle a row; more after few passes, see `errors_after`."""
+STANDARD_ERRORS = 3.6
+"""Standard errors between the entropy and its limit at which a row is decided; more after few passes, see
+`critical_value`."""
 
-MARGIN = 0.25
-"""The share of the limit that must lie between, too, times `1/n - 1/T` after n passes: the entropy of the mean of few
-passes is a little too low, by about as much as their number is small (Miller 1955)."""
+BIAS_MARGIN = 0.25
+"""Further distance that is required, as a share of the limit, times `1/n - 1/T` after n of T passes: the entropy of
+the mean of n passes is too low by an amount of order 1/n (Miller 1955)."""
 
-UNSEEN = 2
-"""Passes of another mind, for as many as there were, that may be too rare to be seen yet."""
+UNSEEN_PASSES = 2
+"""Number of hypothetical dissenting passes assumed unseen."""
 
-DISAGREEMENT = 0.5
-"""The share of the logarithm of the number of passes above which their mutual information tells nothing but that they
-are few: n passes cannot show more than ln n of it."""
+MAX_INFORMATION_SHARE = 0.5
+"""Maximum mutual information of a row decided below its limit, as a share of ln n after n passes. n passes cannot show
+more than ln n; close to it, the value reflects the number of passes and not the row."""
 
-_SMALLEST = 1e-30
+_MIN_PROBABILITY = 1e-30
 
 ALGORITHM = (
-    f"{FIRST_LOOK}/{GROWTH}/{LAST_LOOK}/{LEAST_APART}/{ERRORS}/{MARGIN}/{UNSEEN}/{DISAGREEMENT}/mixture/t/finite"
+    f"{FIRST_LOOK}/{LOOK_GROWTH}/{LAST_LOOK_SHARE}/{MIN_LOOK_SPACING}/{STANDARD_ERRORS}/{BIAS_MARGIN}/{UNSEEN_PASSES}"
+    f"/{MAX_INFORMATION_SHARE}/mixture/t/finite"
 )
-"""Part of a run's fingerprint."""
+"""Version of the early-exit test; part of a run's fingerprint."""
 
 
-def plan_looks(passes: int) -> tuple[int, ...]:
-    """After how many passes rows are looked at; the last is T.
+def plan_interim_looks(passes: int) -> tuple[int, ...]:
+    """Numbers of completed passes at the interim looks, ascending; the last is T.
 
-    The error falls about as much from each look to the next (see `entropy_error`).
+    They are spaced so that the standard error falls by about the same factor between looks (see `entropy_error`).
     """
     looks: list[int] = []
     look = FIRST_LOOK
-    while look <= min(LAST_LOOK * passes, passes - LEAST_APART):
+    while look <= min(LAST_LOOK_SHARE * passes, passes - MIN_LOOK_SPACING):
         looks.append(look)
-        odds = GROWTH * look / (passes - look)
-        look = max(look + LEAST_APART, int(passes * odds / (1 + odds)))
+        odds = LOOK_GROWTH * look / (passes - look)
+        look = max(look + MIN_LOOK_SPACING, int(passes * odds / (1 + odds)))
     return (*looks, passes)
 
 
-def errors_after(passes: int) -> float:
-    """Estimated standard errors that are as rarely exceeded as `ERRORS` known ones.
+def critical_value(passes: int) -> float:
+    """Quantile of Student's t with the tail probability of `STANDARD_ERRORS` in the normal distribution.
 
-    Student's t, for the error comes from the same few passes; by the first terms of Fisher's expansion (Abramowitz and
-    Stegun, 26.7.5).
+    Student's t applies because the standard error is estimated from the same passes. First terms of Fisher's
+    expansion (Abramowitz and Stegun, 26.7.5), with `passes - 1` degrees of freedom.
     """
-    z, freedom = ERRORS, passes - 1
+    z, freedom = STANDARD_ERRORS, passes - 1
     terms = (
         z,
         (z**3 + z) / (4 * freedom),
@@ -78,71 +80,76 @@ def errors_after(passes: int) -> float:
     return sum(terms)
 
 
-def entropy_with_unseen(entropy: Floats, passes: int) -> Floats:
-    """The predictive entropy if `UNSEEN` more passes were sure of a class that none so far gives anything, `[B]`, nats.
+def entropy_with_unseen_passes(entropy: Floats, passes: int) -> Floats:
+    """Predictive entropy if `UNSEEN_PASSES` of the passes were certain of a class without any probability so far, nats.
 
-    A pass that disagrees may be so rare that none was seen yet; passes that all agree have no standard error to tell.
-    The entropy of a mixture of distributions that share no class is the mean of theirs and that of their shares.
+    Dissenting passes may be too rare to have occurred yet, and passes that all agree give a standard error of 0.
+    The entropy of a mixture of distributions with disjoint supports is their weighted mean entropy plus the entropy of
+    the weights.
 
     Args:
         entropy: `[B]`, predictive entropy so far, nats.
-        passes: how many there were, more than `UNSEEN`.
+        passes: n, the number of passes so far; more than `UNSEEN_PASSES`.
+
+    Returns:
+        `[B]`, nats.
     """
-    share = UNSEEN / passes
+    share = UNSEEN_PASSES / passes
     return (1 - share) * entropy - share * math.log(share) - (1 - share) * math.log1p(-share)
 
 
 def entropy_error(runs: RunStatistics, passes: int) -> Floats:
-    """At least the standard error of the predictive entropy after these passes, of that after all T, `[B]`, in nats.
+    """Upper bound of the standard error of the predictive entropy after n of T passes, `[B]`, nats.
 
-    The n passes so far are among the T, so with the sample standard deviation s the mean's is `s sqrt(1/n - 1/T)`
-    (Cochran 1977, sec. 2.6): what is left to come moves less and less.
+    The error is relative to the entropy after all T passes. The n passes are a sample without replacement of the T, so
+    the standard error of a mean with sample standard deviation s is `s sqrt(1/n - 1/T)` (Cochran 1977, sec. 2.6).
 
-    By the delta method it is that of the mean over passes of `sum_c -p_c ln m_c`, with the predictive mean m.
-    The probabilities sum to 1, so any constant may be taken off the weights `-ln m_c`, and the
-    triangle inequality bounds the standard deviation of the sum by `sum_c |w_c - a| std_c`; the weighted
-    median makes it smallest. Where two classes compete, it is exact.
+    By the delta method, the error of the entropy is that of the mean over passes of `sum_c -p_c ln m_c`, with the
+    predictive mean m. The probabilities sum to 1, so any constant a may be subtracted from the weights
+    `w_c = -ln m_c`, and the triangle inequality bounds the standard deviation of the sum by `sum_c |w_c - a| std_c`.
+    The weighted median is the a with the smallest bound. With two classes the bound is exact.
 
     Args:
-        runs: of a model with classes, or with one sigmoid output.
+        runs: statistics of n passes of a model with classes or with one sigmoid output.
         passes: T.
     """
     mean, std = runs.mean, np.sqrt(np.maximum(runs.m2, 0) / (runs.passes - 1))
     if mean.shape[1] == 1:
         mean, std = np.concatenate([mean, 1 - mean], axis=1), np.concatenate([std, std], axis=1)
-    weights = -np.log(np.maximum(mean, _SMALLEST))
+    weights = -np.log(np.maximum(mean, _MIN_PROBABILITY))
     order = np.argsort(weights, axis=1, kind="stable")
     weights, std = np.take_along_axis(weights, order, axis=1), np.take_along_axis(std, order, axis=1)
-    below = np.cumsum(std, axis=1)
-    middle = np.argmax(below >= below[:, -1:] / 2, axis=1)[:, np.newaxis]
-    terms = np.abs(weights - np.take_along_axis(weights, middle, axis=1)) * std
+    cumulative = np.cumsum(std, axis=1)
+    median = np.argmax(cumulative >= cumulative[:, -1:] / 2, axis=1)[:, np.newaxis]
+    terms = np.abs(weights - np.take_along_axis(weights, median, axis=1)) * std
     error: Floats = np.cumsum(terms, axis=1)[:, -1] * math.sqrt(1 / runs.passes - 1 / passes)
     return error
 
 
-def find_decided(
-    entropy: Floats, mutual_information: Floats, error: Floats, limit: Floats, so_far: int, passes: int
+def find_decided_rows(
+    entropy: Floats, mutual_information: Floats, error: Floats, limit: Floats, completed: int, passes: int
 ) -> NDArray[np.bool_]:
-    """Which rows need no more passes, `[B]`.
+    """Rows that need no more passes, as a mask `[B]`.
 
-    Those whose entropy is far above the limit; and those in which it is far below, would stay below if passes
-    disagreed that are too rare to be seen yet, and tells more than that there were few passes.
+    A row is decided above its limit when its entropy exceeds the limit by the critical distance. It is decided below
+    its limit when, in addition to that distance, the entropy stays below the limit with `UNSEEN_PASSES` dissenting
+    passes, and the mutual information is below `MAX_INFORMATION_SHARE` of its maximum.
 
     Args:
         entropy: `[B]`, predictive entropy of the passes so far, nats.
         mutual_information: `[B]`, of the same passes, nats.
-        error: `[B]`, the standard error of the entropy.
-        limit: `[B]`, the entropy above which the row is flagged; -inf or inf where it is or is not, whatever it is.
-        so_far: how many passes there were.
+        error: `[B]`, standard error of the entropy, nats.
+        limit: `[B]`, entropy above which the row is flagged, nats; -inf: flagged at any entropy, inf: at none.
+        completed: n, the number of passes so far.
         passes: T.
     """
     finite = np.where(np.isinf(limit), 0, limit)
-    far = errors_after(so_far) * error + MARGIN * (1 / so_far - 1 / passes) * np.abs(finite)
-    above = entropy - finite > far
+    distance = critical_value(completed) * error + BIAS_MARGIN * (1 / completed - 1 / passes) * np.abs(finite)
+    above = entropy - finite > distance
     below = (
-        (finite - entropy > far)
-        & (finite > entropy_with_unseen(entropy, so_far))
-        & (mutual_information < DISAGREEMENT * math.log(so_far))
+        (finite - entropy > distance)
+        & (finite > entropy_with_unseen_passes(entropy, completed))
+        & (mutual_information < MAX_INFORMATION_SHARE * math.log(completed))
     )
-    settled: NDArray[np.bool_] = np.isinf(limit) | above | below
-    return settled
+    decided: NDArray[np.bool_] = np.isinf(limit) | above | below
+    return decided

@@ -1,11 +1,13 @@
-"""Draw the masks of T passes: the same T thinned networks for every row, or others for each.
+"""Draw the dropout masks of T passes, shared by all rows or independent for each row.
 
-In: a seed and the sites. Out: `float32 [P, 1, *noise_shape]` for each site and run of passes.
+In: a seed and the sites. Out: `float32 [P, 1, *noise_shape]` for each site and run of P passes; with masks per row
+`[P, B, *noise_shape]`. Each pass applies one thinned network (Srivastava et al. 2014); with shared masks all rows see
+the same T of them.
 
-A mask is a pure function of (seed, site, pass), and with masks per row of the row's pixels: raw
-Philox4x64-10 words (Salmon et al. 2011), keyed by the seed and a digest of the site's name, counted
-from the pass. Only the raw words are taken from numpy, because its higher-level streams may change
-between versions; a golden test holds them.
+A mask is a pure function of (seed, site, pass), and with masks per row also of the row's pixels: raw
+Philox4x64-10 words (Salmon et al. 2011), keyed by the seed and a digest of the site's name, with the pass
+in the counter. Only the raw words come from numpy, because its higher-level streams may change
+between versions; golden tests pin them.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 from export.contract.metadata import ALPHA_KINDS, GAUSSIAN_KINDS, Site
 
 ALGORITHM = "philox4x64-10/1"
-"""Changes whenever the same seed would give other masks; part of a run's fingerprint."""
+"""Version of the mask algorithm, part of a run's fingerprint. Change it whenever the same seed gives other masks."""
 
 
 _BLOCK_WORDS = 4  # Philox4x64 makes four words for each value of its counter
@@ -31,12 +33,12 @@ def draw_mask(seed: int, site: Site, index: int) -> NDArray[np.float32]:
 
     Args:
         seed: 0 to 2**64 - 1.
-        site: its name keys the stream, its rate and noise_shape make the mask.
+        site: its name keys the stream; kind, rate and noise_shape determine the mask.
         index: the pass, from 0.
 
     Returns:
         `[*noise_shape]`. Dropout: 0 with probability `rate`, else `1 / (1 - rate)` (inverted dropout).
-        Alpha dropout: 0 with probability `rate`, else 1; what becomes of x is in the graph.
+        Alpha dropout: 0 with probability `rate`, else 1; the graph applies the affine transformation.
         Gaussian dropout: normal with mean 1 and variance `rate / (1 - rate)`.
     """
     count = math.prod(site.noise_shape) * _words_of(site)
@@ -53,15 +55,15 @@ def draw_masks(seed: int, site: Site, start: int, count: int) -> NDArray[np.floa
 
 
 def draw_row_masks(seed: int, site: Site, rows: Sequence[int], start: int, count: int) -> NDArray[np.float32]:
-    """Masks of passes `start` to `start + count - 1`, independent for every row.
+    """The masks of one site in passes `start` to `start + count - 1`, independent for every row.
 
     Args:
         seed: 0 to 2**64 - 1.
         site: as for `draw_mask`.
-        rows: for each row a number that is the row's own (`identify_rows`): it keys the stream,
-            so that a row has the same masks in every batch.
-        start: the first pass.
-        count: how many passes.
+        rows: identity of each row (`identify_rows`); it keys the stream, so that a row has the same
+            masks in every batch.
+        start: index of the first pass.
+        count: number of passes.
 
     Returns:
         `[count, B, *noise_shape]`.
@@ -80,21 +82,21 @@ def draw_row_masks(seed: int, site: Site, rows: Sequence[int], start: int, count
 
 
 def identify_rows(images: NDArray[np.uint8]) -> list[int]:
-    """A number for each image, from its pixels alone: `[B, H, W, C]` to B numbers below 2**64."""
+    """A 64-bit digest of each image's pixels: `[B, H, W, C]` to B integers."""
     return [_digest(image.tobytes()) for image in images]
 
 
 def _words_of(site: Site) -> int:
-    """How many uniform words an element of the mask takes."""
+    """Number of uniform 32-bit words for each element of the mask."""
     return 2 if site.kind in GAUSSIAN_KINDS else 1
 
 
 def _to_mask(words: NDArray[np.uint32], site: Site) -> NDArray[np.float32]:
-    """Uniform 32-bit words to a mask; of the last axis, Gaussian noise takes two words for each element."""
+    """Transform uniform 32-bit words into mask elements; Gaussian noise uses two words of the last axis for each."""
     if site.kind in GAUSSIAN_KINDS:
         uniform = (words.astype(np.float64) + 0.5) * 2.0**-32
         half = uniform.shape[-1] // 2
-        # Box and Muller (1958), the cosine half.
+        # Box and Muller (1958), cosine branch only.
         normal = np.sqrt(-2 * np.log(uniform[..., :half])) * np.cos(2 * np.pi * uniform[..., half:])
         factors: NDArray[np.float32] = (1 + math.sqrt(site.rate / (1 - site.rate)) * normal).astype(np.float32)
         return factors

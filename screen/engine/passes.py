@@ -2,11 +2,11 @@
 
 In: `uint8 [B, H, W, C]`. Out: a `PassSummary` of the B rows, or the raw passes.
 
-A row's numbers are the same bits in every batch and with any number of threads. No kernel ever
-sees a single row or a single pass (onnxruntime takes another one there); T is cut into runs in a
-way that follows from the model alone; and an operator runs in one thread, because onnxruntime cuts
-a product for its threads by rows or by columns, depending on the number of rows, and sums
-differently then. The threads share rows in the trunk and runs of passes in the head instead.
+A row's results are bit-identical in every batch and with any number of threads, for three reasons. No kernel is fed a
+single row or a single pass, for which onnxruntime uses another kernel. The division of T into runs follows from the
+model and T alone. And each operator runs in one thread: onnxruntime divides a matrix product among threads by rows or
+by columns, depending on the number of rows, which changes the order of summation. Instead, the threads divide the rows
+of the trunk and the runs of the head among them.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from screen.engine.distance import Distance, DistanceMeter
 from screen.engine.graph.plan import EnginePlan
 from screen.engine.graph.reduction import ENERGY, ENTROPY, M2, M3, M4, RAW_OUTPUT, VOTES
 from screen.engine.masks import draw_masks, draw_row_masks
-from screen.engine.runs import LEAST, Rows, Run, cut_passes, cut_rows
+from screen.engine.runs import MIN_FED, Rows, Run, cut_passes, cut_rows
 from screen.engine.session import Device, GraphSession, to_numpy
 from screen.engine.statistics import PassSummary, RunStatistics, concatenate, summarize
 
 _SUMS = (M2, M3, M4, VOTES, ENTROPY, ENERGY)
 
-KEPT_MASKS_BYTES = 256 * 2**20
-"""Masks up to this size are drawn once and kept; larger ones are drawn again for every batch."""
+MAX_CACHED_MASK_BYTES = 256 * 2**20
+"""Maximum size of the masks of T passes that is cached, in bytes; larger masks are drawn again for every batch."""
 
 Result = TypeVar("Result")
 
 
 class EngineOptions(TypedDict):
-    """What an engine takes, whatever its plan; see `PassEngine`."""
+    """Arguments of an engine apart from its plan; see `PassEngine`."""
 
     passes: int
     seed: int
@@ -53,17 +53,17 @@ class PassEngine:
     """Runs T Monte Carlo dropout passes of one model with masks drawn from one seed.
 
     Args:
-        plan: how the model is run.
+        plan: of the model.
         passes: T.
-        seed: of the masks.
-        device: where sessions run.
-        memory: bytes that the tensors of a run may take; sets how many rows are in one.
-        distance: what fills `feature_distance`; for a plan that was made with `features`.
-        notify: told in one line when memory ran out and runs become smaller, once.
+        seed: of the dropout masks.
+        device: where the sessions run.
+        memory: maximum size of the tensors of a run, in bytes; determines the rows per run.
+        distance: fills `feature_distance`; requires a plan with `features`.
+        notify: callback for a one-line notice when memory runs out and runs become smaller; called at most once.
     """
 
-    boundaries = 2
-    """How often the boundary of the rows of a run is in memory at most: slices on their way, and the whole."""
+    boundary_copies = 2
+    """Maximum number of copies in memory of the boundary of a run's rows: its slices, and the whole."""
 
     def __init__(
         self,
@@ -82,24 +82,24 @@ class PassEngine:
         self.device = device
         self._workers = device.workers
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="passes")
-        self.rows_per_run = plan.rows_per_run(memory, self._workers, self.boundaries)
+        self.rows_per_run = plan.rows_per_run(memory, self._workers, self.boundary_copies)
         self._notify = notify
-        # A bank is larger than most heads: it is laid out while the others are opened.
+        # The reference features are larger than most heads, so their session opens in parallel with the others.
         opening = None if distance is None else self._pool.submit(DistanceMeter, distance, device)
         self._trunk = TrunkRunner(plan, device, self._pool, memory)
         self._head = GraphSession(plan.head, device, plan.weights_folder)
         self._runs = cut_passes(plan, (passes,))[0]
         self._meter = None if opening is None else opening.result()
         elements = sum(math.prod(site.site.noise_shape) for site in plan.sites)
-        self._keeps_masks = plan.masks == "shared" and 4 * passes * elements <= KEPT_MASKS_BYTES
-        self._kept: dict[Run, dict[str, Any]] = {}
+        self._caches_masks = plan.masks == "shared" and 4 * passes * elements <= MAX_CACHED_MASK_BYTES
+        self._mask_cache: dict[Run, dict[str, Any]] = {}
 
-    def measure_by(self, distance: Distance) -> None:
-        """Fill `feature_distance` from now on."""
+    def set_distance(self, distance: Distance) -> None:
+        """Set the distance that fills `feature_distance` in later summaries."""
         self._meter = DistanceMeter(distance, self.device)
 
     def summarize(self, images: NDArray[np.uint8]) -> PassSummary:
-        """What T passes say.
+        """The statistics of T passes over a batch.
 
         Args:
             images: `uint8 [B, H, W, C]`, B at least 1.
@@ -107,16 +107,16 @@ class PassEngine:
         Raises:
             OutOfMemory: not even two rows fit.
         """
-        pieces = self._in_pieces(images, self._summarize_rows)
+        pieces = self._run_in_pieces(images, self._summarize_rows)
         summary = concatenate([piece for piece, _ in pieces])
         if self._meter is None:
             return summary
-        # All rows at once: a bank is read as a whole for however few rows there are.
-        known = [features for _, features in pieces if features is not None]
-        return replace(summary, feature_distance=self._meter.measure(np.concatenate(known)) if known else None)
+        # All rows at once: each measurement reads the whole reference set, even for few rows.
+        features = [one for _, one in pieces if one is not None]
+        return replace(summary, feature_distance=self._meter.measure(np.concatenate(features)) if features else None)
 
-    def _in_pieces(self, images: NDArray[np.uint8], work: Callable[[NDArray[np.uint8]], Result]) -> list[Result]:
-        """What comes of rows in pieces that fit into memory, smaller ones when it ran out."""
+    def _run_in_pieces(self, images: NDArray[np.uint8], work: Callable[[NDArray[np.uint8]], Result]) -> list[Result]:
+        """Results of `work` for pieces of the rows that fit into memory; pieces are halved when memory runs out."""
         results: list[Result] = []
         waiting = self._cut_to_fit(images)
         while waiting:
@@ -125,14 +125,14 @@ class PassEngine:
                 waiting.pop(0)
             except (OutOfMemory, MemoryError):  # of the session, or of numpy between sessions
                 rows = len(waiting[0])
-                if rows <= LEAST:
+                if rows <= MIN_FED:
                     raise
-                self._go_on_with(max(LEAST, rows // 2), instead_of=rows)
+                self._reduce_rows_per_run(max(MIN_FED, rows // 2), previous=rows)
                 waiting = self._cut_to_fit(np.concatenate(waiting))
         return results
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The trunk's features alone, `[B, F]`; for a plan that was made with `features`.
+        """The trunk's features, `[B, F]`; requires a plan with `features`.
 
         Args:
             images: `uint8 [B, H, W, C]`, B at least 1.
@@ -140,7 +140,7 @@ class PassEngine:
         return np.concatenate([self._trunk.features(Rows(rows)) for rows in self._cut_to_fit(images)])
 
     def raw_passes(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
-        """The passes themselves, `[P, B, C]` a run, in order; for a plan that was made `raw`.
+        """Yield the outputs of each run of P passes, `[P, B, C]`, in order; requires a `raw` plan.
 
         Args:
             images: `uint8 [B, H, W, C]`, B at least 1.
@@ -158,7 +158,7 @@ class PassEngine:
             yield from self._pool.map(run_all_rows, self._runs[start : start + self._workers])
 
     def _summarize_rows(self, images: NDArray[np.uint8]) -> tuple[PassSummary, NDArray[np.float32] | None]:
-        """One batch that fits: its trunk, then every run of passes, merged in their order; and its features."""
+        """Summary and features of rows that fit into memory: their trunk, then every run of passes, merged in order."""
         parts = cut_rows(images, -(-self._workers // len(self._runs)))
         boundaries = [self._trunk.run(Rows(part)) for part in parts]
         summary = summarize(self._reduce_all(boundaries, self._runs), self.plan.contract.output_kind)
@@ -166,10 +166,11 @@ class PassEngine:
         return summary, np.concatenate(features) if features else None
 
     def _reduce_all(self, pieces: list[Boundary], runs: list[Run]) -> RunStatistics:
-        """Every run of passes over every piece of rows, at the same time; runs merged in order, pieces joined."""
+        """Run the passes over all pieces of rows in parallel; merge the runs in order, join the pieces."""
         tasks = [(boundary, run) for boundary in pieces for run in runs]
         reduced = list(self._pool.map(lambda task: self._reduce(*task), tasks))
-        merged = [reduce(RunStatistics.merge, reduced[at : at + len(runs)]) for at in range(0, len(tasks), len(runs))]
+        count = len(runs)
+        merged = [reduce(RunStatistics.merge, reduced[i : i + count]) for i in range(0, len(tasks), count)]
         return RunStatistics.join(merged)
 
     def _run_head(self, boundary: Boundary, run: Run, outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
@@ -184,14 +185,14 @@ class PassEngine:
         return RunStatistics.from_outputs(run.count, outputs)
 
     def _masks(self, run: Run, rows: Rows) -> dict[str, Any]:
-        """The head's inputs for the masks of a run; drawn when they are first needed: a row may leave before."""
+        """The head's inputs for the masks of a run, drawn on first use: with early exit, a run may never be needed."""
         if self.plan.masks != "shared":
             return self._draw_per_row(run, rows)
-        values = self._kept.get(run)
+        values = self._mask_cache.get(run)
         if values is None:
             values = self._draw_shared(run)
-            if self._keeps_masks:
-                self._kept[run] = values
+            if self._caches_masks:
+                self._mask_cache[run] = values
         return values
 
     def _draw_shared(self, run: Run) -> dict[str, Any]:
@@ -209,16 +210,16 @@ class PassEngine:
         return values
 
     def _put(self, values: NDArray[Any], run: Run) -> Any:
-        """A value for each pass, on the device; a single pass is fed twice."""
+        """Copy a run's values, one for each pass, to the device; those of a single pass twice."""
         return self._head.put(np.resize(values, (run.fed, *values.shape[1:])) if run.fed != run.count else values)
 
     def _cut_to_fit(self, images: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-        """Slices of nearly equal size that fit into memory."""
+        """Cut rows into slices of nearly equal size that fit into memory."""
         return cut_rows(images, -(-len(images) // self.rows_per_run))
 
-    def _go_on_with(self, rows: int, *, instead_of: int) -> None:
-        """After memory ran out: fewer rows in a run. Results do not depend on it; it is said once."""
+    def _reduce_rows_per_run(self, rows: int, *, previous: int) -> None:
+        """Lower the rows per run after memory ran out, and notify once; results do not depend on it."""
         if self._notify is not None:
-            self._notify(f"memory ran out with {instead_of} rows in a run; going on with {rows}")
+            self._notify(f"memory ran out with {previous} rows per run; continuing with {rows}")
             self._notify = None
         self.rows_per_run = rows

@@ -1,6 +1,7 @@
-"""Rows and passes that are run together, and how they are cut.
+"""Group rows and passes into session runs.
 
-In: a batch, T. Out: `Rows` and `Run`s, none of a single row or a single pass: onnxruntime takes another kernel there.
+In: a batch, T. Out: `Rows` and `Run`s. None is fed as a single row or a single pass, for which onnxruntime uses
+another kernel with other rounding.
 """
 
 from __future__ import annotations
@@ -16,21 +17,21 @@ from numpy.typing import NDArray
 from screen.engine.graph.plan import EnginePlan
 from screen.engine.masks import identify_rows
 
-LEAST = 2
-"""Rows, and passes, that a kernel sees at least."""
+MIN_FED = 2
+"""Minimum number of rows, and of passes, in a session run."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """Passes `start` to `start + count - 1`; a single pass is fed twice."""
+    """Passes `start` to `start + count - 1`, run together; a single pass is fed twice."""
 
     start: int
     count: int
 
     @property
     def fed(self) -> int:
-        """How many passes are fed."""
-        return max(LEAST, self.count)
+        """Number of passes that the session is fed."""
+        return max(MIN_FED, self.count)
 
 
 @dataclass(frozen=True)
@@ -41,31 +42,35 @@ class Rows:
 
     @property
     def count(self) -> int:
-        """How many rows there are."""
+        """B, the number of rows."""
         return len(self.images)
 
     @property
     def fed(self) -> NDArray[np.uint8]:
-        """The images as they are fed."""
-        return self.images if self.count >= LEAST else np.repeat(self.images, LEAST, axis=0)
+        """The images that the session is fed."""
+        return self.images if self.count >= MIN_FED else np.repeat(self.images, MIN_FED, axis=0)
 
     @cached_property
     def identities(self) -> list[int]:
-        """A number for each row that is fed, from its pixels."""
+        """A digest of the pixels of each row that is fed."""
         return identify_rows(self.fed)
 
 
 def cut_passes(plan: EnginePlan, looks: Sequence[int]) -> list[list[Run]]:
-    """The runs up to each look, the last of which is T; where they are cut follows from the model and T."""
-    cut: list[list[Run]] = []
+    """The runs between each interim look and the one before; they follow from the model and the looks alone.
+
+    Args:
+        plan: of the model.
+        looks: numbers of completed passes at the interim looks, ascending; the last is T.
+    """
+    runs: list[list[Run]] = []
     for start, end in zip((0, *looks), looks, strict=False):
         counts = plan.runs(end - start)
         starts = accumulate(counts, initial=start)
-        cut.append([Run(at, count) for at, count in zip(starts, counts, strict=False)])
-    return cut
+        runs.append([Run(first, count) for first, count in zip(starts, counts, strict=False)])
+    return runs
 
 
-def cut_rows(images: NDArray[np.uint8], parts: int) -> list[NDArray[np.uint8]]:
-    """At most so many slices of nearly equal size, none of a single row unless there is but one."""
-    parts = max(1, min(parts, len(images) // LEAST))
-    return np.array_split(images, parts)
+def cut_rows(images: NDArray[np.uint8], slices: int) -> list[NDArray[np.uint8]]:
+    """At most `slices` slices of nearly equal size; none holds a single row unless B is 1."""
+    return np.array_split(images, max(1, min(slices, len(images) // MIN_FED)))

@@ -1,9 +1,9 @@
-"""Open onnxruntime sessions on the device that was asked for, and run them without copies.
+"""Open onnxruntime sessions on the requested device and run them without copies.
 
 In: a graph and a device. Out: a `GraphSession` whose inputs and outputs stay on the device.
 
-A session that was asked for CUDA and did not get it goes on quietly on the CPU; only the session
-itself tells. So it is asked, and `cuda` means CUDA or an error.
+When CUDA does not load, onnxruntime falls back to the CPU without an error; only the session's list of providers
+shows it. The engine checks that list, so `cuda` means CUDA or an error.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Device:
 
     Attributes:
         name: `cpu` or `cuda`, as onnxruntime's I/O binding calls it.
-        threads: how many threads work on the CPU.
-        note: what `auto` has to say about its choice; "" where there is nothing to say.
+        threads: number of CPU threads.
+        note: why `auto` fell back to the CPU; "" otherwise.
     """
 
     name: str
@@ -46,24 +46,24 @@ class Device:
 
     @property
     def workers(self) -> int:
-        """How many session runs go on at a time: one for each thread, or one on a GPU."""
+        """Number of concurrent session runs: one for each thread on the CPU, one on a GPU."""
         return max(1, self.threads) if self.name == "cpu" else 1
 
     @property
     def provider(self) -> str:
-        """The execution provider's name."""
+        """Name of the execution provider."""
         return _PROVIDERS[self.name]
 
 
 def choose_device(wanted: str, threads: int) -> Device:
-    """Find out by a real session which device works.
+    """The device that works, tested by opening a session.
 
     Args:
         wanted: `auto` (CUDA if it works, else the CPU), `cpu` or `cuda`.
-        threads: how many may work on the CPU; 0 for all cores.
+        threads: number of CPU threads; 0 for all cores.
 
     Raises:
-        OptionRefused: CUDA was demanded and a session does not get it, or there is no such device.
+        OptionRefused: `cuda` was requested and a session does not get it, or the device is unknown.
     """
     if wanted not in DEVICES:
         raise OptionRefused(
@@ -74,16 +74,16 @@ def choose_device(wanted: str, threads: int) -> Device:
         return Device("cpu", threads)
     if _PROVIDERS["cuda"] in runtime.onnxruntime.get_available_providers():
         cuda = Device("cuda", threads)
-        with redirect_stdout(io.StringIO()):  # what is missing, it prints; the session below tells the outcome
+        with redirect_stdout(io.StringIO()):  # it prints missing libraries; the session below shows the outcome
             runtime.onnxruntime.preload_dlls()
         if _PROVIDERS["cuda"] in _open(_probe_graph(), cuda).get_providers():
             return cuda
-        why = "a session that asked for CUDA was given the CPU (no GPU, or CUDA and cuDNN libraries not found)"
+        why = "onnxruntime fell back to the CPU (no GPU, or CUDA and cuDNN libraries not found)"
     else:
         why = "this onnxruntime was built without CUDA"
     if wanted == "cuda":
         raise OptionRefused(
-            f"--device cuda was asked for, but {why}.",
+            f"--device cuda was requested, but {why}.",
             wanted="an NVIDIA GPU with its driver, onnxruntime-gpu, and the CUDA and cuDNN libraries",
             next_step="pip install 'oodscreen[cuda]' on a machine with a GPU, or use --device cpu",
         )
@@ -91,22 +91,22 @@ def choose_device(wanted: str, threads: int) -> Device:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Number of CPU cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class GraphSession:
-    """One graph in a session, with its values kept on the device.
+    """An onnxruntime session of one graph, with inputs and outputs on the device.
 
     Args:
         model: the graph.
         device: where to run it.
-        weights_folder: where the file is that holds weights which are not in the graph, if there is one.
-        weights: weights that are not in the graph and in no file either, by name; see `outside_weight`.
+        weights_folder: folder of the external weights file, if the model has one.
+        weights: external weights in memory, by name; see `external_weight`.
 
     Raises:
         EngineFailed: onnxruntime cannot load the graph.
-        OptionRefused: on CUDA, a node that computes with numbers was placed on the CPU.
+        OptionRefused: on CUDA, onnxruntime placed a node other than shape arithmetic on the CPU.
     """
 
     def __init__(
@@ -117,28 +117,28 @@ class GraphSession:
         weights: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
         self._device = device
-        # Kept here as long as the session, which does not own what it is given.
+        # The session does not own the memory of its external weights: this reference keeps it alive.
         self._weights = {name: np.ascontiguousarray(array) for name, array in (weights or {}).items()}
         self._session = _open(model.SerializeToString(), device, weights_folder, self._weights)
         self.outputs = [value.name for value in self._session.get_outputs()]
         if device.name != "cpu":
-            _demand_device(model, self._session, device)
+            _require_device(model, self._session, device)
 
     def put(self, array: NDArray[Any]) -> Any:
-        """An array as a value on the device: on a GPU a copy; on the CPU the same memory, which the value keeps.
+        """The array as a device value: a copy on a GPU; on the CPU a view, which keeps the array alive.
 
         Raises:
-            OutOfMemory: the device has no room for it.
+            OutOfMemory: the device has too little free memory.
         """
         with _mapped_errors(self._device):
             return runtime.onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self._device.name, 0)
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Run once on device values; the outputs stay on the device.
+        """Run the session on device values, and return its outputs by name, on the device.
 
         Raises:
-            OutOfMemory: the device has no room for it.
-            EngineFailed: onnxruntime failed in another way.
+            OutOfMemory: the device has too little free memory.
+            EngineFailed: onnxruntime failed for another reason.
         """
         with _mapped_errors(self._device):
             binding = self._session.io_binding()
@@ -152,7 +152,7 @@ class GraphSession:
 
 @contextmanager
 def _mapped_errors(device: Device) -> Iterator[None]:
-    """Turn what onnxruntime raises into our errors."""
+    """Map onnxruntime's exceptions to `OutOfMemory` and `EngineFailed`."""
     try:
         yield
     except Exception as error:
@@ -161,12 +161,12 @@ def _mapped_errors(device: Device) -> Iterator[None]:
         if isinstance(error, MemoryError) or any(sign in lower for sign in _OUT_OF_MEMORY):
             raise OutOfMemory(
                 f"The {device.name} ran out of memory: {text}",
-                wanted="room for the tensors of a run",
+                wanted="enough memory for the tensors of a run",
                 next_step="lower --memory",
             ) from error
         raise EngineFailed(
             f"onnxruntime failed on the {device.name}: {text}",
-            wanted="a model that runs here",
+            wanted="a model that this onnxruntime can run on this device",
             next_step="try --device cpu; if that fails too, report this model",
         ) from error
 
@@ -175,13 +175,13 @@ _OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "bad_alloc", "ba
 
 
 def misplaced_nodes(model: onnx.ModelProto, on_cpu: Iterable[str]) -> list[str]:
-    """Nodes on the CPU that compute with numbers, not with shapes; "name (operator)".
+    """Nodes on the CPU that are not shape arithmetic, as "name (operator)".
 
-    onnxruntime puts integer arithmetic on shapes on the CPU by design.
+    onnxruntime places integer arithmetic on shapes on the CPU by design.
 
     Args:
-        model: the graph that a session was made from.
-        on_cpu: names of the nodes that it placed on the CPU.
+        model: the session's graph.
+        on_cpu: names of the nodes that onnxruntime placed on the CPU.
     """
     inferred = onnx.shape_inference.infer_shapes(model)
     values = (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input)
@@ -197,15 +197,15 @@ def misplaced_nodes(model: onnx.ModelProto, on_cpu: Iterable[str]) -> list[str]:
 _INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
 
 
-def _demand_device(model: onnx.ModelProto, session: Any, device: Device) -> None:
+def _require_device(model: onnx.ModelProto, session: Any, device: Device) -> None:
     assigned = session.get_provider_graph_assignment_info()
-    on_cpu = [node.name for part in assigned if part.ep_name == _PROVIDERS["cpu"] for node in part.get_nodes()]
+    on_cpu = [node.name for group in assigned if group.ep_name == _PROVIDERS["cpu"] for node in group.get_nodes()]
     misplaced = misplaced_nodes(model, on_cpu)
     if device.provider not in session.get_providers() or misplaced:
-        told = f"{len(misplaced)} node(s) were placed on the CPU: {', '.join(misplaced[:5])}"
+        placed = f"onnxruntime placed {len(misplaced)} node(s) on the CPU: {', '.join(misplaced[:5])}"
         raise OptionRefused(
-            f"The model does not run on {device.name} as a whole; {told if misplaced else 'the session has no CUDA'}.",
-            wanted="every node that computes with numbers on the GPU",
+            f"The model does not run entirely on {device.name}: {placed if misplaced else 'the session has no CUDA'}.",
+            wanted="every node on the GPU, apart from shape arithmetic",
             next_step="use --device cpu, or replace these operators in the model",
         )
 
@@ -215,8 +215,8 @@ def to_numpy(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, NDArr
     return {name: values[name].numpy() for name in names}
 
 
-def outside_weight(name: str, array: NDArray[Any]) -> onnx.TensorProto:
-    """A weight whose numbers are not in the graph: a `GraphSession` reads them where they lie in memory."""
+def external_weight(name: str, array: NDArray[Any]) -> onnx.TensorProto:
+    """An initializer without data: a `GraphSession` reads the array in place, without a copy in the graph."""
     tensor = onnx.TensorProto(name=name, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype))
     tensor.data_location = onnx.TensorProto.EXTERNAL
     for key, value in (("location", name), ("offset", "0"), ("length", str(array.nbytes))):
@@ -236,7 +236,7 @@ def _open(
         options.add_external_initializers(list(weights), values)
     if weights_folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights_folder))
-    options.intra_op_num_threads = 1  # see `screen.engine.passes`: threads share work between runs
+    options.intra_op_num_threads = 1  # for bit-identical rows, see `screen.engine.passes`
     options.log_severity_level = _FATAL_ONLY
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     runtime.onnxruntime.set_default_logger_severity(_FATAL_ONLY)
@@ -246,13 +246,13 @@ def _open(
     except Exception as error:
         raise EngineFailed(
             f"onnxruntime {runtime.onnxruntime.__version__} cannot load the model: {error}",
-            wanted="a graph whose operators this onnxruntime knows",
+            wanted="a graph whose operators this onnxruntime supports",
             next_step="export the model again with this version of oodscreen, or report it",
         ) from error
 
 
 def _probe_graph() -> bytes:
-    """The smallest graph there is, to see which provider a session gets."""
+    """A graph of one node, to test which provider a session gets."""
     value = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "probe", value[:1], value[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

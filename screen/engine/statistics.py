@@ -1,7 +1,7 @@
-"""The statistics of T passes, from the statistics of their runs. Pure: no session, no I/O.
+"""Statistics of T passes, merged from the statistics of their runs. Pure: no session, no I/O.
 
-In: what the head's reductions gave for each run of passes. Out: a `PassSummary`. Axes: T passes, B
-rows, C classes. Runs are merged in float64.
+In: the head's reductions over each run of P passes. Out: a `PassSummary`. Axes: T passes, B rows, C classes. Runs are
+merged in float64.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from screen.engine.graph.reduction import ENERGY, ENTROPY, M2, M3, M4, MEAN, VOT
 
 Floats = NDArray[np.float64]
 
-STILL = 1e-6
-"""Below this std a distribution has no shape: skewness and kurtosis are 0 by definition. Noise of
-one unit in the last place would otherwise decide them."""
+MIN_STD = 1e-6
+"""Standard deviation below which skewness and kurtosis are 0 by definition; rounding errors would otherwise
+determine them."""
 
 
 @dataclass(frozen=True)
 class RunStatistics:
-    """What P passes gave, reduced over the passes; `None` where the output kind has no such thing.
+    """Statistics of a run of P passes; `None` where a statistic is not defined for the output kind.
 
     Attributes:
         passes: P.
-        mean: `[B, C]`.
-        m2, m3, m4: `[B, C]`, sums of powers of the deviation from `mean`.
-        votes: `[B, C]`, passes that chose the class.
-        entropy: `[B]`, summed over passes, nats.
-        energy: `[B]`, summed over passes, nats.
+        mean: `[B, C]`, over passes.
+        m2, m3, m4: `[B, C]`, sums over passes of the 2nd to 4th power of the deviation from `mean`.
+        votes: `[B, C]`, number of passes that chose the class.
+        entropy: `[B]`, sum over passes of the entropy, nats.
+        energy: `[B]`, sum over passes of the energy, nats.
     """
 
     passes: int
@@ -45,7 +45,7 @@ class RunStatistics:
 
     @classmethod
     def from_outputs(cls, passes: int, outputs: dict[str, NDArray[np.float32]]) -> RunStatistics:
-        """From the head's outputs, by name."""
+        """The statistics of a run of P passes, from the head's outputs by name."""
 
         def double(name: str) -> Floats | None:
             return outputs[name].astype(np.float64) if name in outputs else None
@@ -56,7 +56,7 @@ class RunStatistics:
         return cls(passes, mean, m2, m3, m4, double(VOTES), entropy, double(ENERGY))
 
     def take(self, rows: NDArray[np.bool_]) -> RunStatistics:
-        """Some of the rows, by a mask `[B]`."""
+        """The statistics of the rows that a boolean mask `[B]` selects."""
         taken: dict[str, Any] = {}
         for field in fields(self):
             array = getattr(self, field.name)
@@ -65,7 +65,7 @@ class RunStatistics:
 
     @classmethod
     def join(cls, parts: list[RunStatistics]) -> RunStatistics:
-        """The rows of several, which had the same passes, one after the other."""
+        """Concatenate the rows of several statistics of the same passes."""
         joined: dict[str, Any] = {"passes": parts[0].passes}
         for field in fields(cls):
             columns = [getattr(part, field.name) for part in parts]
@@ -74,7 +74,7 @@ class RunStatistics:
         return cls(**joined)
 
     def merge(self, other: RunStatistics) -> RunStatistics:
-        """The statistics of both runs together (Pébay 2008, SAND2008-6212, eqs. 2.1 to 2.4)."""
+        """Merge the statistics of two runs of the same rows (Pébay 2008, SAND2008-6212, eqs. 2.1 to 2.4)."""
         a, b = self.passes, other.passes
         n = a + b
         delta = other.mean - self.mean
@@ -106,10 +106,10 @@ def _add(one: Floats | None, other: Floats | None) -> Floats | None:
 
 @dataclass(frozen=True)
 class PassSummary:
-    """What T passes say about B rows; `None` where the output kind has no such thing.
+    """Statistics of T passes over B rows; `None` where a statistic is not defined for the output kind.
 
     Attributes:
-        passes: `[B]`, passes that the row had.
+        passes: `[B]`, number of passes of the row.
         mean: `[B, C]`, predictive mean.
         std: `[B, C]`, over passes, ddof 0.
         largest_std: `[B]`, the largest of `std`.
@@ -117,12 +117,12 @@ class PassSummary:
         confidence: `[B]`, probability of the prediction.
         entropy: `[B]`, predictive entropy H(E p), nats.
         expected_entropy: `[B]`, E H(p), nats.
-        mutual_information: `[B]`, the difference of the two (Houlsby et al. 2011, eq. 2), nats.
+        mutual_information: `[B]`, `entropy - expected_entropy` (Houlsby et al. 2011, eq. 2), nats.
         variation_ratio: `[B]`, share of passes that disagree with the modal vote.
-        prediction_std, skewness, kurtosis: `[B]`, of the predicted class; the kurtosis is the excess.
-        energy: `[B]`, mean over passes of -logsumexp(logits).
-        largest_label_entropy: `[B]`, for several labels: entropy of the least certain one, nats.
-        feature_distance: `[B]`, of the trunk's features from those of known rows; with a calibration.
+        prediction_std, skewness, kurtosis: `[B]`, of the predicted class's probability over passes; excess kurtosis.
+        energy: `[B]`, mean over passes of -logsumexp(logits), nats.
+        largest_label_entropy: `[B]`, for several labels: entropy of the least certain label, nats.
+        feature_distance: `[B]`, distance of the trunk's features from the reference set; with a calibration.
     """
 
     passes: NDArray[np.int32]
@@ -149,7 +149,7 @@ class PassSummary:
         return finite
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> PassSummary:
-        """Some of the rows, by a mask `[B]` or by their places, in that order."""
+        """The summary of some rows, selected by a boolean mask `[B]` or by positions, in their order."""
         taken: dict[str, Any] = {}
         for field in fields(self):
             array = getattr(self, field.name)
@@ -158,7 +158,7 @@ class PassSummary:
 
 
 def concatenate(summaries: list[PassSummary]) -> PassSummary:
-    """The rows of several summaries, one after the other."""
+    """Concatenate the rows of several summaries."""
     joined: dict[str, Any] = {}
     for field in fields(PassSummary):
         parts = [getattr(summary, field.name) for summary in summaries]
@@ -167,11 +167,11 @@ def concatenate(summaries: list[PassSummary]) -> PassSummary:
 
 
 def summarize(runs: RunStatistics, output_kind: str) -> PassSummary:
-    """Turn merged run statistics into what is reported.
+    """The reported statistics of B rows, from their merged run statistics.
 
     Args:
-        runs: all T passes of B rows, merged.
-        output_kind: `softmax` and `logits` have classes, `sigmoid` labels, `regression` values.
+        runs: statistics of all T passes, merged.
+        output_kind: the contract's: `softmax` or `logits` (classes), `sigmoid` (labels), `regression` (values).
     """
     passes = np.full(len(runs.mean), runs.passes, np.int32)
     std = np.sqrt(np.maximum(runs.m2, 0) / runs.passes)
@@ -191,7 +191,7 @@ def summarize(runs: RunStatistics, output_kind: str) -> PassSummary:
     common = {
         "entropy": entropy,
         "expected_entropy": expected,
-        # Both terms are rounded on their own; their difference is never negative (Jensen).
+        # Non-negative by Jensen's inequality, but the two terms are rounded separately.
         "mutual_information": np.maximum(entropy - expected, 0),
         "variation_ratio": disagreement,
         "energy": energy,
@@ -210,7 +210,7 @@ def summarize(runs: RunStatistics, output_kind: str) -> PassSummary:
         column = runs.mean.argmax(axis=1)
         prediction = column.astype(np.int32)
         confidence = runs.mean[rows, column]
-    skewness, kurtosis = _shape(runs, std, rows, column)
+    skewness, kurtosis = _skewness_and_kurtosis(runs, std, rows, column)
     return PassSummary(
         passes,
         runs.mean,
@@ -219,19 +219,19 @@ def summarize(runs: RunStatistics, output_kind: str) -> PassSummary:
         prediction=prediction,
         confidence=confidence,
         prediction_std=std[rows, column],
-        # A binary "no" is 1 - p: mirrored, so the skewness changes its sign.
+        # The probability of a binary "no" is 1 - p, whose skewness has the opposite sign.
         skewness=np.where(prediction == 0, -skewness, skewness) if output_kind == "sigmoid" else skewness,
         kurtosis=kurtosis,
         **common,
     )
 
 
-def _shape(
+def _skewness_and_kurtosis(
     runs: RunStatistics, std: Floats, rows: NDArray[np.int64], column: NDArray[np.int64]
 ) -> tuple[Floats, Floats]:
-    """Skewness and excess kurtosis (population forms, g1 and g2) of one class for each row."""
+    """Skewness and excess kurtosis (population forms, g1 and g2), `[B]` each, of one class for each row."""
     spread = std[rows, column]
-    moving = spread >= STILL
+    moving = spread >= MIN_STD
     scale = np.where(moving, spread, 1.0)
     skewness = runs.m3[rows, column] / runs.passes / scale**3
     kurtosis = runs.m4[rows, column] / runs.passes / scale**4 - 3
@@ -239,7 +239,7 @@ def _shape(
 
 
 def _p_log_p(p: Floats) -> Floats:
-    """`p ln p`, and 0 at 0."""
+    """`p ln p`; 0 where p is 0."""
     return p * np.log(np.where(p > 0, p, 1.0))
 
 

@@ -229,7 +229,7 @@ class _Calibrating:
     def _score_rows(self, bank: NDArray[np.uint64] | None, distance: Distance | None) -> _Rows:
         """The T passes over every row that is not in the bank."""
         if distance is not None:
-            self._engine.measure_by(distance)
+            self._engine.set_distance(distance)
         rows = _Rows()
         for batch in self._read(self._shards, count=True):
             digests = _digests(batch)

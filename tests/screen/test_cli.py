@@ -156,7 +156,7 @@ def test_inspect_prints_the_plan_as_json_too(
     told = json.loads(capsys.readouterr().out)
     boundary = {name.split("/")[-1]: size for name, size in told["boundary"].items()}
     assert boundary == {"features": [9216], "whole": [128]}
-    assert list(told["sites"].values()) == ["subtracted", "thinned"]
+    assert list(told["sites"].values()) == ["subtracted", "compacted"]
     # By hand: the convolutions and the dense layers of the article's network, multiply-adds of one row.
     trunk, head = 26 * 26 * 32 * 9 + 24 * 24 * 64 * 9 * 32, 9216 * 128 + 128 * 10
     assert told["trunk_share"] == pytest.approx(trunk / (trunk + head))

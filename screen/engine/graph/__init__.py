@@ -1,4 +1,4 @@
-"""Split an exported graph into trunk and head, and plan how each site is run; values only, no session.
+"""Split an exported graph into trunk and head, and plan how each dropout site runs. Pure values, no session.
 
 In: an `ExportedModel`. Out: an `EnginePlan` with the ONNX graphs that the sessions open.
 """

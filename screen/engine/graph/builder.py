@@ -1,6 +1,6 @@
-"""A small writer of ONNX nodes: fresh names, shared constants, folding of the passes axis.
+"""Build ONNX nodes with unique names, shared constants, and the pass axis folded into the batch axis.
 
-In: what the head and its reductions want to compute. Out: nodes and constants of a graph.
+In: operators and constants of the head and its reductions. Out: nodes and initializers of a graph.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ PREFIX = "oodscreen/"
 class GraphBuilder:
     """Collects the nodes of a head graph.
 
-    Values have their passes folded into the batch axis, `[P * B, ...]`, pass by pass, unless a
-    method says otherwise.
+    Unless a method's docstring gives other shapes, the pass axis of a value is folded into its batch axis:
+    `[P * B, ...]`, with the rows of one pass adjacent.
 
     Args:
-        count_passes_of: a graph input whose first axis is P.
+        passes_source: a graph input whose first axis is P.
     """
 
     def __init__(self, count_passes_of: str) -> None:
@@ -32,10 +32,10 @@ class GraphBuilder:
         self._names: dict[tuple[str, bytes, tuple[int, ...]], str] = {}
         self._count = 0
         self.passes = self.add("Shape", [count_passes_of], start=0, end=1)
-        """`[1]`: P."""
+        """Name of the value P, `[1]`."""
 
     def add(self, op_type: str, inputs: Sequence[str], output: str = "", **attributes: Any) -> str:
-        """Append a node with one output; returns the output's name."""
+        """Append a node with one output, and return the output's name."""
         self._count += 1
         output = output or f"{PREFIX}{op_type.lower()}_{self._count}"
         name = f"{PREFIX}{op_type}_{self._count}"
@@ -43,7 +43,7 @@ class GraphBuilder:
         return output
 
     def add_copy(self, node: onnx.NodeProto, inputs: Iterator[str], output: str = "") -> str:
-        """Append a copy of a node that reads other values; an output's name is kept unless given."""
+        """Append a copy of a node with other inputs, and return its output's name: `output`, or the original name."""
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         for index, name in enumerate(list(inputs)):
@@ -55,13 +55,13 @@ class GraphBuilder:
         self.nodes.append(copy)
         return str(copy.output[0])
 
-    def fresh(self, what: str) -> str:
-        """A name that nothing has yet."""
+    def unique_name(self, stem: str) -> str:
+        """A value name that is not in use."""
         self._count += 1
-        return f"{PREFIX}{what}_{self._count}"
+        return f"{PREFIX}{stem}_{self._count}"
 
     def constant(self, values: object, dtype: type = np.int64) -> str:
-        """A constant by value; the same value is kept once."""
+        """Name of a constant with these values; equal constants share one initializer."""
         array: NDArray[Any] = np.asarray(values, dtype)
         key = (array.dtype.str, array.tobytes(), array.shape)
         if key not in self._names:
@@ -70,19 +70,19 @@ class GraphBuilder:
         return self._names[key]
 
     def unfold(self, folded: str) -> str:
-        """`[P * B, ...]` to `[P, B, ...]`."""
+        """Reshape `[P * B, ...]` to `[P, B, ...]`."""
         tail = self.add("Shape", [folded], start=1)
         shape = self.add("Concat", [self.passes, self.constant([-1]), tail], axis=0)
         return self.add("Reshape", [folded, shape])
 
     def fold(self, unfolded: str, output: str = "") -> str:
-        """`[P, B, ...]` to `[P * B, ...]`."""
+        """Reshape `[P, B, ...]` to `[P * B, ...]`."""
         tail = self.add("Shape", [unfolded], start=2)
         shape = self.add("Concat", [self.constant([-1]), tail], axis=0)
         return self.add("Reshape", [unfolded, shape], output)
 
     def repeat(self, rows: str) -> str:
-        """`[B, ...]` to `[P * B, ...]`: the same rows for every pass."""
+        """Repeat `[B, ...]` to `[P * B, ...]`: the same rows for every pass."""
         single = self.add("Unsqueeze", [rows, self.constant([0])])
         ones = self.add("Expand", [self.constant([1]), self.add("Shape", [self.add("Shape", [rows])])])
         target = self.add("Concat", [self.passes, ones], axis=0)

@@ -1,9 +1,9 @@
-"""Layers of which a pass needs only some units, because the next site drops the others.
+"""Compaction: compute only the units of a layer that the next site keeps.
 
-In `site, product, activation, site, product` every pass multiplies the dropped units of the layer
-between by zero. With masks that all rows share, the units that a pass keeps are known beforehand:
-only their columns of the first weight and their rows of the second are needed. The numbers are the
-same, at a dropout rate of 0.5 for half the arithmetic.
+In `site, product, activation, site, product`, each pass multiplies the dropped units of the layer in
+the middle by zero. With masks shared by all rows, the kept units are known before the pass: only their
+columns of the first weight and their rows of the second are needed. The results are the same; at a
+dropout rate of 0.5 the arithmetic is halved.
 """
 
 from __future__ import annotations
@@ -21,104 +21,105 @@ from screen.engine.graph.weights import WeightChain
 
 _ACTIVATIONS = ("Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Tanh", "Sigmoid", "HardSigmoid", "HardSwish", "Gelu")
 _UNARY = frozenset((*_ACTIVATIONS, "Softplus", "Softsign", "Erf", "Neg", "Abs", "Identity"))
-_BY_UNIT = frozenset(("Add", "Sub", "Mul", "Div"))
+_BINARY = frozenset(("Add", "Sub", "Mul", "Div"))
 
 _ROUND_TO = 8
-"""Units are kept in multiples of this, the width of a vector register in float32."""
+"""The number of kept units is a multiple of this, the float32 elements of a vector register."""
 
 
 @dataclass(frozen=True)
 class CompactedLayer:
-    """A layer between two sites.
+    """A layer between two sites that can be compacted.
 
     Attributes:
-        first: the chain from the first site into the layer.
-        between: what is done to each unit by itself, in order.
-        second_site: name of the site behind the layer.
-        second_rate: its dropout rate.
-        second: the chain behind that site.
+        first: the chain from the first site to the layer's product.
+        elementwise: the nodes between the product and the second site, in order; each treats every unit separately.
+        second_site: name of the second site.
+        second_rate: dropout rate of the second site.
+        second: the chain from the second site to the next product.
     """
 
     first: WeightChain
-    between: tuple[onnx.NodeProto, ...]
+    elementwise: tuple[onnx.NodeProto, ...]
     second_site: str
     second_rate: float
     second: WeightChain
 
     @property
     def outputs(self) -> frozenset[str]:
-        """All values from behind the first site to the second product."""
-        between = (name for node in self.between for name in node.output)
-        return self.first.outputs | self.second.outputs | frozenset(between) | self.second.in_place
+        """Names of all values between the first site and the second product, including the product."""
+        elementwise = (name for node in self.elementwise for name in node.output)
+        return self.first.outputs | self.second.outputs | frozenset(elementwise) | self.second.in_place
 
 
-def find_thinned_layers(
+def find_compactable_layers(
     graph: onnx.GraphProto, sites: Sequence[Site], chains: Mapping[str, WeightChain], sizes: TensorSizes
 ) -> dict[str, CompactedLayer]:
-    """The layers that can be thinned, by the name of their first site; no site is in two of them."""
-    by_input = {node.input[0]: node.name for node in graph.node if node.domain == DOMAIN}
-    shapes = {site.name: site for site in sites}
+    """The layers that can be compacted, by the name of their first site; each site belongs to at most one."""
+    site_of_input = {node.input[0]: node.name for node in graph.node if node.domain == DOMAIN}
+    by_name = {site.name: site for site in sites}
     found: dict[str, CompactedLayer] = {}
     taken: set[str] = set()
     for name, chain in chains.items():
-        walked = _walk_to_site(graph, chain, by_input, sizes)
-        if name in taken or walked is None:
+        path = _path_to_next_site(graph, chain, site_of_input, sizes)
+        if name in taken or path is None:
             continue
-        between, second = walked
-        site, behind = shapes[second], chains.get(second)
-        if behind is None or behind.shape_nodes or len(site.shape) != 1 or site.noise_shape != site.shape:
+        elementwise, second = path
+        site, next_chain = by_name[second], chains.get(second)
+        if next_chain is None or next_chain.shape_nodes or len(site.shape) != 1 or site.noise_shape != site.shape:
             continue
         if site.kind not in ZEROING_KINDS:
             continue
         taken |= {name, second}
-        found[name] = CompactedLayer(chain, between, second, site.rate, behind)
+        found[name] = CompactedLayer(chain, elementwise, second, site.rate, next_chain)
     return found
 
 
 def choose_units(masks: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The units that each pass keeps, filled up with dropped ones to the same number for all.
+    """The units that each pass keeps, padded with dropped units to the same number K for all passes.
 
     Args:
-        masks: `[P, H]` of the second site.
+        masks: `[P, H]`, of the second site.
 
     Returns:
-        Indices `[P, K]`, and their masks `[P, K]`: those of the fill are 0.
+        Indices of the units `[P, K]` and their mask elements `[P, K]`; 0 for padding.
     """
     dropped = masks == 0
-    most = int((~dropped).sum(axis=1).max(initial=1))
-    units = min(dropped.shape[1], -(-most // _ROUND_TO) * _ROUND_TO)
+    most_kept = int((~dropped).sum(axis=1).max(initial=1))
+    units = min(dropped.shape[1], -(-most_kept // _ROUND_TO) * _ROUND_TO)
     kept = np.argsort(dropped, axis=1, kind="stable")[:, :units].astype(np.int64)
     return kept, np.take_along_axis(masks, kept, axis=1)
 
 
-def _walk_to_site(
-    graph: onnx.GraphProto, chain: WeightChain, by_input: Mapping[str, str], sizes: TensorSizes
+def _path_to_next_site(
+    graph: onnx.GraphProto, chain: WeightChain, site_of_input: Mapping[str, str], sizes: TensorSizes
 ) -> tuple[tuple[onnx.NodeProto, ...], str] | None:
-    """From a product over operations on single units to a site, or None."""
-    readers: dict[str, list[onnx.NodeProto]] = {}
+    """The elementwise nodes behind a chain's product and the site behind them; None where the path differs."""
+    consumers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
-            readers.setdefault(name, []).append(node)
+            consumers.setdefault(name, []).append(node)
     outputs = {value.name for value in graph.output}
     current = str(chain.product.output[0])
-    between: list[onnx.NodeProto] = []
-    while current not in outputs and len(readers.get(current, [])) == 1:
-        if current in by_input:
-            return tuple(between), by_input[current]
-        node = readers[current][0]
-        if not _works_on_units(node, current, sizes):
+    elementwise: list[onnx.NodeProto] = []
+    while current not in outputs and len(consumers.get(current, [])) == 1:
+        if current in site_of_input:
+            return tuple(elementwise), site_of_input[current]
+        node = consumers[current][0]
+        if not _is_elementwise(node, current, sizes):
             return None
-        between.append(node)
+        elementwise.append(node)
         current = node.output[0]
     return None
 
 
-def _works_on_units(node: onnx.NodeProto, data: str, sizes: TensorSizes) -> bool:
+def _is_elementwise(node: onnx.NodeProto, data: str, sizes: TensorSizes) -> bool:
+    """Whether a node is elementwise over the units of `data`; a second operand is a scalar or one value per unit."""
     if node.domain not in ("", "ai.onnx"):
         return False
     if node.op_type in _UNARY:
         return True
-    if node.op_type not in _BY_UNIT:
+    if node.op_type not in _BINARY:
         return False
     units = sizes.shapes[data][-1:]
     others = [name for name in node.input if name != data]

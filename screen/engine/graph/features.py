@@ -1,10 +1,10 @@
-"""Which tensor of the trunk says what an image looks like, and how it becomes a short vector.
+"""Choose the trunk tensor that serves as features, and pool it to a short vector.
 
-In: the split of a graph and its sizes. Out: a `FeaturePlan`, a value that can be printed, and the
-nodes that compute the features within the trunk, where they cost next to nothing.
+In: the split of a graph and its sizes. Out: a `FeaturePlan`, a pure value, and the nodes that compute the features
+inside the trunk, at negligible cost.
 
-A tensor with places (height and width, or tokens) is averaged over a small grid of them, for each
-channel. Which axis is the channel is found from the operators that made the tensor.
+A tensor with spatial axes (height and width, or tokens) is averaged over a small grid of spatial cells, for each
+channel. The channel axis follows from the operators that produce the tensor.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from screen.engine.graph.split import GraphSplit
 FEATURES = PREFIX + "features"
 
 GRID = 3
-"""Cells of the grid along each axis: with one nothing is left of where things are, and with many a
-small shift looks far (measured in benchmarks/detection.py)."""
+"""Number of spatial cells along each axis. One cell discards all positions; with many, a small shift of the image
+looks distant (measured in benchmarks/detection.py)."""
 
 FEATURES_MAX = 4096
-"""Features at most; a tensor of many channels gets a coarser grid. A flat tensor is taken as it is."""
+"""Maximum number of features; a tensor with many channels gets a coarser grid. A flat tensor is not reduced."""
 
 _CHANNELS_SECOND = frozenset(
     [
@@ -50,24 +50,24 @@ _CHANNELS_SECOND = frozenset(
         "SpaceToDepth",
     ]
 )
-"""Operators whose output has its channels on axis 1, by ONNX's definition."""
+"""Operators whose output has its channels on axis 1 by ONNX's definition."""
 
-_POOLED_AXES = 3
-"""Axes of places that onnxruntime pools at most."""
+_MAX_POOLED_AXES = 3
+"""Maximum number of spatial axes that onnxruntime's pooling supports."""
 
 _SHAPE_ONLY = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 
 
 @dataclass(frozen=True)
 class FeaturePlan:
-    """Where features come from.
+    """The source of the features.
 
     Attributes:
-        tensor: the trunk's value that is read; "" where there are no features.
-        shape: of one row of it.
-        channels: which axis of a row holds channels; None for a flat tensor.
-        grid: cells along each other axis.
-        why: what was chosen among what, or why there is nothing to choose.
+        tensor: name of the trunk's value; "" where there are no features.
+        shape: of one row of the tensor.
+        channels: channel axis of a row; None for a flat tensor.
+        grid: number of spatial cells along each other axis.
+        why: reason for the choice, or for having no features.
     """
 
     tensor: str
@@ -78,61 +78,62 @@ class FeaturePlan:
 
     @property
     def size(self) -> int:
-        """F; 0 where there are no features."""
+        """F, the number of features; 0 where there are none."""
         if not self.tensor:
             return 0
         return self.shape[0] if self.channels is None else self.shape[self.channels] * math.prod(self.grid)
 
     def describe(self) -> str:
-        """For people: `inspect` and calibrations."""
+        """Description in one line, for `oodscreen inspect` and calibrations."""
         if not self.tensor:
             return f"none: {self.why}"
-        how = "as it is" if self.channels is None else f"averaged to {' x '.join(map(str, self.grid))} places"
-        return f"{self.tensor} {list(self.shape)}, {how}: {self.size} features ({self.why})"
+        cells = " x ".join(map(str, self.grid))
+        pooling = "not pooled" if self.channels is None else f"averaged over {cells} spatial cells"
+        return f"{self.tensor} {list(self.shape)}, {pooling}: {self.size} features ({self.why})"
 
 
 def plan_features(split: GraphSplit, sizes: TensorSizes, grid: int = GRID) -> FeaturePlan:
-    """Choose the boundary tensor with the most arithmetic in front of it, and how to shorten it.
+    """Choose the boundary tensor with the most arithmetic before it, and its pooling.
 
     Args:
-        split: what belongs to trunk and head.
+        split: trunk, head and boundary of the graph.
         sizes: shapes of the graph's values.
-        grid: cells along each axis of places, where there are so many.
+        grid: number of spatial cells along each axis; shorter axes keep their size.
     """
-    maker = {name: node for node in split.trunk for name in node.output}
-    weighed = [
-        (count_flops(_ancestors(name, maker, split.trunk), sizes), name)
+    producer = {name: node for node in split.trunk for name in node.output}
+    candidates = [
+        (count_flops(_ancestors(name, producer, split.trunk), sizes), name)
         for name in split.boundary
-        if sizes.types.get(name) == TensorProto.FLOAT and sizes.counts_rows(name) and 0 not in sizes.shapes[name]
+        if sizes.types.get(name) == TensorProto.FLOAT and sizes.has_row_axis(name) and 0 not in sizes.shapes[name]
     ]
-    flops, tensor = max(weighed, key=lambda one: one[0], default=(0, ""))
+    flops, tensor = max(candidates, key=lambda candidate: candidate[0], default=(0, ""))
     if not flops:
-        return FeaturePlan("", (), None, (), "nothing that was learned lies in front of the first dropout")
+        return FeaturePlan("", (), None, (), "no learned layer precedes the first dropout")
     why = "the boundary" if len(split.boundary) == 1 else f"the deepest of {len(split.boundary)} boundary tensors"
     if len(sizes.shapes[tensor]) == 2:
-        before = _before_flattening(tensor, maker, sizes)
+        before = _before_flattening(tensor, producer, sizes)
         if before != tensor:
             tensor, why = before, f"{why}, before it is flattened"
     shape = sizes.shapes[tensor][1:]
     if len(shape) == 1:
         return FeaturePlan(tensor, shape, None, (), f"{why}, which is flat")
-    axis = _channel_axis(tensor, maker, sizes)
+    axis = _channel_axis(tensor, producer, sizes)
     if axis is None:
         axis = len(shape)
-        why += "; the operators do not tell which axis holds channels, so the last is taken, as Keras has it"
+        why += "; the operators do not determine the channel axis, so it is the last one, as in Keras"
     channels = axis - 1
-    places = [size for index, size in enumerate(shape) if index != channels]
+    spatial = [size for index, size in enumerate(shape) if index != channels]
     cells = grid
-    while cells > 1 and shape[channels] * math.prod(min(cells, size) for size in places) > FEATURES_MAX:
+    while cells > 1 and shape[channels] * math.prod(min(cells, size) for size in spatial) > FEATURES_MAX:
         cells -= 1
-    return FeaturePlan(tensor, shape, channels, tuple(min(cells, size) for size in places), why)
+    return FeaturePlan(tensor, shape, channels, tuple(min(cells, size) for size in spatial), why)
 
 
 def add_features(trunk: onnx.GraphProto, plan: FeaturePlan) -> None:
-    """Let a trunk graph give `FEATURES`, `float32 [B, F]`, of the plan's tensor, too.
+    """Add the output `FEATURES`, `float32 [B, F]`, to a trunk graph.
 
-    The mean over each cell of the grid is a pooling where the cells tile the places, and else a product with a
-    constant, the same for every row.
+    The mean over each spatial cell is an average pooling where the cells tile the spatial axes, and otherwise a product
+    with a constant, the same for every row.
     """
     nodes, constants = _feature_nodes(plan)
     trunk.node.extend(nodes)
@@ -155,18 +156,18 @@ def _feature_nodes(plan: FeaturePlan) -> tuple[list[onnx.NodeProto], list[onnx.T
     if plan.channels is None:
         node("Identity", [plan.tensor], FEATURES)
         return nodes, constants
-    places = [size for index, size in enumerate(plan.shape) if index != plan.channels]
+    spatial = [size for index, size in enumerate(plan.shape) if index != plan.channels]
     value = plan.tensor
     if plan.channels not in (0, len(plan.shape) - 1):
         others = [index + 1 for index in range(len(plan.shape)) if index != plan.channels]
         value = node("Transpose", [value], f"{FEATURES}_moved", perm=[0, *others, plan.channels + 1])
     channels_first = plan.channels == 0
-    tiled = all(size % cells == 0 for size, cells in zip(places, plan.grid, strict=True))
-    if channels_first and tiled and len(places) <= _POOLED_AXES:
-        cell = [size // cells for size, cells in zip(places, plan.grid, strict=True)]
+    tiled = all(size % cells == 0 for size, cells in zip(spatial, plan.grid, strict=True))
+    if channels_first and tiled and len(spatial) <= _MAX_POOLED_AXES:
+        cell = [size // cells for size, cells in zip(spatial, plan.grid, strict=True)]
         means = node("AveragePool", [value], f"{FEATURES}_means", kernel_shape=cell, strides=cell)
     else:
-        pooling = reduce(np.kron, [cell_means(size, cells) for size, cells in zip(places, plan.grid, strict=True)])
+        pooling = reduce(np.kron, [cell_weights(size, cells) for size, cells in zip(spatial, plan.grid, strict=True)])
         flat = [0, plan.shape[0], -1] if channels_first else [0, -1, plan.shape[plan.channels]]
         rows = node("Reshape", [value, constant("rows", np.array(flat, np.int64))], f"{FEATURES}_rows")
         if channels_first:
@@ -177,10 +178,11 @@ def _feature_nodes(plan: FeaturePlan) -> tuple[list[onnx.NodeProto], list[onnx.T
     return nodes, constants
 
 
-def cell_means(size: int, cells: int) -> NDArray[np.float32]:
-    """`[cells, size]`: each row averages one cell; cells overlap where size is no multiple of cells.
+def cell_weights(size: int, cells: int) -> NDArray[np.float32]:
+    """Averaging weights of the cells along one axis, `[cells, size]`; each row sums to 1.
 
-    From floor(i * size / cells) to ceil((i + 1) * size / cells), as adaptive average pooling has it.
+    Cell i spans floor(i * size / cells) to ceil((i + 1) * size / cells), as in PyTorch's adaptive average pooling;
+    cells overlap where `size` is not a multiple of `cells`.
     """
     weights = np.zeros((cells, size), np.float32)
     for cell in range(cells):
@@ -189,51 +191,51 @@ def cell_means(size: int, cells: int) -> NDArray[np.float32]:
     return weights
 
 
-def _ancestors(name: str, maker: dict[str, onnx.NodeProto], trunk: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+def _ancestors(name: str, producer: dict[str, onnx.NodeProto], trunk: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """The trunk's nodes that a value depends on, in order."""
     wanted, todo = {name}, [name]
     while todo:
-        node = maker.get(todo.pop())
+        node = producer.get(todo.pop())
         new = [] if node is None else [read for read in node.input if read not in wanted]
         wanted.update(new)
         todo += new
     return [node for node in trunk if wanted.intersection(node.output)]
 
 
-def _before_flattening(tensor: str, maker: dict[str, onnx.NodeProto], sizes: TensorSizes) -> str:
-    """The tensor with places that a flat one was made of by changing its shape alone; else the flat one."""
+def _before_flattening(tensor: str, producer: dict[str, onnx.NodeProto], sizes: TensorSizes) -> str:
+    """The tensor with spatial axes that `tensor` flattens; `tensor` itself where there is none."""
     name = tensor
-    while name in maker and maker[name].op_type in _SHAPE_ONLY:
-        name = maker[name].input[0]
+    while name in producer and producer[name].op_type in _SHAPE_ONLY:
+        name = producer[name].input[0]
         shape = sizes.shapes.get(name, ())
-        if not sizes.counts_rows(name) or math.prod(shape) != math.prod(sizes.shapes[tensor]):
+        if not sizes.has_row_axis(name) or math.prod(shape) != math.prod(sizes.shapes[tensor]):
             return tensor
         if sum(size > 1 for size in shape[1:]) > 1:
             return name
     return tensor
 
 
-def _channel_axis(tensor: str, maker: dict[str, onnx.NodeProto], sizes: TensorSizes) -> int | None:
-    """Which axis holds channels, rows being axis 0; None where the operators do not tell."""
-    moves: list[Sequence[int]] = []
+def _channel_axis(tensor: str, producer: dict[str, onnx.NodeProto], sizes: TensorSizes) -> int | None:
+    """The channel axis, with rows on axis 0; None where the operators do not determine it."""
+    transposes: list[Sequence[int]] = []
     name, axis = tensor, None
-    while name in maker and axis is None:
-        node = maker[name]
+    while name in producer and axis is None:
+        node = producer[name]
         if node.op_type in _CHANNELS_SECOND:
             axis = 1
         elif node.op_type == "MatMul":
             axis = len(sizes.shapes[name]) - 1
         elif node.op_type == "Transpose":
-            moves.append(next(list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"))
+            transposes.append(next(list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"))
             name = node.input[0]
         else:
-            rank = len(sizes.shapes.get(name, ()))
-            rest = sizes.shapes.get(name, ())
-            alike = [read for read in node.input if sizes.shapes.get(read) == rest and read not in sizes.initializers]
+            shape = sizes.shapes.get(name, ())
+            alike = [read for read in node.input if sizes.shapes.get(read) == shape and read not in sizes.initializers]
             if not alike and node.op_type in ("Concat", "Pad", "Slice"):
-                alike = [read for read in node.input if len(sizes.shapes.get(read, ())) == rank > 0]
+                alike = [read for read in node.input if len(sizes.shapes.get(read, ())) == len(shape) > 0]
             if not alike or node.op_type in _SHAPE_ONLY[:2]:
                 return None
             name = alike[0]
-    for move in reversed(moves):
-        axis = None if axis is None else list(move).index(axis)
+    for permutation in reversed(transposes):
+        axis = None if axis is None else list(permutation).index(axis)
     return axis

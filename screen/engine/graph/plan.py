@@ -1,9 +1,8 @@
-"""Split an exported graph: what runs once a batch (the trunk) and what runs T times (the head).
+"""Plan how an exported model runs: a trunk once for each batch, a head for each of T passes.
 
-In: an `ExportedModel`. Out: an `EnginePlan`, a pure value that can be printed, with the two
-graphs to run. Nothing is executed here.
+In: an `ExportedModel`. Out: an `EnginePlan`, a pure value with the two graphs. Nothing is executed here.
 
-`screen.engine.graph.split` says what belongs where, `screen.engine.graph.sites` how each dropout is run, and
+`screen.engine.graph.split` divides the nodes between trunk and head, `screen.engine.graph.sites` plans each site, and
 `screen.engine.graph.trunk` and `screen.engine.graph.head` build the two graphs.
 """
 
@@ -28,27 +27,29 @@ from screen.engine.graph.split import GraphSplit, split_graph
 from screen.engine.graph.trunk import BoundaryTensor, build_trunk
 
 PASSES_PER_RUN_MIN = 3
-"""With 3 or more, T above 1 can always be cut without a run of a single pass."""
+"""Lower bound of `passes_per_run`: from 3 on, every T above 1 can be divided without a run of a single pass."""
 
 PASSES_PER_RUN_MAX = 32
-"""No session run makes more passes: beyond this nothing is gained, and memory is lost."""
+"""Upper bound of `passes_per_run`; larger runs are not faster and need more memory."""
 
 _RUN_BYTES = 20 * 2**20
-"""What the passes of one run may take, at `_RUN_ROWS` rows. A constant, so that the way in which
-T passes are cut into runs, and with it the last bit of a result, follows from the model alone."""
+"""Maximum size of the tensors of a run's passes at `_RUN_ROWS` rows, in bytes. A constant, so that the division of T
+passes into runs, and with it the last bit of a result, follows from the model and T alone."""
 
 _RUN_ROWS = 64
+"""Number of rows for which `_RUN_BYTES` holds."""
 
-_LEAST_OPSET = 18
+_MIN_OPSET = 18
+"""Minimum ONNX operator set version of the trunk and the head."""
 
-_SHARED_BY = 4
+_RUN_MULTIPLE = 4
+"""The number of runs is a multiple of this, so that this many threads can share them evenly."""
 
 TRUNK_ROWS = 128
-"""Rows that the trunk takes at a time at most: its tensors are the largest there are, and more rows do not
-make it faster."""
+"""Maximum rows per trunk slice: the trunk has the largest tensors, and more rows do not make it faster."""
 
 _MASK_COPIES = 3
-"""Words, mask and its copy on the device: what an element of a mask takes while it is drawn."""
+"""Copies of a mask element in memory while it is drawn: random word, mask, and mask on the device."""
 
 
 @dataclass(frozen=True)
@@ -57,22 +58,22 @@ class EnginePlan:
 
     Attributes:
         contract: the model's contract.
-        trunk: image to boundary tensors, once a batch.
-        head: boundary tensors and masks to reduced statistics, for P passes a run.
+        trunk: graph from images to boundary tensors, run once for each batch.
+        head: graph from boundary tensors and masks to statistics, run for P passes at a time.
         boundary: the tensors between them.
-        features: where the trunk's features come from; the trunk gives them if that was asked for.
-        sites: how each site is run, in the contract's order.
+        features: source of the trunk's features; the trunk outputs them only if requested.
+        sites: plans of the sites, in the contract's order.
         statistics: names of the head's outputs.
-        passes_per_run: P at most.
-        boundary_row_bytes: what one row takes of the boundary, in bytes.
-        trunk_row_bytes: what one row takes of the trunk's largest neighbouring tensors, in bytes.
-        head_row_bytes: what one row takes in one pass of the head, in bytes.
-        head_pass_bytes: what one pass takes apart from rows (masked weights), in bytes.
+        passes_per_run: maximum of P.
+        boundary_row_bytes: bytes of one row of the boundary tensors.
+        trunk_row_bytes: bytes of one row at the trunk's largest node, inputs and outputs.
+        head_row_bytes: bytes of one row in one pass of the head.
+        head_pass_bytes: bytes of one pass that do not depend on the rows (masked weights).
         masks: `shared` by all rows, or `per-row`.
-        weights_folder: where the file is that holds weights which are not in the graphs, if there is one.
-        trunk_flops, head_flops: multiply-adds of one row (of one pass) in the graph as it was
-            exported, counted twice each.
-        once_flops, pass_flops: the same as they are run, once and for each pass.
+        weights_folder: folder of the external weights file, if the model has one.
+        trunk_flops, head_flops: floating point operations for one row (and one pass) in the exported
+            graph; a multiply-add counts as two.
+        once_flops, pass_flops: floating point operations for one row as planned, once and for each pass.
     """
 
     contract: ModelContract
@@ -96,43 +97,43 @@ class EnginePlan:
 
     @property
     def trunk_share(self) -> float:
-        """Share of one pass' arithmetic that lies before the first site, 0 to 1."""
+        """The trunk's share of one pass's arithmetic, 0 to 1."""
         return self.trunk_flops / max(1, self.trunk_flops + self.head_flops)
 
     def relative_cost(self, passes: int) -> float:
-        """Arithmetic of T passes relative to one pass of the whole network, by matrix products alone."""
+        """Arithmetic of T passes relative to one of the exported network; matrix products and convolutions only."""
         return (self.once_flops + passes * self.pass_flops) / max(1, self.trunk_flops + self.head_flops)
 
     def trunk_rows(self, memory: int, workers: int = 1) -> int:
-        """How many rows the trunk takes at a time, in at most half of `memory` bytes; at least 2.
+        """Rows per trunk slice, for at most half of `memory`; at least 2.
 
         Args:
             memory: bytes.
-            workers: how many slices go on at a time.
+            workers: number of concurrent slices.
         """
         return max(2, min(TRUNK_ROWS, memory // 2 // (workers * max(self.trunk_row_bytes, 1))))
 
-    def rows_per_run(self, memory: int, workers: int = 1, boundaries: int = 2) -> int:
-        """How many rows may be run together in `memory` bytes; at least 2.
+    def rows_per_run(self, memory: int, workers: int = 1, boundary_copies: int = 2) -> int:
+        """Maximum number of rows that run together in `memory`; at least 2.
 
         Args:
             memory: bytes.
-            workers: how many runs go on at a time; each has its own trunk slice, then its own head.
-            boundaries: how often the boundary of these rows is in memory at most.
+            workers: number of concurrent runs; each has its own trunk slice, then its own head.
+            boundary_copies: maximum number of copies of these rows' boundary in memory.
         """
         trunk = workers * self.trunk_rows(memory, workers) * self.trunk_row_bytes
         heads = workers * self.passes_per_run * self.head_pass_bytes
-        each = boundaries * self.boundary_row_bytes + workers * self.passes_per_run * self.head_row_bytes
-        return max(2, (memory - max(trunk, heads)) // max(each, 1))
+        row_bytes = boundary_copies * self.boundary_row_bytes + workers * self.passes_per_run * self.head_row_bytes
+        return max(2, (memory - max(trunk, heads)) // max(row_bytes, 1))
 
     def runs(self, passes: int) -> tuple[int, ...]:
-        """T passes as runs of nearly equal size, none of a single pass unless T is 1.
+        """Divide T passes into runs of nearly equal size; none has a single pass unless T is 1.
 
-        Their number is a multiple of 4 (of 2, where they are few), so that they can be shared evenly by as
-        many threads; it must not follow from the number of threads, because the last bit depends on it.
+        The number of runs is a multiple of 4 (of 2 where there are few), so that 4 (or 2) threads can share them
+        evenly. It must not depend on the number of threads, because the last bit of a result depends on it.
         """
         count = -(-passes // self.passes_per_run)
-        multiple = _SHARED_BY if count > _SHARED_BY // 2 else min(count, _SHARED_BY // 2)
+        multiple = _RUN_MULTIPLE if count > _RUN_MULTIPLE // 2 else min(count, _RUN_MULTIPLE // 2)
         count = min(-(-count // multiple) * multiple, max(1, passes // 2))
         small, larger = divmod(passes, count)
         return (small + 1,) * larger + (small,) * (count - larger)
@@ -150,19 +151,19 @@ def plan_engine(
 
     Args:
         model: the model and its contract.
-        masks: `shared` (every row sees the same T thinned networks) or `per-row` (independent
-            masks for every row; these never go into weights).
-        shortcuts: what may be done where it is exact and pays; all by default.
-        raw: let the head give every pass instead of statistics.
-        features: let the trunk give features, averaged over so many places along each axis; 0: none.
+        masks: `shared` (every row sees the same T thinned networks) or `per-row` (independent masks for every row,
+            which never multiply weights).
+        shortcuts: optimizations that may be applied; None: all.
+        raw: output every pass instead of statistics.
+        features: number of spatial cells along each axis of the features that the trunk outputs; 0: no features.
 
     Raises:
-        ContractRefused: the graph does not hold the sites that the contract names, or the passes
-            cannot be folded into it.
+        ContractRefused: the sites of graph and contract differ, a kind of noise is unknown, the graph contains
+            subgraphs, or the passes cannot be folded into it.
     """
     _check_sites(model)
     _check_kinds(model)
-    _check_flat(model)
+    _check_no_subgraphs(model)
     model = _raise_opset(model)
     graph = model.proto.graph
     sizes = infer_sizes(model.proto)
@@ -184,11 +185,11 @@ def plan_engine(
         head_row_bytes += _MASK_COPIES * sum(4 * math.prod(site.noise_shape) for site in model.contract.sites)
     head_pass_bytes = int(sum(site.pass_bytes for site in sites))
     fitting = _RUN_BYTES // max(1, head_pass_bytes + _RUN_ROWS * head_row_bytes)
-    once, each = _run_flops(split, sites, sizes)
+    once_flops, pass_flops = _planned_flops(split, sites, sizes)
     return EnginePlan(
         contract=model.contract,
-        trunk=_make_part(model.proto, trunk.graph),
-        head=_make_part(model.proto, head.graph),
+        trunk=_make_model(model.proto, trunk.graph),
+        head=_make_model(model.proto, head.graph),
         boundary=trunk.boundary,
         features=feature_plan,
         sites=sites,
@@ -201,46 +202,47 @@ def plan_engine(
         masks=masks,
         trunk_flops=count_flops(split.trunk, sizes),
         head_flops=count_flops(split.head, sizes),
-        once_flops=once,
-        pass_flops=each,
+        once_flops=once_flops,
+        pass_flops=pass_flops,
         weights_folder=model.weights_folder,
     )
 
 
-def _run_flops(split: GraphSplit, sites: tuple[SitePlan, ...], sizes: TensorSizes) -> tuple[int, int]:
-    """Floating point operations of one row as they are run: once, and in each pass."""
-    moved = sum(2 * s.chain.inner * s.chain.outer for s in sites if s.chain is not None and s.how == "subtracted")
+def _planned_flops(split: GraphSplit, sites: tuple[SitePlan, ...], sizes: TensorSizes) -> tuple[int, int]:
+    """Floating point operations for one row as planned: once, and for each pass."""
+    moved = sum(2 * s.chain.inner * s.chain.outer for s in sites if s.chain is not None and s.method == "subtracted")
     chained = {name for site in sites if site.chain is not None for name in site.chain.product.output}
     others = [node for node in split.head if chained.isdisjoint(node.output)]
-    each = count_flops(others, sizes) + sum(site.flops for site in sites)
-    return count_flops(split.trunk, sizes) + moved, int(each)
+    each_pass = count_flops(others, sizes) + sum(site.flops for site in sites)
+    return count_flops(split.trunk, sizes) + moved, int(each_pass)
 
 
-def _make_part(model: onnx.ModelProto, graph: onnx.GraphProto) -> onnx.ModelProto:
-    """A model of this graph with the operator sets and the IR version of the whole."""
+def _make_model(model: onnx.ModelProto, graph: onnx.GraphProto) -> onnx.ModelProto:
+    """A model of a graph, with the operator sets and the IR version of the exported model."""
     imports = [entry for entry in model.opset_import if entry.domain != DOMAIN]
     return helper.make_model(graph, opset_imports=imports, ir_version=model.ir_version)
 
 
 def _raise_opset(model: ExportedModel) -> ExportedModel:
-    """The model in an operator set in which every reduction takes its axes as an input, as ours do."""
+    """The model in an operator set whose reductions take their axes as an input, as the head's reductions do."""
     found = next(entry.version for entry in model.proto.opset_import if entry.domain in ("", "ai.onnx"))
-    if found >= _LEAST_OPSET:
+    if found >= _MIN_OPSET:
         return model
     plain = onnx.ModelProto()
     plain.CopyFrom(model.proto)
     del plain.functions[:]
-    return replace(model, proto=onnx.version_converter.convert_version(plain, _LEAST_OPSET))
+    return replace(model, proto=onnx.version_converter.convert_version(plain, _MIN_OPSET))
 
 
 def _check_sites(model: ExportedModel) -> None:
     in_graph = {node.name for node in model.proto.graph.node if node.domain == DOMAIN}
-    promised = {site.name for site in model.contract.sites}
-    if in_graph != promised or not promised:
+    in_contract = {site.name for site in model.contract.sites}
+    if in_graph != in_contract or not in_contract:
         raise ContractRefused(
-            f"{model.path} promises the dropout sites {sorted(promised)}, but its graph holds {sorted(in_graph)}.",
+            f"The contract of {model.path} lists the dropout sites {sorted(in_contract)}, "
+            f"but its graph contains {sorted(in_graph)}.",
             wanted="the graph that `oodscreen export` wrote, unchanged",
-            next_step="export the model again; tools that optimise ONNX files inline our functions away",
+            next_step="export the model again; tools that optimize ONNX files inline oodscreen's functions",
         )
 
 
@@ -248,14 +250,14 @@ def _check_kinds(model: ExportedModel) -> None:
     unknown = sorted({site.kind for site in model.contract.sites} - {*ZEROING_KINDS, *GAUSSIAN_KINDS, *ALPHA_KINDS})
     if unknown:
         raise ContractRefused(
-            f"{model.path} draws noise of a kind that this oodscreen does not know: {', '.join(unknown)}.",
-            wanted="a kind of noise for which masks can be drawn",
+            f"{model.path} uses a kind of noise that this version of oodscreen does not support: {', '.join(unknown)}.",
+            wanted="dropout, Gaussian dropout or alpha dropout",
             next_step="install the version of oodscreen that exported the model, or export it again with this one",
         )
 
 
-def _check_flat(model: ExportedModel) -> None:
-    """Loops and branches read values of the outer graph, which the split does not follow."""
+def _check_no_subgraphs(model: ExportedModel) -> None:
+    """Refuse loops and branches: their subgraphs read values of the outer graph, which the split does not follow."""
     nested = sorted(
         {
             node.op_type
@@ -265,7 +267,7 @@ def _check_flat(model: ExportedModel) -> None:
     )
     if nested:
         raise ContractRefused(
-            f"{model.path} has graphs within its graph ({', '.join(nested)}).",
-            wanted="a model without loops and branches, such as recurrent layers make",
-            next_step="unroll the layer, or replace it, then export again",
+            f"The graph of {model.path} contains subgraphs ({', '.join(nested)}).",
+            wanted="a model without loops and branches; recurrent layers use them",
+            next_step="unroll or replace the layer, then export again",
         )

@@ -1,12 +1,12 @@
-"""Reduce P passes to statistics, inside the graph: only `[B, C]` and `[B]` leave the session.
+"""Reduce P passes to statistics inside the graph, so that only `[B, C]` and `[B]` tensors leave the session.
 
-In: the head's output, `[P * B, C]`. Out: names of the outputs, from `STATISTICS`.
+In: the head's output, `[P * B, C]`. Out: names and shapes of the statistics outputs.
 
-Entropies need the logarithm of each pass' probabilities. It comes from `LogSoftmax` on the logits
-where the graph has them: that kernel treats each row alike, wherever it lies in the batch, while
-onnxruntime's `Log` on the CPU differs in the last bit between the body and the tail of a buffer
-(see tests/assumptions), and a row's result must not depend on its neighbours. For the same reason the
-sum over classes is left to the host: `ReduceSum` over the last axis starts where memory is aligned.
+Entropies need the logarithms of each pass's probabilities. They come from `LogSoftmax` on the logits where the graph
+has logits: that kernel computes a row the same way at every position in the batch. onnxruntime's `Log` on the CPU
+differs in the last bit between the body and the tail of a buffer (see tests/assumptions), and a row's result must not
+depend on its neighbours. For the same reason the host sums over classes: the summation order of `ReduceSum` over the
+last axis depends on memory alignment.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ VOTES = PREFIX + "votes"
 ENTROPY = PREFIX + "entropy"
 ENERGY = PREFIX + "energy"
 
-_SMALLEST = 1e-37
+_MIN_PROBABILITY = 1e-37
 
 
 def add_statistics(
-    builder: GraphBuilder, whole: onnx.GraphProto, contract: ModelContract, *, raw: bool
+    builder: GraphBuilder, exported: onnx.GraphProto, contract: ModelContract, *, raw: bool
 ) -> dict[str, list[str | int | None]]:
     """Append the reduction over the passes of a run.
 
     Outputs, by name:
         MEAN `[B, C]`: mean over passes of the probabilities (of the values, for a regression).
         M2, M3, M4 `[B, C]`: sums over passes of the 2nd to 4th power of the deviation from MEAN.
-        VOTES `[B, C]`: how many passes chose this class (for a sigmoid: said yes).
-        ENTROPY `[B, C]` (for a sigmoid `[B, C, 2]`): sum over passes of `-p ln p`, in nats.
-        ENERGY `[B]`: sum over passes of `-logsumexp(logits)` (Liu et al. 2020, eq. 4, T = 1).
+        VOTES `[B, C]`: number of passes that chose the class (for a sigmoid: with a probability above 0.5).
+        ENTROPY `[B, C]` (for a sigmoid `[B, C, 2]`): sum over passes of `-p ln p`, nats.
+        ENERGY `[B]`: sum over passes of `-logsumexp(logits)` (Liu et al. 2020, eq. 4, T = 1), nats.
 
     Args:
-        builder: the head so far; it holds the model's output, folded.
-        whole: the exported graph, to look behind its last node.
-        contract: for the kind of output.
-        raw: give every pass, `[P, B, C]`, as RAW_OUTPUT and nothing else.
+        builder: builder of the head, which holds the model's output, folded.
+        exported: the exported graph, searched for logits.
+        contract: gives the output kind.
+        raw: output every pass as RAW_OUTPUT, `[P, B, C]`, and no statistics.
 
     Returns:
-        The shape of each output, by its name.
+        The shape of each output, by name.
     """
     kind = contract.output_kind
     output = contract.output_name
-    logits = _find_logits(whole, contract)
+    logits = _find_logits(exported, contract)
     if kind == "logits":
         output = builder.add("Softmax", [output], axis=-1)
     values = builder.unfold(output)
@@ -76,15 +76,15 @@ def add_statistics(
             _sum_passes(builder, builder.unfold(builder.add("Sub", tops)), ENERGY)
             outputs[ENERGY] = ["B"]
     elif kind == "sigmoid":
-        said_yes = builder.add("Greater", [values, builder.constant(0.5, np.float32)])
-        _sum_passes(builder, builder.add("Cast", [said_yes], to=TensorProto.FLOAT), VOTES)
+        positive = builder.add("Greater", [values, builder.constant(0.5, np.float32)])
+        _sum_passes(builder, builder.add("Cast", [positive], to=TensorProto.FLOAT), VOTES)
         outputs |= {VOTES: each, ENTROPY: [*each, 2]}
-        _sum_entropy_terms(builder, *_both_answers(builder, output, logits))
+        _sum_entropy_terms(builder, *_binary_probabilities(builder, output, logits))
     return outputs
 
 
 def _add_moments(builder: GraphBuilder, values: str) -> None:
-    """Deviations from the run's own mean, not raw powers: a std of 1e-4 at 0.9999 stays right."""
+    """Add mean and central moments; sums of raw powers would lose a std of 1e-4 around 0.9999 to cancellation."""
     add, axis = builder.add, builder.constant([0])
     add("ReduceMean", [values, axis], MEAN, keepdims=0)
     deviation = add("Sub", [values, MEAN])
@@ -103,10 +103,10 @@ def _sum_entropy_terms(builder: GraphBuilder, probabilities: str, log: str) -> N
     _sum_passes(builder, builder.unfold(terms), ENTROPY)
 
 
-def _both_answers(builder: GraphBuilder, output: str, logits: str) -> tuple[str, str]:
-    """Probabilities of yes and no, `[P * B, C, 2]`, and their logarithms.
+def _binary_probabilities(builder: GraphBuilder, output: str, logits: str) -> tuple[str, str]:
+    """Probabilities of each label and of its complement, `[P * B, C, 2]`, and their logarithms.
 
-    A sigmoid is a softmax over the logits (z, 0).
+    A sigmoid of z is a softmax over the logits (z, 0).
     """
     if logits:
         column = builder.add("Unsqueeze", [logits, builder.constant([-1])])
@@ -120,20 +120,20 @@ def _both_answers(builder: GraphBuilder, output: str, logits: str) -> tuple[str,
 
 
 def _log(builder: GraphBuilder, probabilities: str) -> str:
-    """The logarithm where there are no logits: in float64, whose last bit float32 does not see."""
-    floor = builder.add("Max", [probabilities, builder.constant(_SMALLEST, np.float32)])
+    """The logarithm without logits, in float64: its differences in the last bit vanish on rounding to float32."""
+    floor = builder.add("Max", [probabilities, builder.constant(_MIN_PROBABILITY, np.float32)])
     double = builder.add("Log", [builder.add("Cast", [floor], to=TensorProto.DOUBLE)])
     return builder.add("Cast", [double], to=TensorProto.FLOAT)
 
 
-def _find_logits(whole: onnx.GraphProto, contract: ModelContract) -> str:
-    """Name of the values in front of a last Softmax or Sigmoid; "" where there are none."""
+def _find_logits(exported: onnx.GraphProto, contract: ModelContract) -> str:
+    """Name of the input of the final Softmax or Sigmoid; "" where there is none."""
     if contract.output_kind == "logits":
         return contract.output_name
-    maker = {name: node for node in whole.node for name in node.output}
-    node = maker[contract.output_name]
+    producer = {name: node for node in exported.node for name in node.output}
+    node = producer[contract.output_name]
     while node.op_type == "Identity":
-        node = maker[node.input[0]]
+        node = producer[node.input[0]]
     if contract.output_kind == "sigmoid" and node.op_type == "Sigmoid":
         return str(node.input[0])
     axis = next((helper.get_attribute_value(a) for a in node.attribute if a.name == "axis"), -1)

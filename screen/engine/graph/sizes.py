@@ -1,7 +1,7 @@
-"""What the tensors of a graph take, and what its arithmetic costs, by shape inference.
+"""Sizes of a graph's tensors and the cost of its arithmetic, by shape inference.
 
-In: an exported graph. Out: shapes, bytes and multiply-adds. The planner asks it which axis counts
-rows; memory planning and `oodscreen inspect` use the sizes.
+In: an exported graph. Out: shapes, bytes and floating point operations. The planner uses them to find row axes and to
+plan memory, `oodscreen inspect` to report costs.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import onnx
 
 from export.contract.metadata import DOMAIN
 
-ROWS = 97
-"""The number of rows that shapes are inferred for: a prime that no layer is likely to have as a
-size, so that a first axis of this size is the row axis."""
+PROBE_ROWS = 97
+"""Number of rows used for shape inference: a prime that is unlikely to be a layer's size, so that a first axis of this
+size is the row axis."""
 
 _WORKING_SPACE = 1.5
-"""onnxruntime's arena and the kernels' own buffers, relative to a node's inputs and outputs."""
+"""Memory of a node including onnxruntime's arena and the kernels' buffers, relative to its inputs and outputs."""
 
 
 _LARGE = 1024
-"""Elements above which a weight of floats is left out where shapes are inferred: these come of integers."""
+"""Maximum number of elements of a float weight that shape inference is given; shapes follow from integer constants."""
 
 
 _FLOATS = frozenset([onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE])
@@ -31,10 +31,10 @@ _FLOATS = frozenset([onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.Tens
 
 @dataclass(frozen=True)
 class TensorSizes:
-    """Shapes and element types of the graph's values, for a batch of `ROWS` rows.
+    """Shapes and element types of the graph's values, for a batch of `PROBE_ROWS` rows.
 
     Attributes:
-        shapes: by name; what could not be inferred is missing, an unknown axis is 0.
+        shapes: by name, without shapes that could not be inferred; an unknown axis is 0.
         types: ONNX element types by name.
         initializers: names of the weights.
     """
@@ -43,31 +43,31 @@ class TensorSizes:
     types: dict[str, int]
     initializers: frozenset[str]
 
-    def counts_rows(self, name: str) -> bool:
+    def has_row_axis(self, name: str) -> bool:
         """Whether the first axis of this value is the row axis."""
-        return self.shapes.get(name, (0,))[:1] == (ROWS,)
+        return self.shapes.get(name, (0,))[:1] == (PROBE_ROWS,)
 
     def elements(self, name: str) -> float:
-        """Elements of one row of a value; 0 where its shape is unknown."""
+        """Number of elements of one row of a value, or of a whole weight; 0 where the shape is unknown."""
         if name not in self.shapes:
             return 0
         elements = math.prod(max(size, 1) for size in self.shapes[name])
-        return elements if name in self.initializers else elements / ROWS
+        return elements if name in self.initializers else elements / PROBE_ROWS
 
     def row_bytes(self, names: Iterable[str]) -> float:
-        """Bytes of one row of these values in float32, weights left out."""
+        """Bytes of one row of these values in float32, without weights."""
         return sum(4 * self.elements(name) for name in names if name not in self.initializers)
 
 
 def infer_sizes(model: onnx.ModelProto) -> TensorSizes:
-    """Infer every shape, with each site as the identity that it is for shapes."""
+    """Infer the shape of every value; for this purpose, each site is an identity."""
     plain = _without_large_weights(model)
     for node in plain.graph.node:
         if node.domain == DOMAIN:
             node.op_type, node.domain = "Identity", ""
             del node.attribute[:]
     for value in (*plain.graph.input, *plain.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = ROWS
+        value.type.tensor_type.shape.dim[0].dim_value = PROBE_ROWS
     inferred = onnx.shape_inference.infer_shapes(plain, data_prop=True)
     shapes = {value.name: tuple(value.dims) for value in inferred.graph.initializer}
     types = {value.name: value.data_type for value in inferred.graph.initializer}
@@ -81,7 +81,7 @@ def infer_sizes(model: onnx.ModelProto) -> TensorSizes:
 
 
 def _without_large_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy to infer shapes from, which depend on the numbers of constants, but of no large floats."""
+    """A copy for shape inference without the data of large float weights, on which no shape depends."""
     graph = model.graph
     weights = [
         onnx.TensorProto(name=weight.name, dims=weight.dims, data_type=weight.data_type)
@@ -99,13 +99,13 @@ def _without_large_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def largest_bytes(nodes: Sequence[onnx.NodeProto], sizes: TensorSizes) -> int:
-    """The most that one node's inputs and outputs take for one row, with working space."""
-    each = (sizes.row_bytes([*node.input, *node.output]) for node in nodes)
-    return int(_WORKING_SPACE * max(each, default=0))
+    """Maximum over the nodes of the bytes of inputs, outputs and working space for one row."""
+    by_node = (sizes.row_bytes([*node.input, *node.output]) for node in nodes)
+    return int(_WORKING_SPACE * max(by_node, default=0))
 
 
 def count_flops(nodes: Sequence[onnx.NodeProto], sizes: TensorSizes) -> int:
-    """Floating point operations of the matrix products and convolutions for one row."""
+    """Floating point operations of matrix products and convolutions for one row."""
     total = 0.0
     for node in nodes:
         if node.op_type in ("MatMul", "Gemm"):

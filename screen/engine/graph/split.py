@@ -1,10 +1,9 @@
-"""Tell which nodes of an exported graph run once a batch and which run T times.
+"""Split an exported graph into the nodes that run once for each batch and those that run T times.
 
 In: a graph. Out: a `GraphSplit`.
 
-Every value of the graph is one of three: constant (no ancestor but initializers), trunk (depends
-on the image, on no site) or stochastic (has a site among its ancestors). The trunk's values that
-stochastic nodes read are the boundary.
+Every value of the graph is constant (depends on initializers only), a trunk value (depends on the image, on no site)
+or stochastic (depends on a site). The trunk values that stochastic nodes read form the boundary.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from export.contract.metadata import DOMAIN
 
 @dataclass(frozen=True)
 class GraphSplit:
-    """Which node belongs where.
+    """Trunk, head and boundary of a graph.
 
     Attributes:
-        trunk: nodes with no stochastic ancestor that the boundary needs, in order.
-        head: stochastic nodes and the constant nodes they need, in order.
-        boundary: names of the trunk's values that the head reads, in order.
+        trunk: nodes without a stochastic ancestor that the boundary depends on, in order.
+        head: stochastic nodes, and the constant and shape nodes that they depend on, in order.
+        boundary: names of the trunk values that the head reads, in order.
     """
 
     trunk: tuple[onnx.NodeProto, ...]
@@ -32,9 +31,9 @@ class GraphSplit:
 
 
 def split_graph(graph: onnx.GraphProto) -> GraphSplit:
-    """Tell trunk from head, and find the boundary between them."""
+    """The trunk and head of a graph, and the boundary between them."""
     nodes = list(graph.node)
-    maker = {name: index for index, node in enumerate(nodes) for name in node.output}
+    producer = {name: index for index, node in enumerate(nodes) for name in node.output}
     constant = {value.name for value in graph.initializer} | {""}
     stochastic: set[str] = set()
     head: set[int] = set()
@@ -45,11 +44,11 @@ def split_graph(graph: onnx.GraphProto) -> GraphSplit:
         elif all(name in constant for name in node.input):
             constant.update(node.output)
 
-    shape_nodes = _shape_arithmetic(nodes, maker, constant, head)
+    shape_nodes = _shape_arithmetic(nodes, producer, constant, head)
     shape_reads = [nodes[index].input[0] for index in sorted(shape_nodes) if nodes[index].op_type == "Shape"]
     head |= shape_nodes
     needed = {name for index in head for name in nodes[index].input}
-    for index in range(len(nodes) - 1, -1, -1):  # constant nodes are cheap: the head has its own copies
+    for index in range(len(nodes) - 1, -1, -1):  # constant nodes are cheap, so the head gets its own copies
         if index not in head and any(name in constant and name in needed for name in nodes[index].output):
             head.add(index)
             needed.update(nodes[index].input)
@@ -62,7 +61,7 @@ def split_graph(graph: onnx.GraphProto) -> GraphSplit:
     ]
     boundary = tuple(dict.fromkeys(read))
     return GraphSplit(
-        trunk=tuple(nodes[index] for index in sorted(_ancestors(nodes, maker, boundary))),
+        trunk=tuple(nodes[index] for index in sorted(_ancestors(nodes, producer, boundary))),
         head=tuple(nodes[index] for index in sorted(head)),
         boundary=boundary,
     )
@@ -91,28 +90,28 @@ _SHAPE_OPS = frozenset(
 
 
 def _shape_arithmetic(
-    nodes: list[onnx.NodeProto], maker: dict[str, int], constant: set[str], head: set[int]
+    nodes: list[onnx.NodeProto], producer: dict[str, int], constant: set[str], head: set[int]
 ) -> set[int]:
-    """Trunk nodes that compute with the shape of a tensor, for the head.
+    """Trunk nodes of shape arithmetic that the head depends on.
 
-    They count B rows where the head has P * B, so the head computes them anew.
+    In the trunk they count B rows, in the head P * B, so the head computes them itself.
     """
 
     def chain(name: str) -> set[int] | None:
-        """The nodes from `Shape` to `name`; None where the value is more than shape arithmetic."""
+        """The nodes from `Shape` to `name`; None where the value depends on more than shapes."""
         if name in constant:
             return set()
-        index = maker.get(name)
+        index = producer.get(name)
         if index is None or index in head or nodes[index].op_type not in _SHAPE_OPS:
             return None
         links = {index}
         if nodes[index].op_type == "Shape":
             return links
         for read in nodes[index].input:
-            further = chain(read)
-            if further is None:
+            earlier = chain(read)
+            if earlier is None:
                 return None
-            links |= further
+            links |= earlier
         return links
 
     found: set[int] = set()
@@ -122,11 +121,12 @@ def _shape_arithmetic(
     return found
 
 
-def _ancestors(nodes: list[onnx.NodeProto], maker: dict[str, int], names: tuple[str, ...]) -> set[int]:
+def _ancestors(nodes: list[onnx.NodeProto], producer: dict[str, int], names: tuple[str, ...]) -> set[int]:
+    """Indices of the nodes that some values depend on."""
     wanted: set[int] = set()
     todo = list(names)
     while todo:
-        index = maker.get(todo.pop())
+        index = producer.get(todo.pop())
         if index is not None and index not in wanted:
             wanted.add(index)
             todo.extend(nodes[index].input)

@@ -1,12 +1,12 @@
-"""Products of which a pass needs only the dropped part, because the rest is subtraction.
+"""Subtraction: compute a masked product as the full product minus the part of the dropped features.
 
 With inverted dropout at rate p, `(x * m) W` equals `(x W - x_D W_D) / (1 - p)`, where D are the
-features that the pass drops. `x W` is the same in every pass, so it belongs to the trunk; `x_D W_D`
-is the p-th part of a product, and for p up to one half the smaller part of it. The numbers are those
-of the whole product up to rounding, and the rounding does not depend on the rows beside it.
+features that the pass drops. `x W` is the same in every pass and moves to the trunk; `x_D W_D` takes
+a fraction p of the arithmetic of the product, less than the kept features for p below one half. The
+result equals the masked product up to rounding, and the rounding does not depend on neighbouring rows.
 
-A pass picks its features out of `x` transposed, `[F, B]`: there a feature of all rows is one piece of
-memory. Picked out of `[B, F]` they would cost more than the product saves.
+A pass gathers its features from `x` transposed, `[F, B]`, where each feature is contiguous in memory.
+Gathering them from `[B, F]` would cost more than the product saves.
 """
 
 from __future__ import annotations
@@ -15,42 +15,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 _GATHER_COST = 24
-"""What picking the dropped features costs, in outputs of the product: measured for 8 to 512 outputs
-and rates of 0.1 to 0.5, the time of a pass is about `rate * (1 + 24 / outputs)` times that of the whole."""
+"""Cost of gathering a dropped feature, in outputs of the product: measured for 8 to 512 outputs and rates of 0.1 to
+0.5, a pass takes about `rate * (1 + 24 / outputs)` times as long as the full product."""
 
 _PAYS_BELOW = 0.9
+"""Maximum relative time of a pass at which subtraction is used."""
 
 _ROUND_TO = 16
-"""Features are taken in multiples of this, so that runs differ less in shape."""
+"""The number of dropped features is a multiple of this, so that runs have few different shapes."""
 
 
 def subtraction_pays(rate: float, outputs: float) -> bool:
-    """Whether a pass takes less time for the dropped features alone.
+    """Whether a pass by subtraction is faster than the full product.
 
     Args:
         rate: share of the features that a pass drops.
-        outputs: how many outputs of the product a pass needs.
+        outputs: number of outputs of the product that a pass needs.
     """
     return rate * (1 + _GATHER_COST / max(outputs, 1)) < _PAYS_BELOW
 
 
 def choose_dropped(masks: NDArray[np.float32], rate: float) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The features that each pass drops, filled up to the same number for all.
+    """The features that each pass drops, padded to the same number D for all passes.
 
     Args:
-        masks: `[P, F]`, 0 for what is dropped.
-        rate: of the dropout.
+        masks: `[P, F]`, 0 for dropped features.
+        rate: dropout rate.
 
     Returns:
-        Indices `[P, D]`, and what their weights are multiplied by, `[P, D]`: `1 / (1 - rate)` for the
-        dropped features, 0 for the fill.
+        Indices of the features `[P, D]` and factors for their weights `[P, D]`: `1 / (1 - rate)` for dropped features,
+        0 for padding.
     """
-    found = [np.flatnonzero(mask == 0) for mask in masks]
-    most = max(map(len, found), default=0)
-    count = max(1, min(masks.shape[1], -(-most // _ROUND_TO) * _ROUND_TO))
+    by_pass = [np.flatnonzero(mask == 0) for mask in masks]
+    most_dropped = max(map(len, by_pass), default=0)
+    count = max(1, min(masks.shape[1], -(-most_dropped // _ROUND_TO) * _ROUND_TO))
     dropped = np.zeros((len(masks), count), np.int64)
     scale = np.zeros((len(masks), count), np.float32)
-    for index, features in enumerate(found):
+    for index, features in enumerate(by_pass):
         dropped[index, : len(features)] = features
         scale[index, : len(features)] = np.float32(1 / (1 - rate))
     return dropped, scale

@@ -1,8 +1,8 @@
-"""Where a mask may go into the weights behind its site, instead of into the data.
+"""Find the sites whose mask may multiply the weights of the next product instead of the data.
 
-`(x * m) W` equals `x (m' * W)` when every axis that the mask covers is summed over by the product.
-That is so when the site's output goes, through operations that only change the shape of a row,
-into one MatMul or Gemm with a constant weight. Everything else folds the passes into the batch.
+`(x * m) W` equals `x (m' * W)` when the product contracts every axis that the mask covers. This holds when the site's
+output reaches a single MatMul or Gemm with a constant weight, through operations that only change the shape of a row.
+At all other sites the passes are folded into the batch axis.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from onnx import numpy_helper
 from export.contract.metadata import Site
 from screen.engine.graph.sizes import TensorSizes
 
-MOST_OUTPUTS = 1024
-"""A weight `[F, H]` with a larger H is not masked: for each pass that costs F * H writes, against
-B * F for masking the data, and a few hundred rows are in a run."""
+MAX_OUTPUTS = 1024
+"""Maximum H of a weight `[F, H]` that is masked. Masking the weight costs F * H writes for each pass, masking the data
+B * F, and a run has a few hundred rows."""
 
 
 @dataclass(frozen=True)
 class WeightChain:
-    """What lies between a site and the product that sums over all that its mask covers.
+    """The nodes from a site to the product that contracts every axis of its mask.
 
     Attributes:
-        shape_nodes: the shape operations, in order; they treat each row alike.
+        shape_nodes: shape operations between site and product, in order; each keeps rows separate.
         product: the MatMul or Gemm.
-        inner: F, the features that the product sums over.
-        outer: H, its outputs.
-        in_place: the values between the site and the product, which no pass has a copy of.
+        inner: F, the number of features that the product contracts.
+        outer: H, the number of its outputs.
+        in_place: names of the values between site and product, which are not copied for each pass.
     """
 
     shape_nodes: tuple[onnx.NodeProto, ...]
@@ -59,55 +59,55 @@ class WeightChain:
 
     @property
     def outputs(self) -> frozenset[str]:
-        """All values that the chain makes."""
+        """Names of all values that the chain computes."""
         return frozenset(name for node in (*self.shape_nodes, self.product) for name in node.output)
 
     def reads_in_place(self, node: onnx.NodeProto) -> bool:
-        """Whether this node of the exported graph makes or reads a tensor that is not copied for each pass."""
+        """Whether a node of the exported graph reads or computes a value that is not copied for each pass."""
         return any(name in self.in_place for name in (*node.input, *node.output))
 
 
 def find_weight_chain(graph: onnx.GraphProto, site: onnx.NodeProto, sizes: TensorSizes) -> WeightChain | None:
-    """The chain behind a site; None where masking the weights would not be exact, or not pay."""
+    """The chain behind a site; None where masking the weights would be inexact or slower."""
     initializers = {value.name: value for value in graph.initializer}
-    readers: dict[str, list[onnx.NodeProto]] = {}
+    consumers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
-            readers.setdefault(name, []).append(node)
+            consumers.setdefault(name, []).append(node)
     outputs = {value.name for value in graph.output}
 
     current, shape_nodes = site.output[0], []
     while True:
-        if current in outputs or len(readers.get(current, [])) != 1 or not sizes.counts_rows(current):
+        if current in outputs or len(consumers.get(current, [])) != 1 or not sizes.has_row_axis(current):
             return None
-        node = readers[current][0]
+        node = consumers[current][0]
         if not _keeps_rows(node, current, initializers):
             break
         shape_nodes.append(node)
         current = node.output[0]
-    if not _sums_all(node, current, initializers, sizes):
+    if not _is_constant_product(node, current, initializers, sizes):
         return None
     inner, outer = sizes.shapes[current][1], sizes.shapes[node.output[0]][1]
     in_place = frozenset([site.output[0], *(name for link in shape_nodes for name in link.output)])
     if any(0 in sizes.shapes.get(name, (0,)) for name in in_place):
         return None
-    return WeightChain(tuple(shape_nodes), node, inner, outer, in_place) if outer <= MOST_OUTPUTS else None
+    return WeightChain(tuple(shape_nodes), node, inner, outer, in_place) if outer <= MAX_OUTPUTS else None
 
 
-def flatten_order(chain: WeightChain, site: Site, sizes: TensorSizes) -> NDArray[np.int64]:
-    """Where in a site's flat mask each feature of the product finds its element: `[F]`."""
+def mask_indices(chain: WeightChain, site: Site, sizes: TensorSizes) -> NDArray[np.int64]:
+    """Index into a site's flattened mask for each feature of the product, `[F]`."""
     elements = np.arange(math.prod(site.noise_shape), dtype=np.int64).reshape(site.noise_shape)
-    order = np.broadcast_to(elements, site.shape)
+    indices = np.broadcast_to(elements, site.shape)
     for node in chain.shape_nodes:
         if node.op_type == "Transpose":
-            order = order.transpose([axis - 1 for axis in _attribute(node, "perm", [])[1:]])
+            indices = indices.transpose([axis - 1 for axis in _attribute(node, "perm", [])[1:]])
         else:
-            order = order.reshape(sizes.shapes[node.output[0]][1:])
-    return order.reshape(-1)
+            indices = indices.reshape(sizes.shapes[node.output[0]][1:])
+    return indices.reshape(-1)
 
 
 def _keeps_rows(node: onnx.NodeProto, data: str, initializers: dict[str, onnx.TensorProto]) -> bool:
-    """Whether a node only changes the shape of each row, and does so for any number of rows."""
+    """Whether a node only changes the shape of each row, for any number of rows."""
     if node.op_type == "Identity":
         return True
     if node.op_type == "Flatten":
@@ -125,15 +125,17 @@ def _keeps_rows(node: onnx.NodeProto, data: str, initializers: dict[str, onnx.Te
     return all(axis > 0 for axis in values)
 
 
-def _sums_all(node: onnx.NodeProto, data: str, initializers: dict[str, onnx.TensorProto], sizes: TensorSizes) -> bool:
-    """Whether a node is a product `[B, F] x [F, H]` of the data with a constant."""
+def _is_constant_product(
+    node: onnx.NodeProto, data: str, initializers: dict[str, onnx.TensorProto], sizes: TensorSizes
+) -> bool:
+    """Whether a node is a product `[B, F] x [F, H]` of `data` with a constant weight."""
     if node.op_type not in ("MatMul", "Gemm") or node.domain not in ("", "ai.onnx") or node.input[0] != data:
         return False
     constants = [name in initializers for name in node.input[1:]]
     if not all(constants) or len(sizes.shapes[data]) != 2 or len(sizes.shapes.get(node.input[1], ())) != 2:
         return False
     plain = all(_attribute(node, name, 1.0) == 1.0 for name in ("alpha", "beta"))
-    return plain and _attribute(node, "transA", 0) == 0 and sizes.counts_rows(node.output[0])
+    return plain and _attribute(node, "transA", 0) == 0 and sizes.has_row_axis(node.output[0])
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Small stochastic graphs for the planner, and what they say when they are run pass by pass.
+"""Small stochastic graphs for the planner, and their reference outputs, computed pass by pass.
 
-The reference replaces each site by a product with a mask that is fed, keeps the graph whole and
-runs one pass at a time: nothing of the planner is in it.
+The reference replaces each site by a product with a mask that is an input, keeps the graph in one piece and runs one
+pass at a time. It shares no code with the planner.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SHAPE = (4, 4, 3)
 
 
 class Graph:
-    """Writes a graph node by node; the image comes as float32 `[N, 4, 4, 3]` in 0..1."""
+    """Builds a graph node by node; `image` is float32 `[N, 4, 4, 3]` in 0..1."""
 
     def __init__(self, seed: int = 0, kind: str = "softmax") -> None:
         self.rng = np.random.default_rng(seed)
@@ -51,7 +51,7 @@ class Graph:
     def site(
         self, x: str, *shape: int, noise: tuple[int, ...] | None = None, rate: float = 0.4, family: str = "Dropout"
     ) -> str:
-        """A dropout on rows of `shape`."""
+        """Add a dropout site on rows of `shape`."""
         noise = noise or shape
         kind = f"MC{family}" if noise == shape else f"MCBroadcast{family}"
         site = Site(f"drop{len(self.sites)}", kind, rate, shape, noise)
@@ -62,7 +62,7 @@ class Graph:
         return self.op(kind, x, domain=DOMAIN, name=site.name, **attributes)
 
     def flat(self) -> str:
-        """The image as rows of 48."""
+        """The image as rows of 48 elements, `[N, 48]`."""
         return self.op("Reshape", self.image, self.const(np.array([-1, 48])))
 
     def dense(self, x: str, inner: int, outer: int) -> str:
@@ -89,7 +89,7 @@ class Graph:
 
 
 def pass_by_pass(model: ExportedModel, images: NDArray[np.uint8], passes: int, seed: int) -> NDArray[np.float64]:
-    """`[T, B, C]`: the whole graph, one pass at a time, with the masks of this seed."""
+    """Outputs `[T, B, C]` of the whole graph, one pass at a time, with the masks of `seed`."""
     plain = onnx.ModelProto()
     plain.CopyFrom(model.proto)
     del plain.functions[:]
@@ -105,15 +105,15 @@ def pass_by_pass(model: ExportedModel, images: NDArray[np.uint8], passes: int, s
             if site.kind in ALPHA_KINDS:
                 _make_affine(plain, node, site)
     session = onnxruntime.InferenceSession(plain.SerializeToString(), providers=["CPUExecutionProvider"])
-    answers = []
+    outputs = []
     for index in range(passes):
         masks = {"m_" + name: draw_mask(seed, site, index)[np.newaxis] for name, site in sites.items()}
-        answers.append(session.run(None, {"image": images, **masks})[0].astype(np.float64))
-    return np.stack(answers)
+        outputs.append(session.run(None, {"image": images, **masks})[0].astype(np.float64))
+    return np.stack(outputs)
 
 
 def _make_affine(plain: onnx.ModelProto, node: onnx.NodeProto, site: Site) -> None:
-    """`a (x k + alpha' (1 - k)) + b` behind the product `x k`, as Klambauer et al. (2017) write it."""
+    """Append `a (x k + alpha' (1 - k)) + b` to the product `x k`, in the form of Klambauer et al. (2017)."""
     gain = 1 / np.sqrt((1 - site.rate) * (1 + site.rate * ALPHA_PRIME**2))
     output, mask = node.output[0], "m_" + site.name
     node.output[0] = output + "_kept"
@@ -139,7 +139,7 @@ def dense_chain() -> ExportedModel:
 
 
 def site_before_flatten() -> ExportedModel:
-    """The mask goes through the reshape with the data."""
+    """The mask is transposed and reshaped with the data."""
     g = Graph()
     x = g.op("Transpose", g.site(g.image, 4, 4, 3), perm=[0, 3, 1, 2])
     x = g.op("Reshape", x, g.const(np.array([0, -1])))
@@ -159,13 +159,13 @@ def gemm_transposed() -> ExportedModel:
 
 
 def scaled_gemm() -> ExportedModel:
-    """Alpha and beta are not 1: the mask stays with the data."""
+    """Alpha and beta are not 1, so the mask multiplies the data."""
     g = Graph()
     return g.finish(g.op("Gemm", g.site(g.flat(), 48), g.weight(48, 5), g.weight(5), alpha=0.5, beta=2.0), 5)
 
 
 def residual() -> ExportedModel:
-    """The site's input goes around it: the boundary is read twice."""
+    """Skip connections around the sites: the boundary is read twice."""
     g = Graph()
     x = g.op("Relu", g.dense(g.flat(), 48, 12))
     x = g.op("Add", x, g.dense(g.site(x, 12), 12, 12))
@@ -174,7 +174,7 @@ def residual() -> ExportedModel:
 
 
 def site_read_twice() -> ExportedModel:
-    """One mask, two products: masking one weight alone would be wrong."""
+    """Two products read the output of one site: masking a single weight would be wrong."""
     g = Graph()
     x = g.site(g.flat(), 48)
     return g.finish(g.op("Add", g.dense(x, 48, 5), g.op("Tanh", g.dense(x, 48, 5))), 5)
@@ -188,7 +188,7 @@ def parallel_branches() -> ExportedModel:
 
 
 def convolutions() -> ExportedModel:
-    """Spatial dropout between convolutions: the passes go into the batch axis."""
+    """Spatial dropout between convolutions: the passes are folded into the batch axis."""
     g = Graph()
     x = g.op("Transpose", g.image, perm=[0, 3, 1, 2])
     x = g.op("Relu", g.op("Conv", x, g.weight(6, 3, 3, 3), pads=[1, 1, 1, 1]))
@@ -199,7 +199,7 @@ def convolutions() -> ExportedModel:
 
 
 def tokens_with_own_masks() -> ExportedModel:
-    """Each token has its own mask, and the product keeps the token axis: not one weight."""
+    """Each token has its own mask and the product keeps the token axis, so no single weight can be masked."""
     g = Graph()
     x = g.site(g.op("Reshape", g.image, g.const(np.array([-1, 16, 3]))), 16, 3)
     x = g.op("MatMul", x, g.weight(3, 4))
@@ -207,7 +207,7 @@ def tokens_with_own_masks() -> ExportedModel:
 
 
 def attention() -> ExportedModel:
-    """Dropout on the scores, `[N, heads, S, S]`, and two dynamic operands behind it."""
+    """Dropout on the attention scores, `[N, heads, S, S]`, before a product of two dynamic operands."""
     g = Graph()
     x = g.op("Reshape", g.image, g.const(np.array([-1, 16, 3])))
 
@@ -223,7 +223,7 @@ def attention() -> ExportedModel:
 
 
 def shape_of_the_trunk() -> ExportedModel:
-    """A reshape behind the site counts the rows of a tensor in front of it."""
+    """A reshape after the site takes the number of rows from a tensor before it."""
     g = Graph()
     x = g.op("Relu", g.dense(g.flat(), 48, 12))
     rows = g.op("Slice", g.op("Shape", g.image), g.const(np.array([0])), g.const(np.array([1])))
@@ -234,20 +234,20 @@ def shape_of_the_trunk() -> ExportedModel:
 
 
 def site_with_many_outputs() -> ExportedModel:
-    """A wide layer: masking its weight would cost more than masking the data."""
+    """A wide layer, whose weight costs more to mask than the data."""
     g = Graph()
     x = g.op("Relu", g.dense(g.site(g.flat(), 48), 48, 1500))
     return g.finish(g.dense(x, 1500, 5), 5)
 
 
 def site_on_a_side_path() -> ExportedModel:
-    """Deterministic and stochastic values are added at the very end."""
+    """The last node adds a deterministic and a stochastic value."""
     g = Graph()
     return g.finish(g.op("Add", g.dense(g.flat(), 48, 5), g.dense(g.site(g.flat(), 48), 48, 5)), 5)
 
 
 def three_layers() -> ExportedModel:
-    """A layer is thinned in front of the second site; the third site is behind that one."""
+    """The layer before the second site is compacted; a third site follows."""
     g = Graph()
     x = g.op("LeakyRelu", g.dense(g.site(g.flat(), 48), 48, 20), alpha=0.1)
     x = g.op("Mul", g.op("Tanh", x), g.weight(20))
@@ -256,14 +256,14 @@ def three_layers() -> ExportedModel:
 
 
 def layer_read_twice() -> ExportedModel:
-    """The layer between two sites goes elsewhere too: none of its units can be left out."""
+    """The layer between two sites has another reader, so all of its units are needed."""
     g = Graph()
     x = g.op("Relu", g.dense(g.site(g.flat(), 48), 48, 12))
     return g.finish(g.op("Add", g.dense(g.site(x, 12), 12, 5), g.dense(x, 12, 5)), 5)
 
 
-def thinned_behind_a_batch_site() -> ExportedModel:
-    """The thinned layer reads stochastic values, not the boundary."""
+def compacted_behind_a_batch_site() -> ExportedModel:
+    """The compacted layer reads stochastic values, not the boundary."""
     g = Graph()
     tokens = g.site(g.op("Reshape", g.image, g.const(np.array([-1, 16, 3]))), 16, 3)
     x = g.op("Flatten", g.op("MatMul", tokens, g.weight(3, 2)), axis=1)
@@ -272,7 +272,7 @@ def thinned_behind_a_batch_site() -> ExportedModel:
 
 
 def gaussian_noise() -> ExportedModel:
-    """Normal factors multiply weights as zeros do, but there is nothing to leave out."""
+    """Gaussian masks multiply weights as dropout masks do, but no unit is dropped."""
     g = Graph()
     x = g.op("Relu", g.dense(g.site(g.flat(), 48, family="GaussianDropout"), 48, 20))
     return g.finish(g.dense(g.site(x, 20, rate=0.25, family="GaussianDropout"), 20, 5), 5)
@@ -285,7 +285,7 @@ def gaussian_before_zeros() -> ExportedModel:
 
 
 def alpha_dropout() -> ExportedModel:
-    """A dropped element is not 0: the mask does not go into weights."""
+    """A dropped element is not 0, so the mask cannot multiply weights."""
     g = Graph()
     x = g.op("Selu", g.dense(g.site(g.flat(), 48, family="AlphaDropout", rate=0.2), 48, 20))
     tokens = g.op("Reshape", x, g.const(np.array([-1, 4, 5])))
@@ -294,15 +294,15 @@ def alpha_dropout() -> ExportedModel:
 
 
 GRAPHS: dict[str, tuple[Callable[[], ExportedModel], tuple[str, ...]]] = {
-    "dense_chain": (dense_chain, ("weights", "thinned")),
+    "dense_chain": (dense_chain, ("weights", "compacted")),
     "site_before_flatten": (site_before_flatten, ("weights",)),
     "spatial_before_flatten": (spatial_before_flatten, ("weights",)),
-    "gemm_transposed": (gemm_transposed, ("weights", "thinned")),
-    "three_layers": (three_layers, ("weights", "thinned", "weights")),
+    "gemm_transposed": (gemm_transposed, ("weights", "compacted")),
+    "three_layers": (three_layers, ("weights", "compacted", "weights")),
     "layer_read_twice": (layer_read_twice, ("weights", "weights")),
-    "thinned_behind_a_batch_site": (thinned_behind_a_batch_site, ("batch", "weights", "thinned")),
+    "compacted_behind_a_batch_site": (compacted_behind_a_batch_site, ("batch", "weights", "compacted")),
     "gaussian_noise": (gaussian_noise, ("weights", "weights")),
-    "gaussian_before_zeros": (gaussian_before_zeros, ("weights", "thinned")),
+    "gaussian_before_zeros": (gaussian_before_zeros, ("weights", "compacted")),
     "alpha_dropout": (alpha_dropout, ("batch", "batch")),
     "scaled_gemm": (scaled_gemm, ("batch",)),
     "residual": (residual, ("weights", "weights")),

@@ -36,7 +36,7 @@ def test_mahalanobis_is_measured_as_by_hand() -> None:
 
 
 @pytest.mark.parametrize("kind", [NearestNeighbours, Mahalanobis])
-def test_what_is_far_is_farther(kind: Any) -> None:
+def test_rows_of_another_distribution_are_farther(kind: Any) -> None:
     distances = meter(kind.fit(KNOWN)).measure(ASKED)
     assert distances[:50].max() < np.median(distances[50:])
 
@@ -57,7 +57,7 @@ def test_a_distance_is_the_same_bits_in_every_batch_and_with_every_number_of_thr
     check()
 
 
-def test_a_row_without_any_feature_is_at_distance_one_and_a_bank_may_be_small() -> None:
+def test_a_row_of_zero_features_is_at_distance_one_and_a_reference_set_may_be_small() -> None:
     features: NDArray[np.float32] = np.zeros((2, 37), np.float32)
     assert meter(NearestNeighbours.fit(KNOWN[:3])).measure(features).tolist() == [1.0, 1.0]
     assert meter(NearestNeighbours.fit(KNOWN[:3])).measure(KNOWN[:3]).max() < 1

@@ -15,20 +15,20 @@ from scipy import stats
 
 from export.contract.reader import ExportedModel
 from export.errors import OutOfMemory
-from screen.engine.early_exit import BATCHES, HELD_BATCHES, EarlyExitEngine, Limits
+from screen.engine.early_exit import CONCURRENT_BATCHES, MAX_WAITING_BATCHES, EarlyExitEngine, EntropyLimits
 from screen.engine.graph.plan import plan_engine
 from screen.engine.interim import (
-    ERRORS,
     FIRST_LOOK,
-    GROWTH,
-    LAST_LOOK,
-    LEAST_APART,
-    UNSEEN,
+    LAST_LOOK_SHARE,
+    LOOK_GROWTH,
+    MIN_LOOK_SPACING,
+    STANDARD_ERRORS,
+    UNSEEN_PASSES,
+    critical_value,
     entropy_error,
-    entropy_with_unseen,
-    errors_after,
-    find_decided,
-    plan_looks,
+    entropy_with_unseen_passes,
+    find_decided_rows,
+    plan_interim_looks,
 )
 from screen.engine.passes import PassEngine
 from screen.engine.session import Device
@@ -36,11 +36,11 @@ from screen.engine.statistics import PassSummary, RunStatistics
 
 PASSES = 200
 MANY = 10**9
-"""So many that those so far are none of them."""
+"""T so large that the finite population correction of the standard error is negligible."""
 
 
 def statistics_of(passes: NDArray[np.float64]) -> RunStatistics:
-    """Of raw passes `[T, B, C]`."""
+    """Moments of raw passes `[T, B, C]`."""
     mean = passes.mean(axis=0)
     deviation = passes - mean
     return RunStatistics(len(passes), mean, *((deviation**power).sum(axis=0) for power in (2, 3, 4)))
@@ -51,24 +51,24 @@ def entropy_of(runs: RunStatistics) -> float:
 
 
 def exact_error(passes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The delta method, by projecting every pass."""
+    """Standard error by the delta method, from the linear projection of every pass."""
     projected = (passes * -np.log(passes.mean(axis=0))).sum(axis=2)
     return np.asarray(projected.std(axis=0, ddof=1) / math.sqrt(len(passes)))
 
 
 @given(st.integers(1, 3000))
-def test_looks_begin_and_end_where_they_may_and_are_some_passes_apart(passes: int) -> None:
-    looks = plan_looks(passes)
+def test_interim_looks_are_within_their_bounds_and_keep_their_spacing(passes: int) -> None:
+    looks = plan_interim_looks(passes)
     assert looks[-1] == passes
-    assert looks[0] == (FIRST_LOOK if passes >= FIRST_LOOK + LEAST_APART else passes)
-    assert all(look <= LAST_LOOK * passes for look in looks[:-1])
-    assert all(step >= LEAST_APART for step in np.diff(looks))
+    assert looks[0] == (FIRST_LOOK if passes >= FIRST_LOOK + MIN_LOOK_SPACING else passes)
+    assert all(look <= LAST_LOOK_SHARE * passes for look in looks[:-1])
+    assert all(step >= MIN_LOOK_SPACING for step in np.diff(looks))
 
 
-def test_from_look_to_look_the_error_falls_as_much() -> None:
-    looks = np.array(plan_looks(10_000)[:-1])
+def test_the_error_falls_by_the_same_factor_between_looks() -> None:
+    looks = np.array(plan_interim_looks(10_000)[:-1])
     variance = 1 / looks - 1 / 10_000
-    np.testing.assert_allclose(variance[:-1] / variance[1:], GROWTH, rtol=0.05)
+    np.testing.assert_allclose(variance[:-1] / variance[1:], LOOK_GROWTH, rtol=0.05)
 
 
 @given(st.integers(0, 1000), st.integers(2, 6))
@@ -84,98 +84,97 @@ def test_between_two_classes_the_error_is_exact() -> None:
     np.testing.assert_allclose(entropy_error(binary, MANY), exact_error(passes), rtol=1e-6)
 
 
-@pytest.mark.parametrize("so_far", [50, 300, 450])
-def test_the_error_is_that_of_what_is_left_to_come(so_far: int) -> None:
-    """Of 500 passes any so many may be the first: their entropy strays from that of all by so much."""
+@pytest.mark.parametrize("completed", [50, 300, 450])
+def test_the_error_is_relative_to_the_entropy_after_all_passes(completed: int) -> None:
+    """The entropy of a random subset of 500 passes deviates from that of all by the estimated standard error."""
     rng = np.random.default_rng(0)
     passes = rng.dirichlet([8.0, 4.0], 500)
     whole = statistics_of(passes[:, np.newaxis])
-    strays, errors = [], []
+    deviations, errors = [], []
     for _ in range(2000):
-        some = statistics_of(rng.permutation(passes)[:so_far, np.newaxis])
-        strays.append(entropy_of(some) - entropy_of(whole))
-        errors.append(entropy_error(some, 500)[0])
-    assert np.std(strays) == pytest.approx(np.mean(errors), rel=0.06)
+        subset = statistics_of(rng.permutation(passes)[:completed, np.newaxis])
+        deviations.append(entropy_of(subset) - entropy_of(whole))
+        errors.append(entropy_error(subset, 500)[0])
+    assert np.std(deviations) == pytest.approx(np.mean(errors), rel=0.06)
 
 
-def settled(
-    entropy: list[float], error: list[float], limit: list[float], so_far: int, information: float = 0
+def decided(
+    entropy: list[float], error: list[float], limit: list[float], completed: int, information: float = 0
 ) -> list[bool]:
-    """Of T = 1000."""
-    known = np.array(entropy)
-    found: list[bool] = find_decided(
-        known, np.full(len(known), information), np.array(error), np.array(limit), so_far, 1000
+    """The decided rows after some of T = 1000 passes."""
+    found: list[bool] = find_decided_rows(
+        np.array(entropy), np.full(len(entropy), information), np.array(error), np.array(limit), completed, 1000
     ).tolist()
     return found
 
 
-def test_a_row_is_settled_where_its_entropy_is_far_from_the_limit() -> None:
+def test_a_row_is_decided_where_its_entropy_is_far_from_the_limit() -> None:
     entropy, limit = [0.1, 0.5, 0.51, 1.0, 0.3, 0.3], [0.5, 0.5, 0.5, 0.5, math.inf, -math.inf]
-    assert settled(entropy, [0.01] * 6, limit, 100) == [True, False, False, True, True, True]
-    assert settled([0.1], [0.2], [0.5], 100) == [False]
+    assert decided(entropy, [0.01] * 6, limit, 100) == [True, False, False, True, True, True]
+    assert decided([0.1], [0.2], [0.5], 100) == [False]
 
 
-def test_passes_that_agree_must_be_the_further_from_the_limit_the_fewer_they_are() -> None:
-    assert settled([1.01], [0], [1], 20) == [False]
-    assert settled([1.01], [0], [1], 200) == [True]
+def test_passes_that_agree_must_be_farther_from_the_limit_the_fewer_they_are() -> None:
+    assert decided([1.01], [0], [1], 20) == [False]
+    assert decided([1.01], [0], [1], 200) == [True]
 
 
 @pytest.mark.parametrize("limit", [0.0, -1.0, 1e-300, math.nan])
-def test_no_row_is_below_a_limit_that_nothing_is_below(limit: float) -> None:
-    assert settled([0.0, math.nan], [0, 0], [limit, limit], 500) == [limit < 0, False]
+def test_no_row_is_decided_below_a_limit_that_no_entropy_is_below(limit: float) -> None:
+    assert decided([0.0, math.nan], [0, 0], [limit, limit], 500) == [limit < 0, False]
 
 
 @given(st.integers(FIRST_LOOK, 3000))
-def test_the_error_of_few_passes_is_trusted_less_as_students_t_says(passes: int) -> None:
-    exact = stats.t.isf(stats.norm.sf(ERRORS), passes - 1)
-    assert errors_after(passes) == pytest.approx(exact, rel=0.02)
+def test_the_critical_value_is_the_quantile_of_students_t(passes: int) -> None:
+    exact = stats.t.isf(stats.norm.sf(STANDARD_ERRORS), passes - 1)
+    assert critical_value(passes) == pytest.approx(exact, rel=0.02)
 
 
 @given(st.integers(0, 1000), st.integers(FIRST_LOOK, 500))
-def test_the_entropy_with_unseen_passes_is_that_of_the_mean_with_them(seed: int, passes: int) -> None:
-    """They make a share of the passes of one that the others know nothing of."""
+def test_the_entropy_with_unseen_passes_is_that_of_their_mixture(seed: int, passes: int) -> None:
+    """The unseen passes replace a share of the mean by a class of its own."""
     mean = np.random.default_rng(seed).dirichlet(np.ones(4))
-    share = UNSEEN / passes
+    share = UNSEEN_PASSES / passes
     with_them = np.array([*(1 - share) * mean, share])
-    found = entropy_with_unseen(np.array([-(mean * np.log(mean)).sum()]), passes)
+    found = entropy_with_unseen_passes(np.array([-(mean * np.log(mean)).sum()]), passes)
     np.testing.assert_allclose(found, -(with_them * np.log(with_them)).sum())
 
 
-def test_passes_that_agree_do_not_settle_a_row_that_unseen_ones_could_flag() -> None:
+def test_passes_that_agree_do_not_decide_a_row_that_unseen_passes_could_flag() -> None:
     limit = [0.2, 0.5]
-    assert settled([0, 0], [0, 0], limit, 20) == [False, True]
-    assert settled([0, 0], [0, 0], limit, 100) == [True, True]
-    assert settled([0.1, 0.35], [0, 0], limit, 40) == [False, False], "what is unseen comes on top of what is seen"
-    assert settled([1, 1], [0, 0], limit, 20) == [True, True]
+    assert decided([0, 0], [0, 0], limit, 20) == [False, True]
+    assert decided([0, 0], [0, 0], limit, 100) == [True, True]
+    assert decided([0.1, 0.35], [0, 0], limit, 40) == [False, False], "unseen passes add to the entropy so far"
+    assert decided([1, 1], [0, 0], limit, 20) == [True, True]
 
 
-def test_passes_that_all_differ_do_not_settle_a_row_below_its_limit() -> None:
-    """Twelve passes that choose twelve classes have an entropy of ln 12, whatever so many more would have."""
+def test_passes_that_all_differ_do_not_decide_a_row_below_its_limit() -> None:
+    """Twelve passes that choose twelve classes have an entropy of ln 12, which more passes would raise."""
     votes = np.eye(100)[:12, np.newaxis]
     runs = statistics_of(votes)
     seen, error = float(-np.log(1 / 12)), float(entropy_error(runs, 500)[0])
     assert error == pytest.approx(0)
-    assert settled([seen], [error], [seen + 1.5], 12, information=seen) == [False]
-    assert settled([seen], [error], [seen + 1.5], 12, information=0.1) == [True]
-    assert settled([seen], [error], [seen - 0.5], 12, information=seen) == [True]
+    assert decided([seen], [error], [seen + 1.5], 12, information=seen) == [False]
+    assert decided([seen], [error], [seen + 1.5], 12, information=0.1) == [True]
+    assert decided([seen], [error], [seen - 0.5], 12, information=seen) == [True]
 
 
-def test_rows_whose_passes_disagree_seldom_and_surely_keep_nearly_all_their_flags() -> None:
-    """Each of 500 passes is sure, and of another class one time in fifty: few see it among the first twelve."""
+def test_rows_with_rare_but_certain_dissenting_passes_keep_nearly_all_their_flags() -> None:
+    """Each of 500 passes is certain, and 2 % choose another class: the first twelve of most rows have none of these."""
     rng, rows, passes = np.random.default_rng(0), 2000, 500
     other = rng.random((passes, rows)) < 0.02
     votes = np.stack([~other, other], axis=2).astype(np.float64)
     final = statistics_of(votes).mean
     entropy = -(final * np.log(np.maximum(final, 1e-30))).sum(axis=1)
     limit = np.full(rows, np.quantile(entropy, 0.5))
-    flagged, left = np.zeros(rows, np.bool_), np.ones(rows, np.bool_)
-    for look in plan_looks(passes):
+    flagged, remaining = np.zeros(rows, np.bool_), np.ones(rows, np.bool_)
+    for look in plan_interim_looks(passes):
         runs = statistics_of(votes[:look])
         so_far = -(runs.mean * np.log(np.maximum(runs.mean, 1e-30))).sum(axis=1)
         error = entropy_error(runs, passes)
-        leaves = left & ((look == passes) | find_decided(so_far, so_far, error, limit, look, passes))
-        flagged[leaves] = so_far[leaves] > limit[leaves]
-        left &= ~leaves
+        exits = remaining & ((look == passes) | find_decided_rows(so_far, so_far, error, limit, look, passes))
+        flagged[exits] = so_far[exits] > limit[exits]
+        remaining &= ~exits
     lost = (entropy > limit) & ~flagged
     assert lost.sum() <= 0.05 * (entropy > limit).sum()
 
@@ -184,39 +183,39 @@ def engine_of(model: ExportedModel, threads: int = 1) -> EarlyExitEngine:
     return EarlyExitEngine(plan_engine(model), passes=PASSES, seed=0, device=Device("cpu", threads), memory=2**28)
 
 
-def settle(engine: EarlyExitEngine, rows: NDArray[np.uint8], limits: Limits) -> PassSummary:
-    """Of a single batch."""
+def summarize_batch(engine: EarlyExitEngine, rows: NDArray[np.uint8], limits: EntropyLimits) -> PassSummary:
+    """The summary of a single batch."""
     (summary,) = engine.summarize_early_exit([rows], limits)
     assert summary is not None
     return summary
 
 
-def test_a_row_that_has_all_passes_scores_what_it_scores_without(
+def test_a_row_that_completes_all_passes_has_the_scores_of_a_run_without_early_exit(
     article: ExportedModel, digits: NDArray[np.uint8]
 ) -> None:
-    """Each row's limit is the entropy that it will have, so that none can be sure."""
+    """Each row's limit is its entropy after all passes, so that few rows are decided early."""
     plain = PassEngine(plan_engine(article), passes=PASSES, seed=0, device=Device("cpu", 1), memory=2**28)
     whole = plain.summarize(digits[:40])
     entropy = whole.entropy
     assert entropy is not None
-    every = settle(engine_of(article), digits[:40], lambda rows, _: entropy)
-    stayed = every.passes == PASSES
-    assert stayed.any()
-    np.testing.assert_allclose(every.mean[stayed], whole.mean[stayed], atol=1e-6)
-    np.testing.assert_allclose(every.std[stayed], whole.std[stayed], atol=1e-6)
+    summary = summarize_batch(engine_of(article), digits[:40], lambda rows, _: entropy)
+    complete = summary.passes == PASSES
+    assert complete.any()
+    np.testing.assert_allclose(summary.mean[complete], whole.mean[complete], atol=1e-6)
+    np.testing.assert_allclose(summary.std[complete], whole.std[complete], atol=1e-6)
 
 
 @pytest.mark.parametrize("look", [0, 1])
-def test_a_row_that_leaves_scores_what_so_many_passes_say(
+def test_a_row_that_exits_has_the_scores_of_a_run_with_that_number_of_passes(
     article: ExportedModel, digits: NDArray[np.uint8], look: int
 ) -> None:
-    summary = settle(engine_of(article), digits[:300], lambda rows, _: np.full(rows, 0.5))
-    assert set(summary.passes.tolist()) <= set(plan_looks(PASSES))
-    passes = plan_looks(PASSES)[look]
-    left = summary.passes == passes
-    assert left.any()
+    summary = summarize_batch(engine_of(article), digits[:300], lambda rows, _: np.full(rows, 0.5))
+    assert set(summary.passes.tolist()) <= set(plan_interim_looks(PASSES))
+    passes = plan_interim_looks(PASSES)[look]
+    exited = summary.passes == passes
+    assert exited.any()
     few = PassEngine(plan_engine(article), passes=passes, seed=0, device=Device("cpu", 1), memory=2**28)
-    np.testing.assert_allclose(summary.mean[left], few.summarize(digits[:300]).mean[left], atol=1e-6)
+    np.testing.assert_allclose(summary.mean[exited], few.summarize(digits[:300]).mean[exited], atol=1e-6)
 
 
 def test_nearly_every_flag_is_that_of_all_passes(article: ExportedModel, digits: NDArray[np.uint8]) -> None:
@@ -224,14 +223,14 @@ def test_nearly_every_flag_is_that_of_all_passes(article: ExportedModel, digits:
     entropy = plain.summarize(digits[:600]).entropy
     assert entropy is not None
     limit = float(np.quantile(entropy, 0.9))
-    stopped = settle(engine_of(article, threads=2), digits[:600], lambda rows, _: np.full(rows, limit))
+    stopped = summarize_batch(engine_of(article, threads=2), digits[:600], lambda rows, _: np.full(rows, limit))
     assert stopped.entropy is not None
     assert np.mean((stopped.entropy > limit) == (entropy > limit)) > 0.995
     assert stopped.passes.mean() < PASSES / 2
 
 
 @pytest.mark.parametrize("masks", ["shared", "per-row"])
-def test_when_a_row_leaves_does_not_depend_on_the_rows_beside_it(
+def test_when_a_row_exits_does_not_depend_on_its_neighbours(
     article: ExportedModel, digits: NDArray[np.uint8], masks: str
 ) -> None:
     limits = np.random.default_rng(0).uniform(0.05, 1.5, 40)
@@ -242,8 +241,8 @@ def test_when_a_row_leaves_does_not_depend_on_the_rows_beside_it(
         engine = EarlyExitEngine(plan, passes=60, seed=0, device=Device("cpu", threads), memory=memory)
         assert memory == 2**28 or engine.rows_per_run < 20
         limit = np.array([by_row[row.tobytes()] for row in rows])
-        waiting = iter(limit)  # pieces come in order
-        summary = settle(engine, rows, lambda count, _: np.array([next(waiting) for _ in range(count)]))
+        waiting = iter(limit)  # pieces run in order
+        summary = summarize_batch(engine, rows, lambda count, _: np.array([next(waiting) for _ in range(count)]))
         assert summary.entropy is not None
         assert summary.kurtosis is not None
         return np.column_stack([summary.passes, summary.entropy, summary.kurtosis, summary.mean])
@@ -264,13 +263,13 @@ def test_when_a_row_leaves_does_not_depend_on_the_rows_beside_it(
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("limit", [0.3, -np.inf, np.inf])
-def test_batches_come_back_in_order_with_the_numbers_that_each_has_alone(
+def test_summaries_are_in_order_and_equal_to_those_of_each_batch_alone(
     article: ExportedModel, digits: NDArray[np.uint8], limit: float, threads: int
 ) -> None:
-    """More batches than are held, of unequal size; rows that stay are run with those of other batches."""
+    """More batches than may wait, of unequal size; the remaining rows of several batches run together."""
     cuts = [0, 1, 12, 13, *range(20, 120, 10)]
     batches = [digits[start:end] for start, end in itertools.pairwise(cuts)]
-    assert len(batches) > HELD_BATCHES
+    assert len(batches) > MAX_WAITING_BATCHES
 
     def limits(count: int, _: object) -> NDArray[np.float64]:
         return np.full(count, limit)
@@ -280,7 +279,7 @@ def test_batches_come_back_in_order_with_the_numbers_that_each_has_alone(
     assert len(together) == len(batches)
     for batch, summary in zip(batches, together, strict=True):
         assert summary is not None
-        alone = settle(engine_of(article), batch, limits)
+        alone = summarize_batch(engine_of(article), batch, limits)
         np.testing.assert_array_equal(summary.passes, alone.passes)
         np.testing.assert_array_equal(summary.mean, alone.mean)
         assert summary.entropy is not None
@@ -288,10 +287,10 @@ def test_batches_come_back_in_order_with_the_numbers_that_each_has_alone(
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_only_so_many_batches_are_taken_before_one_comes_back(
+def test_the_number_of_batches_read_ahead_is_bounded(
     article: ExportedModel, digits: NDArray[np.uint8], threads: int
 ) -> None:
-    """Batches with rows that stay, and batches of no rows between them."""
+    """Batches with remaining rows, and batches without rows between them."""
     taken = []
 
     def batches() -> Iterator[NDArray[np.uint8] | None]:
@@ -305,12 +304,12 @@ def test_only_so_many_batches_are_taken_before_one_comes_back(
     found = engine_of(article, threads).summarize_early_exit(batches(), never)
     for start in range(100):
         assert (next(found) is None) == (start % 3 != 0)
-        assert len(taken) <= start + HELD_BATCHES + min(BATCHES, threads) - 1
+        assert len(taken) <= start + MAX_WAITING_BATCHES + min(CONCURRENT_BATCHES, threads) - 1
     assert next(found, "the end") == "the end"
 
 
-def test_what_goes_wrong_with_a_batch_comes_in_its_place(article: ExportedModel, digits: NDArray[np.uint8]) -> None:
-    """The batches that were begun are waited for, and no other is."""
+def test_the_error_of_a_batch_is_raised_in_its_turn(article: ExportedModel, digits: NDArray[np.uint8]) -> None:
+    """Batches that have started finish; no other batch starts."""
     taken = []
 
     def batches() -> Iterator[NDArray[np.uint8]]:
@@ -332,11 +331,11 @@ def test_what_goes_wrong_with_a_batch_comes_in_its_place(article: ExportedModel,
 def test_batches_that_do_not_fit_together_are_run_one_at_a_time(
     article: ExportedModel, digits: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Memory for one, and two that are begun: they get through in whole pieces, and nobody is told of smaller ones."""
+    """With memory for one of two concurrent batches, both run in whole pieces and the rows per run stay the same."""
     batches = [digits[start : start + 10] for start in range(0, 60, 10)]
-    running, most, look = [0], [0], EarlyExitEngine._look_first
+    running, most, look = [0], [0], EarlyExitEngine._run_first_look
 
-    def look_if_alone(self: EarlyExitEngine, images: NDArray[np.uint8], limits: Limits) -> Any:
+    def look_if_alone(self: EarlyExitEngine, images: NDArray[np.uint8], limits: EntropyLimits) -> Any:
         running[0] += 1
         most[0] = max(most[0], len(images))
         try:
@@ -351,7 +350,7 @@ def test_batches_that_do_not_fit_together_are_run_one_at_a_time(
         return np.full(count, 0.3)
 
     wanted = list(engine_of(article, threads=2).summarize_early_exit(iter(batches), limits))
-    monkeypatch.setattr(EarlyExitEngine, "_look_first", look_if_alone)
+    monkeypatch.setattr(EarlyExitEngine, "_run_first_look", look_if_alone)
     engine = engine_of(article, threads=2)
     before = engine.rows_per_run
     found = list(engine.summarize_early_exit(iter(batches), limits))
@@ -363,7 +362,7 @@ def test_batches_that_do_not_fit_together_are_run_one_at_a_time(
         np.testing.assert_array_equal(one.mean, other.mean)
 
 
-def test_what_has_nothing_to_wait_for_comes_back_at_once(article: ExportedModel, digits: NDArray[np.uint8]) -> None:
+def test_a_batch_without_remaining_rows_is_returned_at_once(article: ExportedModel, digits: NDArray[np.uint8]) -> None:
     endless = itertools.chain([None, digits[:5]], itertools.repeat(None))
     found = engine_of(article).summarize_early_exit(endless, lambda count, _: np.full(count, np.inf))
     assert [next(found) is None for _ in range(4)] == [True, False, True, True]

@@ -10,7 +10,7 @@ SITE = Site("block/drop", "MCDropout", 0.3, (5, 7), (5, 7))
 
 
 def test_the_words_behind_a_mask_never_change() -> None:
-    """Golden: another value here means that every result of the same seed changes."""
+    """Golden values: a change means that every result of the same seed changes."""
     mask = draw_mask(1, Site("golden", "MCDropout", 0.5, (16,), (16,)), 3)
     assert (mask > 0).astype(int).tolist() == [0, 0, 0, 0, 1, 1, 0, 0, 1, 0, 1, 0, 0, 1, 0, 1]
     assert np.unique(mask).tolist() == [0.0, 2.0]

@@ -1,4 +1,4 @@
-"""The engine on the article's network: against Keras, against numpy, and against itself."""
+"""The engine on the article's network, compared with Keras, with numpy, and with itself in other batches."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_masks_drawn_for_every_batch_are_those_that_are_kept(
     article: ExportedModel, digits: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = engine(article, 20).summarize(digits[:40])
-    monkeypatch.setattr("screen.engine.passes.KEPT_MASKS_BYTES", 0)
+    monkeypatch.setattr("screen.engine.passes.MAX_CACHED_MASK_BYTES", 0)
     assert_equal_rows(engine(article, 20).summarize(digits[:40]), kept, slice(None))
 
 
@@ -88,7 +88,7 @@ def test_raw_passes_have_the_statistics_that_are_reported(article: ExportedModel
 def numpy_passes(
     model: Any, sites: tuple[Any, ...], images: NDArray[np.uint8], passes: int, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """An independent loop over the Keras weights, in float64: `[T, B, C]` probabilities and logits."""
+    """Probabilities and logits, `[T, B, C]` each, by an independent float64 implementation with the Keras weights."""
     (k1, c1), (k2, c2), (w1, b1), (w2, b2) = (
         [np.asarray(weight, np.float64) for weight in layer.get_weights()] for layer in model.layers if layer.weights
     )
@@ -140,7 +140,7 @@ def test_the_numbers_are_those_of_a_numpy_loop_over_the_keras_weights(
 def test_mean_and_std_agree_with_free_running_keras_passes(
     article: ExportedModel, article_keras: Path, digits: NDArray[np.uint8]
 ) -> None:
-    """Within 4 pooled standard errors plus 1e-4, but for 0.1 % of the numbers, and never beyond 8."""
+    """99.9 % of the values agree within 4 pooled standard errors plus 1e-4, all within 8."""
     reference = KerasReference(load_model(article_keras).network, article.contract.preprocessing, seed=11)
     rows, passes = digits[:100], 200
     free = np.stack([reference.stochastic(rows) for _ in range(passes)]).astype(np.float64)

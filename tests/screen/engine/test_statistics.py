@@ -12,7 +12,7 @@ from screen.engine.statistics import PassSummary, RunStatistics, concatenate, su
 
 
 def reduce_passes(values: NDArray[np.float64], kind: str = "softmax") -> RunStatistics:
-    """What the head's reductions give for `[T, B, C]`, in numpy."""
+    """The head's reductions over `[T, B, C]`, in numpy."""
     mean = values.mean(axis=0)
     m2, m3, m4 = (((values - mean) ** power).sum(axis=0) for power in (2, 3, 4))
     if kind == "regression":

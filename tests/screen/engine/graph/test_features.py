@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from export.contract.reader import ExportedModel
 from screen.engine.distance import DistanceMeter, NearestNeighbours
-from screen.engine.graph.features import FEATURES, FEATURES_MAX, GRID, cell_means
+from screen.engine.graph.features import FEATURES, FEATURES_MAX, GRID, cell_weights
 from screen.engine.graph.plan import plan_engine
 from screen.engine.passes import PassEngine
 from screen.engine.session import Device
@@ -39,7 +39,7 @@ def channels_last() -> ExportedModel:
 
 
 def tiled() -> ExportedModel:
-    """Six places along each axis, of which a cell of the grid takes two."""
+    """Six positions along each axis, two for each spatial cell."""
     g = Graph()
     x = g.op("Pad", g.op("Relu", convolution(g)), g.const(np.array([0, 0, 1, 0, 0, 0, 1, 2])))
     return g.finish(g.dense(g.op("Reshape", g.site(x, 5, 6, 6), g.const(np.array([0, -1]))), 180, 3), 3)
@@ -52,7 +52,7 @@ def flattened() -> ExportedModel:
 
 
 def tokens() -> ExportedModel:
-    """16 tokens of 7 features, by a product."""
+    """16 tokens of 7 features, computed by a matrix product."""
     g = Graph()
     x = g.op("Reshape", g.image, g.const(np.array([0, 16, 3])))
     x = g.site(g.op("MatMul", x, g.weight(3, 7)), 16, 7)
@@ -65,15 +65,15 @@ def flat() -> ExportedModel:
 
 
 def several() -> ExportedModel:
-    """A residual block: its input and its inner layer both reach the head."""
+    """A residual block whose input and inner layer are both boundary tensors."""
     g = Graph()
     shallow = g.op("Relu", g.dense(g.flat(), 48, 20))
     deep = g.op("Relu", g.dense(shallow, 20, 20))
     return g.finish(g.dense(g.op("Add", shallow, g.site(deep, 20)), 20, 3), 3)
 
 
-def untold() -> ExportedModel:
-    """A product whose output is given places by a reshape: no operator tells which axis holds channels."""
+def undetermined_channels() -> ExportedModel:
+    """A reshape gives the output of a product its spatial axes, so no operator determines the channel axis."""
     g = Graph()
     x = g.op("Reshape", g.dense(g.flat(), 48, 48), g.const(np.array([0, 4, 4, 3])))
     x = g.op("Mul", x, x)
@@ -91,17 +91,17 @@ def features_of(model: ExportedModel, images: NDArray[np.uint8], threads: int = 
     return PassEngine(plan, passes=1, seed=0, device=Device("cpu", threads), memory=2**22).features(images)
 
 
-def pooled(places: NDArray[np.float32]) -> NDArray[np.float32]:
-    """`[N, H, W, C]` averaged over a grid, by loops."""
-    cells = cell_means(4, GRID)
-    pooled_places: NDArray[np.float32] = np.einsum("ih,jw,nhwc->nijc", cells, cells, places)
-    return pooled_places.reshape(len(places), -1)
+def pooled(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`[N, H, W, C]` averaged over a grid of spatial cells, by einsum."""
+    cells = cell_weights(4, GRID)
+    means: NDArray[np.float32] = np.einsum("ih,jw,nhwc->nijc", cells, cells, images)
+    return means.reshape(len(images), -1)
 
 
 def test_cells_are_those_of_adaptive_average_pooling() -> None:
-    np.testing.assert_allclose(cell_means(4, 3) @ np.arange(4), [0.5, 1.5, 2.5])
-    np.testing.assert_allclose(cell_means(6, 3) @ np.arange(6), [0.5, 2.5, 4.5])
-    np.testing.assert_allclose(cell_means(2, 2) @ np.arange(2), [0, 1])
+    np.testing.assert_allclose(cell_weights(4, 3) @ np.arange(4), [0.5, 1.5, 2.5])
+    np.testing.assert_allclose(cell_weights(6, 3) @ np.arange(6), [0.5, 2.5, 4.5])
+    np.testing.assert_allclose(cell_weights(2, 2) @ np.arange(2), [0, 1])
 
 
 @pytest.mark.parametrize("model", [channels_first(), channels_last(), flattened()])
@@ -115,18 +115,18 @@ def test_channels_are_found_wherever_they_are(model: ExportedModel) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_cells_that_tile_the_places_are_pooled() -> None:
+def test_cells_that_tile_the_spatial_axes_are_pooled() -> None:
     model = tiled()
     assert "AveragePool" in {node.op_type for node in plan_engine(model, features=GRID).trunk.graph.node}
     weight = next(w for w in model.proto.graph.initializer if list(w.dims) == [5, 3, 1, 1])
     kernel = np.frombuffer(weight.raw_data, np.float32).reshape(5, 3)
-    places = np.pad(np.maximum(SCALED @ kernel.T, 0), ((0, 0), (1, 1), (0, 2), (0, 0)))
-    expected = places.reshape(-1, GRID, 2, GRID, 2, 5).mean(axis=(2, 4)).transpose(0, 3, 1, 2).reshape(len(places), -1)
+    padded = np.pad(np.maximum(SCALED @ kernel.T, 0), ((0, 0), (1, 1), (0, 2), (0, 0)))
+    expected = padded.reshape(-1, GRID, 2, GRID, 2, 5).mean(axis=(2, 4)).transpose(0, 3, 1, 2).reshape(len(padded), -1)
     np.testing.assert_allclose(features_of(model, IMAGES), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("grid", [1, GRID])
-def test_more_axes_of_places_than_are_pooled_are_averaged_by_a_product(grid: int) -> None:
+def test_more_spatial_axes_than_pooling_supports_are_averaged_by_a_product(grid: int) -> None:
     g = Graph()
     x = g.op("Reshape", g.image, g.const(np.array([-1, 2, 2, 2, 2, 3])))
     x = g.op("Transpose", g.op("MatMul", x, g.weight(3, 5)), perm=[0, 5, 1, 2, 3, 4])
@@ -139,9 +139,9 @@ def test_more_axes_of_places_than_are_pooled_are_averaged_by_a_product(grid: int
 
 
 def test_a_flat_boundary_is_taken_before_it_was_flattened() -> None:
-    told = plan_engine(flattened()).features.describe()
-    assert "the boundary, before it is flattened" in told
-    assert "[5, 4, 4]" in told
+    description = plan_engine(flattened()).features.describe()
+    assert "the boundary, before it is flattened" in description
+    assert "[5, 4, 4]" in description
 
 
 def test_tokens_are_averaged_in_groups() -> None:
@@ -155,23 +155,23 @@ def test_a_flat_tensor_is_taken_as_it_is() -> None:
     assert "which is flat" in plan.why
 
 
-def test_of_several_boundary_tensors_the_deepest_is_taken_and_said() -> None:
+def test_of_several_boundary_tensors_the_deepest_is_taken_and_reported() -> None:
     plan = plan_engine(several()).features
     assert "the deepest of 2 boundary tensors" in plan.why
     deep = next(node.input[0] for node in several().proto.graph.node if node.name == "drop0")
     assert plan.tensor == deep
 
 
-def test_where_no_operator_tells_the_last_axis_is_taken_and_said() -> None:
-    plan = plan_engine(untold()).features
+def test_where_no_operator_determines_the_channel_axis_the_last_is_taken_and_reported() -> None:
+    plan = plan_engine(undetermined_channels()).features
     assert plan.channels == 2
-    assert "do not tell" in plan.why
+    assert "do not determine the channel axis" in plan.why
 
 
-def test_an_empty_trunk_has_no_features_and_says_why() -> None:
+def test_an_empty_trunk_has_no_features_and_the_plan_gives_the_reason() -> None:
     plan = plan_engine(empty(), features=GRID).features
     assert (plan.tensor, plan.size) == ("", 0)
-    assert plan.describe() == "none: nothing that was learned lies in front of the first dropout"
+    assert plan.describe() == "none: no learned layer precedes the first dropout"
 
 
 def test_many_channels_get_a_coarser_grid() -> None:
