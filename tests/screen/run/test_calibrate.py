@@ -62,7 +62,7 @@ def test_a_calibration_uses_every_row_in_one_part(calibrate: Calibrate, shards: 
     both = calibrate(reference=str(shards / "train"))
     assert (both.reference_rows, both.calibration.fit_rows, len(both.calibration.ranked)) == (500, 300, 600)
     assert "500 in the reference set, 300 in the fitting set, 600 in the calibration set" in both.to_text()
-    assert "averaged to 3 x 3 places: 576 features" in both.to_text()
+    assert "averaged over 3 x 3 spatial cells: 576 features" in both.to_text()
 
 
 def test_a_calibration_does_not_depend_on_shards_and_batches(
@@ -283,7 +283,7 @@ def test_an_empty_trunk_falls_back_to_uncertainty_and_says_so(calibrate: Calibra
     model = save(g.finish(g.dense(g.site(g.flat(), 48), 48, 3), 3), tmp_path / "m.onnx")
     report = calibrate(small_images(tmp_path / "in" / "a.parquet"), model=model)
     assert report.calibration.combination.names == ("entropy",)
-    assert report.calibration.features.startswith("none: nothing that was learned")
+    assert report.calibration.features.startswith("none: no learned layer")
     assert report.calibration.fit_rows + len(report.calibration.ranked) == 600
 
 

@@ -45,7 +45,7 @@ def test_cuda_is_cuda_or_an_error(article: ExportedModel) -> None:
     if choose_device("auto", 1).name == "cuda":
         assert Screener(article, passes=2, device="cuda").device.provider == "CUDAExecutionProvider"
     else:
-        with pytest.raises(OptionRefused, match="--device cuda was asked for, but"):
+        with pytest.raises(OptionRefused, match="--device cuda was requested, but"):
             Screener(article, passes=2, device="cuda")
 
 
