@@ -1,4 +1,8 @@
-"""Export Keras MC-dropout models to ONNX: `from export import export_model`."""
+"""Export Keras models with Monte Carlo dropout to ONNX: `from export import export_model`.
+
+In: a trained Keras model, from memory or from a file. Out: a verified ONNX file in which dropout stays stochastic,
+with its contract in the metadata.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ __all__ = ["export_file", "export_model"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: reading a contract must not load the exporter."""
+    """Import on first use, because reading a contract must not load the exporter."""
     if name in __all__:
         import export.exporter
 

@@ -1,7 +1,7 @@
-"""The network of the article this project grew from, built and trained: for the demo and the benchmarks.
+"""The MNIST network of the article that this project is based on, for the demo and the benchmarks.
 
-Two convolutions, a pooling, and two dropouts that are called with `training=True`, which is how
-Monte Carlo dropout is usually written in Keras.
+In: images and labels. Out: a trained Keras model of two convolutions, a max pooling, two dense layers and two dropouts.
+The dropouts are called with `training=True`, the usual way to write Monte Carlo dropout in Keras.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SCALE = 1 / 255
-"""The article feeds pixels between 0 and 1."""
+"""Factor from a 0..255 pixel to the network's input, which the article scales to 0..1."""
 
 
 def build_article_network() -> Any:
-    """The untrained network: `float32 [N, 28, 28, 1]` in 0..1 to `[N, 10]` probabilities."""
+    """The untrained network, from `float32 [N, 28, 28, 1]` in 0..1 to probabilities `[N, 10]`."""
     import keras
 
     layers = keras.layers
@@ -40,14 +40,14 @@ def train_article_network(
     seed: int,
     callbacks: list[Any] | None = None,
 ) -> Any:
-    """Train the network.
+    """The network, trained with Adam on cross-entropy.
 
     Args:
         images: `uint8 [N, 28, 28, 1]`.
-        labels: `[N]`, 0 to 9.
-        epochs: passes over the data.
-        seed: of weights, shuffling and dropout.
-        callbacks: Keras callbacks, for progress.
+        labels: `[N]`, classes 0 to 9.
+        epochs: number of epochs.
+        seed: seed for weights, shuffling and dropout.
+        callbacks: Keras callbacks, such as a progress display.
     """
     import keras
     import numpy as np

@@ -1,25 +1,25 @@
-"""Every error this project raises on purpose, drawn once; this file imports nothing of the project.
+"""The error tree and the exit codes of the project; this module imports no other module of it.
 
-    OodscreenError                    exit 1   failed; what is finished stays
+    OodscreenError                    exit 1   failed; finished shards stay
     ├── Refused                       exit 2   the request cannot be served as it stands: do not retry
     │   ├── OptionRefused                      an option's value, or two options together
-    │   ├── InputRefused                       image shards that cannot be read, or not as asked
-    │   ├── OutputRefused                      an output place that would lose or mix something
-    │   ├── ContractRefused                    an ONNX file that is not one of ours, or of another version
-    │   ├── CalibrationRefused                 a calibration that is damaged, or of another model or other passes
+    │   ├── InputRefused                       image shards that are unreadable or lack what the options name
+    │   ├── OutputRefused                      an output path where writing would overwrite or mix results
+    │   ├── ContractRefused                    an ONNX file without a valid contract of this version
+    │   ├── CalibrationRefused                 a damaged calibration, or one of another model or pass count
     │   └── ModelRefused                       a Keras model that cannot be exported faithfully
-    ├── VerificationFailed            exit 1   the exported file does not do what the Keras model does
+    ├── VerificationFailed            exit 1   the exported file does not reproduce the Keras model
     ├── EngineFailed                  exit 1   onnxruntime could not run the model
-    │   └── OutOfMemory                        the device has no room for a run's tensors
+    │   └── OutOfMemory                        the device memory is too small for the tensors of a run
     ├── WriteFailed                   exit 1   results could not be written
-    ├── ReadFailed                    exit 1   a disk or a store stopped answering while a shard was read
-    ├── InputChanged                  exit 1   a shard changed while it was read
+    ├── ReadFailed                    exit 1   a disk or an object store failed during the reading of a shard
+    ├── InputChanged                  exit 1   a shard changed during reading
     ├── OutputLocked                  exit 75  another run holds the output: try again later
-    └── Interrupted                   exit 130 a run was asked to stop by SIGINT (Ctrl-C)
-        └── Terminated                exit 143 the same by SIGTERM, which schedulers send
+    └── Interrupted                   exit 130 SIGINT (Ctrl-C) stopped the run
+        └── Terminated                exit 143 SIGTERM, which schedulers send, stopped the run
 
-A run that ends well can still exit with 3 (some input was unreadable) or 4 (drift alarm). An error says what was found,
-what was wanted and the next step, in this order, so that a log line is enough to act on.
+A completed run can still exit with 3 (unreadable input) or 4 (drift alarm). An error message has three parts: what was
+found, what was wanted, and the next step, so that the log line alone is enough to act on.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Every process status of `oodscreen`, with what it means to whoever scheduled it."""
+    """Exit codes of `oodscreen`, each with its meaning for a scheduler."""
 
     meaning: str
 
     def __new__(cls, code: int, meaning: str) -> ExitCode:
-        """A status that carries its meaning."""
+        """An exit code with its meaning."""
         member = int.__new__(cls, code)
         member._value_ = code
         member.meaning = meaning
         return member
 
     DONE = 0, "done"
-    FAILED = 1, "failed; finished shards stay, and a rerun goes on behind them"
+    FAILED = 1, "failed; finished shards stay, and a rerun continues after them"
     REFUSED = 2, "refused: a wrong option, model or input; nothing was written; do not retry"
     UNREADABLE_INPUT = 3, "done, but more rows were unreadable than `--max-bad-rows` allows, or a whole shard was"
-    DRIFT = 4, "done, but the rate of flags left the range of the calibration (`--alarm`); 3 wins over 4"
+    DRIFT = 4, "done, but the flag rate is outside the calibrated range (`--alarm`); 3 takes precedence over 4"
     LOCKED = 75, "another run holds OUTPUT; try again later"
     SIGINT = 130, "interrupted by SIGINT (Ctrl-C); finished shards stay"
     SIGTERM = 143, "interrupted by SIGTERM; finished shards stay"
 
 
 class OodscreenError(Exception):
-    """What was found, what was wanted, and the next step.
+    """Base class of all errors that the project raises on purpose.
 
     Args:
-        found: what the program met, with the value it met.
-        wanted: what it needed instead.
-        next_step: what the user can do now.
+        found: the problem, with the offending value; a sentence.
+        wanted: the value or state that is required instead.
+        next_step: the action that resolves the problem.
     """
 
     exit_code = ExitCode.FAILED
@@ -67,7 +67,7 @@ class OodscreenError(Exception):
         self.next_step = next_step
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Errors travel from one process to another."""
+        """Make errors picklable, because workers send them to other processes."""
         return _rebuild, (type(self), self.found, self.wanted, self.next_step)
 
     def __str__(self) -> str:
@@ -79,37 +79,37 @@ def _rebuild(kind: type[OodscreenError], found: str, wanted: str, next_step: str
 
 
 class Refused(OodscreenError):
-    """The request cannot be served as it stands; nothing was written."""
+    """The request cannot be served as it stands. Nothing was written."""
 
     exit_code = ExitCode.REFUSED
 
 
 class OptionRefused(Refused):
-    """An option has a value that cannot be meant, or contradicts another."""
+    """An option has an invalid value, or contradicts another option."""
 
 
 class InputRefused(Refused):
-    """The input is missing, is not Parquet, or lacks the columns asked for."""
+    """The input is missing, is not Parquet, or lacks a requested column."""
 
 
 class OutputRefused(Refused):
-    """Writing to this output would overwrite or mix what must be kept apart."""
+    """Writing to the output path is impossible, or would overwrite or mix results."""
 
 
 class ContractRefused(Refused):
-    """The ONNX file does not carry a contract that this version understands."""
+    """The ONNX file has no valid contract of this version."""
 
 
 class CalibrationRefused(Refused):
-    """The calibration is damaged, or does not belong to this model and these passes."""
+    """The calibration is damaged, or was fitted for another model or number of passes."""
 
 
 class ModelRefused(Refused):
-    """The Keras model cannot be exported without changing what it says."""
+    """The Keras model cannot be exported without a change of its predictions."""
 
 
 class VerificationFailed(OodscreenError):
-    """The written file does not behave like the Keras model; it was not kept."""
+    """The exported file does not reproduce the Keras model; it was deleted."""
 
 
 class EngineFailed(OodscreenError):
@@ -117,34 +117,34 @@ class EngineFailed(OodscreenError):
 
 
 class OutOfMemory(EngineFailed):
-    """The device has no room for the tensors of a run."""
+    """The device memory is too small for the tensors of a run."""
 
 
 class WriteFailed(OodscreenError):
-    """Results could not be written; finished shards stay."""
+    """Results could not be written. Finished shards stay."""
 
 
 class ReadFailed(OodscreenError):
-    """A shard could not be read to its end, through no fault of the file."""
+    """Reading a shard failed because of the disk or the object store, not because of the file."""
 
 
 class InputChanged(OodscreenError):
-    """A shard was replaced or altered while it was being read."""
+    """A shard was replaced or modified during reading."""
 
 
 class OutputLocked(OodscreenError):
-    """Another living run holds the output."""
+    """Another active run holds the lock of the output."""
 
     exit_code = ExitCode.LOCKED
 
 
 class Interrupted(OodscreenError):
-    """A run was asked to stop by SIGINT; it ended its batch, and finished shards stay."""
+    """SIGINT stopped the run after its current batch. Finished shards stay."""
 
     exit_code = ExitCode.SIGINT
 
 
 class Terminated(Interrupted):
-    """A run was asked to stop by SIGTERM; it ended its batch, and finished shards stay."""
+    """SIGTERM stopped the run after its current batch. Finished shards stay."""
 
     exit_code = ExitCode.SIGTERM

@@ -1,11 +1,11 @@
-"""onnxruntime with its telemetry off; the only module that imports it.
+"""The only import of onnxruntime, with its telemetry disabled.
 
-From 1.29 on, the official builds for Linux and macOS report to their maker by default: session creation, model file
-names and hashes, and run times; an identifier and unsent reports are kept below `~/.cache` (its Privacy.md). The
-library reads the variable once, when it is loaded, so it is set before. A program that loaded onnxruntime earlier, or
-that sets the variable to 0, decides for itself.
-
-`onnxruntime` is loaded when it is first used (PEP 562): a run that finds nothing to do never loads it.
+In: the environment variable `ORT_DISABLE_TELEMETRY`. Out: the module `onnxruntime`, loaded when it is first used
+(PEP 562): a run that finds nothing to do never loads it. From version 1.29 on, official builds for Linux and macOS send
+telemetry to Microsoft by default: session creation, model file names and hashes, and run statistics. They store an
+identifier and unsent events below `~/.cache` (see onnxruntime's Privacy.md). onnxruntime reads the variable once, when
+it is loaded, so a program that imported onnxruntime earlier keeps its own setting. To enable telemetry, set
+`ORT_DISABLE_TELEMETRY=0`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["OPT_OUT", "onnxruntime"]
 
 OPT_OUT = "ORT_DISABLE_TELEMETRY"
+"""Environment variable that disables onnxruntime's telemetry when it is 1."""
 
-if not os.environ.get(OPT_OUT):  # an empty value would leave the telemetry on
+if not os.environ.get(OPT_OUT):  # onnxruntime treats an empty value as "not disabled"
     os.environ[OPT_OUT] = "1"
 
 

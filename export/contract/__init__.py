@@ -1,4 +1,4 @@
-"""What an exported file promises, read and checked without TensorFlow.
+"""The contract of an exported model, read and checked without TensorFlow.
 
-In: the bytes of an ONNX file. Out: an `ExportedModel` with its `ModelContract`, or a refusal.
+In: the path of an ONNX file. Out: an `ExportedModel` with its `ModelContract`, or `ContractRefused`.
 """

@@ -1,6 +1,6 @@
-"""Whether an ONNX file is whole, and the one that its contract speaks of, before anything is run.
+"""Check, before anything is run, that an ONNX graph is complete and matches its contract.
 
-In: a model as it was read, and its contract. Out: nothing, or a refusal.
+In: an ONNX model and its contract. Out: nothing, or `ContractRefused`.
 """
 
 from __future__ import annotations
@@ -17,67 +17,75 @@ if TYPE_CHECKING:
     from export.contract.metadata import ModelContract
 
 _PACKED = (21, 22, 23, 25, 26, 27, 28)
-"""ONNX types of less than a byte, several of which share one."""
+"""ONNX data types of less than one byte per element, stored packed."""
 
 
 def check_graph(proto: onnx.ModelProto, contract: ModelContract, origin: str) -> None:
-    """Whether the graph is the one that its contract speaks of, and brings all the weights that are to be in it.
+    """Check that a graph is complete and that its input and output match the contract. Nothing is run.
+
+    Args:
+        proto: the model.
+        contract: its contract.
+        origin: path of the file, for messages.
 
     Raises:
-        ContractRefused: it is not; nothing was run.
+        ContractRefused: a tensor has no values, an operator or a value is missing, or a name or shape does not match.
     """
     for tensor in tensors_of(proto):
-        if tensor.data_location != tensor.EXTERNAL and not _is_whole(tensor):  # others: see `export.contract.external`
-            raise _refuse_graph(origin, f"has a tensor {tensor.name!r} of {list(tensor.dims)} without all its numbers")
+        if tensor.data_location != tensor.EXTERNAL and not _is_whole(tensor):  # others: see `external`
+            raise _refuse_graph(origin, f"has an incomplete tensor: {tensor.name!r} of shape {list(tensor.dims)}")
     _check_nodes(proto, origin)
     inputs = {value.name: value.type.tensor_type for value in proto.graph.input}
     outputs = {value.name: value.type.tensor_type for value in proto.graph.output}
     if contract.input_name not in inputs or contract.output_name not in outputs:
         raise _refuse_graph(
             origin,
-            f"has inputs {sorted(inputs)} and outputs {sorted(outputs)}, while its contract speaks of "
-            f"{contract.input_name!r} and {contract.output_name!r}",
+            f"has the inputs {sorted(inputs)} and the outputs {sorted(outputs)}, but its contract names the input "
+            f"{contract.input_name!r} and the output {contract.output_name!r}",
         )
     for found, wanted in (
         (_sizes(inputs[contract.input_name]), contract.image_shape),
         (_sizes(outputs[contract.output_name]), (contract.classes,)),
     ):
         if any(one not in (size, None) for one, size in zip(found[1:], wanted, strict=False)) or min(wanted) < 1:
-            raise _refuse_graph(origin, f"has a tensor of {list(found)}, while its contract speaks of {list(wanted)}")
+            raise _refuse_graph(
+                origin,
+                f"has an input or output of shape {list(found)}, but its contract states {[None, *wanted]}",
+            )
 
 
 def _check_nodes(proto: onnx.ModelProto, origin: str) -> None:
-    """Every node must be of a known operator, and take what something in front of it makes."""
+    """Check that ONNX defines every operator, and that every node input is computed before it is read."""
     import onnx
 
-    made = {value.name for value in proto.graph.input} | {tensor.name for tensor in proto.graph.initializer}
-    made.add("")  # an input that is left out
+    available = {value.name for value in proto.graph.input} | {tensor.name for tensor in proto.graph.initializer}
+    available.add("")  # an optional input that is omitted
     for node in proto.graph.node:
         if not node.domain and not onnx.defs.has(node.op_type):
-            raise _refuse_graph(origin, f"has the operator {node.op_type!r}, which ONNX does not know")
-        missing = next((name for name in node.input if name not in made), None)
+            raise _refuse_graph(origin, f"uses the operator {node.op_type!r}, which ONNX does not define")
+        missing = next((name for name in node.input if name not in available), None)
         if missing is not None:
             raise _refuse_graph(
-                origin, f"has a node {node.name!r} that takes {missing!r}, which nothing before it makes"
+                origin, f"has a node {node.name!r} that reads {missing!r}, which no earlier node computes"
             )
-        made.update(node.output)
+        available.update(node.output)
 
 
 def _refuse_graph(origin: str, found: str) -> ContractRefused:
     return ContractRefused(
         f"{origin} {found}.",
-        wanted="a whole model in one file, as `oodscreen export` writes it",
-        next_step="export the model again, or copy the file again",
+        wanted="a complete and unmodified file written by `oodscreen export`",
+        next_step="copy the file again, or export the model again",
     )
 
 
 def _sizes(kind: onnx.TypeProto.Tensor) -> tuple[int | None, ...]:
-    """The sizes of a tensor; None where one is open."""
+    """The shape of a tensor; None for a dynamic axis."""
     return tuple(size.dim_value if size.HasField("dim_value") else None for size in kind.shape.dim)
 
 
 def _is_whole(tensor: onnx.TensorProto) -> bool:
-    """Whether a tensor brings as many numbers as its shape claims."""
+    """Whether a tensor has as many values as its shape requires."""
     if tensor.HasField("raw_data"):
         size = size_in_bytes(tensor)
         return size is not None and (len(tensor.raw_data) == size or tensor.data_type in _PACKED)
@@ -86,7 +94,7 @@ def _is_whole(tensor: onnx.TensorProto) -> bool:
 
 
 def size_in_bytes(tensor: onnx.TensorProto) -> int | None:
-    """What the numbers of a tensor take, none of them packed; None for a type that ONNX does not know."""
+    """Size of a tensor's values in bytes, unpacked; None for a data type that ONNX does not define."""
     import onnx
 
     try:
@@ -96,7 +104,7 @@ def size_in_bytes(tensor: onnx.TensorProto) -> int | None:
 
 
 def tensors_of(message: Any) -> Iterator[onnx.TensorProto]:
-    """Every tensor within an ONNX message, however deep: initializers, attributes, functions, graphs in graphs."""
+    """Every tensor in an ONNX message at any depth: initializers, attributes, functions and subgraphs."""
     from google.protobuf.message import Message
 
     if message.DESCRIPTOR.name == "TensorProto":

@@ -1,7 +1,7 @@
-"""What becomes of an image before the network sees it: `Resize`, then `Preprocessing`.
+"""The steps between a decoded image and the network: `Resize`, then `Preprocessing`.
 
-In: names and numbers as a user gives them. Out: frozen values. Whoever decodes images obeys the
-`Resize`, which the contract states; the `Preprocessing` is part of the exported graph.
+In: option values. Out: frozen values for the contract. The image decoder applies the `Resize`; the `Preprocessing` is
+part of the exported graph.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from export.errors import OptionRefused
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """`(pixel * scale - mean) / std`, on raw 0..255 pixels, one mean and std for all channels or one each.
+    """`(pixel * scale - mean) / std` on raw 0..255 pixels, with one mean and std for all channels or one for each.
 
-    Kept beside the graph for people to read; the graph itself contains the operations.
+    The exported graph contains these operations; the contract repeats the values for display.
 
     Attributes:
-        scale: None where the model brings its own Rescaling or Normalization layer.
-        mean: subtracted after scaling, in the order of the channels as the model has them.
-        std: divided by after that.
-        name: one of `PREPROCESSINGS`, or "" where the numbers were given.
-        reverse_channels: whether RGB becomes BGR, before anything else.
-        channels_first: whether `[N, H, W, C]` becomes `[N, C, H, W]`, after everything else.
+        scale: factor for a pixel; None if the model has its own Rescaling or Normalization layer.
+        mean: value subtracted after scaling, in the model's channel order; empty for none.
+        std: divisor after the subtraction, in the same order; empty for none.
+        name: key in `PREPROCESSINGS`; "" if the numbers were given.
+        reverse_channels: whether RGB becomes BGR, as the first step.
+        channels_first: whether `[N, H, W, C]` becomes `[N, C, H, W]`, as the last step.
     """
 
     scale: float | None
@@ -39,11 +39,11 @@ class Preprocessing:
 
     @property
     def changes_pixels(self) -> bool:
-        """Whether the model gets other values than the raw pixels, or in another order."""
+        """Whether the values that the model receives, or their channel order, differ from the raw pixels."""
         return self.scale not in (None, 1) or bool(self.mean or self.std or self.reverse_channels)
 
     def describe(self) -> str:
-        """The formula in words, as `oodscreen inspect` prints it."""
+        """The formula as text for `oodscreen inspect`."""
         if self.scale is None:
             text = "none outside the model (it has its own Rescaling or Normalization layer)"
         else:
@@ -59,7 +59,7 @@ class Preprocessing:
         return f"{self.name}: {text}" if self.name else text
 
     def apply(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """What the graph does, in numpy: `uint8 [N, H, W, C]` to the float32 that the Keras model takes."""
+        """The preprocessing of the graph in numpy, from `uint8 [N, H, W, C]` to the Keras model's float32 input."""
         pixels = (images[..., ::-1] if self.reverse_channels else images).astype(np.float32)
         if self.scale is not None:
             pixels *= np.float32(self.scale)
@@ -76,58 +76,59 @@ PREPROCESSINGS = {
     "torch": Preprocessing(1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), name="torch"),
     "caffe": Preprocessing(1.0, (103.939, 116.779, 123.68), name="caffe", reverse_channels=True),
 }
-"""`unit` is 0..1; the others are the modes of `keras.applications.imagenet_utils.preprocess_input`."""
+"""Preprocessings by name: `unit` scales to 0..1; the others are modes of
+`keras.applications.imagenet_utils.preprocess_input`."""
 
 
 def choose_preprocessing(
     name: str | None, scale: float | None, mean: Sequence[float], std: Sequence[float]
 ) -> Preprocessing:
-    """The preprocessing that options ask for: by a name, or by numbers.
+    """The preprocessing that the options select, by name or by numbers.
 
     Raises:
-        OptionRefused: an unknown name, or a name and numbers.
+        OptionRefused: the name is unknown, or a name and numbers were given.
     """
     if name is None:
         return Preprocessing(scale, tuple(mean), tuple(std))
     if name not in PREPROCESSINGS:
         raise OptionRefused(
             f"There is no preprocessing {name!r}.",
-            wanted=" or ".join(PREPROCESSINGS),
-            next_step="choose one of these, or give --scale, --mean and --std",
+            wanted=f"one of: {', '.join(PREPROCESSINGS)}",
+            next_step="choose a name from this list, or give --scale, --mean and --std",
         )
     if scale is not None or mean or std:
         raise OptionRefused(
             f"--preprocess {name} was given together with --scale, --mean or --std.",
-            wanted="one or the other: the name stands for its own numbers",
-            next_step="leave out --preprocess, or the numbers",
+            wanted="either a name or numbers, because the name already sets scale, mean and std",
+            next_step="leave out --preprocess, or leave out --scale, --mean and --std",
         )
     return PREPROCESSINGS[name]
 
 
 def fit_preprocessing(preprocessing: Preprocessing, *, channels: int, channels_first: bool) -> Preprocessing:
-    """The preprocessing for a model's channels.
+    """The preprocessing, checked against the number of channels, with the model's channel order set.
 
     Raises:
-        OptionRefused: it cannot be meant for that many channels, or makes every image the same.
+        OptionRefused: it does not fit the number of channels, or it makes all images equal.
     """
     if channels == 1 and preprocessing.name in ("torch", "caffe"):
         raise OptionRefused(
             f"--preprocess {preprocessing.name} was given for a model of grey images.",
-            wanted="a model with three channels, for which these means are",
-            next_step="give what training did by --preprocess unit or tf, or by --scale, --mean and --std",
+            wanted="a model with 3 channels, because this preprocessing has a mean for each of 3 channels",
+            next_step="give the preprocessing of the training: --preprocess unit or tf, or --scale, --mean and --std",
         )
     for option, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
         if len(values) not in (0, 1, channels):
             raise OptionRefused(
                 f"--{option} has {len(values)} values for {channels} channel(s).",
-                wanted=f"one value, or {channels}",
-                next_step="separate the values by commas, in the order of the channels",
+                wanted=f"1 value for all channels, or {channels}" if channels > 1 else "1 value",
+                next_step="give one value for each channel, separated by commas, in the model's channel order",
             )
     if preprocessing.scale == 0 or 0 in preprocessing.std:
         raise OptionRefused(
-            "--scale or --std is zero, which makes every image the same.",
+            "--scale or --std is zero, so the preprocessing would destroy the image.",
             wanted="values other than zero",
-            next_step="give the values that the model was trained with",
+            next_step="give the values that were used in training",
         )
     return replace(preprocessing, channels_first=channels_first)
 
@@ -142,17 +143,17 @@ _SHORT = "short="
 
 @dataclass(frozen=True)
 class Resize:
-    """How an image of another size becomes one of the model's size, as text `METHOD` or `METHOD:FIT`.
+    """How an image is resized to the model's input size, written as text `METHOD` or `METHOD:FIT`.
 
     Attributes:
-        method: `none`: it does not, such a row is not scored. `bilinear` and `nearest` are those of
-            `tf.image.resize`, without antialiasing; `pil-...` are those of Pillow (and so of
-            `keras.utils.load_img`), antialiased but for `pil-nearest`. `crop-or-pad` never resizes: the
-            centre is cut out, or black is added around, as `tf.image.resize_with_crop_or_pad` does.
-        fit: `stretch`: the whole image, whatever its shape. `crop`: the largest centred part that has the
-            model's shape. `pad`: the whole image in its own shape, black around it. `short`: the shorter side
-            becomes `short_side` pixels, then the centre is cut out.
-        short_side: pixels, for `short` only.
+        method: `none`: images of another size are not scored. `bilinear` and `nearest` are the methods of
+            `tf.image.resize`, without antialiasing; `pil-...` are the methods of Pillow (and of
+            `keras.utils.load_img`), antialiased except `pil-nearest`. `crop-or-pad` never resizes: it crops the
+            centre, or pads with black, as `tf.image.resize_with_crop_or_pad` does.
+        fit: `stretch`: the whole image, without keeping its aspect ratio. `crop`: the largest centred part with the
+            model's aspect ratio. `pad`: the whole image with its aspect ratio, padded with black. `short`: the shorter
+            side is resized to `short_side` pixels, then the centre is cropped.
+        short_side: length of the shorter side in pixels, for `short` only.
     """
 
     method: str = "none"
@@ -166,30 +167,30 @@ class Resize:
 
     @property
     def is_needed_at_same_size(self) -> bool:
-        """Whether an image that has the model's size already changes all the same."""
+        """Whether an image that already has the model's input size is resized too."""
         return self.fit == "short"
 
     def describe(self) -> str:
-        """The resizing in words, as `oodscreen inspect` prints it."""
+        """The resizing as text for `oodscreen inspect`."""
         if self.method == "none":
-            return "none: an image of another size is not scored"
+            return "none: images of another size are not scored"
         if self.method == "crop-or-pad":
-            return "crop-or-pad: the centre is cut out, or black added around it (tf.image.resize_with_crop_or_pad)"
-        home = "Pillow" if self.method.startswith("pil-") else "tf.image.resize"
-        how = {
-            "stretch": "whole image, whatever its shape",
-            "crop": "largest centred part of the model's shape",
-            "pad": "whole image, black around it",
-            "short": f"shorter side to {self.short_side} pixels, then the centre",
+            return "crop-or-pad: centre crop or black padding (tf.image.resize_with_crop_or_pad)"
+        library = "Pillow" if self.method.startswith("pil-") else "tf.image.resize"
+        fits = {
+            "stretch": "whole image, aspect ratio not kept",
+            "crop": "largest centre crop with the model's aspect ratio",
+            "pad": "whole image, padded with black",
+            "short": f"shorter side to {self.short_side} pixels, then centre crop",
         }
-        return f"{self}: {how[self.fit]}, as {home} does"
+        return f"{self}: {fits[self.fit]}, as {library} does"
 
     @classmethod
     def parse(cls, text: str) -> Resize:
-        """Read the text back.
+        """The `Resize` that a text describes; the inverse of `str`.
 
         Raises:
-            ValueError: it is no such text.
+            ValueError: the text is not a valid METHOD or METHOD:FIT.
         """
         method, colon, fit = text.partition(":")
         short_side = 0
@@ -197,31 +198,31 @@ class Resize:
             fit, short_side = "short", int(fit.removeprefix(_SHORT))
         resize = cls(method, fit if colon else "stretch", short_side)
         fits = resize.fit in ("stretch", "crop", "pad") or (resize.fit == "short" and short_side > 0)
-        whole = resize.fit == "stretch" or method not in ("none", "crop-or-pad")
-        if method not in RESIZE_METHODS or not fits or not whole:
+        combines = resize.fit == "stretch" or method not in ("none", "crop-or-pad")
+        if method not in RESIZE_METHODS or not fits or not combines:
             raise ValueError(f"resize {text!r}")
         return resize
 
 
 def choose_resize(text: str, *, height: int, width: int) -> Resize:
-    """The resizing that an option asks for, for a model's size.
+    """The resizing that the option `--resize` selects, checked against the model's input size in pixels.
 
     Raises:
-        OptionRefused: an unknown text, or a short side from which the model's size cannot be cut.
+        OptionRefused: the text is invalid, or the shorter side is smaller than the model's input.
     """
     try:
         resize = Resize.parse(text)
     except ValueError:
         raise OptionRefused(
             f"--resize is {text!r}.",
-            wanted=f"METHOD or METHOD:FIT, METHOD one of {', '.join(RESIZE_METHODS)}; FIT one of "
-            f"{', '.join(RESIZE_FITS)} (not for none and crop-or-pad)",
-            next_step="say how training resized, such as --resize bilinear, pil-bicubic:crop or pil-bilinear:short=256",
+            wanted=f"METHOD or METHOD:FIT; METHOD is one of {', '.join(RESIZE_METHODS)}; FIT is one of "
+            f"{', '.join(RESIZE_FITS)} (not with none or crop-or-pad)",
+            next_step="give the resizing of the training, such as bilinear, pil-bicubic:crop or pil-bilinear:short=256",
         ) from None
     if resize.fit == "short" and resize.short_side < max(height, width):
         raise OptionRefused(
-            f"--resize {text} leaves images too small for the model, which takes {width} x {height}.",
-            wanted=f"a shorter side of {max(height, width)} pixels or more",
-            next_step="give the size that training resized to before it cut out the centre",
+            f"--resize {text} makes images too small for the model, whose input is {width} x {height} pixels.",
+            wanted=f"a shorter side of at least {max(height, width)} pixels",
+            next_step="give the size to which training resized before the centre crop",
         )
     return resize

@@ -1,6 +1,6 @@
-"""Labelled rows, as a check of an export takes them.
+"""Types of labelled data for the accuracy check of an export.
 
-In: nothing. Out: the type of one batch, and of the function that reads batches; `screen` implements the reader.
+In: nothing. Out: the type of a batch, and of the function that reads batches, which `screen` implements.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from export.contract.metadata import ModelContract
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """Images with their labels.
+    """A batch of decoded images and their labels.
 
     Attributes:
-        images: `uint8 [B, H, W, C]`, decoded as the contract says.
-        labels: one for each image, as stored: a whole number, a class name, for several labels a
-            list of 0 and 1; None where there is none.
-        unreadable: the status of each row that has no image here.
+        images: `uint8 [B, H, W, C]`, decoded and resized according to the contract.
+        labels: one for each image, as stored: an integer, a class name, or for multi-label data a list of
+            0 and 1; None if the row has no label.
+        unreadable: statuses of the rows whose image could not be decoded.
     """
 
     images: NDArray[np.uint8]
@@ -32,4 +32,4 @@ class LabelledBatch:
 
 
 Labelled = Callable[[ModelContract], Iterable[LabelledBatch]]
-"""What reads labelled rows once the size of the images is known; called before the model is converted."""
+"""Function that returns batches of labelled rows for a contract; called before the model is converted."""

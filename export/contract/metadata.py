@@ -1,7 +1,7 @@
-"""What an exported model promises: `ModelContract`, to and from the metadata of an ONNX file.
+"""The contract of an exported model, `ModelContract`, written to and read from the metadata of its ONNX file.
 
-In: the metadata of an ONNX model (or the facts that an export collected). Out: a frozen value
-that the screener can rely on without ever loading TensorFlow.
+In: the metadata of an ONNX file, or the values that an export collected. Out: a frozen value, which the screener reads
+without TensorFlow.
 """
 
 from __future__ import annotations
@@ -14,35 +14,40 @@ from export.contract.inputs import Preprocessing, Resize
 from export.errors import ContractRefused
 
 CONTRACT_VERSION = 1
+"""Version of the metadata layout; a reader refuses any other version."""
+
 DOMAIN = "oodscreen"
-"""ONNX domain of the model-local noise functions; a site is a node of this domain."""
+"""ONNX domain of the model-local noise functions; each site is a node in this domain."""
 
 ALPHA_PRIME = -1.6732632423543772848170429916717 * 1.0507009873554804934193349852946
-"""Where alpha dropout sends a dropped unit: the lower limit of SELU (Klambauer et al. 2017)."""
+"""Value of a unit that alpha dropout drops: the lower limit of SELU (Klambauer et al. 2017)."""
 
 ZEROING_KINDS = ("MCDropout", "MCBroadcastDropout")
 GAUSSIAN_KINDS = ("MCGaussianDropout",)
 ALPHA_KINDS = ("MCAlphaDropout", "MCBroadcastAlphaDropout")
-"""Kinds of noise: a mask of zeros, normal factors, and a mask that sends elements to ALPHA_PRIME."""
+"""Names of the noise functions that drop to 0, multiply by Gaussian noise, and drop to `ALPHA_PRIME`."""
 
 _PREFIX = "oodscreen."
 _TEXT_KEYS = ("input_name", "output_name", "output_kind", "colour", "source_digest")
 
 OUTPUT_KINDS = ("softmax", "logits", "sigmoid", "regression")
+"""Kinds of model output: probabilities, logits, one probability for each label, values."""
+
 COLOURS = {1: "grey", 3: "rgb"}
+"""Colour mode of an image by its number of channels."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """One kept dropout: a place where every pass draws noise.
+    """A stochastic site: one call of a kept noise layer, at which every pass draws a mask.
 
     Attributes:
-        name: the layer's path in the Keras model; a layer called twice has `#2` behind it.
-        kind: the noise function, as in the ONNX file; see `export.graph.functions`.
-        rate: the share of elements that a pass drops, in (0, 1); of Gaussian noise, Keras' `rate`.
-        shape: what the node sees, without the batch axis, in the graph's order of axes.
-        noise_shape: the mask of one row, without the batch axis; 1 where a mask is shared along an axis.
-        feeds: names of the next nodes that do more than move elements.
+        name: path of the layer in the Keras model; the second call of the same layer has the suffix `#2`.
+        kind: name of the noise function in the ONNX file; see `export.graph.functions`.
+        rate: fraction of elements dropped in a pass, in (0, 1); for Gaussian noise, Keras' `rate`.
+        shape: shape of the node's input without the batch axis, in the graph's axis order.
+        noise_shape: shape of one row's mask without the batch axis; 1 for an axis along which the mask is shared.
+        feeds: names of the nodes that consume the output, after operations that only reshape or transpose.
     """
 
     name: str
@@ -53,8 +58,8 @@ class Site:
     feeds: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """Rate, shape, sharing and what it feeds, for people."""
-        shared = "" if self.noise_shape == self.shape else f", one draw for {list(self.noise_shape)}"
+        """The site in one line: rate, shape, shared axes and consumers."""
+        shared = "" if self.noise_shape == self.shape else f", mask {list(self.noise_shape)}"
         noise = {"MCGaussianDropout": "Gaussian, ", "MCAlphaDropout": "alpha, ", "MCBroadcastAlphaDropout": "alpha, "}
         feeds = f" -> {', '.join(self.feeds)}" if self.feeds else ""
         return f"{self.name}: {noise.get(self.kind, '')}rate {self.rate:g} on {list(self.shape)}{shared}{feeds}"
@@ -62,18 +67,18 @@ class Site:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """What was measured on labelled rows, beside Keras on the same pixels.
+    """Accuracy of the exported model and of the Keras model on the same labelled rows.
 
     Attributes:
-        rows: how many rows had an image and a label.
-        keras: share of them that the Keras model has right, without dropout.
-        exported: the same of the exported file.
-        monte_carlo: the same of the mean over `passes` stochastic passes of the exported file.
-        passes: how many these were.
-        baseline: share of the most frequent label: what a model would reach that always says the same.
-        differing: rows that Keras and the file give to different classes.
-        unreadable: rows without an image that could be decoded.
-        unlabelled: rows whose label could not be read.
+        rows: number of rows with an image and a usable label.
+        keras: accuracy of the Keras model without dropout.
+        exported: accuracy of the exported model without dropout.
+        monte_carlo: accuracy of the mean over `passes` stochastic passes of the exported model.
+        passes: number of stochastic passes.
+        baseline: frequency of the most frequent label, the accuracy of a constant prediction.
+        differing: number of rows for which Keras and the exported model predict different classes.
+        unreadable: number of rows without a decodable image.
+        unlabelled: number of rows without a usable label.
     """
 
     rows: int
@@ -87,23 +92,22 @@ class Accuracy:
     unlabelled: int
 
     def describe(self) -> str:
-        """Two lines for people."""
-        skipped = f", {self.unreadable} unreadable and {self.unlabelled} without a usable label left out"
+        """The accuracy in two lines of text."""
+        skipped = f"; left out: {self.unreadable} unreadable, {self.unlabelled} without a usable label"
         return (
-            f"{self.exported:.2%} of {self.rows} labelled rows are right (Keras: {self.keras:.2%}, "
-            f"differing rows: {self.differing}; mean of {self.passes} passes: {self.monte_carlo:.2%};\n"
-            f"                 always the most frequent label: {self.baseline:.2%})"
-            + (skipped if self.unreadable or self.unlabelled else "")
+            f"{self.exported:.2%} on {self.rows} labelled rows (Keras: {self.keras:.2%}, differing rows: "
+            f"{self.differing};\n                 mean of {self.passes} passes: {self.monte_carlo:.2%}; "
+            f"most frequent label: {self.baseline:.2%})" + (skipped if self.unreadable or self.unlabelled else "")
         )
 
 
 @dataclass(frozen=True)
 class ModelContract:
-    """What an exported model promises to whoever runs it.
+    """The interface of an exported model.
 
-    The ONNX file takes `uint8 [N, height, width, channels]` and gives `float32 [N, classes]`, anew
-    for every run. `output_kind` says how to read the output; it was stated at export or derived
-    from the last layer, never guessed from values.
+    The ONNX file maps `uint8 [N, height, width, channels]` to `float32 [N, classes]`, with new noise in every run.
+    `output_kind` defines how to interpret the output. It was stated at export or derived from the last layer, never
+    guessed from values.
     """
 
     input_name: str
@@ -133,7 +137,7 @@ class ModelContract:
         return (self.height, self.width, self.channels)
 
     def describe(self) -> str:
-        """The contract for people to read."""
+        """The contract as text for `oodscreen inspect`."""
         height, width, channels = self.image_shape
         lines = [
             f"  input          {self.input_name}: uint8 [N, {height}, {width}, {channels}] ({self.colour})",
@@ -150,9 +154,10 @@ class ModelContract:
         if measured:
             lines += [
                 f"  verified       two runs differ on {measured['changed_outputs']:.0%} of the test images;",
-                f"                 without dropout {measured['deterministic_difference']:.1e} from Keras;",
-                f"                 over {measured['passes']:.0f} passes the mean differs from Keras' by at most "
-                f"{measured['mean_difference']:.4f}, the variance ratio is {measured['variance_ratio']:.2f}",
+                f"                 without dropout, the output differs from Keras by "
+                f"{measured['deterministic_difference']:.1e};",
+                f"                 over {measured['passes']:.0f} passes, the mean differs from Keras by at most "
+                f"{measured['mean_difference']:.4f} and the variance ratio is {measured['variance_ratio']:.2f}",
             ]
         if self.accuracy is not None:
             lines.append(f"  accuracy       {self.accuracy.describe()}")
@@ -161,7 +166,7 @@ class ModelContract:
         return "\n".join(lines)
 
     def to_metadata(self) -> dict[str, str]:
-        """The contract as `oodscreen.*` keys, for an ONNX file's metadata."""
+        """The contract as ONNX metadata with keys `oodscreen.*`."""
         values: dict[str, Any] = {key: getattr(self, key) for key in _TEXT_KEYS}
         values["contract_version"] = str(CONTRACT_VERSION)
         values["image_shape"] = json.dumps(list(self.image_shape))
@@ -177,35 +182,35 @@ class ModelContract:
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, str], *, origin: str) -> ModelContract:
-        """Read the contract back.
+        """The contract in the metadata of an ONNX file.
 
         Args:
-            metadata: the metadata of an ONNX file.
-            origin: the file's name, for messages.
+            metadata: metadata of the file.
+            origin: path of the file, for messages.
 
         Raises:
-            ContractRefused: there is no contract, or one that this version cannot read.
+            ContractRefused: there is no contract, it is damaged, or it has another version.
         """
         values = {key[len(_PREFIX) :]: text for key, text in metadata.items() if key.startswith(_PREFIX)}
         if "contract_version" not in values:
             raise ContractRefused(
-                f"{origin} is an ONNX model, but it carries no oodscreen contract in its metadata.",
-                wanted="a file written by `oodscreen export`, in which dropout is known to stay stochastic",
-                next_step="export the Keras model again: oodscreen export MODEL.keras OUT.onnx --scale 1/255",
+                f"{origin} is an ONNX model, but has no oodscreen contract in its metadata.",
+                wanted="a file written by `oodscreen export`, which verifies that dropout stays stochastic",
+                next_step="export the Keras model: oodscreen export MODEL.keras OUT.onnx --scale 1/255",
             )
         if values["contract_version"] != str(CONTRACT_VERSION):
             raise ContractRefused(
                 f"{origin} has contract version {values['contract_version']}.",
-                wanted=f"contract version {CONTRACT_VERSION}, the one that this oodscreen understands",
-                next_step="export the model again with this version of oodscreen",
+                wanted=f"contract version {CONTRACT_VERSION}, which this version of oodscreen reads",
+                next_step="export the model again with the installed version of oodscreen",
             )
         try:
             return cls._parse(values)
         except (KeyError, ValueError, TypeError) as error:
             raise ContractRefused(
                 f"{origin} has a damaged oodscreen contract ({type(error).__name__}: {error}).",
-                wanted="the metadata that `oodscreen export` wrote, unchanged",
-                next_step="export the model again; do not edit the file's metadata",
+                wanted="unmodified metadata, as `oodscreen export` wrote it",
+                next_step="export the model again, and do not edit the file's metadata",
             ) from error
 
     @classmethod

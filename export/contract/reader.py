@@ -1,6 +1,6 @@
-"""Read an exported ONNX file: its graph, its contract and the digest of its bytes.
+"""Read and check an exported ONNX file.
 
-In: the path of a file. Out: an `ExportedModel`, or a refusal. No node is run and TensorFlow is not loaded.
+In: the path of a file. Out: an `ExportedModel`, or `ContractRefused`. No node is run, and TensorFlow is not loaded.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """An exported file, read once: its graph, its contract and the digest of its bytes.
+    """An exported model: its graph, its contract and the SHA-256 digest of its bytes.
 
-    Values of external tensors stay in their file beside `path`; `digest` covers them too.
+    The values of external tensors are not loaded; `digest` includes them.
     """
 
     path: Path
@@ -33,19 +33,19 @@ class ExportedModel:
 
     @property
     def weights_folder(self) -> Path | None:
-        """The folder in which onnxruntime must look for external tensors; None where there are none."""
+        """Folder from which onnxruntime reads the external tensors; None if there are none."""
         return self.path.resolve().parent if external_locations(self.proto) else None
 
 
 def read_model(path: str | Path) -> ExportedModel:
-    """Read an exported ONNX file and its contract.
+    """The model in an exported ONNX file, with its contract checked against its graph.
 
     Args:
-        path: the file, or an object that reads like a `Path`.
+        path: the file, or an object with the read methods of `Path`.
 
     Raises:
-        ContractRefused: there is no such file, it is not ONNX, it carries no readable contract, or
-            it is not whole; weights in another file must be beside it.
+        ContractRefused: the file is missing, is not ONNX, has no valid contract, is incomplete, or its external
+            weights are not in its folder.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -64,16 +64,16 @@ def read_model(path: str | Path) -> ExportedModel:
         proto = onnx.load_model_from_string(data)
     except DecodeError as error:
         raise ContractRefused(
-            f"{path} is not an ONNX file ({len(data)} bytes that do not parse).",
+            f"{path} is not an ONNX file ({len(data)} bytes, which are not valid protobuf).",
             wanted=wanted,
-            next_step="give the .onnx file, not the Keras model; to make one: oodscreen export",
+            next_step="give the .onnx file instead of the Keras model; `oodscreen export` writes it",
         ) from error
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     if not proto.graph.node:
         raise ContractRefused(
-            f"{path} holds no ONNX graph.",
+            f"{path} contains no ONNX graph.",
             wanted=wanted,
-            next_step="give the .onnx file, not the Keras model; to make one: oodscreen export",
+            next_step="give the .onnx file instead of the Keras model; `oodscreen export` writes it",
         )
     contract = ModelContract.from_metadata(metadata, origin=str(path))
     check_graph(proto, contract, str(path))

@@ -1,7 +1,7 @@
-"""Whether the dropout calls of a trace arrived in the graph, and how they lie there.
+"""Check that every traced site is in the converted graph, and find the axis order that it has there.
 
-In: the sites that were traced, the trace, and the converted graph. Out: the sites as the graph has
-them, or a refusal: a site that got lost is a model that says something else.
+In: the traced sites, the trace and the converted graph. Out: the sites in the graph's axis order, or `ModelRefused`,
+because a graph that lacks a site computes another distribution.
 """
 
 from __future__ import annotations
@@ -21,32 +21,38 @@ from export.source.stochastic import read_mark
 def match_sites(
     proto: onnx.ModelProto, traced: Sequence[Site], function: Any, origin: str
 ) -> tuple[tuple[Site, ...], tuple[str, ...]]:
-    """The traced sites as the graph has them; those that the output does not depend on are told.
+    """The traced sites with the graph's axis order, and a notice for each site on which the output does not depend.
+
+    Args:
+        proto: the converted graph.
+        traced: the sites of the trace.
+        function: the trace, a TensorFlow concrete function.
+        origin: name of the model, for messages.
 
     Raises:
-        ModelRefused: a site that the output depends on is not in the graph, or none is.
+        ModelRefused: the graph has no site, or lacks one on which the output depends.
     """
-    arrived = {}
+    layouts = {}
     for node in proto.graph.node:
         if node.domain == DOMAIN:
             values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-            arrived[values["site"].decode()] = values["layout"]
-    missing = [site.name for site in traced if site.name not in arrived]
-    needed = _marks_behind_output(function)
+            layouts[values["site"].decode()] = values["layout"]
+    missing = [site.name for site in traced if site.name not in layouts]
+    needed = _sites_before_output(function)
     lost = [name for name in missing if name in needed]
-    if lost or not arrived:
+    if lost or not layouts:
         raise ModelRefused(
-            f"{len(traced)} dropout calls were traced in {origin}, but {len(arrived)} reached the ONNX graph"
+            f"The trace of {origin} has {len(traced)} dropout call(s), but its ONNX graph has {len(layouts)}"
             + (f"; missing: {', '.join(lost)}." if lost else "."),
             wanted="every traced dropout call in the graph, and at least one",
-            next_step="check that the dropout layers lie on the way to the output",
+            next_step="check that the output of the model depends on its dropout layers",
         )
-    notices = tuple(f"{name} is no site: the output does not depend on it" for name in missing)
-    return tuple(_laid_out(site, arrived[site.name]) for site in traced if site.name in arrived), notices
+    notices = tuple(f"{name} is not a site: the output does not depend on it" for name in missing)
+    return tuple(_with_layout(site, layouts[site.name]) for site in traced if site.name in layouts), notices
 
 
-def _laid_out(site: Site, layout: Sequence[int]) -> Site:
-    """The site with its axes in the order of the graph; the batch axis stays in front."""
+def _with_layout(site: Site, layout: Sequence[int]) -> Site:
+    """The site with its axes in the graph's order; the batch axis stays first."""
     rows = [axis - 1 for axis in layout[1:]]
     return replace(
         site,
@@ -55,8 +61,8 @@ def _laid_out(site: Site, layout: Sequence[int]) -> Site:
     )
 
 
-def _marks_behind_output(function: Any) -> set[str]:
-    """Names of the sites that the output of a trace depends on."""
+def _sites_before_output(function: Any) -> set[str]:
+    """Names of the sites on which the output of a trace depends."""
     found: set[str] = set()
     seen: set[str] = set()
     waiting = [output.op for output in function.outputs]

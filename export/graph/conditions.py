@@ -1,19 +1,22 @@
-"""What an ONNX pass requires and ensures, checked on both sides: a graph that went wrong must not be written."""
+"""Preconditions and postconditions of ONNX graph passes, so that an invalid graph is never written.
+
+In: a condition and its description. Out: nothing, or `GraphPassError`.
+"""
 
 from __future__ import annotations
 
 
 class GraphPassError(AssertionError):
-    """A pass met or left a graph that it must not: a bug in this package, never in a model."""
+    """A precondition or postcondition of a pass failed: a bug in this package, not in the model."""
 
 
-def require(condition: bool, what: str) -> None:
-    """What must be so before a pass."""
+def require(condition: bool, description: str) -> None:
+    """Raise `GraphPassError` if a precondition does not hold."""
     if not condition:
-        raise GraphPassError(f"a graph pass requires {what}")
+        raise GraphPassError(f"a graph pass requires {description}")
 
 
-def ensure(condition: bool, what: str) -> None:
-    """What must be so after it."""
+def ensure(condition: bool, description: str) -> None:
+    """Raise `GraphPassError` if a postcondition does not hold."""
     if not condition:
-        raise GraphPassError(f"a graph pass did not ensure that {what}")
+        raise GraphPassError(f"a graph pass did not ensure that {description}")

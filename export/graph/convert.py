@@ -1,8 +1,7 @@
-"""Keras to ONNX; the only file that knows tf2onnx, with `export.graph.transposes`, which has it move them.
+"""Convert a Keras network to ONNX; tf2onnx is used only here and in `export.graph.transposes`.
 
-In: a `KerasSource`. Out: `Converted`: an ONNX graph in float32 with one custom node for each
-dropout call, the sites, and the weights that are too large for a graph. What makes the nodes draw
-noise comes later, in `export.graph.passes`.
+In: a `KerasSource`. Out: `Converted`: an ONNX graph in float32 with one custom node for each dropout call, the sites,
+and the weights that are too large for the graph. `export.graph.passes` adds the noise functions of these nodes.
 """
 
 from __future__ import annotations
@@ -22,25 +21,25 @@ from onnx import TensorProto, helper, numpy_helper
 from export.contract.metadata import DOMAIN, Site
 from export.errors import ModelRefused, OptionRefused
 from export.graph.arrival import match_sites
-from export.graph.transposes import pull_transposes_before_sites, sites_let_transposes_through
+from export.graph.transposes import move_transposes_before_sites, transposes_move_through_sites
 from export.source.describe import KerasSource
 from export.source.stochastic import SiteMarker, read_mark
 
 OPSET = 18
-"""Operator set of exported files unless said otherwise."""
+"""Default ONNX operator set of exported files."""
 
 OPSETS = range(17, 25)
-"""Operator sets that can be asked for: from the oldest with LayerNormalization on."""
+"""Supported ONNX operator sets; 17 is the first with LayerNormalization."""
 
 _TF2ONNX_OPSETS = range(17, 19)
-"""What tf2onnx writes itself; newer ones are reached by onnx' own version converter."""
+"""Operator sets that tf2onnx writes; onnx' version converter converts to newer ones."""
 
 LARGE_MODEL = 2**30
-"""Models with more bytes of weights than this have them kept out of the traced graph: a graph with
-2 GB of constants cannot be handed from TensorFlow to tf2onnx."""
+"""Bytes of weights above which they stay outside the traced graph, because TensorFlow cannot pass a graph with
+2 GB of constants to tf2onnx."""
 
 LARGE_WEIGHT = 2**20
-"""Which weights are kept out of the graph of a large model, in bytes."""
+"""Smallest weight in bytes that stays outside the graph of a large model."""
 
 _INPUT = "oodscreen_input"
 _WEIGHT = "oodscreen_weight_"
@@ -51,10 +50,10 @@ class Converted:
     """A converted network.
 
     Attributes:
-        proto: the graph; a node named after each site.
-        sites: in the order of the trace, with shapes as the graph has them.
-        weights: initializers of the graph that hold no values themselves, by name.
-        notices: what a person should know.
+        proto: the graph, with one custom node for each site.
+        sites: sites in the order of the trace, with shapes in the graph's axis order.
+        weights: values of the initializers without values of their own, by name.
+        notices: notices for the user.
     """
 
     proto: onnx.ModelProto
@@ -64,44 +63,44 @@ class Converted:
 
 
 def check_opset(opset: int) -> None:
-    """Refuse an operator set that cannot be written.
+    """Check that an operator set is supported.
 
     Raises:
-        OptionRefused: it is not one of `OPSETS`.
+        OptionRefused: it is not in `OPSETS`.
     """
     if opset not in OPSETS:
         raise OptionRefused(
-            f"The operator set {opset} was asked for.",
-            wanted=f"one from {OPSETS[0]} to {OPSETS[-1]}",
-            next_step=f"leave --opset out (it is {OPSET}), or take what your onnxruntime reads",
+            f"--opset selects operator set {opset}, which is not supported.",
+            wanted=f"an operator set from {OPSETS[0]} to {OPSETS[-1]}",
+            next_step=f"leave out --opset for the default {OPSET}, or give one that your onnxruntime supports",
         )
 
 
 def convert_to_onnx(source: KerasSource, opset: int = OPSET) -> Converted:
-    """Trace the network in inference mode with its sites marked, and convert the trace.
+    """The ONNX graph of a network, traced in inference mode with its sites marked.
 
     Args:
         source: the network.
-        opset: one of `OPSETS`.
+        opset: ONNX operator set, one of `OPSETS`.
 
     Raises:
-        ModelRefused: tf2onnx has no ONNX operator for something in the model, or a site got lost.
+        ModelRefused: tf2onnx cannot convert an operation of the model, or a site is missing in the graph.
     """
     import tensorflow as tf
     import tf2onnx
 
     marker = SiteMarker()
-    large = _weights_to_hold(source)
+    large = _weights_outside_graph(source)
 
     def forward(image: Any, *values: Any) -> Any:
         marker.sites.clear()
-        with source.network.holding(list(zip(large, values, strict=True))):
-            return source.network.answer(image, marker)
+        with source.network.substitute(list(zip(large, values, strict=True))):
+            return source.network.forward(image, marker)
 
     signature = [tf.TensorSpec([None, *source.input_shape], tf.float32, name=_INPUT)]
     signature += [tf.TensorSpec(one.shape, tf.float32, name=f"{_WEIGHT}{index}") for index, one in enumerate(large)]
     function = tf.function(forward)
-    with _quiet(), sites_let_transposes_through(), _without_xla():
+    with _quiet(), transposes_move_through_sites(), _without_xla():
         try:
             traced = function.get_concrete_function(*signature)
             proto, _ = tf2onnx.convert.from_function(
@@ -114,30 +113,31 @@ def convert_to_onnx(source: KerasSource, opset: int = OPSET) -> Converted:
         except Exception as error:
             raise marker.refusal or ModelRefused(
                 f"{source.origin} could not be converted to ONNX: {type(error).__name__}: {error}",
-                wanted="a model made of operations that tf2onnx knows",
+                wanted="a model whose operations tf2onnx can convert",
                 next_step="replace the layer that the message names, then export again",
             ) from error
     if marker.refusal is not None:
         raise marker.refusal
     _fill_captured_constants(proto, traced)
-    weights = _take_out_weights(proto, large)
+    weights = _externalize_weights(proto, large)
     _check_converted(proto, source)
     if opset > _TF2ONNX_OPSETS[-1]:
         proto = _raise_opset(proto, opset)
-    pull_transposes_before_sites(proto)
+    move_transposes_before_sites(proto)
     sites, notices = match_sites(proto, marker.sites, traced, source.origin)
     return Converted(proto, sites, weights, notices)
 
 
-def _weights_to_hold(source: KerasSource) -> list[Any]:
-    held = source.network.large_weights(LARGE_WEIGHT)
-    return held if sum(4 * int(np.prod(one.shape)) for one in held) > LARGE_MODEL else []
+def _weights_outside_graph(source: KerasSource) -> list[Any]:
+    """The weights that stay outside the traced graph; empty unless the model is large."""
+    large = source.network.large_weights(LARGE_WEIGHT)
+    return large if sum(4 * int(np.prod(one.shape)) for one in large) > LARGE_MODEL else []
 
 
 def _mark_to_node(context: Any, node: Any, _name: str, _args: list[Any]) -> None:
-    """Turn one CheckNumerics of the trace into a noise node, or into nothing if the user wrote it."""
+    """Convert a CheckNumerics operation of the trace to a noise node, or to an Identity if it is the user's own."""
     site = read_mark(node.get_attr_str("message"))
-    for attribute in list(node.attr):  # message, T, and what TensorFlow notes for itself
+    for attribute in list(node.attr):  # message, T, and internal attributes of TensorFlow
         del node.attr[attribute]
     if site is None:
         node.type = "Identity"
@@ -150,7 +150,7 @@ def _mark_to_node(context: Any, node: Any, _name: str, _args: list[Any]) -> None
 
 
 def _write_erfc(context: Any, node: Any, name: str, _args: list[Any]) -> None:
-    """`erfc(x) = 1 - erf(x)`, for the exact gelu: tf2onnx knows only Erf."""
+    """Convert `erfc(x)` to `1 - erf(x)`, for the exact GELU, because tf2onnx converts only Erf."""
     (x,), (output,) = node.input, node.output
     shape, kind = context.get_shape(output), context.get_dtype(output)
     one = context.make_const(f"{name}/one", np.array(1, helper.tensor_dtype_to_np_dtype(kind)))
@@ -160,10 +160,10 @@ def _write_erfc(context: Any, node: Any, name: str, _args: list[Any]) -> None:
 
 
 def _fill_captured_constants(proto: onnx.ModelProto, traced: Any) -> None:
-    """Give values to inputs that stand for tensors from outside the trace.
+    """Replace graph inputs that stand for tensors captured by the trace with their values.
 
-    The mean and variance of a Normalization layer, and constants that a custom layer made when it
-    was built, are captured by the trace; the converter leaves them as inputs without a source.
+    The trace captures the mean and variance of a Normalization layer, and constants that a custom layer created in
+    `build`. tf2onnx converts them to graph inputs without a value.
     """
     values = {inner.name: outer for outer, inner in traced.graph.captures if hasattr(outer, "numpy")}
     read = {name for node in proto.graph.node for name in node.input}
@@ -179,8 +179,8 @@ def _fill_captured_constants(proto: onnx.ModelProto, traced: Any) -> None:
     proto.graph.input.extend(kept)
 
 
-def _take_out_weights(proto: onnx.ModelProto, large: Sequence[Any]) -> dict[str, NDArray[np.float32]]:
-    """Turn the inputs of a large model's weights into initializers whose values are elsewhere."""
+def _externalize_weights(proto: onnx.ModelProto, large: Sequence[Any]) -> dict[str, NDArray[np.float32]]:
+    """Replace the graph inputs for large weights by initializers with external values, and return these values."""
     names = {f"{_WEIGHT}{index}": weight for index, weight in enumerate(large)}
     weights = {}
     kept = []
@@ -204,7 +204,7 @@ def _take_out_weights(proto: onnx.ModelProto, large: Sequence[Any]) -> dict[str,
 
 
 def _raise_opset(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """The same graph in a newer operator set; nodes that onnx' converter puts in get a name too."""
+    """The graph in a newer operator set; nodes that onnx' version converter inserts get a unique name."""
     proto = onnx.version_converter.convert_version(proto, opset)
     taken = {node.name for node in proto.graph.node}
     for index, node in enumerate(proto.graph.node):
@@ -215,7 +215,7 @@ def _raise_opset(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 
 def _check_converted(proto: onnx.ModelProto, source: KerasSource) -> None:
-    """The converter logs what it does not know and goes on; this does not."""
+    """Refuse a graph with operations that tf2onnx could not convert, because tf2onnx itself only logs them."""
     known = {"", "ai.onnx", "ai.onnx.ml", DOMAIN}
     foreign = sorted({node.op_type for node in proto.graph.node if node.domain not in known})
     foreign += sorted(
@@ -227,24 +227,24 @@ def _check_converted(proto: onnx.ModelProto, source: KerasSource) -> None:
     )
     if foreign:
         raise ModelRefused(
-            f"{source.origin} uses operations that have no ONNX form: {', '.join(foreign)}.",
-            wanted="a model made of operations that tf2onnx knows",
-            next_step="replace the layers behind these operations, then export again",
+            f"{source.origin} uses operations that cannot be converted to ONNX: {', '.join(foreign)}.",
+            wanted="a model whose operations tf2onnx can convert",
+            next_step="replace the layers that use these operations, then export again",
         )
     if len(proto.graph.input) != 1:
         names = ", ".join(value.name for value in proto.graph.input)
         raise ModelRefused(
-            f"The conversion of {source.origin} left values without a source: {names}.",
+            f"The conversion of {source.origin} produced additional graph inputs: {names}.",
             wanted="a graph whose only input is the image",
-            next_step="rebuild the layer that the names point at from plain Keras layers",
+            next_step="replace the layer that these names contain by standard Keras layers, then export again",
         )
 
 
 @contextmanager
 def _without_xla() -> Iterator[None]:
-    """Trace functions as such, and not as programs of XLA: tf2onnx looks into the former alone.
+    """Within the block, `tf.function` ignores `jit_compile`, because tf2onnx cannot convert XLA-compiled functions.
 
-    Keras computes grouped convolutions, as ConvNeXt has them, through XLA.
+    Keras compiles grouped convolutions, which ConvNeXt uses, with XLA.
     """
     import tensorflow as tf
 
@@ -262,7 +262,7 @@ def _without_xla() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """tf2onnx and TensorFlow report on every optimiser round; errors still come as exceptions."""
+    """Within the block, suppress the log lines and warnings of tf2onnx and TensorFlow; exceptions still propagate."""
     names = ("tf2onnx", "tensorflow", "tf2onnx.tfonnx", "tf2onnx.optimizer")
     before = {name: logging.getLogger(name).level for name in names}
     for name in names:

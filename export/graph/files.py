@@ -1,7 +1,7 @@
-"""Write an exported model: aside, whole, then under its name; weights beyond 2 GB in a second file.
+"""Write an exported model atomically through a staging folder, with weights above 2 GB in a separate data file.
 
-In: a graph, and the values of weights that are not in it. Out: one `.onnx` file, or one with a
-data file beside it. A reader sees the old model or the new one, never half of either.
+In: a graph, and the values of its external weights. Out: an `.onnx` file, or an `.onnx` file and a `.data` file. A
+reader sees the old model or the new model, never a partial one.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ from export.contract.external import external_locations
 from export.errors import OutputRefused, WriteFailed
 
 LARGEST_FILE = 2**31 - 2**20
-"""What protobuf can hold in one message, less a mebibyte for what is added later."""
+"""Maximum bytes of weights in the graph: protobuf's limit for one message, less 1 MiB for later additions."""
 
 _SMALLEST_EXTERNAL = 4096
-"""Smaller tensors stay in the graph: shapes and the like are read from there."""
+"""Minimum bytes of an external tensor; smaller ones, such as shapes, must stay in the graph."""
 
 
 def check_output(output: Path) -> None:
-    """Refuse a place where nothing can be written, before any work is done.
+    """Check that the output path can be written, before any work is done.
 
     Raises:
-        OutputRefused: no such folder, not writable, or a name that does not end in .onnx.
+        OutputRefused: the folder is missing or not writable, or the name does not end in .onnx.
     """
     if output.is_dir() or not os.access(output.resolve().parent, os.W_OK):
         raise OutputRefused(
             f"The ONNX file cannot be written to {output}.",
-            wanted="a file name in a folder that exists and may be written to",
-            next_step=f"create {output.resolve().parent} or choose another place",
+            wanted="a file name in an existing, writable folder",
+            next_step=f"create the folder {output.resolve().parent}, or choose another path",
         )
     if output.suffix != ".onnx":
         raise OutputRefused(
-            f"The ONNX file would be called {output.name}.",
+            f"The output file {output.name} does not end in .onnx.",
             wanted="a name that ends in .onnx, so that no other file is replaced by mistake",
-            next_step=f"call it {output.with_suffix('.onnx').name}",
+            next_step=f"name the output file {output.with_suffix('.onnx').name}",
         )
 
 
 class ModelFiles:
-    """An exported model while it is made: a hidden folder beside the place where it will be.
+    """The files of an exported model in a hidden staging folder, until they are published.
 
     Args:
-        output: where the model will be; where that is a link, what it points at.
-        folder: the hidden folder.
+        output: path of the published model; a symbolic link is followed.
+        folder: the staging folder.
     """
 
     def __init__(self, output: Path, folder: Path) -> None:
@@ -64,33 +64,33 @@ class ModelFiles:
         self._data: Path | None = None
 
     def write_weights(self, model: onnx.ModelProto, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        """Move the large tensors of a graph into a data file, if the graph is too large for one file.
+        """Move the large tensors of a graph to a data file, if the graph is too large for one file.
 
         Args:
-            model: the graph; its initializers then say where their values are.
-            weights: values of the initializers that hold none.
+            model: the graph; its large initializers become external.
+            weights: values of the initializers that are already external.
         """
         inside = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
         if not weights and inside <= LARGEST_FILE:
             return
         digest = hashlib.sha256()
-        aside = self._folder / "weights"
+        staging = self._folder / "weights"
         moved: list[tuple[TensorProto, int, int]] = []
-        with aside.open("wb") as file:
+        with staging.open("wb") as file:
             for tensor in model.graph.initializer:
                 if tensor.name not in weights and len(tensor.raw_data) < _SMALLEST_EXTERNAL:
                     continue
                 values = weights.get(tensor.name)
                 large = memoryview(tensor.raw_data) if values is None else np.ascontiguousarray(values, "<f4").data
                 data = large.cast("B")
-                file.write(b"\0" * (-file.tell() % 4096))  # a page, so that it can be mapped into memory
+                file.write(b"\0" * (-file.tell() % 4096))  # page alignment, for memory mapping
                 moved.append((tensor, file.tell(), data.nbytes))
                 file.write(data)
                 digest.update(data)
             file.flush()
             os.fsync(file.fileno())
         self._data = self._folder / f"{self._output.stem}.{digest.hexdigest()[:16]}.data"
-        aside.rename(self._data)
+        staging.rename(self._data)
         for tensor, offset, length in moved:
             tensor.ClearField("raw_data")
             tensor.data_location = TensorProto.EXTERNAL
@@ -99,7 +99,7 @@ class ModelFiles:
                 tensor.external_data.add(key=key, value=str(value))
 
     def write_graph(self, model: onnx.ModelProto, name: str | None = None) -> Path:
-        """Write a graph that uses these weights; the file that will be the model, or another beside it."""
+        """Write a graph to the staging folder, under the model's name or another one, and return its path."""
         path = self.path if name is None else self._folder / name
         with path.open("wb") as file:
             file.write(model.SerializeToString())
@@ -108,9 +108,9 @@ class ModelFiles:
         return path
 
     def publish(self) -> None:
-        """Give the files their names: the weights first, then the graph that reads them.
+        """Move the files to the output folder: the weights first, then the graph that reads them.
 
-        Weights of the model that was there before are removed afterwards.
+        The data files of the replaced model are deleted afterwards.
         """
         before = _data_files(self._output)
         if self._data is not None:
@@ -124,10 +124,10 @@ class ModelFiles:
 
 @contextmanager
 def model_files(output: Path) -> Iterator[ModelFiles]:
-    """Files for a model in the making; whatever is not published is removed.
+    """A staging folder for a model, which is deleted at the end of the block.
 
     Raises:
-        WriteFailed: the place has no room, or may not be written to.
+        WriteFailed: the disk is full, or the folder is not writable.
     """
     folder = None
     try:
@@ -136,8 +136,8 @@ def model_files(output: Path) -> Iterator[ModelFiles]:
     except OSError as error:
         raise WriteFailed(
             f"{output} could not be written: {error.strerror or error}.",
-            wanted="a place with room that may be written to",
-            next_step="make room or choose another place",
+            wanted="a writable folder with enough free space",
+            next_step="free space on the disk, or choose another path",
         ) from error
     finally:
         if folder is not None:
@@ -145,10 +145,10 @@ def model_files(output: Path) -> Iterator[ModelFiles]:
 
 
 def _data_files(path: Path) -> set[Path]:
-    """The data files beside a model that only we can have written for it."""
+    """The data files of a model that have the names which `write_weights` gives."""
     try:
         locations = external_locations(onnx.load_model(path, load_external_data=False))
-    except Exception:  # noqa: BLE001  whatever was there before, it is replaced
+    except Exception:  # noqa: BLE001  the existing file is replaced, whatever it contains
         return set()
     return {
         path.resolve().parent / name

@@ -1,8 +1,8 @@
-"""The noise functions of an exported file: model-local functions in plain ONNX operators.
+"""The noise functions of an exported file: model-local functions in standard ONNX operators.
 
-In: a kind of noise and an operator set. Out: a `FunctionProto`. onnxruntime removes an ONNX
-`Dropout`, whatever its training mode; it inlines a function and keeps its random numbers (see
-tests/assumptions), and a graph viewer still shows one named node for each site.
+In: a kind of noise and an operator set. Out: a `FunctionProto`. Functions are used because onnxruntime removes an ONNX
+`Dropout` even in training mode, but inlines a function and keeps its random operators (see tests/assumptions). A graph
+viewer shows one named node for each site.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from onnx import TensorProto, helper
 from export.contract.metadata import ALPHA_KINDS, ALPHA_PRIME, DOMAIN, GAUSSIAN_KINDS, ZEROING_KINDS
 
 NOISE_KINDS = (*ZEROING_KINDS, *GAUSSIAN_KINDS, *ALPHA_KINDS)
+"""Names of all noise functions."""
 
 _Nodes = list[onnx.NodeProto]
 
 
 def noise_function(kind: str, opset: int) -> onnx.FunctionProto:
-    """The body of a kind of noise; its attribute `rate` is that of the Keras layer.
+    """The function for a kind of noise; its attribute `rate` is the rate of the Keras layer.
 
     `MCDropout`: `y = x * (u >= rate) / (1 - rate)` with u uniform in [0, 1), inverted dropout.
     `MCGaussianDropout`: `y = x * n` with n normal of mean 1 and variance `rate / (1 - rate)`
     (Srivastava et al. 2014, section 10). `MCAlphaDropout`: with `k = u >= rate`,
     `y = a * (x * k + alpha' * (1 - k)) + b` (Klambauer et al. 2017, section "alpha dropout").
 
-    Each draws for every element; the `Broadcast` kinds draw along the axes that have a 1 in
-    `noise_axes`, and share the draw along the others, as `noise_shape` and SpatialDropout do.
+    Each kind draws one value for every element. The `Broadcast` kinds draw along the axes that have a 1 in
+    `noise_axes` and share the value along the others, for `noise_shape` and SpatialDropout.
     """
     broadcast = kind.startswith("MCBroadcast")
     nodes = [_attribute("rate", onnx.AttributeProto.FLOAT, "rate"), _number("one", 1.0)]
@@ -45,7 +46,7 @@ def noise_function(kind: str, opset: int) -> onnx.FunctionProto:
 
 
 def _shape_of_draw(output: str) -> _Nodes:
-    """A tensor of the shape of the draw: 1 along the axes that share it."""
+    """Nodes for a tensor of the mask's shape, which is 1 along the shared axes."""
     return [
         _attribute("noise_axes", onnx.AttributeProto.INTS, "own"),
         helper.make_node("Constant", [], ["one_int"], value_int=1),
@@ -58,7 +59,7 @@ def _shape_of_draw(output: str) -> _Nodes:
 
 
 def _kept(like: str) -> _Nodes:
-    """`kept`: 1 with probability `1 - rate`, else 0."""
+    """Nodes for `kept`, which is 1 with probability `1 - rate`, else 0."""
     return [
         _node("RandomUniformLike", [like], "u"),
         _node("GreaterOrEqual", ["u", "rate"], "keep"),
@@ -78,7 +79,10 @@ def _gaussian(like: str) -> _Nodes:
 
 
 def _alpha() -> _Nodes:
-    """`a = ((1 - rate) (1 + rate alpha'^2))^(-1/2)` and `b = -a alpha' rate` keep mean and variance."""
+    """Nodes for alpha dropout.
+
+    `a = ((1 - rate) (1 + rate alpha'^2))^(-1/2)` and `b = -a alpha' rate` preserve mean and variance.
+    """
     return [
         _number("alpha", ALPHA_PRIME),
         _number("alpha_squared", ALPHA_PRIME**2),
@@ -105,7 +109,7 @@ def _number(output: str, value: float) -> onnx.NodeProto:
 
 
 def _attribute(attribute: str, kind: onnx.AttributeProto.AttributeType, output: str) -> onnx.NodeProto:
-    """A Constant whose value is an attribute of the function's caller."""
+    """A Constant whose value is an attribute of the node that calls the function."""
     constant = helper.make_node("Constant", [], [output])
     field = "value_float" if kind == onnx.AttributeProto.FLOAT else "value_ints"
     constant.attribute.append(onnx.AttributeProto(name=field, ref_attr_name=attribute, type=kind))

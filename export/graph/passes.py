@@ -1,8 +1,8 @@
-"""ONNX passes that turn a converted graph into an exported model.
+"""ONNX graph passes that turn a converted graph into an exported model.
 
-In: the float32 graph from `export.graph.convert`, with one bare custom node for each site. Out: a graph
-that takes uint8 images, draws noise in any onnxruntime session, and describes itself. A pass says
-what it requires and what it ensures, and checks both: a graph that went wrong must not be written.
+In: the float32 graph from `export.graph.convert`, with one custom node for each site. Out: a graph that takes uint8
+images, draws noise in any onnxruntime session, and has its contract in the metadata. Each pass states and checks its
+preconditions and postconditions, so that an invalid graph is never written.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from export.contract.inputs import Preprocessing
 from export.contract.metadata import DOMAIN, ModelContract, Site
 from export.graph.conditions import ensure, require
 from export.graph.functions import NOISE_KINDS, noise_function
-from export.graph.settle import keep_padding_apart, settle_reshapes
+from export.graph.settle import make_reshapes_constant, prevent_pad_fusion
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "output"
 
 _FLOAT_INPUT = "oodscreen/pixels"
-_MOVERS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+_SHAPE_OPERATORS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
 def finish_graph(model: onnx.ModelProto, sites: Sequence[Site], preprocessing: Preprocessing) -> None:
-    """Run every pass but the metadata, in place and in their order."""
+    """Run all passes except `stamp_metadata`, in order and in place."""
     name_sites(model, sites)
     rename_output(model)
     add_uint8_input(model, preprocessing)
     add_noise_functions(model)
-    settle_reshapes(model)
-    keep_padding_apart(model)
+    make_reshapes_constant(model)
+    prevent_pad_fusion(model)
 
 
 def name_sites(model: onnx.ModelProto, sites: Sequence[Site]) -> None:
-    """Give each noise node its site's name.
+    """Give each noise node the name of its site.
 
-    Requires: one custom node for each site, with the site's name as attribute.
-    Ensures: the node's name is the site's, and its attributes are those of its function.
+    Requires: one noise node for each site, with the site's name as attribute.
+    Ensures: the node has the site's name, and only the attributes of its noise function.
     """
     nodes = {_text_attribute(node, "site"): node for node in _noise_nodes(model)}
     require(set(nodes) == {site.name for site in sites}, "one noise node for each site")
@@ -62,9 +62,9 @@ def name_sites(model: onnx.ModelProto, sites: Sequence[Site]) -> None:
 
 
 def rename_output(model: onnx.ModelProto) -> None:
-    """Call the output `output`.
+    """Rename the output to `output`.
 
-    Requires: exactly one output. Ensures: it has the name that the contract says.
+    Requires: exactly one output. Ensures: a node computes the renamed output.
     """
     require(len(model.graph.output) == 1, "one output")
     old = model.graph.output[0].name
@@ -79,9 +79,9 @@ def rename_output(model: onnx.ModelProto) -> None:
 
 
 def add_uint8_input(model: onnx.ModelProto, preprocessing: Preprocessing) -> None:
-    """Take `uint8 [N, H, W, C]` and do the preprocessing in the graph: see `Preprocessing`.
+    """Replace the input by `uint8 [N, H, W, C]`, and add the operations of `Preprocessing` to the graph.
 
-    Requires: one float32 input of rank 4. Ensures: the one input is `image`, uint8.
+    Requires: one float32 input of rank 4. Ensures: the only input is `image`, uint8.
     """
     graph = model.graph
     require(len(graph.input) == 1, "one input")
@@ -112,9 +112,9 @@ def add_uint8_input(model: onnx.ModelProto, preprocessing: Preprocessing) -> Non
         if values is None:
             continue
         constant = f"oodscreen/{op_type.lower()}_by"
-        # For a whole line: onnxruntime takes the last axis by itself, and loses time where it is but the channels.
-        line = np.broadcast_to(np.asarray(values, np.float32), shape[1:])
-        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(line), constant))
+        # A constant of shape [W, C], because onnxruntime broadcasts slowly along a last axis of channels alone.
+        row = np.broadcast_to(np.asarray(values, np.float32), shape[1:])
+        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(row), constant))
         following = f"oodscreen/after_{op_type.lower()}"
         steps.append(helper.make_node(op_type, [current, constant], [following], name=f"oodscreen/{op_type.lower()}"))
         current = following
@@ -130,13 +130,13 @@ def add_uint8_input(model: onnx.ModelProto, preprocessing: Preprocessing) -> Non
     graph.node.extend([*steps, *rest])
     del graph.input[:]
     graph.input.append(helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["N", *shape]))
-    ensure(all(old.name not in node.input for node in graph.node), "nothing reads the old input")
+    ensure(all(old.name not in node.input for node in graph.node), "no node reads the old input")
 
 
 def add_noise_functions(model: onnx.ModelProto) -> None:
-    """Give the noise nodes a body: model-local functions in plain ONNX operators (`export.graph.functions`).
+    """Add the noise functions that the noise nodes call (`export.graph.functions`).
 
-    Requires: every custom node is of a known kind. Ensures: each kind in use has one function.
+    Requires: all noise nodes have a known kind. Ensures: each kind in use has one function.
     """
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     kinds = {node.op_type for node in _noise_nodes(model)}
@@ -149,52 +149,53 @@ def add_noise_functions(model: onnx.ModelProto) -> None:
 
 
 def output_kind_of(model: onnx.ModelProto) -> str:
-    """`softmax` or `sigmoid` where the node behind the output is one, else "". Changes nothing."""
-    makers = {name: node for node in model.graph.node for name in node.output}
-    node = makers.get(model.graph.output[0].name)
+    """Output kind by the node that computes the output: `softmax`, `sigmoid`, or "" for any other node."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    node = producers.get(model.graph.output[0].name)
     while node is not None and node.op_type in ("Identity", "Cast"):
-        node = makers.get(node.input[0])
+        node = producers.get(node.input[0])
     return {"Softmax": "softmax", "Sigmoid": "sigmoid"}.get(node.op_type, "") if node is not None else ""
 
 
 def check_written_graph(path: Path) -> None:
-    """Run onnx' own checker with shape inference on a written file; weights beside it are not loaded."""
+    """Check a written file with onnx' checker and shape inference, without loading external weights."""
     onnx.checker.check_model(str(path), full_check=True)
 
 
 def find_feeds(model: onnx.ModelProto, sites: Sequence[Site]) -> tuple[Site, ...]:
-    """The sites with the names of the next nodes that do more than move elements.
+    """The sites with `feeds` set: the nodes that consume them, after nodes that only reshape or transpose.
 
-    Requires: one node for each site, of its name. Ensures: nothing is changed.
+    Requires: one noise node with the name of each site. Ensures: the graph is unchanged.
     """
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    makers = {node.name: node for node in _noise_nodes(model)}
-    require({site.name for site in sites} <= set(makers), "one noise node for each site")
-    return tuple(replace(site, feeds=_next_names(makers[site.name].output[0], readers)) for site in sites)
+    producers = {node.name: node for node in _noise_nodes(model)}
+    require({site.name for site in sites} <= set(producers), "one noise node for each site")
+    return tuple(replace(site, feeds=_next_names(producers[site.name].output[0], readers)) for site in sites)
 
 
 def _next_names(value: str, readers: dict[str, list[onnx.NodeProto]]) -> tuple[str, ...]:
+    """Names of the nodes that consume a value, after nodes that only reshape or transpose it."""
     found: list[str] = []
     for node in readers.get(value, []):
         if node.op_type == "Shape":
             continue
-        moves = node.op_type in _MOVERS and node.input[0] == value
-        found += _next_names(node.output[0], readers) if moves else [node.name]
+        reshapes = node.op_type in _SHAPE_OPERATORS and node.input[0] == value
+        found += _next_names(node.output[0], readers) if reshapes else [node.name]
     return tuple(dict.fromkeys(found)) or ("the output",)
 
 
 def stamp_metadata(model: onnx.ModelProto, contract: ModelContract) -> None:
-    """Write the contract into the metadata.
+    """Write the contract to the metadata.
 
-    Requires: the graph's input and output are the contract's. Ensures: it reads back as the same value.
+    Requires: the graph's input and output have the contract's names. Ensures: the metadata reads back as this contract.
     """
     require(
         [value.name for value in model.graph.input] == [contract.input_name]
         and [value.name for value in model.graph.output] == [contract.output_name],
-        "input and output as the contract says",
+        "an input and an output with the names in the contract",
     )
     helper.set_model_props(model, contract.to_metadata())
     metadata = {entry.key: entry.value for entry in model.metadata_props}
@@ -202,7 +203,7 @@ def stamp_metadata(model: onnx.ModelProto, contract: ModelContract) -> None:
 
 
 def with_rate_zero(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which every site has rate 0: the deterministic model, through the same functions."""
+    """A copy of the model in which every site has rate 0: the deterministic model, with the same noise functions."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for node in _noise_nodes(copy):

@@ -1,7 +1,7 @@
-"""ONNX passes that settle what readers of a graph would get wrong: where rows are, and what padding holds.
+"""ONNX graph passes for two constructs that the engine's planner or onnxruntime's optimiser misinterprets.
 
-In: a graph whose noise functions are there. Out: the same graph, in place, saying the same in a way
-that neither the engine's planner nor onnxruntime's optimiser misreads.
+In: a graph with noise functions. Out: an equivalent graph, changed in place, with constant Reshape targets and with a
+Pad before a MaxPool that onnxruntime does not fuse.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from export.graph.conditions import ensure
 
 _LOWEST = "oodscreen/lowest"
 _ROWS = 97
-"""A prime that no layer is likely to have as a size: a first axis of this size is the row axis."""
+"""Batch size for shape inference: a prime that is unlikely as a layer size, so that it identifies the row axis."""
 
 
-def settle_reshapes(model: onnx.ModelProto) -> None:
-    """Give each Reshape that counts rows a constant target: `[-1, sizes of a row]`.
+def make_reshapes_constant(model: onnx.ModelProto) -> None:
+    """Replace the computed target of each Reshape that keeps the rows by the constant `[-1, *shape of a row]`.
 
-    Converters compute such a target from the shape of some tensor. A constant says what happens to a
-    row, and so does not hide from a planner that the rows stay apart.
+    Converters compute the target from the shape of a tensor. With a constant target, the planner can see that the
+    Reshape does not mix rows.
 
-    Requires: noise functions are there, so that shapes can be inferred through them. Ensures: no
-    Reshape whose output is `[N, known sizes]` computes its target, and no node is left without a reader.
+    Requires: noise functions, because shapes are inferred through them. Ensures: no Reshape with an output of
+    shape `[N, *known sizes]` computes its target, and the output of every node is read.
     """
     graph = model.graph
     constant = {value.name for value in graph.initializer}
@@ -40,7 +40,7 @@ def settle_reshapes(model: onnx.ModelProto) -> None:
 
 
 def _shapes_for_rows(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Shapes of all values for a batch of `_ROWS` images; an unknown size is 0."""
+    """Shape of every value for a batch of `_ROWS` images; 0 for an unknown size."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     copy.graph.input[0].type.tensor_type.shape.dim[0].dim_value = _ROWS
@@ -54,7 +54,7 @@ def _shapes_for_rows(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 
 
 def _remove_unread(graph: onnx.GraphProto) -> None:
-    """Remove nodes that nothing reads, and then those that only these read."""
+    """Remove the nodes and initializers on which no output of the graph depends."""
     read = {value.name for value in graph.output}
     kept = []
     for node in reversed(graph.node):
@@ -67,13 +67,12 @@ def _remove_unread(graph: onnx.GraphProto) -> None:
     graph.initializer.extend(weights)
 
 
-def keep_padding_apart(model: onnx.ModelProto) -> None:
-    """Keep onnxruntime from making a pooling's own padding out of a Pad with zeros.
+def prevent_pad_fusion(model: onnx.ModelProto) -> None:
+    """Insert a Max between a Pad and a MaxPool, so that onnxruntime does not fuse the two.
 
-    A MaxPool's own padding is minus infinity. onnxruntime's `Pad_Fusion` folds a Pad of zeros into
-    it all the same (see tests/assumptions), which changes every border where the values are negative:
-    ResNet50V2 says something else then. A maximum with the smallest number between them is no work to
-    speak of, and no optimiser takes it away.
+    A MaxPool pads with minus infinity. onnxruntime's `Pad_Fusion` fuses even a Pad with zeros into it (see
+    tests/assumptions), which changes the borders where values are negative, for example in ResNet50V2. The maximum
+    with the smallest float32 is cheap, and no optimiser removes it.
 
     Ensures: no MaxPool reads a Pad.
     """
@@ -91,4 +90,6 @@ def keep_padding_apart(model: onnx.ModelProto) -> None:
         ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del graph.node[:]
         graph.node.extend(ordered)
-    ensure(all(node.op_type != "MaxPool" or node.input[0] not in padded for node in graph.node), "paddings are apart")
+    ensure(
+        all(node.op_type != "MaxPool" or node.input[0] not in padded for node in graph.node), "no MaxPool reads a Pad"
+    )

@@ -1,7 +1,7 @@
-"""No transposes around a site that the same model without dropout would not have.
+"""Remove transposes that a conversion would add around sites.
 
-In: tf2onnx at work, then its graph. Out: a graph whose sites work in the order of axes of what is
-around them. A site works on single elements, so only the order of its axes changes.
+In: the optimiser of tf2onnx, then the converted graph. Out: a graph in which each site has the axis order of its
+neighbours. A site works element by element, so that only its axis order changes.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from export.graph.functions import NOISE_KINDS
 
 
 @contextmanager
-def sites_let_transposes_through() -> Iterator[None]:
-    """Let tf2onnx move its transposes through a site, as through a Relu.
+def transposes_move_through_sites() -> Iterator[None]:
+    """Within the block, tf2onnx moves transposes through a site, as through a Relu.
 
-    TensorFlow's images are NHWC, ONNX' convolutions NCHW. tf2onnx puts transposes around each
-    convolution and then moves them until they meet and vanish; at a node that it does not know they
-    would stop. A site works on single elements, so only the order of its axes changes: the attribute
-    `layout` says which axis of the Keras tensor each axis of the node's is.
+    TensorFlow's images are NHWC, ONNX' convolutions NCHW. tf2onnx adds transposes around each convolution, then moves
+    them until pairs cancel; a node without a handler stops them. The attribute `layout` of a site lists, for each of
+    its axes, the axis of the Keras tensor.
     """
     from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
 
@@ -51,8 +50,8 @@ def sites_let_transposes_through() -> Iterator[None]:
         TransposeOptimizer._initialize_handlers = original
 
 
-def pull_transposes_before_sites(proto: onnx.ModelProto) -> None:
-    """Where only a transpose reads a site, put it in front: there it runs once, and not in every pass."""
+def move_transposes_before_sites(proto: onnx.ModelProto) -> None:
+    """Move a transpose that is the only consumer of a site before it, so that it runs once and not in every pass."""
     graph = proto.graph
     outputs = {value.name for value in graph.output}
     nodes = list(graph.node)

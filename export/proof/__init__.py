@@ -1,4 +1,5 @@
-"""Compare a written file with its Keras model in a default onnxruntime session.
+"""Compare an exported file with its Keras model, in a default onnxruntime session.
 
-In: the file, its contract and the reference. Out: what was measured, or `VerificationFailed`.
+In: the file, its contract and the Keras reference. Out: the measured differences and accuracies, or
+`VerificationFailed`.
 """

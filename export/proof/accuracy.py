@@ -1,7 +1,6 @@
-"""How many labelled rows a model has right, the exported one beside Keras: how people notice a wrong scale.
+"""Measure the accuracy of the exported model and of the Keras model on labelled rows, which reveals a wrong scale.
 
-In: `LabelledBatch`es, and three ways to answer. Out: an `Accuracy` for the file's metadata, and
-what is loudly wrong in it.
+In: `LabelledBatch`es and three prediction functions. Out: an `Accuracy` for the file's metadata, and warnings.
 """
 
 from __future__ import annotations
@@ -18,17 +17,24 @@ from export.contract.labelled import LabelledBatch
 from export.contract.metadata import Accuracy, ModelContract
 from export.errors import InputRefused, OptionRefused
 
-Answer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""`uint8 [B, H, W, C]` to `[B, C]`."""
+Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Prediction function from `uint8 [B, H, W, C]` to outputs `[B, C]`."""
 
 MONTE_CARLO_PASSES = 10
+"""Number of stochastic passes in the Monte Carlo accuracy."""
+
 _STANDARD_ERRORS = 3.0
+"""Standard errors above chance within which an accuracy counts as chance."""
+
 _DIFFERING_SHARE = 1e-3
+"""Fraction of rows with different predictions above which a warning is given."""
+
 _EXAMPLES = 3
+"""Maximum number of unusable labels in a message."""
 
 
 def check_labels_are_classes(contract: ModelContract) -> None:
-    """Accuracy is for classes.
+    """Check that the model has an accuracy.
 
     Raises:
         OptionRefused: the model is a regression.
@@ -36,28 +42,28 @@ def check_labels_are_classes(contract: ModelContract) -> None:
     if contract.output_kind == "regression":
         raise OptionRefused(
             "--check-data was given for a regression, which has no accuracy.",
-            wanted="a model of classes",
-            next_step="leave --check-data out, and compare values in Keras",
+            wanted="a classification model",
+            next_step="leave out --check-data, and measure the error of the regression in Keras",
         )
 
 
 def measure_accuracy(
-    batches: Iterable[LabelledBatch], contract: ModelContract, *, keras: Answer, exported: Answer, stochastic: Answer
+    batches: Iterable[LabelledBatch], contract: ModelContract, *, keras: Predict, exported: Predict, stochastic: Predict
 ) -> Accuracy:
-    """Count the rows that each model has right. With several labels a row, each label counts by itself.
+    """The accuracy of each model. With several labels per row, it is the mean accuracy over the labels.
 
     Args:
-        batches: the labelled rows.
-        contract: kind of output, number and names of the classes.
+        batches: labelled rows.
+        contract: contract of the model, with its output kind and its classes.
         keras: the Keras model without dropout.
         exported: the exported model without dropout.
-        stochastic: the exported model as it is; its mean over `MONTE_CARLO_PASSES` passes is looked at.
+        stochastic: the exported model; its mean over `MONTE_CARLO_PASSES` passes is evaluated.
 
     Raises:
-        InputRefused: not one row has both an image and a label.
+        InputRefused: no row has both an image and a usable label.
     """
-    right = {"keras": 0.0, "exported": 0.0, "monte_carlo": 0.0}
-    seen: Counter[tuple[int, int]] = Counter()
+    correct = {"keras": 0.0, "exported": 0.0, "monte_carlo": 0.0}
+    counts: Counter[tuple[int, int]] = Counter()
     rows = differing = unreadable = 0
     bad: list[str] = []
     for batch in batches:
@@ -69,28 +75,28 @@ def measure_accuracy(
             continue
         images, labels = batch.images[usable], np.array([found for found in read if found is not None], np.int64)
         mean = np.mean([stochastic(images) for _ in range(MONTE_CARLO_PASSES)], axis=0)
-        answers = {"keras": keras(images), "exported": exported(images), "monte_carlo": mean}
-        predicted = {name: _predict(outputs, contract) for name, outputs in answers.items()}
+        outputs_by_model = {"keras": keras(images), "exported": exported(images), "monte_carlo": mean}
+        predicted = {name: _predict(outputs, contract) for name, outputs in outputs_by_model.items()}
         for name, classes in predicted.items():
-            right[name] += float(np.mean(classes == labels, axis=1).sum())
+            correct[name] += float(np.mean(classes == labels, axis=1).sum())
         differing += int(np.any(predicted["keras"] != predicted["exported"], axis=1).sum())
-        seen.update(placed for row in labels.tolist() for placed in enumerate(row))
+        counts.update(pair for row in labels.tolist() for pair in enumerate(row))
         rows += len(images)
     if not rows:
         examples = ", ".join(list(dict.fromkeys(bad))[:_EXAMPLES])
-        found = f"{len(bad)} labels that do not fit ({examples})" if bad else "no row with an image"
+        found = f"{len(bad)} labels that do not fit ({examples})" if bad else "no decodable image"
         raise InputRefused(
-            f"The labelled rows hold {found}, and {unreadable} unreadable images.",
-            wanted=f"images, and as labels {_wanted_labels(contract)}",
-            next_step="check --label-column and --image-column; class names are looked up in --classes",
+            f"The labelled rows have {found}, and {unreadable} unreadable images.",
+            wanted=f"rows with an image and a label; labels are {_wanted_labels(contract)}",
+            next_step="check --label-column and --image-column, and for class names --classes",
         )
-    places = len({place for place, _ in seen})
-    most = [max(count for (place, _), count in seen.items() if place == at) for at in range(places)]
+    outputs = len({index for index, _ in counts})
+    most = [max(count for (index, _), count in counts.items() if index == output) for output in range(outputs)]
     return Accuracy(
         rows=rows,
-        keras=right["keras"] / rows,
-        exported=right["exported"] / rows,
-        monte_carlo=right["monte_carlo"] / rows,
+        keras=correct["keras"] / rows,
+        exported=correct["exported"] / rows,
+        monte_carlo=correct["monte_carlo"] / rows,
         passes=MONTE_CARLO_PASSES,
         baseline=float(np.mean(most)) / rows,
         differing=differing,
@@ -100,40 +106,40 @@ def measure_accuracy(
 
 
 def find_alarms(accuracy: Accuracy, contract: ModelContract) -> list[str]:
-    """What a person must see before the file is used."""
+    """Warnings about a measured accuracy that the user must read before using the file."""
     alarms = []
     chance = accuracy.baseline
-    if chance == 1:  # one label only: nothing can be better than always saying it
+    if chance == 1:  # one label only: a constant prediction is always right
         chance = 1 / max(2, contract.classes) if contract.output_kind != "sigmoid" else 0.5
     noise = _STANDARD_ERRORS * math.sqrt(chance * (1 - chance) / accuracy.rows)
     if accuracy.exported <= chance + noise:
         alarms.append(
-            f"the accuracy of {accuracy.exported:.2%} on {accuracy.rows} labelled rows is that of chance "
-            f"({chance:.2%}): probably pixels are scaled otherwise than in training "
-            f"(now: {contract.preprocessing.describe()}), or the labels are another model's"
+            f"the accuracy of {accuracy.exported:.2%} on {accuracy.rows} labelled rows is at the level of chance "
+            f"({chance:.2%}): probably the preprocessing ({contract.preprocessing.describe()}) is not that of "
+            "training, or the labels belong to another model"
         )
     if accuracy.differing > max(1, accuracy.rows * _DIFFERING_SHARE):
         alarms.append(
             f"the exported model and Keras differ on {accuracy.differing} of {accuracy.rows} labelled rows "
-            f"(right: {accuracy.exported:.2%} and {accuracy.keras:.2%}); do not use this file, and report the model"
+            f"(accuracy: {accuracy.exported:.2%} and {accuracy.keras:.2%}); do not use this file, and report the model"
         )
     if accuracy.unlabelled:
         alarms.append(
             f"{accuracy.unlabelled} rows have no usable label and were left out; wanted: {_wanted_labels(contract)}"
         )
     if accuracy.unreadable:
-        alarms.append(f"{accuracy.unreadable} rows have no image that could be decoded and were left out")
+        alarms.append(f"{accuracy.unreadable} rows have no decodable image and were left out")
     return alarms
 
 
 def _predict(outputs: NDArray[np.floating[Any]], contract: ModelContract) -> NDArray[np.int64]:
-    """`[B, 1]` classes, or for sigmoids `[B, C]` of 0 and 1."""
+    """Predicted classes `[B, 1]`; for sigmoids, predicted labels `[B, C]` of 0 and 1."""
     classes = outputs > 0.5 if contract.output_kind == "sigmoid" else outputs.argmax(axis=1)[:, None]
     return np.asarray(classes, np.int64)
 
 
 def _read_label(label: Any, contract: ModelContract) -> list[int] | None:
-    """A label as the classes that `_predict` gives, or None where it is none of the model's."""
+    """A label in the format of `_predict`; None if it is not a label of the model."""
     if contract.output_kind == "sigmoid":
         values = label if isinstance(label, list) else [label]
         numbers = [_whole_number(value) for value in values]
@@ -155,6 +161,6 @@ def _whole_number(value: Any) -> int | None:
 
 def _wanted_labels(contract: ModelContract) -> str:
     if contract.output_kind == "sigmoid":
-        return "0 or 1" if contract.classes == 1 else f"lists of {contract.classes} values 0 or 1"
-    names = ", or a name of --classes" if contract.class_names else "; names need --classes"
-    return f"whole numbers 0 to {contract.classes - 1}{names}"
+        return "0 or 1" if contract.classes == 1 else f"lists of {contract.classes} values, each 0 or 1"
+    names = " or names in --classes" if contract.class_names else " (for class names, add --classes)"
+    return f"integers from 0 to {contract.classes - 1}{names}"

@@ -1,4 +1,5 @@
-"""Load a Keras model safely and find its stochastic sites.
+"""Load a Keras model without running code from its file, and find its stochastic sites.
 
-In: a file or a model, and the choice of sites. Out: a `KerasSource` that can be traced and compared with.
+In: a model file or a model, and the selection of sites. Out: a `KerasSource`, which `export.graph` traces and
+`export.proof` uses as the reference.
 """

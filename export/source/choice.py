@@ -1,6 +1,6 @@
-"""Choose which noise layers are kept and at which rate: `--keep` and `--rate`.
+"""Select the noise layers that an export keeps, and their rates: `--keep` and `--rate`.
 
-In: a model's noise layers by path, and the user's choice. Out: the `NoiseLayer`s of the export.
+In: the layers of a model by path, and a `SiteChoice`. Out: the `NoiseLayer`s of the export.
 """
 
 from __future__ import annotations
@@ -16,42 +16,42 @@ from export.source.noise import NoiseLayer, family_of, is_active
 
 @dataclass(frozen=True)
 class SiteChoice:
-    """What the user said about sites.
+    """The user's selection of sites and rates.
 
     Attributes:
-        keep: shell patterns of layer names, such as `top_dropout*`; empty keeps all.
-        rates: rates by pattern; the pattern `*` means every kept site.
+        keep: shell patterns of layer names, such as `top_dropout*`; empty keeps all sites.
+        rates: rate by pattern; the pattern `*` matches every kept site.
     """
 
     keep: tuple[str, ...] = ()
     rates: Mapping[str, float] = field(default_factory=dict)
 
     def keeps(self, path: str) -> bool:
-        """Whether a site of this path is kept."""
+        """Whether the site with this path is kept."""
         return not self.keep or any(matches(path, pattern) for pattern in self.keep)
 
 
 def matches(path: str, pattern: str) -> bool:
-    """Whether a pattern means a layer: by its whole path, or by its own name."""
+    """Whether a pattern matches a layer, by its path or by its name."""
     return fnmatchcase(path, pattern) or fnmatchcase(path.rsplit("/", 1)[-1], pattern)
 
 
 def choose_sites(named: Sequence[tuple[str, Any]], choice: SiteChoice, origin: str) -> tuple[NoiseLayer, ...]:
-    """The noise layers that are kept, with their rates.
+    """The noise layers that the export keeps, with their rates.
 
     Args:
-        named: every layer of the model with its path, in model order.
-        choice: the user's.
-        origin: the model's name, for messages.
+        named: all layers of the model with their paths, in model order.
+        choice: the user's selection.
+        origin: name of the model, for messages.
 
     Raises:
-        ModelRefused: no layer was trained with noise.
-        OptionRefused: a pattern means no such layer, or a rate is not between 0 and 1.
+        ModelRefused: the model has no noise layer with a rate above 0.
+        OptionRefused: a pattern matches no site, or a rate is not between 0 and 1.
     """
-    seen = [(path, layer) for path, layer in named if family_of(layer)]
-    active = [(path, layer) for path, layer in seen if is_active(layer)]
+    noise = [(path, layer) for path, layer in named if family_of(layer)]
+    active = [(path, layer) for path, layer in noise if is_active(layer)]
     if not active:
-        raise _no_active_dropout(named, seen, origin)
+        raise _no_active_dropout(named, noise, origin)
     _check_patterns(choice, [path for path, _ in active], origin)
     return tuple(
         NoiseLayer(layer, path, family_of(layer), _rate_of(path, layer, choice, origin))
@@ -61,7 +61,7 @@ def choose_sites(named: Sequence[tuple[str, Any]], choice: SiteChoice, origin: s
 
 
 def _rate_of(path: str, layer: Any, choice: SiteChoice, origin: str) -> float:
-    """The rate of the last pattern that matches, else the layer's own."""
+    """The rate of the last matching pattern, else the rate of the layer."""
     stated = [rate for pattern, rate in choice.rates.items() if matches(path, pattern)]
     rate = float(stated[-1] if stated else layer.rate)
     if not 0 < rate < 1:
@@ -69,7 +69,7 @@ def _rate_of(path: str, layer: Any, choice: SiteChoice, origin: str) -> float:
         raise error(
             f"The dropout layer {path} of {origin} would have rate {rate:g}.",
             wanted="a rate above 0 and below 1",
-            next_step="give another one: --rate 'PATTERN=RATE'; to leave a layer out, choose the others by --keep",
+            next_step="give another rate: --rate 'PATTERN=RATE'; to leave out a layer, select the others by --keep",
         )
     return rate
 
@@ -81,19 +81,19 @@ def _check_patterns(choice: SiteChoice, paths: Sequence[str], origin: str) -> No
     if unmatched:
         option, pattern = unmatched[0]
         raise OptionRefused(
-            f"{option} {pattern!r} means none of the {'kept ' if option == '--rate' else ''}sites of {origin}.",
-            wanted=f"a pattern of: {', '.join(kept if option == '--rate' and kept else paths)}",
-            next_step="take a name from this list; * and ? stand for any letters",
+            f"{option} {pattern!r} matches none of the {'kept ' if option == '--rate' else ''}sites of {origin}.",
+            wanted=f"a pattern that matches one of: {', '.join(kept if option == '--rate' and kept else paths)}",
+            next_step="give a name from this list; * matches any characters, ? matches one",
         )
 
 
-def _no_active_dropout(named: Sequence[tuple[str, Any]], seen: Sequence[tuple[str, Any]], origin: str) -> ModelRefused:
-    looked = ", ".join(f"{layer.name} (rate {layer.rate})" for _, layer in seen)
-    if not looked:
+def _no_active_dropout(named: Sequence[tuple[str, Any]], noise: Sequence[tuple[str, Any]], origin: str) -> ModelRefused:
+    examined = ", ".join(f"{layer.name} (rate {layer.rate})" for _, layer in noise)
+    if not examined:
         kinds = sorted({type(layer).__name__ for _, layer in named})
-        looked = f"no Dropout among its {len(named)} layers ({', '.join(kinds)})"
+        examined = f"no Dropout among its {len(named)} layers ({', '.join(kinds)})"
     return ModelRefused(
-        f"{origin} has no active dropout. Looked at: {looked}.",
-        wanted="at least one Dropout layer with a rate above 0, trained with it",
-        next_step="train the model with dropout; adding it afterwards would not measure uncertainty",
+        f"{origin} has no active dropout. Examined: {examined}.",
+        wanted="at least one Dropout layer with a rate above 0, which was active in training",
+        next_step="train the model with dropout; dropout added after training does not measure uncertainty",
     )

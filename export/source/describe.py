@@ -1,6 +1,6 @@
-"""Find out what an export needs to know of a Keras model: shapes, sites, outputs.
+"""Describe a Keras model for the export: its image shape, sites and output.
 
-In: a model. Out: `KerasSource`. `export.source.load` reads models from files.
+In: a Keras model. Out: a `KerasSource`. `export.source.load` reads models from files.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _OWN_SCALE = ("Rescaling", "Normalization")
 
 @dataclass(frozen=True)
 class KerasSource:
-    """A loaded network and what can be read off it without running it.
+    """A loaded network and its properties, which are read from the model without running it.
 
     Attributes:
-        network: what is traced and compared with.
-        origin: where it came from, for messages.
-        digest: SHA-256 of the file, or "" for a model from memory.
+        network: the network, which is traced and used as the reference.
+        origin: path of the file, or a name, for messages.
+        digest: SHA-256 of the file; "" for a model from memory.
         image_shape: `(height, width, channels)`.
-        classes: size of the output.
-        output_kind: derived from the last layer, or "" where that does not tell.
-        scales_itself: whether a Rescaling or Normalization layer is in the model.
-        sites: paths of the noise layers that are kept, in model order.
-        notices: what a person should know: what is switched off, or computed otherwise.
+        classes: number of outputs C.
+        output_kind: output kind by the last layer; "" if the layer does not determine it.
+        scales_itself: whether the model has a Rescaling or Normalization layer.
+        sites: paths of the kept noise layers, in model order.
+        notices: notices for the user, such as layers that the export disables.
         channels_first: whether the Keras model takes `[N, C, H, W]`.
-        takes_integers: whether its input is of an integer type, such as uint8.
+        takes_integers: whether the input has an integer type, such as uint8.
     """
 
     network: Network
@@ -53,37 +53,37 @@ class KerasSource:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """What the Keras model takes, without the batch axis."""
+        """Input shape of the Keras model, without the batch axis."""
         height, width, channels = self.image_shape
         return (channels, height, width) if self.channels_first else self.image_shape
 
 
 def import_keras() -> Any:
-    """Import Keras (and so TensorFlow) without their start-up chatter.
+    """Keras, imported together with TensorFlow and without their start-up messages.
 
-    TensorFlow writes to the process' standard error before any of its settings is read, so for
-    the time of the import that goes nowhere. Exceptions still come through.
+    TensorFlow writes to the standard error of the process before it reads its settings. Standard error is therefore
+    discarded during the import; exceptions still propagate.
 
     Raises:
-        ModelRefused: TensorFlow is not installed.
+        ModelRefused: Keras or TensorFlow is not installed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    original, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(null, 2)
         import keras
-        import tensorflow  # noqa: F401  its own import is the loud one
+        import tensorflow  # noqa: F401  imported for its messages
     except ImportError as error:
         raise ModelRefused(
-            f"Keras and TensorFlow are needed for an export and could not be imported ({error}).",
-            wanted="the extra `export` installed",
+            f"Keras and TensorFlow could not be imported ({error}).",
+            wanted="an installation with the extra `export`, which contains Keras and TensorFlow",
             next_step="pip install 'oodscreen[export]'",
         ) from error
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(original, 2)
+        os.close(original)
+        os.close(null)
     return keras
 
 
@@ -96,19 +96,19 @@ def describe_model(
     output: str | None = None,
     notices: Sequence[str] = (),
 ) -> KerasSource:
-    """Read shapes, sites and output kind off a Keras model.
+    """The description of a Keras model.
 
     Args:
         model: a built `keras.Model`: functional, sequential, or a subclass that was called or built.
-        origin: its name, for messages.
-        digest: of its file.
-        choice: which sites are kept, at which rates.
-        output: name of the output, for a model with several.
-        notices: what is to be told already.
+        origin: name of the model, for messages.
+        digest: SHA-256 of its file.
+        choice: selection of sites and rates.
+        output: name of the output, for a model with several outputs.
+        notices: notices from loading the model.
 
     Raises:
-        ModelRefused: not one image input and one `[N, C]` output, or noise that cannot be kept.
-        OptionRefused: a pattern or an output that the model does not have.
+        ModelRefused: the model does not have one image input and one `[N, C]` output, or has noise that cannot be kept.
+        OptionRefused: a pattern or an output name matches nothing in the model.
     """
     keras = import_keras()
 
@@ -117,7 +117,7 @@ def describe_model(
         raise ModelRefused(
             f"{origin} is a {type(model).__name__}, not a Keras model.",
             wanted="a built keras.Model: functional, sequential or a subclass",
-            next_step="give the model itself, or a file that model.save('NAME.keras') wrote",
+            next_step="give the Keras model, or a file written by model.save('NAME.keras')",
         )
     _refuse_quantized(model, origin)
     image_shape, channels_first = _image_shape(model, origin)
@@ -128,10 +128,10 @@ def describe_model(
     kept = choose_sites(list(layers.items()), choice, origin)
     network = KerasNetwork(model, kept, position)
     paths = tuple(source.path for source in kept)
-    found = find_hidden_noise(network, layers, paths, input_shape, choice, origin)
+    hidden = find_hidden_noise(network, layers, paths, input_shape, choice, origin)
     precisions = other_precisions(model)
     if precisions:
-        found = (*found, f"{origin} computes in {', '.join(precisions)}; the export computes in float32")
+        hidden = (*hidden, f"{origin} computes in {', '.join(precisions)}; the exported model computes in float32")
     return KerasSource(
         network=network,
         origin=origin,
@@ -141,16 +141,16 @@ def describe_model(
         output_kind=derive_output_kind(model),
         scales_itself=any(type(layer).__name__ in _OWN_SCALE for layer in layers.values()),
         sites=paths,
-        notices=(*notices, *found),
+        notices=(*notices, *hidden),
         channels_first=channels_first,
         takes_integers=any("int" in str(tensor.dtype) for tensor in getattr(model, "inputs", None) or ()),
     )
 
 
 def _name_layers(container: Any, prefix: str = "") -> dict[int, tuple[str, Any]]:
-    """Every layer below a container with its path, by identity; containers before what they hold.
+    """All layers in a container with their paths, by identity; a container precedes its layers.
 
-    Keras has paths too, but a Dropout, which is never built, has none.
+    Keras' own `path` is not used, because it is None for a Dropout, which Keras never builds.
     """
     found: dict[int, tuple[str, Any]] = {}
     for layer in container._flatten_layers(include_self=False, recursive=False):
@@ -162,13 +162,13 @@ def _name_layers(container: Any, prefix: str = "") -> dict[int, tuple[str, Any]]
 
 
 def _image_shape(model: Any, origin: str) -> tuple[tuple[int, int, int], bool]:
-    """`(height, width, channels)` of an image, and whether the model takes the channels first."""
+    """`(height, width, channels)` of an image, and whether the model takes channels first."""
     shapes = _input_shapes(model)
     if not shapes:
         raise ModelRefused(
-            f"{origin} is a {type(model).__name__} without a known input.",
-            wanted="a model that knows its input",
-            next_step="call the model once on a batch before it is saved, or wrap it: keras.Model(inputs, outputs)",
+            f"{origin} is a {type(model).__name__} without a known input shape.",
+            wanted="a model with a known input shape",
+            next_step="call the model on a batch before saving it, or wrap it: keras.Model(inputs, outputs)",
         )
     if len(shapes) > 1:
         names = " and ".join(
@@ -177,40 +177,41 @@ def _image_shape(model: Any, origin: str) -> tuple[tuple[int, int, int], bool]:
         )
         raise ModelRefused(
             f"{origin} takes {len(shapes)} inputs: {names}.",
-            wanted="one image input: a row of the data to be screened is one image",
-            next_step="wrap the model so that the other inputs are constants or made from the image: "
+            wanted="a model with one image input, because a row of the screened data is one image",
+            next_step="wrap the model so that its other inputs are constants or are computed from the image: "
             "keras.Model(image, model([image, ...]))",
         )
     shape = tuple(size or 0 for size in shapes[0][1:])
     if len(shape) == 3 and 0 not in shape:
-        told = _data_format(model) or ("channels_last" if shape[2] in COLOURS else "channels_first")
-        if told == "channels_last" and shape[2] in COLOURS:
+        data_format = _data_format(model) or ("channels_last" if shape[2] in COLOURS else "channels_first")
+        if data_format == "channels_last" and shape[2] in COLOURS:
             return (shape[0], shape[1], shape[2]), False
-        if told == "channels_first" and shape[0] in COLOURS:
+        if data_format == "channels_first" and shape[0] in COLOURS:
             return (shape[1], shape[2], shape[0]), True
     raise ModelRefused(
         f"{origin} takes {shapes_text(shapes)}.",
-        wanted="one image input [N, height, width, channels] or [N, channels, height, width] of known size, "
+        wanted="one image input of fixed size, [N, height, width, channels] or [N, channels, height, width], "
         "with 1 or 3 channels",
-        next_step="wrap the model so that it takes one image of a fixed size",
+        next_step="wrap the model in a keras.Model whose input is one image of fixed size",
     )
 
 
 def _data_format(model: Any) -> str:
-    """Where the first layer that cares about it expects the channels; "" where none does."""
+    """The `data_format` of the first layer that depends on the channel axis; "" if there is none."""
     for operation in getattr(model, "operations", None) or model.layers:
         axes = getattr(operation, "dims", None) or getattr(operation, "axes", None)
         if type(operation).__name__ in ("Permute", "Transpose") and axes:
             return "channels_first" if tuple(axes) in ((2, 3, 1), (0, 2, 3, 1)) else "channels_last"
         nested = _data_format(operation) if getattr(operation, "layers", None) else ""
-        told = nested or getattr(operation, "data_format", None)
-        if told == "channels_first" or (told == "channels_last" and type(operation).__name__ != "Flatten"):
-            return str(told)
+        data_format = nested or getattr(operation, "data_format", None)
+        flattens = type(operation).__name__ == "Flatten"
+        if data_format == "channels_first" or (data_format == "channels_last" and not flattens):
+            return str(data_format)
     return ""
 
 
 def _input_shapes(model: Any) -> list[tuple[int | None, ...]]:
-    """Shapes of the inputs; of a subclassed model, what it was built with."""
+    """Shapes of the inputs; for a subclassed model, the shapes with which it was built."""
     if getattr(model, "inputs", None):
         return [tuple(tensor.shape) for tensor in model.inputs]
     built = getattr(model, "_build_shapes_dict", None) or {}
@@ -225,7 +226,7 @@ def _refuse_quantized(model: Any, origin: str) -> None:
     ]
     if quantized:
         raise ModelRefused(
-            f"{origin} is quantized, in {', '.join(quantized)}.",
-            wanted="the model as it was trained, in float32 or half precision",
-            next_step="export the model from before model.quantize(...)",
+            f"{origin} has quantized layers: {', '.join(quantized)}.",
+            wanted="the model before quantization, in float32 or half precision",
+            next_step="export the model that was saved before model.quantize(...)",
         )

@@ -1,8 +1,7 @@
-"""Find noise that an export would lose or freeze: by tracing, not by a list of layer names.
+"""Find noise that an export would lose or freeze, by tracing instead of a list of layer names.
 
-In: a network and its layers. Out: notices, or `ModelRefused`. Two traces are looked at: what draws
-random numbers in inference although it is no site, and what draws them only in training, which
-inference switches off without a word.
+In: a network and its layers. Out: notices, or `ModelRefused`. A trace in inference mode shows random operations outside
+the sites; a trace in training mode shows random operations that inference disables silently.
 """
 
 from __future__ import annotations
@@ -17,11 +16,13 @@ from export.source.network import Network
 from export.source.stochastic import NoiseCall
 
 RANDOM_OPERATION = re.compile(r"Random|Multinomial|TruncatedNormal|StatefulStandardNormal|StatefulUniform")
-"""TensorFlow's operations that draw random numbers, by their kind."""
+"""Types of TensorFlow operations that draw random numbers."""
+
+_NOISE_LAYERS = "Dropout, SpatialDropout, GaussianDropout or AlphaDropout layers"
 
 
-class _Watcher:
-    """A behaviour that changes nothing and notes which noise layers are called."""
+class _CallRecorder:
+    """A behaviour that returns its input and records the paths of the called noise layers."""
 
     def __init__(self) -> None:
         self.called: set[str] = set()
@@ -39,58 +40,59 @@ def find_hidden_noise(
     choice: SiteChoice,
     origin: str,
 ) -> tuple[str, ...]:
-    """What a person should know of noise that is not kept.
+    """Notices about noise that the export does not keep.
 
     Args:
         network: the network.
         layers: its layers by path.
-        kept: paths of the noise layers that are kept.
-        image_shape: what it takes.
-        choice: a stated `--keep` allows other noise to be switched off.
-        origin: the model's name, for messages.
+        kept: paths of the kept noise layers.
+        image_shape: shape of the network's input without the batch axis.
+        choice: selection of sites; a stated `--keep` allows the export to disable other noise.
+        origin: name of the model, for messages.
 
     Raises:
-        ModelRefused: a layer draws random numbers of its own in inference, or noise of the training
-            would fall silent and the user did not choose that.
+        ModelRefused: a layer other than a site draws random numbers in inference, or the export would disable noise
+            of the training without a stated `--keep`.
     """
     inference, called = _random_operations(network, image_shape, training=False)
     if inference:
         raise ModelRefused(
-            f"{origin} draws random numbers outside its dropout layers: {_names(inference, layers)}.",
-            wanted="noise from Dropout, SpatialDropout, GaussianDropout or AlphaDropout layers, or subclasses "
-            "that call their parent",
-            next_step="use such a layer instead of keras.random or tf.random, then export again",
+            f"{origin} draws random numbers outside its dropout layers: {_format_sources(inference, layers)}.",
+            wanted=f"noise only from {_NOISE_LAYERS}, or from subclasses that call their parent",
+            next_step="replace keras.random or tf.random by one of these layers, then export again",
         )
     training, called_in_training = _random_operations(network, image_shape, training=True)
     gated = sorted(path for path in set(kept) & called_in_training - called)
     if gated:
         raise ModelRefused(
-            f"{origin} calls dropout layers only where `training` is true: {', '.join(gated)}.",
-            wanted="layers that are always called; Dropout itself knows what training is",
-            next_step="take the condition out of the model's call, or leave these layers out by --keep",
+            f"{origin} calls dropout layers only if `training` is true: {', '.join(gated)}.",
+            wanted="dropout layers that are called in inference too, where Keras disables them itself",
+            next_step="remove the condition from the model's call, or leave out these layers by --keep",
         )
-    notices = [f"{path} is never called, so it is no site" for path in kept if path not in called | called_in_training]
-    culprits = _culprits(training, layers)
-    harmless = {name for name, layer in culprits.items() if layer is not None and _is_augmentation(layer)}
-    lost = sorted(set(culprits) - harmless)
+    notices = [
+        f"{path} is never called, so it is not a site" for path in kept if path not in called | called_in_training
+    ]
+    sources = _find_sources(training, layers)
+    augmentation = {name for name, layer in sources.items() if layer is not None and _is_augmentation(layer)}
+    lost = sorted(set(sources) - augmentation)
     if lost and not choice.keep:
         raise ModelRefused(
-            f"{origin} was trained with noise that would fall silent in the export: {_described(lost, culprits)}.",
-            wanted="noise from Dropout, SpatialDropout, GaussianDropout or AlphaDropout layers",
-            next_step="replace it by such a layer, or say which sites are enough: --keep 'PATTERN'",
+            f"{origin} was trained with noise that the export would disable: {_format_names(lost, sources)}.",
+            wanted=f"noise only from {_NOISE_LAYERS}",
+            next_step="replace it by one of these layers, or select the dropout layers to keep: --keep 'PATTERN'",
         )
     notices += [
-        f"{name} ({type(culprits[name]).__name__}) is switched off, as Keras does in inference"
-        for name in sorted(harmless)
+        f"{name} ({type(sources[name]).__name__}) is disabled, as in Keras' inference mode"
+        for name in sorted(augmentation)
     ]
-    notices += [f"{_described([name], culprits)} is switched off; --keep chose other sites" for name in lost]
+    notices += [f"{_format_names([name], sources)} is disabled, because --keep selects other sites" for name in lost]
     return tuple(notices)
 
 
 def random_operations(graph: Any) -> list[str]:
-    """Names of the operations that draw random numbers on the way to a traced function's outputs.
+    """Names of the random operations on which the outputs of a traced function depend.
 
-    Recurrent layers draw masks that they then do not use in inference; those are not on the way.
+    Recurrent layers draw masks that they do not use in inference; these are not included.
     """
     functions = {one.signature.name: one.node_def for one in graph.as_graph_def().library.function}
     found: list[str] = []
@@ -107,7 +109,7 @@ def random_operations(graph: Any) -> list[str]:
 
 
 def _random_within(node: Any, functions: Mapping[str, Sequence[Any]]) -> list[str]:
-    """The same of the functions that an operation calls, such as a loop's body, and of those that they call."""
+    """Names of the random operations in the functions that an operation calls, such as a loop body, at any depth."""
     found: list[str] = []
     for value in node.attr.values():
         for called in (value.func.name, *(one.name for one in value.list.func)):
@@ -120,19 +122,20 @@ def _random_within(node: Any, functions: Mapping[str, Sequence[Any]]) -> list[st
 def _random_operations(
     network: Network, image_shape: tuple[int, int, int], *, training: bool
 ) -> tuple[list[str], set[str]]:
+    """Names of the random operations in a trace of the network, and paths of the noise layers that it calls."""
     import tensorflow as tf
 
-    watcher = _Watcher()
-    function = tf.function(lambda image: network.answer(image, watcher, training=training))
+    recorder = _CallRecorder()
+    function = tf.function(lambda image: network.forward(image, recorder, training=training))
     concrete = function.get_concrete_function(tf.TensorSpec([None, *image_shape], tf.float32))
-    return random_operations(concrete.graph), watcher.called
+    return random_operations(concrete.graph), recorder.called
 
 
-def _culprits(operations: Iterable[str], layers: Mapping[str, Any]) -> dict[str, Any]:
-    """The layers behind random operations by path; an operation outside any layer stands for itself, with None.
+def _find_sources(operations: Iterable[str], layers: Mapping[str, Any]) -> dict[str, Any]:
+    """The layers that contain random operations, by path; an operation outside all layers by its name, with None.
 
-    TensorFlow names an operation after the scopes around it, and each Keras layer opens a scope of
-    its own name, to which TensorFlow adds a number where the name was taken.
+    TensorFlow prefixes the name of an operation with its scopes. Each Keras layer opens a scope of its name, to which
+    TensorFlow appends a number if the name is in use.
     """
     by_name = {path.rsplit("/", 1)[-1]: path for path in layers}
     found: dict[str, Any] = {}
@@ -144,15 +147,15 @@ def _culprits(operations: Iterable[str], layers: Mapping[str, Any]) -> dict[str,
 
 
 def _is_augmentation(layer: Any) -> bool:
-    """Noise on inputs that is no dropout: Keras' own augmentation layers and GaussianNoise."""
+    """Whether a layer augments its input: GaussianNoise and Keras' augmentation layers."""
     module = type(layer).__module__
     return module.startswith("keras.src.layers.preprocessing") or type(layer).__name__ == "GaussianNoise"
 
 
-def _names(operations: Iterable[str], layers: Mapping[str, Any]) -> str:
-    culprits = _culprits(operations, layers)
-    return _described(sorted(culprits), culprits)
+def _format_sources(operations: Iterable[str], layers: Mapping[str, Any]) -> str:
+    sources = _find_sources(operations, layers)
+    return _format_names(sorted(sources), sources)
 
 
-def _described(names: Iterable[str], culprits: Mapping[str, Any]) -> str:
-    return ", ".join(name if culprits[name] is None else f"{name} ({type(culprits[name]).__name__})" for name in names)
+def _format_names(names: Iterable[str], sources: Mapping[str, Any]) -> str:
+    return ", ".join(name if sources[name] is None else f"{name} ({type(sources[name]).__name__})" for name in names)

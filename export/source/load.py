@@ -1,8 +1,8 @@
-"""Load a trained model from a file without running code that it brings along.
+"""Load a trained model from a file without running code from the file.
 
-In: a `.keras` file, a legacy `.h5` file or a SavedModel folder of Keras 2. Out: a `KerasSource`.
-What a file names is looked at before Keras is given it: code in a file (Lambda layers) and classes
-that are not Keras' own are refused until they are allowed by name.
+In: a `.keras` file, a legacy `.h5` file or a SavedModel folder of Keras 2. Out: a `KerasSource`. The configuration is
+checked before Keras loads the file: code in the file (Lambda layers) and classes that are not part of Keras are refused
+unless the user allows them.
 """
 
 from __future__ import annotations
@@ -32,28 +32,29 @@ def load_model(
     choice: SiteChoice | None = None,
     output: str | None = None,
 ) -> KerasSource:
-    """Load a model in Keras' safe mode, without its optimizer.
+    """The description of a model file, loaded in Keras' safe mode and without its optimizer.
 
     Args:
-        path: of the file or folder.
-        custom_objects: classes and functions of the user's own that the file names.
-        unsafe: also run code that is in the file itself; for files that are trusted.
-        choice: which sites are kept.
-        output: name of the output, for a model with several.
+        path: path of the file or folder.
+        custom_objects: the user's classes and functions that the file names.
+        unsafe: whether to run code that the file contains, for trusted files.
+        choice: selection of sites and rates.
+        output: name of the output, for a model with several outputs.
 
     Raises:
-        ModelRefused: no such model, unknown or unsafe classes, or a model that `describe_model` refuses.
+        ModelRefused: the file is missing or damaged, it contains code or unknown classes, or `describe_model` refuses
+            the model.
     """
     path = Path(path)
     if not path.exists():
-        raise ModelRefused(f"There is no model file {path}.", wanted=WANTED, next_step="check the path")
+        raise ModelRefused(f"There is no model file {path}.", wanted=WANTED, next_step="check the path of the model")
     if path.name.endswith(_WEIGHTS_ONLY):
         raise _weights_only(path)
     if path.is_file() and path.suffix not in (".keras", ".h5", ".hdf5"):
         raise ModelRefused(
-            f"{path} is not named like a Keras model (its ending is {path.suffix or 'empty'!r}).",
+            f"{path} does not have the extension of a Keras model (it has {path.suffix or 'no extension'}).",
             wanted=WANTED,
-            next_step="load the model in Keras and save it with the ending .keras",
+            next_step="load the model in Keras, and save it by model.save('NAME.keras')",
         )
     keras = import_keras()
     given = dict(custom_objects or {})
@@ -73,19 +74,19 @@ def load_model(
         first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelRefused(
             f"Keras could not load {path}: {shorten(first_line, 300)}",
-            wanted="a model of this Keras version's own layers, or of classes named by --custom-objects",
-            next_step="load it where it was trained and save it anew; classes: --custom-objects module:Class",
+            wanted="a model of layers in this version of Keras, or of classes given by --custom-objects",
+            next_step="load the model where it was trained and save it again, or add --custom-objects module:Class",
         ) from error
     notices = [
-        f"the class {name} is not in the file; by its name and settings it is a {stand_in.__base__.__name__} "
-        "that is always on, and is taken for one"
+        f"the class {name} is not in the file; according to its name and settings, it is loaded as a "
+        f"{stand_in.__base__.__name__} that is always active"
         for name, stand_in in stand_ins.items()
     ]
     return describe_model(model, origin=str(path), digest=_digest(path), choice=choice, output=output, notices=notices)
 
 
 def _read_config(path: Path) -> Any:
-    """What the file says of its layers, as plain data; nothing of it is run."""
+    """The configuration of the layers as plain data; no code of the file is run."""
     if path.is_dir():
         return read_folder_config(path)
     try:
@@ -98,9 +99,9 @@ def _read_config(path: Path) -> Any:
             text = file.attrs.get("model_config")
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ModelRefused(
-            f"Keras could not load {path}: it is no {path.suffix} file of a model ({error}).",
+            f"Keras could not load {path}: it is not a {path.suffix} file of a model ({error}).",
             wanted=WANTED,
-            next_step="check that the file was copied whole; save the model again",
+            next_step="check that the file was copied completely, or save the model again",
         ) from error
     if text is None:
         raise _weights_only(path)
@@ -108,21 +109,21 @@ def _read_config(path: Path) -> Any:
 
 
 def _refuse_code(config: Any, path: Path) -> None:
-    found = [one for one in _objects(config) if one.get("class_name") in ("Lambda", "__lambda__")]
-    if found:
-        names = ", ".join(_own_name(one) for one in found)
+    lambdas = [one for one in _objects(config) if one.get("class_name") in ("Lambda", "__lambda__")]
+    if lambdas:
+        names = ", ".join(_object_name(one) for one in lambdas)
         raise ModelRefused(
-            f"{path} has code in it that loading would run: {names}.",
-            wanted="a model without Lambda layers, or a file that you trust",
-            next_step="if you made this file yourself, add --unsafe; better, use keras.ops or a layer class instead",
+            f"{path} contains code that loading would run: {names}.",
+            wanted="a model without Lambda layers, or a trusted file",
+            next_step="replace the Lambda by keras.ops or a layer class; if you trust the file, add --unsafe",
         )
 
 
 def _stand_ins(config: Any, given: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Classes for those that the file names but does not hold, where it is plain what they are.
+    """Replacement classes for the classes that the file names, if name and settings determine them.
 
     Raises:
-        ModelRefused: the file names other classes that nobody knows.
+        ModelRefused: the file names other classes that are neither part of Keras nor given.
     """
     unknown: dict[str, dict[str, Any]] = {}
     for one in _objects(config):
@@ -133,14 +134,15 @@ def _stand_ins(config: Any, given: Mapping[str, Any], path: Path) -> dict[str, A
     missing = sorted(name for name, stand_in in made.items() if stand_in is None)
     if missing:
         raise ModelRefused(
-            f"{path} has classes that are not Keras' own: {', '.join(missing)}.",
-            wanted="to be told where they are; only you can say which code is yours",
-            next_step=f"--custom-objects 'module:{missing[0].split('>')[-1]}', with the module or .py file that has it",
+            f"{path} uses classes that are not part of Keras: {', '.join(missing)}.",
+            wanted="the module of each class; code is loaded only from modules that you name",
+            next_step=f"add --custom-objects 'MODULE:{missing[0].split('>')[-1]}'; MODULE is a module or a .py file",
         )
     return {name: stand_in for name, stand_in in made.items() if stand_in is not None}
 
 
 def _is_known(one: Mapping[str, Any], registered: str, given: Mapping[str, Any]) -> bool:
+    """Whether the class of a serialized object is given, registered, or part of Keras."""
     import keras
 
     name = str(one["class_name"])
@@ -153,7 +155,7 @@ def _is_known(one: Mapping[str, Any], registered: str, given: Mapping[str, Any])
 
 
 def _objects(config: Any) -> Iterator[dict[str, Any]]:
-    """Every serialized object in a configuration, outer ones first."""
+    """All serialized objects in a configuration; an outer object precedes its inner ones."""
     if isinstance(config, dict):
         if isinstance(config.get("class_name"), str):
             yield config
@@ -164,21 +166,21 @@ def _objects(config: Any) -> Iterator[dict[str, Any]]:
         yield from _objects(part)
 
 
-def _own_name(one: Mapping[str, Any]) -> str:
+def _object_name(one: Mapping[str, Any]) -> str:
     config = one.get("config")
     return str(config.get("name", one["class_name"])) if isinstance(config, dict) else str(one["class_name"])
 
 
 def _weights_only(path: Path) -> ModelRefused:
     return ModelRefused(
-        f"{path} holds weights only, and not the model that they belong to.",
+        f"{path} contains only weights, without the layers of the model.",
         wanted=WANTED,
-        next_step="build the model, load these weights into it, and save it with model.save('NAME.keras')",
+        next_step="build the model, load these weights into it, and save it by model.save('NAME.keras')",
     )
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a file; of a folder, that of the names and digests of the files in it."""
+    """SHA-256 of a file; for a folder, SHA-256 of the names and digests of its files."""
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

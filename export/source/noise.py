@@ -1,7 +1,6 @@
-"""Which Keras layers draw noise that an export keeps, with which rate and along which axes.
+"""Classify Keras layers by the noise that an export keeps.
 
-In: a Keras layer. Out: what kind of noise it is and the shape of one row's draw. Nothing here
-traces or runs a model.
+In: a Keras layer. Out: its kind of noise and the shape of one row's mask. No model is traced or run.
 """
 
 from __future__ import annotations
@@ -13,21 +12,21 @@ from typing import Any
 from export.errors import ModelRefused
 
 ELEMENT_KINDS = {"Dropout": "MCDropout", "GaussianDropout": "MCGaussianDropout", "AlphaDropout": "MCAlphaDropout"}
-"""The noise function of each kind of layer, where every element has its own draw."""
+"""Noise function by layer family, for one value for each element."""
 
 BROADCAST_KINDS = {"Dropout": "MCBroadcastDropout", "AlphaDropout": "MCBroadcastAlphaDropout"}
-"""The noise function where a draw is shared along some axes (`noise_shape`, SpatialDropout)."""
+"""Noise function by layer family, for values shared along some axes (`noise_shape`, SpatialDropout)."""
 
 
 @dataclass(frozen=True)
 class NoiseLayer:
-    """A layer whose noise is kept.
+    """A noise layer that the export keeps.
 
     Attributes:
         layer: the Keras layer.
-        path: its name with those of the models around it.
+        path: names of the enclosing models and of the layer, separated by `/`.
         family: `Dropout`, `GaussianDropout` or `AlphaDropout`.
-        rate: the rate of the export, in (0, 1).
+        rate: rate in the export, in (0, 1).
     """
 
     layer: Any
@@ -38,9 +37,9 @@ class NoiseLayer:
 
 @cache
 def noise_classes() -> dict[type, str]:
-    """The Keras classes whose `call` draws noise that is kept, with their families.
+    """The Keras classes whose `call` draws noise that an export keeps, with their families.
 
-    SpatialDropout1D, 2D and 3D share one `call`, in a parent that Keras does not name publicly.
+    SpatialDropout1D, 2D and 3D inherit `call` from one class, which has no public name.
     """
     import keras
 
@@ -54,29 +53,29 @@ def noise_classes() -> dict[type, str]:
 
 
 def family_of(layer: Any) -> str:
-    """`Dropout`, `GaussianDropout`, `AlphaDropout`, or "" for a layer of another kind."""
+    """Family of a noise layer: `Dropout`, `GaussianDropout` or `AlphaDropout`; "" for any other layer."""
     return next((family for kind, family in noise_classes().items() if isinstance(layer, kind)), "")
 
 
 def is_active(layer: Any) -> bool:
-    """Whether a noise layer was trained with noise."""
+    """Whether a noise layer has a rate above 0."""
     return bool(layer.rate > 0)
 
 
 def noise_shape_of(layer: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The draw of one row, without the batch axis: from `noise_shape`, or from what SpatialDropout does.
+    """Shape of one row's mask, without the batch axis, by `noise_shape` or SpatialDropout.
 
-    A `noise_shape` that starts with 1 shares a draw between the rows of a batch. Here each row
-    has its own: for one row the distribution is the same.
+    A `noise_shape` that starts with 1 shares a mask between the rows of a batch. The export draws a mask for each row
+    instead; the distribution of a single row is the same.
 
     Args:
         layer: a noise layer.
-        shape: what it sees, without the batch axis.
+        shape: shape of its input, without the batch axis.
 
     Raises:
-        ModelRefused: the draw ties some rows of a batch together, or does not fit the shape.
+        ModelRefused: the mask is shared by some rows of a batch only, or does not fit the shape.
     """
-    if hasattr(layer, "_get_noise_shape"):  # SpatialDropout: one draw for each channel
+    if hasattr(layer, "_get_noise_shape"):  # SpatialDropout: one value for each channel
         channels_last = getattr(layer, "data_format", "channels_last") == "channels_last"
         singles = (1,) * (len(shape) - 1)
         return (*singles, shape[-1]) if channels_last else (shape[0], *singles)
@@ -87,8 +86,8 @@ def noise_shape_of(layer: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     fits = all(own in (1, size) for own, size in zip(filled, shape, strict=False))
     if len(rest) != len(shape) or first not in (None, 1) or not fits:
         raise ModelRefused(
-            f"The dropout layer {layer.name} has noise_shape {layer.noise_shape} on rows of {list(shape)}.",
-            wanted="None or 1 for the batch, and for each other axis its size, None or 1",
-            next_step="rebuild the layer with such a noise_shape",
+            f"The dropout layer {layer.name} has noise_shape {layer.noise_shape} for rows of shape {list(shape)}.",
+            wanted="a noise_shape with None or 1 for the batch axis, and None, 1 or its size for every other axis",
+            next_step="rebuild the layer with a noise_shape of this form",
         )
     return filled

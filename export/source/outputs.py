@@ -1,6 +1,6 @@
-"""Which output of a Keras model is screened, its size, and what its last layer says that it is.
+"""Select the output of a Keras model, and derive its size and kind.
 
-In: a model and perhaps the name of an output. Out: the model cut down to it, or a refusal.
+In: a model and, if it has several outputs, the name of one. Out: the model reduced to this output, or `ModelRefused`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from export.errors import ModelRefused, OptionRefused
 def choose_output(
     model: Any, name: str | None, image_shape: tuple[int, int, int], origin: str
 ) -> tuple[Any, int, tuple[int | None, ...]]:
-    """The model cut down to one output, where in its flat outputs that is, and its shape.
+    """The model reduced to one output if it is functional, the index of the output in its flat outputs, and its shape.
 
     Raises:
-        ModelRefused: there are several, and none was named.
-        OptionRefused: the name is that of none.
+        ModelRefused: the model has several outputs, and no name was given.
+        OptionRefused: the name is not the name of exactly one output.
     """
     import keras
 
@@ -48,7 +48,7 @@ def choose_output(
 
 
 def _outputs_of(model: Any, image_shape: tuple[int, int, int]) -> Any:
-    """What a subclassed model gives, by their shapes; nothing is computed."""
+    """The symbolic outputs of a subclassed model, from a trace."""
     import tensorflow as tf
 
     function = tf.function(lambda images: model(images, training=False))
@@ -56,7 +56,7 @@ def _outputs_of(model: Any, image_shape: tuple[int, int, int]) -> Any:
 
 
 def _output_name(path: tuple[Any, ...], tensor: Any) -> str:
-    """The key of a dictionary of outputs, else the layer that makes the output, else its number."""
+    """Name of an output: its key in a dictionary of outputs, else the name of its layer, else its index."""
     if path and isinstance(path[-1], str):
         return str(path[-1])
     history = getattr(tensor, "_keras_history", None)
@@ -66,39 +66,39 @@ def _output_name(path: tuple[Any, ...], tensor: Any) -> str:
 
 
 def count_classes(shape: tuple[int | None, ...], origin: str) -> int:
-    """C of an output `[N, C]`.
+    """Number of outputs C of an output `[N, C]`.
 
     Raises:
-        ModelRefused: it has another shape.
+        ModelRefused: the output has another shape.
     """
     if len(shape) != 2 or shape[1] is None:
         raise ModelRefused(
             f"{origin} gives {shapes_text([shape])}.",
-            wanted="one output [N, C]",
-            next_step="wrap the model so that it gives the one output to be screened",
+            wanted="an output of shape [N, C]: C classes, labels or values for each image",
+            next_step="wrap the model so that it gives one vector for each image",
         )
     return int(shape[1])
 
 
 def shapes_text(shapes: list[tuple[int | None, ...]]) -> str:
-    """Shapes as a person reads them."""
+    """Shapes as text, with N for the batch axis."""
     return " and ".join(str(["N", *shape[1:]]).replace("'", "") for shape in shapes) or "nothing"
 
 
 def derive_output_kind(model: Any) -> str:
-    """`softmax` or `sigmoid` where the layer behind the output says so, else ""."""
-    layer = _layer_behind(model.outputs[0]) if getattr(model, "outputs", None) else None
+    """Output kind by the last layer's activation: `softmax` or `sigmoid`, else ""."""
+    layer = _last_layer(model.outputs[0]) if getattr(model, "outputs", None) else None
     if type(layer).__name__ == "Softmax":
         return "softmax"
     activation = getattr(getattr(layer, "activation", None), "__name__", "")
     return activation if activation in ("softmax", "sigmoid") else ""
 
 
-def _layer_behind(tensor: Any) -> Any:
-    """The layer that makes a tensor, looked for within nested models."""
+def _last_layer(tensor: Any) -> Any:
+    """The layer that computes a tensor, also in a nested model."""
     history = getattr(tensor, "_keras_history", None)
     if history is None:
         return None
     layer = history.operation
     outputs = getattr(layer, "outputs", None) if getattr(layer, "layers", None) else None
-    return _layer_behind(outputs[history.tensor_index]) if outputs else layer
+    return _last_layer(outputs[history.tensor_index]) if outputs else layer

@@ -1,9 +1,9 @@
-"""SavedModel folders: those of Keras 2 describe their layers and can be rebuilt; others are refused by their reason.
+"""Rebuild Keras models from SavedModel folders of Keras 2; refuse other SavedModel folders.
 
-In: a folder. Out: what it says of its layers, and a Keras model with its weights. `model.save("folder")` of
-Keras 2 writes traced functions, and beside them the configuration of the layers (`keras_metadata.pb`) and a
-checkpoint of their weights. Only the latter two are read: the functions, in which dropout cannot be told apart
-any more, are never run. Nothing but data is taken from the folder; classes are looked for as in any other file.
+In: a folder. Out: the configuration of its layers, and a Keras model with its weights. `model.save("folder")` of Keras
+2 writes traced functions, the configuration of the layers (`keras_metadata.pb`) and a checkpoint of the weights. Only
+the configuration and the checkpoint are read. The functions are never run, because dropout layers cannot be identified
+in them. The folder is read as data only; its classes are resolved as for any other model file.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ from export.source.hidden import RANDOM_OPERATION
 _METADATA = "keras_metadata.pb"
 _GRAPH = "saved_model.pb"
 _CHECKPOINT = "variables/variables"
-_ANEW = "save the Keras model itself where it was trained: model.save('NAME.keras')"
-WANTED = "a model saved with model.save('NAME.keras'), a legacy .h5 file, or a folder of Keras 2's model.save"
+_SAVE_AGAIN = "save the Keras model again where it was trained: model.save('NAME.keras')"
+
+WANTED = "a file written by model.save('NAME.keras'), a legacy .h5 file, or a folder written by Keras 2's model.save"
+"""The supported kinds of model files, for messages."""
 
 
 def read_folder_config(folder: Path) -> dict[str, Any]:
-    """What a SavedModel says of its layers, as plain data in the form of Keras 2.
+    """Configuration of the layers of a SavedModel, as plain data in the format of Keras 2.
 
     Raises:
-        ModelRefused: it is no SavedModel, or has only functions, or its class is not in it.
+        ModelRefused: the folder is not a SavedModel, contains only functions, or is of a subclassed model.
     """
     if not (folder / _GRAPH).is_file():
         raise ModelRefused(
-            f"{folder} is a folder without a {_GRAPH}.", wanted=WANTED, next_step="check the path of the model"
+            f"{folder} is a folder without a file {_GRAPH}.", wanted=WANTED, next_step="check the path of the model"
         )
     if not (folder / _METADATA).is_file():
         raise _refuse_functions(folder)
@@ -41,30 +43,30 @@ def read_folder_config(folder: Path) -> dict[str, Any]:
     config = root.get("config") or {}
     if not root.get("is_graph_network") or "layers" not in config:
         raise ModelRefused(
-            f"{folder} is a SavedModel of the class {root.get('class_name', 'unknown')}, whose code is not in it.",
-            wanted="a sequential or functional model in a folder of Keras 2; others can be rebuilt by their code alone",
-            next_step=f"{_ANEW}, and give its class by --custom-objects",
+            f"{folder} is a SavedModel of the class {root.get('class_name', 'unknown')}, without its code.",
+            wanted="a sequential or functional model; a subclassed model can be rebuilt only with its code",
+            next_step=f"{_SAVE_AGAIN}, and give its class by --custom-objects",
         )
     return {"class_name": root["class_name"], "config": config}
 
 
 def rebuild(folder: Path, config: Mapping[str, Any], custom_objects: Mapping[str, Any], *, unsafe: bool) -> Any:
-    """The model of a folder, its weights matched by layer, name and shape.
+    """The model of a folder, with its weights matched by layer, name and shape.
 
     Raises:
-        ModelRefused: a layer's weights are others than it has in this version of Keras.
+        ModelRefused: the saved weights of a layer are not the weights that it has in this version of Keras.
     """
     from keras.src.legacy.saving import json_utils, saving_options, saving_utils
     from keras.src.saving.serialization_lib import SafeModeScope
 
     with saving_options.keras_option_scope(use_legacy_config=True), SafeModeScope(not unsafe):
         model = saving_utils.model_from_config(json_utils.decode(json.dumps(config)), custom_objects=custom_objects)
-    _Weights(folder).fill(model)
+    _Checkpoint(folder).restore(model)
     return model
 
 
-class _Weights:
-    """The checkpoint of a folder, whose nodes know each other by the names of attributes."""
+class _Checkpoint:
+    """The checkpoint of a folder: an object graph whose edges are attribute names."""
 
     def __init__(self, folder: Path) -> None:
         import tensorflow as tf
@@ -79,43 +81,43 @@ class _Weights:
         metadata = _metadata(folder)
         self._nodes = {metadata[path]["name"]: node for path, node in described if "name" in metadata.get(path, ())}
 
-    def fill(self, model: Any) -> None:
-        """Give every layer of a model its weights."""
+    def restore(self, model: Any) -> None:
+        """Assign the saved weights to all layers of a model."""
         for layer in model.layers:
-            self._fill_layer(layer, self._nodes.get(layer.name))
+            self._restore_layer(layer, self._nodes.get(layer.name))
 
-    def _fill_layer(self, layer: Any, node: int | None) -> None:
+    def _restore_layer(self, layer: Any, node: int | None) -> None:
         listed = None if node is None else self._children[node].get("variables")
         nodes = [] if listed is None else self._children[listed].values()
         saved = {_within(layer.name, one.full_name): one for node in nodes for one in self._variables[node]}
         wanted = {_within(layer.name, weight.path): weight for weight in layer.weights}
         old, new = saved.keys() - wanted.keys(), wanted.keys() - saved.keys()
-        if len(old) == len(new) == 1:  # one new name, and so no doubt: Keras 3 calls a depthwise_kernel kernel
+        if len(old) == len(new) == 1:  # one renamed weight: depthwise_kernel is kernel in Keras 3
             saved[new.pop()] = saved.pop(old.pop())
         values = {name: self._reader.get_tensor(one.checkpoint_key) for name, one in saved.items()}
         found_shapes = {name: tuple(value.shape) for name, value in values.items()}
         wanted_shapes = {name: tuple(weight.shape) for name, weight in wanted.items()}
         if found_shapes != wanted_shapes or not len(nodes) == len(wanted) == len(layer.weights):
             raise ModelRefused(
-                f"{self._folder} has the weights {found_shapes} for the layer {layer.name}, in which Keras now "
-                f"has {wanted_shapes}.",
-                wanted="the same weights by name and shape, so that none gets to a wrong place",
-                next_step=_ANEW,
+                f"{self._folder} has the weights {found_shapes} for the layer {layer.name}, which has the weights "
+                f"{wanted_shapes} in this version of Keras.",
+                wanted="weights with equal names and shapes, so that each weight can be matched",
+                next_step=_SAVE_AGAIN,
             )
         for name, weight in wanted.items():
             weight.assign(values[name])
-        if hasattr(layer, "finalize_state"):  # Normalization computes with what it makes of its weights
+        if hasattr(layer, "finalize_state"):  # Normalization computes with values derived from its weights
             layer.finalize_state()
 
 
 def _within(layer: str, path: str) -> str:
-    """The part of a variable's path behind its layer, without the numbers that Keras adds to names in use."""
+    """The part of a variable's path after its layer, without the numbers that Keras appends to names in use."""
     inner = f"/{path}".rpartition(f"/{layer}/")[2]
     return "/".join(re.sub(r"_\d+$", "", part) for part in inner.split("/"))
 
 
 def _refuse_functions(folder: Path) -> ModelRefused:
-    """Why a folder that holds only traced functions cannot be exported, by what is in them."""
+    """The refusal of a folder that contains only traced functions, with the reason that they cannot be exported."""
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
@@ -126,19 +128,19 @@ def _refuse_functions(folder: Path) -> ModelRefused:
     nodes = [node for graph in graphs for function in graph.library.function for node in function.node_def]
     drawing = sum(1 for node in nodes if RANDOM_OPERATION.search(node.op))
     found = (
-        f"in which {drawing} operations draw random numbers, but no longer say of which layer and rate they are"
+        f"whose {drawing} random operations have no layer and no rate"
         if drawing
-        else "traced in inference, where every dropout was left out"
+        else "traced in inference mode, without dropout"
     )
     return ModelRefused(
-        f"{folder} is a SavedModel of functions alone, as Keras 3's model.export writes it, {found}.",
+        f"{folder} is a SavedModel with functions only, as Keras 3's model.export writes it, {found}.",
         wanted=WANTED,
-        next_step=_ANEW,
+        next_step=_SAVE_AGAIN,
     )
 
 
 def _metadata(folder: Path) -> dict[str, dict[str, Any]]:
-    """What Keras 2 noted of each object, by its path from the model, which is `root`."""
+    """Keras 2's metadata of each object, by its path from the model, which is `root`."""
     from google.protobuf.message import DecodeError
 
     try:
@@ -148,13 +150,13 @@ def _metadata(folder: Path) -> dict[str, dict[str, Any]]:
         raise ModelRefused(
             f"{folder} has a {_METADATA} that cannot be read ({type(error).__name__}).",
             wanted=WANTED,
-            next_step="check that the folder was copied whole; save the model again",
+            next_step="check that the folder was copied completely, or save the model again",
         ) from error
 
 
 @cache
 def _saved_metadata() -> Any:
-    """The message `SavedMetadata` of Keras 2, as far as it is needed; Keras 3 does not bring it."""
+    """The protobuf message `SavedMetadata` of Keras 2, with the fields read here; Keras 3 does not contain it."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     kinds = descriptor_pb2.FieldDescriptorProto

@@ -1,15 +1,14 @@
-"""Stand-ins for classes that a file names and this Keras does not have as they were.
+"""Replacement classes for layers that the installed Keras cannot load.
 
-First for the dropout that half the tutorials define, always on and otherwise Keras' own:
+In: the configuration of a layer in a file. Out: a class with which Keras can load it, or None. There are two cases.
+The first is a subclass that many tutorials define, a dropout that is always active:
 
     class MCDropout(keras.layers.Dropout):
         def call(self, inputs):
             return super().call(inputs, training=True)
 
-In: how a file describes a layer of a class that it does not hold. Out: a class to load it with, or
-None. A model that was saved with such a class cannot be loaded elsewhere without it, although
-nothing is in it that an export needs. Then for layers of Keras 2 with settings that Keras 3 has no
-more: half of the networks of `keras.applications` have them.
+Keras cannot load a model with this class without its code, but the export does not need the code. The second case is
+layers of Keras 2 with settings that Keras 3 removed; many networks of `keras.applications` have them.
 """
 
 from __future__ import annotations
@@ -26,23 +25,23 @@ _NAME = re.compile(
 
 
 def make_stand_in(described: Mapping[str, Any]) -> Any | None:
-    """A subclass of the Keras layer that the name means; None where that is not plain.
+    """A subclass of the Keras dropout layer that the class name denotes; None if it denotes none.
 
     Args:
-        described: `class_name` and `config` of the layer. Its settings must be just those of the
-            Keras layer: one more, and the class does something of its own.
+        described: `class_name` and `config` of the layer. It must have only settings of the Keras layer, because a
+            class with another setting has behaviour of its own.
     """
     import keras
 
     name = str(described["class_name"]).split(">")[-1]
-    found = _NAME.fullmatch(name)
+    match = _NAME.fullmatch(name)
     config = described.get("config")
-    if found is None or not isinstance(config, dict):
+    if match is None or not isinstance(config, dict):
         return None
-    family = (found["family"] or "").capitalize()
-    if (family == "Spatial") != bool(found["axes"]):
+    family = (match["family"] or "").capitalize()
+    if (family == "Spatial") != bool(match["axes"]):
         return None
-    parent = getattr(keras.layers, f"{family}Dropout{(found['axes'] or '').upper()}")
+    parent = getattr(keras.layers, f"{family}Dropout{(match['axes'] or '').upper()}")
     own = set(parent(0.5).get_config()) | {"name", "trainable", "dtype", "noise_shape", "seed"}
     if "rate" not in config or not set(config) <= own:
         return None
@@ -52,11 +51,11 @@ def make_stand_in(described: Mapping[str, Any]) -> Any | None:
 
 
 def _without_trainable(kind: Any, config: Mapping[str, Any]) -> Any:
-    """SpatialDropout takes no `trainable`, but a subclass of it may have saved one."""
+    """A layer without the setting `trainable`, which SpatialDropout does not accept but a subclass may have saved."""
     return kind(**{key: value for key, value in config.items() if key != "trainable"})
 
 
-_NO_LONGER = {
+_REMOVED_SETTINGS = {
     "groups": (1,),
     "noise_shape": (None,),
     "time_major": (False,),
@@ -65,33 +64,36 @@ _NO_LONGER = {
     "kernel_constraint": None,
     "trainable": None,
 }
-"""Settings of these layers that only Keras 2 has, with the values at which they mean nothing (None: all of them)."""
+"""Settings that Keras 3 removed, with the values at which they have no effect (None: any value)."""
 
-_CHANGED = {
+_AFFECTED_LAYERS = {
     *("DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D"),
     *("SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D"),
     *("GRU", "LSTM", "SimpleRNN"),
 }
+"""Layers from which Keras 3 removed settings."""
 
 
 def layers_of_keras_2(described: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Classes, by name, for layers that Keras 2 saved with settings that Keras 3 has no more.
+    """Classes by name for layers that Keras 2 saved with settings that Keras 3 removed.
 
     Args:
-        described: how a file describes its layers.
+        described: configurations of the layers in a file.
     """
     import keras
 
-    names = {one["class_name"] for one in described if "module" not in one}  # which Keras 3 always writes
+    names = {one["class_name"] for one in described if "module" not in one}  # Keras 3 always writes it
     return {
         name: type(name, (getattr(keras.layers, name),), {"from_config": classmethod(_without_old_settings)})
-        for name in names & _CHANGED
+        for name in names & _AFFECTED_LAYERS
     }
 
 
 def _without_old_settings(kind: Any, config: Mapping[str, Any]) -> Any:
-    def means_something(key: str) -> bool:
-        idle = _NO_LONGER.get(key, ())
+    """A layer without those removed settings that have no effect."""
+
+    def has_effect(key: str) -> bool:
+        idle = _REMOVED_SETTINGS.get(key, ())
         return idle is not None and config[key] not in idle
 
-    return kind(**{key: config[key] for key in config if means_something(key)})
+    return kind(**{key: config[key] for key in config if has_effect(key)})

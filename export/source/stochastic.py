@@ -1,11 +1,11 @@
-"""Make each chosen noise layer survive tracing, or behave as a reference needs it.
+"""Replace the calls of the kept noise layers, to mark them in a trace or to control their noise.
 
-Keras' own dropout dies on its way to ONNX: converters drop it, fold it or meet random ops that
-they do not know. So for the time of a trace the noise layers' classes are given another `call`,
-which marks its place with a `CheckNumerics` op: that op passes its tensor through, carries a text,
-and is kept by TensorFlow's graph optimiser. `export.graph.convert` turns the marks into noise functions.
-A subclass that calls its parent, whatever it does around it, is reached too. Everything else is
-traced with `training=False`, so BatchNormalization stays in inference mode.
+In: the kept noise layers and a behaviour. Out: a context in which their calls have this behaviour. Keras' dropout does
+not survive a conversion to ONNX: converters remove or fold it, or lack its random operations. Therefore the classes of
+the noise layers get another `call` during the trace, which inserts a `CheckNumerics` operation as a mark. This
+operation returns its input, has a text attribute, and is kept by TensorFlow's graph optimiser. `export.graph.convert`
+converts the marks to noise nodes. This includes subclasses that call their parent. All other layers are traced with
+`training=False`, so that BatchNormalization stays in inference mode.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ from export.errors import ModelRefused
 from export.source.noise import BROADCAST_KINDS, ELEMENT_KINDS, NoiseLayer, noise_classes, noise_shape_of
 
 Behaviour = Callable[["NoiseCall", Any], Any]
-"""What a kept noise layer does instead of its own call: (the call, inputs) to outputs."""
+"""Function that replaces the call of a kept noise layer: from the `NoiseCall` and the inputs to the outputs."""
 
 _MARK = "oodscreen-site:"
+"""Prefix of the text of a mark."""
 
 
 class NoiseCall:
     """One call of a kept noise layer.
 
     Args:
-        path: the layer's path in the model.
+        path: path of the layer in the model.
         family: `Dropout`, `GaussianDropout` or `AlphaDropout`.
-        rate: the rate of the export.
-        noise_shape: from the shape of a row to the shape of its draw.
-        own_noise: what the framework itself does to the inputs in training.
+        rate: rate in the export.
+        noise_shape: function from the shape of a row to the shape of its mask.
+        own_noise: function from the inputs to the layer's outputs in training.
     """
 
     def __init__(
@@ -53,10 +54,10 @@ class NoiseCall:
 
 
 @contextmanager
-def noise_behaves(kept: Sequence[NoiseLayer], behaviour: Behaviour) -> Iterator[None]:
-    """For the time of the block the kept layers do what `behaviour` says, and other noise layers nothing.
+def noise_replaced(kept: Sequence[NoiseLayer], behaviour: Behaviour) -> Iterator[None]:
+    """Within the block, calls of kept layers have the given behaviour, and other noise layers return their inputs.
 
-    Whatever `training` they get, and whatever a subclass hands to its parent.
+    This does not depend on the argument `training`, also where a subclass passes it to its parent.
     """
     by_identity = {id(source.layer): source for source in kept}
     with ExitStack() as stack:
@@ -76,7 +77,7 @@ def _call_of(source: NoiseLayer, original: Any) -> NoiseCall:
     layer = source.layer
 
     def own_noise(inputs: Any) -> Any:
-        """Keras' own code, with the rate of the export, and a draw for every row."""
+        """Keras' own noise, with the rate in the export and a mask for every row."""
         noise_shape = getattr(layer, "noise_shape", None)
         changes: dict[str, Any] = {"rate": source.rate}
         if noise_shape is not None:
@@ -89,7 +90,7 @@ def _call_of(source: NoiseLayer, original: Any) -> NoiseCall:
 
 @contextmanager
 def _attributes(layer: Any, changes: Mapping[str, Any]) -> Iterator[None]:
-    """For the time of the block, `layer` has these attributes; Keras' tracker does not see it."""
+    """Within the block, a layer has other attributes, which are set without Keras' attribute tracking."""
     before = {name: getattr(layer, name) for name in changes}
     for name, value in changes.items():
         object.__setattr__(layer, name, value)
@@ -102,7 +103,7 @@ def _attributes(layer: Any, changes: Mapping[str, Any]) -> Iterator[None]:
 
 @contextmanager
 def seeded(kept: Sequence[NoiseLayer], generators: Mapping[int, Any]) -> Iterator[None]:
-    """For the time of the block, kept layers draw from these generators; their own are left alone."""
+    """Within the block, kept layers draw from the given generators, and their own generators do not advance."""
     with ExitStack() as stack:
         for source in kept:
             changes = {"seed_generator": generators[id(source.layer)]}
@@ -111,22 +112,22 @@ def seeded(kept: Sequence[NoiseLayer], generators: Mapping[int, Any]) -> Iterato
 
 
 def keep_identity(_call: NoiseCall, inputs: Any) -> Any:
-    """The deterministic model: dropout does nothing."""
+    """Behaviour without noise, for the deterministic model."""
     return inputs
 
 
 def draw_own_noise(call: NoiseCall, inputs: Any) -> Any:
-    """The Monte Carlo model in the framework itself: dropout draws, all else is in inference mode."""
+    """Behaviour with the noise of Keras, for Monte Carlo passes in Keras."""
     return call.own_noise(inputs)
 
 
 class SiteMarker:
-    """The behaviour for tracing: marks each call of a noise layer, and remembers it as a `Site`.
+    """Behaviour for tracing, which marks each call of a noise layer and records it as a `Site`.
 
     Attributes:
-        sites: in the order of the calls, with shapes as Keras has them.
-        refusal: why a site cannot be kept. It is kept here because Keras turns what a layer's
-            call raises into another error.
+        sites: sites in the order of the calls, with shapes in Keras' axis order.
+        refusal: the reason that a site cannot be exported. It is stored and not raised, because Keras replaces
+            exceptions in a layer's call by its own.
     """
 
     def __init__(self) -> None:
@@ -134,7 +135,7 @@ class SiteMarker:
         self.refusal: ModelRefused | None = None
 
     def __call__(self, call: NoiseCall, inputs: Any) -> Any:
-        """Mark one call; what goes in comes out."""
+        """The inputs of a call, unchanged but marked."""
         import tensorflow as tf
 
         try:
@@ -149,17 +150,17 @@ class SiteMarker:
         calls = sum(1 for site in self.sites if site.name.split("#")[0] == call.path)
         if inputs.shape.rank is None or None in tuple(inputs.shape)[1:]:
             raise ModelRefused(
-                f"The dropout layer {call.path} sees a tensor of unknown size {inputs.shape}.",
-                wanted="sizes that follow from the image size",
-                next_step="give the model a fixed input size",
+                f"The dropout layer {call.path} has an input of unknown shape {inputs.shape}.",
+                wanted="an input whose shape, except for the batch axis, is known before the model runs",
+                next_step="give the model a fixed input size, and the layers before this one fixed output shapes",
             )
         shape = tuple(inputs.shape)[1:]
         if str(getattr(inputs.dtype, "name", inputs.dtype)) != "float32":
             raise ModelRefused(
-                f"The dropout layer {call.path} works in {getattr(inputs.dtype, 'name', inputs.dtype)}, "
-                "whatever the model's dtype policy says.",
-                wanted="a model that computes in float32 when its policy is float32",
-                next_step="leave out the cast in front of the layer, then export again",
+                f"The dropout layer {call.path} has an input of type {getattr(inputs.dtype, 'name', inputs.dtype)}, "
+                "although the dtype policy of the export is float32.",
+                wanted="a model that computes in float32 under the policy float32",
+                next_step="remove the cast before this layer, then export again",
             )
         noise_shape = call.noise_shape(shape)
         kinds = ELEMENT_KINDS if noise_shape == shape else BROADCAST_KINDS
@@ -173,7 +174,7 @@ class SiteMarker:
 
 
 def read_mark(message: str) -> Site | None:
-    """The site that a CheckNumerics message marks; None where the message is not one of ours."""
+    """The site in the message of a CheckNumerics operation; None if the message is not a mark."""
     if not message.startswith(_MARK):
         return None
     values = json.loads(message[len(_MARK) :])

@@ -1,4 +1,4 @@
-"""Operators for which onnxruntime has a CUDA kernel at operator set 18, with the types they take.
+"""Operators for which onnxruntime has a CUDA kernel at operator set 18, with the supported types.
 
 Source: docs/OperatorKernels.md of microsoft/onnxruntime (commit 001d12d), section
 CUDAExecutionProvider; only the operators and types that the planner may add are listed.

@@ -1,4 +1,4 @@
-"""Facts of Keras and tf2onnx that the export stands on."""
+"""Facts about Keras and tf2onnx on which the export is based."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def test_from_keras_drops_every_dropout_without_a_word(keras: Any) -> None:
 
     model = dropout_model(keras)
     assert np.any(np.asarray(model(np.ones((1, 8)))) != np.asarray(model(np.ones((1, 8)))))
-    with _quiet(), warnings.catch_warnings(record=True) as told:
+    with _quiet(), warnings.catch_warnings(record=True) as caught:
         proto, _ = tf2onnx.convert.from_keras(model, [tf.TensorSpec([None, 8])], opset=18)
     kinds = {node.op_type for node in proto.graph.node}
     assert not kinds & {"Dropout", "RandomUniform", "RandomUniformLike"}
-    assert not [warning for warning in told if "ropout" in str(warning.message)]
+    assert not [warning for warning in caught if "ropout" in str(warning.message)]
 
 
 def test_from_function_leaves_a_tensorflow_operator_in_the_file(keras: Any) -> None:
@@ -44,7 +44,7 @@ def test_from_function_leaves_a_tensorflow_operator_in_the_file(keras: Any) -> N
 
 
 def test_a_dropout_of_old_random_numbers_becomes_one_that_does_nothing() -> None:
-    """Why noise is never left to the converter (tensorflow-onnx issue 1845): a Dropout without `training_mode`."""
+    """Why tf2onnx never converts noise (tensorflow-onnx issue 1845): it writes a Dropout without `training_mode`."""
     import tensorflow as tf
     import tf2onnx
 
@@ -60,7 +60,7 @@ def test_a_dropout_of_old_random_numbers_becomes_one_that_does_nothing() -> None
 
 
 def test_training_false_reaches_layers_that_were_built_with_training_true(keras: Any) -> None:
-    """Why BatchNormalization is in inference mode in the trace, however the model was built."""
+    """Why BatchNormalization is in inference mode in the trace, even if the model was built with `training=True`."""
     image = keras.Input((4,))
     model = keras.Model(image, keras.layers.BatchNormalization()(image, training=True))
     rows = np.random.default_rng(0).random((6, 4)).astype(np.float32)
@@ -70,7 +70,7 @@ def test_training_false_reaches_layers_that_were_built_with_training_true(keras:
 
 
 def test_a_dropout_layer_does_not_know_its_path(keras: Any) -> None:
-    """Why `export.source.describe` names layers itself."""
+    """Why `export.source.describe` computes the paths of layers itself."""
     layer = keras.layers.Dropout(0.5, name="drop")
     keras.Sequential([keras.Input((4,)), layer], name="outer")
     assert layer.path is None
@@ -85,7 +85,7 @@ def test_spatial_dropouts_have_one_parent_with_a_noise_shape(keras: Any) -> None
 
 
 def test_predict_silences_a_dropout_that_was_built_with_training_true(keras: Any) -> None:
-    """The article's loop in today's Keras: `predict` calls the model with `training=False`, which wins."""
+    """The article's loop in Keras 3: `predict` calls the model with `training=False`, which overrides the layers."""
     model = dropout_model(keras)
     rows = np.ones((4, 8), np.float32)
     np.testing.assert_array_equal(model.predict(rows, verbose=0), model.predict(rows, verbose=0))
@@ -93,7 +93,7 @@ def test_predict_silences_a_dropout_that_was_built_with_training_true(keras: Any
 
 
 def test_tf2onnx_can_be_told_how_transposes_pass_a_node() -> None:
-    """What `export.graph.convert` hooks into, so that no transposes stay around a site."""
+    """The part of tf2onnx that `export.graph.transposes` extends, so that no transposes stay around a site."""
     from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
 
     optimizer = TransposeOptimizer()
@@ -102,7 +102,7 @@ def test_tf2onnx_can_be_told_how_transposes_pass_a_node() -> None:
 
 
 def test_the_noise_of_every_layer_is_in_the_call_of_its_class(keras: Any) -> None:
-    """Why it is enough to change these classes: a subclass that calls its parent comes through here."""
+    """Why a replacement of `call` in these classes is enough: a subclass that calls its parent calls it."""
     from export.source.noise import noise_classes
 
     assert all("call" in vars(kind) for kind in noise_classes())
@@ -111,7 +111,7 @@ def test_the_noise_of_every_layer_is_in_the_call_of_its_class(keras: Any) -> Non
 
 
 def test_a_mark_survives_tensorflow_and_carries_its_text(keras: Any) -> None:
-    """Why sites are marked by CheckNumerics: it passes its tensor through and is not optimised away."""
+    """Why sites are marked by CheckNumerics: it returns its tensor and is not optimised away."""
     import tensorflow as tf
     import tf2onnx
 
@@ -132,7 +132,7 @@ def test_a_mark_survives_tensorflow_and_carries_its_text(keras: Any) -> None:
 
 
 def test_the_statistics_of_a_normalization_are_captured_as_inputs_without_a_source(keras: Any) -> None:
-    """Why `export.graph.convert` gives values to captured tensors."""
+    """Why `export.graph.convert` replaces captured inputs by their values."""
     import tensorflow as tf
     import tf2onnx
 
@@ -147,7 +147,7 @@ def test_the_statistics_of_a_normalization_are_captured_as_inputs_without_a_sour
 
 
 def test_tf2onnx_does_not_know_the_exact_gelu(keras: Any) -> None:
-    """Why `export.graph.convert` brings a handler for Erfc."""
+    """Why `export.graph.convert` has a handler for Erfc."""
     import tensorflow as tf
     import tf2onnx
 
@@ -158,7 +158,7 @@ def test_tf2onnx_does_not_know_the_exact_gelu(keras: Any) -> None:
 
 
 def test_keras_3_has_what_reads_the_configurations_of_keras_2() -> None:
-    """What `export.source.saved_model` uses of Keras beyond its public names."""
+    """The private functions of Keras that `export.source.saved_model` uses."""
     from keras.src.legacy.saving import json_utils, saving_options, saving_utils
     from keras.src.saving.serialization_lib import SafeModeScope
 
@@ -168,7 +168,7 @@ def test_keras_3_has_what_reads_the_configurations_of_keras_2() -> None:
 
 
 def test_keras_3_does_not_know_settings_that_keras_2_saved(keras: Any) -> None:
-    """Why `export.source.stand_in` leaves some out; if this fails, it may be simpler."""
+    """Why `export.source.stand_in` removes some settings; if this fails, that module can be simpler."""
     layers = keras.layers
     refused: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
         (layers.DepthwiseConv2D, (3,), {"groups": 1}),
@@ -182,7 +182,7 @@ def test_keras_3_does_not_know_settings_that_keras_2_saved(keras: Any) -> None:
 
 
 def test_the_functions_that_keras_exports_have_no_dropout_left(keras: Any, tmp_path: Path) -> None:
-    """Why folders of `model.export` are refused."""
+    """Why SavedModel folders of `model.export` are refused."""
     import tensorflow as tf
 
     image = keras.Input((8,))

@@ -1,4 +1,4 @@
-"""Facts of onnxruntime that the design stands on. When one changes, a design decision falls with it."""
+"""Facts about onnxruntime on which the design is based; if one changes, a design decision must be reviewed."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_function_keeps_the_share_that_its_rate_says() -> None:
 
 
 def test_a_seed_in_the_file_makes_a_new_session_begin_anew() -> None:
-    """Why masks come from the screener: what onnxruntime draws depends on how often its session ran."""
+    """Why the engine draws the masks: random numbers of onnxruntime depend on the number of runs of its session."""
     graph = helper.make_graph(
         [helper.make_node("RandomUniformLike", ["x"], ["y"], seed=1.0)],
         "g",
@@ -94,7 +94,7 @@ def test_a_seed_in_the_file_makes_a_new_session_begin_anew() -> None:
 
 
 def test_a_graph_in_memory_finds_its_weights_in_the_folder_that_the_session_is_told(tmp_path: Path) -> None:
-    """How `screen.engine.session` runs parts of a model whose weights are in a file."""
+    """How `screen.engine.session` runs graphs whose weights are in a file."""
     weights = np.arange(9, dtype=np.float32)
     (tmp_path / "w.data").write_bytes(weights.tobytes())
     outside = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[9], data_location=TensorProto.EXTERNAL)
@@ -110,7 +110,7 @@ def test_a_graph_in_memory_finds_its_weights_in_the_folder_that_the_session_is_t
 
 
 def worst_position(session: onnxruntime.InferenceSession, rows: NDArray[np.float32]) -> int:
-    """How many numbers change when a row stands elsewhere in its batch."""
+    """Number of values that change when a row has another position in its batch."""
     whole = session.run(None, {"x0": rows})[0]
     changed = 0
     for size in (2, 3, 7, 64, 333):
@@ -132,13 +132,13 @@ def worst_position(session: onnxruntime.InferenceSession, rows: NDArray[np.float
     ],
 )
 def test_these_operators_treat_a_row_alike_wherever_it_lies(op_type: str, attributes: dict[str, Any]) -> None:
-    """Why a row's bits do not depend on its batch. `Log`, `Softplus` and `Sin` are not among them."""
+    """Why a row's bits do not depend on its batch. `Log`, `Softplus` and `Sin` do not have this property."""
     rows = np.random.default_rng(0).random((500, 10)).astype(np.float32) + 1e-3
     assert worst_position(session_of(op_type, **attributes), rows) == 0
 
 
 def test_log_depends_on_where_a_number_lies() -> None:
-    """Why entropies go through LogSoftmax; if this fails, `screen.engine.graph.reduction` may be simpler."""
+    """Why entropies use LogSoftmax; if this fails, `screen.engine.graph.reduction` can be simpler."""
     rows = np.random.default_rng(0).random((997, 10)).astype(np.float32) + 1e-3
     assert worst_position(session_of("Log"), rows) > 0
 
@@ -155,7 +155,7 @@ def test_a_batched_product_gives_the_same_bits_for_any_number_of_rows() -> None:
 
 
 def test_what_a_session_gave_stays_when_its_value_is_gone_but_a_value_that_was_put_is_only_lent() -> None:
-    """Why `screen.engine.boundary` copies rows of a boundary while it holds it: on the CPU, `put` copies nothing."""
+    """Why `screen.engine.boundary` copies rows of a boundary tensor: on the CPU, `put` does not copy."""
     from screen.engine.distance import NearestNeighbours
     from screen.engine.session import Device, GraphSession
     from tests.screen.engine.test_distance import KNOWN
@@ -173,7 +173,7 @@ def test_what_a_session_gave_stays_when_its_value_is_gone_but_a_value_that_was_p
 
 
 def test_only_the_session_tells_which_provider_it_got() -> None:
-    """Why `--device` asks a session: what is available is not what is used (onnxruntime issue 23372)."""
+    """Why `--device` checks a session: it may not use an available provider (onnxruntime issue 23372)."""
     available = onnxruntime.get_available_providers()
     if "CUDAExecutionProvider" not in available:
         pytest.skip("this onnxruntime was built without CUDA")
@@ -184,7 +184,7 @@ def test_only_the_session_tells_which_provider_it_got() -> None:
 
 @pytest.mark.parametrize(("pooling", "wrong"), [("MaxPool", True), ("AveragePool", False)])
 def test_padding_with_zeros_before_a_pooling_is_folded_into_it(pooling: str, wrong: bool) -> None:
-    """Why `keep_padding_apart` is there: a MaxPool pads with minus infinity, and `Pad_Fusion` does not care."""
+    """Why `prevent_pad_fusion` exists: a MaxPool pads with minus infinity, and `Pad_Fusion` ignores this."""
     data = padded_pooling(pooling).SerializeToString()
     x = np.full((2, 1, 3, 3), -5, np.float32)
     careful = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"], disabled_optimizers=["Pad_Fusion"])

@@ -1,4 +1,4 @@
-"""Classes of a user, as `--custom-objects tests.export.custom:NAME` finds them."""
+"""Custom Keras classes for `--custom-objects tests.export.custom:NAME`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import keras
 
 
 class Subclassed(keras.Model):  # type: ignore[misc]
-    """A model by subclassing, with its dropouts as attributes and in a list."""
+    """A subclassed model with its dropout layers in a list attribute."""
 
     def __init__(self, classes: int = 4, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -29,7 +29,7 @@ class Subclassed(keras.Model):  # type: ignore[misc]
 
 
 class PositionEmbedding(keras.layers.Layer):  # type: ignore[misc]
-    """A learned vector for each token."""
+    """Adds a learned vector to each token."""
 
     def build(self, shape: Any) -> None:
         self.table = self.add_weight(shape=shape[1:], initializer="random_normal", name="table")
@@ -39,14 +39,14 @@ class PositionEmbedding(keras.layers.Layer):  # type: ignore[misc]
 
 
 class GatedDropout(keras.layers.Dropout):  # type: ignore[misc]
-    """A subclass that does something around what its parent does; always on."""
+    """A dropout subclass with operations around its parent's call, always active."""
 
     def call(self, inputs: Any, training: Any = None) -> Any:
         return inputs + 0.5 * super().call(2.0 * inputs, training=True)
 
 
 class NoisyLayer(keras.layers.Layer):  # type: ignore[misc]
-    """Draws random numbers of its own, always."""
+    """A layer that always draws random numbers."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -57,7 +57,7 @@ class NoisyLayer(keras.layers.Layer):  # type: ignore[misc]
 
 
 class TrainedNoise(keras.layers.Layer):  # type: ignore[misc]
-    """Draws random numbers of its own in training."""
+    """A layer that draws random numbers in training."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

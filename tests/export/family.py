@@ -1,6 +1,6 @@
-"""The family of models that the export is tested on: one table, from which README's table is made too.
+"""The models on which the export is tested; the table of supported models in the documentation is generated from them.
 
-Small, with random weights; each stands for something that people really have.
+All models are small and have random weights. Each represents a kind of model that users have.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ class Member:
     """One model of the family.
 
     Attributes:
-        name: of the test.
-        area: the row of README's table that it belongs to.
-        what: what it stands for, in that row.
-        build: makes the model, or (for containers that Keras 3 does not write) writes the path given.
-        sites: kinds of the noise functions that the export must have, in their order.
-        options: of `oodscreen export`.
-        container: ending of the file it is saved to; "" for a SavedModel folder.
-        writes: whether `build` takes the path and writes it itself.
-        quick: whether `make test` has it too.
-        notice: a part of what the export must tell.
-        flag_if: a rule, where the kind of output has no default.
+        name: name of the test.
+        area: row of the generated table.
+        what: description of the model in this row.
+        build: function that returns the model, or writes it to a path if `writes` is set.
+        sites: expected kinds of the noise functions, in order.
+        options: options of `oodscreen export`.
+        container: extension of the model file; "" for a SavedModel folder.
+        writes: whether `build` writes the model file itself, for formats that Keras 3 does not write.
+        quick: whether `make test` includes the model.
+        notice: expected part of the notices of the export.
+        flag_if: a flag rule, if the output kind has no default rule.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Member:
     flag_if: str = ""
 
     def save(self, keras: Any, folder: Path) -> Path:
-        """Build the model and write it to its container."""
+        """Build the model, write it to a file in a folder, and return the path."""
         path = folder / f"{self.name}{self.container}"
         keras.backend.clear_session()
         keras.utils.set_random_seed(len(self.name))
@@ -55,13 +55,13 @@ class Member:
             self.build(keras, path)
         else:
             model = self.build(keras)
-            _settle(keras, model, 255.0 if self.options != UNIT else 1.0)
+            _normalize(keras, model, 255.0 if self.options != UNIT else 1.0)
             model.save(path)
         return path
 
 
-def _settle(keras: Any, model: Any, largest: float) -> None:
-    """Give untrained BatchNormalizations the statistics of a batch, so that signals neither vanish nor explode."""
+def _normalize(keras: Any, model: Any, largest: float) -> None:
+    """Set untrained BatchNormalization layers to the statistics of a batch, so that activations stay of order one."""
     import numpy as np
 
     norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
@@ -79,7 +79,7 @@ def _settle(keras: Any, model: Any, largest: float) -> None:
 def _finish(
     keras: Any, image: Any, x: Any, classes: int = 4, activation: str | None = "softmax", **options: Any
 ) -> Any:
-    """A last layer with larger weights than usual, so that answers are not all alike."""
+    """The model with a last layer of larger weights than usual, so that the outputs differ between images."""
     kernel = keras.initializers.RandomNormal(stddev=2 / x.shape[-1] ** 0.5, seed=9)
     return keras.Model(
         image, keras.layers.Dense(classes, activation=activation, kernel_initializer=kernel, **options)(x)
@@ -123,7 +123,7 @@ def spatial_1d(keras: Any) -> Any:
 
 
 def batch_normalized(keras: Any) -> Any:
-    """Statistics far from those of any batch: a BatchNormalization in training mode would be seen at once."""
+    """Statistics unlike those of any batch, so that BatchNormalization in training mode is detected."""
     import numpy as np
 
     layers = keras.layers
@@ -241,7 +241,7 @@ def mobilenet_v3(keras: Any) -> Any:
 
 
 def resnet(keras: Any) -> Any:
-    """Padding with zeros in front of a MaxPool, and dropout before the classifier."""
+    """A network with zero padding before a MaxPool, and dropout before the classifier."""
     base = keras.applications.ResNet50V2(weights=None, include_top=False, input_shape=(32, 32, 3), pooling="avg")
     return _finish(keras, base.input, keras.layers.Dropout(0.3)(base.output))
 
@@ -273,7 +273,7 @@ def custom_layer(keras: Any) -> Any:
 
 
 def tutorial_dropout(keras: Any) -> Any:
-    """What half the tutorials define; the class is not there when the file is loaded."""
+    """The dropout subclass of many tutorials, whose class is missing when the file is loaded."""
     base = keras.layers.Dropout
     alpha = keras.layers.AlphaDropout
 
@@ -292,25 +292,25 @@ def tutorial_dropout(keras: Any) -> Any:
 
 def saved_by_keras_2(_keras: Any, path: Path) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a Keras 2 that is older than its TensorFlow
+        warnings.simplefilter("ignore")  # Keras 2 is older than its TensorFlow
         always_on(import_keras_2()).save(path, save_format="tf")
 
 
 def h5_by_keras_2(_keras: Any, path: Path) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Keras 2 finds its own format outdated
+        warnings.simplefilter("ignore")  # Keras 2 warns that the format is outdated
         always_on(import_keras_2()).save(path, save_format="h5")
 
 
 def import_keras_2() -> Any:
-    """Keras 2, as the package `tf_keras` keeps it alive."""
+    """Keras 2, from the package `tf_keras`."""
     import pytest
 
-    return pytest.importorskip("tf_keras", reason="tf_keras, which writes what Keras 2 wrote, is not installed")
+    return pytest.importorskip("tf_keras", reason="tf_keras, which writes the formats of Keras 2, is not installed")
 
 
 def in_policy(policy: str) -> Callable[[Any], Any]:
-    """A model that was built, and would be trained, in another precision."""
+    """A function that builds a model under another dtype policy."""
 
     def build(keras: Any) -> Any:
         layers = keras.layers
@@ -329,7 +329,7 @@ def in_policy(policy: str) -> Callable[[Any], Any]:
 
 
 def with_output(activation: str | None, classes: int) -> Callable[[Any], Any]:
-    """A model with another end than softmax."""
+    """A function that builds a model with another last activation."""
 
     def build(keras: Any) -> Any:
         image, x = _stem(keras)
@@ -434,7 +434,7 @@ FAMILY = (
     Member(
         "batch_normalized",
         "dropout",
-        "SpatialDropout2D beside BatchNormalization",
+        "SpatialDropout2D and BatchNormalization",
         batch_normalized,
         (B, D),
         quick=True,
@@ -517,10 +517,10 @@ FAMILY = (
     Member(
         "augmented",
         "inputs",
-        "augmentation layers and GaussianNoise (switched off, and told)",
+        "augmentation layers and GaussianNoise (disabled, with a notice)",
         augmented,
         (D,),
-        notice="random_flip (RandomFlip) is switched off",
+        notice="random_flip (RandomFlip) is disabled",
     ),
     Member(
         "opset_17",

@@ -148,7 +148,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path: Pat
 
 def test_a_file_that_is_no_onnx_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "m.keras").write_text("hours of training")
-    with pytest.raises(OutputRefused, match=r"would be called m.keras"):
+    with pytest.raises(OutputRefused, match=r"m.keras does not end in .onnx"):
         export_file(tmp_path / "m.keras", tmp_path / "m.keras", scale=1)
     assert (tmp_path / "m.keras").read_text() == "hours of training"
 

@@ -1,4 +1,4 @@
-"""Every model of the family, through the command line: exported, compared with Keras, and run on a shard."""
+"""Export every model of the family on the command line, compare it with Keras, and run it on a shard."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_every_other_model_of_the_family_says_what_keras_says(
 def check(
     keras: Any, member: Member, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Export, compare and run one model."""
+    """Export, compare and run one model of the family."""
     source, exported = member.save(keras, folder), folder / "exported.onnx"
     assert oodscreen("export", source, exported, *member.options, monkeypatch=monkeypatch) == 0
     assert member.notice in capsys.readouterr().err
@@ -63,7 +63,7 @@ def check(
 
 
 def reference(member: Member, source: Path, model: ExportedModel) -> KerasReference:
-    """The Keras side, loaded as the command loads it."""
+    """The Keras reference of a model, loaded as the command loads it."""
     given = list(zip(member.options, member.options[1:], strict=False))
     rates = [text.rpartition("=") for option, text in given if option == "--rate"]
     loaded = load_model(
@@ -80,8 +80,8 @@ def reference(member: Member, source: Path, model: ExportedModel) -> KerasRefere
 
 
 def compare(model: ExportedModel, keras: KerasReference, images: NDArray[np.uint8]) -> None:
-    """Mean and std: within 4 pooled standard errors plus 1e-4 but for 0.1 % of the numbers, never beyond 8."""
-    # Masks of its own for every row: this is Keras' distribution, and runs every way of the noise there is.
+    """Check mean and std: 99.9 % of the values within 4 pooled standard errors plus 1e-4, all values within 8."""
+    # Independent masks for every row, as in Keras; this mode covers every kind of noise.
     plan = plan_engine(model, masks="per-row", raw=True)
     engine = PassEngine(plan, passes=PASSES, seed=1, device=Device("cpu", 2), memory=2**28)
     ours = np.concatenate(list(engine.raw_passes(images))).astype(np.float64)
@@ -94,7 +94,7 @@ def compare(model: ExportedModel, keras: KerasReference, images: NDArray[np.uint
 
 
 def as_probabilities(values: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
-    """Keras' output as the engine reports it: logits through a softmax."""
+    """Keras' outputs in the form of the engine's: the softmax of logits, other outputs unchanged."""
     if kind != "logits":
         return values
     exp = np.exp(values - values.max(axis=2, keepdims=True))

@@ -1,4 +1,4 @@
-"""What `oodscreen export` refuses: each with its own message, exit code 2, and nothing written."""
+"""Refusals of `oodscreen export`: each has a message of its own and exit code 2, and nothing is written."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from tests.export import family
 
 @dataclass(frozen=True)
 class Refusal:
-    """A model or a request, and a part of what is said of it.
+    """A model or a combination of options that the export refuses.
 
     Attributes:
-        name: of the test.
-        build: makes the model.
-        says: a part of the message, which no other refusal has.
-        options: of `oodscreen export`.
-        what: what it stands for in README's table; "" for what is a matter of options.
+        name: name of the test.
+        build: function that returns the model.
+        message: part of the error message, different for each refusal.
+        options: options of `oodscreen export`.
+        what: description in the generated table; "" for a refusal that depends only on options.
     """
 
     name: str
     build: Callable[[Any], Any]
-    says: str
+    message: str
     options: tuple[str, ...] = family.UNIT
     what: str = ""
 
 
 def ending_in(*last: Callable[[Any], Any], shape: tuple[int, ...] = (8, 8, 3)) -> Callable[[Any], Any]:
-    """A small model with these layers behind its first dropout."""
+    """A function that builds a small model with the given layers after its first dropout."""
 
     def build(keras: Any) -> Any:
         layers = keras.layers
@@ -53,7 +53,7 @@ def idle(keras: Any) -> Any:
 
 
 def tokens(make: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
-    """A model over rows of the image, with a dropout that can be kept behind what `make` adds."""
+    """A function that builds a model over the rows of the image: `make`, then a dropout that can be kept."""
 
     def build(keras: Any) -> Any:
         layers = keras.layers
@@ -73,7 +73,7 @@ def two_images(keras: Any) -> Any:
 
 
 def own_class(kind: str) -> Callable[[Any], Any]:
-    """A model with a layer of a user's own."""
+    """A function that builds a model with a custom layer."""
 
     def build(keras: Any) -> Any:
         from tests.export import custom
@@ -87,7 +87,7 @@ def own_class(kind: str) -> Callable[[Any], Any]:
 
 
 def stochastic_depth(keras: Any) -> Any:
-    """The layer of ConvNeXt, which draws for itself; `keras.applications` itself builds it with rate 0 only."""
+    """ConvNeXt's stochastic depth, which draws random numbers; `keras.applications` builds it with rate 0 only."""
     from keras.src.applications.convnext import StochasticDepth
 
     layers = keras.layers
@@ -117,31 +117,31 @@ REFUSALS = (
     Refusal(
         "no_dropout",
         without_dropout,
-        "has no active dropout. Looked at: no Dropout among its 2 layers",
+        "has no active dropout. Examined: no Dropout among its 2 layers",
         what="models without dropout",
     ),
-    Refusal("rate_zero", idle, "has no active dropout. Looked at: idle (rate 0"),
+    Refusal("rate_zero", idle, "has no active dropout. Examined: idle (rate 0"),
     Refusal("no_scale", ending_in(), "no scale was given", options=()),
-    Refusal("keep_nothing", ending_in(), "--keep 'top*' means none", options=(*UNIT, "--keep", "top*")),
-    Refusal("rate_of_nothing", ending_in(), "--rate 'top*' means none", options=(*UNIT, "--rate", "top*=0.2")),
+    Refusal("keep_nothing", ending_in(), "--keep 'top*' matches none", options=(*UNIT, "--keep", "top*")),
+    Refusal("rate_of_nothing", ending_in(), "--rate 'top*' matches none", options=(*UNIT, "--rate", "top*=0.2")),
     Refusal("rate_of_one", ending_in(), "would have rate 1", options=(*UNIT, "--rate", "1")),
     Refusal("rate_no_number", ending_in(), "--rate is 'half'", options=(*UNIT, "--rate", "half")),
     Refusal(
         "recurrent",
         tokens(lambda layers, x: layers.LSTM(4, recurrent_dropout=0.2)(x)),
-        "would fall silent in the export: lstm",
+        "noise that the export would disable: lstm",
         what="recurrent dropout",
     ),
     Refusal(
         "gru",
         tokens(lambda layers, x: layers.GRU(4, dropout=0.2, name="memory")(x)),
-        "export: memory (GRU)",
+        "would disable: memory (GRU)",
         what="`dropout=` of LSTM and GRU",
     ),
     Refusal(
         "attention",
         tokens(lambda layers, x: layers.Attention(dropout=0.2)([x, x])),
-        "export: attention (Attention)",
+        "would disable: attention (Attention)",
         what="`dropout=` of `layers.Attention`",
     ),
     Refusal(
@@ -154,25 +154,25 @@ REFUSALS = (
     Refusal(
         "random_in_training",
         own_class("TrainedNoise"),
-        "would fall silent in the export: trained_noise",
+        "noise that the export would disable: trained_noise",
         options=(*UNIT, *OWN),
     ),
     Refusal(
         "stochastic_depth",
         stochastic_depth,
-        "would fall silent in the export: depth (StochasticDepth)",
-        what="ConvNeXt's own StochasticDepth (of `keras.applications`' functions, at rate 0, it is not there)",
+        "noise that the export would disable: depth (StochasticDepth)",
+        what="ConvNeXt's StochasticDepth with a rate above 0 (`keras.applications` builds ConvNeXt without it)",
     ),
     Refusal(
         "unknown_class",
         own_class("NoisyLayer"),
-        "has classes that are not Keras' own: NoisyLayer",
+        "uses classes that are not part of Keras: NoisyLayer",
         what="unknown classes",
     ),
     Refusal(
         "code_in_the_file",
         family.with_lambda,
-        "has code in it that loading would run",
+        "contains code that loading would run",
         what="Lambda layers without `--unsafe`",
     ),
     Refusal(
@@ -182,7 +182,7 @@ REFUSALS = (
         options=(*UNIT, "--custom-objects", "nowhere:Thing"),
     ),
     Refusal("two_inputs", two_images, "takes 2 inputs", what="several inputs"),
-    Refusal("no_size", sizeless, "takes [N, None, None, 3]", what="images of no fixed size"),
+    Refusal("no_size", sizeless, "takes [N, None, None, 3]", what="images without a fixed size"),
     Refusal("five_channels", ending_in(shape=(8, 8, 5)), "takes [N, 8, 8, 5]", what="other than 1 or 3 channels"),
     Refusal("which_output", family.several_outputs, "which of its outputs is to be screened"),
     Refusal(
@@ -192,7 +192,7 @@ REFUSALS = (
         "a_map",
         ending_in(lambda layers: layers.Reshape((8, 24))),
         "gives [N, 8, 24]",
-        what="maps, such as segmentation",
+        what="output maps, as in segmentation",
     ),
     Refusal("kind_unsaid", ending_in(lambda layers: layers.Dense(3)), "probabilities, logits or a regression"),
     Refusal("kind_contradicted", ending_in(), "is a softmax", options=(*UNIT, "--output-kind", "sigmoid")),
@@ -202,7 +202,7 @@ REFUSALS = (
         "would always be certain",
         options=(*UNIT, "--output-kind", "logits"),
     ),
-    Refusal("quantized", quantized, "is quantized, in dense", what="quantized models"),
+    Refusal("quantized", quantized, "has quantized layers: dense", what="quantized models"),
     Refusal(
         "shared_by_rows", tokens(lambda layers, x: layers.Dropout(0.2, noise_shape=(2, 8, 1))(x)), "has noise_shape"
     ),
@@ -219,29 +219,29 @@ def test_what_cannot_be_exported_is_refused_by_its_reason(
     folder.mkdir()
     refusal.build(keras).save(source)
     assert oodscreen("export", source, folder / "m.onnx", *refusal.options, monkeypatch=monkeypatch) == 2
-    told = capsys.readouterr().err
-    assert refusal.says in told
-    assert "wanted:" in told
-    assert "next:" in told
+    message = capsys.readouterr().err
+    assert refusal.message in message
+    assert "wanted:" in message
+    assert "next:" in message
     assert list(folder.iterdir()) == []
 
 
 def test_every_refusal_has_its_own_message() -> None:
-    assert len({refusal.says for refusal in REFUSALS}) == len(REFUSALS) >= 12
+    assert len({refusal.message for refusal in REFUSALS}) == len(REFUSALS) >= 12
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "message"),
     [
         ("saved", "There is no model file"),
-        ("model.weights.h5", "holds weights only"),
-        ("model.pt", "not named like a Keras model"),
+        ("model.weights.h5", "contains only weights"),
+        ("model.pt", "does not have the extension of a Keras model"),
     ],
 )
 def test_files_of_other_kinds_are_refused(
     keras: Any,
     name: str,
-    says: str,
+    message: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -252,5 +252,5 @@ def test_files_of_other_kinds_are_refused(
     elif name.endswith(".pt"):
         source.write_bytes(b"torch")
     assert oodscreen("export", source, tmp_path / "m.onnx", "--scale", "1", monkeypatch=monkeypatch) == 2
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "m.onnx").exists()

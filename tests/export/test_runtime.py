@@ -1,4 +1,4 @@
-"""That onnxruntime sends nothing: what it would send, it first keeps below the home folder."""
+"""Telemetry of onnxruntime is off: it would first store its events below the home folder, which stays empty."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ onnxruntime.InferenceSession(_probe_graph(), providers=["CPUExecutionProvider"])
 
 
 def left_behind(home: Path, script: str, **variables: str) -> list[str]:
-    """What a new Python leaves in its home folder; nothing tells onnxruntime that it is a test or a CI."""
+    """Files that a new Python process leaves in its home folder, without variables that mark a test or a CI."""
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH") if name in os.environ}
     folders = {name: str(home) for name in ("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")}
     environment = {**kept, **folders, **variables}
@@ -39,7 +39,7 @@ def test_a_session_leaves_no_identifier_and_nothing_to_send(tmp_path: Path, vari
 @pytest.mark.parametrize("given", ["0", "1"])
 def test_who_has_decided_is_not_overruled(given: str) -> None:
     script = f"import os, sys; sys.modules['onnxruntime'] = sys; import export.runtime; print(os.environ[{OPT_OUT!r}])"
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True, env={**os.environ, OPT_OUT: given}
     )
-    assert told.stdout == f"{given}\n"
+    assert done.stdout == f"{given}\n"

@@ -287,7 +287,7 @@ BAD: dict[str, tuple[str, str]] = {
     "a scale by nothing": ("export good.keras out.onnx --scale 1/0", "--scale is '1/0'"),
     "class names that are missing": ("export good.keras out.onnx --scale 1 --classes no.txt", "no.txt cannot be read"),
     "an export into no folder": ("export good.keras no/out.onnx --scale 1", "cannot be written to"),
-    "an export over the model": ("export good.keras good.keras --scale 1", "would be called good.keras"),
+    "an export over the model": ("export good.keras good.keras --scale 1", "good.keras does not end in .onnx"),
     "a scale beyond all numbers": ("export good.keras out.onnx --scale 1e400", "--scale is '1e400'"),
     "no such image root": ("run good.onnx shards out --image-root nowhere", "--image-root nowhere is no folder"),
     "unheard-of masks": ("run good.onnx shards out --masks some", "--masks is 'some'"),
@@ -457,10 +457,10 @@ def test_an_export_is_checked_on_labelled_rows(
     options += ["--label-column", "name", "--classes", tmp_path / "names.txt"]
     assert oodscreen("export", article_keras, model, *options, monkeypatch=monkeypatch) == 0
     told = capsys.readouterr()
-    assert re.search(r"accuracy +[89]\d\.\d\d% of 299 labelled rows are right \(Keras: [89]", told.out)
+    assert re.search(r"accuracy +[89]\d\.\d\d% on 299 labelled rows \(Keras: [89]", told.out)
     assert told.err == "warning: 1 rows have no image that could be decoded and were left out\n"
     assert oodscreen("inspect", model, monkeypatch=monkeypatch) == 0
-    assert "of 299 labelled rows are right" in capsys.readouterr().out
+    assert "on 299 labelled rows" in capsys.readouterr().out
 
 
 def test_a_wrong_scale_shows_on_labelled_rows(

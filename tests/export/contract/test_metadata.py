@@ -70,7 +70,7 @@ def test_files_that_are_not_ours_are_refused(tmp_path: Path) -> None:
         read_model(text)
     empty = tmp_path / "empty.onnx"
     empty.write_bytes(b"")
-    with pytest.raises(ContractRefused, match="no ONNX graph"):
+    with pytest.raises(ContractRefused, match="contains no ONNX graph"):
         read_model(empty)
 
 

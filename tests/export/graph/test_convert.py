@@ -28,7 +28,7 @@ def test_sites_leave_no_transposes_that_the_model_without_them_would_not_have(ke
     source = describe_model(build(keras))
     converted = convert_to_onnx(source)
     plain, _ = tf2onnx.convert.from_function(
-        tf.function(lambda image: source.network.answer(image, keep_identity)),
+        tf.function(lambda image: source.network.forward(image, keep_identity)),
         [tf.TensorSpec([None, *source.image_shape], tf.float32)],
         opset=18,
         custom_op_handlers=handlers(),
@@ -44,7 +44,7 @@ def handlers() -> dict[str, Any]:
 
 
 def test_a_site_has_the_order_of_axes_of_the_graph(keras: Any) -> None:
-    """The convolution behind it takes channels first, so the site does, and so does its noise."""
+    """The convolution after the site takes channels first, so the site and its mask do too."""
     site, _ = convert_to_onnx(describe_model(family.batch_normalized(keras))).sites
     assert (site.shape, site.noise_shape) == ((8, 12, 12), (8, 1, 1))
 
@@ -64,7 +64,7 @@ def test_an_exported_file_opens_with_one_named_node_for_each_site(keras: Any, tm
 
 
 def test_a_check_of_the_users_own_is_no_site(keras: Any) -> None:
-    """Sites are marked by CheckNumerics; one in a model must not be taken for a mark."""
+    """Sites are marked by CheckNumerics; a CheckNumerics of the user must not count as a mark."""
     import tensorflow as tf
 
     class Checked(keras.layers.Layer):  # type: ignore[misc]

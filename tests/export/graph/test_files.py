@@ -1,4 +1,4 @@
-"""Weights beside the graph: what a protobuf cannot hold, with the limit lowered to a few kilobytes."""
+"""External weights, with the size limit of protobuf lowered to a few kilobytes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def images(rows: int = 5) -> NDArray[np.uint8]:
 
 @pytest.fixture(params=["traced", "held out of the trace"])
 def large(request: pytest.FixtureRequest, keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model whose weights are in a second file, by either way."""
+    """A model with external weights, which were traced or kept outside the trace."""
     monkeypatch.setattr(export.graph.files, "LARGEST_FILE", 2**14)
     if request.param != "traced":
         monkeypatch.setattr(export.graph.convert, "LARGE_MODEL", 2**14)
@@ -123,7 +123,7 @@ def relocate(path: Path, location: str) -> None:
 def test_weights_outside_the_folder_are_refused(large: Path, location: str) -> None:
     (large.parent.parent / "secret").write_bytes(b"x" * 10**6)
     relocate(large, location)
-    with pytest.raises(ContractRefused, match="may lie outside its own folder"):
+    with pytest.raises(ContractRefused, match="may be outside the model's folder"):
         read_model(large)
 
 
@@ -132,7 +132,7 @@ def test_a_link_to_weights_elsewhere_is_refused(large: Path, tmp_path_factory: p
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "weights"
     shutil.move(large.parent / location, elsewhere)
     os.symlink(elsewhere, large.parent / location)
-    with pytest.raises(ContractRefused, match="may lie outside its own folder"):
+    with pytest.raises(ContractRefused, match="may be outside the model's folder"):
         read_model(large)
 
 
@@ -141,7 +141,7 @@ def test_weights_that_onnxruntime_would_read_in_another_way_are_refused(large: P
     tensor = next(one for one in model.graph.initializer if one.external_data)
     tensor.external_data.add(key="prepacked_0", value="key|0;16;1")
     large.write_bytes(model.SerializeToString())
-    with pytest.raises(ContractRefused, match="may lie outside its own folder"):
+    with pytest.raises(ContractRefused, match="may be outside the model's folder"):
         read_model(large)
 
 
@@ -149,8 +149,8 @@ def test_weights_that_are_missing_or_cut_short_are_refused(large: Path) -> None:
     (location,) = external_locations(read_model(large).proto)
     data = (large.parent / location).read_bytes()
     (large.parent / location).write_bytes(data[:-10])
-    with pytest.raises(ContractRefused, match="bytes and not those of its tensor"):
+    with pytest.raises(ContractRefused, match="bytes do not contain the whole tensor"):
         read_model(large)
     (large.parent / location).unlink()
-    with pytest.raises(ContractRefused, match="is not there"):
+    with pytest.raises(ContractRefused, match="does not exist"):
         read_model(large)

@@ -16,7 +16,7 @@ from export.runtime import onnxruntime
 
 
 def one_site(kind: str, rate: float, shape: list[int], noise_axes: list[int] | None = None) -> onnx.ModelProto:
-    """A graph that is nothing but a site."""
+    """A graph that consists of one site."""
     attributes: dict[str, Any] = {"noise_axes": noise_axes} if noise_axes else {}
     node = helper.make_node(kind, ["x"], ["y"], domain=DOMAIN, rate=rate, **attributes)
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape]) for name in "xy"]

@@ -19,17 +19,17 @@ CONTRACT = ModelContract(
 
 
 def batch(classes: list[int], labels: list[Any], unreadable: int = 0) -> LabelledBatch:
-    """Images whose one pixel is the class that `says` gives."""
+    """Images of one pixel, whose value is the class that `predict` returns."""
     images = np.array(classes, np.uint8).reshape(-1, 1, 1, 1)
     return LabelledBatch(images, tuple(labels), ("decode_failed",) * unreadable)
 
 
-def says(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.eye(3, dtype=np.float32)[images[:, 0, 0, 0] % 3]
 
 
-def measure(batches: list[LabelledBatch], contract: ModelContract = CONTRACT, exported: Any = says) -> Accuracy:
-    return measure_accuracy(batches, contract, keras=says, exported=exported, stochastic=exported)
+def measure(batches: list[LabelledBatch], contract: ModelContract = CONTRACT, exported: Any = predict) -> Accuracy:
+    return measure_accuracy(batches, contract, keras=predict, exported=exported, stochastic=exported)
 
 
 def test_accuracy_is_counted_over_batches() -> None:
@@ -44,14 +44,14 @@ def test_what_was_left_out_is_said() -> None:
     alarms = find_alarms(Accuracy(500, 0.9, 0.9, 0.9, 10, 0.4, 0, unreadable=2, unlabelled=1), CONTRACT)
     assert [alarm.split(";")[0] for alarm in alarms] == [
         "1 rows have no usable label and were left out",
-        "2 rows have no image that could be decoded and were left out",
+        "2 rows have no decodable image and were left out",
     ]
 
 
 @pytest.mark.parametrize(("share", "is_chance"), [(0.33, True), (0.40, True), (0.50, False)])
 def test_accuracy_at_chance_is_an_alarm_within_its_noise(share: float, is_chance: bool) -> None:
     alarms = find_alarms(Accuracy(300, share, share, share, 10, 0.34, 0, 0, 0), CONTRACT)
-    assert any("is that of chance" in alarm and "pixel * 0.0039" in alarm for alarm in alarms) == is_chance
+    assert any("is at the level of chance" in alarm and "pixel * 0.0039" in alarm for alarm in alarms) == is_chance
 
 
 def test_rows_of_a_single_label_are_judged_by_the_number_of_classes() -> None:
@@ -62,7 +62,7 @@ def test_rows_of_a_single_label_are_judged_by_the_number_of_classes() -> None:
 
 
 def test_a_model_that_differs_from_keras_is_an_alarm() -> None:
-    found = measure([batch([0, 1, 2] * 50, [0, 1, 2] * 50)], exported=lambda images: says(images + 1))
+    found = measure([batch([0, 1, 2] * 50, [0, 1, 2] * 50)], exported=lambda images: predict(images + 1))
     assert (found.keras, found.exported, found.differing) == (1.0, 0.0, 150)
     assert any("differ on 150 of 150" in alarm for alarm in find_alarms(found, CONTRACT))
 
@@ -73,10 +73,13 @@ def test_the_mean_over_passes_is_what_monte_carlo_means() -> None:
     def noisy(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.array([next(passes)], np.float32)
 
-    found = measure_accuracy([batch([0], [1])], CONTRACT, keras=says, exported=says, stochastic=noisy)
+    found = measure_accuracy([batch([0], [1])], CONTRACT, keras=predict, exported=predict, stochastic=noisy)
     assert (found.passes, found.monte_carlo) == (10, 0.0)
     passes = iter([[0.0, 0.9, 0.1]] * 2 + [[0.4, 0.3, 0.3]] * 8)
-    assert measure_accuracy([batch([0], [1])], CONTRACT, keras=says, exported=says, stochastic=noisy).monte_carlo == 1.0
+    assert (
+        measure_accuracy([batch([0], [1])], CONTRACT, keras=predict, exported=predict, stochastic=noisy).monte_carlo
+        == 1.0
+    )
 
 
 def test_labels_are_numbers_or_names_and_nothing_is_guessed() -> None:
@@ -107,8 +110,11 @@ def test_sigmoids_count_each_label() -> None:
 def test_no_usable_row_is_refused_with_examples() -> None:
     with pytest.raises(InputRefused, match=r"3 labels that do not fit \('a', 'b'\), and 1 unreadable") as refused:
         measure([batch([0, 1, 2], ["a", "b", "a"], unreadable=1)])
-    assert refused.value.wanted == "images, and as labels whole numbers 0 to 2; names need --classes"
-    with pytest.raises(InputRefused, match="no row with an image"):
+    assert (
+        refused.value.wanted
+        == "rows with an image and a label; labels are integers from 0 to 2 (for class names, add --classes)"
+    )
+    with pytest.raises(InputRefused, match="no decodable image"):
         measure([batch([], [], unreadable=4)])
 
 

@@ -25,7 +25,7 @@ def reference(article_keras: Path, article: ExportedModel) -> KerasReference:
 def verify(
     model: onnx.ModelProto, contract: ModelContract, reference: KerasReference, folder: Path
 ) -> dict[str, float]:
-    """Verify a graph as a file."""
+    """Write a graph to a file, and verify it."""
     written, without_dropout = folder / "m.onnx", folder / "without.onnx"
     written.write_bytes(model.SerializeToString())
     without_dropout.write_bytes(with_rate_zero(model).SerializeToString())

@@ -1,4 +1,4 @@
-"""SavedModel folders, written by the libraries that people write them with."""
+"""SavedModel folders, written by Keras 2 and Keras 3."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ FUNCTIONS = (
     Refusal(
         "without noise",
         family.sequential,
-        "traced in inference, where every dropout was left out",
-        what="SavedModel folders of Keras 3's `model.export` (they hold traced functions, and layers no more)",
+        "traced in inference mode, without dropout",
+        what="SavedModel folders of Keras 3's `model.export` (they contain traced functions without layers)",
     ),
     Refusal(
         "with noise",
         family.always_on,
-        "operations draw random numbers, but no longer say of which layer",
+        "random operations have no layer and no rate",
     ),
 )
 
 
 def save(model: Any, path: Path) -> Path:
-    """As Keras 2 does without an ending, or as `save_format` says."""
+    """Save a model with Keras 2, as `.h5` or as a SavedModel folder by the extension of the path."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Keras 2 finds its own formats outdated
+        warnings.simplefilter("ignore")  # Keras 2 warns that its formats are outdated
         model.save(path, save_format="h5" if path.suffix == ".h5" else "tf")
     return path
 
 
 def shuffle(model: Any) -> Any:
-    """Weights that are all different, so that one in a wrong place is seen."""
+    """The model with different values for all weights, so that a misplaced weight is detected."""
     rng = np.random.default_rng(3)
     for weight in model.weights:
         positive = any(part in weight.name for part in ("variance", "gamma"))
@@ -64,7 +64,7 @@ def of_many_layers(keras: Any) -> Any:
 
 
 def of_a_base(keras: Any) -> Any:
-    """A network of `keras.applications` with a head of one's own; its base was frozen in training."""
+    """A network of `keras.applications` with a new head and a frozen base."""
     base = keras.applications.MobileNetV2(weights=None, include_top=False, input_shape=(32, 32, 3), alpha=0.35)
     base.trainable = False
     x = keras.layers.Dropout(0.3)(keras.layers.GlobalAveragePooling2D()(base.output))
@@ -81,7 +81,7 @@ def test_what_keras_2_saved_says_what_it_said_there(build: Callable[[Any], Any],
     model = shuffle(build(family.import_keras_2()))
     source = load_model(save(model, tmp_path / name))
     rows = images(model)
-    answer = np.asarray(source.network.answer(rows, keep_identity))
+    answer = np.asarray(source.network.forward(rows, keep_identity))
     np.testing.assert_allclose(answer, np.asarray(model(rows, training=False)), rtol=1e-4, atol=1e-6)
     assert np.ptp(answer, axis=0).max() > 1e-4
     assert len(source.digest) == 64
@@ -99,9 +99,9 @@ def test_functions_that_keras_3_traced_are_refused_by_what_is_in_them(
 ) -> None:
     refusal.build(keras).export(tmp_path / "saved", verbose=False)
     assert oodscreen("export", tmp_path / "saved", tmp_path / "m.onnx", "--scale", "1", monkeypatch=monkeypatch) == 2
-    told = capsys.readouterr().err
-    assert refusal.says in told
-    assert "model.save('NAME.keras')" in told
+    message = capsys.readouterr().err
+    assert refusal.message in message
+    assert "model.save('NAME.keras')" in message
     assert not (tmp_path / "m.onnx").exists()
 
 
@@ -118,16 +118,16 @@ def test_a_subclassed_model_of_keras_2_is_refused(tmp_path: Path) -> None:
 
     model = Net()
     model(np.zeros((1, 4, 4, 3), np.float32))
-    assert "of the class Net, whose code is not in it" in refusal(save(model, tmp_path / "saved"))
+    assert "of the class Net, without its code" in refusal(save(model, tmp_path / "saved"))
 
 
 def test_code_in_a_folder_is_refused_before_it_can_run(tmp_path: Path) -> None:
     path = save(family.with_lambda(family.import_keras_2()), tmp_path / "saved")
-    assert "has code in it that loading would run: lambda" in refusal(path)
+    assert "contains code that loading would run: lambda" in refusal(path)
 
 
 def test_models_within_models_of_keras_2_are_refused(tmp_path: Path) -> None:
-    """Keras 3 reads them otherwise than Keras 2 wrote them."""
+    """Keras 3 reads nested models in another format than Keras 2 writes."""
     assert "Keras could not load" in refusal(save(family.nested(family.import_keras_2()), tmp_path / "saved"))
 
 
@@ -145,7 +145,7 @@ def test_weights_that_do_not_fit_the_layers_are_refused(tmp_path: Path) -> None:
 def test_folders_that_are_no_models_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "saved"
     folder.mkdir()
-    assert "is a folder without a saved_model.pb" in refusal(folder)
+    assert "is a folder without a file saved_model.pb" in refusal(folder)
     (folder / "saved_model.pb").write_bytes(b"\xff" * 100)
     (folder / "keras_metadata.pb").write_bytes(b"\xff" * 100)
     assert "has a keras_metadata.pb that cannot be read" in refusal(folder)

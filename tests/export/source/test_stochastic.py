@@ -8,7 +8,7 @@ import pytest
 from export.contract.metadata import Site
 from export.errors import ModelRefused
 from export.source.noise import NoiseLayer, family_of
-from export.source.stochastic import SiteMarker, keep_identity, noise_behaves, read_mark
+from export.source.stochastic import SiteMarker, keep_identity, noise_replaced, read_mark
 
 
 def kept(layer: Any) -> list[NoiseLayer]:
@@ -17,7 +17,7 @@ def kept(layer: Any) -> list[NoiseLayer]:
 
 def mark(keras: Any, layer: Any, shape: tuple[int, ...]) -> Site:
     marker = SiteMarker()
-    with noise_behaves(kept(layer), marker):
+    with noise_replaced(kept(layer), marker):
         layer(np.ones((2, *shape), np.float32))
     if marker.refusal:
         raise marker.refusal
@@ -63,7 +63,7 @@ def test_a_noise_shape_that_ties_rows_together_is_refused(keras: Any) -> None:
 
 def test_a_layer_that_is_called_twice_is_two_sites(keras: Any) -> None:
     layer, marker = keras.layers.Dropout(0.5, name="twice"), SiteMarker()
-    with noise_behaves(kept(layer), marker):
+    with noise_replaced(kept(layer), marker):
         layer(layer(np.ones((2, 3), np.float32)))
     assert [site.name for site in marker.sites] == ["twice", "twice#2"]
 
@@ -73,7 +73,7 @@ def test_a_layer_is_itself_again_after_the_block(keras: Any) -> None:
     ones = np.ones((2, 100), np.float32)
 
     def fail_within_the_block() -> None:
-        with noise_behaves(kept(layer), keep_identity):
+        with noise_replaced(kept(layer), keep_identity):
             np.testing.assert_array_equal(layer(ones, training=True), ones)
             raise RuntimeError
 
