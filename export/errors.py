@@ -12,7 +12,7 @@
     ├── EngineFailed                  exit 1   onnxruntime could not run the model
     │   └── OutOfMemory                        the device memory is too small for the tensors of a run
     ├── WriteFailed                   exit 1   results could not be written
-    ├── ReadFailed                    exit 1   a disk or an object store failed during the reading of a shard
+    ├── ReadFailed                    exit 1   a disk or an object store failed while a shard was read
     ├── InputChanged                  exit 1   a shard changed during reading
     ├── OutputLocked                  exit 75  another run holds the output: try again later
     └── Interrupted                   exit 130 SIGINT (Ctrl-C) stopped the run
@@ -42,7 +42,7 @@ class ExitCode(IntEnum):
     DONE = 0, "done"
     FAILED = 1, "failed; finished shards stay, and a rerun continues after them"
     REFUSED = 2, "refused: a wrong option, model or input; nothing was written; do not retry"
-    UNREADABLE_INPUT = 3, "done, but more rows were unreadable than `--max-bad-rows` allows, or a whole shard was"
+    UNREADABLE_INPUT = 3, "done, but a whole shard was unreadable, or more rows than `--max-bad-rows` allows"
     DRIFT = 4, "done, but the flag rate is outside the calibrated range (`--alarm`); 3 takes precedence over 4"
     LOCKED = 75, "another run holds OUTPUT; try again later"
     SIGINT = 130, "interrupted by SIGINT (Ctrl-C); finished shards stay"

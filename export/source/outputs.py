@@ -30,15 +30,15 @@ def choose_output(
     shapes = [tuple(tensor.shape) for _, tensor in leaves]
     if name is None and len(names) > 1:
         raise ModelRefused(
-            f"{origin} gives {shapes_text(shapes)}.",
-            wanted=f"to know which of its outputs is to be screened: {', '.join(names)}",
+            f"{origin} has {len(names)} outputs: {shapes_text(shapes)}.",
+            wanted=f"the name of the output to screen, one of: {', '.join(names)}",
             next_step=f"add --output {names[0]}",
         )
     if name is not None and names.count(name) != 1:
         raise OptionRefused(
-            f"--output {name} names {names.count(name) or 'none'} of the outputs of {origin}.",
+            f"--output {name} matches {names.count(name) or 'none'} of the outputs of {origin}.",
             wanted=f"one of: {', '.join(names)}",
-            next_step="take a name from this list",
+            next_step="give a name from this list",
         )
     position = 0 if name is None else names.index(name)
     if functional and len(names) > 1:

@@ -184,9 +184,9 @@ REFUSALS = (
     Refusal("two_inputs", two_images, "takes 2 inputs", what="several inputs"),
     Refusal("no_size", sizeless, "takes [N, None, None, 3]", what="images without a fixed size"),
     Refusal("five_channels", ending_in(shape=(8, 8, 5)), "takes [N, 8, 8, 5]", what="other than 1 or 3 channels"),
-    Refusal("which_output", family.several_outputs, "which of its outputs is to be screened"),
+    Refusal("which_output", family.several_outputs, "the name of the output to screen"),
     Refusal(
-        "no_such_output", family.several_outputs, "--output colour names none", options=(*UNIT, "--output", "colour")
+        "no_such_output", family.several_outputs, "--output colour matches none", options=(*UNIT, "--output", "colour")
     ),
     Refusal(
         "a_map",

@@ -458,7 +458,7 @@ def test_an_export_is_checked_on_labelled_rows(
     assert oodscreen("export", article_keras, model, *options, monkeypatch=monkeypatch) == 0
     told = capsys.readouterr()
     assert re.search(r"accuracy +[89]\d\.\d\d% on 299 labelled rows \(Keras: [89]", told.out)
-    assert told.err == "warning: 1 rows have no image that could be decoded and were left out\n"
+    assert told.err == "warning: 1 rows have no decodable image and were left out\n"
     assert oodscreen("inspect", model, monkeypatch=monkeypatch) == 0
     assert "on 299 labelled rows" in capsys.readouterr().out
 

@@ -42,7 +42,7 @@ def save(model: Any, path: Path) -> Path:
 
 
 def shuffle(model: Any) -> Any:
-    """The model with different values for all weights, so that a misplaced weight is detected."""
+    """Weights that are all different, so that one in a wrong place is seen."""
     rng = np.random.default_rng(3)
     for weight in model.weights:
         positive = any(part in weight.name for part in ("variance", "gamma"))
