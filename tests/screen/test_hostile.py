@@ -442,8 +442,8 @@ def no_sites(model: onnx.ModelProto) -> None:
 
 
 MODELS: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
-    "a weight in a file of the system": (external, "may lie outside its own folder"),
-    "a constant in another file": (external_attribute, "may lie outside its own folder"),
+    "a weight in a file of the system": (external, "may be outside the model's folder"),
+    "a constant in another file": (external_attribute, "may be outside the model's folder"),
     "a weight of 2 ** 60 numbers": (gigantic, "wanted:"),
     "a weight that is cut": (cut_weight, "wanted:"),
     "no metadata at all": (lambda model: model.ClearField("metadata_props"), "no oodscreen contract"),
