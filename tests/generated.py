@@ -13,7 +13,7 @@ import numpy as np
 from export.errors import ExitCode
 from screen.columns import COLUMNS, STATUSES, Column
 from screen.review.labels.summary import LABEL_COLUMNS
-from screen.review.queue.row import HANDED_ON
+from screen.review.queue.row import ADDED_COLUMNS
 from tests.export.family import FAMILY
 from tests.export.source.test_saved_model import FUNCTIONS
 from tests.export.test_refusals import REFUSALS
@@ -29,7 +29,7 @@ def columns_table() -> str:
 
 def queue_columns_table() -> str:
     """What a queue has beside the result columns."""
-    return _columns(HANDED_ON)
+    return _columns(ADDED_COLUMNS)
 
 
 def label_columns_table() -> str:

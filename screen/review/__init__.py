@@ -1,4 +1,4 @@
-"""Read finished results for people: a report, metrics, a labeling queue and its labels.
+"""Report, evaluate and export finished results for human review.
 
 In: the OUTPUT of a run. Out: pages, tables and exports; results are never changed.
 """

@@ -100,8 +100,8 @@ def report(
     size = write_page(findings, page)
     for note in findings.notes:
         typer.echo(f"note: {note}")
-    told, counts = len(findings.suspects), findings.counts
-    pictures = sum(not isinstance(one.preview, str) for one in findings.suspects)
+    told, counts = len(findings.top_rows), findings.counts
+    pictures = sum(not isinstance(one.preview, str) for one in findings.top_rows)
     bad = f" ({counts.bad} of them could not be scored)" if counts.bad else ""
     typer.echo(
         f"{page}: {told} most suspicious rows, {pictures} with a picture; "

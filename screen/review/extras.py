@@ -1,24 +1,24 @@
-"""The error for a library that comes with an optional extra.
+"""The error for a missing library of an optional extra.
 
-In: the name of a library and of its extra. Out: an `OptionRefused` to raise.
+In: the names of the library and its extra. Out: an `OptionRefused` to raise.
 """
 
 from __future__ import annotations
 
 from export.errors import OptionRefused
 
-_NEEDED_FOR = {"evaluate": "evaluate with metrics and plots", "report": "make a report"}
+_PURPOSES = {"evaluate": "metrics and plots", "report": "reports"}
 
 
 def missing_library(library: str, *, extra: str) -> OptionRefused:
     """The error for a library that is not installed.
 
     Args:
-        library: its name.
-        extra: the optional extra of oodscreen that installs it: `evaluate` or `report`.
+        library: name of the library.
+        extra: optional extra of oodscreen that installs it: `evaluate` or `report`.
     """
     return OptionRefused(
         f"{library} is not installed.",
-        wanted=f"the libraries that {_NEEDED_FOR[extra]}",
+        wanted=f"the libraries for {_PURPOSES[extra]}",
         next_step=f"pip install 'oodscreen[{extra}]'",
     )

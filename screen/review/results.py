@@ -1,6 +1,6 @@
-"""Open the results of a run, and be sure that they are whole before anything is said of them.
+"""Open the results of a finished run, after checking that they are complete and unchanged.
 
-In: RESULTS. Out: a `Results`, whose shards are read in batches or row by row.
+In: RESULTS. Out: a `Results`, whose shards are read in batches or by row position.
 """
 
 from __future__ import annotations
@@ -27,26 +27,28 @@ from screen.output.record import RunRecord
 from screen.review.text import clip
 
 _BATCH_ROWS = 8192
-_FEW_ROWS = 1024
-"""Rows that are read together where lists are read too, which may be long."""
+_LIST_BATCH_ROWS = 1024
+"""Rows per batch when list columns are read too, whose values may be long."""
 
-_TOLD = ("configuration", "model", "passes", "seed", "masks", "flag_if", "calibration", "adaptive", "image_column",
-         "id_column", "image_root", "max_pixels", "result_format")  # fmt: skip
-"""What a manifest says of how the results were made."""
+_REQUIRED_SETTINGS = (
+    "configuration", "model", "passes", "seed", "masks", "flag_if", "calibration", "adaptive", "image_column",
+    "id_column", "image_root", "max_pixels", "result_format",
+)  # fmt: skip
+"""Settings that the manifest header must record."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decided the results.
+    """The settings of a run, for display.
 
     Attributes:
-        model: SHA-256 of the exported file.
-        passes: T.
-        seed: of the masks.
+        model: SHA-256 of the exported model.
+        passes: number of passes T.
+        seed: seed for the dropout masks.
         masks: `shared` or `per-row`.
-        rule: when a row is flagged.
+        rule: the flag rule.
         calibration: SHA-256 of the calibration; None without one.
-        adaptive: whether passes stop where a decision is settled.
+        adaptive: whether rows may exit early.
     """
 
     model: str
@@ -60,11 +62,11 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class RowPosition:
-    """A row of the results.
+    """Position of a row in the results.
 
     Attributes:
         shard: index of the result shard.
-        row: position in it.
+        row: position in the shard.
     """
 
     shard: int
@@ -73,17 +75,17 @@ class RowPosition:
 
 @dataclass(frozen=True)
 class Results:
-    """The results of one run that came to its end.
+    """The results of one finished run.
 
     Attributes:
-        place: their folder.
-        name: how a page calls them.
-        identity: what decided them, as in the manifest.
-        entries: the result shards, in the order of their names.
-        record: what the last run was like; None where that was not recorded.
+        folder: folder of the results.
+        name: name for display.
+        identity: settings of the run, as recorded in the manifest.
+        entries: manifest entries of the result shards, sorted by name.
+        record: record of the last run; None if the run left none.
     """
 
-    place: Path
+    folder: Path
     name: str
     identity: dict[str, Any]
     entries: tuple[ManifestEntry, ...]
@@ -91,69 +93,69 @@ class Results:
 
     @property
     def settings(self) -> Settings:
-        """What decided the results, for people."""
-        told = self.identity
+        """The settings of the run, for display."""
+        identity = self.identity
         return Settings(
-            model=str(told["model"]),
-            passes=int(told["passes"]),
-            seed=int(told["seed"]),
-            masks=str(told["masks"]),
+            model=str(identity["model"]),
+            passes=int(identity["passes"]),
+            seed=int(identity["seed"]),
+            masks=str(identity["masks"]),
             rule=clip(self.rule, 300),
-            calibration=told["calibration"],
-            adaptive=bool(told["adaptive"]),
+            calibration=identity["calibration"],
+            adaptive=bool(identity["adaptive"]),
         )
 
     @property
     def rule(self) -> str:
-        """When a row was flagged."""
+        """The flag rule."""
         return str(self.identity["flag_if"])
 
     @property
     def calibrated(self) -> bool:
-        """Whether a calibration filled `ood_score` and `p_value`."""
+        """Whether the results have a calibration, and so an `ood_score` and a `p_value`."""
         return self.identity["calibration"] is not None
 
     @property
     def model(self) -> str:
-        """Digest of the model."""
+        """SHA-256 of the model."""
         return str(self.identity["model"])
 
     @property
     def model_version(self) -> str:
-        """Model and configuration in a word: other passes of the same model predict otherwise."""
+        """Short digests of model and configuration; both, because the number of passes changes predictions too."""
         return f"{self.model[:12]}-{str(self.identity['configuration'])[:8]}"
 
     @property
     def columns(self) -> ColumnMapping:
-        """What to read of the input for people: images and keys."""
+        """The input columns for review: images and row keys."""
         return ColumnMapping(str(self.identity["image_column"]), self.identity["id_column"], (), pa.schema([]))
 
     @property
     def image_root(self) -> Path | None:
-        """Where paths of images were looked up; None where they were not followed."""
+        """Folder that image paths are relative to; None if paths were not followed."""
         root = self.identity["image_root"]
         return None if root is None else Path(root).resolve()
 
     @property
     def max_pixels(self) -> int:
-        """Images with more were not decoded."""
+        """Maximum pixels of a decoded image."""
         return int(self.identity["max_pixels"])
 
     @property
     def rows(self) -> int:
-        """Rows in all."""
+        """Number of rows in all shards."""
         return sum(entry.rows for entry in self.entries)
 
     @property
     def flagged(self) -> int:
-        """Flagged rows in all."""
+        """Number of flagged rows in all shards."""
         return sum(entry.flagged for entry in self.entries)
 
     def batches(self, entry: ManifestEntry, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Some columns of a shard, batch by batch.
 
         Raises:
-            InputRefused: the shard is not the one that was written.
+            InputRefused: the shard was changed or damaged after the run.
         """
         stored = self._stored(columns)
         with self._open(entry) as file:
@@ -161,15 +163,15 @@ class Results:
                 yield _select(batch, columns)
 
     def take(self, entry: ManifestEntry, rows: Sequence[int] | NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
-        """Some columns of some rows of a shard; only the row groups in which they lie are read.
+        """Some columns of some rows of a shard; only the row groups that contain these rows are read.
 
         Args:
-            entry: the shard.
+            entry: manifest entry of the shard.
             rows: positions, ascending.
-            columns: what to read.
+            columns: names of the columns.
 
         Raises:
-            InputRefused: the shard is not the one that was written.
+            InputRefused: the shard was changed or damaged after the run.
         """
         found = []
         wanted, stored = np.asarray(rows), self._stored(columns)
@@ -178,7 +180,7 @@ class Results:
             ends = np.cumsum(sizes)
             for group in np.unique(np.searchsorted(ends, wanted, side="right")).tolist():
                 start = int(ends[group]) - sizes[group]
-                for batch in file.iter_batches(_FEW_ROWS, row_groups=[group], columns=stored):
+                for batch in file.iter_batches(_LIST_BATCH_ROWS, row_groups=[group], columns=stored):
                     here = wanted[(wanted >= start) & (wanted < start + batch.num_rows)] - start
                     if len(here):
                         found.append(_select(batch.take(pa.array(here)), columns))
@@ -195,42 +197,42 @@ class Results:
         return list(dict.fromkeys(renamed.get(name, name) for name in columns))
 
     def refuse_if_changed(self) -> None:
-        """Go on only if the manifest still is the one that was read.
+        """Fail if the manifest changed since it was read.
 
         Raises:
-            InputChanged: a run wrote to these results meanwhile.
+            InputChanged: a run wrote to these results in the meantime.
         """
-        now = ManifestFile.read(self.place)
+        now = ManifestFile.read(self.folder)
         if now is None or _in_order(now) != self.entries:
             raise InputChanged(
-                f"{self.place} changed while it was read.",
-                wanted="results that stay as they are while they are read",
-                next_step="run again when no run writes to them",
+                f"{self.folder} changed while it was read.",
+                wanted="results that no run is writing",
+                next_step="wait until the run has finished, then start this command again",
             )
 
     @contextmanager
     def _open(self, entry: ManifestEntry) -> Iterator[pq.ParquetFile]:
-        path = self.place / entry.shard
+        path = self.folder / entry.shard
         try:
             size = path.stat().st_size
             if size != entry.size:
-                raise self._not_whole(entry, f"it has {size} bytes, and {entry.size} were written")
+                raise self._damaged(entry, f"it has {size} bytes, but the run wrote {entry.size}")
             with open_parquet(path) as file:
                 names = [column.name for column in columns_of_format(self._format)]
                 missing = [name for name in names if name not in file.schema_arrow.names]
                 if missing or file.metadata.num_rows != entry.rows:
                     why = f"no column {missing[0]}" if missing else f"{file.metadata.num_rows} rows"
-                    raise self._not_whole(entry, f"it has {why}, and was written otherwise")
+                    raise self._damaged(entry, f"it has {why}, unlike the shard that the run wrote")
                 yield file
         except (OSError, pa.ArrowException, KeyError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise self._not_whole(entry, reason) from error
+            raise self._damaged(entry, reason) from error
 
-    def _not_whole(self, entry: ManifestEntry, why: str) -> InputRefused:
+    def _damaged(self, entry: ManifestEntry, why: str) -> InputRefused:
         return InputRefused(
-            f"The result shard {clip(entry.shard)} of {self.place} cannot be used: {clip(why, 300)}.",
-            wanted="results as a run wrote them",
-            next_step="see what `oodscreen check` finds, remove that file and run again",
+            f"The result shard {clip(entry.shard)} of {self.folder} cannot be used: {clip(why, 300)}.",
+            wanted="unchanged results of a run",
+            next_step="run `oodscreen check`, remove the damaged file and run again",
         )
 
 
@@ -248,44 +250,44 @@ def _select(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.Table:
 
 
 def open_results(source: str) -> Results:
-    """Open the OUTPUT of a run.
+    """The results in the OUTPUT of a run.
 
     Raises:
-        InputRefused: there are none, or the run that writes them did not come to its end.
-        OutputLocked: a run writes them now.
+        InputRefused: the source holds no results, or its last run did not finish.
+        OutputLocked: a run is writing the results.
     """
-    place = as_path(source)
+    folder = as_path(source)
     wanted = "the OUTPUT of an `oodscreen run`"
-    if not place.is_dir():
-        what = f"RESULTS {source} is a file." if place.exists() else f"There is no {source}."
-        raise InputRefused(what, wanted=wanted, next_step="check the path, or run the model over these rows first")
+    if not folder.is_dir():
+        found = f"RESULTS {source} is a file." if folder.exists() else f"RESULTS {source} does not exist."
+        raise InputRefused(found, wanted=wanted, next_step="check the path, or score the rows with `oodscreen run`")
     try:
-        manifest = ManifestFile.read(place)
+        manifest = ManifestFile.read(folder)
     except OutputRefused as error:
-        raise InputRefused(error.found, wanted="results that are whole", next_step="run again with --force") from error
+        raise InputRefused(error.found, wanted="undamaged results", next_step="run again with --force") from error
     if manifest is None:
-        raise InputRefused(f"{source} holds no {MANIFEST_NAME}.", wanted=wanted, next_step=_suggest(place))
+        raise InputRefused(f"{source} holds no {MANIFEST_NAME}.", wanted=wanted, next_step=_suggest(folder))
     entries = _in_order(manifest)
     done = f"{len(entries)} shard(s) with {sum(entry.rows for entry in entries)} rows are finished so far"
     try:
-        refuse_if_held(place)
+        refuse_if_held(folder)
     except OutputLocked as error:
         raise OutputLocked(f"{error.found} {done}.", wanted=error.wanted, next_step=error.next_step) from error
     if not manifest.finished:
         raise InputRefused(
-            f"The last run in {source} did not come to its end: {done}.",
-            wanted="results of a run that is through",
-            next_step="start the same `oodscreen run` again: it goes on behind the finished shards",
+            f"The last run in {source} did not finish: {done}.",
+            wanted="results of a finished run",
+            next_step="start the same `oodscreen run` again; it continues after the finished shards",
         )
-    missing = [name for name in _TOLD if name not in manifest.header]
+    missing = [name for name in _REQUIRED_SETTINGS if name not in manifest.header]
     if missing:
         raise InputRefused(
-            f"The manifest of {source} does not say {', '.join(missing)}.",
+            f"The manifest of {source} does not record {', '.join(missing)}.",
             wanted="results of this version of oodscreen",
             next_step="run again with --force",
         )
-    record = RunRecord.read(place, str(manifest.header["configuration"]))
-    return Results(place, clip(place.name or place.resolve().name), dict(manifest.header), entries, record)
+    record = RunRecord.read(folder, str(manifest.header["configuration"]))
+    return Results(folder, clip(folder.name or folder.resolve().name), dict(manifest.header), entries, record)
 
 
 def _in_order(manifest: ManifestFile) -> tuple[ManifestEntry, ...]:
@@ -293,9 +295,9 @@ def _in_order(manifest: ManifestFile) -> tuple[ManifestEntry, ...]:
 
 
 def _suggest(output: Path) -> str:
-    """What to do where there is no manifest: often it lies one folder deeper."""
+    """The next step without a manifest; often the results are one folder deeper."""
     if is_local(output):
         deeper = sorted(str(path.parent) for path in output.glob(f"*/{MANIFEST_NAME}"))
         if deeper:
             return f"give one of {', '.join(deeper[:3])}{', ...' if len(deeper) > 3 else ''}"
-    return "check the path, or run the model over these rows first"
+    return "check the path, or score the rows with `oodscreen run`"

@@ -1,6 +1,6 @@
-"""Find the input shard that a result was made from, or say why it is none any more.
+"""Find the input shard of a result shard, verified to be unchanged since it was scored.
 
-In: a manifest's entry, and perhaps where the input was moved to. Out: a `ShardRef`, never of another file.
+In: a manifest entry, and optionally the new location of the input. Out: a `ShardRef` of the scored shard, or an error.
 """
 
 from __future__ import annotations
@@ -16,59 +16,59 @@ from screen.output.manifest_file import ManifestEntry
 from screen.review.text import clip
 
 
-class NotAsScored(Exception):
-    """A shard is not the one that was scored; the text says how, to stand behind its name."""
+class SourceMismatch(Exception):
+    """The input shard is unavailable or differs from the scored one; the text is a predicate for the shard's name."""
 
 
-class NotThere(NotAsScored):
-    """A shard is no more where it was; it may have been moved."""
+class SourceMissing(SourceMismatch):
+    """The input shard no longer exists at its location; it may have been moved."""
 
 
 def find_source(entry: ManifestEntry, columns: ColumnMapping, moved_to: str | None) -> ShardRef:
-    """The shard that a result was made from.
+    """The input shard of a result shard.
 
-    It is known by size, time and footer; a copy, which has a time of its own, by size and footer. The
-    ids of its rows are for the caller to compare; where the input has none, a copy must have kept its time.
+    The shard is identified by size, modification time and footer; a moved shard by size and footer, because copying
+    changes its time. The caller compares the row ids; without an id column, a copy must have kept its time.
 
     Args:
-        entry: of the result shard.
-        columns: what will be read.
-        moved_to: where INPUT is now: a folder or one shard; None: where it was.
+        entry: manifest entry of the result shard.
+        columns: input columns to be read.
+        moved_to: current location of INPUT, a folder or one shard; None if it was not moved.
 
     Raises:
-        NotThere: it is gone.
-        NotAsScored: it cannot be read, or is another.
+        SourceMissing: the shard does not exist.
+        SourceMismatch: the shard cannot be read, or is not the scored one.
     """
     try:
         root = as_path(entry.root) if moved_to is None else _folder(as_path(moved_to)).resolve()
         with as_os_error():
-            there = (root / entry.shard).exists()
-        if not there:
-            raise NotThere(f"is not in {clip(str(root), 200)} any more")
+            exists = (root / entry.shard).exists()
+        if not exists:
+            raise SourceMissing(f"no longer exists in {clip(str(root), 200)}")
         shard = look_at_shard(root, entry.shard)
     except (OSError, pa.ArrowException) as error:
-        raise NotAsScored(f"cannot be read: {first_line(error)}") from error
-    wanted, now = dict(entry.input), dict(shard.fingerprint)
+        raise SourceMismatch(f"cannot be read: {first_line(error)}") from error
+    scored, current = dict(entry.input), dict(shard.fingerprint)
     if moved_to is not None:
-        is_of_another_time = wanted.pop("modified", None) != now.pop("modified", None)
-        if wanted == now and is_of_another_time and columns.id_of(shard) is None:
-            raise NotAsScored(
-                "has another time than the shard that was scored, and no id column by which its rows could be known "
-                "(copy shards with their times, as cp -p does)"
+        has_other_time = scored.pop("modified", None) != current.pop("modified", None)
+        if scored == current and has_other_time and columns.id_of(shard) is None:
+            raise SourceMismatch(
+                "has a different modification time than the scored shard, and no id column to verify its rows "
+                "(keep the times when copying, for example with cp -p)"
             )
-    if wanted != now or shard.rows != entry.rows:
-        raise NotAsScored("changed since it was scored")
+    if scored != current or shard.rows != entry.rows:
+        raise SourceMismatch("changed since it was scored")
     missing = [name for name in columns.names_of(shard) if shard.schema.names.count(name) != 1]
     if missing:
-        raise NotAsScored(f"has no column {clip(missing[0])!r}")
+        raise SourceMismatch(f"has no column {clip(missing[0])!r}")
     return shard
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line of bounded length."""
+    """First line of an error's text, at most 200 characters."""
     return clip(str(error).split("\n")[0] or type(error).__name__, 200)
 
 
 def _folder(source: Path) -> Path:
-    """The folder that shards are relative to, where INPUT may be one shard."""
+    """The folder that shard names are relative to, if INPUT may be a single shard."""
     return source.parent if source.is_file() else source

@@ -1,12 +1,12 @@
-"""Text from data, made safe to show.
+"""Make text from data safe to display.
 
-In: any text of a shard, a path or an error. Out: a text of limited length without control characters.
+In: text from a shard, a path or an error. Out: text of limited length without control characters.
 """
 
 from __future__ import annotations
 
 
 def clip(text: str, length: int = 120) -> str:
-    """A text from data as it may be shown: of this length at most, and what cannot be printed is escaped."""
+    """The text cut to a maximum length, with unprintable characters escaped."""
     short = text if len(text) <= length else f"{text[: length - 1]}…"
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in short)

@@ -1,7 +1,7 @@
-"""A real Label Studio for tests: installed beside the project, on a free port of this machine, with SQLite.
+"""A real Label Studio server for tests, with SQLite on a free port of this machine.
 
-In: nothing. Out: a `Server` with its address and a personal access token, made as a person would make it: by logging
-in. Its dependencies are pinned, so it has an environment of its own, in a cache folder, made once.
+In: nothing. Out: a `Server` with its address and a personal access token, created by logging in as a user would. Its
+dependencies are pinned, so it has a separate environment in a cache folder, created once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Server:
     """A running server.
 
     Attributes:
-        url: its address.
+        url: address of the server.
         token: a personal access token of its only user.
     """
 
@@ -40,9 +40,9 @@ class Server:
 
 
 def install() -> Path:
-    """The command `label-studio`, installed on the first call; LABEL_STUDIO names another one.
+    """Path of the command `label-studio`, installed on the first call; the variable LABEL_STUDIO overrides it.
 
-    Skips the test, with the reason, where it cannot be installed.
+    Skips the test with a reason if it cannot be installed.
     """
     given = os.environ.get("LABEL_STUDIO")
     if given:
@@ -68,15 +68,15 @@ def install() -> Path:
         ]
         subprocess.run(pip, check=True, capture_output=True, text=True, timeout=_SECONDS_TO_INSTALL)
     except (OSError, subprocess.SubprocessError) as error:
-        told = str(getattr(error, "stderr", "") or error).strip().splitlines()
-        pytest.skip(f"{REQUIREMENT} cannot be installed here: {told[-1] if told else error}")
+        lines = str(getattr(error, "stderr", "") or error).strip().splitlines()
+        pytest.skip(f"{REQUIREMENT} cannot be installed here: {lines[-1] if lines else error}")
     stamp.touch()
     return command
 
 
 @contextmanager
 def serve(folder: Path) -> Iterator[Server]:
-    """Run a server with its data in a folder, for the time of the block."""
+    """A server that runs within the block, with its data in a folder."""
     command = install()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -119,7 +119,7 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
 
 
 def _make_token(url: str, password: str) -> str:
-    """Log in and make a personal access token; legacy tokens are off by default."""
+    """A personal access token, created after logging in; legacy tokens are disabled by default."""
     with requests.Session() as session:
         session.get(f"{url}/user/login", timeout=30)
         form = {"csrfmiddlewaretoken": session.cookies["csrftoken"], "email": _USER, "password": password}

@@ -1,4 +1,4 @@
-"""Thirty kills; `benchmarks/faults.py` makes two hundred."""
+"""Thirty kills of a run; `benchmarks/faults.py` does two hundred."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.faults import kill_and_compare
 pytestmark = pytest.mark.integration
 
 
-def test_thirty_killed_runs_end_as_one_that_was_not(article_onnx: Path, tmp_path: Path) -> None:
+def test_thirty_killed_runs_end_as_an_uninterrupted_one(article_onnx: Path, tmp_path: Path) -> None:
     met = kill_and_compare(article_onnx, kills=30, chain=3, seed=int.from_bytes(os.urandom(4)), work=tmp_path)
     assert len(met) == 30
-    assert sum(0 < kill.shards < 7 for kill in met) > 5  # most were killed in the middle of their work
+    assert sum(0 < kill.shards < 7 for kill in met) > 5  # most runs were killed after some shards

@@ -1,4 +1,4 @@
-"""A queue as a folder opens in Hugging Face datasets, with images and metadata."""
+"""A queue written as a folder opens in Hugging Face datasets, with images and metadata."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from screen.review.queue.fill import QueueConfig, fill_queue
 from screen.run.runner import run_screening
 from tests.conftest import Recorder, encode, write_shard
 
-pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]  # other people's libraries
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]  # warnings of third-party libraries
 
 datasets = pytest.importorskip("datasets", reason="datasets is not installed")
 

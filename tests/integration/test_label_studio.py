@@ -1,4 +1,4 @@
-"""A queue in a real Label Studio: filled, ordered, filled again, killed, labelled, read back."""
+"""A queue in a real Label Studio: import, order, second import, kills, labels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from screen.run.runner import run_screening
 from tests.conftest import Recorder, encode, write_shard
 from tests.integration.label_studio import Server, serve
 
-pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]  # other people's libraries
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]  # warnings of third-party libraries
 
 sdk = pytest.importorskip("label_studio_sdk", reason="label-studio-sdk is not installed")
 httpx = pytest.importorskip("httpx", reason="httpx, with which label-studio-sdk speaks, is not installed")
@@ -49,7 +49,7 @@ def client(server: Server) -> Iterator[Any]:
 
 @pytest.fixture
 def results(article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path) -> Path:
-    """About a third of 150 digits are flagged; there is a missing image, and one digit twice."""
+    """Results of 150 digits, about a third flagged, with a missing and a duplicate image."""
     images = [encode(image) for image in digits[:150]]
     write_shard(tmp_path / "in" / "a.parquet", images[:80])
     write_shard(tmp_path / "in" / "b.parquet", [*images[80:], images[0], None])
@@ -76,12 +76,15 @@ def tasks_of(client: Any, title: str) -> list[Any]:
     return list(client.tasks.list(project=project_of(client, title).id, fields="all"))
 
 
-def test_a_project_is_made_filled_and_ordered_by_suspicion(server: Server, client: Any, results: Path) -> None:
+def test_a_project_is_created_filled_and_ordered_by_suspicion(server: Server, client: Any, results: Path) -> None:
     done = queue(server, results, "order", "--include-random", "20%")
     assert done.returncode == 0, done.stderr
     tasks = tasks_of(client, "order")
     flagged = [task for task in tasks if task.data["source"] == "flagged"]
-    assert f"{len(flagged)} row(s) by entropy and {len(tasks) - len(flagged)} random other row(s)" in done.stdout
+    assert (
+        f"{len(flagged)} flagged row(s) by entropy and {len(tasks) - len(flagged)} random unflagged row(s)"
+        in done.stdout
+    )
     assert len(tasks) > len(flagged) > 10
     (view,) = [
         view for view in client.views.list(project=project_of(client, "order").id) if view.data["title"] == VIEW_TITLE
@@ -102,7 +105,7 @@ def test_a_project_is_made_filled_and_ordered_by_suspicion(server: Server, clien
         assert "entropy" in task.data["reason"]
 
 
-def test_a_second_import_doubles_nothing_whether_the_ledger_is_there_or_not(
+def test_a_second_import_adds_nothing_with_and_without_the_ledger(
     server: Server, client: Any, results: Path, tmp_path: Path
 ) -> None:
     assert queue(server, results, "twice").returncode == 0
@@ -110,12 +113,12 @@ def test_a_second_import_doubles_nothing_whether_the_ledger_is_there_or_not(
     for more in ([], ["--ledger", str(tmp_path / "another-ledger")]):
         again = queue(server, results, "twice", *more)
         assert again.returncode == 0, again.stderr
-        assert "nothing new for Label Studio project 'twice'" in again.stdout
+        assert "no new rows for Label Studio project 'twice'" in again.stdout
     assert [task.data[KEY] for task in tasks_of(client, "twice")] == before
     assert len(set(before)) == len(before)
 
 
-def test_a_task_that_people_removed_does_not_come_back(server: Server, client: Any, results: Path) -> None:
+def test_a_removed_task_does_not_come_back(server: Server, client: Any, results: Path) -> None:
     assert queue(server, results, "removed", "--top", "5").returncode == 0
     first, *_ = tasks_of(client, "removed")
     client.tasks.delete(id=str(first.id))
@@ -125,8 +128,8 @@ def test_a_task_that_people_removed_does_not_come_back(server: Server, client: A
     assert first.data[KEY] not in keys
 
 
-def test_a_kill_between_import_and_ledger_doubles_nothing(server: Server, client: Any, results: Path) -> None:
-    """The process is killed when the import is answered, before it can write its ledger."""
+def test_a_kill_between_import_and_ledger_imports_nothing_twice(server: Server, client: Any, results: Path) -> None:
+    """The process is killed after the server's response, before it writes the ledger."""
     code = (
         "import os, signal, sys\n"
         "from screen.review.queue.ledger import Ledger\n"
@@ -147,10 +150,10 @@ def test_a_kill_between_import_and_ledger_doubles_nothing(server: Server, client
     assert {task.data[KEY] for task in tasks_of(client, "whole")} == set(keys)
 
 
-def test_kills_at_any_moment_double_and_lose_nothing(
+def test_kills_at_any_moment_neither_duplicate_nor_lose_images(
     server: Server, client: Any, article_onnx: Path, tmp_path: Path
 ) -> None:
-    """Noise, all of it flagged, in several imports."""
+    """Noise images, all flagged, in several imports."""
     noise = np.random.default_rng(5).integers(0, 256, (700, 28, 28, 1), dtype=np.uint8)
     write_shard(tmp_path / "in" / "n.parquet", [encode(image) for image in noise])
     config = RunConfig(passes=2, device="cpu", flag_if="entropy >= 0")
@@ -167,7 +170,7 @@ def test_kills_at_any_moment_double_and_lose_nothing(
     assert len(keys) == len(set(keys)) == 700
 
 
-def test_labels_are_read_back_and_weighed(server: Server, client: Any, results: Path, tmp_path: Path) -> None:
+def test_labels_are_read_back_and_evaluated(server: Server, client: Any, results: Path, tmp_path: Path) -> None:
     assert queue(server, results, "labels", "--include-random", "25%").returncode == 0
     tasks = tasks_of(client, "labels")
     project = project_of(client, "labels").id
@@ -192,8 +195,8 @@ def test_labels_are_read_back_and_weighed(server: Server, client: Any, results: 
     rows, report = found[0]
     assert report["skipped"] == report["unlabelled"] == 1
     assert report["worth"]["flagged"]["labelled"] + report["worth"]["audit"]["labelled"] == len(said)
-    finds = report["worth"]["flagged"]["out_of_distribution"] + report["worth"]["audit"]["out_of_distribution"]
-    assert finds == sum(label == "out of distribution" for label in said.values())
+    corrections = report["worth"]["flagged"]["out_of_distribution"] + report["worth"]["audit"]["out_of_distribution"]
+    assert corrections == sum(label == "out of distribution" for label in said.values())
     assert all(row["image"]["bytes"].startswith(b"\x89PNG") for row in rows)
 
 
@@ -203,23 +206,21 @@ def answer(client: Any, task: int, label: str | None) -> None:
     client.annotations.create(id=task, result=result, was_cancelled=label is None)
 
 
-def test_the_tasks_file_is_one_that_label_studio_imports(
-    server: Server, client: Any, results: Path, tmp_path: Path
-) -> None:
+def test_label_studio_imports_the_tasks_file(server: Server, client: Any, results: Path, tmp_path: Path) -> None:
     path = tmp_path / "tasks.json"
     done = call(server, "queue", str(results), "-o", str(path), "--to", "label-studio-tasks")
     assert done.returncode == 0, done.stderr
     project = client.projects.create(title="by hand", label_config=path.with_suffix(".xml").read_text())
-    told = client.projects.import_tasks(id=project.id, request=json.loads(path.read_text()))
-    assert told.task_count == len(tasks_of(client, "by hand")) > 10
+    response = client.projects.import_tasks(id=project.id, request=json.loads(path.read_text()))
+    assert response.task_count == len(tasks_of(client, "by hand")) > 10
 
 
 def test_names_of_classes_are_text_to_the_server(server: Server, client: Any) -> None:
-    from screen.review.queue.classes import ClassNames, _made_distinct
+    from screen.review.queue.classes import ClassNames, _make_distinct
     from screen.review.queue.labelstudio import label_config, parse_form
 
     classes = ClassNames(
-        _made_distinct(('<Choice value="x"/>', "a & b", "'", "ü 語", "unusable", " ", "$image")), False
+        _make_distinct(('<Choice value="x"/>', "a & b", "'", "ü 語", "unusable", " ", "$image")), False
     )
     made = client.projects.create(title="hostile", label_config=label_config(classes))
     form = parse_form(client.projects.get(id=made.id).parsed_label_config, classes.choices)
@@ -227,7 +228,7 @@ def test_names_of_classes_are_text_to_the_server(server: Server, client: Any) ->
     assert form.choices == classes.choices
 
 
-def test_wrong_tokens_addresses_and_projects_are_told_apart(server: Server, client: Any, results: Path) -> None:
+def test_wrong_tokens_addresses_and_projects_have_distinct_errors(server: Server, client: Any, results: Path) -> None:
     client.projects.create(title="theirs", label_config="<View><Text name='t' value='$t'/></View>")
     words = ["queue", str(results), "--to", "label-studio", "--project"]
     expired = re.sub(r"\.[^.]+\.", ".eyJleHAiOjF9.", server.token)
@@ -236,15 +237,15 @@ def test_wrong_tokens_addresses_and_projects_are_told_apart(server: Server, clie
         ([*words, "any project"], {TOKEN_VARIABLE: expired}, 2, "refused the token"),
         ([*words, "any project"], {TOKEN_VARIABLE: ""}, 2, f"{TOKEN_VARIABLE} is not set"),
         ([*words, "any project"], {"LABEL_STUDIO_URL": f"{server.url}/nowhere"}, 2, "There is no Label Studio"),
-        ([*words, "any project"], {"LABEL_STUDIO_URL": "http://127.0.0.1:9"}, 1, "No Label Studio answers"),
-        ([*words, "ab"], {}, 2, "is no title for a new project"),
+        ([*words, "any project"], {"LABEL_STUDIO_URL": "http://127.0.0.1:9"}, 1, "does not answer"),
+        ([*words, "ab"], {}, 2, "is not a valid title for a new project"),
         ([*words, "424242"], {}, 2, "has no project '424242'"),
         ([*words, "theirs"], {}, 2, "has no Choices tag for an Image tag"),
     )
-    for arguments, environment, code, told in cases:
+    for arguments, environment, code, message in cases:
         done = call(server, *arguments, **environment)
         assert done.returncode == code, (arguments, done.stderr)
-        assert told in done.stderr, done.stderr
+        assert message in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
         assert server.token not in done.stderr
     assert not (results / "_queue.ledger").exists()

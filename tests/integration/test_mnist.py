@@ -1,4 +1,4 @@
-"""The main job on all of MNIST, as a user would do it."""
+"""Export, calibrate and screen all of MNIST, as a user would."""
 
 from __future__ import annotations
 

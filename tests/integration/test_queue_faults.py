@@ -1,4 +1,4 @@
-"""Real kills of `oodscreen queue`: whatever the moment, no image is handed on twice, and none is lost."""
+"""Real kills of `oodscreen queue` at random moments: no image is exported twice, and none is lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OODSCREEN = str(Path(sys.executable).with_name("oodscreen"))
 
 
 @pytest.mark.parametrize("to", ["jsonl", "imagefolder"])
-def test_killed_queues_hand_every_image_on_once(to: str, article_onnx: Path, tmp_path: Path) -> None:
+def test_killed_queues_export_every_image_once(to: str, article_onnx: Path, tmp_path: Path) -> None:
     noise = np.random.default_rng(3).integers(0, 256, (400, 28, 28, 1), dtype=np.uint8)
     write_shard(tmp_path / "in" / "n.parquet", [encode(image) for image in noise])
     config = RunConfig(passes=2, device="cpu", flag_if="entropy >= 0")

@@ -1,4 +1,4 @@
-"""Runs on a real Ray that is started on this machine, with two workers."""
+"""Runs on a real Ray cluster on this machine, with two workers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OPTIONS = ["--device", "cpu", "--threads", "1", "--batch-size", "100", "--json"]
 
 @pytest.fixture
 def place(article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path) -> Iterator[Path]:
-    """Uneven shards, one of them huge for this batch; afterwards no process of Ray may be left."""
+    """Shards of uneven size, one much larger than a batch; afterwards no Ray process may be running."""
     shutil.copy(article_onnx, tmp_path / "model.onnx")
     encoded: list[bytes | None] = [encode(image) for image in digits]
     encoded += encoded
@@ -48,7 +48,7 @@ def place(article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path) -> Iter
 
 
 def ray_processes(kind: str = "") -> dict[int, str]:
-    """Processes of Ray that live, by their numbers; `kind` is a part of the command line."""
+    """Command lines of running Ray processes by process id; `kind` selects those that contain it."""
     found = {}
     for process in Path("/proc").iterdir():
         try:
@@ -82,7 +82,7 @@ def run(place: Path, engine: str, *more: str) -> subprocess.CompletedProcess[str
 
 
 def lines(place: Path) -> int:
-    """Lines of the manifest: the header, and one for each finished shard."""
+    """Number of lines in the manifest: the header, and one for each finished shard."""
     try:
         return (place / "ray" / "_manifest.jsonl").read_text().count("\n")
     except FileNotFoundError:
@@ -102,15 +102,15 @@ def test_results_equal_those_of_the_local_engine_file_by_file(place: Path) -> No
     assert (local.returncode, ray.returncode) == (0, 0), ray.stderr
     assert contents(place / "ray") == contents(place / "local")
     assert "Ray: 2 worker(s), 1 core(s) each" in ray.stderr
-    told = [json.loads(one.stdout) for one in (local, ray)]
+    reports = [json.loads(one.stdout) for one in (local, ray)]
     for key in ("rows", "flagged", "bad", "statuses", "scored", "device"):
-        assert told[0][key] == told[1][key], key
+        assert reports[0][key] == reports[1][key], key
     again = run(place, "ray", "-T", "5")
     assert json.loads(again.stdout)["rows"] == 0
     assert contents(place / "ray") == contents(place / "local")
 
 
-def test_a_worker_that_is_killed_in_the_middle_changes_nothing(place: Path) -> None:
+def test_a_killed_worker_does_not_change_the_results(place: Path) -> None:
     running = start(place, "-T", "200")
     wait_until(lambda: lines(place) >= 2, running)
     killed = 0
@@ -119,15 +119,15 @@ def test_a_worker_that_is_killed_in_the_middle_changes_nothing(place: Path) -> N
         os.kill(next(iter(ray_processes("ray::Worker.score"))), signal.SIGKILL)
         killed += 1
         time.sleep(1)
-    out, told = running.communicate(timeout=240)
-    assert running.returncode == 0, told
-    assert told.count("a worker was lost with") == killed == 2
+    out, errors = running.communicate(timeout=240)
+    assert running.returncode == 0, errors
+    assert errors.count("a worker was lost with") == killed == 2
     assert json.loads(out)["rows"] == sum(ROWS.values())
     assert run(place, "local", "-T", "200").returncode == 0
     assert contents(place / "ray") == contents(place / "local")
 
 
-def test_a_driver_that_is_killed_and_started_again_goes_on_behind_what_is_finished(place: Path) -> None:
+def test_a_killed_and_restarted_driver_continues_after_the_finished_shards(place: Path) -> None:
     running = start(place, "-T", "200")
     wait_until(lambda: lines(place) >= 3, running)
     running.kill()
@@ -139,12 +139,12 @@ def test_a_driver_that_is_killed_and_started_again_goes_on_behind_what_is_finish
     assert contents(place / "ray") == contents(place / "local")
 
 
-def test_a_signal_stops_the_run_with_its_exit_code_and_leaves_nothing_aside(place: Path) -> None:
+def test_a_signal_stops_the_run_with_its_exit_code_and_leaves_no_staging_files(place: Path) -> None:
     running = start(place, "-T", "300")
     wait_until(lambda: lines(place) >= 2, running)
     running.send_signal(signal.SIGTERM)
-    out, told = running.communicate(timeout=60)
-    assert running.returncode == 143, told
+    out, errors = running.communicate(timeout=60)
+    assert running.returncode == 143, errors
     assert json.loads(out)["exit_code"] == 143
     assert not list((place / "ray").rglob(".oodscreen-*"))
 
@@ -158,17 +158,17 @@ def kill_reader(event, arguments):
 
 sys.addaudithook(kill_reader)
 """
-"""A fake of a shard that crashes a library: every worker that opens it dies."""
+"""Simulates a shard that crashes a library: every worker that opens it dies."""
 
 
 def test_a_shard_that_kills_its_workers_is_quarantined_and_the_rest_finish(place: Path) -> None:
-    """Beside one that is no Parquet; in the next run, where nothing kills, it is scored."""
+    """A shard that is not Parquet is quarantined too; the next run, without the crash, scores the first one."""
     (place / "in" / "k.parquet").write_bytes(b"PAR1 no footer")
     (place / "site").mkdir()
     (place / "site" / "sitecustomize.py").write_text(KILLER)
     running = start(place, "-T", "5", PYTHONPATH=str(place / "site"))
-    out, told = running.communicate(timeout=240)
-    assert running.returncode == 3, told
+    out, errors = running.communicate(timeout=240)
+    assert running.returncode == 3, errors
     assert sorted(json.loads(out)["unreadable"]) == ["h.parquet", "k.parquet"]
     assert json.loads(out)["unreadable"]["h.parquet"] == "3 workers died while they scored it"
     assert json.loads(out)["rows"] == sum(ROWS.values()) - ROWS["h"]
@@ -182,14 +182,14 @@ def test_a_shard_that_kills_its_workers_is_quarantined_and_the_rest_finish(place
     assert contents(place / "ray") == contents(place / "local")
 
 
-def test_a_shard_that_is_removed_during_the_run_fails_it_and_what_is_finished_stays(place: Path) -> None:
+def test_a_shard_removed_during_the_run_fails_it_and_finished_shards_stay(place: Path) -> None:
     running = start(place, "-T", "300")
     wait_until(lambda: lines(place) >= 1, running)
     (place / "in" / "i.parquet").unlink()
-    _, told = running.communicate(timeout=120)
-    assert running.returncode == 1, told
-    assert "i.parquet was removed during the run" in told
-    assert "Traceback" not in told
+    _, errors = running.communicate(timeout=120)
+    assert running.returncode == 1, errors
+    assert "i.parquet was removed during the run" in errors
+    assert "Traceback" not in errors
     entries = (place / "ray" / "_manifest.jsonl").read_text().splitlines()[1:]
     assert {json.loads(line)["shard"] for line in entries} >= {
         path.name for path in (place / "ray").glob("[!_]*.parquet")
@@ -202,8 +202,8 @@ def test_a_cluster_that_cannot_be_reached_is_refused(place: Path) -> None:
     assert "The Ray cluster 127.0.0.1:1 cannot be reached" in done.stderr
 
 
-def test_a_cluster_that_runs_already_is_used_by_its_address(place: Path) -> None:
-    """A head of two cores in a process of its own, with a token that is made for it; ended by that process alone."""
+def test_a_running_cluster_is_used_by_its_address(place: Path) -> None:
+    """The cluster's head runs in a separate process with two cores and its own token, and is ended only by it."""
     secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -222,9 +222,9 @@ def test_a_cluster_that_runs_already_is_used_by_its_address(place: Path) -> None
             time.sleep(0.2)
         time.sleep(3)
         running = start(place, "-T", "5", "--address", f"127.0.0.1:{port}", **secret)
-        _, told = running.communicate(timeout=120)
-        assert running.returncode == 0, told
-        assert "Ray: 2 worker(s), 1 core(s) each" in told
+        _, errors = running.communicate(timeout=120)
+        assert running.returncode == 0, errors
+        assert "Ray: 2 worker(s), 1 core(s) each" in errors
         assert ray_processes("raylet"), "the cluster is not ours to stop"
     finally:
         head.terminate()

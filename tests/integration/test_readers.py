@@ -1,4 +1,4 @@
-"""What is written opens in DuckDB, Polars and Hugging Face datasets, with the same values."""
+"""Results open in DuckDB, Polars and Hugging Face datasets with the same values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Rows = list[dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def results(article_onnx: Path, digits: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Good and broken rows, an empty shard, one with rows of every status alike, and a kept column."""
+    """Results with scored and broken rows, an empty shard, a shard without readable rows, and a kept column."""
     place = tmp_path_factory.mktemp("readers")
     good = [encode(image) for image in digits[:40]]
     write_shard(place / "in" / "a.parquet", [*good, None, b"no image"])
@@ -52,7 +52,7 @@ def by_datasets(folder: Path) -> Rows:
     return sorted((dict(row) for row in loaded), key=lambda row: (row["shard"], row["row"]))
 
 
-@pytest.mark.filterwarnings("ignore")  # other people's libraries
+@pytest.mark.filterwarnings("ignore")  # warnings of third-party libraries
 @pytest.mark.parametrize("read", [by_duckdb, by_polars, by_datasets])
 def test_results_open_elsewhere_with_the_same_values(read: Callable[[Path], Rows], results: Path) -> None:
     expected = read_results(results).to_pylist()
@@ -66,11 +66,11 @@ def test_results_open_elsewhere_with_the_same_values(read: Callable[[Path], Rows
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_quarantine_opens_elsewhere_and_is_no_shard(results: Path) -> None:
+def test_the_quarantine_opens_elsewhere_and_is_not_read_as_a_shard(results: Path) -> None:
     polars = pytest.importorskip("polars", reason="polars is not installed")
     duckdb = pytest.importorskip("duckdb", reason="duckdb is not installed")
     expected = pq.read_table(results / QUARANTINE_NAME).to_pylist()
     assert [row["shard"] for row in expected] == ["a.parquet", "a.parquet", "sub/c.parquet", "sub/c.parquet"]
     assert polars.read_parquet(results / QUARANTINE_NAME).to_dicts() == expected
-    told = duckdb.sql(f"select count(*) from read_parquet('{results / QUARANTINE_NAME}')").fetchall()  # noqa: S608
-    assert told == [(4,)]
+    counted = duckdb.sql(f"select count(*) from read_parquet('{results / QUARANTINE_NAME}')").fetchall()  # noqa: S608
+    assert counted == [(4,)]

@@ -28,7 +28,7 @@ def place(article_onnx: Path, digit_shards: Path, tmp_path: Path) -> Path:
 
 
 def test_a_real_cron_runs_the_line_of_readme(place: Path) -> None:
-    """Every minute instead of every night, from a table of its own, and with a file in place of the system's log."""
+    """The line runs every minute instead of every night, from a separate table, and logs to a file."""
     if shutil.which("cron") is None or os.geteuid() != 0:
         pytest.skip("no cron here, or no right to start it")
     (place / "tee").write_text(f'#!/bin/sh\ncat >> "{place}/log"\n')
@@ -64,7 +64,7 @@ def test_a_real_cron_runs_the_line_of_readme(place: Path) -> None:
 
 
 def test_airflow_runs_the_dag_of_readme(place: Path) -> None:
-    """By `airflow dags test`; AIRFLOW names the command, which is in no extra of ours because it is so heavy."""
+    """Runs `airflow dags test`; AIRFLOW names the command, which no extra installs because of its many dependencies."""
     airflow = os.environ.get("AIRFLOW") or shutil.which("airflow")
     if airflow is None:
         pytest.skip("airflow is not installed; name its command by AIRFLOW")

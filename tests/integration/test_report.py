@@ -49,7 +49,7 @@ def hostile(digits: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def findings(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Findings:
-    """Of two runs."""
+    """Findings of a comparison of two runs."""
     earlier = tmp_path_factory.mktemp("earlier") / "earlier"
     write_results(drawn / "in", earlier, seed=3)
     return gather_findings(str(drawn / "out"), top=60, against=str(earlier))
@@ -69,7 +69,7 @@ def hostile_address(hostile: Path) -> str:
 
 
 class Opened:
-    """A page in the browser, with whatever it said and asked for."""
+    """A page in the browser, with its console messages and requests."""
 
     def __init__(self, browser: Any, address: str, viewport: dict[str, int] = DESK, **options: Any) -> None:
         self.context = browser.new_context(viewport=viewport, **options)
@@ -88,7 +88,7 @@ class Opened:
         self.context.close()
 
     def cards(self) -> list[dict[str, Any]]:
-        """Class, reasons and scores of the cards that can be seen, in their order."""
+        """Class, reasons and scores of the visible cards, in order."""
         found: list[dict[str, Any]] = self.page.evaluate(
             "[...document.querySelectorAll('.card')].filter(one => one.checkVisibility()).map(one => ({"
             "id: one.querySelector('h3 bdi').textContent, prediction: one.dataset.class,"
@@ -97,7 +97,7 @@ class Opened:
         return found
 
     def shown(self, text: str) -> None:
-        """Wait until the page says how many cards are shown."""
+        """Wait until the page shows this count of cards."""
         playwright.expect(self.page.locator("#shown")).to_have_text(text)
 
     def column(self, table: str, number: int) -> list[str]:
@@ -105,14 +105,14 @@ class Opened:
         return found
 
 
-def test_it_opens_without_a_word_and_asks_for_nothing(browser: Any, address: str, findings: Findings) -> None:
+def test_it_opens_without_messages_and_requests(browser: Any, address: str, findings: Findings) -> None:
     with Opened(browser, address) as opened:
         opened.shown("Showing 60 of 60 images")
         assert opened.said == []
         assert [one for one in opened.asked if not one.startswith("data:")] == [address]
         loaded = opened.page.evaluate("[...document.images].filter(one => one.complete && one.naturalWidth).length")
-        assert loaded == len(findings.suspects) == 60
-        assert [card["id"] for card in opened.cards()] == [suspect.id for suspect in findings.suspects]
+        assert loaded == len(findings.top_rows) == 60
+        assert [card["id"] for card in opened.cards()] == [top_row.id for top_row in findings.top_rows]
 
 
 def test_its_policy_stops_other_scripts_and_all_requests(browser: Any, address: str) -> None:
@@ -126,46 +126,46 @@ def test_its_policy_stops_other_scripts_and_all_requests(browser: Any, address: 
         assert sum("Content Security Policy" in said for said in opened.said) >= 2
 
 
-def test_it_filters_by_class_by_reason_and_by_score(browser: Any, address: str, findings: Findings) -> None:
-    suspects = findings.suspects
+def test_it_filters_by_class_reason_and_score(browser: Any, address: str, findings: Findings) -> None:
+    top_rows = findings.top_rows
     with Opened(browser, address) as opened:
         page = opened.page
-        chosen = suspects[0].prediction
-        page.locator("#choose").get_by_label("Predicted class").select_option(chosen)
-        expected = [suspect for suspect in suspects if suspect.prediction == chosen]
+        chosen = top_rows[0].prediction
+        page.locator("#filters").get_by_label("Predicted class").select_option(chosen)
+        expected = [top_row for top_row in top_rows if top_row.prediction == chosen]
         opened.shown(f"Showing {len(expected)} of 60 images")
-        assert [card["id"] for card in opened.cards()] == [suspect.id for suspect in expected]
-        page.locator("#choose").get_by_role("button", name="Show all").click()
+        assert [card["id"] for card in opened.cards()] == [top_row.id for top_row in expected]
+        page.locator("#filters").get_by_role("button", name="Show all").click()
         opened.shown("Showing 60 of 60 images")
-        page.locator("#choose").get_by_label("Reason").select_option("most unusual: entropy")
-        expected = [suspect for suspect in suspects if "most unusual: entropy" in suspect.reasons]
+        page.locator("#filters").get_by_label("Reason").select_option("most unusual: entropy")
+        expected = [top_row for top_row in top_rows if "most unusual: entropy" in top_row.reasons]
         opened.shown(f"Showing {len(expected)} of 60 images")
-        page.locator("#choose").get_by_role("button", name="Show all").click()
-        page.locator("#choose").get_by_label("Score").select_option("entropy")
-        page.locator("#choose").get_by_label("At least").fill("1.5")
-        page.locator("#choose").get_by_label("At most").fill("1.9")
-        values = sorted((dict(suspect.scores)["entropy"] for suspect in suspects), reverse=True)
+        page.locator("#filters").get_by_role("button", name="Show all").click()
+        page.locator("#filters").get_by_label("Score").select_option("entropy")
+        page.locator("#filters").get_by_label("At least").fill("1.5")
+        page.locator("#filters").get_by_label("At most").fill("1.9")
+        values = sorted((dict(top_row.scores)["entropy"] for top_row in top_rows), reverse=True)
         values = [value for value in values if 1.5 <= value <= 1.9]
         opened.shown(f"Showing {len(values)} of 60 images")
         assert 0 < len(values) < 60
         assert [card["scores"]["entropy"] for card in opened.cards()] == values
-        page.locator("#choose").get_by_label("At least").fill("99")
+        page.locator("#filters").get_by_label("At least").fill("99")
         opened.shown("Showing 0 of 60 images")
-        playwright.expect(page.get_by_text("No image fits these choices.")).to_be_visible()
+        playwright.expect(page.get_by_text("No image matches these filters.")).to_be_visible()
 
 
 def test_it_sorts_the_gallery_and_the_tables(browser: Any, address: str, findings: Findings) -> None:
     with Opened(browser, address) as opened:
         page = opened.page
-        page.locator("#choose").get_by_label("Score").select_option("confidence")
-        page.locator("#choose").get_by_label("Order").select_option("low")
+        page.locator("#filters").get_by_label("Score").select_option("confidence")
+        page.locator("#filters").get_by_label("Order").select_option("low")
         page.wait_for_timeout(300)
         values = [card["scores"]["confidence"] for card in opened.cards()]
         assert values == sorted(values)
         assert values != sorted(values, reverse=True)
         classes = page.locator("#classes table")
         rates = {one.name: one.rate for one in findings.counts.classes}
-        head = classes.get_by_role("columnheader", name="share", exact=True)
+        head = classes.get_by_role("columnheader", name="flag rate", exact=True)
         for direction, reverse in (("descending", True), ("ascending", False)):
             head.get_by_role("button").click()
             assert head.get_attribute("aria-sort") == direction
@@ -179,7 +179,7 @@ def test_it_can_be_used_by_keyboard(browser: Any, address: str) -> None:
     with Opened(browser, address) as opened:
         page = opened.page
         page.keyboard.press("Tab")
-        assert page.evaluate("document.activeElement.textContent") == "Skip to the findings"
+        assert page.evaluate("document.activeElement.textContent") == "Skip to the results"
         assert page.evaluate("document.activeElement.getBoundingClientRect().left >= 0")
         page.keyboard.press("Enter")
         assert page.evaluate("document.activeElement.id") == "main"
@@ -209,7 +209,7 @@ def test_it_fits_on_a_phone(browser: Any, which: str, request: pytest.FixtureReq
         assert widths[0] <= widths[1] == 360
         wide = opened.page.evaluate(
             "[...document.querySelectorAll('.card, form, figure, dl, p, h1, h2, h3')]"
-            ".filter(one => one.checkVisibility() && !one.closest('.wide, .unseen'))"
+            ".filter(one => one.checkVisibility() && !one.closest('.wide, .visually-hidden'))"
             ".filter(one => one.getBoundingClientRect().right > 360.5).map(one => one.outerHTML.slice(0, 99))"
         )
         assert wide == []
@@ -228,10 +228,10 @@ def test_it_is_dark_where_the_system_is(browser: Any, address: str) -> None:
             assert (sum(map(int, re.findall(r"\d+", fill))) / 765 > 0.5) == is_dark, "plots too"
 
 
-def test_on_paper_there_is_all_but_what_is_pressed(browser: Any, address: str) -> None:
+def test_print_hides_only_the_controls(browser: Any, address: str) -> None:
     with Opened(browser, address, color_scheme="dark") as opened:
         opened.page.emulate_media(media="print")
-        playwright.expect(opened.page.locator("#choose")).to_be_hidden()
+        playwright.expect(opened.page.locator("#filters")).to_be_hidden()
         playwright.expect(opened.page.locator("nav")).to_be_hidden()
         assert opened.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         pdf = opened.page.pdf(format="A4")
@@ -240,7 +240,7 @@ def test_on_paper_there_is_all_but_what_is_pressed(browser: Any, address: str) -
 
 def test_it_can_be_read_without_javascript(browser: Any, address: str) -> None:
     with Opened(browser, address, java_script_enabled=False) as opened:
-        playwright.expect(opened.page.locator("#choose")).to_be_hidden()
+        playwright.expect(opened.page.locator("#filters")).to_be_hidden()
         playwright.expect(opened.page.locator(".card")).to_have_count(60)
         playwright.expect(opened.page.locator("table.sortable").first).to_be_visible()
 
@@ -253,7 +253,7 @@ def test_hostile_names_are_text(browser: Any, hostile_address: str) -> None:
         ids = {card["id"] for card in opened.cards()}
         assert {HOSTILE[0], HOSTILE[1], HOSTILE[2], HOSTILE[5]} <= ids
         for value in opened.page.locator("select[name=class] option").all_text_contents():
-            opened.page.locator("#choose").get_by_label("Predicted class").select_option(label=value)
+            opened.page.locator("#filters").get_by_label("Predicted class").select_option(label=value)
         opened.page.wait_for_timeout(300)
         assert opened.page.evaluate("window.hacked") is None
 
@@ -266,9 +266,11 @@ def test_axe_finds_no_serious_fault(
 ) -> None:
     with Opened(browser, request.getfixturevalue(which), viewport, color_scheme=scheme) as opened:
         found = axe.Axe().run(opened.page).response["violations"]
-        told = [{"id": one["id"], "impact": one["impact"], "nodes": [node["html"][:200] for node in one["nodes"][:3]]}
+        violations = [{"id": one["id"], "impact": one["impact"], "nodes": [node["html"][:200] for node in one["nodes"][:3]]}
                 for one in found]  # fmt: skip
-        assert [one for one in told if one["impact"] in ("serious", "critical")] == [], json.dumps(told, indent=1)
+        assert [one for one in violations if one["impact"] in ("serious", "critical")] == [], json.dumps(
+            violations, indent=1
+        )
 
 
 def test_a_page_of_a_thousand_images_answers(browser: Any, tmp_path: Path) -> None:
@@ -278,8 +280,8 @@ def test_a_page_of_a_thousand_images_answers(browser: Any, tmp_path: Path) -> No
     assert size < 10e6
     with Opened(browser, (tmp_path / "report.html").as_uri()) as opened:
         opened.shown("Showing 1000 of 1000 images")
-        opened.page.locator("#choose").get_by_label("Score").select_option("entropy")
-        opened.page.locator("#choose").get_by_label("At least").fill("1.2")
+        opened.page.locator("#filters").get_by_label("Score").select_option("entropy")
+        opened.page.locator("#filters").get_by_label("At least").fill("1.2")
         playwright.expect(opened.page.locator("#shown")).not_to_have_text("Showing 1000 of 1000 images")
 
 

@@ -47,7 +47,7 @@ def environment(endpoint: str) -> dict[str, str]:
 
 @pytest.fixture
 def bucket(endpoint: str, article_onnx: Path, tmp_path: Path) -> Iterator[Any]:
-    """A bucket with a model and seven shards; its file system, to look into it."""
+    """The file system of a bucket with a model and seven shards."""
     secrets = {"key": "test", "secret": "test"}
     store = s3fs.S3FileSystem(endpoint_url=endpoint, use_listings_cache=False, skip_instance_cache=True, **secrets)
     store.mkdir("bucket")
@@ -76,7 +76,7 @@ def test_results_in_s3_are_those_of_a_local_run(bucket: Any, environment: dict[s
     for output in ("s3://bucket/out", str(tmp_path / "out")):
         done = call(environment, *command(output))
         assert done.returncode == 0, done.stderr
-        assert "nothing keeps two runs" not in done.stderr  # this store can create an object only if it is not there
+        assert "nothing keeps two runs" not in done.stderr  # this store supports conditional creation
     assert objects(bucket, "out") == contents(tmp_path / "out")
     assert call(environment, OODSCREEN, "check", "s3://bucket/out", "--input", "s3://bucket/in").returncode == 0
 
@@ -93,20 +93,24 @@ def test_parts_and_workers_of_a_cluster_write_the_same_into_s3(bucket: Any, envi
     assert objects(bucket, "ray") == objects(bucket, "out")
 
 
-def test_a_rerun_knows_an_object_by_its_entity_tag(bucket: Any, environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_rerun_identifies_an_object_by_its_entity_tag(
+    bucket: Any, environment: dict[str, str], tmp_path: Path
+) -> None:
     assert call(environment, *command("s3://bucket/out")).returncode == 0
-    bucket.put(str(tmp_path / "in" / "0.parquet"), "bucket/in/0.parquet")  # the same bytes: the same tag
+    bucket.put(str(tmp_path / "in" / "0.parquet"), "bucket/in/0.parquet")  # identical bytes have the same tag
     assert (
         "skipped, finished earlier and unchanged: 7 shard(s)" in call(environment, *command("s3://bucket/out")).stdout
     )
     write_shard(tmp_path / "new.parquet", [b"no image"])
     bucket.put(str(tmp_path / "new.parquet"), "bucket/in/0.parquet")
-    told = call(environment, *command("s3://bucket/out")).stderr
-    assert "to score, changed since they were scored: 1 shard(s): 0.parquet" in told
+    printed = call(environment, *command("s3://bucket/out")).stderr
+    assert "to score, changed since they were scored: 1 shard(s): 0.parquet" in printed
 
 
-def test_a_killed_run_leaves_whole_objects_and_the_next_goes_on(bucket: Any, environment: dict[str, str]) -> None:
-    """Its lock is dead only after five minutes without a renewal; here it is removed by hand instead of waiting."""
+def test_a_killed_run_leaves_complete_objects_and_the_next_run_continues(
+    bucket: Any, environment: dict[str, str]
+) -> None:
+    """A lock expires after five minutes without renewal; here it is removed by hand instead."""
     assert call(environment, *command("s3://bucket/whole")).returncode == 0
     moments = random.Random()  # noqa: S311
     for _ in range(4):
@@ -127,7 +131,7 @@ def test_a_killed_run_leaves_whole_objects_and_the_next_goes_on(bucket: Any, env
     assert objects(bucket, "out") == objects(bucket, "whole")
 
 
-def test_what_cannot_be_reached_is_refused_with_one_message(environment: dict[str, str], tmp_path: Path) -> None:
+def test_unreachable_locations_are_refused_with_one_message(environment: dict[str, str], tmp_path: Path) -> None:
     words = command(str(tmp_path / "out"))
     for wrong in ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},):
         done = call({**environment, **wrong, "AWS_MAX_ATTEMPTS": "1"}, *words)

@@ -308,7 +308,7 @@ BAD: dict[str, tuple[str, str]] = {
     "no such detector": ("calibrate good.onnx shards -o c --review-rate 0.1 --detector x", "--detector x is not"),
     "no such distance": ("calibrate good.onnx shards -o c --review-rate 0.1 --distance x", "--distance is 'x'"),
     "no such reference": ("calibrate good.onnx shards -o c --review-rate 0.5 --reference no", "There is no no"),
-    "an evaluation of images": ("evaluate shards", "is no scored shard"),
+    "an evaluation of images": ("evaluate shards", "is not a scored shard"),
     "an evaluation of nothing": ("evaluate missing", "There is no missing"),
     "an inspection of nothing": ("inspect missing.onnx", "cannot be read"),
     "a limit that is none": ("run good.onnx shards out --max-bad-rows few", "--max-bad-rows is 'few'"),

@@ -1,4 +1,4 @@
-"""Metrics of every score on results whose origin or labels are known.
+"""Measure how well each score detects out-of-distribution rows and wrong predictions.
 
-In: results of in-distribution and other sets. Out: an `Evaluation` as a table, a plot or JSON.
+In: results of in-distribution and out-of-distribution sets. Out: an `Evaluation` as a table, a plot or JSON.
 """

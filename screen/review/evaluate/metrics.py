@@ -1,8 +1,7 @@
-"""`oodscreen evaluate`: how well each score tells known rows from others, and what it says of errors.
+"""`oodscreen evaluate`: how well each score separates out-of-distribution rows and ranks wrong predictions.
 
-In: scored results of in-distribution rows and of one or more sets out of distribution. Out: an
-`Evaluation`. The metrics are scikit-learn's; the expected calibration error, which it does not have,
-is here.
+In: scored results of in-distribution rows and of any number of out-of-distribution sets. Out: an `Evaluation`.
+The metrics are scikit-learn's, except the expected calibration error, which scikit-learn lacks.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from screen.review.extras import missing_library
 from screen.review.results import open_results
 
 SHARES = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
-"""Shares of rows reviewed at which the error left is told."""
+"""Shares of reviewed rows at which the remaining error rate is measured."""
 
 _BINS = 15
 _NAMES = ("prediction", "mean", "flag", "status")
@@ -37,13 +36,13 @@ _NAMES = ("prediction", "mean", "flag", "status")
 
 @dataclass(frozen=True)
 class Separation:
-    """How well one score tells one set from in-distribution rows.
+    """How well one score separates one out-of-distribution set from in-distribution rows.
 
     Attributes:
-        score: the column.
+        score: the score's column.
         auroc: area under the ROC curve, 0.5 for chance.
-        aupr: area under the precision-recall curve (average precision) of finding the set's rows.
-        fpr95: share of the set that passes when 95 % of in-distribution rows pass.
+        aupr: area under the precision-recall curve (average precision), with out-of-distribution rows as positives.
+        fpr95: share of out-of-distribution rows accepted at the threshold that accepts 95 % of in-distribution rows.
     """
 
     score: str
@@ -54,14 +53,14 @@ class Separation:
 
 @dataclass(frozen=True)
 class SetEvaluation:
-    """One set out of distribution.
+    """Metrics of one out-of-distribution set.
 
     Attributes:
-        name: the results' folder.
-        rows: rows in it.
-        scored: rows that could be scored; the metrics are of these.
+        name: folder of its results.
+        rows: number of rows.
+        scored: number of scored rows; the metrics use these.
         flagged: share of all rows that the run flagged.
-        separations: for each score.
+        separations: one for each score.
     """
 
     name: str
@@ -73,14 +72,14 @@ class SetEvaluation:
 
 @dataclass(frozen=True)
 class LabelledEvaluation:
-    """The in-distribution rows against their labels.
+    """Metrics of the in-distribution rows against their labels.
 
     Attributes:
-        accuracy: share of right predictions.
+        accuracy: share of correct predictions.
         nll: mean negative log-likelihood of the label, nats.
         ece: expected calibration error of the confidence, 15 bins of equal width (Guo et al. 2017, eq. 3).
-        error_left: for each score, the share of wrong predictions among what was not reviewed, at
-            each of `SHARES`, if the rows with the most unusual scores are reviewed first.
+        error_left: for each score, the error rate of the rows left unreviewed at each of `SHARES`, when the most
+            unusual rows are reviewed first.
     """
 
     accuracy: float
@@ -91,14 +90,14 @@ class LabelledEvaluation:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """Metrics of one evaluation.
 
     Attributes:
-        rows: in-distribution rows.
-        scored: of these, rows that could be scored.
+        rows: number of in-distribution rows.
+        scored: number of scored in-distribution rows.
         flagged: share of all in-distribution rows that the run flagged.
-        labelled: None without labels.
-        sets: the other sets.
+        labelled: metrics against labels; None without labels.
+        sets: metrics of each out-of-distribution set.
     """
 
     rows: int
@@ -108,22 +107,22 @@ class Evaluation:
     sets: tuple[SetEvaluation, ...]
 
     def to_json(self) -> str:
-        """As JSON."""
+        """The evaluation as indented JSON."""
         return json.dumps({**asdict(self), "shares_reviewed": SHARES}, indent=2)
 
 
 def evaluate_results(known: str, others: Sequence[str], *, label: str | None = None) -> Evaluation:
-    """Compare scored results.
+    """Evaluate every score on in-distribution and out-of-distribution results.
 
     Args:
         known: results of in-distribution rows: a folder, a file or a glob.
-        others: results of sets out of distribution.
-        label: column with the right class of the in-distribution rows, copied by `--keep`.
+        others: results of out-of-distribution sets.
+        label: column with the correct class of the in-distribution rows, copied by `--keep`.
 
     Raises:
-        InputRefused: these are no results, those of a run that did not come to its end, or there is nothing to compare.
-        OutputLocked: a run writes them now.
-        OptionRefused: scikit-learn is not installed, or there is no such column.
+        InputRefused: a source holds no results or unfinished results, or no row was scored.
+        OutputLocked: a run is writing the results.
+        OptionRefused: scikit-learn is not installed, or the label column does not exist.
     """
     _import_metrics()
     table = _read(known, label)
@@ -132,7 +131,7 @@ def evaluate_results(known: str, others: Sequence[str], *, label: str | None = N
         raise InputRefused(
             f"No row of {known} could be scored.",
             wanted="results with rows of status `ok`",
-            next_step="see the column `error` of these results",
+            next_step="look up the reasons in the column `error` of these results",
         )
     scores = [name for name in HIGH_IS_SUSPICIOUS if readable[name].null_count < len(readable)]
     return Evaluation(
@@ -145,19 +144,19 @@ def evaluate_results(known: str, others: Sequence[str], *, label: str | None = N
 
 
 def separate(known: NDArray[Any], other: NDArray[Any], score: str, *, high_is_unusual: bool) -> Separation:
-    """How well a score tells a set from in-distribution rows.
+    """AUROC, AUPR and FPR at 95 % TPR of one score.
 
     Args:
-        known: `[n]`, the score of in-distribution rows.
-        other: `[m]`, of the set.
-        score: its name.
-        high_is_unusual: on which side the set is looked for.
+        known: `[n]`, scores of in-distribution rows.
+        other: `[m]`, scores of out-of-distribution rows.
+        score: name of the score.
+        high_is_unusual: whether high values indicate out-of-distribution rows; otherwise low values do.
     """
     metrics = _import_metrics()
     turn = 1 if high_is_unusual else -1
     values = turn * np.concatenate([known, other]).astype(np.float64)
     is_other = np.repeat([0, 1], [len(known), len(other)])
-    # The 95 % of in-distribution rows with the lowest scores pass, and all that score the same as the last of them.
+    # The threshold accepts the 95 % of in-distribution rows with the lowest scores, including ties at the threshold.
     limit = np.sort(values[: len(known)])[max(0, int(np.ceil(0.95 * len(known))) - 1)]
     return Separation(
         score,
@@ -168,11 +167,11 @@ def separate(known: NDArray[Any], other: NDArray[Any], score: str, *, high_is_un
 
 
 def expected_calibration_error(confidence: NDArray[Any], right: NDArray[np.bool_]) -> float:
-    """Mean distance of accuracy from confidence over 15 bins, weighted by their rows (Guo et al. 2017, eq. 3).
+    """Mean |accuracy - confidence| over 15 bins, weighted by the rows in each bin (Guo et al. 2017, eq. 3).
 
     Args:
         confidence: `[n]`, 0 to 1.
-        right: `[n]`, whether the prediction was.
+        right: `[n]`, whether the prediction is correct.
     """
     bins = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
     gaps = np.bincount(bins, weights=right.astype(np.float64) - confidence, minlength=_BINS)
@@ -180,11 +179,11 @@ def expected_calibration_error(confidence: NDArray[Any], right: NDArray[np.bool_
 
 
 def error_left(values: NDArray[Any], right: NDArray[np.bool_]) -> tuple[float, ...]:
-    """The share of wrong predictions in what was not reviewed, at each of `SHARES`.
+    """Error rate of the rows left unreviewed, at each of `SHARES`.
 
     Args:
-        values: `[n]`, high is reviewed first; among equals, the order of the rows decides.
-        right: `[n]`, whether the prediction was.
+        values: `[n]`, the highest are reviewed first; ties keep the order of the rows.
+        right: `[n]`, whether the prediction is correct.
     """
     wrong = ~right[np.argsort(-values, kind="stable")]
     left = []
@@ -209,8 +208,8 @@ def _compare_labels(known: pa.Table, label: str, scores: list[str]) -> LabelledE
     if known["prediction"].null_count:
         raise OptionRefused(
             "These results hold no predicted class.",
-            wanted="results of a model with classes, where labels are to be compared",
-            next_step="leave --label out",
+            wanted="results of a classifier, because --label compares predicted classes",
+            next_step="leave out --label",
         )
     mean = np.stack(known["mean"].to_pylist()).astype(np.float64)
     if mean.shape[1] == 1:
@@ -233,15 +232,15 @@ def _labels(column: pa.ChunkedArray, name: str, classes: int) -> NDArray[np.int6
     values = np.asarray(column) if pa.types.is_integer(column.type) and not column.null_count else np.array([-1])
     if len(values) != len(column) or values.min() < 0 or values.max() >= classes:
         raise OptionRefused(
-            f"--label {name} is of type {column.type} and does not number {classes} classes in every row.",
-            wanted=f"whole numbers from 0 to {classes - 1}",
-            next_step="name the column with the right class of each row",
+            f"--label {name} has type {column.type} and does not hold one of the {classes} class numbers in every row.",
+            wanted=f"integers from 0 to {classes - 1}",
+            next_step="give the column with the correct class of each row",
         )
     return values.astype(np.int64)
 
 
 def _read(source: str, label: str | None) -> pa.Table:
-    """The columns that are needed, of all shards."""
+    """The columns needed for the metrics, from all shards."""
     wanted = [*(column.name for column in SCORES if column.name in HIGH_IS_SUSPICIOUS), *_NAMES]
     tables = []
     for path in _shards_of(source):
@@ -255,8 +254,8 @@ def _read(source: str, label: str | None) -> pa.Table:
             if missing == [label]:
                 raise OptionRefused(
                     f"{path} has no column {label!r}.",
-                    wanted="a column of labels, which the run copied",
-                    next_step=f"run again with --keep {label}",
+                    wanted="a column of labels copied by the run",
+                    next_step=f"run `oodscreen run` again with --keep {label}",
                 )
             raise _no_results(path, f"it lacks {', '.join(missing[:3])}")
         tables.append(table)
@@ -264,7 +263,7 @@ def _read(source: str, label: str | None) -> pa.Table:
 
 
 def _shards_of(source: str) -> list[Path]:
-    """Those in the manifest of a run's OUTPUT, whatever else lies there; of another folder, a file or a glob, all."""
+    """The shards listed in the manifest of a run's OUTPUT; without a manifest, all shards of a folder, file or glob."""
     if not (as_path(source) / MANIFEST_NAME).is_file():
         return list_shards(source)[1]
     results = open_results(source)
@@ -272,9 +271,9 @@ def _shards_of(source: str) -> list[Path]:
         raise InputRefused(
             f"{source} holds no scored shard.",
             wanted="results of `oodscreen run`",
-            next_step="see what `oodscreen check` finds",
+            next_step="run `oodscreen check` on these results",
         )
-    return [results.place / entry.shard for entry in results.entries]
+    return [results.folder / entry.shard for entry in results.entries]
 
 
 def _readable(table: pa.Table) -> pa.Table:
@@ -291,9 +290,9 @@ def _share(column: pa.ChunkedArray) -> float:
 
 def _no_results(path: Path, why: str) -> InputRefused:
     return InputRefused(
-        f"{path} is no scored shard: {why}.",
+        f"{path} is not a scored shard: {why}.",
         wanted="results of `oodscreen run`",
-        next_step="run the model over these rows first, and give the OUTPUT of that run",
+        next_step="score these rows with `oodscreen run`, and give its OUTPUT",
     )
 
 

@@ -1,6 +1,6 @@
-"""An `Evaluation` for people: tables on the terminal, and a plot.
+"""Print an `Evaluation` as tables, or draw it as a plot.
 
-In: an `Evaluation`. Out: text, or a file. Only the plot needs matplotlib.
+In: an `Evaluation`. Out: text on the terminal, or an image file. Only the plot needs matplotlib.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from screen.review.extras import missing_library
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print a table for each thing that was compared."""
+    """Print one table for each out-of-distribution set, and one for the labels."""
     console.print(
         f"in distribution: {evaluation.rows} rows, {evaluation.scored} scored, {evaluation.flagged:.1%} flagged"
     )
     for one in evaluation.sets:
         console.print(f"{one.name}: {one.rows} rows, {one.scored} scored, {one.flagged:.1%} flagged", soft_wrap=True)
         table = Table(Column("score", no_wrap=True), "AUROC", "AUPR", "FPR at 95 % TPR")
-        for found in one.separations:
-            table.add_row(found.score, f"{found.auroc:.4f}", f"{found.aupr:.4f}", f"{found.fpr95:.2%}")
+        for row in one.separations:
+            table.add_row(row.score, f"{row.auroc:.4f}", f"{row.aupr:.4f}", f"{row.fpr95:.2%}")
         console.print(table)
     if evaluation.labelled is not None:
-        told = evaluation.labelled
-        console.print(f"accuracy {told.accuracy:.2%}, NLL {told.nll:.4f} nats, ECE {told.ece:.4f}")
+        labelled = evaluation.labelled
+        console.print(f"accuracy {labelled.accuracy:.2%}, NLL {labelled.nll:.4f} nats, ECE {labelled.ece:.4f}")
         shares = [f"{share:.1%}" for share in SHARES]
-        console.print("wrong predictions in what was not reviewed, by the share of rows reviewed")
-        table = Table(Column("reviewed first", no_wrap=True), *shares)
-        for name, errors in told.error_left.items():
+        console.print("error rate of unreviewed rows, by the share of rows reviewed")
+        table = Table(Column("review order", no_wrap=True), *shares)
+        for name, errors in labelled.error_left.items():
             table.add_row(name, *(f"{error:.2%}" for error in errors))
         console.print(table)
 
 
 def plot_evaluation(evaluation: Evaluation, path: Path) -> None:
-    """Draw ROC areas for each score and set, and, with labels, the error left against the share reviewed.
+    """Plot FPR at 95 % TPR of each score and set and, with labels, the remaining error rate by share reviewed.
 
     Args:
-        evaluation: what to draw.
-        path: the file; its ending chooses the format.
+        evaluation: the metrics to plot.
+        path: file to write; its extension sets the format.
 
     Raises:
-        OptionRefused: matplotlib is not installed, or cannot write such a file.
+        OptionRefused: matplotlib is not installed, or cannot write this file.
     """
     try:
         import matplotlib
@@ -61,7 +61,7 @@ def plot_evaluation(evaluation: Evaluation, path: Path) -> None:
         axis = left.pop(0)
         for one in evaluation.sets:
             axis.plot([100 * s.fpr95 for s in one.separations], [s.score for s in one.separations], "o", label=one.name)
-        axis.set_xlabel("percent that passes when 95 % of in-distribution rows pass")
+        axis.set_xlabel("FPR at 95 % TPR (%)")
         axis.set_xlim(-2, 102)
         axis.legend(fontsize="small")
     if evaluation.labelled:
@@ -69,8 +69,8 @@ def plot_evaluation(evaluation: Evaluation, path: Path) -> None:
         for name, errors in evaluation.labelled.error_left.items():
             emphasis = 2.4 if name == "ood_score" else 1.0
             axis.plot([100 * share for share in SHARES], [100 * e for e in errors], label=name, linewidth=emphasis)
-        axis.set_xlabel("percent of rows reviewed")
-        axis.set_ylabel("percent wrong in what was not reviewed")
+        axis.set_xlabel("rows reviewed (%)")
+        axis.set_ylabel("error rate of unreviewed rows (%)")
         axis.legend(fontsize="small")
     figure.tight_layout()
     try:
@@ -78,8 +78,8 @@ def plot_evaluation(evaluation: Evaluation, path: Path) -> None:
     except (OSError, ValueError) as error:
         raise OptionRefused(
             f"The plot {path} cannot be written: {error}.",
-            wanted="a file in a folder that exists, ending in .svg, .png or .pdf",
-            next_step="give such a name",
+            wanted="a file in an existing folder, with the extension .svg, .png or .pdf",
+            next_step="give another name",
         ) from error
     finally:
         pyplot.close(figure)

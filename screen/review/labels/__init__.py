@@ -1,4 +1,4 @@
-"""Import labels and measure what the flags were worth.
+"""Import labels and measure the precision of the flag.
 
 In: annotations and results. Out: a table of labelled rows and the precision of the flag.
 """

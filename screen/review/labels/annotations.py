@@ -1,7 +1,7 @@
-"""What people said: labels from Label Studio's JSON export, from Parquet or from JSON Lines.
+"""Read annotations from Label Studio's JSON export, from Parquet or from JSON Lines.
 
-In: a file. Out: `GivenLabels`: for each row that was labelled, by its whole name, the votes of its annotators. One
-annotator has one vote on a row, the last that they gave; a skipped (cancelled) or empty annotation is none.
+In: a file. Out: `Annotations`, the votes of the annotators for each labelled row. Only the last vote of an annotator on
+a row counts; skipped (cancelled) and empty annotations are not votes.
 """
 
 from __future__ import annotations
@@ -15,99 +15,101 @@ import pyarrow as pa
 
 from export.errors import InputRefused
 from screen.files.paths import as_path, open_bytes, open_parquet
-from screen.review.labels.votes import Choice, GivenLabels, RowName
+from screen.review.labels.votes import Annotations, Choice, RowName
 from screen.review.queue.labelstudio import KEY
 
 _EMBEDDED = "data:"
 
 
-def read_given(source: str, label_column: str) -> GivenLabels:
-    """Read a file of labels; its ending says what it is.
+def read_annotations(source: str, label_column: str) -> Annotations:
+    """The annotations in a file, whose extension determines the format.
 
     Args:
         source: `.json` (Label Studio's export), `.parquet`, `.jsonl` or `.ndjson`.
-        label_column: in the latter three, the column with the label: text, a class number, or a list of these.
+        label_column: column with the label in the latter three: text, a class number, or a list of these.
 
     Raises:
-        InputRefused: it is none of these, or holds no label for any row.
+        InputRefused: the file cannot be read, has another format, or names no row of any results.
     """
     path = as_path(source)
     ending = path.suffix.lower()
     if ending not in (".json", ".parquet", ".jsonl", ".ndjson"):
         raise InputRefused(
             f"LABELS is {source}.",
-            wanted="a file that ends in .json (Label Studio's export), .parquet or .jsonl, or the word label-studio",
-            next_step="export the project as JSON, or name its server: label-studio --url ... --project ...",
+            wanted="a .json file (Label Studio's export), a .parquet or .jsonl file, or the word label-studio",
+            next_step="export the project as JSON, or read it from the server: label-studio --url URL --project P",
         )
     try:
         if ending == ".parquet":
-            given = _read_rows(_parquet_rows(path, label_column), source, label_column)
-        else:
-            with open_bytes(path) as file:
-                if ending == ".json":
-                    return read_export(file, source)
-                given = _read_rows(_lines(file), source, label_column)
+            return _read_rows(_parquet_rows(path, label_column), source, label_column)
+        with open_bytes(path) as file:
+            if ending == ".json":
+                return read_export(file, source)
+            return _read_rows(_lines(file), source, label_column)
     except FileNotFoundError as error:
-        raise InputRefused(f"There is no {source}.", wanted="a file of labels", next_step="check the path") from error
+        raise InputRefused(
+            f"LABELS {source} does not exist.", wanted="a file of labels", next_step="check the path"
+        ) from error
     except (OSError, pa.ArrowException, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputRefused(
-            f"{source} cannot be read: {reason}.", wanted="a whole file of that kind", next_step="write it again"
+            f"{source} cannot be read: {reason}.",
+            wanted=f"an undamaged {ending} file",
+            next_step="write the file again",
         ) from error
-    return given
 
 
-def read_export(file: IO[bytes], origin: str) -> GivenLabels:
-    """Read Label Studio's JSON export; embedded images are let go at once.
+def read_export(file: IO[bytes], origin: str) -> Annotations:
+    """The annotations in Label Studio's JSON export; embedded images are dropped during parsing to save memory.
 
     Raises:
-        InputRefused: it is no such export.
+        InputRefused: the file is not a JSON export of Label Studio, or names no row of any results.
     """
     try:
         tasks = json.load(file, object_pairs_hook=_without_images)
     except (ValueError, RecursionError) as error:
-        raise _no_export(origin, f"is no JSON ({error})") from error
+        raise _bad_export(origin, f"is not JSON ({error})") from error
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-        raise _no_export(origin, "holds no list of tasks")
-    given = GivenLabels()
+        raise _bad_export(origin, "is not a list of tasks")
+    annotations = Annotations()
     for task in tasks:
         if not isinstance(task.get("annotations"), list) or not isinstance(task.get("data"), dict):
-            raise _no_export(origin, "has a task without `annotations` and `data`")
-        given.read += 1
+            raise _bad_export(origin, "has a task without `annotations` and `data`")
+        annotations.read += 1
         name = _name_row(task["data"])
         if name is None:
-            given.foreign += 1
+            annotations.foreign += 1
             continue
-        _add_task(given, name, task["annotations"])
-    _refuse_foreign(given, origin)
-    return given
+        _add_task(annotations, name, task["annotations"])
+    _refuse_foreign(annotations, origin)
+    return annotations
 
 
-def _add_task(given: GivenLabels, name: RowName, annotations: list[Any]) -> None:
-    had = name in given.votes
+def _add_task(annotations: Annotations, name: RowName, entries: list[Any]) -> None:
+    had_votes = name in annotations.votes
     labelled = False
-    for one in sorted((one for one in annotations if isinstance(one, dict)), key=_time):
+    for one in sorted((one for one in entries if isinstance(one, dict)), key=_time):
         if one.get("was_cancelled"):
-            given.skipped += 1
+            annotations.skipped += 1
             continue
         choices = _choices(one.get("result"))
         if not choices:
             continue
         labelled = True
-        given.add(name, str(_person(one)), choices, is_truth=bool(one.get("ground_truth")))
-    given.unlabelled += not labelled
-    given.repeated += labelled and had
+        annotations.add(name, str(_annotator(one)), choices, is_truth=bool(one.get("ground_truth")))
+    annotations.unlabelled += not labelled
+    annotations.repeated += labelled and had_votes
 
 
 def _time(annotation: dict[str, Any]) -> str:
     return str(annotation.get("updated_at") or annotation.get("created_at") or "")
 
 
-def _person(annotation: dict[str, Any]) -> Any:
-    person = annotation.get("completed_by")
-    if isinstance(person, dict):
-        person = person.get("id", person.get("email"))
-    return f"annotation {annotation.get('id')}" if person is None else person
+def _annotator(annotation: dict[str, Any]) -> Any:
+    annotator = annotation.get("completed_by")
+    if isinstance(annotator, dict):
+        annotator = annotator.get("id", annotator.get("email"))
+    return f"annotation {annotation.get('id')}" if annotator is None else annotator
 
 
 def _choices(result: Any) -> tuple[Choice, ...]:
@@ -118,28 +120,28 @@ def _choices(result: Any) -> tuple[Choice, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _read_rows(rows: Iterator[dict[str, Any]], origin: str, label_column: str) -> GivenLabels:
-    given = GivenLabels()
+def _read_rows(rows: Iterator[dict[str, Any]], origin: str, label_column: str) -> Annotations:
+    annotations = Annotations()
     for row in rows:
-        given.read += 1
-        if label_column not in row and given.read == 1:
+        annotations.read += 1
+        if label_column not in row and annotations.read == 1:
             raise InputRefused(
                 f"{origin} has no column {label_column!r}. Its columns: {', '.join(map(str, row)) or 'none'}.",
-                wanted="a column with what people said",
-                next_step="name it by --label-column",
+                wanted="a column of labels",
+                next_step="give its name with --label-column",
             )
         name = _name_row(row)
         if name is None:
-            given.foreign += 1
+            annotations.foreign += 1
             continue
         choices = _as_choices(row.get(label_column))
         if not choices:
-            given.unlabelled += 1
+            annotations.unlabelled += 1
             continue
-        given.repeated += name in given.votes
-        given.add(name, str(row.get("annotator", "")), choices)
-    _refuse_foreign(given, origin)
-    return given
+        annotations.repeated += name in annotations.votes
+        annotations.add(name, str(row.get("annotator", "")), choices)
+    _refuse_foreign(annotations, origin)
+    return annotations
 
 
 def _as_choices(value: Any) -> tuple[Choice, ...]:
@@ -149,8 +151,8 @@ def _as_choices(value: Any) -> tuple[Choice, ...]:
 
 
 def _as_choice(value: Any) -> Choice:
-    """A whole number as a number, all else as text; "" where nothing was said."""
-    if value is None or value != value:  # NaN is how a column of floats leaves a label out
+    """An integer as a class number, any other value as text; "" for a missing label."""
+    if value is None or value != value:  # NaN marks a missing label in a float column
         return ""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -159,11 +161,11 @@ def _as_choice(value: Any) -> Choice:
 
 def _parquet_rows(path: Path, label_column: str) -> Iterator[dict[str, Any]]:
     with open_parquet(path) as file:
-        there = file.schema_arrow.names
+        present = file.schema_arrow.names
         wanted = [label_column, "shard", "row", "id", "input_footer", "key", "source", "annotator"]
-        names = [name for name in wanted if name in there] if label_column in there else []
+        names = [name for name in wanted if name in present] if label_column in present else []
         if not names:
-            yield dict.fromkeys(there)
+            yield dict.fromkeys(present)
             return
         for batch in file.iter_batches(columns=list(dict.fromkeys(names))):
             yield from batch.to_pylist()
@@ -174,7 +176,7 @@ def _lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
         if line.strip():
             row = json.loads(line, object_pairs_hook=_without_images)
             if not isinstance(row, dict):
-                raise ValueError(f"line {number} is no object")
+                raise ValueError(f"line {number} is not a JSON object")
             yield row
 
 
@@ -198,18 +200,18 @@ def _without_images(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in pairs if not (isinstance(value, str) and value.startswith(_EMBEDDED))}
 
 
-def _refuse_foreign(given: GivenLabels, origin: str) -> None:
-    if given.read and given.foreign == given.read:
+def _refuse_foreign(annotations: Annotations, origin: str) -> None:
+    if annotations.read and annotations.foreign == annotations.read:
         raise InputRefused(
-            f"None of the {given.read} task(s) or row(s) of {origin} says which row of the results it is for.",
-            wanted="`shard` and `row`, as `oodscreen queue` wrote them",
-            next_step="give labels of a queue, with these columns kept",
+            f"None of the {annotations.read} task(s) or row(s) of {origin} names a row of the results.",
+            wanted="the columns `shard` and `row` that `oodscreen queue` writes",
+            next_step="give the labels of a queue, and keep these columns",
         )
 
 
-def _no_export(origin: str, what: str) -> InputRefused:
+def _bad_export(origin: str, problem: str) -> InputRefused:
     return InputRefused(
-        f"{origin} {what}.",
-        wanted="what Label Studio exports as JSON (not JSON-MIN, which has no annotators)",
-        next_step="choose JSON in the project's Export, or read the project itself: label-studio --url URL --project P",
+        f"{origin} {problem}.",
+        wanted="Label Studio's JSON export (not JSON-MIN, which lacks the annotators)",
+        next_step="choose JSON in the project's Export, or read it from the server: label-studio --url URL --project P",
     )

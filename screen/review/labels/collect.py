@@ -1,6 +1,6 @@
-"""`oodscreen labels`: join what people said to the results, say what the flag is worth, and write training data.
+"""`oodscreen labels`: join labels to results, measure the flag's precision, and write training data.
 
-In: `GivenLabels` and RESULTS. Out: a Parquet file with one row for each labelled row, and a `LabelReport`.
+In: `Annotations` and RESULTS. Out: a Parquet file with one row per labelled row, and a `LabelReport`.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import pyarrow.parquet as pq
 
 from export.errors import InputRefused, OptionRefused
 from screen.files.storage import StagingFile
-from screen.review.labels.annotations import read_export, read_given
-from screen.review.labels.matching import Labelled, match_labels
-from screen.review.labels.precision import CHANGED, KEPT, Judged, weigh
+from screen.review.labels.annotations import read_annotations, read_export
+from screen.review.labels.matching import LabelledRow, match_labels
+from screen.review.labels.precision import CHANGED, KEPT, ReviewedRow, evaluate_flag
 from screen.review.labels.summary import COPIED_COLUMNS, NOT_PREDICTED, OTHER, LabelReport
 from screen.review.labels.target import choose_target, label_schema
-from screen.review.labels.votes import GivenLabels
+from screen.review.labels.votes import Annotations
 from screen.review.queue.classes import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, UNUSABLE, ClassNames, name_classes
-from screen.review.queue.fetch import Fetched, Fetcher
+from screen.review.queue.fetch import FetchedRow, Fetcher
 from screen.review.ranking import AUDIT, FLAGGED, choose_score, is_high_suspicious, main_reason
 from screen.review.results import Results, RowPosition, open_results
 
 
 def join_labels(
-    given: GivenLabels,
+    annotations: Annotations,
     source: str,
     output: str,
     *,
@@ -39,72 +39,79 @@ def join_labels(
     images: bool = False,
     input_source: str | None = None,
 ) -> LabelReport:
-    """Join labels to results and write them.
+    """Join labels to results, and write the labelled rows.
 
     Args:
-        given: the labels.
+        annotations: the labels.
         source: RESULTS.
-        output: the Parquet file to write; an earlier one is replaced, and nothing else.
-        model: the model's file, for the names of its classes.
-        order_by: the score by which shares are told; None: that of the queue.
-        images: whether the images' bytes are written too.
-        input_source: where the input shards are now; None: where they were.
+        output: Parquet file to write; only an earlier file of labelled rows is replaced.
+        model: model file with the class names; None for the names recorded with the results.
+        order_by: score by which flagged rows are grouped; None for the score of the queue.
+        images: whether to write the image bytes too.
+        input_source: current location of the input shards; None if they were not moved.
 
     Raises:
-        InputRefused: these are no finished results, or none of the labels is for them.
-        OptionRefused: the labels are of other classes, or the file is to go where it must not.
-        OutputRefused: something else is there.
-        WriteFailed: the file cannot be written; what was there is as it was.
+        InputRefused: the source holds no finished results, or no label matches them.
+        OptionRefused: the labels are of other classes, or `output` is not a valid path.
+        OutputRefused: `output` exists and is not a file of labelled rows.
+        WriteFailed: the file cannot be written; an earlier file is unchanged.
     """
     results = open_results(source)
-    target = choose_target(output, results.place)
+    target = choose_target(output, results.folder)
     score = choose_score(results, order_by)
     high = is_high_suspicious(results, score)
     classes, contract = name_classes(results, model)
     report = LabelReport(
-        output, given.read, 0, weigh([], score, 0), given.foreign, given.unlabelled, given.skipped, given.repeated
+        output,
+        read=annotations.read,
+        labelled=0,
+        worth=evaluate_flag([], score, 0),
+        foreign=annotations.foreign,
+        unlabelled=annotations.unlabelled,
+        skipped=annotations.skipped,
+        repeated=annotations.repeated,
     )
-    judged: list[Judged] = []
+    reviewed: list[ReviewedRow] = []
     schema = label_schema(images=images)
     with closing(Fetcher(results, contract, input_source)) as fetcher:
-        there: dict[RowPosition, Fetched] = {}
+        fetched: dict[RowPosition, FetchedRow] = {}
 
-        def read_keys(places: list[RowPosition]) -> dict[RowPosition, bytes]:
-            found = fetcher.fetch(places)
-            there.update(found)
-            return {place: one.key for place, one in found.items()}
+        def read_keys(positions: list[RowPosition]) -> dict[RowPosition, bytes]:
+            found = fetcher.fetch(positions)
+            fetched.update(found)
+            return {position: one.key for position, one in found.items()}
 
-        labelled = match_labels(given, results, classes, report, model=model, keys=read_keys if images else None)
+        labelled = match_labels(annotations, results, classes, report, model=model, keys=read_keys if images else None)
         report.shards = fetcher.missing.shards
-        aside = StagingFile(target)
-        with aside.writing():
-            with pq.ParquetWriter(aside.path, schema, compression="zstd") as file:
-                for rows in _join(labelled, results, classes, score, report, judged, sign=1.0 if high else -1.0):
+        staging = StagingFile(target)
+        with staging.writing():
+            with pq.ParquetWriter(staging.path, schema, compression="zstd") as file:
+                for rows in _join(labelled, results, classes, score, report, reviewed, sign=1.0 if high else -1.0):
                     if images:
-                        _add_images(rows, fetcher, there, report)
+                        _add_images(rows, fetcher, fetched, report)
                     values = [{name: row[name] for name in schema.names} for row in rows]
                     file.write_table(pa.Table.from_pylist(values, schema=schema))
             if not report.labelled:
-                raise _nothing(given, report, source)
+                raise _no_labels(annotations, report, source)
             results.refuse_if_changed()
-    aside.commit()
-    report.worth = weigh(judged, score, results.rows - results.flagged, high_is_suspicious=high)
+    staging.commit()
+    report.worth = evaluate_flag(reviewed, score, results.rows - results.flagged, high_is_suspicious=high)
     return report
 
 
-def read_labels(source: str, output: str, *, label_column: str, project: str | None, url: str | None) -> GivenLabels:
-    """Read LABELS, a file or a project of a Label Studio server.
+def read_labels(source: str, output: str, *, label_column: str, project: str | None, url: str | None) -> Annotations:
+    """The annotations in LABELS, a file or a project on a Label Studio server.
 
     Args:
         source: a file, or `label-studio`.
-        output: what will be written, which must not be LABELS.
-        label_column: with the label, in Parquet and JSON Lines.
-        project: number or title; None: that which a queue makes.
-        url: of the server; None takes it from the environment.
+        output: the file to write, which must not be LABELS.
+        label_column: column with the label, in Parquet and JSON Lines.
+        project: number or title of the project; None for the default project of a queue.
+        url: address of the server; None takes it from the environment.
 
     Raises:
-        InputRefused: it cannot be read as labels.
-        OptionRefused: an option says nothing, or the server or project is not to be had.
+        InputRefused: the source holds no readable labels.
+        OptionRefused: an option has no effect, or the server or project is not available.
     """
     if source == "label-studio":
         from screen.review.queue.labelstudio_api import open_project
@@ -118,38 +125,38 @@ def read_labels(source: str, output: str, *, label_column: str, project: str | N
     if project is not None:
         raise OptionRefused(
             f"--project {project} was given with a file of labels.",
-            wanted="the word label-studio in place of the file",
-            next_step="leave --project out, or read it from the server: oodscreen labels label-studio RESULTS ...",
+            wanted="the word label-studio instead of a file",
+            next_step="leave out --project, or read from the server: oodscreen labels label-studio RESULTS ...",
         )
     with suppress(OSError):
         if Path(source).samefile(output):
             raise OptionRefused(
-                f"--output {output} is the file of LABELS.",
-                wanted="a file of its own: labels are work that cannot be done again",
+                f"--output {output} is the LABELS file.",
+                wanted="another file, so that the labels are not overwritten",
                 next_step="choose another name",
             )
-    return read_given(source, label_column)
+    return read_annotations(source, label_column)
 
 
 def _join(
-    labelled: list[Labelled],
+    labelled: list[LabelledRow],
     results: Results,
     classes: ClassNames,
     score: str,
     report: LabelReport,
-    judged: list[Judged],
+    reviewed: list[ReviewedRow],
     *,
     sign: float,
 ) -> Iterator[list[dict[str, Any]]]:
-    """The rows to write, shard by shard; what they say of the flag is added to `judged`."""
+    """The rows to write, shard by shard; their outcomes are added to `reviewed`."""
     names = {name: index for index, name in enumerate(classes.names)}
     columns = list(dict.fromkeys((*COPIED_COLUMNS, "flag_reasons", "mean", score)))
-    for index in sorted({one.place.shard for one in labelled}):
-        here = sorted((one for one in labelled if one.place.shard == index), key=lambda one: one.place.row)
+    for index in sorted({one.position.shard for one in labelled}):
+        in_shard = sorted((one for one in labelled if one.position.shard == index), key=lambda one: one.position.row)
         entry = results.entries[index]
-        table = results.take(entry, np.array([one.place.row for one in here], np.int64), columns)
+        table = results.take(entry, np.array([one.position.row for one in in_shard], np.int64), columns)
         rows = []
-        for one, row in zip(here, table.to_pylist(), strict=True):
+        for one, row in zip(in_shard, table.to_pylist(), strict=True):
             predicted = classes.predicted(row)
             outcome = _outcome(one.label, predicted, row, classes)
             source = FLAGGED if row["flag"] else AUDIT if one.votes.name.source == AUDIT else OTHER
@@ -160,7 +167,7 @@ def _join(
                 report.other += 1
             else:
                 suspicion = None if value is None else sign * float(value)
-                judged.append(Judged(outcome, source, main_reason(row["flag_reasons"]), suspicion))
+                reviewed.append(ReviewedRow(outcome, source, main_reason(row["flag_reasons"]), suspicion))
             report.labelled += 1
             report.no_class += bool(set(one.label) - set(classes.choices))
             row |= {
@@ -174,7 +181,7 @@ def _join(
                 "predicted": ", ".join(predicted) if predicted else None,
                 "model_version": results.model_version,
                 "input_footer": str(entry.input["footer"]),
-                "place": one.place,
+                "position": one.position,
             }
             rows.append(row)
         yield rows
@@ -191,11 +198,11 @@ def _outcome(label: tuple[str, ...], predicted: tuple[str, ...], row: dict[str, 
 
 
 def _add_images(
-    rows: list[dict[str, Any]], fetcher: Fetcher, there: dict[RowPosition, Fetched], report: LabelReport
+    rows: list[dict[str, Any]], fetcher: Fetcher, fetched: dict[RowPosition, FetchedRow], report: LabelReport
 ) -> None:
-    """The bytes of the images, and their keys, where they are still to be had."""
+    """Add image bytes and keys to the rows whose image is still available."""
     for row in rows:
-        one = there.get(row["place"])
+        one = fetched.get(row["position"])
         if one is None:
             row["image"] = None
             report.without_image += 1
@@ -205,14 +212,14 @@ def _add_images(
         row["image"] = {"bytes": image.data, "path": image.path}
 
 
-def _nothing(given: GivenLabels, report: LabelReport, source: str) -> InputRefused:
-    told = ", ".join(f"{why}: {count}" for why, count in report.no_result.items())
+def _no_labels(annotations: Annotations, report: LabelReport, source: str) -> InputRefused:
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in report.no_result.items())
     return InputRefused(
-        f"None of {given.read} task(s) or row(s) has a label for a row of {source}"
-        + (f" ({told})" if told else "")
-        + (f"; {given.unlabelled} have no label" if given.unlabelled else "")
+        f"None of {annotations.read} task(s) or row(s) has a label for a row of {source}"
+        + (f" ({reasons})" if reasons else "")
+        + (f"; {annotations.unlabelled} have no label" if annotations.unlabelled else "")
         + (f"; on {report.disputed} row(s) annotators disagree" if report.disputed else "")
         + ".",
-        wanted="labels of a queue that these results were handed to",
-        next_step="give the RESULTS that the queue was made of, or wait for labels",
+        wanted="labels of a queue exported from these results",
+        next_step="give the RESULTS of that queue, or wait for labels",
     )

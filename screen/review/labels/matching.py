@@ -1,7 +1,7 @@
-"""Which labels are for which rows of the results, and what is the label of each.
+"""Match labels to rows of the results, and decide the label of each row.
 
-In: `GivenLabels` and `Results`. Out: `Labelled` rows; labels of other rows are counted in the report. They are dropped
-before votes are put together, so that they never decide on a row that only has the same name.
+In: `Annotations` and `Results`. Out: `LabelledRow`s; labels of other rows are counted in the report. They are dropped
+before votes are merged, so that they cannot affect a row that merely has the same name.
 """
 
 from __future__ import annotations
@@ -16,133 +16,133 @@ import numpy as np
 from export.errors import OptionRefused
 from screen.output.manifest_file import ManifestEntry
 from screen.review.labels.summary import LabelReport
-from screen.review.labels.votes import Choice, GivenLabels, RowName, Votes
+from screen.review.labels.votes import Annotations, Choice, RowName, Votes
 from screen.review.queue.classes import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, UNUSABLE, ClassNames
 from screen.review.results import Results, RowPosition
 
 ReadKeys = Callable[[list[RowPosition]], Mapping[RowPosition, bytes]]
-"""Reads the SHA-256 of the images in some places, of those that are to be had."""
+"""Reads the SHA-256 of the images at some positions; unavailable images are missing from the result."""
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledRow:
     """A row of the results with its label.
 
     Attributes:
-        place: of the row.
-        votes: all that are for it.
-        label: the choices that were decided on.
-        agreement: share of the annotators who gave it.
+        position: position of the row in the results.
+        votes: all votes on the row.
+        label: the decided choices.
+        agreement: share of the annotators who gave this label.
     """
 
-    place: RowPosition
+    position: RowPosition
     votes: Votes
     label: tuple[str, ...]
     agreement: float
 
 
 def match_labels(
-    given: GivenLabels,
+    annotations: Annotations,
     results: Results,
     classes: ClassNames,
     report: LabelReport,
     *,
     model: str | None,
     keys: ReadKeys | None,
-) -> list[Labelled]:
-    """The label of each row that these results have; what is left out is counted in the report.
+) -> list[LabelledRow]:
+    """The labelled rows of these results; excluded labels are counted in the report.
 
     Args:
-        given: the labels.
-        results: for which they may be.
-        classes: of the model.
-        report: counts what is left out.
-        model: the file that named the classes; None: they are numbers.
-        keys: reads the keys of images; None: whether a label is for the image that is there now is not looked at.
+        annotations: the labels.
+        results: the results to match.
+        classes: class names of the model.
+        report: counts the excluded labels.
+        model: the model file that named the classes; None if no file was given.
+        keys: reads the keys of the current images; None to match without comparing images.
 
     Raises:
         OptionRefused: none of the labels is a class of the model.
-        InputRefused: a result shard is not the one that was written.
+        InputRefused: a result shard was changed or damaged after the run.
     """
-    why: Counter[str] = Counter()
-    found: list[Labelled] = []
-    for index, named in _by_shard(given, results, why).items():
-        here = list(_with_their_id(named, results, index, why))
+    excluded: Counter[str] = Counter()
+    found: list[LabelledRow] = []
+    for index, candidates in _by_shard(annotations, results, excluded).items():
+        matching = list(_with_same_id(candidates, results, index, excluded))
         if keys is not None:
-            here = list(_with_their_image(here, index, keys, why))
-        for row, parts in _by_row(here).items():
+            matching = list(_with_same_image(matching, index, keys, excluded))
+        for row, parts in _by_row(matching).items():
             report.repeated += len(parts) - 1
             if len({part.name.key for part in parts} - {None}) > 1:
-                why["labels of different images"] += 1
+                excluded["labels of different images"] += 1
                 continue
-            votes = Votes.together(parts)
+            votes = Votes.merge(parts)
             decided = votes.decide(partial(_name_choice, classes))
             if decided is None:
                 report.disputed += 1
             else:
-                found.append(Labelled(RowPosition(index, row), votes, *decided))
-    report.no_result = dict(why)
+                found.append(LabelledRow(RowPosition(index, row), votes, *decided))
+    report.no_result = dict(excluded)
     _refuse_other_classes(found, classes, model)
     return found
 
 
-def _by_shard(given: GivenLabels, results: Results, why: Counter[str]) -> dict[int, list[Votes]]:
-    """Votes for rows of shards that are there, by the shard's index."""
+def _by_shard(annotations: Annotations, results: Results, excluded: Counter[str]) -> dict[int, list[Votes]]:
+    """Votes on rows of existing result shards, by the shard's index."""
     entries = {entry.shard: index for index, entry in enumerate(results.entries)}
     found: dict[int, list[Votes]] = {}
-    for name, votes in given.votes.items():
+    for name, votes in annotations.votes.items():
         index = entries.get(name.shard)
-        missing = "no such shard" if index is None else _why_not(results.entries[index], name)
-        if index is None or missing:
-            why[missing] += 1
+        reason = "shard not in the results" if index is None else _mismatch(results.entries[index], name)
+        if index is None or reason:
+            excluded[reason] += 1
         else:
             found.setdefault(index, []).append(votes)
     return found
 
 
-def _why_not(entry: ManifestEntry, name: RowName) -> str:
-    """Why a label is for no row of a shard; "" where it is."""
+def _mismatch(entry: ManifestEntry, name: RowName) -> str:
+    """Why a row name does not match a shard; "" if it does."""
     if name.row >= entry.rows:
-        return "no such row"
+        return "row not in the shard"
     if name.input_footer is not None and name.input_footer != entry.input["footer"]:
-        return "the shard was another one"
+        return "different input shard"
     return ""
 
 
-def _with_their_id(named: list[Votes], results: Results, index: int, why: Counter[str]) -> Iterator[Votes]:
-    """Votes whose row has the id that they are for, or that are for no id."""
-    rows = sorted({votes.name.row for votes in named if votes.name.id is not None})
+def _with_same_id(candidates: list[Votes], results: Results, index: int, excluded: Counter[str]) -> Iterator[Votes]:
+    """Votes whose row id equals the id in the results, or that have no row id."""
+    rows = sorted({votes.name.row for votes in candidates if votes.name.id is not None})
     ids: dict[int, str | None] = {}
     if rows:
         taken = results.take(results.entries[index], np.array(rows, np.int64), ["id"])
         ids = dict(zip(rows, taken["id"].to_pylist(), strict=True))
-    for votes in named:
+    for votes in candidates:
         if votes.name.id is not None and votes.name.id != ids[votes.name.row]:
-            why["the row has another id"] += 1
+            excluded["different row id"] += 1
         else:
             yield votes
 
 
-def _with_their_image(named: list[Votes], index: int, keys: ReadKeys, why: Counter[str]) -> Iterator[Votes]:
-    """Votes whose image is the one that they are for; where either is not known, nothing speaks against them."""
-    there = keys([RowPosition(index, row) for row in sorted({votes.name.row for votes in named})])
-    for votes in named:
-        key = there.get(RowPosition(index, votes.name.row))
+def _with_same_image(candidates: list[Votes], index: int, keys: ReadKeys, excluded: Counter[str]) -> Iterator[Votes]:
+    """Votes whose image key equals the current image's key; votes with an unknown key are accepted."""
+    current = keys([RowPosition(index, row) for row in sorted({votes.name.row for votes in candidates})])
+    for votes in candidates:
+        key = current.get(RowPosition(index, votes.name.row))
         if key is not None and votes.name.key is not None and votes.name.key.lower() != key.hex():
-            why["the image is another one"] += 1
+            excluded["different image"] += 1
         else:
             yield votes
 
 
-def _by_row(named: list[Votes]) -> dict[int, list[Votes]]:
+def _by_row(candidates: list[Votes]) -> dict[int, list[Votes]]:
     found: dict[int, list[Votes]] = {}
-    for votes in named:
+    for votes in candidates:
         found.setdefault(votes.name.row, []).append(votes)
     return found
 
 
 def _name_choice(classes: ClassNames, choice: Choice) -> str:
-    """A choice by its name; a number is that of a class, whatever text the names are."""
+    """Name of a choice; a number is always a class number, even if class names are numerals."""
     if isinstance(choice, str):
         return choice
     if 0 <= choice < len(classes.names):
@@ -150,23 +150,24 @@ def _name_choice(classes: ClassNames, choice: Choice) -> str:
     return f"class {choice}" if str(choice) in classes.choices else str(choice)
 
 
-def _refuse_other_classes(labelled: list[Labelled], classes: ClassNames, model: str | None) -> None:
-    words = {word for one in labelled for word in one.label} - set(classes.choices)
-    said = [one for one in labelled if set(one.label) - {OUT_OF_DISTRIBUTION, UNUSABLE, IN_DISTRIBUTION}]
-    if not said or not all(set(one.label) - set(classes.choices) for one in said):
+def _refuse_other_classes(labelled: list[LabelledRow], classes: ClassNames, model: str | None) -> None:
+    unknown = {word for one in labelled for word in one.label} - set(classes.choices)
+    with_class = [one for one in labelled if set(one.label) - {OUT_OF_DISTRIBUTION, UNUSABLE, IN_DISTRIBUTION}]
+    if not with_class or not all(set(one.label) - set(classes.choices) for one in with_class):
         return
-    told = ", ".join(map(repr, sorted(words)[:4]))
+    examples = ", ".join(map(repr, sorted(unknown)[:4]))
     if not classes.names:
         raise OptionRefused(
-            f"{len(said)} label(s) are a value or a class, and the model's output is a number without classes: {told}.",
+            f"{len(with_class)} label(s) are values or classes, but the model is a regression without classes: "
+            f"{examples}.",
             wanted=f"one of {', '.join(classes.choices)}",
-            next_step="say by one of these words whether the model should have met the row",
+            next_step="label each row with one of these choices",
         )
     raise OptionRefused(
-        f"None of the {len(said)} label(s) is a class of the model: {told}.",
+        f"None of the {len(with_class)} label(s) is a class of the model: {examples}.",
         wanted=f"one of {', '.join(classes.choices[:6])}{', ...' if len(classes.choices) > 6 else ''}",
-        next_step="add --model MODEL.onnx, which names the classes, as it was given to `oodscreen queue`"
+        next_step="add --model MODEL.onnx for the class names, with the model given to `oodscreen queue`"
         if model is None
-        else f"give the names as {model} has them, or class numbers from 0 to {len(classes.names) - 1}, "
-        "as numbers and not as text",
+        else f"give the class names of {model}, or class numbers from 0 to {len(classes.names) - 1} as numbers, "
+        "not as text",
     )

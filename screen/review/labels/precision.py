@@ -1,6 +1,6 @@
-"""What a flag is worth: how often people disagreed with the model where it flagged, and where it did not.
+"""Flag precision and lift over random: the share of predictions that reviewers correct, flagged and not flagged.
 
-In: what became of labelled rows. Out: shares with their intervals. Pure: no I/O.
+In: outcomes of labelled rows. Out: shares with their confidence intervals. Pure: no I/O.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from screen.review.ranking import AUDIT, FLAGGED
 
 KEPT, CHANGED = "kept", "changed"
 OUTCOMES = (KEPT, CHANGED, OUT_OF_DISTRIBUTION, UNUSABLE)
-"""What a person made of a prediction; all but the first are finds."""
+"""Outcomes of a review; every outcome except `KEPT` is a correction."""
 
 _BINS = 4
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A labelled row whose prediction could be judged.
+class ReviewedRow:
+    """A labelled row with a prediction.
 
     Attributes:
         outcome: one of `OUTCOMES`.
         source: `flagged`, `audit`, or another word for rows that are neither.
-        reason: the flag's reason in short.
-        suspicion: what it was ordered by, high is suspicious; None where it has none.
+        reason: main reason of the flag.
+        suspicion: the score that ordered the row, high is suspicious; None if it is null.
     """
 
     outcome: str
@@ -41,16 +41,16 @@ class Judged:
 
 @dataclass(frozen=True)
 class FlagPrecision:
-    """Of some labelled rows, how many were finds.
+    """Counts of corrections in one group of labelled rows; for flagged rows, their share is the flag precision.
 
     Attributes:
-        name: which rows.
-        labelled: how many.
-        changed: of these, given to another class.
-        out_of_distribution: of these, called that.
-        unusable: of these, called that.
-        low: lower end of the 95 % interval of the share of finds (Wilson 1927); 0 without rows.
-        high: its upper end; 1 without rows.
+        name: name of the group.
+        labelled: labelled rows in the group.
+        changed: rows with a label other than the predicted class.
+        out_of_distribution: rows labelled as out of distribution.
+        unusable: rows labelled as unusable.
+        low: lower end of the 95 % interval of the share of corrections (Wilson 1927); 0 without rows.
+        high: upper end of the same interval; 1 without rows.
     """
 
     name: str
@@ -62,29 +62,29 @@ class FlagPrecision:
     high: float
 
     @property
-    def finds(self) -> int:
-        """Rows that a person did not leave as the model had them."""
+    def corrections(self) -> int:
+        """Rows whose prediction the reviewers corrected."""
         return self.changed + self.out_of_distribution + self.unusable
 
     @property
     def share(self) -> float:
-        """Of finds, 0 to 1; NaN without rows."""
-        return self.finds / self.labelled if self.labelled else math.nan
+        """Share of corrections, 0 to 1; NaN without rows."""
+        return self.corrections / self.labelled if self.labelled else math.nan
 
 
 @dataclass(frozen=True)
-class Worth:
-    """What the flag of a run is worth, as far as rows are labelled.
+class FlagEvaluation:
+    """Precision of a run's flag, estimated from the labelled rows.
 
     Attributes:
         flagged: the flagged rows.
-        audit: the random rows that were not flagged.
-        by_reason: the flagged rows by their reason.
-        by_score: the flagged rows by what they were ordered by, the most suspicious first.
-        gain: share of finds where flagged, less that among the random others, and its 95 % interval (Newcombe 1998,
-            method 10); None without rows of both.
-        missed: of all rows that were not flagged, how many a person would not leave as they are, with the interval
-            of the random rows' share; None without any.
+        audit: the random sample of unflagged rows.
+        by_reason: the flagged rows by main reason.
+        by_score: the flagged rows by score range, most suspicious first.
+        gain: lift over random: share of corrections of the flagged rows minus that of the random rows, with its 95 %
+            interval (Newcombe 1998, method 10); None if either group is empty.
+        missed: estimated number of corrections among all unflagged rows, with the 95 % interval from the random rows;
+            None without random rows.
     """
 
     flagged: FlagPrecision
@@ -95,42 +95,44 @@ class Worth:
     missed: tuple[float, float, float] | None
 
 
-def count_share(name: str, rows: Sequence[Judged]) -> FlagPrecision:
-    """Count some rows."""
-    changed, away, unusable = (sum(row.outcome == outcome for row in rows) for outcome in OUTCOMES[1:])
+def count_outcomes(name: str, rows: Sequence[ReviewedRow]) -> FlagPrecision:
+    """Counts of the corrections in one group of rows."""
+    changed, outside, unusable = (sum(row.outcome == outcome for row in rows) for outcome in OUTCOMES[1:])
     return FlagPrecision(
-        name, len(rows), changed, away, unusable, *wilson_interval(changed + away + unusable, len(rows))
+        name, len(rows), changed, outside, unusable, *wilson_interval(changed + outside + unusable, len(rows))
     )
 
 
-def weigh(rows: Sequence[Judged], score: str, unflagged: int, *, high_is_suspicious: bool = True) -> Worth:
-    """Count what was found.
+def evaluate_flag(
+    rows: Sequence[ReviewedRow], score: str, unflagged: int, *, high_is_suspicious: bool = True
+) -> FlagEvaluation:
+    """Flag precision in total, by reason and by score, and lift over random.
 
     Args:
         rows: the labelled rows.
-        score: the name of what they were ordered by.
-        unflagged: how many rows of the results were not flagged.
-        high_is_suspicious: on which side of the score lies what is suspicious.
+        score: name of the score that ordered the rows.
+        unflagged: number of unflagged rows in the results.
+        high_is_suspicious: whether high values of the score are suspicious.
     """
     flagged = [row for row in rows if row.source == FLAGGED]
-    audit = count_share("random, not flagged", [row for row in rows if row.source == AUDIT])
-    whole = count_share("flagged", flagged)
+    audit = count_outcomes("random, not flagged", [row for row in rows if row.source == AUDIT])
+    total = count_outcomes("flagged", flagged)
     reasons = dict.fromkeys(row.reason for row in flagged)
-    by_reason = [count_share(reason, [row for row in flagged if row.reason == reason]) for reason in reasons]
+    by_reason = [count_outcomes(reason, [row for row in flagged if row.reason == reason]) for reason in reasons]
     by_reason.sort(key=lambda one: (-one.labelled, one.name))
     missed = (audit.share * unflagged, audit.low * unflagged, audit.high * unflagged) if audit.labelled else None
-    return Worth(
-        whole,
+    return FlagEvaluation(
+        total,
         audit,
         tuple(by_reason),
         _by_score(flagged, score, 1.0 if high_is_suspicious else -1.0),
-        _gain(whole, audit),
+        _gain(total, audit),
         missed,
     )
 
 
 def _gain(one: FlagPrecision, other: FlagPrecision) -> tuple[float, float, float] | None:
-    """The difference of two independent shares with its interval (Newcombe 1998, Stat. Med. 17, method 10)."""
+    """Difference of two independent shares with its 95 % interval (Newcombe 1998, Stat. Med. 17, method 10)."""
     if not (one.labelled and other.labelled):
         return None
     difference = one.share - other.share
@@ -139,8 +141,8 @@ def _gain(one: FlagPrecision, other: FlagPrecision) -> tuple[float, float, float
     return difference, low, high
 
 
-def _by_score(flagged: list[Judged], score: str, sign: float) -> tuple[FlagPrecision, ...]:
-    """Flagged rows in up to four bins of as many rows each; rows of one score are in one bin."""
+def _by_score(flagged: list[ReviewedRow], score: str, sign: float) -> tuple[FlagPrecision, ...]:
+    """Flagged rows in up to four bins of about equal size; rows with equal scores share a bin."""
     scored = [row for row in flagged if row.suspicion is not None]
     if not scored:
         return ()
@@ -149,8 +151,8 @@ def _by_score(flagged: list[Judged], score: str, sign: float) -> tuple[FlagPreci
     bins = np.searchsorted(edges, values, side="left")
     shares = []
     for index in sorted(set(bins.tolist()), reverse=True):
-        here = [row for row, place in zip(scored, bins, strict=True) if place == index]
+        members = [row for row, number in zip(scored, bins, strict=True) if number == index]
         ends = sorted(sign * value for value in values[bins == index].tolist())
         name = f"{score} {ends[0]:.4g}" + (f" to {ends[-1]:.4g}" if ends[0] != ends[-1] else "")
-        shares.append(count_share(name, here))
+        shares.append(count_outcomes(name, members))
     return tuple(shares)

@@ -1,6 +1,6 @@
-"""What labels were found and what they say of the flag, and the columns in which labelled rows are written.
+"""The report of `oodscreen labels`, and the columns of the labelled rows.
 
-In: counts. Out: a line of JSON; `show_labels.py` tells it to people.
+In: counts and the flag's precision. Out: one line of JSON; `show.py` prints the same report as text.
 """
 
 from __future__ import annotations
@@ -12,52 +12,58 @@ import pyarrow as pa
 
 from export.errors import ExitCode
 from screen.columns import COLUMNS, Column
-from screen.review.labels.precision import Worth
-from screen.review.queue.row import HANDED_ON
+from screen.review.labels.precision import FlagEvaluation
+from screen.review.queue.row import ADDED_COLUMNS
 
 NOT_PREDICTED, OTHER = "not predicted", "other"
 COPIED_COLUMNS = (
     "shard", "row", "id", "prediction", "confidence", "entropy", "ood_score", "p_value", "flag", "flag_reason", "status"
 )  # fmt: skip
-_BY_NAME = {column.name: column for column in (*HANDED_ON, *COLUMNS)}
+_BY_NAME = {column.name: column for column in (*ADDED_COLUMNS, *COLUMNS)}
 
 LABEL_COLUMNS = (
-    Column("label", pa.string(), "", "", "What people said; several labels: joined by `, `."),
-    Column("label_index", pa.int32(), "", "0 to C - 1", "The label's class; null where it is no class of the model."),
-    Column("outcome", pa.string(), "", "see above", "What the label makes of the prediction."),
-    Column("annotators", pa.int32(), "", "1 and up", "How many people labelled the row."),
-    Column("agreement", pa.float32(), "share", "0 to 1", "Share of them who gave this label."),
-    Column("source", pa.string(), "", "", "`flagged`; `audit`: random and not flagged; `other`: neither."),
+    Column("label", pa.string(), "", "", "The reviewers' label; several labels are joined by `, `."),
+    Column(
+        "label_index",
+        pa.int32(),
+        "",
+        "0 to C - 1",
+        "Class number of the label; null if the label is not a class of the model.",
+    ),
+    Column("outcome", pa.string(), "", "see above", "Outcome of the review, from label and prediction."),
+    Column("annotators", pa.int32(), "", "1 and up", "Number of people who labelled the row."),
+    Column("agreement", pa.float32(), "share", "0 to 1", "Share of the annotators who gave this label."),
+    Column("source", pa.string(), "", "", "`flagged`; `audit`: random sample of unflagged rows; `other`: neither."),
     *(_BY_NAME[name] for name in ("key", "predicted", "model_version", "input_footer", *COPIED_COLUMNS)),
 )
 
 
 @dataclass
 class LabelReport:
-    """What labels were found, and what they say of the flag.
+    """Counts of the labels read, and the precision of the flag.
 
     Attributes:
-        output: the file written.
-        read: tasks or lines that were read.
-        labelled: rows with a label that are in the file.
-        worth: what the flag is worth.
-        foreign: tasks without the name of a row.
+        output: the written file.
+        read: tasks or lines read.
+        labelled: labelled rows in the file.
+        worth: precision of the flag.
+        foreign: tasks that name no row.
         unlabelled: tasks without a label.
-        skipped: annotations that were cancelled.
-        repeated: tasks of a row that had one before.
-        disputed: rows on which no label has most votes; they are not in the file.
-        no_result: labelled rows that these results do not have, by why.
-        not_predicted: labelled rows that the model could not score; they are in the file, not in the shares.
-        no_class: labels that are neither a class of the model nor a word of ours.
-        other: labelled rows that are neither flagged nor drawn at random; they are in the file, not in the shares.
-        without_image: rows in the file whose image is not to be had any more.
-        shards: input shards that are not what was scored, and why.
+        skipped: cancelled annotations.
+        repeated: further tasks of a row that already has one.
+        disputed: rows with a tied vote; they are not in the file.
+        no_result: labelled rows that do not match these results, by reason.
+        not_predicted: labelled rows without a prediction; they are in the file, but not in the shares.
+        no_class: labels that are neither a class of the model nor an additional choice such as `unusable`.
+        other: labelled rows neither flagged nor in the random sample; they are in the file, but not in the shares.
+        without_image: rows in the file whose image is no longer available.
+        shards: reasons for input shards that are unavailable or changed, by name.
     """
 
     output: str
     read: int
     labelled: int
-    worth: Worth
+    worth: FlagEvaluation
     foreign: int
     unlabelled: int
     skipped: int
@@ -72,9 +78,9 @@ class LabelReport:
 
     @property
     def exit_code(self) -> ExitCode:
-        """What the process should end with."""
+        """Exit code of the command."""
         return ExitCode.UNREADABLE_INPUT if self.shards else ExitCode.DONE
 
     def to_json(self) -> str:
-        """In one line."""
+        """The report as one line of JSON."""
         return json.dumps({"exit_code": int(self.exit_code), **asdict(self)})

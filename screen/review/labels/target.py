@@ -1,6 +1,6 @@
-"""The file of labelled rows: its schema, and where it may go.
+"""The output file of `oodscreen labels`: its schema, and checks of its path.
 
-In: `--output`. Out: a place where nothing is lost by writing there: nothing is there yet, or an earlier such file.
+In: `--output`. Out: a path that is safe to write: it is free, or holds an earlier file of labelled rows.
 """
 
 from __future__ import annotations
@@ -18,57 +18,57 @@ _ENDINGS = (".parquet", ".pq")
 
 
 def label_schema(*, images: bool) -> pa.Schema:
-    """The schema of labelled rows in Parquet."""
+    """Arrow schema of the labelled rows."""
     fields = [column.field() for column in LABEL_COLUMNS]
     return pa.schema([*fields, IMAGE_FIELD] if images else fields)
 
 
 def choose_target(output: str, results: Path) -> Path:
-    """The place to write to.
+    """The path to write to.
 
     Args:
-        output: as it was given.
-        results: the folder of RESULTS, all of whose shards are read as results.
+        output: value of `--output`.
+        results: folder of RESULTS; every shard in it is read as results, so the output must be outside.
 
     Raises:
-        OptionRefused: it does not end as Parquet does, or is a place in RESULTS.
-        OutputRefused: what is there is no earlier file of labelled rows.
+        OptionRefused: the path has no Parquet extension, or is in RESULTS.
+        OutputRefused: the path exists and is not an earlier file of labelled rows.
     """
-    place = as_path(output)
-    if place.suffix.lower() not in _ENDINGS:
+    path = as_path(output)
+    if path.suffix.lower() not in _ENDINGS:
         raise OptionRefused(
             f"--output {output} does not end in {' or '.join(_ENDINGS)}.",
-            wanted="the name of a Parquet file, which is what is written",
-            next_step="name it for example labels.parquet",
+            wanted="the name of a Parquet file",
+            next_step="for example --output labels.parquet",
         )
     folder = results.resolve()
-    if is_within(place.resolve(), folder) or is_within(place.parent.resolve(), folder):
+    if is_within(path.resolve(), folder) or is_within(path.parent.resolve(), folder):
         raise OptionRefused(
-            f"--output {output} lies in RESULTS, {results}.",
-            wanted="a file beside the results: each shard in there is read as results",
-            next_step="write to another folder",
+            f"--output {output} is in RESULTS, {results}.",
+            wanted="a file outside RESULTS, where every shard is read as results",
+            next_step="choose another folder",
         )
-    found = _what_is_there(place)
-    if found:
+    problem = _why_not_replaceable(path)
+    if problem:
         raise OutputRefused(
-            f"--output {output} is there and {found}.",
-            wanted="a new name, or that of an earlier file of `oodscreen labels`, which is replaced",
-            next_step="choose another name, or remove that file",
+            f"--output {output} exists and {problem}.",
+            wanted="a new file, or an earlier file of `oodscreen labels` to replace",
+            next_step="choose another name, or remove the existing file",
         )
-    return place
+    return path
 
 
-def _what_is_there(place: Path) -> str:
-    """What a file is that must not be replaced; "" where there is none, or an earlier one of ours."""
-    if not place.exists():
-        return "is a link to nothing" if place.is_symlink() else ""
-    if place.is_dir():
+def _why_not_replaceable(path: Path) -> str:
+    """Why a path must not be replaced; "" if it is free or an earlier file of labelled rows."""
+    if not path.exists():
+        return "is a broken link" if path.is_symlink() else ""
+    if path.is_dir():
         return "is a folder"
     try:
-        with open_parquet(place) as file:
-            there = file.schema_arrow
+        with open_parquet(path) as file:
+            schema = file.schema_arrow
     except (OSError, pa.ArrowException):
         return "cannot be read as Parquet"
-    if any(there.equals(label_schema(images=images)) for images in (False, True)):
+    if any(schema.equals(label_schema(images=images)) for images in (False, True)):
         return ""
-    return f"has other columns than labelled rows: {', '.join(there.names[:6])}{', ...' if len(there) > 6 else ''}"
+    return f"has other columns than labelled rows: {', '.join(schema.names[:6])}{', ...' if len(schema) > 6 else ''}"

@@ -1,6 +1,6 @@
-"""What annotators said of rows, and the label that follows from it.
+"""Collect the annotators' votes on each row, and derive the row's label by plurality.
 
-In: votes, one by one, each with the whole name of its row. Out: `GivenLabels`, and for the votes of a row its label.
+In: votes, each with the `RowName` of its row. Out: `Annotations`, and a label for the votes on a row.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class RowName:
-    """Which row of the results a label is for.
+    """Identity of a labelled row.
 
-    Two labels are for the same row for sure only where all of this is the same but `source`: shards that were written
-    anew, or are of other results, have the same names.
+    Two labels certainly belong to the same row only if all attributes except `source` are equal: rewritten shards and
+    other results can have the same shard names.
 
     Attributes:
         shard: name of the shard.
-        row: position in it.
-        id: the row's key, where the label has it.
-        input_footer: digest of the input shard's footer, where the label has it.
-        key: SHA-256 of the image, where the label has it.
-        source: `flagged` or `audit`, where the label has it.
+        row: position in the shard.
+        id: key of the row; None if the label lacks it.
+        input_footer: digest of the input shard's footer; None if the label lacks it.
+        key: SHA-256 of the image; None if the label lacks it.
+        source: `flagged` or `audit`; None if the label lacks it.
     """
 
     shard: str
@@ -35,16 +35,16 @@ class RowName:
 
 
 Choice = str | int
-"""What was chosen: a text, or the number of a class."""
+"""A chosen label: a text, or a class number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """What one annotator said of one row.
+    """The vote of one annotator on one row.
 
     Attributes:
-        choices: one or several, none twice.
-        number: of the vote among all that were read; of two by one annotator the later counts.
+        choices: one or more different choices.
+        number: position of the vote in the order of reading; the last vote of an annotator counts.
     """
 
     choices: tuple[Choice, ...]
@@ -53,12 +53,12 @@ class Vote:
 
 @dataclass
 class Votes:
-    """What annotators said of one row.
+    """The votes on one row.
 
     Attributes:
-        name: the row.
-        by_annotator: the last vote of each annotator.
-        ground_truth: the vote that somebody marked as the truth; None where nobody did.
+        name: identity of the row.
+        by_annotator: last vote of each annotator.
+        ground_truth: the vote marked as ground truth; None without one.
     """
 
     name: RowName
@@ -66,10 +66,10 @@ class Votes:
     ground_truth: Vote | None = None
 
     @classmethod
-    def together(cls, parts: Sequence[Votes]) -> Votes:
-        """The votes of several names that turned out to be one row; of each annotator the last vote counts.
+    def merge(cls, parts: Sequence[Votes]) -> Votes:
+        """The votes on one row that has several names; the last vote of each annotator counts.
 
-        Its name has the id, the footer, the key and the source of the first that has one.
+        The merged name takes each attribute from the first part that has it.
         """
         names = [part.name for part in parts]
         merged = cls(
@@ -84,20 +84,20 @@ class Votes:
         )
         for part in parts:
             for annotator, vote in part.by_annotator.items():
-                had = merged.by_annotator.get(annotator)
-                if had is None or had.number < vote.number:
+                previous = merged.by_annotator.get(annotator)
+                if previous is None or previous.number < vote.number:
                     merged.by_annotator[annotator] = vote
         marked = [part.ground_truth for part in parts if part.ground_truth is not None]
         merged.ground_truth = max(marked, key=lambda vote: vote.number, default=None)
         return merged
 
     def decide(self, name: Callable[[Choice], str]) -> tuple[tuple[str, ...], float] | None:
-        """The label and the share of annotators who gave it; None where no label has more votes than each other.
+        """The label with the most votes and the share of annotators who gave it; None for no votes or a tie.
 
-        What is marked as ground truth is the label, whatever the votes.
+        A vote marked as ground truth overrides the others.
 
         Args:
-            name: the name of a choice; what has the same names is the same label.
+            name: maps a choice to its class name; votes with the same names are votes for the same label.
         """
 
         def label_of(vote: Vote) -> tuple[str, ...]:
@@ -118,16 +118,16 @@ def _first(texts: Iterable[str | None]) -> str | None:
 
 
 @dataclass
-class GivenLabels:
-    """All labels of a file.
+class Annotations:
+    """All annotations of a file.
 
     Attributes:
-        votes: by the whole name of a row.
-        read: tasks or lines that were read.
-        foreign: of these, without the name of a row of ours.
-        unlabelled: of these, with no label at all.
-        skipped: annotations that were cancelled.
-        repeated: tasks or lines with a name that one had before; their votes are put together.
+        votes: votes by row.
+        read: tasks or lines read.
+        foreign: tasks or lines that name no row.
+        unlabelled: tasks or lines without a label.
+        skipped: cancelled annotations.
+        repeated: further tasks or lines of a row that already has one; their votes are merged.
     """
 
     votes: dict[RowName, Votes] = field(default_factory=dict)
@@ -139,7 +139,7 @@ class GivenLabels:
     _counted: int = 0
 
     def add(self, name: RowName, annotator: str, choices: tuple[Choice, ...], *, is_truth: bool = False) -> None:
-        """Count a vote; an earlier one of the annotator on this row counts no more."""
+        """Add a vote; it replaces an earlier vote of the same annotator on the same row."""
         votes = self.votes.setdefault(name, Votes(name))
         vote = Vote(choices, self._counted)
         self._counted += 1

@@ -1,7 +1,6 @@
-"""What a labeler can choose: the model's classes by their names, and two words for what is none of them.
+"""The choices of a labeler: the model's class names, `out of distribution` and `unusable`.
 
-In: the results with the record of their run, and the model where it is given. Out: `ClassNames`,
-in which no two choices are the same.
+In: results with the record of their run, and optionally the model. Out: `ClassNames`, whose choices are all different.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from screen.review.results import Results
 OUT_OF_DISTRIBUTION = "out of distribution"
 UNUSABLE = "unusable"
 IN_DISTRIBUTION = "in distribution"
-_OWN = (OUT_OF_DISTRIBUTION, UNUSABLE, IN_DISTRIBUTION)
+_RESERVED = (OUT_OF_DISTRIBUTION, UNUSABLE, IN_DISTRIBUTION)
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,8 @@ class ClassNames:
     """The choices of a labeler.
 
     Attributes:
-        names: the classes, or the labels of a model of several; none for a regression.
-        several: whether an image may have more than one.
+        names: class names of a classifier; empty for a regression.
+        several: whether an image may have several labels.
     """
 
     names: tuple[str, ...]
@@ -36,11 +35,11 @@ class ClassNames:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """All of them, those that are no class last."""
+        """All choices: the classes, or `in distribution` for a regression, then the choices outside the classes."""
         return (*(self.names or (IN_DISTRIBUTION,)), OUT_OF_DISTRIBUTION, UNUSABLE)
 
     def predicted(self, row: dict[str, Any]) -> tuple[str, ...]:
-        """What the model would choose for a row of the results; nothing where it could not be scored."""
+        """The model's own choices for a row of the results; empty if the row was not scored."""
         if row["mean"] is None or not self.names:
             return ()
         if self.several:
@@ -49,14 +48,16 @@ class ClassNames:
 
 
 def name_classes(results: Results, model: str | None) -> tuple[ClassNames, ModelContract | None]:
-    """The class names of a model's file; without it those that the run recorded, which are the same; else numbers.
+    """The class names and the contract of a model file.
+
+    Without the file, the names are those recorded by the run, which are the same, or else class numbers.
 
     Args:
-        results: of the model.
-        model: its file.
+        results: results of the model.
+        model: the model file; None without one.
 
     Raises:
-        OptionRefused: the results are another model's.
+        OptionRefused: the results are of another model.
     """
     if model is None:
         return _recorded_classes(results), None
@@ -64,30 +65,30 @@ def name_classes(results: Results, model: str | None) -> tuple[ClassNames, Model
     if read.digest != results.model:
         raise OptionRefused(
             f"--model {model} has the digest {read.digest[:16]}; the results are of {results.model[:16]}.",
-            wanted="the file that these results were made with",
-            next_step="name that file, or leave --model out: classes have the names that the run recorded",
+            wanted="the model file that produced these results",
+            next_step="give that file, or leave out --model to use the class names recorded by the run",
         )
     contract = read.contract
     if contract.output_kind == "regression":
         return ClassNames((), several=False), contract
     count = 2 if contract.output_kind == "sigmoid" and contract.classes == 1 else contract.classes
-    given = contract.class_names if len(contract.class_names) == count else tuple(map(str, range(count)))
+    names = contract.class_names if len(contract.class_names) == count else tuple(map(str, range(count)))
     return ClassNames(
-        _made_distinct(given), several=contract.output_kind == "sigmoid" and contract.classes > 1
+        _make_distinct(names), several=contract.output_kind == "sigmoid" and contract.classes > 1
     ), contract
 
 
 def _recorded_classes(results: Results) -> ClassNames:
-    """The names in the record of the run, if there is one for each class of the results; else numbers."""
+    """The class names in the run's record, if it has one for each class of the results; else class numbers."""
     numbers = _number_classes(results)
-    given = () if results.record is None else results.record.class_names
-    if not given or len(given) != len(numbers.names):
+    recorded = () if results.record is None else results.record.class_names
+    if not recorded or len(recorded) != len(numbers.names):
         return numbers
-    return ClassNames(_made_distinct(given), several=numbers.several)
+    return ClassNames(_make_distinct(recorded), several=numbers.several)
 
 
 def _number_classes(results: Results) -> ClassNames:
-    """Numbers, as many as the results have; of a row without a predicted class nothing can be said."""
+    """Class numbers, counted from the first scored row; empty for a regression or without scored rows."""
     for entry in results.entries:
         for table in results.batches(entry, ["mean", "prediction", "largest_label_entropy"]):
             for row in table.to_pylist():
@@ -100,11 +101,11 @@ def _number_classes(results: Results) -> ClassNames:
     return ClassNames((), several=False)
 
 
-def _made_distinct(given: tuple[str, ...]) -> tuple[str, ...]:
-    """Names that can stand in a form: in one line, printable, and none of them twice."""
+def _make_distinct(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Class names for a labeling form: on one line, printable and all different."""
     names: list[str] = []
-    taken = set(_OWN)
-    for index, text in enumerate(given):
+    taken = set(_RESERVED)
+    for index, text in enumerate(texts):
         printable = "".join(" " if unicodedata.category(one)[0] in "CZ" else one for one in text)
         name = " ".join(printable.split())
         if not name or name in taken:

@@ -1,7 +1,7 @@
-"""Fetch rows with their images: from the very shards that were scored, or not at all.
+"""Fetch rows with their images from the input shards, verified to be unchanged since they were scored.
 
-In: places in the results. Out: for each a digest of its image, and the row and image themselves in a temporary
-file, because a queue is ordered by suspicion, but shards are read from front to back.
+In: positions in the results. Out: a digest of each row's image; row and image go to a temporary file, because a queue
+is ordered by suspicion but shards are read sequentially.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ from screen.input.shards import ShardRef
 from screen.output.manifest_file import ManifestEntry
 from screen.review.queue.row import RESULT_COLUMNS, QueuedImage
 from screen.review.results import Results, RowPosition
-from screen.review.sources import NotAsScored, find_source
+from screen.review.sources import SourceMismatch, find_source
 
 _SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif"}
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
-    """A row whose image is there.
+class FetchedRow:
+    """A row with an available image.
 
     Attributes:
-        place: of the row.
+        position: position of the row in the results.
         key: SHA-256 of the image's bytes.
-        offset: where row and image are in the temporary file.
+        offset: offset of row and image in the temporary file.
     """
 
-    place: RowPosition
+    position: RowPosition
     key: bytes
     offset: int
 
 
 @dataclass
 class Missing:
-    """What could not be fetched.
+    """Rows that could not be fetched.
 
     Attributes:
-        shards: why nothing of a shard is handed on, by its name.
-        rows: rows in these shards.
-        images: rows without an image that can be shown, by why.
+        shards: reasons why a whole shard is unavailable, by its name.
+        rows: requested rows in these shards.
+        images: counts of rows without an image that can be shown, by reason.
     """
 
     shards: dict[str, str] = field(default_factory=dict)
@@ -66,15 +66,15 @@ class Missing:
 
 
 class Fetcher:
-    """Reads chosen rows, each shard once in a call.
+    """Reads selected rows, each shard once per call.
 
     Args:
-        results: where rows are chosen.
-        contract: of the model, where it is known; pixels without a shape need it.
-        source: where the input is now; None: where it was.
+        results: results that the rows belong to.
+        contract: contract of the model; pixels stored without a shape need it. None if the model was not given.
+        source: current location of the input shards; None if they were not moved.
 
     Raises:
-        WriteFailed: there is no room for a temporary file.
+        WriteFailed: the temporary file cannot be created.
     """
 
     def __init__(self, results: Results, contract: ModelContract | None, source: str | None) -> None:
@@ -85,61 +85,61 @@ class Fetcher:
         self.missing = Missing()
 
     def close(self) -> None:
-        """Let go of the temporary file."""
-        with suppress(OSError):  # what could not be written when there was room no more
+        """Delete the temporary file."""
+        with suppress(OSError):  # closing flushes again, which fails on a full disk
             self._spool.close()
 
-    def fetch(self, places: list[RowPosition]) -> dict[RowPosition, Fetched]:
-        """Read rows and images; what cannot be had is counted in `missing`.
+    def fetch(self, positions: list[RowPosition]) -> dict[RowPosition, FetchedRow]:
+        """Read rows and images; unavailable ones are counted in `missing`.
 
         Raises:
-            ReadFailed: a disk or a store stopped answering.
-            WriteFailed: the temporary file has no room.
+            ReadFailed: the disk or the object store failed.
+            WriteFailed: the temporary file cannot be written.
         """
-        found: dict[RowPosition, Fetched] = {}
+        found: dict[RowPosition, FetchedRow] = {}
         wanted: dict[int, list[int]] = {}
-        for place in places:
-            wanted.setdefault(place.shard, []).append(place.row)
+        for position in positions:
+            wanted.setdefault(position.shard, []).append(position.row)
         for index in sorted(wanted):
             rows = np.array(sorted(wanted[index]), np.int64)
             entry = self._results.entries[index]
             try:
                 shard = find_source(entry, self._columns, self._source)
-                here = list(self._fetch_shard(index, shard, rows))
+                fetched = list(self._fetch_shard(index, shard, rows))
                 if not shard.is_unchanged():
-                    raise NotAsScored("changed while it was read")
-            except NotAsScored as gone:
-                self._miss(entry, str(gone), len(rows))
+                    raise SourceMismatch("changed while it was read")
+            except SourceMismatch as problem:
+                self._miss(entry, str(problem), len(rows))
             except InputChanged:
                 self._miss(entry, "changed while it was read", len(rows))
             else:
-                found.update((one.place, one) for one in here)
+                found.update((one.position, one) for one in fetched)
         return found
 
-    def load(self, one: Fetched) -> tuple[dict[str, Any], QueuedImage]:
-        """The row of the results, by column, and its image."""
+    def load(self, one: FetchedRow) -> tuple[dict[str, Any], QueuedImage]:
+        """A fetched row by column of the results, and its image."""
         self._spool.seek(one.offset)
-        row, image = pickle.load(self._spool)  # noqa: S301  our own file, which nobody else can open
+        row, image = pickle.load(self._spool)  # noqa: S301  written by this process, and inaccessible to others
         return row, image
 
     def _miss(self, entry: ManifestEntry, why: str, rows: int) -> None:
         self.missing.shards[entry.shard] = why
         self.missing.rows += rows
 
-    def _fetch_shard(self, index: int, shard: ShardRef, rows: NDArray[np.int64]) -> Iterator[Fetched]:
+    def _fetch_shard(self, index: int, shard: ShardRef, rows: NDArray[np.int64]) -> Iterator[FetchedRow]:
         scored = self._results.take(self._results.entries[index], rows, RESULT_COLUMNS)
         start = 0
         for batch in read_chosen_rows(shard, self._columns, rows):
-            told = scored.slice(start, batch.count).to_pylist()
+            result_rows = scored.slice(start, batch.count).to_pylist()
             start += batch.count
-            for row, key, image in zip(told, batch.ids, self._images(batch), strict=True):
+            for row, key, image in zip(result_rows, batch.ids, self._images(batch), strict=True):
                 if batch.images is not None and row["id"] != key:
-                    raise NotAsScored(f"has {key!r} in row {row['row']}, where {row['id']!r} was scored")
+                    raise SourceMismatch(f"has id {key!r} in row {row['row']}, but the scored id is {row['id']!r}")
                 if isinstance(image, str):
                     self.missing.images[image] += 1
                 else:
                     digest, queued = image
-                    yield Fetched(RowPosition(index, row["row"]), digest, self._store(row, queued))
+                    yield FetchedRow(RowPosition(index, row["row"]), digest, self._store(row, queued))
 
     def _store(self, row: dict[str, Any], image: QueuedImage) -> int:
         try:
@@ -149,13 +149,13 @@ class Fetcher:
         except OSError as error:
             raise WriteFailed(
                 f"A temporary file in {tempfile.gettempdir()} could not be written: {error.strerror or error}.",
-                wanted="room for the images that are handed on, for as long as the command runs",
-                next_step="make room there or set TMPDIR to another folder, or hand on fewer by --top",
+                wanted="temporary disk space for the exported images",
+                next_step="free disk space, set TMPDIR to another folder, or export fewer rows with --top",
             ) from error
         return offset
 
     def _images(self, batch: RowBatch) -> Iterator[tuple[bytes, QueuedImage] | str]:
-        """For each row its digest and image, or why there is none."""
+        """For each row the digest and the image, or the reason why it has none."""
         if batch.images is None:
             yield from ["unreadable_page"] * batch.count
             return
@@ -177,12 +177,12 @@ class Fetcher:
             )
 
     def _tensors(self, column: pa.Array, shape: tuple[int, ...]) -> Iterator[tuple[bytes, QueuedImage] | str]:
-        """Bare pixels as PNG; their digest is that of the pixels."""
+        """Raw pixels as PNG; the digest is that of the pixels."""
         if len(shape) == 1:
             if self._contract is None:
                 raise OptionRefused(
-                    f"The images are {shape[0]} numbers each, and nothing says their height and width.",
-                    wanted="the model's file, which says them",
+                    f"The images are lists of {shape[0]} numbers without height and width.",
+                    wanted="the model file, which records height and width",
                     next_step="add --model MODEL.onnx",
                 )
             shape = self._contract.image_shape
@@ -197,7 +197,7 @@ class Fetcher:
 
 
 def _as_image(data: bytes, path: str | None) -> tuple[bytes, QueuedImage] | str:
-    """The image and its digest; a reason where it is none that anybody could look at."""
+    """The digest and the image, or the reason why the bytes are not an image."""
     kind = None
     with suppress(Exception), Image.open(io.BytesIO(data), formats=FORMATS) as image:
         kind = image.format

@@ -1,6 +1,6 @@
 """Write a queue to files: Parquet, JSON Lines, a folder of images, or tasks for Label Studio's import.
 
-In: `QueueRow`s, one after the other. Out: the file or folder, whole or not at all, and its images in the ledger.
+In: an iterator of `QueueRow`s. Out: the file or folder, written atomically, and its images in the ledger.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from screen.review.queue.row import QueueRow, queue_schema
 FILE_FORMATS = ("parquet", "jsonl", "imagefolder", "label-studio-tasks")
 METADATA_NAME = "metadata.jsonl"
 _ENDINGS = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-_ROWS = 256
+_ROW_GROUP_ROWS = 256
 
 
-def format_of(target: str, given: str | None) -> str:
-    """The format of a file, by its ending where it is not given.
+def format_of(target: str, chosen: str | None) -> str:
+    """The format of a queue: the chosen one, else by the extension of the file.
 
     Raises:
-        OptionRefused: it follows from neither.
+        OptionRefused: no format was chosen, and the extension is unknown.
     """
-    if given is not None:
-        return given
+    if chosen is not None:
+        return chosen
     ending = Path(target).suffix.lower()
     if ending not in _ENDINGS:
         raise OptionRefused(
-            f"--output {target} says no format.",
-            wanted=f"a name that ends in {', '.join(_ENDINGS)}, or a format beside it",
+            f"--output {target} has no extension that determines the format.",
+            wanted=f"a name that ends in {', '.join(_ENDINGS)}, or a format in --to",
             next_step="add --to imagefolder for a folder of images, or --to label-studio-tasks for tasks to import",
         )
     return _ENDINGS[ending]
@@ -52,15 +52,15 @@ def format_of(target: str, given: str | None) -> str:
 
 @dataclass(frozen=True)
 class FileDestination:
-    """A file or a folder.
+    """A file or a folder as the destination of a queue.
 
     Attributes:
-        target: its name.
+        target: path of the file or folder.
         format: one of `FILE_FORMATS`.
-        project: whose ledger counts.
-        classes: what a labeler can choose.
-        images: whether the images' bytes go into Parquet and JSON Lines.
-        url: where images are found instead; None embeds them in tasks.
+        project: name of the project in the ledger.
+        classes: the choices of a labeler.
+        images: whether to write image bytes into Parquet and JSON Lines.
+        url: address of the images in tasks; None to embed them.
     """
 
     target: Path
@@ -71,70 +71,70 @@ class FileDestination:
     url: ImageUrl | None
 
     def describe(self) -> str:
-        """For people."""
+        """Description for messages."""
         return str(self.target)
 
-    def has(self, keys: Sequence[bytes]) -> set[bytes]:
-        """A file asks nobody; the ledger knows."""
+    def find_existing(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Always empty: for files, only the ledger records exported images."""
         return set()
 
-    def refuse_if_there(self) -> None:
-        """Refuse to replace a queue that somebody may not have seen yet.
+    def refuse_overwrite(self) -> None:
+        """Refuse to replace an earlier queue, whose rows may not have been labelled yet.
 
         Raises:
-            OutputRefused: the target exists.
+            OutputRefused: the target exists, or is a folder in an object store.
         """
         if self.format == "imagefolder" and not is_local(self.target):
             raise OutputRefused(
-                f"{self.target} is in an object store, where a folder does not appear all at once.",
+                f"{self.target} is in an object store, where folders cannot be created atomically.",
                 wanted="a folder on a disk",
                 next_step="write it to a disk and copy it, or write Parquet: --output QUEUE.parquet",
             )
         if self.target.exists() or (is_local(self.target) and self.target.is_symlink()):
             raise OutputRefused(
-                f"{self.target} exists already.",
-                wanted="a new file for each queue: the old one may hold rows that nobody has seen yet",
+                f"{self.target} already exists.",
+                wanted="a new file for each queue, because rows of the old one may not be labelled yet",
                 next_step='choose another name, for example with the date in it: "queue-$(date +%F).parquet"',
             )
 
         form = self.target.with_suffix(".xml")
         if self.format == "label-studio-tasks" and form.exists() and form.read_bytes() != self._form():
             raise OutputRefused(
-                f"{form} exists already, and {self.target.name} would have its labeling configuration there.",
-                wanted="room for both files",
+                f"{form} already exists, and the labeling configuration of {self.target.name} needs this name.",
+                wanted="a name for the tasks whose .xml file is free",
                 next_step="choose another name for the tasks",
             )
 
     def _form(self) -> bytes:
         return label_config(self.classes).encode()
 
-    def hand_on(self, rows: Iterable[QueueRow], handed: Sequence[LedgerEntry], ledger: Ledger) -> None:
-        """Write the file, note what it holds, give it its name, and confirm.
+    def export(self, rows: Iterable[QueueRow], entries: Sequence[LedgerEntry], ledger: Ledger) -> None:
+        """Write a staging file, add a pending ledger entry, move the file to its final name, and confirm the entry.
 
         Raises:
-            WriteFailed: the system refused; nothing is there, and nothing is in the ledger.
+            WriteFailed: the file cannot be written; neither the file nor the ledger entries exist then.
         """
         if self.format == "imagefolder":
-            self._write_folder(rows, handed, ledger)
+            self._write_folder(rows, entries, ledger)
             return
-        aside = StagingFile(self.target)
-        with aside.writing():
+        staging = StagingFile(self.target)
+        with staging.writing():
             write = {"parquet": self._parquet, "jsonl": self._lines, "label-studio-tasks": self._tasks}[self.format]
-            write(rows, aside.path)
+            write(rows, staging.path)
             if self.format == "label-studio-tasks":
                 write_text(self.target.with_suffix(".xml"), self._form().decode())
-            note = ledger.intend(handed, self.target, FileContent.of(aside.path))
-        aside.commit()
-        ledger.confirm(note)
+            pending = ledger.add_pending(entries, self.target, FileContent.of(staging.path))
+        staging.commit()
+        ledger.confirm(pending)
 
     def _parquet(self, rows: Iterable[QueueRow], path: Path) -> None:
         schema = queue_schema(images=self.images)
         with pq.ParquetWriter(path, schema, compression="zstd") as file:
-            left = iter(rows)
-            while some := list(islice(left, _ROWS)):
-                values = [row.values() for row in some]
+            remaining = iter(rows)
+            while group := list(islice(remaining, _ROW_GROUP_ROWS)):
+                values = [row.values() for row in group]
                 if self.images:
-                    for value, row in zip(values, some, strict=True):
+                    for value, row in zip(values, group, strict=True):
                         value["image"] = {"bytes": row.image.data, "path": row.image.path}
                 file.write_table(pa.Table.from_pylist(values, schema=schema))
 
@@ -154,64 +154,65 @@ class FileDestination:
                 file.write((",\n" if index else "") + to_json(make_task(row, form, self.url)))
             file.write("\n]\n")
 
-    def _write_folder(self, rows: Iterable[QueueRow], handed: Sequence[LedgerEntry], ledger: Ledger) -> None:
-        """Images and their metadata aside, then the folder gets its name; file names hold nothing of the data."""
-        aside = self.target.with_name(f"{STAGING_PREFIX}{self.target.name}")
+    def _write_folder(self, rows: Iterable[QueueRow], entries: Sequence[LedgerEntry], ledger: Ledger) -> None:
+        """Write images and metadata to a staging folder and rename it; file names contain no text from the data."""
+        staging = self.target.with_name(f"{STAGING_PREFIX}{self.target.name}")
         try:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
-            with open(aside / METADATA_NAME, "w", encoding="utf-8", newline="\n") as file:
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+            with open(staging / METADATA_NAME, "w", encoding="utf-8", newline="\n") as file:
                 for row in rows:
                     name = f"{row.rank:06d}-{row.key[:16]}{row.image.suffix}"
-                    with open(aside / name, "wb") as image:
+                    with open(staging / name, "wb") as image:
                         image.write(row.image.data)
                         _sync(image)
                     file.write(to_json({"file_name": name, **row.values()}) + "\n")
                 _sync(file)
-            sync_folder(aside)
-            note = ledger.intend(handed, self.target / METADATA_NAME, FileContent.of(aside / METADATA_NAME))
-            os.rename(aside, self.target)
+            sync_folder(staging)
+            pending = ledger.add_pending(entries, self.target / METADATA_NAME, FileContent.of(staging / METADATA_NAME))
+            os.rename(staging, self.target)
             sync_folder(self.target.parent)
         except OSError as error:
             raise write_failed(self.target, error) from error
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
-        ledger.confirm(note)
+            shutil.rmtree(staging, ignore_errors=True)
+        ledger.confirm(pending)
 
 
 def make_file_destination(
-    target: str, given: str | None, project: str, classes: ClassNames, *, images: bool, url: ImageUrl | None
+    target: str, chosen: str | None, project: str, classes: ClassNames, *, images: bool, url: ImageUrl | None
 ) -> FileDestination:
-    """Find out what is to be written where.
+    """The file destination for the given options.
 
     Raises:
-        OptionRefused: the format does not follow, or an option says nothing in it.
+        OptionRefused: the format cannot be determined, or an option has no effect in this format.
     """
-    kind = format_of(target, given)
+    kind = format_of(target, chosen)
     if url is not None and kind != "label-studio-tasks":
         raise OptionRefused(
-            f"--image-url says nothing in {kind}.",
-            wanted="an address for the images of Label Studio's tasks",
-            next_step="leave it out, or add --to label-studio-tasks",
+            f"--image-url has no effect in the format {kind}.",
+            wanted="--image-url only with Label Studio tasks",
+            next_step="leave out --image-url, or add --to label-studio-tasks",
         )
     if not images and kind not in ("parquet", "jsonl"):
         raise OptionRefused(
-            f"--no-images was given with {kind}.",
-            wanted="parquet or jsonl, which can do without",
-            next_step="leave it out" + ("; --image-url names images instead" if kind == "label-studio-tasks" else ""),
+            f"--no-images was given with the format {kind}.",
+            wanted="--no-images only with parquet or jsonl",
+            next_step="leave out --no-images"
+            + ("; --image-url links to images instead of embedding them" if kind == "label-studio-tasks" else ""),
         )
     if kind == "label-studio-tasks" and target.lower().endswith(".xml"):
         raise OptionRefused(
-            f"--output {target} ends in .xml, where the labeling configuration of the tasks goes.",
+            f"--output {target} ends in .xml, the extension of the labeling configuration.",
             wanted="a name for the tasks, which are JSON",
-            next_step="for example --output tasks.json: the configuration is tasks.xml then",
+            next_step="for example --output tasks.json; the configuration is then written to tasks.xml",
         )
-    place = as_path(target)
-    return FileDestination(place.absolute() if is_local(place) else place, kind, project, classes, images, url)
+    path = as_path(target)
+    return FileDestination(path.absolute() if is_local(path) else path, kind, project, classes, images, url)
 
 
 def to_json(value: Any) -> str:
-    """One line of JSON; what is not finite becomes null, for JSON has no word for it."""
+    """The value as one line of JSON; non-finite numbers become null, because JSON cannot represent them."""
     return json.dumps(_finite(value), ensure_ascii=True, allow_nan=False)
 
 

@@ -1,7 +1,7 @@
-"""`oodscreen queue`: hand flagged rows on, the most suspicious first, each image once.
+"""`oodscreen queue`: export flagged rows for labeling, most suspicious first, each image once.
 
-In: RESULTS, a `QueueConfig` and where the rows go. Out: a `QueueReport`. Rows and images wait in a temporary file;
-memory holds a few hundred bytes for each row that is handed on and for each image that was before.
+In: RESULTS, a `QueueConfig` and a destination. Out: a `QueueReport`. Rows and images are buffered in a temporary file;
+memory holds a few hundred bytes per exported row and per image in the ledger.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from export.errors import OptionRefused
 from screen.review.queue.classes import ClassNames, name_classes
-from screen.review.queue.fetch import Fetched, Fetcher
+from screen.review.queue.fetch import FetchedRow, Fetcher
 from screen.review.queue.ledger import LEDGER_NAME, open_ledger
 from screen.review.queue.picking import Destination, Picker
 from screen.review.queue.row import QueueRow
@@ -95,16 +95,16 @@ class QueueConfig:
 def fill_queue(
     source: str, config: QueueConfig, choose_destination: Callable[[Results, ClassNames], Destination]
 ) -> QueueReport:
-    """Hand on what nobody was handed before.
+    """Export the selected rows whose images the project does not have yet.
 
     Args:
         source: RESULTS.
-        config: which rows.
-        choose_destination: where they go; called before anything is read but the manifest and class names.
+        config: selection of the rows.
+        choose_destination: makes the destination; called when only the manifest and the class names have been read.
 
     Raises:
-        Refused: these are no finished results, or something asked for is not to be had.
-        OodscreenError: something failed on the way; what was handed on is in the ledger or in the project.
+        Refused: the source holds no finished results, or an option cannot be satisfied.
+        OodscreenError: the export failed; exported images are recorded in the ledger or in the project.
     """
     results = open_results(source)
     score = choose_score(results, config.order_by)
@@ -122,7 +122,7 @@ def fill_queue(
         score,
         reasons=flagged.reasons,
     )
-    folder = results.place / LEDGER_NAME if config.ledger is None else config.ledger
+    folder = results.folder / LEDGER_NAME if config.ledger is None else config.ledger
     with (
         open_ledger(folder, destination.project) as ledger,
         closing(Fetcher(results, contract, config.source)) as fetcher,
@@ -137,18 +137,18 @@ def fill_queue(
         report.shards, report.shard_rows = fetcher.missing.shards, fetcher.missing.rows
         results.refuse_if_changed()
         if chosen:
-            destination.refuse_if_there()
-            handed = [picker.handed(one) for _, one in chosen]
-            destination.hand_on(_rows(chosen, results, fetcher, classes, score), handed, ledger)
+            destination.refuse_overwrite()
+            entries = [picker.ledger_entry(one) for _, one in chosen]
+            destination.export(_rows(chosen, results, fetcher, classes, score), entries, ledger)
         if picker.seen:
             ledger.add(picker.seen)
     return report
 
 
 def _rows(
-    chosen: list[tuple[str, Fetched]], results: Results, fetcher: Fetcher, classes: ClassNames, score: str
+    chosen: list[tuple[str, FetchedRow]], results: Results, fetcher: Fetcher, classes: ClassNames, score: str
 ) -> Iterator[QueueRow]:
-    """The rows in the order of the queue, from the temporary file."""
+    """The queue rows in order, read back from the temporary file."""
     sign = 1.0 if is_high_suspicious(results, score) else -1.0
     for index, (source, one) in enumerate(chosen):
         row, image = fetcher.load(one)
@@ -160,7 +160,7 @@ def _rows(
             suspicion=None if value is None else sign * float(value),
             predicted=classes.predicted(row),
             model_version=results.model_version,
-            input_footer=str(results.entries[one.place.shard].input["footer"]),
+            input_footer=str(results.entries[one.position.shard].input["footer"]),
             result=row,
             image=image,
         )

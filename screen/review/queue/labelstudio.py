@@ -1,6 +1,6 @@
-"""Queue rows as Label Studio takes them: its labeling configuration, and one task for each row.
+"""Format queue rows for Label Studio: the labeling configuration, and one task per row.
 
-In: `QueueRow`s and the names of the classes. Out: XML, and tasks as JSON values. No network, no library of theirs.
+In: `QueueRow`s and the class names. Out: XML, and tasks as JSON values. Uses neither network nor Label Studio's SDK.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from screen.review.queue.classes import ClassNames
 from screen.review.queue.row import QueuedImage, QueueRow
 
 KEY = "oodscreen_key"
-"""Where a task's `data` holds the key of its image."""
+"""Field of a task's `data` with the key of its image."""
 
-_BROWSERS_SHOW = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
-_PLACES = ("path", "id", "shard", "row", "key")
+_BROWSER_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
+_PLACEHOLDERS = ("path", "id", "shard", "row", "key")
 _NUMBERS = tuple(column.name for column in SCORES if not pa.types.is_list(column.type) and column.name != "prediction")
 
 
 @dataclass(frozen=True)
 class LabelForm:
-    """Which tags of a project's labeling configuration are ours to fill.
+    """The tags of a project's labeling configuration that tasks fill in.
 
     Attributes:
         control: name of the Choices tag.
         object: name of the Image tag.
-        image: key of a task's data in which the Image tag looks.
-        choices: what the Choices tag offers.
+        image: field of a task's `data` that the Image tag shows.
+        choices: choices of the Choices tag.
     """
 
     control: str
@@ -49,12 +49,12 @@ class LabelForm:
 
 
 def standard_form(classes: ClassNames) -> LabelForm:
-    """The form that `label_config` makes."""
+    """The form of the configuration that `label_config` returns."""
     return LabelForm("label", "image", "image", classes.choices)
 
 
 def label_config(classes: ClassNames) -> str:
-    """The labeling configuration of a new project; names of classes are text, whatever is in them."""
+    """Labeling configuration of a new project, as XML with escaped class names."""
     form = standard_form(classes)
     view = ElementTree.Element("View")
     ElementTree.SubElement(view, "Image", name=form.object, value=f"${form.image}", zoom="true")
@@ -70,10 +70,10 @@ def label_config(classes: ClassNames) -> str:
 
 @dataclass(frozen=True)
 class ImageUrl:
-    """Where a labeler's browser finds an image.
+    """Template of the images' addresses for a labeler's browser.
 
     Attributes:
-        template: with `{path}`, `{id}`, `{shard}`, `{row}` or `{key}` in it.
+        template: address with `{path}`, `{id}`, `{shard}`, `{row}` or `{key}` in it.
     """
 
     template: str
@@ -83,27 +83,28 @@ class ImageUrl:
             parts = [part[1:] for part in string.Formatter().parse(self.template) if part[1] is not None]
         except ValueError as error:
             parts = [(str(error), "", None)]
-        # A width would be memory, and a conversion none of text: only bare names.
-        if not parts or any(name not in _PLACES or spec or conversion for name, spec, conversion in parts):
+        # Only plain names: a format width can exhaust memory, and attributes or conversions can read other data.
+        if not parts or any(name not in _PLACEHOLDERS or spec or conversion for name, spec, conversion in parts):
             raise OptionRefused(
                 f"--image-url is {self.template!r}.",
-                wanted=f"an address with some of {', '.join(f'{{{name}}}' for name in _PLACES)} in it, bare, no others",
+                wanted=f"an address with the placeholders {', '.join(f'{{{name}}}' for name in _PLACEHOLDERS)}, "
+                "without format specifications",
                 next_step="for example --image-url 'https://images.example.org/{path}'",
             )
 
     def of(self, row: QueueRow) -> str:
-        """The address of a row's image; what comes from data is quoted.
+        """The address of a row's image; values from data are percent-encoded.
 
         Raises:
-            OptionRefused: the template wants a path, and the row has none.
+            OptionRefused: the template contains `{path}`, and the row has no path.
         """
         path = row.image.path
         if path is None and "{path" in self.template:
             raise OptionRefused(
-                f"--image-url wants a path, and row {row.result['row']} of {row.result['shard']} has none.",
-                wanted="an input whose image column is struct<bytes, path> with a path in each row",
-                next_step="use {id}, {shard}, {row} or {key} in the address, or leave --image-url out: "
-                "images are then embedded",
+                f"--image-url contains {{path}}, but row {row.result['row']} of {row.result['shard']} has no path.",
+                wanted="an image column of type struct<bytes, path> with a path in each row",
+                next_step="use {id}, {shard}, {row} or {key} in the address, or leave out --image-url "
+                "to embed the images",
             )
         values = {"id": row.result["id"], "shard": row.result["shard"], "row": str(row.result["row"]), "key": row.key}
         quoted = {name: quote(text, safe="") for name, text in values.items()}
@@ -111,9 +112,9 @@ class ImageUrl:
 
 
 def make_task(row: QueueRow, form: LabelForm, url: ImageUrl | None) -> dict[str, Any]:
-    """One task: the image, what it can be ordered by, and the model's prediction.
+    """One task: the image, the scores for ordering, and the model's prediction.
 
-    The prediction's score is the confidence: Label Studio's own uncertainty sampling takes the lowest first.
+    The prediction's score is the confidence: Label Studio's uncertainty sampling shows the lowest first.
     """
     scores = {name: row.result[name] for name in _NUMBERS if row.result[name] is not None}
     data = {
@@ -144,9 +145,9 @@ def make_task(row: QueueRow, form: LabelForm, url: ImageUrl | None) -> dict[str,
 
 
 def embed(image: QueuedImage) -> str:
-    """An image as a data URI; what browsers do not show becomes a PNG."""
+    """An image as a data URI; formats that browsers do not show are converted to PNG."""
     data, media_type = image.data, image.media_type
-    if media_type not in _BROWSERS_SHOW:
+    if media_type not in _BROWSER_TYPES:
         data, media_type = _as_png(data) or data, "image/png"
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
@@ -162,23 +163,23 @@ def _as_png(data: bytes) -> bytes | None:
 
 
 def parse_form(parsed: dict[str, Any] | None, wanted: Sequence[str]) -> LabelForm | str:
-    """Our form in a project that exists already, from what Label Studio says of its configuration.
+    """The form of an existing project, from its parsed labeling configuration.
 
     Args:
-        parsed: its `parsed_label_config`.
-        wanted: the choices that must be there.
+        parsed: the project's `parsed_label_config`.
+        wanted: choices that the form must have.
 
     Returns:
-        The form, or why it does not fit.
+        The form, or the reason why the project has no suitable one.
     """
-    why = "has no Choices tag for an Image tag"
-    for control, told in (parsed or {}).items():
-        inputs = told.get("inputs") or []
-        if told.get("type") != "Choices" or not inputs or inputs[0].get("type") != "Image":
+    problem = "has no Choices tag for an Image tag"
+    for control, tag in (parsed or {}).items():
+        inputs = tag.get("inputs") or []
+        if tag.get("type") != "Choices" or not inputs or inputs[0].get("type") != "Image":
             continue
-        choices = tuple(told.get("labels") or ())
+        choices = tuple(tag.get("labels") or ())
         missing = [choice for choice in wanted if choice not in choices]
         if not missing:
-            return LabelForm(control, told["to_name"][0], inputs[0]["value"], choices)
-        why = f"does not offer {', '.join(map(repr, missing[:4]))} in {control!r}"
-    return why
+            return LabelForm(control, tag["to_name"][0], inputs[0]["value"], choices)
+        problem = f"lacks the choices {', '.join(map(repr, missing[:4]))} in {control!r}"
+    return problem

@@ -1,4 +1,4 @@
-"""A project of a Label Studio server, through its SDK: import tasks that it does not have, and export labels.
+"""Import tasks into a project of a Label Studio server, and export its labels.
 
 In: address and project. Out: a `LabelStudioProject`.
 """
@@ -14,28 +14,30 @@ from export.errors import OptionRefused, WriteFailed
 from screen.review.queue.classes import ClassNames
 from screen.review.queue.file_targets import to_json
 from screen.review.queue.labelstudio import KEY, ImageUrl, LabelForm, label_config, make_task, parse_form
-from screen.review.queue.labelstudio_client import connect, server_address, talking
+from screen.review.queue.labelstudio_client import connect, sdk_errors, server_address
 from screen.review.queue.ledger import Ledger, LedgerEntry
 from screen.review.queue.row import QueueRow
 
 VIEW_TITLE = "Most suspicious first"
 _TITLE_LENGTHS = (3, 50)
-_ASKED_AT_ONCE = 16  # keys in the address of a request, which many servers let have 8 KiB
+_KEYS_PER_REQUEST = 16
+"""Keys in the address of one request, which many servers limit to 8 KiB."""
+
 _IMPORT_TASKS, _IMPORT_BYTES = 500, 8 * 2**20
 
 
 @dataclass(frozen=True)
 class LabelStudioProject:
-    """A project that is there.
+    """An existing project as the destination of a queue or the source of labels.
 
     Attributes:
-        client: of the SDK.
-        url: of the server.
-        id: of the project.
-        title: of the project.
-        created: when it was, so that a new project of an old number is known as new.
-        form: what of its labeling configuration we fill; None where only labels are read.
-        url_template: where images are found; None embeds them.
+        client: client of the SDK.
+        url: address of the server.
+        id: number of the project.
+        title: title of the project.
+        created: time of creation; distinguishes a new project that reuses an old number.
+        form: the tags that tasks fill in; None if only labels are read.
+        url_template: addresses of the images; None to embed them.
     """
 
     client: Any
@@ -48,73 +50,73 @@ class LabelStudioProject:
 
     @property
     def project(self) -> str:
-        """Whose ledger counts."""
+        """Name of the project in the ledger."""
         return f"{self.url}/projects/{self.id} of {self.created}"
 
     def describe(self) -> str:
-        """For people."""
+        """Description for messages."""
         return f"Label Studio project {self.title!r} ({self.url}/projects/{self.id})"
 
-    def has(self, keys: Sequence[bytes]) -> set[bytes]:
-        """Which images have a task in the project.
+    def find_existing(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Keys of the images that have a task in the project.
 
         Raises:
-            OodscreenError: the server does not answer as it should.
+            OodscreenError: the server cannot be reached or refused the request.
         """
         found: set[bytes] = set()
         texts = [key.hex() for key in keys]
-        for start in range(0, len(texts), _ASKED_AT_ONCE):
-            asked = texts[start : start + _ASKED_AT_ONCE]
+        for start in range(0, len(texts), _KEYS_PER_REQUEST):
+            asked = texts[start : start + _KEYS_PER_REQUEST]
             items = [
                 {"filter": f"filter:tasks:data.{KEY}", "operator": "equal", "type": "String", "value": text}
                 for text in asked
             ]
             query = json.dumps({"filters": {"conjunction": "or", "items": items}}, separators=(",", ":"))
-            with talking(self.url, self.title):
+            with sdk_errors(self.url, self.title):
                 for task in self.client.tasks.list(project=self.id, query=query, include="id,data"):
                     found.add(bytes.fromhex(task.data[KEY]))
         return found
 
-    def refuse_if_there(self) -> None:
-        """Nothing of a project is overwritten."""
+    def refuse_overwrite(self) -> None:
+        """Do nothing: an import never overwrites tasks of the project."""
 
-    def hand_on(self, rows: Iterable[QueueRow], handed: Sequence[LedgerEntry], ledger: Ledger) -> None:
-        """Import tasks, some at a time; what was imported is in the ledger, whatever becomes of the rest.
+    def export(self, rows: Iterable[QueueRow], entries: Sequence[LedgerEntry], ledger: Ledger) -> None:
+        """Import tasks in batches; imported images are recorded in the ledger even if a later batch fails.
 
         Raises:
-            OodscreenError: the server refused.
+            OodscreenError: the server cannot be reached or refused a batch.
         """
         done = 0
         try:
-            for tasks in self._in_parts(rows):
-                with talking(self.url, self.title, writes=True):
-                    told = self.client.projects.import_tasks(id=self.id, request=tasks)
-                if told.task_count not in (None, len(tasks)):
+            for tasks in self._in_batches(rows):
+                with sdk_errors(self.url, self.title, writes=True):
+                    response = self.client.projects.import_tasks(id=self.id, request=tasks)
+                if response.task_count not in (None, len(tasks)):
                     raise WriteFailed(
-                        f"{self.describe()} took {told.task_count} of {len(tasks)} tasks.",
-                        wanted="all of them",
-                        next_step="look at the project; the next run asks it which images it has",
+                        f"{self.describe()} imported {response.task_count} of {len(tasks)} tasks.",
+                        wanted="all tasks imported",
+                        next_step="check the project and run again; images that it has are not imported twice",
                     )
                 done += len(tasks)
         finally:
             if done:
-                ledger.add(handed[:done])
+                ledger.add(entries[:done])
 
     def export_labels(self, file: IO[bytes]) -> None:
-        """Write the project's annotated tasks as Label Studio's JSON.
+        """Write the project's annotated tasks to a file, as Label Studio's JSON export.
 
         Raises:
-            OodscreenError: the server refused.
+            OodscreenError: the server cannot be reached or refused the request.
         """
-        with talking(self.url, self.title):
+        with sdk_errors(self.url, self.title):
             for block in self.client.projects.exports.download_sync(
                 self.id, export_type="JSON", download_resources=False
             ):
                 _write(file, block)
 
-    def _in_parts(self, rows: Iterable[QueueRow]) -> Iterator[list[dict[str, Any]]]:
+    def _in_batches(self, rows: Iterable[QueueRow]) -> Iterator[list[dict[str, Any]]]:
         if self.form is None:
-            raise AssertionError("a project that is only read is handed nothing")
+            raise AssertionError("a project opened for reading labels cannot import tasks")
         tasks: list[dict[str, Any]] = []
         size = 0
         for row in rows:
@@ -132,32 +134,32 @@ class LabelStudioProject:
 def open_project(
     url: str | None, name: str | None, classes: ClassNames | None, image_url: ImageUrl | None = None
 ) -> LabelStudioProject:
-    """Find a project by its number or title; for a queue it is made if missing, with a view that orders it.
+    """The project with a number or title; for a queue, a missing project is created, with a view in queue order.
 
     Args:
-        url: of the server; None takes it from the environment.
-        name: number or title.
-        classes: what a labeler can choose; None where labels are read: the project must be there.
-        image_url: where images are found; None embeds them.
+        url: address of the server; None takes it from the environment.
+        name: number or title of the project.
+        classes: the choices of a labeler; None to read labels, which requires an existing project.
+        image_url: addresses of the images; None to embed them.
 
     Raises:
-        OptionRefused: the SDK is not installed, the token is missing or refused, there is no such server or project,
-            or the project asks for other labels.
+        OptionRefused: the SDK is not installed, the token is missing or refused, the server or project does not exist,
+            or the project lacks some choices.
     """
     address = server_address(url)
     client = connect(address)
     name = "oodscreen" if name is None else name
-    with talking(address, name):
+    with sdk_errors(address, name):
         found = _find(client, name)
         if found is None:
             if classes is None or name.isdecimal():
-                there = [f"{one.id} {one.title!r}" for one in _first(client.projects.list(), 5)]
+                existing = [f"{one.id} {one.title!r}" for one in _first(client.projects.list(), 5)]
                 raise OptionRefused(
                     f"Label Studio at {address} has no project {name!r}.",
-                    wanted="the number or the title of a project that this token may see",
-                    next_step=f"there are: {', '.join(there)}"
-                    if there
-                    else "there is none; `oodscreen queue` makes one",
+                    wanted="the number or the title of a project that is visible to this token",
+                    next_step=f"give one of: {', '.join(existing)}"
+                    if existing
+                    else "create a project with `oodscreen queue`",
                 )
             found = _create(client, name, classes)
         project = client.projects.get(id=found.id)
@@ -168,7 +170,7 @@ def open_project(
                 raise OptionRefused(
                     f"The project {project.title!r} {parsed}.",
                     wanted="a labeling configuration with these choices for one image: " + ", ".join(classes.choices),
-                    next_step="add them in the project's settings, or let a new project be made by another --project",
+                    next_step="add them in the project's settings, or give the title of a new project with --project",
                 )
             form = parsed
             _add_view(client, project.id)
@@ -182,16 +184,16 @@ def _write(file: IO[bytes], block: bytes) -> None:
     except OSError as error:
         raise WriteFailed(
             f"A temporary file could not be written: {error.strerror or error}.",
-            wanted="room for the project's export",
-            next_step="make room, or set TMPDIR to another folder",
+            wanted="temporary disk space for the project's export",
+            next_step="free disk space, or set TMPDIR to another folder",
         ) from error
 
 
 def _find(client: Any, name: str) -> Any:
-    """The project of a number or title; None where there is none.
+    """The project with a number or title; None if it does not exist.
 
     Raises:
-        OptionRefused: several have the title.
+        OptionRefused: several projects have the title.
     """
     if name.isdecimal():
         return next((one for one in client.projects.list(ids=name) if one.id == int(name)), None)
@@ -200,7 +202,7 @@ def _find(client: Any, name: str) -> Any:
         raise OptionRefused(
             f"{len(found)} projects have the title {name!r}: {', '.join(str(one.id) for one in found)}.",
             wanted="one project",
-            next_step="give its number by --project",
+            next_step="give the number of the project with --project",
         )
     return found[0] if found else None
 
@@ -209,15 +211,15 @@ def _create(client: Any, name: str, classes: ClassNames) -> Any:
     least, most = _TITLE_LENGTHS
     if not least <= len(name) <= most:
         raise OptionRefused(
-            f"--project {name!r} is no title for a new project.",
-            wanted=f"{least} to {most} characters, or the number of a project",
-            next_step="give such a title",
+            f"--project {name!r} is not a valid title for a new project.",
+            wanted=f"{least} to {most} characters, or the number of an existing project",
+            next_step="give another title",
         )
     return client.projects.create(title=name, label_config=label_config(classes))
 
 
 def _add_view(client: Any, project: int) -> None:
-    """A view with the most suspicious first, unless it is there."""
+    """Create a view with the most suspicious tasks first, unless the project has it."""
     for view in client.views.list(project=project):
         data = view.data if isinstance(view.data, dict) else {}
         if data.get("title") == VIEW_TITLE:
@@ -234,5 +236,5 @@ def _add_view(client: Any, project: int) -> None:
     )
 
 
-def _first(many: Iterable[Any], count: int) -> list[Any]:
-    return [one for one, _ in zip(many, range(count), strict=False)]
+def _first(items: Iterable[Any], count: int) -> list[Any]:
+    return [one for one, _ in zip(items, range(count), strict=False)]

@@ -1,7 +1,7 @@
-"""Reach a Label Studio server by its SDK, and say what is wrong where it cannot be reached.
+"""Connect to a Label Studio server through its SDK, and map the SDK's exceptions to errors of oodscreen.
 
-In: an address, and a token from the environment. Out: the SDK's client; what it raises comes out as one of our errors,
-with nothing of the token, the headers or the cookies in it.
+In: an address, and a token from the environment. Out: the SDK's client, and errors that never contain the token,
+headers or cookies.
 """
 
 from __future__ import annotations
@@ -15,37 +15,38 @@ from urllib.parse import urlsplit
 
 from export.errors import OodscreenError, OptionRefused, ReadFailed, WriteFailed
 
-TOKEN_VARIABLE = "LABEL_STUDIO_API_KEY"  # noqa: S105  the name of a variable
+TOKEN_VARIABLE = "LABEL_STUDIO_API_KEY"  # noqa: S105  name of a variable, not a secret
 URL_VARIABLE = "LABEL_STUDIO_URL"
-_SECONDS = 300.0
+_TIMEOUT = 300.0
+"""Timeout of a request, in seconds."""
 
 
 def server_address(url: str | None) -> str:
-    """The address of a server, given or from the environment.
+    """The address of the server, from the option or from the environment.
 
     Raises:
-        OptionRefused: it is none, or holds a password.
+        OptionRefused: the address is missing or invalid, or contains a user or password.
     """
-    given = url or os.environ.get(URL_VARIABLE, "")
+    address = url or os.environ.get(URL_VARIABLE, "")
     try:
-        parts = urlsplit(given)
-        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and not (parts.username or parts.password)
+        parts = urlsplit(address)
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and not (parts.username or parts.password)
     except ValueError:
-        fits = False
-    if not fits:
+        is_valid = False
+    if not is_valid:
         raise OptionRefused(
-            "--url is missing." if not given else "--url is no address of a server: it must be http(s)://host[:port].",
+            "--url is missing." if not address else "--url is not an address of the form http(s)://host[:port].",
             wanted="the address of Label Studio, without user and password",
             next_step=f"for example --url http://localhost:8080, or set {URL_VARIABLE}",
         )
-    return given.rstrip("/")
+    return address.rstrip("/")
 
 
 def connect(address: str) -> Any:
-    """A client of the SDK with the token of the environment.
+    """A client of the SDK, with the token from the environment.
 
     Raises:
-        OptionRefused: the SDK is not installed, or there is no token that could be used.
+        OptionRefused: the SDK is not installed, or no token is set.
     """
     token = os.environ.get(TOKEN_VARIABLE, "").strip()
     try:
@@ -53,58 +54,59 @@ def connect(address: str) -> Any:
     except ImportError as error:
         raise OptionRefused(
             f"label-studio-sdk is not installed: {error}.",
-            wanted="the library by which Label Studio is spoken to",
-            next_step="pip install 'oodscreen[label-studio]'; or write a file to import: --to label-studio-tasks",
+            wanted="Label Studio's SDK",
+            next_step="pip install 'oodscreen[label-studio]', or write a file to import with --to label-studio-tasks",
         ) from error
     if not token:
         raise OptionRefused(
             f"{TOKEN_VARIABLE} is not set.",
-            wanted="a token of Label Studio in the environment",
-            next_step="make a personal access token under Account & Settings, and set it; it is never written anywhere",
+            wanted="an access token of Label Studio in the environment",
+            next_step="create a personal access token under Account & Settings, and set the variable; "
+            "oodscreen never writes the token to a file",
         )
-    with talking(address, ""):
-        return LabelStudio(base_url=address, api_key=token, timeout=_SECONDS)
+    with sdk_errors(address, ""):
+        return LabelStudio(base_url=address, api_key=token, timeout=_TIMEOUT)
 
 
 @contextmanager
-def talking(url: str, project: str, *, writes: bool = False) -> Iterator[None]:
-    """What the SDK raises, as one of our errors; headers and cookies of an answer are in none of them."""
+def sdk_errors(url: str, project: str, *, writes: bool = False) -> Iterator[None]:
+    """Map the SDK's exceptions within the block to errors of oodscreen, without headers and cookies."""
     try:
         yield
     except OodscreenError:
         raise
-    except Exception as error:  # noqa: BLE001  the SDK and what it stands on raise nearly anything
+    except Exception as error:  # noqa: BLE001  the SDK and its dependencies raise many types
         status, body = getattr(error, "status_code", None), getattr(error, "body", None)
-        told = _hide(str(body.get("detail", body)) if isinstance(body, dict) else type(error).__name__)
-        raise _explain(url, project, status, told, writes=writes) from None
+        detail = _hide(str(body.get("detail", body)) if isinstance(body, dict) else type(error).__name__)
+        raise _explain(url, project, status, detail, writes=writes) from None
 
 
-def _explain(url: str, project: str, status: int | None, told: str, *, writes: bool) -> OodscreenError:
+def _explain(url: str, project: str, status: int | None, detail: str, *, writes: bool) -> OodscreenError:
     if status in (401, 403):
         return OptionRefused(
-            f"Label Studio at {url} refused the token ({status}: {told}).",
-            wanted=f"a token in {TOKEN_VARIABLE} that may use the project",
-            next_step="make a personal access token under Account & Settings; legacy tokens are off by default "
-            "since Label Studio 1.23",
+            f"Label Studio at {url} refused the token ({status}: {detail}).",
+            wanted=f"a token in {TOKEN_VARIABLE} with access to the project",
+            next_step="create a personal access token under Account & Settings; Label Studio 1.23 and later disable "
+            "legacy tokens by default",
         )
     if status == 404:
         return OptionRefused(
-            f"There is no Label Studio at {url} (404: {told}).",
-            wanted="the address of the server, and of no page in it",
+            f"There is no Label Studio at {url} (404: {detail}).",
+            wanted="the address of the server, not of one of its pages",
             next_step=f"open {url}/health in a browser, and check --url",
         )
     kind = WriteFailed if writes else ReadFailed
     if status is None:
         return kind(
-            f"No Label Studio answers at {url} ({told}).",
-            wanted="a server that runs",
-            next_step=f"open {url}/health in a browser, check --url and the network, and run again: "
-            "nothing is imported twice",
+            f"Label Studio at {url} does not answer ({detail}).",
+            wanted="a running server",
+            next_step=f"open {url}/health in a browser, check --url and the network, and run again; "
+            "no image is imported twice",
         )
     return kind(
-        f"Label Studio at {url} answered {status} for {project!r}: {told[:300]}",
-        wanted="a server that takes the request",
-        next_step="look into the server's log and run again: nothing is imported twice",
+        f"Label Studio at {url} answered {status} for {project!r}: {detail[:300]}",
+        wanted="a server that accepts the request",
+        next_step="check the server's log and run again; no image is imported twice",
     )
 
 

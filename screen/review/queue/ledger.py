@@ -1,9 +1,9 @@
-"""What was handed on, so that nobody is shown an image twice.
+"""Deduplication ledger: the exported images of each project, so that no image is exported twice.
 
-In: a folder and a project. Out: a `Ledger`: keys of images, and the rows that they came from. Each queue that is
-handed on adds one small Parquet file (`*.pq`) to the folder, written whole or not at all, so it works in an object
-store as on a disk. What goes into a file is noted before that file gets its name, and confirmed after: a queue
-that is killed in between finds out at its next start whether the file is there.
+In: a folder and a project. Out: a `Ledger` with the keys of exported images and the rows that they came from. Each
+queue adds one small Parquet file (`*.pq`) to the folder, written atomically, so it works on disks and in object stores.
+A pending ledger file is written before the queue file appears under its final name, and is confirmed afterwards. If a
+queue is killed in between, the next one checks whether the queue file exists.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """One image that was handed on.
+    """One exported image.
 
     Attributes:
-        key: SHA-256 of its bytes.
-        input: of the shard that it came from, by `input_digest`.
+        key: SHA-256 of the image's bytes.
+        input: `input_digest` of its input shard.
         row: position in that shard.
     """
 
@@ -54,21 +54,21 @@ class LedgerEntry:
 
 
 def input_digest(entry: ManifestEntry) -> bytes:
-    """An input shard as it was scored, in 16 bytes."""
+    """Digest of an input shard's name and fingerprint when it was scored, 16 bytes."""
     text = json.dumps([entry.shard, entry.input], sort_keys=True)
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 @dataclass
 class Ledger:
-    """What one project was handed.
+    """The images exported to one project.
 
     Attributes:
-        folder: of the ledger's files.
-        project: whose.
-        keys: of all images that it was handed.
-        rows: for each input shard the rows that these came from.
-        notes: what a person should know of an earlier queue that was killed.
+        folder: folder of the ledger's files.
+        project: the labeling project.
+        keys: keys of all exported images.
+        rows: exported rows by digest of the input shard.
+        notes: messages about earlier queues that were killed.
     """
 
     folder: Path
@@ -77,69 +77,71 @@ class Ledger:
     rows: dict[bytes, set[int]]
     notes: list[str]
 
-    def add(self, handed: Sequence[LedgerEntry]) -> None:
-        """Write down what is handed on already.
+    def add(self, entries: Sequence[LedgerEntry]) -> None:
+        """Record images that have been exported.
 
         Raises:
-            WriteFailed: the system refused.
+            WriteFailed: the ledger cannot be written.
         """
-        self._write(self.folder / f"{self._stem()}{_ENDING}", handed, {"project": self.project})
-        self._remember(handed)
+        self._write(self.folder / f"{self._stem()}{_ENDING}", entries, {"project": self.project})
+        self._remember(entries)
 
-    def intend(self, handed: Sequence[LedgerEntry], target: Path, content: FileContent) -> Path:
-        """Note what a file that is about to get its name holds.
+    def add_pending(self, entries: Sequence[LedgerEntry], target: Path, content: FileContent) -> Path:
+        """Record the images of a queue file before it appears under its final name.
 
         Args:
-            handed: the images in it.
-            target: the name.
-            content: what it will hold under that name.
+            entries: the images in the file.
+            target: final path of the file.
+            content: size and digest of the file.
 
         Returns:
-            The note, for `confirm`.
+            The pending ledger file, for `confirm`.
 
         Raises:
-            WriteFailed: the system refused.
+            WriteFailed: the ledger cannot be written.
         """
-        told: dict[str, str | int] = {
+        header: dict[str, str | int] = {
             "project": self.project,
             "target": str(target),
             "size": content.size,
             "sha256": content.sha256,
         }
-        note = self.folder / f"{self._stem()}{_ENDING}{_PENDING}"
-        self._write(note, handed, told)
-        return note
+        pending = self.folder / f"{self._stem()}{_ENDING}{_PENDING}"
+        self._write(pending, entries, header)
+        return pending
 
-    def confirm(self, note: Path) -> None:
-        """The file has its name: what was noted is handed on."""
-        handed, told = _read(note)
-        self._write(_confirmed(note), handed, told)
-        note.unlink()
-        self._remember(handed)
+    def confirm(self, pending: Path) -> None:
+        """Turn a pending ledger file into a final one: the queue file exists under its final name."""
+        entries, header = _read(pending)
+        self._write(_confirmed_path(pending), entries, header)
+        pending.unlink()
+        self._remember(entries)
 
     def load(self) -> None:
-        """Read what is there, and settle what a killed queue left.
+        """Read the project's ledger files, and confirm or remove the pending files of killed queues.
 
         Raises:
-            OutputRefused: a file of the ledger cannot be read.
+            OutputRefused: a ledger file cannot be read.
         """
-        for note in sorted(self.folder.glob(f"{self._prefix()}*{_ENDING}{_PENDING}")):
-            handed, told = _read(note)
-            if _is_there(told):
-                self.confirm(note)
-                self.notes.append(f"an earlier queue was killed when {told['target']} was there; it counts")
+        for pending in sorted(self.folder.glob(f"{self._prefix()}*{_ENDING}{_PENDING}")):
+            entries, header = _read(pending)
+            if _target_exists(header):
+                self.confirm(pending)
+                self.notes.append(
+                    f"an earlier queue was killed after it wrote {header['target']}; its images count as exported"
+                )
             else:
-                note.unlink()
-                if not _confirmed(note).exists():
+                pending.unlink()
+                if not _confirmed_path(pending).exists():
                     self.notes.append(
-                        f"an earlier queue was killed before {told['target']} was there; "
-                        f"its {len(handed)} image(s) are free again"
+                        f"an earlier queue was killed before it wrote {header['target']}; "
+                        f"its {len(entries)} image(s) can be exported again"
                     )
-        for part in sorted(self.folder.glob(f"{self._prefix()}*{_ENDING}")):
-            self._remember(_read(part)[0])
+        for path in sorted(self.folder.glob(f"{self._prefix()}*{_ENDING}")):
+            self._remember(_read(path)[0])
 
-    def _remember(self, handed: Sequence[LedgerEntry]) -> None:
-        for one in handed:
+    def _remember(self, entries: Sequence[LedgerEntry]) -> None:
+        for one in entries:
             self.keys.add(one.key)
             self.rows.setdefault(one.input, set()).add(one.row)
 
@@ -149,59 +151,60 @@ class Ledger:
     def _stem(self) -> str:
         return f"{self._prefix()}{time.time_ns():x}"
 
-    def _write(self, path: Path, handed: Sequence[LedgerEntry], told: dict[str, str | int]) -> None:
-        schema = _SCHEMA.with_metadata({_METADATA: json.dumps(told)})
-        columns = [[getattr(one, name) for one in handed] for name in _SCHEMA.names]
+    def _write(self, path: Path, entries: Sequence[LedgerEntry], header: dict[str, str | int]) -> None:
+        schema = _SCHEMA.with_metadata({_METADATA: json.dumps(header)})
+        columns = [[getattr(one, name) for one in entries] for name in _SCHEMA.names]
         arrays = [pa.array(values, field.type) for values, field in zip(columns, _SCHEMA, strict=True)]
-        aside = StagingFile(path)
-        with aside.writing():
-            pq.write_table(pa.Table.from_arrays(arrays, schema=schema), aside.path, compression="zstd")
-        aside.commit()
+        staging = StagingFile(path)
+        with staging.writing():
+            pq.write_table(pa.Table.from_arrays(arrays, schema=schema), staging.path, compression="zstd")
+        staging.commit()
 
 
 @contextmanager
 def open_ledger(folder: str | Path, project: str) -> Iterator[Ledger]:
-    """The ledger of a project, for the time of the block; nobody else has the folder's meanwhile.
+    """The ledger of a project; its folder is locked within the block.
 
     Raises:
-        OutputLocked: another queue holds it.
-        OutputRefused: it cannot be read.
-        WriteFailed: its folder cannot be made or written to.
+        OutputLocked: another queue holds the lock.
+        OutputRefused: a ledger file cannot be read.
+        WriteFailed: the folder cannot be created or written.
     """
-    place = as_path(folder) if isinstance(folder, str) else folder
+    path = as_path(folder) if isinstance(folder, str) else folder
     try:
-        with hold_output(place) as note:
-            ledger = Ledger(place, project, set(), {}, [note] if note else [])
+        with hold_output(path) as note:
+            ledger = Ledger(path, project, set(), {}, [note] if note else [])
             ledger.load()
             yield ledger
     except WriteFailed as error:
-        if not str(error.found).startswith(str(place)):
+        if not str(error.found).startswith(str(path)):
             raise
         raise WriteFailed(
-            error.found, wanted="a folder for the ledger that may be written to", next_step="name one by --ledger"
+            error.found, wanted="a writable folder for the ledger", next_step="give one with --ledger"
         ) from error
 
 
-def _confirmed(note: Path) -> Path:
-    return note.with_name(note.name.removesuffix(_PENDING))
+def _confirmed_path(pending: Path) -> Path:
+    return pending.with_name(pending.name.removesuffix(_PENDING))
 
 
 def _read(path: Path) -> tuple[list[LedgerEntry], dict[str, str | int]]:
     try:
         with open_parquet(path) as file:
-            told = json.loads((file.schema_arrow.metadata or {})[_METADATA])
+            header = json.loads((file.schema_arrow.metadata or {})[_METADATA])
             rows = file.read(_SCHEMA.names).to_pylist()
-        return [LedgerEntry(**row) for row in rows], dict(told)
+        return [LedgerEntry(**row) for row in rows], dict(header)
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
         raise OutputRefused(
-            f"{path} of the ledger cannot be read: {str(error).splitlines()[0] if str(error) else error!r}.",
-            wanted="the ledger as it was written: it says which images were handed on already",
-            next_step="restore the file, or remove it: what only it knew is then handed on again",
+            f"The ledger file {path} cannot be read: {str(error).splitlines()[0] if str(error) else error!r}.",
+            wanted="an undamaged ledger file, which lists images that have been exported",
+            next_step="restore the file, or remove it: images listed only there are then exported again",
         ) from error
 
 
-def _is_there(told: dict[str, str | int]) -> bool:
+def _target_exists(header: dict[str, str | int]) -> bool:
+    """Whether the queue file exists with the recorded content."""
     with suppress(OSError, KeyError):
-        content = FileContent.of(as_path(str(told["target"])))
-        return content == FileContent(int(told["size"]), str(told["sha256"]))
+        content = FileContent.of(as_path(str(header["target"])))
+        return content == FileContent(int(header["size"]), str(header["sha256"]))
     return False

@@ -1,6 +1,6 @@
-"""Pick the first rows that are new, by the bytes of their images.
+"""Pick the first candidates whose images the project does not have yet.
 
-In: `Candidates`, a ledger and a destination. Out: fetched rows; counts of the others go to a `QueueReport`.
+In: `Candidates`, a ledger and a destination. Out: fetched rows; skipped rows are counted in a `QueueReport`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from screen.review.queue.fetch import Fetched, Fetcher
+from screen.review.queue.fetch import FetchedRow, Fetcher
 from screen.review.queue.ledger import Ledger, LedgerEntry, input_digest
 from screen.review.queue.row import QueueRow
 from screen.review.queue.summary import QueueReport
@@ -20,32 +20,32 @@ from screen.review.results import Results, RowPosition
 
 
 class Destination(Protocol):
-    """Where a queue goes."""
+    """The destination of a queue."""
 
     @property
     def project(self) -> str:
-        """Whose ledger counts."""
+        """Name of the project in the ledger."""
 
     def describe(self) -> str:
-        """For people."""
+        """Description for messages."""
 
-    def has(self, keys: Sequence[bytes]) -> set[bytes]:
-        """Which of these images are there already, whatever the ledger says."""
+    def find_existing(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Keys of the images that the destination already has, independent of the ledger."""
 
-    def refuse_if_there(self) -> None:
-        """Refuse, before anything is written, what would overwrite something."""
+    def refuse_overwrite(self) -> None:
+        """Refuse, before anything is written, to overwrite existing files."""
 
-    def hand_on(self, rows: Iterable[QueueRow], handed: Sequence[LedgerEntry], ledger: Ledger) -> None:
-        """Take the rows, and write them into the ledger."""
+    def export(self, rows: Iterable[QueueRow], entries: Sequence[LedgerEntry], ledger: Ledger) -> None:
+        """Write the rows, and record them in the ledger."""
 
 
 class Picker:
-    """Goes through candidates in their order until there are enough that are new.
+    """Picks candidates in order until enough new images are found.
 
-    Only an image's bytes say whether it is new, so some are fetched for nothing; each round fetches more.
+    Whether an image is new depends on its bytes, so some images are fetched and then skipped; each round fetches more.
 
     Attributes:
-        seen: rows whose image turned out to be handed on, for the ledger: they need not be fetched again.
+        seen: skipped rows, recorded in the ledger so that their images are not fetched again.
     """
 
     def __init__(
@@ -56,15 +56,15 @@ class Picker:
         self._taken: set[bytes] = set()
         self.seen: list[LedgerEntry] = []
 
-    def handed(self, one: Fetched) -> LedgerEntry:
-        """A row as the ledger has it."""
-        return LedgerEntry(one.key, self._inputs[one.place.shard], one.place.row)
+    def ledger_entry(self, one: FetchedRow) -> LedgerEntry:
+        """The ledger entry of a fetched row."""
+        return LedgerEntry(one.key, self._inputs[one.position.shard], one.position.row)
 
-    def pick(self, candidates: Candidates, top: int | None, per_class: int | None) -> list[Fetched]:
-        """The first new ones."""
-        left = self._not_before(candidates)
+    def pick(self, candidates: Candidates, top: int | None, per_class: int | None) -> list[FetchedRow]:
+        """The first candidates with new images, at most `top` in total and `per_class` for each predicted class."""
+        left = self._without_known_rows(candidates)
         classes = candidates.prediction
-        picked: list[Fetched] = []
+        picked: list[FetchedRow] = []
         counts: Counter[int] = Counter()
         width = 1
         while left and (top is None or len(picked) < top):
@@ -73,18 +73,20 @@ class Picker:
             )
             if not asked:
                 break
-            places = {index: RowPosition(int(candidates.shard[index]), int(candidates.row[index])) for index in asked}
-            found = self._fetcher.fetch(list(places.values()))
-            there = self._known([one.key for one in found.values()])
+            positions = {
+                index: RowPosition(int(candidates.shard[index]), int(candidates.row[index])) for index in asked
+            }
+            found = self._fetcher.fetch(list(positions.values()))
+            known = self._known([one.key for one in found.values()])
             for index in asked:
-                one = found.get(places[index])
+                one = found.get(positions[index])
                 kind = int(classes[index])
                 if one is None:
                     continue
-                if one.key in there or one.key in self._taken:
-                    self._report.before += one.key in there
-                    self._report.same_image += one.key not in there
-                    self.seen.append(self.handed(one))
+                if one.key in known or one.key in self._taken:
+                    self._report.before += one.key in known
+                    self._report.same_image += one.key not in known
+                    self.seen.append(self.ledger_entry(one))
                 elif (top is None or len(picked) < top) and (per_class is None or counts[kind] < per_class):
                     self._taken.add(one.key)
                     counts[kind] += 1
@@ -92,26 +94,26 @@ class Picker:
             width *= 2
         return picked
 
-    def _not_before(self, candidates: Candidates) -> list[int]:
-        """Those whose very row the ledger does not have: their images need not be read again."""
+    def _without_known_rows(self, candidates: Candidates) -> list[int]:
+        """Indices of candidates whose row is not in the ledger; the images of the other rows are not read again."""
         is_new = np.ones(len(candidates), np.bool_)
         for index, digest in enumerate(self._inputs):
             known = self._ledger.rows.get(digest)
             if known:
-                here = candidates.shard == index
-                is_new[here] = ~np.isin(candidates.row[here], np.fromiter(known, np.int64, len(known)))
+                in_shard = candidates.shard == index
+                is_new[in_shard] = ~np.isin(candidates.row[in_shard], np.fromiter(known, np.int64, len(known)))
         self._report.before += int(np.sum(~is_new))
         return np.flatnonzero(is_new).tolist()
 
     def _known(self, keys: list[bytes]) -> set[bytes]:
         by_ledger = {key for key in keys if key in self._ledger.keys}
-        return by_ledger | self._destination.has([key for key in dict.fromkeys(keys) if key not in by_ledger])
+        return by_ledger | self._destination.find_existing([key for key in dict.fromkeys(keys) if key not in by_ledger])
 
 
 def _next_round(
     left: list[int], classes: Any, counts: Counter[int], missing: int | None, per_class: int | None, width: int
 ) -> tuple[list[int], list[int]]:
-    """Candidates to fetch now, and those left for later rounds."""
+    """Candidates to fetch in this round, and candidates for later rounds."""
     if per_class is None:
         cut = len(left) if missing is None else missing * width
         return left[:cut], left[cut:]

@@ -1,4 +1,4 @@
-"""One row of a review queue, and the columns in which it is written.
+"""A row of a review queue, and the columns of a queue.
 
 In: a row of the results with its image. Out: a `QueueRow`, and the Arrow schema of a queue.
 """
@@ -12,38 +12,50 @@ import pyarrow as pa
 
 from screen.columns import IDENTITY, SCORES, VERDICT, Column
 
-HANDED_ON = (
-    Column("rank", pa.int64(), "", "1 and up", "Order of review: 1 is the most suspicious; audit rows come last."),
-    Column("key", pa.string(), "", "", "SHA-256 of the image's bytes: the same image has the same key everywhere."),
-    Column("source", pa.string(), "", "", "`flagged`, or `audit`: one of the random rows that were not flagged."),
-    Column("suspicion", pa.float64(), "", "any", "What the queue is ordered by, turned so that high is suspicious."),
-    Column("predicted", pa.string(), "", "", "The predicted class by its name; several labels: joined by `, `."),
-    Column("model_version", pa.string(), "", "", "Digests of the model and of what decided the results, in short."),
+ADDED_COLUMNS = (
     Column(
-        "input_footer", pa.string(), "", "", "Digest of the input shard's footer: which file `shard` and `row` mean."
+        "rank",
+        pa.int64(),
+        "",
+        "1 and up",
+        "Position in the order of review: 1 is the most suspicious; audit rows come last.",
+    ),
+    Column("key", pa.string(), "", "", "SHA-256 of the image's bytes; identical images have the same key."),
+    Column("source", pa.string(), "", "", "`flagged`, or `audit` for the random sample of unflagged rows."),
+    Column(
+        "suspicion", pa.float64(), "", "any", "The score that orders the queue, negated if low values are suspicious."
+    ),
+    Column("predicted", pa.string(), "", "", "Name of the predicted class; several labels are joined by `, `."),
+    Column("model_version", pa.string(), "", "", "Short digests of the model and of the run's configuration."),
+    Column(
+        "input_footer",
+        pa.string(),
+        "",
+        "",
+        "Digest of the input shard's footer; identifies the file of `shard` and `row`.",
     ),
 )
-"""What a queue says of a row beside the results' own columns."""
+"""Columns that a queue adds to the columns of the results."""
 
-QUEUE_COLUMNS = (*HANDED_ON, *IDENTITY, *SCORES, *VERDICT)
+QUEUE_COLUMNS = (*ADDED_COLUMNS, *IDENTITY, *SCORES, *VERDICT)
 RESULT_COLUMNS = tuple(column.name for column in (*IDENTITY, *SCORES, *VERDICT))
 
 IMAGE_FIELD = pa.field(
     "image",
     pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
-    metadata={"description": "The image as it is in the input, in the Hugging Face layout."},
+    metadata={"description": "The image from the input, in the Hugging Face layout."},
 )
 
 
 @dataclass(frozen=True)
 class QueuedImage:
-    """An image as it is handed on.
+    """An image for export.
 
     Attributes:
-        data: the bytes of a file: those of the input, or a PNG where the input holds bare pixels.
-        path: as the input names it; None where it does not.
-        suffix: of a file of this format, with its dot.
-        media_type: of this format.
+        data: bytes of the image file: those of the input, or a PNG if the input holds raw pixels.
+        path: path of the image in the input; None without one.
+        suffix: file extension of the format, with the dot.
+        media_type: media type of the format.
     """
 
     data: bytes
@@ -54,16 +66,16 @@ class QueuedImage:
 
 @dataclass(frozen=True)
 class QueueRow:
-    """A row in its place of the queue.
+    """A row of a queue.
 
     Attributes:
-        rank: from 1.
-        key: SHA-256 of the image's bytes, as hexadecimal text.
+        rank: position in the queue, from 1.
+        key: SHA-256 of the image's bytes, in hexadecimal.
         source: `flagged` or `audit`.
-        suspicion: what it is ordered by, high is suspicious; None where it could not be scored.
-        predicted: the names of what the model would choose.
-        model_version: of the results.
-        input_footer: of the input shard.
+        suspicion: the score that orders the queue, high is suspicious; None if the row was not scored.
+        predicted: names of the predicted classes.
+        model_version: `Results.model_version`.
+        input_footer: digest of the input shard's footer.
         result: the row of the results, by column.
         image: the image.
     """
@@ -79,7 +91,7 @@ class QueueRow:
     image: QueuedImage
 
     def values(self) -> dict[str, Any]:
-        """Every column of `QUEUE_COLUMNS`."""
+        """Values of all `QUEUE_COLUMNS`, by name."""
         own = {
             "rank": self.rank,
             "key": self.key,
@@ -93,6 +105,6 @@ class QueueRow:
 
 
 def queue_schema(*, images: bool) -> pa.Schema:
-    """The schema of a queue in Parquet."""
+    """Arrow schema of a queue."""
     fields = [column.field() for column in QUEUE_COLUMNS]
     return pa.schema([*fields, IMAGE_FIELD] if images else fields)

@@ -1,6 +1,6 @@
-"""What a queue handed on and what not, for people and for programs.
+"""The report of `oodscreen queue`: exported and skipped rows.
 
-In: counts. Out: text, a line of JSON, and an exit code.
+In: counts. Out: text, one line of JSON, and an exit code.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from export.errors import ExitCode
 
 @dataclass
 class QueueReport:
-    """What was handed on, and what was not.
+    """Counts of exported and skipped rows.
 
     Attributes:
-        to: where to.
+        to: description of the destination.
         rows: rows of the results.
-        flagged: of these, flagged.
-        matching: of these, with a reason that was asked for.
-        order: the score that they are ordered by.
-        handed_on: flagged rows that were handed on.
-        audit: random other rows that were.
-        before: rows whose image was handed on before.
-        same_image: rows whose image is in the queue already, by a more suspicious row.
-        without_image: rows without an image that can be shown, by why.
-        shards: input shards of which nothing could be handed on, and why.
-        shard_rows: rows in them that were wanted.
-        reasons: flagged rows by their reason.
-        notes: what else a person should know.
+        flagged: flagged rows.
+        matching: flagged rows with one of the selected reasons.
+        order: the score that orders the queue.
+        handed_on: exported flagged rows.
+        audit: exported rows of the random sample.
+        before: rows whose image was exported earlier.
+        same_image: rows whose image is already in this queue, from a more suspicious row.
+        without_image: counts of rows without an image that can be shown, by reason.
+        shards: reasons for input shards that are unavailable or changed, by name.
+        shard_rows: selected rows in these shards.
+        reasons: flagged rows by main reason.
+        notes: further messages for the user.
     """
 
     to: str
@@ -49,44 +49,44 @@ class QueueReport:
 
     @property
     def exit_code(self) -> ExitCode:
-        """What the process should end with."""
+        """Exit code of the command."""
         return ExitCode.UNREADABLE_INPUT if self.shards else ExitCode.DONE
 
     def to_json(self) -> str:
-        """In one line."""
+        """The report as one line of JSON."""
         return json.dumps({"exit_code": int(self.exit_code), **asdict(self)})
 
     def to_text(self) -> str:
-        """For people."""
+        """The report as text for the terminal."""
         lines = [f"{self.flagged} of {self.rows} rows are flagged"]
         if self.matching != self.flagged:
-            lines[0] += f", {self.matching} of them for a reason that was asked for"
+            lines[0] += f", {self.matching} of them for a selected reason"
         if self.reasons and not self.matching:
-            lines.append(f"  reasons: {_told(self.reasons)}")
+            lines.append(f"  reasons: {_format_counts(self.reasons)}")
         if self.handed_on or self.audit:
-            audit = f" and {self.audit} random other row(s), to audit the flag" if self.audit else ""
-            lines.append(f"handed on to {self.to}: {self.handed_on} row(s) by {self.order}{audit}")
+            audit = f" and {self.audit} random unflagged row(s) as an audit" if self.audit else ""
+            lines.append(f"exported to {self.to}: {self.handed_on} flagged row(s) by {self.order}{audit}")
         else:
-            lines.append(f"nothing new for {self.to}")
+            lines.append(f"no new rows for {self.to}")
         if self.before:
-            lines.append(f"  handed on before: {self.before} row(s); another --project starts a queue of its own")
+            lines.append(f"  exported earlier: {self.before} row(s); another --project starts a separate queue")
         if self.same_image:
-            lines.append(f"  same image as a row before it: {self.same_image} row(s)")
+            lines.append(f"  same image as a row before: {self.same_image} row(s)")
         if self.without_image:
             lines.append(
                 f"  without an image to show: {sum(self.without_image.values())} row(s) "
-                f"({_told(self.without_image)}); RESULTS/_quarantine.pq names them"
+                f"({_format_counts(self.without_image)}); listed in RESULTS/_quarantine.pq"
             )
         for name, why in list(self.shards.items())[:5]:
-            lines.append(f"  not handed on: {name!r} {why}")
+            lines.append(f"  not exported: {name!r} {why}")
         if self.shards:
             more = f"{len(self.shards) - 5} more shard(s) like these; " if len(self.shards) > 5 else ""
             lines.append(
-                f"  {more}{self.shard_rows} row(s) in {len(self.shards)} shard(s) wait; next: bring the shards back, "
-                "name where they are by --input, or run the model over the new ones"
+                f"  {more}{self.shard_rows} row(s) in {len(self.shards)} shard(s) are pending; next: restore the "
+                "shards, give their current location with --input, or score the changed ones with `oodscreen run`"
             )
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
-def _told(counts: dict[str, int]) -> str:
+def _format_counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in list(counts.items())[:6])

@@ -1,6 +1,6 @@
-"""Where a queue goes: from the options of the command to a destination.
+"""Choose the destination of a queue from the options of the command.
 
-In: options. Out: a `FileDestination` or a `LabelStudioProject`. Options that would do nothing are refused.
+In: options. Out: a `FileDestination` or a `LabelStudioProject`. Options without effect are refused.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def choose_destination(
     image_url: str | None,
     url: str | None,
 ) -> Destination:
-    """Find out where a queue goes; a project of a server is made if missing.
+    """The destination of a queue; a missing Label Studio project is created.
 
     Raises:
-        OptionRefused: the options do not say it, or contradict each other.
-        OutputRefused: a file would lie where a command takes it for results or images.
+        OptionRefused: the options are incomplete or contradict each other.
+        OutputRefused: the file would be in RESULTS or INPUT, where it would be read as results or images.
     """
     template = None if image_url is None else ImageUrl(image_url)
     if to is not None and to not in (*FILE_FORMATS, _SERVER):
@@ -45,8 +45,8 @@ def choose_destination(
         if output is not None or not images:
             raise OptionRefused(
                 f"{'--no-images' if output is None else f'--output {output}'} was given with --to {_SERVER}.",
-                wanted="a project to import into",
-                next_step="leave it out, or write a file by --to label-studio-tasks",
+                wanted="neither --output nor --no-images with --to label-studio",
+                next_step="leave out that option, or write a file with --to label-studio-tasks",
             )
         from screen.review.queue.labelstudio_api import open_project
 
@@ -54,7 +54,7 @@ def choose_destination(
     if output is None:
         raise OptionRefused(
             "Neither --output nor --to label-studio was given.",
-            wanted="where the rows go",
+            wanted="a destination for the rows",
             next_step="for example --output queue.parquet, or --to label-studio --url http://localhost:8080",
         )
     destination = make_file_destination(output, to, project or DEFAULT_PROJECT, classes, images=images, url=template)
@@ -63,28 +63,28 @@ def choose_destination(
 
 
 def _refuse_within(target: Path, kind: str, results: Results) -> None:
-    """Keep queues out of RESULTS, and Parquet out of the folder of the input shards.
+    """Refuse queues in RESULTS, and Parquet queues in the folder of the input shards.
 
-    What INPUT was is not recorded: a single shard in its folder may have been named by itself, and what lies beside it
-    is nobody's then.
+    INPUT itself is not recorded. If a folder has only one scored shard, INPUT may have been that file, so other files
+    in the folder are allowed.
     """
-    place = _resolved(target)
-    if is_within(place, _resolved(results.place)):
+    path = _resolved(target)
+    if is_within(path, _resolved(results.folder)):
         raise OutputRefused(
-            f"{target} lies in RESULTS {results.place}.",
-            wanted="a queue outside it: nothing but a run writes there, and its files would be taken for results",
-            next_step="choose a folder beside RESULTS",
+            f"{target} is in RESULTS {results.folder}.",
+            wanted="a file outside RESULTS, where it would be read as results",
+            next_step="choose another folder",
         )
     roots = {entry.root for entry in results.entries} if kind == "parquet" else set()
     for root in roots:
         names = [entry.shard for entry in results.entries if entry.root == root]
-        if (len(names) > 1 or "/" in names[0]) and is_within(place, _resolved(as_path(root))):
+        if (len(names) > 1 or "/" in names[0]) and is_within(path, _resolved(as_path(root))):
             raise OutputRefused(
-                f"{target} lies in INPUT, which is {root}.",
-                wanted="a queue outside it: the next run would take it for a shard of images",
-                next_step="choose a folder beside INPUT",
+                f"{target} is in INPUT {root}.",
+                wanted="a file outside INPUT, where the next run would read it as a shard of images",
+                next_step="choose another folder",
             )
 
 
-def _resolved(place: Path) -> Path:
-    return place.resolve() if is_local(place) else place
+def _resolved(path: Path) -> Path:
+    return path.resolve() if is_local(path) else path

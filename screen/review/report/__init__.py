@@ -1,4 +1,4 @@
-"""One HTML page about a run.
+"""Report the results of a run on one HTML page.
 
-In: results, and the input shards for pictures. Out: `Findings` and a self-contained page.
+In: results, and the input shards for their images. Out: `Findings` and a self-contained page.
 """

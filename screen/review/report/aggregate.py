@@ -1,7 +1,7 @@
-"""Count result rows batch by batch, in memory that does not grow with them.
+"""Aggregate result rows batch by batch, in memory that does not grow with the number of rows.
 
-In: the scalar columns of the results, in batches. Out: histograms, rows by class and by reason, and the places of the
-most suspicious rows.
+In: the scalar columns of the results, in batches. Out: histograms, counts by class and by reason, and the positions of
+the top-ranked rows.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from screen.columns import CALIBRATED, SCORES
 from screen.review.results import RowPosition
 
 SCALARS = tuple(column.name for column in SCORES if column.type in (pa.float32(), pa.float64()))
-"""The scores that are one number."""
+"""Scores with one number per row."""
 
 NEEDED = ("prediction", *SCALARS, "flag", "flag_reasons", "status")
-"""The columns that are counted."""
+"""Columns that `Aggregate.add` reads."""
 
 ORDER = ("ood_score", "largest_label_entropy", "entropy", "largest_std")
-"""By which score rows are suspicious where that of the queue is null: the first of these that is not."""
+"""Scores that rank rows when the queue's score is null, in order of preference."""
 
 _BINS = 96
 _SMALLEST_WIDTH = 2.0**-20
 _LARGEST_NUMBER = 2**52
-"""Of a bin: the numbers beyond it are not all exact."""
+"""Maximum bin number; float64 does not represent every larger integer exactly."""
 
 _MOST_REASONS = 1000
 
 
 class GrowingHistogram:
-    """Counts in bins of one width that doubles until the values seen so far lie in 96 of them.
+    """A histogram whose bin width doubles until all values so far fit in 96 bins.
 
-    Edges are multiples of the width, which is a power of two: the result does not depend on the order of the values.
+    The width is a power of two and the edges are its multiples, so the result does not depend on the order of the
+    values.
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,7 @@ class GrowingHistogram:
         self._counts: dict[int, NDArray[np.int64]] = {}
 
     def add(self, values: NDArray[np.float64], flag: NDArray[np.bool_]) -> None:
-        """Count `values` `[n]`, and apart those with a `flag` `[n]`; what is not finite is passed over."""
+        """Count `values` `[n]`, and separately those with a `flag` `[n]`; non-finite values are ignored."""
         finite = np.isfinite(values)
         values, flag = values[finite], flag[finite]
         if not len(values):
@@ -54,7 +55,7 @@ class GrowingHistogram:
         low, high = float(values.min()), float(values.max())
         while not self._fits(low, high):
             self._double()
-        bins = np.floor_divide(values, self._width).astype(np.int64)  # exact, also where a quotient underflows
+        bins = np.floor_divide(values, self._width).astype(np.int64)  # exact, even if the quotient underflows
         first = int(bins.min())
         rows = np.bincount(bins - first)
         flagged = np.bincount(bins[flag] - first, minlength=len(rows))
@@ -62,10 +63,10 @@ class GrowingHistogram:
             self._count(first + index, np.array([rows[index], flagged[index]]))
 
     def bins(self, also: Sequence[float] = ()) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-        """Edges `[n + 1]`, rows `[n]` and flagged rows `[n]`, from the first bin that has rows to the last.
+        """Edges `[n + 1]`, rows `[n]` and flagged rows `[n]`, from the first non-empty bin to the last.
 
         Args:
-            also: other values that are to lie in the range of 96 bins.
+            also: further values that must fit in the range of 96 bins, such as thresholds.
         """
         if not self._counts:
             return np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -95,13 +96,13 @@ class GrowingHistogram:
 
 
 class Aggregate:
-    """Counts of readable rows.
+    """Running counts of the result rows, and the top-ranked rows so far.
 
     Args:
-        top: how many of the most suspicious rows are remembered.
-        review_rate: p-values up to this are counted.
-        score: by which rows are suspicious; those of `ORDER` take its place where it is null.
-        high: whether what is high in it is suspicious.
+        top: number of top-ranked rows to keep.
+        review_rate: rows with a p-value up to this are counted as flagged by the calibration; None without one.
+        score: the score that ranks rows; the first non-null score of `ORDER` replaces it when it is null.
+        high: whether high values of the score are suspicious.
     """
 
     def __init__(self, top: int, review_rate: float | None, score: str = ORDER[0], *, high: bool = True) -> None:
@@ -117,17 +118,17 @@ class Aggregate:
         self._best = np.zeros((0, 4))  # flagged, score, -shard, -row
 
     def add(self, shard: int, start: int, table: pa.Table) -> None:
-        """Count some rows of a shard.
+        """Count one batch of a shard's rows.
 
         Args:
-            shard: its number; shards come in the order of their numbers.
-            start: position of the first row.
-            table: the columns `NEEDED`.
+            shard: number of the shard; shards are added in ascending order.
+            start: position of the batch's first row in the shard.
+            table: the batch, with the columns `NEEDED`.
         """
         self.rows += len(table)
         self.all_flagged += pc.sum(table["flag"]).as_py() or 0
         is_ok = pc.equal(table["status"], "ok")
-        places = np.flatnonzero(np.asarray(is_ok)) + start
+        positions = np.flatnonzero(np.asarray(is_ok)) + start
         table = table.filter(is_ok)
         if not len(table):
             return
@@ -146,14 +147,14 @@ class Aggregate:
                 counted["values"] in self.reasons or len(self.reasons) < _MOST_REASONS
             ):
                 self.reasons[counted["values"]] += counted["counts"]
-        self._remember(shard, places, flag, table)
+        self._remember(shard, positions, flag, table)
 
-    def suspects(self) -> list[RowPosition]:
-        """The most suspicious rows: flagged ones first, then by `order`, then in the order of the results."""
+    def top_rows(self) -> list[RowPosition]:
+        """Positions of the top-ranked rows: flagged rows first, then by `order`, then in the order of the results."""
         return [RowPosition(-int(shard), -int(row)) for _, _, shard, row in self._best]
 
     def uncalibrated_order(self) -> str:
-        """The first score of `ORDER` that has values and does not depend on a calibration; "" where there is none."""
+        """The first score of `ORDER` with values and without a calibration; "" if there is none."""
         names = [name for name in ORDER if name not in CALIBRATED]
         return next((name for name in names if len(self.histograms[name].bins()[1])), "")
 
@@ -165,7 +166,7 @@ class Aggregate:
             numbers, counts = np.unique(chosen, return_counts=True)
             counter.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
 
-    def _remember(self, shard: int, places: NDArray[np.int64], flag: NDArray[np.bool_], table: pa.Table) -> None:
+    def _remember(self, shard: int, positions: NDArray[np.int64], flag: NDArray[np.bool_], table: pa.Table) -> None:
         if not self.order:
             names = (self._first, *ORDER)
             self.order = next((name for name in names if not table[name].null_count), "")
@@ -173,6 +174,6 @@ class Aggregate:
         scores = np.asarray(table[self.order], np.float64) if self.order else np.zeros(len(table))
         scores = scores if self.high else -scores
         scores = np.nan_to_num(scores, nan=-np.inf)
-        new = np.stack([flag, scores, np.full(len(places), -shard), -places], axis=1)
+        new = np.stack([flag, scores, np.full(len(positions), -shard), -positions], axis=1)
         both = np.concatenate([self._best, new])
         self._best = both[np.lexsort(both.T[::-1])[::-1][: self._top]]

@@ -1,7 +1,7 @@
-"""What is different between two runs: their settings, and the rows whose flag changed.
+"""Compare two runs: their settings, and the rows whose flag changed.
 
-In: two `Results`. Out: differences in words, and `RowChanges`. Rows are compared by their place in shards that are the
-same in both runs, so one shard's flags are in memory at a time.
+In: two `Results`. Out: differences in words, and `RowChanges`. Rows are compared by position in shards that are
+identical in both runs, so only one shard's flags are in memory at a time.
 """
 
 from __future__ import annotations
@@ -18,55 +18,55 @@ from screen.review.report.top_rows import ShownNames
 from screen.review.results import Results
 from screen.review.text import clip
 
-_LISTED = 20
+_LISTED_ROWS = 20
 
 _WORDS = {
     "model": "model",
     "passes": "passes T",
     "masks": "masks",
-    "mask_algorithm": "version of the masks",
-    "result_format": "format of the results",
+    "mask_algorithm": "mask version",
+    "result_format": "result format",
     "seed": "seed",
     "flag_if": "flag rule",
     "calibration": "calibration",
-    "adaptive": "passes stop early",
+    "adaptive": "early exit",
     "image_column": "image column",
     "id_column": "id column",
-    "image_root": "folder of images",
-    "max_pixels": "pixels at most",
+    "image_root": "image folder",
+    "max_pixels": "maximum pixels",
     "keep": "copied columns",
 }
 _INCOMPARABLE = ("model", "passes", "masks", "mask_algorithm", "image_column", "image_root")
-"""Settings that change the scores of an image, or which image is read. Formats 1 and 2 have the same scores."""
+"""Settings that change an image's scores, or which image is scored; result formats 1 and 2 have the same scores."""
 
 _DIGESTS = ("model", "calibration")
 
 
 def differing_settings(now: Results, then: Results) -> tuple[tuple[str, str, str], ...]:
-    """Name, then and now of everything that decides results and is not the same."""
+    """Name, earlier value and current value of each setting that differs."""
     return tuple(
-        (words, _tell(key, then), _tell(key, now))
+        (words, _format(key, then), _format(key, now))
         for key, words in _WORDS.items()
         if now.identity.get(key) != then.identity.get(key)
     )
 
 
 def incomparable_settings(now: Results, then: Results) -> tuple[str, ...]:
-    """The names of those that make scores incomparable."""
+    """Names of the differing settings that make scores incomparable."""
     return tuple(_WORDS[key] for key in _INCOMPARABLE if now.identity.get(key) != then.identity.get(key))
 
 
 def compare_rows(
     now: Results, then: Results, shards: Sequence[tuple[ManifestEntry, ManifestEntry]], order: str, *, high: bool
 ) -> RowChanges:
-    """Compare flags row by row.
+    """Compare the flags of two runs row by row.
 
     Args:
-        now: the results.
-        then: those of the earlier run.
-        shards: the entries of both for each shard that is the same in both.
-        order: the score by which rows are suspicious; "" where there is none.
-        high: whether what is high in it is suspicious.
+        now: the current results.
+        then: the earlier results.
+        shards: current and earlier manifest entry of each shard that is identical in both.
+        order: the score that ranks rows; "" if there is none.
+        high: whether high values of the score are suspicious.
     """
     sign = 1.0 if high else -1.0
     rows = newly = no_longer = 0
@@ -79,12 +79,12 @@ def compare_rows(
         no_longer += int(np.sum(before & ~flag))
         changes = ((flag & ~before, score), (before & ~flag, score_before))
         for heap, (changed, by) in zip(best, changes, strict=True):
-            places = np.flatnonzero(changed)
+            positions = np.flatnonzero(changed)
             suspicion = np.nan_to_num(sign * by, nan=-np.inf)
-            ranked = np.lexsort((places, -suspicion[places]))[:_LISTED]
-            for row in places[ranked].tolist():
+            ranked = np.lexsort((positions, -suspicion[positions]))[:_LISTED_ROWS]
+            for row in positions[ranked].tolist():
                 rank = (float(suspicion[row]), -number, -row)
-                (heapq.heappush if len(heap) < _LISTED else heapq.heappushpop)(
+                (heapq.heappush if len(heap) < _LISTED_ROWS else heapq.heappushpop)(
                     heap, (rank, float(score_before[row]), float(score[row]))
                 )
     listed = [[_describe(now, shards, one) for one in sorted(heap, reverse=True)] for heap in best]
@@ -97,9 +97,9 @@ _Ranked = tuple[tuple[float, int, int], float, float]
 def _describe(now: Results, shards: Sequence[tuple[ManifestEntry, ManifestEntry]], one: _Ranked) -> ChangedRow:
     (_, number, row), before, after = one
     entry = shards[-number][0]
-    told = now.take(entry, [-row], ["id", "prediction"]).to_pylist()[0]
-    name = "" if told["prediction"] is None else ShownNames.of(now).name(told["prediction"])
-    return ChangedRow(clip(entry.shard), -row, clip(told["id"]), name, before, after)
+    values = now.take(entry, [-row], ["id", "prediction"]).to_pylist()[0]
+    name = "" if values["prediction"] is None else ShownNames.of(now).name(values["prediction"])
+    return ChangedRow(clip(entry.shard), -row, clip(values["id"]), name, before, after)
 
 
 def _read(results: Results, entry: ManifestEntry, order: str) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
@@ -110,7 +110,7 @@ def _read(results: Results, entry: ManifestEntry, order: str) -> tuple[NDArray[n
     return np.concatenate(flags), np.concatenate(scores)
 
 
-def _tell(key: str, results: Results) -> str:
+def _format(key: str, results: Results) -> str:
     value = results.identity.get(key)
     if key in _DIGESTS and value is not None:
         name = f"{results.record.model}, " if key == "model" and results.record is not None else ""

@@ -1,7 +1,7 @@
-"""Plots for a page: matplotlib draws them as SVG, which then takes its colours from the page.
+"""Draw the page's plots as SVG with matplotlib.
 
-In: a `Histogram` or a `Rate`. Out: an `<svg>` element as text, with title and description for those who cannot see
-it. Its colours are names that the page's style sheet gives values to, for light, dark and paper.
+In: a `Histogram` or a `Rate`. Out: an `<svg>` element as text, with title and description for screen readers. Its
+colours are variables of the page's style sheet, which sets them for light, dark and print.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# matplotlib takes no names of a style sheet, so it draws in colours that nothing else has, and these are replaced.
-_INK, _MUTED, _ROWS, _FLAGGED, _BAND = "#010203", "#020304", "#030405", "#040506", "#050607"
-_NAMES = {
+# matplotlib does not accept CSS variables: it draws in unique placeholder colours, which are replaced afterwards.
+_INK, _MUTED, _ROWS, _FLAGGED, _SHADE = "#010203", "#020304", "#030405", "#040506", "#050607"
+_CSS_COLOURS = {
     _INK: "currentColor",
     _MUTED: "var(--muted)",
     _ROWS: "var(--rows)",
     _FLAGGED: "var(--flagged)",
-    _BAND: "var(--band)",
+    _SHADE: "var(--shade)",
 }
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
@@ -34,11 +34,11 @@ _FONT = 9.0
 
 
 def draw_histogram(histogram: Histogram, key: str) -> str:
-    """A histogram of all readable rows and, before it, of the flagged ones, on a logarithmic axis of rows.
+    """Histogram of all readable rows with the flagged rows in front, on a logarithmic count axis.
 
     Args:
-        histogram: what to draw.
-        key: a prefix for the ids in it, of its own on the page.
+        histogram: the bins and thresholds to draw.
+        key: prefix for the element ids, unique on the page.
 
     Raises:
         OptionRefused: matplotlib is not installed.
@@ -49,7 +49,7 @@ def draw_histogram(histogram: Histogram, key: str) -> str:
     edges = np.array(histogram.edges)
     axes.set_yscale("log")
     for counts, colour in ((histogram.rows, _ROWS), (histogram.flagged, _FLAGGED)):
-        # Half a row is the floor of the axis, so that one row can be seen.
+        # The axis starts at half a row, so that a bin of one row is visible.
         axes.stairs(np.maximum(counts, 0.5), edges, baseline=0.5, fill=True, color=colour, linewidth=0)
     top = max(histogram.rows)
     axes.set_ylim(0.5, top * 3)
@@ -69,59 +69,59 @@ def draw_histogram(histogram: Histogram, key: str) -> str:
 
 
 def describe_histogram(histogram: Histogram) -> str:
-    """A histogram in a sentence."""
+    """Text alternative of a histogram, in one sentence."""
     rows = np.array(histogram.rows)
     middle = int(np.searchsorted(np.cumsum(rows), rows.sum() / 2))
     flagged = np.flatnonzero(histogram.flagged)
-    told = (
+    text = (
         f"{rows.sum():,} rows from {histogram.edges[0]:.3g} to {histogram.edges[-1]:.3g}, "
         f"half of them below {histogram.edges[middle + 1]:.3g}"
     )
     if len(flagged):
-        told += (
+        text += (
             f"; {sum(histogram.flagged):,} flagged rows from {histogram.edges[flagged[0]]:.3g} "
             f"to {histogram.edges[flagged[-1] + 1]:.3g}"
         )
     if histogram.limits:
-        told += f"; limit of the flag rule: {', '.join(f'{limit:.4g}' for limit in histogram.limits)}"
-    return told + "."
+        text += f"; flag threshold: {', '.join(f'{limit:.4g}' for limit in histogram.limits)}"
+    return text + "."
 
 
 def draw_rate(rate: Rate, key: str) -> str:
-    """The share of flagged rows with its interval, on the share that was promised.
+    """Plot of the flag rate with its 95 % interval, the expected range and the target review rate.
 
     Args:
-        rate: what to draw.
-        key: a prefix for the ids in it, of its own on the page.
+        rate: the rates to draw.
+        key: prefix for the element ids, unique on the page.
 
     Raises:
         OptionRefused: matplotlib is not installed.
     """
     figure, axes = _start(4.0, 0.75)
-    told = (
+    text = (
         f"{rate.share:.2%} of {rate.rows:,} readable rows are flagged, 95 % interval {rate.low:.2%} to {rate.high:.2%}"
     )
     ends = [100 * rate.high]
     if rate.expected is not None:
         low, high = (100 * flags / rate.rows for flags in rate.expected)
-        axes.axvspan(low, high, color=_BAND, linewidth=0)
+        axes.axvspan(low, high, color=_SHADE, linewidth=0)
         ends.append(high)
-        told += f"; {low / 100:.2%} to {high / 100:.2%} are to be expected of the calibration"
-    if rate.promised is not None:
-        axes.axvline(100 * rate.promised, color=_INK, linewidth=0.9, linestyle=(0, (3, 2)))
-        ends.append(100 * rate.promised)
-        told += f"; promised: {rate.promised:.2%}"
+        text += f"; expected range from the calibration: {low / 100:.2%} to {high / 100:.2%}"
+    if rate.target is not None:
+        axes.axvline(100 * rate.target, color=_INK, linewidth=0.9, linestyle=(0, (3, 2)))
+        ends.append(100 * rate.target)
+        text += f"; target review rate: {rate.target:.2%}"
     axes.plot([100 * rate.low, 100 * rate.high], [0, 0], color=_FLAGGED, linewidth=1.6, solid_capstyle="butt")
     axes.plot([100 * rate.share], [0], "o", color=_FLAGGED, markersize=6)
     axes.set_xlim(0, max(ends) * 1.15)
     axes.set_ylim(-1, 1)
     axes.set_yticks([])
     axes.xaxis.set_major_formatter(lambda share, _: f"{share:g} %")
-    return _finish(figure, key, "Share of flagged rows", f"{told}.")
+    return _finish(figure, key, "Flag rate", f"{text}.")
 
 
 def _start(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of this size in inches, without a frame."""
+    """An empty figure of this size in inches, with its axes and without a frame."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -138,7 +138,7 @@ def _start(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _finish(figure: Figure, key: str, title: str, description: str) -> str:
-    """The figure as an element of a page."""
+    """The figure as an `<svg>` element for the page."""
     import matplotlib
 
     buffer = io.BytesIO()
@@ -146,19 +146,19 @@ def _finish(figure: Figure, key: str, title: str, description: str) -> str:
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     ElementTree.register_namespace("", _SVG)
     ElementTree.register_namespace("xlink", _XLINK)
-    root = ElementTree.fromstring(buffer.getvalue())  # noqa: S314  what matplotlib has just written
+    root = ElementTree.fromstring(buffer.getvalue())  # noqa: S314  matplotlib's own output
     _drop(root, f"{{{_SVG}}}metadata")
-    _drop(root, f"{{{_SVG}}}style")  # it would be a style of the whole page
+    _drop(root, f"{{{_SVG}}}style")  # it would apply to the whole page
     _rename_ids(root, key)
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
     root.attrib |= {"role": "img", "aria-labelledby": f"{key}-title {key}-desc"}
-    for place, (tag, text) in enumerate((("title", title), ("desc", description))):
+    for position, (tag, text) in enumerate((("title", title), ("desc", description))):
         child = ElementTree.Element(f"{{{_SVG}}}{tag}", {"id": f"{key}-{tag}"})
         child.text = text
-        root.insert(place, child)
+        root.insert(position, child)
     text = ElementTree.tostring(root, encoding="unicode")
-    for colour, name in _NAMES.items():
+    for colour, name in _CSS_COLOURS.items():
         text = text.replace(colour, name)
     return text
 
@@ -172,7 +172,7 @@ def _drop(element: Any, tag: str) -> None:
 
 
 def _rename_ids(root: Any, key: str) -> None:
-    """Ids that something in the figure refers to get a prefix; the others go."""
+    """Prefix the ids that the figure refers to, and remove all others."""
     text = ElementTree.tostring(root, encoding="unicode")
     link = f"{{{_XLINK}}}href"
     for element in root.iter():

@@ -1,7 +1,7 @@
-"""What a report tells, as plain values: gathering makes them, and the page shows them.
+"""The contents of a report as plain values, independent of how they are read and displayed.
 
-Nothing here knows where a value came from, or how it will look. Texts that come from data are cut to a length that
-fits on a page.
+In: nothing. Out: dataclasses that `gather` fills and `page` renders. Texts from data are clipped to a length that fits
+on a page.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from screen.review.results import Settings
 
 @dataclass(frozen=True)
 class Histogram:
-    """How one score is distributed over the readable rows.
+    """Distribution of one score over the readable rows.
 
     Attributes:
-        score: its column.
-        unit: of the score; "" where it has none.
-        edges: `[n + 1]`, ascending, of bins of one width.
+        score: the score's column.
+        unit: unit of the score; "" if it has none.
+        edges: `[n + 1]`, ascending edges of bins of equal width.
         rows: `[n]`, readable rows in each bin.
-        flagged: `[n]`, how many of them are flagged.
-        limits: the numbers that the flag rule compares it with.
+        flagged: `[n]`, flagged rows in each bin.
+        limits: thresholds that the flag rule compares the score with.
     """
 
     score: str
@@ -36,13 +36,13 @@ class Histogram:
 
 @dataclass(frozen=True)
 class GroupShare:
-    """Part of the readable rows, and how many of it are flagged.
+    """Counts of one class, shard or flag reason.
 
     Attributes:
-        name: of the class, the shard or the reason.
+        name: name of the class, shard or reason.
         rows: readable rows.
-        flagged: how many of them are flagged.
-        bad: rows beside these that could not be scored.
+        flagged: flagged readable rows.
+        bad: further rows that could not be scored.
     """
 
     name: str
@@ -52,42 +52,42 @@ class GroupShare:
 
     @property
     def rate(self) -> float:
-        """The share that is flagged."""
+        """Flagged share of the readable rows."""
         return self.flagged / self.rows if self.rows else 0.0
 
 
 @dataclass(frozen=True)
 class Rate:
-    """How many readable rows are flagged, beside what was promised.
+    """The observed flag rate, with the target review rate and the range expected from the calibration.
 
     Attributes:
         rows: readable rows.
-        flagged: how many of them are flagged.
-        low: the true rate lies above it, with 97.5 % confidence.
-        high: and below it, with the same.
-        promised: the review rate of the calibration; None without one.
-        by_calibration: how many rows the calibration by itself flags; a rule beside it may flag more.
-        expected: from how many to how many flags of a calibration are to be expected in 99.9 of 100 runs; None
-            where that is not known, or the rows are too few to say.
+        flagged: flagged readable rows.
+        low: lower end of the 95 % interval of the flag rate (Wilson 1927).
+        high: upper end of the same interval.
+        target: target review rate of the calibration; None without a calibration.
+        by_calibration: rows flagged by the calibrated threshold alone, without further rules.
+        expected: 99.9 % prediction interval of `by_calibration`, in rows, low to high; None without a record of the
+            calibration, or with too few rows.
     """
 
     rows: int
     flagged: int
     low: float
     high: float
-    promised: float | None
+    target: float | None
     by_calibration: int
     expected: tuple[int, int] | None
 
     @property
     def share(self) -> float:
-        """The share that is flagged."""
+        """Flagged share of the readable rows."""
         return self.flagged / self.rows if self.rows else 0.0
 
 
 @dataclass(frozen=True)
 class ClassValue:
-    """What the passes say of one class (or one value of a regression): mean and standard deviation over passes."""
+    """Mean and standard deviation over the passes of one class, or of one regression output."""
 
     name: str
     mean: float
@@ -96,22 +96,22 @@ class ClassValue:
 
 @dataclass(frozen=True)
 class TopRow:
-    """One of the most suspicious rows.
+    """One of the top-ranked rows.
 
     Attributes:
-        shard: name of its shard.
-        row: position in it.
-        id: its key.
-        prediction: predicted class; "" where the model has no classes.
-        flag: whether it is flagged.
-        reason: as in the results; "" where it is not flagged.
-        reasons: the same without the row's own values, one by one.
-        scores: name and value of each score that the results have.
-        values: the classes with the largest mean, in this order; of a regression its first values.
+        shard: name of the shard.
+        row: position in the shard.
+        id: key of the row.
+        prediction: predicted class; "" if the model predicts none.
+        flag: whether the row is flagged.
+        reason: `flag_reason` in the results; "" if the row is not flagged.
+        reasons: the single reasons, without the row's own values.
+        scores: name and value of each score in the results.
+        values: the classes with the largest means, in descending order; for a regression, its first outputs.
         has_classes: whether `values` are probabilities.
-        others: how many classes or values are not among them.
+        others: number of classes or outputs that are not in `values`.
         kept: name and value of the copied input columns.
-        preview: its picture, or why there is none.
+        preview: thumbnail of the image, or the reason why there is none.
     """
 
     shard: str
@@ -142,12 +142,12 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Quarantine:
-    """What could not be scored.
+    """Rows and shards that could not be scored.
 
     Attributes:
-        total: rows and shards in it.
-        statuses: how many of them have which status.
-        first: the first of them.
+        total: number of rows and shards.
+        statuses: name and count of each status.
+        first: the first entries.
     """
 
     total: int
@@ -157,15 +157,15 @@ class Quarantine:
 
 @dataclass(frozen=True)
 class Counts:
-    """A run in numbers.
+    """Counts of one run.
 
     Attributes:
         shards: result shards.
-        rows: rows in them.
-        bad: of these, rows that could not be scored.
-        rate: how many of the others are flagged.
-        classes: readable rows by predicted class, in the order of the classes; empty where there are none.
-        reasons: flagged readable rows by reason, the most frequent first.
+        rows: rows in all shards.
+        bad: rows that could not be scored.
+        rate: flag rate of the readable rows.
+        classes: readable rows by predicted class, in class order; empty if the model predicts no class.
+        reasons: flagged readable rows by reason, most frequent first.
     """
 
     shards: int
@@ -178,7 +178,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class ChangedRow:
-    """A row whose flag is another than it was."""
+    """A row whose flag changed since the earlier run, with its earlier and current score."""
 
     shard: str
     row: int
@@ -190,15 +190,15 @@ class ChangedRow:
 
 @dataclass(frozen=True)
 class RowChanges:
-    """Rows of shards that both runs scored, and that are unchanged between them.
+    """Flag changes in the shards that are identical in both runs.
 
     Attributes:
-        rows: how many were compared.
-        newly: how many are flagged now, and were not.
-        no_longer: how many were flagged, and are not now.
-        score: what `ChangedRow` gives of them.
-        newly_first: the most suspicious of the newly flagged.
-        no_longer_first: those that were the most suspicious.
+        rows: number of compared rows.
+        newly: rows flagged only in the current run.
+        no_longer: rows flagged only in the earlier run.
+        score: the score shown in `ChangedRow`.
+        newly_first: top-ranked newly flagged rows.
+        no_longer_first: rows no longer flagged, ranked by their earlier score.
     """
 
     rows: int
@@ -211,17 +211,17 @@ class RowChanges:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is different from an earlier run.
+    """Differences from an earlier run.
 
     Attributes:
-        name: of the earlier results.
-        counts: of the earlier run.
-        differences: what else decided its results: name, then, now.
-        incomparable: which of these make scores, classes and rows incomparable; empty where they may be compared.
-        new_shards: shards that it did not score.
-        gone_shards: shards that only it scored.
-        changed_shards: shards that changed since it scored them.
-        changes: row by row; None where that cannot be compared.
+        name: name of the earlier results.
+        counts: counts of the earlier run.
+        differences: name, earlier value and current value of each setting that differs.
+        incomparable: differing settings that make scores and rows incomparable; empty if the runs are comparable.
+        new_shards: shards that only the current run scored.
+        gone_shards: shards that only the earlier run scored.
+        changed_shards: shards whose input changed between the runs.
+        changes: flag changes row by row; None if the runs are not comparable.
     """
 
     name: str
@@ -236,21 +236,21 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that a report tells.
+    """The contents of a report.
 
     Attributes:
-        name: of the results.
-        settings: what decided them.
-        record: what the last run was like; None where that was not recorded.
-        counts: the run in numbers.
-        histograms: of the scores that the results have.
-        shards: rows by shard, those with the largest flagged share first; perhaps not all.
-        order: the score by which rows are suspicious.
-        high: whether what is high in it is suspicious.
-        suspects: the most suspicious rows.
-        notes: why pictures are missing, one sentence each.
-        quarantine: what could not be scored.
-        comparison: None where there is nothing to compare with.
+        name: name of the results.
+        settings: settings of the run.
+        record: record of the last run; None if the run left none.
+        counts: counts of the run.
+        histograms: distributions of the scores.
+        shards: the shards with the largest flag rates, in descending order.
+        order: the score that ranks rows.
+        high: whether high values of that score are suspicious.
+        top_rows: the top-ranked rows.
+        notes: reasons for missing images, one sentence each.
+        quarantine: rows and shards that could not be scored.
+        comparison: differences from an earlier run; None without one.
     """
 
     name: str
@@ -261,7 +261,7 @@ class Findings:
     shards: tuple[GroupShare, ...]
     order: str
     high: bool
-    suspects: tuple[TopRow, ...]
+    top_rows: tuple[TopRow, ...]
     notes: tuple[str, ...]
     quarantine: Quarantine
     comparison: Comparison | None

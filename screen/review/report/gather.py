@@ -1,6 +1,6 @@
-"""Gather what a report tells from the results of a run, by streaming.
+"""Gather the contents of a report by streaming over the results of a run.
 
-In: RESULTS, perhaps those of an earlier run, and the input shards that the manifest names. Out: `Findings`.
+In: RESULTS, optionally those of an earlier run, and the input shards named in the manifest. Out: `Findings`.
 """
 
 from __future__ import annotations
@@ -21,83 +21,84 @@ from screen.review.report.top_rows import SHOWN, ShownNames, gather_top_rows
 from screen.review.results import Results, open_results
 from screen.review.text import clip
 
-MOST_SUSPECTS = 1000
-"""More would be no page to look at."""
+MAX_TOP_ROWS = 1000
+"""Maximum number of top-ranked rows; more would make the page too large to read."""
 
-_MOST_HISTOGRAMS = 6
-_MOST_SHARDS = 50
-_MOST_BAD_ROWS = 100
-_MOST_REASONS = 30
+_MAX_HISTOGRAMS = 6
+_MAX_SHARDS = 50
+_MAX_BAD_ROWS = 100
+_MAX_REASONS = 30
 _UNITS = {column.name: column.unit for column in SCORES}
 
 
 def gather_findings(
     source: str, *, top: int = 100, against: str | None = None, moved_to: str | None = None
 ) -> Findings:
-    """Read all results through once, and what the page shows of single rows.
+    """The contents of a report, from one pass over all results and a second read of the top-ranked rows.
 
     Args:
         source: OUTPUT of a run.
-        top: how many of the most suspicious rows are shown.
-        against: OUTPUT of an earlier run.
-        moved_to: where the input shards are now; None: where they were.
+        top: number of top-ranked rows to show.
+        against: OUTPUT of an earlier run to compare with.
+        moved_to: current location of the input shards; None if they were not moved.
 
     Raises:
-        OptionRefused: `top` is out of range, or there is nothing to compare.
-        InputRefused: these are no results, or they are not whole.
-        OutputLocked: a run writes them now.
+        OptionRefused: `top` is out of range, or `against` is `source`.
+        InputRefused: the source holds no results, or they are unfinished or damaged.
+        OutputLocked: a run is writing the results.
     """
-    if not 0 <= top <= MOST_SUSPECTS:
+    if not 0 <= top <= MAX_TOP_ROWS:
         raise OptionRefused(
-            f"--top is {top}.", wanted=f"0 to {MOST_SUSPECTS} rows", next_step="give another number, or leave it out"
+            f"--top is {top}.", wanted=f"0 to {MAX_TOP_ROWS} rows", next_step="give another number, or leave out --top"
         )
     results = open_results(source)
     earlier = None if against is None else open_results(against)
-    if earlier is not None and earlier.place.resolve() == results.place.resolve():
+    if earlier is not None and earlier.folder.resolve() == results.folder.resolve():
         raise OptionRefused(
             f"--against {against} is RESULTS itself.",
-            wanted="the results of an earlier run, in a folder of their own",
-            next_step="keep an earlier OUTPUT, and give it",
+            wanted="the results of an earlier run, in another folder",
+            next_step="keep the OUTPUT of each run, and give an earlier one",
         )
-    tally = _tally(results, top)
-    suspects, notes = gather_top_rows(results, tally.suspects(), moved_to)
-    counts = _counts(results, tally)
+    aggregate = _aggregate(results, top)
+    top_rows, notes = gather_top_rows(results, aggregate.top_rows(), moved_to)
+    counts = _counts(results, aggregate)
     return Findings(
         name=results.name,
         settings=results.settings,
         record=results.record,
         counts=counts,
-        histograms=_histograms(results, tally),
+        histograms=_histograms(results, aggregate),
         shards=_shards(results),
-        order=tally.order,
-        high=tally.high,
-        suspects=suspects,
+        order=aggregate.order,
+        high=aggregate.high,
+        top_rows=top_rows,
         notes=notes,
         quarantine=_quarantine(results),
-        comparison=None if earlier is None else _compare(results, earlier, tally),
+        comparison=None if earlier is None else _compare(results, earlier, aggregate),
     )
 
 
-def _tally(results: Results, top: int) -> Aggregate:
-    """Count all rows, and hold the counts against the manifest."""
+def _aggregate(results: Results, top: int) -> Aggregate:
+    """Counts of all rows, checked against the manifest."""
     score = choose_score(results, None)
-    tally = Aggregate(top, _review_rate(results), score, high=is_high_suspicious(results, score))
+    aggregate = Aggregate(top, _review_rate(results), score, high=is_high_suspicious(results, score))
     for number, entry in enumerate(results.entries):
-        before, start = tally.all_flagged, 0
+        before, start = aggregate.all_flagged, 0
         for table in results.batches(entry, NEEDED):
-            tally.add(number, start, table)
+            aggregate.add(number, start, table)
             start += len(table)
-        if tally.all_flagged - before != entry.flagged:
+        if aggregate.all_flagged - before != entry.flagged:
             raise InputRefused(
-                f"{clip(entry.shard)} has {tally.all_flagged - before} flags, and its manifest says {entry.flagged}.",
-                wanted="results as a run wrote them",
-                next_step="see what `oodscreen check` finds, remove that file and run again",
+                f"{clip(entry.shard)} has {aggregate.all_flagged - before} flagged rows; "
+                f"the manifest records {entry.flagged}.",
+                wanted="unchanged results of a run",
+                next_step="run `oodscreen check`, remove the damaged file and run again",
             )
-    return tally
+    return aggregate
 
 
 def _review_rate(results: Results) -> float | None:
-    """What the calibration promises: by the record, or by the rule, which starts with it."""
+    """Target review rate of the calibration, from the run's record or else from its flag rule."""
     if results.identity["calibration"] is None:
         return None
     if results.record is not None and results.record.promise is not None:
@@ -105,42 +106,42 @@ def _review_rate(results: Results) -> float | None:
     return next((limit for name, limit in find_limits(str(results.identity["flag_if"])) if name == "p_value"), None)
 
 
-def _counts(results: Results, tally: Aggregate) -> Counts:
+def _counts(results: Results, aggregate: Aggregate) -> Counts:
     names = ShownNames.of(results)
     return Counts(
         shards=len(results.entries),
-        rows=tally.rows,
-        bad=tally.rows - tally.readable,
-        rate=_rate(results, tally),
+        rows=aggregate.rows,
+        bad=aggregate.rows - aggregate.readable,
+        rate=_rate(results, aggregate),
         classes=tuple(
-            GroupShare(names.name(number), tally.classes[number], tally.flagged_classes[number])
-            for number in sorted(tally.classes)
+            GroupShare(names.name(number), aggregate.classes[number], aggregate.flagged_classes[number])
+            for number in sorted(aggregate.classes)
         ),
         reasons=tuple(
-            GroupShare(clip(reason, 200), tally.flagged, count)
-            for reason, count in sorted(tally.reasons.items(), key=lambda item: (-item[1], item[0]))[:_MOST_REASONS]
+            GroupShare(clip(reason, 200), aggregate.flagged, count)
+            for reason, count in sorted(aggregate.reasons.items(), key=lambda item: (-item[1], item[0]))[:_MAX_REASONS]
         ),
     )
 
 
-def _rate(results: Results, tally: Aggregate) -> Rate:
+def _rate(results: Results, aggregate: Aggregate) -> Rate:
     promise = None if results.record is None else results.record.promise
     expected = None
-    if promise is not None and tally.readable >= LEAST_ROWS:
-        band = flag_interval(promise.ranked, promise.rank, tally.readable)
-        expected = (band.low, band.high)
+    if promise is not None and aggregate.readable >= LEAST_ROWS:
+        interval = flag_interval(promise.ranked, promise.rank, aggregate.readable)
+        expected = (interval.low, interval.high)
     return Rate(
-        tally.readable,
-        tally.flagged,
-        *wilson_interval(tally.flagged, tally.readable),
-        promised=_review_rate(results),
-        by_calibration=tally.by_calibration,
+        aggregate.readable,
+        aggregate.flagged,
+        *wilson_interval(aggregate.flagged, aggregate.readable),
+        target=_review_rate(results),
+        by_calibration=aggregate.by_calibration,
         expected=expected,
     )
 
 
-def _histograms(results: Results, tally: Aggregate) -> tuple[Histogram, ...]:
-    """Those that the rule reads first."""
+def _histograms(results: Results, aggregate: Aggregate) -> tuple[Histogram, ...]:
+    """Histograms of the shown scores; scores that the flag rule uses come first."""
     limits: dict[str, list[float]] = {}
     for name, limit in find_limits(str(results.identity["flag_if"])):
         limits.setdefault(name, []).append(limit)
@@ -148,8 +149,8 @@ def _histograms(results: Results, tally: Aggregate) -> tuple[Histogram, ...]:
         limits.setdefault("ood_score", []).append(results.record.promise.limit)
     found: list[Histogram] = []
     for name in sorted(SHOWN, key=lambda name: name not in limits):
-        edges, rows, flagged = tally.histograms[name].bins(limits.get(name, ()))
-        if len(rows) and len(found) < _MOST_HISTOGRAMS:
+        edges, rows, flagged = aggregate.histograms[name].bins(limits.get(name, ()))
+        if len(rows) and len(found) < _MAX_HISTOGRAMS:
             found.append(
                 Histogram(
                     name,
@@ -164,12 +165,12 @@ def _histograms(results: Results, tally: Aggregate) -> tuple[Histogram, ...]:
 
 
 def _shards(results: Results) -> tuple[GroupShare, ...]:
-    """Those with the largest flagged share."""
+    """The shards with the largest flag rates."""
     shares = [
         GroupShare(clip(entry.shard), entry.rows - entry.bad, entry.flagged - entry.bad, entry.bad)
         for entry in results.entries
     ]
-    return tuple(sorted(shares, key=lambda share: (-share.rate, -share.bad, share.name))[:_MOST_SHARDS])
+    return tuple(sorted(shares, key=lambda share: (-share.rate, -share.bad, share.name))[:_MAX_SHARDS])
 
 
 def _quarantine(results: Results) -> Quarantine:
@@ -177,7 +178,7 @@ def _quarantine(results: Results) -> Quarantine:
     first: list[BadRow] = []
     total = 0
     try:
-        with open_parquet(results.place / QUARANTINE_NAME) as file:
+        with open_parquet(results.folder / QUARANTINE_NAME) as file:
             for batch in file.iter_batches():
                 table = pa.Table.from_batches([batch])
                 total += len(table)
@@ -185,34 +186,34 @@ def _quarantine(results: Results) -> Quarantine:
                     statuses[str(counted["values"])] = statuses.get(str(counted["values"]), 0) + counted["counts"]
                 first += [
                     BadRow(
-                        clip(told["source"], 200),
-                        told["row"],
-                        clip(told["id"] or ""),
-                        clip(told["status"]),
-                        clip(told["error"], 300),
+                        clip(row["source"], 200),
+                        row["row"],
+                        clip(row["id"] or ""),
+                        clip(row["status"]),
+                        clip(row["error"], 300),
                     )
-                    for told in table.slice(0, _MOST_BAD_ROWS - len(first)).to_pylist()
+                    for row in table.slice(0, _MAX_BAD_ROWS - len(first)).to_pylist()
                 ]
     except (OSError, pa.ArrowException, KeyError) as error:
         raise InputRefused(
-            f"{results.place / QUARANTINE_NAME} cannot be read: {type(error).__name__}.",
-            wanted="results as a run wrote them",
-            next_step="run again: the quarantine is made anew",
+            f"{results.folder / QUARANTINE_NAME} cannot be read: {type(error).__name__}.",
+            wanted="unchanged results of a run",
+            next_step="run `oodscreen run` again: it rewrites the quarantine",
         ) from error
     return Quarantine(total, tuple(sorted(statuses.items(), key=lambda item: (-item[1], item[0]))), tuple(first))
 
 
-def _compare(results: Results, earlier: Results, tally: Aggregate) -> Comparison:
+def _compare(results: Results, earlier: Results, aggregate: Aggregate) -> Comparison:
     now, then = ({entry.shard: entry for entry in one.entries} for one in (results, earlier))
     both = [(entry, then[name]) for name, entry in now.items() if name in then]
     unchanged = [(new, old) for new, old in both if new.input == old.input and new.rows == old.rows]
     incomparable = incomparable_settings(results, earlier)
-    order, high = tally.order, tally.high
+    order, high = aggregate.order, aggregate.high
     if order in CALIBRATED and results.identity["calibration"] != earlier.identity["calibration"]:
-        order, high = tally.uncalibrated_order(), True
+        order, high = aggregate.uncalibrated_order(), True
     return Comparison(
         name=earlier.name,
-        counts=_counts(earlier, _tally(earlier, 0)),
+        counts=_counts(earlier, _aggregate(earlier, 0)),
         differences=differing_settings(results, earlier),
         incomparable=incomparable,
         new_shards=len(now.keys() - then.keys()),

@@ -1,7 +1,7 @@
-"""`Findings` as one page that needs nothing beside itself: style, script, plots and pictures are in it.
+"""Render `Findings` as one self-contained HTML page with its style, script, plots and images.
 
-In: `Findings`. Out: HTML, by a Jinja template that escapes whatever comes from data; and the file, whole or not at
-all. A policy within the page forbids it to load anything, and any script but its own.
+In: `Findings`. Out: HTML from a Jinja template that escapes all text from data, and the file, replaced atomically. The
+page's content security policy forbids all requests and every script but its own.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ from screen.review.report.charts import draw_histogram, draw_rate
 from screen.review.report.findings import Findings, GroupShare
 
 MARK = '<meta name="generator" content="oodscreen report">'
-"""By this a report is known as one of ours."""
+"""Tag that identifies a page as an oodscreen report."""
 
 _MARK_WITHIN = 2048
-_MOST_CLASSES = 100
+"""Bytes at the start of a page that are searched for `MARK`."""
+
+_MAX_CLASSES = 100
 _CARD_SCORES = ("ood_score", "p_value", "feature_distance", "entropy", "largest_label_entropy", "largest_std")
 
 
 def render_page(findings: Findings) -> str:
-    """The page.
+    """The report as HTML.
 
     Raises:
         OptionRefused: Jinja or matplotlib is not installed.
@@ -53,16 +55,16 @@ def render_page(findings: Findings) -> str:
         "percent": _percent,
         "number": _number,
         "points": lambda change: f"{100 * change:+.2f}",
-        "as_address": _as_address,
+        "data_uri": _data_uri,
     }
-    script = _part("report.js")
+    script = _read_template("report.js")
     classes = findings.counts.classes
     return environment.get_template("report.html").render(
         findings=findings,
         counts=findings.counts,
         rate=findings.counts.rate,
         mark=Markup(MARK),  # noqa: S704  our own text
-        style=Markup(_part("report.css")),  # noqa: S704
+        style=Markup(_read_template("report.css")),  # noqa: S704
         script=Markup(script),  # noqa: S704
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         rate_chart=Markup(draw_rate(findings.counts.rate, "rate")),  # noqa: S704  escaped by ElementTree
@@ -70,53 +72,53 @@ def render_page(findings: Findings) -> str:
             (one, Markup(draw_histogram(one, f"h-{one.score}")))  # noqa: S704
             for one in findings.histograms
         ],
-        classes=_most_flagged(classes) if len(classes) > _MOST_CLASSES else classes,
+        classes=_most_flagged(classes) if len(classes) > _MAX_CLASSES else classes,
         before={} if findings.comparison is None else {one.name: one for one in findings.comparison.counts.classes},
-        predictions=_sorted_names({suspect.prediction for suspect in findings.suspects} - {""}),
-        reasons=sorted({reason for suspect in findings.suspects for reason in suspect.reasons}),
-        scores=list(dict.fromkeys(name for suspect in findings.suspects for name, _ in suspect.scores)),
+        predictions=_sorted_names({top_row.prediction for top_row in findings.top_rows} - {""}),
+        reasons=sorted({reason for top_row in findings.top_rows for reason in top_row.reasons}),
+        scores=list(dict.fromkeys(name for top_row in findings.top_rows for name, _ in top_row.scores)),
         card_scores=_CARD_SCORES,
     )
 
 
 def refuse_foreign(target: Path) -> None:
-    """Refuse to replace a file that is no report of ours; a report may be replaced, every night.
+    """Refuse to replace anything but an earlier report.
 
     Raises:
-        OutputRefused: such a file, or a folder, has this name.
+        OutputRefused: the target is a folder or another file.
     """
-    what = ""
+    problem = ""
     if target.is_dir():
-        what = "is a folder"
+        problem = "is a folder"
     elif target.exists():
         with open_bytes(target) as file:
-            what = "" if MARK.encode() in file.read(_MARK_WITHIN) else "exists, and is no report of ours"
-    if what:
+            problem = "" if MARK.encode() in file.read(_MARK_WITHIN) else "exists and is not an oodscreen report"
+    if problem:
         raise OutputRefused(
-            f"{target} {what}.",
-            wanted="a new name for the page, or that of an earlier report",
+            f"{target} {problem}.",
+            wanted="a new file, or an earlier report to replace",
             next_step="give another name, for example report.html",
         )
 
 
 def write_page(findings: Findings, target: str | Path) -> int:
-    """Write the page, whole or not at all; an earlier report is replaced.
+    """Write the page atomically; an earlier report is replaced.
 
     Returns:
-        Its size in bytes.
+        Size of the page in bytes.
 
     Raises:
-        OutputRefused: something else has this name.
-        WriteFailed: the system refused.
+        OutputRefused: the target is a folder or another file.
+        WriteFailed: the file cannot be written.
     """
-    place = as_path(target)
-    refuse_foreign(place)
+    path = as_path(target)
+    refuse_foreign(path)
     text = render_page(findings)
-    write_text(place, text)
+    write_text(path, text)
     return len(text.encode())
 
 
-def _part(name: str) -> str:
+def _read_template(name: str) -> str:
     return files("screen.review.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
@@ -125,22 +127,22 @@ def _percent(share: float) -> str:
 
 
 def _number(value: float) -> str:
-    """Four digits that tell something; a dash where there is no number."""
+    """A number with four significant digits; a dash for NaN."""
     if math.isnan(value):
         return "–"  # noqa: RUF001
     return f"{value:.4g}" if value else "0"
 
 
-def _as_address(preview: Preview) -> str:
+def _data_uri(preview: Preview) -> str:
     return f"data:{preview.kind};base64,{base64.b64encode(preview.data).decode()}"
 
 
 def _most_flagged(shares: Iterable[GroupShare]) -> list[GroupShare]:
-    return sorted(shares, key=lambda share: (-share.flagged, share.name))[:_MOST_CLASSES]
+    return sorted(shares, key=lambda share: (-share.flagged, share.name))[:_MAX_CLASSES]
 
 
 def _sorted_names(names: Iterable[str]) -> list[str]:
-    """Numbers by their value, then names."""
+    """Class names in display order: numbers by value, then other names alphabetically."""
 
     def order(name: str) -> Any:
         return (0, int(name), "") if name.isdecimal() else (1, 0, name)

@@ -1,7 +1,6 @@
-"""Gather what is shown of the most suspicious rows: what the results have of them, and their pictures.
+"""Read the top-ranked rows from the results, and their images from the input.
 
-In: the places of these rows. Out: `TopRow`s. Of the results and of the input only the row groups are read in which
-they lie.
+In: positions of the rows. Out: `TopRow`s. Only the row groups that contain these rows are read.
 """
 
 from __future__ import annotations
@@ -20,90 +19,93 @@ from screen.review.report.pictures import PictureFinder
 from screen.review.results import Results, RowPosition
 from screen.review.text import clip
 
-_MOST_KEPT = 4
+_MAX_KEPT = 4
+"""Maximum number of copied input columns per card."""
+
 _VALUES = 5
-"""Classes of which a suspect tells mean and standard deviation."""
+"""Maximum number of classes per card, by largest mean."""
 
 _REASONS = ("flag_reason", "flag_reasons")
 
 SHOWN = ("ood_score", "p_value", "feature_distance", "entropy", "mutual_information", "confidence", "prediction_std",
           "largest_label_entropy", "largest_std", "variation_ratio", "expected_entropy", "energy")  # fmt: skip
-"""Scores that a report shows, where the results have them, in this order."""
+"""Scores that a report shows if the results have them, in this order."""
 
 
 @dataclass(frozen=True)
 class ShownNames:
-    """Names of classes where the model has them, else their numbers.
+    """Class names for display; classes without a name are shown by number.
 
     Attributes:
-        given: the names, by number; empty where there are none.
+        names: the names by class number; empty if the model has none.
     """
 
-    given: tuple[str, ...]
+    names: tuple[str, ...]
 
     @classmethod
     def of(cls, results: Results) -> ShownNames:
-        """The names that the results' model has."""
+        """The class names recorded with the results."""
         return cls(() if results.record is None else results.record.class_names)
 
     def name(self, number: int) -> str:
-        """What a class is called on the page."""
-        return clip(self.given[number], 60) if 0 <= number < len(self.given) else str(number)
+        """Display name of a class."""
+        return clip(self.names[number], 60) if 0 <= number < len(self.names) else str(number)
 
 
 def gather_top_rows(
-    results: Results, places: Sequence[RowPosition], moved_to: str | None
+    results: Results, positions: Sequence[RowPosition], moved_to: str | None
 ) -> tuple[tuple[TopRow, ...], tuple[str, ...]]:
-    """Some rows with all that is shown of them, in the order of their places, and why pictures are missing.
+    """The rows at some positions, in the given order, and the reasons for missing images.
 
     Args:
-        results: whose rows.
-        places: where they are.
-        moved_to: where the input shards are now; None: where they were.
+        results: results that the rows belong to.
+        positions: positions of the rows.
+        moved_to: current location of the input shards; None if they were not moved.
 
     Raises:
-        InputRefused: a result shard is not the one that was written.
+        InputRefused: a result shard was changed or damaged after the run.
     """
     names = ShownNames.of(results)
     finder = PictureFinder(results, moved_to)
     found: dict[RowPosition, TopRow] = {}
-    for number, group in groupby(sorted(places, key=lambda place: (place.shard, place.row)), lambda place: place.shard):
-        entry, rows = results.entries[number], [place.row for place in group]
-        kept = [str(name) for name in results.identity.get("keep", [])][:_MOST_KEPT]
+    in_order = sorted(positions, key=lambda position: (position.shard, position.row))
+    for number, group in groupby(in_order, lambda position: position.shard):
+        entry, rows = results.entries[number], [position.row for position in group]
+        kept = [str(name) for name in results.identity.get("keep", [])][:_MAX_KEPT]
         columns = list(dict.fromkeys(["id", "prediction", "mean", "std", "flag", *_REASONS, *SCALARS, *kept]))
         table = results.take(entry, rows, columns)
         previews = finder.find(entry, rows, table["id"].to_pylist())
-        for told, row, preview in zip(table.to_pylist(), rows, previews, strict=True):
-            found[RowPosition(number, row)] = _suspect(told, entry.shard, row, names, kept, preview)
-    return tuple(found[place] for place in places), finder.notes()
+        for values, row, preview in zip(table.to_pylist(), rows, previews, strict=True):
+            found[RowPosition(number, row)] = _make_top_row(values, entry.shard, row, names, kept, preview)
+    return tuple(found[position] for position in positions), finder.notes()
 
 
-def _suspect(
-    told: Mapping[str, Any],
+def _make_top_row(
+    values: Mapping[str, Any],
     shard: str,
     row: int,
     names: ShownNames,
     kept: Sequence[str],
     preview: Preview | str,
 ) -> TopRow:
-    mean, std = np.asarray(told["mean"], np.float64), np.asarray(told["std"], np.float64)
-    order = np.arange(len(mean)) if told["entropy"] is None else np.argsort(-mean, kind="stable")
+    mean, std = np.asarray(values["mean"], np.float64), np.asarray(values["std"], np.float64)
+    order = np.arange(len(mean)) if values["entropy"] is None else np.argsort(-mean, kind="stable")
     largest = order[:_VALUES]
-    reason = str(told["flag_reason"] or "")
+    reason = str(values["flag_reason"] or "")
     return TopRow(
         shard=clip(shard),
         row=row,
-        id=clip(str(told["id"])),
-        prediction="" if told["prediction"] is None else names.name(int(str(told["prediction"]))),
-        flag=bool(told["flag"]),
+        id=clip(str(values["id"])),
+        prediction="" if values["prediction"] is None else names.name(int(str(values["prediction"]))),
+        flag=bool(values["flag"]),
         reason=clip(reason, 300),
-        reasons=tuple(clip(one, 200) for one in told["flag_reasons"] or ()),
-        scores=tuple((name, float(str(told[name]))) for name in SHOWN if told[name] is not None),
+        reasons=tuple(clip(one, 200) for one in values["flag_reasons"] or ()),
+        scores=tuple((name, float(str(values[name]))) for name in SHOWN if values[name] is not None),
         values=tuple(
             ClassValue(names.name(index), float(mean[index]), float(std[index])) for index in largest.tolist()
         ),
-        has_classes=told["entropy"] is not None,
+        has_classes=values["entropy"] is not None,
         others=len(mean) - len(largest),
-        kept=tuple((clip(name, 40), clip(str(told[name]), 80)) for name in kept),
+        kept=tuple((clip(name, 40), clip(str(values[name]), 80)) for name in kept),
         preview=preview,
     )

@@ -213,13 +213,13 @@ def test_a_report_is_made_of_results_and_pictures_in_a_store(store: Any) -> None
     run()
     findings = gather_findings("memory://out", top=12)
     assert findings.notes == ()
-    assert [isinstance(suspect.preview, Preview) for suspect in findings.suspects] == [True] * 12
+    assert [isinstance(top_row.preview, Preview) for top_row in findings.top_rows] == [True] * 12
     for _ in range(2):  # the second replaces the first
         size = write_page(findings, "memory://pages/report.html")
     assert len(store.cat("/pages/report.html")) == size
     store.rm("/in/sub/d.parquet")
     note, next_step = gather_findings("memory://out", top=300).notes
-    assert "memory://in/sub/d.parquet is not in memory://in any more" in note.replace("memory:///", "memory://")
+    assert "memory://in/sub/d.parquet no longer exists in memory://in" in note.replace("memory:///", "memory://")
     assert "--input" in next_step
 
 

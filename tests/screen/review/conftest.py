@@ -1,4 +1,4 @@
-"""Results to make queues and pages of, with everything that these meet, and shortcuts to read queues."""
+"""Results for queues and pages, with duplicate, missing and broken images, and helpers to read queues."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ class Night:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """Of the results, in their order."""
+        """The rows of the results, in order."""
         rows: list[dict[str, Any]] = read_results(self.results).to_pylist()
         return rows
 
     def flagged(self) -> list[dict[str, Any]]:
-        """Flagged rows that were scored, the highest entropy first."""
+        """Scored flagged rows, highest entropy first."""
         rows = [row for row in self.rows if row["flag"] and row["status"] == "ok"]
         return sorted(rows, key=lambda row: -row["entropy"])
 
     def run(self) -> None:
-        """Score what is new or changed."""
+        """Score new and changed shards."""
         config = RunConfig(passes=5, device="cpu", flag_if=RULE, keep=["label"], max_bad_rows="100%")
         run_screening(self.model, str(self.input), self.results, config, Recorder())
 
 
 @pytest.fixture(scope="session")
 def made_night(article_onnx: Path, digits: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Night:
-    """120 digits in two shards; three images twice; a missing one, a broken one, and one of another size."""
+    """Results of 120 digits in two shards, with three duplicates and a missing, a broken and a wrong-sized image."""
     folder = tmp_path_factory.mktemp("night")
     images = [encode(image) for image in digits[:120]]
     odd = encode(np.zeros((30, 28, 1), np.uint8))
@@ -67,7 +67,7 @@ def made_night(article_onnx: Path, digits: NDArray[np.uint8], tmp_path_factory: 
 
 @pytest.fixture
 def night(made_night: Night, tmp_path: Path) -> Night:
-    """A copy of its own; shards keep their times, so they are those that were scored."""
+    """A copy for one test; shards keep their times and are therefore unchanged for the ledger and the report."""
     shutil.copytree(made_night.input, tmp_path / "in")
     shutil.copytree(made_night.results, tmp_path / "out")
     manifest = tmp_path / "out" / "_manifest.jsonl"
@@ -76,7 +76,7 @@ def night(made_night: Night, tmp_path: Path) -> Night:
 
 
 def read_queue(path: Path) -> list[dict[str, Any]]:
-    """The rows of a queue in any of its formats; of tasks, their data."""
+    """The rows of a queue in any format; for tasks, their data."""
     if path.is_dir():
         path = path / "metadata.jsonl"
     if path.suffix == ".parquet":
@@ -89,17 +89,17 @@ def read_queue(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def screened(article_onnx: Path, digits: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real run."""
+    """A real run of digits and noise."""
     return runs.screen_digits(tmp_path_factory.mktemp("screened"), article_onnx, digits)
 
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Drawn scores."""
+    """A run with simulated scores."""
     return runs.draw_scores(tmp_path_factory.mktemp("drawn"))
 
 
 @pytest.fixture(scope="session")
 def hostile(digits: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Hostile names."""
+    """A run with malicious names."""
     return runs.name_hostile(tmp_path_factory.mktemp("hostile"), digits)

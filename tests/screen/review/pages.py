@@ -1,4 +1,4 @@
-"""A page as its parts: elements with their attributes, and the text in them."""
+"""Parse a page into elements with their attributes and text."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ HOSTILE = [
     "😀 ünïcödé",
     "x" * 100_000,
 ]
-"""Keys that somebody may give to rows."""
+"""Row keys that try to inject markup, scripts or control characters."""
 
 
 @dataclass
 class Element:
-    """One element; `text` is all the text in it, that of its children included."""
+    """One element; `text` includes the text of its children."""
 
     tag: str
     attributes: dict[str, str | None]
@@ -35,7 +35,7 @@ class Element:
 
 
 class Page(HTMLParser):
-    """Parses a page as browsers do: entities become text again."""
+    """A parsed page; entities are resolved as in a browser."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Page(HTMLParser):
             element.text += data
 
     def all(self, tag: str, **attributes: str) -> list[Element]:
-        """Elements of a tag that have these attributes; `class_` holds one of the classes."""
+        """Elements of a tag with the given attribute values; `class_` matches any one of the classes."""
         wanted = {name.rstrip("_"): value for name, value in attributes.items()}
         return [
             one
@@ -77,10 +77,10 @@ class Page(HTMLParser):
         ]
 
     def one(self, tag: str, **attributes: str) -> Element:
-        """The only one."""
+        """The only element of a tag with the given attribute values."""
         (found,) = self.all(tag, **attributes)
         return found
 
     def has(self, text: str) -> bool:
-        """Whether the page has a text, whatever its spaces."""
+        """Whether the page contains a text, ignoring whitespace."""
         return " ".join(text.split()) in " ".join(self.elements[0].text.split())

@@ -1,4 +1,4 @@
-"""Results to make pages of."""
+"""Results for report pages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.screen.review.pages import HOSTILE
 
 
 def screen_digits(place: Path, model: Path, digits: NDArray[np.uint8]) -> Path:
-    """A real run, in `out`, of digits and noise in three shards of `in`, with rows and a shard in quarantine."""
+    """A real run in `out`: digits and noise in three shards of `in`, with rows and a shard in quarantine."""
     noise = np.random.default_rng(0).integers(0, 256, (30, 28, 28, 1), dtype=np.uint8)
     write_shard(place / "in" / "a.parquet", [encode(image) for image in digits[:150]], row_group_size=40)
     write_shard(place / "in" / "b.parquet", [encode(image) for image in noise])
@@ -30,7 +30,7 @@ def screen_digits(place: Path, model: Path, digits: NDArray[np.uint8]) -> Path:
 
 
 def draw_scores(place: Path) -> Path:
-    """Drawn scores of a calibrated run, in `out`, of 4,000 digits in two shards of `in`."""
+    """Simulated scores of a calibrated run in `out`, for 4,000 digits in two shards of `in`."""
     write_input(place / "in", 4000, 2000)
     write_results(place / "in", place / "out")
     return place
@@ -54,7 +54,7 @@ def to_format_1(output: Path) -> None:
 
 
 def name_hostile(place: Path, digits: NDArray[np.uint8]) -> Path:
-    """Results in `out<i>`, whose keys, classes and shard have names that somebody gave them to do harm."""
+    """Results in `out<i>` with malicious names of keys, classes and shard."""
     encoded: list[bytes | None] = [encode(image) for image in digits[: len(HOSTILE)]]
     encoded[3:5] = [b"<b>no image</b>", None]
     write_shard(place / "in" / "<img src=x onerror=alert(1)>.parquet", encoded, ids=HOSTILE)

@@ -30,7 +30,7 @@ from tests.screen.engine.graphs import Graph
 from tests.screen.review.conftest import Night
 
 
-def test_a_reason_is_told_by_the_most_unusual_detector_or_by_what_was_compared() -> None:
+def test_the_main_reason_is_the_most_unusual_detector_or_the_compared_columns() -> None:
     assert main_reason(["p_value <= 0.02", "most unusual: feature_distance"]) == "feature_distance"
     assert main_reason(["entropy > 0.5", "confidence < 0.6"]) == "entropy and confidence"
     assert main_reason(["decode_failed"]) == "decode_failed"
@@ -38,7 +38,7 @@ def test_a_reason_is_told_by_the_most_unusual_detector_or_by_what_was_compared()
     assert main_reason(None) == ""
 
 
-def test_a_reason_names_columns_and_statuses_alone() -> None:
+def test_reason_names_are_only_columns_and_statuses() -> None:
     assert reason_names(["p_value <= 0.02", "most unusual: entropy"]) == ("p_value", "entropy")
     assert reason_names(["wrong_shape"]) == ("wrong_shape",)
     assert reason_names(None) == ()
@@ -55,13 +55,13 @@ def test_rows_are_ordered_by_the_first_score_of_the_rule(night: Night) -> None:
     assert set(HIGH_IS_SUSPICIOUS) >= {"ood_score", "p_value", "entropy", "feature_distance"}
 
 
-def test_a_score_that_no_row_has_orders_nothing_and_is_refused(night: Night) -> None:
-    """These results have no calibration, and their model has classes, not labels."""
+def test_ordering_by_a_score_without_values_is_refused(night: Night) -> None:
+    """These results have no calibration, and their model is a single-label classifier."""
     results = open_results(str(night.results))
     for name in ("ood_score", "p_value", "largest_label_entropy"):
-        with pytest.raises(OptionRefused, match=f"--order-by {name} names a score that no row of out has") as refused:
+        with pytest.raises(OptionRefused, match=f"--order-by {name} is null in every row of out") as refused:
             choose_score(results, name)
-        there = refused.value.wanted.removeprefix("a score with values, here ").split(", ")
+        there = refused.value.wanted.removeprefix("a score with values: ").split(", ")
         assert {"entropy", "confidence", "kurtosis", "largest_std"} <= set(there) < set(HIGH_IS_SUSPICIOUS)
         assert not {"ood_score", "p_value", "largest_label_entropy"} & set(there)
 
@@ -80,8 +80,8 @@ def test_a_score_that_no_row_has_orders_nothing_and_is_refused(night: Night) -> 
         ("prediction == 3", "entropy", True),
     ],
 )
-def test_what_the_rule_flags_is_suspicious(night: Night, rule: str, score: str, high: bool) -> None:
-    """Where it says both or nothing, what is unusual is."""
+def test_the_side_of_a_score_that_the_rule_flags_is_suspicious(night: Night, rule: str, score: str, high: bool) -> None:
+    """If the rule flags both sides or neither, the score's unusual side is suspicious."""
     results = open_results(str(night.results))
     assert is_high_suspicious(replace(results, identity={**results.identity, "flag_if": rule}), score) is high
 
@@ -90,20 +90,20 @@ def test_the_order_of_queue_and_report_is_that_of_the_rule(night: Night, tmp_pat
     config = RunConfig(passes=5, device="cpu", flag_if="kurtosis > -1", max_bad_rows="100%")
     run_screening(night.model, str(night.input), tmp_path / "high", config, Recorder())
     results = open_results(str(tmp_path / "high"))
-    rows = [row for row in read_results(results.place).to_pylist() if row["flag"] and row["status"] == "ok"]
+    rows = [row for row in read_results(results.folder).to_pylist() if row["flag"] and row["status"] == "ok"]
     assert len(rows) > 10
     expected = [(row["shard"], row["row"]) for row in sorted(rows, key=lambda row: -row["kurtosis"])]
     ranked = rank_flagged(results, choose_score(results, None), ())
     names = [entry.shard for entry in results.entries]
     found = [(names[shard], row) for shard, row in zip(ranked.shard.tolist(), ranked.row.tolist(), strict=True)]
     assert found[: len(rows)] == expected
-    findings = gather_findings(str(results.place), top=len(rows))
+    findings = gather_findings(str(results.folder), top=len(rows))
     assert (findings.order, findings.high) == ("kurtosis", True)
-    assert [(suspect.shard, suspect.row) for suspect in findings.suspects] == expected
+    assert [(top_row.shard, top_row.row) for top_row in findings.top_rows] == expected
 
 
 @pytest.mark.parametrize("kind", ["regression", "sigmoid"])
-def test_without_a_predicted_class_nothing_is_chosen_by_class(kind: str, night: Night, tmp_path: Path) -> None:
+def test_per_class_is_refused_without_predicted_classes(kind: str, night: Night, tmp_path: Path) -> None:
     graph = Graph(kind=kind)
     model = graph.finish(graph.dense(graph.site(graph.flat(), 48), 48, 3), 3)
     stamp_metadata(model.proto, model.contract)
@@ -117,7 +117,7 @@ def test_without_a_predicted_class_nothing_is_chosen_by_class(kind: str, night: 
     check_per_class(open_results(str(night.results)))
 
 
-def test_the_draw_depends_on_the_seed_and_is_about_as_large_as_asked(night: Night) -> None:
+def test_the_audit_sample_depends_on_the_seed_and_has_about_the_given_share(night: Night) -> None:
     results = open_results(str(night.results))
     unflagged = results.rows - results.flagged
     drawn = [draw_audit(results, 0.5, seed) for seed in range(20)]
@@ -130,7 +130,7 @@ def test_the_draw_depends_on_the_seed_and_is_about_as_large_as_asked(night: Nigh
     assert len(draw_audit(results, 0.0, 3)) == 0
 
 
-def test_a_larger_share_draws_the_rows_of_a_smaller_one_and_more(night: Night) -> None:
+def test_a_larger_audit_sample_contains_the_smaller_one(night: Night) -> None:
     results = open_results(str(night.results))
     few, many = (draw_audit(results, share, 5) for share in (0.2, 0.6))
     pairs = [set(zip(one.shard.tolist(), one.row.tolist(), strict=True)) for one in (few, many)]

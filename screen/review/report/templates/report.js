@@ -5,7 +5,7 @@
   document.querySelectorAll("table.sortable").forEach(setUpTable);
 
   function setUpGallery(list) {
-    const form = document.getElementById("choose");
+    const form = document.getElementById("filters");
     const status = document.getElementById("shown");
     const none = document.getElementById("none");
     const cards = Array.from(list.children, (element, rank) => ({
@@ -16,7 +16,7 @@
       scores: JSON.parse(element.dataset.scores),
     }));
     const field = (name) => form.elements.namedItem(name);
-    const limit = (name, otherwise) => (field(name).value === "" ? otherwise : Number(field(name).value));
+    const limit = (name, fallback) => (field(name).value === "" ? fallback : Number(field(name).value));
 
     function update() {
       const score = field("score").value;

@@ -28,19 +28,19 @@ from screen.run.runner import run_screening
 from tests.conftest import Recorder, encode, write_shard
 
 
-def test_a_score_that_parts_two_sets_has_all_metrics_perfect() -> None:
+def test_a_score_that_separates_two_sets_has_perfect_metrics() -> None:
     for high, sign in ((True, 1), (False, -1)):
         found = separate(sign * np.arange(100.0), sign * np.arange(200.0, 250.0), "s", high_is_unusual=high)
         assert (found.auroc, found.aupr, found.fpr95) == (1.0, 1.0, 0.0)
 
 
-def test_a_score_of_one_value_tells_nothing() -> None:
+def test_a_constant_score_separates_nothing() -> None:
     found = separate(np.zeros(100), np.zeros(300), "s", high_is_unusual=True)
     assert (found.auroc, found.aupr, found.fpr95) == (0.5, 0.75, 1.0)
 
 
-def test_fpr95_is_the_share_of_the_set_that_passes_when_95_percent_of_known_rows_pass() -> None:
-    """By hand: of 0 to 99, 95 rows are at most 94; of the set, 2 of 4 are."""
+def test_fpr95_is_the_share_of_the_set_accepted_when_95_percent_of_in_distribution_rows_are() -> None:
+    """Computed by hand: 95 of the scores 0 to 99 are at most 94, and 2 of 4 in the set are."""
     found = separate(np.arange(100.0), np.array([1.0, 94.0, 94.5, 200.0]), "s", high_is_unusual=True)
     assert found.fpr95 == 0.5
 
@@ -54,13 +54,13 @@ def test_auroc_is_the_share_of_pairs_in_order() -> None:
 
 
 def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
-    """Half of the rows are sure and right, the other half 0.6 sure and never right."""
+    """Half of the rows have confidence 1 and are correct, the other half 0.6 and are wrong."""
     confidence = np.repeat([1.0, 0.6], 50)
     assert expected_calibration_error(confidence, confidence == 1.0) == pytest.approx(0.3)
 
 
 def test_reviewing_the_worst_first_leaves_fewer_errors() -> None:
-    """Ten of a thousand rows are wrong, and score highest: 1 % reviewed leaves none."""
+    """Ten of a thousand rows are wrong and score highest: reviewing 1 % leaves no errors."""
     right = np.ones(1000, np.bool_)
     right[:10] = False
     left = dict(zip(SHARES, error_left(-np.arange(1000.0), right), strict=True))
@@ -71,7 +71,7 @@ def test_reviewing_the_worst_first_leaves_fewer_errors() -> None:
 
 @pytest.fixture(scope="module")
 def results(article_onnx: Path, digits: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results of digits and of noise, each with a row that cannot be read."""
+    """Results of digits and of noise, each with an unreadable row."""
     folder = tmp_path_factory.mktemp("evaluate")
     noise = np.random.default_rng(0).integers(0, 256, (60, 28, 28, 1), dtype=np.uint8)
     for name, images in (("digits", digits[:120]), ("noise", noise)):
@@ -83,7 +83,7 @@ def results(article_onnx: Path, digits: np.ndarray, tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="module")
 def labelled(results: Path) -> Path:
-    """The digits' results, with labels that are right for all rows but ten."""
+    """The digits' results, with labels that agree with all predictions except ten."""
     table = pq.read_table(results / "digits")
     labels = table["prediction"].fill_null(0).to_numpy().copy().astype(np.int64)
     labels[:10] = (labels[:10] + 1) % 10
@@ -116,9 +116,9 @@ def test_an_evaluation_is_shown_as_a_table_as_json_and_as_a_plot(
 ) -> None:
     evaluation = evaluate_results(str(labelled), [str(results / "noise")], label="label")
     print_evaluation(evaluation, Console(width=120))
-    told = capsys.readouterr().out
-    assert "FPR at 95 % TPR" in told
-    assert "wrong predictions in what was not reviewed" in told
+    printed = capsys.readouterr().out
+    assert "FPR at 95 % TPR" in printed
+    assert "error rate of unreviewed rows, by the share of rows reviewed" in printed
     read = json.loads(evaluation.to_json())
     assert set(read) == {field.name for field in fields(Evaluation)} | {"shares_reviewed"}
     for ending in ("svg", "png"):
@@ -128,27 +128,27 @@ def test_an_evaluation_is_shown_as_a_table_as_json_and_as_a_plot(
         plot_evaluation(evaluation, tmp_path / "plot.nonsense")
 
 
-def test_of_a_runs_output_only_its_own_shards_count(results: Path, labelled: Path, tmp_path: Path) -> None:
-    """Whatever Parquet lies beside them; half a run is refused."""
+def test_only_the_shards_of_a_runs_manifest_are_evaluated(results: Path, labelled: Path, tmp_path: Path) -> None:
+    """Other Parquet files in the folder are ignored, and an unfinished run is refused."""
     shutil.copytree(results / "noise", tmp_path / "noise")
     shutil.copy(labelled / "a.parquet", tmp_path / "noise" / "beside.parquet")
     assert evaluate_results(str(tmp_path / "noise"), []).rows == 61
     manifest = tmp_path / "noise" / "_manifest.jsonl"
     manifest.write_text("\n".join(manifest.read_text().splitlines()[:-1]) + "\n")
-    with pytest.raises(InputRefused, match="did not come to its end"):
+    with pytest.raises(InputRefused, match="did not finish"):
         evaluate_results(str(tmp_path / "noise"), [])
 
 
 def test_what_cannot_be_compared_is_refused(
     results: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputRefused, match="no scored shard"):
+    with pytest.raises(InputRefused, match="not a scored shard"):
         evaluate_results(str(results / "in" / "digits"), [])
     with pytest.raises(InputRefused, match="There is no"):
         evaluate_results(str(labelled), ["missing"])
     with pytest.raises(OptionRefused, match="no column 'truth'"):
         evaluate_results(str(labelled), [], label="truth")
-    with pytest.raises(OptionRefused, match="does not number 10 classes"):
+    with pytest.raises(OptionRefused, match="does not hold one of the 10 class numbers"):
         evaluate_results(str(results / "digits"), [], label="label")
     empty = pa.Table.from_pylist([], schema=result_schema(pa.schema([])))
     pq.write_table(empty, tmp_path / "empty.parquet")

@@ -1,4 +1,4 @@
-"""The command `oodscreen labels`: what people said, joined to the results."""
+"""The command `oodscreen labels`: labels joined to the results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from export.graph.passes import stamp_metadata
 from screen.config import RunConfig
-from screen.review.labels.annotations import read_given
+from screen.review.labels.annotations import read_annotations
 from screen.review.labels.summary import LABEL_COLUMNS
 from screen.review.queue.file_targets import make_file_destination
 from screen.review.queue.fill import QueueConfig, fill_queue
@@ -29,7 +29,7 @@ from tests.screen.review.conftest import Night, read_queue
 
 
 def tasks_of(night: Night, folder: Path) -> list[dict[str, Any]]:
-    """A queue as Label Studio exports it: tasks, yet without annotations."""
+    """A queue in Label Studio's export format: tasks without annotations."""
     target = folder / "tasks.json"
     fill_queue(
         str(night.results),
@@ -47,8 +47,8 @@ def tasks_of(night: Night, folder: Path) -> list[dict[str, Any]]:
 def say(task: dict[str, Any], *choices: str, person: int = 1, **more: Any) -> None:
     result = [{"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": list(choices)}}]
     number = len(task["annotations"])
-    told = {"id": number, "completed_by": person, "result": result if choices else [], "was_cancelled": False}
-    task["annotations"].append({**told, "updated_at": f"2026-01-01T00:00:{number:02d}Z", **more})
+    annotation = {"id": number, "completed_by": person, "result": result if choices else [], "was_cancelled": False}
+    task["annotations"].append({**annotation, "updated_at": f"2026-01-01T00:00:{number:02d}Z", **more})
 
 
 def join(night: Night, labels: Path, *words: str, code: int = 0) -> list[dict[str, Any]]:
@@ -79,7 +79,7 @@ def test_labels_are_joined_to_the_rows_that_they_are_for(
     other = str((int(flagged[2]["data"]["predicted"]) + 1) % 10)
     say(flagged[2], other)
     rows = {(row["shard"], row["row"]): row for row in join(night, write_export(tmp_path, tasks), "--json")}
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     assert len(rows) == len(tasks)
     there = {(row["shard"], row["row"]): row for row in night.rows}
     for place, row in rows.items():
@@ -90,14 +90,14 @@ def test_labels_are_joined_to_the_rows_that_they_are_for(
     changed = rows[flagged[2]["data"]["shard"], flagged[2]["data"]["row"]]
     assert (changed["label"], changed["label_index"]) == (other, int(other))
     assert rows[flagged[0]["data"]["shard"], flagged[0]["data"]["row"]]["label_index"] is None
-    report = json.loads(told.out)
+    report = json.loads(printed.out)
     assert report["worth"]["flagged"]["labelled"] == len(flagged)
     assert report["worth"]["flagged"]["changed"] == report["worth"]["flagged"]["unusable"] == 1
     assert report["worth"]["audit"] | {"low": 0, "high": 0, "name": ""} == {
         "labelled": len(audit), "changed": 0, "out_of_distribution": 0, "unusable": 0, "low": 0, "high": 0, "name": ""
     }  # fmt: skip
-    assert report["not_predicted"] == 1  # of another size: flagged, without a prediction to be judged
-    assert "A flag adds" in told.err
+    assert report["not_predicted"] == 1  # an image of the wrong size: flagged, but without a prediction
+    assert "Lift over random" in printed.err
 
 
 def test_the_columns_are_described_in_the_file(night: Night, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_most_votes_decide_and_a_tie_is_left_out(
     assert report["unlabelled"] == len(tasks) - 4
 
 
-def test_labels_of_other_rows_are_counted_and_told(
+def test_labels_of_other_rows_are_counted_with_their_reasons(
     night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tasks = tasks_of(night, tmp_path)
@@ -146,25 +146,25 @@ def test_labels_of_other_rows_are_counted_and_told(
         say(task, "1")
     tasks[1]["data"]["shard"] = "nowhere.parquet"
     tasks[2]["data"]["row"] = 10_000
-    tasks[3]["data"]["input_footer"] = "of a shard that was written anew"
+    tasks[3]["data"]["input_footer"] = "of a rewritten shard"
     tasks[4]["data"]["id"] = "of another row"
     tasks.append({"id": 99, "data": {"image": "x"}, "annotations": []})
     tasks.append(json.loads(json.dumps(tasks[5])))  # imported twice
     rows = join(night, write_export(tmp_path, tasks), "--json")
-    told = capsys.readouterr()
-    report = json.loads(told.out)
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
     assert len(rows) == report["labelled"] == 2
     assert report["no_result"] == {
-        "no such shard": 1, "no such row": 1, "the shard was another one": 1, "the row has another id": 1
+        "shard not in the results": 1, "row not in the shard": 1, "different input shard": 1, "different row id": 1
     }  # fmt: skip
     assert (report["foreign"], report["repeated"]) == (1, 1)
-    assert "4 labelled row(s) that these results do not have" in told.err
-    assert "1 task(s) that name no row of results" in told.err
+    assert "4 labelled row(s) that do not match these results" in printed.err
+    assert "1 task(s) that name no row of any results" in printed.err
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["foreign last", "foreign first"])
 @pytest.mark.parametrize("field", ["input_footer", "id"])
-def test_a_label_of_another_row_with_the_same_name_decides_nothing(
+def test_a_label_of_another_row_with_the_same_name_has_no_effect(
     field: str, order: int, night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ours = next(task for task in tasks_of(night, tmp_path) if task["data"]["status"] == "ok")
@@ -176,10 +176,10 @@ def test_a_label_of_another_row_with_the_same_name_decides_nothing(
     assert (row["label"], row["outcome"], row["annotators"]) == (ours["data"]["predicted"], "kept", 1)
     report = json.loads(capsys.readouterr().out)
     assert sum(report["no_result"].values()) == 1
-    assert report["repeated"] == 0  # nothing was put together
+    assert report["repeated"] == 0  # no votes were merged
 
 
-def test_the_last_vote_on_a_row_counts_however_much_of_its_name_is_told(
+def test_the_last_vote_on_a_row_counts_even_if_its_row_name_is_incomplete(
     night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (entry,) = (entry for entry in open_results(str(night.results)).entries if entry.shard == "a.parquet")
@@ -193,7 +193,7 @@ def test_the_last_vote_on_a_row_counts_however_much_of_its_name_is_told(
     assert json.loads(capsys.readouterr().out)["repeated"] == 2
 
 
-def test_labels_of_different_images_are_not_put_together(
+def test_labels_of_different_images_are_not_merged(
     night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [{"shard": "a.parquet", "row": 1, "key": key * 64, "label": "1"} for key in "ab"]
@@ -214,7 +214,7 @@ def test_a_label_of_another_image_is_left_out(night: Night, tmp_path: Path, caps
     assert {row["id"] for row in rows} == {task["data"]["id"] for task in tasks[1:]}
     assert all(row["image"] is not None for row in rows)
     report = json.loads(capsys.readouterr().out)
-    assert report["no_result"] == {"the image is another one": 1}
+    assert report["no_result"] == {"different image": 1}
     assert (report["labelled"], report["without_image"]) == (2, 0)
 
 
@@ -237,7 +237,7 @@ def test_a_queue_with_a_column_of_labels_is_read_back(kind: str, night: Night, t
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl", "lists"])
-def test_nan_is_no_label(kind: str, night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nan_is_not_a_label(kind: str, night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said: list[Any] = [2.0, math.nan, math.nan]
     if kind == "lists":
         said = [[one] for one in said]
@@ -257,7 +257,7 @@ NAMES = ("nil", "one", "two", "three", "four", "five", "six", "seven", "eight", 
 
 @pytest.fixture
 def named(night: Night, tmp_path: Path) -> Night:
-    """The same rows, scored by a model whose classes have names; one of them is a number beyond the last class."""
+    """The same rows, scored by a model with class names; one name is a number beyond the last class."""
     proto = onnx.load(night.model)
     (entry,) = (entry for entry in proto.metadata_props if entry.key.endswith("class_names"))
     entry.value = json.dumps(NAMES)
@@ -268,7 +268,7 @@ def named(night: Night, tmp_path: Path) -> Night:
 
 
 def write_lines(folder: Path, labels: list[Any], rows: list[int] | None = None) -> Path:
-    """Labels of rows of the first shard, the first of them for row 0, and so on."""
+    """Labels for rows of the first shard; by default for row 0, 1, and so on."""
     path = folder / "l.jsonl"
     lines = [
         {"shard": "a.parquet", "row": row, "label": label, "annotator": str(index)}
@@ -300,19 +300,19 @@ def test_numbers_alone_are_classes_of_a_model_with_names(named: Night, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("with_model", "told"), [(True, "class numbers from 0 to 9, as numbers"), (False, "add --model")]
+    ("with_model", "message"), [(True, "class numbers from 0 to 9 as numbers"), (False, "add --model")]
 )
-def test_the_next_step_is_one_that_was_not_taken(
-    with_model: bool, told: str, named: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_next_step_suggests_the_model_only_if_it_was_not_given(
+    with_model: bool, message: str, named: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--model", str(named.model)] if with_model else []
     assert join(named, write_lines(tmp_path, ["cat"]), *words, code=2) == []
     error = " ".join(capsys.readouterr().err.split())
-    assert told in error
+    assert message in error
     assert ("add --model" in error) is not with_model
 
 
-def test_a_value_is_no_label_of_a_regression(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_value_is_not_a_label_of_a_regression(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     graph = Graph(kind="regression")
     model = graph.finish(graph.dense(graph.site(graph.flat(), 48), 48, 2), 2)
     stamp_metadata(model.proto, model.contract)
@@ -323,12 +323,12 @@ def test_a_value_is_no_label_of_a_regression(tmp_path: Path, capsys: pytest.Capt
     night = Night(tmp_path / "m.onnx", tmp_path / "in", tmp_path / "out")
     assert join(night, write_lines(tmp_path, [3.7, "in distribution"]), code=2) == []
     error = " ".join(capsys.readouterr().err.split())
-    assert "a number without classes: '3.7'" in error
+    assert "a regression without classes: '3.7'" in error
     assert "--model" not in error
     assert [row["outcome"] for row in join(night, write_lines(tmp_path, ["in distribution"]))] == ["kept"]
 
 
-def test_images_can_go_with_their_labels(night: Night, tmp_path: Path) -> None:
+def test_images_can_be_written_with_their_labels(night: Night, tmp_path: Path) -> None:
     tasks = tasks_of(night, tmp_path)
     for task in tasks[:5]:
         say(task, "1")
@@ -341,14 +341,14 @@ def test_images_can_go_with_their_labels(night: Night, tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "no file": ("missing.json", None, "There is no missing.json"),
+    "no file": ("missing.json", None, "LABELS missing.json does not exist"),
     "another kind": ("l.csv", "x", "LABELS is l.csv"),
-    "no json": ("l.json", "{nonsense", "is no JSON"),
-    "no list": ("l.json", "{}", "holds no list of tasks"),
+    "no json": ("l.json", "{nonsense", "is not JSON"),
+    "no list": ("l.json", "{}", "is not a list of tasks"),
     "json-min": ("l.json", '[{"image": "x", "label": "3"}]', "without `annotations` and `data`"),
-    "foreign": ("l.json", '[{"data": {"image": "x"}, "annotations": []}]', "says which row"),
+    "foreign": ("l.json", '[{"data": {"image": "x"}, "annotations": []}]', "names a row of the results"),
     "no parquet": ("l.parquet", "nonsense", "cannot be read"),
-    "no line": ("l.jsonl", "[1]\n", "line 1 is no object"),
+    "no line": ("l.jsonl", "[1]\n", "line 1 is not a JSON object"),
     "no column": ("l.jsonl", '{"shard": "a.parquet", "row": 1, "said": "3"}\n', "has no column 'label'"),
     "other classes": (
         "l.jsonl",
@@ -356,21 +356,25 @@ REFUSED = {
         "is a class of the model: 'cat'",
     ),
     "no label": ("l.jsonl", '{"shard": "a.parquet", "row": 1, "label": null}\n', "1 have no label"),
-    "no row": ("l.jsonl", '{"shard": "z.parquet", "row": 1, "label": "3"}\n', "no such shard: 1"),
-    "a truth value for a row": ("l.jsonl", '{"shard": "a.parquet", "row": true, "label": "3"}\n', "says which row"),
+    "no row": ("l.jsonl", '{"shard": "z.parquet", "row": 1, "label": "3"}\n', "shard not in the results: 1"),
+    "a truth value for a row": (
+        "l.jsonl",
+        '{"shard": "a.parquet", "row": true, "label": "3"}\n',
+        "names a row of the results",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_no_label_is_refused(
+def test_invalid_labels_are_refused(
     case: str, night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name, text, told = REFUSED[case]
+    name, text, message = REFUSED[case]
     monkeypatch.chdir(tmp_path)
     if text is not None:
         Path(name).write_text(text)
     assert oodscreen("labels", name, night.results, "-o", "out.parquet", monkeypatch=monkeypatch) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not Path("out.parquet").exists()
     assert list(tmp_path.glob(".oodscreen-*")) == []
 
@@ -381,7 +385,7 @@ def test_labels_are_never_written_over(night: Night, tmp_path: Path, capsys: pyt
     before = path.read_bytes()
     with pytest.MonkeyPatch.context() as patched:
         assert oodscreen("labels", path, night.results, "-o", path, monkeypatch=patched) == 2
-    assert "is the file of LABELS" in capsys.readouterr().err
+    assert "is the LABELS file" in capsys.readouterr().err
     assert path.read_bytes() == before
 
 
@@ -395,11 +399,11 @@ def test_an_earlier_file_of_labels_is_replaced(images: bool, night: Night, tmp_p
 
 
 OCCUPIED = {
-    "an input shard": ("in/a.parquet", "in/a.parquet is there and has other columns than labelled rows: "),
-    "a result shard": ("out/a.parquet", "lies in RESULTS"),
-    "new in RESULTS": ("out/labels.parquet", "lies in RESULTS"),
-    "through a link": ("linked/labels.parquet", "lies in RESULTS"),
-    "no parquet": ("notes.pq", "notes.pq is there and cannot be read as Parquet"),
+    "an input shard": ("in/a.parquet", "in/a.parquet exists and has other columns than labelled rows: "),
+    "a result shard": ("out/a.parquet", "is in RESULTS"),
+    "new in RESULTS": ("out/labels.parquet", "is in RESULTS"),
+    "through a link": ("linked/labels.parquet", "is in RESULTS"),
+    "no parquet": ("notes.pq", "notes.pq exists and cannot be read as Parquet"),
     "a folder": ("folder.parquet", "is a folder"),
     "another ending": ("labels.csv", "labels.csv does not end in .parquet or .pq"),
     "no ending": ("labels", "does not end in"),
@@ -410,7 +414,7 @@ OCCUPIED = {
 def test_nothing_but_labels_is_replaced(
     case: str, night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output, told = OCCUPIED[case]
+    output, message = OCCUPIED[case]
     monkeypatch.chdir(tmp_path)
     Path("l.jsonl").write_text('{"shard": "a.parquet", "row": 1, "label": "3"}\n')
     Path("notes.pq").write_text("of mine")
@@ -418,13 +422,13 @@ def test_nothing_but_labels_is_replaced(
     Path("linked").symlink_to("out")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert oodscreen("labels", "l.jsonl", night.results, "-o", output, monkeypatch=monkeypatch) == 2
-    assert told in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_embedded_images_are_let_go_while_labels_are_read(night: Night, tmp_path: Path) -> None:
+def test_embedded_images_are_dropped_while_labels_are_read(night: Night, tmp_path: Path) -> None:
     tasks = tasks_of(night, tmp_path)
     say(tasks[0], "3")
-    given = read_given(str(write_export(tmp_path, tasks)), "label")
+    given = read_annotations(str(write_export(tmp_path, tasks)), "label")
     assert "base64" not in repr(given)
     assert given.read == len(tasks)

@@ -1,4 +1,4 @@
-"""What stands in a queue, format by format."""
+"""The contents of a queue in each file format."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_folder_holds_each_image_in_the_order_of_review(night: Night, tmp_path
         assert (tmp_path / "folder" / row["file_name"]).read_bytes() == there
 
 
-def test_tasks_have_the_image_the_prediction_and_what_views_order_by(night: Night, tmp_path: Path) -> None:
+def test_tasks_have_the_image_the_prediction_and_the_scores(night: Night, tmp_path: Path) -> None:
     fill(night, tmp_path / "q.json", "label-studio-tasks")
     tasks = json.loads((tmp_path / "q.json").read_text())
     scored = [task for task in tasks if task["data"]["status"] == "ok"]
@@ -94,7 +94,7 @@ def test_tasks_have_the_image_the_prediction_and_what_views_order_by(night: Nigh
     assert '<Choice value="9"' in (tmp_path / "q.xml").read_text()
 
 
-def test_an_address_takes_what_comes_from_data_as_text(night: Night, tmp_path: Path) -> None:
+def test_values_from_data_are_percent_encoded_in_an_address(night: Night, tmp_path: Path) -> None:
     fill(night, tmp_path / "q.json", "label-studio-tasks", url="https://x/{shard}/{row}?id={id}&key={key}")
     for data in read_queue(tmp_path / "q.json"):
         shard = data["shard"].replace("/", "%2F")
@@ -105,7 +105,7 @@ HOSTILE = ["../../../etc/passwd", "<script>alert(1)</script>", "a\x00b", "\U0001
 
 
 def test_hostile_ids_are_text_in_every_format(night: Night, tmp_path: Path, digits: Any) -> None:
-    """Names of files are made of rank and digest, so that nothing of the data is in them."""
+    """File names consist of rank and digest, and contain no text from the data."""
     from screen.config import RunConfig
     from screen.run.runner import run_screening
     from tests.conftest import Recorder, encode, write_shard
@@ -126,7 +126,7 @@ def test_hostile_ids_are_text_in_every_format(night: Night, tmp_path: Path, digi
         assert "<" not in data["image"]
 
 
-def test_bare_pixels_are_handed_on_as_png(night: Night, tmp_path: Path, digits: Any) -> None:
+def test_raw_pixels_are_exported_as_png(night: Night, tmp_path: Path, digits: Any) -> None:
     from export.errors import OptionRefused
     from screen.config import RunConfig
     from screen.run.runner import run_screening
@@ -143,7 +143,7 @@ def test_bare_pixels_are_handed_on_as_png(night: Night, tmp_path: Path, digits: 
     def choose(results: Any, classes: ClassNames) -> Any:
         return make_file_destination(str(tmp_path / "q.parquet"), None, "p", classes, images=True, url=None)
 
-    with pytest.raises(OptionRefused, match="nothing says their height"):
+    with pytest.raises(OptionRefused, match="without height and width"):
         fill_queue(str(tmp_path / "flat-out"), QueueConfig(), choose)
     keys = []
     for name, model in (("flat", str(night.model)), ("square", None)):
@@ -156,7 +156,7 @@ def test_bare_pixels_are_handed_on_as_png(night: Night, tmp_path: Path, digits: 
     assert keys[0] == keys[1]
 
 
-def test_images_by_path_are_read_below_their_root_alone(night: Night, tmp_path: Path, digits: Any) -> None:
+def test_images_by_path_are_read_only_below_their_root(night: Night, tmp_path: Path, digits: Any) -> None:
     from screen.config import RunConfig
     from screen.run.runner import run_screening
     from tests.conftest import IMAGE_TYPE, Recorder, encode

@@ -1,4 +1,4 @@
-"""The command `oodscreen queue`: which rows, in which order, each image once, and nothing lost or doubled by a kill."""
+"""The command `oodscreen queue`: selection, order, deduplication, and no lost or duplicate images after a kill."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def places(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
     return [(row["shard"], row["row"]) for row in rows]
 
 
-def test_flagged_rows_come_the_most_suspicious_first_and_those_not_scored_last(night: Night, tmp_path: Path) -> None:
+def test_flagged_rows_are_ordered_by_suspicion_and_unscored_rows_come_last(night: Night, tmp_path: Path) -> None:
     report = fill(night, tmp_path / "q.parquet")
     rows = read_queue(tmp_path / "q.parquet")
     scored = [row for row in rows if row["status"] == "ok"]
@@ -61,7 +61,7 @@ def test_every_row_has_the_image_that_was_scored_and_its_digest(night: Night, tm
         assert row["key"] == hashlib.sha256(there).hexdigest()
 
 
-def test_top_hands_on_the_first_and_the_next_run_the_next(night: Night, tmp_path: Path) -> None:
+def test_top_exports_the_first_rows_and_the_next_run_the_next_rows(night: Night, tmp_path: Path) -> None:
     fill(night, tmp_path / "whole.parquet", project="other")
     whole = places(read_queue(tmp_path / "whole.parquet"))
     assert len(whole) > 12
@@ -72,7 +72,7 @@ def test_top_hands_on_the_first_and_the_next_run_the_next(night: Night, tmp_path
     assert found == whole[:12]
 
 
-def test_per_class_gives_each_predicted_class_its_most_suspicious(night: Night, tmp_path: Path) -> None:
+def test_per_class_exports_the_most_suspicious_rows_of_each_predicted_class(night: Night, tmp_path: Path) -> None:
     fill(night, tmp_path / "whole.parquet", project="other")
     expected: list[tuple[str, int]] = []
     counts: dict[Any, int] = {}
@@ -86,8 +86,8 @@ def test_per_class_gives_each_predicted_class_its_most_suspicious(night: Night, 
     assert places(read_queue(tmp_path / "top.parquet")) == expected[:3]
 
 
-def test_per_class_goes_on_behind_what_was_handed_on_before_as_another_shard(night: Night, tmp_path: Path) -> None:
-    """The ledger knows the images, but not these rows: only their bytes tell, so more must be fetched."""
+def test_per_class_continues_after_images_exported_from_another_shard(night: Night, tmp_path: Path) -> None:
+    """The ledger has the images under other rows, so they are recognized only after fetching their bytes."""
     fill(night, tmp_path / "first.parquet", per_class=1)
     first = read_queue(tmp_path / "first.parquet")
     recut(night)
@@ -130,19 +130,19 @@ def test_random_rows_are_marked_and_were_not_flagged(night: Night, tmp_path: Pat
     assert places(audit) != sorted(places(audit))
 
 
-def test_a_second_run_adds_nothing_and_says_so(night: Night, tmp_path: Path) -> None:
+def test_a_second_run_adds_nothing_and_reports_it(night: Night, tmp_path: Path) -> None:
     first = fill(night, tmp_path / "q.parquet", include_random="30%")
     before = (tmp_path / "q.parquet").read_bytes()
     again = fill(night, tmp_path / "q.parquet", include_random="30%")
     assert (again.handed_on, again.audit) == (0, 0)
     assert again.before == first.handed_on + first.audit + first.same_image
-    assert "nothing new for" in again.to_text()
+    assert "no new rows for" in again.to_text()
     assert (tmp_path / "q.parquet").read_bytes() == before
     assert fill(night, tmp_path / "other.parquet", project="other", include_random="30%").handed_on == first.handed_on
 
 
 def recut(night: Night) -> None:
-    """The same rows in shards of other names and sizes, scored again."""
+    """Write the same rows to shards with other names and sizes, and score them again."""
     tables = [pq.read_table(path) for path in sorted(night.input.rglob("*.parquet"))]
     shutil.rmtree(night.input)
     night.input.mkdir()
@@ -152,10 +152,8 @@ def recut(night: Night) -> None:
     night.run()
 
 
-def test_images_that_are_known_are_not_read_again(
-    night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nor those of rows that hold an image of another row, or came in other shards before."""
+def test_known_images_are_not_read_again(night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This includes duplicates of other rows' images, and rows that were exported from other shards."""
     from screen.review.queue.fetch import Fetcher
 
     fill(night, tmp_path / "q.parquet")
@@ -173,17 +171,17 @@ def test_images_that_are_known_are_not_read_again(
     assert fetched == []
 
 
-def test_a_shard_cut_anew_doubles_nothing(night: Night, tmp_path: Path) -> None:
-    """The draw of random rows is the same too, for rows have ids of their own."""
+def test_splitting_the_rows_into_other_shards_exports_nothing_twice(night: Night, tmp_path: Path) -> None:
+    """The audit sample is the same too, because the rows have ids."""
     first = fill(night, tmp_path / "q.parquet", include_random="40%")
     recut(night)
     again = fill(night, tmp_path / "again.parquet", include_random="40%")
     assert (again.handed_on, again.audit) == (0, 0)
     assert again.before >= 2 * (first.handed_on + first.audit)
-    assert not again.shards, "rows that were handed on need no shard"
+    assert not again.shards, "exported rows need no shard"
 
 
-def test_new_rows_of_the_next_night_are_added_alone(night: Night, tmp_path: Path, digits: Any) -> None:
+def test_only_new_rows_of_the_next_night_are_added(night: Night, tmp_path: Path, digits: Any) -> None:
     from tests.conftest import encode
 
     first = fill(night, tmp_path / "one.parquet")
@@ -196,11 +194,11 @@ def test_new_rows_of_the_next_night_are_added_alone(night: Night, tmp_path: Path
 
 
 class Killed(BaseException):
-    """In place of SIGKILL: nothing handles it."""
+    """Simulates SIGKILL: no code handles it."""
 
 
 @pytest.mark.parametrize("to", ["parquet", "imagefolder", "label-studio-tasks"])
-def test_a_kill_between_file_and_ledger_doubles_nothing(
+def test_a_kill_between_file_and_ledger_exports_nothing_twice(
     to: str, night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(ledger: Ledger, note: Path) -> None:
@@ -213,56 +211,56 @@ def test_a_kill_between_file_and_ledger_doubles_nothing(
             fill(night, target, to)
     again = fill(night, tmp_path / "again.json", to)
     assert again.handed_on == 0
-    assert "it counts" in again.to_text()
+    assert "its images count as exported" in again.to_text()
     assert not (tmp_path / "again.json").exists()
-    assert "it counts" not in fill(night, tmp_path / "again.json", to).to_text()
+    assert "its images count as exported" not in fill(night, tmp_path / "again.json", to).to_text()
 
 
 @pytest.mark.parametrize("to", ["jsonl", "imagefolder"])
-def test_a_kill_before_the_file_is_there_loses_nothing(
+def test_a_kill_before_the_file_exists_loses_nothing(
     to: str, night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    intend = Ledger.intend
+    add_pending = Ledger.add_pending
 
     def die(ledger: Ledger, *arguments: Any) -> Path:
-        intend(ledger, *arguments)
+        add_pending(ledger, *arguments)
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(Ledger, "intend", die)
+        patched.setattr(Ledger, "add_pending", die)
         with pytest.raises(Killed):
             fill(night, tmp_path / "q", to)
     assert not (tmp_path / "q").exists()
     again = fill(night, tmp_path / "q", to)
-    assert "are free again" in again.to_text()
+    assert "can be exported again" in again.to_text()
     assert again.handed_on > 10
     assert list(tmp_path.glob(".oodscreen-*")) == []
 
 
-def test_a_target_that_exists_is_not_replaced(night: Night, tmp_path: Path) -> None:
-    (tmp_path / "q.parquet").write_text("work of somebody")
+def test_an_existing_target_is_not_replaced(night: Night, tmp_path: Path) -> None:
+    (tmp_path / "q.parquet").write_text("earlier work")
     from export.errors import OutputRefused
 
-    with pytest.raises(OutputRefused, match="exists already"):
+    with pytest.raises(OutputRefused, match="already exists"):
         fill(night, tmp_path / "q.parquet")
-    assert (tmp_path / "q.parquet").read_text() == "work of somebody"
+    assert (tmp_path / "q.parquet").read_text() == "earlier work"
     assert fill(night, tmp_path / "other.parquet").handed_on > 10, "the refused queue is not in the ledger"
 
 
-def test_a_shard_that_changed_hands_nothing_on_and_says_so(night: Night, tmp_path: Path) -> None:
+def test_a_changed_shard_exports_nothing_and_is_reported(night: Night, tmp_path: Path) -> None:
     table = pq.read_table(night.input / "a.parquet")
     pq.write_table(table.take(pa.array(list(reversed(range(len(table)))))), night.input / "a.parquet")
     report = fill(night, tmp_path / "q.parquet")
     assert report.shards == {"a.parquet": "changed since it was scored"}
     assert report.exit_code == 3
     assert {row["shard"] for row in read_queue(tmp_path / "q.parquet")} == {"sub/b.parquet"}
-    assert "not handed on: 'a.parquet' changed since it was scored" in report.to_text()
+    assert "not exported: 'a.parquet' changed since it was scored" in report.to_text()
 
 
-def test_a_shard_that_vanished_waits_until_it_is_back(night: Night, tmp_path: Path) -> None:
+def test_rows_of_a_missing_shard_are_exported_when_it_is_back(night: Night, tmp_path: Path) -> None:
     (night.input / "a.parquet").rename(tmp_path / "a.parquet")
     report = fill(night, tmp_path / "q.parquet")
-    assert "any more" in report.shards["a.parquet"]
+    assert "no longer exists in" in report.shards["a.parquet"]
     assert report.exit_code == 3
     (tmp_path / "a.parquet").rename(night.input / "a.parquet")
     late = fill(night, tmp_path / "late.parquet")
@@ -270,9 +268,9 @@ def test_a_shard_that_vanished_waits_until_it_is_back(night: Night, tmp_path: Pa
     assert {row["shard"] for row in read_queue(tmp_path / "late.parquet")} == {"a.parquet"}
 
 
-def test_shards_that_were_moved_are_found_by_input(night: Night, tmp_path: Path) -> None:
+def test_moved_shards_are_found_with_the_input_option(night: Night, tmp_path: Path) -> None:
     shutil.move(night.input, tmp_path / "elsewhere")
-    os.utime(tmp_path / "elsewhere" / "a.parquet", (0, 0))  # a copy has a time of its own
+    os.utime(tmp_path / "elsewhere" / "a.parquet", (0, 0))  # copying changes the modification time
     assert fill(night, tmp_path / "q.parquet").exit_code == 3
     assert not (tmp_path / "q.parquet").exists()
     report = fill(night, tmp_path / "q.parquet", source=str(tmp_path / "elsewhere"))
@@ -280,8 +278,8 @@ def test_shards_that_were_moved_are_found_by_input(night: Night, tmp_path: Path)
     assert report.handed_on > 10
 
 
-def test_other_images_in_the_same_place_are_never_handed_on(night: Night, tmp_path: Path, digits: Any) -> None:
-    """With --input times do not count; the footer does, and ids are compared row by row."""
+def test_other_images_at_the_same_position_are_never_exported(night: Night, tmp_path: Path, digits: Any) -> None:
+    """With --input, times are ignored; footers and row ids are compared."""
     from tests.conftest import encode
 
     write_shard(tmp_path / "else" / "a.parquet", [encode(image) for image in digits[200:260]], row_group_size=25)
@@ -290,8 +288,8 @@ def test_other_images_in_the_same_place_are_never_handed_on(night: Night, tmp_pa
     assert not (tmp_path / "q.parquet").exists()
 
 
-def test_a_copy_without_ids_is_known_by_its_time(night: Night, tmp_path: Path, digits: Any) -> None:
-    """Size and footer can be those of another shard, and made up ids are those of any."""
+def test_a_copy_without_ids_is_identified_by_its_time(night: Night, tmp_path: Path, digits: Any) -> None:
+    """Another shard can have the same size and footer, and generated ids are the same for every shard."""
     from screen.config import RunConfig
     from screen.run.runner import run_screening
     from tests.conftest import IMAGE_TYPE, Recorder, encode
@@ -306,14 +304,14 @@ def test_a_copy_without_ids_is_known_by_its_time(night: Night, tmp_path: Path, d
     time = (tmp_path / "moved" / "a.parquet").stat().st_mtime_ns
     os.utime(tmp_path / "moved" / "a.parquet", ns=(0, 0))
     report = fill(bare, tmp_path / "q.parquet", source=str(tmp_path / "moved"))
-    assert "has another time than the shard that was scored" in report.shards["a.parquet"]
+    assert "has a different modification time than the scored shard" in report.shards["a.parquet"]
     assert report.exit_code == 3
     assert not (tmp_path / "q.parquet").exists()
     os.utime(tmp_path / "moved" / "a.parquet", ns=(0, time))
     assert fill(bare, tmp_path / "q.parquet", source=str(tmp_path / "moved")).handed_on == 6
 
 
-def test_a_shard_that_is_replaced_while_it_is_read_is_left_out(
+def test_a_shard_replaced_during_reading_is_left_out(
     night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from screen.input.rows import read_chosen_rows as read
@@ -329,7 +327,7 @@ def test_a_shard_that_is_replaced_while_it_is_read_is_left_out(
     assert {row["shard"] for row in read_queue(tmp_path / "q.parquet")} == {"sub/b.parquet"}
 
 
-def test_results_without_a_flag_make_no_file(night: Night, tmp_path: Path) -> None:
+def test_results_without_flags_write_no_file(night: Night, tmp_path: Path) -> None:
     from screen.config import RunConfig
     from screen.run.runner import run_screening
     from tests.conftest import Recorder
@@ -338,19 +336,19 @@ def test_results_without_a_flag_make_no_file(night: Night, tmp_path: Path) -> No
     run_screening(night.model, str(night.input / "a.parquet"), tmp_path / "calm", config, Recorder())
     calm = Night(night.model, night.input, tmp_path / "calm")
     report = fill(calm, tmp_path / "q.parquet")
-    assert report.to_text() == f"0 of 60 rows are flagged\nnothing new for {tmp_path / 'q.parquet'}"
+    assert report.to_text() == f"0 of 60 rows are flagged\nno new rows for {tmp_path / 'q.parquet'}"
     assert report.exit_code == 0
     assert not (tmp_path / "q.parquet").exists()
 
 
 def test_classes_have_the_names_that_the_run_recorded(night: Night) -> None:
-    """So that `labels`, without the model, knows what `queue --model` called them."""
+    """`labels` without a model then uses the same names as `queue --model`."""
     record = night.results / "_run.json"
-    told = json.loads(record.read_text())
+    values = json.loads(record.read_text())
     names = [f"digit {index}" for index in range(10)]
-    record.write_text(json.dumps({**told, "class_names": names}))
+    record.write_text(json.dumps({**values, "class_names": names}))
     assert name_classes(open_results(str(night.results)), None)[0].names == tuple(names)
-    record.write_text(json.dumps({**told, "class_names": names[:3]}))
+    record.write_text(json.dumps({**values, "class_names": names[:3]}))
     assert name_classes(open_results(str(night.results)), None)[0].names == tuple("0123456789")
     record.unlink()
     assert name_classes(open_results(str(night.results)), None)[0].names == tuple("0123456789")
@@ -396,7 +394,7 @@ def test_a_full_disk_leaves_neither_file_nor_ledger(
     assert fill(night, tmp_path / "q.parquet").handed_on > 10
 
 
-def test_a_queue_holds_its_ledger_alone(night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_queue_locks_its_ledger(night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from screen.output.lock import hold_output
 
     with hold_output(night.results / "_queue.ledger"), pytest.MonkeyPatch.context() as patched:
@@ -410,8 +408,8 @@ def test_results_that_a_run_writes_to_are_not_read(night: Night, tmp_path: Path)
         assert oodscreen("queue", night.results, "-o", tmp_path / "q.parquet", monkeypatch=patched) == 75
 
 
-def test_check_has_nothing_against_the_ledger(night: Night, tmp_path: Path) -> None:
-    night.run()  # the copy's quarantine names its own paths then
+def test_check_accepts_the_ledger(night: Night, tmp_path: Path) -> None:
+    night.run()  # rewrites the paths in the copy's quarantine
     fill(night, tmp_path / "q.parquet")
     with pytest.MonkeyPatch.context() as patched:
         assert oodscreen("check", night.results, "--input", night.input, monkeypatch=patched) == 0
@@ -419,36 +417,39 @@ def test_check_has_nothing_against_the_ledger(night: Night, tmp_path: Path) -> N
     assert fill(night, tmp_path / "again.parquet").handed_on == 0
 
 
-def test_a_queue_does_not_lie_where_it_is_taken_for_results_or_images(
+def test_a_queue_in_results_or_input_is_refused(
     night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "link").symlink_to(night.results)
     for target, where in (
-        (night.results / "q.parquet", "in RESULTS"),
-        (night.results / "deep" / "q.jsonl", "in RESULTS"),
-        (tmp_path / "link" / "q.parquet", "in RESULTS"),
-        (night.input / "q.parquet", "in INPUT"),
+        (night.results / "q.parquet", "is in RESULTS"),
+        (night.results / "deep" / "q.jsonl", "is in RESULTS"),
+        (tmp_path / "link" / "q.parquet", "is in RESULTS"),
+        (night.input / "q.parquet", "is in INPUT"),
     ):
         assert oodscreen("queue", night.results, "-o", target, monkeypatch=monkeypatch) == 2
-        assert f"lies {where}" in " ".join(capsys.readouterr().err.split())
+        assert where in " ".join(capsys.readouterr().err.split())
         assert not target.exists()
     assert not (night.results / "_queue.ledger").exists()
     assert oodscreen("queue", night.results, "-o", night.input / "q.jsonl", monkeypatch=monkeypatch) == 0
 
 
 REFUSED = {
-    "nothing there": (["missing", "-o", "q.parquet"], "There is no missing"),
+    "nothing there": (["missing", "-o", "q.parquet"], "RESULTS missing does not exist"),
     "no results": (["{in}", "-o", "q.parquet"], "holds no _manifest.jsonl"),
     "no target": (["{out}"], "Neither --output nor"),
-    "no format": (["{out}", "-o", "queue"], "says no format"),
+    "no format": (["{out}", "-o", "queue"], "has no extension that determines the format"),
     "unknown format": (["{out}", "-o", "q", "--to", "csv"], "--to is 'csv'"),
     "top": (["{out}", "-o", "q.parquet", "--top", "0"], "--top is 0"),
     "share": (["{out}", "-o", "q.parquet", "--include-random", "5"], "--include-random is '5'"),
     "too large a share": (["{out}", "-o", "q.parquet", "--include-random", "101%"], "--include-random is '101%'"),
     "reason": (["{out}", "-o", "q.parquet", "--reason", "boredom"], "--reason boredom is neither"),
-    "order": (["{out}", "-o", "q.parquet", "--order-by", "shard"], "--order-by shard is no score"),
+    "order": (["{out}", "-o", "q.parquet", "--order-by", "shard"], "--order-by shard is not a score"),
     "no images": (["{out}", "-o", "q", "--to", "imagefolder", "--no-images"], "--no-images was given with"),
-    "url in parquet": (["{out}", "-o", "q.parquet", "--image-url", "http://x/{id}"], "says nothing in parquet"),
+    "url in parquet": (
+        ["{out}", "-o", "q.parquet", "--image-url", "http://x/{id}"],
+        "has no effect in the format parquet",
+    ),
     "url without a place": (
         ["{out}", "-o", "q.json", "--to", "label-studio-tasks", "--image-url", "http://x"],
         "--image-url",
@@ -472,24 +473,24 @@ REFUSED = {
     "tasks in xml": (["{out}", "-o", "q.XML", "--to", "label-studio-tasks"], "ends in .xml"),
     "no path": (
         ["{out}", "-o", "q.json", "--to", "label-studio-tasks", "--image-url", "http://x/{path}"],
-        "wants a path",
+        "contains {path}, but row",
     ),
     "no server": (["{out}", "--to", "label-studio"], "--url is missing"),
-    "no address": (["{out}", "--to", "label-studio", "--url", "ftp://x"], "is no address"),
+    "no address": (["{out}", "--to", "label-studio", "--url", "ftp://x"], "is not an address"),
     "server and file": (["{out}", "-o", "q.parquet", "--to", "label-studio"], "--output q.parquet was given with"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_meant_is_refused_before_anything_is_written(
+def test_invalid_options_are_refused_before_anything_is_written(
     case: str, night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words, told = REFUSED[case]
+    words, message = REFUSED[case]
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LABEL_STUDIO_URL", raising=False)
     places = {"{in}": str(night.input), "{out}": str(night.results)}
     assert oodscreen("queue", *(places.get(word, word) for word in words), monkeypatch=monkeypatch) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
 
 
@@ -504,10 +505,10 @@ def test_half_finished_results_are_refused(night: Night, capsys: pytest.CaptureF
     manifest.write_text("\n".join(manifest.read_text().splitlines()[:-1]) + "\n")
     with pytest.MonkeyPatch.context() as patched:
         assert oodscreen("queue", night.results, "-o", "q.parquet", monkeypatch=patched) == 2
-    assert "did not come to its end" in capsys.readouterr().err
+    assert "did not finish" in capsys.readouterr().err
 
 
-def test_a_result_that_is_not_what_the_manifest_says_is_refused(
+def test_a_result_shard_that_differs_from_the_manifest_is_refused(
     night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = night.results / "a.parquet"
@@ -518,16 +519,16 @@ def test_a_result_that_is_not_what_the_manifest_says_is_refused(
         assert "cannot be used" in capsys.readouterr().err
 
 
-def test_a_damaged_ledger_is_said_to_be_one(night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_ledger_is_reported(night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fill(night, tmp_path / "q.parquet")
     part = next((night.results / "_queue.ledger").glob("*.pq"))
     part.write_bytes(b"nonsense")
     with pytest.MonkeyPatch.context() as patched:
         assert oodscreen("queue", night.results, "-o", tmp_path / "r.parquet", monkeypatch=patched) == 2
-    assert "of the ledger cannot be read" in capsys.readouterr().err
+    assert "_queue.ledger" in capsys.readouterr().err
 
 
-def test_the_command_tells_what_it_did_and_json_holds_it(
+def test_the_command_prints_its_report_and_writes_it_as_json(
     night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words: list[str | Path] = [
@@ -542,16 +543,16 @@ def test_the_command_tells_what_it_did_and_json_holds_it(
         "--json",
     ]
     assert oodscreen(*words, monkeypatch=monkeypatch) == 0
-    told = capsys.readouterr()
-    assert "handed on to" in told.err
-    report = json.loads(told.out)
+    printed = capsys.readouterr()
+    assert "exported to" in printed.err
+    report = json.loads(printed.out)
     assert report["handed_on"] == 5
     assert report["audit"] == len(read_queue(tmp_path / "q.jsonl")) - 5
 
 
 @pytest.mark.parametrize("to", ["parquet", "jsonl", "label-studio-tasks", "imagefolder"])
-def test_the_systems_limit_on_a_file_ends_with_one_message(to: str, night: Night, tmp_path: Path) -> None:
-    """In place of a full disk, in a process of its own; it may meet the temporary file or the target."""
+def test_a_file_size_limit_ends_with_one_message(to: str, night: Night, tmp_path: Path) -> None:
+    """Simulates a full disk in a subprocess; the limit may affect the temporary file or the target."""
     words = ["queue", str(night.results), "-o", str(tmp_path / "q.json"), "--to", to]
     command = [str(Path(sys.executable).with_name("oodscreen")), *words]
     limited = ["sh", "-c", 'ulimit -f 8; exec "$@"', "sh", *command]

@@ -1,4 +1,4 @@
-"""Labeling configuration, tasks and forms; a real server is asked in `tests/integration/test_label_studio.py`."""
+"""Labeling configuration, tasks and forms; `tests/integration/test_label_studio.py` uses a real server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from export.errors import OptionRefused
-from screen.review.queue.classes import ClassNames, _made_distinct
+from screen.review.queue.classes import ClassNames, _make_distinct
 from screen.review.queue.labelstudio import embed, label_config, parse_form
 from screen.review.queue.labelstudio_api import open_project
 from screen.review.queue.labelstudio_client import TOKEN_VARIABLE
@@ -31,7 +31,7 @@ HOSTILE = (
 
 
 def test_names_of_classes_become_choices_that_are_all_different() -> None:
-    names = _made_distinct(HOSTILE)
+    names = _make_distinct(HOSTILE)
     assert len(set(names)) == len(HOSTILE)
     assert names[0] == HOSTILE[0]
     assert names[3] == "two lines"
@@ -40,7 +40,7 @@ def test_names_of_classes_become_choices_that_are_all_different() -> None:
 
 
 def test_names_of_classes_are_text_in_the_labeling_configuration() -> None:
-    classes = ClassNames(_made_distinct(HOSTILE), several=False)
+    classes = ClassNames(_make_distinct(HOSTILE), several=False)
     root = ElementTree.fromstring(label_config(classes))  # noqa: S314  our own
     assert [choice.get("value") for choice in root.iter("Choice")] == list(classes.choices)
     assert {element.tag for element in root.iter()} == {"View", "Image", "Choices", "Choice"}
@@ -49,7 +49,7 @@ def test_names_of_classes_are_text_in_the_labeling_configuration() -> None:
     assert [choices.get("choice") for choices in several.iter("Choices")] == ["multiple"]
 
 
-def test_what_a_model_predicts_is_named() -> None:
+def test_predictions_have_class_names() -> None:
     single, several = ClassNames(("a", "b", "c"), several=False), ClassNames(("a", "b", "c"), several=True)
     assert single.predicted({"mean": [0.1, 0.7, 0.2], "prediction": 1}) == ("b",)
     assert several.predicted({"mean": [0.6, 0.1, 0.51], "prediction": None}) == ("a", "c")
@@ -58,7 +58,7 @@ def test_what_a_model_predicts_is_named() -> None:
     assert ClassNames((), several=False).choices == ("in distribution", "out of distribution", "unusable")
 
 
-def test_what_browsers_do_not_show_is_embedded_as_png() -> None:
+def test_formats_unknown_to_browsers_are_embedded_as_png() -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (3, 2), (9, 8, 7)).save(buffer, "TIFF")
     text = embed(QueuedImage(buffer.getvalue(), None, ".tif", "image/tiff"))
@@ -66,9 +66,9 @@ def test_what_browsers_do_not_show_is_embedded_as_png() -> None:
     assert embed(QueuedImage(b"xyz", None, ".jpg", "image/jpeg")) == "data:image/jpeg;base64,eHl6"
 
 
-def test_a_project_that_exists_is_used_by_its_own_names() -> None:
-    """As Label Studio tells a configuration."""
-    told = {
+def test_an_existing_project_keeps_its_own_tag_names() -> None:
+    """The dictionary has the format of Label Studio's `parsed_label_config`."""
+    parsed = {
         "note": {"type": "TextArea", "to_name": ["img"], "inputs": [{"type": "Image", "value": "photo"}]},
         "kind": {
             "type": "Choices",
@@ -77,10 +77,10 @@ def test_a_project_that_exists_is_used_by_its_own_names() -> None:
             "labels": ["a", "b", "unusable"],
         },
     }
-    form = parse_form(told, ("a", "unusable"))
+    form = parse_form(parsed, ("a", "unusable"))
     assert not isinstance(form, str)
     assert (form.control, form.object, form.image) == ("kind", "img", "photo")
-    assert parse_form(told, ("a", "c")) == "does not offer 'c' in 'kind'"
+    assert parse_form(parsed, ("a", "c")) == "lacks the choices 'c' in 'kind'"
     assert parse_form({}, ("a",)) == "has no Choices tag for an Image tag"
     assert parse_form(None, ("a",)) == "has no Choices tag for an Image tag"
 
@@ -94,6 +94,6 @@ def test_a_missing_library_or_token_is_named(monkeypatch: pytest.MonkeyPatch) ->
             open_project("http://127.0.0.1:9", None, classes)
     assert "pip install 'oodscreen[label-studio]'" in refused.value.next_step
     for url in ("x", "http://", "http://me:secret@host", "file:///etc"):
-        with pytest.raises(OptionRefused, match="--url is no address") as refused:
+        with pytest.raises(OptionRefused, match="--url is not an address") as refused:
             open_project(url, None, classes)
         assert "secret" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""A queue and its labels with results, input, ledger and files in an object store; here fsspec's store in memory."""
+"""A queue and its labels with all files in an object store; here fsspec's in-memory store."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def read(store: Any, name: str) -> pa.Table:
     return pq.read_table(io.BytesIO(store.cat(name)))
 
 
-def test_a_queue_of_a_store_is_that_of_a_disk_and_adds_nothing_again(store: Any, tmp_path: Path) -> None:
+def test_a_queue_in_a_store_equals_one_on_disk_and_a_second_run_adds_nothing(store: Any, tmp_path: Path) -> None:
     report = fill("memory://queues/q.parquet")
     assert report.handed_on == read(store, "/queues/q.parquet").num_rows > 30
     again = fill("memory://queues/r.parquet")
@@ -60,7 +60,7 @@ def test_a_queue_of_a_store_is_that_of_a_disk_and_adds_nothing_again(store: Any,
     assert pq.read_table(tmp_path / "q.parquet").equals(read(store, "/queues/q.parquet"))
 
 
-def test_a_kill_between_object_and_ledger_doubles_nothing(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_between_object_and_ledger_exports_nothing_twice(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def die(ledger: Ledger, note: Path) -> None:
         raise KeyboardInterrupt
 
@@ -68,7 +68,7 @@ def test_a_kill_between_object_and_ledger_doubles_nothing(store: Any, monkeypatc
         patched.setattr(Ledger, "confirm", die)
         with pytest.raises(KeyboardInterrupt):
             fill("memory://queues/q.jsonl")
-    assert "it counts" in fill("memory://queues/r.jsonl").to_text()
+    assert "its images count as exported" in fill("memory://queues/r.jsonl").to_text()
     assert not store.exists("/queues/r.jsonl")
 
 
@@ -78,7 +78,7 @@ def test_a_folder_of_images_in_a_store_is_refused(store: Any) -> None:
     assert fill("memory://queues/q.parquet").handed_on > 30
 
 
-def test_an_object_that_vanished_is_named(store: Any) -> None:
+def test_a_missing_object_is_named(store: Any) -> None:
     store.rm("/in/a.parquet")
     report = fill("memory://queues/q.parquet")
     assert report.exit_code == 3
@@ -95,5 +95,5 @@ def test_labels_are_read_and_written_in_a_store(store: Any) -> None:
     given = read_labels("memory://queues/said.parquet", target, label_column="label", project=None, url=None)
     report = join_labels(given, "memory://out", target, images=True)
     assert report.labelled == queue.num_rows == read(store, "/queues/labels.parquet").num_rows
-    assert report.worth.flagged.finds == 0
+    assert report.worth.flagged.corrections == 0
     assert report.without_image == 0

@@ -20,7 +20,7 @@ def counted(values: list[float], flag: list[bool], cut: int) -> GrowingHistogram
 
 
 @given(VALUES, st.randoms(use_true_random=False), st.integers(0, 60))
-def test_a_histogram_is_the_same_in_whatever_order_and_batches_values_come(
+def test_a_histogram_does_not_depend_on_the_order_and_batches_of_values(
     values: list[float], random: object, cut: int
 ) -> None:
     flag = [value > 0 for value in values]
@@ -49,7 +49,7 @@ def test_bins_are_coarse_enough_for_a_limit_far_from_all_values() -> None:
 
 
 def table(**columns: list[object]) -> pa.Table:
-    """Rows of result columns; those that are not given are null, and rows are readable."""
+    """Result rows with the given columns; other columns are null, and all rows are readable by default."""
     rows = len(next(iter(columns.values())))
     kinds = {column.name: column.type for column in COLUMNS}
     filled = {"status": ["ok"] * rows, "flag": [False] * rows, **columns}
@@ -57,27 +57,33 @@ def table(**columns: list[object]) -> pa.Table:
 
 
 def test_flagged_rows_come_first_then_high_scores_then_the_order_of_the_results() -> None:
-    tally = Aggregate(4, None)
-    tally.add(0, 0, table(entropy=[0.1, 0.9, 0.5], flag=[False, False, True]))
-    tally.add(0, 3, table(entropy=[0.5], flag=[True]))
-    tally.add(1, 0, table(entropy=[0.6, 0.9], flag=[True, False]))
-    assert tally.order == "entropy"
-    assert tally.suspects() == [RowPosition(1, 0), RowPosition(0, 2), RowPosition(0, 3), RowPosition(0, 1)]
+    aggregate = Aggregate(4, None)
+    aggregate.add(0, 0, table(entropy=[0.1, 0.9, 0.5], flag=[False, False, True]))
+    aggregate.add(0, 3, table(entropy=[0.5], flag=[True]))
+    aggregate.add(1, 0, table(entropy=[0.6, 0.9], flag=[True, False]))
+    assert aggregate.order == "entropy"
+    assert aggregate.top_rows() == [RowPosition(1, 0), RowPosition(0, 2), RowPosition(0, 3), RowPosition(0, 1)]
 
 
 def test_the_score_of_the_queue_orders_unless_it_is_null() -> None:
     low = Aggregate(2, None, "confidence", high=False)
     low.add(0, 0, table(confidence=[0.9, 0.2, 0.4], entropy=[9.0, 0.0, 0.0], flag=[True, True, True]))
-    assert (low.order, low.high, low.suspects()) == ("confidence", False, [RowPosition(0, 1), RowPosition(0, 2)])
+    assert (low.order, low.high, low.top_rows()) == ("confidence", False, [RowPosition(0, 1), RowPosition(0, 2)])
     null = Aggregate(1, None, "confidence", high=False)
     null.add(0, 0, table(entropy=[0.1, 0.9], flag=[True, True]))
-    assert (null.order, null.high, null.suspects()) == ("entropy", True, [RowPosition(0, 1)])
+    assert (null.order, null.high, null.top_rows()) == ("entropy", True, [RowPosition(0, 1)])
 
 
-def test_rows_that_could_not_be_scored_are_counted_as_rows_alone() -> None:
-    tally = Aggregate(10, 0.5)
-    tally.add(
+def test_rows_that_could_not_be_scored_count_only_as_rows() -> None:
+    aggregate = Aggregate(10, 0.5)
+    aggregate.add(
         0, 0, table(ood_score=[None, 3.0], p_value=[None, 0.5], flag=[True, True], status=["decode_failed", "ok"])
     )
-    assert (tally.rows, tally.readable, tally.flagged, tally.all_flagged, tally.by_calibration) == (2, 1, 1, 2, 1)
-    assert tally.suspects() == [RowPosition(0, 1)]
+    assert (aggregate.rows, aggregate.readable, aggregate.flagged, aggregate.all_flagged, aggregate.by_calibration) == (
+        2,
+        1,
+        1,
+        2,
+        1,
+    )
+    assert aggregate.top_rows() == [RowPosition(0, 1)]

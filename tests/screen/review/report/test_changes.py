@@ -16,7 +16,7 @@ from tests.conftest import read_results
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs of three shards, `then` and `now`, whose scores were drawn anew."""
+    """Two runs over three shards, `then` and `now`, with independent simulated scores."""
     folder = tmp_path_factory.mktemp("changes")
     write_input(folder / "in", 6000, 2000)
     for name, seed in (("then", 1), ("now", 2)):
@@ -31,13 +31,13 @@ def compare(now: Path, then: Path) -> Comparison:
 
 
 def rewrite(results: Path, **settings: object) -> None:
-    """Another configuration in the manifest."""
+    """Change settings in the manifest."""
     manifest = results / MANIFEST_NAME
     header, *lines = manifest.read_text().splitlines()
-    told = {**json.loads(header), **settings}
-    told.pop("configuration")
-    told["configuration"] = fingerprint(told)
-    manifest.write_text("\n".join([json.dumps(told), *lines]) + "\n")
+    header_values = {**json.loads(header), **settings}
+    header_values.pop("configuration")
+    header_values["configuration"] = fingerprint(header_values)
+    manifest.write_text("\n".join([json.dumps(header_values), *lines]) + "\n")
 
 
 def test_rows_are_compared_one_by_one(place: Path) -> None:
@@ -79,7 +79,7 @@ def test_new_gone_and_changed_shards_are_counted_and_not_compared(place: Path, t
 @pytest.mark.parametrize(
     ("setting", "value", "words"), [("model", "f" * 64, "model"), ("passes", 50, "passes T"), ("masks", "x", "masks")]
 )
-def test_runs_that_say_different_things_are_not_compared_row_by_row(
+def test_runs_with_incomparable_settings_are_not_compared_row_by_row(
     place: Path, tmp_path: Path, setting: str, value: object, words: str
 ) -> None:
     shutil.copytree(place / "then", tmp_path / "then")
@@ -90,7 +90,7 @@ def test_runs_that_say_different_things_are_not_compared_row_by_row(
     assert words in [name for name, _, _ in found.differences]
 
 
-def test_another_rule_or_calibration_is_told_and_compared(place: Path, tmp_path: Path) -> None:
+def test_another_rule_or_calibration_is_reported_and_compared(place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "then", tmp_path / "then")
     rewrite(tmp_path / "then", flag_if="p_value <= 0.05", calibration=None)
     found = compare(place / "now", tmp_path / "then")

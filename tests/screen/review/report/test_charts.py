@@ -22,7 +22,7 @@ def parse(svg: str) -> ElementTree.Element:
 def test_a_plot_takes_its_colours_from_the_page_and_its_text_stays_text(svg: str) -> None:
     root = parse(svg)
     colours = set(re.findall(r"(?:fill|stroke): ([^;\"]+)", svg))
-    assert colours <= {"none", "currentColor", "var(--muted)", "var(--rows)", "var(--flagged)", "var(--band)"}
+    assert colours <= {"none", "currentColor", "var(--muted)", "var(--rows)", "var(--flagged)", "var(--shade)"}
     assert "var(--flagged)" in colours
     assert not root.findall(".//{*}style")
     assert root.findall(".//{*}text")
@@ -30,7 +30,7 @@ def test_a_plot_takes_its_colours_from_the_page_and_its_text_stays_text(svg: str
 
 
 @pytest.mark.parametrize("key", ["a", "b"])
-def test_ids_are_of_their_own_and_what_is_referred_to_is_there(key: str) -> None:
+def test_ids_have_the_prefix_and_every_reference_resolves(key: str) -> None:
     svg = draw_histogram(HISTOGRAM, key)
     root = parse(svg)
     ids = [one.attrib["id"] for one in root.iter() if "id" in one.attrib]
@@ -43,11 +43,10 @@ def test_ids_are_of_their_own_and_what_is_referred_to_is_there(key: str) -> None
 
 def test_the_description_says_what_the_plot_shows() -> None:
     assert describe_histogram(HISTOGRAM) == (
-        "1,000 rows from 0 to 1.5, half of them below 0.5; 30 flagged rows from 0.5 to 1.5; "
-        "limit of the flag rule: 0.75."
+        "1,000 rows from 0 to 1.5, half of them below 0.5; 30 flagged rows from 0.5 to 1.5; flag threshold: 0.75."
     )
     assert describe_histogram(HISTOGRAM) in "".join(parse(draw_histogram(HISTOGRAM, "k")).itertext())
-    assert "promised: 2.00%" in draw_rate(RATE, "k")
+    assert "target review rate: 2.00%" in draw_rate(RATE, "k")
 
 
 def test_the_same_values_are_the_same_plot() -> None:

@@ -47,20 +47,20 @@ def test_counts_are_those_of_the_rows(screened: Path) -> None:
     assert found.histograms[0].limits == (0.575646,)
 
 
-def test_the_most_suspicious_rows_are_told_as_the_results_have_them(screened: Path) -> None:
+def test_the_top_rows_have_the_values_of_the_results(screened: Path) -> None:
     rows = read_results(screened / "out").to_pandas()
     expected = rows[rows.status == "ok"].sort_values(["flag", "entropy"], ascending=False)[:7]
     found = gather_findings(str(screened / "out"), top=7)
     assert found.order == "entropy"
-    assert [suspect.id for suspect in found.suspects] == expected.id.tolist()
-    for suspect, (_, row) in zip(found.suspects, expected.iterrows(), strict=True):
-        assert (suspect.shard, suspect.row, suspect.prediction) == (row.shard, row.row, str(int(row.prediction)))
-        assert dict(suspect.scores)["entropy"] == pytest.approx(row.entropy)
-        assert suspect.kept == (("label", str(row.label)),)
-        assert [value.mean for value in suspect.values] == pytest.approx(np.sort(row["mean"])[::-1][:5])
-        assert [value.std for value in suspect.values] == pytest.approx(row["std"][np.argsort(-row["mean"])[:5]])
-        assert suspect.others == 5
-        assert isinstance(suspect.preview, Preview)
+    assert [top_row.id for top_row in found.top_rows] == expected.id.tolist()
+    for top_row, (_, row) in zip(found.top_rows, expected.iterrows(), strict=True):
+        assert (top_row.shard, top_row.row, top_row.prediction) == (row.shard, row.row, str(int(row.prediction)))
+        assert dict(top_row.scores)["entropy"] == pytest.approx(row.entropy)
+        assert top_row.kept == (("label", str(row.label)),)
+        assert [value.mean for value in top_row.values] == pytest.approx(np.sort(row["mean"])[::-1][:5])
+        assert [value.std for value in top_row.values] == pytest.approx(row["std"][np.argsort(-row["mean"])[:5]])
+        assert top_row.others == 5
+        assert isinstance(top_row.preview, Preview)
 
 
 def test_the_quarantine_names_rows_and_shards(screened: Path) -> None:
@@ -72,26 +72,26 @@ def test_the_quarantine_names_rows_and_shards(screened: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_calibration_has_its_promise_and_what_is_to_be_expected_of_it(drawn: Path) -> None:
+def test_a_calibration_gives_a_target_review_rate_and_an_expected_range(drawn: Path) -> None:
     rate = gather_findings(str(drawn / "out"), top=0).counts.rate
-    assert rate.promised == 0.02
+    assert rate.target == 0.02
     assert rate.by_calibration == rate.flagged
     assert rate.expected is not None
     assert rate.expected[0] < rate.flagged < rate.expected[1]
 
 
-def test_the_promise_is_in_the_rule_where_the_run_left_no_record(drawn: Path, tmp_path: Path) -> None:
+def test_without_a_record_the_target_review_rate_is_read_from_the_rule(drawn: Path, tmp_path: Path) -> None:
     shutil.copytree(drawn / "out", tmp_path / "out")
     (tmp_path / "out" / RECORD_NAME).unlink()
     found = gather_findings(str(tmp_path / "out"), top=3)
     assert found.record is None
-    assert (found.counts.rate.promised, found.counts.rate.expected) == (0.02, None)
-    assert len(found.suspects) == 3
+    assert (found.counts.rate.target, found.counts.rate.expected) == (0.02, None)
+    assert len(found.top_rows) == 3
 
 
-def test_what_are_no_results_is_refused(screened: Path, tmp_path: Path) -> None:
+def test_a_source_without_results_is_refused(screened: Path, tmp_path: Path) -> None:
     for source, why in (
-        (tmp_path / "missing", "There is no"),
+        (tmp_path / "missing", "does not exist"),
         (screened / "in", f"holds no {MANIFEST_NAME}"),
         (screened / "out" / "a.parquet", "is a file"),
     ):
@@ -109,18 +109,18 @@ def copy(screened: Path, tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def test_results_that_are_half_done_are_refused_with_how_much_is_done(copy: Path) -> None:
+def test_unfinished_results_are_refused_with_their_progress(copy: Path) -> None:
     manifest = copy / MANIFEST_NAME
     lines = manifest.read_text().splitlines()
     manifest.write_text("\n".join(lines[:3]) + "\n")
-    with pytest.raises(InputRefused, match=r"did not come to its end: 2 shard\(s\) with 180 rows are finished"):
+    with pytest.raises(InputRefused, match=r"did not finish: 2 shard\(s\) with 180 rows are finished"):
         gather_findings(str(copy))
     with hold_output(copy), pytest.raises(OutputLocked, match="180 rows are finished so far"):
         gather_findings(str(copy))
 
 
 @pytest.mark.parametrize("what", ["gone", "cut", "other flags", "other rows", "no quarantine", "nonsense"])
-def test_results_that_are_not_as_they_were_written_are_refused(copy: Path, what: str) -> None:
+def test_changed_results_are_refused(copy: Path, what: str) -> None:
     shard, manifest = copy / "a.parquet", copy / MANIFEST_NAME
     lines = manifest.read_text().splitlines()
     entry = json.loads(lines[1])
@@ -144,4 +144,4 @@ def test_an_empty_run_has_findings_too(tmp_path: Path, drawn: Path) -> None:
     pq.write_table(pq.read_table(drawn / "in" / "shard-0000.parquet").slice(0, 0), tmp_path / "in" / "a.parquet")
     write_results(tmp_path / "in", tmp_path / "out")
     found = gather_findings(str(tmp_path / "out"))
-    assert (found.counts.rows, found.suspects, found.histograms) == (0, (), ())
+    assert (found.counts.rows, found.top_rows, found.histograms) == (0, (), ())

@@ -42,7 +42,7 @@ def hostile_page(hostile: Path) -> Page:
     return Page(render_page(gather_findings(str(hostile / "out<i>"))))
 
 
-def test_the_page_says_what_was_run_and_what_was_found(drawn: Path, page: Page) -> None:
+def test_the_page_shows_the_settings_and_the_counts_of_the_run(drawn: Path, page: Page) -> None:
     findings = gather_findings(str(drawn / "out"))
     counts = findings.counts
     figures = dict(zip(*([one.text for one in page.all(tag)[:5]] for tag in ("dt", "dd")), strict=True))
@@ -50,29 +50,29 @@ def test_the_page_says_what_was_run_and_what_was_found(drawn: Path, page: Page) 
         "Images": "4,000",
         "Flagged for review": str(counts.rate.flagged),
         "Flag rate": f"{counts.rate.share:.2%}",
-        "Promised rate": "2.00%",
-        "Could not be scored": str(counts.bad),
+        "Target review rate": "2.00%",
+        "Not scored": str(counts.bad),
     }
-    for told in ("drawn.onnx", "p_value <= 0.02", "100 dropout passes", "10,000 ranked rows", "0, shared",
-                 "read 0.5 s, score 1.0 s", "What its calibration lets expect"):  # fmt: skip
-        assert page.has(told), told
+    for expected in ("drawn.onnx", "p_value <= 0.02", "100 dropout passes", "calibration set of 10,000 rows", "0, shared",
+                 "read 0.5 s, score 1.0 s", "Within the expected range"):  # fmt: skip
+        assert page.has(expected), expected
 
 
-def test_a_card_has_its_picture_its_classes_and_its_scores(drawn: Path, page: Page) -> None:
-    suspects = gather_findings(str(drawn / "out")).suspects
+def test_a_card_has_its_image_its_classes_and_its_scores(drawn: Path, page: Page) -> None:
+    top_rows = gather_findings(str(drawn / "out")).top_rows
     cards = page.all("li", class_="card")
-    assert len(cards) == len(suspects) == 100
-    for card, suspect in zip(cards, suspects, strict=True):
-        assert card.attributes["data-class"] == suspect.prediction
-        assert json.loads(card.attributes["data-reasons"] or "") == list(suspect.reasons)
-        assert json.loads(card.attributes["data-scores"] or "") == dict(suspect.scores)
-        assert suspect.id in card.text
-        for value in suspect.values:
+    assert len(cards) == len(top_rows) == 100
+    for card, top_row in zip(cards, top_rows, strict=True):
+        assert card.attributes["data-class"] == top_row.prediction
+        assert json.loads(card.attributes["data-reasons"] or "") == list(top_row.reasons)
+        assert json.loads(card.attributes["data-scores"] or "") == dict(top_row.scores)
+        assert top_row.id in card.text
+        for value in top_row.values:
             assert f"{value.mean:.2f} ± {value.std:.2f}" in card.text
-    assert [one.attributes["alt"] for one in page.all("img")] == [f"Image {suspect.id}" for suspect in suspects]
+    assert [one.attributes["alt"] for one in page.all("img")] == [f"Image {top_row.id}" for top_row in top_rows]
 
 
-def test_the_page_needs_nothing_and_its_policy_forbids_everything_else(text: str, page: Page) -> None:
+def test_the_page_is_self_contained_and_its_policy_forbids_everything_else(text: str, page: Page) -> None:
     for element in page.elements:
         for name, value in element.attributes.items():
             assert not name.startswith("on"), f"<{element.tag} {name}>"
@@ -88,7 +88,7 @@ def test_the_page_needs_nothing_and_its_policy_forbids_everything_else(text: str
     assert "url(http" not in text
 
 
-def test_ids_are_unique_and_what_is_referred_to_is_there(page: Page) -> None:
+def test_ids_are_unique_and_every_reference_resolves(page: Page) -> None:
     ids = [one.attributes["id"] for one in page.elements if "id" in one.attributes]
     assert len(ids) == len(set(ids))
     for element in page.elements:
@@ -98,7 +98,7 @@ def test_ids_are_unique_and_what_is_referred_to_is_there(page: Page) -> None:
         assert not href.startswith("#") or href[1:] in ids
 
 
-def test_what_comes_from_data_is_text_wherever_it_stands(hostile_page: Page) -> None:
+def test_text_from_data_is_escaped_everywhere(hostile_page: Page) -> None:
     assert len(hostile_page.all("script")) == 1
     assert len(hostile_page.all("style")) == 1
     assert len(hostile_page.all("title")) == 1 + len(hostile_page.all("svg", role="img"))
@@ -117,34 +117,35 @@ def test_what_comes_from_data_is_text_wherever_it_stands(hostile_page: Page) -> 
     assert options & {HOSTILE[0], HOSTILE[1], HOSTILE[2]}, "classes have these names too"
 
 
-def test_the_quarantine_is_told_and_is_not_all_of_the_page(screened: Path) -> None:
+def test_the_page_shows_the_quarantine(screened: Path) -> None:
     page = Page(render_page(gather_findings(str(screened / "out"))))
     assert page.has(
-        "3 could not be scored, and a person must see them: 1 decode_failed, 1 null_image, 1 unreadable_shard."
+        "3 rows or shards could not be scored and must be inspected by a person: "
+        "1 decode_failed, 1 null_image, 1 unreadable_shard."
     )
-    assert page.has("The run had no calibration, so no rate was promised.")
+    assert page.has("The run had no calibration, so there is no target review rate.")
 
 
-def test_two_runs_are_set_side_by_side(drawn: Path, tmp_path: Path) -> None:
+def test_two_runs_are_compared(drawn: Path, tmp_path: Path) -> None:
     write_results(drawn / "in", tmp_path / "earlier", seed=3)
     findings = gather_findings(str(drawn / "out"), against=str(tmp_path / "earlier"))
     page = Page(render_page(findings))
     assert findings.comparison is not None
     assert findings.comparison.changes is not None
     assert page.has(f"{findings.comparison.changes.newly} are newly flagged")
-    assert page.has("share then")
-    assert page.has("Settings that differ")
+    assert page.has("earlier flag rate")
+    assert page.has("Changed settings")
 
 
 def test_the_same_results_are_the_same_page(drawn: Path, text: str) -> None:
     assert render_page(gather_findings(str(drawn / "out"))) == text
 
 
-def test_long_tables_end_with_how_many_are_left_out(tmp_path: Path) -> None:
+def test_long_tables_end_with_the_number_of_hidden_entries(tmp_path: Path) -> None:
     write_input(tmp_path / "in", 300, 3)
     write_results(tmp_path / "in", tmp_path / "out")
     page = Page(render_page(gather_findings(str(tmp_path / "out"), top=2)))
-    assert page.has("and 50 more shards, with a smaller share")
+    assert page.has("50 more shards are not shown; these have the highest flag rates.")
     assert page.has("more flagged rows in the results")
 
 
@@ -160,7 +161,7 @@ def test_a_page_of_ten_times_the_rows_is_no_larger_and_takes_no_more_memory(tmp_
     assert many.peak_mib < few.peak_mib + 60
 
 
-def test_the_command_makes_a_page_and_replaces_it_but_nothing_else(
+def test_the_command_writes_a_page_and_replaces_only_pages(
     drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "report.html"
@@ -168,31 +169,32 @@ def test_the_command_makes_a_page_and_replaces_it_but_nothing_else(
         cli.app(["report", str(drawn / "out"), "-o", str(target), "--top", top], standalone_mode=False)
         assert len(Page(target.read_text()).all("img")) == int(top)
     flagged = sum(read_results(drawn / "out")["flag"].to_pylist())
-    told = rf"report.html: 6 most suspicious rows, 6 with a picture; {flagged} of 4000 rows flagged.*; 0.\d MB"
-    assert re.search(told, capsys.readouterr().out)
+    expected = rf"report.html: 6 most suspicious rows, 6 with a picture; {flagged} of 4000 rows flagged.*; 0.\d MB"
+    assert re.search(expected, capsys.readouterr().out)
     other = tmp_path / "thesis.html"
     other.write_text("<!DOCTYPE html><title>mine</title>")
     assert oodscreen("report", drawn / "out", "-o", other, monkeypatch=monkeypatch) == 2
-    assert "exists, and is no report of ours" in capsys.readouterr().err
+    assert "exists and is not an oodscreen report" in capsys.readouterr().err
     assert other.read_text() == "<!DOCTYPE html><title>mine</title>"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "thesis.html"]
 
 
-def test_the_command_counts_what_the_run_counted_and_pictures_that_are_there(
+def test_the_command_prints_the_counts_of_the_run_and_of_available_images(
     screened: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(screened / "out", tmp_path / "out")
     flagged = sum(read_results(tmp_path / "out")["flag"].to_pylist())
     words = ["report", str(tmp_path / "out"), "-o", str(tmp_path / "r.html"), "--top", "4", "--input", str(tmp_path)]
     cli.app(words, standalone_mode=False)
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert (
-        f"r.html: 4 most suspicious rows, 0 with a picture; {flagged} of 183 rows flagged (2 of them could not" in told
+        f"r.html: 4 most suspicious rows, 0 with a picture; {flagged} of 183 rows flagged (2 of them could not"
+        in printed
     )
-    assert f"by --input, which is not {tmp_path}" in told
+    assert f"with --input; it is not {tmp_path}" in printed
 
 
-def test_a_score_that_one_run_lacks_is_a_dash_and_one_of_another_calibration_is_not_told(
+def test_a_score_missing_in_one_run_is_a_dash_and_one_of_another_calibration_is_not_shown(
     drawn: Path, tmp_path: Path
 ) -> None:
     write_results(drawn / "in", tmp_path / "earlier", seed=3)
@@ -202,12 +204,12 @@ def test_a_score_that_one_run_lacks_is_a_dash_and_one_of_another_calibration_is_
     pq.write_table(table.set_column(table.column_names.index("entropy"), table.schema.field("entropy"), null), shard)
     manifest = tmp_path / "earlier" / "_manifest.jsonl"
     header, *lines = manifest.read_text().splitlines()
-    told = {**json.loads(header), "calibration": "2" * 64}
+    changed = {**json.loads(header), "calibration": "2" * 64}
     entries = [json.loads(line) for line in lines]
     for entry in entries:
         if entry.get("shard") == shard.name:
             entry["size"] = shard.stat().st_size
-    manifest.write_text("\n".join(map(json.dumps, [told, *entries])) + "\n")
+    manifest.write_text("\n".join(map(json.dumps, [changed, *entries])) + "\n")
     findings = gather_findings(str(drawn / "out"), against=str(tmp_path / "earlier"))
     assert findings.comparison is not None
     changes = findings.comparison.changes
@@ -238,7 +240,7 @@ def test_without_jinja_it_says_what_to_install(drawn: Path, monkeypatch: pytest.
 def test_models_without_one_predicted_class_have_a_page_too(
     tmp_path: Path, kind: str, rule: str | None, order: str
 ) -> None:
-    """A regression has no probabilities, so no bars; several labels have them, but no class to sort by."""
+    """A regression has no probabilities and no bars; a multi-label model has bars, but no class table."""
     graph = Graph(kind=kind)
     model = graph.finish(graph.dense(graph.site(graph.flat(), 48), 48, 3), 3)
     stamp_metadata(model.proto, model.contract)

@@ -35,18 +35,18 @@ def find(place: Path, moved_to: Path | None = None) -> Findings:
     return gather_findings(str(place / "out"), moved_to=None if moved_to is None else str(moved_to))
 
 
-def test_each_row_has_the_picture_of_its_own_image(place: Path, digits: NDArray[np.uint8]) -> None:
+def test_each_row_has_the_thumbnail_of_its_own_image(place: Path, digits: NDArray[np.uint8]) -> None:
     found = find(place)
     assert found.notes == ()
-    assert len(found.suspects) > 50
-    for suspect in found.suspects:
-        assert isinstance(suspect.preview, Preview)
-        shown = np.asarray(Image.open(io.BytesIO(suspect.preview.data)))
-        assert np.array_equal(shown, digits[suspect.row + (40 if suspect.shard == "b.parquet" else 0), ..., 0])
+    assert len(found.top_rows) > 50
+    for top_row in found.top_rows:
+        assert isinstance(top_row.preview, Preview)
+        shown = np.asarray(Image.open(io.BytesIO(top_row.preview.data)))
+        assert np.array_equal(shown, digits[top_row.row + (40 if top_row.shard == "b.parquet" else 0), ..., 0])
 
 
 @pytest.mark.parametrize("what", ["gone", "rewritten", "touched", "damaged", "no column"])
-def test_a_shard_that_is_not_the_one_that_was_scored_shows_nothing(
+def test_a_shard_that_changed_since_it_was_scored_shows_no_images(
     place: Path, digits: NDArray[np.uint8], what: str
 ) -> None:
     shard = place / "in" / "a.parquet"
@@ -64,52 +64,52 @@ def test_a_shard_that_is_not_the_one_that_was_scored_shows_nothing(
     assert len(found.notes) == (2 if what == "gone" else 1)
     assert "a.parquet" in found.notes[0]
     assert ("--input" in found.notes[-1]) == (what == "gone")
-    for suspect in found.suspects:
-        assert isinstance(suspect.preview, str) == (suspect.shard == "a.parquet")
+    for top_row in found.top_rows:
+        assert isinstance(top_row.preview, str) == (top_row.shard == "a.parquet")
 
 
 def test_an_image_under_another_key_is_not_shown(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fingerprint is of the footer: here the shard has it, and other content."""
+    """The fingerprint covers the footer only: here a shard with other content passes the check."""
     write_shard(place / "in" / "a.parquet", [None] * 40, ids=[f"other-{row}" for row in range(40)])
     kept = find_shards(str(place / "in"))[0]
     monkeypatch.setattr(pictures, "find_source", lambda entry, *_: next(s for s in kept if s.name == entry.shard))
     found = find(place)
-    assert "has other keys than the results" in found.notes[0]
-    assert all(isinstance(suspect.preview, str) for suspect in found.suspects if suspect.shard == "a.parquet")
+    assert "has different row keys than the results" in found.notes[0]
+    assert all(isinstance(top_row.preview, str) for top_row in found.top_rows if top_row.shard == "a.parquet")
 
 
-def test_shards_that_were_moved_are_found_where_they_are_now(place: Path) -> None:
+def test_moved_shards_are_found_at_their_new_location(place: Path) -> None:
     (place / "in").rename(place / "elsewhere")
     *gone, hint = find(place).notes
     assert len(gone) == 2
-    assert all("any more" in note for note in gone)
-    assert "by --input" in hint
+    assert all("no longer exists in" in note for note in gone)
+    assert "with --input" in hint
     assert find(place, place / "elsewhere").notes == ()
-    shutil.copytree(place / "elsewhere", place / "copied", copy_function=shutil.copy)  # which sets the time anew
+    shutil.copytree(place / "elsewhere", place / "copied", copy_function=shutil.copy)  # resets the modification time
     assert find(place, place / "copied").notes == ()
 
 
-def test_pictures_end_where_they_are_too_many_bytes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "_MOST_BYTES", 3000)
+def test_images_beyond_the_total_size_are_left_out(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "_MAX_BYTES", 3000)
     found = find(place)
-    shown = [suspect.preview for suspect in found.suspects if isinstance(suspect.preview, Preview)]
+    shown = [top_row.preview for top_row in found.top_rows if isinstance(top_row.preview, Preview)]
     assert 2000 < sum(len(preview.data) for preview in shown) <= 3000
-    assert found.notes == (f"{len(found.suspects) - len(shown)} pictures were left out: all together they would have "
-                           "made the page too large.",)  # fmt: skip
+    left_out = len(found.top_rows) - len(shown)
+    assert found.notes == (f"{left_out} images were left out to limit the size of the page.",)
 
 
-def test_many_shards_without_pictures_are_told_in_few_lines(digits: NDArray[np.uint8], tmp_path: Path) -> None:
+def test_many_shards_without_images_take_few_notes(digits: NDArray[np.uint8], tmp_path: Path) -> None:
     for number in range(9):
         write_shard(tmp_path / "in" / f"{number}.parquet", [encode(digits[number])])
     write_results(tmp_path / "in", tmp_path / "out")
     shutil.rmtree(tmp_path / "in")
     found = find(tmp_path)
     assert len(found.notes) == 7
-    assert found.notes[5].startswith("and ")
-    assert "by --input" in found.notes[6]
+    assert found.notes[5] == "4 more shards have no images."
+    assert "with --input" in found.notes[6]
 
 
-def test_tensors_have_pictures_too(digits: NDArray[np.uint8], tmp_path: Path) -> None:
+def test_tensors_have_thumbnails_too(digits: NDArray[np.uint8], tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     images = np.ascontiguousarray(digits[:20])
     tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(images)
@@ -117,6 +117,6 @@ def test_tensors_have_pictures_too(digits: NDArray[np.uint8], tmp_path: Path) ->
     flat = pa.FixedSizeListArray.from_arrays(pa.array(images.ravel()), 28 * 28)
     pq.write_table(pa.table({"image": flat}), tmp_path / "in" / "b.parquet")
     write_results(tmp_path / "in", tmp_path / "out")
-    for suspect in find(tmp_path).suspects:
-        assert isinstance(suspect.preview, Preview)
-        assert np.array_equal(np.asarray(Image.open(io.BytesIO(suspect.preview.data))), images[suspect.row, ..., 0])
+    for top_row in find(tmp_path).top_rows:
+        assert isinstance(top_row.preview, Preview)
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(top_row.preview.data))), images[top_row.row, ..., 0])
