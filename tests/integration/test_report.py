@@ -266,8 +266,10 @@ def test_axe_finds_no_serious_fault(
 ) -> None:
     with Opened(browser, request.getfixturevalue(which), viewport, color_scheme=scheme) as opened:
         found = axe.Axe().run(opened.page).response["violations"]
-        violations = [{"id": one["id"], "impact": one["impact"], "nodes": [node["html"][:200] for node in one["nodes"][:3]]}
-                for one in found]  # fmt: skip
+        violations = [
+            {"id": one["id"], "impact": one["impact"], "nodes": [node["html"][:200] for node in one["nodes"][:3]]}
+            for one in found
+        ]
         assert [one for one in violations if one["impact"] in ("serious", "critical")] == [], json.dumps(
             violations, indent=1
         )

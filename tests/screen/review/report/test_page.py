@@ -53,8 +53,8 @@ def test_the_page_shows_the_settings_and_the_counts_of_the_run(drawn: Path, page
         "Target review rate": "2.00%",
         "Not scored": str(counts.bad),
     }
-    for expected in ("drawn.onnx", "p_value <= 0.02", "100 dropout passes", "calibration set of 10,000 rows", "0, shared",
-                 "read 0.5 s, score 1.0 s", "Within the expected range"):  # fmt: skip
+    for expected in ("drawn.onnx", "p_value <= 0.02", "100 dropout passes", "calibration set of 10,000 rows",
+                     "0, shared", "read 0.5 s, score 1.0 s", "Within the expected range"):  # fmt: skip
         assert page.has(expected), expected
 
 
