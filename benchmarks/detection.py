@@ -33,7 +33,7 @@ from export.contract.reader import read_model
 from export.exporter import export_model
 from export.source.describe import import_keras
 from screen.config import RunConfig
-from screen.decide.calibration import flagged_ranks
+from screen.decide.calibration import threshold_rank
 from screen.decide.detectors import HIGH_IS_UNUSUAL, CombinedScore, Detector
 from screen.decide.reference import REFERENCE_ROWS
 from screen.decide.request import CalibrationConfig
@@ -139,7 +139,7 @@ def compare(
 ) -> dict[str, dict[str, float]]:
     """AUROC, FPR95 and the share flagged at the review rate, against each set."""
     known = np.sort(values["valid"][ranked])
-    threshold = known[-flagged_ranks(len(known), REVIEW_RATE)]
+    threshold = known[-threshold_rank(len(known), REVIEW_RATE)]
     found = {}
     for name in sets:
         one = separate(values["test"], values[name], name, high_is_unusual=True)

@@ -35,7 +35,7 @@ from scipy import stats
 from benchmarks.detection import train
 from benchmarks.sets import read_folder
 from screen.config import RunConfig
-from screen.decide.calibration import FIT_SHARE, flagged_ranks, split_rows
+from screen.decide.calibration import FITTING_SHARE, split_rows, threshold_rank
 from screen.decide.detectors import CombinedScore, Detector
 from screen.decide.reference import REFERENCE_NUMBERS, REFERENCE_ROWS
 from screen.decide.request import CalibrationConfig
@@ -113,13 +113,13 @@ def count_review_rates(table: pa.Table, data: Path) -> list[dict[str, Any]]:
         inside, rates = 0, []
         for seed in range(HALVINGS):
             one, other = np.array_split(np.random.default_rng(seed).permutation(len(digests)), 2)
-            fit, ranked = (one[part] for part in split_rows(digests[one], (FIT_SHARE, 1 - FIT_SHARE)))
+            fit, ranked = (one[part] for part in split_rows(digests[one], (FITTING_SHARE, 1 - FITTING_SHARE)))
             both = CombinedScore(tuple(Detector.fit(name, scores[name][fit]) for name in DETECTORS))
             known = np.sort(both.score({name: scores[name][ranked] for name in DETECTORS}))
             asked = both.score({name: scores[name][other] for name in DETECTORS})
             p_values = (1 + len(known) - np.searchsorted(known, asked, side="left")) / (len(known) + 1)
             flagged = int(np.sum(p_values <= rate))
-            ranks = flagged_ranks(len(known), rate)
+            ranks = threshold_rank(len(known), rate)
             low, high = stats.betabinom.ppf([0.025, 0.975], len(other), ranks, len(known) + 1 - ranks)
             inside += bool(low <= flagged <= high)
             rates.append(flagged / len(other))

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from benchmarks.throughput import run_process
 from screen.config import RESULT_FORMAT, fingerprint
-from screen.decide.calibration import flagged_ranks, rate_interval
+from screen.decide.calibration import rate_interval, threshold_rank
 from screen.decide.policy import ScoredRows
 from screen.decide.rules import MOST_UNUSUAL, Decision, Reason
 from screen.engine.statistics import PassSummary
@@ -35,7 +35,7 @@ from screen.input.rows import RowBatch, read_batches
 from screen.input.shards import find_shards
 from screen.output.manifest import Manifest
 from screen.output.quarantine import write_quarantine
-from screen.output.record import Promise, RunRecord
+from screen.output.record import RunRecord, TargetRate
 from screen.output.writer import ShardWriters, make_table
 
 RESULTS = Path(__file__).parent / "results" / "report.json"
@@ -101,14 +101,16 @@ def write_results(source: Path, output: Path, *, seed: int = 0, class_names: tup
             manifest.finish_shard(written)
     entries = manifest.entries()
     write_quarantine(output, entries, [])
-    rank = flagged_ranks(_RANKED, REVIEW_RATE)
+    rank = threshold_rank(_RANKED, REVIEW_RATE)
     RunRecord(
         configuration=fingerprint(identity),
         model="drawn.onnx",
         output_kind="softmax",
         class_names=class_names,
         image_shape=(28, 28, 1),
-        promise=Promise(REVIEW_RATE, _RANKED, rank, -float(np.log(REVIEW_RATE)), *rate_interval(_RANKED, REVIEW_RATE)),
+        promise=TargetRate(
+            REVIEW_RATE, _RANKED, rank, -float(np.log(REVIEW_RATE)), *rate_interval(_RANKED, REVIEW_RATE)
+        ),
         device="none, scores were drawn",
         finished="2026-01-01T03:00:00+00:00",
         seconds=1.0,

@@ -1,8 +1,7 @@
-"""`oodscreen demo`: train, export and screen on the bundled MNIST subset.
+"""`oodscreen demo`: train, export, calibrate and screen on the bundled MNIST subset.
 
-In: the package's own data. Out: in OUTPUT, a Keras model, its ONNX export, a calibration, input
-shards (random noise, test digits rotated and as they are) and their results; on the terminal, what
-came of it.
+In: the package's own data. Out: in OUTPUT, a Keras model, its ONNX export, a calibration, input shards (random noise,
+rotated test digits, test digits) and their results; on the terminal, each step and a table of results.
 """
 
 from __future__ import annotations
@@ -38,15 +37,20 @@ EPOCHS = 5
 PASSES = 100
 REVIEW_RATE = 0.02
 ARTICLE_ROW = 247
-"""The test image that the article shows: a 4 of which the network is not sure."""
+"""Row of the test image in the article: a 4 with an uncertain prediction."""
 
 _NOISE_ROWS = 1000
+"""Number of noise images."""
+
 _SHARD_ROWS = 1000
+"""Maximum rows per shard."""
+
 _SEED = 7
+"""Seed for training and for the noise images."""
 
 
 def run_demo(output: Path) -> None:
-    """Do the whole job on bundled data and say what was done. May be repeated: it starts anew.
+    """Run all steps on the bundled data and print each; a repeated call replaces the files.
 
     Args:
         output: folder for models, shards and results.
@@ -57,9 +61,9 @@ def run_demo(output: Path) -> None:
     started = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
     model = output / "article.onnx"
-    _say(f"1. Train the article's network on 10,000 MNIST digits, {EPOCHS} epochs")
+    _say(f"1. Train the article's network on 10,000 MNIST digits for {EPOCHS} epochs")
     _train_and_export(output / "article.keras", model)
-    _say("3. Make shards: digits to calibrate with; random noise, rotated and unchanged test digits to screen")
+    _say("3. Write shards: digits for the calibration; random noise, rotated test digits and test digits to screen")
     sets = _make_inputs(output)
     known = output / "known"
     calibration = output / "article.calibration"
@@ -83,21 +87,21 @@ def run_demo(output: Path) -> None:
     _say(f"Done in {time.monotonic() - started:.0f} s.")
 
 
-def read_images(part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images `uint8 [N, 28, 28, 1]` and labels `[N]` of `train`, `valid` or `test`."""
-    with as_file(files("screen") / "demo_data" / f"mnist-{part}.parquet") as path:
+def read_images(subset: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images `uint8 [N, 28, 28, 1]` and labels `[N]` of the subset `train`, `valid` or `test`."""
+    with as_file(files("screen") / "demo_data" / f"mnist-{subset}.parquet") as path:
         return decode_images(pq.read_table(path))
 
 
 def decode_images(table: pa.Table) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images and labels of a table in the Hugging Face `Image` layout, all of one size."""
+    """Images `uint8 [N, H, W, 1]`, all of one size, and labels `[N]` of a table in the Hugging Face `Image` layout."""
     encoded = pc.struct_field(table.column("image").combine_chunks(), "bytes")
     images = [np.asarray(Image.open(io.BytesIO(data.as_py()))) for data in encoded]
     return np.stack(images)[..., np.newaxis], np.asarray(table.column("label"))
 
 
 def write_shards(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], prefix: str) -> None:
-    """Images as PNG in the Hugging Face `Image` layout, `_SHARD_ROWS` to a shard."""
+    """Write images as PNG in the Hugging Face `Image` layout, `_SHARD_ROWS` per shard."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
         {
@@ -133,7 +137,7 @@ def _train_and_export(keras_file: Path, onnx_file: Path) -> None:
 
 
 class _EpochLines:
-    """Training progress: a line for each epoch, and a count within it on a terminal."""
+    """Training progress on stderr: a line for each epoch, and on a terminal a count of batches."""
 
     def __init__(self, rows: int) -> None:
         self._batches = -(-rows // 128)
@@ -157,8 +161,8 @@ class _EpochLines:
 
 
 def _make_inputs(output: Path) -> dict[str, Path]:
-    for part in ("train", "valid"):
-        write_shards(output / "known" / part, *read_images(part), part)
+    for subset in ("train", "valid"):
+        write_shards(output / "known" / subset, *read_images(subset), subset)
     folder = output / "input"
     images, labels = read_images("test")
     noise = np.random.default_rng(_SEED).integers(0, 256, (_NOISE_ROWS, 28, 28, 1), dtype=np.uint8)
@@ -171,11 +175,11 @@ def _make_inputs(output: Path) -> dict[str, Path]:
 def _report(output: Path, model: Path, summaries: dict[str, RunSummary]) -> None:
     results = {name: pq.read_table(output / "results" / name) for name in summaries}
     console = Console(width=100, highlight=False)
-    # Entropy alone may flag as many digits as the calibration does, and no more.
+    # The entropy threshold flags the same number of digits as the calibration.
     entropies = np.sort(np.asarray(results["digits"]["entropy"]))[::-1]
     limit = entropies[summaries["digits"].flagged]
     table = Table("set", "rows", "confidence", "entropy", "flagged", "by entropy alone", "missed by entropy alone")
-    table.title = "What was flagged"
+    table.title = "Flagged rows"
     for name, rows in results.items():
         entropy, flag = np.asarray(rows["entropy"]), np.asarray(rows["flag"])
         table.add_row(
@@ -190,7 +194,7 @@ def _report(output: Path, model: Path, summaries: dict[str, RunSummary]) -> None
     console.print(table)
     console.print(
         f"By entropy alone: the {summaries['digits'].flagged} digits with the highest entropy, "
-        f"and of the other sets what lies above them (> {limit:.2f} nats)."
+        f"and rows of the other sets above the same threshold ({limit:.2f} nats)."
     )
 
     digits = results["digits"]
@@ -204,20 +208,21 @@ def _report(output: Path, model: Path, summaries: dict[str, RunSummary]) -> None
     article = digits.slice(ARTICLE_ROW, 1).to_pylist()[0]
     rank = order.to_pylist().index(ARTICLE_ROW) + 1
     console.print(
-        f"Row {ARTICLE_ROW}, the article's uncertain {article['label']}: predicted {article['prediction']} at "
-        f"{article['confidence']:.2f} +- {article['prediction_std']:.2f}, number {rank} of {len(digits)} by entropy."
+        f"Row {ARTICLE_ROW}, the article's uncertain {article['label']}: prediction {article['prediction']} with "
+        f"confidence {article['confidence']:.2f} +- {article['prediction_std']:.2f}, rank {rank} of {len(digits)} by "
+        "entropy."
     )
     _say(f"Files in {output}: {model.name}, article.calibration, known/, input/, results/")
 
 
 def _make_page(output: Path) -> None:
-    """The page of the digits, where the libraries for it are there."""
+    """Write the report of the digits, if its libraries are installed."""
     page = output / "report.html"
     _say(f"oodscreen report {output / 'results' / 'digits'} -o {page}")
     try:
         size = write_page(gather_findings(str(output / "results" / "digits")), page)
     except OptionRefused as error:
-        _say(f"   left out: {error.found} {error.next_step}")
+        _say(f"   skipped: {error.found} {error.next_step}")
     else:
         _say(f"   {size / 1e6:.1f} MB, open it in a browser: {page.resolve().as_uri()}")
 

@@ -1,6 +1,6 @@
-"""`oodscreen doctor`: what this machine can do, found out by trying.
+"""`oodscreen doctor`: test the capabilities of this machine.
 
-In: nothing. Out: an `Examination`: versions, providers that really load, CUDA libraries, threads, and
+In: nothing. Out: an `Examination`: versions, execution providers that load, CUDA libraries, threads, and
 the speed of a matrix product.
 """
 
@@ -33,20 +33,23 @@ _PACKAGES = (
     "tf2onnx",
 )
 _SIZE = 1024
+"""Rows and columns of the matrices in the speed test."""
+
 _PROBE_SECONDS = 1.0
+"""Seconds of the speed test."""
 
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found.
+    """Findings about this machine.
 
     Attributes:
-        versions: of Python and the packages that are installed.
-        built_for: providers that this onnxruntime was built with.
-        device: what `--device auto` takes.
-        libraries: for each CUDA library whether it loads.
-        gflops: speed of 1024 x 1024 matrix products on `device`, in 1e9 operations a second, with one
-            product for each thread at a time.
+        versions: versions of Python and of the installed packages.
+        built_for: execution providers in this build of onnxruntime.
+        device: the device that `--device auto` chooses.
+        libraries: for each CUDA library, whether it loads.
+        gflops: speed of 1024 x 1024 matrix products on `device`, in 1e9 operations per second, with one
+            product per worker at a time.
     """
 
     versions: dict[str, str]
@@ -56,14 +59,14 @@ class Examination:
     gflops: float
 
     def to_text(self) -> str:
-        """For people."""
+        """A readable report."""
         libraries = ", ".join(f"{name} {'loads' if loads else 'missing'}" for name, loads in self.libraries.items())
         lines = [
             "versions   " + ", ".join(f"{name} {text}" for name, text in self.versions.items()),
             "built for  " + ", ".join(self.built_for),
             f"device     {self.device.name}" + (f"; {self.device.note}" if self.device.note else ""),
             f"CUDA       {libraries}",
-            f"threads    {self.device.threads}, one for each core that this process may use",
+            f"threads    {self.device.threads}, one for each core available to this process",
             f"speed      {self.gflops:.0f} GFLOP/s in a {_SIZE} x {_SIZE} matrix product on {self.device.name}, "
             f"{self.device.workers} at a time",
         ]
@@ -71,7 +74,7 @@ class Examination:
 
 
 def examine() -> Examination:
-    """Look at this machine; takes a little over a second."""
+    """Examine this machine, in a little over a second."""
     device = choose_device("auto", 0)
     return Examination(
         versions=_versions(),
@@ -104,15 +107,15 @@ def _measure_speed(device: Device) -> float:
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [_SIZE, _SIZE]) for name in "abc"]
     graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "speed", values[:2], values[2:])
     model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    part = GraphSession(model, device)
-    inputs = {name: part.put(np.ones((_SIZE, _SIZE), np.float32)) for name in "ab"}
-    part.run(inputs)["c"].numpy()
+    session = GraphSession(model, device)
+    inputs = {name: session.put(np.ones((_SIZE, _SIZE), np.float32)) for name in "ab"}
+    session.run(inputs)["c"].numpy()
     started = time.perf_counter()
 
     def multiply(_: int) -> int:
         runs = 0
         while time.perf_counter() - started < _PROBE_SECONDS:
-            part.run(inputs)["c"].numpy()
+            session.run(inputs)["c"].numpy()
             runs += 1
         return runs
 

@@ -1,6 +1,6 @@
-"""`oodscreen inspect`: what a model promises and how the engine would run it.
+"""`oodscreen inspect`: a model's contract, and the engine's plan for it.
 
-In: an exported file and a `RunConfig`. Out: an `Inspection`, as text or JSON. Nothing is run.
+In: an exported file and a `RunConfig`. Out: an `Inspection`, as text or JSON. The model is not run.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ _MIB = 2**20
 
 @dataclass(frozen=True)
 class Inspection:
-    """A contract and a plan, with what follows from them for one configuration.
+    """A contract, and the plan for one configuration.
 
     Attributes:
-        model: the file.
+        model: path of the file.
         digest: SHA-256 of its bytes.
-        contract: what it promises.
+        contract: the model's contract.
         boundary: the tensors between trunk and head, with the shape of one row.
-        features: what a calibration measures distances in.
+        features: the features in which a calibration measures distances.
         sites: for each site its name and how its masks are applied: `batch`, `weights`, `subtracted` or `compacted`.
-        trunk_share: share of one pass' arithmetic that lies before the first dropout.
+        trunk_share: share of one pass's arithmetic before the first dropout site.
         passes: T.
-        passes_per_run: passes that one session run makes.
-        rows_per_run: rows that one session run holds in the memory given.
-        memory: MiB.
-        relative_cost: arithmetic of T passes relative to one pass of the whole network.
+        passes_per_run: passes in one session run.
+        rows_per_run: rows that fit into `memory` in one session run.
+        memory: memory budget in MiB.
+        relative_cost: arithmetic of T passes, in passes of the whole network.
     """
 
     model: str
@@ -56,12 +56,12 @@ class Inspection:
         return json.dumps(asdict(self), indent=2)
 
     def to_text(self) -> str:
-        """For people."""
-        ways = {
-            "weights": "masks go into the weights behind it",
-            "subtracted": "only what it drops is multiplied, and subtracted from the product of all",
-            "compacted": "only the units that it keeps are computed",
-            "batch": "passes go into the batch axis",
+        """A readable report."""
+        methods = {
+            "weights": "masks multiply the weights of the following layer",
+            "subtracted": "the product of the dropped units is subtracted from the product of all units",
+            "compacted": "only the kept units are computed",
+            "batch": "passes are folded into the batch axis",
         }
         boundary = ", ".join(f"{name} [B, {', '.join(map(str, shape))}]" for name, shape in self.boundary.items())
         lines = [
@@ -72,19 +72,19 @@ class Inspection:
             f"  features       {self.features}",
             f"  head           once for each pass: {1 - self.trunk_share:.1%} of the arithmetic",
         ]
-        lines += [f"                 {name}: {ways[how]}" for name, how in self.sites.items()]
+        lines += [f"                 {name}: {methods[how]}" for name, how in self.sites.items()]
         lines += [
-            f"  a run          {self.passes_per_run} passes over up to {self.rows_per_run} rows in {self.memory} MiB",
+            f"  session run    {self.passes_per_run} passes over up to {self.rows_per_run} rows in {self.memory} MiB",
             f"  cost           {self.passes} passes take {self.relative_cost:.2f} times the arithmetic of one",
         ]
         return "\n".join(lines)
 
 
 def inspect_model(path: str | Path, config: RunConfig) -> Inspection:
-    """Read and plan a model.
+    """Read a model and plan its passes.
 
     Raises:
-        ContractRefused: the file is not one of ours, or the passes cannot be folded into its graph.
+        ContractRefused: the file was not written by `oodscreen export`, or its graph has no plan.
     """
     model = read_model(as_path(path))
     settings = config.settings()

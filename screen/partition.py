@@ -2,7 +2,7 @@
 
 In: `I/N`. Out: a `ShardPartition` that selects shards by a hash of their names. Jobs list INPUT at different times, and
 INPUT may change in between: the partition of a shard depends on its name alone, so each shard belongs to exactly one
-job. Partitions are equal in size only on average; use many more shards than parts.
+job. Partitions are equal in size only on average; use many more shards than partitions.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _NAME = re.compile(r"(\d+)-of-(\d+)", re.ASCII)
 
 @dataclass(frozen=True, order=True)
 class ShardPartition:
-    """One of N parts.
+    """One of N partitions.
 
     Attributes:
-        index: which, from 1.
+        index: number of the partition, from 1.
         count: N.
     """
 
@@ -30,10 +30,10 @@ class ShardPartition:
 
     @classmethod
     def parse(cls, text: str) -> ShardPartition:
-        """Read `I/N`.
+        """Parse `I/N`.
 
         Raises:
-            OptionRefused: it is none.
+            OptionRefused: the text is not of this form.
         """
         match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip(), re.ASCII)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
@@ -45,24 +45,24 @@ class ShardPartition:
         return cls(int(match[1]), int(match[2]))
 
     @classmethod
-    def of_name(cls, name: str) -> ShardPartition | None:
-        """The part of this name; None where it is none's."""
+    def from_name(cls, name: str) -> ShardPartition | None:
+        """The partition with this `name`; None if the text names none."""
         match = _NAME.fullmatch(name)
         return None if match is None else cls(int(match[1]), int(match[2]))
 
     @property
     def name(self) -> str:
-        """As it stands in names of files."""
+        """`I-of-N`, as used in file names."""
         return f"{self.index}-of-{self.count}"
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 
-    def has(self, shard: str) -> bool:
-        """Whether a shard of this name is the part's."""
+    def contains(self, shard: str) -> bool:
+        """Whether a shard of this name belongs to the partition."""
         digest = hashlib.sha256(shard.encode(errors="surrogateescape")).digest()
         return int.from_bytes(digest[:8], "little") % self.count == self.index - 1
 
     def others(self) -> list[ShardPartition]:
-        """All parts of the same N but this one."""
+        """All other partitions with the same N."""
         return [ShardPartition(index, self.count) for index in range(1, self.count + 1) if index != self.index]

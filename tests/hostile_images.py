@@ -1,7 +1,7 @@
-"""Images that nobody should have to decode, each with the status and the reason that its row must get.
+"""Malformed and unusual images, each with the status and the reason that its row must get.
 
-Some are odd but honest and must be read; they have the status `ok`. All are made for a model that takes
-28 x 28 grey pixels. The fuzz run (`benchmarks/fuzz.py`) mutates them.
+Unusual but valid images must be decoded; their status is `ok`. All are for a model that takes 28 x 28 grey pixels.
+The fuzz run (`benchmarks/fuzz.py`) mutates them.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ class Case:
     """One image.
 
     Attributes:
-        data: its bytes; None where the row has none.
-        status: what its row must get.
-        told: a part of the reason.
+        data: the image's bytes; None where the row has none.
+        status: expected status of the row.
+        reason: text that the row's error must contain.
         path: the row's path.
     """
 
     data: bytes | None
     status: str
-    told: str = ""
+    reason: str = ""
     path: str | None = None
 
 
@@ -49,14 +49,14 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(width: int, height: int, *more: bytes, depth: int = 8, colour: int = 0, pixels: bytes | None = None) -> bytes:
-    """A PNG of which each part can lie."""
+    """A PNG in which header, chunks and pixels can contradict each other."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     data = zlib.compress(b"\0" * (29 * 28) if pixels is None else pixels)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(more) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 def lying_jpeg(width: int, height: int) -> bytes:
-    """A JPEG whose frame header claims another size."""
+    """A JPEG whose frame header states another size."""
     data = bytearray(saved(_GREY, "JPEG"))
     start = data.index(b"\xff\xc0") + 5
     data[start : start + 4] = struct.pack(">HH", height, width)
@@ -86,7 +86,7 @@ def tiff_pointing_outside() -> bytes:
 
 
 def turned_jpeg() -> bytes:
-    """Its EXIF says "turn me"; its pixels are to be taken as they are stored."""
+    """A JPEG with an EXIF rotation, which must be ignored."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return saved(_GREY, "JPEG", quality=100, exif=exif)
@@ -97,7 +97,7 @@ def deep_png() -> bytes:
 
 
 class _Payload:
-    """Would make a file if it were unpickled."""
+    """Creates a file if it is unpickled."""
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
         return open, ("unpickled", "w")
@@ -118,17 +118,17 @@ _UNKNOWN = "not an image of a known format"
 _ZEROS = zlib.compress(b"\0" * 2**26, 9)
 
 CASES: dict[str, Case] = {
-    # Nothing there.
+    # Without content.
     "no image": Case(None, "null_image", "neither bytes nor a path"),
     "no bytes": Case(b"", "decode_failed", "0 bytes"),
     "spaces": Case(b"   \n", "decode_failed", _UNKNOWN),
     "zeros": Case(b"\0" * 1000, "decode_failed", _UNKNOWN),
-    # What downloads leave.
+    # Failed downloads.
     "an error page": Case(b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "decode_failed", _UNKNOWN),
     "an error in JSON": Case(b'{"error": "rate limited"}', "decode_failed", _UNKNOWN),
     "base64 of an image": Case(b"iVBORw0KGgoAAAANSUhEUgAAABwAAAAc", "decode_failed", _UNKNOWN),
     "a PNG read as text": Case(_PNG.replace(b"\r\n", b"\n"), "decode_failed", _UNKNOWN),
-    # Cut off.
+    # Truncated.
     "half a PNG": Case(_PNG[: len(_PNG) // 2], "decode_failed"),
     "a PNG signature": Case(_PNG[:8], "decode_failed"),
     "a PNG header": Case(_PNG[:33], "decode_failed"),
@@ -149,12 +149,12 @@ CASES: dict[str, Case] = {
     "a TIFF that points outside": Case(tiff_pointing_outside(), "decode_failed"),
     "a PPM of negative size": Case(b"P5 -28 28 255 " + b"\0" * 784, "decode_failed"),
     "a PPM that is all comment": Case(b"P5 #" + b"x" * 100_000, "decode_failed"),
-    # Too large, or said to be.
+    # Too large, or with a header that states so.
     "a PNG of 60,000 x 60,000": Case(png(60_000, 60_000), "too_large", "pixels"),
     "a PNG of 2,147,483,647 x 2,147,483,647": Case(png(2**31 - 1, 2**31 - 1), "too_large"),
     "a PNG of no width": Case(png(0, 28), "decode_failed"),
     "a PNG with a side of 65,000": Case(
-        png(65_000, 1, pixels=b"\0" * 65_001), "wrong_shape", "65000 x 1, the model takes 28 x 28"
+        png(65_000, 1, pixels=b"\0" * 65_001), "wrong_shape", "65000 x 1 pixels, the model takes 28 x 28"
     ),
     "a real bomb of 10,000 x 10,000": Case(
         png(10_000, 10_000, depth=1, pixels=b"\0" * (1251 * 10_000)), "too_large", "10000 x 10000"
@@ -189,12 +189,12 @@ CASES: dict[str, Case] = {
     "an icon": Case(saved(_RGB, "ICO"), "decode_failed", _UNKNOWN),
     "a Targa": Case(saved(_GREY, "TGA"), "decode_failed", _UNKNOWN),
     "a ZIP": Case(b"PK\x03\x04" + b"\0" * 26, "decode_failed", _UNKNOWN),
-    # Two things at once.
+    # Of two formats at once.
     "a PDF in front of a PNG": Case(b"%PDF-1.4 " + _PNG, "decode_failed", _UNKNOWN),
     "a JPEG with a ZIP behind it": Case(_JPEG + b"PK\x03\x04" + b"\0" * 100, "ok"),
     "a GIF that is a script": Case(b"GIF89a/*" + b"\0" * 20 + b"*/=1;alert(1)", "decode_failed"),
     "a JPEG with a PNG's path": Case(_JPEG, "ok", path="picture.png"),
-    # Odd but honest.
+    # Unusual but valid.
     "an animated GIF": Case(_animated("GIF"), "ok"),
     "an animated PNG": Case(_animated("PNG"), "ok"),
     "an animated WebP": Case(_animated("WEBP"), "ok"),
@@ -206,24 +206,24 @@ CASES: dict[str, Case] = {
     "a PNG with a palette": Case(saved(_RGB.quantize(16), "PNG"), "ok"),
     "a PNG of one bit": Case(saved(_GREY.convert("1"), "PNG"), "ok"),
     "a PNG of 16-bit colour": Case(deep_png(), "ok"),
-    # Paths; the images' folder has `here.png`, a pipe, a folder, a huge file and a link that leads out.
+    # Paths; the image folder contains `here.png`, a pipe, a folder, a huge file, and a link to a file outside.
     "a path": Case(None, "ok", path="here.png"),
     "a path to nothing": Case(None, "path_not_found", "No such file", path="gone.png"),
-    "a path that goes up": Case(None, "path_not_found", "leads out of --image-root", path="../secret.png"),
-    "an absolute path": Case(None, "path_not_found", "leads out of --image-root", path="/etc/passwd"),
-    "a link that leads out": Case(None, "path_not_found", "leads out of --image-root", path="link.png"),
+    "a path that goes up": Case(None, "path_not_found", "is outside --image-root", path="../secret.png"),
+    "an absolute path": Case(None, "path_not_found", "is outside --image-root", path="/etc/passwd"),
+    "a link that leads out": Case(None, "path_not_found", "is outside --image-root", path="link.png"),
     "a path with a zero byte": Case(None, "path_not_found", "null", path="a\0b.png"),
     "a path with a newline": Case(None, "path_not_found", "No such file", path="a\nb.png"),
     "a very long path": Case(None, "path_not_found", "too long", path="x" * 5000),
-    "a path to a folder": Case(None, "path_not_found", "is no file", path="folder"),
-    "a path to a pipe": Case(None, "path_not_found", "is no file", path="pipe"),
+    "a path to a folder": Case(None, "path_not_found", "is not a regular file", path="folder"),
+    "a path to a pipe": Case(None, "path_not_found", "is not a regular file", path="pipe"),
     "a path to a file beyond all images": Case(None, "too_large", "is a file of", path="huge"),
     "an address": Case(None, "path_not_found", "No such file", path="https://example.org/cat.png"),
 }
 
 
 def prepare_folder(folder: Any) -> None:
-    """Make what the paths above lead to; `folder` is a Path that does not exist."""
+    """Create the files for the paths above; `folder` is a Path that does not exist."""
     import os
 
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The same loop on a Ray cluster.
+"""Score shards on a Ray cluster.
 
-In: a `Job` and shards. Out: the same result shards as one process writes; workers may be lost on the way.
+In: a `Job` and shards. Out: the same result shards as one process writes, even if workers are lost.
 """

@@ -1,6 +1,6 @@
-"""Cuts of huge shards come in from several workers, and are written as one file each.
+"""Merge the row-group ranges of huge shards, scored by several workers, into one result file per shard.
 
-In: tasks and their rows, in any order. Out: finished result shards, the same bytes that one worker would have written.
+In: tasks and their rows, in any order. Out: finished result shards, byte for byte those that one worker would write.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from screen.run.scoring import Job
 
 @dataclass
 class _Merge:
-    """A huge shard whose cuts come in; they are written in their order."""
+    """A huge shard whose row-group ranges are written in order."""
 
     writer: ShardWriter | None = None
     next_order: int = 0
     waiting: dict[int, tuple[Task, pa.Table]] = field(default_factory=dict)
 
 
-class CutMerger:
-    """Huge shards whose cuts come in, to be written as one."""
+class RangeMerger:
+    """Writes the row-group ranges of huge shards in order."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -33,11 +33,11 @@ class CutMerger:
 
     @property
     def next_orders(self) -> dict[str, int]:
-        """The cut of each shard that is written next."""
+        """For each unfinished shard, the `order` of the range to write next."""
         return {name: merge.next_order for name, merge in self._open.items()}
 
     def add(self, task: Task, table: pa.Table) -> list[WrittenShard]:
-        """Write a cut as soon as all before it are written; gives the shard when that was the last."""
+        """Write a range once all ranges before it are written; returns the shard after its last range."""
         shard = task.shards[0]
         merge = self._open.setdefault(shard.name, _Merge())
         merge.waiting[task.order] = (task, table)
@@ -53,12 +53,12 @@ class CutMerger:
         return []
 
     def abandon(self, name: str) -> None:
-        """Remove what is written of a shard."""
+        """Remove the partial result of a shard."""
         merge = self._open.pop(name, None)
         if merge is not None and merge.writer is not None:
             merge.writer.abandon()
 
     def abandon_all(self) -> None:
-        """Remove all that is unfinished."""
+        """Remove the partial results of all shards."""
         for name in list(self._open):
             self.abandon(name)

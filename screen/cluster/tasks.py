@@ -1,8 +1,8 @@
-"""Cut a run into tasks for several workers, neither too small nor too large.
+"""Divide a run into tasks for several workers.
 
-In: shards and the number of workers. Out: `Task`s. Small shards are put together, so that batches span them; a huge
-one is cut by row groups, whose rows are put together again by whoever writes its one result. A task is as large as
-keeps all workers busy to the end, within bounds that follow from the batch.
+In: shards and the number of workers. Out: `Task`s. Small shards are combined into one task, so that batches span them;
+a huge shard is divided into row-group ranges, whose rows `merge.py` writes as one result. Tasks are small enough to
+keep all workers busy to the end, within bounds that follow from the batch size.
 """
 
 from __future__ import annotations
@@ -15,27 +15,30 @@ from dataclasses import dataclass
 from screen.input.shards import ShardRef
 
 _LEAST_BATCHES, _MOST_BATCHES = 1, 16
-"""Of a task: less would not fill a batch; with more, much is lost with a worker."""
+"""Minimum and maximum batches per task: fewer would not fill a batch; with more, much is lost with a worker."""
 
-_TASKS_A_WORKER = 16
+_TASKS_PER_WORKER = 16
+"""Number of tasks per worker, within these bounds."""
+
 _HUGE = 2
-"""From so many tasks' rows on a shard is cut."""
+"""Number of tasks' rows from which a shard is divided into row-group ranges."""
 
-_MOST_SHARDS = 1000
+_MAX_SHARDS = 1000
+"""Maximum number of shards per task."""
 
 TRIES = 3
-"""So many workers may die of a shard before it is given up."""
+"""Number of workers that may die while they score a shard before the shard is given up."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is given at a time.
+    """A unit of work for one worker.
 
     Attributes:
-        shards: whole shards, or the one that `groups` are of.
-        groups: consecutive row groups of a huge shard; None: all of all shards.
-        order: which cut of the huge shard this is, from 0.
-        is_last: whether it is the last cut.
+        shards: whole shards, or the one shard that `groups` belong to.
+        groups: row-group range of a huge shard; None: all row groups of all shards.
+        order: index of the row-group range in its shard, from 0.
+        is_last: whether this is the last row-group range of its shard.
     """
 
     shards: tuple[ShardRef, ...]
@@ -45,37 +48,37 @@ class Task:
 
     @property
     def rows(self) -> int:
-        """Rows in all."""
+        """Total number of rows."""
         if self.groups is not None:
             return sum(self.shards[0].row_groups[self.groups.start : self.groups.stop])
         return sum(shard.rows for shard in self.shards)
 
 
-def cut_tasks(shards: Sequence[ShardRef], *, workers: int, batch_rows: int) -> list[Task]:
+def plan_tasks(shards: Sequence[ShardRef], *, workers: int, batch_rows: int) -> list[Task]:
     """The tasks of a run, in the order of its shards.
 
     Args:
-        shards: what is to be scored.
-        workers: how many share it.
-        batch_rows: rows of a batch.
+        shards: the shards to score.
+        workers: number of workers.
+        batch_rows: rows per batch.
     """
-    even = sum(shard.rows for shard in shards) // (workers * _TASKS_A_WORKER)
+    even = sum(shard.rows for shard in shards) // (workers * _TASKS_PER_WORKER)
     wanted = max(_LEAST_BATCHES * batch_rows, min(_MOST_BATCHES * batch_rows, even))
     tasks: list[Task] = []
     small: list[ShardRef] = []
     for shard in shards:
         if shard.rows >= _HUGE * wanted and len(shard.row_groups) > 1:
-            tasks += _cut_shard(shard, wanted)
+            tasks += _split_shard(shard, wanted)
             continue
-        if small and (sum(one.rows for one in small) + shard.rows > wanted or len(small) == _MOST_SHARDS):
+        if small and (sum(one.rows for one in small) + shard.rows > wanted or len(small) == _MAX_SHARDS):
             tasks.append(Task(tuple(small)))
             small = []
         small.append(shard)
     return [*tasks, Task(tuple(small))] if small else tasks
 
 
-def _cut_shard(shard: ShardRef, wanted: int) -> Iterator[Task]:
-    """Cuts of whole row groups with about so many rows each; row groups themselves are not cut."""
+def _split_shard(shard: ShardRef, wanted: int) -> Iterator[Task]:
+    """Row-group ranges with about `wanted` rows each; a row group itself is never divided."""
     ends, rows = [0], 0
     for index, count in enumerate(shard.row_groups):
         if rows and rows + count > wanted:
@@ -89,7 +92,7 @@ def _cut_shard(shard: ShardRef, wanted: int) -> Iterator[Task]:
 
 
 class TaskQueue:
-    """The tasks that wait, and how often the worker of a shard has died."""
+    """The waiting tasks, and the number of worker deaths for each shard."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self.waiting = deque(tasks)
@@ -97,7 +100,7 @@ class TaskQueue:
         self._deaths: dict[tuple[str, int], int] = {}
 
     def take(self, next_orders: dict[str, int], ahead: int) -> Task | None:
-        """The next task; a cut that is too far ahead of what is written of its shard waits."""
+        """Take the next task; a range more than `ahead` ranges beyond the last one written of its shard waits."""
         for index, task in enumerate(self.waiting):
             if task.groups is None or task.order < next_orders.get(task.shards[0].name, 0) + ahead:
                 del self.waiting[index]
@@ -105,7 +108,7 @@ class TaskQueue:
         return None
 
     def put_back(self, task: Task) -> tuple[ShardRef, ...]:
-        """Let a task be done again, shard by shard, to find the one that workers die of; gives those given up."""
+        """Queue a lost task again, shard by shard to find the one that kills its worker; returns shards given up."""
         if task.groups is None and len(task.shards) > 1:
             self.waiting.extendleft(Task((shard,)) for shard in reversed(task.shards))
             return ()

@@ -1,7 +1,7 @@
-"""A worker on a node of a cluster: the actor that Ray keeps there, with one session.
+"""A worker on a node of a cluster: a Ray actor with one session.
 
-In: a `RemoteJob`, then tasks. Out: what it opened, then what it made of each task. It knows nothing of Ray; errors of
-ours are returned, for Ray would wrap them.
+In: a `RemoteJob`, then tasks. Out: `Opened`, then `Done` for each task. The module does not import Ray. An
+`OodscreenError` is returned instead of raised, because Ray would wrap it.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from screen.output.writer import WrittenShard
 from screen.run.scoring import Job, ShardScorer
 
 _SAME_EVERYWHERE = ("oodscreen", "onnxruntime-gpu", "onnxruntime", "numpy")
+"""Packages on whose versions results depend."""
 
 
 @dataclass(frozen=True)
 class RemoteJob:
-    """A `Job` as it travels; the model is read where it is used.
+    """A `Job` for a worker, which reads the model itself.
 
     Attributes:
-        job: all but the model.
-        model: its path.
-        digest: of its bytes.
-        versions: of what results depend on.
+        job: the job without its model.
+        model: path of the model.
+        digest: SHA-256 of the model's bytes.
+        versions: versions of the packages on which results depend.
     """
 
     job: Job
@@ -43,7 +44,7 @@ class RemoteJob:
 
 @dataclass(frozen=True)
 class Opened:
-    """A worker that is ready: where it is, and what its passes run on."""
+    """Node and device of a worker that is ready, with a notice or ""."""
 
     node: str
     device: str
@@ -52,14 +53,14 @@ class Opened:
 
 @dataclass(frozen=True)
 class Done:
-    """What a worker made of a task.
+    """A worker's result for a task.
 
     Attributes:
         finished: result shards that it wrote.
-        table: rows of a cut, in result columns; None where it wrote shards.
-        stages: seconds that each stage was busy.
-        notes: what a person should know.
-        error: what ended the task before it was through.
+        table: rows of a row-group range, in result columns; None if it wrote shards.
+        stages: busy time of each stage in seconds.
+        notes: notices for the user.
+        error: the error that ended the task early, or None.
     """
 
     finished: tuple[WrittenShard, ...]
@@ -77,29 +78,29 @@ class Worker:
         self._scorer: ShardScorer | None = None
 
     def open(self, remote: RemoteJob) -> Opened | OodscreenError:
-        """Read the model and make the session."""
+        """Read the model and create the session."""
         node = socket.gethostname()
         try:
             _refuse_other_versions(node, remote.versions)
             job = remote.job
             if not job.output.is_dir() and is_local(job.output):
                 raise OutputRefused(
-                    f"The worker on {node} does not see OUTPUT {job.output}.",
-                    wanted="an OUTPUT that all nodes share: a network file system or an object store",
-                    next_step="mount it on all nodes under the same path, or give an address such as s3://",
+                    f"The worker on {node} cannot find OUTPUT {job.output}.",
+                    wanted="an OUTPUT that all nodes share, on a network file system or in an object store",
+                    next_step="mount it on all nodes under the same path, or give an address such as s3://bucket/folder",
                 )
             if not remote.model.is_file():
                 raise InputRefused(
-                    f"The worker on {node} does not see the model {remote.model}.",
-                    wanted="a model and INPUT that all nodes see under the same path",
-                    next_step="put them on a network file system or into an object store",
+                    f"The worker on {node} cannot find the model {remote.model}.",
+                    wanted="a model and INPUT that all nodes can read under the same path",
+                    next_step="put them on a network file system or in an object store",
                 )
             model = read_model(remote.model)
             if model.digest != remote.digest:
                 raise InputRefused(
-                    f"The worker on {node} sees another file under {remote.model}.",
+                    f"The worker on {node} reads a different model from {remote.model}.",
                     wanted="the same model on all nodes",
-                    next_step="put it on a network file system or into an object store",
+                    next_step="put the model on a network file system or in an object store",
                 )
             self._scorer = ShardScorer(replace(job, model=model), self._notes.append)
         except OodscreenError as error:
@@ -107,7 +108,7 @@ class Worker:
         return Opened(node, self._scorer.device, self._scorer.note)
 
     def score(self, task: Task) -> Done:
-        """Do a task; what is finished when an error ends it is told with the error."""
+        """Score a task; an error is returned together with the shards finished before it."""
         if self._scorer is None:
             raise RuntimeError("the worker was not opened")
         finished: list[WrittenShard] = []
@@ -121,17 +122,17 @@ class Worker:
                     finished += progress.finished
             else:
                 table = self._scorer.score_groups(task.shards[0], task.groups)
-        except OodscreenError as told:
-            error = told
+        except OodscreenError as raised:
+            error = raised
         notes, self._notes[:] = tuple(self._notes), []
         return Done(tuple(finished), table, self._scorer.stages, notes, error)
 
 
 def _not_seen(shard: ShardRef) -> InputRefused:
     return InputRefused(
-        f"The worker on {socket.gethostname()} does not see the shard {shard.path}.",
-        wanted="INPUT that all nodes see under the same path",
-        next_step="put it on a network file system or into an object store",
+        f"The worker on {socket.gethostname()} cannot find the shard {shard.path}.",
+        wanted="an INPUT that all nodes can read under the same path",
+        next_step="put it on a network file system or in an object store",
     )
 
 
@@ -139,15 +140,16 @@ def _refuse_other_versions(node: str, wanted: dict[str, str]) -> None:
     here = installed_versions()
     for name, number in wanted.items():
         if here.get(name) != number:
+            found = f"{name} {here[name]}" if name in here else f"no {name}"
             raise OptionRefused(
-                f"The worker on {node} has {name} {here.get(name, 'not at all')}, and this process {number}.",
-                wanted="the same versions on all nodes, for the same bits in all results",
-                next_step="install the same environment everywhere",
+                f"The worker on {node} has {found}, but this process has {name} {number}.",
+                wanted="the same versions on all nodes, so that results are bit-equal",
+                next_step="install the same environment on all nodes",
             )
 
 
 def installed_versions() -> dict[str, str]:
-    """What results depend on, apart from model and configuration."""
+    """Versions of the installed packages on which results depend."""
     found = {}
     for name in _SAME_EVERYWHERE:
         try:

@@ -1,6 +1,6 @@
-"""Which decisions may be taken early: those that only a higher predictive entropy can turn into a flag.
+"""Conditions for early exit: the flag of a row must depend on its remaining passes through the entropy alone.
 
-In: a rule and perhaps a calibration. Out: for each row the entropy above which it is flagged.
+In: a flag rule, and a calibration if there is one. Out: for each row the predictive entropy above which it is flagged.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from screen.decide.calibration import Calibration
 from screen.decide.detectors import Floats
 from screen.decide.rules import FlagRule
 
-_SETTLING = frozenset(["entropy", "feature_distance"])
-"""Detectors that a decision can be taken early by: one that grows with the entropy, one that is known at once."""
+_EARLY_EXIT_DETECTORS = frozenset(["entropy", "feature_distance"])
+"""Detectors that allow early exit: one increases with the entropy, the other is known before the first pass."""
 
 
 def refuse_early_exit(contract: ModelContract, rule: FlagRule | None, detectors: tuple[str, ...]) -> None:
-    """Refuse to stop early where more passes could turn the decision both ways.
+    """Refuse early exit if the decision depends on more than the entropy.
 
     Args:
-        contract: the model's.
-        rule: what was asked for beside the calibration, or the default without one; None for nothing.
-        detectors: the scores that the calibration combines; none without one.
+        contract: the model's contract.
+        rule: the user's flag rule, or the default rule without a calibration; None: the calibration decides alone.
+        detectors: the scores that the calibration combines; empty without a calibration.
 
     Raises:
-        OptionRefused: the decision does not follow from the entropy alone.
+        OptionRefused: the decision depends on more than the entropy.
     """
-    what = ""
+    problem = ""
     if contract.output_kind == "regression" or (contract.output_kind == "sigmoid" and contract.classes > 1):
-        what = "the model has no predictive entropy over classes"
+        problem = "the model has no predictive entropy over classes"
     elif rule is not None and rule.entropy_limit is None:
-        what = f"the flag rule {rule.text!r} is not one that only a higher entropy can fulfil"
-    elif not _SETTLING.issuperset(detectors):
-        what = f"the calibration combines {' + '.join(detectors)}"
-    if what:
+        problem = f"the flag rule {rule.text!r} is not a lower limit on the entropy alone"
+    elif not _EARLY_EXIT_DETECTORS.issuperset(detectors):
+        problem = f"the calibration combines {' + '.join(detectors)}"
+    if problem:
         raise OptionRefused(
-            f"--adaptive was asked for, but {what}.",
+            f"--adaptive is not possible: {problem}.",
             wanted="a rule `entropy > NUMBER`, or a calibration of entropy and feature_distance",
             next_step="leave --adaptive out, or flag by the entropy",
         )
@@ -50,10 +50,10 @@ def entropy_limits(
     """The predictive entropy above which each row is flagged, `[B]`, nats.
 
     Args:
-        rule: what was asked for beside the calibration, or the default without one.
-        calibration: None without one.
+        rule: the user's flag rule, or the default rule without a calibration; None: the calibration decides alone.
+        calibration: the calibration, if there is one.
         rows: B.
-        distance: `[B]`, `feature_distance`, where the calibration reads it.
+        distance: `[B]`, `feature_distance`, if the calibration uses it.
     """
     limits: Floats = np.full(rows, np.inf)
     if rule is not None and rule.entropy_limit is not None:
@@ -62,7 +62,7 @@ def entropy_limits(
         return limits
     missing = np.full(rows, calibration.threshold)
     entropy = None
-    for detector in calibration.combination.detectors:
+    for detector in calibration.combined_score.detectors:
         if detector.name == "entropy":
             entropy = detector
         elif distance is not None:

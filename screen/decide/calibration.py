@@ -1,10 +1,10 @@
-"""A calibration: what known rows score, bound to the model and the passes that scored them, in one file.
+"""Calibration: scores of in-distribution rows, bound to the model and the passes that produced them, in one file.
 
-In: scores of known rows. Out: `ood_score`, `p_value` and the rule that flags, for any row.
+In: scores of in-distribution rows. Out: `ood_score`, `p_value` and the flag rule, for any row.
 
-Split conformal prediction (Vovk et al. 2005; Lei et al. 2018, sec. 2): the combined score is ranked
-among rows that fitted nothing. Three parts of the known rows are disjoint: the bank that distances
-are measured to, the rows that fit the detectors, and the rows that are ranked.
+Split conformal prediction (Vovk et al. 2005; Lei et al. 2018, sec. 2): a row's combined score is ranked among the
+scores of a calibration set, on which nothing was fitted. The in-distribution rows are split into three disjoint sets:
+the reference set (for distances), the fitting set (for the detectors) and the calibration set.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from screen.files.paths import as_path
 from screen.files.storage import StagingFile
 
 FORMAT = 1
-"""Changes whenever an older calibration would be read wrongly."""
+"""Version of the file format; it changes whenever an older calibration would be read wrongly."""
 
-FIT_SHARE = 1 / 3
-"""The share of the rows beside the bank that fit the detectors; the others are ranked."""
+FITTING_SHARE = 1 / 3
+"""Share of the rows outside the reference set that form the fitting set; the others form the calibration set."""
 
-LEAST_FIT_ROWS = 100
-"""Fewer rows make no tail."""
+MIN_FITTING_ROWS = 100
+"""Minimum rows in the fitting set, so that a detector's tail can be fitted."""
 
 
 @dataclass(frozen=True)
 class Binding:
-    """What a calibration holds for: other numbers come from anything else.
+    """The model and passes that a calibration is valid for; any others produce different scores.
 
     Attributes:
         model: SHA-256 of the exported file.
-        mask_algorithm: how masks come from the seed.
+        mask_algorithm: version of the algorithm that draws masks from the seed.
         settings: T, seed and masks.
     """
 
@@ -56,23 +56,23 @@ class Binding:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What known rows score, and what follows for others.
+    """A combined score with its distribution over in-distribution rows, and the target rate of flags.
 
     Attributes:
-        binding: what it holds for.
-        review_rate: the share of known rows that may be flagged.
-        combination: the detectors.
-        ranked: `[n]`, the combined score of the ranked rows, ascending.
-        distance: how far features are from known ones; None where the trunk has none that say something.
-        features: the tensor that features are taken from, and how; or why none are.
-        fit_rows: how many rows fitted the detectors.
+        binding: the model and passes that it is valid for.
+        review_rate: target share of in-distribution rows that are flagged.
+        combined_score: the fitted detectors.
+        calibration_scores: `[n]`, combined scores of the calibration set, ascending.
+        distance: distance of features from the reference set; None if the trunk has no informative features.
+        features: the tensor and method of the features; or the reason why there are none.
+        fit_rows: number of rows in the fitting set.
         digest: SHA-256 of the file's content; "" before it is written.
     """
 
     binding: Binding
     review_rate: float
-    combination: CombinedScore
-    ranked: Floats
+    combined_score: CombinedScore
+    calibration_scores: Floats
     distance: Distance | None
     features: str
     fit_rows: int
@@ -80,60 +80,60 @@ class Calibration:
 
     @property
     def rule(self) -> str:
-        """The flag rule, in the language of rules."""
+        """The flag rule, as text."""
         return f"p_value <= {self.review_rate!r}"
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where the rate of flags among known rows lies, with 95 % confidence."""
-        return rate_interval(len(self.ranked), self.review_rate)
+        """95 % confidence interval of the flag rate of in-distribution rows."""
+        return rate_interval(len(self.calibration_scores), self.review_rate)
 
     @property
     def threshold(self) -> float:
         """The combined score above which a row is flagged."""
-        return float(self.ranked[-flagged_ranks(len(self.ranked), self.review_rate)])
+        return float(self.calibration_scores[-threshold_rank(len(self.calibration_scores), self.review_rate)])
 
     def score(self, scores: Mapping[str, NDArray[Any]]) -> Floats:
-        """`ood_score`, `[B]`, from the scores as they are written."""
-        return self.combination.score(scores)
+        """`ood_score`, `[B]`, from the scores in the types of the result columns."""
+        return self.combined_score.score(scores)
 
     def p_values(self, ood_score: Floats) -> Floats:
-        """`p_value`, `[B]`: (1 + ranked rows that score at least as high) / (n + 1)."""
-        at_or_above = len(self.ranked) - np.searchsorted(self.ranked, ood_score, side="left")
-        p: Floats = (1 + at_or_above) / (len(self.ranked) + 1)
+        """`p_value`, `[B]`: (1 + calibration scores at least as high) / (n + 1)."""
+        at_or_above = len(self.calibration_scores) - np.searchsorted(self.calibration_scores, ood_score, side="left")
+        p: Floats = (1 + at_or_above) / (len(self.calibration_scores) + 1)
         return p
 
     def check(self, binding: Binding) -> None:
         """Refuse a run whose model or passes differ from those of this calibration.
 
         Raises:
-            CalibrationRefused: the run's binding is not this one's.
+            CalibrationRefused: the run's binding differs.
         """
-        there, here = self.binding, binding
+        own = self.binding
         pairs = {
-            "is of another model": (there.model[:16], here.model[:16]),
-            "was made with another version of the masks": (there.mask_algorithm, here.mask_algorithm),
+            "is of another model": (own.model[:16], binding.model[:16]),
+            "was made with another version of the masks": (own.mask_algorithm, binding.mask_algorithm),
         }
         for field in fields(PassSettings):
-            values = (getattr(there.settings, field.name), getattr(here.settings, field.name))
+            values = (getattr(own.settings, field.name), getattr(binding.settings, field.name))
             pairs[f"was made with another --{field.name}"] = values
-        for what, (made, asked) in pairs.items():
-            if made != asked:
+        for problem, (calibrated, requested) in pairs.items():
+            if calibrated != requested:
                 raise CalibrationRefused(
-                    f"The calibration {what}: {made} there, {asked} here.",
-                    wanted="the model, passes, seed and masks that it was made with",
-                    next_step="leave --passes, --seed and --masks to the calibration, or run `oodscreen calibrate` "
-                    "for this model and these passes",
+                    f"The calibration {problem}: {calibrated} in the calibration, {requested} in this run.",
+                    wanted="the model, passes, seed and masks of the calibration",
+                    next_step="leave out --passes, --seed and --masks, which the calibration sets, or run "
+                    "`oodscreen calibrate` for this model and these passes",
                 )
 
     def save(self, path: Path) -> str:
-        """Write the file, whole or not at all, and give its digest.
+        """Write the file atomically, and return its digest.
 
         Raises:
-            WriteFailed: the system refused.
+            WriteFailed: the operating system refused to write.
         """
-        arrays: dict[str, NDArray[Any]] = {"ranked": self.ranked}
-        for detector in self.combination.detectors:
+        arrays: dict[str, NDArray[Any]] = {"ranked": self.calibration_scores}
+        for detector in self.combined_score.detectors:
             arrays[f"detector/{detector.name}/knots"] = detector.knots
             arrays[f"detector/{detector.name}/surprises"] = detector.surprisals
         kind = ""
@@ -144,25 +144,25 @@ class Calibration:
             "format": FORMAT,
             "binding": asdict(self.binding),
             "review_rate": self.review_rate,
-            "detectors": {detector.name: detector.slope for detector in self.combination.detectors},
+            "detectors": {detector.name: detector.slope for detector in self.combined_score.detectors},
             "distance": kind,
             "features": self.features,
             "fit_rows": self.fit_rows,
         }
         arrays["header"] = np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)
-        aside = StagingFile(path)
-        with aside.writing(), open(aside.path, "wb") as file:
+        staging = StagingFile(path)
+        with staging.writing(), open(staging.path, "wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes allow_pickle for an array
-        digest = hashlib.sha256(aside.path.read_bytes()).hexdigest()
-        aside.commit()
+        digest = hashlib.sha256(staging.path.read_bytes()).hexdigest()
+        staging.commit()
         return digest
 
 
 def read_calibration(path: str | Path) -> Calibration:
-    """Read a calibration; nothing in the file is ever run.
+    """Read a calibration file, without executing code from it (no pickle).
 
     Raises:
-        CalibrationRefused: there is no such file, it is none of ours, or it is damaged.
+        CalibrationRefused: the file does not exist, was not written by oodscreen, or is damaged.
     """
     path = as_path(path)
     try:
@@ -180,13 +180,13 @@ def read_calibration(path: str | Path) -> Calibration:
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise CalibrationRefused(
-            f"{path} is no calibration, or a damaged one ({type(error).__name__}: {error}).",
-            wanted="a file written by `oodscreen calibrate`, whole and unchanged",
-            next_step="copy the file again, or run `oodscreen calibrate` anew",
+            f"{path} is not a calibration, or is damaged ({type(error).__name__}: {error}).",
+            wanted="a complete file written by `oodscreen calibrate`",
+            next_step="copy the file again, or repeat `oodscreen calibrate`",
         ) from error
     raise CalibrationRefused(
-        f"{path} is of format {header['format']}.",
-        wanted=f"format {FORMAT}, which this oodscreen reads",
+        f"The calibration {path} has format {header['format']}.",
+        wanted=f"format {FORMAT}, which this version of oodscreen reads",
         next_step="run `oodscreen calibrate` with this version",
     )
 
@@ -204,8 +204,8 @@ def _parse(header: dict[str, Any], arrays: dict[str, NDArray[Any]], digest: str)
     return Calibration(
         binding=Binding(**{**header["binding"], "settings": PassSettings(**header["binding"]["settings"])}),
         review_rate=float(header["review_rate"]),
-        combination=CombinedScore(detectors),
-        ranked=arrays["ranked"],
+        combined_score=CombinedScore(detectors),
+        calibration_scores=arrays["ranked"],
         distance=distance,
         features=str(header["features"]),
         fit_rows=int(header["fit_rows"]),
@@ -214,53 +214,58 @@ def _parse(header: dict[str, Any], arrays: dict[str, NDArray[Any]], digest: str)
 
 
 def split_rows(digests: NDArray[np.uint64], shares: tuple[float, ...]) -> list[NDArray[np.int64]]:
-    """Cut rows into disjoint parts by their images, so that equal images are in one part.
+    """Split rows into disjoint sets by the digests of their images, so that equal images are in the same set.
 
-    The order and the shards in which rows came do not matter.
+    The split does not depend on the order of the rows or on their shards.
 
     Args:
-        digests: `[N]`, of the pixels.
-        shares: of the parts, in order; their sum is 1.
+        digests: `[N]`, digests of the pixels.
+        shares: share of each set, in order; the sum is 1.
 
     Returns:
-        For each part the rows in it, as positions.
+        For each set the positions of its rows.
     """
     order = np.argsort(digests, kind="stable")
     ordered = digests[order]
     ends = [round(len(order) * share) for share in np.cumsum(shares)]
-    # No cut between equal images: a part goes on to the last of them.
+    # Equal images stay together: a set ends after the last of them.
     ends = [int(np.searchsorted(ordered, ordered[end - 1], side="right")) if end else 0 for end in ends]
     return [order[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def flagged_ranks(rows: int, review_rate: float) -> int:
-    """k: a row is flagged whose score is above the k-th highest of the ranked rows; 0 where none can be."""
+def threshold_rank(rows: int, review_rate: float) -> int:
+    """k: a row is flagged if its score is above the k-th highest of n calibration scores; 0 if none can be flagged.
+
+    Args:
+        rows: n.
+        review_rate: target share of in-distribution rows that are flagged.
+    """
     ranks = int(review_rate * (rows + 1)) + 1
     while ranks and ranks / (rows + 1) > review_rate:  # as `p_value <= review_rate` compares
         ranks -= 1
     return ranks
 
 
-def least_ranked_rows(review_rate: float) -> int:
-    """How many ranked rows there must be at least, so that any row can be flagged."""
+def min_calibration_rows(review_rate: float) -> int:
+    """Minimum number of rows in the calibration set with which a row can be flagged at this review rate."""
     rows = max(0, math.ceil(1 / review_rate) - 2)
-    while not flagged_ranks(rows, review_rate):
+    while not threshold_rank(rows, review_rate):
         rows += 1
     return rows
 
 
 def rate_interval(rows: int, review_rate: float, level: float = 0.95) -> tuple[float, float]:
-    """Where the true rate of flags among known rows lies, given that so many rows are ranked.
+    """Confidence interval of the true flag rate of in-distribution rows, for a calibration set of n rows.
 
-    The rate is distributed over calibrations as Beta(k, n + 1 - k) (Vovk 2012, prop. 2a), with k of
-    `flagged_ranks`; ties make it smaller. Central interval.
+    Over calibrations the rate has the distribution Beta(k, n + 1 - k) (Vovk 2012, prop. 2a), with k from
+    `threshold_rank`; ties make the rate smaller. The interval is central.
 
     Args:
         rows: n.
-        review_rate: the share that may be flagged.
-        level: of confidence, 0 to 1.
+        review_rate: target share of in-distribution rows that are flagged.
+        level: confidence level, 0 to 1.
     """
-    ranks = flagged_ranks(rows, review_rate)
+    ranks = threshold_rank(rows, review_rate)
     return tuple(_beta_quantile((1 + side * level) / 2, ranks, rows) for side in (-1, 1))  # type: ignore[return-value]
 
 

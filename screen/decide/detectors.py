@@ -1,10 +1,10 @@
-"""Out-of-distribution scores: how unusual each score of a row is among known rows, and all of them together.
+"""Detectors: the surprisal of a row's score relative to in-distribution rows, and the sum over several scores.
 
-In: scores `[B]` as they are written, and those of known rows. Out: `[B]`, high is out of distribution.
-Pure: no model, no I/O.
+In: scores `[B]` in the types of the result columns, and scores of in-distribution rows. Out: `[B]`, high is out of
+distribution. Pure: no model, no I/O.
 
-A score says little by itself: an entropy of 0.3 is common for one network and unheard of for
-another. Its surprisal, -ln of the share of known rows that score at least as high, is on one scale for all.
+The scale of a score depends on the network: an entropy of 0.3 is common for one and never occurs for another.
+Surprisal, -ln of the share of in-distribution rows that score at least as high, has the same scale for all scores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 TAIL_SHARE = 0.05
-"""The share of known rows, the highest, that the tail is fitted on."""
+"""Share of the in-distribution rows, those with the highest scores, on which the tail is fitted."""
 
 HIGH_IS_UNUSUAL = {
     "entropy": True,
@@ -31,36 +31,36 @@ HIGH_IS_UNUSUAL = {
     "energy": True,
     "largest_label_entropy": True,
     "confidence": False,
-    # Passes over a known image agree near 1 with a few stragglers below: skewed to the left, with a long tail.
+    # In-distribution images have probabilities near 1 in most passes, lower in a few: left-skewed, with a long tail.
     "skewness": True,
     "kurtosis": False,
     "feature_distance": True,
 }
-"""Every score that may be a detector, and on which side of it lies what is unusual."""
+"""Every score that may be a detector, and whether high values of it are unusual (else low values are)."""
 
 HIGH_IS_SUSPICIOUS = {**HIGH_IS_UNUSUAL, "ood_score": True, "p_value": False}
-"""Every score by which rows can be told apart, those of a calibration included, and the same of it."""
+"""Every score by which rows can be ordered, including those of a calibration, and whether high values are unusual."""
 
 
 def orient(name: str, values: NDArray[Any]) -> Floats:
-    """A score in float64, turned so that high is unusual."""
+    """A score in float64, negated where low values are unusual, so that high is unusual."""
     oriented: Floats = np.asarray(values, np.float64)
     return oriented if HIGH_IS_UNUSUAL[name] else -oriented
 
 
 @dataclass(frozen=True)
 class Detector:
-    """Turns one score into its surprisal, in nats.
+    """Maps one score to its surprisal, in nats.
 
-    Up to the last knot the surprisal is -ln((1 + rows at or above) / (n + 1)) of the n known rows, between
-    knots a straight line; beyond it the tail goes on as an exponential distribution does, along a
-    straight line, so that values which no known row reached keep their order.
+    Up to the last knot the surprisal is -ln((1 + rows at or above) / (n + 1)) over the n in-distribution rows, linear
+    between knots. Beyond the last knot it is the linear surprisal of an exponential tail, so that values above all
+    in-distribution rows keep their order.
 
     Attributes:
-        name: the score.
-        knots: `[K]`, values of the score (oriented), strictly ascending.
-        surprisals: `[K]`, the surprisal at each, strictly ascending.
-        slope: of the line beyond the last knot, above 0.
+        name: name of the score.
+        knots: `[K]`, oriented values of the score, strictly ascending.
+        surprisals: `[K]`, surprisal at each knot in nats, strictly ascending.
+        slope: slope beyond the last knot, in nats per unit of the score, above 0.
     """
 
     name: str
@@ -70,11 +70,11 @@ class Detector:
 
     @classmethod
     def fit(cls, name: str, values: NDArray[Any]) -> Detector:
-        """Fit to the score of known rows.
+        """Fit a detector to the scores of in-distribution rows.
 
         Args:
-            name: the score.
-            values: `[n]`, n at least 1.
+            name: name of the score.
+            values: `[n]`, the scores, n at least 1.
         """
         ordered = np.sort(orient(name, values))
         size = len(ordered)
@@ -82,27 +82,27 @@ class Detector:
         knots = np.unique(ordered[ordered <= start])
         at_or_above = size - np.searchsorted(ordered, knots, side="left")
         excess = ordered[ordered > start] - start
-        # The likeliest scale of an exponential tail is the mean excess; where no row is beyond, any scale keeps order.
+        # The mean excess is the maximum-likelihood scale of an exponential tail; without one, any scale keeps order.
         scale = float(excess.mean()) if len(excess) else float(np.ptp(ordered))
         return cls(name, knots, -np.log((1 + at_or_above) / (size + 1)), 1 / scale if scale > 0 else 1.0)
 
     def surprisal(self, values: NDArray[Any]) -> Floats:
-        """The surprisal of each value.
+        """The surprisal of each value, `[B]`, in nats.
 
         Args:
             values: `[B]`, the score.
         """
         oriented = orient(self.name, values)
         beyond = np.maximum(oriented - self.knots[-1], 0)
-        known: Floats = np.interp(oriented, self.knots, self.surprisals)
-        total: Floats = known + self.slope * beyond
+        within: Floats = np.interp(oriented, self.knots, self.surprisals)
+        total: Floats = within + self.slope * beyond
         return total
 
     def value_at(self, surprisal: Floats) -> Floats:
-        """The oriented value of the score at which this surprisal is reached; -inf where every value reaches it.
+        """The oriented value of the score at which this surprisal is reached, `[B]`; -inf where every value reaches it.
 
         Args:
-            surprisal: `[B]`.
+            surprisal: `[B]`, in nats.
         """
         beyond = np.maximum(surprisal - self.surprisals[-1], 0) / self.slope
         value: Floats = np.interp(surprisal, self.surprisals, self.knots)
@@ -112,28 +112,28 @@ class Detector:
 
 @dataclass(frozen=True)
 class CombinedScore:
-    """Several detectors as one score: the sum of their surprisals.
+    """Sum of the surprisals of several detectors.
 
-    Twice the sum is Fisher's statistic (Fisher 1932, sec. 21.1), but the scores of one row are
-    dependent, so its chi-square distribution does not hold: the sum is a score, and what it means is
-    found by ranking rows that fitted nothing (`screen.decide.calibration`).
+    Twice the sum is Fisher's statistic (Fisher 1932, sec. 21.1), but the scores of one row are dependent, so its
+    chi-square distribution does not hold. The sum is therefore used only as a score, whose p-value comes from its rank
+    in a calibration set (`screen.decide.calibration`).
 
     Attributes:
-        detectors: at least one.
+        detectors: the fitted detectors, at least one.
     """
 
     detectors: tuple[Detector, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The scores that are read."""
+        """Names of the combined scores."""
         return tuple(detector.name for detector in self.detectors)
 
     def surprisals(self, scores: Mapping[str, NDArray[Any]]) -> Floats:
-        """Each detector's surprisal, `[B, D]`.
+        """Surprisals of the D detectors, `[B, D]`, in nats.
 
         Args:
-            scores: for each name `[B]`.
+            scores: values of each score by name, `[B]`.
         """
         return np.stack([detector.surprisal(scores[detector.name]) for detector in self.detectors], axis=1)
 
@@ -141,7 +141,7 @@ class CombinedScore:
         """The combined score, `[B]`, in nats.
 
         Args:
-            scores: for each name `[B]`.
+            scores: values of each score by name, `[B]`.
         """
         total = self.detectors[0].surprisal(scores[self.detectors[0].name])
         for detector in self.detectors[1:]:

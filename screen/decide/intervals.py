@@ -1,8 +1,8 @@
-"""Intervals of counts: flags to expect from a calibrated threshold, and the share behind some hits. Pure.
+"""Prediction intervals for the number of flags, and confidence intervals of shares. Pure: no I/O.
 
-In: the size of a calibration, the rank of its threshold and what a run flagged, or hits among rows. Out: the interval
-that holds the number of flags with 99.9 % probability if fresh rows are like those of the calibration, and whether it
-does; or a confidence interval of a share.
+In: the size of a calibration set, the rank of its threshold and the flags of a run, or hits among rows. Out: the
+prediction interval that contains the number of flags with 99.9 % probability if new rows are distributed like the
+calibration set, and whether it does; or a confidence interval of a share.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from statistics import NormalDist
 
 @dataclass(frozen=True)
 class FlagInterval:
-    """The numbers of flags that are to be expected.
+    """Prediction interval for the number of flags.
 
     Attributes:
-        rows: fresh rows, m.
-        low: the smallest number of flags.
-        high: the largest.
+        rows: number of new rows, m.
+        low: smallest number of flags in the interval.
+        high: largest number of flags in the interval.
     """
 
     rows: int
@@ -28,22 +28,22 @@ class FlagInterval:
     high: int
 
     def holds(self, flags: int) -> bool:
-        """Whether a number of flags is in the band."""
+        """Whether a number of flags is in the interval."""
         return self.low <= flags <= self.high
 
 
-LEAST_ROWS = 1000
-"""Below so many rows nothing is said of drift."""
+MIN_DRIFT_ROWS = 1000
+"""Minimum readable rows of a run for the drift test."""
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Whether a run flagged as many of its readable rows as its calibration lets expect.
+    """Drift test of a run: the flags among its readable rows, and the prediction interval of its calibration.
 
     Attributes:
-        rows: readable rows.
-        flags: how many of them were flagged.
-        band: what was to be expected; None where the rows are too few to say.
+        rows: number of readable rows.
+        flags: number of flagged rows among them.
+        band: the prediction interval; None if there are too few rows for the test.
     """
 
     rows: int
@@ -52,47 +52,47 @@ class Drift:
 
     @property
     def is_alarm(self) -> bool:
-        """Whether the number of flags left the band."""
+        """Whether the number of flags is outside the prediction interval."""
         return self.band is not None and not self.band.holds(self.flags)
 
     def describe(self) -> str:
-        """In one line."""
+        """The result in one line."""
         found = f"{self.flags} of {self.rows} readable rows flagged"
         if self.band is None:
-            return f"drift: {found}, which is too few rows to say; at least {LEAST_ROWS}"
-        verdict = "ALARM, outside" if self.is_alarm else "none, within"
-        return f"drift: {verdict} the calibrated band: {found}, {self.band.low} to {self.band.high} expected"
+            return f"drift: not tested: {found}, at least {MIN_DRIFT_ROWS} readable rows needed"
+        result = "ALARM, outside" if self.is_alarm else "none, within"
+        return f"drift: {result} the prediction interval: {found}, {self.band.low} to {self.band.high} expected"
 
 
 def find_drift(calibration_rows: int, rank: int, rows: int, flags: int) -> Drift:
-    """Hold a run's flags against its calibration.
+    """The drift test of a run's flags.
 
     Args:
-        calibration_rows: how many rows were ranked.
-        rank: of the threshold among them, from the top.
-        rows: readable rows of the run.
-        flags: how many of them were flagged.
+        calibration_rows: number of rows in the calibration set.
+        rank: rank of the threshold among the calibration scores, from the top.
+        rows: number of readable rows of the run.
+        flags: number of flagged rows among them.
     """
-    return Drift(rows, flags, flag_interval(calibration_rows, rank, rows) if rows >= LEAST_ROWS else None)
+    return Drift(rows, flags, flag_interval(calibration_rows, rank, rows) if rows >= MIN_DRIFT_ROWS else None)
 
 
 def flag_interval(calibration_rows: int, rank: int, rows: int, level: float = 0.999) -> FlagInterval:
-    """The central band of the beta-binomial distribution of the number of flags.
+    """Central prediction interval of the number of flags, which has a beta-binomial distribution.
 
-    A row is flagged if its score lies above the `rank`-th largest of n calibration scores, which for a conformal
-    p-value at most alpha is rank = floor(alpha (n + 1)). The chance that a fresh row is flagged then has the
-    distribution Beta(rank, n + 1 - rank), because the threshold itself is a random one (Vovk 2012,
-    "Conditional validity of inductive conformal predictors"), and the number of flags among m fresh rows
-    BetaBinomial(m, rank, n + 1 - rank): wider than the binomial by the noise of the threshold.
+    A row is flagged if its score is above the `rank`-th largest of n calibration scores; for a conformal p-value of at
+    most alpha, rank = floor(alpha (n + 1)). The probability that a new row is flagged then has the distribution
+    Beta(rank, n + 1 - rank), because the threshold itself is random (Vovk 2012, "Conditional validity of inductive
+    conformal predictors"). The number of flags among m new rows therefore has the distribution
+    BetaBinomial(m, rank, n + 1 - rank), which is wider than the binomial.
 
     Args:
         calibration_rows: n.
-        rank: of the threshold among the calibration scores, from the top; 0 flags nothing.
+        rank: rank of the threshold among the calibration scores, from the top; 0 flags nothing.
         rows: m.
-        level: probability of the band, at least; what is left is shared by both sides.
+        level: minimum probability of the interval; the remaining probability is divided equally between both sides.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: an argument is out of range.
     """
     if not (0 <= rank <= calibration_rows and rows >= 0 and 0 < level < 1):
         raise ValueError(f"n = {calibration_rows}, rank = {rank}, m = {rows}, level = {level}")
@@ -105,11 +105,11 @@ def flag_interval(calibration_rows: int, rank: int, rows: int, level: float = 0.
 
 
 def probability_above(flags: int, calibration_rows: int, rank: int, rows: int) -> float:
-    """P(more than `flags` of m fresh rows are flagged), exactly.
+    """Exact probability that more than `flags` of m new rows are flagged.
 
-    All n + m scores are in an order of which each is as likely as any other. There are more than x flags if and
-    only if fewer than `rank` of the x + rank largest scores belong to the calibration, and how many do is
-    hypergeometric. So the sum has `rank` terms, however large m is.
+    All orders of the n + m scores are equally likely. There are more than x flags if and only if fewer than `rank` of
+    the x + rank largest scores belong to the calibration set, and their number is hypergeometric. So the sum has
+    `rank` terms, whatever m is.
     """
     if flags >= rows:
         return 0.0
@@ -127,7 +127,7 @@ def _log_choose(n: int, k: int) -> float:
 
 
 def _first(rows: int, is_reached: Callable[[int], bool]) -> int:
-    """The smallest number of flags at which a condition holds that goes on holding; `rows` if none below."""
+    """The smallest number of flags at which a monotone condition holds, by bisection; `rows` if none below."""
     low, high = 0, rows
     while low < high:
         middle = (low + high) // 2
@@ -139,12 +139,12 @@ def _first(rows: int, is_reached: Callable[[int], bool]) -> int:
 
 
 def wilson_interval(hits: int, rows: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval, which holds for few rows too (1927, JASA 22; Brown et al. 2001, eq. 4).
+    """Wilson's score interval of a share, valid for few rows too (1927, JASA 22; Brown et al. 2001, eq. 4).
 
     Args:
-        hits: how many rows count.
-        rows: of how many; without any, the share may be anything.
-        level: of confidence, 0 to 1.
+        hits: number of hits.
+        rows: number of rows; for 0 the interval is 0 to 1.
+        level: confidence level, 0 to 1.
     """
     if not rows:
         return 0.0, 1.0

@@ -15,7 +15,7 @@ from export.contract.reader import ExportedModel
 from screen.columns import CALIBRATED
 from screen.config import PassSettings, RunConfig
 from screen.decide.adaptive import entropy_limits, refuse_early_exit
-from screen.decide.calibration import Binding, Calibration, flagged_ranks, read_calibration
+from screen.decide.calibration import Binding, Calibration, read_calibration, threshold_rank
 from screen.decide.detectors import Floats
 from screen.decide.intervals import Drift, find_drift
 from screen.decide.rules import MOST_UNUSUAL, Decision, FlagRule, Reason, default_rule, parse_rule
@@ -85,9 +85,9 @@ class DecisionPolicy:
         scores["ood_score"] = self.calibration.score(scores)
         scores["p_value"] = self.calibration.p_values(scores["ood_score"])
         decision = self.rule.decide(scores)
-        names = self.calibration.combination.names
+        names = self.calibration.combined_score.names
         unusual = np.flatnonzero(decision.flag & (scores["p_value"] <= self.calibration.review_rate))
-        surprisals = self.calibration.combination.surprisals({name: scores[name][unusual] for name in names})
+        surprisals = self.calibration.combined_score.surprisals({name: scores[name][unusual] for name in names})
         for row, largest in zip(unusual.tolist(), surprisals.argmax(axis=1).tolist(), strict=True):
             name = names[largest]
             most = Reason(f"{MOST_UNUSUAL}{name}", f"{MOST_UNUSUAL}{name} {scores[name][row]:.4g}")
@@ -103,8 +103,8 @@ class DecisionPolicy:
         """
         if self.calibration is None:
             return None
-        ranked = len(self.calibration.ranked)
-        return find_drift(ranked, flagged_ranks(ranked, self.calibration.review_rate), rows, flags)
+        ranked = len(self.calibration.calibration_scores)
+        return find_drift(ranked, threshold_rank(ranked, self.calibration.review_rate), rows, flags)
 
 
 def choose_policy(model: ExportedModel, config: RunConfig) -> DecisionPolicy:
@@ -127,6 +127,6 @@ def choose_policy(model: ExportedModel, config: RunConfig) -> DecisionPolicy:
         text = calibration.rule if asked is None else f"{calibration.rule} or ({asked.text})"
         policy = DecisionPolicy(settings, parse_rule(text, contract, known), asked, calibration)
     if config.adaptive:
-        detectors = () if policy.calibration is None else policy.calibration.combination.names
+        detectors = () if policy.calibration is None else policy.calibration.combined_score.names
         refuse_early_exit(contract, policy.asked, detectors)
     return policy

@@ -1,7 +1,7 @@
-"""The bank: the known rows that distances are measured to.
+"""Reference set: in-distribution rows from which feature distances are measured.
 
-In: digests and features of rows, batch by batch. Out: those that stay. Which these are follows from their pixels, so
-that neither the order nor the cut into batches matters.
+In: digests and features of rows, batch by batch. Out: the selected rows. The selection depends on the rows' pixels
+alone, not on their order or batches.
 """
 
 from __future__ import annotations
@@ -10,36 +10,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 REFERENCE_ROWS = 10_000
-"""Rows of the bank at most; more of them find little more (measured in benchmarks/detection.py)."""
+"""Maximum rows in the reference set; more hardly improve detection (measured in benchmarks/detection.py)."""
 
 REFERENCE_NUMBERS = 6_000_000
-"""Rows times features of the bank at most: it bounds what a distance costs, and the file's size."""
+"""Maximum rows x features in the reference set; it bounds the cost of a distance and the size of the file."""
 
 REFERENCE_SHARE = 1 / 3
-"""The share of the rows that make the bank where no reference is given."""
+"""Share of the in-distribution rows that form the reference set if no reference shards are given."""
 
-LEAST_REFERENCE_ROWS = 100
-"""Fewer are no bank."""
+MIN_REFERENCE_ROWS = 100
+"""Minimum rows in the reference set."""
 
 
 class ReferenceSet:
-    """The rows with the smallest digests, so far; all digests, to find an overlap.
+    """Collects the rows with the smallest digests, and the digests of all rows to detect an overlap.
 
     Args:
-        features: F; sets how many rows are kept.
+        features: F; with it the maximum number of rows is chosen.
     """
 
     def __init__(self, features: int) -> None:
-        self._most = min(REFERENCE_ROWS, max(LEAST_REFERENCE_ROWS, REFERENCE_NUMBERS // features))
+        self._most = min(REFERENCE_ROWS, max(MIN_REFERENCE_ROWS, REFERENCE_NUMBERS // features))
         self._kept: NDArray[np.uint64] = np.zeros(0, np.uint64)
         self._features: NDArray[np.float32] | None = None
         self._seen: list[NDArray[np.uint64]] = []
 
     def add(self, digests: NDArray[np.uint64], features: NDArray[np.float32]) -> None:
-        """Take some rows into account; equal images count once.
+        """Add rows; equal images count once.
 
         Args:
-            digests: `[B]`.
+            digests: `[B]`, digests of the pixels.
             features: `float32 [B, F]`.
         """
         self._seen.append(digests)
@@ -53,7 +53,11 @@ class ReferenceSet:
         return np.concatenate(self._seen) if self._seen else np.zeros(0, np.uint64)
 
     def close(self, share: float = 1) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
-        """Digests `[N]` and features `[N, F]` of the rows that stay: at most such a share of those that differ."""
+        """Digests `[N]` and features `[N, F]` of the selected rows.
+
+        Args:
+            share: maximum share of the distinct rows to select.
+        """
         if self._features is None:
             return self._kept, np.zeros((0, 0), np.float32)
         most = int(len(np.unique(self.all_seen())) * share)

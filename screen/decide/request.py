@@ -11,7 +11,7 @@ from pathlib import Path
 from export.contract.metadata import ModelContract
 from export.errors import OptionRefused
 from screen.columns import CALIBRATED, null_columns
-from screen.decide.calibration import Calibration, flagged_ranks
+from screen.decide.calibration import Calibration, threshold_rank
 from screen.decide.detectors import HIGH_IS_UNUSUAL
 from screen.engine.distance import DISTANCES
 from screen.engine.graph.features import FeaturePlan
@@ -86,8 +86,8 @@ class CalibrationReport:
         made = self.calibration
         settings = made.binding.settings
         low, high = made.interval
-        ranked = len(made.ranked)
-        promised = flagged_ranks(ranked, made.review_rate) / (ranked + 1)
+        ranked = len(made.calibration_scores)
+        promised = threshold_rank(ranked, made.review_rate) / (ranked + 1)
         lines = [
             f"{self.output}  sha256 {made.digest[:16]}",
             f"  for            model {made.binding.model[:16]}, {settings.passes} passes, seed {settings.seed}, "
@@ -99,7 +99,7 @@ class CalibrationReport:
             told = ", ".join(f"{status} {count}" for status, count in sorted(self.statuses.items()))
             lines.append(f"  not scored     {sum(self.statuses.values())} of {self.rows} ({told})")
         lines += [
-            f"  detectors      {' + '.join(made.combination.names)}",
+            f"  detectors      {' + '.join(made.combined_score.names)}",
             f"  features       {made.features}",
             f"  flags          ood_score > {made.threshold:.4g} nats, which is p_value <= {made.review_rate:g}",
             f"  review rate    {promised:.2%} of rows like the ranked ones; with this many rows the true rate is "

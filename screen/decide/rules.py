@@ -6,7 +6,7 @@
     comparison = operand ( ">" | ">=" | "<" | "<=" | "==" | "!=" ) operand
     operand    = a column | a number
 
-In: a rule's text and the scores of some rows, as they will be written. Out: a `Decision`.
+In: a rule's text, and scores in the types of the result columns. Out: a `Decision`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from export.errors import OptionRefused
 from screen.columns import CALIBRATED, SCORES, null_columns
 
 REVIEW_SHARE = 0.25
-"""Without a rule, a row is flagged above this share of the largest entropy there can be."""
+"""Entropy threshold of the default rule, as a share of the maximum possible entropy."""
 
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
@@ -53,7 +53,7 @@ class Reason:
     """One reason for a flag.
 
     Attributes:
-        condition: the condition that held, the same for every row: `entropy > 0.5`.
+        condition: the true condition, the same for every row: `entropy > 0.5`.
         sentence: the condition with the row's values: `entropy 0.7 > 0.5`.
     """
 
@@ -63,11 +63,11 @@ class Reason:
 
 @dataclass(frozen=True)
 class Decision:
-    """The flags of B rows and the reasons for them.
+    """Flags of B rows, with reasons.
 
     Attributes:
-        flag: `[B]`, whether a person should look at the row.
-        reasons: `[B]`, the comparisons that held; empty where not flagged.
+        flag: `[B]`, whether a person should review the row.
+        reasons: `[B]`, the comparisons that were true; empty where not flagged.
     """
 
     flag: NDArray[np.bool_]
@@ -82,7 +82,7 @@ class _Comparison:
 
     def holds(self, scores: Scores) -> NDArray[np.bool_]:
         size = len(next(iter(scores.values())))
-        # In float64, as readers of the results compare: 0.3 as float32 is above 0.3.
+        # Compared in float64, as a reader of the results would: 0.3 in float32 is above 0.3.
         left, right = (
             np.asarray(scores[side], np.float64) if isinstance(side, str) else side for side in (self.left, self.right)
         )
@@ -105,7 +105,7 @@ class _Comparison:
 
 @dataclass(frozen=True)
 class _Combined:
-    """`and`, `or` or `not` of parts."""
+    """`and`, `or` or `not` of other expressions."""
 
     word: str
     parts: tuple[Any, ...]
@@ -125,8 +125,8 @@ class FlagRule:
     """A parsed rule.
 
     Attributes:
-        text: as it was given.
-        columns: the columns it reads.
+        text: the rule as given.
+        columns: names of the columns in the rule.
     """
 
     text: str
@@ -136,14 +136,14 @@ class FlagRule:
 
     @property
     def entropy_limit(self) -> float | None:
-        """The entropy above which the rule flags, whatever else a row scores; None where it does not follow from it."""
+        """The entropy above which the rule flags a row; None if the rule depends on anything else."""
         return _entropy_limit(self._root)
 
     def decide(self, scores: Scores) -> Decision:
-        """Apply the rule.
+        """Apply the rule to B rows.
 
         Args:
-            scores: for each column of the rule `[B]`, as it is written to the results.
+            scores: values of each column in the rule, `[B]`, in the types of the result columns.
         """
         flag = self._root.holds(scores)
         held = [(comparison, comparison.holds(scores)) for comparison in self._comparisons]
@@ -168,15 +168,15 @@ def _entropy_limit(part: Any) -> float | None:
 
 
 def default_rule(contract: ModelContract) -> str:
-    """The rule that holds where none is given, in the language of rules.
+    """Text of the default rule for a model.
 
     Raises:
-        OptionRefused: a regression has no scale of its own to decide by.
+        OptionRefused: the model is a regression, for whose values there is no general threshold.
     """
     if contract.output_kind == "regression":
         raise OptionRefused(
             "The model is a regression, and no flag rule was given.",
-            wanted="a rule: how far apart its passes may be depends on the unit of its values",
+            wanted="a flag rule, because a threshold depends on the unit of the model's values",
             next_step="add for example --flag-if 'largest_std > 0.1', in the unit of the model's values",
         )
     if contract.output_kind == "sigmoid" and contract.classes > 1:
@@ -190,27 +190,27 @@ def parse_rule(text: str, contract: ModelContract, calibrated: frozenset[str] = 
 
     Args:
         text: the rule.
-        contract: the model's.
-        calibrated: the columns that a calibration adds.
+        contract: the model's contract.
+        calibrated: names of the columns that a calibration adds.
 
     Raises:
-        OptionRefused: the text is no rule, or reads a column that this model does not have.
+        OptionRefused: the text is not a valid rule, or names a column that is always null for this model.
     """
     try:
         return _Parser(text, contract, calibrated).parse()
     except RecursionError as error:
         raise OptionRefused(
             f"The flag rule {text[:40]!r}... is nested too deeply.",
-            wanted="a rule that a person can read",
+            wanted="a rule with fewer levels of parentheses",
             next_step="use fewer parentheses",
         ) from error
 
 
 def find_limits(text: str) -> tuple[tuple[str, float], ...]:
-    """The numbers that columns are compared with in a rule, as far as it can be read; for people to see in a plot.
+    """Pairs of a column and a number that a rule compares, without repetition; used to draw thresholds in plots.
 
     Args:
-        text: a rule that was parsed before, for the model that it is of.
+        text: a valid rule of the model.
     """
     found = re.findall(rf"{_WORD}\s*{_SIGN}\s*({_NUMBER})|({_NUMBER})\s*{_SIGN}\s*{_WORD}", text)
     pairs = [(column or other, float(number or its)) for column, number, its, other in found]
@@ -218,18 +218,18 @@ def find_limits(text: str) -> tuple[tuple[str, float], ...]:
 
 
 def flags_high(text: str, column: str) -> bool | None:
-    """Whether a rule flags what is high in a column; None where it does not say, or says both.
+    """Whether a rule flags high values of a column; None if that is unknown, or if it flags high and low values.
 
     Args:
-        text: a rule that was parsed before, for the model that it is of.
-        column: its name.
+        text: a valid rule of the model.
+        column: name of the column.
     """
     if re.search(r"\bnot\b", text):
         return None
     name = rf"\b{re.escape(column)}\b"
-    behind = re.findall(rf"{name}\s*([><])", text)
+    after = re.findall(rf"{name}\s*([><])", text)
     before = re.findall(rf"([><])=?\s*{name}", text)
-    sides = {sign == ">" for sign in behind} | {sign == "<" for sign in before}
+    sides = {sign == ">" for sign in after} | {sign == "<" for sign in before}
     return sides.pop() if len(sides) == 1 else None
 
 
@@ -249,7 +249,7 @@ class _Parser:
     def parse(self) -> FlagRule:
         root = self._any()
         if self._next < len(self._tokens):
-            raise self._refuse(f"does not go on with {self._tokens[self._next]!r}")
+            raise self._refuse(f"has an unexpected {self._tokens[self._next]!r}")
         read = [side for one in self._comparisons for side in (one.left, one.right) if isinstance(side, str)]
         return FlagRule(self._text, tuple(dict.fromkeys(read)), root, tuple(self._comparisons))
 
@@ -258,7 +258,7 @@ class _Parser:
         while text[position:].strip():
             match = _TOKEN.match(text, position)
             if match is None:
-                raise self._refuse(f"has something unknown at {text[position:].strip()[:20]!r}")
+                raise self._refuse(f"has an unknown character at {text[position:].strip()[:20]!r}")
             tokens.append(match.group().strip())
             position = match.end()
         return tokens
@@ -281,7 +281,7 @@ class _Parser:
         if self._take("("):
             inner = self._any()
             if not self._take(")"):
-                raise self._refuse("lacks a )")
+                raise self._refuse("has no closing parenthesis")
             return inner
         left = self._operand()
         sign = self._tokens[self._next] if self._next < len(self._tokens) else ""
@@ -305,7 +305,7 @@ class _Parser:
         if token in self._missing:
             why = "without a calibration" if token in CALIBRATED else "for this model"
             raise self._refuse(f"reads {token!r}, which is always null {why}")
-        raise self._refuse(f"has {token!r} where a column or a number must be" if token else "ends too early")
+        raise self._refuse(f"has {token!r} instead of a column or a number" if token else "is incomplete")
 
     def _take(self, word: str) -> bool:
         if self._next < len(self._tokens) and self._tokens[self._next] == word:
@@ -313,10 +313,10 @@ class _Parser:
             return True
         return False
 
-    def _refuse(self, what: str) -> OptionRefused:
+    def _refuse(self, problem: str) -> OptionRefused:
         known = ", ".join(getattr(self, "_known", ()))
         return OptionRefused(
-            f"The flag rule {self._text!r} {what}.",
+            f"The flag rule {self._text!r} {problem}.",
             wanted="comparisons of columns with numbers, joined by and, or, not and parentheses",
             next_step=f"for example 'entropy > 0.5 or prediction_std > 0.2'; columns: {known}"
             if known

@@ -1,4 +1,4 @@
-"""Paths and object stores behind one small interface, and atomic writes.
+"""Local paths and object stores behind one small interface, and atomic writes.
 
-In: addresses of files and folders. Out: readable paths, listings, and files that appear whole or not at all.
+In: paths or addresses of files and folders. Out: path objects, listings, and atomically written files.
 """

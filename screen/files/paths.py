@@ -1,7 +1,7 @@
-"""Where files are: a path on a disk, or a place in an object store that is read in the same way.
+"""Paths of files, local or in an object store, with one interface.
 
 In: a path or an address such as `s3://bucket/folder`. Out: an object with the methods of `pathlib.Path` (for
-stores by the libraries universal-pathlib and fsspec), and files opened through it.
+stores from the libraries universal-pathlib and fsspec), and files opened through it.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://", re.ASCII)
 
 
 def as_path(text: str | Path) -> Path:
-    """A local path, or a place in an object store, which is used in the same way.
+    """The path object of a local path or of an address in an object store.
 
     Args:
         text: a path, or an address like `s3://bucket/folder`. `file://` is a local path.
 
     Raises:
-        OptionRefused: what the store needs is not installed, or it cannot be reached.
+        OptionRefused: the store's library is not installed, or the store cannot be reached.
     """
     address = _ADDRESS.match(text) if isinstance(text, str) else None
     if address is None:
         return Path(text)
     if address[1] == "file":
         return Path(str(text)[address.end() :])
-    wanted = "an address of a store that fsspec knows, with its library installed and its credentials set"
+    wanted = "an address of a store that fsspec supports, with its library installed and its credentials set"
     try:
         from upath import UPath
 
-        place = UPath(text, use_listings_cache=False)
-        place.exists()
+        path = UPath(text, use_listings_cache=False)
+        path.exists()
     except (ImportError, ValueError) as error:
         raise OptionRefused(
             f"{text} cannot be used: {error}.",
@@ -53,40 +53,40 @@ def as_path(text: str | Path) -> Path:
         raise OptionRefused(
             f"{text} cannot be reached: {type(error).__name__}: {error}.",
             wanted=wanted,
-            next_step="check the address, the network and the credentials, for example by the store's own command",
+            next_step="check the address, the network and the credentials, for example with the store's own command",
         ) from error
-    return cast(Path, place)
+    return cast(Path, path)
 
 
-def is_local(place: Path) -> bool:
-    """Whether a place is in a file system, where files can be locked, synced and appended to."""
-    return isinstance(place, Path)
+def is_local(path: Path) -> bool:
+    """Whether a path is in a file system, where files can be locked, synced and appended to."""
+    return isinstance(path, Path)
 
 
-def is_within(place: Path, folder: Path) -> bool:
-    """Whether a place is a folder or in it; both resolved."""
-    return f"{place}/".startswith(f"{str(folder).rstrip('/')}/")
+def is_within(path: Path, folder: Path) -> bool:
+    """Whether a path equals a folder or is inside it; both resolved."""
+    return f"{path}/".startswith(f"{str(folder).rstrip('/')}/")
 
 
-def look_at_version(place: Path) -> tuple[int, int | str]:
-    """Size and what changes with every write: the time in ns, or a store's entity tag."""
-    status = place.stat()
-    if is_local(place):
+def file_version(path: Path) -> tuple[int, int | str]:
+    """Size in bytes, and a value that changes with every write: modification time in ns, or a store's entity tag."""
+    status = path.stat()
+    if is_local(path):
         return status.st_size, status.st_mtime_ns
-    info: dict[str, Any] = place.fs.info(place.path)  # type: ignore[attr-defined]
+    info: dict[str, Any] = path.fs.info(path.path)  # type: ignore[attr-defined]
     tags = (info.get(key) for key in ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "mtime", "created"))
     return status.st_size, str(next((tag for tag in tags if tag), ""))
 
 
 class _StoreFile(io.RawIOBase):
-    """A file in a store, whose client may raise anything; here it is an OSError with a number.
+    """A file in a store; any exception of the store's client becomes an OSError with a number.
 
-    So that a network that fails is told from a file that is damaged.
+    The number distinguishes a network failure from a damaged file.
     """
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, path: Path) -> None:
         with as_os_error():
-            self._file = place.open("rb")
+            self._file = path.open("rb")
 
     def readable(self) -> bool:
         return True
@@ -113,7 +113,7 @@ class _StoreFile(io.RawIOBase):
 
 @contextmanager
 def as_os_error() -> Iterator[None]:
-    """Whatever a store's client raises within the block comes out as an OSError with a number."""
+    """Turn any exception of a store's client in the block into an OSError with a number."""
     try:
         yield
     except OSError as error:
@@ -124,26 +124,26 @@ def as_os_error() -> Iterator[None]:
         raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
 
 
-def open_bytes(place: Path) -> io.BufferedReader:
-    """Open a file for reading, wherever it is.
+def open_bytes(path: Path) -> io.BufferedReader:
+    """Open a file for reading, local or in a store.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
-    return open(place, "rb") if is_local(place) else io.BufferedReader(_StoreFile(place), 2**20)
+    return open(path, "rb") if is_local(path) else io.BufferedReader(_StoreFile(path), 2**20)
 
 
 @contextmanager
-def open_parquet(place: Path) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file, wherever it is.
+def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file, local or in a store.
 
     Raises:
-        OSError, pyarrow.ArrowException: it cannot be read; an OSError that has a number comes from the
-            system or the store, one that has none from a damaged file.
+        OSError, pyarrow.ArrowException: the file cannot be read; an OSError with a number comes from the
+            system or the store, one without a number from a damaged file.
     """
-    if is_local(place):
-        with pq.ParquetFile(place) as file:
+    if is_local(path):
+        with pq.ParquetFile(path) as file:
             yield file
     else:
-        with open_bytes(place) as raw, pq.ParquetFile(raw) as file:
+        with open_bytes(path) as raw, pq.ParquetFile(raw) as file:
             yield file

@@ -1,6 +1,7 @@
-"""List shards, and write so that a reader sees a whole file or none.
+"""List shards, and write files atomically: a reader sees a whole file or none.
 
-In: places, local or in an object store. Nothing else in `screen` renames, uploads or syncs a file.
+In: paths, local or in an object store. Out: shard paths, and complete files. No other module of `screen` renames,
+uploads or syncs files.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ def list_shards(source: str) -> tuple[Path, list[Path]]:
     """The Parquet files that INPUT names.
 
     Args:
-        source: a file, a folder (searched with its subfolders) or a glob pattern. Names that
-            start with `.` or `_` are passed over in a folder, as Parquet readers do.
+        source: a file, a folder (searched with its subfolders) or a glob pattern. In a folder, names that
+            start with `.` or `_` are skipped, as Parquet readers do.
 
     Returns:
-        The folder that shard names are relative to, and the files in the order of their names.
+        The folder that shard names are relative to, and the files sorted by name.
 
     Raises:
-        InputRefused: nothing is there.
+        InputRefused: there is no such file, folder or match.
     """
     path = as_path(source)
     if path.is_file():
@@ -48,16 +49,16 @@ def list_shards(source: str) -> tuple[Path, list[Path]]:
             raise InputRefused(
                 f"The folder {source} holds no {_ENDING} file.",
                 wanted="Parquet shards with an image column",
-                next_step=f"check the path; files that do not end in {_ENDING} can be named by a glob",
+                next_step=f"check the path; to read files that do not end in {_ENDING}, give a glob",
             )
         return path, sorted(found)
     if glob.has_magic(source):
         behind = source[: source.rfind("..")]
         if ".." in path.parts and glob.has_magic(behind):
             raise InputRefused(
-                f"The glob {source} goes up by `..` behind a wildcard.",
-                wanted="shards below one folder, which their names can be relative to",
-                next_step="put the folder first and the wildcards behind it",
+                f"The glob {source} has `..` after a wildcard.",
+                wanted="shards below one folder, so that shard names can be relative to it",
+                next_step="write the folder first and the wildcards after it",
             )
         root = path.parent
         while glob.has_magic(str(root)):
@@ -67,23 +68,23 @@ def list_shards(source: str) -> tuple[Path, list[Path]]:
         else:
             names = path.fs.glob(path.path)  # type: ignore[attr-defined]
             found = [as_path(path.fs.unstrip_protocol(name)) for name in names]  # type: ignore[attr-defined]
-            found = [place for place in found if place.is_file()]
+            found = [file for file in found if file.is_file()]
         if found:
             return root, sorted(found)
     raise InputRefused(
         f"There is no {source}.",
-        wanted="a Parquet file, a folder of them, or a glob that matches some",
-        next_step="check the path; put a glob in quotes",
+        wanted="a Parquet file, a folder of Parquet files, or a glob that matches some",
+        next_step="check the path; quote a glob in the shell",
     )
 
 
 @dataclass(frozen=True)
 class FileContent:
-    """What a file holds, in short.
+    """Size and digest of a file's content.
 
     Attributes:
         size: bytes.
-        sha256: digest of the bytes, as hexadecimal text.
+        sha256: SHA-256 of the bytes, as hexadecimal text.
     """
 
     size: int
@@ -91,24 +92,24 @@ class FileContent:
 
     @classmethod
     def of(cls, path: Path) -> FileContent:
-        """Read a file through."""
+        """The size and digest of a file, which is read completely."""
         with open_bytes(path) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             return cls(file.tell(), digest)
 
 
 class StagingFile:
-    """A file that is written aside and gets the target's name when it is whole.
+    """A staging file: written under a temporary name, then renamed to its target once it is complete.
 
-    Where the target is local, aside is beside it; where it is in a store, aside is a temporary file, and the
-    upload of a whole object is what readers see or do not see.
+    For a local target the staging file is in the same folder. For a target in a store it is a local temporary file,
+    which is uploaded as a whole object.
 
     Args:
-        target: the name it will have.
-        owner: whose it is, where several write into one folder at the same time.
+        target: the final path.
+        owner: name of the writer, if several write into one folder at the same time.
 
     Raises:
-        WriteFailed: the target's folder cannot be made.
+        WriteFailed: the target's folder cannot be created.
     """
 
     def __init__(self, target: Path, owner: str = "") -> None:
@@ -122,10 +123,10 @@ class StagingFile:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Remove the file aside when anything goes wrong in the block.
+        """Remove the staging file if the block raises.
 
         Raises:
-            WriteFailed: the system refused.
+            WriteFailed: the operating system refused to write.
         """
         try:
             yield
@@ -137,10 +138,13 @@ class StagingFile:
             raise
 
     def commit(self) -> FileContent:
-        """Sync the file and give it its name.
+        """Sync the staging file and rename it to its target, or upload it.
+
+        Returns:
+            Size and digest of what was written.
 
         Raises:
-            WriteFailed: the system or the store refused; the file aside is gone and the target is as it was.
+            WriteFailed: the system or the store refused; the staging file is removed and the target unchanged.
         """
         try:
             content = FileContent.of(self.path)
@@ -159,7 +163,7 @@ class StagingFile:
         return content
 
     def discard(self) -> None:
-        """Remove the file aside."""
+        """Remove the staging file."""
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
 
@@ -169,35 +173,35 @@ def _prefix(owner: str) -> str:
 
 
 def find_stale_staging(folder: Path, owner: str = "") -> list[Path]:
-    """What killed runs left aside in a folder, all of them or one owner's; in a store nothing is ever aside."""
+    """Staging files of killed runs in a folder, of all owners or of one; a store never holds any."""
     return sorted(folder.rglob(f"{_prefix(owner)}*"))
 
 
 def remove_stale_staging(folder: Path, owner: str = "") -> None:
-    """Remove what killed runs left aside in a folder; only for the holder of the owner's lock."""
+    """Remove the staging files of killed runs from a folder; the caller must hold the owner's lock."""
     for path in find_stale_staging(folder, owner):
         path.unlink(missing_ok=True)
 
 
 def write_text(target: Path, text: str, owner: str = "") -> None:
-    """Write a whole text file, so that a reader sees all of it or what was there before.
+    """Write a text file atomically: a reader sees the old content or the new.
 
     Args:
-        target: its name.
-        text: what it will hold.
+        target: the file's path.
+        text: the new content.
         owner: as for `StagingFile`.
 
     Raises:
-        WriteFailed: the system refused; the target is as it was.
+        WriteFailed: the operating system refused to write; the target is unchanged.
     """
-    aside = StagingFile(target, owner)
-    with aside.writing():
-        aside.path.write_text(text, encoding="utf-8", newline="\n")
-    aside.commit()
+    staging = StagingFile(target, owner)
+    with staging.writing():
+        staging.path.write_text(text, encoding="utf-8", newline="\n")
+    staging.commit()
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in a folder last."""
+    """Sync a folder, so that renames in it survive a crash."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -206,9 +210,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_failed(target: Path, error: OSError) -> WriteFailed:
-    """The system's refusal to write, as one of our errors."""
+    """The `WriteFailed` for an OSError on a target."""
     return WriteFailed(
         f"{target} could not be written: {error.strerror or error}.",
-        wanted="a place with room that may be written to",
-        next_step="make room or choose another OUTPUT, and run again: finished shards are not repeated",
+        wanted="a writable location with free space",
+        next_step="free some space or choose another OUTPUT, then run again: finished shards are not repeated",
     )

@@ -1,10 +1,10 @@
-"""Bytes to uint8 arrays, in parallel; an image that cannot be had is a status, never an exception.
+"""Decode images to uint8 arrays in parallel; an unreadable image gets a status, never an exception.
 
-In: `RowBatch`es. Out: one `ImageBatch`. Pillow decodes (it releases Python's lock while it does),
-and only formats that training pipelines write are tried. Colour becomes the model's by Pillow's
-`convert`, as in `keras.utils.load_img`: transparency is dropped, palettes are looked up, grey is repeated
-for a model of colours. Then the size becomes the model's as the contract says. EXIF rotation is not
-applied, as `tf.io.decode_image` and `keras.utils.load_img` do not apply it.
+In: `RowBatch`es. Out: one `ImageBatch`. Pillow decodes (and releases Python's lock meanwhile), and tries only
+formats that training pipelines write. Pillow's `convert` changes the colour mode to the model's, as in
+`keras.utils.load_img`: transparency is dropped, palettes are looked up, and grey is repeated over the channels of a
+colour model. Then the image is resized as the contract specifies. EXIF rotation is not applied, because
+`tf.io.decode_image` and `keras.utils.load_img` do not apply it either.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from export.contract.metadata import ModelContract
-from screen.input.image_bytes import FORMATS, Failure, as_picture, image_sources, read_path
+from screen.input.image_bytes import FORMATS, NULL_TENSOR, Failure, as_picture, image_sources, read_path
 from screen.input.mapping import tensor_shape
 from screen.input.resize import resize_image
 from screen.input.rows import RowBatch
@@ -32,26 +32,26 @@ from screen.input.rows import RowBatch
 _EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 _PILLOW_MODES = {"grey": "L", "rgb": "RGB"}
 _CHUNK = 64
-"""Images that a thread takes at a time."""
+"""Images per task of a decoding thread."""
 
 _SMALL_PIXELS = 4096
-"""Images of so many pixels, channels counted, are decoded in one thread: what Pillow does for them it mostly does under
-Python's lock, for which more threads only wait."""
+"""Values per image (H x W x C) up to which one thread decodes a batch: for small images Pillow holds Python's lock most
+of the time, so more threads would only wait."""
 
-# What is odd about an image is in its row; our own limit is checked before anything is decoded.
+# An image's defects are reported in its row, and `max_pixels` is checked before an image is decoded.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Rows with their images.
+    """Rows with their decoded images.
 
     Attributes:
         pieces: the rows, as they were read.
-        images: `uint8 [B_ok, H, W, C]`, of the readable rows alone, in order.
-        readable: `[B]`, which rows these are.
-        failures: for each other row by its position in the batch, status and reason.
+        images: `uint8 [B_ok, H, W, C]`, images of the readable rows, in order.
+        readable: `[B]`, whether each row is readable.
+        failures: status and reason of each unreadable row, by its position in the batch.
     """
 
     pieces: tuple[RowBatch, ...]
@@ -60,11 +60,11 @@ class ImageBatch:
     failures: dict[int, Failure]
 
     def fail_readable(self, failed: NDArray[np.bool_], failure: Failure) -> ImageBatch:
-        """The batch without some of its readable rows.
+        """The batch with some of its readable rows marked as unreadable.
 
         Args:
-            failed: `[B_ok]`, which of the readable rows.
-            failure: their status and reason.
+            failed: `[B_ok]`, whether each readable row failed.
+            failure: status and reason of these rows.
         """
         rows = np.flatnonzero(self.readable)[failed]
         readable = self.readable.copy()
@@ -74,13 +74,13 @@ class ImageBatch:
 
 
 class Decoder:
-    """Decodes batches into what one model takes.
+    """Decodes batches to the image size and colour mode of one model.
 
     Args:
-        contract: size, colour, and how other sizes are resized.
-        max_pixels: images with more are not decoded.
-        image_root: where paths are looked up; None: they are not followed.
-        threads: 0 for all cores.
+        contract: the model's image size, colour mode and resize method.
+        max_pixels: maximum number of pixels in an image; larger images are not decoded.
+        image_root: folder that image paths are relative to; None: paths are not followed.
+        threads: number of decoding threads; 0 for one per core.
     """
 
     def __init__(self, contract: ModelContract, *, max_pixels: int, image_root: str | None, threads: int) -> None:
@@ -93,7 +93,7 @@ class Decoder:
         self._pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="decode")
 
     def decode(self, pieces: Sequence[RowBatch]) -> ImageBatch:
-        """Decode all rows of some pieces."""
+        """Decode all rows of the given pieces into one batch."""
         images = np.empty((sum(piece.count for piece in pieces), *self._shape), np.uint8)
         readable = np.ones(len(images), np.bool_)
         failures: dict[int, Failure] = {}
@@ -117,8 +117,8 @@ class Decoder:
             return self._copy_tensors(piece.images, shape, into)
         sources = image_sources(piece.images)
 
-        waits = any(path for data, path in sources if data is None)  # for a file
-        chunk = max(len(sources), 1) if self._is_small and not waits else _CHUNK
+        reads_files = any(path for data, path in sources if data is None)
+        chunk = max(len(sources), 1) if self._is_small and not reads_files else _CHUNK
 
         def decode_some(start: int) -> list[tuple[int, Failure]]:
             failed = []
@@ -133,7 +133,7 @@ class Decoder:
     def _copy_tensors(
         self, column: pa.Array, shape: tuple[int, ...], into: NDArray[np.uint8]
     ) -> list[tuple[int, Failure]]:
-        """Copy tensors into their places; one with a null anywhere in it is a failure."""
+        """Copy tensors into the batch; a tensor that contains a null is a failure."""
         values = column.storage if isinstance(column, pa.ExtensionArray) else column
         null, row_size = np.asarray(values.is_null()), 1
         while pa.types.is_fixed_size_list(values.type):
@@ -143,17 +143,17 @@ class Decoder:
             null |= np.asarray(values.is_null()).reshape(len(into), row_size).any(axis=1)
         height, width = shape[:2] if len(shape) > 1 else self._shape[:2]
         tensors = np.asarray(values.fill_null(0)).reshape(len(into), height, width, self._shape[2])
-        if self._is_as_wanted(height, width):
+        if self._has_model_size(height, width):
             into[:] = tensors
         else:
             try:
                 list(self._pool.map(self._put, map(as_picture, tensors), into))
-            except Image.DecompressionBombError as error:  # they have one size, so it is so for all
+            except Image.DecompressionBombError as error:  # all tensors have one size, so all of them fail
                 return [(index, ("too_large", str(error))) for index in range(len(into))]
-        return [(int(index), ("null_image", "the tensor is null, or a value in it")) for index in np.flatnonzero(null)]
+        return [(int(index), ("null_image", NULL_TENSOR)) for index in np.flatnonzero(null)]
 
     def _decode_one(self, data: bytes | None, path: bytes | None, into: NDArray[np.uint8]) -> Failure | None:
-        """Decode one image into its place; on failure its status and reason."""
+        """Decode one image into its slice of the batch; on failure, return status and reason."""
         try:
             if data is None and path:
                 found = read_path(self._root, path, self._max_pixels)
@@ -161,11 +161,11 @@ class Decoder:
                     return found
                 data = found
             if data is None:
-                return "null_image", "neither bytes nor a path"
+                return "null_image", "the row has neither bytes nor a path"
             return self._decode_bytes(data, into)
         except Image.DecompressionBombError as error:
             return "too_large", str(error)
-        except UnidentifiedImageError:  # its text holds an address in memory
+        except UnidentifiedImageError:  # its message contains a memory address, which differs between runs
             return "decode_failed", "not an image of a known format"
         except Exception as error:  # noqa: BLE001  Pillow's plugins raise nearly anything on broken files
             return "decode_failed", f"{type(error).__name__}: {error}"
@@ -175,22 +175,22 @@ class Decoder:
             return "decode_failed", "0 bytes"
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > self._max_pixels:
-                return "too_large", f"{image.width} x {image.height} pixels, at most {self._max_pixels} in all"
+                return "too_large", f"{image.width} x {image.height} pixels, more than the limit of {self._max_pixels}"
             if image.mode not in _EIGHT_BIT:
-                return "decode_failed", f"pixels of mode {image.mode}, not 8 bits for each channel"
+                return "decode_failed", f"pixels of mode {image.mode}, not 8 bits per channel"
             height, width, _ = self._shape
             if self._resize.method == "none" and (image.height, image.width) != (height, width):
-                return "wrong_shape", f"{image.width} x {image.height}, the model takes {width} x {height}"
+                return "wrong_shape", f"{image.width} x {image.height} pixels, the model takes {width} x {height}"
             self._put(image if image.mode == self._mode else image.convert(self._mode), into)
         return None
 
     def _put(self, image: Image.Image, into: NDArray[np.uint8]) -> None:
-        """An image of the model's colour mode into its place, resized if need be."""
-        if self._is_as_wanted(image.height, image.width):
+        """Copy an image of the model's colour mode into its slice of the batch, resized where necessary."""
+        if self._has_model_size(image.height, image.width):
             pixels = np.asarray(image)
         else:
             pixels = resize_image(image, self._resize, *self._shape[:2])
         into[:] = pixels.reshape(into.shape)
 
-    def _is_as_wanted(self, height: int, width: int) -> bool:
+    def _has_model_size(self, height: int, width: int) -> bool:
         return (height, width) == self._shape[:2] and not self._resize.is_needed_at_same_size

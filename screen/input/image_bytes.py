@@ -1,7 +1,6 @@
-"""A row's image as it is stored: its bytes, in the shard or in the file that the row names, or its bare pixels.
+"""Read a row's stored image: encoded bytes from the shard or from a file that the row names, or a pixel tensor.
 
-In: the image column of some rows. Out: for each row its bytes, or a path that is read only below `--image-root`; or
-pixels.
+In: the image column of some rows. Out: for each row its bytes, a path (read only below `--image-root`), or its pixels.
 """
 
 from __future__ import annotations
@@ -16,16 +15,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""What Pillow may take an image for."""
+"""Image formats that Pillow may try."""
 
-_BYTES_A_PIXEL, _BYTES_BESIDE = 8, 2**20  # of an image file at most: four channels of 16 bits, and what is not pixels
+_BYTES_PER_PIXEL, _BYTES_OF_METADATA = 8, 2**20
+"""Maximum size of an image file, in bytes: per pixel (four channels of 16 bits), and for everything else."""
 
 Failure = tuple[str, str]
-"""A status and what was wrong."""
+"""The status of an unreadable row, and the reason."""
+
+NULL_TENSOR = "the tensor or one of its values is null"
+"""Reason for a tensor that is not a whole image."""
 
 
 def image_sources(column: pa.Array) -> list[tuple[bytes | None, bytes | None]]:
-    """Bytes and path of each row; a path as bytes too, because it may be no valid text."""
+    """Encoded bytes and path of each row; a path is bytes too, because it may be invalid UTF-8."""
     if not pa.types.is_struct(column.type):
         return [(data, None) for data in column.to_pylist()]
     data = pc.struct_field(column, "bytes").to_pylist()
@@ -38,11 +41,11 @@ def image_sources(column: pa.Array) -> list[tuple[bytes | None, bytes | None]]:
 
 
 def tensor_pixels(value: pa.Scalar, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
-    """The pixels of one row of tensors; None where the tensor is null, or a value in it.
+    """The pixels of one row's tensor; None if the tensor or one of its values is null.
 
     Args:
-        value: of a column of fixed-size lists, nested or not, or of a tensor type.
-        shape: what they make up.
+        value: a value of a column of fixed-size lists, nested or not, or of a tensor type.
+        shape: shape of the tensor.
     """
     storage = value.value if isinstance(value, pa.ExtensionScalar) else value
     if storage is None or not storage.is_valid:
@@ -56,30 +59,31 @@ def tensor_pixels(value: pa.Scalar, shape: tuple[int, ...]) -> NDArray[np.uint8]
 
 
 def as_picture(pixels: NDArray[np.uint8]) -> Image.Image:
-    """Pixels `[H, W]` or `[H, W, C]` as Pillow has them; with one channel they are grey."""
+    """The Pillow image of pixels `[H, W]` or `[H, W, C]`; one channel is grey."""
     return Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
 
 
 def read_path(root: Path | None, path: bytes, max_pixels: int) -> bytes | Failure:
-    """The file that a row names, or the status and reason why it cannot be had.
+    """The bytes of the file that a row names, or the status and reason of the failure.
 
     Args:
-        root: where paths are looked up, resolved; None: they are not followed.
-        path: as the row has it; it may be no valid text.
-        max_pixels: a file that is larger than so many pixels can take is not read.
+        root: folder that paths are relative to, resolved; None: paths are not followed.
+        path: path as stored in the row; it may be invalid UTF-8.
+        max_pixels: maximum number of pixels; a file too large for this number is not read.
     """
     text = path.decode(errors="surrogateescape")
     if root is None:
-        return "path_not_followed", f"path {text!r}"
+        return "path_not_followed", f"path {text!r}: --image-root is not set"
     try:
-        place = (root / text).resolve()
-        if not place.is_relative_to(root):
-            return "path_not_found", f"path {text!r} leads out of --image-root"
-        status = place.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe or a device would never end
-            return "path_not_found", f"path {text!r} is no file"
-        if status.st_size > max_pixels * _BYTES_A_PIXEL + _BYTES_BESIDE:
-            return "too_large", f"path {text!r} is a file of {status.st_size} bytes"
-        return place.read_bytes()
+        file = (root / text).resolve()
+        if not file.is_relative_to(root):
+            return "path_not_found", f"path {text!r} is outside --image-root"
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device might never end
+            return "path_not_found", f"path {text!r} is not a regular file"
+        most = max_pixels * _BYTES_PER_PIXEL + _BYTES_OF_METADATA
+        if status.st_size > most:
+            return "too_large", f"path {text!r} is a file of {status.st_size} bytes, more than the limit of {most}"
+        return file.read_bytes()
     except (OSError, ValueError, RuntimeError) as error:
         return "path_not_found", f"path {text!r}: {error}"

@@ -1,6 +1,6 @@
-"""Which columns of the shards are read, and whether they hold what they must.
+"""Map the options to columns of the shards, and check the types of these columns.
 
-In: the schemas of `ShardRef`s and what was asked for. Out: a `ColumnMapping`, the same for all shards.
+In: the schemas of `ShardRef`s and a `RunConfig`. Out: a `ColumnMapping`, the same for all shards.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _DEFAULT_ID = "id"
 
 @dataclass(frozen=True)
 class ColumnMapping:
-    """Which input columns are read, and as what.
+    """The input columns to read.
 
     Attributes:
-        image: column of images.
-        id: column of keys; None takes `id` in each shard that has one.
-        keep: columns to copy.
-        kept_schema: their fields.
+        image: name of the image column.
+        id: name of the key column; None uses `id` in each shard that has it.
+        keep: names of the columns to copy.
+        kept_schema: fields of the copied columns.
     """
 
     image: str
@@ -36,32 +36,32 @@ class ColumnMapping:
     kept_schema: pa.Schema
 
     def id_of(self, shard: ShardRef) -> str | None:
-        """The shard's column of keys, or None."""
+        """Name of the shard's key column; None if it has none."""
         if self.id is None and shard.schema.names.count(_DEFAULT_ID) == 1:
             return _DEFAULT_ID
         return self.id
 
     def names_of(self, shard: ShardRef) -> list[str]:
-        """All columns of the shard to read, each once."""
+        """Names of all columns to read from the shard, without repetition."""
         key = self.id_of(shard)
         return list(dict.fromkeys([self.image, *([key] if key else []), *self.keep]))
 
 
 def map_columns(shards: Sequence[ShardRef], config: RunConfig, contract: ModelContract) -> ColumnMapping:
-    """Check every shard's schema against what was asked for.
+    """Check every shard's schema against the options, and map the columns.
 
     Raises:
-        InputRefused: a column is missing, ambiguous, of a type that cannot be read, or would hide
-            a result column.
+        InputRefused: a column is missing, ambiguous or of an unsupported type, or a copied column has the
+            name of a result column.
     """
     key = config.id_column
     keep = tuple(config.keep)
     for name in keep:
         if name in {column.name for column in COLUMNS}:
             raise InputRefused(
-                f"--keep {name} would hide the result column of that name.",
-                wanted="input columns with names of their own",
-                next_step="rename the column in the input, or leave it out",
+                f"--keep {name} conflicts with the result column of the same name.",
+                wanted="input columns whose names differ from those of the result columns",
+                next_step="rename the column in the input, or remove it from --keep",
             )
     for shard in shards:
         for name in (config.image_column, *([key] if key else []), *keep):
@@ -79,22 +79,22 @@ def map_columns(shards: Sequence[ShardRef], config: RunConfig, contract: ModelCo
                 raise InputRefused(
                     f"--keep {name}: {shards[0].schema.field(name).type} in {shards[0].name}, "
                     f"but {shard.schema.field(name).type} in {shard.name}.",
-                    wanted="one type in every shard",
-                    next_step="leave the column out, or write the shards with one type",
+                    wanted="the same type in every shard",
+                    next_step="leave the column out, or write all shards with the same type",
                 )
     kept_schema = pa.schema([_kept_field(shards[0].schema.field(name)) for name in keep])
     return ColumnMapping(config.image_column, key, keep, kept_schema)
 
 
 def _kept_field(field: pa.Field) -> pa.Field:
-    """A copied column as the results have it: plain values, which may be null where a page is damaged."""
+    """The result field of a copied column: dictionary decoded, and nullable because a page may be damaged."""
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     return pa.field(field.name, kind, nullable=True)
 
 
 def _check_image_type(shard: ShardRef, name: str, contract: ModelContract) -> None:
     kind = shard.schema.field(name).type
-    if not _image_kind(kind):
+    if not _is_image_type(kind):
         raise InputRefused(
             f"The column {name!r} of {shard.name} is of type {kind}.",
             wanted="encoded images (binary, or struct<bytes: binary, path: string>) or a fixed-size tensor of uint8",
@@ -106,16 +106,16 @@ def _check_image_type(shard: ShardRef, name: str, contract: ModelContract) -> No
         height, width, channels = contract.image_shape
         raise InputRefused(
             f"The column {name!r} of {shard.name} holds tensors of shape {list(shape)}.",
-            wanted=f"[height, width, {channels}], which the model's file resizes to {height} x {width}"
+            wanted=f"[height, width, {channels}], resized to {height} x {width} as the model's contract specifies"
             if resized
-            else f"{list(contract.image_shape)}, which the model takes",
+            else f"{list(contract.image_shape)}, the model's input shape",
             next_step="write the tensors in that shape, or give encoded images"
-            + ("" if resized else "; or export the model with --resize, if training resized"),
+            + ("" if resized else "; if training resized its images, export the model with --resize"),
         )
 
 
 def _tensor_fits(shape: tuple[int, ...], contract: ModelContract) -> bool:
-    """Whether tensors of a shape are images for the model: of its size, or of any size if it says how to resize."""
+    """Whether tensors of a shape are images for the model: of its size, or of any size if its contract resizes."""
     height, width, channels = contract.image_shape
     if shape == (height * width * channels,):
         return True
@@ -127,14 +127,14 @@ def _tensor_fits(shape: tuple[int, ...], contract: ModelContract) -> bool:
 
 def _suggest_column(schema: pa.Schema, is_image: bool) -> str:
     if not is_image:
-        return "name a column that is there"
-    fitting = [field.name for field in schema if _image_kind(field.type)]
+        return "name a column that every shard has"
+    fitting = [field.name for field in schema if _is_image_type(field.type)]
     if fitting:
-        return f"perhaps --image-column {fitting[0]!r}"
+        return f"try --image-column {fitting[0]!r}"
     return "give shards with a column of encoded images: binary, or struct<bytes, path>"
 
 
-def _image_kind(kind: pa.DataType) -> bool:
+def _is_image_type(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     if pa.types.is_struct(kind):
@@ -144,7 +144,7 @@ def _image_kind(kind: pa.DataType) -> bool:
 
 
 def tensor_shape(kind: pa.DataType) -> tuple[int, ...] | None:
-    """The shape of a fixed-size uint8 tensor type; None where it is none."""
+    """The shape of a fixed-size uint8 tensor type; None for any other type."""
     if isinstance(kind, pa.FixedShapeTensorType):
         if kind.permutation is not None and list(kind.permutation) != list(range(len(kind.shape))):
             return None
@@ -157,5 +157,5 @@ def tensor_shape(kind: pa.DataType) -> tuple[int, ...] | None:
 
 
 def is_binary(kind: pa.DataType) -> bool:
-    """Whether values of a type are bytes of any length."""
+    """Whether a type is binary of variable length."""
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))

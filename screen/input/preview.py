@@ -1,7 +1,7 @@
-"""Small pictures of single rows, for people: the image as it is stored, not as the model sees it.
+"""Thumbnails of single rows for people: the image as it is stored, not as the model receives it.
 
-In: a `RowBatch`. Out: for each of its rows a `Preview`, or why there is none. The same limits hold as where a run
-decodes: known formats alone, no more pixels than allowed, paths only below one folder.
+In: a `RowBatch`. Out: for each row a `Preview`, or the reason why there is none. The limits are those of a run's
+decoder: known formats only, a maximum number of pixels, and paths only below one folder.
 """
 
 from __future__ import annotations
@@ -14,27 +14,28 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from screen.input.image_bytes import FORMATS, as_picture, image_sources, read_path, tensor_pixels
+from screen.input.image_bytes import FORMATS, NULL_TENSOR, as_picture, image_sources, read_path, tensor_pixels
 from screen.input.mapping import tensor_shape
 from screen.input.rows import RowBatch
 
 _LOSSLESS_SIDE = 64
-"""Up to this side a PNG is small, and every pixel counts."""
+"""Maximum side, in pixels, of a thumbnail that is written as PNG: it is small, and shows every pixel."""
 
 _JPEG_QUALITY = 82
 _CHANNELS = (1, 3, 4)
+"""Numbers of channels that Pillow can show."""
 
 
 @dataclass(frozen=True)
 class Preview:
-    """A small picture.
+    """A thumbnail.
 
     Attributes:
-        data: the bytes of a file.
-        kind: its media type.
-        width: of the picture, in pixels.
-        height: the same.
-        stored: width and height of the image that it shows.
+        data: the encoded file.
+        kind: media type of the file.
+        width: width of the thumbnail, in pixels.
+        height: height of the thumbnail, in pixels.
+        stored: width and height of the stored image, in pixels.
     """
 
     data: bytes
@@ -46,13 +47,13 @@ class Preview:
 
 @dataclass(frozen=True)
 class PreviewLimits:
-    """What may be opened, and how large a picture may be.
+    """Limits on the images to open, and on the size of thumbnails.
 
     Attributes:
-        side: of a picture, in pixels at most.
-        max_pixels: images with more are not opened.
-        image_root: where paths are looked up; None: they are not followed.
-        flat_shape: `(height, width, channels)` of tensors that do not say it themselves; None where unknown.
+        side: maximum width and height of a thumbnail, in pixels.
+        max_pixels: maximum number of pixels in a stored image; larger images are not decoded.
+        image_root: folder that image paths are relative to; None: paths are not followed.
+        flat_shape: `(height, width, channels)` of flat tensors; None where unknown.
     """
 
     side: int
@@ -62,7 +63,7 @@ class PreviewLimits:
 
 
 def preview_rows(rows: RowBatch, limits: PreviewLimits) -> list[Preview | str]:
-    """A picture of each row, or why there is none."""
+    """A thumbnail of each row, or the reason why there is none."""
     if rows.images is None:
         return [rows.error] * rows.count
     shape = tensor_shape(rows.images.type)
@@ -79,12 +80,12 @@ def _preview_source(data: bytes | None, path: bytes | None, limits: PreviewLimit
                 return found[1]
             data = found
         if data is None:
-            return "neither bytes nor a path"
+            return "the row has neither bytes nor a path"
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > limits.max_pixels:
-                return f"{image.width} x {image.height} pixels are too many"
+                return f"{image.width} x {image.height} pixels, more than the limit of {limits.max_pixels}"
             stored = image.size
-            image.draft("RGB", (limits.side, limits.side))  # of a JPEG only what is needed is decoded
+            image.draft("RGB", (limits.side, limits.side))  # decodes a JPEG at reduced resolution
             return _shrink(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"), stored, limits.side)
     except Image.DecompressionBombError as error:
         return str(error)
@@ -95,18 +96,18 @@ def _preview_source(data: bytes | None, path: bytes | None, limits: PreviewLimit
 def _preview_tensor(value: pa.Scalar, shape: tuple[int, ...], limits: PreviewLimits) -> Preview | str:
     if len(shape) == 1:
         if limits.flat_shape is None or int(np.prod(limits.flat_shape)) != shape[0]:
-            return "a flat tensor, whose height and width are not known here"
+            return "a flat tensor of unknown height and width"
         shape = limits.flat_shape
     channels = (*shape, 1)[2]
     pixels = tensor_pixels(value, shape)
     if pixels is None or channels not in _CHANNELS:
-        return "the tensor is null, or a value in it"
+        return NULL_TENSOR
     image = as_picture(pixels).convert("L" if channels == 1 else "RGB")
     return _shrink(image, image.size, limits.side)
 
 
 def _shrink(image: Image.Image, stored: tuple[int, int], side: int) -> Preview:
-    """A picture that fits; small images stay as they are, pixel by pixel."""
+    """A thumbnail of at most `side` pixels; smaller images keep their size."""
     image.thumbnail((side, side))
     buffer = io.BytesIO()
     if max(image.size) <= _LOSSLESS_SIDE:

@@ -1,8 +1,8 @@
-"""One image of any size to the model's size, as the contract's `Resize` says.
+"""Resize an image to the model's size, by the method in the contract's `Resize`.
 
-In: a Pillow image in the model's colour mode. Out: uint8 pixels. What is named after `tf.image.resize` is
-that computation, in float32 and rounded to the nearest grey level at the end, because the model takes
-uint8; training usually went on in float, so a value can be half a level off. The rest is Pillow.
+In: a Pillow image in the model's colour mode. Out: uint8 pixels. The methods named after `tf.image.resize` compute in
+float32 as it does, then round to the nearest grey level, because the model takes uint8; training usually continued
+in float, so a value can differ by half a level. The other methods are Pillow's.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _PILLOW = {
     "pil-lanczos": Image.Resampling.LANCZOS,
 }
 
-_LARGEST = 2**26
-"""Pixels that an image may have on the way to its final size."""
+_MAX_PIXELS = 2**26
+"""Maximum number of pixels of an intermediate image."""
 
 Pixels = NDArray[np.uint8]
 
@@ -34,16 +34,16 @@ def resize_image(image: Image.Image, how: Resize, height: int, width: int) -> Pi
     """Resize one image.
 
     Args:
-        image: of mode L or RGB.
-        how: the contract's; not `none`.
-        height: pixels.
-        width: pixels.
+        image: an image of mode L or RGB.
+        how: the contract's resize method; not `none`.
+        height: final height, in pixels.
+        width: final width, in pixels.
 
     Returns:
         `[height, width]` or `[height, width, 3]`.
 
     Raises:
-        PIL.Image.DecompressionBombError: the image is so long that it would be too large on the way.
+        PIL.Image.DecompressionBombError: the image is so elongated that an intermediate image would be too large.
     """
     if how.method == "crop-or-pad":
         return _crop_or_pad(np.asarray(image), height, width)
@@ -66,7 +66,7 @@ def _resize_by_pillow(image: Image.Image, how: Resize, height: int, width: int) 
     if how.fit == "pad":
         return ImageOps.pad(image, (width, height), method)
     box: tuple[float, float, float, float] | None = None
-    if how.fit == "crop":  # the pixels around the box take part in its edges, as in keras.utils.load_img
+    if how.fit == "crop":  # pixels around the box contribute to its edges, as in keras.utils.load_img
         own_width = min(image.width, image.height * width // height)
         own_height = min(image.height, image.width * height // width)
         left, top = (image.width - own_width) // 2, (image.height - own_height) // 2
@@ -82,14 +82,14 @@ def _resize_by_pillow(image: Image.Image, how: Resize, height: int, width: int) 
 def _resize_by_tf(
     pixels: Pixels, method: str, height: int, width: int, *, window: tuple[int, int] | None = None
 ) -> Pixels:
-    """`tf.image.resize` without antialiasing: centres of pixels at halves, edges repeated.
+    """`tf.image.resize` without antialiasing: pixel centres at half-integers, edges repeated.
 
     Args:
         pixels: `[h, w]` or `[h, w, C]`.
         method: `bilinear` or `nearest`.
-        height: of the resized image.
-        width: of the resized image.
-        window: how much of its centre is computed; None: all.
+        height: height of the resized image.
+        width: width of the resized image.
+        window: height and width of the central window to compute; None: the whole image.
     """
     rows = _axis(pixels.shape[0], height, window[0] if window else height, method)
     columns = _axis(pixels.shape[1], width, window[1] if window else width, method)
@@ -107,22 +107,22 @@ def _resize_by_tf(
 
 
 def _axis(size: int, resized: int, kept: int, method: str) -> tuple[Any, Any, Any]:
-    """For each kept place of a resized axis the two source places around it, and how far it is to the second."""
+    """For each kept position on a resized axis: the two source indices around it, and the weight of the second."""
     start = round((resized - kept) / 2)
     scale = np.float32(size) / np.float32(resized)
-    places = (np.arange(start, start + kept, dtype=np.float32) + np.float32(0.5)) * scale
+    positions = (np.arange(start, start + kept, dtype=np.float32) + np.float32(0.5)) * scale
     if method == "nearest":
-        nearest = np.minimum(np.floor(places).astype(np.int64), size - 1)
+        nearest = np.minimum(np.floor(positions).astype(np.int64), size - 1)
         return nearest, nearest, np.zeros(kept, np.float32)
-    places -= np.float32(0.5)
-    below = np.floor(places)
+    positions -= np.float32(0.5)
+    below = np.floor(positions)
     first = np.maximum(below, 0).astype(np.int64)
-    second = np.minimum(np.ceil(places), size - 1).astype(np.int64)
-    return np.minimum(first, size - 1), np.maximum(second, 0), places - below
+    second = np.minimum(np.ceil(positions), size - 1).astype(np.int64)
+    return np.minimum(first, size - 1), np.maximum(second, 0), positions - below
 
 
 def _crop_to_shape(pixels: Pixels, height: int, width: int) -> Pixels:
-    """The largest centred part of a shape, cut as `keras.preprocessing.image.smart_resize` cuts it."""
+    """The largest centred crop of an aspect ratio, rounded as in `keras.preprocessing.image.smart_resize`."""
     own_height = max(1, min(pixels.shape[0], int(pixels.shape[1] * height / width)))
     own_width = max(1, min(pixels.shape[1], int(pixels.shape[0] * width / height)))
     top, left = (pixels.shape[0] - own_height) // 2, (pixels.shape[1] - own_width) // 2
@@ -130,28 +130,31 @@ def _crop_to_shape(pixels: Pixels, height: int, width: int) -> Pixels:
 
 
 def _size_within(own_height: int, own_width: int, height: int, width: int) -> tuple[int, int]:
-    """The largest size of the image's own shape that fits, as `tf.image.resize_with_pad` rounds it."""
+    """The largest size of the image's own aspect ratio that fits, rounded as in `tf.image.resize_with_pad`."""
     ratio = max(own_height / height, own_width / width)
     return max(1, int(own_height / ratio)), max(1, int(own_width / ratio))
 
 
 def _size_by_short_side(own_height: int, own_width: int, short: int) -> tuple[int, int]:
-    """The size with a shorter side of `short`; the longer one is cut to whole pixels, as torchvision does."""
+    """Height and width with a shorter side of `short`; the longer side is rounded down, as torchvision does."""
     if own_height <= own_width:
         height, width = short, int(short * own_width / own_height)
     else:
         height, width = int(short * own_height / own_width), short
-    if height * width > _LARGEST:
-        raise Image.DecompressionBombError(f"{width} x {height} pixels once the shorter side is {short}")
+    if height * width > _MAX_PIXELS:
+        raise Image.DecompressionBombError(
+            f"{width} x {height} pixels after the shorter side is resized to {short}, "
+            f"more than the limit of {_MAX_PIXELS}"
+        )
     return height, width
 
 
 def _crop_or_pad(pixels: Pixels, height: int, width: int) -> Pixels:
-    """The centre, with black around it where there is too little: `tf.image.resize_with_crop_or_pad`."""
+    """The centre of the image, padded with black where it is too small, as in `tf.image.resize_with_crop_or_pad`."""
     own_height, own_width = pixels.shape[:2]
     top, left = max(0, own_height - height) // 2, max(0, own_width - width) // 2
-    part = pixels[top : top + height, left : left + width]
-    whole = np.zeros((height, width, *pixels.shape[2:]), np.uint8)
+    crop = pixels[top : top + height, left : left + width]
+    padded = np.zeros((height, width, *pixels.shape[2:]), np.uint8)
     top, left = max(0, height - own_height) // 2, max(0, width - own_width) // 2
-    whole[top : top + part.shape[0], left : left + part.shape[1]] = part
-    return whole
+    padded[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
+    return padded

@@ -1,7 +1,7 @@
-"""Stream rows, row group by row group, in batches that may span row groups and shards.
+"""Stream rows in batches that may span row groups and shards.
 
-In: `ShardRef`s. Out: lists of `RowBatch`es, about as many rows in a list as were asked for. Memory
-holds one batch, whatever the size of a row group.
+In: `ShardRef`s. Out: lists of `RowBatch`es with `batch_size` rows in total. Memory holds one batch, whatever the size
+of a row group.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class RowBatch:
     """Consecutive rows of one shard.
 
     Attributes:
-        shard: where they are from.
-        start: position of the first in the shard.
-        count: how many.
-        images: the image column; None where this part of the file could not be read.
-        ids: one key for each row.
-        kept: the columns to copy.
+        shard: the shard that contains them.
+        start: position of the first row in the shard.
+        count: number of rows.
+        images: the image column; None if these rows could not be read.
+        ids: key of each row.
+        kept: the copied columns.
         error: why the rows could not be read, or "".
-        is_last: whether the shard ends here.
+        is_last: whether these are the last rows of the shard.
     """
 
     shard: ShardRef
@@ -45,7 +45,7 @@ class RowBatch:
     is_last: bool
 
     def split(self, count: int) -> tuple[RowBatch, RowBatch]:
-        """The first `count` rows, and the others."""
+        """Split into the first `count` rows and the remaining rows."""
         images = (None, None) if self.images is None else (self.images[:count], self.images[count:])
         first = replace(
             self, count=count, images=images[0], ids=self.ids[:count], kept=self.kept.slice(0, count), is_last=False
@@ -60,67 +60,66 @@ class RowBatch:
         )
         return first, rest
 
-    def take(self, places: NDArray[np.int64]) -> RowBatch:
-        """Some of the rows, by their places in the batch; `start` no longer says where they are."""
+    def take(self, positions: NDArray[np.int64]) -> RowBatch:
+        """The rows at some positions in the batch; they need not be consecutive, so `start` has no meaning for them."""
         return replace(
             self,
-            count=len(places),
-            images=None if self.images is None else self.images.take(pa.array(places)),
-            ids=tuple(self.ids[place] for place in places),
-            kept=self.kept.take(pa.array(places)) if self.kept.num_columns else self.kept,
+            count=len(positions),
+            images=None if self.images is None else self.images.take(pa.array(positions)),
+            ids=tuple(self.ids[position] for position in positions),
+            kept=self.kept.take(pa.array(positions)) if self.kept.num_columns else self.kept,
         )
 
 
 def read_batches(shards: Sequence[ShardRef], columns: ColumnMapping, batch_size: int) -> Iterator[list[RowBatch]]:
-    """All rows of all shards, in order, in lists of `batch_size` rows (fewer at the very end).
+    """All rows of all shards, in order, in lists of `batch_size` rows (the last list may have fewer).
 
-    A batch may hold the end of one shard and the beginning of the next; a shard without rows is a
-    batch of no rows.
+    A list may hold the end of one shard and the beginning of the next; a shard without rows yields an empty batch.
 
     Raises:
-        InputChanged: a shard is not the one that was found.
+        InputChanged: a shard changed since it was found.
     """
     return in_batches((rows for shard in shards for rows in _read_shard(shard, columns)), batch_size)
 
 
 def read_groups(shard: ShardRef, columns: ColumnMapping, groups: range, batch_size: int) -> Iterator[list[RowBatch]]:
-    """The rows of some row groups of one shard, in lists of `batch_size` rows (fewer at the very end).
+    """The rows of some row groups of one shard, in lists of `batch_size` rows (the last list may have fewer).
 
     Args:
         shard: the shard.
-        columns: what to read.
-        groups: consecutive row groups.
-        batch_size: rows in a list.
+        columns: the columns to read.
+        groups: indices of consecutive row groups.
+        batch_size: rows per list.
 
     Raises:
-        InputChanged: the shard is not the one that was found.
+        InputChanged: the shard changed since it was found.
     """
     return in_batches(_read_shard(shard, columns, groups), batch_size)
 
 
-def read_chosen_rows(shard: ShardRef, columns: ColumnMapping, places: NDArray[np.int64]) -> Iterator[RowBatch]:
-    """Some rows of one shard; only the row groups in which they lie are read.
+def read_chosen_rows(shard: ShardRef, columns: ColumnMapping, positions: NDArray[np.int64]) -> Iterator[RowBatch]:
+    """Some rows of one shard; only the row groups that contain them are read.
 
     Args:
         shard: the shard.
-        columns: what to read.
-        places: positions in the shard, ascending.
+        columns: the columns to read.
+        positions: positions in the shard, ascending.
 
     Raises:
-        InputChanged: the shard is not the one that was found.
+        InputChanged: the shard changed since it was found.
     """
     ends = np.cumsum(shard.row_groups)
-    for group in np.unique(np.searchsorted(ends, places, side="right")).tolist():
+    for group in np.unique(np.searchsorted(ends, positions, side="right")).tolist():
         start = int(ends[group]) - shard.row_groups[group]
         for table, error in _read_tables(shard, columns, [group]):
-            here = places[(places >= start) & (places < start + len(table))] - start
+            here = positions[(positions >= start) & (positions < start + len(table))] - start
             if len(here):
                 yield _row_batch(shard, columns, start, table, error).take(here)
             start += len(table)
 
 
 def in_batches(pieces: Iterable[RowBatch], batch_size: int) -> Iterator[list[RowBatch]]:
-    """The pieces in lists of `batch_size` rows (fewer at the very end), cut where they must be."""
+    """The pieces in lists of `batch_size` rows (the last may have fewer); a piece is split where a list is full."""
     waiting: list[RowBatch] = []
     room = batch_size
     for rest in pieces:
@@ -135,9 +134,9 @@ def in_batches(pieces: Iterable[RowBatch], batch_size: int) -> Iterator[list[Row
 
 
 def _read_shard(shard: ShardRef, columns: ColumnMapping, groups: range | None = None) -> Iterator[RowBatch]:
-    """The rows of one shard, or of some of its row groups, closed by a batch of no rows.
+    """The rows of one shard, or of some of its row groups, followed by an empty batch.
 
-    That batch is the shard's last, if its last row group is among them.
+    The empty batch has `is_last` set if the shard's last row group was read.
     """
     groups = range(len(shard.row_groups)) if groups is None else groups
     start = sum(shard.row_groups[: groups.start])
@@ -153,12 +152,16 @@ def _read_shard(shard: ShardRef, columns: ColumnMapping, groups: range | None = 
 
 
 def _read_tables(shard: ShardRef, columns: ColumnMapping, groups: Sequence[int]) -> Iterator[tuple[pa.Table, str]]:
-    """Tables of at most `_READ_ROWS` rows; a damaged row group as a table of nulls, with the error.
+    """Tables of at most `_READ_ROWS` rows, each with an error or ""; unreadable rows of a row group are null.
 
     Args:
         shard: the shard.
-        columns: what to read.
-        groups: the row groups to read.
+        columns: the columns to read.
+        groups: indices of the row groups to read.
+
+    Raises:
+        InputChanged: the shard changed since it was found.
+        ReadFailed: the operating system or the store failed.
     """
     names = columns.names_of(shard)
     schema = pa.schema([shard.schema.field(name) for name in names])
@@ -176,7 +179,7 @@ def _read_tables(shard: ShardRef, columns: ColumnMapping, groups: Sequence[int])
                     done += batch.num_rows
                     yield pa.Table.from_batches([batch]).select(names), ""
             except (OSError, pa.ArrowException) as error:
-                if getattr(error, "errno", None) is not None:  # the system's or the store's, not the file's
+                if getattr(error, "errno", None) is not None:  # from the system or the store: the file is not damaged
                     raise _failed(shard, error) from error
                 reason = f"row group {group}: {str(error).splitlines()[0]}"
                 while done < rows:
@@ -187,6 +190,7 @@ def _read_tables(shard: ShardRef, columns: ColumnMapping, groups: Sequence[int])
 
 
 _READ_ROWS = 1024
+"""Maximum rows per table that is read."""
 
 
 def _row_batch(
@@ -206,12 +210,12 @@ def _row_batch(
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The values themselves, where a column holds them as a dictionary."""
+    """The column, dictionary decoded."""
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
 def _as_texts(column: pa.ChunkedArray) -> list[str | None]:
-    """Keys of any type as text; what is no valid UTF-8 is escaped."""
+    """Keys of any type as text; bytes that are not valid UTF-8 are escaped."""
     column = _plain(column)
     kind = column.type
     try:
@@ -228,7 +232,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _no_values(kind: pa.DataType) -> pa.Array:
-    """An array of no values, of any type: pyarrow makes none of tensors whose type names the order of their axes."""
+    """An empty array of any type; `pa.array` fails for a tensor type with a permutation."""
     if isinstance(kind, pa.BaseExtensionType):
         return pa.ExtensionArray.from_storage(kind, pa.array([], kind.storage_type))
     return pa.array([], kind)
@@ -240,15 +244,15 @@ def _nullable(schema: pa.Schema) -> pa.Schema:
 
 def _failed(shard: ShardRef, error: Exception) -> ReadFailed:
     return ReadFailed(
-        f"{shard.path} could not be read on: {error}.",
-        wanted="a disk or a store that answers; a damaged file would have a status instead",
-        next_step="run again when it does; finished shards are not repeated",
+        f"{shard.path} could not be read: {error}.",
+        wanted="a disk or an object store that answers (rows of a damaged file get a status instead)",
+        next_step="check the disk or the store, then run again: finished shards are not repeated",
     )
 
 
 def _changed(shard: ShardRef) -> InputChanged:
     return InputChanged(
-        f"{shard.path} is not the file that was found at the start of the run.",
-        wanted="shards that stay as they are while they are read",
-        next_step="run again when nothing writes to INPUT; finished shards are not repeated",
+        f"{shard.path} changed or was removed during the run.",
+        wanted="shards that do not change while they are read",
+        next_step="run again when no process writes to INPUT: finished shards are not repeated",
     )

@@ -1,6 +1,6 @@
-"""Find the input shards, put them in order, and know each by its fingerprint.
+"""Find, sort and fingerprint the input shards.
 
-In: INPUT as the user gave it. Out: `ShardRef`s, each with its row groups and the columns to read.
+In: INPUT as the user gave it. Out: `ShardRef`s with row groups, schema and fingerprint, and `UnreadableShard`s.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from export.errors import InputRefused
-from screen.files.paths import look_at_version, open_bytes, open_parquet
+from screen.files.paths import file_version, open_bytes, open_parquet
 from screen.files.storage import list_shards
 from screen.partition import ShardPartition
 
 _COLUMNS_COMPARED = 8
-_TAIL = 8  # Parquet ends in the footer's length (4 bytes) and the magic number
+"""Number of columns whose row counts are compared with those of the row groups."""
+
+_TAIL = 8
+"""Bytes after the footer of a Parquet file: its length (4 bytes) and the magic number (4 bytes)."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,13 @@ class ShardRef:
 
     Attributes:
         root: the folder of INPUT, resolved.
-        path: where it is.
-        name: relative to INPUT, with `/`: what results call it.
+        path: path of the file.
+        name: path relative to INPUT, with `/`; the shard's name in the results.
         size: bytes.
         modified: modification time in ns; in an object store the entity tag.
         footer: SHA-256 of the Parquet footer.
-        row_groups: rows in each row group.
-        schema: its Arrow schema.
+        row_groups: number of rows in each row group.
+        schema: Arrow schema.
     """
 
     root: Path
@@ -48,18 +51,18 @@ class ShardRef:
 
     @property
     def rows(self) -> int:
-        """Rows in all."""
+        """Total number of rows."""
         return sum(self.row_groups)
 
     @property
     def fingerprint(self) -> dict[str, int | str]:
-        """What tells this content from another under the same name."""
+        """Values that change whenever the content under this name changes."""
         return {"size": self.size, "modified": self.modified, "footer": self.footer}
 
     def is_unchanged(self) -> bool:
-        """Whether the file is still the one that was found."""
+        """Whether the file still has this fingerprint."""
         try:
-            now = (*look_at_version(self.path), _digest_footer(self.path))
+            now = (*file_version(self.path), _digest_footer(self.path))
             return now == (self.size, self.modified, self.footer)
         except OSError:
             return False
@@ -67,12 +70,12 @@ class ShardRef:
 
 @dataclass(frozen=True)
 class UnreadableShard:
-    """A file that ends like a shard but has no readable footer.
+    """A file with a shard's name, but without a readable footer.
 
     Attributes:
-        source: its path, as text.
-        name: relative to INPUT.
-        reason: what was wrong.
+        source: path of the file, as text.
+        name: path relative to INPUT.
+        reason: why it cannot be read.
     """
 
     source: str
@@ -80,58 +83,58 @@ class UnreadableShard:
     reason: str
 
 
-def find_shards(source: str, part: ShardPartition | None = None) -> tuple[list[ShardRef], list[UnreadableShard]]:
-    """Find the shards of INPUT, in the order of their names.
+def find_shards(source: str, partition: ShardPartition | None = None) -> tuple[list[ShardRef], list[UnreadableShard]]:
+    """Find the shards of INPUT, sorted by name.
 
     Args:
         source: a file, a folder or a glob.
-        part: the part whose shards are wanted; the others are not opened. It may have none.
+        partition: the partition whose shards to find, possibly none; other shards are not opened. None: all shards.
 
     Returns:
-        The readable shards, and those whose footer could not be read.
+        The readable shards, and those whose footer cannot be read.
 
     Raises:
-        InputRefused: nothing is there, or, where it is not a part, none of it can be read.
+        InputRefused: INPUT has no shard, or, without a partition, none that can be read.
     """
     root, paths = list_shards(source)
     shards: list[ShardRef] = []
     unreadable: list[UnreadableShard] = []
     for path in paths:
-        if part is not None and not part.has(path.relative_to(root).as_posix()):
+        if partition is not None and not partition.contains(path.relative_to(root).as_posix()):
             continue
-        found = _look_at(root, path)
+        found = _open_or_report(root, path)
         if isinstance(found, ShardRef):
             shards.append(found)
         else:
             unreadable.append(found)
-    if not shards and part is None:
+    if not shards and partition is None:
         raise _nothing_readable(source, unreadable)
     return shards, unreadable
 
 
-def look_at_shard(root: Path, name: str) -> ShardRef:
-    """One shard as it is now.
+def open_shard(root: Path, name: str) -> ShardRef:
+    """The current state of one shard.
 
     Args:
         root: the folder of INPUT, resolved.
-        name: relative to it.
+        name: path relative to `root`.
 
     Raises:
-        OSError, ArrowException: it cannot be read, or is not there.
+        OSError, ArrowException: the shard cannot be read, or does not exist.
     """
     return _open_footer(root, root / name, name)
 
 
 def find_first_shard(source: str) -> ShardRef:
-    """The first shard of INPUT that can be read: the one that all parts compare theirs with.
+    """The first readable shard of INPUT, with whose schema all partitions compare their own shards.
 
     Raises:
-        InputRefused: nothing is there, or none of it can be read.
+        InputRefused: INPUT has no shard, or none that can be read.
     """
     root, paths = list_shards(source)
     unreadable = []
     for path in paths:
-        found = _look_at(root, path)
+        found = _open_or_report(root, path)
         if isinstance(found, ShardRef):
             return found
         unreadable.append(found)
@@ -143,11 +146,11 @@ def _nothing_readable(source: str, unreadable: list[UnreadableShard]) -> InputRe
     return InputRefused(
         f"None of the {len(unreadable)} file(s) of {source} can be read as Parquet; {first.name}: {first.reason}",
         wanted="Parquet shards with an image column",
-        next_step="check that these are finished Parquet files",
+        next_step="check that these are complete Parquet files",
     )
 
 
-def _look_at(root: Path, path: Path) -> ShardRef | UnreadableShard:
+def _open_or_report(root: Path, path: Path) -> ShardRef | UnreadableShard:
     name = path.relative_to(root).as_posix()
     try:
         name.encode()
@@ -160,7 +163,7 @@ def _look_at(root: Path, path: Path) -> ShardRef | UnreadableShard:
 
 
 def _open_footer(root: Path, path: Path, name: str) -> ShardRef:
-    version = look_at_version(path)
+    version = file_version(path)
     with open_parquet(path) as file:
         groups = _count_rows(file.metadata)
         schema = file.schema_arrow
@@ -168,12 +171,12 @@ def _open_footer(root: Path, path: Path, name: str) -> ShardRef:
 
 
 def _count_rows(metadata: pq.FileMetaData) -> tuple[int, ...]:
-    """Rows of each row group, as far as the footer agrees with itself.
+    """Number of rows in each row group, checked for consistency within the footer.
 
-    A damaged footer can claim any number of rows, and every claimed row would get a result.
+    A damaged footer can state any number of rows, and every stated row would get a result.
 
     Raises:
-        ArrowInvalid: it does not.
+        ArrowInvalid: the footer contradicts itself.
     """
     flat = [index for index in range(metadata.num_columns) if metadata.schema.column(index).max_repetition_level == 0]
     rows = []
@@ -181,11 +184,13 @@ def _count_rows(metadata: pq.FileMetaData) -> tuple[int, ...]:
         group = metadata.row_group(index)
         values = {group.column(column).num_values for column in flat[:_COLUMNS_COMPARED]}
         if group.num_rows < 0 or values - {group.num_rows}:
-            told = ", ".join(str(count) for count in sorted(values))
-            raise pa.ArrowInvalid(f"The footer claims {group.num_rows} rows in row group {index}, its columns {told}.")
+            counts = ", ".join(str(count) for count in sorted(values))
+            raise pa.ArrowInvalid(
+                f"The footer states {group.num_rows} rows for row group {index}, but {counts} for its columns."
+            )
         rows.append(group.num_rows)
     if sum(rows) != metadata.num_rows:
-        raise pa.ArrowInvalid(f"The footer claims {metadata.num_rows} rows, its row groups {sum(rows)}.")
+        raise pa.ArrowInvalid(f"The footer states {metadata.num_rows} rows, but {sum(rows)} for its row groups.")
     return tuple(rows)
 
 

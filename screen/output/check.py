@@ -1,7 +1,7 @@
-"""Prove that results are whole: what the manifest promises is there, row by row, and nothing else.
+"""Check that results are complete: they agree with the manifest row by row, and there are no other files.
 
 In: RESULTS, and INPUT if it is given. Out: a `CheckReport` with every problem found. Every result is read
-through once: digest, footer, schema, each row's place, status and flag, and the counts of the manifest.
+once: digest, footer, schema, the position, status and flag of each row, and the manifest's counts.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _BROKEN = (OSError, pa.ArrowException, ValueError, KeyError)
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What was found.
+    """Findings about the results of a run.
 
     Attributes:
         output: folder of results.
-        shards: result shards that the manifest names.
-        rows: rows that they should hold.
-        bad: of these, rows that could not be scored.
-        problems: one sentence each; none if all holds.
-        notes: what is worth knowing but not wrong.
-        open_parts: parts of the run that have not come to their end.
+        shards: number of result shards in the manifest.
+        rows: number of rows in the manifest.
+        bad: number of these rows that could not be scored.
+        problems: one sentence for each problem; empty if the results are complete.
+        notes: observations that are not problems.
+        open_parts: partitions of the run that have not finished.
     """
 
     output: str
@@ -53,39 +53,39 @@ class CheckReport:
 
     @property
     def exit_code(self) -> ExitCode:
-        """What the process should end with."""
+        """Exit code of the process."""
         return ExitCode.FAILED if self.problems else ExitCode.DONE
 
     def to_json(self) -> str:
-        """In one line."""
+        """One line of JSON."""
         return json.dumps({"exit_code": int(self.exit_code), **asdict(self)})
 
     def to_text(self) -> str:
-        """For people."""
+        """A readable report."""
         lines = [f"{self.rows} rows in {self.shards} shard(s), {self.bad} of them not scored"]
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"problem: {problem}" for problem in self.problems]
         if self.problems:
-            lines.append(f"{len(self.problems)} problem(s): {self.output} is not what its manifest says")
+            lines.append(f"{len(self.problems)} problem(s): {self.output} does not agree with its manifest")
             if self.open_parts:
                 lines.append(
                     f"  next:   run the missing parts: --part {', --part '.join(self.open_parts)}; then check again"
                 )
             else:
                 lines.append(
-                    "  next:   remove the files that are named and run again: a shard without its result is new"
+                    "  next:   remove the files named above and run again: a shard without a result is scored again"
                 )
         else:
-            lines.append("all of it holds")
+            lines.append("no problems: the results agree with the manifest")
         return "\n".join(lines)
 
 
 def check_results(output: Path, source: str | None = None) -> CheckReport:
-    """Read all results through.
+    """Check the results of a run against its manifest, and against INPUT if given.
 
     Args:
-        output: what a run wrote.
-        source: INPUT, to be compared; None checks the results alone.
+        output: folder of results.
+        source: INPUT to compare with; None checks the results alone.
 
     Raises:
         InputRefused: there are no results to check, or INPUT cannot be read.
@@ -103,7 +103,7 @@ def check_results(output: Path, source: str | None = None) -> CheckReport:
     notes: list[str] = []
     identity = {key: value for key, value in manifest.header.items() if key != "configuration"}
     if fingerprint(identity) != manifest.header.get("configuration"):
-        problems.append(f"{MANIFEST_NAME}: the configuration is not the one that its fingerprint was made of")
+        problems.append(f"{MANIFEST_NAME}: the configuration does not match its fingerprint")
     for entry in entries:
         problems += [f"{entry.shard!r}: {problem}" for problem in _check_shard(output, entry, identity)]
     unreadable: list[UnreadableShard] = []
@@ -112,24 +112,26 @@ def check_results(output: Path, source: str | None = None) -> CheckReport:
     if manifest.finished:
         problems += _check_quarantine(output, entries, unreadable)
     else:
-        problems.append(_tell_unfinished(manifest))
-    problems += [f"{path.relative_to(output)}: left aside by a killed run" for path in find_stale_staging(output)]
+        problems.append(_describe_unfinished(manifest))
+    problems += [
+        f"{path.relative_to(output)}: stale staging file of a killed run" for path in find_stale_staging(output)
+    ]
     known = set(manifest.entries)
     for path in sorted(output.rglob("*.parquet")):
         name = path.relative_to(output).as_posix()
         if name not in known and path.is_file():
-            problems.append(f"{name!a}: a Parquet file that the manifest does not know")
+            problems.append(f"{name!a}: a Parquet file that the manifest does not list")
     rows, bad = sum(entry.rows for entry in entries), sum(entry.bad for entry in entries)
     open_parts = () if manifest.finished else tuple(map(str, manifest.missing))
     return CheckReport(str(output), len(entries), rows, bad, tuple(problems), tuple(notes), open_parts)
 
 
-def _tell_unfinished(manifest: ManifestFile) -> str:
+def _describe_unfinished(manifest: ManifestFile) -> str:
     if manifest.missing:
-        return f"not done yet: part(s) {', '.join(map(str, manifest.missing))}; run them"
-    if manifest.parts:
-        return "all parts are done, but none of them has closed them; run any of them again"
-    return "the last run did not come to its end; run it again"
+        return f"unfinished part(s): {', '.join(map(str, manifest.missing))}; run them"
+    if manifest.partitions:
+        return "all parts are finished, but their manifests are not merged; run any part again"
+    return "the last run did not finish; run it again"
 
 
 def _check_shard(output: Path, entry: ManifestEntry, identity: dict[str, Any]) -> Iterator[str]:
@@ -137,10 +139,13 @@ def _check_shard(output: Path, entry: ManifestEntry, identity: dict[str, Any]) -
     try:
         content = FileContent.of(path)
         if content != FileContent(entry.size, entry.sha256):
-            yield f"{content.size} bytes with SHA-256 {content.sha256[:12]}..., not the {entry.size} that were written"
+            yield (
+                f"{content.size} bytes with SHA-256 {content.sha256[:12]}..., "
+                f"wanted {entry.size} bytes with SHA-256 {entry.sha256[:12]}..."
+            )
         with open_parquet(path) as file:
             if read_identity(file.schema_arrow) != identity:
-                yield "written by another configuration than the manifest's"
+                yield "written with another configuration than the manifest's"
             wrong = _compare_schema(file.schema_arrow, identity)
             if wrong:
                 yield wrong
@@ -163,16 +168,16 @@ def _compare_schema(schema: pa.Schema, identity: dict[str, Any]) -> str:
 
 
 def _check_rows(file: pq.ParquetFile, entry: ManifestEntry) -> Iterator[str]:
-    """What the rows themselves say: their place, and that a status goes with its flag, scores and error."""
+    """Problems of the rows: position, counts, and agreement of each status with its flag, scores and error."""
     rows = flagged = 0
     statuses: dict[str, int] = {}
     wrong: set[str] = set()
     scores = [column.name for column in SCORES]
     for batch in file.iter_batches(columns=["shard", "row", *scores, "flag", "passes", "status", "error"]):
         table = pa.Table.from_batches([batch])
-        places = pa.chunked_array([pa.array(range(rows, rows + len(table)), pa.int64())])
-        if not table["row"].equals(places) or set(table["shard"].unique().to_pylist()) - {entry.shard}:
-            wrong.add("rows are not those of the shard in their order")
+        positions = pa.chunked_array([pa.array(range(rows, rows + len(table)), pa.int64())])
+        if not table["row"].equals(positions) or set(table["shard"].unique().to_pylist()) - {entry.shard}:
+            wrong.add("rows are not the shard's rows in input order")
         rows += len(table)
         flagged += pc.sum(table["flag"]).as_py() or 0
         for counted in table["status"].value_counts().to_pylist():
@@ -180,22 +185,22 @@ def _check_rows(file: pq.ParquetFile, entry: ManifestEntry) -> Iterator[str]:
         is_ok = pc.equal(table["status"], "ok")
         good, bad = table.filter(is_ok), table.filter(pc.invert(is_ok))
         if not pc.all(bad["flag"], min_count=0).as_py() or bad["error"].null_count or pc.sum(bad["passes"]).as_py():
-            wrong.add("a row that could not be scored has no flag, no error, or passes")
+            wrong.add("an unreadable row has no flag, no error, or a number of passes above 0")
         if any(bad[name].null_count != len(bad) for name in scores):
-            wrong.add("a row that could not be scored has scores")
+            wrong.add("an unreadable row has scores")
         if good["error"].null_count != len(good) or good["mean"].null_count:
             wrong.add("a scored row has an error, or no scores")
     yield from sorted(wrong)
     if rows != entry.rows:
         yield f"{rows} rows, wanted {entry.rows}"
     if (flagged, statuses) != (entry.flagged, entry.statuses):
-        yield f"{flagged} flagged and statuses {statuses}, wanted {entry.flagged} and {entry.statuses}"
+        yield f"{flagged} rows flagged, statuses {statuses}; wanted {entry.flagged} and {entry.statuses}"
     if statuses.keys() - STATUSES.keys():
         yield f"unknown statuses: {sorted(map(str, statuses.keys() - STATUSES.keys()))}"
 
 
 def _compare_input(source: str, manifest: ManifestFile, problems: list[str], notes: list[str]) -> list[UnreadableShard]:
-    """Rows in are rows out: every readable shard of INPUT has its result, made from what it is now."""
+    """Check that every readable shard of INPUT has a result of its current content and of the same number of rows."""
     shards, unreadable = find_shards(source)
     for shard in shards:
         entry = manifest.entries.get(shard.name)
@@ -204,10 +209,10 @@ def _compare_input(source: str, manifest: ManifestFile, problems: list[str], not
         elif entry.input != shard.fingerprint:
             problems.append(f"{shard.name!r}: changed since it was scored")
         elif entry.rows != shard.rows:
-            problems.append(f"{shard.name!r}: {shard.rows} rows in, {entry.rows} rows out")
+            problems.append(f"{shard.name!r}: {shard.rows} rows in INPUT, but {entry.rows} in the result")
     present = {shard.name for shard in shards} | {shard.name for shard in unreadable}
     notes += [f"{name!r}: has results, but is not in INPUT" for name in sorted(manifest.entries.keys() - present)]
-    notes += [f"{shard.name!r}: in quarantine, cannot be read: {shard.reason}" for shard in unreadable]
+    notes += [f"{shard.name!r}: quarantined, cannot be read: {shard.reason}" for shard in unreadable]
     return unreadable
 
 

@@ -1,10 +1,10 @@
-"""One run at a time in an OUTPUT, or one for each part: locks that a dead holder does not keep.
+"""Locks of an OUTPUT: one run at a time, or one for each partition; a lock ends with its process.
 
-In: OUTPUT, and a part if the run does only one. Out: a lock for the time of a block. The lock is the operating
-system's, on `_lock` in OUTPUT or on `_lock.I-of-N` (by the library filelock), so it is gone with its process; who
-holds it stands in the file beside it. Parts do not keep each other out, but a whole run and any part do: each takes
-its own lock first and looks at those of the other kind then, so of two at the same time at least one sees the other.
-In an object store it is that of `store_lock.py`.
+In: OUTPUT, and a partition if the run scores only one. Out: a lock held during a block. It is the operating system's
+lock (by the library filelock) on `_lock` or `_lock.I-of-N` in OUTPUT, so the system releases it when the process ends;
+a file beside it names the holder. Partitions do not exclude each other, but a whole run and a partition do: each takes
+its own lock first and then tests the locks of the other kind, so of two concurrent runs at least one detects the other.
+Object stores use the lock of `store_lock.py`.
 """
 
 from __future__ import annotations
@@ -17,45 +17,45 @@ from filelock import FileLock, Timeout
 
 from screen.files.paths import is_local
 from screen.files.storage import write_failed
-from screen.output.store_lock import LOCK_NAME, hold_store, lock_name, locked, name_myself, refuse_if_store_held
+from screen.output.store_lock import LOCK_NAME, describe_process, hold_store, lock_name, locked, refuse_if_store_held
 from screen.partition import ShardPartition
 
 _HOLDER_ENDING = ".holder"
-_LOOK_SECONDS = 5.0
-"""Where there are parts, they look at each other's locks and hold them for that moment; a run holds its for longer."""
+_PROBE_SECONDS = 5.0
+"""Seconds to wait for a lock in a partitioned OUTPUT: a test of a lock holds it for a moment, a run for longer."""
 
 __all__ = ["LOCK_NAME", "hold_output", "refuse_if_held"]
 
 
 @contextmanager
-def hold_output(output: Path, part: ShardPartition | None = None) -> Iterator[str]:
-    """Hold OUTPUT, or one part of it, for the time of the block; the folder is made if missing.
+def hold_output(output: Path, partition: ShardPartition | None = None) -> Iterator[str]:
+    """Hold OUTPUT, or one partition of it, during the block; a missing folder is created.
 
     Yields:
-        What a person should know about this lock, or "".
+        A notice about this lock for the user, or "".
 
     Raises:
-        OutputLocked: another living process holds it.
-        WriteFailed: the folder cannot be made or written to.
+        OutputLocked: another running process holds it.
+        WriteFailed: the folder cannot be created or written to.
     """
     if not is_local(output):
-        with hold_store(output, part) as note:
+        with hold_store(output, partition) as note:
             yield note
         return
-    name = lock_name(part)
+    name = lock_name(partition)
     holder = output / f"{name}{_HOLDER_ENDING}"
-    lock = FileLock(output / name, timeout=_patience(output))
+    lock = FileLock(output / name, timeout=_timeout(output))
     try:
         output.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-        holder.write_text(name_myself(), encoding="utf-8")
+        holder.write_text(describe_process(), encoding="utf-8")
     except Timeout as error:
-        raise locked(output, part, _read(holder)) from error
+        raise locked(output, partition, _read(holder)) from error
     except OSError as error:
         lock.release()
         raise write_failed(output, error) from error
     try:
-        for other in _part_locks(output) if part is None else [output / LOCK_NAME]:
+        for other in _partition_locks(output) if partition is None else [output / LOCK_NAME]:
             _refuse_if_locked(output, other)
         yield ""
     finally:
@@ -64,39 +64,39 @@ def hold_output(output: Path, part: ShardPartition | None = None) -> Iterator[st
 
 
 def refuse_if_held(output: Path) -> None:
-    """Go on only if no run holds OUTPUT or a part of it now; for readers, which need no lock of their own.
+    """Raise if a run holds OUTPUT or a partition of it now; for readers, which need no lock of their own.
 
     Raises:
-        OutputLocked: a living process holds it.
+        OutputLocked: a running process holds it.
     """
     if not is_local(output):
         refuse_if_store_held(output)
         return
-    for lock in (output / LOCK_NAME, *_part_locks(output)):
+    for lock in (output / LOCK_NAME, *_partition_locks(output)):
         _refuse_if_locked(output, lock)
 
 
-def _part_locks(output: Path) -> list[Path]:
+def _partition_locks(output: Path) -> list[Path]:
     found = output.glob(f"{LOCK_NAME}.*")
-    return sorted(path for path in found if ShardPartition.of_name(path.name.removeprefix(f"{LOCK_NAME}.")))
+    return sorted(path for path in found if ShardPartition.from_name(path.name.removeprefix(f"{LOCK_NAME}.")))
 
 
-def _patience(output: Path) -> float:
-    """Seconds to wait for a lock: none where nobody but its holder would take it."""
-    return _LOOK_SECONDS if _part_locks(output) else 0.0
+def _timeout(output: Path) -> float:
+    """Seconds to wait for a lock: 0 without partitions, because then only a run takes it."""
+    return _PROBE_SECONDS if _partition_locks(output) else 0.0
 
 
 def _refuse_if_locked(output: Path, path: Path) -> None:
     if not path.is_file():
         return
-    lock = FileLock(path, timeout=_patience(output))
+    lock = FileLock(path, timeout=_timeout(output))
     try:
         lock.acquire(poll_interval=0.01)
     except Timeout as error:
-        part = ShardPartition.of_name(path.name.removeprefix(f"{LOCK_NAME}."))
-        raise locked(output, part, _read(path.with_name(f"{path.name}{_HOLDER_ENDING}"))) from error
+        partition = ShardPartition.from_name(path.name.removeprefix(f"{LOCK_NAME}."))
+        raise locked(output, partition, _read(path.with_name(f"{path.name}{_HOLDER_ENDING}"))) from error
     except OSError:
-        return  # results that cannot be written to are not being written
+        return  # OUTPUT is not writable, so no run is writing to it
     lock.release()
 
 

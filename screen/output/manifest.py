@@ -1,8 +1,8 @@
-"""The manifest of a run: which shards are finished, and which must be scored, and why.
+"""The manifest of a run: the finished shards, and the shards to score with the reason.
 
-In: OUTPUT, what decides a run, and the part if it does only one. Out: `_manifest.jsonl` in OUTPUT, or that of the part,
-as `manifest_file.py` describes them. A shard's line is appended and synced after the shard has its name; a torn last
-line, from a killed run, is taken off by the next.
+In: OUTPUT, the configuration, and the partition if the run scores only one. Out: `_manifest.jsonl` in OUTPUT, or the
+partition's manifest, in the format of `manifest_file.py`. A shard's line is appended and synced after its result is
+renamed into place; the next run removes an incomplete last line of a killed run.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from screen.output.manifest_file import (
     ManifestFile,
     OneManifest,
     closing_line,
-    find_parts,
+    describe_difference,
+    find_partitions,
     kept_lines,
     line_path,
     manifest_path,
     refuse_manifest,
-    tell_difference,
 )
 from screen.output.writer import WrittenShard, is_result
 from screen.partition import ShardPartition
@@ -40,29 +40,30 @@ class Manifest:
 
     Args:
         output: folder of results; need not exist.
-        identity: what decides the results.
-        force: `all` starts anew, whatever is there; `quarantined` does shards with unreadable rows again.
-        part: the part that the run does; it knows what the others have finished, and writes down its own.
+        identity: the configuration, on which the results depend.
+        force: `all` scores every shard again and replaces any results; `quarantined` scores shards with unreadable
+            rows again.
+        partition: the partition that the run scores; it reads the entries of all partitions and writes its own.
 
     Raises:
-        OutputRefused: OUTPUT holds results of another configuration, or files of another origin, or was begun in
-            another number of parts.
+        OutputRefused: OUTPUT holds results of another configuration, has an unreadable manifest, or was started with
+            another number of partitions.
     """
 
     def __init__(
-        self, output: Path, identity: dict[str, Any], *, force: str | None, part: ShardPartition | None = None
+        self, output: Path, identity: dict[str, Any], *, force: str | None, partition: ShardPartition | None = None
     ) -> None:
-        self._output, self._part = output, part
-        self._owner = "" if part is None else part.name
-        self._path = manifest_path(output, part)
+        self._output, self._partition = output, partition
+        self._owner = "" if partition is None else partition.name
+        self._path = manifest_path(output, partition)
         self._header = {"configuration": fingerprint(identity), **identity}
         self._force = force
         self._entries = self._read()
-        self._own, self._withdrawn = (self._entries, set[str]()) if part is None else self._read_own(part)
-        """What this manifest's file holds: all of it, or what the part did, and what it set out to do again."""
+        self._own, self._withdrawn = (self._entries, set[str]()) if partition is None else self._read_own(partition)
+        """Entries in this manifest's file (all, or the partition's), and shards that it started to score again."""
 
-    def why_to_do(self, shard: ShardRef) -> str | None:
-        """Why a shard must be scored; None where this very content was, and its result is there."""
+    def reason_to_score(self, shard: ShardRef) -> str | None:
+        """Why a shard must be scored; None if its current content was scored and the result exists."""
         entry = self._entries.get(shard.name)
         if self._force == "all":
             return "forced"
@@ -72,9 +73,9 @@ class Manifest:
             return "changed since they were scored"
         result = self._output / shard.name
         if not result.is_file():
-            return "without their result"
+            return "with a missing result"
         if result.stat().st_size != entry.size:
-            return "with a result of another size than was written"
+            return "with a result of the wrong size"
         if self._force == "quarantined" and entry.bad:
             return "with quarantined rows"
         return None
@@ -84,20 +85,20 @@ class Manifest:
         return self._entries[shard.name]
 
     def vanished(self, present: Iterable[str]) -> list[str]:
-        """Finished shards whose input is not there any more; their results stay.
+        """Finished shards whose input no longer exists; their results stay.
 
         Args:
-            present: the names that INPUT has now; of a part, those that are its own.
+            present: names of the shards in INPUT; for a partition, of its own shards.
         """
-        own = [name for name in self._entries if self._part is None or self._part.has(name)]
+        own = [name for name in self._entries if self._partition is None or self._partition.contains(name)]
         missing = sorted(set(own) - set(present))
         return [name for name in missing if not (as_path(self._entries[name].root) / name).exists()]
 
     def refuse_foreign(self, shards: Sequence[ShardRef]) -> None:
-        """Refuse to replace what is not an earlier result of the same shard, unless everything is forced.
+        """Refuse to replace a file that is not an earlier result of the same shard, unless `force` is `all`.
 
         Raises:
-            OutputRefused: a file is in the way that we did not write, or the result of a shard of
+            OutputRefused: a result's path holds a file that oodscreen did not write, or the result of a shard with
                 the same name from another INPUT.
         """
         if self._force == "all":
@@ -107,24 +108,24 @@ class Manifest:
             target = self._output / shard.name
             if entry is None and target.exists() and not is_result(target):
                 raise OutputRefused(
-                    f"{target} exists and is no result of ours.",
-                    wanted="a new or empty folder, or one that an earlier run wrote",
-                    next_step="choose another OUTPUT, or add --force to overwrite",
+                    f"{target} exists and was not written by oodscreen.",
+                    wanted="a new or empty folder, or the OUTPUT of an earlier run",
+                    next_step="choose another OUTPUT, or add --force to overwrite the file",
                 )
             if entry is not None and entry.root != str(shard.root) and entry.input != shard.fingerprint:
                 raise OutputRefused(
-                    f"{target} is the result of a shard of this name in {entry.root}; INPUT is now {shard.root}.",
-                    wanted="one OUTPUT for each INPUT, or shards with names of their own",
-                    next_step="choose another OUTPUT, or add --force to overwrite",
+                    f"{target} is the result of a shard with this name in {entry.root}, but INPUT is {shard.root}.",
+                    wanted="a separate OUTPUT for each INPUT, or shards with different names",
+                    next_step="choose another OUTPUT, or add --force to overwrite the result",
                 )
 
     def start(self, todo: Iterable[ShardRef] = ()) -> None:
-        """Write the manifest as far as it is known, so that only finished lines follow.
+        """Write the manifest with the entries known so far, to which `finish_shard` appends.
 
-        What killed runs left aside is removed.
+        Stale staging files are removed.
 
         Args:
-            todo: shards that are about to be scored: nothing is claimed of them any more.
+            todo: shards about to be scored; their earlier entries are removed.
 
         Raises:
             WriteFailed: OUTPUT cannot be written to.
@@ -132,15 +133,15 @@ class Manifest:
         for shard in todo:
             known = self._entries.pop(shard.name, None)
             self._own.pop(shard.name, None)
-            if self._part is not None and known is not None:
+            if self._partition is not None and known is not None:
                 self._withdrawn.add(shard.name)
         remove_stale_staging(self._output, self._owner)
         self._write(self._text())
-        if self._part is None:
-            remove_parts(self._output)
+        if self._partition is None:
+            remove_partitions(self._output)
 
     def finish_shard(self, written: WrittenShard) -> None:
-        """Append a shard whose result has its name."""
+        """Append the entry of a shard whose result has been renamed into place."""
         shard = written.shard
         entry = ManifestEntry(
             shard.name,
@@ -155,7 +156,7 @@ class Manifest:
         self._entries[shard.name] = self._own[shard.name] = entry
         if not is_local(self._output):
             line = f"{self._header['configuration']}\n{entry.line()}\n"
-            write_text(line_path(self._output, self._part, entry), line, self._owner)
+            write_text(line_path(self._output, self._partition, entry), line, self._owner)
             return
         try:
             with open(self._path, "a", encoding="utf-8") as file:
@@ -166,10 +167,11 @@ class Manifest:
             raise write_failed(self._path, error) from error
 
     def finish(self, unreadable: Sequence[UnreadableShard] = ()) -> None:
-        """Put the lines in order, so that a run that was stopped and resumed ends the same, and close them.
+        """Sort the lines, so that a resumed run ends with the same file, and append the closing line.
 
         Args:
-            unreadable: shards without a result; of a part, who closes the parts puts them into the quarantine table.
+            unreadable: shards without a result. A partition's are recorded here, and enter the quarantine table when
+                the run is closed.
 
         Raises:
             WriteFailed: OUTPUT cannot be written to.
@@ -178,13 +180,13 @@ class Manifest:
         self._write(self._text() + closing_line(len(self._own), rows, unreadable))
 
     def entries(self) -> list[ManifestEntry]:
-        """All finished shards, in the order of their names."""
+        """Entries of all finished shards, sorted by name."""
         return _in_order(self._entries)
 
     def _write(self, text: str) -> None:
-        """Write the whole manifest; objects of single lines, which it now holds, go after it."""
+        """Write the whole manifest, then remove the objects of single lines that it now contains."""
         write_text(self._path, text, self._owner)
-        for kept in kept_lines(self._output, self._part):
+        for kept in kept_lines(self._output, self._partition):
             kept.unlink(missing_ok=True)
 
     def _text(self) -> str:
@@ -196,49 +198,49 @@ class Manifest:
 
     def _read(self) -> dict[str, ManifestEntry]:
         try:
-            there = ManifestFile.read(self._output)
+            manifest = ManifestFile.read(self._output)
         except OutputRefused:
             if self._force == "all":
                 return {}
             raise
-        if there is None:
+        if manifest is None:
             return {}
-        if self._part is not None:
-            self._refuse_other_count(self._part, there)
-        header = there.header
+        if self._partition is not None:
+            self._refuse_other_count(self._partition, manifest)
+        header = manifest.header
         if header.get("configuration") != self._header["configuration"]:
             if self._force == "all":
                 return {}
-            told = tell_difference(header, self._header)
-            raise refuse_manifest(there.path, f"was written with another configuration ({told})")
-        return there.entries
+            difference = describe_difference(header, self._header)
+            raise refuse_manifest(manifest.path, f"was written with another configuration ({difference})")
+        return manifest.entries
 
-    def _read_own(self, part: ShardPartition) -> tuple[dict[str, ManifestEntry], set[str]]:
-        """What the part has done and withdrawn before; nothing that was done with another configuration."""
+    def _read_own(self, partition: ShardPartition) -> tuple[dict[str, ManifestEntry], set[str]]:
+        """Entries and withdrawn shards from the partition's earlier runs with the same configuration."""
         try:
-            there = OneManifest.read(self._output, part)
+            manifest = OneManifest.read(self._output, partition)
         except OutputRefused:
-            return {}, set()  # it was refused before, unless all is forced
-        if there is None or there.header.get("configuration") != self._header["configuration"]:
+            return {}, set()  # only with `force="all"`: otherwise `_read` has raised
+        if manifest is None or manifest.header.get("configuration") != self._header["configuration"]:
             return {}, set()
-        return there.entries, set(there.withdrawn)
+        return manifest.entries, set(manifest.withdrawn)
 
-    def _refuse_other_count(self, part: ShardPartition, there: ManifestFile) -> None:
-        count = next((one.count for one in there.parts), part.count)
-        if count != part.count:
+    def _refuse_other_count(self, partition: ShardPartition, manifest: ManifestFile) -> None:
+        count = next((one.count for one in manifest.partitions), partition.count)
+        if count != partition.count:
             raise OutputRefused(
-                f"{self._output} was begun in {count} parts, and --part is {part}.",
-                wanted="one number of parts until all of them have come to their end",
-                next_step=f"give --part I/{count}, or run once without --part: it does what is missing",
+                f"{self._output} was started with {count} parts, but --part is {partition}.",
+                wanted="the same number of parts until all of them have finished",
+                next_step=f"give --part I/{count}, or run once without --part to score all remaining shards",
             )
 
 
-def remove_parts(output: Path) -> None:
-    """Remove the manifests of all parts; only for the holder of OUTPUT, who has what they say in its own."""
-    for part in find_parts(output):
-        for kept in kept_lines(output, part):
+def remove_partitions(output: Path) -> None:
+    """Remove the manifests of all partitions; the caller must hold OUTPUT and have merged their entries."""
+    for partition in find_partitions(output):
+        for kept in kept_lines(output, partition):
             kept.unlink(missing_ok=True)
-        manifest_path(output, part).unlink(missing_ok=True)
+        manifest_path(output, partition).unlink(missing_ok=True)
 
 
 def _in_order(entries: dict[str, ManifestEntry]) -> list[ManifestEntry]:

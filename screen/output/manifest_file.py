@@ -1,8 +1,8 @@
-"""Manifests as they stand in OUTPUT: first the configuration, then a line for each finished shard.
+"""File format of manifests in OUTPUT: a line with the configuration, then a line for each finished shard.
 
-In: `_manifest.jsonl`, and while parts of a run are at work `_manifest.I-of-N.jsonl` of each. Out: a `ManifestFile`,
-which is what they say together. At the very end of a run or a part a line says so. An object store cannot append: there
-each line is a small object in `_manifest.lines` (or `_manifest.I-of-N.lines`) until the run is through.
+In: `_manifest.jsonl`, and for each partition of an unfinished run `_manifest.I-of-N.jsonl`. Out: a `ManifestFile` that
+combines them. The last line of a finished run or partition marks its end. An object store cannot append: there
+each line is a small object in `_manifest.lines` (or `_manifest.I-of-N.lines`) until the run ends.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class ManifestEntry:
     """One finished shard.
 
     Attributes:
-        shard: its name.
+        shard: name of the shard.
         root: the folder of INPUT.
-        input: the input shard's fingerprint.
+        input: fingerprint of the input shard.
         size: bytes of the result.
-        sha256: of the result.
-        rows: rows of the result.
-        flagged: how many of them are flagged.
-        statuses: how many of them have which status.
+        sha256: SHA-256 of the result.
+        rows: number of rows of the result.
+        flagged: number of flagged rows.
+        statuses: number of rows with each status.
     """
 
     shard: str
@@ -56,15 +56,15 @@ class ManifestEntry:
         return self.rows - self.statuses.get("ok", 0)
 
     def line(self) -> str:
-        """As JSON."""
+        """One line of JSON."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def parse(cls, line: str) -> ManifestEntry:
-        """Read a line back.
+        """Parse a line of JSON.
 
         Raises:
-            ValueError, TypeError: it is none.
+            ValueError, TypeError: the line is not an entry.
         """
         entry = cls(**json.loads(line))
         for field in fields(cls):
@@ -76,14 +76,14 @@ class ManifestEntry:
 
 @dataclass(frozen=True)
 class OneManifest:
-    """One manifest, of a whole run or of a part.
+    """One manifest, of a whole run or of a partition.
 
     Attributes:
         header: the configuration.
-        entries: finished shards by their names.
-        finished: whether the run that wrote it came to its end.
+        entries: finished shards by name.
+        finished: whether the run that wrote it finished.
         unreadable: shards that have no result.
-        withdrawn: shards of a part that it set out to do again: what a whole run said of them holds no more.
+        withdrawn: shards that a partition started to score again; their entries in the whole run's manifest are void.
     """
 
     header: dict[str, Any]
@@ -93,15 +93,15 @@ class OneManifest:
     withdrawn: frozenset[str]
 
     @classmethod
-    def read(cls, output: Path, part: ShardPartition | None) -> OneManifest | None:
-        """The manifest of a whole run or of a part; None where there is none.
+    def read(cls, output: Path, partition: ShardPartition | None) -> OneManifest | None:
+        """The manifest of a whole run or of a partition; None if it does not exist.
 
         Raises:
-            OutputRefused: it cannot be read.
+            OutputRefused: the manifest cannot be read.
         """
-        path = manifest_path(output, part)
+        path = manifest_path(output, partition)
         try:
-            apart = _read_lines(output, part)
+            separate = _read_lines(output, partition)
             lines = path.read_text(encoding="utf-8").split("\n")[:-1]
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -114,14 +114,15 @@ class OneManifest:
             withdrawn = json.loads(lines[1]).get(WITHDRAWN) if len(lines) > 1 else None
             first = 1 if withdrawn is None else 2
             entries = [ManifestEntry.parse(line) for line in (lines[first:-1] if finished else lines[first:])]
-            entries += [ManifestEntry.parse(line) for made_by, line in apart if made_by == header.get("configuration")]
+            own = header.get("configuration")
+            entries += [ManifestEntry.parse(line) for configuration, line in separate if configuration == own]
             unreadable = tuple(UnreadableShard(**one) for one in closing.get(UNREADABLE, ()))
         except (ValueError, IndexError, TypeError, AttributeError) as error:
             raise refuse_manifest(path, f"is damaged ({error})") from error
         return cls(
             header,
             {entry.shard: entry for entry in entries},
-            finished and not apart,
+            finished and not separate,
             unreadable,
             frozenset(withdrawn or ()),
         )
@@ -129,68 +130,75 @@ class OneManifest:
 
 @dataclass(frozen=True)
 class ManifestFile:
-    """What the manifests of OUTPUT say together.
+    """All manifests of OUTPUT, combined.
 
     Attributes:
-        path: the one that the configuration is from.
+        path: path of the manifest that `header` comes from.
         header: the configuration.
-        entries: finished shards by their names.
-        finished: whether the run that wrote them came to its end; of parts, whether one has closed them, and those
-            that ran since found nothing to do.
-        parts: the parts that are at work or wait for others, with their manifests.
-        missing: the parts that have not come to their end.
+        entries: finished shards by name.
+        finished: whether the run finished; for a partitioned run, whether it was closed and partitions that ran since
+            then found nothing to do.
+        partitions: manifests of the partitions that are not merged yet.
+        missing: the unfinished partitions.
     """
 
     path: Path
     header: dict[str, Any]
     entries: dict[str, ManifestEntry]
     finished: bool
-    parts: dict[ShardPartition, OneManifest]
+    partitions: dict[ShardPartition, OneManifest]
     missing: tuple[ShardPartition, ...]
 
     @classmethod
     def read(cls, output: Path, configuration: str | None = None) -> ManifestFile | None:
-        """The manifests of OUTPUT; None where there is none.
+        """The manifests of OUTPUT; None if there is none.
 
         Args:
             output: folder of results.
-            configuration: fingerprint; parts of another one, which are to be replaced, count as missing. None: all
-                must have the same.
+            configuration: fingerprint; a partition of another configuration, which will be replaced, counts as
+                unfinished. None: all partitions must have the same configuration.
 
         Raises:
-            OutputRefused: they cannot be read, or do not belong together.
+            OutputRefused: a manifest cannot be read, or the manifests contradict each other.
         """
         path = manifest_path(output, None)
         whole = OneManifest.read(output, None)
-        parts = {part: one for part in find_parts(output) if (one := OneManifest.read(output, part)) is not None}
-        if configuration is not None:
-            parts = {part: one for part, one in parts.items() if one.header.get("configuration") == configuration}
-        if not parts:
+        partitions = {}
+        for partition in find_partitions(output):
+            one = OneManifest.read(output, partition)
+            if one is not None and configuration in (None, one.header.get("configuration")):
+                partitions[partition] = one
+        if not partitions:
             return None if whole is None else cls(path, whole.header, whole.entries, whole.finished, {}, ())
-        first = next(iter(parts))
-        header = parts[first].header
-        for part, one in parts.items():
-            if part.count != first.count:
-                raise refuse_manifest(manifest_path(output, part), f"is of another number of parts than part {first}")
-            if one.header != header:
-                told = tell_difference(one.header, header)
+        first = next(iter(partitions))
+        header = partitions[first].header
+        for partition, one in partitions.items():
+            if partition.count != first.count:
                 raise refuse_manifest(
-                    manifest_path(output, part), f"was written with another configuration than part {first} ({told})"
+                    manifest_path(output, partition), f"has another number of parts than that of part {first}"
+                )
+            if one.header != header:
+                difference = describe_difference(one.header, header)
+                raise refuse_manifest(
+                    manifest_path(output, partition),
+                    f"was written with another configuration than part {first} ({difference})",
                 )
         entries = dict(whole.entries) if whole is not None and whole.header == header else {}
-        for one in parts.values():
+        for one in partitions.values():
             for name in one.withdrawn:
                 entries.pop(name, None)
             entries.update(one.entries)
-        ended = {part for part, one in parts.items() if one.finished}
-        missing = tuple(part for part in (first, *first.others()) if part not in ended)
-        finished = whole is not None and all(_adds_nothing(part, one, whole) for part, one in parts.items())
-        return cls(manifest_path(output, first), header, entries, finished, parts, tuple(sorted(missing)))
+        ended = {partition for partition, one in partitions.items() if one.finished}
+        missing = tuple(partition for partition in (first, *first.others()) if partition not in ended)
+        finished = whole is not None and all(
+            _adds_nothing(partition, one, whole) for partition, one in partitions.items()
+        )
+        return cls(manifest_path(output, first), header, entries, finished, partitions, tuple(sorted(missing)))
 
 
-def _adds_nothing(part: ShardPartition, one: OneManifest, whole: OneManifest) -> bool:
-    """Whether a part ended with what a closed run already says of it."""
-    known = tuple(shard for shard in whole.unreadable if part.has(shard.name))
+def _adds_nothing(partition: ShardPartition, one: OneManifest, whole: OneManifest) -> bool:
+    """Whether a partition finished with exactly the entries that the closed run already has for it."""
+    known = tuple(shard for shard in whole.unreadable if partition.contains(shard.name))
     return (
         (one.finished and whole.finished and not one.withdrawn - one.entries.keys())
         and (one.header, one.unreadable) == (whole.header, known)
@@ -199,54 +207,54 @@ def _adds_nothing(part: ShardPartition, one: OneManifest, whole: OneManifest) ->
 
 
 def closing_line(shards: int, rows: int, unreadable: Iterable[UnreadableShard]) -> str:
-    """The last line of a manifest whose run came to its end."""
+    """The last line of a finished run's manifest."""
     in_order = sorted(unreadable, key=lambda shard: shard.name)
     closing = {FINISHED: {"shards": shards, "rows": rows}, UNREADABLE: [asdict(shard) for shard in in_order]}
     return json.dumps(closing) + "\n"
 
 
-def tell_difference(there: dict[str, Any], now: dict[str, Any]) -> str:
-    """What of a configuration is not as it was."""
+def describe_difference(there: dict[str, Any], now: dict[str, Any]) -> str:
+    """The settings that differ between a manifest's configuration and the current one."""
     changed = [key for key in now if key != "configuration" and there.get(key) != now[key]]
     return "; ".join(f"{key}: {there.get(key)!r} there, {now[key]!r} now" for key in changed)
 
 
-def manifest_path(output: Path, part: ShardPartition | None) -> Path:
-    """Where the manifest of a whole run or of a part is."""
-    return output / (MANIFEST_NAME if part is None else f"{MANIFEST_STEM}{part.name}.jsonl")
+def manifest_path(output: Path, partition: ShardPartition | None) -> Path:
+    """Path of the manifest of a whole run or of a partition."""
+    return output / (MANIFEST_NAME if partition is None else f"{MANIFEST_STEM}{partition.name}.jsonl")
 
 
-def line_path(output: Path, part: ShardPartition | None, entry: ManifestEntry) -> Path:
-    """Where a shard's line is kept in a store; names of shards may be too long or too strange for a file."""
-    return _lines_folder(output, part) / f"{hashlib.sha256(entry.shard.encode()).hexdigest()}.json"
+def line_path(output: Path, partition: ShardPartition | None, entry: ManifestEntry) -> Path:
+    """Path of a shard's line in a store: a hash, because the shard's name may not be a valid file name."""
+    return _lines_folder(output, partition) / f"{hashlib.sha256(entry.shard.encode()).hexdigest()}.json"
 
 
-def kept_lines(output: Path, part: ShardPartition | None) -> Iterator[Path]:
-    """The objects that hold one line each; none on a local disk."""
-    return iter(()) if is_local(output) else iter(_lines_folder(output, part).glob("*.json"))
+def kept_lines(output: Path, partition: ShardPartition | None) -> Iterator[Path]:
+    """The objects that hold one line each in a store; none on a local disk."""
+    return iter(()) if is_local(output) else iter(_lines_folder(output, partition).glob("*.json"))
 
 
-def _lines_folder(output: Path, part: ShardPartition | None) -> Path:
-    return output / f"{MANIFEST_STEM}{f'{part.name}.' if part else ''}lines"
+def _lines_folder(output: Path, partition: ShardPartition | None) -> Path:
+    return output / f"{MANIFEST_STEM}{f'{partition.name}.' if partition else ''}lines"
 
 
-def _read_lines(output: Path, part: ShardPartition | None) -> list[tuple[str, str]]:
-    """The configuration and the line of each object that holds one."""
-    lines = [path.read_text(encoding="utf-8").split("\n") for path in kept_lines(output, part)]
+def _read_lines(output: Path, partition: ShardPartition | None) -> list[tuple[str, str]]:
+    """Configuration fingerprint and entry of each object that holds one line."""
+    lines = [path.read_text(encoding="utf-8").split("\n") for path in kept_lines(output, partition)]
     return [(one[0], one[1]) for one in lines]
 
 
-def find_parts(output: Path) -> list[ShardPartition]:
-    """The parts that have a manifest in OUTPUT."""
+def find_partitions(output: Path) -> list[ShardPartition]:
+    """The partitions that have a manifest in OUTPUT."""
     names = (path.name for path in output.glob(f"{MANIFEST_STEM}*-of-*.jsonl"))
-    found = (ShardPartition.of_name(name.removeprefix(MANIFEST_STEM).removesuffix(".jsonl")) for name in names)
-    return sorted(part for part in found if part is not None)
+    found = (ShardPartition.from_name(name.removeprefix(MANIFEST_STEM).removesuffix(".jsonl")) for name in names)
+    return sorted(partition for partition in found if partition is not None)
 
 
-def refuse_manifest(path: Path, what: str) -> OutputRefused:
-    """A manifest that a run cannot go on from, as one of our errors."""
+def refuse_manifest(path: Path, problem: str) -> OutputRefused:
+    """The `OutputRefused` for a manifest that a run cannot continue."""
     return OutputRefused(
-        f"The manifest {path} {what}.",
+        f"The manifest {path} {problem}.",
         wanted="results of one configuration in one OUTPUT",
-        next_step="choose another OUTPUT, or add --force to do every shard again",
+        next_step="choose another OUTPUT, or add --force to score every shard again",
     )

@@ -1,8 +1,8 @@
 """The quarantine table: every row that could not be scored, and every shard that could not be read.
 
-In: the finished shards and the unreadable ones. Out: `_quarantine.pq` in OUTPUT, a small Parquet
-table with reason and source position. It is made anew from the results at the end of each run, so it never
-disagrees with them. Its name does not end like a shard's, so that a glob over results does not take it for one.
+In: the finished shards and the unreadable ones. Out: `_quarantine.pq` in OUTPUT, a small Parquet table with the reason
+and source position of each. Each run ends by rebuilding it from the results, so it always agrees with them. Its name
+does not end in `.parquet`, so that a glob over results does not match it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ QUARANTINE_SCHEMA = pa.schema(
 
 
 def read_bad_rows(output: Path, entries: Sequence[ManifestEntry]) -> Iterator[pa.Table]:
-    """The rows of the results that could not be scored, shard by shard, as the quarantine lists them."""
+    """The rows of the results that could not be scored, shard by shard, in the quarantine's schema."""
     for entry in entries:
         if not entry.bad:
             continue
@@ -51,32 +51,32 @@ def read_bad_rows(output: Path, entries: Sequence[ManifestEntry]) -> Iterator[pa
 
 
 def write_quarantine(output: Path, entries: Sequence[ManifestEntry], unreadable: Sequence[UnreadableShard]) -> None:
-    """Write the quarantine table anew.
+    """Write the quarantine table, replacing an earlier one.
 
     Args:
         output: folder of results.
-        entries: all finished shards; their results are read where rows are bad.
+        entries: all finished shards; only results with unreadable rows are opened.
         unreadable: input shards that have no result.
 
     Raises:
-        WriteFailed: the system refused; an earlier table is as it was.
+        WriteFailed: the operating system refused to write; an earlier table is unchanged.
     """
-    aside = StagingFile(output / QUARANTINE_NAME)
-    with aside.writing(), pq.ParquetWriter(aside.path, QUARANTINE_SCHEMA, compression="zstd") as file:
+    staging = StagingFile(output / QUARANTINE_NAME)
+    with staging.writing(), pq.ParquetWriter(staging.path, QUARANTINE_SCHEMA, compression="zstd") as file:
         if unreadable:
             file.write_table(_whole_shards(unreadable))
         for table in read_bad_rows(output, entries):
             file.write_table(table)
-    aside.commit()
+    staging.commit()
 
 
 def _whole_shards(unreadable: Sequence[UnreadableShard]) -> pa.Table:
-    nothing = [None] * len(unreadable)
+    nulls = [None] * len(unreadable)
     columns = [
         [shard.source for shard in unreadable],
         [shard.name for shard in unreadable],
-        nothing,
-        nothing,
+        nulls,
+        nulls,
         [UNREADABLE_SHARD] * len(unreadable),
         [shard.reason for shard in unreadable],
     ]

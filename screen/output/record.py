@@ -1,7 +1,7 @@
-"""What the last run of an OUTPUT was like: names, device and time, which decide no result.
+"""Record of the last run of an OUTPUT: names, device and durations, on which no result depends.
 
-In: what a run knows at its end. Out: `_run.json` in OUTPUT, and a `RunRecord` read back. It holds times, so it
-differs from run to run; all else in OUTPUT does not. Results are whole without it.
+In: facts about a run that ends. Out: `_run.json` in OUTPUT, and a `RunRecord` read back from it. It contains durations,
+so it is the only file in OUTPUT that differs between equal runs. Results are complete without it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from export.contract.metadata import ModelContract
-from screen.decide.calibration import Calibration, flagged_ranks
+from screen.decide.calibration import Calibration, threshold_rank
 from screen.files.storage import write_text
 
 RECORD_STEM = "_run."
@@ -20,16 +20,16 @@ RECORD_NAME = f"{RECORD_STEM}json"
 
 
 @dataclass(frozen=True)
-class Promise:
-    """What a calibration promises.
+class TargetRate:
+    """The target rate of a calibration, and its confidence interval.
 
     Attributes:
-        review_rate: the share of known rows that may be flagged.
-        ranked: rows that were ranked.
-        rank: a row is flagged that scores above the rank-th highest of them.
-        limit: that score, an `ood_score`.
-        low: the true rate of flags among known rows lies above it, with 97.5 % confidence.
-        high: and below it, with the same.
+        review_rate: target share of in-distribution rows that are flagged.
+        ranked: number of rows in the calibration set.
+        rank: rank of the threshold: a row is flagged if it scores above the rank-th highest calibration score.
+        limit: the threshold, an `ood_score`.
+        low: lower bound of the true flag rate of in-distribution rows, with 97.5 % confidence.
+        high: upper bound of this rate, with 97.5 % confidence.
     """
 
     review_rate: float
@@ -40,11 +40,11 @@ class Promise:
     high: float
 
     @classmethod
-    def of(cls, calibration: Calibration) -> Promise:
-        """The promise of a calibration."""
-        ranked = len(calibration.ranked)
-        rank = flagged_ranks(ranked, calibration.review_rate)
-        return cls(calibration.review_rate, ranked, rank, calibration.threshold, *calibration.interval)
+    def of(cls, calibration: Calibration) -> TargetRate:
+        """The target rate of a calibration."""
+        rows = len(calibration.calibration_scores)
+        rank = threshold_rank(rows, calibration.review_rate)
+        return cls(calibration.review_rate, rows, rank, calibration.threshold, *calibration.interval)
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,18 @@ class RunRecord:
     """The last run that scored rows.
 
     Attributes:
-        configuration: fingerprint of what decided its results, as in the manifest.
+        configuration: fingerprint of the configuration, as in the manifest.
         model: file name of the model.
-        output_kind: as in the model's contract.
-        class_names: of the model; empty where it has none.
+        output_kind: output kind in the model's contract.
+        class_names: class names of the model; empty where it has none.
         image_shape: `(height, width, channels)` that the model takes.
-        promise: None without a calibration.
-        device: where the run computed.
-        finished: when it came to its end, ISO 8601, UTC.
-        seconds: wall time.
-        stages: seconds that each stage was busy; they overlap.
-        shards: how many it scored.
-        rows: how many rows are in these.
+        promise: target rate of the calibration; None without one.
+        device: device of the passes.
+        finished: end of the run, ISO 8601, UTC.
+        seconds: wall time in seconds.
+        stages: busy time of each stage in seconds; stages overlap.
+        shards: number of shards that the run scored.
+        rows: number of rows in these shards.
     """
 
     configuration: str
@@ -71,7 +71,7 @@ class RunRecord:
     output_kind: str
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
-    promise: Promise | None
+    promise: TargetRate | None
     device: str
     finished: str
     seconds: float
@@ -100,7 +100,7 @@ class RunRecord:
             output_kind=contract.output_kind,
             class_names=contract.class_names,
             image_shape=contract.image_shape,
-            promise=None if calibration is None else Promise.of(calibration),
+            promise=None if calibration is None else TargetRate.of(calibration),
             device=device,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=round(seconds, 3),
@@ -110,26 +110,26 @@ class RunRecord:
         )
 
     def write(self, output: Path) -> None:
-        """Write it into OUTPUT.
+        """Write the record into OUTPUT.
 
         Raises:
-            WriteFailed: the system refused.
+            WriteFailed: the operating system refused to write.
         """
         write_text(output / RECORD_NAME, json.dumps(asdict(self)) + "\n")
 
     @classmethod
     def read(cls, output: Path, configuration: str) -> RunRecord | None:
-        """The record of an OUTPUT; None where there is none that can be read and is of this configuration."""
+        """The record in an OUTPUT; None if it is missing, unreadable or of another configuration."""
         try:
-            told = json.loads((output / RECORD_NAME).read_text(encoding="utf-8"))
-            promise = None if told["promise"] is None else Promise(**told.pop("promise"))
+            values = json.loads((output / RECORD_NAME).read_text(encoding="utf-8"))
+            promise = None if values["promise"] is None else TargetRate(**values.pop("promise"))
             record = cls(
                 **{
-                    **told,
+                    **values,
                     "promise": promise,
-                    "class_names": tuple(map(str, told["class_names"])),
-                    "image_shape": tuple(map(int, told["image_shape"])),
-                    "stages": tuple((str(stage), float(busy)) for stage, busy in told["stages"]),
+                    "class_names": tuple(map(str, values["class_names"])),
+                    "image_shape": tuple(map(int, values["image_shape"])),
+                    "stages": tuple((str(stage), float(busy)) for stage, busy in values["stages"]),
                 }
             )
         except (OSError, ValueError, KeyError, TypeError):

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from screen.files.paths import as_os_error, as_path
 from screen.input.mapping import ColumnMapping
-from screen.input.shards import ShardRef, look_at_shard
+from screen.input.shards import ShardRef, open_shard
 from screen.output.manifest_file import ManifestEntry
 from screen.review.text import clip
 
@@ -45,7 +45,7 @@ def find_source(entry: ManifestEntry, columns: ColumnMapping, moved_to: str | No
             exists = (root / entry.shard).exists()
         if not exists:
             raise SourceMissing(f"no longer exists in {clip(str(root), 200)}")
-        shard = look_at_shard(root, entry.shard)
+        shard = open_shard(root, entry.shard)
     except (OSError, pa.ArrowException) as error:
         raise SourceMismatch(f"cannot be read: {first_line(error)}") from error
     scored, current = dict(entry.input), dict(shard.fingerprint)

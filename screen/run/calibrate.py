@@ -25,17 +25,17 @@ from export.errors import CalibrationRefused, InputRefused, OptionRefused, Outpu
 from screen.config import RunConfig
 from screen.decide.adaptive import entropy_limits, refuse_early_exit
 from screen.decide.calibration import (
-    FIT_SHARE,
-    LEAST_FIT_ROWS,
+    FITTING_SHARE,
+    MIN_FITTING_ROWS,
     Binding,
     Calibration,
-    flagged_ranks,
-    least_ranked_rows,
+    min_calibration_rows,
     read_calibration,
     split_rows,
+    threshold_rank,
 )
 from screen.decide.detectors import HIGH_IS_UNUSUAL, CombinedScore, Detector
-from screen.decide.reference import LEAST_REFERENCE_ROWS, REFERENCE_SHARE, ReferenceSet
+from screen.decide.reference import MIN_REFERENCE_ROWS, REFERENCE_SHARE, ReferenceSet
 from screen.decide.request import (
     CalibrationConfig,
     CalibrationReport,
@@ -154,12 +154,12 @@ class _Calibrating:
         if self._reference is not None:
             self._refuse_overlap(digests)
         self._demand_rows(len(digests) + (0 if self._reference is not None else len(bank)), "hold readable")
-        fit, ranked = split_rows(digests, (FIT_SHARE, 1 - FIT_SHARE))
-        if 2 * len(fit) < LEAST_FIT_ROWS or not flagged_ranks(len(ranked), self._wanted.review_rate):
-            least = least_ranked_rows(self._wanted.review_rate)
+        fit, ranked = split_rows(digests, (FITTING_SHARE, 1 - FITTING_SHARE))
+        if 2 * len(fit) < MIN_FITTING_ROWS or not threshold_rank(len(ranked), self._wanted.review_rate):
+            least = min_calibration_rows(self._wanted.review_rate)
             raise InputRefused(
                 f"Too many rows repeat each other: {len(fit)} would fit the detectors and {len(ranked)} be ranked.",
-                wanted=f"at least {LEAST_FIT_ROWS} and {least}, where equal rows are in one part",
+                wanted=f"at least {MIN_FITTING_ROWS} and {least}, where equal rows are in one part",
                 next_step="give more rows that differ",
             )
         self._ranked = digests[ranked]
@@ -193,7 +193,7 @@ class _Calibrating:
             passes.append(summary.passes)
         return StoppingReport(
             flagged=float(np.mean(np.concatenate(scores) > calibration.threshold)),
-            flagged_by_all=float(np.mean(calibration.ranked > calibration.threshold)),
+            flagged_by_all=float(np.mean(calibration.calibration_scores > calibration.threshold)),
             mean_passes=float(np.mean(np.concatenate(passes))),
         )
 
@@ -217,10 +217,10 @@ class _Calibrating:
         if self._reference is None:
             self._demand_rows(len(seen), "hold readable")
         digests, features = bank.close(REFERENCE_SHARE if self._reference is None else 1)
-        if len(digests) < LEAST_REFERENCE_ROWS:
+        if len(digests) < MIN_REFERENCE_ROWS:
             raise InputRefused(
                 f"The bank has {len(digests)} readable rows that differ, of {len(seen)}.",
-                wanted=f"at least {LEAST_REFERENCE_ROWS}, better thousands, that do not repeat each other",
+                wanted=f"at least {MIN_REFERENCE_ROWS}, better thousands, that do not repeat each other",
                 next_step="give more rows; for the reference, training rows will do",
             )
         self._reference_digests = seen
@@ -283,15 +283,15 @@ class _Calibrating:
 
     def _least_rows(self) -> int:
         """The fewest rows that make parts that are large enough."""
-        least = least_ranked_rows(self._wanted.review_rate)
+        least = min_calibration_rows(self._wanted.review_rate)
         share = REFERENCE_SHARE if self._uses_distance and self._wanted.reference is None else 0.0
 
         def is_enough(rows: int) -> bool:
             rest = rows - int(rows * share)
-            fit = round(rest * FIT_SHARE)
-            return fit >= LEAST_FIT_ROWS and rest - fit >= least
+            fit = round(rest * FITTING_SHARE)
+            return fit >= MIN_FITTING_ROWS and rest - fit >= least
 
-        start = int(max(LEAST_FIT_ROWS / FIT_SHARE, least / (1 - FIT_SHARE)) / (1 - share)) - 5
+        start = int(max(MIN_FITTING_ROWS / FITTING_SHARE, least / (1 - FITTING_SHARE)) / (1 - share)) - 5
         return next(rows for rows in itertools.count(start) if is_enough(rows))
 
     def _demand_rows(self, rows: int, verb: str) -> None:

@@ -25,7 +25,7 @@ from screen.input.shards import ShardRef, find_first_shard, find_shards
 from screen.output.lock import LOCK_NAME, hold_output
 from screen.output.manifest import Manifest
 from screen.output.manifest_file import MANIFEST_STEM
-from screen.output.parts import close_parts
+from screen.output.parts import close_partitions
 from screen.output.quarantine import QUARANTINE_STEM, write_quarantine
 from screen.output.record import RECORD_STEM, RunRecord
 from screen.output.writer import WrittenShard
@@ -138,7 +138,7 @@ def run_screening(
             record.write(output)
         manifest.finish(summary.unreadable)
     if part is not None:
-        summary.open_parts = close_parts(output, fingerprint(identity))
+        summary.open_parts = close_partitions(output, fingerprint(identity))
     summary.seconds = time.monotonic() - started
     return summary
 
@@ -147,7 +147,7 @@ def _plan(shards: list[ShardRef], manifest: Manifest, summary: RunSummary) -> li
     """The shards that must be scored; the summary learns why, and which others need not be."""
     todo = []
     for shard in shards:
-        reason = manifest.why_to_do(shard)
+        reason = manifest.reason_to_score(shard)
         if reason is None:
             summary.earlier.append(manifest.entry(shard))
         else:
@@ -187,7 +187,7 @@ def _score_shards(
 def _open_manifest(
     output: Path, identity: dict[str, Any], shards: list[ShardRef], *, force: str | None, part: ShardPartition | None
 ) -> Manifest:
-    manifest = Manifest(output, identity, force=force, part=part)
+    manifest = Manifest(output, identity, force=force, partition=part)
     manifest.refuse_foreign(shards)
     return manifest
 

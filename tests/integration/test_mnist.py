@@ -28,6 +28,6 @@ def test_the_demo_can_be_run_twice(tmp_path: Path) -> None:
     for _ in range(2):
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert "What was flagged" in done.stdout
+        assert "Flagged rows" in done.stdout
         assert "Row 247, the article's uncertain 4" in done.stdout
         assert len(read_results(tmp_path / "demo" / "results")) == 5000

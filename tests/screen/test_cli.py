@@ -274,7 +274,7 @@ BAD: dict[str, tuple[str, str]] = {
     "a negative seed": ("run good.onnx shards out --seed -1", "--seed is -1"),
     "no rows in a batch": ("run good.onnx shards out --batch-size 0", "--batch-size is 0"),
     "passes that are no number": ("run good.onnx shards out --passes many", "--passes"),
-    "a rule that is none": ("run good.onnx shards out --flag-if nonsense", "'nonsense' where a column"),
+    "a rule that is none": ("run good.onnx shards out --flag-if nonsense", "'nonsense' instead of a column"),
     "a device that is none": ("run good.onnx shards out --device tpu", "no device 'tpu'"),
     "output within the input": ("run good.onnx shards shards/out", "lies in INPUT"),
     "output that is a file": ("run good.onnx shards text.onnx", "is a file"),
@@ -572,7 +572,7 @@ def test_a_rerun_says_what_it_does_and_why(
     for line in (
         "to score, changed since they were scored: 1 shard(s): a.parquet",
         "to score, new: 1 shard(s): n.parquet",
-        "to score, without their result: 1 shard(s): sub/d.parquet",
+        "to score, with a missing result: 1 shard(s): sub/d.parquet",
         "skipped, finished earlier and unchanged: 1 shard(s): b.parquet",
         "not in INPUT any more, their results stay: 1 shard(s): c.parquet",
     ):

@@ -1,6 +1,6 @@
-"""Input that nobody should trust: each case has the status, the message and the exit code that it must get.
+"""Malformed and malicious input: each case with its expected status, message and exit code.
 
-Whatever the input is, nothing is written outside OUTPUT, nothing is unpickled, and every row keeps its place.
+For any input, nothing is written outside OUTPUT, nothing is unpickled, and every row keeps its position.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.conftest import IMAGE_TYPE, REPOSITORY, encode, read_results, write_s
 
 
 def run(*words: str | Path) -> int:
-    """The command in this process; gives its exit code."""
+    """Run the command in this process, and return its exit code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["oodscreen", "run", *map(str, words), "-T", "1", "--device", "cpu"])
         with pytest.raises(SystemExit) as ended:
@@ -45,33 +45,33 @@ def tree(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-# Images: all in one shard, each between two good ones.
+# Images: all cases are in one shard, each between two good images.
 
 
 @pytest.fixture(scope="module")
 def screened(
     article_onnx: Path, digits: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, Any]]:
-    """The result of every case by its name, and of the good images beside them."""
-    place = tmp_path_factory.mktemp("hostile")
-    hostile_images.prepare_folder(place / "images")
+    """Result rows of all cases, and of the good images between them, by name."""
+    folder = tmp_path_factory.mktemp("hostile")
+    hostile_images.prepare_folder(folder / "images")
     good: dict[str, Any] = {"bytes": encode(digits[0]), "path": None}
     rows, names = [good], ["good 0"]
     for number, (name, case) in enumerate(hostile_images.CASES.items(), start=1):
         rows += [{"bytes": case.data, "path": case.path}, good]
         names += [name, f"good {number}"]
     table = pa.table({"image": pa.array(rows, IMAGE_TYPE), "id": names})
-    (place / "in").mkdir()
-    pq.write_table(table, place / "in" / "a.parquet", row_group_size=7)
-    before = tree(place)
-    words: list[str | Path] = [article_onnx, place / "in", place / "out", "--image-root", place / "images"]
-    with warnings.catch_warnings():  # which tests turn into errors
+    (folder / "in").mkdir()
+    pq.write_table(table, folder / "in" / "a.parquet", row_group_size=7)
+    before = tree(folder)
+    words: list[str | Path] = [article_onnx, folder / "in", folder / "out", "--image-root", folder / "images"]
+    with warnings.catch_warnings():  # the tests turn warnings into errors
         warnings.filterwarnings("ignore", module=r"PIL\.")
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
         assert run(*words, "--batch-size", "16") == 3
-    assert {name.split("/")[0] for name in tree(place) - before} == {"out"}
-    assert check_results(place / "out", str(place / "in")).problems == ()
-    results = read_results(place / "out").to_pylist()
+    assert {name.split("/")[0] for name in tree(folder) - before} == {"out"}
+    assert check_results(folder / "out", str(folder / "in")).problems == ()
+    results = read_results(folder / "out").to_pylist()
     assert [row["id"] for row in results] == names
     return {row["id"]: row for row in results}
 
@@ -80,7 +80,7 @@ def screened(
 def test_a_hostile_image_has_its_status_and_its_reason(name: str, screened: dict[str, dict[str, Any]]) -> None:
     case, row = hostile_images.CASES[name], screened[name]
     assert row["status"] == case.status, row["error"]
-    assert case.told in (row["error"] or "")
+    assert case.reason in (row["error"] or "")
     assert (row["error"] is None, row["entropy"] is not None, row["passes"]) == (
         (True, True, 1) if case.status == "ok" else (False, False, 0)
     )
@@ -103,13 +103,13 @@ def test_of_an_animation_the_first_frame_is_scored(name: str, screened: dict[str
     assert screened[name]["mean"] == screened["a path"]["mean"]
 
 
-def test_only_odd_but_honest_images_end_with_0(article_onnx: Path, tmp_path: Path) -> None:
-    honest = [case.data for case in hostile_images.CASES.values() if case.status == "ok" and case.data]
-    write_shard(tmp_path / "in" / "a.parquet", honest)
+def test_unusual_but_valid_images_alone_end_with_0(article_onnx: Path, tmp_path: Path) -> None:
+    valid = [case.data for case in hostile_images.CASES.values() if case.status == "ok" and case.data]
+    write_shard(tmp_path / "in" / "a.parquet", valid)
     assert run(article_onnx, tmp_path / "in", tmp_path / "out", "--max-bad-rows", "0") == 0
 
 
-# Parquet: each case is a run of its own, beside a good shard.
+# Parquet: each case is one run, with a good shard as well.
 
 
 def write(folder: Path, image: pa.Array | pa.ChunkedArray, name: str = "x.parquet", **columns: Any) -> Path:
@@ -122,16 +122,16 @@ def change_bytes(path: Path, change: Callable[[bytes], bytes]) -> None:
 
 
 def footer_of(data: bytes) -> int:
-    """Where the footer starts."""
+    """Position of the first byte of the footer."""
     return len(data) - 8 - int(struct.unpack("<I", data[-8:-4])[0])
 
 
-def flip(data: bytes, place: int) -> bytes:
-    return data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
+def flip(data: bytes, position: int) -> bytes:
+    return data[:position] + bytes([data[position] ^ 0xFF]) + data[position + 1 :]
 
 
-def claim_more_rows(data: bytes) -> bytes:
-    """The row count of the file and of its only row group, from 3 to 63, and the columns' left as they are."""
+def state_more_rows(data: bytes) -> bytes:
+    """Change the row count of the file and of its only row group from 3 to 63, but not that of the columns."""
     start = footer_of(data)
     footer = data[start:-8]
     assert footer.count(b"\x16\x06") >= 2
@@ -178,7 +178,8 @@ Made = Callable[[Path, bytes], object]
 UNREADABLE, REFUSED = "unreadable, has no result: x.parquet", "wanted:"
 
 PARQUET: dict[str, tuple[Made, int, str, dict[str, int]]] = {
-    # How to make it from a folder and a good image; exit code; a part of the message; statuses, the good shard aside.
+    # Function that writes the case from a folder and a good image; exit code; text in the message; number of rows per
+    # status, without the good shard.
     "a file of no bytes": (lambda f, d: (f / "x.parquet").touch(), 3, UNREADABLE, {}),
     "text": (lambda f, d: (f / "x.parquet").write_text("a,b\n1,2\n"), 3, UNREADABLE, {}),
     "a magic number alone": (lambda f, d: (f / "x.parquet").write_bytes(b"PAR1"), 3, UNREADABLE, {}),
@@ -205,10 +206,10 @@ PARQUET: dict[str, tuple[Made, int, str, dict[str, int]]] = {
         UNREADABLE,
         {},
     ),
-    "a footer that claims more rows": (
-        lambda f, d: change_bytes(write(f, rows(d, d, d)), claim_more_rows),
+    "a footer that states more rows": (
+        lambda f, d: change_bytes(write(f, rows(d, d, d)), state_more_rows),
         3,
-        "The footer claims",
+        "The footer states",
         {},
     ),
     "a corrupt page": (
@@ -246,7 +247,7 @@ PARQUET: dict[str, tuple[Made, int, str, dict[str, int]]] = {
         "null_image 2",
         {"ok": 1, "null_image": 2},
     ),
-    "paths that nobody asked to follow": (
+    "paths without --image-root": (
         lambda f, d: write(f, pa.array([{"bytes": None, "path": "/etc/passwd"}], IMAGE_TYPE)),
         3,
         "path_not_followed 1",
@@ -265,7 +266,7 @@ PARQUET: dict[str, tuple[Made, int, str, dict[str, int]]] = {
         "",
         {"ok": 1},
     ),
-    "a struct with more in it": (
+    "a struct with more fields": (
         lambda f, d: write(
             f,
             pa.array(
@@ -302,7 +303,7 @@ PARQUET: dict[str, tuple[Made, int, str, dict[str, int]]] = {
     "no image column": (
         lambda f, d: pq.write_table(pa.table({"picture": rows(d)}), f / "x.parquet"),
         2,
-        "perhaps --image-column 'picture'",
+        "try --image-column 'picture'",
         {},
     ),
     "a null column": (lambda f, d: write(f, pa.nulls(3)), 2, "is of type null", {}),
@@ -321,11 +322,11 @@ def test_a_hostile_parquet_file_has_its_exit_code_and_its_message(
     make(tmp_path / "in", good)
     before = tree(tmp_path)
     assert run(article_onnx, tmp_path / "in", tmp_path / "out") == code
-    told = capsys.readouterr()
-    assert message in told.out + told.err
-    assert "Traceback" not in told.err
-    assert "this is a bug" not in told.err
-    assert "\x1b[31m" not in told.out + told.err
+    printed = capsys.readouterr()
+    assert message in printed.out + printed.err
+    assert "Traceback" not in printed.err
+    assert "this is a bug" not in printed.err
+    assert "\x1b[31m" not in printed.out + printed.err
     if code == 2:
         assert tree(tmp_path) == before
         return
@@ -353,7 +354,7 @@ def test_a_glob_cannot_lead_results_out_of_output(
     write_shard(tmp_path / "y.parquet", [encode(digits[0])])
     before = tree(tmp_path)
     assert run(article_onnx, f"{tmp_path}/in/*/../../*.parquet", tmp_path / "out" / "deep") == 2
-    assert "goes up by `..` behind a wildcard" in capsys.readouterr().err
+    assert "has `..` after a wildcard" in capsys.readouterr().err
     assert tree(tmp_path) == before
 
 
@@ -384,7 +385,7 @@ def test_a_shard_cannot_take_a_name_that_output_needs(
 
 
 def external(model: onnx.ModelProto) -> None:
-    """The first weight is said to lie in a file of the system."""
+    """Move the first weight to a system file, according to the model."""
     tensor = model.graph.initializer[0]
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
@@ -393,14 +394,14 @@ def external(model: onnx.ModelProto) -> None:
 
 
 def external_attribute(model: onnx.ModelProto) -> None:
-    """The same in a node's attribute, where checkers seldom look."""
+    """An external tensor in a node's attribute, which few checkers test."""
     node = model.graph.node.add(op_type="Constant", output=["hidden"])
     tensor = TensorProto(data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
     node.attribute.append(onnx.helper.make_attribute("value", tensor))
 
 
 def gigantic(model: onnx.ModelProto) -> None:
-    """A weight that claims 2 ** 60 numbers and brings none."""
+    """A weight whose shape has 2 ** 60 elements, without data."""
     tensor = model.graph.initializer[0]
     tensor.ClearField("raw_data")
     del tensor.dims[:]
@@ -442,7 +443,7 @@ def no_sites(model: onnx.ModelProto) -> None:
 
 
 MODELS: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
-    "a weight in a file of the system": (external, "may be outside the model's folder"),
+    "a weight in a system file": (external, "may be outside the model's folder"),
     "a constant in another file": (external_attribute, "may be outside the model's folder"),
     "a weight of 2 ** 60 numbers": (gigantic, "wanted:"),
     "a weight that is cut": (cut_weight, "wanted:"),
@@ -456,7 +457,7 @@ MODELS: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     "an input that is not there": (put_metadata("input_name", "picture"), "wanted:"),
     "an output that is not there": (put_metadata("output_name", "answer"), "wanted:"),
     "sites that are not there": (no_sites, "wanted:"),
-    "an operator that nobody knows": (unknown_operator, "wanted:"),
+    "an unknown operator": (unknown_operator, "wanted:"),
     "a missing node": (drop_a_node, "wanted:"),
 }
 
@@ -470,9 +471,9 @@ def test_a_hostile_model_is_refused_before_anything_is_written(
     change(model)
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     code = run(tmp_path / "m.onnx", digit_shards / "c.parquet", tmp_path / "out")
-    told = capsys.readouterr().err
-    assert message in told
-    assert "this is a bug" not in told
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "this is a bug" not in printed
     assert code == 2
     assert tree(tmp_path) == {"m.onnx"}
 
@@ -498,7 +499,7 @@ def test_half_a_model_is_refused(article_onnx: Path, digit_shards: Path, tmp_pat
 
 
 def fuzz(model: Path, results: Path, *words: str) -> dict[str, Any]:
-    """`benchmarks/fuzz.py` in a process of its own; it ends with 0 only if nothing crashed, hung or was lost."""
+    """Run `benchmarks/fuzz.py` in a separate process, which exits with 0 only if nothing crashed, hung or was lost."""
     command = [sys.executable, "-m", "benchmarks.fuzz", "--model", str(model), "--results", str(results), *words]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -511,7 +512,7 @@ def test_mutated_images_and_shards_crash_nothing_and_lose_no_row(article_onnx: P
     result = fuzz(article_onnx, tmp_path / "result.json", *words)
     assert sum(result["images_by_status"].values()) == 300
     assert sum(result["files_by_outcome"].values()) == 15
-    assert result["images_by_status"]["ok"] > 30  # mutations that get past the first bytes
+    assert result["images_by_status"]["ok"] > 30  # so that mutations reach the decoders, not the signature test alone
 
 
 @pytest.mark.integration

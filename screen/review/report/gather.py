@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from export.errors import InputRefused, OptionRefused
 from screen.columns import CALIBRATED, SCORES
-from screen.decide.intervals import LEAST_ROWS, flag_interval, wilson_interval
+from screen.decide.intervals import MIN_DRIFT_ROWS, flag_interval, wilson_interval
 from screen.decide.rules import find_limits
 from screen.files.paths import open_parquet
 from screen.output.quarantine import QUARANTINE_NAME
@@ -127,7 +127,7 @@ def _counts(results: Results, aggregate: Aggregate) -> Counts:
 def _rate(results: Results, aggregate: Aggregate) -> Rate:
     promise = None if results.record is None else results.record.promise
     expected = None
-    if promise is not None and aggregate.readable >= LEAST_ROWS:
+    if promise is not None and aggregate.readable >= MIN_DRIFT_ROWS:
         interval = flag_interval(promise.ranked, promise.rank, aggregate.readable)
         expected = (interval.low, interval.high)
     return Rate(

@@ -1,4 +1,4 @@
-"""What of a cluster needs no Ray; the rest is in tests/integration/test_ray.py."""
+"""The parts of `screen/cluster` that do not need Ray; the others are tested in tests/integration/test_ray.py."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ def test_a_worker_opens_what_it_sees(job: Job) -> None:
 
 
 def test_a_worker_says_what_it_does_not_see(job: Job, tmp_path: Path, article_onnx: Path) -> None:
-    told = open_worker(job, model=tmp_path / "m.onnx")
-    assert isinstance(told, InputRefused)
-    assert "does not see the model" in str(told)
-    told = open_worker(job, digest="0" * 64)
-    assert isinstance(told, InputRefused)
-    assert "sees another file under" in str(told)
-    told = open_worker(replace(job, output=tmp_path / "none"))
-    assert isinstance(told, OutputRefused)
-    assert "does not see OUTPUT" in str(told)
+    answer = open_worker(job, model=tmp_path / "m.onnx")
+    assert isinstance(answer, InputRefused)
+    assert "cannot find the model" in str(answer)
+    answer = open_worker(job, digest="0" * 64)
+    assert isinstance(answer, InputRefused)
+    assert "reads a different model from" in str(answer)
+    answer = open_worker(replace(job, output=tmp_path / "none"))
+    assert isinstance(answer, OutputRefused)
+    assert "cannot find OUTPUT" in str(answer)
 
 
 def test_a_worker_with_other_versions_is_refused(job: Job) -> None:
-    told = open_worker(job, versions={**installed_versions(), "numpy": "1.0"})
-    assert isinstance(told, OptionRefused)
-    assert f"has numpy {version('numpy')}, and this process 1.0" in str(told)
+    answer = open_worker(job, versions={**installed_versions(), "numpy": "1.0"})
+    assert isinstance(answer, OptionRefused)
+    assert f"has numpy {version('numpy')}, but this process has numpy 1.0" in str(answer)
 
 
 def test_ray_that_is_missing_is_named(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +70,7 @@ def test_ray_that_is_missing_is_named(job: Job, monkeypatch: pytest.MonkeyPatch)
 
 
 class ListedNodes:
-    """Stands for Ray where only its list of nodes is asked."""
+    """Replaces Ray where only its list of nodes is needed."""
 
     def __init__(self, *resources: dict[str, float]) -> None:
         self._nodes = [{"Alive": True, "Resources": one} for one in resources]
@@ -117,6 +117,6 @@ def test_a_worker_tells_what_it_finished_before_an_error(
     assert [written.shard for written in done.finished] == shards[:1]
     assert [path.name for path in job.output.iterdir()] == ["a.parquet"]
     shards[1].path.unlink()
-    told = worker.score(Task(tuple(shards[1:]))).error
-    assert isinstance(told, InputRefused)
-    assert "does not see the shard" in str(told)
+    answer = worker.score(Task(tuple(shards[1:]))).error
+    assert isinstance(answer, InputRefused)
+    assert "cannot find the shard" in str(answer)

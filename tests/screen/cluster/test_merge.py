@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from screen.cluster.merge import CutMerger
+from screen.cluster.merge import RangeMerger
 from screen.cluster.tasks import Task
 from screen.input.shards import find_shards
 from screen.run.scoring import ShardScorer
@@ -22,7 +22,7 @@ def test_cuts_come_in_any_order_and_are_one_file_at_the_end(
     write_shard(tmp_path / "in" / "a.parquet", [encode(image) for image in digits[:60]], row_group_size=10)
     job = open_job(article_onnx, tmp_path / "in", tmp_path / "out")
     (shard,), _ = find_shards(str(tmp_path / "in"))
-    scorer, merger = ShardScorer(job, print), CutMerger(job)
+    scorer, merger = ShardScorer(job, print), RangeMerger(job)
     cuts = [Task((shard,), range(2 * index, 2 * index + 2), index, index == 2) for index in range(3)]
     finished = [merger.add(cuts[index], scorer.score_groups(shard, cuts[index].groups or range(0))) for index in order]
     assert [len(one) for one in finished] == [0, 0, 1]
@@ -37,7 +37,7 @@ def test_an_abandoned_shard_leaves_nothing_behind(
     write_shard(tmp_path / "in" / "a.parquet", [encode(image) for image in digits[:20]], row_group_size=10)
     job = open_job(article_onnx, tmp_path / "in", tmp_path / "out")
     (shard,), _ = find_shards(str(tmp_path / "in"))
-    merger = CutMerger(job)
+    merger = RangeMerger(job)
     merger.add(Task((shard,), range(1), 0, False), ShardScorer(job, print).score_groups(shard, range(1)))
     assert merger.next_orders == {"a.parquet": 1}
     assert list((tmp_path / "out").iterdir())

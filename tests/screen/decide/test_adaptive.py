@@ -34,7 +34,7 @@ def test_a_rule_settles_by_the_entropy_or_is_refused(text: str, limit: float | N
     rule = parse_rule(text, CONTRACT)
     assert rule.entropy_limit == limit
     if limit is None:
-        with pytest.raises(OptionRefused, match="--adaptive was asked for, but the flag rule"):
+        with pytest.raises(OptionRefused, match="--adaptive is not possible: the flag rule"):
             refuse_early_exit(CONTRACT, rule, ())
     else:
         refuse_early_exit(CONTRACT, rule, ())
@@ -54,18 +54,20 @@ def test_other_detectors_and_other_outputs_are_refused() -> None:
 def test_the_limit_of_a_row_is_where_its_flag_turns(seed: int, rate: float) -> None:
     rng = np.random.default_rng(seed)
     detectors = Detector.fit("entropy", rng.exponential(size=200)), Detector.fit("feature_distance", rng.random(200))
-    combination = CombinedScore(detectors)
+    combined_score = CombinedScore(detectors)
     known = {"entropy": rng.exponential(size=300), "feature_distance": rng.random(300)}
-    ranked = np.sort(combination.score(known))
-    calibration = replace(make_calibration(), combination=combination, ranked=ranked, review_rate=rate)
+    calibration_scores = np.sort(combined_score.score(known))
+    calibration = replace(
+        make_calibration(), combined_score=combined_score, calibration_scores=calibration_scores, review_rate=rate
+    )
     distance = (rng.random(50) * 1.3).astype(np.float32).astype(np.float64)
     limits = entropy_limits(None, calibration, 50, distance)
     for step, flagged in ((1e-6, True), (-1e-6, False)):
         entropy = np.where(np.isinf(limits), 0.0, limits) + step
         asked = (limits > 0) & np.isfinite(limits)
-        score = combination.score({"entropy": entropy, "feature_distance": distance})
+        score = combined_score.score({"entropy": entropy, "feature_distance": distance})
         assert np.all((calibration.p_values(score) <= rate)[asked] == flagged)
-    sure = combination.score({"entropy": np.zeros(50), "feature_distance": distance})
+    sure = combined_score.score({"entropy": np.zeros(50), "feature_distance": distance})
     assert np.all((calibration.p_values(sure) <= rate)[np.isneginf(limits)])
     both = entropy_limits(parse_rule("entropy > 0.4", CONTRACT), calibration, 50, distance)
     np.testing.assert_array_equal(both, np.minimum(limits, 0.4))
@@ -73,6 +75,8 @@ def test_the_limit_of_a_row_is_where_its_flag_turns(seed: int, rate: float) -> N
 
 def test_a_calibration_of_the_distance_alone_settles_every_row_at_once() -> None:
     detector = Detector.fit("feature_distance", np.arange(100.0))
-    ranked = np.sort(detector.surprisal(np.arange(100.0) + 0.5))
-    calibration = replace(make_calibration(), combination=CombinedScore((detector,)), ranked=ranked)
+    calibration_scores = np.sort(detector.surprisal(np.arange(100.0) + 0.5))
+    calibration = replace(
+        make_calibration(), combined_score=CombinedScore((detector,)), calibration_scores=calibration_scores
+    )
     assert entropy_limits(None, calibration, 2, np.array([5.0, 500.0])).tolist() == [math.inf, -math.inf]

@@ -15,11 +15,11 @@ from screen.config import PassSettings
 from screen.decide.calibration import (
     Binding,
     Calibration,
-    flagged_ranks,
-    least_ranked_rows,
+    min_calibration_rows,
     rate_interval,
     read_calibration,
     split_rows,
+    threshold_rank,
 )
 from screen.decide.detectors import CombinedScore, Detector
 from screen.engine.distance import Mahalanobis, NearestNeighbours
@@ -30,27 +30,27 @@ RATES = st.floats(1e-3, 0.5)
 
 def make_calibration(rows: int = 500, review_rate: float = 0.02, seed: int = 0) -> Calibration:
     rng = np.random.default_rng(seed)
-    combination = CombinedScore((Detector.fit("entropy", rng.random(300)),))
-    ranked = np.sort(combination.score({"entropy": rng.random(rows)}))
-    bank = NearestNeighbours.fit(rng.random((20, 12), np.float32))
-    return Calibration(BINDING, review_rate, combination, ranked, bank, "pooled", 300)
+    combined_score = CombinedScore((Detector.fit("entropy", rng.random(300)),))
+    calibration_scores = np.sort(combined_score.score({"entropy": rng.random(rows)}))
+    distance = NearestNeighbours.fit(rng.random((20, 12), np.float32))
+    return Calibration(BINDING, review_rate, combined_score, calibration_scores, distance, "pooled", 300)
 
 
 def test_a_p_value_is_one_plus_the_rank_over_n_plus_one() -> None:
-    calibration = replace(make_calibration(), ranked=np.array([1.0, 2.0, 3.0, 4.0]))
+    calibration = replace(make_calibration(), calibration_scores=np.array([1.0, 2.0, 3.0, 4.0]))
     assert calibration.p_values(np.array([0.0, 2.5, 5.0])).tolist() == [1.0, 0.6, 0.2]
 
 
 def test_on_ties_a_p_value_counts_the_tied_rows() -> None:
-    calibration = replace(make_calibration(), ranked=np.array([1.0, 2.0, 2.0, 2.0]))
+    calibration = replace(make_calibration(), calibration_scores=np.array([1.0, 2.0, 2.0, 2.0]))
     assert calibration.p_values(np.array([2.0])).tolist() == [0.8]
 
 
 @given(st.integers(1, 3000), RATES)
 def test_the_rows_flagged_are_those_above_the_kth_highest(rows: int, rate: float) -> None:
-    ranked = np.arange(rows, dtype=np.float64)
-    calibration = replace(make_calibration(), ranked=ranked, review_rate=rate)
-    ranks = flagged_ranks(rows, rate)
+    calibration_scores = np.arange(rows, dtype=np.float64)
+    calibration = replace(make_calibration(), calibration_scores=calibration_scores, review_rate=rate)
+    ranks = threshold_rank(rows, rate)
     assert (ranks + 1) / (rows + 1) > rate
     asked = np.arange(-1, rows, dtype=np.float64) + 0.5
     flagged = calibration.p_values(asked) <= rate
@@ -62,30 +62,32 @@ def test_the_rows_flagged_are_those_above_the_kth_highest(rows: int, rate: float
 
 @given(RATES)
 def test_the_least_rows_are_just_enough(rate: float) -> None:
-    rows = least_ranked_rows(rate)
-    assert flagged_ranks(rows, rate) == 1
-    assert rows == 0 or flagged_ranks(rows - 1, rate) == 0
+    rows = min_calibration_rows(rate)
+    assert threshold_rank(rows, rate) == 1
+    assert rows == 0 or threshold_rank(rows - 1, rate) == 0
 
 
 @pytest.mark.parametrize(("rows", "rate"), [(49, 0.02), (500, 0.02), (5000, 0.01), (100_000, 0.05), (19, 0.5)])
 def test_the_interval_is_that_of_the_beta_distribution(rows: int, rate: float) -> None:
-    ranks = flagged_ranks(rows, rate)
+    ranks = threshold_rank(rows, rate)
     expected = stats.beta.ppf([0.025, 0.975], ranks, rows + 1 - ranks)
     np.testing.assert_allclose(rate_interval(rows, rate), expected, rtol=1e-6)
 
 
 def test_the_promised_rate_holds_on_rows_that_were_not_seen() -> None:
-    """Over many calibrations the rate lies in the interval about 95 times in 100, and its mean is the promise."""
+    """Over many calibrations the interval contains the rate about 95 times in 100, and the mean is the target rate."""
     rng = np.random.default_rng(3)
     rows, rate, rounds = 400, 0.05, 400
-    combination = CombinedScore((Detector.fit("entropy", rng.exponential(size=200)),))
+    combined_score = CombinedScore((Detector.fit("entropy", rng.exponential(size=200)),))
     rates = []
     for _ in range(rounds):
-        ranked = np.sort(combination.score({"entropy": rng.exponential(size=rows)}))
-        calibration = replace(make_calibration(), combination=combination, ranked=ranked, review_rate=rate)
-        fresh = combination.score({"entropy": rng.exponential(size=4000)})
+        calibration_scores = np.sort(combined_score.score({"entropy": rng.exponential(size=rows)}))
+        calibration = replace(
+            make_calibration(), combined_score=combined_score, calibration_scores=calibration_scores, review_rate=rate
+        )
+        fresh = combined_score.score({"entropy": rng.exponential(size=4000)})
         rates.append(np.mean(calibration.p_values(fresh) <= rate))
-    ranks = flagged_ranks(rows, rate)
+    ranks = threshold_rank(rows, rate)
     low, high = stats.betabinom.ppf([0.025, 0.975], 4000, ranks, rows + 1 - ranks) / 4000
     inside = np.mean([(low <= one <= high) for one in rates])
     assert stats.binom.ppf(0.001, rounds, 0.95) / rounds <= inside
@@ -143,7 +145,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
     make_calibration().save(path)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(CalibrationRefused, match="no calibration, or a damaged one"):
+    with pytest.raises(CalibrationRefused, match="is not a calibration, or is damaged"):
         read_calibration(path)
 
 
@@ -174,22 +176,28 @@ def test_a_pickle_is_refused_unopened(tmp_path: Path) -> None:
 
 def test_another_format_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "c.npz", header=np.frombuffer(b'{"format": 99}', np.uint8))
-    with pytest.raises(CalibrationRefused, match="of format 99"):
+    with pytest.raises(CalibrationRefused, match="has format 99"):
         read_calibration(tmp_path / "c.npz")
     with pytest.raises(CalibrationRefused, match="cannot be read"):
         read_calibration(tmp_path / "missing")
 
 
 @pytest.mark.parametrize(
-    ("other", "told"),
+    ("other", "message"),
     [
-        (replace(BINDING, model="b" * 64), "is of another model: aaaaaaaaaaaaaaaa there, bbbbbbbbbbbbbbbb here"),
-        (replace(BINDING, settings=PassSettings(passes=50)), "another --passes: 100 there, 50 here"),
+        (
+            replace(BINDING, model="b" * 64),
+            "is of another model: aaaaaaaaaaaaaaaa in the calibration, bbbbbbbbbbbbbbbb in this run",
+        ),
+        (
+            replace(BINDING, settings=PassSettings(passes=50)),
+            "another --passes: 100 in the calibration, 50 in this run",
+        ),
         (replace(BINDING, settings=PassSettings(seed=1)), "another --seed"),
         (replace(BINDING, settings=PassSettings(masks="per-row")), "another --masks"),
         (replace(BINDING, mask_algorithm="m/2"), "another version of the masks"),
     ],
 )
-def test_a_calibration_of_anything_else_is_refused(other: Binding, told: str) -> None:
-    with pytest.raises(CalibrationRefused, match=told):
+def test_a_calibration_of_anything_else_is_refused(other: Binding, message: str) -> None:
+    with pytest.raises(CalibrationRefused, match=message):
         make_calibration().check(other)

@@ -15,7 +15,7 @@ VALUES = st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=200).map(
 
 
 def test_the_surprise_is_minus_the_logarithm_of_the_share_at_or_above() -> None:
-    """By hand: of 0, 1, ..., 99 there are 40 at or above 60."""
+    """Computed by hand: 40 of the values 0, 1, ..., 99 are at or above 60."""
     detector = Detector.fit("entropy", np.arange(100.0))
     assert detector.surprisal(np.array([60.0]))[0] == pytest.approx(-math.log(41 / 101))
     assert detector.surprisal(np.array([-5.0, 0.0])).tolist() == [0.0, 0.0]

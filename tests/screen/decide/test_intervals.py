@@ -12,7 +12,7 @@ from screen.decide.intervals import FlagInterval, find_drift, flag_interval, pro
 
 
 def exact_above(flags: int, n: int, rank: int, m: int) -> Fraction:
-    """The beta-binomial's own sum, in fractions: C(m, x) B(x + a, m - x + b) / B(a, b), for whole a and b."""
+    """The beta-binomial probability in exact fractions, C(m, x) B(x + a, m - x + b) / B(a, b), for integers a and b."""
     a, b = rank, n + 1 - rank
 
     def beta(one: int, other: int) -> Fraction:
@@ -31,7 +31,7 @@ def test_the_probability_is_the_beta_binomials(n: int, m: int, data: st.DataObje
 
 
 def test_one_calibration_row_makes_every_number_of_flags_as_likely() -> None:
-    """In closed form: Beta(1, 1) is uniform, and so is the number of flags on 0 to m."""
+    """Closed form: Beta(1, 1) is uniform, so the number of flags is uniform on 0 to m."""
     for flags in range(10):
         assert probability_above(flags, 1, 1, 10) == pytest.approx(1 - (flags + 1) / 11)
 
@@ -53,7 +53,7 @@ def test_the_band_is_the_smallest_that_leaves_so_little_on_each_side(
 
 
 def test_the_band_is_wider_than_the_binomials_because_the_threshold_has_noise_too() -> None:
-    """n = m = 5,000 at 2 %: a binomial would have a standard deviation of 9.9, this has 14."""
+    """For n = m = 5,000 and 2 %, the standard deviation is 14, that of a binomial 9.9."""
     band = flag_interval(5000, 100, 5000)
     assert band.low < 100 - 3.29 * 9.9 < 100 + 3.29 * 9.9 < band.high
     deviation = math.sqrt(5000 * 0.02 * 0.98 * 2)
@@ -75,14 +75,16 @@ def test_a_billion_rows_are_no_trouble() -> None:
     assert 0.015 < band.low / 10**9 < 0.02 < band.high / 10**9 < 0.026
 
 
-def test_drift_is_told_from_a_thousand_rows_on() -> None:
+def test_drift_is_tested_from_a_thousand_rows_on() -> None:
     within, few, many = (find_drift(5000, 100, 1000, flags) for flags in (20, 0, 60))
     assert (within.is_alarm, few.is_alarm, many.is_alarm) == (False, True, True)
-    assert within.describe().startswith("drift: none, within the calibrated band: 20 of 1000 readable rows flagged, ")
-    assert many.describe().startswith("drift: ALARM, outside the calibrated band: 60 of 1000")
+    assert within.describe().startswith(
+        "drift: none, within the prediction interval: 20 of 1000 readable rows flagged, "
+    )
+    assert many.describe().startswith("drift: ALARM, outside the prediction interval: 60 of 1000")
     unknown = find_drift(5000, 100, 999, 999)
     assert (unknown.band, unknown.is_alarm) == (None, False)
-    assert "too few rows to say" in unknown.describe()
+    assert "at least 1000 readable rows needed" in unknown.describe()
 
 
 def test_the_ends() -> None:

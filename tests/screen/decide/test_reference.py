@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from screen.decide.reference import LEAST_REFERENCE_ROWS, REFERENCE_NUMBERS, REFERENCE_ROWS, ReferenceSet
+from screen.decide.reference import MIN_REFERENCE_ROWS, REFERENCE_NUMBERS, REFERENCE_ROWS, ReferenceSet
 
 DIGESTS = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=60)
 
@@ -27,18 +27,18 @@ def test_which_rows_stay_depends_on_neither_order_nor_batches(digests: list[int]
     assert sorted(whole.all_seen().tolist()) == sorted(digests)
 
 
-def test_a_bank_is_no_larger_than_its_limits() -> None:
+def test_a_reference_set_is_no_larger_than_its_limits() -> None:
     rows = np.arange(REFERENCE_ROWS + 5, dtype=np.uint64)
     for features, most in (
         (1, REFERENCE_ROWS),
         (2000, REFERENCE_NUMBERS // 2000),
-        (REFERENCE_NUMBERS, LEAST_REFERENCE_ROWS),
+        (REFERENCE_NUMBERS, MIN_REFERENCE_ROWS),
     ):
-        bank = ReferenceSet(features)
-        bank.add(rows, np.zeros((len(rows), 1), np.float32))
-        np.testing.assert_array_equal(bank.close()[0], rows[:most])
+        reference = ReferenceSet(features)
+        reference.add(rows, np.zeros((len(rows), 1), np.float32))
+        np.testing.assert_array_equal(reference.close()[0], rows[:most])
 
 
-def test_a_bank_of_no_rows_is_empty() -> None:
+def test_a_reference_set_without_rows_is_empty() -> None:
     digests, features = ReferenceSet(576).close()
     assert len(digests) == len(features) == len(ReferenceSet(576).all_seen()) == 0

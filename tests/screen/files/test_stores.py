@@ -1,4 +1,4 @@
-"""Runs whose model, input and output are in an object store; here fsspec's store in memory."""
+"""Runs with model, input and output in an object store: fsspec's store in memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NAMES = ["a.parquet", "b.parquet", "c.parquet", "sub/d.parquet"]
 
 @pytest.fixture
 def store(digit_shards: Path, article_onnx: Path) -> Iterator[Any]:
-    """The store, with the model and the shards in it."""
+    """A store that contains the model and the shards."""
     memory = fsspec.filesystem("memory")
     memory.put(str(article_onnx), "/models/m.onnx")
     for path in digit_shards.rglob("*.parquet"):
@@ -66,7 +66,7 @@ def test_a_run_in_a_store_writes_what_a_local_run_writes(
     assert check_results(as_path("memory://out"), "memory://in").problems == ()
 
 
-def test_input_and_output_may_be_in_different_places(store: Any, digit_shards: Path, tmp_path: Path) -> None:
+def test_input_and_output_may_be_in_different_stores(store: Any, digit_shards: Path, tmp_path: Path) -> None:
     run(output=str(tmp_path / "out"))
     run(source=str(digit_shards))
     for name in NAMES:
@@ -100,10 +100,10 @@ def test_a_run_that_is_stopped_goes_on_and_ends_the_same(store: Any) -> None:
     assert [name for name in names if name.endswith(".json")] != []
     assert {"a.parquet", "b.parquet"} <= set(names)
     assert not {"c.parquet", "sub/d.parquet", QUARANTINE_NAME} & set(names)
-    assert check_results(as_path("memory://out")).problems == ("the last run did not come to its end; run it again",)
+    assert check_results(as_path("memory://out")).problems == ("the last run did not finish; run it again",)
     assert run().skipped == ["a.parquet", "b.parquet"]
     assert there(store) == there(store, "/whole")
-    for name in set(there(store)) - {RECORD_NAME}:  # which holds times
+    for name in set(there(store)) - {RECORD_NAME}:  # its durations differ
         assert store.cat(f"/out/{name}") == store.cat(f"/whole/{name}"), name
 
 
@@ -130,7 +130,7 @@ def test_an_upload_that_fails_leaves_no_object_and_no_file(
 
 
 def test_a_store_that_stops_answering_is_no_damaged_file(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run fails and can be started again; it does not quarantine rows that are whole."""
+    """The run fails and can be started again; it does not quarantine undamaged rows."""
     from fsspec.implementations.memory import MemoryFile
 
     shards_are_found = False
@@ -160,7 +160,10 @@ def test_the_lock_of_a_store_lets_one_run_in(store: Any) -> None:
     output = as_path("memory://out")
     with hold_output(output) as note:
         assert note == ""
-        with pytest.raises(OutputLocked, match=r"held by process \d+ on .*, as it said 0 s ago"), hold_output(output):
+        with (
+            pytest.raises(OutputLocked, match=r"held by process \d+ on .*, which renewed its lock 0 s ago"),
+            hold_output(output),
+        ):
             raise AssertionError("not reached")
         with pytest.raises(OutputLocked):
             refuse_if_held(output)
@@ -178,7 +181,7 @@ def test_a_lock_that_cannot_be_read_or_is_fresh_is_respected(store: Any, left: b
         raise AssertionError("not reached")
 
 
-def test_a_lock_that_nobody_renewed_for_long_is_taken_over(store: Any) -> None:
+def test_a_lock_without_recent_renewal_is_taken_over(store: Any) -> None:
     store.pipe_file("/out/_lock.3", json.dumps({"holder": "x", "renewed": time.time() - 3600}).encode())
     with hold_output(as_path("memory://out")):
         assert there(store) == ["_lock.3", "_lock.4"]
@@ -186,14 +189,14 @@ def test_a_lock_that_nobody_renewed_for_long_is_taken_over(store: Any) -> None:
 
 
 def test_of_two_that_find_a_dead_holder_one_gets_the_lock(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other has looked before the first created its lock."""
+    """The second run lists the locks before the first creates its own."""
     from screen.output import store_lock
 
     output = as_path("memory://out")
     stale = store_lock._locks(output)
     with hold_output(output):
-        monkeypatch.setattr(store_lock, "_locks", lambda output, part=None: stale)
-        with pytest.raises(OutputLocked, match="a moment quicker"), hold_output(output):
+        monkeypatch.setattr(store_lock, "_locks", lambda output, partition=None: stale)
+        with pytest.raises(OutputLocked, match="another run, which started at the same moment"), hold_output(output):
             raise AssertionError("not reached")
 
 
@@ -223,7 +226,7 @@ def test_a_report_is_made_of_results_and_pictures_in_a_store(store: Any) -> None
     assert "--input" in next_step
 
 
-def test_a_store_that_cannot_lock_is_said_to_be_one(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_cannot_lock_gives_a_notice(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = type(store).pipe_file
 
     def overwrite(self: Any, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
@@ -233,7 +236,7 @@ def test_a_store_that_cannot_lock_is_said_to_be_one(store: Any, monkeypatch: pyt
     listener = Recorder()
     config = RunConfig(passes=2, device="cpu")
     run_screening("memory://models/m.onnx", "memory://in", "memory://out", config, listener)
-    assert any("nothing keeps two runs in OUTPUT apart" in note for note in listener.notes)
+    assert any("OUTPUT is not locked" in note for note in listener.notes)
     assert there(store) == sorted([MANIFEST_NAME, QUARANTINE_NAME, RECORD_NAME, *NAMES])
 
 
@@ -255,13 +258,13 @@ def test_results_in_a_store_never_become_input(store: Any) -> None:
 
 
 def test_an_address_of_a_file_is_a_local_path(tmp_path: Path) -> None:
-    place = as_path(f"file://{tmp_path}/a b")
-    assert place == tmp_path / "a b"
-    assert is_local(place)
+    path = as_path(f"file://{tmp_path}/a b")
+    assert path == tmp_path / "a b"
+    assert is_local(path)
 
 
 @pytest.mark.parametrize("address", ["nosuchstore://x/y", "s4://bucket/x"])
-def test_a_store_that_nobody_knows_is_refused(address: str) -> None:
+def test_an_unknown_store_is_refused(address: str) -> None:
     with pytest.raises(OptionRefused, match="cannot be used"):
         as_path(address)
 

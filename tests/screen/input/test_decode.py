@@ -57,7 +57,7 @@ def test_png_pixels_come_back_exactly_in_order(contract: ModelContract, digits: 
 def test_small_images_and_large_ones_come_back_in_order_around_one_that_fails(
     contract: ModelContract, size: int, *, small: bool
 ) -> None:
-    """Small ones are decoded in one thread, others in several."""
+    """Small images are decoded in one thread, others in several."""
     images = np.random.default_rng(0).integers(0, 256, (150, size, size, 1), dtype=np.uint8)
     encoded = [encode(image) for image in images]
     assert (size * size <= _SMALL_PIXELS) == small
@@ -114,7 +114,7 @@ def test_the_reason_of_a_failure_is_the_same_every_time(contract: ModelContract)
 
 
 def bomb() -> bytes:
-    """A tiny PNG whose header says 60,000 x 60,000."""
+    """A tiny PNG whose header states 60,000 x 60,000 pixels."""
     data = bytearray(encode(np.zeros((1, 1, 1), np.uint8)))
     import struct
     import zlib
@@ -197,7 +197,7 @@ def test_a_readable_row_can_still_fail(contract: ModelContract, digits: NDArray[
 
 
 def files_of_every_colour() -> dict[str, bytes]:
-    """The same 28 x 28 noise in every colour mode that people store."""
+    """The same 28 x 28 noise in every common colour mode."""
     rng = np.random.default_rng(3)
     colours = Image.fromarray(rng.integers(0, 256, (28, 28, 3), dtype=np.uint8))
     grey = Image.fromarray(rng.integers(0, 256, (28, 28), dtype=np.uint8))
@@ -259,7 +259,7 @@ def test_a_resize_in_the_contract_is_obeyed(contract: ModelContract) -> None:
 def test_tensors_of_another_size_are_resized_too(contract: ModelContract, digits: NDArray[np.uint8]) -> None:
     column = pa.array([digits[0, :20, :20, 0].tolist(), None], pa.list_(pa.list_(pa.uint8(), 20), 20))
     batch = decode(replace(contract, resize=Resize("bilinear")), column)
-    assert batch.failures == {1: ("null_image", "the tensor is null, or a value in it")}
+    assert batch.failures == {1: ("null_image", "the tensor or one of its values is null")}
     wanted = resize_image(Image.fromarray(digits[0, :20, :20, 0]), Resize("bilinear"), 28, 28)
     np.testing.assert_array_equal(batch.images[0, ..., 0], wanted)
 

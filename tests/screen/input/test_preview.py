@@ -44,8 +44,8 @@ def test_small_images_stay_as_they_are_and_large_ones_are_shrunk(mode: str) -> N
 
 def test_what_cannot_be_shown_says_why() -> None:
     found = preview_rows(rows(None, b"nonsense", image(200, 100), {"bytes": None, "path": "/etc/passwd"}), LIMITS)
-    told = ["neither bytes nor a path", "cannot be decoded", "200 x 100 pixels are too many", "path '/etc/passwd'"]
-    for one, why in zip(found, told, strict=True):
+    reasons = ["neither bytes nor a path", "cannot be decoded", "200 x 100 pixels, more than", "path '/etc/passwd'"]
+    for one, why in zip(found, reasons, strict=True):
         assert isinstance(one, str)
         assert why in one
 

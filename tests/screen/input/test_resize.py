@@ -1,4 +1,4 @@
-"""Each way of resizing against the library that it is named after."""
+"""Each resize method gives the same pixels as the library that it is named after."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from export.contract.inputs import Resize
 from screen.input.resize import resize_image
 
-# height and width of an image, then of the model: down, up, odd, flat and tall, by one, not at all
+# Height and width of an image, then of the model: smaller, larger, odd, wide and tall, by one pixel, equal.
 SIZES = [
     ((40, 60), (16, 24)),
     ((16, 24), (40, 61)),
@@ -36,7 +36,7 @@ Size = tuple[int, int]
 
 
 def make_pixels(size: Size, channels: int) -> NDArray[np.uint8]:
-    """`[h, w, C]`: noise, the hardest thing to resize."""
+    """Noise `[h, w, C]`, in which a wrong source pixel shows most."""
     return np.random.default_rng(size).integers(0, 256, (*size, channels), dtype=np.uint8)
 
 

@@ -67,7 +67,7 @@ def test_a_null_key_is_replaced(tmp_path: Path, article: ExportedModel) -> None:
 
 
 def write_damaged_shard(path: Path) -> None:
-    """300 rows in three row groups, of which the second cannot be read."""
+    """300 rows in three row groups, the second of which is damaged."""
     write_shard(path, [b"%05d" % row * 50 for row in range(300)], row_group_size=100)
     chunk = pq.ParquetFile(path).metadata.row_group(1).column(0)
     start = min(offset for offset in (chunk.data_page_offset, chunk.dictionary_page_offset) if offset)
@@ -80,14 +80,14 @@ def test_chosen_rows_come_alone_and_in_order(tmp_path: Path, article: ExportedMo
     write_damaged_shard(tmp_path / "a.parquet")
     (shard,), _ = find_shards(str(tmp_path))
     columns = map_columns([shard], RunConfig(), article.contract)
-    places = np.array([0, 99, 150, 199, 200, 299])
-    pieces = list(read_chosen_rows(shard, columns, places))
+    positions = np.array([0, 99, 150, 199, 200, 299])
+    pieces = list(read_chosen_rows(shard, columns, positions))
     assert [key for piece in pieces for key in piece.ids[: piece.count] if not piece.error] == [
-        f"a-{place}" for place in (0, 99, 200, 299)
+        f"a-{position}" for position in (0, 99, 200, 299)
     ]
     assert [piece.count for piece in pieces if piece.error] == [2]
     images = [image["bytes"] for piece in pieces if piece.images is not None for image in piece.images.to_pylist()]
-    assert images == [b"%05d" % place * 50 for place in (0, 99, 200, 299)]
+    assert images == [b"%05d" % position * 50 for position in (0, 99, 200, 299)]
 
 
 def test_a_damaged_row_group_keeps_its_rows(tmp_path: Path, article: ExportedModel) -> None:
@@ -107,7 +107,7 @@ def test_a_shard_that_is_replaced_while_it_is_read_is_an_error(tmp_path: Path, a
     batches = read_batches(shards, columns, 10)
     next(batches)
     write_shard(path, [b"y"] * 50, row_group_size=10)
-    with pytest.raises(InputChanged, match="not the file that was found"):
+    with pytest.raises(InputChanged, match="changed or was removed during the run"):
         list(batches)
 
 

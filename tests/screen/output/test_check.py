@@ -1,4 +1,4 @@
-"""Each way in which results can be wrong is found, and whole results are found whole."""
+"""`oodscreen check` finds every kind of defect in results, and none in complete results."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.conftest import Recorder, write_shard
 
 @pytest.fixture(scope="module")
 def whole(article_onnx: Path, digit_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder `in` with good and broken rows and a shard without a footer, and `out` of it."""
-    place = tmp_path_factory.mktemp("whole")
-    shutil.copytree(digit_shards, place / "in")
-    write_shard(place / "in" / "bad.parquet", [None, b"no image", encode_first(digit_shards)])
-    (place / "in" / "torn.parquet").write_bytes(b"PAR1 and no more")
+    """A folder with `in` (good rows, unreadable rows and a shard without a footer) and the results `out`."""
+    folder = tmp_path_factory.mktemp("whole")
+    shutil.copytree(digit_shards, folder / "in")
+    write_shard(folder / "in" / "bad.parquet", [None, b"no image", encode_first(digit_shards)])
+    (folder / "in" / "torn.parquet").write_bytes(b"PAR1 and no more")
     config = RunConfig(passes=3, keep=["label"], device="cpu")
-    run_screening(article_onnx, str(place / "in"), place / "out", config, Recorder())
-    return place
+    run_screening(article_onnx, str(folder / "in"), folder / "out", config, Recorder())
+    return folder
 
 
 def encode_first(shards: Path) -> bytes:
@@ -42,26 +42,26 @@ def encode_first(shards: Path) -> bytes:
 
 
 @pytest.fixture
-def place(whole: Path, tmp_path: Path) -> Path:
-    """A copy to break; times are kept, because they belong to an input's fingerprint."""
+def folder(whole: Path, tmp_path: Path) -> Path:
+    """A copy to damage; modification times are kept, because they are in an input's fingerprint."""
     return Path(shutil.copytree(whole, tmp_path / "place", copy_function=shutil.copy2))
 
 
-def check(place: Path) -> CheckReport:
-    return check_results(place / "out", str(place / "in"))
+def check(folder: Path) -> CheckReport:
+    return check_results(folder / "out", str(folder / "in"))
 
 
-def test_whole_results_are_found_whole(place: Path) -> None:
-    report = check(place)
+def test_whole_results_are_found_whole(folder: Path) -> None:
+    report = check(folder)
     assert report.problems == ()
     assert (report.shards, report.rows, report.bad) == (5, 303, 2)
     assert ["torn.parquet" in note for note in report.notes] == [True]
-    assert check_results(place / "out").problems == ()
+    assert check_results(folder / "out").problems == ()
     assert json.loads(report.to_json())["rows"] == 303
 
 
 def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Change a result and its manifest line, so that only the rows themselves are wrong."""
+    """Change a result and its size and digest in the manifest, so that only the rows are wrong."""
     pq.write_table(change(pq.read_table(path)), path)
     content = FileContent.of(path)
     manifest = path.parent / MANIFEST_NAME
@@ -83,107 +83,107 @@ def flip_a_byte(path: Path) -> None:
     path.write_bytes(data)
 
 
-def unfinish(place: Path) -> None:
-    manifest = place / "out" / MANIFEST_NAME
+def unfinish(folder: Path) -> None:
+    manifest = folder / "out" / MANIFEST_NAME
     manifest.write_text("".join(manifest.read_text().splitlines(keepends=True)[:-1]))
 
 
-def change_header(place: Path) -> None:
-    manifest = place / "out" / MANIFEST_NAME
+def change_header(folder: Path) -> None:
+    manifest = folder / "out" / MANIFEST_NAME
     manifest.write_text(manifest.read_text().replace('"seed": 0', '"seed": 1', 1))
 
 
 WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a result that is gone": (lambda place: (place / "out" / "a.parquet").unlink(), "'a.parquet': cannot be read"),
+    "a result that is gone": (lambda folder: (folder / "out" / "a.parquet").unlink(), "'a.parquet': cannot be read"),
     "a result that is cut": (
-        lambda place: (place / "out" / "a.parquet").write_bytes((place / "out" / "a.parquet").read_bytes()[:-9]),
+        lambda folder: (folder / "out" / "a.parquet").write_bytes((folder / "out" / "a.parquet").read_bytes()[:-9]),
         "'a.parquet': cannot be read",
     ),
-    "a changed byte": (lambda place: flip_a_byte(place / "out" / "a.parquet"), "not the "),
+    "a changed byte": (lambda folder: flip_a_byte(folder / "out" / "a.parquet"), " bytes with SHA-256 "),
     "a lost row": (
-        lambda place: rewrite(place / "out" / "a.parquet", lambda t: t.slice(0, 119)),
+        lambda folder: rewrite(folder / "out" / "a.parquet", lambda t: t.slice(0, 119)),
         "119 rows, wanted 120",
     ),
     "a doubled row": (
-        lambda place: rewrite(place / "out" / "a.parquet", lambda t: pa.concat_tables([t, t.slice(119)])),
-        "rows are not those of the shard in their order",
+        lambda folder: rewrite(folder / "out" / "a.parquet", lambda t: pa.concat_tables([t, t.slice(119)])),
+        "rows are not the shard's rows in input order",
     ),
     "rows in another order": (
-        lambda place: rewrite(place / "out" / "a.parquet", lambda t: t.take(list(range(119, -1, -1)))),
-        "rows are not those of the shard in their order",
+        lambda folder: rewrite(folder / "out" / "a.parquet", lambda t: t.take(list(range(119, -1, -1)))),
+        "rows are not the shard's rows in input order",
     ),
     "rows of another shard": (
-        lambda place: rewrite(place / "out" / "c.parquet", lambda t: put(t, "shard", pa.array(["x.parquet"]))),
-        "rows are not those of the shard in their order",
+        lambda folder: rewrite(folder / "out" / "c.parquet", lambda t: put(t, "shard", pa.array(["x.parquet"]))),
+        "rows are not the shard's rows in input order",
     ),
     "a flag that was taken off": (
-        lambda place: rewrite(place / "out" / "bad.parquet", lambda t: put(t, "flag", pa.array([False, True, True]))),
+        lambda folder: rewrite(folder / "out" / "bad.parquet", lambda t: put(t, "flag", pa.array([False, True, True]))),
         "has no flag",
     ),
     "a flag that was put on": (
-        lambda place: rewrite(place / "out" / "a.parquet", lambda t: put(t, "flag", pa.array([True] * 120))),
-        "120 flagged",
+        lambda folder: rewrite(folder / "out" / "a.parquet", lambda t: put(t, "flag", pa.array([True] * 120))),
+        "120 rows flagged",
     ),
     "a score that no pass gave": (
-        lambda place: rewrite(
-            place / "out" / "bad.parquet", lambda t: put(t, "entropy", pa.array([0.1] * 3, pa.float32()))
+        lambda folder: rewrite(
+            folder / "out" / "bad.parquet", lambda t: put(t, "entropy", pa.array([0.1] * 3, pa.float32()))
         ),
-        "could not be scored has scores",
+        "an unreadable row has scores",
     ),
     "an unknown status": (
-        lambda place: rewrite(
-            place / "out" / "bad.parquet",
+        lambda folder: rewrite(
+            folder / "out" / "bad.parquet",
             lambda t: put(t, "status", pc.replace_substring(t["status"], "null_image", "odd").combine_chunks()),
         ),
         "unknown statuses: ['odd']",
     ),
     "a missing column": (
-        lambda place: rewrite(place / "out" / "a.parquet", lambda t: t.drop_columns(["entropy"])),
+        lambda folder: rewrite(folder / "out" / "a.parquet", lambda t: t.drop_columns(["entropy"])),
         "wanted shard, row, id, label,",
     ),
     "a column of another type": (
-        lambda place: rewrite(place / "out" / "a.parquet", lambda t: t.cast(widened(t.schema))),
+        lambda folder: rewrite(folder / "out" / "a.parquet", lambda t: t.cast(widened(t.schema))),
         "column entropy is of type double, wanted float",
     ),
     "the metadata of another run": (
-        lambda place: rewrite(
-            place / "out" / "a.parquet", lambda t: t.replace_schema_metadata({b"oodscreen": b'{"seed": 9}'})
+        lambda folder: rewrite(
+            folder / "out" / "a.parquet", lambda t: t.replace_schema_metadata({b"oodscreen": b'{"seed": 9}'})
         ),
-        "written by another configuration",
+        "written with another configuration",
     ),
     "no metadata": (
-        lambda place: rewrite(place / "out" / "a.parquet", lambda t: t.replace_schema_metadata({})),
-        "written by another configuration",
+        lambda folder: rewrite(folder / "out" / "a.parquet", lambda t: t.replace_schema_metadata({})),
+        "written with another configuration",
     ),
-    "a changed configuration": (change_header, "is not the one that its fingerprint was made of"),
-    "what a killed run left": (
-        lambda place: (place / "out" / "sub" / ".oodscreen-0123").write_text("half"),
-        "sub/.oodscreen-0123: left aside",
+    "a changed configuration": (change_header, "the configuration does not match its fingerprint"),
+    "a stale staging file": (
+        lambda folder: (folder / "out" / "sub" / ".oodscreen-0123").write_text("half"),
+        "sub/.oodscreen-0123: stale staging file",
     ),
     "a file that no run wrote": (
-        lambda place: shutil.copy(place / "in" / "a.parquet", place / "out" / "z.parquet"),
-        "'z.parquet': a Parquet file that the manifest does not know",
+        lambda folder: shutil.copy(folder / "in" / "a.parquet", folder / "out" / "z.parquet"),
+        "'z.parquet': a Parquet file that the manifest does not list",
     ),
-    "a run that did not end": (unfinish, "did not come to its end"),
-    "no quarantine": (lambda place: (place / "out" / QUARANTINE_NAME).unlink(), f"{QUARANTINE_NAME}: cannot be"),
+    "a run that did not end": (unfinish, "the last run did not finish"),
+    "no quarantine": (lambda folder: (folder / "out" / QUARANTINE_NAME).unlink(), f"{QUARANTINE_NAME}: cannot be"),
     "a row missing in quarantine": (
-        lambda place: pq.write_table(
-            pq.read_table(place / "out" / QUARANTINE_NAME).slice(0, 2), place / "out" / QUARANTINE_NAME
+        lambda folder: pq.write_table(
+            pq.read_table(folder / "out" / QUARANTINE_NAME).slice(0, 2), folder / "out" / QUARANTINE_NAME
         ),
         "does not list the rows that could not be scored",
     ),
     "a shard missing in quarantine": (
-        lambda place: pq.write_table(
-            pq.read_table(place / "out" / QUARANTINE_NAME).slice(1), place / "out" / QUARANTINE_NAME
+        lambda folder: pq.write_table(
+            pq.read_table(folder / "out" / QUARANTINE_NAME).slice(1), folder / "out" / QUARANTINE_NAME
         ),
         "does not list the unreadable shard(s) 'torn.parquet'",
     ),
     "a new input shard": (
-        lambda place: shutil.copy2(place / "in" / "a.parquet", place / "in" / "n.parquet"),
+        lambda folder: shutil.copy2(folder / "in" / "a.parquet", folder / "in" / "n.parquet"),
         "'n.parquet': in INPUT, but without a result",
     ),
     "an input shard that changed": (
-        lambda place: write_shard(place / "in" / "a.parquet", [None]),
+        lambda folder: write_shard(folder / "in" / "a.parquet", [None]),
         "'a.parquet': changed since it was scored",
     ),
 }
@@ -195,16 +195,16 @@ def widened(schema: pa.Schema) -> pa.Schema:
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_is_found_and_named(name: str, place: Path) -> None:
-    break_it, told = WRONG[name]
-    break_it(place)
-    problems = check(place).problems
-    assert any(told in problem for problem in problems), problems
+def test_what_is_wrong_is_found_and_named(name: str, folder: Path) -> None:
+    break_it, expected = WRONG[name]
+    break_it(folder)
+    problems = check(folder).problems
+    assert any(expected in problem for problem in problems), problems
 
 
-def test_a_shard_that_vanished_from_input_is_a_note(place: Path) -> None:
-    (place / "in" / "a.parquet").unlink()
-    report = check(place)
+def test_a_shard_that_vanished_from_input_is_a_note(folder: Path) -> None:
+    (folder / "in" / "a.parquet").unlink()
+    report = check(folder)
     assert report.problems == ()
     assert "'a.parquet': has results, but is not in INPUT" in report.notes
 
@@ -214,8 +214,8 @@ def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
         check_results(tmp_path)
 
 
-def test_results_are_not_checked_while_a_run_writes_them(place: Path) -> None:
-    refuse_if_held(place / "out")
-    with hold_output(place / "out"), pytest.raises(OutputLocked, match="held by process"):
-        refuse_if_held(place / "out")
-    refuse_if_held(place / "out")
+def test_results_are_not_checked_while_a_run_writes_them(folder: Path) -> None:
+    refuse_if_held(folder / "out")
+    with hold_output(folder / "out"), pytest.raises(OutputLocked, match="held by process"):
+        refuse_if_held(folder / "out")
+    refuse_if_held(folder / "out")

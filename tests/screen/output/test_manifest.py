@@ -33,7 +33,7 @@ def test_a_finished_shard_is_done_for_the_next_run(tmp_path: Path, shards: list[
     manifest.start()
     finish(manifest, shards[1], out)
     again = Manifest(out, IDENTITY, force=None)
-    assert [again.why_to_do(shard) for shard in shards] == ["new", None]
+    assert [again.reason_to_score(shard) for shard in shards] == ["new", None]
 
 
 def test_a_changed_input_a_lost_result_or_a_cut_result_is_not_done(tmp_path: Path, shards: list[ShardRef]) -> None:
@@ -42,13 +42,13 @@ def test_a_changed_input_a_lost_result_or_a_cut_result_is_not_done(tmp_path: Pat
     manifest.start()
     finish(manifest, shards[0], out)
     (out / "a.parquet").write_text("cut")
-    assert manifest.why_to_do(shards[0]) == "with a result of another size than was written"
+    assert manifest.reason_to_score(shards[0]) == "with a result of the wrong size"
     (out / "a.parquet").unlink()
-    assert manifest.why_to_do(shards[0]) == "without their result"
+    assert manifest.reason_to_score(shards[0]) == "with a missing result"
     (out / "a.parquet").write_text("result")
-    assert manifest.why_to_do(shards[0]) is None
+    assert manifest.reason_to_score(shards[0]) is None
     write_shard(tmp_path / "in" / "a.parquet", [b"y"])
-    assert manifest.why_to_do(find_shards(str(tmp_path / "in"))[0][0]) == "changed since they were scored"
+    assert manifest.reason_to_score(find_shards(str(tmp_path / "in"))[0][0]) == "changed since they were scored"
 
 
 def test_force_does_all_again_or_only_what_has_bad_rows(tmp_path: Path, shards: list[ShardRef]) -> None:
@@ -60,7 +60,7 @@ def test_force_does_all_again_or_only_what_has_bad_rows(tmp_path: Path, shards: 
     statuses = {"decode_failed": 1, "ok": 1}
     manifest.finish_shard(WrittenShard(shards[1], out / "b.parquet", 6, "0" * 64, 2, 1, statuses))
     reasons = {
-        force: [Manifest(out, IDENTITY, force=force).why_to_do(shard) for shard in shards]
+        force: [Manifest(out, IDENTITY, force=force).reason_to_score(shard) for shard in shards]
         for force in (None, "all", "quarantined")
     }
     assert reasons == {None: [None, None], "all": ["forced"] * 2, "quarantined": [None, "with quarantined rows"]}
@@ -75,7 +75,7 @@ def test_nothing_is_claimed_of_a_shard_that_is_about_to_be_scored(tmp_path: Path
     manifest.finish()
     Manifest(out, IDENTITY, force="all").start(shards[:1])
     again = Manifest(out, IDENTITY, force=None)
-    assert [again.why_to_do(shard) for shard in shards] == ["new", None]
+    assert [again.reason_to_score(shard) for shard in shards] == ["new", None]
 
 
 def test_a_shard_whose_input_is_gone_has_vanished_and_one_that_is_not_asked_for_has_not(
@@ -113,7 +113,7 @@ def test_a_torn_last_line_is_taken_off(tmp_path: Path, shards: list[ShardRef]) -
     whole = (out / MANIFEST_NAME).read_text()
     (out / MANIFEST_NAME).write_text(whole + '{"shard": "b.par')
     again = Manifest(out, IDENTITY, force=None)
-    assert again.why_to_do(shards[0]) is None
+    assert again.reason_to_score(shards[0]) is None
     again.start()
     assert (out / MANIFEST_NAME).read_text() == whole
 
@@ -148,5 +148,5 @@ def test_files_of_another_origin_are_not_overwritten(tmp_path: Path, shards: lis
     out = tmp_path / "out"
     out.mkdir()
     (out / "b.parquet").write_text("precious")
-    with pytest.raises(OutputRefused, match="no result of ours"):
+    with pytest.raises(OutputRefused, match="was not written by oodscreen"):
         Manifest(out, IDENTITY, force=None).refuse_foreign(shards)

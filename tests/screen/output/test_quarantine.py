@@ -18,7 +18,7 @@ from tests.conftest import Recorder, encode, read_results, write_shard
 
 @pytest.fixture
 def source(tmp_path: Path, digits: NDArray[np.uint8]) -> Path:
-    """One shard of ten good rows, one with bad ones, one that cannot be read."""
+    """A shard of ten good rows, one with unreadable rows, and one that cannot be read."""
     good = [encode(image) for image in digits[:10]]
     write_shard(tmp_path / "in" / "a.parquet", good)
     write_shard(tmp_path / "in" / "b.parquet", [good[0], None, b"nonsense"], ids=["k0", "k1", "k2"])
@@ -50,7 +50,7 @@ def test_every_bad_row_and_shard_is_listed_with_its_place_and_reason(article_onn
         "row": 1,
         "id": "k1",
         "status": "null_image",
-        "error": "neither bytes nor a path",
+        "error": "the row has neither bytes nor a path",
     }
     assert (broken["row"], broken["status"]) == (2, "decode_failed")
     assert summary.exit_code is ExitCode.UNREADABLE_INPUT
@@ -71,7 +71,7 @@ def test_without_bad_rows_the_table_is_empty(article_onnx: Path, source: Path) -
 
 
 def test_force_quarantined_does_only_shards_with_bad_rows(article_onnx: Path, source: Path) -> None:
-    """Here the images come by path, and the missing ones are there later."""
+    """The rows hold paths of images, and the missing files are added later."""
     for shard in source.iterdir():
         shard.unlink()
     root = source.parent / "images"
@@ -105,7 +105,7 @@ def test_a_shard_that_cannot_be_read_ends_with_3_whatever_the_limit(article_onnx
 
 
 def test_bad_rows_of_a_run_before_still_count(article_onnx: Path, source: Path) -> None:
-    """So that a run that is stopped and goes on ends with the code of one that was not."""
+    """A resumed run ends with the same code as an uninterrupted one."""
     (source / "c.parquet").unlink()
     assert run(article_onnx, source).exit_code == 3
     assert run(article_onnx, source).exit_code == 3

@@ -18,7 +18,7 @@ from export.errors import CalibrationRefused, InputRefused, OptionRefused, Outpu
 from export.graph.passes import stamp_metadata
 from screen import Screener
 from screen.config import RunConfig
-from screen.decide.calibration import flagged_ranks, read_calibration
+from screen.decide.calibration import read_calibration, threshold_rank
 from screen.decide.request import CalibrationConfig, CalibrationReport
 from screen.demo import read_images
 from screen.run.calibrate import run_calibration
@@ -58,9 +58,14 @@ def calibrate(article_onnx: Path, shards: Path, tmp_path: Path) -> Calibrate:
 
 def test_a_calibration_uses_every_row_in_one_part(calibrate: Calibrate, shards: Path) -> None:
     alone = calibrate()
-    assert (alone.reference_rows, alone.calibration.fit_rows, len(alone.calibration.ranked)) == (300, 200, 400)
+    assert (alone.reference_rows, alone.calibration.fit_rows, len(alone.calibration.calibration_scores)) == (
+        300,
+        200,
+        400,
+    )
     both = calibrate(reference=str(shards / "train"))
-    assert (both.reference_rows, both.calibration.fit_rows, len(both.calibration.ranked)) == (500, 300, 600)
+    made = both.calibration
+    assert (both.reference_rows, made.fit_rows, len(made.calibration_scores)) == (500, 300, 600)
     assert "500 in the reference set, 300 in the fitting set, 600 in the calibration set" in both.to_text()
     assert "averaged over 3 x 3 spatial cells: 576 features" in both.to_text()
 
@@ -154,7 +159,11 @@ def test_scores_are_the_same_bits_in_every_batch(
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [({"passes": 7}, "another --passes: 6 there, 7 here"), ({"seed": 1}, "--seed"), ({"masks": "per-row"}, "--masks")],
+    [
+        ({"passes": 7}, "another --passes: 6 in the calibration, 7 in this run"),
+        ({"seed": 1}, "--seed"),
+        ({"masks": "per-row"}, "--masks"),
+    ],
 )
 def test_a_calibration_of_other_passes_is_refused(
     calibrate: Calibrate, article_onnx: Path, options: dict[str, Any], told: str
@@ -181,7 +190,7 @@ def test_a_truncated_calibration_is_refused(calibrate: Calibrate, article_onnx: 
 
 def test_rows_of_the_wrong_shape_are_refused(calibrate: Calibrate, tmp_path: Path) -> None:
     write_shard(tmp_path / "in" / "a.parquet", [encode(np.zeros((5, 5, 1), np.uint8))] * 1000)
-    with pytest.raises(InputRefused, match="wrong_shape: 5 x 5, the model takes 28 x 28") as refused:
+    with pytest.raises(InputRefused, match="wrong_shape: 5 x 5 pixels, the model takes 28 x 28") as refused:
         calibrate(tmp_path / "in")
     assert "of the size that it takes" in refused.value.next_step
 
@@ -235,8 +244,8 @@ def test_equal_images_lie_in_one_part(calibrate: Calibrate, tmp_path: Path, digi
     write_shard(tmp_path / "in" / "a.parquet", encoded + encoded)
     report = calibrate(tmp_path / "in")
     assert report.reference_rows == 150
-    assert report.calibration.fit_rows % 2 == len(report.calibration.ranked) % 2 == 0
-    assert report.calibration.fit_rows + len(report.calibration.ranked) == 600
+    assert report.calibration.fit_rows % 2 == len(report.calibration.calibration_scores) % 2 == 0
+    assert report.calibration.fit_rows + len(report.calibration.calibration_scores) == 600
 
 
 def test_rows_that_cannot_be_read_are_counted_and_left_out(calibrate: Calibrate, tmp_path: Path, digits: Any) -> None:
@@ -244,12 +253,12 @@ def test_rows_that_cannot_be_read_are_counted_and_left_out(calibrate: Calibrate,
     report = calibrate(tmp_path / "in")
     assert report.statuses == {"decode_failed": 1, "null_image": 2}
     assert "not scored     3 of 603 (decode_failed 1, null_image 2)" in report.to_text()
-    assert report.reference_rows + report.calibration.fit_rows + len(report.calibration.ranked) == 600
+    assert report.reference_rows + report.calibration.fit_rows + len(report.calibration.calibration_scores) == 600
 
 
 def test_detectors_and_distance_can_be_chosen(calibrate: Calibrate, article_onnx: Path, digits: Any) -> None:
     report = calibrate(detectors=("confidence", "energy"))
-    assert report.calibration.combination.names == ("confidence", "energy")
+    assert report.calibration.combined_score.names == ("confidence", "energy")
     assert report.calibration.distance is None
     scores = Screener(article_onnx, calibration=report.output, device="cpu").score(digits[:5]).scores
     assert "feature_distance" not in scores
@@ -282,9 +291,9 @@ def test_an_empty_trunk_falls_back_to_uncertainty_and_says_so(calibrate: Calibra
     g = Graph()
     model = save(g.finish(g.dense(g.site(g.flat(), 48), 48, 3), 3), tmp_path / "m.onnx")
     report = calibrate(small_images(tmp_path / "in" / "a.parquet"), model=model)
-    assert report.calibration.combination.names == ("entropy",)
+    assert report.calibration.combined_score.names == ("entropy",)
     assert report.calibration.features.startswith("none: no learned layer")
-    assert report.calibration.fit_rows + len(report.calibration.ranked) == 600
+    assert report.calibration.fit_rows + len(report.calibration.calibration_scores) == 600
 
 
 def test_features_that_carry_nothing_are_left_out_and_that_is_said(calibrate: Calibrate, tmp_path: Path) -> None:
@@ -294,7 +303,7 @@ def test_features_that_carry_nothing_are_left_out_and_that_is_said(calibrate: Ca
     x = g.op("Add", g.site(g.op("Relu", dead), 48), g.flat())
     model = save(g.finish(g.dense(g.site(x, 48), 48, 3), 3), tmp_path / "m.onnx")
     report = calibrate(small_images(tmp_path / "in" / "a.parquet"), model=model)
-    assert report.calibration.combination.names == ("entropy",)
+    assert report.calibration.combined_score.names == ("entropy",)
     assert report.calibration.features == "none: every row has the same features"
 
 
@@ -302,7 +311,7 @@ def test_a_regression_is_flagged_by_its_calibration(calibrate: Calibrate, tmp_pa
     g = Graph(kind="regression")
     model = save(g.finish(g.dense(g.site(g.op("Relu", g.dense(g.flat(), 48, 20)), 20), 20, 2), 2), tmp_path / "m.onnx")
     report = calibrate(small_images(tmp_path / "in" / "a.parquet"), model=model)
-    assert report.calibration.combination.names == ("largest_std", "feature_distance")
+    assert report.calibration.combined_score.names == ("largest_std", "feature_distance")
     screener = Screener(model, calibration=report.output, device="cpu")
     assert screener.score(np.zeros((3, 4, 4, 3), np.uint8)).flag.dtype == np.bool_
 
@@ -337,8 +346,8 @@ def test_the_review_rate_that_was_promised_is_kept(calibrate: Calibrate, article
     report = calibrate(tmp_path / "in", review_rate=0.05)
     screener = Screener(article_onnx, calibration=report.output, device="cpu")
     flagged = int(screener.score(images[2000:]).flag.sum())
-    rows = len(report.calibration.ranked)
-    ranks = flagged_ranks(rows, 0.05)
+    rows = len(report.calibration.calibration_scores)
+    ranks = threshold_rank(rows, 0.05)
     low, high = stats.betabinom.ppf([0.001, 0.999], 2000, ranks, rows + 1 - ranks)
     assert low <= flagged <= high
     assert replace(report.calibration, review_rate=0.5).interval[0] > high / 2000

@@ -18,7 +18,7 @@ from screen.files.paths import as_path
 from screen.output.check import check_results
 from screen.output.lock import hold_output, refuse_if_held
 from screen.output.manifest_file import MANIFEST_NAME, ManifestFile
-from screen.output.parts import close_parts
+from screen.output.parts import close_partitions
 from screen.output.quarantine import QUARANTINE_NAME
 from screen.output.record import RECORD_NAME
 from screen.partition import ShardPartition
@@ -65,7 +65,7 @@ def test_a_part_that_cannot_be_meant_is_refused(text: str) -> None:
 def test_every_shard_is_one_part_s_and_shares_are_even_on_average(count: int) -> None:
     names = [f"{index:05d}.parquet" for index in range(100 * count)] + ["\udcff.parquet"]
     parts = [ShardPartition(index, count) for index in range(1, count + 1)]
-    owners = [[part for part in parts if part.has(name)] for name in names]
+    owners = [[part for part in parts if part.contains(name)] for name in names]
     assert {len(one) for one in owners} == {1}
     shares = [sum(part in one for one in owners) for part in parts]
     assert min(shares) > 60
@@ -89,7 +89,7 @@ def test_check_says_which_parts_are_missing(article_onnx: Path, source: Path, tm
     for index in (1, 4):
         run(article_onnx, source, tmp_path / "out", f"{index}/4")
     report = check_results(tmp_path / "out")
-    assert report.problems == ("not done yet: part(s) 2/4, 3/4; run them",)
+    assert report.problems == ("unfinished part(s): 2/4, 3/4; run them",)
     assert report.open_parts == ("2/4", "3/4")
     assert "run the missing parts: --part 2/4, --part 3/4; then check again" in report.to_text()
     assert "remove the files" not in report.to_text()
@@ -138,7 +138,7 @@ def test_a_part_with_another_configuration_is_refused_by_what_the_other_parts_ha
     before = contents(tmp_path / "out")
     with pytest.raises(OutputRefused, match=r"_manifest.1-of-2.jsonl .*passes: 2 there, 3 now"):
         run(article_onnx, source, tmp_path / "out", "2/2", passes=3)
-    with pytest.raises(OutputRefused, match="was begun in 2 parts, and --part is 2/3"):
+    with pytest.raises(OutputRefused, match="was started with 2 parts, but --part is 2/3"):
         run(article_onnx, source, tmp_path / "out", "2/3")
     assert contents(tmp_path / "out") == before
 
@@ -211,7 +211,7 @@ def test_a_part_that_found_nothing_to_do_still_waits_for_one_that_does(
     out = tmp_path / "out"
     for part in ("1/2", "2/2"):
         run(article_onnx, source, out, part)
-    new = next(f"n{index}.parquet" for index in range(99) if ShardPartition(2, 2).has(f"n{index}.parquet"))
+    new = next(f"n{index}.parquet" for index in range(99) if ShardPartition(2, 2).contains(f"n{index}.parquet"))
     write_shard(source / new, [encode(digits[0])])
     run(article_onnx, source, out, "1/2")
     assert run(article_onnx, source, out, "2/2").open_parts == ()
@@ -224,7 +224,7 @@ def test_a_part_that_died_while_it_was_forced_goes_on_with_the_rest(
 ) -> None:
     out = tmp_path / "out"
     run(article_onnx, source, out)
-    own = [f"{index}.parquet" for index in range(7) if ShardPartition(2, 2).has(f"{index}.parquet")]
+    own = [f"{index}.parquet" for index in range(7) if ShardPartition(2, 2).contains(f"{index}.parquet")]
     with pytest.raises(Killed):
         run(article_onnx, source, out, "2/2", listener=Recorder(die), force="all")
     with pytest.raises(Killed):
@@ -247,7 +247,7 @@ def test_a_shard_that_vanished_is_told_by_the_part_that_it_was_of(
         for part in (ShardPartition(1, 2), ShardPartition(2, 2))
     }
     assert told == {
-        str(part): ["3.parquet"] * part.has("3.parquet") for part in (ShardPartition(1, 2), ShardPartition(2, 2))
+        str(part): ["3.parquet"] * part.contains("3.parquet") for part in (ShardPartition(1, 2), ShardPartition(2, 2))
     }
 
 
@@ -283,7 +283,7 @@ def test_a_shard_that_comes_while_parts_are_at_work_moves_no_other(
 def test_parts_do_not_keep_each_other_out_but_a_whole_run_and_a_part_do(
     article_onnx: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("screen.output.lock._LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("screen.output.lock._PROBE_SECONDS", 0.1)
     out = tmp_path / "out"
     with hold_output(out, ShardPartition(1, 2)):
         run(article_onnx, source, out, "2/2")
@@ -300,16 +300,16 @@ def test_parts_do_not_keep_each_other_out_but_a_whole_run_and_a_part_do(
 def test_who_cannot_close_finished_parts_says_to_try_again(
     article_onnx: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes]
 ) -> None:
-    monkeypatch.setattr("screen.output.lock._LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("screen.output.lock._PROBE_SECONDS", 0.01)
     monkeypatch.setattr("screen.output.parts._WAIT_SECONDS", 0.01)
     out = tmp_path / "out"
     run(article_onnx, source, out, "1/2")
     with hold_output(out, ShardPartition(1, 2)), pytest.raises(OutputLocked, match="Part 1/2"):
         run(article_onnx, source, out, "2/2")
     assert check_results(out).problems == (
-        "all parts are done, but none of them has closed them; run any of them again",
+        "all parts are finished, but their manifests are not merged; run any part again",
     )
-    assert close_parts(out) == ()
+    assert close_partitions(out) == ()
     assert contents(out) == whole
 
 
