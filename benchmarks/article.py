@@ -1,14 +1,14 @@
-"""The article that this project grew from, done again through `screen.Screener`.
+"""Reproduce the article that this project grew from, with `screen.Screener`.
 
     python -m benchmarks.article [--data DIR] [--work DIR]
 
 In: DATA/mnist/{train,test}; the network of `benchmarks.detection`, seed 1. Out:
-benchmarks/results/article.json and article.svg: the accuracy of single passes beside that of their
-mean, row 247 in numbers, the ten most uncertain of rows 0 to 499 by probability and by standard
-deviation (the article ranked those), what a random image is taken for, and how long 10,000 x 500 passes took.
+benchmarks/results/article.json and article.svg: the accuracy of single passes and of their mean, the statistics of row
+247, the ten most uncertain of rows 0 to 499 by probability and by standard deviation (the rows that the article
+ranked), the prediction for a random image, and the time of 10,000 x 500 passes.
 
-Single passes are drawn with masks of their own for every row, as the article's loop does: with the
-shared masks that make a run fast, one pass is one thinned network, and its accuracy over a set varies more.
+Single passes use per-row masks, as the article's loop does: with shared masks, which make a run fast, one pass is one
+thinned network, whose accuracy over a set varies more.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ RANKED_ROWS = 500
 
 
 def single_accuracies(model: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], masks: str) -> list[float]:
-    """The accuracy of each pass by itself."""
+    """The accuracy of each single pass."""
     screener = Screener(model, passes=HISTOGRAM_PASSES, masks=masks, device="cpu")
     right = np.zeros(HISTOGRAM_PASSES)
     for start in range(0, len(images), 1000):
@@ -48,13 +48,13 @@ def single_accuracies(model: Path, images: NDArray[np.uint8], labels: NDArray[np
 
 
 def rank(values: NDArray[Any], *, highest: bool) -> list[int]:
-    """The ten rows of the first `RANKED_ROWS` with the highest (or lowest) values, the extreme first."""
+    """The ten rows of the first `RANKED_ROWS` with the highest (or lowest) values, sorted from the extreme."""
     order = np.argsort(-values[:RANKED_ROWS] if highest else values[:RANKED_ROWS], kind="stable")
     return [int(row) for row in order[:10]]
 
 
 def measure(data: Path, work: Path) -> dict[str, Any]:
-    """Everything that the article shows."""
+    """All results that the article shows."""
     model = train(data, work, seed=1)
     images, labels = read_folder(data / "mnist" / "test")
     screener = Screener(model, passes=PASSES, device="cpu")
@@ -115,7 +115,7 @@ def plot(result: dict[str, Any], images: NDArray[np.uint8], target: Path) -> Non
 
 
 def main() -> None:
-    """Measure and keep the result."""
+    """Run the benchmark and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("OODSCREEN_DATA", "../shared/data")))
     parser.add_argument("--work", type=Path, default=Path("build/detection"))

@@ -1,14 +1,14 @@
-"""What separates MNIST from the rest: every score, alone and combined, on several sets and three seeds.
+"""Detection of out-of-distribution images with MNIST: every score, alone and combined, on several sets, three seeds.
 
     python -m benchmarks.detection [--data DIR] [--work DIR] [--seeds N]
 
 In: DATA/mnist/{train,valid,test} and the sets of `benchmarks.sets`. For each seed the article's
-network is trained on the training rows, calibrated (reference: training rows; in-distribution: validation
-rows, which it never saw) and run over the test rows and every set, as a user would. Out:
-benchmarks/results/detection.json, from which README's tables are made, and detection.svg. Models and
-results stay in WORK, and models are not trained twice.
+network is trained on the training rows, calibrated (reference set: training rows; in-distribution: validation
+rows, not used in training) and run over the test rows and every set, as a user would. Out:
+benchmarks/results/detection.json, the source of the tables in README, and detection.svg. Models and
+results stay in WORK, and a model is trained only once.
 
-Defaults are chosen on sets of their own (`CHOOSING` in `benchmarks.sets`), with the first seed.
+Defaults are chosen on separate sets (`CHOOSING` in `benchmarks.sets`), with the first seed.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ COMBINED = (
     ("entropy", "kurtosis", "feature_distance"),
     ("entropy", "skewness", "kurtosis", "feature_distance"),
 )
-"""Sets of scores whose surprisals are added."""
+"""Combinations of scores whose surprisals are added."""
 
 Columns = Mapping[str, NDArray[Any]]
 
 
 def train(data: Path, work: Path, seed: int) -> Path:
-    """The article's network, trained on the training rows and exported; once."""
+    """Path of the article's network, trained on the training rows and exported; an existing file is reused."""
     path = work / f"article-{EPOCHS}-{seed}.onnx"
     if not path.exists():
         import_keras()
@@ -86,7 +86,7 @@ def train(data: Path, work: Path, seed: int) -> Path:
 
 
 def screen(model: Path, source: Path, output: Path, calibration: Path) -> dict[str, NDArray[Any]]:
-    """The columns of every row of a set; nothing is run twice."""
+    """Score a set and read its columns; finished shards are not scored again."""
     config = RunConfig(calibration=str(calibration), device="cpu")
     run_screening(model, str(source), output, config, PlainLines())
     table = pa.concat_tables([pq.read_table(path) for path in sorted(output.glob("*.parquet"))])
@@ -94,25 +94,26 @@ def screen(model: Path, source: Path, output: Path, calibration: Path) -> dict[s
 
 
 def measure_seed(data: Path, work: Path, sets: dict[str, Path], seed: int) -> dict[str, Any]:
-    """One network: every score and combination against every set."""
+    """Measure one network: every score and combination against every set."""
     model = train(data, work, seed)
     calibration = work / f"article-{seed}.calibration"
     wanted = CalibrationConfig(REVIEW_RATE, reference=str(data / "mnist" / "train"))
     config = RunConfig(passes=PASSES, device="cpu")
     report = run_calibration(model, str(data / "mnist" / "valid"), calibration, config, wanted, PlainLines())
     print(report.to_text(), flush=True)
-    places = {"valid": data / "mnist" / "valid", "test": data / "mnist" / "test", **sets}
+    folders = {"valid": data / "mnist" / "valid", "test": data / "mnist" / "test", **sets}
     columns = {
         name: screen(model, source, work / f"results-{seed}" / name.replace(" ", "-"), calibration)
-        for name, source in places.items()
+        for name, source in folders.items()
     }
-    # Combinations are fitted to one half of the validation rows and promise their rate by the other.
+    # One half of the validation rows is the fitting set, the other half the calibration set.
     order = np.random.default_rng(0).permutation(len(columns["valid"]["entropy"]))
-    fit, ranked = np.array_split(order, 2)
-    measured = {"default": compare(columns, {name: one["ood_score"] for name, one in columns.items()}, ranked, sets)}
+    fitting, calibrating = np.array_split(order, 2)
+    combined = {name: one["ood_score"] for name, one in columns.items()}
+    measured = {"default": compare(columns, combined, calibrating, sets)}
     for names in (*((name,) for name in SCORES), *COMBINED):
-        values = combine(names, columns, fit)
-        measured[" + ".join(names)] = compare(columns, values, ranked, sets)
+        values = combine(names, columns, fitting)
+        measured[" + ".join(names)] = compare(columns, values, calibrating, sets)
     test = columns["test"]
     return {
         "seed": seed,
@@ -122,24 +123,26 @@ def measure_seed(data: Path, work: Path, sets: dict[str, Path], seed: int) -> di
     }
 
 
-def combine(names: Sequence[str], columns: Mapping[str, Columns], fit: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    """A score alone as it is (high is unusual), several as the sum of their surprisals."""
+def combine(
+    names: Sequence[str], columns: Mapping[str, Columns], fitting: NDArray[np.int64]
+) -> dict[str, NDArray[Any]]:
+    """A single score (oriented, high is unusual), or the sum of the surprisals of several scores."""
     if len(names) == 1:
-        turn = 1 if HIGH_IS_UNUSUAL[names[0]] else -1
-        return {name: turn * one[names[0]] for name, one in columns.items()}
-    combination = CombinedScore(tuple(Detector.fit(name, columns["valid"][name][fit]) for name in names))
-    return {name: combination.score(one) for name, one in columns.items()}
+        sign = 1 if HIGH_IS_UNUSUAL[names[0]] else -1
+        return {name: sign * one[names[0]] for name, one in columns.items()}
+    combined_score = CombinedScore(tuple(Detector.fit(name, columns["valid"][name][fitting]) for name in names))
+    return {name: combined_score.score(one) for name, one in columns.items()}
 
 
 def compare(
     columns: Mapping[str, Columns],
     values: Mapping[str, NDArray[Any]],
-    ranked: NDArray[np.int64],
+    calibrating: NDArray[np.int64],
     sets: Mapping[str, Any],
 ) -> dict[str, dict[str, float]]:
     """AUROC, FPR95 and the share flagged at the review rate, against each set."""
-    known = np.sort(values["valid"][ranked])
-    threshold = known[-threshold_rank(len(known), REVIEW_RATE)]
+    scores = np.sort(values["valid"][calibrating])
+    threshold = scores[-threshold_rank(len(scores), REVIEW_RATE)]
     found = {}
     for name in sets:
         one = separate(values["test"], values[name], name, high_is_unusual=True)
@@ -148,7 +151,7 @@ def compare(
 
 
 def choose(data: Path, work: Path, sets: dict[str, Path], seed: int) -> list[dict[str, Any]]:
-    """How distances differ by grid, neighbours, bank and kind, on the sets that defaults are chosen by."""
+    """Detection by distance for different grids, numbers of neighbours, reference sets and kinds, on `CHOOSING`."""
     model = read_model(train(data, work, seed))
     device = choose_device("cpu", 0)
     rng = np.random.default_rng(1)
@@ -161,9 +164,9 @@ def choose(data: Path, work: Path, sets: dict[str, Path], seed: int) -> list[dic
         plan = plan_engine(model, features=grid)
         engine = PassEngine(plan, passes=1, seed=0, device=device, memory=2**30)
         features = {name: engine.features(array) for name, array in images.items()}
-        bank = engine.features(reference)
+        reference_features = engine.features(reference)
         tried: list[tuple[str, int, Distance]] = [
-            (f"{count} neighbours", rows, NearestNeighbours.fit(bank[:rows], count))
+            (f"{count} neighbours", rows, NearestNeighbours.fit(reference_features[:rows], count))
             for rows, count in (
                 [(rows, NEIGHBOURS) for rows in (1000, 2500, 5000, REFERENCE_ROWS, 2 * REFERENCE_ROWS)]
                 + [(REFERENCE_ROWS, count) for count in (1, 10, 50)]
@@ -171,7 +174,7 @@ def choose(data: Path, work: Path, sets: dict[str, Path], seed: int) -> list[dic
                 else [(REFERENCE_ROWS, NEIGHBOURS)]
             )
         ]
-        tried.append(("Mahalanobis", REFERENCE_ROWS, Mahalanobis.fit(bank[:REFERENCE_ROWS])))
+        tried.append(("Mahalanobis", REFERENCE_ROWS, Mahalanobis.fit(reference_features[:REFERENCE_ROWS])))
         for kind, rows, distance in tried:
             meter = DistanceMeter(distance, device)
             measured = {name: meter.measure(array) for name, array in features.items()}
@@ -209,7 +212,7 @@ def summarize_seeds(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def plot(result: dict[str, Any], target: Path) -> None:
-    """FPR95 of the article's moments, of entropy, and of the default, for each reported set."""
+    """Plot FPR95 of the article's moments, of entropy, and of the default, for each reported set."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -229,8 +232,8 @@ def plot(result: dict[str, Any], target: Path) -> None:
     width = 0.8 / len(shown)
     for index, (score, label) in enumerate(shown.items()):
         means, spreads = zip(*(result["scores"][score][name]["fpr95"] for name in REPORTED), strict=True)
-        places = np.arange(len(REPORTED)) + (index - len(shown) / 2 + 0.5) * width
-        axis.bar(places, 100 * np.array(means), width, yerr=100 * np.array(spreads), label=label)
+        positions = np.arange(len(REPORTED)) + (index - len(shown) / 2 + 0.5) * width
+        axis.bar(positions, 100 * np.array(means), width, yerr=100 * np.array(spreads), label=label)
     axis.set_xticks(np.arange(len(REPORTED)), REPORTED)
     axis.set_ylabel("% that pass when 95 % of digits pass")
     axis.legend(fontsize=7)
@@ -239,7 +242,7 @@ def plot(result: dict[str, Any], target: Path) -> None:
 
 
 def main() -> None:
-    """Measure and keep the result."""
+    """Run the benchmark and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("OODSCREEN_DATA", "../shared/data")))
     parser.add_argument("--work", type=Path, default=Path("build/detection"))

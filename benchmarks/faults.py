@@ -1,10 +1,10 @@
-"""Kill runs at random moments, start them again, and compare with a run that was never disturbed.
+"""Kill runs at random moments, resume them, and compare the results with those of an uninterrupted run.
 
     python -m benchmarks.faults [--kills 200] [--model model.onnx]
 
-Each trial is a chain in one OUTPUT: a real `oodscreen run` gets SIGKILL at a random moment, a few times
-over, and is then left to finish. The final OUTPUT must equal the undisturbed one file by file, and
-`oodscreen check` must find nothing. What was met is written to `benchmarks/results/faults.json`.
+Each trial is a chain of runs in one OUTPUT: several runs are killed (SIGKILL) at random moments, and the last one
+finishes. The files in OUTPUT must equal those of an uninterrupted run, and `oodscreen check` must find no problem. The
+state after each kill is written to `benchmarks/results/faults.json`.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from screen.output.record import RECORD_NAME
 RESULTS = Path(__file__).parent / "results" / "faults.json"
 _OODSCREEN = Path(sys.executable).with_name("oodscreen")
 _ROWS = (90, 0, 40, 150, 1, 60, 120)
-"""Rows of the shards."""
+"""Number of rows of each shard."""
 
 
 @dataclass(frozen=True)
 class Kill:
-    """What one killed run left.
+    """The state of OUTPUT after a run was killed.
 
     Attributes:
-        seconds: how long it had run.
-        shards: how many shards its manifest named.
-        aside: whether it left a file aside.
-        unnamed: whether a finished result lay there that the manifest did not name yet.
+        seconds: duration of the run in seconds.
+        shards: number of shards in its manifest.
+        aside: whether a stale staging file exists.
+        unnamed: whether a finished result exists that is not in the manifest yet.
     """
 
     seconds: float
@@ -57,7 +57,7 @@ class Kill:
 
 
 def write_input(folder: Path) -> Path:
-    """Seven shards of digits, with a broken row in each that has three, and one without rows."""
+    """Write seven shards of digits: one without rows, and an unreadable row in each shard of at least three rows."""
     with as_file(files("screen") / "demo_data" / "mnist-test.parquet") as path:
         images = [image["bytes"] for image in pq.read_table(path, columns=["image"])["image"].to_pylist()]
     start = 0
@@ -72,38 +72,38 @@ def write_input(folder: Path) -> Path:
 
 
 def command(model: Path, source: Path, output: Path) -> list[str]:
-    """A run in many small batches, so that there are many moments to be killed at."""
+    """Command of a run with many small batches, so that kills hit many different states."""
     options = ["--passes", "20", "--batch-size", "16", "--device", "cpu", "--threads", "1"]
     return [str(_OODSCREEN), "run", str(model), str(source), str(output), *options]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file but the lock, which is empty and stays, and the record of the run, which holds times."""
+    """Content of every file by name, without the lock (empty) and the record of the run (with durations)."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name not in (LOCK_NAME, RECORD_NAME))
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def run_to_the_end(model: Path, source: Path, output: Path) -> tuple[float, float]:
-    """An undisturbed run; gives the seconds until it holds OUTPUT, and in all."""
+    """Run without interruption; returns the seconds until it holds OUTPUT, and the total seconds."""
     started = time.monotonic()
     running = subprocess.Popen(command(model, source, output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while running.poll() is None and not (output / LOCK_NAME).exists():
         time.sleep(0.002)
     held = time.monotonic() - started
     if running.wait() not in (0, 3):
-        raise RuntimeError(f"a run that nobody disturbed ended with {running.returncode}")
+        raise RuntimeError(f"an uninterrupted run ended with exit code {running.returncode}")
     return held, time.monotonic() - started
 
 
 def kill_one(model: Path, source: Path, output: Path, moments: random.Random, seconds: tuple[float, float]) -> Kill:
-    """Kill a run at a random moment; one that ends before is started anew in an empty OUTPUT.
+    """Kill a run at a random moment; a run that ends earlier is repeated with an empty OUTPUT.
 
     Args:
         model: an exported file.
         source: INPUT.
         output: OUTPUT.
-        moments: draws the moment: one in ten before OUTPUT is held, the others while it is.
-        seconds: until OUTPUT is held, and in all, of an undisturbed run.
+        moments: random generator of the moments; one in ten is before the run holds OUTPUT, the others after.
+        seconds: seconds until OUTPUT is held, and total seconds, of an uninterrupted run.
     """
     while True:
         early = moments.random() < 0.1
@@ -115,7 +115,7 @@ def kill_one(model: Path, source: Path, output: Path, moments: random.Random, se
         time.sleep(wait)
         running.send_signal(signal.SIGKILL)
         if running.wait() == -signal.SIGKILL:
-            return _look(output, time.monotonic() - started)
+            return _read_state(output, time.monotonic() - started)
         shutil.rmtree(output)
 
 
@@ -124,7 +124,7 @@ def _is_held_by(process: int, output: Path) -> bool:
     return holder.exists() and f"process {process} " in holder.read_text(encoding="utf-8")
 
 
-def _look(output: Path, seconds: float) -> Kill:
+def _read_state(output: Path, seconds: float) -> Kill:
     manifest = output / MANIFEST_NAME
     named = {json.loads(line).get("shard") for line in _whole_lines(manifest)} - {None}
     results = {path.relative_to(output).as_posix() for path in output.rglob("*.parquet")}
@@ -137,20 +137,20 @@ def _whole_lines(path: Path) -> Iterator[str]:
 
 
 def kill_and_compare(model: Path, kills: int, chain: int, seed: int, work: Path) -> list[Kill]:
-    """Kill runs, let them finish, compare.
+    """Kill runs, resume them, and compare the results.
 
     Args:
         model: an exported file.
-        kills: how many kills in all.
-        chain: how many in one OUTPUT before it is left to finish.
-        seed: of the moments.
+        kills: total number of kills.
+        chain: number of kills in one OUTPUT before a run finishes.
+        seed: seed of the moments.
         work: an empty folder.
 
     Returns:
-        What each killed run left.
+        The state after each kill.
 
     Raises:
-        AssertionError: a run that was killed and started again ended otherwise than an undisturbed one.
+        AssertionError: the results of a resumed run differ from those of an uninterrupted run.
     """
     source = write_input(work / "in")
     seconds = run_to_the_end(model, source, work / "whole")
@@ -173,11 +173,11 @@ def kill_and_compare(model: Path, kills: int, chain: int, seed: int, work: Path)
 
 
 def main() -> None:
-    """Run it and write the result."""
+    """Run the benchmark and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="an export of the article's network; default: one is made")
+    parser.add_argument("--model", type=Path, help="an export of the article's network; default: a new one")
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--chain", type=int, default=8, help="kills in one OUTPUT before it may finish")
+    parser.add_argument("--chain", type=int, default=8, help="kills in one OUTPUT before a run finishes")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:

@@ -1,11 +1,11 @@
-"""Throw mutated images and mutated Parquet files at the screener: no crash, no hang, no lost row.
+"""Fuzz the screener with mutated images and Parquet files: no crash, no hang, no lost row.
 
     python -m benchmarks.fuzz [--images 10000] [--files 500] [--model model.onnx]
 
-Hypothesis draws the mutations, of the images of `tests/hostile_images.py` and of small shards. Images are
-decoded and shards are screened in processes of their own, with a time limit, so that a crash or a hang is
-seen for what it is. Every mutated shard goes through the whole loop, beside a good one, and the results must
-pass `oodscreen check`. What came of it is written to `benchmarks/results/fuzz.json`.
+Hypothesis draws mutations of the images of `tests/hostile_images.py` and of small shards. Images are decoded and shards
+are screened in separate processes with a time limit, which detects crashes and hangs. Every mutated shard is screened
+by a whole run, together with a good shard, and the results must pass `oodscreen check`. The outcomes are written to
+`benchmarks/results/fuzz.json`.
 """
 
 from __future__ import annotations
@@ -43,44 +43,44 @@ from tests.hostile_images import CASES
 
 RESULTS = Path(__file__).parent / "results" / "fuzz.json"
 _IMAGES, _FILES = 1000, 25
-"""How many a process takes."""
+"""Number of images and of files per process."""
 
 _PROCESSES = multiprocessing.get_context("spawn")
 _SECONDS = 120
-"""What a process may take; it takes a few."""
+"""Time limit of a process in seconds; it usually takes a few."""
 
 Edit = tuple[str, float, bytes]
-"""What to do, where (as a share of the length), and with which bytes."""
+"""Kind of the edit, its position as a share of the length, and its bytes."""
 
 _INTERESTING = [b"\0", b"\x7f", b"\x80", b"\xff", b"\0\0\0\0", b"\xff\xff\xff\x7f", b"\xff\xff\xff\xff"]
 _EDITS = st.tuples(
     st.sampled_from(["flip", "put", "insert", "cut", "repeat", "end"]),
-    st.integers(0, 10**6).map(lambda number: number * 0.6180339887 % 1),  # anywhere, not at the ends above all
+    st.integers(0, 10**6).map(lambda number: number * 0.6180339887 % 1),  # uniform, without a preference for the ends
     st.sampled_from(_INTERESTING) | st.binary(min_size=1, max_size=12),
 )
 
 
 def edit(data: bytes, edits: list[Edit]) -> bytes:
-    """Apply some edits one after the other."""
+    """Apply edits in order."""
     for kind, share, new in edits:
-        place = int(share * len(data))
+        start = int(share * len(data))
         if kind == "flip":
-            data = data[:place] + bytes(byte ^ new[0] for byte in data[place : place + 1]) + data[place + 1 :]
+            data = data[:start] + bytes(byte ^ new[0] for byte in data[start : start + 1]) + data[start + 1 :]
         elif kind == "put":
-            data = data[:place] + new + data[place + len(new) :]
+            data = data[:start] + new + data[start + len(new) :]
         elif kind == "insert":
-            data = data[:place] + new + data[place:]
+            data = data[:start] + new + data[start:]
         elif kind == "cut":
-            data = data[:place] + data[place + 1 + new[0] % 64 :]
+            data = data[:start] + data[start + 1 + new[0] % 64 :]
         elif kind == "repeat":
-            data = data[: place + 1 + new[0]] + data[place:]
+            data = data[: start + 1 + new[0]] + data[start:]
         else:
-            data = data[:place]
+            data = data[:start]
     return data
 
 
 def draw(strategy: st.SearchStrategy[bytes], count: int, seed_: int) -> list[bytes]:
-    """So many examples of a strategy, the same for the same seed."""
+    """Draw `count` examples of a strategy; the same seed gives the same examples."""
     drawn: list[bytes] = []
 
     @seed(seed_)
@@ -102,28 +102,28 @@ def draw(strategy: st.SearchStrategy[bytes], count: int, seed_: int) -> list[byt
 
 
 def mend_png(data: bytes) -> bytes:
-    """Give each chunk of a PNG the checksum that its content has, so that damage gets further than that."""
+    """Correct the checksum of each chunk of a PNG, so that decoders read the damaged content."""
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         return data
-    place, mended = 8, data[:8]
-    while place + 12 <= len(data):
-        length = int.from_bytes(data[place : place + 4])
-        content = data[place + 4 : place + 8 + length]
-        mended += data[place : place + 4] + content + zlib.crc32(content).to_bytes(4)
-        place += 12 + length
+    start, mended = 8, data[:8]
+    while start + 12 <= len(data):
+        length = int.from_bytes(data[start : start + 4])
+        content = data[start + 4 : start + 8 + length]
+        mended += data[start : start + 4] + content + zlib.crc32(content).to_bytes(4)
+        start += 12 + length
     return mended
 
 
 def mutate_images(count: int, seed_: int) -> list[bytes]:
-    """Mutations of every image that can be opened, of all formats, half of them with checksums that fit."""
+    """Mutations of the readable images of all formats, half of them with correct PNG checksums."""
     seeds = [case.data for case in CASES.values() if case.data and case.status != "decode_failed"]
     seeds = [data for data in seeds if len(data) < 20_000]
     edited = st.builds(edit, st.sampled_from(seeds), st.lists(_EDITS, min_size=1, max_size=3))
     return draw(edited | edited.map(mend_png), count, seed_)
 
 
-def decode_many(model: Path, images: list[bytes], told: multiprocessing.SimpleQueue[dict[str, int]]) -> None:
-    """Decode in this process; what each came to goes into the queue."""
+def decode_many(model: Path, images: list[bytes], results: multiprocessing.SimpleQueue[dict[str, int]]) -> None:
+    """Decode images in this process, and put the number of images per status into the queue."""
     faulthandler.enable()
     decoder = Decoder(read_model(model).contract, max_pixels=2**24, image_root=None, threads=2)
     column = pa.array([{"bytes": data, "path": None} for data in images], IMAGE_TYPE)
@@ -137,21 +137,21 @@ def decode_many(model: Path, images: list[bytes], told: multiprocessing.SimpleQu
     statuses = Counter(status for status, _ in batch.failures.values())
     if statuses.keys() - STATUSES.keys():
         raise AssertionError(f"unknown statuses {statuses}")
-    told.put({"ok": len(batch.images), **statuses})
+    results.put({"ok": len(batch.images), **statuses})
 
 
 def fuzz_images(model: Path, count: int, seed_: int, keep: Path) -> dict[str, int]:
-    """Decode mutated images, a thousand in each process.
+    """Decode mutated images, a thousand per process; returns the number of images per status.
 
     Raises:
-        AssertionError: a process crashed, hung or lost a row; its images are kept.
+        AssertionError: a process crashed, hung or lost a row; its images are written to `keep`.
     """
     total: Counter[str] = Counter()
     images = mutate_images(count, seed_)
     for start in range(0, count, _IMAGES):
         batch = images[start : start + _IMAGES]
-        told: multiprocessing.SimpleQueue[dict[str, int]] = _PROCESSES.SimpleQueue()
-        process = _PROCESSES.Process(target=decode_many, args=(model, batch, told))
+        results: multiprocessing.SimpleQueue[dict[str, int]] = _PROCESSES.SimpleQueue()
+        process = _PROCESSES.Process(target=decode_many, args=(model, batch, results))
         process.start()
         process.join(_SECONDS)
         if process.exitcode != 0:
@@ -160,13 +160,13 @@ def fuzz_images(model: Path, count: int, seed_: int, keep: Path) -> dict[str, in
             for number, data in enumerate(batch):
                 (keep / f"image-{start + number}").write_bytes(data)
             raise AssertionError(f"decoding ended with {process.exitcode}; the images are in {keep}")
-        total.update(told.get())
+        total.update(results.get())
     return dict(sorted(total.items()))
 
 
 def _seed_files() -> list[bytes]:
-    honest = [case.data for case in CASES.values() if case.status == "ok" and case.data and len(case.data) < 5000]
-    images: list[bytes | None] = [*honest[:6], None]
+    valid = [case.data for case in CASES.values() if case.status == "ok" and case.data and len(case.data) < 5000]
+    images: list[bytes | None] = [*valid[:6], None]
     structs = pa.array([{"bytes": data, "path": None} for data in images], IMAGE_TYPE)
     keys = pa.array([f"k{number}" for number in range(len(images))])
     tables = [
@@ -187,13 +187,13 @@ def _seed_files() -> list[bytes]:
     return files
 
 
-def edit_within(data: bytes, edits: list[Edit], part: str) -> bytes:
-    """Edit a shard anywhere, or its pages or footer alone with magic numbers and length made to fit."""
+def edit_within(data: bytes, edits: list[Edit], region: str) -> bytes:
+    """Edit a shard anywhere, or only its pages or footer, with correct magic numbers and length."""
     length = int.from_bytes(data[-8:-4], "little")
     pages, footer = data[4 : -8 - length], data[-8 - length : -8]
-    if part == "anywhere":
+    if region == "anywhere":
         return edit(data, edits)
-    if part == "pages":
+    if region == "pages":
         pages = edit(pages, edits)
     else:
         footer = edit(footer, edits)
@@ -202,22 +202,22 @@ def edit_within(data: bytes, edits: list[Edit], part: str) -> bytes:
 
 def mutate_files(count: int, seed_: int) -> list[bytes]:
     """Mutations of small shards."""
-    parts = st.sampled_from(["anywhere", "pages", "footer"])
+    regions = st.sampled_from(["anywhere", "pages", "footer"])
     edits = st.lists(_EDITS, min_size=1, max_size=3)
-    return draw(st.builds(edit_within, st.sampled_from(_seed_files()), edits, parts), count, seed_)
+    return draw(st.builds(edit_within, st.sampled_from(_seed_files()), edits, regions), count, seed_)
 
 
-def screen_one(model: Path, place: Path) -> str:
-    """Screen a folder with one good and one mutated shard; gives what came of it."""
+def screen_one(model: Path, folder: Path) -> str:
+    """Screen a folder with one good and one mutated shard; returns the outcome."""
     config = RunConfig(passes=1, device="cpu", threads=1)
     try:
-        summary = run_screening(model, str(place / "in"), place / "out", config, Recorder())
-    except InputRefused:  # the mutated schema does not fit, which is said before anything is written
-        if (place / "out").exists():
+        summary = run_screening(model, str(folder / "in"), folder / "out", config, Recorder())
+    except InputRefused:  # the mutated schema does not fit; it must be refused before anything is written
+        if (folder / "out").exists():
             raise AssertionError("refused, but something was written") from None
         return "refused"
-    problems = check_results(place / "out", str(place / "in")).problems
-    rows = sum(shard.rows for shard in find_shards(str(place / "in"))[0])
+    problems = check_results(folder / "out", str(folder / "in")).problems
+    rows = sum(shard.rows for shard in find_shards(str(folder / "in"))[0])
     if problems or summary.rows != rows:
         raise AssertionError(f"{summary.rows} of {rows} rows; {problems}")
     if summary.unreadable:
@@ -226,7 +226,7 @@ def screen_one(model: Path, place: Path) -> str:
 
 
 def screen_many(model: Path, files: list[bytes], work: Path) -> None:
-    """Screen mutated shards one after the other in this process; `work` keeps the one that it is at."""
+    """Screen mutated shards one by one in this process; `work` contains the current one, then the outcomes."""
     faulthandler.enable()
     outcomes: Counter[str] = Counter()
     for data in files:
@@ -240,36 +240,36 @@ def screen_many(model: Path, files: list[bytes], work: Path) -> None:
 
 
 def fuzz_files(model: Path, count: int, seed_: int, work: Path, keep: Path) -> dict[str, int]:
-    """Screen mutated shards, some in each process.
+    """Screen mutated shards, `_FILES` per process; returns the number of shards per outcome.
 
     Raises:
-        AssertionError: a process crashed, hung or lost a row; its shard is kept.
+        AssertionError: a process crashed, hung or lost a row; its shard is written to `keep`.
     """
     total: Counter[str] = Counter()
     files = mutate_files(count, seed_)
     for start in range(0, count, _FILES):
-        place = work / str(start)
-        process = _PROCESSES.Process(target=screen_many, args=(model, files[start : start + _FILES], place))
+        folder = work / str(start)
+        process = _PROCESSES.Process(target=screen_many, args=(model, files[start : start + _FILES], folder))
         process.start()
         process.join(_SECONDS)
         if process.exitcode != 0:
             process.kill()
             keep.mkdir(parents=True, exist_ok=True)
-            shutil.copy(place / "in" / "mutated.parquet", keep / f"file-{start}.parquet")
+            shutil.copy(folder / "in" / "mutated.parquet", keep / f"file-{start}.parquet")
             raise AssertionError(f"a run ended with {process.exitcode}; its shard is in {keep}")
-        total.update(json.loads((place / "outcomes").read_text(encoding="utf-8")))
+        total.update(json.loads((folder / "outcomes").read_text(encoding="utf-8")))
     return dict(sorted(total.items()))
 
 
 def main() -> None:
-    """Run it and write the result."""
+    """Run the benchmark and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="an export of the article's network; default: one is made")
+    parser.add_argument("--model", type=Path, help="an export of the article's network; default: a new one")
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--files", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the result goes")
-    parser.add_argument("--keep", type=Path, default=Path("fuzz-findings"), help="where inputs go that broke something")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file of the result")
+    parser.add_argument("--keep", type=Path, default=Path("fuzz-findings"), help="folder for failing inputs")
     chosen = parser.parse_args()
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as work:

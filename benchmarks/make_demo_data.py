@@ -3,7 +3,7 @@
     python benchmarks/make_demo_data.py [DATA]
 
 In: DATA/mnist/{train,valid,test}, default $OODSCREEN_DATA or ../shared/data. Out:
-screen/demo_data/*.parquet: the first rows of each part, in the Hugging Face `Image` layout.
+screen/demo_data/*.parquet: the first rows of each subset, in the Hugging Face `Image` layout.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ ROWS = {"train": 10_000, "valid": 2_000, "test": 2_000}
 
 
 def main() -> None:
-    """Write one file for each part."""
+    """Write one file for each subset."""
     data = Path(sys.argv[1] if len(sys.argv) > 1 else os.environ.get("OODSCREEN_DATA", "../shared/data"))
-    for part, rows in ROWS.items():
-        files = sorted((data / "mnist" / part).glob("*.parquet"))
+    for subset, rows in ROWS.items():
+        files = sorted((data / "mnist" / subset).glob("*.parquet"))
         table = pa.concat_tables([pq.read_table(file) for file in files]).slice(0, rows)
         table = table.replace_schema_metadata(None)
         pq.write_table(
-            table, TARGET / f"mnist-{part}.parquet", compression="zstd", compression_level=19, row_group_size=500
+            table, TARGET / f"mnist-{subset}.parquet", compression="zstd", compression_level=19, row_group_size=500
         )
-        print(f"{part}: {len(table)} rows, {(TARGET / f'mnist-{part}.parquet').stat().st_size} bytes")
+        print(f"{subset}: {len(table)} rows, {(TARGET / f'mnist-{subset}.parquet').stat().st_size} bytes")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python -m benchmarks.mnist [--data DIR] [--work DIR] [--epochs N]
 
 In: DATA/mnist/{train,test} (default $OODSCREEN_DATA or ../shared/data). Out: a model and results
-in WORK, and benchmarks/results/mnist.json: accuracy of the predictive mean, and where the
-article's image, row 247, ranks among rows 0 to 499.
+in WORK, and benchmarks/results/mnist.json: accuracy of the predictive mean, and the rank of the
+article's image, row 247, among rows 0 to 499.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RESULT = Path(__file__).parent / "results" / "mnist.json"
 
 
 def measure(data: Path, work: Path, *, epochs: int, passes: int = 100, seed: int = 1) -> dict[str, Any]:
-    """Train on the full training set, screen the test set, and say how good it is."""
+    """Train on the full training set, screen the test set, and measure accuracy and ranks."""
     work.mkdir(parents=True, exist_ok=True)
     import_keras()
     parts = [decode_images(pq.read_table(file)) for file in sorted((data / "mnist" / "train").glob("*.parquet"))]
@@ -64,13 +64,13 @@ def measure(data: Path, work: Path, *, epochs: int, passes: int = 100, seed: int
 
 
 def rank_in_article(table: pa.Table, score: str) -> int:
-    """Where row 247 stands among rows 0 to 499, which is what the article ranked; 1 is the most uncertain."""
+    """Rank of row 247 among rows 0 to 499, the rows that the article ranked; 1 is the most uncertain."""
     values = np.asarray(table[score].slice(0, 500))
     return int((values > values[ARTICLE_ROW]).sum()) + 1
 
 
 def main() -> None:
-    """Measure and keep the result."""
+    """Run the benchmark and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("OODSCREEN_DATA", "../shared/data")))
     parser.add_argument("--work", type=Path, default=Path("build/mnist"))

@@ -1,7 +1,7 @@
-"""Three networks for measurements, with random weights: what they say does not matter, what they cost does.
+"""Three networks with random weights, for measurements of cost.
 
-Their dropout is the textbooks' `MCDropout`, a subclass that calls its parent with `training=True`,
-because `model.predict` of Keras 3 silences a plain Dropout however it was built.
+Their dropout is the textbooks' `MCDropout`, a subclass that calls its parent with `training=True`, because
+`model.predict` of Keras 3 always disables a plain Dropout.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def build(name: str) -> Any:
         classes = 10
     elif name == "mobilenet":
         base = keras.applications.MobileNetV2(SHAPES[name], include_top=False, weights=None, pooling="avg")
-        _settle(base)
+        _fit_batch_statistics(base)
         x = MCDropout(0.2)(base(image))
         classes = 100
     else:
@@ -55,8 +55,8 @@ def build(name: str) -> Any:
     return keras.Model(image, layers.Dense(classes, activation="softmax")(x), name=name)
 
 
-def _settle(model: Any) -> None:
-    """Give BatchNormalization the statistics of a batch: with random weights alone, what comes out vanishes."""
+def _fit_batch_statistics(model: Any) -> None:
+    """Set the statistics of BatchNormalization from one batch; otherwise activations vanish with random weights."""
     layers = [layer for layer in model.layers if type(layer).__name__ == "BatchNormalization"]
     momentum = [layer.momentum for layer in layers]
     for layer in layers:
@@ -67,7 +67,7 @@ def _settle(model: Any) -> None:
 
 
 def export_article(path: Path) -> Path:
-    """Export the article's network, untrained, in a process of its own: this one stays free of TensorFlow."""
+    """Export the untrained article network in a separate process, so that this one does not import TensorFlow."""
     subprocess.run([sys.executable, "-m", "benchmarks.networks", str(path)], check=True, stderr=subprocess.DEVNULL)
     return path
 

@@ -1,4 +1,4 @@
-"""What a calibration promises, counted: the review rate, what stopping early saves and changes, what distances cost.
+"""Measure the guarantees of a calibration: the review rate, the effect of early exit, and the cost of distances.
 
     python -m benchmarks.promises [--data DIR] [--work DIR]
 
@@ -6,10 +6,10 @@ In: DATA/mnist/{train,valid,test}; the network of `benchmarks.detection`, seed 1
 
   review rate  20 random halvings of the test rows: calibrate on one half, count flags in the other.
   adaptive     `oodscreen run` as a process at T = 500, with and without --adaptive: passes, flags, wall time; for the
-               test rows, and for as many shards of them that start-up counts for little.
-  distance     the same run with and without a calibration; and MobileNetV2's engine with and without a bank.
+               test rows, and for several copies of their shards, so that start-up hardly matters.
+  distance     the same run with and without a calibration; MobileNetV2's engine with and without a reference set.
 
-The process is that of an install without extras: pyarrow loads pandas where it finds it.
+The process runs in an installation without extras, because pyarrow imports pandas if it is installed.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ PASSES = 500
 DETECTORS = ("entropy", "feature_distance")
 TURNS = 3
 COPIES = 5
-"""How many times the test rows are there, where they are many."""
+"""Number of copies of the test rows in the long run."""
 
 
 def calibrate(model: Path, data: Path, work: Path, rate: float, passes: int) -> Path:
-    """A calibration by the validation rows, with training rows as the bank."""
+    """Path of a calibration on the validation rows, with training rows as the reference set."""
     path = work / f"promises-{passes}-{rate}.calibration"
     config = RunConfig(passes=passes, device="cpu")
     wanted = CalibrationConfig(rate, reference=str(data / "mnist" / "train"))
@@ -68,10 +68,10 @@ def calibrate(model: Path, data: Path, work: Path, rate: float, passes: int) -> 
 
 
 def install(work: Path) -> Path:
-    """`oodscreen` as a user has it, in an environment of its own: installed, and thereby compiled."""
+    """Install oodscreen in a separate environment, which compiles it as for a user; returns its command."""
     project, home = Path(__file__).parents[1], work / "plain-install"
     venv.create(home, with_pip=True, clear=True)
-    with TemporaryDirectory() as folder:  # a build leaves files beside the sources
+    with TemporaryDirectory() as folder:  # a build writes files into the source folder
         copy = shutil.copytree(project, Path(folder) / "source", ignore=shutil.ignore_patterns(".*", "build"))
         needs = [str(copy), "--constraint", str(project / "constraints.txt")]
         subprocess.run([str(home / "bin" / "pip"), "install", "--quiet", *needs], check=True)
@@ -94,7 +94,7 @@ def read(output: Path) -> pa.Table:
 
 
 def copy_shards(source: Path, folder: Path) -> Path:
-    """A folder with the same shards several times."""
+    """A folder with several links to each shard."""
     folder.mkdir(exist_ok=True)
     for shard in source.glob("*.parquet"):
         for copy in range(COPIES):
@@ -105,7 +105,7 @@ def copy_shards(source: Path, folder: Path) -> Path:
 
 
 def count_review_rates(table: pa.Table, data: Path) -> list[dict[str, Any]]:
-    """Random halvings of scored rows, at three promised rates."""
+    """Count flags over random halvings of scored rows, at three target rates."""
     digests = np.array(identify_rows(read_folder(data / "mnist" / "test")[0]), np.uint64)
     scores = {name: np.asarray(table[name]) for name in DETECTORS}
     counted = []
@@ -113,14 +113,14 @@ def count_review_rates(table: pa.Table, data: Path) -> list[dict[str, Any]]:
         inside, rates = 0, []
         for seed in range(HALVINGS):
             one, other = np.array_split(np.random.default_rng(seed).permutation(len(digests)), 2)
-            fit, ranked = (one[part] for part in split_rows(digests[one], (FITTING_SHARE, 1 - FITTING_SHARE)))
-            both = CombinedScore(tuple(Detector.fit(name, scores[name][fit]) for name in DETECTORS))
-            known = np.sort(both.score({name: scores[name][ranked] for name in DETECTORS}))
-            asked = both.score({name: scores[name][other] for name in DETECTORS})
-            p_values = (1 + len(known) - np.searchsorted(known, asked, side="left")) / (len(known) + 1)
+            fitting, calibrating = (one[rows] for rows in split_rows(digests[one], (FITTING_SHARE, 1 - FITTING_SHARE)))
+            both = CombinedScore(tuple(Detector.fit(name, scores[name][fitting]) for name in DETECTORS))
+            known = np.sort(both.score({name: scores[name][calibrating] for name in DETECTORS}))
+            fresh = both.score({name: scores[name][other] for name in DETECTORS})
+            p_values = (1 + len(known) - np.searchsorted(known, fresh, side="left")) / (len(known) + 1)
             flagged = int(np.sum(p_values <= rate))
-            ranks = threshold_rank(len(known), rate)
-            low, high = stats.betabinom.ppf([0.025, 0.975], len(other), ranks, len(known) + 1 - ranks)
+            rank = threshold_rank(len(known), rate)
+            low, high = stats.betabinom.ppf([0.025, 0.975], len(other), rank, len(known) + 1 - rank)
             inside += bool(low <= flagged <= high)
             rates.append(flagged / len(other))
         counted.append({"promised": rate, "inside": inside, "halvings": HALVINGS, "mean": float(np.mean(rates))})
@@ -129,7 +129,7 @@ def count_review_rates(table: pa.Table, data: Path) -> list[dict[str, Any]]:
 
 
 def measure_adaptive(command: Path, model: Path, data: Path, work: Path) -> list[dict[str, Any]]:
-    """Full and stopped runs at two review rates, flagged by a calibration and by the entropy alone."""
+    """Compare full runs with early exit at two review rates, flagged by a calibration or by the entropy alone."""
     test = data / "mnist" / "test"
     many = copy_shards(test, work / "many")
     measured = []
@@ -147,7 +147,7 @@ def measure_adaptive(command: Path, model: Path, data: Path, work: Path) -> list
 
 
 def compare(command: Path, model: Path, source: Path, work: Path, *options: str, turns: int = TURNS) -> dict[str, Any]:
-    """All passes against --adaptive, in turn, so that a busy moment meets both; medians."""
+    """Medians of all passes and of --adaptive, run alternately, so that other load affects both."""
     seconds: dict[str, list[float]] = {"full": [], "early": []}
     for _ in range(turns):
         whole, full = run(command, model, source, work / "full", *options)
@@ -169,10 +169,10 @@ def compare(command: Path, model: Path, source: Path, work: Path, *options: str,
 
 
 def measure_distance(command: Path, model: Path, data: Path, work: Path) -> dict[str, Any]:
-    """What `feature_distance` adds to a run, and to a MobileNet-sized trunk."""
+    """Cost of `feature_distance` in a run, and with a MobileNet-sized trunk."""
     calibration, test = calibrate(model, data, work, 0.01, PASSES), data / "mnist" / "test"
     times: dict[str, list[float]] = {"without": [], "with": []}
-    for _ in range(TURNS):  # in turn, so that a busy moment meets both
+    for _ in range(TURNS):  # alternately, so that other load affects both
         times["without"].append(run(command, model, test, work / "plain", "-T", str(PASSES))[0])
         times["with"].append(run(command, model, test, work / "distance", "--calibration", str(calibration))[0])
     article = {name: round(min(some), 2) for name, some in times.items()}
@@ -181,7 +181,7 @@ def measure_distance(command: Path, model: Path, data: Path, work: Path) -> dict
 
 
 def measure_mobilenet(work: Path) -> dict[str, float]:
-    """Seconds of a batch through MobileNetV2's engine, with and without a bank as large as calibrate makes it."""
+    """Seconds per batch of MobileNetV2's engine, with and without a reference set of `calibrate`'s size."""
     from benchmarks.networks import build
     from export.contract.reader import read_model
     from export.exporter import export_model
@@ -194,8 +194,8 @@ def measure_mobilenet(work: Path) -> dict[str, float]:
     images = np.random.default_rng(0).integers(0, 256, (rows, *model.contract.image_shape), dtype=np.uint8)
     plan = plan_engine(model, features=GRID)
     size = plan.features.size
-    bank = np.random.default_rng(1).random((min(REFERENCE_ROWS, REFERENCE_NUMBERS // size), size), np.float32)
-    distances = {"without": None, "with": NearestNeighbours.fit(bank)}
+    reference = np.random.default_rng(1).random((min(REFERENCE_ROWS, REFERENCE_NUMBERS // size), size), np.float32)
+    distances = {"without": None, "with": NearestNeighbours.fit(reference)}
     engines = {
         name: PassEngine(plan, passes=50, seed=0, device=choose_device("cpu", 0), memory=2**29, distance=distance)
         for name, distance in distances.items()
@@ -208,11 +208,11 @@ def measure_mobilenet(work: Path) -> dict[str, float]:
             times[name].append(time.perf_counter() - started)
     seconds = {name: round(min(some), 3) for name, some in times.items()}
     print(seconds, flush=True)
-    return {"rows": rows, "features": size, "bank_rows": len(bank), **seconds}
+    return {"rows": rows, "features": size, "bank_rows": len(reference), **seconds}
 
 
 def main() -> None:
-    """Measure and keep the result."""
+    """Run the benchmark and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("OODSCREEN_DATA", "../shared/data")))
     parser.add_argument("--work", type=Path, default=Path("build/detection"))

@@ -1,10 +1,10 @@
-"""How much memory and time a report takes, and how large it is, whatever the number of rows.
+"""Memory, time and page size of a report, for different numbers of rows.
 
     python -m benchmarks.report [--rows 1000000]
 
-The rows are written by the project's own writer, in the real schema, with a manifest, a quarantine and input shards
-of real digits. Their scores are drawn, since a million rows that were really scored would say the same of a report.
-What was measured is written to `benchmarks/results/report.json`.
+The project's own writer writes the rows in the real schema, with a manifest, a quarantine table and input shards of
+real digits. Their scores are drawn at random, because the cost of a report does not depend on their values. The
+measurements are written to `benchmarks/results/report.json`.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ _BAD_SHARE = 0.001
 
 @dataclass(frozen=True)
 class Measurement:
-    """One report.
+    """Measurements of one report.
 
     Attributes:
-        rows: result rows.
-        shards: result shards.
-        result_mb: of all result shards, 10^6 bytes.
-        seconds: wall time of the whole process.
-        peak_mib: largest resident memory of the process.
-        page_mb: size of the page, 10^6 bytes.
+        rows: number of result rows.
+        shards: number of result shards.
+        result_mb: size of all result shards in 10^6 bytes.
+        seconds: wall time of the whole process in seconds.
+        peak_mib: peak resident memory of the process in MiB.
+        page_mb: size of the page in 10^6 bytes.
     """
 
     rows: int
@@ -69,7 +69,7 @@ class Measurement:
 
 
 def write_input(folder: Path, rows: int, shard_rows: int) -> None:
-    """Shards of the bundled test digits, over and over; rows have ids of their own."""
+    """Write shards of the bundled test digits, repeated, with a unique id for each row."""
     with as_file(files("screen") / "demo_data" / "mnist-test.parquet") as path:
         images = pq.read_table(path, columns=["image"])["image"].combine_chunks().field("bytes")
     folder.mkdir(parents=True)
@@ -84,7 +84,7 @@ def write_input(folder: Path, rows: int, shard_rows: int) -> None:
 
 
 def write_results(source: Path, output: Path, *, seed: int = 0, class_names: tuple[str, ...] = ()) -> None:
-    """Results of drawn scores for all shards of INPUT, as a calibrated run of ten classes would leave them."""
+    """Write results with random scores for all shards of INPUT, as from a calibrated run with ten classes."""
     rng = np.random.default_rng(seed)
     identity: dict[str, Any] = {
         "image_column": "image", "id_column": None, "keep": [], "image_root": None, "max_pixels": 2**26,
@@ -122,7 +122,7 @@ def write_results(source: Path, output: Path, *, seed: int = 0, class_names: tup
 
 
 def measure(results: Path, page: Path, *more: str) -> Measurement:
-    """Make the page in a process of its own."""
+    """Write the page in a separate process, and measure it."""
     _, seconds, memory = run_process([str(_OODSCREEN), "report", str(results), "-o", str(page), *more])
     shards = sorted(results.glob("*.parquet"))
     return Measurement(
@@ -183,9 +183,9 @@ def _draw_scores(rows: int, rng: np.random.Generator) -> dict[str, NDArray[Any]]
 
 
 def main() -> None:
-    """Write rows, make reports of them, and keep what was measured."""
+    """Run the benchmark and write the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="of the largest results")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="number of rows of the largest results")
     rows = parser.parse_args().rows
     measured: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:

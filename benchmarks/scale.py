@@ -1,16 +1,16 @@
-"""Past one machine: what workers gain, what small shards and a lost worker cost, and what a billion images would.
+"""Scaling beyond one machine: the gain of workers, and the cost of small shards, a lost worker and a billion images.
 
     python -m benchmarks.scale [--data DIR] [--only workers|small|lost|stages]
 
 In: DATA/mnist, DATA/cifar10_jpeg, DATA/imagenet_sample_jpeg; the networks of `benchmarks.networks`, exported.
 
-  workers  `--engine ray` with one and with two workers of one thread, beside the local engine with one thread; start-up
-           excluded: from the moment that the first worker is ready to the last shard.
+  workers  `--engine ray` with one and with two workers of one thread, and the local engine with one thread; time from
+           the first ready worker to the last shard, without start-up.
   small    `oodscreen run` over 10,000 shards of 20 rows, and over the same rows in 20 shards.
   lost     two workers, one of them killed (SIGKILL) half-way: seconds, and whether the files are the same.
-  stages   core seconds and bytes of each stage for an image, one thread, for the model of a billion images.
+  stages   core seconds and bytes per image of each stage, with one thread, for the estimate of a billion images.
 
-Out: benchmarks/results/scale.json, from which README's tables are made, and scale.svg.
+Out: benchmarks/results/scale.json, the source of the tables in README, and scale.svg.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ ASSUMED: dict[str, Any] = {
     "rows_a_shard": 100_000,
     "night_hours": 8,
 }
-"""What the model takes for granted. The GPU's speed is a guess, for there was none to measure: a third of the 31.2
-TFLOP/s in float32 that NVIDIA's data sheet gives for an A10."""
+"""Assumptions of the estimate. The GPU's speed is not measured: it is a third of the 31.2 TFLOP/s in float32 that
+NVIDIA's data sheet gives for an A10."""
 
 
 class _Timed(PlainLines):
-    """Remembers when the run began and when its last shard was finished."""
+    """Records the start of the run and the end of its last shard, in seconds of `time.perf_counter`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,26 +66,26 @@ class _Timed(PlainLines):
         self.half = threading.Event()
 
     def started(self, shards: int, rows: int, skipped: int, note: str) -> None:
-        """The workers are ready."""
+        """Record the start: the workers are ready."""
         super().started(shards, rows, skipped, note)
         self._all = rows
         self.began = time.perf_counter()
 
     def advanced(self, rows: int) -> None:
-        """Count, and tell when half is done."""
+        """Count rows, and set `half` once half of them are scored."""
         super().advanced(rows)
         self.rows += rows
         if 2 * self.rows >= self._all:
             self.half.set()
 
     def finished(self, shard: WrittenShard) -> None:
-        """The last one counts."""
+        """Record the end of the shard; the last one remains."""
         super().finished(shard)
         self.ended = time.perf_counter()
 
 
 def measure_run(model: Path, shards: Path, output: Path, workers: int, kill: bool) -> dict[str, Any]:
-    """One run in this process: `workers` on Ray, or the local engine where there are none."""
+    """Measure one run in this process, with `workers` on Ray, or with the local engine for 0."""
     from screen.cluster.connect import open_cluster
     from screen.config import RunConfig
     from screen.run.runner import run_screening
@@ -106,7 +106,7 @@ def measure_run(model: Path, shards: Path, output: Path, workers: int, kill: boo
 
 
 def _kill_a_worker(when: threading.Event) -> None:
-    """Kill one of this process' own workers that is at work."""
+    """Kill one of this process's busy workers once `when` is set."""
     when.wait()
     while True:
         for process in Path("/proc").iterdir():
@@ -131,14 +131,14 @@ def _is_own_worker(process: Path) -> bool:
 
 
 def run_apart(model: Path, shards: Path, output: Path, workers: int, *, kill: bool = False) -> dict[str, Any]:
-    """`measure_run` in a process of its own."""
+    """`measure_run` in a separate process."""
     command = [sys.executable, "-m", "benchmarks.scale", "--measure", str(workers), "--model", str(model)]
     command += ["--shards", str(shards), "--output", str(output), *(["--kill"] if kill else [])]
     return dict(json.loads(run_process(command)[0].splitlines()[-1]))
 
 
 def mnist_shards(data: Path, folder: Path, rows: int, rows_a_shard: int) -> Path:
-    """The test digits, repeated, in shards of one size."""
+    """Write the test digits, repeated, in shards of equal size."""
     table = pa.concat_tables([pq.read_table(path) for path in sorted((data / "mnist" / "test").glob("*.parquet"))])
     table = pa.concat_tables([table] * -(-rows // len(table))).combine_chunks()
     folder.mkdir(parents=True)
@@ -148,7 +148,7 @@ def mnist_shards(data: Path, folder: Path, rows: int, rows_a_shard: int) -> Path
 
 
 def compare_workers(data: Path, work: Path) -> dict[str, Any]:
-    """Local, one worker and two, in turn; medians."""
+    """Median seconds of the local engine, one worker and two workers, run alternately."""
     model, shards = make_model("article", work), mnist_shards(data, work / "workers", _ROWS, 1000)
     seconds: dict[int, list[float]] = {0: [], 1: [], 2: []}
     for repeat in range(_TURNS):
@@ -167,21 +167,21 @@ def compare_workers(data: Path, work: Path) -> dict[str, Any]:
 
 
 def compare_small(data: Path, work: Path) -> dict[str, Any]:
-    """The local engine over small shards and over large ones."""
+    """Compare the local engine on small and on large shards."""
     model, seconds = make_model("article", work), {}
     for size in (20, 10_000):
         shards = mnist_shards(data, work / f"small-{size}", 200_000, size)
         out = str(work / f"small-{size}-out")
         command = [str(Path(sys.executable).with_name("oodscreen")), "run", str(model), str(shards), out, "--json"]
-        told = json.loads(run_process([*command, "-T", str(PASSES), "--device", "cpu"])[0].splitlines()[-1])
-        seconds[size] = {"seconds": told["seconds"], "stages": told["stages"]}
-        print(f"shards of {size} rows: {told['seconds']} s", flush=True)
+        summary = json.loads(run_process([*command, "-T", str(PASSES), "--device", "cpu"])[0].splitlines()[-1])
+        seconds[size] = {"seconds": summary["seconds"], "stages": summary["stages"]}
+        print(f"shards of {size} rows: {summary['seconds']} s", flush=True)
     share = seconds[10_000]["seconds"] / seconds[20]["seconds"]
     return {"rows": 200_000, "small": seconds[20], "large": seconds[10_000], "throughput_share": round(share, 3)}
 
 
 def lose_worker(data: Path, work: Path) -> dict[str, Any]:
-    """Two workers, undisturbed and with one killed half-way."""
+    """Compare two workers without interruption with two workers of which one is killed half-way."""
     model, shards = make_model("article", work), mnist_shards(data, work / "lost", _ROWS, 1000)
     calm = run_apart(model, shards, work / "calm", 2)
     lost = run_apart(model, shards, work / "lost-out", 2, kill=True)
@@ -194,7 +194,7 @@ def lose_worker(data: Path, work: Path) -> dict[str, Any]:
 
 
 def sample_shard(name: str, data: Path, folder: Path) -> Path:
-    """A shard of real images like those that the network is for; photographs are resized by the run."""
+    """Write a shard of real images of the network's domain; the run resizes photographs."""
     sources = {"article": "mnist/test", "mobilenet": "imagenet_sample_jpeg", "blocks": "cifar10_jpeg"}
     rows, paths = _SAMPLE[name], sorted((data / sources[name]).rglob("*.parquet"))
     table = pa.concat_tables([pq.read_table(path, columns=["image"]) for path in paths])
@@ -205,7 +205,7 @@ def sample_shard(name: str, data: Path, folder: Path) -> Path:
 
 
 def measure_stages(name: str, data: Path, work: Path) -> dict[str, Any]:
-    """Core seconds and bytes of each stage for an image; one thread, so that core seconds are CPU time."""
+    """Core seconds and bytes per image of each stage, with one thread, so that core seconds equal CPU time."""
     from benchmarks.networks import build
     from export.contract.reader import read_model
     from export.exporter import export_model
@@ -265,7 +265,7 @@ def measure_stages(name: str, data: Path, work: Path) -> dict[str, Any]:
 
 
 def _cpu_seconds(work: Callable[[], Any]) -> float:
-    """CPU seconds of this process, the best of three, after a warm-up."""
+    """CPU seconds of this process for `work`: the minimum of `_REPEATS` calls after a warm-up."""
     work()
     taken = []
     for _ in range(_REPEATS):
@@ -276,7 +276,7 @@ def _cpu_seconds(work: Callable[[], Any]) -> float:
 
 
 def model_billion(stages: dict[str, Any]) -> dict[str, Any]:
-    """What a billion images take, from the stages of one, by what `ASSUMED` takes for granted."""
+    """Estimated cost of a billion images, from the cost of each stage per image and the assumptions in `ASSUMED`."""
     seconds = stages["seconds"]
     core_seconds = sum(seconds.values())
     node_images = ASSUMED["cores_a_node"] / core_seconds
@@ -301,7 +301,7 @@ def model_billion(stages: dict[str, Any]) -> dict[str, Any]:
 
 
 def plot(result: dict[str, Any], target: Path) -> None:
-    """Core hours of a billion images, by stage, for each network."""
+    """Plot the core hours of a billion images, by stage, for each network."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -315,8 +315,8 @@ def plot(result: dict[str, Any], target: Path) -> None:
         shares = [result["billion"][name]["share"][stage] for name in names]
         axis.barh(names, shares, left=left, label=stage)
         left = [start + share for start, share in zip(left, shares, strict=True)]
-    for place, name in enumerate(names):
-        axis.text(1.01, place, f"{result['billion'][name]['core_hours']:,.0f} core hours", va="center", fontsize=8)
+    for row, name in enumerate(names):
+        axis.text(1.01, row, f"{result['billion'][name]['core_hours']:,.0f} core hours", va="center", fontsize=8)
     axis.set(xlim=(0, 1.3), xlabel=f"share of the core time of a billion images at T = {PASSES}")
     axis.legend(fontsize=7, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.22))
     figure.tight_layout()
@@ -324,29 +324,28 @@ def plot(result: dict[str, Any], target: Path) -> None:
 
 
 def main() -> None:
-    """Measure everything, or one part anew."""
+    """Run all measurements, or repeat one, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("OODSCREEN_DATA", "../shared/data")))
-    parser.add_argument("--only", choices=["workers", "small", "lost", "stages"], help="keep the other results")
+    parser.add_argument("--only", choices=["workers", "small", "lost", "stages"], help="repeat only this measurement")
     for option, kind in (("measure", int), ("model", Path), ("shards", Path), ("output", Path)):
         parser.add_argument(f"--{option}", type=kind, help=argparse.SUPPRESS)
     parser.add_argument("--kill", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure is not None:
-        told = measure_run(options.model, options.shards, options.output, options.measure, options.kill)
-        print(json.dumps(told))
+        print(json.dumps(measure_run(options.model, options.shards, options.output, options.measure, options.kill)))
         return
     result: dict[str, Any] = json.loads(RESULT.read_text()) if options.only and RESULT.exists() else {}
     result["machine"] = {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        parts: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
+        measurements: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
             "workers": compare_workers,
             "small": compare_small,
             "lost": lose_worker,
             "stages": lambda data, work: {name: measure_stages(name, data, work) for name in NETWORKS},
         }
-        for name, measure in parts.items():
+        for name, measure in measurements.items():
             if options.only in (None, name):
                 result[name] = measure(options.data, work)
     result["assumed"] = ASSUMED

@@ -1,9 +1,9 @@
-"""The image sets that detection is measured on: MNIST, what was given, and what is made from MNIST here.
+"""Image sets for measurements of detection: MNIST, other public sets, and sets derived from MNIST.
 
 In: DATA, folders of Parquet shards (see CONTRIBUTING). Out: for each set a folder of shards.
 
-Two groups are kept apart. By `CHOOSING` sets defaults are chosen: they are made here, and none of them is
-reported against a promise. `REPORTED` sets are only ever measured.
+There are two separate groups. Defaults are chosen on the `CHOOSING` sets, which are derived here and not reported.
+The `REPORTED` sets are used for reported measurements only.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def _cover(images: Images, rng: np.random.Generator) -> Images:
 
 
 def _mosaic(images: Images, rng: np.random.Generator) -> Images:
-    """Each quarter from another digit."""
-    parts = [images[rng.permutation(len(images))] for _ in range(4)]
-    upper = np.concatenate([parts[0][:, :14, :14], parts[1][:, :14, 14:]], axis=2)
-    lower = np.concatenate([parts[2][:, 14:, :14], parts[3][:, 14:, 14:]], axis=2)
+    """Images whose four quarters come from different digits."""
+    sources = [images[rng.permutation(len(images))] for _ in range(4)]
+    upper = np.concatenate([sources[0][:, :14, :14], sources[1][:, :14, 14:]], axis=2)
+    lower = np.concatenate([sources[2][:, 14:, :14], sources[3][:, 14:, 14:]], axis=2)
     return np.concatenate([upper, lower], axis=1)
 
 
@@ -69,10 +69,10 @@ CHOOSING: dict[str, Callable[[Images, np.random.Generator], Images]] = {
     "shuffled": _shuffle,
     "sparse": lambda images, rng: ((rng.random(images.shape) < 0.1) * 255).astype(np.uint8),
 }
-"""What is done to test digits, or takes their place."""
+"""Functions that change test digits, or replace them, by the name of the set."""
 
 REPORTED = ("noise", "rotated", "inverted", "notMNIST", "Fashion-MNIST", "CIFAR-10 grey")
-"""The sets of the promises."""
+"""Names of the sets with reported measurements."""
 
 _GIVEN = {"notMNIST": "notmnist", "Fashion-MNIST": "fashion_mnist", "CIFAR-10 grey": "cifar10_gray28"}
 
@@ -85,7 +85,7 @@ def read_folder(folder: Path) -> tuple[Images, NDArray[np.int64]]:
 
 
 def make_sets(data: Path, work: Path) -> dict[str, Path]:
-    """Every set as a folder of shards, by its name; those that are made are made once."""
+    """Folder of shards of every set, by name; derived sets are written only once."""
     folders = {name: data / folder for name, folder in _GIVEN.items()}
     made = {name: work / "sets" / name.replace(" ", "-") for name in (*CHOOSING, *REPORTED) if name not in folders}
     if not all((folder / "done").exists() for folder in made.values()):

@@ -1,4 +1,4 @@
-"""What T passes cost: oodscreen beside the alternatives, in one run, in turn.
+"""Cost of T passes: oodscreen and the alternatives, measured alternately.
 
     python -m benchmarks.throughput [--data DIR] [--device cpu|cuda] [--repeats N] [--quick]
 
@@ -8,9 +8,9 @@ For each network (see `benchmarks.networks`) and T:
   (c) oodscreen: `oodscreen run` as a process, from Parquet to Parquet, start-up and decoding included;
   (d) floor: one trunk pass plus the bare matrix products of T heads (where the head has convolutions,
       T times the difference of a deterministic pass and the trunk).
-(a) and (b) are linear in T: a few passes are timed after a warm-up, and scaled. Each measurement is
-a process of its own, so that its peak memory is its own. Then cost against rows and shard size.
-Out: benchmarks/results/throughput.json, from which README's table and throughput.svg are made.
+(a) and (b) are linear in T: a few passes are timed after a warm-up, and scaled. Each measurement runs in a separate
+process, which gives its peak memory. Then cost is measured for different numbers of rows and shard sizes.
+Out: benchmarks/results/throughput.json, the source of the table in README, and throughput.svg.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _TIMED_PASSES = 3
 _VERSIONS = ("oodscreen", "onnxruntime-gpu", "onnx", "numpy", "pyarrow", "tensorflow", "keras", "tf2onnx")
 
 
-# Each measurement runs in a process of its own and prints one JSON object.
+# Each measurement runs in a separate process and prints one JSON object.
 
 
 def measure_keras(name: str, images: NDArray[np.uint8], _: Path, __: str) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def measure_keras(name: str, images: NDArray[np.uint8], _: Path, __: str) -> dic
 
 
 def measure_onnxruntime(name: str, images: NDArray[np.uint8], model: Path, device: str) -> dict[str, Any]:
-    """Seconds of one pass of the exported file, looped over batches."""
+    """Seconds of one pass of the exported file, batch by batch."""
     from export.runtime import onnxruntime
 
     session = onnxruntime.InferenceSession(str(model), providers=[PROVIDERS[device]])
@@ -140,9 +140,9 @@ def _bare_product(rows: int, inner: int, outer: int, provider: str) -> Callable[
 
 
 def measure_engine(name: str, images: NDArray[np.uint8], model: Path, device: str) -> dict[str, Any]:
-    """The engine alone, start-up left out: a pass of the head, and T = 100 beside one deterministic pass.
+    """Seconds of one pass of the head, and the ratio of T = 100 passes to one deterministic pass, without start-up.
 
-    A pass of the head is masks, products and statistics, the trunk left out.
+    A pass of the head consists of masks, products and statistics, without the trunk.
     """
     from export.contract.reader import read_model
     from export.graph.passes import with_rate_zero
@@ -167,7 +167,7 @@ def measure_engine(name: str, images: NDArray[np.uint8], model: Path, device: st
 
 
 def _medians_in_turn(*functions: Callable[[], Any]) -> list[float]:
-    """Median seconds of each, measured in turn, so that a slow moment meets them all."""
+    """Median seconds of each function, run alternately, so that other load affects all of them."""
     for function in functions:
         function()
     times: list[list[float]] = [[] for _ in functions]
@@ -191,7 +191,7 @@ MEASURES = {
 }
 
 
-# The parent makes models and shards, starts the measurements in turn, and keeps what they print.
+# The parent process makes models and shards, starts the measurements alternately, and collects their output.
 
 
 _LAUNCHER = """
@@ -202,7 +202,7 @@ _, status, usage = os.wait4(child, 0)
 print("\\n" + json.dumps([time.perf_counter() - started, usage.ru_maxrss / 1024]))
 sys.exit(os.waitstatus_to_exitcode(status))
 """
-"""Starts the process that is measured from a small one: a child's peak counts what it was forked from."""
+"""Script that starts the measured process from a small one, because a child's peak memory includes its parent's."""
 
 
 def run_process(command: list[str]) -> tuple[str, float, float]:
@@ -218,14 +218,14 @@ def run_process(command: list[str]) -> tuple[str, float, float]:
 
 
 def measure(kind: str, name: str, model: Path, shards: Path, device: str) -> dict[str, Any]:
-    """One measurement in a process of its own."""
+    """Run one measurement in a separate process."""
     command = [sys.executable, "-m", "benchmarks.throughput", "--measure", kind, "--network", name]
     output, _, memory = run_process([*command, "--model", str(model), "--shards", str(shards), "--device", device])
     return {**json.loads(output.splitlines()[-1]), "peak_mib": round(memory)}
 
 
 def screen(model: Path, shards: Path, passes: int, device: str, *options: str) -> dict[str, Any]:
-    """`oodscreen run` as a process."""
+    """Measure `oodscreen run` in a separate process."""
     with tempfile.TemporaryDirectory() as results:
         command = [str(Path(sys.executable).with_name("oodscreen")), "run", str(model), str(shards), f"{results}/out"]
         _, seconds, memory = run_process([*command, "-T", str(passes), "--device", device, *options])
@@ -233,7 +233,7 @@ def screen(model: Path, shards: Path, passes: int, device: str, *options: str) -
 
 
 def make_model(name: str, folder: Path) -> Path:
-    """One of the networks, exported."""
+    """Path of one of the networks, exported; an existing file is reused."""
     from benchmarks.networks import build
     from export.exporter import export_model
 
@@ -244,7 +244,7 @@ def make_model(name: str, folder: Path) -> Path:
 
 
 def make_shards(name: str, data: Path, folder: Path) -> Path:
-    """Real images in shards: MNIST digits, or CIFAR-10 scaled up to the network's size."""
+    """Folder of shards with real images: MNIST digits, or CIFAR-10 resized to the network's size."""
     from PIL import Image
 
     from screen.demo import decode_images
@@ -265,7 +265,7 @@ def make_shards(name: str, data: Path, folder: Path) -> Path:
 
 
 def read_pixels(shards: Path, shape: tuple[int, int, int], rows: int) -> NDArray[np.uint8]:
-    """The images of shards, for the measurements that do not read Parquet."""
+    """Images `uint8 [N, H, W, C]` of shards, for the measurements that do not read Parquet."""
     from PIL import Image
 
     images = []
@@ -277,7 +277,7 @@ def read_pixels(shards: Path, shape: tuple[int, int, int], rows: int) -> NDArray
 
 
 def compare(name: str, data: Path, work: Path, device: str, repeats: int, passes: tuple[int, ...]) -> dict[str, Any]:
-    """All four on one network, in turn, `repeats` times; medians."""
+    """Medians of all four measurements on one network, run alternately, `repeats` times."""
     model = make_model(name, work)
     shards = make_shards(name, data, work / name)
     rounds = [{kind: measure(kind, name, model, shards, device) for kind in MEASURES} for _ in range(repeats)]
@@ -307,7 +307,7 @@ def compare(name: str, data: Path, work: Path, device: str, repeats: int, passes
 
 
 def compare_sizes(data: Path, work: Path, device: str, rows: tuple[int, ...]) -> dict[str, Any]:
-    """Memory against rows at T = 2, and time against shard size at T = 10, for the article's network."""
+    """Memory for numbers of rows at T = 2, and time for shard sizes at T = 10, with the article's network."""
     model = make_model("article", work)
     source = sorted((data / "mnist" / "test").glob("*.parquet"))
     by_rows = []
@@ -332,7 +332,7 @@ def compare_sizes(data: Path, work: Path, device: str, rows: tuple[int, ...]) ->
 
 
 def plot(result: dict[str, Any], target: Path) -> None:
-    """Seconds against T for each network, with all four."""
+    """Plot seconds against T for each network and all four measurements."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -354,15 +354,13 @@ def plot(result: dict[str, Any], target: Path) -> None:
 
 
 def main() -> None:
-    """Measure everything, or one thing in a process of its own."""
+    """Run all measurements, or one in this process, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("OODSCREEN_DATA", "../shared/data")))
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument(
-        "--only", choices=[*sorted(NETWORKS), "sizes"], help="measure this part anew, keep the other results"
-    )
-    parser.add_argument("--quick", action="store_true", help="one repeat, small T, few rows; to try the script")
+    parser.add_argument("--only", choices=[*sorted(NETWORKS), "sizes"], help="repeat only this measurement")
+    parser.add_argument("--quick", action="store_true", help="one repeat, small T, few rows, to test the script")
     parser.add_argument("--measure", choices=sorted(MEASURES), help=argparse.SUPPRESS)
     parser.add_argument("--network", choices=sorted(NETWORKS), help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)

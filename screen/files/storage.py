@@ -34,7 +34,7 @@ def list_shards(source: str) -> tuple[Path, list[Path]]:
         The folder that shard names are relative to, and the files sorted by name.
 
     Raises:
-        InputRefused: there is no such file, folder or match.
+        InputRefused: no shard is found.
     """
     path = as_path(source)
     if path.is_file():
