@@ -293,10 +293,10 @@ BAD: dict[str, tuple[str, str]] = {
     "unheard-of masks": ("run good.onnx shards out --masks some", "--masks is 'some'"),
     "an export over a folder": ("export good.keras nothing --scale 1", "cannot be written to"),
     "no such calibration": ("run good.onnx shards out --calibration missing", "The calibration missing cannot be read"),
-    "a calibration that is none": ("run good.onnx shards out --calibration text.onnx", "no calibration, or a damaged"),
+    "a calibration that is none": ("run good.onnx shards out --calibration text.onnx", "is not a calibration, or is damaged"),
     "stopping by a rule that cannot settle": (
         "run good.onnx shards out --adaptive --flag-if 'entropy<0.5'",
-        "not one that only a higher entropy can fulfil",
+        "is not a lower limit on the entropy alone",
     ),
     "a rule on a calibration that is not there": (
         "run good.onnx shards out --flag-if p_value<0.1",
@@ -591,4 +591,4 @@ def test_check_finds_results_whole_and_says_what_is_not(
     assert oodscreen("check", "out", "--json", monkeypatch=monkeypatch) == 1
     told = capsys.readouterr()
     assert "'a.parquet': cannot be read" in json.loads(told.out)["problems"][0]
-    assert "1 problem(s): out is not what its manifest says" in told.err
+    assert "1 problem(s): out does not agree with its manifest" in told.err
