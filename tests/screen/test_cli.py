@@ -293,7 +293,10 @@ BAD: dict[str, tuple[str, str]] = {
     "unheard-of masks": ("run good.onnx shards out --masks some", "--masks is 'some'"),
     "an export over a folder": ("export good.keras nothing --scale 1", "cannot be written to"),
     "no such calibration": ("run good.onnx shards out --calibration missing", "The calibration missing cannot be read"),
-    "a calibration that is none": ("run good.onnx shards out --calibration text.onnx", "is not a calibration, or is damaged"),
+    "a calibration that is none": (
+        "run good.onnx shards out --calibration text.onnx",
+        "is not a calibration, or is damaged",
+    ),
     "stopping by a rule that cannot settle": (
         "run good.onnx shards out --adaptive --flag-if 'entropy<0.5'",
         "is not a lower limit on the entropy alone",
