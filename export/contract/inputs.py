@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +71,9 @@ class Preprocessing:
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)) if self.channels_first else pixels
 
 
-PREPROCESSINGS = {
+PreprocessingName = Literal["unit", "tf", "torch", "caffe"]
+
+PREPROCESSINGS: dict[str, Preprocessing] = {
     "unit": Preprocessing(1 / 255, name="unit"),
     "tf": Preprocessing(1 / 127.5, (1.0,), name="tf"),
     "torch": Preprocessing(1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), name="torch"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from export.contract.inputs import Preprocessing, Resize
 from export.errors import ContractRefused
@@ -30,7 +30,8 @@ ALPHA_KINDS = ("MCAlphaDropout", "MCBroadcastAlphaDropout")
 _PREFIX = "oodscreen."
 _TEXT_KEYS = ("input_name", "output_name", "output_kind", "colour", "source_digest")
 
-OUTPUT_KINDS = ("softmax", "logits", "sigmoid", "regression")
+OutputKind = Literal["softmax", "logits", "sigmoid", "regression"]
+OUTPUT_KINDS: tuple[str, ...] = get_args(OutputKind)
 """Kinds of model output: probabilities, logits, one probability for each label, values."""
 
 COLOURS = {1: "grey", 3: "rgb"}

@@ -104,7 +104,7 @@ def test_exporting_leaves_the_keras_model_as_it_was(keras: Any, tmp_path: Path) 
         ({"scale": 1.0, "mean": [1.0, 2.0]}, OptionRefused, "2 values for 1 channel"),
         ({"scale": 0.0}, OptionRefused, "is zero"),
         ({"scale": 1.0, "std": [0.0]}, OptionRefused, "is zero"),
-        ({"scale": 1.0, "output_kind": "poetry"}, OptionRefused, "no output kind 'poetry'"),
+        ({"scale": 1.0, "output_kind": "poetry"}, OptionRefused, "--output-kind is 'poetry'"),
         ({"scale": 1.0, "output_kind": "sigmoid"}, OptionRefused, "is a softmax"),
         ({"scale": 1.0, "class_names": ["a"]}, OptionRefused, "1 class names were given for 3 outputs"),
     ],

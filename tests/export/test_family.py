@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from export.cli import _find_object
+from export.config import _find_object
 from export.contract.reader import ExportedModel, read_model
 from export.source.choice import SiteChoice
 from export.source.load import load_model

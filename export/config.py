@@ -1,0 +1,319 @@
+"""ExportConfig, FileExportConfig and AccuracyConfig: frozen values that say how a model is exported and checked.
+
+In: options of the command line, or keywords from Python. Out: checked values. Each option is declared here once
+(`export.options`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from export.contract.inputs import RESIZE_FITS, RESIZE_METHODS, PreprocessingName
+from export.contract.labelled import Labelled
+from export.contract.metadata import OUTPUT_KINDS, OutputKind
+from export.errors import OptionRefused
+from export.options import FromText, check_options
+
+_PIXELS = "Pixels"
+_DROPOUT = "Dropout"
+_OUTPUT = "Output of the model"
+_ACCURACY = "Accuracy check"
+_FILES = "Files and code"
+
+_CHECK_ROWS = 500
+
+
+def _number(option: str, text: str) -> float:
+    """The number that a text such as `0.5` or `1/255` stands for.
+
+    Raises:
+        OptionRefused: the text is not a number.
+    """
+    try:
+        return float(Fraction(text.strip().replace(" ", "")))
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
+        raise OptionRefused(
+            f"{option} is {text!r}.", wanted="a number or a fraction, such as 1/255", next_step="give such a number"
+        ) from error
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    return tuple(_number(option, part) for part in text.split(","))
+
+
+def _rates(texts: Sequence[str]) -> dict[str, float]:
+    """Rates by layer pattern: `0.3` is for every layer, `PATTERN=0.3` for some."""
+    rates = {}
+    for text in texts:
+        pattern, _, number = text.rpartition("=")
+        rates[pattern or "*"] = _number("--rate", number)
+    return rates
+
+
+def _read_classes(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionRefused(
+            f"The class names {path} cannot be read: {error}.",
+            wanted="a text file (UTF-8) with one name per line",
+            next_step="check the path",
+        ) from error
+
+
+def _find_objects(texts: Sequence[str]) -> dict[str, Any]:
+    """Classes and functions by name, for texts `module:Name` or `file.py:Name`."""
+    return dict(_find_object(text) for text in texts)
+
+
+def _find_object(text: str) -> tuple[str, Any]:
+    place, _, name = text.rpartition(":")
+    try:
+        if place.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+            if spec is None or spec.loader is None:
+                raise ImportError(f"{place} is not a Python file")
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            sys.path.insert(0, "")  # modules of the current folder, as `python -m` finds them
+            try:
+                module = importlib.import_module(place)
+            finally:
+                sys.path.remove("")
+        return name, getattr(module, name)
+    except Exception as error:
+        raise OptionRefused(
+            f"--custom-objects {text} was not found: {type(error).__name__}: {error}.",
+            wanted="module:Name or path/to/file.py:Name",
+            next_step="check that it can be imported from this folder: python -c 'from module import Name'",
+        ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Options of an export; the help text of each option documents its field.
+
+    Attributes:
+        labelled: reader of labelled rows, to measure the accuracy beside Keras'; without an option.
+    """
+
+    preprocess: Annotated[
+        PreprocessingName | None,
+        typer.Option(
+            help="Named preprocessing of 0..255 pixels in training: `unit` is 1/255, the others are modes of "
+            "`preprocess_input` in keras.applications. In place of --scale, --mean and --std.",
+            show_default=False,
+            rich_help_panel=_PIXELS,
+        ),
+    ] = None
+    scale: Annotated[
+        float | None,
+        FromText(str, partial(_number, "--scale")),
+        typer.Option(
+            metavar="NUMBER",
+            help="Factor of 0..255 pixels in training: 1/255, or 1 for raw pixels. Required unless the model has a "
+            "Rescaling or Normalization layer.",
+            show_default=False,
+            rich_help_panel=_PIXELS,
+        ),
+    ] = None
+    mean: Annotated[
+        Sequence[float],
+        FromText(str, partial(_numbers, "--mean")),
+        typer.Option(
+            metavar="NUMBERS",
+            help="Mean to subtract after scaling: one number, or one for each channel, separated by commas.",
+            show_default=False,
+            rich_help_panel=_PIXELS,
+        ),
+    ] = ()
+    std: Annotated[
+        Sequence[float],
+        FromText(str, partial(_numbers, "--std")),
+        typer.Option(
+            metavar="NUMBERS",
+            help="Standard deviation to divide by after that: one number, or one for each channel.",
+            show_default=False,
+            rich_help_panel=_PIXELS,
+        ),
+    ] = ()
+    resize: Annotated[
+        str,
+        typer.Option(
+            metavar="METHOD[:FIT]",
+            help="Resizing of images to the size of the model, as in training. "
+            f"METHOD: {', '.join(RESIZE_METHODS)}. FIT: {', '.join(RESIZE_FITS)}. "
+            "With `none`, images of another size are not scored.",
+            rich_help_panel=_PIXELS,
+        ),
+    ] = "none"
+
+    keep: Annotated[
+        Sequence[str],
+        typer.Option(
+            metavar="PATTERN",
+            help="Name or pattern of the dropout layers to keep stochastic ('top_dropout*'); may be repeated.",
+            show_default="all",
+            rich_help_panel=_DROPOUT,
+        ),
+    ] = ()
+    rate: Annotated[
+        float | Mapping[str, float] | None,
+        FromText(list[str], _rates),
+        typer.Option(
+            metavar="[PATTERN=]RATE",
+            help="Dropout rate in place of the rate in training: 0.3 for all kept layers, or 'block*=0.1' for some; "
+            "may be repeated.",
+            show_default="as in training",
+            rich_help_panel=_DROPOUT,
+        ),
+    ] = None
+
+    output_kind: Annotated[
+        OutputKind | None,
+        typer.Option(
+            metavar="KIND",
+            help=f"Kind of output: {', '.join(OUTPUT_KINDS)}; required if it does not follow from the last layer.",
+            show_default=False,
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None
+    output_layer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Output to export, for a model with several.",
+            show_default=False,
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None
+    class_names: Annotated[
+        Sequence[str],
+        FromText(Path, _read_classes),
+        typer.Option(
+            "--classes",
+            metavar="FILE",
+            help="Text file with one class name per line.",
+            show_default=False,
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = ()
+
+    labelled: Labelled | None = None
+
+    opset: Annotated[
+        int | None,
+        typer.Option(min=17, metavar="N", help="ONNX operator set.", show_default="18", rich_help_panel=_FILES),
+    ] = None
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std", "keep", "class_names"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_options(self)
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Rates by pattern of the layer's name."""
+        if self.rate is None:
+            return {}
+        return dict(self.rate) if isinstance(self.rate, Mapping) else {"*": self.rate}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileExportConfig(ExportConfig):
+    """Options of an export of a model file."""
+
+    custom_objects: Annotated[
+        Mapping[str, Any] | None,
+        FromText(list[str], _find_objects),
+        typer.Option(
+            metavar="MODULE:NAME",
+            help="Class or function that the model uses, from a module or a .py file, which is imported; "
+            "may be repeated.",
+            show_default=False,
+            rich_help_panel=_FILES,
+        ),
+    ] = None
+    unsafe: Annotated[
+        bool,
+        typer.Option(
+            "--unsafe",
+            help="Run code from the model file (Lambda layers). Only for files that you trust.",
+            rich_help_panel=_FILES,
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyConfig:
+    """Options of the accuracy check on labelled rows."""
+
+    check_data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARDS",
+            help="Labelled shards (a Parquet file, a folder, a glob) to compare the accuracy with Keras' on.",
+            show_default=False,
+            rich_help_panel=_ACCURACY,
+        ),
+    ] = None
+    label_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Column of labels: class numbers, or names as in --classes.",
+            show_default="label",
+            rich_help_panel=_ACCURACY,
+        ),
+    ] = None
+    image_column: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column of images.", show_default="image", rich_help_panel=_ACCURACY),
+    ] = None
+    image_root: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder of images that are given by path.",
+            show_default=False,
+            rich_help_panel=_ACCURACY,
+        ),
+    ] = None
+    check_rows: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Maximum number of rows, drawn from all rows with a fixed seed.",
+            show_default=str(_CHECK_ROWS),
+            rich_help_panel=_ACCURACY,
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.check_data is not None:
+            return
+        for name in ("label_column", "image_column", "image_root", "check_rows"):
+            if getattr(self, name) is not None:
+                raise OptionRefused(
+                    f"--{name.replace('_', '-')} was given without --check-data.",
+                    wanted="labelled shards that it describes",
+                    next_step="add --check-data SHARDS, or leave the option out",
+                )
+
+    @property
+    def rows(self) -> int:
+        """Maximum number of rows."""
+        return _CHECK_ROWS if self.check_rows is None else self.check_rows
