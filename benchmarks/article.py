@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from benchmarks.detection import train
 from benchmarks.sets import read_folder
 from screen import Screener
+from screen.config import MaskMode
 from screen.demo import ARTICLE_ROW
 
 RESULT = Path(__file__).parent / "results" / "article.json"
@@ -35,7 +36,9 @@ HISTOGRAM_PASSES = 40
 RANKED_ROWS = 500
 
 
-def single_accuracies(model: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], masks: str) -> list[float]:
+def single_accuracies(
+    model: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], masks: MaskMode
+) -> list[float]:
     """The accuracy of each single pass."""
     screener = Screener(model, passes=HISTOGRAM_PASSES, masks=masks, device="cpu")
     right = np.zeros(HISTOGRAM_PASSES)

@@ -32,11 +32,10 @@ from export.article import SCALE, train_article_network
 from export.contract.reader import read_model
 from export.exporter import export_model
 from export.source.describe import import_keras
-from screen.config import RunConfig
+from screen.config import CalibrationConfig, RunConfig
 from screen.decide.calibration import threshold_rank
 from screen.decide.detectors import HIGH_IS_UNUSUAL, CombinedScore, Detector
 from screen.decide.reference import REFERENCE_ROWS
-from screen.decide.request import CalibrationConfig
 from screen.engine.distance import NEIGHBOURS, Distance, DistanceMeter, Mahalanobis, NearestNeighbours
 from screen.engine.graph.features import GRID
 from screen.engine.graph.plan import plan_engine

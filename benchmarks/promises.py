@@ -34,11 +34,10 @@ from scipy import stats
 
 from benchmarks.detection import train
 from benchmarks.sets import read_folder
-from screen.config import RunConfig
+from screen.config import CalibrationConfig, RunConfig
 from screen.decide.calibration import FITTING_SHARE, split_rows, threshold_rank
 from screen.decide.detectors import CombinedScore, Detector
 from screen.decide.reference import REFERENCE_NUMBERS, REFERENCE_ROWS
-from screen.decide.request import CalibrationConfig
 from screen.engine.distance import NearestNeighbours
 from screen.engine.graph.features import GRID
 from screen.engine.graph.plan import plan_engine

@@ -1,28 +1,28 @@
-"""The command `oodscreen`: commands, one error handler, and how a run is shown.
+"""The command `oodscreen`: its commands, and one handler of all errors.
 
-Nothing heavy is imported before a command needs it: `oodscreen --help` loads neither onnxruntime
-nor TensorFlow.
+Nothing heavy is imported before a command needs it: `oodscreen --help` loads neither onnxruntime nor TensorFlow.
 """
 
 from __future__ import annotations
 
 import atexit
 import gc
-import json
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 import typer
-from typer.core import TyperCommand
 
 import export.cli
 import screen.review.cli
-from export.errors import OodscreenError
-from screen.config import FORCE_KINDS, RunConfig, as_options
-from screen.options import AsJson, RunOutput
+from export.errors import ExitCode, OodscreenError
+from export.options import Selection, as_options
+from screen.commands import Command, CommandLine, explain_unexpected
+from screen.config import CalibrationConfig, ForceChoice, PassSettings, RunConfig
+from screen.options import CALIBRATION_PANEL, NIGHTLY_PANEL, AsJson, ModelFile, RunOutput
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,15 +31,24 @@ if TYPE_CHECKING:
     from export.contract.metadata import ModelContract
     from screen.run.scoring import OpenExecutor
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
 app = typer.Typer(
     name="oodscreen",
-    help="Screen image data sets for what a model does not know, with Monte Carlo dropout.",
-    no_args_is_help=True,
-    add_completion=False,
+    cls=CommandLine,
+    help="Find out-of-distribution images in large data sets, with Monte Carlo dropout.",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(export.cli.export)
+_PREPARE, _SCREEN, _REVIEW, _START = "Prepare a model", "Screen", "Review results", "Get started"
+"""Titles of the panels of commands in `oodscreen --help`."""
+
+
+def _command(name: str, *, panel: str, cls: type[Command] = Command) -> Callable[[_Function], _Function]:
+    return app.command(name, cls=cls, rich_help_panel=panel)
+
+
+_command("export", panel=_PREPARE)(export.cli.export)
 
 
 def _show_version(wanted: bool) -> None:
@@ -67,7 +76,7 @@ def _read_labelled(
     )
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def common(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
@@ -75,22 +84,25 @@ def common(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Screen image data sets for what a model does not know, with Monte Carlo dropout."""
+    """Find out-of-distribution images in large data sets, with Monte Carlo dropout."""
     reader: export.cli.LabelledReader = _read_labelled
     context.obj = reader
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(ExitCode.REFUSED)
 
 
-class _RunCommand(TyperCommand):
-    """`--force` alone means `--force all`, wherever it stands."""
+class _RunCommand(Command):
+    """`--force` without a value means `--force all`, at any position."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Complete a bare `--force` before the parser takes the next word for its value."""
+        """Add the value to a bare `--force`, which otherwise takes the next word for it."""
         following = [*args[1:], ""]
-        whole = [
-            "--force=all" if one == "--force" and next_one not in FORCE_KINDS else one
-            for one, next_one in zip(args, following, strict=True)
+        words = [
+            "--force=all" if word == "--force" and next_word not in get_args(ForceChoice) else word
+            for word, next_word in zip(args, following, strict=True)
         ]
-        return super().parse_args(ctx, whole)
+        return super().parse_args(ctx, words)
 
 
 def _choose_executor(config: RunConfig) -> OpenExecutor:
@@ -103,22 +115,27 @@ def _choose_executor(config: RunConfig) -> OpenExecutor:
     return open_here
 
 
-@app.command(cls=_RunCommand)
+@_command("run", panel=_SCREEN, cls=_RunCommand)
 @as_options
 def run(
-    model: Annotated[str, typer.Argument(metavar="MODEL.onnx", help="An exported model.", show_default=False)],
+    model: ModelFile,
     source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="A Parquet shard, a folder of them, or a glob.", show_default=False)
+        str, typer.Argument(metavar="INPUT", help="Parquet shard, folder of shards, or glob.", show_default=False)
     ],
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder for the scored shards.", show_default=False)],
     config: RunConfig,
     metrics: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.prom", help="Write metrics for Prometheus' textfile collector.", show_default=False),
+        typer.Option(
+            metavar="FILE.prom",
+            help="File of metrics to write for the textfile collector of Prometheus.",
+            show_default=False,
+            rich_help_panel=NIGHTLY_PANEL,
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score every image of INPUT by T dropout passes, and flag those that a person should see."""
+    """Score every image of INPUT with T dropout passes, and flag the images that a person should review."""
     from screen.run.stopping import stop_on_signals
 
     with stop_on_signals() as stop:
@@ -142,16 +159,16 @@ def run(
     raise typer.Exit(summary.exit_code)
 
 
-@app.command()
+@_command("check", panel=_SCREEN)
 def check(
     results: RunOutput,
     source: Annotated[
         str | None,
-        typer.Option("--input", metavar="INPUT", help="Compare with the shards that were scored.", show_default=False),
+        typer.Option("--input", metavar="INPUT", help="Input shards to compare with the results.", show_default=False),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Prove that results are whole: rows in are rows out, and nothing is half, changed or left over."""
+    """Check that results are complete: one result row per input row, no partial, changed or stale file."""
     from screen.files.paths import as_path
     from screen.output.check import check_results
     from screen.output.lock import refuse_if_held
@@ -165,152 +182,119 @@ def check(
     raise typer.Exit(report.exit_code)
 
 
-@app.command()
-@partial(
-    as_options,
-    leave_out=(
-        "calibration",
-        "flag_if",
-        "id_column",
-        "keep",
-        "max_bad_rows",
-        "alarm",
-        "engine",
-        "address",
-        "part",
-        "force",
-    ),
-)
+@_command("calibrate", panel=_PREPARE)
+@as_options
 def calibrate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An exported model.", show_default=False)],
+    model: ModelFile,
     source: Annotated[
         str,
         typer.Argument(
             metavar="IN_DISTRIBUTION",
-            help="Shards with rows like those that should pass, which the model was NOT trained on: they fit the "
-            "detectors and are ranked.",
+            help="Shards of in-distribution rows that the model was NOT trained on.",
             show_default=False,
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="CALIBRATION", help="Where the file goes.", show_default=False)
-    ],
-    review_rate: Annotated[
-        float, typer.Option(help="Share of in-distribution rows that may be flagged.", show_default=False)
-    ],
-    config: RunConfig,
-    reference: Annotated[
-        str | None,
+        Path,
         typer.Option(
-            metavar="SHARDS",
-            help="Known rows to measure distances to; training rows will do. Default: a third of IN_DISTRIBUTION.",
+            "--output",
+            "-o",
+            metavar="CALIBRATION",
+            help="Calibration file to write.",
             show_default=False,
+            rich_help_panel=CALIBRATION_PANEL,
         ),
-    ] = None,
-    distance: Annotated[
-        str, typer.Option(help="Distance in the trunk's features: neighbours or mahalanobis.")
-    ] = "neighbours",
-    detector: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SCORE",
-            help="Score to combine; may be repeated. Default: entropy and feature_distance.",
-            show_default=False,
+    ],
+    wanted: CalibrationConfig,
+    config: Annotated[
+        RunConfig,
+        Selection(
+            leave_out=(
+                "calibration",
+                "flag_if",
+                "id_column",
+                "keep",
+                "max_bad_rows",
+                "alarm",
+                "engine",
+                "address",
+                "part",
+                "force",
+            ),
+            defaults=asdict(PassSettings()),
+            help={"adaptive": "Measure the effect of `run --adaptive` on the calibration set."},
         ),
-    ] = None,
+    ],
+    as_json: AsJson = False,
 ) -> None:
-    """Score in-distribution rows, and fit from what score a row is unusual enough for a person to look."""
-    from screen.decide.request import CalibrationConfig
+    """Fit the flag threshold on in-distribution rows."""
     from screen.run.calibrate import run_calibration
     from screen.run.progress import make_listener
 
-    wanted = CalibrationConfig(review_rate, reference, distance, tuple(detector or ()))
     with make_listener() as listener:
         report = run_calibration(model, source, output, config, wanted, listener)
-    typer.echo(report.to_text())
+    typer.echo(report.to_text(), err=as_json)
+    if as_json:
+        typer.echo(report.to_json())
 
 
-@app.command()
+@_command("inspect", panel=_PREPARE)
+@as_options
 def inspect(
-    model: Annotated[str, typer.Argument(metavar="MODEL.onnx", help="An exported model.", show_default=False)],
-    passes: Annotated[int, typer.Option("--passes", "-T", help="Passes to predict the cost of.")] = 100,
-    memory: Annotated[int, typer.Option(help="MiB that the tensors of a run may take.")] = 512,
-    masks: Annotated[str, typer.Option(help="shared or per-row, as for run.")] = "shared",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    model: ModelFile,
+    config: Annotated[RunConfig, Selection(only=("passes", "masks", "memory"), defaults=asdict(PassSettings()))],
+    as_json: AsJson = False,
 ) -> None:
-    """Print what an exported model promises, and how the engine would run it."""
+    """Print the contract of an exported model, and the plan and cost of a run."""
     from screen.inspection import inspect_model
 
-    config = RunConfig(passes=passes, memory=memory, masks=masks)
     inspection = inspect_model(model, config)
     typer.echo(inspection.to_json() if as_json else inspection.to_text())
 
 
-for _command in (
-    screen.review.cli.evaluate,
-    screen.review.cli.report,
-    screen.review.cli.queue,
-    screen.review.cli.labels,
-):
-    app.command()(_command)
+_command("report", panel=_REVIEW)(screen.review.cli.report)
+_command("evaluate", panel=_REVIEW)(screen.review.cli.evaluate)
+_command("queue", panel=_REVIEW)(screen.review.cli.queue)
+_command("labels", panel=_REVIEW)(screen.review.cli.labels)
 
 
-@app.command()
-def doctor() -> None:
-    """Print what this machine can do: onnxruntime, devices, libraries, threads, speed."""
+@_command("doctor", panel=_START)
+def doctor(as_json: AsJson = False) -> None:
+    """Print what this machine offers: onnxruntime, devices, libraries, threads, speed."""
     from screen.doctor import examine
 
-    typer.echo(examine().to_text())
+    examination = examine()
+    typer.echo(examination.to_json() if as_json else examination.to_text())
 
 
-@app.command()
+@_command("demo", panel=_START)
 def demo(
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for what the demo makes.")] = Path(
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for the files of the demonstration.")] = Path(
         "demo-output"
     ),
 ) -> None:
-    """Train, export and screen on bundled MNIST digits: the whole tool in a minute."""
+    """Train, export, calibrate and screen on bundled MNIST digits, in about a minute."""
     from screen.demo import run_demo
 
     run_demo(output)
 
 
-_NEW_OBJECTS = 50_000
-"""After so many, Python looks for circles of them; by default after hundreds, which a module soon makes."""
+_COLLECTION_THRESHOLD = 50_000
+"""Allocations before the garbage collector runs; importing modules makes many objects and hardly any garbage."""
 
 
 def main() -> None:
-    """Run the command line; turn every error into a message and an exit code.
-
-    With `--json` an error is a line of JSON on standard output too. Typer itself ends the process for a
-    command line that cannot be parsed (2) and for `typer.Exit`.
-    """
-    debug = "--debug" in sys.argv[1:]
-    # Python looks through all objects for circles again and again while modules are loaded, and when it ends.
-    gc.set_threshold(_NEW_OBJECTS)
+    """Run the command line; every error becomes a message and an exit code, with `--json` also one line of JSON."""
+    gc.set_threshold(_COLLECTION_THRESHOLD)
     atexit.register(gc.freeze)
+    line: Any = typer.main.get_command(app)
     try:
-        app(prog_name="oodscreen")
+        sys.exit(line(prog_name="oodscreen", standalone_mode=False) or 0)
     except OodscreenError as error:
-        if debug:
+        if line.debug:
             raise
-        _fail(error)
+        line.end(error)
     except Exception as error:
-        if debug:
+        if line.debug:
             raise
-        _fail(
-            OodscreenError(
-                f"unexpected {type(error).__name__}: {error}",
-                wanted="no such thing; this is a bug",
-                next_step="run again with --debug and report what it prints",
-            )
-        )
-
-
-def _fail(error: OodscreenError) -> NoReturn:
-    code = error.exit_code
-    typer.echo(f"error: {error}", err=True)
-    if "--json" in sys.argv[1:]:
-        told = {"found": error.found, "wanted": error.wanted, "next": error.next_step}
-        typer.echo(json.dumps({"exit_code": int(code), "meaning": code.meaning, "error": told}))
-    sys.exit(int(code))
+        line.end(explain_unexpected(error))

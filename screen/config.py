@@ -1,46 +1,49 @@
-"""RunConfig: one frozen value that says how a run is done.
+"""RunConfig and CalibrationConfig: frozen values that say how a run or a calibration is done.
 
-The command line makes its options from these fields (`as_options`), and a result is bound to
-those that decide it (`fingerprint`).
+In: options of the command line, or keywords from Python. Out: checked values. Each option is declared here once
+(`export.options`); a result is bound to those that determine it (`fingerprint`).
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import inspect
 import json
 import re
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from export.contract.reader import ExportedModel
 from export.errors import OptionRefused
+from export.options import check_options
+from screen.options import CALIBRATION_PANEL, DECISION_PANEL, INPUT_PANEL, NIGHTLY_PANEL, SCALE_PANEL, SPEED_PANEL
 from screen.partition import ShardPartition
+
+if TYPE_CHECKING:
+    from export.contract.reader import ExportedModel
 
 RESULT_FORMAT = 2
 """Changes whenever the same configuration would write other results."""
 
-_MASK_MODES = ("shared", "per-row")
-
-_ENGINES = ("local", "ray")
+MaskMode = Literal["shared", "per-row"]
+DeviceChoice = Literal["auto", "cpu", "cuda"]
+EngineChoice = Literal["local", "ray"]
+ForceChoice = Literal["all", "quarantined"]
+DistanceChoice = Literal["neighbours", "mahalanobis"]
 
 _DECIDES = ("image_column", "id_column", "keep", "image_root", "max_pixels")
-
-_CALIBRATED = "{}, or the calibration's"
+"""Fields of RunConfig that a result depends on, beside the settings of the passes and the flag rule."""
 
 
 @dataclass(frozen=True)
 class PassSettings:
-    """What decides the passes of a row, apart from the model.
+    """Settings that, with the model, determine the passes of a row.
 
     Attributes:
-        passes: T.
-        seed: of the masks.
+        passes: number of passes, T.
+        seed: seed for the dropout masks.
         masks: `shared` or `per-row`.
     """
 
@@ -49,16 +52,13 @@ class PassSettings:
     masks: str = "shared"
 
 
-FORCE_KINDS = ("all", "quarantined")
-
-
 @dataclass(frozen=True)
 class BadRowLimit:
-    """How many rows may be unreadable before a run says so by its exit code.
+    """Maximum number or share of unreadable rows; above it a run ends with exit code 3.
 
     Attributes:
         number: rows, or percent of the rows.
-        is_percent: which of the two.
+        is_percent: whether `number` is a percentage.
     """
 
     number: float
@@ -66,155 +66,225 @@ class BadRowLimit:
 
     @classmethod
     def parse(cls, text: str) -> BadRowLimit:
-        """Read `N` or `P%`.
+        """The limit written as `N` or `P%`.
 
         Raises:
-            OptionRefused: it is neither.
+            OptionRefused: the text has neither form.
         """
         match = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)\s*%", text.strip(), re.ASCII)
         limit = cls(float(match[1] or match[2]), match[2] is not None) if match else None
         if limit is None or (limit.is_percent and limit.number > 100):
             raise OptionRefused(
                 f"--max-bad-rows is {text!r}.",
-                wanted="a number of rows, as in 100, or a share of them, as in 0.5%",
+                wanted="a number of rows such as 100, or a percentage such as 0.5%",
                 next_step="give one of these, or leave the option out for 1%",
             )
         return limit
 
     def is_exceeded(self, bad: int, rows: int) -> bool:
-        """Whether so many bad rows among so many are too many."""
+        """Whether the number of bad rows is above the limit."""
         return bad > (rows * self.number / 100 if self.is_percent else self.number)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """How a run is done; the help text of an option is the documentation of its field."""
+    """Options of a run; the help text of each option documents its field."""
 
-    passes: Annotated[
-        int | None,
-        typer.Option(
-            "--passes", "-T", help="Monte Carlo dropout passes for each image.", show_default=_CALIBRATED.format(100)
-        ),
-    ] = None
-    seed: Annotated[
-        int | None,
-        typer.Option(help="Of the dropout masks: same seed, same results.", show_default=_CALIBRATED.format(0)),
-    ] = None
-    masks: Annotated[
+    image_column: Annotated[
+        str, typer.Option(metavar="COLUMN", help="Column with the images.", rich_help_panel=INPUT_PANEL)
+    ] = "image"
+    id_column: Annotated[
         str | None,
         typer.Option(
-            help="shared: all rows see the same T thinned networks, which is fast. "
-            "per-row: independent masks for every row.",
-            show_default=_CALIBRATED.format("shared"),
+            metavar="COLUMN",
+            help="Column with the keys of the rows.",
+            show_default="id, if there is such a column",
+            rich_help_panel=INPUT_PANEL,
         ),
     ] = None
+    keep: Annotated[
+        Sequence[str],
+        typer.Option(
+            metavar="COLUMN",
+            help="Input column to copy into the results; may be repeated.",
+            show_default=False,
+            rich_help_panel=INPUT_PANEL,
+        ),
+    ] = ()
+    image_root: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder of images that are given by path.",
+            show_default=False,
+            rich_help_panel=INPUT_PANEL,
+        ),
+    ] = None
+    max_pixels: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Maximum pixels of an image; larger ones are not decoded.",
+            rich_help_panel=INPUT_PANEL,
+        ),
+    ] = 2**26
+
     calibration: Annotated[
         str | None,
         typer.Option(
-            help="File of `oodscreen calibrate` for this model: fills ood_score and p_value, and flags by them.",
+            metavar="FILE",
+            help="Calibration of this model, from `oodscreen calibrate`: fills `ood_score` and `p_value`, and "
+            "flags rows by `p_value`.",
             show_default=False,
+            rich_help_panel=DECISION_PANEL,
         ),
     ] = None
-    batch_size: Annotated[
-        int, typer.Option(help="Rows that are read, decoded and scored together; fewer where images are large.")
-    ] = 2048
     flag_if: Annotated[
         str | None,
         typer.Option(
-            help="When to flag a row, on result columns: 'entropy > 0.5 or prediction_std > 0.2'. "
-            "With a calibration, either one flags. Default without one: entropy above 25 % of its maximum.",
-            show_default=False,
+            metavar="RULE",
+            help="Rule on result columns that flags a row: 'entropy > 0.5 or prediction_std > 0.2'. "
+            "With a calibration, it flags rows in addition.",
+            show_default="the calibration, else entropy above 25 % of its maximum",
+            rich_help_panel=DECISION_PANEL,
+        ),
+    ] = None
+    passes: Annotated[
+        int | None,
+        typer.Option(
+            "--passes",
+            "-T",
+            min=1,
+            metavar="N",
+            help="Number of Monte Carlo dropout passes for each image.",
+            show_default="as calibrated, else 100",
+            rich_help_panel=DECISION_PANEL,
         ),
     ] = None
     adaptive: Annotated[
         bool,
         typer.Option(
             "--adaptive",
-            help="Stop a row's passes where its decision is settled; the column `passes` says after how many.",
+            help="Stop the passes of a row as soon as its flag is decided; the column `passes` has their number.",
+            rich_help_panel=DECISION_PANEL,
         ),
     ] = False
-    image_column: Annotated[str, typer.Option(help="Column with the images.")] = "image"
-    id_column: Annotated[
-        str | None,
-        typer.Option(help="Column with the rows' keys. Default: `id`, where there is one.", show_default=False),
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Seed for the dropout masks.",
+            show_default="as calibrated, else 0",
+            rich_help_panel=DECISION_PANEL,
+        ),
     ] = None
-    keep: Annotated[list[str], typer.Option(help="Input column to copy into the results; may be repeated.")] = None  # type: ignore[assignment]
-    image_root: Annotated[
-        str | None, typer.Option(help="Folder in which to look up images that are given by path.", show_default=False)
+    masks: Annotated[
+        MaskMode | None,
+        typer.Option(
+            help="Dropout masks: `shared` by all rows, which is fast, or drawn independently `per-row`.",
+            show_default="as calibrated, else shared",
+            rich_help_panel=DECISION_PANEL,
+        ),
     ] = None
-    max_pixels: Annotated[int, typer.Option(help="Images with more pixels than this are not decoded.")] = 2**26
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda; auto takes CUDA where a session gets it.")] = "auto"
+
+    device: Annotated[
+        DeviceChoice, typer.Option(help="Device; `auto` is CUDA if it works here.", rich_help_panel=SPEED_PANEL)
+    ] = "auto"
     threads: Annotated[
-        int, typer.Option(help="Threads for passes and for decoding; 0 for all cores. Results do not depend on it.")
-    ] = 0
-    memory: Annotated[int, typer.Option(help="MiB that the tensors of a run may take.")] = 512
-    max_bad_rows: Annotated[
-        str, typer.Option(metavar="N|P%", help="Unreadable rows above which the run ends with exit code 3.")
-    ] = "1%"
-    alarm: Annotated[
-        bool,
+        int,
         typer.Option(
-            "--alarm",
-            help="End with exit code 4 if more or fewer rows are flagged than the calibration lets expect.",
+            min=0,
+            metavar="N",
+            help="Threads for passes and decoding, 0 for one on each core; results do not depend on it.",
+            rich_help_panel=SPEED_PANEL,
         ),
-    ] = False
-    engine: Annotated[
-        str,
+    ] = 0
+    memory: Annotated[
+        int,
         typer.Option(
-            metavar="local|ray", help="Who scores: this process, or workers on a Ray cluster; results are the same."
+            min=1, metavar="N", help="Maximum memory of the tensors of a run, in MiB.", rich_help_panel=SPEED_PANEL
+        ),
+    ] = 512
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Maximum rows that are read, decoded and scored together.",
+            rich_help_panel=SPEED_PANEL,
+        ),
+    ] = 2048
+
+    engine: Annotated[
+        EngineChoice,
+        typer.Option(
+            help="Where rows are scored: in this process, or by workers on a Ray cluster; the results are the same.",
+            rich_help_panel=SCALE_PANEL,
         ),
     ] = "local"
     address: Annotated[
         str | None,
         typer.Option(
-            help="Of the Ray cluster. Default: RAY_ADDRESS, else workers on this machine alone.", show_default=False
+            metavar="ADDRESS",
+            help="Address of the Ray cluster.",
+            show_default="RAY_ADDRESS, else workers on this machine",
+            rich_help_panel=SCALE_PANEL,
         ),
     ] = None
     part: Annotated[
         str | None,
         typer.Option(
             metavar="I/N",
-            help="Do one of N parts of the shards, as one job of an array; all parts share OUTPUT and finish as one.",
+            help="Score part I of N of the shards, as one job of an array; all parts share OUTPUT.",
             show_default=False,
+            rich_help_panel=SCALE_PANEL,
         ),
     ] = None
-    force: Annotated[
-        str | None,
+
+    max_bad_rows: Annotated[
+        str,
         typer.Option(
-            metavar="[all|quarantined]",
-            help="Alone or with `all`: do every shard again, whatever OUTPUT holds. "
-            "`quarantined`: only shards with rows that could not be scored.",
+            metavar="N|P%",
+            help="Maximum number or share of unreadable rows; above it the run ends with exit code 3.",
+            rich_help_panel=NIGHTLY_PANEL,
+        ),
+    ] = "1%"
+    alarm: Annotated[
+        bool,
+        typer.Option(
+            "--alarm",
+            help="End with exit code 4 if the rate of flagged rows is outside the range of the calibration.",
+            rich_help_panel=NIGHTLY_PANEL,
+        ),
+    ] = False
+    force: Annotated[
+        ForceChoice | None,
+        typer.Option(
+            help="Score finished shards again: all of them (`--force` alone, or `all`), or only those with rows that "
+            "could not be scored (`quarantined`).",
             show_default=False,
+            rich_help_panel=NIGHTLY_PANEL,
         ),
     ] = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep", tuple(dict.fromkeys(self.keep or ())))
+        check_options(self)
         if self.image_root is not None:
             if not Path(self.image_root).is_dir():
                 raise OptionRefused(
-                    f"--image-root {self.image_root} is no folder.",
+                    f"--image-root {self.image_root} is not a folder.",
                     wanted="the folder that image paths are relative to",
                     next_step="check the path",
                 )
             object.__setattr__(self, "image_root", str(Path(self.image_root).resolve()))
-        if self.masks not in (None, *_MASK_MODES):
-            raise OptionRefused(
-                f"--masks is {self.masks!r}.", wanted=" or ".join(_MASK_MODES), next_step="choose one of these"
-            )
-        if self.force is not None and self.force not in FORCE_KINDS:
-            raise OptionRefused(
-                f"--force is {self.force!r}.", wanted=" or ".join(FORCE_KINDS), next_step="choose one of these"
-            )
         BadRowLimit.parse(self.max_bad_rows)
-        if self.engine not in _ENGINES:
-            raise OptionRefused(
-                f"--engine is {self.engine!r}.", wanted=" or ".join(_ENGINES), next_step="choose one of these"
-            )
         if self.address is not None and self.engine != "ray":
             raise OptionRefused(
                 f"--address is {self.address}, and --engine is {self.engine}.",
-                wanted="an address only where a cluster scores",
+                wanted="an address only with --engine ray",
                 next_step="add --engine ray, or leave out --address",
             )
         if self.part is not None:
@@ -222,22 +292,12 @@ class RunConfig:
         if self.alarm and (self.calibration is None or self.flag_if is not None):
             raise OptionRefused(
                 f"--alarm was given {'without --calibration' if self.calibration is None else 'with --flag-if'}.",
-                wanted="a calibration that alone decides what is flagged, for its rate is what the alarm knows",
+                wanted="rows that are flagged by a calibration alone, because the alarm compares with its rate",
                 next_step="add --calibration and leave out --flag-if, or leave out --alarm",
             )
-        for name, least in (
-            ("passes", 1), ("seed", 0), ("batch_size", 1), ("max_pixels", 1), ("threads", 0), ("memory", 1)
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None and (value < least or value >= 2**64):
-                raise OptionRefused(
-                    f"--{name.replace('_', '-')} is {value}.",
-                    wanted=f"a whole number, {least} or more",
-                    next_step="give another value, or leave the option out",
-                )
 
     def settings(self, defaults: PassSettings | None = None) -> PassSettings:
-        """What decides the passes: what was given, and for the rest these defaults."""
+        """Settings of the passes: the values given, else these defaults."""
         rest = defaults or PassSettings()
         return PassSettings(
             passes=rest.passes if self.passes is None else self.passes,
@@ -255,15 +315,15 @@ class RunConfig:
         rule: str,
         calibration: str | None,
     ) -> dict[str, Any]:
-        """What decides a result, as JSON values: recorded in every file, and the fingerprint's source.
+        """All that determines a result, as JSON values: recorded in every file, and hashed by `fingerprint`.
 
         Args:
-            model: the model.
-            mask_algorithm: how masks come from the seed.
-            adaptive_algorithm: when passes stop, where they do.
-            settings: of the passes.
-            rule: when a row is flagged.
-            calibration: its digest; None without one.
+            model: exported model.
+            mask_algorithm: version of the algorithm that draws masks from the seed.
+            adaptive_algorithm: version of the early exit; recorded only with `adaptive`.
+            settings: settings of the passes.
+            rule: flag rule.
+            calibration: digest of the calibration; None without one.
         """
         return {
             **{name: getattr(self, name) for name in _DECIDES},
@@ -279,35 +339,55 @@ class RunConfig:
 
 
 def fingerprint(identity: dict[str, Any]) -> str:
-    """A digest of what decides a result."""
+    """SHA-256 of a result's identity."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def as_options(command: Callable[..., None], leave_out: tuple[str, ...] = ()) -> Callable[..., None]:
-    """Give a Typer command the options of RunConfig in place of its parameter `config`.
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """Options of a calibration, beside those that say how rows are read and passes are run."""
 
-    Args:
-        command: the command.
-        leave_out: fields that are no options of it.
-    """
-    hints = get_type_hints(RunConfig, include_extras=True)
-    options = [
-        inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
-        )
-        for field in fields(RunConfig)
-        if field.name not in leave_out
+    review_rate: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SHARE",
+            help="Share of in-distribution rows that may be flagged; 0.02 is 2 %.",
+            show_default=False,
+            rich_help_panel=CALIBRATION_PANEL,
+        ),
     ]
-    signature = inspect.signature(command, eval_str=True)
-    own = [parameter for name, parameter in signature.parameters.items() if name != "config"]
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARDS",
+            help="Reference set of the feature distance: in-distribution rows, for example training rows.",
+            show_default="a third of IN_DISTRIBUTION",
+            rich_help_panel=CALIBRATION_PANEL,
+        ),
+    ] = None
+    distance: Annotated[
+        DistanceChoice,
+        typer.Option(help="Distance between trunk features.", rich_help_panel=CALIBRATION_PANEL),
+    ] = "neighbours"
+    detectors: Annotated[
+        Sequence[str],
+        typer.Option(
+            "--detector",
+            metavar="SCORE",
+            help="Score to combine into `ood_score`; may be repeated.",
+            show_default="entropy and feature_distance",
+            rich_help_panel=CALIBRATION_PANEL,
+        ),
+    ] = ()
 
-    @functools.wraps(command)
-    def with_options(**values: Any) -> None:
-        chosen = {option.name: values.pop(option.name) for option in options}
-        command(**values, config=RunConfig(**chosen))
-
-    own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
-    del with_options.__wrapped__  # Typer would read the signature through it
-    with_options.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
-    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *options]}
-    return with_options
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "detectors", tuple(self.detectors))
+        if not 0 < self.review_rate < 1:
+            raise OptionRefused(
+                f"--review-rate is {self.review_rate:g}.",
+                wanted="a share above 0 and below 1: 0.02 lets 2 % of in-distribution rows be flagged",
+                next_step="give such a share",
+            )
+        check_options(self)

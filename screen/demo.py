@@ -24,8 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from export.errors import OptionRefused
-from screen.config import RunConfig
-from screen.decide.request import CalibrationConfig
+from screen.config import CalibrationConfig, RunConfig
 from screen.review.report.gather import gather_findings
 from screen.review.report.page import write_page
 from screen.run.calibrate import run_calibration

@@ -7,6 +7,7 @@ the speed of a matrix product.
 from __future__ import annotations
 
 import ctypes
+import json
 import platform
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +58,18 @@ class Examination:
     device: Device
     libraries: dict[str, bool]
     gflops: float
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(
+            {
+                "versions": self.versions,
+                "built_for": self.built_for,
+                "device": {"name": self.device.name, "threads": self.device.threads, "note": self.device.note},
+                "libraries": self.libraries,
+                "gflops": self.gflops,
+            }
+        )
 
     def to_text(self) -> str:
         """A readable report."""

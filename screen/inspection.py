@@ -52,8 +52,8 @@ class Inspection:
     relative_cost: float
 
     def to_json(self) -> str:
-        """As JSON."""
-        return json.dumps(asdict(self), indent=2)
+        """One line of JSON."""
+        return json.dumps(asdict(self))
 
     def to_text(self) -> str:
         """A readable report."""

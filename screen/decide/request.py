@@ -1,11 +1,14 @@
-"""What a calibration is asked for, and what is told of one.
+"""The choice of detectors before a calibration, and the report after it.
 
-In: options. Out: a `CalibrationConfig`, checked; a `CalibrationReport`, for people.
+In: a model's contract and the requested scores; a finished calibration. Out: the names of the detectors; a
+`CalibrationReport`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from export.contract.metadata import ModelContract
@@ -13,47 +16,17 @@ from export.errors import OptionRefused
 from screen.columns import CALIBRATED, null_columns
 from screen.decide.calibration import Calibration, threshold_rank
 from screen.decide.detectors import HIGH_IS_UNUSUAL
-from screen.engine.distance import DISTANCES
 from screen.engine.graph.features import FeaturePlan
 
 
 @dataclass(frozen=True)
-class CalibrationConfig:
-    """What a calibration is asked for, beside how rows are read and passes are run.
-
-    Attributes:
-        review_rate: the share of in-distribution rows that may be flagged, above 0, below 1.
-        reference: shards that fill the bank; None takes a part of the rows.
-        distance: `neighbours` or `mahalanobis`.
-        detectors: scores to combine; empty for the default of the model's kind of output.
-    """
-
-    review_rate: float
-    reference: str | None = None
-    distance: str = "neighbours"
-    detectors: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not 0 < self.review_rate < 1:
-            raise OptionRefused(
-                f"--review-rate is {self.review_rate:g}.",
-                wanted="a share above 0 and below 1: 0.02 lets 2 % of in-distribution rows be flagged",
-                next_step="give such a share",
-            )
-        if self.distance not in DISTANCES:
-            raise OptionRefused(
-                f"--distance is {self.distance!r}.", wanted=" or ".join(DISTANCES), next_step="choose one of these"
-            )
-
-
-@dataclass(frozen=True)
 class StoppingReport:
-    """What `run --adaptive` would do with the ranked rows.
+    """Effect of `run --adaptive` on the calibration set.
 
     Attributes:
-        flagged: share flagged when passes stop early.
-        flagged_by_all: share flagged after all passes.
-        mean_passes: passes that a row had, on average.
+        flagged: share of rows flagged with early exit.
+        flagged_by_all: share of rows flagged after all passes.
+        mean_passes: mean number of passes per row with early exit.
     """
 
     flagged: float
@@ -63,15 +36,15 @@ class StoppingReport:
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """What a calibration was made of.
+    """Summary of a finished calibration.
 
     Attributes:
-        output: the file.
-        calibration: what is in it.
-        reference_rows: rows of the bank.
+        output: calibration file.
+        calibration: its content.
+        reference_rows: rows of the reference set.
         rows: in-distribution rows read.
-        statuses: of those that could not be scored, how many have which status.
-        stopping: where that was asked for.
+        statuses: number of rows that could not be scored, by status.
+        stopping: effect of early exit, if `--adaptive` was given.
     """
 
     output: Path
@@ -81,13 +54,44 @@ class CalibrationReport:
     statuses: dict[str, int]
     stopping: StoppingReport | None = None
 
+    @property
+    def expected_rate(self) -> float:
+        """Expected share of flagged rows among rows like those of the calibration set; at most the review rate."""
+        ranked = len(self.calibration.calibration_scores)
+        return threshold_rank(ranked, self.calibration.review_rate) / (ranked + 1)
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        made = self.calibration
+        settings = made.binding.settings
+        early = self.stopping
+        return json.dumps(
+            {
+                "output": str(self.output),
+                "sha256": made.digest,
+                "model": made.binding.model,
+                **asdict(settings),
+                "rows": self.rows,
+                "reference_rows": self.reference_rows,
+                "fit_rows": made.fit_rows,
+                "calibration_rows": len(made.calibration_scores),
+                "statuses": self.statuses,
+                "detectors": list(made.combined_score.names),
+                "features": made.features,
+                "threshold": made.threshold,
+                "review_rate": made.review_rate,
+                "expected_rate": self.expected_rate,
+                "rate_interval": list(made.interval),
+                "adaptive": None if early is None else asdict(early),
+            }
+        )
+
     def to_text(self) -> str:
-        """For people."""
+        """Several lines of text."""
         made = self.calibration
         settings = made.binding.settings
         low, high = made.interval
         ranked = len(made.calibration_scores)
-        promised = threshold_rank(ranked, made.review_rate) / (ranked + 1)
         lines = [
             f"{self.output}  sha256 {made.digest[:16]}",
             f"  for            model {made.binding.model[:16]}, {settings.passes} passes, seed {settings.seed}, "
@@ -96,34 +100,34 @@ class CalibrationReport:
             f"{ranked} in the calibration set",
         ]
         if self.statuses:
-            told = ", ".join(f"{status} {count}" for status, count in sorted(self.statuses.items()))
-            lines.append(f"  not scored     {sum(self.statuses.values())} of {self.rows} ({told})")
+            counts = ", ".join(f"{status} {count}" for status, count in sorted(self.statuses.items()))
+            lines.append(f"  not scored     {sum(self.statuses.values())} of {self.rows} ({counts})")
         lines += [
             f"  detectors      {' + '.join(made.combined_score.names)}",
             f"  features       {made.features}",
             f"  flags          ood_score > {made.threshold:.4g} nats, which is p_value <= {made.review_rate:g}",
-            f"  review rate    {promised:.2%} of rows like the ranked ones; with this many rows the true rate is "
-            f"between {low:.2%} and {high:.2%}, 19 times in 20",
+            f"  review rate    {self.expected_rate:.2%} of rows like those of the calibration set; with this many rows "
+            f"the true rate is between {low:.2%} and {high:.2%}, 19 times in 20",
         ]
         early = self.stopping
         if early is not None:
             lines.append(
-                f"  --adaptive     {early.flagged:.2%} of the ranked rows are flagged, {early.flagged_by_all:.2%} "
-                f"after all passes; a row has {early.mean_passes:.1f} passes, not {settings.passes}"
+                f"  --adaptive     {early.flagged:.2%} of the calibration set is flagged, {early.flagged_by_all:.2%} "
+                f"after all passes; a row takes {early.mean_passes:.1f} of {settings.passes} passes on average"
             )
         return "\n".join(lines)
 
 
-def choose_detectors(contract: ModelContract, wanted: tuple[str, ...], features: FeaturePlan) -> tuple[str, ...]:
-    """What is combined: what was asked for, or the default of the model's kind of output.
+def choose_detectors(contract: ModelContract, wanted: Sequence[str], features: FeaturePlan) -> tuple[str, ...]:
+    """Scores to combine: the requested ones, or the default for the model's kind of output.
 
     Args:
-        contract: the model's.
-        wanted: scores that were asked for; empty for the default.
-        features: where features come from, if there are any.
+        contract: contract of the model.
+        wanted: requested scores; empty for the default.
+        features: source of the features, if the model has any.
 
     Raises:
-        OptionRefused: the model has no such score.
+        OptionRefused: the model does not have a requested score.
     """
     missing = null_columns(contract, CALIBRATED)
     has_features = bool(features.tensor)
@@ -135,7 +139,7 @@ def choose_detectors(contract: ModelContract, wanted: tuple[str, ...], features:
 
 
 def default_detectors(contract: ModelContract, *, has_features: bool) -> tuple[str, ...]:
-    """What is combined where nothing else is asked for; chosen by benchmarks/detection.py."""
+    """Scores that are combined by default; chosen with benchmarks/detection.py."""
     if contract.output_kind == "regression":
         uncertainty = "largest_std"
     elif contract.output_kind == "sigmoid" and contract.classes > 1:
@@ -146,9 +150,9 @@ def default_detectors(contract: ModelContract, *, has_features: bool) -> tuple[s
 
 
 def no_detector(name: str, why: str, known: list[str]) -> OptionRefused:
-    """The refusal of a detector that a model does not have."""
+    """The error for a detector that a model does not have."""
     return OptionRefused(
-        f"--detector {name} is not to be had of this model ({why}).",
+        f"--detector {name} is not available for this model ({why}).",
         wanted=f"some of {', '.join(known)}",
         next_step="name others, or leave the option out",
     )

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from export.contract.reader import ExportedModel, read_model
 from export.errors import CalibrationRefused, InputRefused, OptionRefused, OutputRefused
-from screen.config import RunConfig
+from screen.config import CalibrationConfig, RunConfig
 from screen.decide.adaptive import entropy_limits, refuse_early_exit
 from screen.decide.calibration import (
     FITTING_SHARE,
@@ -37,7 +37,6 @@ from screen.decide.calibration import (
 from screen.decide.detectors import HIGH_IS_UNUSUAL, CombinedScore, Detector
 from screen.decide.reference import MIN_REFERENCE_ROWS, REFERENCE_SHARE, ReferenceSet
 from screen.decide.request import (
-    CalibrationConfig,
     CalibrationReport,
     StoppingReport,
     choose_detectors,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from export.contract.reader import ExportedModel, read_model
 from export.errors import InputRefused
-from screen.config import RunConfig
+from screen.config import MaskMode, RunConfig
 from screen.decide.policy import DecisionPolicy, ScoredRows, choose_policy
 from screen.engine.early_exit import EarlyExitEngine
 from screen.engine.graph.features import GRID
@@ -54,7 +54,7 @@ class Screener:
         *,
         passes: int | None = None,
         seed: int | None = None,
-        masks: str | None = None,
+        masks: MaskMode | None = None,
         flag_if: str | None = None,
         calibration: str | Path | None = None,
         adaptive: bool = False,

@@ -11,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from screen.config import RunConfig
+from screen.review.queue.config import QueueConfig
 from screen.review.queue.file_targets import make_file_destination
-from screen.review.queue.fill import QueueConfig, fill_queue
+from screen.review.queue.fill import fill_queue
 from screen.run.runner import run_screening
 from tests.conftest import Recorder, encode, write_shard
 

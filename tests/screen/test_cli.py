@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -211,8 +212,16 @@ def test_another_calibration_in_the_same_output_is_refused(
     monkeypatch.chdir(tmp_path)
     write_shard(tmp_path / "known" / "a.parquet", [encode(image) for image in read_images("valid")[0][:500]])
     for name, rate in (("c", "0.1"), ("d", "0.2")):
-        words = f"calibrate {article_onnx} known -o {name} --review-rate {rate} -T 3 --device cpu".split()
+        words = f"calibrate {article_onnx} known -o {name} --review-rate {rate} -T 3 --device cpu --json".split()
+        capsys.readouterr()
         assert oodscreen(*words, monkeypatch=monkeypatch) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert (told["output"], told["review_rate"], told["passes"]) == (name, float(rate), 3)
+        assert told["sha256"] == hashlib.sha256(Path(name).read_bytes()).hexdigest()
+        assert told["reference_rows"] + told["fit_rows"] + told["calibration_rows"] == told["rows"] == 500
+        low, high = told["rate_interval"]
+        assert low < told["expected_rate"] <= told["review_rate"] < high
+        assert told["adaptive"] is None
     run = f"run {article_onnx} known out --device cpu --calibration"
     assert oodscreen(*run.split(), "c", monkeypatch=monkeypatch) == 0
     assert oodscreen(*run.split(), "d", monkeypatch=monkeypatch) == 2
@@ -275,7 +284,7 @@ BAD: dict[str, tuple[str, str]] = {
     "no rows in a batch": ("run good.onnx shards out --batch-size 0", "--batch-size is 0"),
     "passes that are no number": ("run good.onnx shards out --passes many", "--passes"),
     "a rule that is none": ("run good.onnx shards out --flag-if nonsense", "'nonsense' instead of a column"),
-    "a device that is none": ("run good.onnx shards out --device tpu", "no device 'tpu'"),
+    "a device that is none": ("run good.onnx shards out --device tpu", "--device is 'tpu'"),
     "output within the input": ("run good.onnx shards shards/out", "lies in INPUT"),
     "output that is a file": ("run good.onnx shards text.onnx", "is a file"),
     "an unknown option": ("run good.onnx shards out --verbose", "--verbose"),
@@ -289,7 +298,7 @@ BAD: dict[str, tuple[str, str]] = {
     "an export into no folder": ("export good.keras no/out.onnx --scale 1", "cannot be written to"),
     "an export over the model": ("export good.keras good.keras --scale 1", "good.keras does not end in .onnx"),
     "a scale beyond all numbers": ("export good.keras out.onnx --scale 1e400", "--scale is '1e400'"),
-    "no such image root": ("run good.onnx shards out --image-root nowhere", "--image-root nowhere is no folder"),
+    "no such image root": ("run good.onnx shards out --image-root nowhere", "--image-root nowhere is not a folder"),
     "unheard-of masks": ("run good.onnx shards out --masks some", "--masks is 'some'"),
     "an export over a folder": ("export good.keras nothing --scale 1", "cannot be written to"),
     "no such calibration": ("run good.onnx shards out --calibration missing", "The calibration missing cannot be read"),
@@ -308,7 +317,10 @@ BAD: dict[str, tuple[str, str]] = {
     "too few rows to calibrate with": ("calibrate good.onnx shards -o c --review-rate 0.02", "hold 300 rows"),
     "a review rate that is none": ("calibrate good.onnx shards -o c --review-rate 2", "--review-rate is 2"),
     "no review rate": ("calibrate good.onnx shards -o c", "--review-rate"),
-    "no such detector": ("calibrate good.onnx shards -o c --review-rate 0.1 --detector x", "--detector x is not"),
+    "no such detector": (
+        "calibrate good.onnx shards -o c --review-rate 0.1 --detector x",
+        "--detector x is not available for this model",
+    ),
     "no such distance": ("calibrate good.onnx shards -o c --review-rate 0.1 --distance x", "--distance is 'x'"),
     "no such reference": ("calibrate good.onnx shards -o c --review-rate 0.5 --reference no", "There is no no"),
     "an evaluation of images": ("evaluate shards", "is not a scored shard"),
@@ -342,6 +354,162 @@ def test_bad_input_is_refused_with_one_message_and_nothing_is_written(
     if told.startswith("error:"):
         assert [line.split()[0] for line in told.splitlines()[-2:]] == ["wanted:", "next:"]
     assert tree(place) == before
+
+
+JSON_ERRORS = {
+    "passes that are no number": ("run good.onnx shards out --json --passes many", "--passes is 'many'."),
+    "no passes": ("run good.onnx shards out --passes 0 --json", "--passes is 0."),
+    "an unknown option before": ("run --verbose good.onnx shards out --json", "--verbose"),
+    "an unknown option behind": ("run good.onnx shards out --json --verbose", "--verbose"),
+    "a missing argument": ("run good.onnx shards --json", "'OUTPUT'"),
+    "a missing value": ("run good.onnx shards out --json --keep", "--keep"),
+    "an unknown command": ("walk --json", "walk"),
+    "an unknown option of oodscreen": ("--verbose run good.onnx shards out --json", "--verbose"),
+    "a model that is missing": ("run missing.onnx shards out --json", "missing.onnx cannot be read"),
+    "inspect": ("inspect missing.onnx --json", "missing.onnx cannot be read"),
+    "check": ("check missing --json", "holds no _manifest.jsonl"),
+    "queue": ("queue missing --json -o q.parquet --top none", "--top is 'none'."),
+    "labels": ("labels missing.json out --json", "'--output'"),
+    "calibrate": ("calibrate good.onnx shards -o c --review-rate 2 --json", "--review-rate is 2."),
+    "doctor": ("doctor now --json", "now"),
+}
+
+
+@pytest.mark.parametrize("name", JSON_ERRORS)
+def test_with_json_every_failure_is_one_line_of_json_too(
+    name: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, message = JSON_ERRORS[name]
+    monkeypatch.chdir(place)
+    assert oodscreen(*shlex.split(command), monkeypatch=monkeypatch) == 2
+    told = capsys.readouterr()
+    (line,) = told.out.splitlines()
+    report = json.loads(line)
+    assert message in report["error"]["found"]
+    assert report["exit_code"] == 2
+    assert set(report) == {"exit_code", "meaning", "error"}
+    assert set(report["error"]) == {"found", "wanted", "next"}
+    assert told.err.startswith(f"error: {report['error']['found']}\n  wanted: {report['error']['wanted']}\n  next:")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "evaluate missing --json m.json",
+        "evaluate missing --json m.json --verbose",
+        "evaluate shards --json",
+        "export missing.keras out.onnx --json",
+        "run good.onnx shards out --flag-if --json",
+        "run good.onnx shards -- --json out more",
+        "run missing.onnx shards out",
+    ],
+)
+def test_without_a_flag_json_a_failure_prints_nothing_on_standard_output(
+    command: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    assert oodscreen(*shlex.split(command), monkeypatch=monkeypatch) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("error: ")
+
+
+def test_an_unexpected_error_says_what_was_found_and_the_next_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("screen.doctor.examine", fail)
+    assert oodscreen("doctor", "--json", monkeypatch=monkeypatch) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith("error: Unexpected ZeroDivisionError: division by zero\n")
+    assert "oodscreen --debug" in json.loads(told.out)["error"]["next"]
+
+
+def test_ctrl_c_ends_every_command_with_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("screen.doctor.examine", interrupt)
+    assert oodscreen("doctor", "--json", monkeypatch=monkeypatch) == 130
+    assert json.loads(capsys.readouterr().out)["exit_code"] == 130
+
+
+def test_without_a_command_the_help_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert oodscreen(monkeypatch=monkeypatch) == 2
+    told = capsys.readouterr().out
+    for panel in ("Prepare a model", "Screen", "Review results", "Get started"):
+        assert panel in told
+
+
+@pytest.mark.parametrize("width", ["80", "120"])
+def test_help_shows_panels_choices_ranges_and_defaults(
+    width: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    assert oodscreen("run", "--help", monkeypatch=monkeypatch) == 0
+    told = capsys.readouterr().out
+    panels = ["What to score", "How to decide", "Speed and device", "Scaling out", "Nightly jobs", "General"]
+    assert re.findall(r"╭─ ([A-Z][\w ]+?) ─", told) == ["Arguments", *panels]
+    for part in ("shared|per-row", "auto|cpu|cuda", "local|ray", "all|quarantined", "x>=1", "x>=0", "[default: 2048]"):
+        assert part in told
+    assert "<str>" not in told.split("What to score")[1]
+    assert "<bool>" not in told
+    assert max(map(len, told.splitlines())) <= int(width)
+
+
+@pytest.mark.parametrize("command", ["calibrate", "inspect"])
+def test_a_command_without_a_calibration_shows_its_own_defaults(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert oodscreen(command, "--help", monkeypatch=monkeypatch) == 0
+    told = capsys.readouterr().out
+    assert "as calibrated" not in told
+    for default in ("[default: 100]", "[default: shared]"):
+        assert default in told
+
+
+def test_the_shell_completes_choices() -> None:
+    environment = {
+        **os.environ,
+        "_OODSCREEN_COMPLETE": "complete_bash",
+        "COMP_WORDS": "oodscreen run --device c",
+        "COMP_CWORD": "3",
+    }
+    done = subprocess.run([OODSCREEN], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["cpu", "cuda"]
+
+
+def test_doctor_prints_json_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert oodscreen("doctor", "--json", monkeypatch=monkeypatch) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    told = json.loads(line)
+    assert set(told) == {"versions", "built_for", "device", "libraries", "gflops"}
+    assert told["device"]["name"] in ("cpu", "cuda")
+    assert told["gflops"] > 0
+
+
+def test_the_former_name_of_output_layer_still_works(
+    article_keras: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words: list[str | Path] = ["export", article_keras, tmp_path / "m.onnx", "--scale", "1/255"]
+    found = set()
+    for option in ("--output", "--output-layer"):
+        assert oodscreen(*words, option, "nowhere", monkeypatch=monkeypatch) == 2
+        found.add(capsys.readouterr().err)
+    assert len(found) == 1
+    assert "nowhere" in found.pop()
+    assert oodscreen(*words, "--output", "a", "--output-layer", "b", monkeypatch=monkeypatch) == 2
+    assert "--output-layer is b, and --output, its former name, is a" in capsys.readouterr().err
+    assert oodscreen("export", "--help", monkeypatch=monkeypatch) == 0
+    told = capsys.readouterr().out
+    assert "--output-layer" in told
+    assert "--output " not in told
 
 
 def test_the_process_itself_ends_with_the_code_and_without_a_traceback(place: Path) -> None:
@@ -502,7 +670,7 @@ def test_a_wrong_scale_shows_on_labelled_rows(
             "labels that do not fit ('digit ",
         ),
         (["--check-data", "labelled", "--check-rows", "0"], "--check-rows"),
-        (["--preprocess", "imagenet"], "no preprocessing 'imagenet'"),
+        (["--preprocess", "imagenet"], "--preprocess is 'imagenet'"),
         (["--resize", "bicubic"], "--resize is 'bicubic'"),
     ],
 )

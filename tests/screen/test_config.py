@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from typing import Any, get_args
+
 import pytest
 
 from export.errors import OptionRefused
-from screen.config import BadRowLimit, RunConfig
+from screen.config import BadRowLimit, CalibrationConfig, DeviceChoice, DistanceChoice, RunConfig
+from screen.engine.distance import DISTANCES
+from screen.engine.session import DEVICES
 
 
 @pytest.mark.parametrize(
@@ -34,4 +38,43 @@ def test_a_limit_that_is_none_is_refused(text: str) -> None:
 
 def test_an_unknown_kind_of_force_is_refused() -> None:
     with pytest.raises(OptionRefused, match="--force is 'some'"):
-        RunConfig(force="some")
+        RunConfig(force="some")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "found", "wanted"),
+    [
+        ({"passes": 0}, "--passes is 0.", "a whole number, 1 or more"),
+        ({"seed": -1}, "--seed is -1.", "a whole number, 0 or more"),
+        ({"seed": 2**64}, f"--seed is {2**64}.", "a whole number, 0 or more"),
+        ({"batch_size": 0}, "--batch-size is 0.", "a whole number, 1 or more"),
+        ({"max_pixels": 0}, "--max-pixels is 0.", "a whole number, 1 or more"),
+        ({"threads": -1}, "--threads is -1.", "a whole number, 0 or more"),
+        ({"memory": 0}, "--memory is 0.", "a whole number, 1 or more"),
+        ({"masks": "some"}, "--masks is 'some'.", "shared or per-row"),
+        ({"device": "tpu"}, "--device is 'tpu'.", "auto or cpu or cuda"),
+        ({"engine": "spark"}, "--engine is 'spark'.", "local or ray"),
+        ({"force": "some"}, "--force is 'some'.", "all or quarantined"),
+    ],
+)
+def test_values_from_python_are_checked_as_those_of_the_command_line(
+    values: dict[str, Any], found: str, wanted: str
+) -> None:
+    with pytest.raises(OptionRefused) as caught:
+        RunConfig(**values)
+    assert (caught.value.found, caught.value.wanted) == (found, wanted)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 0.0, 1.0, 2.0, float("nan")])
+def test_a_review_rate_is_a_share_above_0_and_below_1(rate: float) -> None:
+    with pytest.raises(OptionRefused, match="--review-rate is"):
+        CalibrationConfig(rate)
+
+
+def test_the_choices_of_options_are_those_that_the_code_knows() -> None:
+    assert get_args(DeviceChoice) == DEVICES
+    assert get_args(DistanceChoice) == tuple(DISTANCES)
+
+
+def test_columns_to_keep_are_kept_once_and_in_order() -> None:
+    assert RunConfig(keep=["b", "a", "b"]).keep == ("b", "a")

@@ -6,14 +6,12 @@ memory holds a few hundred bytes per exported row and per image in the ledger.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 
-from export.errors import OptionRefused
 from screen.review.queue.classes import ClassNames, name_classes
+from screen.review.queue.config import QueueConfig
 from screen.review.queue.fetch import FetchedRow, Fetcher
 from screen.review.queue.ledger import LEDGER_NAME, open_ledger
 from screen.review.queue.picking import Destination, Picker
@@ -23,73 +21,12 @@ from screen.review.ranking import (
     AUDIT,
     FLAGGED,
     check_per_class,
-    check_reasons,
     choose_score,
     draw_audit,
     is_high_suspicious,
     rank_flagged,
 )
 from screen.review.results import Results, open_results
-
-
-@dataclass(frozen=True)
-class QueueConfig:
-    """Which rows are handed on.
-
-    Attributes:
-        top: at most so many flagged rows; None: all.
-        per_class: at most so many flagged rows of each predicted class; None: all.
-        reasons: only flagged rows whose reason names one of these scores or statuses.
-        order_by: the score that says how suspicious a row is; None: see `choose_score`.
-        include_random: share of the rows that were not flagged, as `P%`; None: none.
-        seed: of that draw.
-        ledger: folder of the ledger; None: in RESULTS.
-        source: where the input shards are now; None: where they were.
-        model: the model's file, for the names of its classes.
-    """
-
-    top: int | None = None
-    per_class: int | None = None
-    reasons: tuple[str, ...] = ()
-    order_by: str | None = None
-    include_random: str | None = None
-    seed: int = 0
-    ledger: str | None = None
-    source: str | None = None
-    model: str | None = None
-
-    def __post_init__(self) -> None:
-        check_reasons(self.reasons)
-        for name, value, least in (
-            ("--top", self.top, 1),
-            ("--per-class", self.per_class, 1),
-            ("--seed", self.seed, 0),
-        ):
-            if value is not None and value < least:
-                raise OptionRefused(
-                    f"{name} is {value}.",
-                    wanted=f"a whole number, {least} or more",
-                    next_step="give another value, or leave the option out",
-                )
-        self.share()
-
-    def share(self) -> float:
-        """Of the rows that were not flagged, 0 to 1.
-
-        Raises:
-            OptionRefused: `include_random` is no share.
-        """
-        if self.include_random is None:
-            return 0.0
-        match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*%", self.include_random.strip(), re.ASCII)
-        share = float(match[1]) / 100 if match else -1.0
-        if not 0 < share <= 1:
-            raise OptionRefused(
-                f"--include-random is {self.include_random!r}.",
-                wanted="a share of the rows that were not flagged, above 0% and at most 100%",
-                next_step="for example --include-random 0.5%",
-            )
-        return share
 
 
 def fill_queue(
@@ -112,7 +49,7 @@ def fill_queue(
         check_per_class(results)
     classes, contract = name_classes(results, config.model)
     destination = choose_destination(results, classes)
-    flagged = rank_flagged(results, score, config.reasons)
+    flagged = rank_flagged(results, score, tuple(config.reasons))
     audit = draw_audit(results, config.share(), config.seed)
     report = QueueReport(
         destination.describe(),

@@ -10,7 +10,8 @@ from pathlib import Path
 from export.errors import OptionRefused, OutputRefused
 from screen.files.paths import as_path, is_local, is_within
 from screen.review.queue.classes import ClassNames
-from screen.review.queue.file_targets import FILE_FORMATS, make_file_destination
+from screen.review.queue.config import TargetConfig
+from screen.review.queue.file_targets import make_file_destination
 from screen.review.queue.labelstudio import ImageUrl
 from screen.review.queue.picking import Destination
 from screen.review.results import Results
@@ -19,30 +20,17 @@ DEFAULT_PROJECT = "default"
 _SERVER = "label-studio"
 
 
-def choose_destination(
-    results: Results,
-    classes: ClassNames,
-    *,
-    output: str | None,
-    to: str | None,
-    project: str | None,
-    images: bool,
-    image_url: str | None,
-    url: str | None,
-) -> Destination:
+def choose_destination(results: Results, classes: ClassNames, config: TargetConfig) -> Destination:
     """The destination of a queue; a missing Label Studio project is created.
 
     Raises:
         OptionRefused: the options are incomplete or contradict each other.
         OutputRefused: the file would be in RESULTS or INPUT, where it would be read as results or images.
     """
-    template = None if image_url is None else ImageUrl(image_url)
-    if to is not None and to not in (*FILE_FORMATS, _SERVER):
-        raise OptionRefused(
-            f"--to is {to!r}.", wanted=" or ".join((*FILE_FORMATS, _SERVER)), next_step="choose one of these"
-        )
-    if to == _SERVER:
-        if output is not None or not images:
+    output, project = config.output, config.project
+    template = None if config.image_url is None else ImageUrl(config.image_url)
+    if config.to == _SERVER:
+        if output is not None or not config.images:
             raise OptionRefused(
                 f"{'--no-images' if output is None else f'--output {output}'} was given with --to {_SERVER}.",
                 wanted="neither --output nor --no-images with --to label-studio",
@@ -50,14 +38,16 @@ def choose_destination(
             )
         from screen.review.queue.labelstudio_api import open_project
 
-        return open_project(url, project, classes, template)
+        return open_project(config.url, project, classes, template)
     if output is None:
         raise OptionRefused(
             "Neither --output nor --to label-studio was given.",
             wanted="a destination for the rows",
             next_step="for example --output queue.parquet, or --to label-studio --url http://localhost:8080",
         )
-    destination = make_file_destination(output, to, project or DEFAULT_PROJECT, classes, images=images, url=template)
+    destination = make_file_destination(
+        output, config.to, project or DEFAULT_PROJECT, classes, images=config.images, url=template
+    )
     _refuse_within(destination.target, destination.format, results)
     return destination
 

@@ -97,7 +97,7 @@ def test_an_address_without_the_engine_and_an_unknown_engine_are_refused() -> No
     with pytest.raises(OptionRefused, match="--address is head:6379, and --engine is local"):
         RunConfig(address="head:6379")
     with pytest.raises(OptionRefused, match="--engine is 'spark'"):
-        RunConfig(engine="spark")
+        RunConfig(engine="spark")  # type: ignore[arg-type]
 
 
 def test_a_worker_tells_what_it_finished_before_an_error(

@@ -17,9 +17,9 @@ from scipy import stats
 from export.errors import CalibrationRefused, InputRefused, OptionRefused, OutputRefused
 from export.graph.passes import stamp_metadata
 from screen import Screener
-from screen.config import RunConfig
+from screen.config import CalibrationConfig, RunConfig
 from screen.decide.calibration import read_calibration, threshold_rank
-from screen.decide.request import CalibrationConfig, CalibrationReport
+from screen.decide.request import CalibrationReport
 from screen.demo import read_images
 from screen.run.calibrate import run_calibration
 from screen.run.runner import run_screening

@@ -18,8 +18,9 @@ from export.graph.passes import stamp_metadata
 from screen.config import RunConfig
 from screen.review.labels.annotations import read_annotations
 from screen.review.labels.summary import LABEL_COLUMNS
+from screen.review.queue.config import QueueConfig
 from screen.review.queue.file_targets import make_file_destination
-from screen.review.queue.fill import QueueConfig, fill_queue
+from screen.review.queue.fill import fill_queue
 from screen.review.queue.labelstudio import KEY
 from screen.review.results import open_results
 from screen.run.runner import run_screening

@@ -15,8 +15,9 @@ from PIL import Image
 
 from screen.columns import COLUMNS
 from screen.review.queue.classes import ClassNames
+from screen.review.queue.config import QueueConfig
 from screen.review.queue.file_targets import make_file_destination
-from screen.review.queue.fill import QueueConfig, fill_queue
+from screen.review.queue.fill import fill_queue
 from screen.review.queue.labelstudio import KEY, ImageUrl
 from screen.review.queue.row import QUEUE_COLUMNS, queue_schema
 from tests.screen.review.conftest import Night, read_queue

@@ -17,8 +17,9 @@ import pytest
 
 from export.errors import OptionRefused
 from screen.review.queue.classes import name_classes
+from screen.review.queue.config import QueueConfig
 from screen.review.queue.file_targets import make_file_destination
-from screen.review.queue.fill import QueueConfig, fill_queue
+from screen.review.queue.fill import fill_queue
 from screen.review.queue.ledger import Ledger
 from screen.review.queue.summary import QueueReport
 from screen.review.results import open_results

@@ -15,8 +15,9 @@ import pytest
 from export.errors import OutputRefused
 from screen.config import RunConfig
 from screen.review.labels.collect import join_labels, read_labels
+from screen.review.queue.config import QueueConfig
 from screen.review.queue.file_targets import make_file_destination
-from screen.review.queue.fill import QueueConfig, fill_queue
+from screen.review.queue.fill import fill_queue
 from screen.review.queue.ledger import Ledger
 from screen.review.queue.summary import QueueReport
 from screen.run.runner import run_screening

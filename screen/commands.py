@@ -1,0 +1,145 @@
+"""Command classes: how a failed command ends, and where its `--help` stands.
+
+In: a command line and an exception. Out: the error on standard error and the exit code; with `--json`, one line of JSON
+on standard output too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from export.errors import Interrupted, OodscreenError, OptionRefused
+from export.options import explain_value
+from screen.options import GENERAL_PANEL
+
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+"""Typer's error for a command line that cannot be parsed; of Typer's copy of click only the subclass is public."""
+
+
+class CommandLine(TyperGroup):
+    """The command `oodscreen`: remembers `--debug` and `--json`, also of a command line that cannot be parsed.
+
+    Attributes:
+        debug: whether errors are shown with their traceback.
+        as_json: whether a failure is printed as JSON: the command in question has a flag `--json`, and it was given.
+    """
+
+    debug = False
+    as_json = False
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the options before the command's name."""
+        name = next((word for word in args if not word.startswith("-")), None)
+        command: Any = self.commands.get(name or "")
+        self.as_json = "--json" in args and (command is None or _json_flag(command) is not None)
+        with _explained(ctx):
+            rest = super().parse_args(ctx, args)
+        self.debug = bool(ctx.params.get("debug"))
+        return rest
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command of a name."""
+        with _explained(ctx):
+            return super().resolve_command(ctx, args)
+
+    def get_params(self, ctx: Any) -> Any:
+        """The options, as `--help` shows them."""
+        return _without_flag_types(super().get_params(ctx))
+
+    def end(self, error: OodscreenError) -> NoReturn:
+        """Print an error and end the process with its exit code."""
+        code = error.exit_code
+        typer.echo(f"error: {error}", err=True)
+        if self.as_json:
+            parts = {"found": error.found, "wanted": error.wanted, "next": error.next_step}
+            typer.echo(json.dumps({"exit_code": int(code), "meaning": code.meaning, "error": parts}))
+        raise SystemExit(int(code))
+
+
+class Command(TyperCommand):
+    """A command of `oodscreen`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words after the command's name, and note whether `--json` is among them."""
+        line: Any = ctx.find_root().command
+        flag = _json_flag(self)
+        options = args[: args.index("--")] if "--" in args else args
+        line.as_json = flag is not None and "--json" in options
+        with _explained(ctx, list(args)):
+            rest = super().parse_args(ctx, args)
+        line.as_json = flag is not None and bool(ctx.params[flag.name])
+        return rest
+
+    def get_params(self, ctx: Any) -> Any:
+        """The arguments and options, as `--help` shows them: `--help` is in the last panel."""
+        *own, help_option = _without_flag_types(super().get_params(ctx))
+        help_option.rich_help_panel = GENERAL_PANEL
+        return [*own, help_option]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; Ctrl-C becomes an error with its exit code."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                "The command was interrupted by SIGINT.",
+                wanted="time to finish",
+                next_step="run the same command again",
+            ) from error
+
+
+@contextmanager
+def _explained(context: Any, words: Sequence[str] = ()) -> Iterator[None]:
+    """Give Typer's errors of the block the three parts of an error.
+
+    Args:
+        context: context of the command whose words are parsed.
+        words: these words, if they are to be searched for the value in an error.
+    """
+    try:
+        yield
+    except _UsageError as error:
+        raise _explain_value(error, context, words) or _explain_usage(error, context) from None
+
+
+def _explain_value(error: Any, context: Any, words: Sequence[str]) -> OptionRefused | None:
+    """The error for an option's value that Typer could not convert; None for other errors."""
+    name = error.param.name if isinstance(error, typer.BadParameter) and error.param is not None else None
+    if name is None or not words:
+        return None
+    text = context.command.make_parser(context).parse_args(list(words))[0].get(name)
+    return explain_value(context.command.callback, name, text) if isinstance(text, str) else None
+
+
+def _explain_usage(error: Any, context: Any) -> OptionRefused:
+    """The error for a command line that does not fit the command."""
+    usage = " ".join(context.get_usage().split()).removeprefix("Usage: ")
+    return OptionRefused(error.format_message(), wanted=usage, next_step=f"see {context.command_path} --help")
+
+
+def explain_unexpected(error: Exception) -> OodscreenError:
+    """The three parts of an error for an exception that no code expected."""
+    return OodscreenError(
+        f"Unexpected {type(error).__name__}: {error}",
+        wanted="an error that oodscreen explains",
+        next_step="run the command again as `oodscreen --debug COMMAND ...`, and report the traceback that it prints",
+    )
+
+
+def _json_flag(command: Any) -> Any:
+    """The parameter of the flag `--json`; None where `--json` takes a value or does not exist."""
+    return next((one for one in command.params if "--json" in one.opts and one.is_flag), None)
+
+
+def _without_flag_types(parameters: list[Any]) -> list[Any]:
+    """The parameters, where `--help` shows no `<bool>` beside a flag."""
+    for one in parameters:
+        if getattr(one, "is_flag", False):
+            one.metavar = ""
+    return parameters

@@ -1,0 +1,177 @@
+"""QueueConfig and TargetConfig: frozen values that say which rows go into a queue, and where the queue is written.
+
+In: options of the command line, or keywords from Python. Out: checked values. Each option is declared here once
+(`export.options`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import typer
+
+from export.errors import OptionRefused
+from export.options import check_options
+from screen.options import LABEL_STUDIO_PANEL, ClassNamesModel, InputNow, ServerUrl
+
+QueueFormat = Literal["parquet", "jsonl", "imagefolder", "label-studio-tasks", "label-studio"]
+
+_ROWS = "Which rows"
+_TARGET = "Where the queue goes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueConfig:
+    """Options that choose the rows of a queue."""
+
+    top: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Maximum number of flagged rows to export.",
+            show_default="all",
+            rich_help_panel=_ROWS,
+        ),
+    ] = None
+    per_class: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Maximum number of flagged rows of each predicted class.",
+            show_default="all",
+            rich_help_panel=_ROWS,
+        ),
+    ] = None
+    reasons: Annotated[
+        Sequence[str],
+        typer.Option(
+            "--reason",
+            metavar="NAME",
+            help="Score or status; only rows that are flagged because of it are exported. May be repeated.",
+            show_default=False,
+            rich_help_panel=_ROWS,
+        ),
+    ] = ()
+    order_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCORE",
+            help="Score that orders the rows, the most suspicious first.",
+            show_default="ood_score, else the first score of the flag rule",
+            rich_help_panel=_ROWS,
+        ),
+    ] = None
+    include_random: Annotated[
+        str | None,
+        typer.Option(
+            metavar="P%",
+            help="Share of the rows that are not flagged to add at random, marked `audit`.",
+            show_default=False,
+            rich_help_panel=_ROWS,
+        ),
+    ] = None
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Seed for that random choice.", rich_help_panel=_ROWS)
+    ] = 0
+    ledger: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Directory of the deduplication ledger.",
+            show_default="RESULTS/_queue.ledger",
+            rich_help_panel=_TARGET,
+        ),
+    ] = None
+    source: InputNow = None
+    model: ClassNamesModel = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reasons", tuple(self.reasons))
+        if self.reasons:
+            from screen.review.ranking import check_reasons
+
+            check_reasons(tuple(self.reasons))
+        check_options(self)
+        self.share()
+
+    def share(self) -> float:
+        """Share of the rows that are not flagged to add at random, 0 to 1.
+
+        Raises:
+            OptionRefused: `include_random` is not such a share.
+        """
+        if self.include_random is None:
+            return 0.0
+        match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*%", self.include_random.strip(), re.ASCII)
+        share = float(match[1]) / 100 if match else -1.0
+        if not 0 < share <= 1:
+            raise OptionRefused(
+                f"--include-random is {self.include_random!r}.",
+                wanted="a share of the rows that were not flagged, above 0% and at most 100%",
+                next_step="for example --include-random 0.5%",
+            )
+        return share
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetConfig:
+    """Options that choose the destination of a queue: a file, a folder, or a project of Label Studio."""
+
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="QUEUE",
+            help="File or folder to write.",
+            show_default=False,
+            rich_help_panel=_TARGET,
+        ),
+    ] = None
+    to: Annotated[
+        QueueFormat | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="Format of QUEUE: parquet, jsonl, imagefolder or label-studio-tasks; or label-studio for a project "
+            "on a server.",
+            show_default="by the ending of QUEUE",
+            rich_help_panel=_TARGET,
+        ),
+    ] = None
+    project: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Labeling project; an image is queued at most once per project. In Label Studio its number or title; "
+            "it is created if missing.",
+            show_default="default, in Label Studio oodscreen",
+            rich_help_panel=_TARGET,
+        ),
+    ] = None
+    images: Annotated[
+        bool,
+        typer.Option(
+            "--images/--no-images",
+            help="Write the bytes of the images into parquet and jsonl.",
+            rich_help_panel=_TARGET,
+        ),
+    ] = True
+    image_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEMPLATE",
+            help="Template of the image addresses in Label Studio tasks, such as 'https://.../{path}'; fields: {path}, "
+            "{id}, {shard}, {row}, {key}.",
+            show_default="images are embedded in the tasks",
+            rich_help_panel=LABEL_STUDIO_PANEL,
+        ),
+    ] = None
+    url: ServerUrl = None
+
+    def __post_init__(self) -> None:
+        check_options(self)
