@@ -43,7 +43,9 @@ def _number(option: str, text: str) -> float:
         return float(Fraction(text.strip().replace(" ", "")))
     except (ValueError, ZeroDivisionError, OverflowError) as error:
         raise OptionRefused(
-            f"{option} is {text!r}.", wanted="a number or a fraction, such as 1/255", next_step="give such a number"
+            f"{option} is {text!r}.",
+            wanted="a number or a fraction, such as 1/255",
+            next_step="give a number of this form",
         ) from error
 
 

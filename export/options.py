@@ -46,7 +46,7 @@ class FromText:
 
     Attributes:
         kind: type that Typer parses: `str`, `Path`, or `list[str]` for an option that may be repeated.
-        convert: value of the field for such a value; called only if the option was given.
+        convert: function from that type to the type of the field; called only if the option was given.
     """
 
     kind: Any

@@ -98,7 +98,7 @@ class RunConfig:
         typer.Option(
             metavar="COLUMN",
             help="Column with the keys of the rows.",
-            show_default="id, if there is such a column",
+            show_default="id, if the column exists",
             rich_help_panel=INPUT_PANEL,
         ),
     ] = None
@@ -388,6 +388,6 @@ class CalibrationConfig:
             raise OptionRefused(
                 f"--review-rate is {self.review_rate:g}.",
                 wanted="a share above 0 and below 1: 0.02 lets 2 % of in-distribution rows be flagged",
-                next_step="give such a share",
+                next_step="give a share in this range",
             )
         check_options(self)

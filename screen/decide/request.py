@@ -133,7 +133,7 @@ def choose_detectors(contract: ModelContract, wanted: Sequence[str], features: F
     has_features = bool(features.tensor)
     for name in wanted:
         if name not in HIGH_IS_UNUSUAL or name in missing or (name == "feature_distance" and not has_features):
-            why = f"features: {features.describe()}" if name == "feature_distance" else "no such score"
+            why = f"features: {features.describe()}" if name == "feature_distance" else "the score does not exist"
             raise no_detector(name, why, [one for one in HIGH_IS_UNUSUAL if one not in missing])
     return tuple(dict.fromkeys(wanted)) or default_detectors(contract, has_features=has_features)
 

@@ -103,7 +103,7 @@ class QueueConfig:
         """Share of the rows that are not flagged to add at random, 0 to 1.
 
         Raises:
-            OptionRefused: `include_random` is not such a share.
+            OptionRefused: `include_random` is not a percentage above 0 and at most 100.
         """
         if self.include_random is None:
             return 0.0
