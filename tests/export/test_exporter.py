@@ -201,7 +201,7 @@ def test_whole_numbers_in_are_not_cut_silently(keras: Any, tmp_path: Path) -> No
     image = keras.Input((8, 8, 1), dtype="uint8")
     x = layers.Dropout(0.5)(layers.Flatten()(layers.Rescaling(1 / 255)(image)))
     model = keras.Model(image, layers.Dense(3, activation="softmax")(x))
-    with pytest.raises(OptionRefused, match="whole numbers, to which preprocessed pixels would be cut"):
+    with pytest.raises(OptionRefused, match="whole numbers, to which preprocessed pixels would be truncated"):
         export_model(model, tmp_path / "m.onnx", scale=1 / 255)
     assert export_model(model, tmp_path / "m.onnx").verified["deterministic_difference"] < 1e-5
 

@@ -206,7 +206,7 @@ REFUSALS = (
     Refusal(
         "shared_by_rows", tokens(lambda layers, x: layers.Dropout(0.2, noise_shape=(2, 8, 1))(x)), "has noise_shape"
     ),
-    Refusal("old_opset", ending_in(), "operator set 16", options=(*UNIT, "--opset", "16")),
+    Refusal("old_opset", ending_in(), "--opset is 16", options=(*UNIT, "--opset", "16")),
 )
 
 
