@@ -1,6 +1,7 @@
-"""Every result column, once: name, Arrow type, unit, range and one sentence.
+"""The single definition of every result column: name, Arrow type, unit, range and description.
 
-The writer makes its schema from this list, the rules their vocabulary, and README its table.
+In: nothing. Out: the columns, from which come the schema of the results, the names in flag rules and the table in the
+documentation.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ class Column:
     """One result column.
 
     Attributes:
-        name: as in the file.
+        name: name of the column in the file.
         type: Arrow type.
-        unit: `nats`, `probability`, ... or "" where there is none.
-        range: the values it can take, in words or as an interval.
-        sentence: what it says.
+        unit: `nats`, `probability`, ... or "" without a unit.
+        range: possible values, in words or as an interval.
+        sentence: description in one sentence.
     """
 
     name: str
@@ -31,9 +32,9 @@ class Column:
     sentence: str
 
     def field(self) -> pa.Field:
-        """The Arrow field, with unit, range and sentence as its metadata."""
-        notes = {"unit": self.unit, "range": self.range, "description": self.sentence}
-        return pa.field(self.name, self.type, metadata={key: text for key, text in notes.items() if text})
+        """The Arrow field, with unit, range and description as its metadata."""
+        metadata = {"unit": self.unit, "range": self.range, "description": self.sentence}
+        return pa.field(self.name, self.type, metadata={key: text for key, text in metadata.items() if text})
 
 
 _NUMBER, _LIST = pa.float32(), pa.list_(pa.float32())
@@ -41,7 +42,7 @@ _NUMBER, _LIST = pa.float32(), pa.list_(pa.float32())
 IDENTITY = (
     Column("shard", pa.string(), "", "", "Name of the input shard, relative to INPUT."),
     Column("row", pa.int64(), "", "0 and up", "Position of the row in its shard."),
-    Column("id", pa.string(), "", "", "The input's key column; where there is none, `shard:row`."),
+    Column("id", pa.string(), "", "", "Value of the input's key column; without one, `shard:row`."),
 )
 
 SCORES = (
@@ -50,7 +51,7 @@ SCORES = (
         pa.int32(),
         "",
         "0 to C - 1",
-        "Predicted class: the largest mean (one sigmoid output: 1 if above 0.5).",
+        "Predicted class: the class with the largest mean (one sigmoid output: 1 if above 0.5).",
     ),
     Column("confidence", _NUMBER, "probability", "0 to 1", "Mean probability of the prediction."),
     Column(
@@ -69,21 +70,25 @@ SCORES = (
         "Largest standard deviation of the row, over its classes or values.",
     ),
     Column(
-        "entropy", _NUMBER, "nats", "0 to ln C", "Predictive entropy: of the mean (several labels: summed over labels)."
+        "entropy",
+        _NUMBER,
+        "nats",
+        "0 to ln C",
+        "Predictive entropy: entropy of the mean (several labels: sum over labels).",
     ),
     Column(
         "expected_entropy",
         _NUMBER,
         "nats",
         "0 to entropy",
-        "Mean over passes of the entropy of one pass: noise in the data.",
+        "Mean over passes of the entropy of one pass: aleatoric uncertainty, noise in the data.",
     ),
     Column(
         "mutual_information",
         _NUMBER,
         "nats",
         "0 to entropy",
-        "entropy - expected_entropy: how much the passes disagree.",
+        "entropy - expected_entropy: epistemic uncertainty, disagreement of the passes.",
     ),
     Column(
         "variation_ratio",
@@ -110,56 +115,62 @@ SCORES = (
         _NUMBER,
         "",
         "any",
-        "Mean over passes of -logsumexp(logits), where the model has logits; high is unusual.",
+        "Mean over passes of -logsumexp(logits), if the model has logits; high is unusual.",
     ),
-    Column("largest_label_entropy", _NUMBER, "nats", "0 to ln 2", "Several labels: entropy of the least certain one."),
+    Column(
+        "largest_label_entropy", _NUMBER, "nats", "0 to ln 2", "Several labels: entropy of the least certain label."
+    ),
     Column(
         "feature_distance",
         _NUMBER,
         "",
         "0 and up",
-        "How far the trunk's features are from known ones: 1 - mean cosine to the nearest (or the Mahalanobis "
-        "distance); null without a calibration, or where it found no features.",
+        "Distance of the trunk's features from the reference set: 1 - mean cosine to the nearest neighbours, or the "
+        "Mahalanobis distance; null without a calibration, or if the calibration has no features.",
     ),
     Column(
         "ood_score",
         pa.float64(),
         "nats",
         "0 and up",
-        "How unusual the row is among known rows, all detectors together; null without a calibration.",
+        "Combined score: sum of the surprisals of all detectors; high is unusual; null without a calibration.",
     ),
     Column(
         "p_value",
         pa.float64(),
         "probability",
         "above 0, to 1",
-        "Share of known rows that are at least as unusual, conservative; null without a calibration.",
+        "Conformal p-value: (1 + rows of the calibration set with at least this ood_score) / (their number + 1); null "
+        "without a calibration.",
     ),
 )
 
 VERDICT = (
-    Column("flag", pa.bool_(), "", "", "A person should look: the rule holds, or the row could not be scored."),
-    Column("flag_reason", pa.string(), "", "", "The comparisons that held, with their values; null where not flagged."),
+    Column(
+        "flag", pa.bool_(), "", "", "Whether a person should review the row: the rule holds, or it could not be scored."
+    ),
+    Column("flag_reason", pa.string(), "", "", "The comparisons that hold, with their values; null if not flagged."),
     Column(
         "flag_reasons",
         pa.list_(pa.string()),
         "",
         "",
-        "The same reasons as a list without the row's values, to count and to filter by: `entropy > 0.5`, "
-        "`most unusual: entropy`, or the status; null where not flagged.",
+        "The same reasons as a list without the row's values, for counting and filtering: `entropy > 0.5`, "
+        "`most unusual: entropy`, or the status; null if not flagged.",
     ),
-    Column("passes", pa.int32(), "passes", "0 to T", "How many passes the row had."),
-    Column("status", pa.string(), "", "see below", "`ok`, or why the row could not be scored."),
-    Column("error", pa.string(), "", "", "What was wrong with the row; null where its status is `ok`."),
+    Column("passes", pa.int32(), "passes", "0 to T", "Number of passes that the row completed."),
+    Column("status", pa.string(), "", "see below", "`ok`, or the reason why the row could not be scored."),
+    Column("error", pa.string(), "", "", "Error of the row; null if its status is `ok`."),
 )
 
 COLUMNS = (*IDENTITY, *SCORES, *VERDICT)
 
 _SINCE_FORMAT_2 = frozenset(["flag_reasons"])
+"""Columns that results of format 1 do not have."""
 
 
 def columns_of_format(result_format: int) -> tuple[Column, ...]:
-    """The result columns of a format of results: 1 has no `flag_reasons`, 2 is today's."""
+    """The result columns of a format of results: format 1 has no `flag_reasons`, format 2 is the current one."""
     return tuple(column for column in COLUMNS if result_format > 1 or column.name not in _SINCE_FORMAT_2)
 
 
@@ -170,37 +181,37 @@ STATUSES = {
     "path_not_found": "the path could not be read under --image-root",
     "decode_failed": "the bytes are not an image that can be decoded",
     "too_large": "the image has more pixels than the limit; it was not decoded",
-    "wrong_shape": "the image is not of the size that the model takes",
-    "unreadable_page": "this part of the Parquet file is damaged",
-    "non_finite": "the model gave NaN or infinity",
+    "wrong_shape": "the image does not have the size that the model takes",
+    "unreadable_page": "the row is in a damaged part of the Parquet file",
+    "non_finite": "the model returned NaN or infinity",
 }
-"""Every value of the column `status`, with its meaning."""
+"""Meaning of each value of the column `status`."""
 
 
 CALIBRATED = frozenset(["feature_distance", "ood_score", "p_value"])
-"""The scores that only a calibration gives."""
+"""Score columns that are null without a calibration."""
 
 
 def null_columns(contract: ModelContract, calibrated: frozenset[str] = frozenset()) -> frozenset[str]:
-    """The scores that a model of this output kind never has.
+    """Score columns that are always null for a model of this output kind.
 
     Args:
-        contract: the model's.
-        calibrated: those of `CALIBRATED` that the calibration gives.
+        contract: contract of the model.
+        calibrated: the columns of `CALIBRATED` that the calibration fills.
     """
-    always = set(CALIBRATED - calibrated)
+    nulls = set(CALIBRATED - calibrated)
     classes = {"prediction", "confidence", "prediction_std", "skewness", "kurtosis"}
     probabilities = {"entropy", "expected_entropy", "mutual_information", "variation_ratio", "energy"}
     if contract.output_kind == "regression":
-        return frozenset(always | classes | probabilities | {"largest_label_entropy"})
+        return frozenset(nulls | classes | probabilities | {"largest_label_entropy"})
     if contract.output_kind == "sigmoid":
-        always |= {"energy"}
-        return frozenset(always | (classes if contract.classes > 1 else {"largest_label_entropy"}))
-    return frozenset(always | {"largest_label_entropy"})
+        nulls |= {"energy"}
+        return frozenset(nulls | (classes if contract.classes > 1 else {"largest_label_entropy"}))
+    return frozenset(nulls | {"largest_label_entropy"})
 
 
 def result_schema(kept: pa.Schema) -> pa.Schema:
-    """The schema of a result shard: identity, kept input columns, scores, verdict."""
+    """The schema of a result shard: identity, kept input columns, scores, decision."""
     fields = [column.field() for column in IDENTITY]
     fields += list(kept)
     fields += [column.field() for column in (*SCORES, *VERDICT)]

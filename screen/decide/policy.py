@@ -1,6 +1,6 @@
 """The decision policy: a rule, a calibration or both, and the pass settings that they hold for.
 
-In: a `RunConfig` and a model, then a `PassSummary` for each batch. Out: `ScoredRows`, with every score and flag.
+In: a `RunConfig` and a model, then a `PassSummary` for each batch. Out: `ScoredRows` with scores, flags and reasons.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ScoredRows:
 
     Attributes:
         summary: statistics of the passes, in float64.
-        scores: the score columns as they are written, by name, `[B]` or `[B, C]`; columns that are null are left out.
+        scores: score columns in the types of the result columns, by name, `[B]` or `[B, C]`; without null columns.
         decision: flags and reasons.
     """
 
@@ -40,29 +40,29 @@ class ScoredRows:
 
     @property
     def flag(self) -> NDArray[np.bool_]:
-        """`[B]`, whether a person should look at the row."""
+        """`[B]`, whether a person should review the row."""
         return self.decision.flag
 
     @property
     def reasons(self) -> list[tuple[Reason, ...]]:
-        """`[B]`, the reasons for the flag; empty where not flagged."""
+        """`[B]`, the reasons for the flag; empty for rows that are not flagged."""
         return self.decision.reasons
 
 
 @dataclass(frozen=True)
 class DecisionPolicy:
-    """Decides which rows a person should look at.
+    """Decides which rows a person should review.
 
     Attributes:
-        settings: the pass settings that the policy holds for.
-        rule: the rule that flags.
-        asked: the user's rule beside the calibration; without a calibration the same as `rule`.
-        calibration: the source of `ood_score` and `p_value`; None where both stay null.
+        settings: the pass settings that the policy is valid for.
+        rule: the flag rule, which includes that of the calibration.
+        user_rule: the user's rule, None if only the calibration flags; without a calibration the same as `rule`.
+        calibration: source of `ood_score` and `p_value`; None if both stay null.
     """
 
     settings: PassSettings
     rule: FlagRule
-    asked: FlagRule | None
+    user_rule: FlagRule | None
     calibration: Calibration | None
 
     def entropy_limits(self, rows: int, distance: NDArray[np.float64] | None) -> Floats:
@@ -70,14 +70,14 @@ class DecisionPolicy:
 
         Args:
             rows: B.
-            distance: `feature_distance`, `[B]`, where the calibration uses it.
+            distance: `feature_distance`, `[B]`; None if the calibration does not use it.
         """
-        return entropy_limits(self.asked, self.calibration, rows, distance)
+        return entropy_limits(self.user_rule, self.calibration, rows, distance)
 
     def apply(self, summary: PassSummary) -> ScoredRows:
         """Score and flag rows.
 
-        Where the calibration flags a row, the last reason names the detector with the largest surprisal.
+        If the calibration flags a row, its last reason names the detector with the largest surprisal.
         """
         scores = score_columns(summary)
         if self.calibration is None:
@@ -98,13 +98,14 @@ class DecisionPolicy:
         """Compare a number of flags with the prediction interval of the calibration; None without a calibration.
 
         Args:
-            rows: readable rows of the run.
-            flags: flagged rows among them.
+            rows: number of readable rows of the run.
+            flags: number of flagged rows among them.
         """
         if self.calibration is None:
             return None
-        ranked = len(self.calibration.calibration_scores)
-        return find_drift(ranked, threshold_rank(ranked, self.calibration.review_rate), rows, flags)
+        calibration_rows = len(self.calibration.calibration_scores)
+        rank = threshold_rank(calibration_rows, self.calibration.review_rate)
+        return find_drift(calibration_rows, rank, rows, flags)
 
 
 def choose_policy(model: ExportedModel, config: RunConfig) -> DecisionPolicy:
@@ -112,7 +113,7 @@ def choose_policy(model: ExportedModel, config: RunConfig) -> DecisionPolicy:
 
     Raises:
         CalibrationRefused: the calibration cannot be read, or was made for another model or other passes.
-        OptionRefused: the rule cannot be parsed, or a rule is needed and missing.
+        OptionRefused: the rule cannot be parsed, is missing, or does not allow an early exit.
     """
     contract = model.contract
     if config.calibration is None:
@@ -122,11 +123,11 @@ def choose_policy(model: ExportedModel, config: RunConfig) -> DecisionPolicy:
         calibration = read_calibration(config.calibration)
         settings = config.settings(calibration.binding.settings)
         calibration.check(Binding(model.digest, ALGORITHM, settings))
-        known = CALIBRATED if calibration.distance is not None else CALIBRATED - {"feature_distance"}
-        asked = None if config.flag_if is None else parse_rule(config.flag_if, contract, known)
-        text = calibration.rule if asked is None else f"{calibration.rule} or ({asked.text})"
-        policy = DecisionPolicy(settings, parse_rule(text, contract, known), asked, calibration)
+        available = CALIBRATED if calibration.distance is not None else CALIBRATED - {"feature_distance"}
+        user_rule = None if config.flag_if is None else parse_rule(config.flag_if, contract, available)
+        text = calibration.rule if user_rule is None else f"{calibration.rule} or ({user_rule.text})"
+        policy = DecisionPolicy(settings, parse_rule(text, contract, available), user_rule, calibration)
     if config.adaptive:
         detectors = () if policy.calibration is None else policy.calibration.combined_score.names
-        refuse_early_exit(contract, policy.asked, detectors)
+        refuse_early_exit(contract, policy.user_rule, detectors)
     return policy

@@ -1,7 +1,7 @@
-"""The scores of a summary as they are written, and as rules read them.
+"""Scores in the types of the result columns.
 
-In: a `PassSummary`. Out: an array for each column, in the column's type: a rule decides on the
-numbers that a reader of the results sees.
+In: a `PassSummary`. Out: an array for each score column, in the column's type. Flag rules use these arrays, so that a
+flag can be verified from the written columns.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from screen.engine.statistics import PassSummary
 
 
 def score_columns(summary: PassSummary) -> dict[str, NDArray[Any]]:
-    """The scores of B rows as they are written: float32, without those that are null."""
-    written: dict[str, NDArray[Any]] = {}
+    """Score columns of B rows, by name, `[B]` or `[B, C]`, in the types of the result columns; without null columns."""
+    columns: dict[str, NDArray[Any]] = {}
     for column in SCORES:
         values = getattr(summary, column.name, None)
         if values is not None:
             kind = column.type.value_type if pa.types.is_list(column.type) else column.type
-            written[column.name] = values.astype(kind.to_pandas_dtype())
-    return written
+            columns[column.name] = values.astype(kind.to_pandas_dtype())
+    return columns

@@ -1,6 +1,6 @@
-"""Decode batches of rows ahead of their use: the one reader of images for runs, calibrations and checks of an export.
+"""Read and decode batches ahead of their use, for runs, calibrations and the accuracy check of an export.
 
-In: batches of rows. Out: an `ImageBatch` for each, in order; reading and decoding go on in threads of their own.
+In: batches of rows. Out: an `ImageBatch` for each, in order. Reading and decoding run in two separate threads.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from screen.input.overlap import StageClock, work_ahead
 from screen.input.rows import RowBatch
 
 _BATCH_BYTES = 32 * 2**20
-"""Maximum bytes of pixels in one batch; a few batches are in flight between the stages."""
+"""Maximum bytes of pixels per batch; several batches are in flight between the stages."""
 
 _AHEAD = 2
-"""Batches that reading and decoding may each be ahead of their consumer."""
+"""Maximum number of batches that reading, and decoding, may be ahead of its consumer."""
 
 
 def batch_rows(config: RunConfig, contract: ModelContract) -> int:
-    """Rows of one batch: `--batch-size`, fewer where images are large."""
+    """Rows per batch: `--batch-size`, or fewer if images are large."""
     height, width, channels = contract.image_shape
     return max(1, min(config.batch_size, _BATCH_BYTES // (height * width * channels)))
 
@@ -30,13 +30,13 @@ def batch_rows(config: RunConfig, contract: ModelContract) -> int:
 def decode_ahead(
     batches: Iterator[list[RowBatch]], contract: ModelContract, config: RunConfig, clock: StageClock
 ) -> Generator[ImageBatch, None, None]:
-    """Read and decode batches in two threads ahead of the caller; closing the generator ends both.
+    """Read and decode batches in two threads, ahead of the caller; closing the generator ends both threads.
 
     Args:
-        batches: rows as `read_batches` yields them.
+        batches: batches of rows, as from `read_batches`.
         contract: image size and colour of the model.
         config: pixel limit, image root and decoding threads.
-        clock: counts the busy seconds of the stages `read` and `decode`.
+        clock: measures the busy time of the stages `read` and `decode`.
     """
     decoder = Decoder(contract, max_pixels=config.max_pixels, image_root=config.image_root, threads=config.threads)
     pieces = work_ahead(clock.make("read", batches), _AHEAD)

@@ -1,6 +1,6 @@
-"""Labelled rows for a check at export: read and decoded as a run does it, drawn from all shards.
+"""Labelled rows for the accuracy check of an export, drawn from all shards, and read and decoded as in a run.
 
-In: a contract and where the shards are. Out: `LabelledBatch`es.
+In: a contract and the path of the shards. Out: `LabelledBatch`es.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ from screen.input.rows import in_batches, read_chosen_rows
 from screen.input.shards import ShardRef, find_shards
 
 _BATCH_ROWS = 256
+"""Maximum rows per batch."""
+
 _BATCH_PIXELS = 2**21
+"""Maximum pixels per batch; a batch has at least one row."""
 
 
 def read_labelled(
@@ -38,51 +41,60 @@ def read_labelled(
     image_root: str | None,
     rows: int,
 ) -> Iterator[LabelledBatch]:
-    """Draw rows from all shards with a fixed seed, each as likely as any other, and decode them.
+    """Draw rows uniformly from all shards with a fixed seed, and decode them.
 
-    The columns are checked at once, the rows are read while they are asked for. Only the row groups
-    in which drawn rows lie are read.
+    The columns are checked at once; the rows are read on iteration. Only row groups with drawn rows are read.
+
+    Args:
+        contract: image size and colour of the model.
+        source: a shard, a folder of shards, or a glob.
+        label_column: name of the label column.
+        image_column: name of the image column.
+        image_root: folder of the image files, if the image column holds paths.
+        rows: maximum number of rows to draw.
 
     Raises:
-        InputRefused: nothing is there, or a column is missing or of a type that cannot be read.
+        InputRefused: there are no shards or rows, or a column is missing or has an unsupported type.
     """
     config = RunConfig(image_column=image_column, image_root=image_root)
     shards, _ = find_shards(source)
     columns = _add_labels(shards, map_columns(shards, config, contract), label_column)
     chosen = _draw_rows(shards, rows)
-    pieces = (piece for shard, places in chosen for piece in read_chosen_rows(shard, columns, places))
+    pieces = (piece for shard, positions in chosen for piece in read_chosen_rows(shard, columns, positions))
     size = max(1, min(_BATCH_ROWS, _BATCH_PIXELS // (contract.height * contract.width)))
     return _label(decode_ahead(in_batches(pieces, size), contract, config, StageClock()), label_column)
 
 
 def _label(batches: Generator[ImageBatch, None, None], label_column: str) -> Iterator[LabelledBatch]:
+    """Attach the labels of the readable rows to each batch."""
     with closing(batches):
         for batch in batches:
             labels: list[Any] = [
                 label for piece in batch.pieces for label in piece.kept.column(label_column).to_pylist()
             ]
-            readable = [label for label, is_there in zip(labels, batch.readable, strict=True) if is_there]
+            readable = [label for label, is_readable in zip(labels, batch.readable, strict=True) if is_readable]
             statuses = tuple(status for status, _ in batch.failures.values())
             yield LabelledBatch(batch.images, tuple(readable), statuses)
 
 
 def _add_labels(shards: list[ShardRef], columns: ColumnMapping, label_column: str) -> ColumnMapping:
+    """Add the label column, which every shard must have once and with the same type."""
     for shard in shards:
         count = shard.schema.names.count(label_column)
         if count != 1:
             raise InputRefused(
                 f"{shard.name} has {'no' if count == 0 else count} column(s) {label_column!r}. "
                 f"Its columns: {', '.join(shard.schema.names) or 'none'}.",
-                wanted="one column of labels in every shard",
-                next_step="name it by --label-column",
+                wanted="one label column in every shard",
+                next_step="name it with --label-column",
             )
         types = [one.schema.field(label_column).type for one in (shards[0], shard)]
         if types[0] != types[1]:
             raise InputRefused(
-                f"The column {label_column!r} is of type {types[0]} in {shards[0].name}, "
+                f"The column {label_column!r} has the type {types[0]} in {shards[0].name}, "
                 f"but {types[1]} in {shard.name}.",
-                wanted="one type in every shard",
-                next_step="write the shards with one type of label, or give one of them",
+                wanted="the same type in every shard",
+                next_step="write all shards with the same label type, or give only one shard",
             )
     field = shards[0].schema.field(label_column)
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
@@ -90,14 +102,14 @@ def _add_labels(shards: list[ShardRef], columns: ColumnMapping, label_column: st
 
 
 def _draw_rows(shards: list[ShardRef], rows: int) -> list[tuple[ShardRef, NDArray[np.int64]]]:
-    """The drawn positions of each shard in ascending order; shards without any are left out."""
+    """Draw rows: each shard with its drawn positions, ascending; without shards that have none."""
     ends = np.cumsum([shard.rows for shard in shards])
     total = int(ends[-1])
     if not total:
         raise InputRefused(
-            f"The {len(shards)} labelled shard(s) hold no rows.",
+            f"The {len(shards)} labelled shard(s) contain no rows.",
             wanted="rows with images and labels",
-            next_step="check --check-data",
+            next_step="check the path given with --check-data",
         )
     drawn = np.sort(np.random.default_rng(0).choice(total, min(rows, total), replace=False))
     parts = np.split(drawn, np.searchsorted(drawn, ends[:-1]))

@@ -1,7 +1,6 @@
-"""Let the stages of a run work at the same time, each in a thread, a bounded number of items ahead.
+"""Run the stages of a run concurrently, each in its own thread and a bounded number of items ahead.
 
-In: an iterator. Out: the same items. What each stage takes is measured here, the only place that
-sees them all.
+In: an iterator. Out: the same items. The busy time of each stage is measured here, where all stages pass.
 """
 
 from __future__ import annotations
@@ -17,21 +16,26 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
+"""Seconds between checks whether the consumer has stopped, while the queue is full."""
 
 
 class StageClock:
-    """Seconds that each stage was busy, by its name; waiting for another stage does not count."""
+    """Measures the busy time of each stage, without the time of waiting for another stage.
+
+    Attributes:
+        seconds: busy time in seconds, by stage.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     def busy(self, stage: str) -> AbstractContextManager[None]:
-        """Count the time of the block for a stage."""
+        """Add the time of the block to a stage."""
         return self._count(stage, 1)
 
     def make(self, stage: str, items: Iterator[Item]) -> Generator[Item, None, None]:
-        """The same items; the time that an item takes to come is the stage's."""
+        """Yield the same items; the time to produce each item is added to the stage."""
         while True:
             with self.busy(stage):
                 item = next(items, _END)
@@ -42,27 +46,32 @@ class StageClock:
     def run(
         self, stage: str, function: Callable[[Iterator[Item]], Iterator[Result]], items: Generator[Item, None, None]
     ) -> Generator[Result, None, None]:
-        """What a function makes of the items; closing this closes `items`."""
+        """Apply a function to the iterator of items, and yield its results.
 
-        def given() -> Iterator[Item]:
+        The time of the function is added to the stage, without the time of `items`. Closing this generator closes
+        `items`.
+        """
+
+        def timed_items() -> Iterator[Item]:
             while True:
-                with self._count(stage, -1):  # the stage is busy around it
+                with self._count(stage, -1):  # `make` counts the whole step
                     item = next(items, _END)
                 if isinstance(item, _End):
                     return
                 yield item
 
         with closing(items):
-            yield from self.make(stage, function(given()))
+            yield from self.make(stage, function(timed_items()))
 
     def apply(
         self, stage: str, function: Callable[[Item], Result], items: Generator[Item, None, None]
     ) -> Generator[Result, None, None]:
-        """What a function makes of each item; closing this closes `items`."""
+        """Apply a function to each item, and yield the results; closing this generator closes `items`."""
         return self.run(stage, partial(map, function), items)
 
     @contextmanager
     def _count(self, stage: str, sign: int) -> Iterator[None]:
+        """Add the time of the block, times `sign`, to a stage."""
         started = time.perf_counter()
         try:
             yield
@@ -71,24 +80,24 @@ class StageClock:
 
 
 class _End:
-    """What comes after the last item."""
+    """Marks the end of the items."""
 
 
 _END = _End()
 
 
 class _Failure(Generic[Item]):
-    """An exception on its way from one thread to another."""
+    """Carries an exception from the producing to the consuming thread."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
 
 def work_ahead(items: Generator[Item, None, None], depth: int) -> Generator[Item, None, None]:
-    """The same items in the same order, made in a thread of their own up to `depth` ahead.
+    """Yield the same items in the same order, produced in a separate thread up to `depth` items ahead.
 
-    An exception of `items` is raised where its item would have come. Closing this generator stops
-    the thread after the item that it is at, and closes `items` there.
+    An exception of `items` is raised in place of its item. Closing this generator stops the thread after the current
+    item, and closes `items` in the thread.
     """
     waiting: queue.Queue[Item | _End | _Failure[Item]] = queue.Queue(depth)
     stopped = threading.Event()
@@ -96,7 +105,7 @@ def work_ahead(items: Generator[Item, None, None], depth: int) -> Generator[Item
     def put(entry: Item | _End | _Failure[Item]) -> None:
         while not stopped.is_set():
             try:
-                waiting.put(entry, timeout=_LOOK_SECONDS)
+                waiting.put(entry, timeout=_POLL_SECONDS)
             except queue.Full:
                 continue
             return
@@ -108,7 +117,7 @@ def work_ahead(items: Generator[Item, None, None], depth: int) -> Generator[Item
                 if stopped.is_set():
                     break
             put(_END)
-        except BaseException as error:  # noqa: BLE001  handed to the thread that waits, whatever it is
+        except BaseException as error:  # noqa: BLE001  every exception is raised again by the consumer
             put(_Failure(error))
         finally:
             items.close()

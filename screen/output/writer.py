@@ -1,8 +1,7 @@
-"""Write scored shards: one for each input shard, whole or not at all.
+"""Write result shards atomically, one for each input shard.
 
-In: an `ImageBatch` with its `PassSummary` and `Decision`. Out: `OUTPUT/<shard name>`, renamed into
-place when its last row is written. Row groups have a fixed size, so that a file does not depend
-on the batches that it came in.
+In: an `ImageBatch` and its `ScoredRows`. Out: `OUTPUT/<shard name>`, renamed into place after its last row is written.
+Row groups have a fixed size, so that a file does not depend on the batches.
 """
 
 from __future__ import annotations
@@ -29,12 +28,25 @@ from screen.input.rows import RowBatch
 from screen.input.shards import ShardRef
 
 _GROUP_ROWS = 8192
+"""Rows per row group."""
+
 _METADATA_KEY = b"oodscreen"
+"""Key of the identity in the metadata of a result file."""
 
 
 @dataclass(frozen=True)
 class WrittenShard:
-    """A finished result shard, its bytes and what is in it."""
+    """A finished result shard.
+
+    Attributes:
+        shard: the input shard.
+        path: the result file.
+        size: size of the file in bytes.
+        sha256: digest of the file, as hexadecimal text.
+        rows: number of rows.
+        flagged: number of flagged rows.
+        statuses: number of rows by status.
+    """
 
     shard: ShardRef
     path: Path
@@ -50,7 +62,7 @@ def make_table(batch: ImageBatch, rows: ScoredRows | None) -> pa.Table:
 
     Args:
         batch: the rows.
-        rows: scores and flags of the readable rows; None where no row is readable.
+        rows: scores and flags of the readable rows; None if no row is readable.
     """
     readable = batch.readable
     scores = {} if rows is None else rows.scores
@@ -68,14 +80,14 @@ def make_table(batch: ImageBatch, rows: ScoredRows | None) -> pa.Table:
             columns[column.name] = _as_arrow(scores[column.name], column.type).take(take)
         else:
             columns[column.name] = pa.nulls(len(readable), column.type)
-    columns |= _verdict_columns(batch, rows)
+    columns |= _decision_columns(batch, rows)
     ordered = [columns[column.name] for column in IDENTITY]
     ordered += [column.combine_chunks() if column.num_chunks != 1 else column.chunk(0) for column in kept.columns]
     ordered += [columns[column.name] for column in (*SCORES, *VERDICT)]
     return pa.Table.from_arrays(ordered, schema=result_schema(kept.schema))
 
 
-def _verdict_columns(batch: ImageBatch, rows: ScoredRows | None) -> dict[str, pa.Array]:
+def _decision_columns(batch: ImageBatch, rows: ScoredRows | None) -> dict[str, pa.Array]:
     """Flag, reasons, passes, status and error of all rows; rows that could not be scored are flagged."""
     size = len(batch.readable)
     flag, passes = np.ones(size, np.bool_), np.zeros(size, np.int32)
@@ -108,10 +120,12 @@ def _holds_floats(kind: pa.DataType) -> bool:
 
 
 def _counts(batch: ImageBatch) -> list[int]:
+    """Number of rows in each piece of a batch."""
     return [piece.count for piece in batch.pieces]
 
 
 def _as_arrow(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """Arrow array of values `[B]`, or list array of values `[B, C]`."""
     if values.ndim == 1:
         return pa.array(values, kind)
     offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
@@ -119,7 +133,7 @@ def _as_arrow(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
 
 
 def is_result(path: Path) -> bool:
-    """Whether a file is a result shard that this project wrote."""
+    """Whether a file is a result shard written by oodscreen."""
     try:
         with open_parquet(path) as file:
             return read_identity(file.schema_arrow) is not None
@@ -128,23 +142,23 @@ def is_result(path: Path) -> bool:
 
 
 def read_identity(schema: pa.Schema) -> dict[str, Any] | None:
-    """What decided the results of a shard, from its schema; None where it is no result of ours.
+    """The identity of a result shard, from its schema; None if the file was not written by oodscreen.
 
     Raises:
-        ValueError: the entry is no JSON object.
+        ValueError: the metadata entry is not a JSON object.
     """
     text = (schema.metadata or {}).get(_METADATA_KEY)
     return None if text is None else dict(json.loads(text))
 
 
 class ShardWriters:
-    """Takes batches in input order and finishes shard after shard.
+    """Writes batches that come in input order to one result shard after another.
 
     Args:
         output: folder of results.
-        kept_schema: the copied input columns.
-        identity: what decided the results; written into every file's metadata.
-        owner: whose files these are while they are aside, where several runs write into OUTPUT.
+        kept_schema: schema of the copied input columns.
+        identity: the configuration, on which the results depend; written into every file's metadata.
+        owner: name of the part, in the names of its staging files; "" if only one run writes into OUTPUT.
     """
 
     def __init__(self, output: Path, kept_schema: pa.Schema, identity: dict[str, Any], owner: str = "") -> None:
@@ -153,10 +167,14 @@ class ShardWriters:
         self._open: ShardWriter | None = None
 
     def write(self, pieces: tuple[RowBatch, ...], table: pa.Table) -> Iterator[WrittenShard]:
-        """Write the rows of some pieces; gives each shard that is thereby finished.
+        """Write the rows of some pieces, and yield each shard that they complete.
+
+        Args:
+            pieces: consecutive rows, in input order.
+            table: the same rows in result columns.
 
         Raises:
-            WriteFailed: the system refused a write; the unfinished file is gone.
+            WriteFailed: the system refused a write; the staging file is removed.
         """
         start = 0
         for piece in pieces:
@@ -169,28 +187,28 @@ class ShardWriters:
                 yield finished.finish()
 
     def abandon(self) -> None:
-        """Remove the unfinished shard, if there is one."""
+        """Remove the staging file of the unfinished shard, if any."""
         if self._open is not None:
             self._open.abandon()
             self._open = None
 
 
 def file_schema(kept_schema: pa.Schema, identity: dict[str, Any]) -> pa.Schema:
-    """The schema of a result file, with what decided it in its metadata."""
+    """The schema of a result file, with the identity in its metadata."""
     return result_schema(kept_schema).with_metadata({_METADATA_KEY: json.dumps(identity, sort_keys=True)})
 
 
 class ShardWriter:
-    """A result shard that is being written aside.
+    """Writes one result shard to a staging file.
 
     Args:
-        shard: whose results.
-        path: the name that the file will have.
-        schema: of the file, by `file_schema`.
-        owner: whose file it is while it is aside.
+        shard: the input shard.
+        path: the result file.
+        schema: schema of the file, by `file_schema`.
+        owner: name of the part, in the name of the staging file; "" without parts.
 
     Raises:
-        WriteFailed: by every method, when the system refuses a write; the unfinished file is gone then.
+        WriteFailed: by every method, if the system refuses a write; the staging file is then removed.
     """
 
     def __init__(self, shard: ShardRef, path: Path, schema: pa.Schema, owner: str) -> None:
@@ -198,16 +216,16 @@ class ShardWriter:
         self._waiting = schema.empty_table()
         self._rows = self._flagged = 0
         self._statuses: dict[str, int] = {}
-        self._aside = StagingFile(path, owner)
-        with self._aside.writing():
-            # A dictionary of scores would list nearly every value once, and their places beside it. Nested columns
-            # that are kept have none either: pyarrow knows these by their leaves alone.
+        self._staging = StagingFile(path, owner)
+        with self._staging.writing():
+            # Scores hardly repeat, so a dictionary would only add indices. Kept nested columns have no dictionary
+            # either: pyarrow identifies them by their leaves only.
             repeating = [field.name for field in schema if not _holds_floats(field.type)]
             repeating.append("flag_reasons.list.element")
-            self._file = pq.ParquetWriter(self._aside.path, schema, compression="zstd", use_dictionary=repeating)
+            self._file = pq.ParquetWriter(self._staging.path, schema, compression="zstd", use_dictionary=repeating)
 
     def add(self, table: pa.Table) -> None:
-        """Append rows; full row groups are written."""
+        """Append rows, and write full row groups."""
         self._rows += len(table)
         self._flagged += pc.sum(table.column("flag")).as_py() or 0
         for entry in table.column("status").value_counts().to_pylist():
@@ -218,23 +236,23 @@ class ShardWriter:
             self._waiting = self._waiting.slice(_GROUP_ROWS)
 
     def finish(self) -> WrittenShard:
-        """Write what waits, close, sync and rename."""
+        """Write the remaining rows, close, sync and rename the file."""
         if len(self._waiting):
             self._write(self._waiting)
-        with self._aside.writing():
+        with self._staging.writing():
             self._file.close()
-        content = self._aside.commit()
+        content = self._staging.commit()
         statuses = dict(sorted(self._statuses.items()))
         return WrittenShard(
-            self._shard, self._aside.target, content.size, content.sha256, self._rows, self._flagged, statuses
+            self._shard, self._staging.target, content.size, content.sha256, self._rows, self._flagged, statuses
         )
 
     def abandon(self) -> None:
-        """Remove the file aside."""
-        with suppress(OSError):  # a disk that is full refuses the footer too; the file goes anyway
+        """Remove the staging file."""
+        with suppress(OSError):  # a full disk refuses the footer too; the file is removed anyway
             self._file.close()
-        self._aside.discard()
+        self._staging.discard()
 
     def _write(self, table: pa.Table) -> None:
-        with self._aside.writing():
+        with self._staging.writing():
             self._file.write_table(table.combine_chunks(), row_group_size=_GROUP_ROWS)

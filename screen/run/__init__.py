@@ -1,4 +1,4 @@
-"""The loop from shards to scored shards, in one process.
+"""Screening runs and calibrations: from shards to scored shards, or to a calibration file.
 
-In: a model, INPUT, OUTPUT and a `RunConfig`. Out: a `RunSummary`, or from in-distribution rows a calibration.
+In: a model, shards and a `RunConfig`. Out: result shards with a `RunSummary`, or a calibration with its report.
 """

@@ -1,11 +1,12 @@
-"""`oodscreen calibrate`: the same loop over rows that are known to be in distribution, into one file.
+"""`oodscreen calibrate`: score in-distribution rows, and write a calibration file.
 
-In: an exported model, shards of held-out in-distribution rows, and perhaps reference shards. Out: a
-calibration file and a `CalibrationReport`.
+In: an exported model, shards of held-out in-distribution rows, and optional reference shards. Out: a calibration file
+and a `CalibrationReport`.
 
-The rows are read once or twice: once to fill the bank that distances are measured to, which takes the trunk
-alone, then for the T passes. Which row goes to which part follows from its pixels, so that neither
-the order nor the cut into shards matters, and equal images never lie on both sides.
+The rows are read once or twice: first, if `feature_distance` is a detector, to fill the reference set, which runs the
+trunk alone; then for the T passes. A row's pixels decide whether it belongs to the reference set, the fitting set or
+the calibration set. The split therefore does not depend on the order of rows or shards, and equal images are always in
+the same set.
 """
 
 from __future__ import annotations
@@ -68,63 +69,73 @@ def run_calibration(
     wanted: CalibrationConfig,
     listener: Listener,
 ) -> CalibrationReport:
-    """Score in-distribution rows and write what follows from them.
+    """Score in-distribution rows and write a calibration file.
 
     Args:
-        model_path: a file that `oodscreen export` wrote.
+        model_path: file written by `oodscreen export`.
         source: held-out in-distribution rows: a shard, a folder of shards, or a glob.
-        output: the calibration file; replaced if there is one.
-        config: how rows are read and passes are run.
-        wanted: what is calibrated.
-        listener: told how it goes on.
+        output: the calibration file; an earlier calibration is replaced.
+        config: settings for reading rows and running passes.
+        wanted: target review rate, reference shards, distance and detectors.
+        listener: receives progress and notices.
 
     Raises:
-        Refused: too few rows, rows that are in the reference too, or an option that cannot be meant; with
-            `config.adaptive`, detectors that no early decision can be taken by.
+        Refused: there are too few rows, some rows are also in the reference shards, or an option is invalid; with
+            `config.adaptive`, the detectors do not allow an early exit.
     """
     model = read_model(model_path)
     _refuse_to_replace(Path(output))
-    work = _Calibrating(model, source, config, wanted, listener)
-    calibration, reference_rows = work.calibrate()
-    stopping = work.try_stopping(calibration) if config.adaptive else None
+    process = _CalibrationProcess(model, source, config, wanted, listener)
+    calibration, reference_rows = process.calibrate()
+    stopping = process.measure_early_exit(calibration) if config.adaptive else None
     digest = calibration.save(Path(output))
-    made = replace(calibration, digest=digest)
+    saved = replace(calibration, digest=digest)
     return CalibrationReport(
-        Path(output), made, reference_rows, work.rows, dict(sorted(work.statuses.items())), stopping
+        Path(output), saved, reference_rows, process.rows, dict(sorted(process.statuses.items())), stopping
     )
 
 
 @dataclass
-class _Rows:
-    """What is kept of the rows that were scored: their digests and detectors, no images."""
+class _ScoredRows:
+    """Digests and detector scores of the scored rows; images are not kept.
+
+    Attributes:
+        digests: `[B]` per batch, digests of the pixels.
+        scores: by detector, `[B]` per batch.
+    """
 
     digests: list[NDArray[np.uint64]] = field(default_factory=list)
     scores: dict[str, list[NDArray[np.float32]]] = field(default_factory=dict)
 
     def all_digests(self) -> NDArray[np.uint64]:
+        """Digests of all rows, `[n]`."""
         return np.concatenate(self.digests) if self.digests else np.zeros(0, np.uint64)
 
-    def of(self, name: str) -> NDArray[np.float32]:
+    def all_scores(self, name: str) -> NDArray[np.float32]:
+        """Scores of all rows by one detector, `[n]`."""
         return np.concatenate(self.scores[name])
 
 
-class _Calibrating:
-    """One calibration, from its checks to its parts."""
+class _CalibrationProcess:
+    """One calibration: checks the request, splits and scores the rows, and fits the combined score."""
 
     def __init__(
         self, model: ExportedModel, source: str, config: RunConfig, wanted: CalibrationConfig, listener: Listener
     ) -> None:
         self._model, self._config, self._wanted, self._listener = model, config, wanted, listener
+        self.rows = 0
+        self.statuses: dict[str, int] = {}
+        self._first_failure = ""
         self._settings = config.settings()
         plan = plan_engine(model, masks=self._settings.masks, features=GRID)
         self._features = plan.features
         self._detectors = choose_detectors(model.contract, wanted.detectors, plan.features)
         if not plan.features.tensor and not wanted.detectors:
-            listener.noted(f"no distance in trunk features, uncertainty alone ({plan.features.why})")
+            listener.noted(f"feature_distance is not available, uncertainty alone is used ({plan.features.why})")
         if config.adaptive:
             refuse_early_exit(model.contract, None, self._detectors)
         shards = find_shards(source)[0]
-        self._demand_rows(sum(shard.rows for shard in shards), "hold")
+        self._require_rows(sum(shard.rows for shard in shards), "rows")
         self._shards = shards
         self._reference = None if wanted.reference is None else find_shards(wanted.reference)[0]
         self._device = choose_device(config.device, config.threads)
@@ -137,55 +148,57 @@ class _Calibrating:
             "notify": listener.noted,
         }
         self._engine = PassEngine(plan, **self._options)
-        self.rows = 0
-        self.statuses: dict[str, int] = {}
-        self._first_failure = ""
 
     @property
     def _uses_distance(self) -> bool:
         return "feature_distance" in self._detectors
 
     def calibrate(self) -> tuple[Calibration, int]:
-        """Fill the bank, run the passes, fit and rank."""
-        distance, bank, why = self._fill_reference()
-        rows = self._score_rows(None if self._reference is not None else bank, distance)
+        """Fill the reference set, run the passes, and fit the detectors.
+
+        Returns:
+            The calibration, and the number of rows in the reference set.
+        """
+        distance, reference, features = self._fill_reference()
+        rows = self._score_rows(None if self._reference is not None else reference, distance)
         digests = rows.all_digests()
         if self._reference is not None:
             self._refuse_overlap(digests)
-        self._demand_rows(len(digests) + (0 if self._reference is not None else len(bank)), "hold readable")
-        fit, ranked = split_rows(digests, (FITTING_SHARE, 1 - FITTING_SHARE))
-        if 2 * len(fit) < MIN_FITTING_ROWS or not threshold_rank(len(ranked), self._wanted.review_rate):
+        readable = len(digests) + (0 if self._reference is not None else len(reference))
+        self._require_rows(readable, "readable rows")
+        fitting, ranked = split_rows(digests, (FITTING_SHARE, 1 - FITTING_SHARE))
+        if 2 * len(fitting) < MIN_FITTING_ROWS or not threshold_rank(len(ranked), self._wanted.review_rate):
             least = min_calibration_rows(self._wanted.review_rate)
             raise InputRefused(
-                f"Too many rows repeat each other: {len(fit)} would fit the detectors and {len(ranked)} be ranked.",
-                wanted=f"at least {MIN_FITTING_ROWS} and {least}, where equal rows are in one part",
-                next_step="give more rows that differ",
+                f"Too many rows are equal: the fitting set has {len(fitting)} rows, the calibration set {len(ranked)}.",
+                wanted=f"at least {MIN_FITTING_ROWS} and {least} rows; equal rows are in the same set",
+                next_step="give more distinct rows",
             )
-        self._ranked = digests[ranked]
+        self._calibration_digests = digests[ranked]
         names = list(self._detectors)
-        if distance is not None and np.ptp(rows.of("feature_distance")[fit]) == 0:
+        if distance is not None and np.ptp(rows.all_scores("feature_distance")[fitting]) == 0:
             names.remove("feature_distance")
-            distance, why = None, "none: every row has the same features"
+            distance, features = None, "none: every row has the same features"
         if not names:
             raise OptionRefused(
-                f"There is nothing to tell rows apart by ({why}).",
-                wanted="at least one detector that the model yields",
+                f"No detector is left: feature_distance cannot be used ({features}).",
+                wanted="at least one detector that the model has",
                 next_step="add --detector entropy, or another score",
             )
-        combination = CombinedScore(tuple(Detector.fit(name, rows.of(name)[fit]) for name in names))
-        scores = np.sort(combination.score({name: rows.of(name)[ranked] for name in names}))
+        combined_score = CombinedScore(tuple(Detector.fit(name, rows.all_scores(name)[fitting]) for name in names))
+        scores = np.sort(combined_score.score({name: rows.all_scores(name)[ranked] for name in names}))
         binding = Binding(self._model.digest, ALGORITHM, self._settings)
         calibration = Calibration(
-            binding, self._wanted.review_rate, combination, scores, distance, why, fit_rows=len(fit)
+            binding, self._wanted.review_rate, combined_score, scores, distance, features, fit_rows=len(fitting)
         )
-        return calibration, len(bank)
+        return calibration, len(reference)
 
-    def try_stopping(self, calibration: Calibration) -> StoppingReport:
-        """Score the ranked rows once more, with passes that stop where the decision is settled."""
+    def measure_early_exit(self, calibration: Calibration) -> StoppingReport:
+        """Score the calibration set again with early exit, and compare the flags with those after all passes."""
         engine = EarlyExitEngine(self._plan, distance=calibration.distance, **self._options)
         limits = partial(entropy_limits, None, calibration)
         scores, passes = [], []
-        for summary in engine.summarize_early_exit(self._ranked_images(), limits):
+        for summary in engine.summarize_early_exit(self._calibration_images(), limits):
             if summary is None:
                 continue
             scores.append(calibration.score(score_columns(summary)))
@@ -196,43 +209,53 @@ class _Calibrating:
             mean_passes=float(np.mean(np.concatenate(passes))),
         )
 
-    def _ranked_images(self) -> Iterator[NDArray[np.uint8] | None]:
-        """The images of the ranked rows, in batches; None for a batch without any."""
+    def _calibration_images(self) -> Iterator[NDArray[np.uint8] | None]:
+        """The images of the calibration set, in batches; None for a batch without any of its rows."""
         for batch in self._read(self._shards, count=False):
-            kept = np.isin(_digests(batch), self._ranked)
+            kept = np.isin(_digests(batch), self._calibration_digests)
             yield batch.images[kept] if kept.any() else None
 
     def _fill_reference(self) -> tuple[Distance | None, NDArray[np.uint64], str]:
-        """The distance, the digests of its rows, and where its features come from."""
+        """Fill the reference set.
+
+        Returns:
+            The fitted distance, or None if `feature_distance` is not a detector; the digests of the reference set; and
+            the source of the features, or the reason why there are none.
+        """
         if not self._uses_distance:
-            why = self._features.describe() if not self._features.tensor else "none: feature_distance is no detector"
+            why = "none: feature_distance is not a detector" if self._features.tensor else self._features.describe()
             if self._reference is not None:
-                self._listener.noted("--reference is not read: no distance in trunk features is measured")
+                self._listener.noted("--reference is ignored: feature_distance is not a detector of this calibration")
             return None, np.zeros(0, np.uint64), why
-        bank = ReferenceSet(self._features.size)
+        reference = ReferenceSet(self._features.size)
         for batch in self._read(self._reference or self._shards, count=False):
-            bank.add(_digests(batch), self._engine.features(batch.images))
-        seen = bank.all_seen()
+            reference.add(_digests(batch), self._engine.features(batch.images))
+        seen = reference.all_seen()
         if self._reference is None:
-            self._demand_rows(len(seen), "hold readable")
-        digests, features = bank.close(REFERENCE_SHARE if self._reference is None else 1)
+            self._require_rows(len(seen), "readable rows")
+        digests, features = reference.close(REFERENCE_SHARE if self._reference is None else 1)
         if len(digests) < MIN_REFERENCE_ROWS:
             raise InputRefused(
-                f"The bank has {len(digests)} readable rows that differ, of {len(seen)}.",
-                wanted=f"at least {MIN_REFERENCE_ROWS}, better thousands, that do not repeat each other",
-                next_step="give more rows; for the reference, training rows will do",
+                f"The reference set has {len(digests)} distinct rows, of {len(seen)} readable rows.",
+                wanted=f"at least {MIN_REFERENCE_ROWS} distinct rows, better thousands",
+                next_step="give more rows; reference rows may be training rows",
             )
         self._reference_digests = seen
         return DISTANCES[self._wanted.distance].fit(features), digests, self._features.describe()
 
-    def _score_rows(self, bank: NDArray[np.uint64] | None, distance: Distance | None) -> _Rows:
-        """The T passes over every row that is not in the bank."""
+    def _score_rows(self, reference: NDArray[np.uint64] | None, distance: Distance | None) -> _ScoredRows:
+        """Run the T passes over all rows outside the reference set.
+
+        Args:
+            reference: digests of the reference set; None if it comes from separate shards.
+            distance: the fitted distance; None if `feature_distance` is not a detector.
+        """
         if distance is not None:
             self._engine.set_distance(distance)
-        rows = _Rows()
+        rows = _ScoredRows()
         for batch in self._read(self._shards, count=True):
             digests = _digests(batch)
-            kept = np.ones(len(digests), np.bool_) if bank is None else ~np.isin(digests, bank)
+            kept = np.ones(len(digests), np.bool_) if reference is None else ~np.isin(digests, reference)
             if not kept.any():
                 continue
             summary = self._engine.summarize(batch.images[kept])
@@ -250,7 +273,12 @@ class _Calibrating:
         return rows
 
     def _read(self, shards: list[ShardRef], *, count: bool) -> Iterator[ImageBatch]:
-        """Batches of images, decoded ahead; batches without a readable row are passed over."""
+        """Batches of images, decoded ahead; batches without a readable row are skipped.
+
+        Args:
+            shards: the shards to read.
+            count: whether the rows count in `rows` and `statuses`; False if the rows are read a further time.
+        """
         config, contract = self._config, self._model.contract
         columns = map_columns(shards, config, contract)
         self._listener.started(len(shards), sum(shard.rows for shard in shards), 0, self._device.note)
@@ -270,58 +298,63 @@ class _Calibrating:
         self.statuses[status] = self.statuses.get(status, 0) + rows
 
     def _refuse_overlap(self, digests: NDArray[np.uint64]) -> None:
+        """Refuse in-distribution rows whose pixels are also in the reference shards."""
         if not self._uses_distance:
             return
         both = np.isin(digests, self._reference_digests)
         if both.any():
             raise InputRefused(
-                f"{int(both.sum())} of {len(digests)} in-distribution rows are in the reference too, pixel by pixel.",
-                wanted="rows that the reference does not hold: a row is at no distance from itself",
-                next_step="take these rows out of one of the two",
+                f"{int(both.sum())} of {len(digests)} in-distribution rows are also in the reference shards.",
+                wanted="rows outside the reference shards: the distance of a row from itself is 0",
+                next_step="remove these rows from IN_DISTRIBUTION or from --reference",
             )
 
     def _least_rows(self) -> int:
-        """The fewest rows that make parts that are large enough."""
+        """Minimum number of rows that fill the reference, fitting and calibration sets."""
         least = min_calibration_rows(self._wanted.review_rate)
         share = REFERENCE_SHARE if self._uses_distance and self._wanted.reference is None else 0.0
 
         def is_enough(rows: int) -> bool:
             rest = rows - int(rows * share)
-            fit = round(rest * FITTING_SHARE)
-            return fit >= MIN_FITTING_ROWS and rest - fit >= least
+            fitting = round(rest * FITTING_SHARE)
+            return fitting >= MIN_FITTING_ROWS and rest - fitting >= least
 
         start = int(max(MIN_FITTING_ROWS / FITTING_SHARE, least / (1 - FITTING_SHARE)) / (1 - share)) - 5
         return next(rows for rows in itertools.count(start) if is_enough(rows))
 
-    def _demand_rows(self, rows: int, verb: str) -> None:
-        """Refuse fewer rows than the review rate needs."""
+    def _require_rows(self, rows: int, kind: str) -> None:
+        """Refuse fewer rows than the target review rate needs.
+
+        Args:
+            rows: number of rows.
+            kind: `rows` before they are read, `readable rows` afterwards.
+        """
         needed = self._least_rows()
         if rows < needed:
-            failed = (
-                f" (the first that failed: {self._first_failure})" if verb != "hold" and self._first_failure else ""
-            )
+            failure = f" (first unreadable row: {self._first_failure})" if self._first_failure else ""
             raise InputRefused(
-                f"The in-distribution shards {verb} {rows} rows{failed}.",
+                f"The in-distribution shards contain {rows} {kind}{failure}.",
                 wanted=f"at least {needed} readable rows for a review rate of {self._wanted.review_rate:g}, "
                 "better ten times as many",
-                next_step="give more rows that the model was not trained on, of the size that it takes, or a higher "
-                "--review-rate",
+                next_step="give more rows that the model was not trained on, in the image size of the model, or a "
+                "higher --review-rate",
             )
 
 
 def _refuse_to_replace(output: Path) -> None:
-    """A calibration may replace an earlier one, and nothing else."""
+    """Refuse an output that exists and is not a calibration."""
     if not output.exists():
         return
     try:
         read_calibration(output)
     except CalibrationRefused as error:
         raise OutputRefused(
-            f"{output} exists and is no calibration.",
+            f"{output} exists and is not a calibration.",
             wanted="a new file, or an earlier calibration to replace",
             next_step="choose another name",
         ) from error
 
 
 def _digests(batch: ImageBatch) -> NDArray[np.uint64]:
+    """Digests of the pixels of the readable rows, `[B]`."""
     return np.array(identify_rows(batch.images), np.uint64)

@@ -1,8 +1,7 @@
-"""Metrics of the last run for Prometheus' textfile collector.
+"""Metrics of the last run for the textfile collector of Prometheus.
 
-In: a `RunSummary`, or the exit code of a run that failed. Out: a `.prom` file, written aside and
-renamed by Prometheus' own client library. The time of the last success outlives failures: it is read
-back from the file that is there.
+In: a `RunSummary`, or the exit code of a failed run. Out: a `.prom` file, which Prometheus' own client library writes
+to a temporary file and renames. After a failed run the time of the last success is copied from the existing file.
 """
 
 from __future__ import annotations
@@ -24,22 +23,22 @@ _LAST_SUCCESS = "oodscreen_last_success_timestamp_seconds"
 
 @contextmanager
 def record_failure(path: Path, output: str) -> Iterator[None]:
-    """Write the exit code of a run that fails within the block, and let the error go on.
+    """Write the exit code of a run that fails within the block, and raise its error again.
 
-    A run that finds OUTPUT locked writes nothing: the metrics belong to the one that holds it.
+    A run that finds OUTPUT locked writes nothing: the metrics belong to the run that holds the lock.
 
     Args:
-        path: the textfile.
-        output: OUTPUT, the label that tells one job from another.
+        path: the `.prom` file.
+        output: OUTPUT, a label of every metric that distinguishes jobs.
 
     Raises:
-        OptionRefused: the path cannot be meant; nothing was run.
+        OptionRefused: the path is invalid; raised before the block runs.
     """
     if path.suffix != ".prom" or not path.parent.is_dir():
         raise OptionRefused(
             f"--metrics is {str(path)!r}.",
-            wanted="a file in a folder that exists, with a name that ends in .prom: the collector reads no other",
-            next_step="give the folder of node_exporter's --collector.textfile.directory and a name in it",
+            wanted="a file name that ends in .prom, which the collector requires, in an existing folder",
+            next_step="give a file in the folder of node_exporter's --collector.textfile.directory",
         )
     try:
         yield
@@ -51,16 +50,16 @@ def record_failure(path: Path, output: str) -> Iterator[None]:
 
 
 def write_metrics(path: Path, output: str, code: ExitCode, summary: RunSummary | None) -> None:
-    """Write what the last run did.
+    """Write the metrics of the last run.
 
     Args:
-        path: the textfile.
+        path: the `.prom` file.
         output: OUTPUT.
-        code: how the run ended.
-        summary: what it did; None if it failed.
+        code: exit code of the run.
+        summary: summary of the run; None if it failed.
 
     Raises:
-        WriteFailed: the system refused; an earlier file is as it was.
+        WriteFailed: the system refused the write; an earlier file is unchanged.
     """
     registry = CollectorRegistry()
 
@@ -71,30 +70,38 @@ def write_metrics(path: Path, output: str, code: ExitCode, summary: RunSummary |
 
     now = time.time()
     success = now if code is ExitCode.DONE else _read_last_success(path, output)
-    gauge("last_run_timestamp_seconds", "When the last run ended.", {"": now})
+    gauge("last_run_timestamp_seconds", "Unix time of the end of the last run.", {"": now})
     gauge("last_run_exit_code", "Exit code of the last run.", {"": int(code)})
     if success is not None:
-        gauge("last_success_timestamp_seconds", "When a run last ended with exit code 0.", {"": success})
+        gauge("last_success_timestamp_seconds", "Unix time of the end of the last run with exit code 0.", {"": success})
     if summary is not None:
         readable = summary.rows - summary.bad
         gauge("run_duration_seconds", "Wall time of the last run.", {"": summary.seconds})
-        gauge("run_stage_seconds", "Seconds each stage was busy; they overlap.", summary.stages, "stage")
-        gauge("run_passes", "Monte Carlo dropout passes for each row.", {"": summary.passes})
+        gauge("run_stage_seconds", "Busy time of each stage; stages overlap.", summary.stages, "stage")
+        gauge("run_passes", "Monte Carlo dropout passes per row, T.", {"": summary.passes})
         gauge("run_rows", "Rows written by the last run.", {"": summary.rows})
-        gauge("run_flagged_rows", "Rows flagged by the last run, bad ones included.", {"": summary.flagged})
+        gauge(
+            "run_flagged_rows",
+            "Rows flagged by the last run, including rows that could not be scored.",
+            {"": summary.flagged},
+        )
         gauge("run_bad_rows", "Rows of the last run that could not be scored.", {"": summary.bad})
-        gauge("run_rows_by_status", "Rows of the last run by their status.", summary.statuses, "status")
+        gauge("run_rows_by_status", "Rows of the last run by status.", summary.statuses, "status")
         if readable:
             gauge("run_flag_rate", "Share of the last run's readable rows that are flagged.", {"": summary.flag_rate})
         if summary.drift is not None and summary.drift.band is not None:
-            gauge("run_drift_alarm", "1 if the flags left the calibrated band.", {"": int(summary.drift.is_alarm)})
+            gauge(
+                "run_drift_alarm",
+                "1 if the flags are outside the prediction interval.",
+                {"": int(summary.drift.is_alarm)},
+            )
         shards = {
             "scored": len(summary.shards),
             "skipped": len(summary.earlier),
             "unreadable": len(summary.unreadable),
             "vanished": len(summary.vanished),
         }
-        gauge("run_shards", "Shards of the last run.", shards, "state")
+        gauge("run_shards", "Shards of the last run by state.", shards, "state")
     try:
         write_to_textfile(str(path), registry)
     except OSError as error:
@@ -102,12 +109,13 @@ def write_metrics(path: Path, output: str, code: ExitCode, summary: RunSummary |
 
 
 def _read_last_success(path: Path, output: str) -> float | None:
+    """Unix time of the last success in the existing file; None without a readable one."""
     try:
         text = path.read_text(encoding="utf-8")
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 if sample.name == _LAST_SUCCESS and sample.labels.get("output") == output:
                     return float(sample.value)
-    except (OSError, ValueError):  # there is no earlier file, or none that can be read
+    except (OSError, ValueError):  # no earlier file, or an unreadable one
         pass
     return None

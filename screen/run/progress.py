@@ -1,4 +1,4 @@
-"""How a run is shown on standard error: a bar where there is a terminal, plain lines where not."""
+"""Progress of a run on standard error: a progress bar on a terminal, otherwise plain lines."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 _LINE_SECONDS = 10.0
+"""Minimum seconds between two progress lines."""
 
 
 @contextmanager
 def make_listener() -> Iterator[Listener]:
-    """A listener that fits standard error."""
+    """A progress bar if standard error is a terminal, otherwise plain lines."""
     if not sys.stderr.isatty():
         yield PlainLines()
         return
@@ -40,35 +41,36 @@ def make_listener() -> Iterator[Listener]:
 
 
 class PlainLines:
-    """A line at the start, one every ten seconds at most, one for the last shard."""
+    """Prints a line at the start, every notice, and a progress line at most every ten seconds."""
 
     def __init__(self) -> None:
         self._shards = self._rows = self._done_shards = self._done_rows = 0
         self._last = 0.0
 
     def started(self, shards: int, rows: int, skipped: int, note: str) -> None:
-        """Say what is to do."""
+        """Print the number of rows and shards to score."""
         self._shards, self._rows = shards, rows
         self._done_shards = self._done_rows = 0
-        self._say(
-            f"{rows} rows in {shards} shard(s) to score, {skipped} finished earlier" + (f"; {note}" if note else "")
+        self._print(
+            f"{rows} rows in {shards} shard(s) to score, {skipped} shard(s) finished earlier"
+            + (f"; {note}" if note else "")
         )
 
     def noted(self, text: str) -> None:
-        """Say it."""
-        self._say(text)
+        """Print the notice."""
+        self._print(text)
 
     def advanced(self, rows: int) -> None:
-        """Count rows."""
+        """Count rows, and print a progress line if the last line is old enough."""
         self._done_rows += rows
         if time.monotonic() - self._last > _LINE_SECONDS:
-            self._say(f"{self._done_rows} of {self._rows} rows, {self._done_shards} of {self._shards} shards")
+            self._print(f"{self._done_rows} of {self._rows} rows, {self._done_shards} of {self._shards} shards")
 
     def finished(self, shard: WrittenShard) -> None:
-        """Count shards."""
+        """Count the shard."""
         self._done_shards += 1
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._last = time.monotonic()
         print(f"oodscreen: {text}", file=sys.stderr, flush=True)
 
@@ -81,7 +83,7 @@ class ProgressBar:
         self._task = progress.add_task("scoring", total=None)
 
     def started(self, shards: int, rows: int, skipped: int, note: str) -> None:
-        """Set the bar's length; say what needs saying above it."""
+        """Set the bar's length; print the device note and the number of skipped shards above it."""
         self._progress.update(self._task, total=rows, completed=0)
         if note:
             self._progress.console.print(note, highlight=False)
@@ -89,12 +91,12 @@ class ProgressBar:
             self._progress.console.print(f"{skipped} shard(s) finished earlier", highlight=False)
 
     def noted(self, text: str) -> None:
-        """Say it above the bar."""
+        """Print the notice above the bar."""
         self._progress.console.print(text, highlight=False)
 
     def advanced(self, rows: int) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         self._progress.advance(self._task, rows)
 
     def finished(self, shard: WrittenShard) -> None:
-        """Nothing: the bar counts rows."""
+        """Do nothing: the bar counts rows."""

@@ -1,7 +1,7 @@
-"""The loop: shard -> rows -> images -> passes -> summary -> decision -> writer -> manifest.
+"""A screening run: shards -> rows -> images -> passes -> statistics -> decisions -> result shards -> manifest.
 
-In: an exported model, INPUT, OUTPUT and a `RunConfig`. Out: scored shards, a manifest, a quarantine
-table, and a `RunSummary`.
+In: an exported model, INPUT, OUTPUT and a `RunConfig`. Out: result shards, a manifest, a quarantine table, and a
+`RunSummary`.
 """
 
 from __future__ import annotations
@@ -34,23 +34,31 @@ from screen.run.scoring import Executor, Job, OpenExecutor, open_here
 from screen.run.stopping import StopRequest
 from screen.run.summary import RunSummary
 
-_OWN_NAMES = (LOCK_NAME, MANIFEST_STEM, QUARANTINE_STEM, RECORD_STEM, STAGING_PREFIX)
+_RESERVED_NAMES = (LOCK_NAME, MANIFEST_STEM, QUARANTINE_STEM, RECORD_STEM, STAGING_PREFIX)
+"""Beginnings of the names of OUTPUT's own files, which no result shard may have."""
 
 
 class Listener(Protocol):
-    """Who is told how a run goes on."""
+    """Receives the progress and the notices of a run or a calibration."""
 
     def started(self, shards: int, rows: int, skipped: int, note: str) -> None:
-        """The run begins: what is to do, what was done before, and what to say about the device."""
+        """The run starts to score.
+
+        Args:
+            shards: number of shards to score.
+            rows: number of rows in them.
+            skipped: number of shards that an earlier run finished.
+            note: one-line note on the device, or "".
+        """
 
     def noted(self, text: str) -> None:
-        """Something a person should know, in one line."""
+        """A one-line notice."""
 
     def advanced(self, rows: int) -> None:
-        """So many more rows are scored."""
+        """`rows` more rows are scored."""
 
     def finished(self, shard: WrittenShard) -> None:
-        """A result shard has its name."""
+        """A result shard is complete and renamed into place."""
 
 
 def run_screening(
@@ -65,18 +73,18 @@ def run_screening(
     """Score every row of INPUT into OUTPUT.
 
     Args:
-        model_path: a file that `oodscreen export` wrote.
+        model_path: file written by `oodscreen export`.
         source: a shard, a folder of shards, or a glob.
-        output: folder of results; made if missing.
-        config: how.
-        listener: told how it goes on.
-        stop: looked at between batches.
-        open_executor: who scores the shards; this process, unless told otherwise.
+        output: folder of results; created if missing.
+        config: settings of the run.
+        listener: receives progress and notices.
+        stop: request to stop, checked between batches.
+        open_executor: opens the executor that scores the shards; by default this process scores them.
 
     Raises:
-        Refused: the request cannot be served; nothing was written.
-        Interrupted: asked to stop; finished shards stay.
-        OodscreenError: something failed on the way; finished shards stay.
+        Refused: the model, INPUT, OUTPUT or an option cannot be used; nothing was written.
+        Interrupted: a signal requested a stop; finished shards stay.
+        OodscreenError: the run failed; finished shards stay.
     """
     started = time.monotonic()
     output = as_path(output)
@@ -95,14 +103,14 @@ def run_screening(
         calibration=None if policy.calibration is None else policy.calibration.digest,
     )
     open_manifest = partial(_open_manifest, output, identity, shards, force=config.force, part=part)
-    open_manifest()  # refuses before anything is written
+    open_manifest()  # raises before anything is written
     job = Job(model, output, config, policy, columns, identity, "" if part is None else part.name)
     stop = stop or StopRequest()
     limit = BadRowLimit.parse(config.max_bad_rows)
     summary = RunSummary(output, policy.rule.text, policy.settings.passes, limit, part=part, unreadable=unreadable)
     with ExitStack() as stack:
         executor = None
-        if not output.exists():  # then every shard is new; a request that is refused here leaves no folder behind
+        if not output.exists():  # every shard is new; if the executor cannot be opened, no folder is created
             executor = stack.enter_context(open_executor(job, listener.noted, stop))
         note = stack.enter_context(hold_output(output, part))
         if note:
@@ -110,7 +118,7 @@ def run_screening(
         manifest = open_manifest()
         todo = _plan(shards, manifest, summary)
         stop.check()
-        if todo and executor is None:  # a run with nothing to do opens no session, worker or cluster
+        if todo and executor is None:  # a run without shards to score opens no session, worker or cluster
             executor = stack.enter_context(open_executor(job, listener.noted, stop))
         manifest.start(todo)
         note = "" if executor is None else executor.note
@@ -123,7 +131,7 @@ def run_screening(
             summary.drift = policy.find_drift(*summary.readable)
         if part is None:
             write_quarantine(output, manifest.entries(), summary.unreadable)
-        if summary.shards and part is None:  # a part knows neither the time nor the rows of the others
+        if summary.shards and part is None:  # a part has neither the time nor the rows of the other parts
             record = RunRecord.make(
                 configuration=fingerprint(identity),
                 model=as_path(model_path).name,
@@ -144,7 +152,7 @@ def run_screening(
 
 
 def _plan(shards: list[ShardRef], manifest: Manifest, summary: RunSummary) -> list[ShardRef]:
-    """The shards that must be scored; the summary learns why, and which others need not be."""
+    """The shards to score; the reasons, and the skipped and vanished shards, are added to the summary."""
     todo = []
     for shard in shards:
         reason = manifest.reason_to_score(shard)
@@ -166,7 +174,7 @@ def _score_shards(
     listener: Listener,
     stop: StopRequest,
 ) -> None:
-    """The loop: a shard is finished once the manifest lists it. The summary gets shards in the order of the plan."""
+    """Score shards; a shard is finished once the manifest lists it. The summary lists them in the order of `shards`."""
     try:
         with closing(executor.score(shards)) as events:
             stop.check()
@@ -193,34 +201,34 @@ def _open_manifest(
 
 
 def _check_output(output: Path, source: str, shards: list[ShardRef]) -> None:
-    """Results must not become input, and must not replace it."""
+    """Refuse an OUTPUT whose results would become input of the next run, or would replace input."""
     resolved = output.resolve()
     if output.exists() and not output.is_dir():
-        raise OutputRefused(f"OUTPUT {output} is a file.", wanted="a folder", next_step="give the name of a folder")
+        raise OutputRefused(f"OUTPUT {output} is a file.", wanted="a folder", next_step="give the path of a folder")
     searched_below = as_path(source).is_dir() or "**" in source
     for shard in shards:
         if searched_below and is_within(resolved, shard.root):
             raise OutputRefused(
-                f"OUTPUT {output} lies in INPUT {source}.",
-                wanted="a folder outside INPUT: the next run would take the results for images",
-                next_step="choose a folder beside INPUT",
+                f"OUTPUT {output} is inside INPUT {source}.",
+                wanted="a folder outside INPUT: the next run would read the results as input",
+                next_step="choose a folder outside INPUT",
             )
-        if shard.name.startswith(_OWN_NAMES):
+        if shard.name.startswith(_RESERVED_NAMES):
             raise InputRefused(
-                f"The shard {shard.name} has a name that OUTPUT needs for itself.",
-                wanted=f"names that do not start with {', '.join(_OWN_NAMES)}",
+                f"The name of the shard {shard.name} is reserved for a file of OUTPUT.",
+                wanted=f"names that do not start with {', '.join(_RESERVED_NAMES)}",
                 next_step="rename the shard",
             )
         result = resolved / shard.name
         if not is_within(result.parent.resolve(), resolved):
             raise OutputRefused(
-                f"{output / shard.name} would lie outside OUTPUT: a folder in it is a link to elsewhere.",
-                wanted="an OUTPUT that holds all results",
-                next_step="replace the link by a folder, or choose another OUTPUT",
+                f"{output / shard.name} would be outside OUTPUT: a folder in its path is a link.",
+                wanted="an OUTPUT that contains all results",
+                next_step="replace the link with a folder, or choose another OUTPUT",
             )
         if str(result.resolve()) == str(shard.path.resolve()):
             raise OutputRefused(
-                f"The results of {shard.path} would replace it.",
-                wanted="an OUTPUT in which no input lies",
+                f"The result of {shard.path} would replace this input shard.",
+                wanted="an OUTPUT without input shards",
                 next_step="choose another folder",
             )

@@ -1,7 +1,7 @@
-"""One worker: a session that turns input shards into finished result shards.
+"""Score shards in one process, and the `Executor` protocol that local runs and clusters share.
 
-In: a `Job` and shards. Out: `Progress`, batch by batch. A local run is one such worker; on a cluster there are
-several (`cluster.py`), and `runner.py` asks either in the same way, as an `Executor`.
+In: a `Job` and shards. Out: `Progress`, batch by batch. A local run has one `ShardScorer`; on a cluster each worker has
+one (`screen/cluster`). `runner.py` uses both through `Executor`.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from screen.run.screener import Screener
 from screen.run.stopping import StopRequest
 
 _AHEAD = 2
-"""Scored batches that may wait for the writer."""
+"""Maximum number of scored batches that wait for the writer."""
 
-NON_FINITE = ("non_finite", "the model gave NaN or infinity")
+NON_FINITE = ("non_finite", "the model returned NaN or infinity")
 """Status and error of a row whose predictive mean is not finite."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker does with the shards that it is given.
+    """Everything that a worker needs to score shards.
 
     Attributes:
-        model: the model.
+        model: the exported model.
         output: folder of results.
-        config: how.
-        policy: who decides; with the calibration that `identity` names.
-        columns: which input columns are read.
-        identity: what decides the results; written into every file.
-        owner: whose files those are that are aside; the part's name.
+        config: settings of the run.
+        policy: decision policy, with the calibration that `identity` names.
+        columns: the input columns to read.
+        identity: the configuration, on which the results depend; written into every file.
+        owner: name of the part, in the names of its staging files; "" without parts.
     """
 
     model: ExportedModel
@@ -63,12 +63,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Progress:
-    """What happened since the last one.
+    """Progress since the previous one.
 
     Attributes:
-        rows: rows that were scored.
-        finished: result shards that got their names.
-        lost: shards that could not be scored whatever was tried; they have no result.
+        rows: number of rows scored.
+        finished: result shards completed.
+        lost: shards that could not be scored after several tries; they have no result.
     """
 
     rows: int = 0
@@ -77,12 +77,12 @@ class Progress:
 
 
 class Executor(Protocol):
-    """Who scores shards: this process, or workers elsewhere.
+    """Scores shards, in this process or on the workers of a cluster.
 
     Attributes:
-        device: where passes run, in short.
-        note: what to say about that, or "".
-        stages: seconds that each stage was busy; they overlap.
+        device: device of the passes, in short.
+        note: one-line note on the device, or "".
+        stages: busy time of each stage in seconds; stages overlap.
     """
 
     device: str
@@ -90,26 +90,26 @@ class Executor(Protocol):
     stages: dict[str, float]
 
     def score(self, shards: Sequence[ShardRef]) -> Generator[Progress, None, None]:
-        """Score shards; closing the generator abandons what is not finished.
+        """Score shards; closing the generator removes unfinished results.
 
         Raises:
-            OodscreenError: something failed on the way; finished shards stay.
+            OodscreenError: scoring failed; finished shards stay.
         """
 
 
 OpenExecutor = Callable[[Job, Callable[[str], None], StopRequest], AbstractContextManager[Executor]]
-"""Makes an executor of a job for the time of a block; told how to note what a person should know, and when to stop."""
+"""Opens an executor for a block, from the job, a callback for one-line notices, and the request to stop."""
 
 
 class ShardScorer:
-    """Scores shards in this process: every stage in a thread of its own, writing in the caller's.
+    """Scores shards in this process: each stage runs in its own thread, writing in the caller's thread.
 
     Args:
-        job: what is to do.
-        notify: told in one line what a person should know.
+        job: the work to do.
+        notify: callback for one-line notices.
 
     Raises:
-        Refused: the device is not to be had, or the model cannot be run.
+        Refused: the device is not available, or the model cannot be run.
     """
 
     def __init__(self, job: Job, notify: Callable[[str], None]) -> None:
@@ -129,10 +129,10 @@ class ShardScorer:
         self.stages: dict[str, float] = {}
 
     def score(self, shards: Sequence[ShardRef]) -> Generator[Progress, None, None]:
-        """Score shards, in order; batches span them, so that small ones cost no more than their rows.
+        """Score shards in order; a batch may span several shards, so that small shards are as fast as large ones.
 
         Raises:
-            OodscreenError: something failed on the way; finished shards stay.
+            OodscreenError: scoring failed; finished shards stay.
         """
         job, clock = self._job, StageClock()
         self.stages = clock.seconds
@@ -149,10 +149,10 @@ class ShardScorer:
             writers.abandon()
 
     def score_groups(self, shard: ShardRef, groups: range) -> pa.Table:
-        """Score some row groups of a shard; the rows in result columns, which somebody else writes.
+        """Score some row groups of a shard, and return their rows in result columns without writing them.
 
         Raises:
-            OodscreenError: something failed on the way.
+            OodscreenError: scoring failed.
         """
         clock = StageClock()
         self.stages = clock.seconds
@@ -176,20 +176,25 @@ class ShardScorer:
 
 @contextmanager
 def open_here(job: Job, notify: Callable[[str], None], stop: StopRequest) -> Iterator[Executor]:
-    """An executor that is this process."""
+    """Open the local executor, which scores in this process."""
     yield ShardScorer(job, notify)
 
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """Rows as they were read, and the same rows in result columns."""
+    """A scored batch.
+
+    Attributes:
+        pieces: the rows as they were read.
+        table: the same rows in result columns.
+    """
 
     pieces: tuple[RowBatch, ...]
     table: pa.Table
 
 
 def score_batches(screener: Screener, batches: Iterator[ImageBatch]) -> Iterator[ScoredBatch]:
-    """Run the passes over the readable rows of each batch, decide, and put all its rows into result columns."""
+    """Score and flag the readable rows of each batch, and put all its rows into result columns."""
     waiting: deque[ImageBatch] = deque()
 
     def readable_images() -> Iterator[NDArray[np.uint8] | None]:

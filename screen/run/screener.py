@@ -1,7 +1,7 @@
 """Screener: an exported model with its decision policy, for batches in memory.
 
-In: `uint8 [B, H, W, C]`. Out: `ScoredRows`, or the passes themselves. Runs from the command line use the same class, so
-their numbers are the same.
+In: `uint8 [B, H, W, C]`. Out: `ScoredRows`, or the raw passes. The command line uses the same class, so its scores are
+the same.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ class Screener:
         seed: seed for the dropout masks; the same seed gives the same numbers. Default 0, or the calibration's.
         masks: `shared`: all rows see the same T thinned networks, and T passes cost little. `per-row`: independent
             masks for every row, as in the article. Default `shared`, or the calibration's.
-        flag_if: rule that flags a row; the default depends on the kind of output. With a calibration, either one flags.
+        flag_if: flag rule; the default depends on the kind of output. With a calibration, a row is flagged if the rule
+            or the calibration flags it.
         calibration: file of `oodscreen calibrate` for this model.
-        adaptive: stop a row's passes once its decision is certain. `passes` of its summary says after how many, and
-            its scores are then estimates of those after T.
+        adaptive: early exit: stop a row's passes once its decision is made. The `passes` of its summary are then the
+            completed passes, and its scores are estimates of the scores after T passes.
         device: `auto`, `cpu` or `cuda`.
         threads: threads that share the work; 0 for all cores. Results do not depend on it.
         memory: MiB for the tensors of a run.
         notify: callback for one line when memory ran out and runs become smaller.
-        policy: a decision policy that was chosen before; passes, seed, masks, flag_if and calibration come from it.
+        policy: an existing decision policy; its passes, seed, masks, rule and calibration replace the arguments.
 
     Raises:
         Refused: the model, rule or calibration cannot be used, the device is not available, or an option is invalid.
@@ -99,22 +100,22 @@ class Screener:
             images: `uint8 [B, H, W, C]` of the model's size.
 
         Raises:
-            InputRefused: the array is not of that type and shape.
+            InputRefused: the array has another type or shape.
         """
         (summary,) = self.summarize_each([images])
-        assert summary is not None  # noqa: S101  it is for None alone
+        assert summary is not None  # noqa: S101  only None yields None
         return self.policy.apply(summary)
 
     def summarize_each(self, batches: Iterable[NDArray[np.uint8] | None]) -> Iterator[PassSummary | None]:
         """The statistics of each batch, in order.
 
-        With `adaptive`, up to two batches are taken before the first result comes back.
+        With `adaptive`, several batches are read before the first result is yielded.
 
         Args:
             batches: `uint8 [B, H, W, C]` of the model's size; or None for a batch without images, which yields None.
 
         Raises:
-            InputRefused: an array is not of that type and shape.
+            InputRefused: an array has another type or shape.
         """
         checked = (None if images is None else self._check(images) for images in batches)
         if self._early_exit is not None:
@@ -122,13 +123,13 @@ class Screener:
         return (None if images is None else self._engine.summarize(images) for images in checked)
 
     def raw_passes(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
-        """The passes themselves, in blocks `[P, B, C]` that follow each other, T in all.
+        """The output of every pass, in consecutive blocks `[P, B, C]` with T passes in total.
 
         Args:
             images: `uint8 [B, H, W, C]` of the model's size.
 
         Raises:
-            InputRefused: the array is not of that type and shape.
+            InputRefused: the array has another type or shape.
         """
         if self._raw_engine is None:
             plan = plan_engine(self.model, masks=self.policy.settings.masks, raw=True)
@@ -136,12 +137,13 @@ class Screener:
         return self._raw_engine.raw_passes(self._check(images))
 
     def _check(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The images, if their type and shape are correct."""
         wanted = self.contract.image_shape
         found: tuple[int, ...] = getattr(images, "shape", ())
         if getattr(images, "dtype", None) != np.uint8 or found[1:] != wanted or len(found) != 4 or found[0] < 1:
             raise InputRefused(
                 f"The images are {getattr(images, 'dtype', type(images).__name__)} {list(found)}.",
-                wanted=f"uint8 [B, {wanted[0]}, {wanted[1]}, {wanted[2]}] with B at least 1, in raw 0..255",
-                next_step="give raw pixels; scaling is part of the exported model",
+                wanted=f"uint8 [B, {wanted[0]}, {wanted[1]}, {wanted[2]}] with B at least 1, raw pixels 0..255",
+                next_step="give raw pixels; the exported model scales them",
             )
         return images

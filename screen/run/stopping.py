@@ -1,7 +1,7 @@
-"""Stop when asked to: SIGINT and SIGTERM end a run behind the batch that it is at.
+"""Stop on signals: SIGINT and SIGTERM end a run after the current batch.
 
-In: signals. Out: a `StopRequest` that the loop looks at between batches. A signal therefore never
-lands between a shard's rename and its line in the manifest. A second signal ends the process at once.
+In: signals. Out: a `StopRequest` that the loop checks between batches. A signal therefore never interrupts the run
+between the rename of a shard and its line in the manifest. A second signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -15,43 +15,47 @@ from export.errors import Interrupted, Terminated
 
 
 class StopRequest:
-    """Whether a run should end."""
+    """The first signal that asked the run to stop, if any."""
 
     def __init__(self) -> None:
         self._signal: int | None = None
 
-    def ask(self, number: int) -> None:
-        """Ask to stop, as the signal of this number does."""
+    def record(self, number: int) -> None:
+        """Request a stop.
+
+        Args:
+            number: number of the signal.
+        """
         self._signal = number
 
     def check(self) -> None:
-        """Go on, unless asked to stop.
+        """Raise an error if a stop was requested.
 
         Raises:
-            Interrupted: SIGINT came.
-            Terminated: SIGTERM came.
+            Interrupted: SIGINT was received.
+            Terminated: SIGTERM was received.
         """
         if self._signal is None:
             return
         kind = Terminated if self._signal == signal.SIGTERM else Interrupted
         raise kind(
             f"The run was interrupted by {signal.Signals(self._signal).name}; finished shards stay.",
-            wanted="time to finish",
-            next_step="run the same command again: it goes on behind the finished shards",
+            wanted="a run without a signal",
+            next_step="run the same command again; it skips finished shards",
         )
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn SIGINT and SIGTERM into a request for the time of the block; only in the main thread."""
+    """Turn SIGINT and SIGTERM into a `StopRequest` within the block; works in the main thread only."""
     request = StopRequest()
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        request.ask(number)
+    def handle(number: int, frame: FrameType | None) -> None:
+        request.record(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield request
     finally:

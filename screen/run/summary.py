@@ -1,6 +1,6 @@
-"""RunSummary: what a run did, as numbers, text, JSON and an exit code.
+"""RunSummary: the outcome of a run, as numbers, text, JSON and an exit code.
 
-In: what the loop counts. Out: what the command line prints and what a scheduler reads.
+In: the counts of a run. Out: text for the terminal; JSON and an exit code for a scheduler.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from screen.output.writer import WrittenShard
 from screen.partition import ShardPartition
 
 _NAMED = 5
-"""How many shards a line names."""
+"""Maximum number of shards, or parts, that a line names."""
 
 
 @dataclass
 class RunSummary:
-    """What a run did.
+    """The outcome of a run.
 
     Attributes:
         output: folder of results.
         rule: the flag rule.
         passes: T.
-        max_bad_rows: limit of unreadable rows.
-        device: device that ran the passes; "" where nothing had to be scored.
-        part: which part of INPUT; None: all of it.
-        open_parts: the parts that have not come to their end; once there are none, they are closed.
+        max_bad_rows: limit on rows that could not be scored.
+        device: device of the passes; "" if no shard had to be scored.
+        part: the part of INPUT that the run scored; None for all of INPUT.
+        open_parts: unfinished parts; once there are none, the manifests of the parts are merged.
         seconds: wall time.
-        stages: seconds that each stage was busy; they overlap.
-        reasons: for each shard that had to be scored, why.
+        stages: busy time of each stage in seconds; stages overlap.
+        reasons: why each shard had to be scored, by shard name.
         shards: result shards written, in order.
-        earlier: shards of INPUT that an earlier run had finished and that are unchanged.
-        unreadable: shards without a readable footer, which have no result.
-        vanished: shards with a result whose input is not there any more.
-        drift: whether flags are as many as the calibration lets expect; None where nobody asked.
+        earlier: unchanged shards of INPUT that an earlier run finished.
+        unreadable: shards that could not be read or scored; they have no result.
+        vanished: shards with a result whose input no longer exists.
+        drift: drift test of the run; None if it was not requested or the run has no calibration.
     """
 
     output: Path
@@ -68,17 +68,17 @@ class RunSummary:
 
     @property
     def flagged(self) -> int:
-        """Rows flagged by this run, the unreadable ones included."""
+        """Rows flagged by this run, including the rows that could not be scored."""
         return sum(shard.flagged for shard in self.shards)
 
     @property
     def skipped(self) -> list[str]:
-        """Names of the shards that an earlier run had finished."""
+        """Names of the unchanged shards that an earlier run finished."""
         return [entry.shard for entry in self.earlier]
 
     @property
     def statuses(self) -> dict[str, int]:
-        """How many rows have which status."""
+        """Number of rows by status."""
         total: dict[str, int] = {}
         for shard in self.shards:
             for status, count in shard.statuses.items():
@@ -92,21 +92,21 @@ class RunSummary:
 
     @property
     def readable(self) -> tuple[int, int]:
-        """Readable rows of this run, and how many of them are flagged."""
+        """Number of readable rows of this run, and number of flagged rows among them."""
         return self.rows - self.bad, self.flagged - self.bad
 
     @property
     def flag_rate(self) -> float:
-        """Share of this run's readable rows that are flagged; unreadable rows always are, and do not count."""
+        """Share of this run's readable rows that are flagged; unreadable rows, which always are, do not count."""
         rows, flags = self.readable
         return flags / rows if rows else 0.0
 
     @property
     def exit_code(self) -> ExitCode:
-        """What the process should end with.
+        """Exit code of the process.
 
-        Bad rows are held against their limit among the rows of this run, and again among all rows of
-        INPUT, so that neither a stop in between nor many good nights before can hide them.
+        The limit on bad rows is applied to the rows of this run and again to all rows of INPUT, so that neither an
+        interruption nor many good earlier runs can hide bad rows.
         """
         all_rows = self.rows + sum(entry.rows for entry in self.earlier)
         all_bad = self.bad + sum(entry.bad for entry in self.earlier)
@@ -117,7 +117,7 @@ class RunSummary:
         return ExitCode.DRIFT if self.drift is not None and self.drift.is_alarm else ExitCode.DONE
 
     def plan_lines(self) -> list[str]:
-        """What is to do and why, one line for each reason; then what is not there any more."""
+        """One line for the shards of each reason to score; then the skipped, the vanished and the unreadable shards."""
         by_reason: dict[str, list[str]] = {}
         for name, reason in self.reasons.items():
             by_reason.setdefault(reason, []).append(name)
@@ -125,11 +125,11 @@ class RunSummary:
         if self.earlier:
             lines.append(f"skipped, finished earlier and unchanged: {_name_some(self.skipped)}")
         if self.vanished:
-            lines.append(f"not in INPUT any more, their results stay: {_name_some(self.vanished)}")
+            lines.append(f"no longer in INPUT, results kept: {_name_some(self.vanished)}")
         return lines + self._unreadable_lines()
 
     def to_text(self) -> str:
-        """For people."""
+        """Several lines of text."""
         rate = self.flagged / self.rows if self.rows else 0.0
         speed = self.rows / self.seconds if self.seconds else 0.0
         lines = [
@@ -137,40 +137,39 @@ class RunSummary:
             f"{self.seconds:.1f} s" + (f" on {self.device} ({speed:.0f} rows/s)" if self.device else "")
         ]
         if self.stages:
-            told = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.stages.items())
+            times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.stages.items())
             slowest = max(self.stages, key=lambda stage: self.stages[stage])
-            lines.append(f"stages, at the same time: {told}; bound by: {slowest}")
+            lines.append(f"stages (overlapping): {times}; slowest: {slowest}")
         lines.append(f"flag rule: {self.rule}")
         if self.drift is not None:
             lines.append(self.drift.describe())
         bad = {status: count for status, count in sorted(self.statuses.items()) if status != "ok"}
         if bad:
-            told = ", ".join(f"{status} {count}" for status, count in bad.items())
-            lines.append(f"not scored, flagged for review: {self.bad} row(s) ({told})")
+            counts = ", ".join(f"{status} {count}" for status, count in bad.items())
+            lines.append(f"not scored, flagged for review: {self.bad} row(s) ({counts})")
         if self.earlier:
             lines.append(f"skipped, finished earlier and unchanged: {len(self.earlier)} shard(s)")
         if self.vanished:
-            lines.append(f"not in INPUT any more, their results stay: {len(self.vanished)} shard(s)")
+            lines.append(f"no longer in INPUT, results kept: {len(self.vanished)} shard(s)")
         lines += self._unreadable_lines()
         if self.part is not None:
-            lines.append(f"part {self.part} is done; {self._tell_open_parts()}")
+            lines.append(f"part {self.part} is finished; {self._describe_open_parts()}")
         lines.append(f"results: {self.output}")
         return "\n".join(lines)
 
-    def _tell_open_parts(self) -> str:
+    def _describe_open_parts(self) -> str:
         if not self.open_parts:
-            return "all parts are done and closed"
-        return f"not done yet: {len(self.open_parts)} part(s): {', '.join(map(str, self.open_parts[:_NAMED]))}" + (
-            ", ..." if len(self.open_parts) > _NAMED else ""
-        )
+            return "all parts are finished, and their manifests are merged"
+        named = ", ".join(map(str, self.open_parts[:_NAMED])) + (", ..." if len(self.open_parts) > _NAMED else "")
+        return f"{len(self.open_parts)} unfinished part(s): {named}"
 
     def _unreadable_lines(self) -> list[str]:
-        return [f"unreadable, has no result: {_plain(shard.name)}: {shard.reason}" for shard in self.unreadable]
+        return [f"unreadable, no result: {_plain(shard.name)}: {shard.reason}" for shard in self.unreadable]
 
     def to_json(self) -> str:
-        """For programs, in one line."""
+        """One line of JSON."""
         code = self.exit_code
-        told: dict[str, Any] = {
+        values: dict[str, Any] = {
             "exit_code": int(code),
             "meaning": code.meaning,
             "output": str(self.output),
@@ -192,15 +191,16 @@ class RunSummary:
             "vanished": self.vanished,
             "drift": None if self.drift is None else {"alarm": self.drift.is_alarm, **asdict(self.drift)},
         }
-        return json.dumps(told)
+        return json.dumps(values)
 
 
 def _name_some(names: Iterable[str]) -> str:
+    """The number of shards and the first names, on one line."""
     names = list(names)
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return f"{len(names)} shard(s): " + ", ".join(map(_plain, names[:_NAMED])) + more
 
 
 def _plain(name: str) -> str:
-    """A name on one line, without anything that a terminal would obey."""
+    """A name on one line, with control characters escaped."""
     return name if name.isprintable() else repr(name)

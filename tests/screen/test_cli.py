@@ -285,7 +285,7 @@ BAD: dict[str, tuple[str, str]] = {
     "passes that are no number": ("run good.onnx shards out --passes many", "--passes"),
     "a rule that is none": ("run good.onnx shards out --flag-if nonsense", "'nonsense' instead of a column"),
     "a device that is none": ("run good.onnx shards out --device tpu", "--device is 'tpu'"),
-    "output within the input": ("run good.onnx shards shards/out", "lies in INPUT"),
+    "output within the input": ("run good.onnx shards shards/out", "is inside INPUT"),
     "output that is a file": ("run good.onnx shards text.onnx", "is a file"),
     "an unknown option": ("run good.onnx shards out --verbose", "--verbose"),
     "a missing argument": ("run good.onnx shards", "OUTPUT"),
@@ -314,7 +314,7 @@ BAD: dict[str, tuple[str, str]] = {
         "run good.onnx shards out --flag-if p_value<0.1",
         "always null without a calibration",
     ),
-    "too few rows to calibrate with": ("calibrate good.onnx shards -o c --review-rate 0.02", "hold 300 rows"),
+    "too few rows to calibrate with": ("calibrate good.onnx shards -o c --review-rate 0.02", "contain 300 rows"),
     "a review rate that is none": ("calibrate good.onnx shards -o c --review-rate 2", "--review-rate is 2"),
     "no review rate": ("calibrate good.onnx shards -o c", "--review-rate"),
     "no such detector": (
@@ -543,7 +543,7 @@ def test_a_shard_that_cannot_be_read_ends_the_run_with_3(place: Path) -> None:
         check=False,
     )
     assert done.returncode == 3
-    assert "unreadable, has no result: broken.parquet" in done.stderr
+    assert "unreadable, no result: broken.parquet" in done.stderr
     assert len(read_results(place / "out")) == 300
 
 
@@ -745,10 +745,10 @@ def test_a_rerun_says_what_it_does_and_why(
         "to score, new: 1 shard(s): n.parquet",
         "to score, with a missing result: 1 shard(s): sub/d.parquet",
         "skipped, finished earlier and unchanged: 1 shard(s): b.parquet",
-        "not in INPUT any more, their results stay: 1 shard(s): c.parquet",
+        "no longer in INPUT, results kept: 1 shard(s): c.parquet",
     ):
         assert line in told.err
-    assert "not in INPUT any more, their results stay: 1 shard(s)" in told.out
+    assert "no longer in INPUT, results kept: 1 shard(s)" in told.out
 
 
 def test_check_finds_results_whole_and_says_what_is_not(

@@ -9,7 +9,7 @@ from screen.engine.statistics import PassSummary
 from tests.export.contract.test_metadata import CONTRACT
 
 
-def test_every_column_has_a_name_of_its_own_and_a_sentence() -> None:
+def test_column_names_are_unique_and_every_column_has_a_sentence() -> None:
     assert len({column.name for column in COLUMNS}) == len(COLUMNS)
     assert all(column.sentence.endswith(".") for column in COLUMNS)
 
@@ -27,7 +27,7 @@ def test_kept_columns_stand_between_identity_and_scores() -> None:
     assert names[-6:] == ["flag", "flag_reason", "flag_reasons", "passes", "status", "error"]
 
 
-def test_what_a_summary_holds_are_columns() -> None:
+def test_the_fields_of_a_summary_are_score_columns() -> None:
     scores = {column.name for column in SCORES} - {"ood_score", "p_value"}
     held = set(PassSummary.__dataclass_fields__) - {"passes"}
     assert held == scores

@@ -175,7 +175,7 @@ def rows(*values: bytes | None) -> pa.Array:
 
 
 Made = Callable[[Path, bytes], object]
-UNREADABLE, REFUSED = "unreadable, has no result: x.parquet", "wanted:"
+UNREADABLE, REFUSED = "unreadable, no result: x.parquet", "wanted:"
 
 PARQUET: dict[str, tuple[Made, int, str, dict[str, int]]] = {
     # Function that writes the case from a folder and a good image; exit code; text in the message; number of rows per
@@ -367,7 +367,7 @@ def test_a_link_within_output_cannot_lead_results_out_of_it(
     (tmp_path / "out" / "sub").symlink_to(tmp_path / "elsewhere")
     before = tree(tmp_path)
     assert run(article_onnx, tmp_path / "in", tmp_path / "out") == 2
-    assert "would lie outside OUTPUT" in capsys.readouterr().err
+    assert "would be outside OUTPUT" in capsys.readouterr().err
     assert tree(tmp_path) == before
 
 
@@ -377,7 +377,7 @@ def test_a_shard_cannot_take_a_name_that_output_needs(
 ) -> None:
     write_shard(tmp_path / "in" / name, [encode(digits[0])])
     assert run(article_onnx, tmp_path / "in" / name, tmp_path / "out") == 2
-    assert "a name that OUTPUT needs for itself" in capsys.readouterr().err
+    assert "is reserved for a file of OUTPUT" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -250,9 +250,9 @@ def test_a_glob_in_a_store_finds_what_it_matches(store: Any) -> None:
 def test_results_in_a_store_never_become_input(store: Any) -> None:
     from export.errors import OutputRefused
 
-    with pytest.raises(OutputRefused, match="lies in INPUT"):
+    with pytest.raises(OutputRefused, match="is inside INPUT"):
         run(output="memory://in/out")
-    with pytest.raises(OutputRefused, match="would replace it"):
+    with pytest.raises(OutputRefused, match="would replace this input shard"):
         run(source="memory://in/a.parquet", output="memory://in")
     assert there(store, "/in") == NAMES
 

@@ -38,7 +38,7 @@ def contract(article: ExportedModel) -> ModelContract:
 
 @pytest.fixture
 def shards(tmp_path: Path, digits: NDArray[np.uint8]) -> Path:
-    """100 digits in three shards, labelled by their position; one shard is empty."""
+    """100 digits in three shards, labelled with their position; one shard is empty."""
     encoded: list[bytes | None] = [encode(image) for image in digits[:100]]
     write(tmp_path / "a.parquet", encoded[:70], pa.array(range(70)))
     write(tmp_path / "b.parquet", [], pa.array([], pa.int64()))
@@ -53,7 +53,7 @@ def test_every_row_comes_with_its_own_label(contract: ModelContract, shards: Pat
     np.testing.assert_array_equal(np.concatenate([batch.images for batch in batches]), digits[:100])
 
 
-def test_drawn_rows_are_the_same_every_time_and_from_everywhere(
+def test_the_same_rows_are_drawn_every_time_and_from_all_shards(
     contract: ModelContract, shards: Path, digits: NDArray[np.uint8]
 ) -> None:
     batches = read(contract, shards, rows=20)
@@ -129,5 +129,5 @@ def test_columns_that_do_not_fit_are_refused_before_a_row_is_read(
 
 def test_shards_without_rows_are_refused(contract: ModelContract, tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", [], pa.array([], pa.int64()))
-    with pytest.raises(InputRefused, match="hold no rows"):
+    with pytest.raises(InputRefused, match="contain no rows"):
         read(contract, tmp_path)

@@ -25,7 +25,7 @@ def test_items_come_in_order() -> None:
     assert list(work_ahead(count(0), 3)) == []
 
 
-def test_no_more_is_made_than_the_depth_allows() -> None:
+def test_at_most_depth_items_are_produced_ahead() -> None:
     made: list[int] = []
     items = work_ahead(count(1000, made), 2)
     assert next(items) == 0
@@ -34,7 +34,7 @@ def test_no_more_is_made_than_the_depth_allows() -> None:
     items.close()
 
 
-def test_an_error_comes_where_its_item_would_have_come() -> None:
+def test_an_error_is_raised_in_place_of_its_item() -> None:
     def fail() -> Generator[int, None, None]:
         yield 1
         raise KeyError("lost")

@@ -56,7 +56,7 @@ def calibrate(article_onnx: Path, shards: Path, tmp_path: Path) -> Calibrate:
     return run
 
 
-def test_a_calibration_uses_every_row_in_one_part(calibrate: Calibrate, shards: Path) -> None:
+def test_a_calibration_uses_every_row_in_one_set(calibrate: Calibrate, shards: Path) -> None:
     alone = calibrate()
     assert (alone.reference_rows, alone.calibration.fit_rows, len(alone.calibration.calibration_scores)) == (
         300,
@@ -103,10 +103,10 @@ def test_a_run_takes_passes_seed_and_masks_from_the_calibration(
     assert all(reason.startswith("p_value ") and "; most unusual: " in reason for reason in reasons)
 
 
-def test_a_calibration_that_is_replaced_while_a_run_opens_decides_nothing(
+def test_a_calibration_that_is_replaced_while_a_run_opens_is_not_used(
     calibrate: Calibrate, article_onnx: Path, shards: Path, tmp_path: Path
 ) -> None:
-    """Results name the calibration that decided them: the file is read once."""
+    """A run reads the calibration once, so that the calibration named in the results is the one that was used."""
     report = calibrate()
     config = RunConfig(calibration=str(report.output), device="cpu")
 
@@ -123,7 +123,9 @@ def test_a_calibration_that_is_replaced_while_a_run_opens_decides_nothing(
     assert read_results(tmp_path / "out")["p_value"].null_count == 0
 
 
-def test_noise_is_flagged_and_looks_far(calibrate: Calibrate, article_onnx: Path, digits: NDArray[np.uint8]) -> None:
+def test_noise_is_flagged_and_has_a_large_distance(
+    calibrate: Calibrate, article_onnx: Path, digits: NDArray[np.uint8]
+) -> None:
     screener = Screener(article_onnx, calibration=calibrate().output, device="cpu")
     noise = np.random.default_rng(0).integers(0, 256, (100, 28, 28, 1), dtype=np.uint8)
     far, near = screener.score(noise), screener.score(digits[:300])
@@ -158,7 +160,7 @@ def test_scores_are_the_same_bits_in_every_batch(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"passes": 7}, "another --passes: 6 in the calibration, 7 in this run"),
         ({"seed": 1}, "--seed"),
@@ -166,9 +168,9 @@ def test_scores_are_the_same_bits_in_every_batch(
     ],
 )
 def test_a_calibration_of_other_passes_is_refused(
-    calibrate: Calibrate, article_onnx: Path, options: dict[str, Any], told: str
+    calibrate: Calibrate, article_onnx: Path, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(CalibrationRefused, match=told) as refused:
+    with pytest.raises(CalibrationRefused, match=message) as refused:
         Screener(article_onnx, calibration=calibrate().output, device="cpu", **options)
     assert "oodscreen calibrate" in refused.value.next_step
 
@@ -192,14 +194,14 @@ def test_rows_of_the_wrong_shape_are_refused(calibrate: Calibrate, tmp_path: Pat
     write_shard(tmp_path / "in" / "a.parquet", [encode(np.zeros((5, 5, 1), np.uint8))] * 1000)
     with pytest.raises(InputRefused, match="wrong_shape: 5 x 5 pixels, the model takes 28 x 28") as refused:
         calibrate(tmp_path / "in")
-    assert "of the size that it takes" in refused.value.next_step
+    assert "in the image size of the model" in refused.value.next_step
 
 
 def test_a_calibration_replaces_a_calibration_and_nothing_else(
     calibrate: Calibrate, tmp_path: Path, shards: Path
 ) -> None:
     (tmp_path / "c").write_text("something else")
-    with pytest.raises(OutputRefused, match="exists and is no calibration"):
+    with pytest.raises(OutputRefused, match="exists and is not a calibration"):
         calibrate()
     assert (tmp_path / "c").read_text() == "something else"
     (tmp_path / "c").unlink()
@@ -207,39 +209,41 @@ def test_a_calibration_replaces_a_calibration_and_nothing_else(
     assert calibrate(review_rate=0.2).calibration.digest != first
 
 
-def test_rows_that_are_all_alike_are_refused(calibrate: Calibrate, shards: Path, tmp_path: Path) -> None:
+def test_rows_that_are_all_equal_are_refused(calibrate: Calibrate, shards: Path, tmp_path: Path) -> None:
     write_shard(tmp_path / "in" / "a.parquet", [encode(np.zeros((28, 28, 1), np.uint8))] * 900)
-    with pytest.raises(InputRefused, match="repeat each other"):
+    with pytest.raises(InputRefused, match="Too many rows are equal"):
         calibrate(tmp_path / "in", reference=str(shards / "train"))
-    with pytest.raises(InputRefused, match="The bank has 0 readable rows that differ, of 900"):
+    with pytest.raises(InputRefused, match="The reference set has 0 distinct rows, of 900 readable rows"):
         calibrate(tmp_path / "in")
 
 
 def test_fewer_rows_than_the_review_rate_needs_are_refused(calibrate: Calibrate, shards: Path) -> None:
-    with pytest.raises(InputRefused, match="hold 900 rows") as refused:
+    with pytest.raises(InputRefused, match="contain 900 rows") as refused:
         calibrate(review_rate=0.001)
     assert "at least 2246 readable rows" in refused.value.wanted
-    with pytest.raises(InputRefused, match="hold 300 rows"):
+    with pytest.raises(InputRefused, match="contain 300 rows"):
         calibrate(shards / "test")
 
 
-def test_the_least_rows_that_are_asked_for_are_enough(calibrate: Calibrate, tmp_path: Path, digits: Any) -> None:
+def test_the_minimum_number_of_rows_is_enough(calibrate: Calibrate, tmp_path: Path, digits: Any) -> None:
     encoded = [encode(image) for image in digits[:448]]
     write_shard(tmp_path / "in" / "a.parquet", encoded[:447])
-    with pytest.raises(InputRefused, match="hold 447 rows"):
+    with pytest.raises(InputRefused, match="contain 447 rows"):
         calibrate(tmp_path / "in", review_rate=0.2)
     write_shard(tmp_path / "in" / "a.parquet", encoded)
     assert calibrate(tmp_path / "in", review_rate=0.2).calibration.fit_rows >= 100
 
 
-def test_rows_that_are_in_the_reference_too_are_refused(calibrate: Calibrate, shards: Path, tmp_path: Path) -> None:
+def test_rows_that_are_also_in_the_reference_shards_are_refused(
+    calibrate: Calibrate, shards: Path, tmp_path: Path
+) -> None:
     encoded = [encode(image) for image in np.concatenate([read_images("valid")[0][:800], read_images("train")[0][:3]])]
     write_shard(tmp_path / "in" / "a.parquet", encoded)
-    with pytest.raises(InputRefused, match="3 of 803 in-distribution rows are in the reference too"):
+    with pytest.raises(InputRefused, match="3 of 803 in-distribution rows are also in the reference shards"):
         calibrate(tmp_path / "in", reference=str(shards / "train"))
 
 
-def test_equal_images_lie_in_one_part(calibrate: Calibrate, tmp_path: Path, digits: Any) -> None:
+def test_equal_images_are_in_the_same_set(calibrate: Calibrate, tmp_path: Path, digits: Any) -> None:
     encoded = [encode(image) for image in digits[:450]]
     write_shard(tmp_path / "in" / "a.parquet", encoded + encoded)
     report = calibrate(tmp_path / "in")
@@ -269,7 +273,7 @@ def test_detectors_and_distance_can_be_chosen(calibrate: Calibrate, article_onnx
     for wanted in ({"detectors": ("largest_label_entropy",)}, {"detectors": ("nonsense",)}, {"distance": "none"}):
         with pytest.raises(OptionRefused):
             calibrate(**wanted)
-    with pytest.raises(InputRefused, match="hold 900 rows"):
+    with pytest.raises(InputRefused, match="contain 900 rows"):
         calibrate(review_rate=1e-9)
     for rate in (0.0, 1.0, -1.0, float("nan")):
         with pytest.raises(OptionRefused, match="--review-rate"):
@@ -287,7 +291,9 @@ def small_images(path: Path) -> Path:
     return write_shard(path, [encode(image) for image in images])
 
 
-def test_an_empty_trunk_falls_back_to_uncertainty_and_says_so(calibrate: Calibrate, tmp_path: Path) -> None:
+def test_an_empty_trunk_falls_back_to_uncertainty_and_the_reason_is_reported(
+    calibrate: Calibrate, tmp_path: Path
+) -> None:
     g = Graph()
     model = save(g.finish(g.dense(g.site(g.flat(), 48), 48, 3), 3), tmp_path / "m.onnx")
     report = calibrate(small_images(tmp_path / "in" / "a.parquet"), model=model)
@@ -296,8 +302,8 @@ def test_an_empty_trunk_falls_back_to_uncertainty_and_says_so(calibrate: Calibra
     assert report.calibration.fit_rows + len(report.calibration.calibration_scores) == 600
 
 
-def test_features_that_carry_nothing_are_left_out_and_that_is_said(calibrate: Calibrate, tmp_path: Path) -> None:
-    """A layer that died: its output is 0 for every image, beside one that lives."""
+def test_constant_features_are_left_out_and_the_reason_is_reported(calibrate: Calibrate, tmp_path: Path) -> None:
+    """The trunk has a dead layer, whose output is 0 for every image, and a layer that is alive."""
     g = Graph()
     dead = g.op("Mul", g.dense(g.dense(g.flat(), 48, 48), 48, 48), g.const(np.zeros(1, np.float32)))
     x = g.op("Add", g.site(g.op("Relu", dead), 48), g.flat())
@@ -316,7 +322,7 @@ def test_a_regression_is_flagged_by_its_calibration(calibrate: Calibrate, tmp_pa
     assert screener.score(np.zeros((3, 4, 4, 3), np.uint8)).flag.dtype == np.bool_
 
 
-def test_stopping_early_is_tried_on_the_ranked_rows(
+def test_early_exit_is_measured_on_the_calibration_set(
     calibrate: Calibrate, article_onnx: Path, shards: Path, tmp_path: Path
 ) -> None:
     report = calibrate(config=RunConfig(passes=100, device="cpu", adaptive=True))
@@ -338,8 +344,8 @@ def test_stopping_early_is_tried_on_the_ranked_rows(
         calibrate(config=RunConfig(adaptive=True, device="cpu"), detectors=("energy",))
 
 
-def test_the_review_rate_that_was_promised_is_kept(calibrate: Calibrate, article_onnx: Path, tmp_path: Path) -> None:
-    """One halving of 4,000 digits; many are in benchmarks/promises.py."""
+def test_the_target_review_rate_is_kept(calibrate: Calibrate, article_onnx: Path, tmp_path: Path) -> None:
+    """One random split of 4,000 digits; benchmarks/promises.py repeats it many times."""
     images = np.concatenate([read_images("valid")[0], read_images("test")[0]])
     images = images[np.random.default_rng(0).permutation(len(images))]
     write_shard(tmp_path / "in" / "a.parquet", [encode(image) for image in images[:2000]])
@@ -347,8 +353,8 @@ def test_the_review_rate_that_was_promised_is_kept(calibrate: Calibrate, article
     screener = Screener(article_onnx, calibration=report.output, device="cpu")
     flagged = int(screener.score(images[2000:]).flag.sum())
     rows = len(report.calibration.calibration_scores)
-    ranks = threshold_rank(rows, 0.05)
-    low, high = stats.betabinom.ppf([0.001, 0.999], 2000, ranks, rows + 1 - ranks)
+    rank = threshold_rank(rows, 0.05)
+    low, high = stats.betabinom.ppf([0.001, 0.999], 2000, rank, rows + 1 - rank)
     assert low <= flagged <= high
     assert replace(report.calibration, review_rate=0.5).interval[0] > high / 2000
 
@@ -358,8 +364,8 @@ def test_a_calibration_may_be_in_a_store(
 ) -> None:
     calibrate()
     fsspec.filesystem("memory").pipe_file("/calibrations/c", (tmp_path / "c").read_bytes())
-    for name, place in (("local", str(tmp_path / "c")), ("store", "memory://calibrations/c")):
-        config = RunConfig(calibration=place, device="cpu")
+    for name, path in (("local", str(tmp_path / "c")), ("store", "memory://calibrations/c")):
+        config = RunConfig(calibration=path, device="cpu")
         run_screening(article_onnx, str(shards / "test"), tmp_path / name, config, Recorder())
     local, store = (pq.read_table(tmp_path / name / "0000.parquet") for name in ("local", "store"))
     assert store.equals(local)

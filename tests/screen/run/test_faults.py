@@ -1,7 +1,7 @@
-"""What can go wrong around a run: it is killed, the disk is full or read-only, its input changes, it is started twice.
+"""Faults around a run: it is killed, the disk is full or read-only, its input changes, it is started twice.
 
-Mounts need the right to make them, in a mount namespace of their own (`unshare`); where there is none, these
-tests are skipped with that reason.
+Some tests mount file systems in a separate mount namespace (`unshare`); without the permission to mount they are
+skipped.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ def can_mount() -> bool:
 
 
 needs_mounts = pytest.mark.skipif(
-    shutil.which("unshare") is None or not can_mount(), reason="no right to mount a file system in a namespace"
+    shutil.which("unshare") is None or not can_mount(), reason="no permission to mount a file system in a namespace"
 )
 
 
-def in_namespace(script: str, place: Path) -> subprocess.CompletedProcess[str]:
-    """A shell script in a mount namespace of its own, where mounts are seen by nobody else."""
+def in_namespace(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a shell script in a separate mount namespace, whose mounts no other process sees."""
     return subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script], cwd=place, capture_output=True, text=True, check=False
+        ["unshare", "--mount", "sh", "-c", script], cwd=folder, capture_output=True, text=True, check=False
     )
 
 
 @pytest.fixture
-def place(article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path) -> Path:
+def folder(article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path) -> Path:
     shutil.copy(article_onnx, tmp_path / "model.onnx")
     encoded = [encode(image) for image in digits]
     write_shard(tmp_path / "in" / "a.parquet", encoded[:3])
@@ -62,8 +62,8 @@ def place(article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path) -> Path
 
 
 @needs_mounts
-def test_a_full_file_system_loses_nothing_that_was_finished(place: Path) -> None:
-    """The results stay on a small tmpfs, which is made larger for the rerun."""
+def test_a_full_file_system_loses_nothing_that_was_finished(folder: Path) -> None:
+    """The results are on a small tmpfs, which is enlarged for the rerun."""
     run = f"{OODSCREEN} run model.onnx in out -T 2 --device cpu"
     done = in_namespace(
         f"""
@@ -74,86 +74,86 @@ def test_a_full_file_system_loses_nothing_that_was_finished(place: Path) -> None
         {run}; echo "second $?"
         {OODSCREEN} check out --input in; echo "check $?"
         """,
-        place,
+        folder,
     )
-    told = done.stdout
+    printed = done.stdout
     assert "out/b.parquet could not be written:" in done.stderr, done.stderr
     assert "No space left on device" in done.stderr
-    assert "first 1\n_lock\n_manifest.jsonl\na.parquet\nlisted\n" in told
-    assert "problem: the last run did not finish" in told
-    assert "skipped, finished earlier and unchanged: 1 shard(s)" in told
-    assert "second 0" in told
-    assert told.rstrip().endswith("check 0")
+    assert "first 1\n_lock\n_manifest.jsonl\na.parquet\nlisted\n" in printed
+    assert "problem: the last run did not finish" in printed
+    assert "skipped, finished earlier and unchanged: 1 shard(s)" in printed
+    assert "second 0" in printed
+    assert printed.rstrip().endswith("check 0")
 
 
 @needs_mounts
 @pytest.mark.parametrize("was_there", [False, True])
-def test_an_output_that_may_not_be_written_to_fails_with_one_message(place: Path, was_there: bool) -> None:
-    """Mounted read-only, because the tests may run as root, for whom permissions do not count."""
+def test_an_output_that_may_not_be_written_to_fails_with_one_message(folder: Path, was_there: bool) -> None:
+    """OUTPUT is mounted read-only: the tests may run as root, which ignores file permissions."""
     if was_there:
-        subprocess.run([OODSCREEN, "run", "model.onnx", "in", "out", "-T", "2"], cwd=place, check=True)
-    before = contents(place / "out")
+        subprocess.run([OODSCREEN, "run", "model.onnx", "in", "out", "-T", "2"], cwd=folder, check=True)
+    before = contents(folder / "out")
     done = in_namespace(
         f"mount --bind out out && mount -o remount,ro,bind out && {OODSCREEN} run model.onnx in out -T 2 --force",
-        place,
+        folder,
     )
     assert done.returncode == 1, done.stderr
     assert "out could not be written: Read-only file system" in done.stderr
     assert "Traceback" not in done.stderr
-    assert contents(place / "out") == before
+    assert contents(folder / "out") == before
 
 
-def test_two_runs_at_once_make_one_result(place: Path) -> None:
-    """The second is told who is at work, and leaves no trace in what the first writes."""
-    first = subprocess.Popen(command(place / "model.onnx", place / "in", place / "out"), stderr=subprocess.DEVNULL)
-    holder = place / "out" / "_lock.holder"
+def test_of_two_concurrent_runs_one_is_refused(folder: Path) -> None:
+    """The second run fails with the process of the first, and changes nothing in its results."""
+    first = subprocess.Popen(command(folder / "model.onnx", folder / "in", folder / "out"), stderr=subprocess.DEVNULL)
+    holder = folder / "out" / "_lock.holder"
     deadline = time.monotonic() + 60
     while not holder.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     second = subprocess.run(
-        command(place / "model.onnx", place / "in", place / "out"), capture_output=True, text=True, check=False
+        command(folder / "model.onnx", folder / "in", folder / "out"), capture_output=True, text=True, check=False
     )
     assert second.returncode == 75, second.stderr
     assert f"out is held by process {first.pid} on " in second.stderr
     assert first.wait() == 0
-    done = subprocess.run([OODSCREEN, "check", place / "out", "--input", place / "in"], check=False)
+    done = subprocess.run([OODSCREEN, "check", folder / "out", "--input", folder / "in"], check=False)
     assert done.returncode == 0
 
 
-def test_a_lock_whose_holder_was_killed_holds_nobody_up(place: Path) -> None:
-    (place / "out" / "_lock").touch()
-    (place / "out" / "_lock.holder").write_text("process 1 on elsewhere")
-    done = subprocess.run([OODSCREEN, "run", "model.onnx", "in", "out", "-T", "2"], cwd=place, check=False)
+def test_the_lock_of_a_killed_run_does_not_block_another(folder: Path) -> None:
+    (folder / "out" / "_lock").touch()
+    (folder / "out" / "_lock.holder").write_text("process 1 on elsewhere")
+    done = subprocess.run([OODSCREEN, "run", "model.onnx", "in", "out", "-T", "2"], cwd=folder, check=False)
     assert done.returncode == 0
-    assert set(contents(place / "out")) == {"a.parquet", "b.parquet", MANIFEST_NAME, QUARANTINE_NAME}
+    assert set(contents(folder / "out")) == {"a.parquet", "b.parquet", MANIFEST_NAME, QUARANTINE_NAME}
 
 
-def test_an_input_that_is_replaced_while_it_is_read_leaves_no_result(place: Path, digits: NDArray[np.uint8]) -> None:
-    """Replaced by rename, as a careful producer does, when its first rows are scored; a rerun takes the new one."""
-    new = write_shard(place / "new.parquet", [encode(image) for image in digits[:50]])
+def test_an_input_that_is_replaced_while_it_is_read_leaves_no_result(folder: Path, digits: NDArray[np.uint8]) -> None:
+    """The shard is replaced by a rename once its first rows are scored; a rerun scores the new shard."""
+    new = write_shard(folder / "new.parquet", [encode(image) for image in digits[:50]])
     running = subprocess.Popen(
         [*command(Path("model.onnx"), Path("in"), Path("out")), "--batch-size", "4"],
-        cwd=place,
+        cwd=folder,
         stderr=subprocess.PIPE,
         text=True,
     )
     deadline = time.monotonic() + 60
-    while not (place / "out" / "a.parquet").exists() and time.monotonic() < deadline:
+    while not (folder / "out" / "a.parquet").exists() and time.monotonic() < deadline:
         time.sleep(0.002)
-    new.rename(place / "in" / "b.parquet")
-    _, told = running.communicate(timeout=120)
-    assert running.returncode == 1, told
-    assert "b.parquet changed or was removed during the run" in told
-    assert {name for name in contents(place / "out") if name[0] != "_"} == {"a.parquet"}
+    new.rename(folder / "in" / "b.parquet")
+    _, errors = running.communicate(timeout=120)
+    assert running.returncode == 1, errors
+    assert "b.parquet changed or was removed during the run" in errors
+    assert {name for name in contents(folder / "out") if name[0] != "_"} == {"a.parquet"}
     done = subprocess.run(
         [*command(Path("model.onnx"), Path("in"), Path("out")), "--json"],
-        cwd=place,
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
     )
     assert json.loads(done.stdout)["scored"] == {"b.parquet": "new"}
-    assert len(read_results(place / "out")) == 53
+    assert len(read_results(folder / "out")) == 53
 
 
 def test_the_input_of_the_kill_test_has_broken_and_empty_shards(tmp_path: Path) -> None:

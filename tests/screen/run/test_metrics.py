@@ -17,7 +17,7 @@ Samples = dict[tuple[str, str], float]
 
 
 def read(path: Path, output: str) -> Samples:
-    """Every sample by its name and its second label, as a Prometheus server would parse it."""
+    """Every sample by its name and its second label, as a Prometheus server parses it."""
     samples: Samples = {}
     for family in text_string_to_metric_families(path.read_text()):
         assert family.documentation
@@ -46,17 +46,17 @@ def test_the_metrics_are_those_of_the_summary(
     metrics, output = tmp_path / "nightly.prom", tmp_path / "out"
     started = time.time()
     assert run(monkeypatch, article_onnx, digit_shards, output, "-T", "3", "--metrics", metrics, "--json") == 0
-    told = json.loads(capsys.readouterr().out)
+    values = json.loads(capsys.readouterr().out)
     samples = read(metrics, str(output))
-    assert samples["run_rows", ""] == told["rows"] == 300
-    assert samples["run_flagged_rows", ""] == told["flagged"] > 0
-    assert samples["run_flag_rate", ""] == pytest.approx(told["flagged"] / 300)
+    assert samples["run_rows", ""] == values["rows"] == 300
+    assert samples["run_flagged_rows", ""] == values["flagged"] > 0
+    assert samples["run_flag_rate", ""] == pytest.approx(values["flagged"] / 300)
     assert samples["run_bad_rows", ""] == 0
     assert samples["run_rows_by_status", "ok"] == 300
     assert samples["run_passes", ""] == 3
     assert [samples["run_shards", state] for state in ("scored", "skipped", "unreadable", "vanished")] == [4, 0, 0, 0]
     for stage in ("read", "decode", "score", "write"):
-        assert samples["run_stage_seconds", stage] == pytest.approx(told["stages"][stage], abs=0.001)
+        assert samples["run_stage_seconds", stage] == pytest.approx(values["stages"][stage], abs=0.001)
     assert samples["last_run_exit_code", ""] == 0
     assert started <= samples["last_success_timestamp_seconds", ""] <= samples["last_run_timestamp_seconds", ""]
     assert [path.name for path in tmp_path.glob("nightly*")] == ["nightly.prom"]
@@ -76,7 +76,9 @@ def test_a_failure_is_recorded_and_the_last_success_stays(
     assert ("run_rows", "") not in samples
 
 
-def test_bad_rows_are_no_success(article_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_with_bad_rows_is_not_a_success(
+    article_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = write_shard(tmp_path / "a.parquet", [None])
     assert run(monkeypatch, article_onnx, source, tmp_path / "out", "-T", "2", "--metrics", tmp_path / "m.prom") == 3
     samples = read(tmp_path / "m.prom", str(tmp_path / "out"))
@@ -84,7 +86,7 @@ def test_bad_rows_are_no_success(article_onnx: Path, tmp_path: Path, monkeypatch
     assert not {"last_success_timestamp_seconds", "run_flag_rate"} & {name for name, _ in samples}
 
 
-def test_a_run_that_found_output_locked_leaves_the_metrics_of_the_one_that_holds_it(tmp_path: Path) -> None:
+def test_a_run_that_finds_output_locked_does_not_write_metrics(tmp_path: Path) -> None:
     path = tmp_path / "m.prom"
     with pytest.raises(OutputLocked), record_failure(path, "out"):
         raise OutputLocked("held", wanted="one run", next_step="wait")
@@ -94,7 +96,7 @@ def test_a_run_that_found_output_locked_leaves_the_metrics_of_the_one_that_holds
     assert read(path, "out")["last_run_exit_code", ""] == 1
 
 
-def test_garbage_where_the_last_success_should_stand_is_replaced(tmp_path: Path) -> None:
+def test_a_metrics_file_that_cannot_be_parsed_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "m.prom"
     for garbage in (b"\xff\xfe", b"oodscreen_last_success_timestamp_seconds{output= nonsense\n"):
         path.write_bytes(garbage)
@@ -103,19 +105,19 @@ def test_garbage_where_the_last_success_should_stand_is_replaced(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["m.txt", "nowhere/m.prom", "m"])
-def test_a_path_that_the_collector_would_not_read_is_refused_before_the_run(tmp_path: Path, name: str) -> None:
+def test_a_path_that_the_collector_does_not_read_is_refused_before_the_run(tmp_path: Path, name: str) -> None:
     with pytest.raises(OptionRefused, match="--metrics is"), record_failure(tmp_path / name, "out"):
         raise AssertionError("not reached")
 
 
 def test_a_refused_write_leaves_the_earlier_file(tmp_path: Path) -> None:
-    (tmp_path / "m.prom").mkdir()  # a folder of that name: a rename over it is refused, for root too
+    (tmp_path / "m.prom").mkdir()  # a folder with this name: the rename fails, for root too
     with pytest.raises(WriteFailed, match=r"m\.prom could not be written"):
         write_metrics(tmp_path / "m.prom", "out", ExitCode.DONE, None)
     assert [path.name for path in tmp_path.iterdir()] == ["m.prom"]
 
 
-def test_a_name_that_needs_escaping_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_name_that_needs_escaping_is_read_back_unchanged(tmp_path: Path) -> None:
     name = 'a "quoted"\nname\\'
     write_metrics(tmp_path / "m.prom", name, ExitCode.DONE, None)
     assert read(tmp_path / "m.prom", name)["last_run_exit_code", ""] == 0

@@ -1,4 +1,4 @@
-"""Runs in parts, as the jobs of an array do them: they share one OUTPUT and finish as one."""
+"""Runs in parts, as in a job array: the parts share one OUTPUT, and their results equal those of a whole run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(
 
 @pytest.fixture
 def source(digits: NDArray[np.uint8], tmp_path: Path) -> Path:
-    """Seven shards, one of them with rows that cannot be read, and a file that is no Parquet."""
+    """Seven shards, one of which has unreadable rows, and a file that is not Parquet."""
     encoded: list[bytes | None] = [encode(image) for image in digits[:40]]
     for index, rows in enumerate((3, 9, 1, 0, 7, 12, 5)):
         write_shard(tmp_path / "in" / f"{index}.parquet", [*encoded[:rows], *([None, b"x"] if index == 4 else [])])
@@ -56,13 +56,13 @@ def whole(article_onnx: Path, source: Path, tmp_path: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "3", "1/0", "a/b", "1/2/3", "-1/3"])
-def test_a_part_that_cannot_be_meant_is_refused(text: str) -> None:
+def test_an_invalid_part_is_refused(text: str) -> None:
     with pytest.raises(OptionRefused, match="--part is"):
         RunConfig(part=text)
 
 
 @pytest.mark.parametrize("count", [1, 3, 8, 20])
-def test_every_shard_is_one_part_s_and_shares_are_even_on_average(count: int) -> None:
+def test_every_shard_belongs_to_one_part_and_shares_are_even_on_average(count: int) -> None:
     names = [f"{index:05d}.parquet" for index in range(100 * count)] + ["\udcff.parquet"]
     parts = [ShardPartition(index, count) for index in range(1, count + 1)]
     owners = [[part for part in parts if part.contains(name)] for name in names]
@@ -73,10 +73,10 @@ def test_every_shard_is_one_part_s_and_shares_are_even_on_average(count: int) ->
 
 
 @pytest.mark.parametrize("count", [1, 3, 11])
-def test_parts_in_any_order_end_as_a_run_that_was_whole(
+def test_parts_in_any_order_give_the_results_of_a_whole_run(
     article_onnx: Path, source: Path, tmp_path: Path, whole: dict[str, bytes], count: int
 ) -> None:
-    """Eleven are more parts than there are shards."""
+    """Eleven parts are more than there are shards."""
     summaries = [run(article_onnx, source, tmp_path / "out", f"{index}/{count}") for index in range(count, 0, -1)]
     assert contents(tmp_path / "out") == whole
     assert [len(summary.open_parts) for summary in summaries] == list(range(count - 1, -1, -1))
@@ -108,7 +108,7 @@ def die(finished: int) -> None:
 
 
 @pytest.mark.parametrize("dies", [1, 2, 3])
-def test_any_part_may_die_and_be_run_again(
+def test_any_part_may_be_killed_and_run_again(
     article_onnx: Path, source: Path, tmp_path: Path, whole: dict[str, bytes], dies: int
 ) -> None:
     for index in (1, 2, 3):
@@ -124,14 +124,14 @@ def test_any_part_may_die_and_be_run_again(
     assert contents(tmp_path / "out") == whole
 
 
-def test_a_part_leaves_alone_what_another_has_aside(article_onnx: Path, source: Path, tmp_path: Path) -> None:
+def test_a_part_keeps_the_staging_files_of_other_parts(article_onnx: Path, source: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".oodscreen-12-of-13-0123").write_text("half a shard")
     run(article_onnx, source, tmp_path / "out", "2/13")
     assert (tmp_path / "out" / ".oodscreen-12-of-13-0123").exists()
 
 
-def test_a_part_with_another_configuration_is_refused_by_what_the_other_parts_have(
+def test_a_part_with_another_configuration_than_the_other_parts_is_refused(
     article_onnx: Path, source: Path, tmp_path: Path
 ) -> None:
     run(article_onnx, source, tmp_path / "out", "1/2")
@@ -167,7 +167,7 @@ def test_parts_of_another_configuration_that_are_forced_wait_for_each_other(
     assert contents(out) == whole
 
 
-def test_a_run_without_parts_does_what_is_missing_and_closes_them(
+def test_a_whole_run_scores_the_missing_shards_and_merges_the_parts(
     article_onnx: Path, source: Path, tmp_path: Path, whole: dict[str, bytes]
 ) -> None:
     run(article_onnx, source, tmp_path / "out", "2/3")
@@ -176,10 +176,10 @@ def test_a_run_without_parts_does_what_is_missing_and_closes_them(
     assert contents(tmp_path / "out") == whole
 
 
-def test_the_next_night_parts_do_only_what_is_new_whoever_had_it_before(
+def test_later_parts_score_only_new_shards_whichever_part_scored_the_others(
     article_onnx: Path, source: Path, tmp_path: Path, digits: NDArray[np.uint8]
 ) -> None:
-    """Another number of parts moves them."""
+    """Another number of parts assigns the shards to other parts."""
     encoded = [encode(image) for image in digits[:9]]
     for index in (1, 2):
         run(article_onnx, source, tmp_path / "out", f"{index}/2")
@@ -219,7 +219,7 @@ def test_a_part_that_found_nothing_to_do_still_waits_for_one_that_does(
     assert check_results(out, str(source)).problems == ()
 
 
-def test_a_part_that_died_while_it_was_forced_goes_on_with_the_rest(
+def test_a_killed_part_with_force_scores_only_the_remaining_shards_again(
     article_onnx: Path, source: Path, tmp_path: Path, whole: dict[str, bytes]
 ) -> None:
     out = tmp_path / "out"
@@ -235,23 +235,21 @@ def test_a_part_that_died_while_it_was_forced_goes_on_with_the_rest(
     assert contents(out) == whole
 
 
-def test_a_shard_that_vanished_is_told_by_the_part_that_it_was_of(
-    article_onnx: Path, source: Path, tmp_path: Path
-) -> None:
+def test_a_vanished_shard_is_reported_by_its_own_part(article_onnx: Path, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for part in ("1/2", "2/2"):
         run(article_onnx, source, out, part)
     (source / "3.parquet").unlink()
-    told = {
+    vanished = {
         str(part): run(article_onnx, source, out, str(part)).vanished
         for part in (ShardPartition(1, 2), ShardPartition(2, 2))
     }
-    assert told == {
+    assert vanished == {
         str(part): ["3.parquet"] * part.contains("3.parquet") for part in (ShardPartition(1, 2), ShardPartition(2, 2))
     }
 
 
-def test_an_array_that_is_forced_again_closes_though_one_part_died_before(
+def test_a_forced_job_array_is_merged_although_a_part_was_killed_before(
     article_onnx: Path, source: Path, tmp_path: Path, whole: dict[str, bytes]
 ) -> None:
     out = tmp_path / "out"
@@ -265,10 +263,10 @@ def test_an_array_that_is_forced_again_closes_though_one_part_died_before(
     assert contents(out) == whole
 
 
-def test_a_shard_that_comes_while_parts_are_at_work_moves_no_other(
+def test_a_shard_added_while_parts_run_does_not_move_other_shards(
     article_onnx: Path, source: Path, tmp_path: Path, digits: NDArray[np.uint8]
 ) -> None:
-    """Those that were there from the start have their results; the new ones, if no part saw them, come next time."""
+    """The original shards have results; new shards that no part has seen are scored by the next run."""
     run(article_onnx, source, tmp_path / "out", "1/3")
     for index in range(9):
         write_shard(source / f"00{index}.parquet", [encode(digits[index])])
@@ -280,7 +278,7 @@ def test_a_shard_that_comes_while_parts_are_at_work_moves_no_other(
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-def test_parts_do_not_keep_each_other_out_but_a_whole_run_and_a_part_do(
+def test_parts_run_at_the_same_time_but_not_with_a_whole_run(
     article_onnx: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("screen.output.lock._PROBE_SECONDS", 0.1)
@@ -297,7 +295,7 @@ def test_parts_do_not_keep_each_other_out_but_a_whole_run_and_a_part_do(
         run(article_onnx, source, out, "1/2")
 
 
-def test_who_cannot_close_finished_parts_says_to_try_again(
+def test_parts_that_cannot_be_merged_now_can_be_merged_later(
     article_onnx: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes]
 ) -> None:
     monkeypatch.setattr("screen.output.lock._PROBE_SECONDS", 0.01)
@@ -329,13 +327,13 @@ def test_kept_columns_have_the_type_of_the_first_shard_of_all_in_every_part(
         run(article_onnx, tmp_path / "in", tmp_path / "out", "2/2", keep=["number"])
 
 
-def test_a_part_is_told_in_text_and_json(article_onnx: Path, source: Path, tmp_path: Path) -> None:
+def test_the_part_is_reported_in_text_and_json(article_onnx: Path, source: Path, tmp_path: Path) -> None:
     first = run(article_onnx, source, tmp_path / "out", "1/2")
-    assert "part 1/2 is done; not done yet: 1 part(s): 2/2" in first.to_text()
-    told = json.loads(first.to_json())
-    assert (told["part"], told["open_parts"]) == ("1/2", ["2/2"])
+    assert "part 1/2 is finished; 1 unfinished part(s): 2/2" in first.to_text()
+    values = json.loads(first.to_json())
+    assert (values["part"], values["open_parts"]) == ("1/2", ["2/2"])
     assert (
-        "part 2/2 is done; all parts are done and closed"
+        "part 2/2 is finished; all parts are finished, and their manifests are merged"
         in run(article_onnx, source, tmp_path / "out", "2/2").to_text()
     )
 
@@ -348,7 +346,7 @@ def memory() -> Iterator[Any]:
     store.pseudo_dirs[:] = [""]
 
 
-def test_parts_in_a_store_end_as_a_run_that_was_whole(
+def test_parts_in_a_store_give_the_results_of_a_whole_run(
     article_onnx: Path, source: Path, memory: Any, whole: dict[str, bytes]
 ) -> None:
     with pytest.raises(Killed):

@@ -63,14 +63,16 @@ def test_every_column_is_there_with_its_type(results: Path) -> None:
     assert (identity["passes"], identity["seed"], identity["masks"]) == (PASSES, 0, "shared")
 
 
-def test_words_are_written_by_a_dictionary_and_scores_are_not(results: Path) -> None:
+def test_text_is_dictionary_encoded_and_scores_are_not(results: Path) -> None:
     group = pq.read_metadata(next(results.glob("*.parquet"))).row_group(0)
     columns = {column.path_in_schema: column for column in map(group.column, range(group.num_columns))}
     assert columns["status"].has_dictionary_page
     assert not any(columns[name].has_dictionary_page for name in ("entropy", "confidence", "mean.list.element"))
 
 
-def test_the_columns_hold_what_the_screener_says(results: Path, article_onnx: Path, digits: NDArray[np.uint8]) -> None:
+def test_the_columns_contain_the_scores_of_the_screener(
+    results: Path, article_onnx: Path, digits: NDArray[np.uint8]
+) -> None:
     table = read_results(results)
     screener = Screener(article_onnx, passes=PASSES, device="cpu")
     rows = screener.score(digits[:300])
@@ -90,7 +92,7 @@ def test_the_columns_hold_what_the_screener_says(results: Path, article_onnx: Pa
     assert set(table["status"].to_pylist()) == {"ok"}
 
 
-def test_a_flag_can_be_checked_from_the_columns_that_are_written(results: Path) -> None:
+def test_a_flag_can_be_verified_from_the_written_columns(results: Path) -> None:
     table = read_results(results)
     rule = np.float64(0.575646)
     assert table["flag"].to_pylist() == (np.array(table["entropy"].to_pylist()) > rule).tolist()
@@ -111,7 +113,7 @@ def test_the_batch_size_changes_nothing(
     assert contents(tmp_path / "out") == contents(results)
 
 
-def test_shards_cut_differently_give_the_same_scores(
+def test_scores_do_not_depend_on_the_split_into_shards(
     results: Path, article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     encoded = [encode(image) for image in digits[:300]]
@@ -165,7 +167,7 @@ def test_rows_that_cannot_be_read_keep_their_place_and_are_flagged(
     np.testing.assert_array_equal(np.array(readable["mean"].to_pylist()), expected.mean.astype(np.float32))
 
 
-def test_a_model_that_gives_nan_has_a_status_not_a_number(tmp_path: Path, digits: NDArray[np.uint8]) -> None:
+def test_a_row_with_a_nan_output_has_a_status_and_no_scores(tmp_path: Path, digits: NDArray[np.uint8]) -> None:
     """A row whose logits are NaN, beside rows whose logits are not."""
     import onnx
 
@@ -185,7 +187,7 @@ def test_a_model_that_gives_nan_has_a_status_not_a_number(tmp_path: Path, digits
     assert table["entropy"].null_count == 1
 
 
-def test_a_rerun_does_only_what_is_new_or_changed(
+def test_a_rerun_scores_only_new_or_changed_shards(
     article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     encoded = [encode(image) for image in digits[:30]]
@@ -203,7 +205,7 @@ def test_a_rerun_does_only_what_is_new_or_changed(
     assert len(forced.shards) == 4
 
 
-def test_a_run_that_was_stopped_goes_on_and_ends_the_same(
+def test_a_stopped_run_is_completed_with_the_same_results(
     results: Path, article_onnx: Path, digit_shards: Path, tmp_path: Path
 ) -> None:
     class Stop(Exception):
@@ -235,9 +237,9 @@ def test_results_never_become_input_and_never_replace_it(
 ) -> None:
     before = contents(digit_shards)
     for output in (digit_shards, digit_shards / "out"):
-        with pytest.raises(OutputRefused, match="lies in INPUT"):
+        with pytest.raises(OutputRefused, match="is inside INPUT"):
             run(article_onnx, digit_shards, output)
-    with pytest.raises(OutputRefused, match="would replace it"):
+    with pytest.raises(OutputRefused, match="would replace this input shard"):
         run(article_onnx, digit_shards / "a.parquet", digit_shards, force="all")
     with pytest.raises(OutputRefused, match="is a file"):
         run(article_onnx, digit_shards, article_onnx)
@@ -255,7 +257,7 @@ def test_a_shard_without_a_footer_is_named_and_the_others_are_scored(
     assert summary.rows == 1
 
 
-def test_a_shard_that_changes_under_the_run_leaves_no_result(
+def test_a_shard_that_changes_during_the_run_has_no_result(
     article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     encoded = [encode(image) for image in digits[:20]]
@@ -289,7 +291,7 @@ def test_shards_of_every_image_type_give_the_same_scores(
     assert tables[0]["id"].to_pylist() == [f"a.parquet:{row}" for row in range(10)]
 
 
-def test_a_regression_is_scored_with_a_rule_of_its_own(tmp_path: Path) -> None:
+def test_a_regression_is_scored_with_a_flag_rule(tmp_path: Path) -> None:
     import onnx
 
     from export.graph.passes import stamp_metadata
@@ -307,7 +309,7 @@ def test_a_regression_is_scored_with_a_rule_of_its_own(tmp_path: Path) -> None:
     np.testing.assert_allclose(table["largest_std"].to_pylist(), np.max(table["std"].to_pylist(), axis=1))
 
 
-def test_shards_of_one_name_from_two_inputs_do_not_replace_each_other(
+def test_shards_with_the_same_name_from_two_inputs_do_not_replace_each_other(
     article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     write_shard(tmp_path / "one" / "a.parquet", [encode(image) for image in digits[:5]])
@@ -321,7 +323,7 @@ def test_shards_of_one_name_from_two_inputs_do_not_replace_each_other(
     assert run(article_onnx, tmp_path / "moved", tmp_path / "out").skipped == ["a.parquet"]
 
 
-def test_a_second_run_on_the_same_output_is_told_who_holds_it(
+def test_a_second_run_on_the_same_output_fails_with_the_holder_of_the_lock(
     article_onnx: Path, digit_shards: Path, tmp_path: Path
 ) -> None:
     with hold_output(tmp_path / "out"), pytest.raises(OutputLocked, match="held by process") as locked:
@@ -330,7 +332,9 @@ def test_a_second_run_on_the_same_output_is_told_who_holds_it(
     assert run(article_onnx, digit_shards, tmp_path / "out").rows == 300
 
 
-def test_what_a_killed_run_left_aside_is_removed(article_onnx: Path, digit_shards: Path, tmp_path: Path) -> None:
+def test_stale_staging_files_of_a_killed_run_are_removed(
+    article_onnx: Path, digit_shards: Path, tmp_path: Path
+) -> None:
     (tmp_path / "out" / "sub").mkdir(parents=True)
     for name in (".oodscreen-0123", "sub/.oodscreen-4567"):
         (tmp_path / "out" / name).write_text("half a shard")
@@ -339,7 +343,7 @@ def test_what_a_killed_run_left_aside_is_removed(article_onnx: Path, digit_shard
 
 
 def test_keys_are_taken_shard_by_shard(article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path) -> None:
-    """A shard without keys, or with keys that are no valid text, changes nothing for the others."""
+    """A shard without keys, or with keys that are not valid text, does not affect other shards."""
     encoded = pa.array([encode(image) for image in digits[:2]])
     broken = pa.Array.from_buffers(pa.string(), 2, pa.array([b"ok", b"\xff\xfe"]).buffers())
     (tmp_path / "in").mkdir()

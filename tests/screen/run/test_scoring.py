@@ -36,7 +36,7 @@ def open_job(model: Path, source: Path, output: Path) -> Job:
 def test_small_shards_share_batches(
     article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Forty shards of five rows are four runs of the engine, not forty."""
+    """Forty shards of five rows are scored in four batches, not forty."""
     batches: list[int] = []
     score = PassEngine.summarize
 
@@ -53,7 +53,7 @@ def test_small_shards_share_batches(
 
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_batches_without_a_readable_row_are_not_held(article_onnx: Path, adaptive: bool) -> None:
-    """A forgotten --resize makes every row one of another shape; such a run must stop, and hold no images."""
+    """Without --resize every row may have the wrong shape; the run must be able to stop, and hold no images."""
     screener = Screener(article_onnx, passes=20, device="cpu", adaptive=adaptive)
     empty = np.zeros((0, 28, 28, 1), np.uint8)
     taken = []
@@ -69,11 +69,11 @@ def test_batches_without_a_readable_row_are_not_held(article_onnx: Path, adaptiv
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(scoring, "make_table", table_of)
         next(scoring.score_batches(screener, batches()))
-    assert len(taken) <= 2  # with --adaptive two are worked at
+    assert len(taken) <= 2  # with --adaptive two batches run at the same time
 
 
 @pytest.mark.parametrize("edges", [(0, 3, 5, 8), (0, 1, 8), (0, 8), (0, 2, 2, 8)])
-def test_cuts_of_a_shard_that_are_written_in_order_are_the_file_of_the_whole(
+def test_row_group_ranges_written_in_order_give_the_file_of_the_whole_shard(
     article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path, edges: tuple[int, ...]
 ) -> None:
     rows: list[bytes | None] = [encode(image) for image in digits[:300]]

@@ -24,19 +24,19 @@ from screen.engine.session import choose_device
         [[1]],
     ],
 )
-def test_arrays_that_are_no_images_are_refused(article: ExportedModel, images: Any) -> None:
+def test_arrays_of_another_type_or_shape_are_refused(article: ExportedModel, images: Any) -> None:
     with pytest.raises(InputRefused, match="The images are") as refused:
         Screener(article, passes=2, device="cpu").score(images)
     assert "uint8 [B, 28, 28, 1]" in refused.value.wanted
 
 
-def test_raw_passes_come_in_blocks_that_make_up_all_passes(article_onnx: Path, digits: NDArray[np.uint8]) -> None:
+def test_raw_passes_come_in_blocks_with_t_passes_in_total(article_onnx: Path, digits: NDArray[np.uint8]) -> None:
     blocks = list(Screener(article_onnx, passes=40, device="cpu").raw_passes(digits[:3]))
     assert len(blocks) > 1
     assert np.concatenate(blocks).shape == (40, 3, 10)
 
 
-def test_a_rule_decides_on_a_summary(article: ExportedModel, digits: NDArray[np.uint8]) -> None:
+def test_a_rule_flags_rows(article: ExportedModel, digits: NDArray[np.uint8]) -> None:
     everything = Screener(article, passes=2, flag_if="confidence > 0", device="cpu")
     assert everything.score(digits[:4]).flag.all()
 
@@ -49,14 +49,14 @@ def test_cuda_is_cuda_or_an_error(article: ExportedModel) -> None:
             Screener(article, passes=2, device="cuda")
 
 
-def test_auto_says_what_it_got(article: ExportedModel) -> None:
+def test_auto_notes_the_chosen_device(article: ExportedModel) -> None:
     device = Screener(article, passes=2, device="auto").device
     assert (device.name == "cpu") == bool(device.note)
     assert "\n" not in device.note
 
 
 @pytest.mark.parametrize("options", [{"passes": 0}, {"seed": -1}, {"memory": 0}, {"masks": "none"}])
-def test_options_that_cannot_be_meant_are_refused(article: ExportedModel, options: dict[str, Any]) -> None:
+def test_invalid_options_are_refused(article: ExportedModel, options: dict[str, Any]) -> None:
     with pytest.raises(OptionRefused):
         Screener(article, **options)
 

@@ -9,14 +9,14 @@ from export.errors import Interrupted, OodscreenError, Terminated
 from screen.run.stopping import StopRequest, stop_on_signals
 
 
-def test_a_run_that_nobody_asked_to_stop_goes_on() -> None:
+def test_without_a_signal_the_check_does_nothing() -> None:
     StopRequest().check()
 
 
 @pytest.mark.parametrize(
     ("number", "error", "code"), [(signal.SIGINT, Interrupted, 130), (signal.SIGTERM, Terminated, 143)]
 )
-def test_a_signal_waits_until_it_is_looked_at(number: int, error: type[OodscreenError], code: int) -> None:
+def test_a_signal_waits_until_the_check(number: int, error: type[OodscreenError], code: int) -> None:
     with stop_on_signals() as stop:
         stop.check()
         os.kill(os.getpid(), number)
@@ -34,7 +34,7 @@ def test_a_second_signal_does_not_wait() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_the_handlers_are_as_they_were_afterwards() -> None:
+def test_the_previous_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with stop_on_signals():
         assert signal.getsignal(signal.SIGINT) != before[0]
