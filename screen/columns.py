@@ -1,7 +1,7 @@
 """The single definition of every result column: name, Arrow type, unit, range and description.
 
-In: nothing. Out: the columns, from which come the schema of the results, the names in flag rules and the table in the
-documentation.
+In: nothing. Out: the columns. The schema of the results, the names in flag rules and the table in the documentation are
+made from them.
 """
 
 from __future__ import annotations
@@ -145,9 +145,13 @@ SCORES = (
     ),
 )
 
-VERDICT = (
+DECISION = (
     Column(
-        "flag", pa.bool_(), "", "", "Whether a person should review the row: the rule holds, or it could not be scored."
+        "flag",
+        pa.bool_(),
+        "",
+        "",
+        "Whether a person should review the row: the flag rule holds, or the row could not be scored.",
     ),
     Column("flag_reason", pa.string(), "", "", "The comparisons that hold, with their values; null if not flagged."),
     Column(
@@ -163,7 +167,7 @@ VERDICT = (
     Column("error", pa.string(), "", "", "Error of the row; null if its status is `ok`."),
 )
 
-COLUMNS = (*IDENTITY, *SCORES, *VERDICT)
+COLUMNS = (*IDENTITY, *SCORES, *DECISION)
 
 _SINCE_FORMAT_2 = frozenset(["flag_reasons"])
 """Columns that results of format 1 do not have."""
@@ -214,5 +218,5 @@ def result_schema(kept: pa.Schema) -> pa.Schema:
     """The schema of a result shard: identity, kept input columns, scores, decision."""
     fields = [column.field() for column in IDENTITY]
     fields += list(kept)
-    fields += [column.field() for column in (*SCORES, *VERDICT)]
+    fields += [column.field() for column in (*SCORES, *DECISION)]
     return pa.schema(fields)

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from screen.columns import IDENTITY, SCORES, VERDICT, result_schema
+from screen.columns import DECISION, IDENTITY, SCORES, result_schema
 from screen.decide.policy import ScoredRows
 from screen.files.paths import open_parquet
 from screen.files.storage import StagingFile
@@ -83,7 +83,7 @@ def make_table(batch: ImageBatch, rows: ScoredRows | None) -> pa.Table:
     columns |= _decision_columns(batch, rows)
     ordered = [columns[column.name] for column in IDENTITY]
     ordered += [column.combine_chunks() if column.num_chunks != 1 else column.chunk(0) for column in kept.columns]
-    ordered += [columns[column.name] for column in (*SCORES, *VERDICT)]
+    ordered += [columns[column.name] for column in (*SCORES, *DECISION)]
     return pa.Table.from_arrays(ordered, schema=result_schema(kept.schema))
 
 

@@ -166,15 +166,16 @@ class _CalibrationProcess:
             self._refuse_overlap(digests)
         readable = len(digests) + (0 if self._reference is not None else len(reference))
         self._require_rows(readable, "readable rows")
-        fitting, ranked = split_rows(digests, (FITTING_SHARE, 1 - FITTING_SHARE))
-        if 2 * len(fitting) < MIN_FITTING_ROWS or not threshold_rank(len(ranked), self._wanted.review_rate):
+        fitting, calibration_rows = split_rows(digests, (FITTING_SHARE, 1 - FITTING_SHARE))
+        if 2 * len(fitting) < MIN_FITTING_ROWS or not threshold_rank(len(calibration_rows), self._wanted.review_rate):
             least = min_calibration_rows(self._wanted.review_rate)
             raise InputRefused(
-                f"Too many rows are equal: the fitting set has {len(fitting)} rows, the calibration set {len(ranked)}.",
+                f"Too many rows are equal: the fitting set has {len(fitting)} rows, the calibration set "
+                f"{len(calibration_rows)}.",
                 wanted=f"at least {MIN_FITTING_ROWS} and {least} rows; equal rows are in the same set",
                 next_step="give more distinct rows",
             )
-        self._calibration_digests = digests[ranked]
+        self._calibration_digests = digests[calibration_rows]
         names = list(self._detectors)
         if distance is not None and np.ptp(rows.all_scores("feature_distance")[fitting]) == 0:
             names.remove("feature_distance")
@@ -186,7 +187,7 @@ class _CalibrationProcess:
                 next_step="add --detector entropy, or another score",
             )
         combined_score = CombinedScore(tuple(Detector.fit(name, rows.all_scores(name)[fitting]) for name in names))
-        scores = np.sort(combined_score.score({name: rows.all_scores(name)[ranked] for name in names}))
+        scores = np.sort(combined_score.score({name: rows.all_scores(name)[calibration_rows] for name in names}))
         binding = Binding(self._model.digest, ALGORITHM, self._settings)
         calibration = Calibration(
             binding, self._wanted.review_rate, combined_score, scores, distance, features, fit_rows=len(fitting)

@@ -316,7 +316,7 @@ def test_shards_with_the_same_name_from_two_inputs_do_not_replace_each_other(
     write_shard(tmp_path / "two" / "a.parquet", [encode(image) for image in digits[:3]])
     run(article_onnx, tmp_path / "one", tmp_path / "out")
     before = contents(tmp_path / "out")
-    with pytest.raises(OutputRefused, match="is the result of a shard of this name in"):
+    with pytest.raises(OutputRefused, match="is the result of a shard with this name in"):
         run(article_onnx, tmp_path / "two", tmp_path / "out")
     assert contents(tmp_path / "out") == before
     (tmp_path / "one").rename(tmp_path / "moved")
