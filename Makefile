@@ -54,8 +54,8 @@ bench: $(STAMP)  ## Measure, keep the results as JSON
 	$(BIN)/python -m benchmarks.report
 	$(BIN)/python -m benchmarks.scale --data $(OODSCREEN_DATA)
 
-docs: $(STAMP)  ## Write the generated parts of README anew
-	$(BIN)/python -m tests.generated
+docs: $(STAMP)  ## Renew the generated parts of README and docs, console output included
+	$(BIN)/python -m tests.generated --console
 
 clean:  ## Remove .venv and what the targets made
 	rm -rf $(VENV) build demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -5,7 +5,7 @@
 In: DATA/mnist/{train,valid,test} and the sets of `benchmarks.sets`. For each seed the article's
 network is trained on the training rows, calibrated (reference set: training rows; in-distribution: validation
 rows, not used in training) and run over the test rows and every set, as a user would. Out:
-benchmarks/results/detection.json, the source of the tables in README, and detection.svg. Models and
+benchmarks/results/detection.json, the source of the tables in docs/, and detection.svg. Models and
 results stay in WORK, and a model is trained only once.
 
 Defaults are chosen on separate sets (`CHOOSING` in `benchmarks.sets`), with the first seed.

@@ -10,7 +10,7 @@ In: DATA/mnist, DATA/cifar10_jpeg, DATA/imagenet_sample_jpeg; the networks of `b
   lost     two workers, one of them killed (SIGKILL) half-way: seconds, and whether the files are the same.
   stages   core seconds and bytes per image of each stage, with one thread, for the estimate of a billion images.
 
-Out: benchmarks/results/scale.json, the source of the tables in README, and scale.svg.
+Out: benchmarks/results/scale.json, the source of the tables in docs/, and scale.svg.
 """
 
 from __future__ import annotations

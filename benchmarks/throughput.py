@@ -10,7 +10,7 @@ For each network (see `benchmarks.networks`) and T:
       T times the difference of a deterministic pass and the trunk).
 (a) and (b) are linear in T: a few passes are timed after a warm-up, and scaled. Each measurement runs in a separate
 process, which gives its peak memory. Then cost is measured for different numbers of rows and shard sizes.
-Out: benchmarks/results/throughput.json, the source of the table in README, and throughput.svg.
+Out: benchmarks/results/throughput.json, the source of the table in docs/performance.md, and throughput.svg.
 """
 
 from __future__ import annotations

@@ -1,9 +1,15 @@
-"""The parts of README that are made from the code: `make docs` writes them, a test holds them."""
+"""The parts of README and docs/ that are made from the code and from measurements.
+
+`python -m tests.generated` writes them, and with `--console` also the console output, for which it runs `oodscreen demo`
+and other commands; `make docs` does both. `tests/test_docs.py` fails where a page is stale.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +20,12 @@ from export.errors import ExitCode
 from screen.columns import COLUMNS, STATUSES, Column
 from screen.review.labels.summary import LABEL_COLUMNS
 from screen.review.queue.row import ADDED_COLUMNS
+from tests import console
 from tests.export.family import FAMILY
 from tests.export.source.test_saved_model import FUNCTIONS
 from tests.export.test_refusals import REFUSALS
-
-REPOSITORY = Path(__file__).parent.parent
-README = REPOSITORY / "README.md"
+from tests.pages import GUIDE, REPOSITORY, read
+from tests.reference import reference_text
 
 
 def columns_table() -> str:
@@ -28,19 +34,19 @@ def columns_table() -> str:
 
 
 def queue_columns_table() -> str:
-    """What a queue has beside the result columns."""
+    """The columns that a queue adds to the result columns."""
     return _columns(ADDED_COLUMNS)
 
 
 def label_columns_table() -> str:
-    """What labelled rows have that the results have not."""
+    """The columns that labelled rows add to the results."""
     return _columns(LABEL_COLUMNS[:6])
 
 
 def _columns(columns: Sequence[Column]) -> str:
-    rows = ["| column | type | unit | range | what it says |", "|---|---|---|---|---|"]
+    rows = ["| column | type | unit | range | meaning |", "|---|---|---|---|---|"]
     for column in columns:
-        kind = str(column.type).replace("list<item: float>", "list of float").replace("double", "float64")
+        kind = re.sub(r"list<item: (\w+)>", r"list of \1", str(column.type)).replace("double", "float64")
         rows.append(f"| `{column.name}` | {kind} | {column.unit} | {column.range} | {column.sentence} |")
     return "\n".join(rows)
 
@@ -60,18 +66,18 @@ def exit_codes_table() -> str:
 
 
 def mnist_sentence() -> str:
-    """What `benchmarks/mnist.py` measured."""
+    """Results of `benchmarks/mnist.py`."""
     result = json.loads((REPOSITORY / "benchmarks" / "results" / "mnist.json").read_text())
     return (
         f"Trained on all of MNIST ({result['epochs']} epochs), the network's predictive mean over {result['passes']} "
-        f"passes is right on {result['accuracy']:.2%} of the 10,000 test images, and the article's image, row 247, "
+        f"passes is right on {result['accuracy']:.2%} of the 10,000 test images. The article's image, row 247, "
         f"is number {result['rank_of_row_247_by_entropy']} of rows 0 to 499 by `entropy` and number "
         f"{result['rank_of_row_247_by_prediction_std']} by `prediction_std` (`python -m benchmarks.mnist`)."
     )
 
 
 def throughput_table() -> str:
-    """What `benchmarks/throughput.py` measured."""
+    """Results of `benchmarks/throughput.py`."""
     result = json.loads((REPOSITORY / "benchmarks" / "results" / "throughput.json").read_text())
     rows = [
         "| network | T | Keras loop (a) | onnxruntime loop (b) | oodscreen (c) | floor (d) | a / c | b / c "
@@ -117,7 +123,7 @@ def _result(name: str) -> dict[str, Any]:
 
 
 def detection_table() -> str:
-    """What `benchmarks/detection.py` measured of every score, on the reported sets."""
+    """Results of `benchmarks/detection.py` for every score, on the reported sets."""
     result = _result("detection")
     sets = result["reported"]
     rows = ["| score | " + " | ".join(sets) + " |", "|---|" + "---|" * len(sets)]
@@ -145,7 +151,7 @@ def detection_table() -> str:
     known = ", ".join(f"{one:.2%}" for one in result["known_flagged"])
     return (
         "\n".join(rows)
-        + f"\n\nAUROC in percent / percent of the set that passes when 95 % of the digits pass (FPR95), mean of "
+        + f"\n\nAUROC in percent / percent of the set that is accepted when 95 % of the digits are (FPR95), mean of "
         f"{result['seeds']} networks (the article's, trained for {result['epochs']} epochs on full MNIST), "
         f"{result['passes']} passes, 10,000 test digits against each set. Digits flagged at the review rate of "
         f"{result['review_rate']:.0%}: {known}."
@@ -158,7 +164,7 @@ def _detection_row(label: str, by_set: dict[str, Any], sets: list[str]) -> str:
 
 
 def moments_table() -> str:
-    """The article's question: what skewness and kurtosis add."""
+    """FPR95 with and without higher moments: the article's question."""
     result = _result("detection")
     sets = result["reported"]
     rows = ["| score | " + " | ".join(sets) + " | mean |", "|---|" + "---|" * (len(sets) + 1)]
@@ -185,20 +191,20 @@ def moments_table() -> str:
 
 
 def choice_table() -> str:
-    """What the distance was chosen by, on sets that nothing is promised of."""
+    """The distances that were compared, on sets that no reported figure uses."""
     result = _result("detection")
-    rows = ["| features | distance | bank | AUROC | FPR95 |", "|---|---|---|---|---|"]
+    rows = ["| features | distance | reference set | AUROC | FPR95 |", "|---|---|---|---|---|"]
     for one in result["choice"]:
-        grid = f"{one['grid']} x {one['grid']} places: {one['features']}"
+        grid = f"{one['grid']} x {one['grid']} cells: {one['features']}"
         rows.append(
-            f"| {grid} | {one['kind']} | {one['reference_rows']:,} rows | {100 * one['auroc']:.2f} "
+            f"| {grid} | {one['kind']} | {one['bank_rows']:,} rows | {100 * one['auroc']:.2f} "
             f"| {100 * one['fpr95']:.1f} |"
         )
     return "\n".join(rows) + f"\n\nMean over these sets, one network: {', '.join(result['choosing'])}."
 
 
 def held_table() -> str:
-    """The default on the sets that it was chosen by: digits that were changed."""
+    """The default on the sets that it was chosen on: digits that were changed."""
     result = _result("detection")
     rows = ["| set | entropy | feature_distance | ood_score | flagged |", "|---|---|---|---|---|"]
     for name in result["choosing"]:
@@ -211,15 +217,15 @@ def held_table() -> str:
 
 
 def promises_text() -> str:
-    """What `benchmarks/promises.py` counted."""
+    """Results of `benchmarks/promises.py`."""
     result = _result("promises")
     rates = "; ".join(
-        f"{one['promised']:.0%} promised, {one['mean']:.2%} flagged on average, {one['inside']} of {one['halvings']} "
-        "within the 95 % beta-binomial interval"
+        f"at a target rate of {one['promised']:.0%}, {one['mean']:.2%} are flagged on average, {one['inside']} of "
+        f"{one['halvings']} times within the 95 % beta-binomial interval"
         for one in result["review_rates"]
     )
     rows = [
-        "| flagged by | review rate | rows | fewer passes | flags of all passes | lost | added | all passes "
+        "| flagged by | review rate | rows | fewer passes | flags after all passes | lost | added | all passes "
         "| --adaptive | faster |"
     ]
     rows.append("|---|---|---|---|---|---|---|---|---|---|")
@@ -234,55 +240,55 @@ def promises_text() -> str:
     growth = (many["seconds_adaptive"] - few["seconds_adaptive"]) / (many["rows"] - few["rows"])
     fixed = few["seconds_adaptive"] - growth * few["rows"]
     return (
-        f"Over 20 random halvings of the MNIST test rows, calibrated on one half and counted on the other: {rates}.\n\n"
+        f"20 random halvings of the MNIST test rows, calibrated on one half and counted on the other: {rates}.\n\n"
         + "\n".join(rows)
         + f"\n\nT = {result['passes']}, the {result['rows']:,} test digits, once and several times over; wall time of "
         f"the whole process on {result['machine']['cores']} cores. Of the {few['seconds_adaptive']:.1f} s with "
-        f"--adaptive at {few['rate']:.0%}, {fixed:.1f} s do not grow with the rows: start-up, and passes over so few "
-        f"rows that a pass costs more than they do. `feature_distance` makes the run of all passes "
+        f"--adaptive at {few['rate']:.0%}, {fixed:.1f} s do not grow with the rows: start-up, and passes over "
+        f"a few rows, where the pass costs more than the rows. `feature_distance` makes the run of all passes "
         f"{article['with'] / article['without'] - 1:+.1%} longer ({article['without']:.1f} s to "
         f"{article['with']:.1f} s, best of three); with MobileNetV2's trunk at 50 passes "
         f"{mobile['with'] / mobile['without'] - 1:+.1%} "
-        f"({mobile['reference_rows']:,} x {mobile['features']:,} bank; `python -m benchmarks.promises`)."
+        f"({mobile['bank_rows']:,} x {mobile['features']:,} reference features; `python -m benchmarks.promises`)."
     )
 
 
 def article_text() -> str:
-    """What `benchmarks/article.py` found."""
+    """Results of `benchmarks/article.py`."""
     result = _result("article")
     single, shared = (np.array(result[name]) for name in ("single_accuracies", "single_accuracies_shared"))
     row, noise = result["row_247"], result["random_image"]
     likely = sorted(range(10), key=lambda one: -row["mean"][one])[:3]
-    told = ", ".join(f"{one}: {row['mean'][one]:.2f} ± {row['std'][one]:.2f}" for one in likely)
+    likely_classes = ", ".join(f"{one}: {row['mean'][one]:.2f} ± {row['std'][one]:.2f}" for one in likely)
     return (
-        f"One pass by itself is right on {single.mean():.2%} ± {single.std():.2%} of the test digits (masks of its own "
-        f"for every row, as in the article; ± {shared.std():.2%} with shared ones), the mean of {result['passes']} "
-        f"passes on {result['ensemble_accuracy']:.2%}. Row 247, a {row['label']}: {told}. Of rows 0 to 499 the least "
-        f"probable are {', '.join(map(str, result['most_uncertain_by_probability']))}; those with the largest std "
-        f"{', '.join(map(str, result['most_uncertain_by_std']))}. A random image is taken for {noise['prediction']} at "
-        f"{max(noise['mean']):.2f}. The article's 10,000 x {result['passes']} passes, 17 min 2 s on its GPU, took "
+        f"A single pass is right on {single.mean():.2%} ± {single.std():.2%} of the test digits (independent masks for "
+        f"every row, as in the article; ± {shared.std():.2%} with shared masks), the mean of {result['passes']} "
+        f"passes on {result['ensemble_accuracy']:.2%}. Row 247, a {row['label']}: {likely_classes}. Of rows 0 to 499, the "
+        f"lowest probability have {', '.join(map(str, result['most_uncertain_by_probability']))}; the largest std "
+        f"have {', '.join(map(str, result['most_uncertain_by_std']))}. A random image is classified as "
+        f"{noise['prediction']} at {max(noise['mean']):.2f}. The article's 10,000 x {result['passes']} passes, 17 min 2 s on its GPU, took "
         f"{result['seconds']:.0f} s here, on {result['machine']['cores']} cores (`python -m benchmarks.article`)."
     )
 
 
 def faults_sentence() -> str:
-    """What `benchmarks/faults.py` met."""
+    """The kills of `benchmarks/faults.py` and what followed."""
     result = _result("faults")
     return (
-        "That is tested by killing real runs (SIGKILL) at random moments, restarting them and comparing file by file: "
-        f"of {result['kills']} kills (`python -m benchmarks.faults`), {result['left_a_file_aside']} left a file aside "
-        f"and {result['left_a_result_without_its_line']} a result that the manifest did not know yet; "
-        f"{result['different_outputs']} ended otherwise than an undisturbed run."
+        "A benchmark kills real runs (SIGKILL) at random moments, restarts them and compares all files: "
+        f"of {result['kills']} kills (`python -m benchmarks.faults`), {result['left_a_file_aside']} left a staging file "
+        f"and {result['left_a_result_without_its_line']} a result that was not in the manifest yet; "
+        f"{result['different_outputs']} ended with other files than an undisturbed run."
     )
 
 
 def fuzz_sentence() -> str:
-    """What `benchmarks/fuzz.py` met."""
+    """The outcomes of `benchmarks/fuzz.py`."""
     result = _result("fuzz")
     images = ", ".join(f"{status} {count:,}" for status, count in result["images_by_status"].items())
     files = ", ".join(f"{outcome} {count:,}" for outcome, count in result["files_by_outcome"].items())
     return (
-        "`tests/screen/test_hostile.py` has a named case for each of these and many more. "
+        "`tests/screen/test_hostile.py` has a named case for each of these and for many others. "
         f"Of {result['images']:,} mutated images ({images}) and {result['files']:,} mutated "
         f"Parquet files ({files}), {result['crashes']} crashed the process, {result['hangs']} hung and "
         f"{result['lost_rows']} lost a row (`python -m benchmarks.fuzz`)."
@@ -290,7 +296,7 @@ def fuzz_sentence() -> str:
 
 
 def report_sentence() -> str:
-    """What `benchmarks/report.py` measured."""
+    """Results of `benchmarks/report.py`."""
     result = _result("report")
     usual, large = result["default"][-1], result["top 1000"][-1]
     few = result["default"][0]
@@ -302,66 +308,67 @@ def report_sentence() -> str:
 
 
 def scale_text() -> str:
-    """What `benchmarks/scale.py` measured of workers, small shards and a lost worker."""
+    """Results of `benchmarks/scale.py` for workers, small shards and a lost worker."""
     result = _result("scale")
     workers, small, lost = result["workers"], result["small"], result["lost"]
     one, two, alone = (f"{workers[f'{name}_seconds']:.1f} s" for name in ("one", "two", "local"))
     same = "the same files" if lost["same_files"] else "OTHER FILES"
     return (
         f"Measured on {result['machine']['cores']} cores with the article's network at T = 100 (`python -m "
-        f"benchmarks.scale`): {workers['rows']:,} rows take one worker of one thread {one} and two {two}, "
+        f"benchmarks.scale`): {workers['rows']:,} rows take {one} with one worker of one thread and {two} with two, "
         f"{workers['gain']:.2f} times as fast, start-up excluded (the local engine with one thread: {alone}). "
-        f"{small['rows']:,} rows in shards of 20 go at {small['throughput_share']:.0%} of the speed that they have in "
-        f"shards of 10,000. With one of two workers killed half-way, {lost['rows']:,} rows take "
-        f"{lost['lost_seconds']:.1f} s instead of {lost['calm_seconds']:.1f} s and end as {same}."
+        f"{small['rows']:,} rows in shards of 20 reach {small['throughput_share']:.0%} of the speed of shards of "
+        f"10,000. With one of two workers killed half-way, {lost['rows']:,} rows take "
+        f"{lost['lost_seconds']:.1f} s instead of {lost['calm_seconds']:.1f} s, and the run ends with {same}."
     )
 
 
 def billion_table() -> str:
-    """What a billion images take, by `benchmarks/scale.py`."""
+    """Cost of a billion images, by `benchmarks/scale.py`."""
     result = _result("scale")
     names = list(result["billion"])
     rows = ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
 
-    def row(label: str, tell: Callable[[dict[str, Any], dict[str, Any]], str]) -> None:
-        cells = [tell(result["billion"][name], result["stages"][name]) for name in names]
+    def row(label: str, show: Callable[[dict[str, Any], dict[str, Any]], str]) -> None:
+        cells = [show(result["billion"][name], result["stages"][name]) for name in names]
         rows.append(f"| {label} | " + " | ".join(cells) + " |")
 
     for stage in ("read", "decode", "trunk", "head", "write"):
-        row(f"{stage}, µs of a core for an image", lambda _, one, stage=stage: f"{1e6 * one['seconds'][stage]:,.0f}")  # type: ignore[misc]
+        row(f"{stage}, µs of one core per image", lambda _, one, stage=stage: f"{1e6 * one['seconds'][stage]:,.0f}")  # type: ignore[misc]
     row("core hours", lambda all_, _: f"{all_['core_hours']:,.0f}")
-    row("nights of eight hours of a node with 16 cores", lambda all_, _: f"{all_['nights_of_a_node']:,.1f}")
+    row("nights of eight hours on a node with 16 cores", lambda all_, _: f"{all_['nights_of_a_node']:,.1f}")
     row("bottleneck", lambda all_, _: f"{all_['bottleneck']}")
-    row("of such a node's network, 10 Gbit/s, in use", lambda all_, _: f"{all_['network_use']:.1%}")
+    row("use of the node's network, 10 Gbit/s", lambda all_, _: f"{all_['network_use']:.1%}")
     row("read from storage", lambda all_, _: f"{all_['terabytes_in']:,.2f} TB")
     row("results, in Parquet", lambda all_, _: f"{all_['terabytes_out']:,.2f} TB")
-    row("a shard of 100,000 rows; there are 10,000", lambda all_, _: f"{all_['megabytes_a_shard']:,.0f} MB")
-    row("GPU hours, if a GPU does 10 TFLOP/s", lambda all_, _: f"{all_['gpu_hours']:,.0f}")
-    row("and core hours beside it", lambda all_, _: f"{all_['core_hours_beside_gpus']:,.0f}")
-    row("cores that keep such a GPU busy", lambda all_, _: f"{all_['cores_a_gpu']:,.1f}")
+    row("size of a shard of 100,000 rows (10,000 shards)", lambda all_, _: f"{all_['megabytes_a_shard']:,.0f} MB")
+    row("GPU hours, if a GPU reaches 10 TFLOP/s", lambda all_, _: f"{all_['gpu_hours']:,.0f}")
+    row("core hours beside the GPU", lambda all_, _: f"{all_['core_hours_beside_gpus']:,.0f}")
+    row("cores that keep the GPU busy", lambda all_, _: f"{all_['cores_a_gpu']:,.1f}")
     legend = "; ".join(f"{name}: {result['stages'][name]['network']}" for name in names)
     return (
         "\n".join(rows)
         + f"\n\n{legend}. Images: article, MNIST digits in PNG; mobilenet, photographs of about 500 x 375 in JPEG, "
-        "resized; blocks, CIFAR-10 in JPEG. Core seconds are CPU time of one thread, measured here; the rest follows "
-        "from them by assumptions: cores as fast as these and used to the full, storage that keeps up, and a GPU that "
+        "resized; blocks, CIFAR-10 in JPEG. Core seconds are CPU time of one thread, measured here. The other rows are "
+        "computed from them under assumptions: equally fast cores in full use, storage that keeps up, and a GPU that "
         "was **not measured** (a third of the 31.2 TFLOP/s in float32 of NVIDIA's data sheet for the A10; trunk and "
-        "head run there, all else on cores)."
+        "head run on the GPU, all else on cores)."
     )
 
 
 def family_table() -> str:
-    """What the family of models covers, by area, and what is refused."""
+    """The models that are tested, by area, and the ones that are refused."""
     areas: dict[str, list[str]] = {}
     for member in FAMILY:
         areas.setdefault(member.area, []).append(member.what)
-    areas["refused, with the way out"] = [refusal.what for refusal in (*REFUSALS, *FUNCTIONS) if refusal.what]
+    areas["refused, with the alternative"] = [refusal.what for refusal in (*REFUSALS, *FUNCTIONS) if refusal.what]
     rows = [f"| {area} | {'; '.join(what)} |" for area, what in areas.items()]
     return "\n".join(["| area | models |", "|---|---|", *rows])
 
 
 PARTS: dict[str, Callable[[], str]] = {
     "columns": columns_table,
+    "reference": reference_text,
     "queue-columns": queue_columns_table,
     "label-columns": label_columns_table,
     "family": family_table,
@@ -383,16 +390,46 @@ PARTS: dict[str, Callable[[], str]] = {
 }
 
 
-def renew(text: str) -> str:
-    """The text with every generated part as it must be."""
-    for name, make in PARTS.items():
-        pattern = re.compile(rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        part = make()
-        text, count = pattern.subn(lambda match, part=part: match.group(1) + part + "\n" + match.group(2), text)  # type: ignore[misc]
-        if count != 1:
-            raise ValueError(f"README has {count} places for {name!r}")
-    return text
+_END = "<!-- end -->"
+
+
+def renew(text: str, made: dict[str, str], kind: str = "generated") -> str:
+    """The text of a page with each generated part as it must be.
+
+    Args:
+        text: the page.
+        made: the parts by their names.
+        kind: `generated` or `console`.
+
+    Raises:
+        KeyError: the page has a part that nothing makes.
+    """
+    pattern = re.compile(rf"(<!-- {kind}: (\S+) -->\n).*?({_END})", re.DOTALL)
+    return pattern.sub(lambda match: f"{match[1]}{made[match[2]]}\n{match[3]}", text)
+
+
+def make_parts() -> dict[str, str]:
+    """Every generated part by its name."""
+    return {name: make() for name, make in PARTS.items()}
+
+
+def find_parts(kind: str = "generated") -> list[str]:
+    """The names of the parts of all pages, in order."""
+    return [name for page in GUIDE for name in re.findall(rf"<!-- {kind}: (\S+) -->", read(page))]
+
+
+def main(arguments: list[str]) -> None:
+    """Write the parts of every page."""
+    parts, shown = make_parts(), None
+    if "--console" in arguments:
+        with tempfile.TemporaryDirectory() as folder:
+            shown = console.run_all(Path(folder))
+    for page in GUIDE:
+        text = renew(read(page), parts)
+        if shown is not None:
+            text = renew(text, shown, "console")
+        page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    README.write_text(renew(README.read_text(encoding="utf-8")), encoding="utf-8")
+    main(sys.argv[1:])

@@ -1,7 +1,6 @@
-"""The picture of a report that README shows: `make demo`, then `python -m tests.screenshot demo-output/report.html`.
+"""Take the picture of a report for README and docs/: `make demo`, then `python -m tests.screenshot demo-output/report.html`.
 
-In: a page. Out: `benchmarks/results/report.png`, its upper part in Debian's Chromium, in few colours, so that it is
-small.
+In: a page. Out: `benchmarks/results/report.png`, its upper part in Debian's Chromium, in a few colours to keep it small.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from tests.generated import REPOSITORY
+from tests.pages import REPOSITORY
 
 TARGET = REPOSITORY / "benchmarks" / "results" / "report.png"
 SIZE = {"width": 1280, "height": 1290}

@@ -1,4 +1,4 @@
-"""The recipes of README are taken from it and tried, as far as that needs nothing heavy."""
+"""The recipes of docs/ are tried, as far as that needs nothing heavy."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ import typer
 
 from screen import cli
 from screen.partition import ShardPartition
-from tests.generated import README
+from tests.pages import DOCS, GUIDE, find_blocks
+
+
+PAGES = [DOCS / "nightly.md", DOCS / "scaling.md"]
 
 
 def recipe(name: str) -> str:
-    """The text of a recipe in README."""
-    found = re.search(rf"<!-- recipe: {name} -->\n```\w*\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert found, name
-    return found[1]
+    """The text of a recipe."""
+    (text,) = [block.text for page in PAGES for block in find_blocks(page) if block.name == name]
+    return text
 
 
 RECIPES = [
@@ -38,7 +40,9 @@ RECIPES = [
 
 
 def test_every_recipe_is_tried_here_or_said_not_to_be() -> None:
-    assert re.findall(r"<!-- recipe: (\S+) -->", README.read_text(encoding="utf-8")) == RECIPES
+    assert [block.name for page in PAGES for block in find_blocks(page) if block.origin == "recipe"] == RECIPES
+    elsewhere = [page for page in GUIDE if page not in PAGES]
+    assert not [block for page in elsewhere for block in find_blocks(page) if block.origin == "recipe"]
 
 
 def test_every_option_and_argument_of_a_recipe_is_one_of_the_command() -> None:
@@ -74,7 +78,7 @@ def test_the_units_pass_systemd_analyze_verify(tmp_path: Path) -> None:
     assert "nightly" in broken.stderr  # so this test can fail
 
 
-def test_the_units_are_told_which_exit_codes_are_no_failure() -> None:
+def test_the_units_list_the_exit_codes_that_are_no_failure() -> None:
     parser = configparser.ConfigParser()
     parser.read_string(recipe("oodscreen.service"))
     assert parser["Service"]["SuccessExitStatus"] == "75"
@@ -94,7 +98,7 @@ def test_the_jobs_fit_the_schema_of_kubernetes(name: str, field: str) -> None:
 
 @pytest.mark.parametrize("job", ["slurm", "indexed-job"])
 def test_the_jobs_of_an_array_do_each_part_once(job: str, tmp_path: Path) -> None:
-    """Their own scripts, in a shell, with a command that says what it was given in place of ours."""
+    """Their own scripts, in a shell, with a command that prints its last argument in place of `oodscreen`."""
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
     if job == "slurm":
         script, name, first = recipe("slurm"), "SLURM_ARRAY_TASK_ID", 1

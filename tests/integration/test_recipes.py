@@ -27,7 +27,7 @@ def place(article_onnx: Path, digit_shards: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_real_cron_runs_the_line_of_readme(place: Path) -> None:
+def test_a_real_cron_runs_the_line_of_the_recipe(place: Path) -> None:
     """The line runs every minute instead of every night, from a separate table, and logs to a file."""
     if shutil.which("cron") is None or os.geteuid() != 0:
         pytest.skip("no cron here, or no right to start it")
@@ -63,7 +63,7 @@ def test_a_real_cron_runs_the_line_of_readme(place: Path) -> None:
     assert done.returncode == 0
 
 
-def test_airflow_runs_the_dag_of_readme(place: Path) -> None:
+def test_airflow_runs_the_dag_of_the_recipe(place: Path) -> None:
     """Runs `airflow dags test`; AIRFLOW names the command, which no extra installs because of its many dependencies."""
     airflow = os.environ.get("AIRFLOW") or shutil.which("airflow")
     if airflow is None:
