@@ -1,7 +1,7 @@
 """The parts of README and docs/ that are made from the code and from measurements.
 
-`python -m tests.generated` writes them, and with `--console` also the console output, for which it runs `oodscreen demo`
-and other commands; `make docs` does both. `tests/test_docs.py` fails where a page is stale.
+`python -m tests.generated` writes them. With `--console` it also runs `oodscreen demo` and other commands, and writes
+their output; `make docs` does both. `tests/test_docs.py` fails where a page is stale.
 """
 
 from __future__ import annotations
@@ -260,13 +260,14 @@ def article_text() -> str:
     row, noise = result["row_247"], result["random_image"]
     likely = sorted(range(10), key=lambda one: -row["mean"][one])[:3]
     likely_classes = ", ".join(f"{one}: {row['mean'][one]:.2f} ± {row['std'][one]:.2f}" for one in likely)
+    improbable, spread = (", ".join(map(str, result[f"most_uncertain_by_{name}"])) for name in ("probability", "std"))
     return (
         f"A single pass is right on {single.mean():.2%} ± {single.std():.2%} of the test digits (independent masks for "
         f"every row, as in the article; ± {shared.std():.2%} with shared masks), the mean of {result['passes']} "
-        f"passes on {result['ensemble_accuracy']:.2%}. Row 247, a {row['label']}: {likely_classes}. Of rows 0 to 499, the "
-        f"lowest probability have {', '.join(map(str, result['most_uncertain_by_probability']))}; the largest std "
-        f"have {', '.join(map(str, result['most_uncertain_by_std']))}. A random image is classified as "
-        f"{noise['prediction']} at {max(noise['mean']):.2f}. The article's 10,000 x {result['passes']} passes, 17 min 2 s on its GPU, took "
+        f"passes on {result['ensemble_accuracy']:.2%}. Row 247, a {row['label']}: {likely_classes}. "
+        f"Of rows 0 to 499, {improbable} have the lowest probability, and {spread} have the largest std. "
+        f"A random image is classified as {noise['prediction']} at {max(noise['mean']):.2f}. "
+        f"The article's 10,000 x {result['passes']} passes, 17 min 2 s on its GPU, took "
         f"{result['seconds']:.0f} s here, on {result['machine']['cores']} cores (`python -m benchmarks.article`)."
     )
 
@@ -276,8 +277,8 @@ def faults_sentence() -> str:
     result = _result("faults")
     return (
         "A benchmark kills real runs (SIGKILL) at random moments, restarts them and compares all files: "
-        f"of {result['kills']} kills (`python -m benchmarks.faults`), {result['left_a_file_aside']} left a staging file "
-        f"and {result['left_a_result_without_its_line']} a result that was not in the manifest yet; "
+        f"of {result['kills']} kills (`python -m benchmarks.faults`), {result['left_a_file_aside']} left a staging "
+        f"file and {result['left_a_result_without_its_line']} a result that was not in the manifest yet; "
         f"{result['different_outputs']} ended with other files than an undisturbed run."
     )
 

@@ -1,6 +1,7 @@
-"""Take the picture of a report for README and docs/: `make demo`, then `python -m tests.screenshot demo-output/report.html`.
+"""Take the picture of a report: `make demo`, then `python -m tests.screenshot demo-output/report.html`.
 
-In: a page. Out: `benchmarks/results/report.png`, its upper part in Debian's Chromium, in a few colours to keep it small.
+In: a page. Out: `benchmarks/results/report.png`, its upper part in Debian's Chromium, in a few colours to keep the
+file small. README and docs/review.md show it.
 """
 
 from __future__ import annotations

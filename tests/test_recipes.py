@@ -17,7 +17,6 @@ from screen import cli
 from screen.partition import ShardPartition
 from tests.pages import DOCS, GUIDE, find_blocks
 
-
 PAGES = [DOCS / "nightly.md", DOCS / "scaling.md"]
 
 
