@@ -265,7 +265,7 @@ def article_text() -> str:
         f"A single pass is right on {single.mean():.2%} ± {single.std():.2%} of the test digits (independent masks for "
         f"every row, as in the article; ± {shared.std():.2%} with shared masks), the mean of {result['passes']} "
         f"passes on {result['ensemble_accuracy']:.2%}. Row 247, a {row['label']}: {likely_classes}. "
-        f"Of rows 0 to 499, {improbable} have the lowest probability, and {spread} have the largest std. "
+        f"Of rows 0 to 499, these have the lowest probability: {improbable}; and these the largest std: {spread}. "
         f"A random image is classified as {noise['prediction']} at {max(noise['mean']):.2f}. "
         f"The article's 10,000 x {result['passes']} passes, 17 min 2 s on its GPU, took "
         f"{result['seconds']:.0f} s here, on {result['machine']['cores']} cores (`python -m benchmarks.article`)."
