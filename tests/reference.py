@@ -45,12 +45,18 @@ def reference_text() -> str:
 
 def _usage(name: str, command: Any) -> str:
     arguments = [_shown_name(one) for one in command.params if one.param_type_name == "argument"]
-    return f"```\n{' '.join(['oodscreen', name, '[OPTIONS]', *arguments])}\n```"
+    required = [
+        f"{one.opts[0]} {one.metavar or one.name.upper()}"
+        for one in command.params
+        if one.param_type_name != "argument" and one.required
+    ]
+    return f"```\n{' '.join(['oodscreen', name, '[OPTIONS]', *arguments, *required])}\n```"
 
 
 def _shown_name(argument: Any) -> str:
     name = argument.metavar or argument.name.upper()
-    return name if argument.required or name.startswith("[") else f"[{name}]"
+    name = name if argument.required or name.startswith("[") else f"[{name}]"
+    return f"{name}..." if argument.nargs == -1 and not name.endswith("...") else name
 
 
 def _tables(parameters: list[Any], declared: dict[str, Any]) -> Iterator[str]:
@@ -86,12 +92,9 @@ def _values(option: Any, declared: Any) -> str:
         return ""
     kind, info = _inner(declared.annotation), declared.default
     choices = get_args(kind) if get_origin(kind) is Literal else ()
-    if choices:
-        text = " or ".join(f"`{choice}`" for choice in choices)
-    elif option.metavar:
-        text = f"`{option.metavar}`"
-    else:
-        text = _KINDS.get(kind, getattr(kind, "__name__", str(kind)))
+    text = ", ".join(f"`{choice}`" for choice in choices)
+    if not choices:
+        text = f"`{option.metavar}`" if option.metavar else _KINDS.get(kind, getattr(kind, "__name__", str(kind)))
         least, most = getattr(info, "min", None), getattr(info, "max", None)
         if least is not None and most is not None:
             text += f", {least} to {most}"
@@ -114,7 +117,7 @@ def _default(option: Any) -> str:
         return "required"
     if isinstance(option.show_default, str):
         return _cell(option.show_default)
-    if not option.show_default or option.default in (None, False, (), []):
+    if not option.show_default or option.default is None or option.default is False or option.default in ((), []):
         return ""
     if option.secondary_opts:
         return f"`{option.opts[0] if option.default else option.secondary_opts[0]}`"
