@@ -41,7 +41,7 @@ class Command:
 
 
 COMMANDS = {
-    "demo": Command("oodscreen demo", first="What was flagged", end="Files in", is_cheap=False),
+    "demo": Command("oodscreen demo", first="Flagged rows", end="Files in", is_cheap=False),
     "export": Command("oodscreen export model.keras model.onnx --scale 1/255"),
     "calibrate": Command(
         "oodscreen calibrate model.onnx held-out/ -o model.calibration --review-rate 0.02 --reference training/"
@@ -133,9 +133,11 @@ def label_tasks(tasks: Path, export: Path) -> None:
 
 def _cut(text: str, command: Command) -> str:
     lines = text.splitlines()
+    if command.first not in text or command.end not in text:
+        raise RuntimeError(f"{command.line} does not print {command.first!r} and {command.end!r}")
     start = next(index for index, line in enumerate(lines) if command.first in line)
-    stop = next((index for index, line in enumerate(lines) if command.end and command.end in line), len(lines))
-    return "\n".join(lines[start:stop])
+    ends = [index for index, line in enumerate(lines) if command.end and command.end in line]
+    return "\n".join(lines[start : ends[0] if ends else None])
 
 
 def _execute(folder: Path, line: str, exit_code: int) -> subprocess.CompletedProcess[str]:
