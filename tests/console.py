@@ -98,8 +98,8 @@ def normalise(text: str, folder: Path) -> str:
 
 
 def mask_numbers(block: str) -> str:
-    """A block without its numbers and layout, to compare runs of different networks."""
-    text = re.sub(r"\d[\d,.]*(e-\d+)?", "N", block)
+    """A block without its numbers, its layout and its slowest stage, to compare runs of different networks."""
+    text = re.sub(r"\d[\d,.]*(e-\d+)?", "N", re.sub(r"slowest: \w+", "slowest: STAGE", block))
     return " ".join(text.split())
 
 
