@@ -1,16 +1,54 @@
-"""Whether two sets of passes are of one distribution: their means and stds, and how far these may differ.
+"""Comparisons of numbers that two implementations computed: single tensors, and distributions over passes.
 
-In: passes `[T, B, C]` of both sides. Out: nothing, or an assertion that fails.
+In: tensors of any shape, or passes `[T, B, C]`, of both sides. Out: nothing, or an `AssertionError`.
+
+Two correct implementations round differently, and one implementation rounds differently on another
+processor. Rounding errors grow with the terms of a sum, not with its result, so a tolerance for each
+element fails where large terms cancel; probabilities near 0 and 1 hide large errors of the logits.
+Therefore tensors are compared relative to their largest element, and networks before their last activation too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
+
+
+def assert_close_to_scale(
+    actual: ArrayLike, expected: ArrayLike, tolerance: float, *, of: ArrayLike | None = None
+) -> None:
+    """Assert that two tensors of one shape differ by at most `tolerance` times the largest expected magnitude.
+
+    Args:
+        actual: the tensor under test.
+        expected: the tensor that another implementation computed.
+        tolerance: maximum difference, as a share of the scale.
+        of: tensor whose largest magnitude is the scale, where `expected` is a difference of its elements,
+            such as a standard deviation; `expected` itself by default.
+    """
+    one, other = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert one.shape == other.shape
+    assert np.isfinite(other).all(), "the expected tensor is not finite"
+    scale = float(np.abs(other if of is None else np.asarray(of, np.float64)).max(initial=0))
+    difference = float(np.abs(one - other).max(initial=0))
+    # A difference that is NaN fails the comparison.
+    assert difference <= tolerance * scale, (
+        f"tensors of shape {one.shape} differ by {difference:.3g}, {difference / max(scale, 1e-300):.3g} of the "
+        f"largest expected magnitude {scale:.3g}; at most {tolerance:g} of it is allowed"
+    )
+
+
+def drop_last_activation(model: Any) -> Any:
+    """The same Keras model (Keras 2 or 3), changed in place to return the values before its last activation."""
+    last = model.layers[-1]
+    assert last.activation.__name__ in ("softmax", "sigmoid")
+    last.activation = lambda logits: logits
+    return model
 
 
 def mean_and_std(values: Floats) -> tuple[list[Floats], list[Floats]]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from export.graph.convert import _quiet
+from tests.agreement import assert_close_to_scale
 
 
 def dropout_model(keras: Any) -> Any:
@@ -66,7 +67,7 @@ def test_training_false_reaches_layers_that_were_built_with_training_true(keras:
     rows = np.random.default_rng(0).random((6, 4)).astype(np.float32)
     together = np.asarray(model(rows, training=False))
     alone = np.concatenate([np.asarray(model(rows[index : index + 1], training=False)) for index in range(6)])
-    np.testing.assert_allclose(together, alone, atol=1e-6)
+    assert_close_to_scale(together, alone, 1e-6)
 
 
 def test_a_dropout_layer_does_not_know_its_path(keras: Any) -> None:

@@ -66,14 +66,26 @@ def _normalize(keras: Any, model: Any, largest: float) -> None:
 
     norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
     if norms and not any(np.any(norm.get_weights()[-2]) for norm in norms):
-        images = np.random.default_rng(4).random((16, *model.input_shape[1:])).astype(np.float32) * largest
-        for norm in norms:
-            norm.momentum = 0.0
-        model(images, training=True)
-        for norm in norms:
-            norm.momentum = 0.99
-            variance = norm.moving_variance.numpy()
-            norm.moving_variance.assign(variance + 0.2 * variance.mean() + 1e-3)
+        set_norm_statistics(keras, model, largest)
+
+
+def set_norm_statistics(keras: Any, model: Any, largest: float = 1.0) -> None:
+    """Give every BatchNormalization the mean and variance that it meets in 16 random images up to `largest`.
+
+    For Keras 2 and 3; a frozen layer stays frozen.
+    """
+    import numpy as np
+
+    norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    trainable, momentum = [norm.trainable for norm in norms], [norm.momentum for norm in norms]
+    images = np.random.default_rng(4).random((16, *model.input_shape[1:])).astype(np.float32) * largest
+    for norm in norms:
+        norm.trainable, norm.momentum = True, 0.0  # a frozen layer would not learn them
+    model(images, training=True)
+    for norm, was_trainable, usual in zip(norms, trainable, momentum, strict=True):
+        norm.trainable, norm.momentum = was_trainable, usual
+        variance = norm.moving_variance.numpy()
+        norm.moving_variance.assign(variance + 0.2 * variance.mean() + 1e-3)
 
 
 def _finish(

@@ -20,6 +20,7 @@ from export.exporter import ExportNotice, export_file, export_model
 from export.graph.passes import with_rate_zero
 from export.runtime import onnxruntime
 from screen.demo import read_images
+from tests.agreement import assert_close_to_scale
 
 
 def small_model(keras: Any, *, activation: str | None = "softmax", rescaling: bool = False, channels: int = 1) -> Any:
@@ -186,7 +187,7 @@ def test_a_preprocessing_by_name_is_in_the_graph_and_in_the_contract(keras: Any,
             training=False,
         )
         session = onnxruntime.InferenceSession(with_rate_zero(read_model(path).proto).SerializeToString())
-        np.testing.assert_allclose(session.run(None, {"image": images})[0], wanted, atol=1e-5)
+        assert_close_to_scale(session.run(None, {"image": images})[0], wanted, 1e-5)
 
 
 def test_a_name_beside_numbers_or_beside_a_rescaling_is_said(keras: Any, tmp_path: Path) -> None:
@@ -241,7 +242,7 @@ def test_a_channels_first_model_takes_the_same_images(keras: Any, tmp_path: Path
     images = np.random.default_rng(1).integers(0, 256, (6, 12, 10, channels), dtype=np.uint8)
     data = with_rate_zero(read_model(tmp_path / "m.onnx").proto).SerializeToString()
     found = onnxruntime.InferenceSession(data).run(None, {"image": images})[0]
-    np.testing.assert_allclose(found, model(images.transpose(0, 3, 1, 2) / np.float32(255)), atol=1e-5)
+    assert_close_to_scale(found, model(images.transpose(0, 3, 1, 2) / np.float32(255)), 1e-5)
 
 
 NO_KERNELS = """

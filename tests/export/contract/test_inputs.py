@@ -19,6 +19,7 @@ from export.contract.inputs import (
 from export.errors import OptionRefused
 from export.graph.passes import add_uint8_input
 from export.runtime import onnxruntime
+from tests.agreement import assert_close_to_scale
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 6, 7, 3), dtype=np.uint8)
 MODES = ["tf", "torch", "caffe"]
@@ -44,9 +45,8 @@ def test_a_name_means_what_keras_means_by_it(keras: Any, mode: str, channels_fir
     own = PIXELS.transpose(0, 3, 1, 2) if channels_first else PIXELS
     wanted = keras.applications.imagenet_utils.preprocess_input(own.copy(), data_format=layout, mode=mode)
     preprocessing = fit_preprocessing(PREPROCESSINGS[mode], channels=3, channels_first=channels_first)
-    tolerance = 1e-6 * np.abs(wanted).max()
-    np.testing.assert_allclose(preprocessing.apply(PIXELS), wanted, rtol=0, atol=tolerance)
-    np.testing.assert_allclose(in_the_graph(preprocessing, PIXELS), wanted, rtol=0, atol=tolerance)
+    assert_close_to_scale(preprocessing.apply(PIXELS), wanted, 1e-6)
+    assert_close_to_scale(in_the_graph(preprocessing, PIXELS), wanted, 1e-6)
 
 
 def test_unit_is_zero_to_one() -> None:
@@ -57,7 +57,7 @@ def test_grey_images_can_have_unit_and_tf_alone(keras: Any) -> None:
     grey = PIXELS[..., :1]
     wanted = keras.applications.imagenet_utils.preprocess_input(grey.copy(), data_format="channels_last", mode="tf")
     preprocessing = fit_preprocessing(PREPROCESSINGS["tf"], channels=1, channels_first=False)
-    np.testing.assert_allclose(in_the_graph(preprocessing, grey), wanted, atol=1e-6)
+    assert_close_to_scale(in_the_graph(preprocessing, grey), wanted, 1e-6)
     for mode in ("torch", "caffe"):
         with pytest.raises(OptionRefused, match="model of grey images"):
             fit_preprocessing(PREPROCESSINGS[mode], channels=1, channels_first=False)

@@ -53,9 +53,12 @@ def test_a_model_with_weights_beside_it_runs_anywhere_and_in_the_engine(large: P
     assert len(large.read_bytes()) < 2**15
     onnx.checker.check_model(str(large), full_check=True)
     session = onnxruntime.InferenceSession(str(large), providers=["CPUExecutionProvider"])
-    free = np.stack([session.run(None, {"image": images()})[0] for _ in range(300)])
-    ours = Screener(large, passes=300).score(images()).summary
-    np.testing.assert_allclose(ours.mean, free.mean(axis=0), atol=0.05)
+    free = np.stack([session.run(None, {"image": images()})[0] for _ in range(1000)])
+    ours = Screener(large, passes=1000).score(images()).summary
+    # The session draws from the system's entropy: six standard errors are never exceeded by chance.
+    standard_error = np.sqrt((free.var(axis=0) + ours.std**2) / 1000)
+    assert 6 * standard_error.max() < 0.05
+    assert np.all(np.abs(ours.mean - free.mean(axis=0)) <= 6 * standard_error + 1e-5)
 
 
 @pytest.mark.parametrize("opset", [17, 21])

@@ -13,6 +13,7 @@ from export.contract.metadata import DOMAIN, Site
 from export.graph.conditions import GraphPassError
 from export.graph.passes import add_noise_functions, add_uint8_input, name_sites
 from export.runtime import onnxruntime
+from tests.agreement import assert_close_to_scale
 
 
 def one_site(kind: str, rate: float, shape: list[int], noise_axes: list[int] | None = None) -> onnx.ModelProto:
@@ -63,7 +64,7 @@ def test_preprocessing_is_scale_then_mean_then_std() -> None:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3) * 10
     expected = (pixels / 255 - [0.4, 0.5, 0.6]) / [0.1, 0.2, 0.3]
-    np.testing.assert_allclose(session.run(None, {"image": pixels})[0], expected, rtol=1e-5, atol=1e-6)
+    assert_close_to_scale(session.run(None, {"image": pixels})[0], expected, 2e-6)
 
 
 def test_a_pass_refuses_a_graph_that_is_not_what_it_requires() -> None:

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from export.errors import ModelRefused
 from export.source.load import load_model
+from export.source.network import KerasNetwork
 from export.source.stochastic import keep_identity
+from tests.agreement import assert_close_to_scale, drop_last_activation
 from tests.conftest import oodscreen
 from tests.export import family
 from tests.export.test_refusals import Refusal
@@ -41,13 +43,22 @@ def save(model: Any, path: Path) -> Path:
     return path
 
 
-def shuffle(model: Any) -> Any:
-    """Weights that are all different, so that one in a wrong place is seen."""
+def shuffle(keras: Any, model: Any) -> Any:
+    """Set weights that are all different, so that a weight in a wrong place is seen, and keep activations of order one.
+
+    Kernels have He's variance for their fan-in. Activations of order one keep rounding errors small on any processor.
+    """
     rng = np.random.default_rng(3)
     for weight in model.weights:
-        positive = any(part in weight.name for part in ("variance", "gamma"))
-        own = rng.uniform(0.5, 1.5, weight.shape) if positive else rng.normal(0, 0.3, weight.shape)
+        if any(part in weight.name for part in ("variance", "gamma")):
+            own = rng.uniform(0.5, 1.5, weight.shape)
+        elif "kernel" in weight.name:
+            fan_in = np.prod(weight.shape[:2] if "depthwise" in weight.name else weight.shape[:-1])
+            own = rng.normal(0, np.sqrt(2 / fan_in), weight.shape)
+        else:
+            own = rng.normal(0, 0.3, weight.shape)
         weight.assign(own)
+    family.set_norm_statistics(keras, model)
     return model
 
 
@@ -78,12 +89,22 @@ def images(model: Any) -> NDArray[np.float32]:
 @pytest.mark.parametrize("build", [family.sequential, of_many_layers, of_a_base])
 @pytest.mark.parametrize("name", ["saved", "saved.h5"])
 def test_what_keras_2_saved_says_what_it_said_there(build: Callable[[Any], Any], name: str, tmp_path: Path) -> None:
-    model = shuffle(build(family.import_keras_2()))
+    keras_2 = family.import_keras_2()
+    model = shuffle(keras_2, build(keras_2))
     source = load_model(save(model, tmp_path / name))
     rows = images(model)
-    answer = np.asarray(source.network.forward(rows, keep_identity))
-    np.testing.assert_allclose(answer, np.asarray(model(rows, training=False)), rtol=1e-4, atol=1e-6)
-    assert np.ptp(answer, axis=0).max() > 1e-4
+
+    def both() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return np.asarray(source.network.forward(rows, keep_identity)), np.asarray(model(rows, training=False))
+
+    assert_close_to_scale(*both(), tolerance=5e-5)
+    assert isinstance(source.network, KerasNetwork)
+    drop_last_activation(source.network.model)
+    drop_last_activation(model)
+    logits, expected = both()
+    assert_close_to_scale(logits, expected, tolerance=5e-5)
+    assert 0.1 < np.abs(expected).max() < 30
+    assert np.ptp(logits, axis=0).max() > 0.01 * np.abs(expected).max()
     assert len(source.digest) == 64
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from screen.engine.distance import NEIGHBOURS, Distance, DistanceMeter, Mahalanobis, NearestNeighbours
 from screen.engine.session import Device
+from tests.agreement import assert_close_to_scale
 from tests.assumptions.cuda_kernels import CUDA_KERNELS
 
 RNG = np.random.default_rng(0)
@@ -25,14 +26,14 @@ def test_neighbours_are_measured_as_by_hand() -> None:
     unit = KNOWN / np.linalg.norm(KNOWN, axis=1, keepdims=True)
     cosine = (ASKED / np.linalg.norm(ASKED, axis=1, keepdims=True)) @ unit.T
     expected = 1 - np.sort(cosine, axis=1)[:, -NEIGHBOURS:].mean(axis=1)
-    np.testing.assert_allclose(meter(NearestNeighbours.fit(KNOWN)).measure(ASKED), expected, atol=2e-3)
+    assert_close_to_scale(meter(NearestNeighbours.fit(KNOWN)).measure(ASKED), expected, 5e-4)
 
 
 def test_mahalanobis_is_measured_as_by_hand() -> None:
     centred = ASKED - KNOWN.mean(axis=0)
     inverse = np.linalg.inv(np.cov(KNOWN.T, ddof=0))
     expected = np.sqrt(np.einsum("bi,ij,bj->b", centred, inverse, centred))
-    np.testing.assert_allclose(meter(Mahalanobis.fit(KNOWN)).measure(ASKED), expected, rtol=1e-3)
+    assert_close_to_scale(meter(Mahalanobis.fit(KNOWN)).measure(ASKED), expected, 1e-4)
 
 
 @pytest.mark.parametrize("kind", [NearestNeighbours, Mahalanobis])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import time
@@ -33,6 +34,7 @@ from screen.engine.interim import (
 from screen.engine.passes import PassEngine
 from screen.engine.session import Device
 from screen.engine.statistics import PassSummary, RunStatistics
+from tests.agreement import assert_close_to_scale
 
 PASSES = 200
 MANY = 10**9
@@ -201,8 +203,8 @@ def test_a_row_that_completes_all_passes_has_the_scores_of_a_run_without_early_e
     summary = summarize_batch(engine_of(article), digits[:40], lambda rows, _: entropy)
     complete = summary.passes == PASSES
     assert complete.any()
-    np.testing.assert_allclose(summary.mean[complete], whole.mean[complete], atol=1e-6)
-    np.testing.assert_allclose(summary.std[complete], whole.std[complete], atol=1e-6)
+    assert_close_to_scale(summary.mean[complete], whole.mean[complete], 1e-6)
+    assert_close_to_scale(summary.std[complete], whole.std[complete], 1e-6, of=whole.mean)
 
 
 @pytest.mark.parametrize("look", [0, 1])
@@ -215,7 +217,7 @@ def test_a_row_that_exits_has_the_scores_of_a_run_with_that_number_of_passes(
     exited = summary.passes == passes
     assert exited.any()
     few = PassEngine(plan_engine(article), passes=passes, seed=0, device=Device("cpu", 1), memory=2**28)
-    np.testing.assert_allclose(summary.mean[exited], few.summarize(digits[:300]).mean[exited], atol=1e-6)
+    assert_close_to_scale(summary.mean[exited], few.summarize(digits[:300]).mean[exited], 1e-6)
 
 
 def test_nearly_every_flag_is_that_of_all_passes(article: ExportedModel, digits: NDArray[np.uint8]) -> None:
@@ -236,9 +238,14 @@ def test_when_a_row_exits_does_not_depend_on_its_neighbours(
     limits = np.random.default_rng(0).uniform(0.05, 1.5, 40)
     by_row = {digits[row].tobytes(): limits[row] for row in range(40)}
 
+    plan = plan_engine(article, masks=masks)
+
+    @functools.cache
+    def open_engine(threads: int, memory: int) -> EarlyExitEngine:
+        return EarlyExitEngine(plan, passes=60, seed=0, device=Device("cpu", threads), memory=memory)
+
     def score(rows: NDArray[np.uint8], threads: int, memory: int = 2**28) -> NDArray[np.float64]:
-        plan = plan_engine(article, masks=masks)
-        engine = EarlyExitEngine(plan, passes=60, seed=0, device=Device("cpu", threads), memory=memory)
+        engine = open_engine(threads, memory)
         assert memory == 2**28 or engine.rows_per_run < 20
         limit = np.array([by_row[row.tobytes()] for row in rows])
         waiting = iter(limit)  # pieces run in order
@@ -274,12 +281,12 @@ def test_summaries_are_in_order_and_equal_to_those_of_each_batch_alone(
     def limits(count: int, _: object) -> NDArray[np.float64]:
         return np.full(count, limit)
 
-    engine = engine_of(article, threads)
+    engine, single = engine_of(article, threads), engine_of(article)
     together = list(engine.summarize_early_exit(iter(batches), limits))
     assert len(together) == len(batches)
     for batch, summary in zip(batches, together, strict=True):
         assert summary is not None
-        alone = summarize_batch(engine_of(article), batch, limits)
+        alone = summarize_batch(single, batch, limits)
         np.testing.assert_array_equal(summary.passes, alone.passes)
         np.testing.assert_array_equal(summary.mean, alone.mean)
         assert summary.entropy is not None

@@ -12,6 +12,7 @@ from screen.engine.graph.features import FEATURES, FEATURES_MAX, GRID, cell_weig
 from screen.engine.graph.plan import plan_engine
 from screen.engine.passes import PassEngine
 from screen.engine.session import Device
+from tests.agreement import assert_close_to_scale
 from tests.assumptions.cuda_kernels import CUDA_KERNELS
 from tests.screen.engine.graphs import Graph
 
@@ -112,7 +113,7 @@ def test_channels_are_found_wherever_they_are(model: ExportedModel) -> None:
     found = features_of(model, IMAGES)
     if plan_engine(model).features.channels == 0:
         found = found.reshape(-1, 5, GRID * GRID).swapaxes(1, 2).reshape(len(found), -1)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert_close_to_scale(found, expected, 2e-6)
 
 
 def test_cells_that_tile_the_spatial_axes_are_pooled() -> None:
@@ -122,7 +123,7 @@ def test_cells_that_tile_the_spatial_axes_are_pooled() -> None:
     kernel = np.frombuffer(weight.raw_data, np.float32).reshape(5, 3)
     padded = np.pad(np.maximum(SCALED @ kernel.T, 0), ((0, 0), (1, 1), (0, 2), (0, 0)))
     expected = padded.reshape(-1, GRID, 2, GRID, 2, 5).mean(axis=(2, 4)).transpose(0, 3, 1, 2).reshape(len(padded), -1)
-    np.testing.assert_allclose(features_of(model, IMAGES), expected, atol=1e-6)
+    assert_close_to_scale(features_of(model, IMAGES), expected, 1e-6)
 
 
 @pytest.mark.parametrize("grid", [1, GRID])
