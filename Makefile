@@ -9,6 +9,9 @@ STAMP := $(VENV)/.installed
 export OODSCREEN_DATA ?= $(abspath ../shared/data)
 # TensorFlow is only used on the CPU here, whatever the machine has.
 PYTEST := $(BIN)/python -m pytest
+# Processes that share the tests; `make test WORKERS=0` runs them one after the other, in one process.
+WORKERS ?= auto
+PARALLEL = -n $(WORKERS) --dist worksteal
 
 .PHONY: help install demo test lint integration browser bench docs clean
 
@@ -26,7 +29,7 @@ demo: $(STAMP)  ## Train, export and screen on bundled MNIST digits
 	$(BIN)/oodscreen demo demo-output
 
 test: $(STAMP) lint  ## Lint, types, import arrows, tests
-	$(PYTEST) -m 'not integration'
+	$(PYTEST) -m 'not integration' $(PARALLEL)
 
 lint: $(STAMP)  ## Lint, types and import arrows alone
 	$(BIN)/ruff check .

@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
+from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -22,11 +24,28 @@ from screen.output.lock import LOCK_NAME
 from screen.output.record import RECORD_NAME
 
 REPOSITORY = Path(__file__).parent.parent
+# An example takes longer than Hypothesis' limits where other processes use the processor too.
+settings.register_profile("oodscreen", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("oodscreen")
+
+WORKERS_MAX = 8
+"""Maximum number of processes for `pytest -n auto`; each collects all tests first (10 s), so more gain little."""
+WORKER_BYTES = 2 * 2**30
+"""Memory of one process with TensorFlow and onnxruntime, and of the commands that its tests start."""
+
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--data", default=None, help="folder of image shards (default: $OODSCREEN_DATA, ../shared/data)")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Number of processes for `pytest -n auto`: one for each processor core, as far as memory allows."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(cores, memory // WORKER_BYTES, WORKERS_MAX))
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +58,23 @@ def data(request: pytest.FixtureRequest) -> Path:
     return folder
 
 
+def make_once(name: str, make: Callable[[Path], object], factory: pytest.TempPathFactory) -> Path:
+    """Folder that `make` filled, once for all pytest-xdist workers of a session; the others wait for it.
+
+    No test may change what is in it: it is shared by processes.
+    """
+    base = factory.getbasetemp()
+    # A worker's base folder is one of several in that of the session.
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, done = root / f"shared-{name}", root / f"shared-{name}.done"
+    with FileLock(root / f"shared-{name}.lock"):
+        if not done.exists():
+            folder.mkdir(exist_ok=True)
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def keras() -> Any:
     """Keras, imported without noise."""
@@ -48,24 +84,30 @@ def keras() -> Any:
 
 
 @pytest.fixture(scope="session")
-def article_keras(tmp_path_factory: pytest.TempPathFactory, keras: Any) -> Path:
+def article_keras(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The article's network after one epoch on the bundled digits."""
-    from export.article import train_article_network
 
-    images, labels = read_images("train")
-    path = tmp_path_factory.mktemp("article") / "article.keras"
-    train_article_network(images, labels, epochs=1, seed=3).save(path)
-    return path
+    def train(folder: Path) -> None:
+        from export.article import train_article_network
+        from export.source.describe import import_keras
+
+        import_keras()  # without noise
+        images, labels = read_images("train")
+        train_article_network(images, labels, epochs=1, seed=3).save(folder / "article.keras")
+
+    return make_once("article", train, tmp_path_factory) / "article.keras"
 
 
 @pytest.fixture(scope="session")
-def article_onnx(article_keras: Path) -> Path:
+def article_onnx(article_keras: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, exported."""
-    from export.exporter import export_file
 
-    path = article_keras.with_suffix(".onnx")
-    export_file(article_keras, path, scale=1 / 255)
-    return path
+    def export(folder: Path) -> None:
+        from export.exporter import export_file
+
+        export_file(article_keras, folder / "article.onnx", scale=1 / 255)
+
+    return make_once("article-onnx", export, tmp_path_factory) / "article.onnx"
 
 
 @pytest.fixture(scope="session")

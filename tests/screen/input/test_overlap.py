@@ -66,4 +66,4 @@ def test_waiting_for_another_stage_is_not_counted() -> None:
     clock = StageClock()
     assert list(clock.apply("quick", str, work_ahead(clock.make("slow", slow()), 1))) == ["0", "1", "2"]
     assert clock.seconds["slow"] >= 0.3
-    assert clock.seconds["quick"] < 0.1
+    assert clock.seconds["quick"] < clock.seconds["slow"] / 2
