@@ -37,6 +37,7 @@ lint: $(STAMP)  ## Lint, types and import arrows alone
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# One after the other: tests of Ray count the Ray processes of the whole machine.
 integration: $(STAMP) browser  ## The heavy tests with real parts
 	$(PYTEST) -m integration
 
