@@ -28,10 +28,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## Train, export and screen on bundled MNIST digits
 	$(BIN)/oodscreen demo demo-output
 
-test: $(STAMP) lint  ## Lint, types, import arrows, tests
+test: $(STAMP) lint  ## Lint, types, import contracts, tests
 	$(PYTEST) -m 'not integration' $(PARALLEL)
 
-lint: $(STAMP)  ## Lint, types and import arrows alone
+lint: $(STAMP)  ## Lint, types and import contracts alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
