@@ -29,10 +29,10 @@ class Boundary:
 
     Attributes:
         tensors: device values by name.
-        rows: the rows; the tensors hold a single row twice.
-        features: `float32 [B, F]`, on the host; None where the plan has none.
-        owner: the boundary whose memory the tensors view, if they do not own theirs. It is never read; the reference
-            keeps that memory alive.
+        rows: the rows of the tensors; a single row is stored twice.
+        features: the trunk's features, `float32 [B, F]`, on the host; None if the trunk does not output them.
+        owner: the boundary whose memory the tensors view; None if the tensors own their memory. The attribute is never
+            read; the reference prevents that memory from being freed.
     """
 
     tensors: dict[str, Any]
@@ -45,10 +45,11 @@ class TrunkRunner:
     """Runs the trunk of one plan.
 
     Args:
-        plan: of the model.
-        device: where the trunk runs.
-        pool: threads that divide the rows among them.
-        memory: maximum size of a run's tensors, in bytes; determines the rows per trunk slice.
+        plan: plan of the model.
+        device: device of the session.
+        pool: threads, each of which runs one slice of the rows at a time.
+        memory: maximum size of the tensors of all concurrent session runs, in bytes; determines the rows per trunk
+            slice.
     """
 
     def __init__(self, plan: EnginePlan, device: Device, pool: ThreadPoolExecutor, memory: int) -> None:
@@ -57,7 +58,7 @@ class TrunkRunner:
         self._session = GraphSession(plan.trunk, device, plan.weights_folder)
 
     def run(self, rows: Rows) -> Boundary:
-        """The boundary of some rows; slices of the rows run in parallel."""
+        """Run the trunk in parallel on slices of the rows, and return their boundary."""
         slices = self._cut(rows)
         if len(slices) == 1:
             values = self._run_slice(slices[0])
@@ -78,7 +79,7 @@ class TrunkRunner:
         return np.concatenate(list(parts))[: rows.count]
 
     def take(self, boundary: Boundary, positions: NDArray[np.int64]) -> Boundary:
-        """The boundary of the rows at some positions, copied, without features; a single row is held twice."""
+        """Copy the boundary of the rows at some positions, without features; a single row is stored twice."""
         fed = positions if len(positions) >= MIN_FED else np.repeat(positions, MIN_FED)
         pieces = np.array_split(fed, self._device.workers)
 
@@ -96,14 +97,14 @@ class TrunkRunner:
         if len(boundaries) == 1:
             return boundaries[0]
 
-        def own_rows(boundary: Boundary) -> dict[str, NDArray[Any]]:  # without the copy of a single row
+        def own_rows(boundary: Boundary) -> dict[str, NDArray[Any]]:  # a single row only once
             return self._slice_tensors(boundary, 0, boundary.rows.count)
 
         tensors = self._put(self._assemble(boundaries, [boundary.rows.count for boundary in boundaries], own_rows))
         return Boundary(tensors, Rows(np.concatenate([boundary.rows.images for boundary in boundaries])))
 
     def split(self, boundary: Boundary, pieces: int) -> list[Boundary]:
-        """Split the rows of a boundary into at most `pieces` pieces, in order; they view its memory."""
+        """Split a boundary into at most `pieces` boundaries of consecutive rows; no tensor is copied."""
         slices = cut_rows(boundary.rows.images, pieces)
         if len(slices) == 1:
             return [boundary]
@@ -127,12 +128,12 @@ class TrunkRunner:
     def _assemble(
         self, items: Sequence[Item], rows: Sequence[int], make: Callable[[Item], Mapping[str, NDArray[Any]]]
     ) -> dict[str, NDArray[Any]]:
-        """Make tensors from each item in parallel, and concatenate their rows by name, in the order of the items.
+        """Call `make` for each item in parallel, and concatenate the rows of its tensors in the order of the items.
 
         Args:
             items: inputs of `make`.
-            rows: number of rows from each item.
-            make: returns boundary tensors, and features if the plan has them, by name.
+            rows: number of rows of each item's tensors.
+            make: returns the boundary tensors of an item, and its features if the trunk outputs them, by name.
         """
         row_axes = {FEATURES: 0, **{tensor.name: tensor.row_axis for tensor in self._plan.boundary}}
         buffers = _TensorBuffers(sum(rows), row_axes)
@@ -151,7 +152,7 @@ class TrunkRunner:
 
 
 class _TensorBuffers:
-    """Tensors that several threads fill, each with its rows.
+    """Tensors that several threads fill; each thread writes its own rows.
 
     Args:
         count: number of rows.
@@ -164,14 +165,14 @@ class _TensorBuffers:
         self.values: dict[str, NDArray[Any]] = {}
 
     def fill(self, start: int, values: Mapping[str, NDArray[Any]]) -> None:
-        """Write tensors of consecutive rows, the first of which is row `start`."""
+        """Write the tensors of consecutive rows, beginning at row `start`."""
         for name, value in values.items():
             axis = self._row_axes[name]
             buffer = self._buffer(name, value)
             buffer[_row_index(axis, start, start + value.shape[axis])] = value
 
     def _buffer(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
-        """The tensor of this name, allocated from the shape and type of the first slice."""
+        """The tensor of this name, allocated on first use with the axes and type of `value`."""
         with self._lock:
             if name not in self.values:
                 shape = list(value.shape)

@@ -1,8 +1,8 @@
 """Distance of a row's trunk features from in-distribution features: nearest neighbours or Mahalanobis.
 
-In: features `float32 [B, F]`. Out: distances `[B]`; larger is farther. A distance is a value (arrays stored in a
-calibration); a `DistanceMeter` runs it in onnxruntime, where the rows of a matrix product do not depend on their
-number. The host does the rest row by row, in float64.
+In: features `float32 [B, F]`. Out: distances `[B]`; larger is farther. A `Distance` contains the arrays that a
+calibration stores. A `DistanceMeter` computes its matrix products in onnxruntime, where each row of a product is
+bitwise identical for any number of rows from 2 on; the host computes the rest row by row, in float64.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from screen.engine.session import Device, GraphSession, external_weight, to_numpy
 
 NEIGHBOURS = 5
-"""Number of nearest neighbours to average; benchmarks/detection.py compares others."""
+"""Number of nearest neighbours whose similarities are averaged; benchmarks/detection.py compares other numbers."""
 
 COMPONENTS = 128
 """Maximum number of principal components of a Mahalanobis distance."""
@@ -27,14 +27,14 @@ COMPONENTS = 128
 _FEATURES = "features"
 _SQUARES = "squares"
 _LANES = 8
-"""Number of equal columns when a sum over features is computed as a matrix product: onnxruntime uses another kernel
-for a single column."""
+"""Number of identical columns of the matrix of ones in a product that sums over features; onnxruntime uses another
+kernel for a single column."""
 
 _ROWS_PER_RUN = 512
 _MIN_ROWS = 2
 
 _FIELD_OF_ARRAY = {"bank": "reference"}
-"""Fields whose name differs from that of their array in a calibration file."""
+"""Field names by array name, for the arrays of a calibration file whose field has another name."""
 
 
 class Distance(Protocol):
@@ -50,10 +50,10 @@ class Distance(Protocol):
         """The arrays of the distance by their names in a calibration file."""
 
     def graph(self) -> onnx.GraphProto:
-        """Graph from `features` `[B, F]` to a few numbers for each row, without the numbers of `weights`."""
+        """Graph from `features` `[B, F]` to the inputs of `finish`; the data of its weights are external."""
 
     def weights(self) -> dict[str, NDArray[Any]]:
-        """The graph's external weights by name."""
+        """Data of the graph's external weights, by name."""
 
     def finish(self, outputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float64]:
         """Distances `[B]` from the graph's outputs."""
@@ -63,7 +63,7 @@ class Distance(Protocol):
 class NearestNeighbours:
     """One minus the mean cosine similarity to the k nearest reference features.
 
-    After Sun et al. (2022), with the mean of the k similarities instead of the k-th.
+    The method is that of Sun et al. (2022), with the mean of the k similarities instead of the k-th similarity.
 
     Attributes:
         reference: `float16 [N, F]`, reference features, each of length 1.
@@ -76,11 +76,11 @@ class NearestNeighbours:
 
     @classmethod
     def fit(cls, features: NDArray[np.float32], neighbours: int = NEIGHBOURS) -> NearestNeighbours:
-        """Store the normalized features of the reference set.
+        """Normalize the features of the reference set to length 1.
 
         Args:
-            features: `[N, F]`.
-            neighbours: k; at most N are used.
+            features: features of the reference set, `[N, F]`.
+            neighbours: k; if it exceeds N, N is used.
         """
         length = np.sqrt(np.square(features, dtype=np.float64).sum(axis=1, keepdims=True))
         reference = (features / np.where(length > 0, length, 1)).astype(np.float16)
@@ -96,7 +96,7 @@ class NearestNeighbours:
         return {"bank": self.reference, "neighbours": self.neighbours}
 
     def graph(self) -> onnx.GraphProto:
-        """The k largest dot products with the reference features, and the squared length of the row's features."""
+        """Graph to the k largest dot products with reference features, and the squared length of the row's features."""
         nodes = [  # onnxruntime casts the reference to float32 and packs it for Gemm when the session opens
             helper.make_node("Cast", ["reference"], ["reference_float32"], to=TensorProto.FLOAT),
             helper.make_node("Gemm", [_FEATURES, "reference_float32"], ["products"], transB=1),
@@ -108,11 +108,11 @@ class NearestNeighbours:
         return _make_graph(nodes, self.features, {"nearest": count, _SQUARES: _LANES}, constants, self.weights())
 
     def weights(self) -> dict[str, NDArray[Any]]:
-        """The reference features."""
+        """The reference features, by the name of the graph's weight."""
         return {"reference": self.reference}
 
     def finish(self, outputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float64]:
-        """1 - mean cosine similarity, `[B]`, 0 to 2; 1 for a row whose features are all 0."""
+        """Distances `[B]`, 1 - mean cosine similarity, 0 to 2; 1 for a row whose features are all 0."""
         length = np.sqrt(outputs[_SQUARES][:, 0].astype(np.float64))
         total = np.zeros(len(length))
         for column in outputs["nearest"].T:  # in a fixed order, for any memory layout
@@ -124,13 +124,13 @@ class NearestNeighbours:
 
 @dataclass(frozen=True)
 class Mahalanobis:
-    """Mahalanobis distance to the mean of the reference features, in their principal components.
+    """Mahalanobis distance to the mean of the reference features, in the space of their D first principal components.
 
-    After Lee et al. (2018), with one class.
+    The method is that of Lee et al. (2018), with a single class.
 
     Attributes:
-        mean: `float32 [F]`.
-        directions: `float32 [F, D]`, the principal components, each divided by its standard deviation.
+        mean: `float32 [F]`, mean of the reference features.
+        directions: `float32 [F, D]`, the principal components, each divided by the standard deviation along it.
     """
 
     kind: ClassVar[str] = "mahalanobis"
@@ -142,7 +142,7 @@ class Mahalanobis:
         """Compute mean and principal components of the reference features.
 
         Args:
-            features: `[N, F]`.
+            features: the reference features, `[N, F]`.
         """
         mean = features.mean(axis=0, dtype=np.float64)
         centred = features - mean
@@ -161,7 +161,7 @@ class Mahalanobis:
         return {"mean": self.mean, "directions": self.directions}
 
     def graph(self) -> onnx.GraphProto:
-        """The squared distance."""
+        """Graph to the squared distance of each row."""
         nodes = [
             helper.make_node("Sub", [_FEATURES, "mean"], ["centred"]),
             helper.make_node("MatMul", ["centred", "directions"], ["components"]),
@@ -171,18 +171,18 @@ class Mahalanobis:
         return _make_graph(nodes, self.features, {_SQUARES: _LANES}, {"ones": _ones(count)}, self.weights())
 
     def weights(self) -> dict[str, NDArray[Any]]:
-        """Mean and directions."""
+        """`mean` and `directions`, by the names of the graph's weights."""
         return self.arrays()
 
     def finish(self, outputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float64]:
-        """The distance in standard deviations, `[B]`."""
+        """Distances `[B]`, in standard deviations."""
         return np.sqrt(outputs[_SQUARES][:, 0].astype(np.float64))
 
 
 DISTANCES: dict[str, type[NearestNeighbours] | type[Mahalanobis]] = {
     kind.kind: kind for kind in (NearestNeighbours, Mahalanobis)
 }
-"""The kinds of distance by name."""
+"""Classes of distances, by their `kind`."""
 
 
 def distance_from_arrays(kind: str, arrays: dict[str, NDArray[Any]]) -> Distance:
@@ -196,11 +196,11 @@ def distance_from_arrays(kind: str, arrays: dict[str, NDArray[Any]]) -> Distance
 
 
 class DistanceMeter:
-    """Measures one distance on a device.
+    """Computes the distance of batches of features on a device.
 
     Args:
-        distance: the distance.
-        device: where to run it.
+        distance: distance with its fitted arrays.
+        device: device of the session.
     """
 
     def __init__(self, distance: Distance, device: Device) -> None:
@@ -224,9 +224,10 @@ class DistanceMeter:
 
 
 def _sum_squares(name: str) -> list[onnx.NodeProto]:
-    """Nodes for the sum of squares over the last axis, `[B, _LANES]` with equal columns, as a matrix product.
+    """Nodes for the sum of squares over the last axis, `[B, _LANES]` with identical columns, by a matrix product.
 
-    The summation order of a reduction depends on memory alignment, and so on the row's position in the batch.
+    `ReduceSum` is not used: its summation order depends on memory alignment, and therefore on the row's position in
+    the batch.
     """
     return [
         helper.make_node("Mul", [name, name], ["square"]),

@@ -1,10 +1,11 @@
-"""Early exit: run passes until each row's decision is made, testing at interim looks.
+"""Early exit: stop the passes of a row once its flag is decided, which is tested at interim looks.
 
 In: batches `uint8 [B, H, W, C]` and the entropy above which each row is flagged (its limit). Out: a `PassSummary` for
-each batch, in order, of the passes that each row completed.
+each batch, in order, with statistics of the completed passes of each row.
 
-All rows run up to the first interim look. A run with few rows costs more than its share, so the remaining rows of
-several batches are run together. Each row's exit follows from the row alone: neither batches nor their order matter.
+All rows complete the passes before the first interim look. Session runs with few rows take longer per row, so the
+undecided rows of several batches then run together. The look at which a row exits depends on that row alone, not on its
+batch or on the order of the batches.
 """
 
 from __future__ import annotations
@@ -26,14 +27,15 @@ from screen.engine.runs import Rows, Run, cut_passes
 from screen.engine.statistics import PassSummary, RunStatistics, concatenate, summarize
 
 CONCURRENT_BATCHES = 2
-"""Maximum number of batches that run to the first interim look at the same time; fewer with fewer workers."""
+"""Maximum number of batches that run to the first interim look at the same time; with fewer workers, their number."""
 
 MAX_WAITING_BATCHES, MAX_WAITING_BYTES = 8, 64 * 2**20
-"""Maximum number of batches whose remaining rows wait for further passes, and of bytes of their images. A run stops
-and reports progress between batches, so the wait must be short."""
+"""Maximum number of batches whose undecided rows wait for further passes, and maximum bytes of their images.
+`oodscreen run` stops and reports progress only between completed batches, so batches must not wait long."""
 
 EntropyLimits = Callable[[int, NDArray[np.float64] | None], NDArray[np.float64]]
-"""From the number of rows B and their `feature_distance` `[B]` to the entropy above which each is flagged, `[B]`."""
+"""Callback: takes the number of rows B and their `feature_distance` `[B]` (or None), and returns the predictive entropy
+above which each row is flagged, `[B]`, nats."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,11 @@ class _FirstLook:
     """Result of the first interim look for some rows.
 
     Attributes:
-        summary: of the decided rows.
-        decided: `[B]`.
-        distance: `[B]`, `feature_distance`.
-        remaining: boundary of the undecided rows; None where all are decided.
-        statistics: of the undecided rows, over the passes so far.
+        summary: summary of the decided rows.
+        decided: `[B]`, whether each row is decided.
+        distance: `[B]`, `feature_distance` of all rows; None if it is not measured.
+        remaining: boundary of the undecided rows; None if there are none.
+        statistics: statistics of the undecided rows over the passes so far; not used if there are none.
         limit: entropy limits of the undecided rows.
     """
 
@@ -59,11 +61,11 @@ class _FirstLook:
 
 @dataclass(frozen=True)
 class _Batch:
-    """A batch after its first interim look, in pieces that fitted into memory.
+    """A batch after its first interim look, in pieces that fit into memory.
 
     Attributes:
         pieces: the pieces, in row order.
-        bytes: size of the batch's images.
+        bytes: size of the batch's images, in bytes.
     """
 
     pieces: list[_FirstLook]
@@ -75,10 +77,10 @@ class _Batch:
         return sum(len(piece.limit) for piece in self.pieces)
 
     def complete(self, rest: PassSummary | None) -> PassSummary:
-        """The summary of all rows in their order.
+        """Summary of all rows of the batch, in row order.
 
         Args:
-            rest: of the rows that were undecided at the first look, in order.
+            rest: summary of the rows that were undecided at the first look, in row order; None if there were none.
         """
         decided = np.concatenate([piece.decided for piece in self.pieces])
         summaries = [*(piece.summary for piece in self.pieces), *([] if rest is None else [rest])]
@@ -89,10 +91,10 @@ class _Batch:
 
 
 class EarlyExitEngine(PassEngine):
-    """A `PassEngine` whose rows exit once they are decided; takes the same arguments."""
+    """A `PassEngine` that stops the passes of a row once its flag is decided; the arguments are the same."""
 
-    # For each concurrent batch, all of its rows and the remaining ones; and about one batch of waiting rows, separate
-    # and joined.
+    # Two for each concurrent batch (all of its rows, and a copy of the undecided rows), and two for the waiting rows,
+    # which fill about one batch (separate, and joined).
     boundary_copies = 2 * CONCURRENT_BATCHES + 2
 
     @cached_property
@@ -102,24 +104,24 @@ class EarlyExitEngine(PassEngine):
 
     @cached_property
     def _runs_by_look(self) -> list[list[Run]]:
-        """The runs of passes between each interim look and the one before."""
+        """For each interim look, the session runs of the passes since the look before."""
         return cut_passes(self.plan, self._interim_looks)
 
     def summarize_early_exit(
         self, batches: Iterable[NDArray[np.uint8] | None], limits: EntropyLimits
     ) -> Iterator[PassSummary | None]:
-        """Summaries of the passes that each row completed before it was decided.
+        """Yield a summary of each batch with the statistics of each row's passes until its early exit.
 
         Args:
             batches: each `uint8 [B, H, W, C]`, B at least 1; None stands for a batch without rows.
-            limits: gives the entropy above which each row of a batch, or of a piece of one, is flagged.
+            limits: called for each batch, or for each piece of a batch that does not fit into memory.
 
         Yields:
-            A summary for each batch and None for None, in order; up to `MAX_WAITING_BATCHES` batches are read before
-            the first is yielded.
+            A summary for each batch and None for None, in order. Up to
+            `MAX_WAITING_BATCHES + CONCURRENT_BATCHES - 1` batches are read before the first summary is yielded.
 
         Raises:
-            OutOfMemory: not even two rows fit.
+            OutOfMemory: two rows do not fit into memory.
         """
         held: list[_Batch | None] = []
         for batch in self._run_first_looks(batches, limits):
@@ -141,8 +143,8 @@ class EarlyExitEngine(PassEngine):
     ) -> Generator[_Batch | None, None, None]:
         """The batches after their first interim look, in order.
 
-        Several run at the same time, so that workers stay busy while one batch is joined. When memory runs out, batches
-        run one at a time; only if that fails too, in smaller pieces.
+        Several batches run at the same time, so that workers stay busy while the results of one batch are joined. When
+        memory runs out, batches run one at a time; a batch that does not fit even then runs in smaller pieces.
         """
 
         def run_piece(images: NDArray[np.uint8]) -> _FirstLook:
@@ -176,7 +178,7 @@ class EarlyExitEngine(PassEngine):
                 yield next_done()
 
     def _finish_batches(self, held: list[_Batch | None]) -> Iterator[PassSummary | None]:
-        """Run the remaining rows of all batches together until each is decided, and complete the summaries."""
+        """Run the undecided rows of all batches together until each is decided, and yield the batches' summaries."""
         pieces = [piece for batch in held if batch is not None for piece in batch.pieces if piece.remaining is not None]
         rest = None
         if pieces:
@@ -208,7 +210,7 @@ class EarlyExitEngine(PassEngine):
     def _run_later_looks(
         self, boundary: Boundary, statistics: RunStatistics, limit: NDArray[np.float64]
     ) -> PassSummary:
-        """Run rows from the second interim look on, until each is decided; summaries in row order."""
+        """Run the passes after the first interim look until each row is decided; the summary is in row order."""
         remaining = np.arange(boundary.rows.count)
         summaries: list[PassSummary] = []
         positions: list[NDArray[np.int64]] = []
@@ -225,16 +227,17 @@ class EarlyExitEngine(PassEngine):
     def _run_to_look(
         self, boundary: Boundary, previous: RunStatistics | None, limit: NDArray[np.float64], look: int
     ) -> tuple[PassSummary, RunStatistics, NDArray[np.bool_]]:
-        """Run the passes up to an interim look.
+        """Run the passes between the previous interim look and this one, and test which rows are decided.
 
         Args:
-            boundary: of the rows that run.
-            previous: their statistics up to the look before; None for the first look.
-            limit: their entropy limits, `[B]`.
+            boundary: boundary of the undecided rows.
+            previous: statistics of these rows up to the previous look; None for the first look.
+            limit: entropy limits of these rows, `[B]`.
             look: index of the interim look.
 
         Returns:
-            Summary and statistics of all passes so far, and the decided rows `[B]`: at the last look, all of them.
+            Summary and statistics of all passes so far, and whether each row is decided, `[B]`; at the last look, every
+            row is.
         """
         statistics = self._run_passes(boundary, self._runs_by_look[look])
         if previous is not None:
@@ -248,7 +251,7 @@ class EarlyExitEngine(PassEngine):
         return summary, statistics, find_decided_rows(entropy, information, error, limit, completed, self.passes)
 
     def _run_passes(self, boundary: Boundary, runs: list[Run]) -> RunStatistics:
-        """Run passes over rows, in pieces that fit into memory and that occupy every worker."""
+        """Run passes over rows, in pieces that are small enough for memory and enough to occupy every worker."""
         pieces = max(-(-self._workers // len(runs)), -(-boundary.rows.count // self.rows_per_run))
         return self._reduce_all(self._trunk.split(boundary, pieces), runs)
 

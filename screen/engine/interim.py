@@ -1,8 +1,8 @@
-"""Early-exit test: the rows whose flag decision the remaining passes are very unlikely to change.
+"""Test for early exit: find the rows whose flag the remaining passes are very unlikely to change.
 
 In: statistics of the passes so far and the predictive entropy above which each row is flagged (its limit).
-Out: the decided rows, `[B]`. Pure. The interim looks follow from T alone, and whether a row is decided follows from
-the row alone, so neither the batch nor the order of rows matters.
+Out: whether each row is decided, `[B]`. The functions are pure. The interim looks depend on T alone, and the decision
+on a row depends on the statistics and the limit of that row alone, not on its batch or on the order of the rows.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ LOOK_GROWTH = 2
 """Growth factor of completed / remaining passes between interim looks."""
 
 LAST_LOOK_SHARE = 0.95
-"""Share of T after which no interim look is made: too few passes remain for one to save time."""
+"""Fraction of T after which no further interim look is planned, because too few passes remain to save time."""
 
 MIN_LOOK_SPACING = 6
 """Minimum number of passes between interim looks."""
 
 STANDARD_ERRORS = 3.6
-"""Standard errors between the entropy and its limit at which a row is decided; more after few passes, see
-`critical_value`."""
+"""Minimum distance between the entropy of a decided row and its limit, in standard errors, after many passes;
+`critical_value` is the larger distance after few passes."""
 
 BIAS_MARGIN = 0.25
-"""Further distance that is required, as a share of the limit, times `1/n - 1/T` after n of T passes: the entropy of
-the mean of n passes is too low by an amount of order 1/n (Miller 1955)."""
+"""Additional minimum distance, in units of `|limit| (1/n - 1/T)` after n of T passes: the entropy of the mean of n
+passes is biased downwards by an amount of order 1/n (Miller 1955)."""
 
 UNSEEN_PASSES = 2
 """Number of hypothetical dissenting passes assumed unseen."""
 
 MAX_INFORMATION_SHARE = 0.5
-"""Maximum mutual information of a row decided below its limit, as a share of ln n after n passes. n passes cannot show
-more than ln n; close to it, the value reflects the number of passes and not the row."""
+"""Maximum mutual information of a row decided below its limit, as a fraction of ln n after n passes. The mutual
+information estimated from n passes is at most ln n; close to this bound, n determines the estimate, not the row."""
 
 _MIN_PROBABILITY = 1e-30
 
@@ -53,7 +53,7 @@ ALGORITHM = (
 def plan_interim_looks(passes: int) -> tuple[int, ...]:
     """Numbers of completed passes at the interim looks, ascending; the last is T.
 
-    They are spaced so that the standard error falls by about the same factor between looks (see `entropy_error`).
+    The looks are spaced so that the standard error falls by about the same factor between looks (see `entropy_error`).
     """
     looks: list[int] = []
     look = FIRST_LOOK
@@ -65,10 +65,10 @@ def plan_interim_looks(passes: int) -> tuple[int, ...]:
 
 
 def critical_value(passes: int) -> float:
-    """Quantile of Student's t with the tail probability of `STANDARD_ERRORS` in the normal distribution.
+    """Quantile of Student's t with the tail probability that `STANDARD_ERRORS` has in the normal distribution.
 
-    Student's t applies because the standard error is estimated from the same passes. First terms of Fisher's
-    expansion (Abramowitz and Stegun, 26.7.5), with `passes - 1` degrees of freedom.
+    Student's t applies because the standard error is estimated from the same passes. The quantile is computed with the
+    first terms of Fisher's expansion (Abramowitz and Stegun, 26.7.5), for `passes - 1` degrees of freedom.
     """
     z, freedom = STANDARD_ERRORS, passes - 1
     terms = (
@@ -81,9 +81,9 @@ def critical_value(passes: int) -> float:
 
 
 def entropy_with_unseen_passes(entropy: Floats, passes: int) -> Floats:
-    """Predictive entropy if `UNSEEN_PASSES` of the passes were certain of a class without any probability so far, nats.
+    """Predictive entropy if `UNSEEN_PASSES` passes had all probability on a class with probability 0 so far, nats.
 
-    Dissenting passes may be too rare to have occurred yet, and passes that all agree give a standard error of 0.
+    Dissenting passes may be too rare to have occurred yet; if all passes so far agree, the standard error is 0.
     The entropy of a mixture of distributions with disjoint supports is their weighted mean entropy plus the entropy of
     the weights.
 
@@ -99,15 +99,16 @@ def entropy_with_unseen_passes(entropy: Floats, passes: int) -> Floats:
 
 
 def entropy_error(runs: RunStatistics, passes: int) -> Floats:
-    """Upper bound of the standard error of the predictive entropy after n of T passes, `[B]`, nats.
+    """Upper bound on the standard error of the predictive entropy after n of T passes, `[B]`, nats.
 
-    The error is relative to the entropy after all T passes. The n passes are a sample without replacement of the T, so
-    the standard error of a mean with sample standard deviation s is `s sqrt(1/n - 1/T)` (Cochran 1977, sec. 2.6).
+    The error is the deviation from the entropy after all T passes. The n passes are a sample of the T without
+    replacement, so the standard error of a mean with sample standard deviation s is `s sqrt(1/n - 1/T)` (Cochran 1977,
+    sec. 2.6).
 
     By the delta method, the error of the entropy is that of the mean over passes of `sum_c -p_c ln m_c`, with the
     predictive mean m. The probabilities sum to 1, so any constant a may be subtracted from the weights
     `w_c = -ln m_c`, and the triangle inequality bounds the standard deviation of the sum by `sum_c |w_c - a| std_c`.
-    The weighted median is the a with the smallest bound. With two classes the bound is exact.
+    The bound is smallest if a is the median of the w_c weighted by std_c. With two classes the bound is exact.
 
     Args:
         runs: statistics of n passes of a model with classes or with one sigmoid output.
@@ -129,17 +130,19 @@ def entropy_error(runs: RunStatistics, passes: int) -> Floats:
 def find_decided_rows(
     entropy: Floats, mutual_information: Floats, error: Floats, limit: Floats, completed: int, passes: int
 ) -> NDArray[np.bool_]:
-    """Rows that need no more passes, as a mask `[B]`.
+    """Whether each row needs no more passes, `[B]`.
 
-    A row is decided above its limit when its entropy exceeds the limit by the critical distance. It is decided below
-    its limit when, in addition to that distance, the entropy stays below the limit with `UNSEEN_PASSES` dissenting
-    passes, and the mutual information is below `MAX_INFORMATION_SHARE` of its maximum.
+    The required distance is `critical_value` standard errors plus the bias margin. A row is decided above its limit if
+    its entropy exceeds the limit by more than this distance. A row is decided below its limit if the entropy is below
+    the limit by more than this distance, `entropy_with_unseen_passes` is below the limit too, and the mutual
+    information is below `MAX_INFORMATION_SHARE` of its maximum.
 
     Args:
         entropy: `[B]`, predictive entropy of the passes so far, nats.
         mutual_information: `[B]`, of the same passes, nats.
         error: `[B]`, standard error of the entropy, nats.
-        limit: `[B]`, entropy above which the row is flagged, nats; -inf: flagged at any entropy, inf: at none.
+        limit: `[B]`, entropy above which the row is flagged, nats; -inf: the row is flagged at any entropy, inf: at no
+            entropy; both count as decided.
         completed: n, the number of passes so far.
         passes: T.
     """

@@ -1,13 +1,13 @@
 """Draw the dropout masks of T passes, shared by all rows or independent for each row.
 
 In: a seed and the sites. Out: `float32 [P, 1, *noise_shape]` for each site and run of P passes; with masks per row
-`[P, B, *noise_shape]`. Each pass applies one thinned network (Srivastava et al. 2014); with shared masks all rows see
-the same T of them.
+`[P, B, *noise_shape]`. Each pass evaluates one thinned network (Srivastava et al. 2014); with shared masks, the same T
+thinned networks are evaluated for all rows.
 
-A mask is a pure function of (seed, site, pass), and with masks per row also of the row's pixels: raw
-Philox4x64-10 words (Salmon et al. 2011), keyed by the seed and a digest of the site's name, with the pass
-in the counter. Only the raw words come from numpy, because its higher-level streams may change
-between versions; golden tests pin them.
+A mask is a pure function of (seed, site, pass), and with masks per row also of the row's pixels. It is computed from
+raw Philox4x64-10 words (Salmon et al. 2011). Their key depends on the seed, the site's name and, with masks per row, a
+digest of the row's pixels; their counter depends on the pass. numpy provides only the raw words, because its
+distributions may change between versions; tests compare masks with stored values.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ ALGORITHM = "philox4x64-10/1"
 """Version of the mask algorithm, part of a run's fingerprint. Change it whenever the same seed gives other masks."""
 
 
-_BLOCK_WORDS = 4  # Philox4x64 makes four words for each value of its counter
+_BLOCK_WORDS = 4  # Philox4x64 generates four words for each value of its counter
 
 
 def draw_mask(seed: int, site: Site, index: int) -> NDArray[np.float32]:
     """The mask of one site in one pass.
 
     Args:
-        seed: 0 to 2**64 - 1.
-        site: its name keys the stream; kind, rate and noise_shape determine the mask.
-        index: the pass, from 0.
+        seed: seed for the dropout masks, 0 to 2**64 - 1.
+        site: the site; the key depends on its name, distribution and shape on its kind, rate and noise_shape.
+        index: index of the pass, from 0.
 
     Returns:
         `[*noise_shape]`. Dropout: 0 with probability `rate`, else `1 / (1 - rate)` (inverted dropout).
@@ -58,9 +58,9 @@ def draw_row_masks(seed: int, site: Site, rows: Sequence[int], start: int, count
     """The masks of one site in passes `start` to `start + count - 1`, independent for every row.
 
     Args:
-        seed: 0 to 2**64 - 1.
+        seed: as for `draw_mask`.
         site: as for `draw_mask`.
-        rows: identity of each row (`identify_rows`); it keys the stream, so that a row has the same
+        rows: digest of each row's pixels (`identify_rows`). The digest is part of the key, so that a row has the same
             masks in every batch.
         start: index of the first pass.
         count: number of passes.
@@ -92,7 +92,7 @@ def _words_of(site: Site) -> int:
 
 
 def _to_mask(words: NDArray[np.uint32], site: Site) -> NDArray[np.float32]:
-    """Transform uniform 32-bit words into mask elements; Gaussian noise uses two words of the last axis for each."""
+    """Transform uniform 32-bit words into mask elements; a Gaussian one takes a word of each half of the last axis."""
     if site.kind in GAUSSIAN_KINDS:
         uniform = (words.astype(np.float64) + 0.5) * 2.0**-32
         half = uniform.shape[-1] // 2

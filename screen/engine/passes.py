@@ -1,12 +1,13 @@
-"""Run T passes over a batch of images: trunk once, head in runs of P passes.
+"""Run T passes over a batch of images: the trunk once, the head in session runs of P passes.
 
 In: `uint8 [B, H, W, C]`. Out: a `PassSummary` of the B rows, or the raw passes.
 
-A row's results are bit-identical in every batch and with any number of threads, for three reasons. No kernel is fed a
-single row or a single pass, for which onnxruntime uses another kernel. The division of T into runs follows from the
-model and T alone. And each operator runs in one thread: onnxruntime divides a matrix product among threads by rows or
-by columns, depending on the number of rows, which changes the order of summation. Instead, the threads divide the rows
-of the trunk and the runs of the head among them.
+On a CPU, a row's results are bitwise identical in every batch and for any number of threads, for three reasons. A
+session run has at least two rows and two passes, because onnxruntime uses another kernel for a single one. The division
+of T into session runs depends on the model and T alone (with early exit, T determines the interim looks too). And each
+operator runs in one thread: onnxruntime divides a matrix product among threads by rows or by columns, depending on the
+number of rows, and the division changes the order of summation. Instead, several session runs are concurrent: slices of
+the rows in the trunk, groups of passes in the head.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ from screen.engine.statistics import PassSummary, RunStatistics, concatenate, su
 _SUMS = (M2, M3, M4, VOTES, ENTROPY, ENERGY)
 
 MAX_CACHED_MASK_BYTES = 256 * 2**20
-"""Maximum size of the masks of T passes that is cached, in bytes; larger masks are drawn again for every batch."""
+"""Maximum size of the masks of T passes that are cached, in bytes; larger masks are drawn again for every session run
+of the head."""
 
 Result = TypeVar("Result")
 
 
 class EngineOptions(TypedDict):
-    """Arguments of an engine apart from its plan; see `PassEngine`."""
+    """Arguments of an engine except `plan` and `distance`; see `PassEngine`."""
 
     passes: int
     seed: int
@@ -53,17 +55,20 @@ class PassEngine:
     """Runs T Monte Carlo dropout passes of one model with masks drawn from one seed.
 
     Args:
-        plan: of the model.
-        passes: T.
-        seed: of the dropout masks.
-        device: where the sessions run.
-        memory: maximum size of the tensors of a run, in bytes; determines the rows per run.
-        distance: fills `feature_distance`; requires a plan with `features`.
-        notify: callback for a one-line notice when memory runs out and runs become smaller; called at most once.
+        plan: plan of the model.
+        passes: T, the number of passes.
+        seed: seed for the dropout masks.
+        device: device of the sessions.
+        memory: maximum size of the tensors of all concurrent session runs, in bytes; determines the rows per session
+            run.
+        distance: distance that determines `feature_distance`, with a plan that has `features`; None: no
+            `feature_distance`.
+        notify: callback for a one-line notice that memory ran out and session runs have fewer rows; called at most
+            once.
     """
 
     boundary_copies = 2
-    """Maximum number of copies in memory of the boundary of a run's rows: its slices, and the whole."""
+    """Maximum number of copies of the boundary of `rows_per_run` rows in memory: the trunk slices, and the whole."""
 
     def __init__(
         self,
@@ -95,7 +100,7 @@ class PassEngine:
         self._mask_cache: dict[Run, dict[str, Any]] = {}
 
     def set_distance(self, distance: Distance) -> None:
-        """Set the distance that fills `feature_distance` in later summaries."""
+        """Set the distance that determines `feature_distance` in later summaries."""
         self._meter = DistanceMeter(distance, self.device)
 
     def summarize(self, images: NDArray[np.uint8]) -> PassSummary:
@@ -105,13 +110,13 @@ class PassEngine:
             images: `uint8 [B, H, W, C]`, B at least 1.
 
         Raises:
-            OutOfMemory: not even two rows fit.
+            OutOfMemory: two rows do not fit into memory.
         """
         pieces = self._run_in_pieces(images, self._summarize_rows)
         summary = concatenate([piece for piece, _ in pieces])
         if self._meter is None:
             return summary
-        # All rows at once: each measurement reads the whole reference set, even for few rows.
+        # All rows are measured in one call, because each call reads the whole reference set.
         features = [one for _, one in pieces if one is not None]
         return replace(summary, feature_distance=self._meter.measure(np.concatenate(features)) if features else None)
 
@@ -123,7 +128,7 @@ class PassEngine:
             try:
                 results.append(work(waiting[0]))
                 waiting.pop(0)
-            except (OutOfMemory, MemoryError):  # of the session, or of numpy between sessions
+            except (OutOfMemory, MemoryError):  # raised by a session, or by numpy between session runs
                 rows = len(waiting[0])
                 if rows <= MIN_FED:
                     raise
@@ -140,7 +145,7 @@ class PassEngine:
         return np.concatenate([self._trunk.features(Rows(rows)) for rows in self._cut_to_fit(images)])
 
     def raw_passes(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
-        """Yield the outputs of each run of P passes, `[P, B, C]`, in order; requires a `raw` plan.
+        """Yield the outputs of each session run of P passes, `[P, B, C]`, in order; requires a `raw` plan.
 
         Args:
             images: `uint8 [B, H, W, C]`, B at least 1.
@@ -158,7 +163,7 @@ class PassEngine:
             yield from self._pool.map(run_all_rows, self._runs[start : start + self._workers])
 
     def _summarize_rows(self, images: NDArray[np.uint8]) -> tuple[PassSummary, NDArray[np.float32] | None]:
-        """Summary and features of rows that fit into memory: their trunk, then every run of passes, merged in order."""
+        """Run the trunk and all passes for rows that fit into memory, and return their summary and features."""
         parts = cut_rows(images, -(-self._workers // len(self._runs)))
         boundaries = [self._trunk.run(Rows(part)) for part in parts]
         summary = summarize(self._reduce_all(boundaries, self._runs), self.plan.contract.output_kind)
@@ -166,7 +171,7 @@ class PassEngine:
         return summary, np.concatenate(features) if features else None
 
     def _reduce_all(self, pieces: list[Boundary], runs: list[Run]) -> RunStatistics:
-        """Run the passes over all pieces of rows in parallel; merge the runs in order, join the pieces."""
+        """Statistics of all pieces of rows, computed in parallel, merged over runs in order and joined over pieces."""
         tasks = [(boundary, run) for boundary in pieces for run in runs]
         reduced = list(self._pool.map(lambda task: self._reduce(*task), tasks))
         count = len(runs)
@@ -185,7 +190,7 @@ class PassEngine:
         return RunStatistics.from_outputs(run.count, outputs)
 
     def _masks(self, run: Run, rows: Rows) -> dict[str, Any]:
-        """The head's inputs for the masks of a run, drawn on first use: with early exit, a run may never be needed."""
+        """The head's mask inputs for one session run, drawn on first use: early exit may never need some runs."""
         if self.plan.masks != "shared":
             return self._draw_per_row(run, rows)
         values = self._mask_cache.get(run)
@@ -210,7 +215,7 @@ class PassEngine:
         return values
 
     def _put(self, values: NDArray[Any], run: Run) -> Any:
-        """Copy a run's values, one for each pass, to the device; those of a single pass twice."""
+        """Copy values of a session run, one for each pass, to the device; the value of a single pass is repeated."""
         return self._head.put(np.resize(values, (run.fed, *values.shape[1:])) if run.fed != run.count else values)
 
     def _cut_to_fit(self, images: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
@@ -218,8 +223,8 @@ class PassEngine:
         return cut_rows(images, -(-len(images) // self.rows_per_run))
 
     def _reduce_rows_per_run(self, rows: int, *, previous: int) -> None:
-        """Lower the rows per run after memory ran out, and notify once; results do not depend on it."""
+        """Reduce the rows per session run after memory ran out, and notify once; no result depends on this number."""
         if self._notify is not None:
-            self._notify(f"memory ran out with {previous} rows per run; continuing with {rows}")
+            self._notify(f"memory ran out with {previous} rows per session run; continuing with {rows}")
             self._notify = None
         self.rows_per_run = rows

@@ -1,7 +1,7 @@
 """Group rows and passes into session runs.
 
-In: a batch, T. Out: `Rows` and `Run`s. None is fed as a single row or a single pass, for which onnxruntime uses
-another kernel with other rounding.
+In: the images of a batch, and T. Out: `Rows` and `Run`s. A session run has at least two rows and two passes: for a
+single one, onnxruntime uses another kernel, which rounds differently.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ MIN_FED = 2
 
 @dataclass(frozen=True)
 class Run:
-    """Passes `start` to `start + count - 1`, run together; a single pass is fed twice."""
+    """One session run of the head: passes `start` to `start + count - 1`. A single pass is computed twice."""
 
     start: int
     count: int
 
     @property
     def fed(self) -> int:
-        """Number of passes that the session is fed."""
+        """Number of passes in the session's inputs, at least `MIN_FED`."""
         return max(MIN_FED, self.count)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows that are run together; a single row is fed twice."""
+    """Rows of one session run; a single row is computed twice."""
 
     images: NDArray[np.uint8]
 
@@ -47,20 +47,20 @@ class Rows:
 
     @property
     def fed(self) -> NDArray[np.uint8]:
-        """The images that the session is fed."""
+        """The images in the session's input: `images`, or a single image twice."""
         return self.images if self.count >= MIN_FED else np.repeat(self.images, MIN_FED, axis=0)
 
     @cached_property
     def identities(self) -> list[int]:
-        """A digest of the pixels of each row that is fed."""
+        """Digest of the pixels of each row of `fed`."""
         return identify_rows(self.fed)
 
 
 def cut_passes(plan: EnginePlan, looks: Sequence[int]) -> list[list[Run]]:
-    """The runs between each interim look and the one before; they follow from the model and the looks alone.
+    """For each interim look, the session runs since the look before; they depend on the model and the looks alone.
 
     Args:
-        plan: of the model.
+        plan: plan of the model.
         looks: numbers of completed passes at the interim looks, ascending; the last is T.
     """
     runs: list[list[Run]] = []
@@ -72,5 +72,5 @@ def cut_passes(plan: EnginePlan, looks: Sequence[int]) -> list[list[Run]]:
 
 
 def cut_rows(images: NDArray[np.uint8], slices: int) -> list[NDArray[np.uint8]]:
-    """At most `slices` slices of nearly equal size; none holds a single row unless B is 1."""
+    """Cut a batch into at most `slices` slices of nearly equal size; none has a single row unless B is 1."""
     return np.array_split(images, max(1, min(slices, len(images) // MIN_FED)))

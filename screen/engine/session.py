@@ -1,9 +1,9 @@
-"""Open onnxruntime sessions on the requested device and run them without copies.
+"""Open onnxruntime sessions on a device, and run them on tensors that stay on the device.
 
 In: a graph and a device. Out: a `GraphSession` whose inputs and outputs stay on the device.
 
-When CUDA does not load, onnxruntime falls back to the CPU without an error; only the session's list of providers
-shows it. The engine checks that list, so `cuda` means CUDA or an error.
+When CUDA does not load, onnxruntime falls back to the CPU without an error; only the session's list of execution
+providers differs. This module checks that list: a session on `cuda` runs on CUDA, or an error is raised.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _FATAL_ONLY = 4
 
 @dataclass(frozen=True)
 class Device:
-    """Where sessions run.
+    """The device on which sessions run.
 
     Attributes:
-        name: `cpu` or `cuda`, as onnxruntime's I/O binding calls it.
+        name: name of the device in onnxruntime's I/O binding, `cpu` or `cuda`.
         threads: number of CPU threads.
-        note: why `auto` fell back to the CPU; "" otherwise.
+        note: notice that `auto` fell back to the CPU, with the reason; "" otherwise.
     """
 
     name: str
@@ -56,14 +56,14 @@ class Device:
 
 
 def choose_device(wanted: str, threads: int) -> Device:
-    """The device that works, tested by opening a session.
+    """The device for the sessions; whether CUDA works is tested by opening a session.
 
     Args:
         wanted: `auto` (CUDA if it works, else the CPU), `cpu` or `cuda`.
         threads: number of CPU threads; 0 for all cores.
 
     Raises:
-        OptionRefused: `cuda` was requested and a session does not get it, or the device is unknown.
+        OptionRefused: the device is unknown, or it is `cuda` and a session does not run on CUDA.
     """
     if wanted not in DEVICES:
         raise OptionRefused(
@@ -74,7 +74,7 @@ def choose_device(wanted: str, threads: int) -> Device:
         return Device("cpu", threads)
     if _PROVIDERS["cuda"] in runtime.onnxruntime.get_available_providers():
         cuda = Device("cuda", threads)
-        with redirect_stdout(io.StringIO()):  # it prints missing libraries; the session below shows the outcome
+        with redirect_stdout(io.StringIO()):  # the call prints missing libraries; the session below tests the result
             runtime.onnxruntime.preload_dlls()
         if _PROVIDERS["cuda"] in _open(_probe_graph(), cuda).get_providers():
             return cuda
@@ -100,7 +100,7 @@ class GraphSession:
 
     Args:
         model: the graph.
-        device: where to run it.
+        device: device of the session.
         weights_folder: folder of the external weights file, if the model has one.
         weights: external weights in memory, by name; see `external_weight`.
 
@@ -117,7 +117,7 @@ class GraphSession:
         weights: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
         self._device = device
-        # The session does not own the memory of its external weights: this reference keeps it alive.
+        # The session does not own the memory of its external weights; this reference prevents it from being freed.
         self._weights = {name: np.ascontiguousarray(array) for name, array in (weights or {}).items()}
         self._session = _open(model.SerializeToString(), device, weights_folder, self._weights)
         self.outputs = [value.name for value in self._session.get_outputs()]
@@ -125,7 +125,7 @@ class GraphSession:
             _require_device(model, self._session, device)
 
     def put(self, array: NDArray[Any]) -> Any:
-        """The array as a device value: a copy on a GPU; on the CPU a view, which keeps the array alive.
+        """The array as a device value: a copy on a GPU; on the CPU a view, which holds a reference to the array.
 
         Raises:
             OutOfMemory: the device has too little free memory.
@@ -160,14 +160,15 @@ def _mapped_errors(device: Device) -> Iterator[None]:
         lower = str(error).lower()
         if isinstance(error, MemoryError) or any(sign in lower for sign in _OUT_OF_MEMORY):
             raise OutOfMemory(
-                f"The {device.name} ran out of memory: {text}",
-                wanted="enough memory for the tensors of a run",
-                next_step="lower --memory",
+                f"Memory ran out on the device {device.name}: {text}",
+                wanted="enough memory for the tensors of one session run",
+                next_step="lower --memory or --threads, or use a machine with more memory",
             ) from error
         raise EngineFailed(
-            f"onnxruntime failed on the {device.name}: {text}",
-            wanted="a model that this onnxruntime can run on this device",
-            next_step="try --device cpu; if that fails too, report this model",
+            f"onnxruntime failed on the device {device.name}: {text}",
+            wanted="a model that this version of onnxruntime can run on this device",
+            next_step=("" if device.name == "cpu" else "use --device cpu; if that fails too, ")
+            + "report this error together with the model",
         ) from error
 
 
@@ -175,7 +176,7 @@ _OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "bad_alloc", "ba
 
 
 def misplaced_nodes(model: onnx.ModelProto, on_cpu: Iterable[str]) -> list[str]:
-    """Nodes on the CPU that are not shape arithmetic, as "name (operator)".
+    """Nodes on the CPU that are not shape arithmetic, each as "name (operator)".
 
     onnxruntime places integer arithmetic on shapes on the CPU by design.
 
@@ -203,8 +204,9 @@ def _require_device(model: onnx.ModelProto, session: Any, device: Device) -> Non
     misplaced = misplaced_nodes(model, on_cpu)
     if device.provider not in session.get_providers() or misplaced:
         placed = f"onnxruntime placed {len(misplaced)} node(s) on the CPU: {', '.join(misplaced[:5])}"
+        without_cuda = "the session has no CUDA execution provider"
         raise OptionRefused(
-            f"The model does not run entirely on {device.name}: {placed if misplaced else 'the session has no CUDA'}.",
+            f"The model does not run entirely on {device.name}: {placed if misplaced else without_cuda}.",
             wanted="every node on the GPU, apart from shape arithmetic",
             next_step="use --device cpu, or replace these operators in the model",
         )
@@ -216,7 +218,7 @@ def to_numpy(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, NDArr
 
 
 def external_weight(name: str, array: NDArray[Any]) -> onnx.TensorProto:
-    """An initializer without data: a `GraphSession` reads the array in place, without a copy in the graph."""
+    """An initializer without data; `GraphSession` passes the array to onnxruntime without a copy in the graph."""
     tensor = onnx.TensorProto(name=name, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype))
     tensor.data_location = onnx.TensorProto.EXTERNAL
     for key, value in (("location", name), ("offset", "0"), ("length", str(array.nbytes))):
@@ -236,7 +238,7 @@ def _open(
         options.add_external_initializers(list(weights), values)
     if weights_folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights_folder))
-    options.intra_op_num_threads = 1  # for bit-identical rows, see `screen.engine.passes`
+    options.intra_op_num_threads = 1  # for bitwise identical rows, see `screen.engine.passes`
     options.log_severity_level = _FATAL_ONLY
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     runtime.onnxruntime.set_default_logger_severity(_FATAL_ONLY)
@@ -246,13 +248,13 @@ def _open(
     except Exception as error:
         raise EngineFailed(
             f"onnxruntime {runtime.onnxruntime.__version__} cannot load the model: {error}",
-            wanted="a graph whose operators this onnxruntime supports",
-            next_step="export the model again with this version of oodscreen, or report it",
+            wanted="a graph whose operators this version of onnxruntime supports",
+            next_step="export the model again with this version of oodscreen; if that fails too, report this error",
         ) from error
 
 
 def _probe_graph() -> bytes:
-    """A graph of one node, to test which provider a session gets."""
+    """A graph of one node, to test which execution providers a session uses."""
     value = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "probe", value[:1], value[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -1,7 +1,7 @@
-"""Statistics of T passes, merged from the statistics of their runs. Pure: no session, no I/O.
+"""Compute statistics of T passes from the statistics of session runs, by pure functions without session and I/O.
 
-In: the head's reductions over each run of P passes. Out: a `PassSummary`. Axes: T passes, B rows, C classes. Runs are
-merged in float64.
+In: the head's outputs for each session run of P passes. Out: a `PassSummary`. Axes: T passes, B rows, C classes. The
+statistics of session runs are merged in float64.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from screen.engine.graph.reduction import ENERGY, ENTROPY, M2, M3, M4, MEAN, VOT
 Floats = NDArray[np.float64]
 
 MIN_STD = 1e-6
-"""Standard deviation below which skewness and kurtosis are 0 by definition; rounding errors would otherwise
-determine them."""
+"""Standard deviation below which skewness and kurtosis are defined as 0, because rounding errors would determine their
+values."""
 
 
 @dataclass(frozen=True)
 class RunStatistics:
-    """Statistics of a run of P passes; `None` where a statistic is not defined for the output kind.
+    """Statistics of P passes; a statistic that is not defined for the output kind is None.
 
     Attributes:
-        passes: P.
-        mean: `[B, C]`, over passes.
+        passes: P, the number of passes.
+        mean: `[B, C]`, mean over passes of the probabilities (of the values, for a regression).
         m2, m3, m4: `[B, C]`, sums over passes of the 2nd to 4th power of the deviation from `mean`.
-        votes: `[B, C]`, number of passes that chose the class.
+        votes: `[B, C]`, number of passes that predict the class.
         entropy: `[B]`, sum over passes of the entropy, nats.
         energy: `[B]`, sum over passes of the energy, nats.
     """
@@ -45,7 +45,7 @@ class RunStatistics:
 
     @classmethod
     def from_outputs(cls, passes: int, outputs: dict[str, NDArray[np.float32]]) -> RunStatistics:
-        """The statistics of a run of P passes, from the head's outputs by name."""
+        """The statistics of one session run of P passes, from the head's outputs by name."""
 
         def double(name: str) -> Floats | None:
             return outputs[name].astype(np.float64) if name in outputs else None
@@ -65,7 +65,7 @@ class RunStatistics:
 
     @classmethod
     def join(cls, parts: list[RunStatistics]) -> RunStatistics:
-        """Concatenate the rows of several statistics of the same passes."""
+        """Concatenate the rows of several `RunStatistics` over the same passes."""
         joined: dict[str, Any] = {"passes": parts[0].passes}
         for field in fields(cls):
             columns = [getattr(part, field.name) for part in parts]
@@ -74,7 +74,7 @@ class RunStatistics:
         return cls(**joined)
 
     def merge(self, other: RunStatistics) -> RunStatistics:
-        """Merge the statistics of two runs of the same rows (Pébay 2008, SAND2008-6212, eqs. 2.1 to 2.4)."""
+        """Merge the statistics of different passes of the same rows (Pébay 2008, SAND2008-6212, eqs. 2.1 to 2.4)."""
         a, b = self.passes, other.passes
         n = a + b
         delta = other.mean - self.mean
@@ -106,23 +106,25 @@ def _add(one: Floats | None, other: Floats | None) -> Floats | None:
 
 @dataclass(frozen=True)
 class PassSummary:
-    """Statistics of T passes over B rows; `None` where a statistic is not defined for the output kind.
+    """Statistics of the passes over B rows; a statistic that is not defined for the output kind is None.
 
     Attributes:
-        passes: `[B]`, number of passes of the row.
+        passes: `[B]`, number of completed passes of the row.
         mean: `[B, C]`, predictive mean.
-        std: `[B, C]`, over passes, ddof 0.
-        largest_std: `[B]`, the largest of `std`.
-        prediction: `[B]`, the predicted class (for one sigmoid output: 1 for yes).
-        confidence: `[B]`, probability of the prediction.
-        entropy: `[B]`, predictive entropy H(E p), nats.
-        expected_entropy: `[B]`, E H(p), nats.
+        std: `[B, C]`, standard deviation over passes, ddof 0.
+        largest_std: `[B]`, maximum of `std` over the C outputs.
+        prediction: `[B]`, the predicted class (for one sigmoid output: 1 if its mean is above 0.5, else 0).
+        confidence: `[B]`, mean probability of the prediction.
+        entropy: `[B]`, predictive entropy H(E p), nats; for sigmoid outputs, the sum over the labels.
+        expected_entropy: `[B]`, E H(p), nats; for sigmoid outputs, the sum over the labels.
         mutual_information: `[B]`, `entropy - expected_entropy` (Houlsby et al. 2011, eq. 2), nats.
-        variation_ratio: `[B]`, share of passes that disagree with the modal vote.
-        prediction_std, skewness, kurtosis: `[B]`, of the predicted class's probability over passes; excess kurtosis.
+        variation_ratio: `[B]`, fraction of passes whose class differs from the most frequent one; for sigmoid outputs,
+            the mean over the labels.
+        prediction_std, skewness, kurtosis: `[B]`, standard deviation, skewness and excess kurtosis over passes of the
+            prediction's probability.
         energy: `[B]`, mean over passes of -logsumexp(logits), nats.
-        largest_label_entropy: `[B]`, for several labels: entropy of the least certain label, nats.
-        feature_distance: `[B]`, distance of the trunk's features from the reference set; with a calibration.
+        largest_label_entropy: `[B]`, for several labels: maximum over the labels of the label's entropy, nats.
+        feature_distance: `[B]`, distance of the trunk's features from the reference set; None if it is not measured.
     """
 
     passes: NDArray[np.int32]
@@ -144,12 +146,12 @@ class PassSummary:
 
     @property
     def is_finite(self) -> NDArray[np.bool_]:
-        """`[B]`, whether the row's predictive mean holds neither NaN nor infinity."""
+        """`[B]`, whether the row's predictive mean contains neither NaN nor infinity."""
         finite: NDArray[np.bool_] = np.all(np.isfinite(self.mean), axis=1)
         return finite
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> PassSummary:
-        """The summary of some rows, selected by a boolean mask `[B]` or by positions, in their order."""
+        """The summary of the rows that a boolean mask `[B]` selects, or of the rows at given positions in order."""
         taken: dict[str, Any] = {}
         for field in fields(self):
             array = getattr(self, field.name)
@@ -167,11 +169,12 @@ def concatenate(summaries: list[PassSummary]) -> PassSummary:
 
 
 def summarize(runs: RunStatistics, output_kind: str) -> PassSummary:
-    """The reported statistics of B rows, from their merged run statistics.
+    """The summary of B rows, from the merged statistics of their passes.
 
     Args:
-        runs: statistics of all T passes, merged.
-        output_kind: the contract's: `softmax` or `logits` (classes), `sigmoid` (labels), `regression` (values).
+        runs: merged statistics of all completed passes.
+        output_kind: output kind in the contract: `softmax` or `logits` (classes), `sigmoid` (labels), or `regression`
+            (values).
     """
     passes = np.full(len(runs.mean), runs.passes, np.int32)
     std = np.sqrt(np.maximum(runs.m2, 0) / runs.passes)

@@ -1,7 +1,7 @@
 """Paths of files, local or in an object store, with one interface.
 
-In: a path or an address such as `s3://bucket/folder`. Out: an object with the methods of `pathlib.Path` (for
-stores from the libraries universal-pathlib and fsspec), and files opened through it.
+In: a path or an address such as `s3://bucket/folder`. Out: an object with the methods of `pathlib.Path` (for object
+stores a `UPath` of the library universal-pathlib), and open files.
 """
 
 from __future__ import annotations
@@ -46,14 +46,15 @@ def as_path(text: str | Path) -> Path:
         raise OptionRefused(
             f"{text} cannot be used: {error}.",
             wanted=wanted,
-            next_step="pip install 'oodscreen[s3]' (or [gs], [hf]); other stores: pip install universal-pathlib "
+            next_step="run pip install 'oodscreen[s3]' (or [gs], [hf]); for another store, install universal-pathlib "
             "and the store's fsspec library",
         ) from error
     except Exception as error:
         raise OptionRefused(
             f"{text} cannot be reached: {type(error).__name__}: {error}.",
             wanted=wanted,
-            next_step="check the address, the network and the credentials, for example with the store's own command",
+            next_step="check the address, the network and the credentials, for example with the store's command-line "
+            "tool",
         ) from error
     return cast(Path, path)
 
@@ -64,12 +65,16 @@ def is_local(path: Path) -> bool:
 
 
 def is_within(path: Path, folder: Path) -> bool:
-    """Whether a path equals a folder or is inside it; both resolved."""
+    """Whether a path equals a folder or is inside it; both paths must be resolved."""
     return f"{path}/".startswith(f"{str(folder).rstrip('/')}/")
 
 
 def file_version(path: Path) -> tuple[int, int | str]:
-    """Size in bytes, and a value that changes with every write: modification time in ns, or a store's entity tag."""
+    """Size in bytes and version of a file.
+
+    The version is the modification time in ns; in an object store the entity tag, or else a digest or time that the
+    store lists, or "" if it lists none.
+    """
     status = path.stat()
     if is_local(path):
         return status.st_size, status.st_mtime_ns
@@ -79,9 +84,9 @@ def file_version(path: Path) -> tuple[int, int | str]:
 
 
 class _StoreFile(io.RawIOBase):
-    """A file in a store; any exception of the store's client becomes an OSError with a number.
+    """A file in an object store, open for reading; any exception of the store's client becomes an OSError with `errno`.
 
-    The number distinguishes a network failure from a damaged file.
+    `errno` distinguishes a failure of the network from a damaged file, for which pyarrow raises an OSError without it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -113,7 +118,7 @@ class _StoreFile(io.RawIOBase):
 
 @contextmanager
 def as_os_error() -> Iterator[None]:
-    """Turn any exception of a store's client in the block into an OSError with a number."""
+    """Turn any exception of a store's client in the block into an OSError with `errno`."""
     try:
         yield
     except OSError as error:
@@ -138,8 +143,8 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file, local or in a store.
 
     Raises:
-        OSError, pyarrow.ArrowException: the file cannot be read; an OSError with a number comes from the
-            system or the store, one without a number from a damaged file.
+        OSError, pyarrow.ArrowException: the file cannot be read. An OSError with `errno` comes from the system or the
+            store; an OSError without `errno` means that the file is damaged.
     """
     if is_local(path):
         with pq.ParquetFile(path) as file:

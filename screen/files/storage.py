@@ -1,7 +1,6 @@
-"""List shards, and write files atomically: a reader sees a whole file or none.
+"""List shards, and write files atomically: under its final name, a file is always complete.
 
-In: paths, local or in an object store. Out: shard paths, and complete files. No other module of `screen` renames,
-uploads or syncs files.
+In: paths, local or in an object store. Out: shard paths, and complete files.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ _ENDING = ".parquet"
 
 
 def list_shards(source: str) -> tuple[Path, list[Path]]:
-    """The Parquet files that INPUT names.
+    """List the Parquet files of INPUT.
 
     Args:
         source: a file, a folder (searched with its subfolders) or a glob pattern. In a folder, names that
-            start with `.` or `_` are skipped, as Parquet readers do.
+            start with `.` or `_` are skipped, as in Parquet readers.
 
     Returns:
-        The folder that shard names are relative to, and the files sorted by name.
+        The folder to which shard names are relative, and the files sorted by name.
 
     Raises:
         InputRefused: no shard is found.
@@ -47,9 +46,9 @@ def list_shards(source: str) -> tuple[Path, list[Path]]:
         ]
         if not found:
             raise InputRefused(
-                f"The folder {source} holds no {_ENDING} file.",
+                f"The folder {source} contains no {_ENDING} file.",
                 wanted="Parquet shards with an image column",
-                next_step=f"check the path; to read files that do not end in {_ENDING}, give a glob",
+                next_step=f"check the path; to read files whose names do not end in {_ENDING}, give a glob",
             )
         return path, sorted(found)
     if glob.has_magic(source):
@@ -58,7 +57,7 @@ def list_shards(source: str) -> tuple[Path, list[Path]]:
             raise InputRefused(
                 f"The glob {source} has `..` after a wildcard.",
                 wanted="shards below one folder, so that shard names can be relative to it",
-                next_step="write the folder first and the wildcards after it",
+                next_step="write the glob without `..` after its first wildcard",
             )
         root = path.parent
         while glob.has_magic(str(root)):
@@ -72,9 +71,9 @@ def list_shards(source: str) -> tuple[Path, list[Path]]:
         if found:
             return root, sorted(found)
     raise InputRefused(
-        f"There is no {source}.",
-        wanted="a Parquet file, a folder of Parquet files, or a glob that matches some",
-        next_step="check the path; quote a glob in the shell",
+        f"{source} does not exist or matches no file.",
+        wanted="a Parquet file, a folder of Parquet files, or a glob that matches Parquet files",
+        next_step="check the path; put a glob in quotation marks",
     )
 
 
@@ -92,21 +91,21 @@ class FileContent:
 
     @classmethod
     def of(cls, path: Path) -> FileContent:
-        """The size and digest of a file, which is read completely."""
+        """Read a file completely, and return its size and digest."""
         with open_bytes(path) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             return cls(file.tell(), digest)
 
 
 class StagingFile:
-    """A staging file: written under a temporary name, then renamed to its target once it is complete.
+    """A file that is written under a temporary name, and renamed to its target once it is complete.
 
     For a local target the staging file is in the same folder. For a target in a store it is a local temporary file,
     which is uploaded as a whole object.
 
     Args:
         target: the final path.
-        owner: name of the writer, if several write into one folder at the same time.
+        owner: name of the writer, if several writers use the folder at the same time.
 
     Raises:
         WriteFailed: the target's folder cannot be created.
@@ -126,7 +125,7 @@ class StagingFile:
         """Remove the staging file if the block raises.
 
         Raises:
-            WriteFailed: the operating system refused to write.
+            WriteFailed: the block raised an OSError.
         """
         try:
             yield
@@ -141,10 +140,11 @@ class StagingFile:
         """Sync the staging file and rename it to its target, or upload it.
 
         Returns:
-            Size and digest of what was written.
+            Size and digest of the written file.
 
         Raises:
-            WriteFailed: the system or the store refused; the staging file is removed and the target unchanged.
+            WriteFailed: the file could not be synced, renamed or uploaded. The staging file is removed, and the target
+                is unchanged unless only the sync of its folder failed.
         """
         try:
             content = FileContent.of(self.path)
@@ -173,7 +173,7 @@ def _prefix(owner: str) -> str:
 
 
 def find_stale_staging(folder: Path, owner: str = "") -> list[Path]:
-    """Staging files of killed runs in a folder, of all owners or of one; a store never holds any."""
+    """Staging files of killed runs in a folder, of all owners or of one; an object store never contains any."""
     return sorted(folder.rglob(f"{_prefix(owner)}*"))
 
 
@@ -184,7 +184,7 @@ def remove_stale_staging(folder: Path, owner: str = "") -> None:
 
 
 def write_text(target: Path, text: str, owner: str = "") -> None:
-    """Write a text file atomically: a reader sees the old content or the new.
+    """Write a text file atomically: at any time, the file has its complete old or complete new content.
 
     Args:
         target: the file's path.
@@ -192,7 +192,7 @@ def write_text(target: Path, text: str, owner: str = "") -> None:
         owner: as for `StagingFile`.
 
     Raises:
-        WriteFailed: the operating system refused to write; the target is unchanged.
+        WriteFailed: the file could not be written; the target is unchanged as after `StagingFile.commit`.
     """
     staging = StagingFile(target, owner)
     with staging.writing():
@@ -210,9 +210,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_failed(target: Path, error: OSError) -> WriteFailed:
-    """The `WriteFailed` for an OSError on a target."""
+    """The `WriteFailed` for an OSError that occurred while a target was written."""
     return WriteFailed(
         f"{target} could not be written: {error.strerror or error}.",
         wanted="a writable location with free space",
-        next_step="free some space or choose another OUTPUT, then run again: finished shards are not repeated",
+        next_step="check the permissions and the free space, or choose another location; then run the command again "
+        "(`oodscreen run` skips finished shards)",
     )

@@ -1,4 +1,4 @@
 """Find, order and read Parquet shards, and decode their images.
 
-In: INPUT and the model's contract. Out: batches of uint8 images, with a status and reason for each unreadable row.
+In: INPUT and the model's contract. Out: batches of uint8 images, and the status and reason of each unreadable row.
 """

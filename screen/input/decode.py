@@ -1,10 +1,10 @@
-"""Decode images to uint8 arrays in parallel; an unreadable image gets a status, never an exception.
+"""Decode images to uint8 arrays in parallel; an unreadable image gets a status instead of an exception.
 
-In: `RowBatch`es. Out: one `ImageBatch`. Pillow decodes (and releases Python's lock meanwhile), and tries only
-formats that training pipelines write. Pillow's `convert` changes the colour mode to the model's, as in
-`keras.utils.load_img`: transparency is dropped, palettes are looked up, and grey is repeated over the channels of a
-colour model. Then the image is resized as the contract specifies. EXIF rotation is not applied, because
-`tf.io.decode_image` and `keras.utils.load_img` do not apply it either.
+In: `RowBatch`es. Out: one `ImageBatch`. Pillow decodes the formats in `FORMATS` and no others. Pillow's `convert`
+changes the colour mode to the model's, as in `keras.utils.load_img`: transparency is dropped, palettes are looked up,
+and grey is repeated over the channels of a colour model. Then the image is resized as the contract specifies. EXIF
+rotation is not applied, because `tf.io.decode_image` and `keras.utils.load_img` do not apply it either. Pillow releases
+Python's global lock while it decodes large images, so threads decode in parallel.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _CHUNK = 64
 """Images per task of a decoding thread."""
 
 _SMALL_PIXELS = 4096
-"""Values per image (H x W x C) up to which one thread decodes a batch: for small images Pillow holds Python's lock most
-of the time, so more threads would only wait."""
+"""Maximum number of values per image (H x W x C) at which a single thread decodes a batch: for small images Pillow
+holds Python's global lock most of the time, so more threads would only wait."""
 
 # An image's defects are reported in its row, and `max_pixels` is checked before an image is decoded.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -48,7 +48,7 @@ class ImageBatch:
     """Rows with their decoded images.
 
     Attributes:
-        pieces: the rows, as they were read.
+        pieces: all rows, readable or not.
         images: `uint8 [B_ok, H, W, C]`, images of the readable rows, in order.
         readable: `[B]`, whether each row is readable.
         failures: status and reason of each unreadable row, by its position in the batch.
@@ -79,7 +79,7 @@ class Decoder:
     Args:
         contract: the model's image size, colour mode and resize method.
         max_pixels: maximum number of pixels in an image; larger images are not decoded.
-        image_root: folder that image paths are relative to; None: paths are not followed.
+        image_root: base folder of the paths in the image column; None: no path is read.
         threads: number of decoding threads; 0 for one per core.
     """
 
@@ -106,7 +106,7 @@ class Decoder:
         return ImageBatch(tuple(pieces), images[readable] if failures else images, readable, failures)
 
     def close(self) -> None:
-        """Stop the threads."""
+        """Cancel pending tasks, and wait for the threads to end."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _decode_piece(self, piece: RowBatch, into: NDArray[np.uint8]) -> list[tuple[int, Failure]]:
@@ -148,7 +148,7 @@ class Decoder:
         else:
             try:
                 list(self._pool.map(self._put, map(as_picture, tensors), into))
-            except Image.DecompressionBombError as error:  # all tensors have one size, so all of them fail
+            except Image.DecompressionBombError as error:  # all tensors have the same size, so all fail
                 return [(index, ("too_large", str(error))) for index in range(len(into))]
         return [(int(index), ("null_image", NULL_TENSOR)) for index in np.flatnonzero(null)]
 
@@ -177,7 +177,7 @@ class Decoder:
             if image.width * image.height > self._max_pixels:
                 return "too_large", f"{image.width} x {image.height} pixels, more than the limit of {self._max_pixels}"
             if image.mode not in _EIGHT_BIT:
-                return "decode_failed", f"pixels of mode {image.mode}, not 8 bits per channel"
+                return "decode_failed", f"the image has Pillow's mode {image.mode}, not 8 bits per channel"
             height, width, _ = self._shape
             if self._resize.method == "none" and (image.height, image.width) != (height, width):
                 return "wrong_shape", f"{image.width} x {image.height} pixels, the model takes {width} x {height}"

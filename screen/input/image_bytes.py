@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Image formats that Pillow may try."""
+"""Image formats that are decoded, by their names in Pillow."""
 
 _BYTES_PER_PIXEL, _BYTES_OF_METADATA = 8, 2**20
-"""Maximum size of an image file, in bytes: per pixel (four channels of 16 bits), and for everything else."""
+"""Maximum size of an image file that is read, in bytes: per pixel (four channels of 16 bits), and for metadata."""
 
 Failure = tuple[str, str]
-"""The status of an unreadable row, and the reason."""
+"""Status of an unreadable row, and the reason."""
 
 NULL_TENSOR = "the tensor or one of its values is null"
-"""Reason for a tensor that is not a whole image."""
+"""Reason of the status `null_image` for a row with a tensor."""
 
 
 def image_sources(column: pa.Array) -> list[tuple[bytes | None, bytes | None]]:
-    """Encoded bytes and path of each row; a path is bytes too, because it may be invalid UTF-8."""
+    """Encoded bytes and path of each row; the path is returned as bytes, because it may be invalid UTF-8."""
     if not pa.types.is_struct(column.type):
         return [(data, None) for data in column.to_pylist()]
     data = pc.struct_field(column, "bytes").to_pylist()
@@ -67,9 +67,9 @@ def read_path(root: Path | None, path: bytes, max_pixels: int) -> bytes | Failur
     """The bytes of the file that a row names, or the status and reason of the failure.
 
     Args:
-        root: folder that paths are relative to, resolved; None: paths are not followed.
+        root: base folder of the path, resolved; None: no path is read.
         path: path as stored in the row; it may be invalid UTF-8.
-        max_pixels: maximum number of pixels; a file too large for this number is not read.
+        max_pixels: maximum number of pixels of an image; determines the maximum size of the file.
     """
     text = path.decode(errors="surrogateescape")
     if root is None:

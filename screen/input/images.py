@@ -15,10 +15,10 @@ from screen.input.overlap import StageClock, work_ahead
 from screen.input.rows import RowBatch
 
 _BATCH_BYTES = 32 * 2**20
-"""Maximum bytes of pixels per batch; several batches are in flight between the stages."""
+"""Maximum bytes of pixels per batch (at least one row); several batches are in memory at the same time."""
 
 _AHEAD = 2
-"""Maximum number of batches that reading, and decoding, may be ahead of its consumer."""
+"""Maximum number of finished batches in the queue behind reading, and in the queue behind decoding."""
 
 
 def batch_rows(config: RunConfig, contract: ModelContract) -> int:
@@ -35,7 +35,7 @@ def decode_ahead(
     Args:
         batches: batches of rows, as from `read_batches`.
         contract: image size and colour of the model.
-        config: pixel limit, image root and decoding threads.
+        config: gives the pixel limit, the base folder of image paths, and the number of decoding threads.
         clock: measures the busy time of the stages `read` and `decode`.
     """
     decoder = Decoder(contract, max_pixels=config.max_pixels, image_root=config.image_root, threads=config.threads)

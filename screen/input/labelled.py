@@ -43,18 +43,20 @@ def read_labelled(
 ) -> Iterator[LabelledBatch]:
     """Draw rows uniformly from all shards with a fixed seed, and decode them.
 
-    The columns are checked at once; the rows are read on iteration. Only row groups with drawn rows are read.
+    The columns are checked when the function is called; the rows are read on iteration. Only row groups with drawn rows
+    are read.
 
     Args:
         contract: image size and colour of the model.
         source: a shard, a folder of shards, or a glob.
         label_column: name of the label column.
         image_column: name of the image column.
-        image_root: folder of the image files, if the image column holds paths.
+        image_root: base folder of the paths in the image column; None: no path is read.
         rows: maximum number of rows to draw.
 
     Raises:
-        InputRefused: there are no shards or rows, or a column is missing or has an unsupported type.
+        InputRefused: there are no shards or rows, a column is missing or has an unsupported type, or the label column
+            does not have the same type in all shards.
     """
     config = RunConfig(image_column=image_column, image_root=image_root)
     shards, _ = find_shards(source)
@@ -66,7 +68,7 @@ def read_labelled(
 
 
 def _label(batches: Generator[ImageBatch, None, None], label_column: str) -> Iterator[LabelledBatch]:
-    """Attach the labels of the readable rows to each batch."""
+    """Yield each batch with the labels of its readable rows."""
     with closing(batches):
         for batch in batches:
             labels: list[Any] = [
@@ -78,7 +80,7 @@ def _label(batches: Generator[ImageBatch, None, None], label_column: str) -> Ite
 
 
 def _add_labels(shards: list[ShardRef], columns: ColumnMapping, label_column: str) -> ColumnMapping:
-    """Add the label column, which every shard must have once and with the same type."""
+    """Add the label column to the mapping; every shard must have it exactly once, with the same type."""
     for shard in shards:
         count = shard.schema.names.count(label_column)
         if count != 1:
@@ -94,7 +96,7 @@ def _add_labels(shards: list[ShardRef], columns: ColumnMapping, label_column: st
                 f"The column {label_column!r} has the type {types[0]} in {shards[0].name}, "
                 f"but {types[1]} in {shard.name}.",
                 wanted="the same type in every shard",
-                next_step="write all shards with the same label type, or give only one shard",
+                next_step="write all shards with the same label type, or give a single shard",
             )
     field = shards[0].schema.field(label_column)
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
@@ -102,7 +104,7 @@ def _add_labels(shards: list[ShardRef], columns: ColumnMapping, label_column: st
 
 
 def _draw_rows(shards: list[ShardRef], rows: int) -> list[tuple[ShardRef, NDArray[np.int64]]]:
-    """Draw rows: each shard with its drawn positions, ascending; without shards that have none."""
+    """Draw rows, and return each shard that has drawn rows, with their positions in the shard, ascending."""
     ends = np.cumsum([shard.rows for shard in shards])
     total = int(ends[-1])
     if not total:

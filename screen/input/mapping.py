@@ -25,8 +25,8 @@ class ColumnMapping:
 
     Attributes:
         image: name of the image column.
-        id: name of the key column; None uses `id` in each shard that has it.
-        keep: names of the columns to copy.
+        id: name of the key column; None: the column `id` of each shard that has one.
+        keep: names of the columns to copy into the results.
         kept_schema: fields of the copied columns.
     """
 
@@ -59,7 +59,7 @@ def map_columns(shards: Sequence[ShardRef], config: RunConfig, contract: ModelCo
     for name in keep:
         if name in {column.name for column in COLUMNS}:
             raise InputRefused(
-                f"--keep {name} conflicts with the result column of the same name.",
+                f"The input column of --keep {name} has the name of a result column.",
                 wanted="input columns whose names differ from those of the result columns",
                 next_step="rename the column in the input, or remove it from --keep",
             )
@@ -77,17 +77,17 @@ def map_columns(shards: Sequence[ShardRef], config: RunConfig, contract: ModelCo
         for name in keep:
             if shard.schema.field(name).type != shards[0].schema.field(name).type:
                 raise InputRefused(
-                    f"--keep {name}: {shards[0].schema.field(name).type} in {shards[0].name}, "
-                    f"but {shard.schema.field(name).type} in {shard.name}.",
+                    f"The column of --keep {name} has the type {shards[0].schema.field(name).type} in "
+                    f"{shards[0].name}, but {shard.schema.field(name).type} in {shard.name}.",
                     wanted="the same type in every shard",
-                    next_step="leave the column out, or write all shards with the same type",
+                    next_step=f"remove --keep {name}, or write all shards with the same type",
                 )
     kept_schema = pa.schema([_kept_field(shards[0].schema.field(name)) for name in keep])
     return ColumnMapping(config.image_column, key, keep, kept_schema)
 
 
 def _kept_field(field: pa.Field) -> pa.Field:
-    """The result field of a copied column: dictionary decoded, and nullable because a page may be damaged."""
+    """The field of a copied column in the results: dictionary decoded, and nullable: damaged pages give nulls."""
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     return pa.field(field.name, kind, nullable=True)
 
@@ -96,7 +96,7 @@ def _check_image_type(shard: ShardRef, name: str, contract: ModelContract) -> No
     kind = shard.schema.field(name).type
     if not _is_image_type(kind):
         raise InputRefused(
-            f"The column {name!r} of {shard.name} is of type {kind}.",
+            f"The column {name!r} of {shard.name} has the type {kind}.",
             wanted="encoded images (binary, or struct<bytes: binary, path: string>) or a fixed-size tensor of uint8",
             next_step=_suggest_column(shard.schema, True),
         )
@@ -105,12 +105,12 @@ def _check_image_type(shard: ShardRef, name: str, contract: ModelContract) -> No
         resized = contract.resize.method != "none"
         height, width, channels = contract.image_shape
         raise InputRefused(
-            f"The column {name!r} of {shard.name} holds tensors of shape {list(shape)}.",
+            f"The column {name!r} of {shard.name} contains tensors of shape {list(shape)}.",
             wanted=f"[height, width, {channels}], resized to {height} x {width} as the model's contract specifies"
             if resized
             else f"{list(contract.image_shape)}, the model's input shape",
             next_step="write the tensors in that shape, or give encoded images"
-            + ("" if resized else "; if training resized its images, export the model with --resize"),
+            + ("" if resized else "; if the training images were resized, export the model with --resize"),
         )
 
 
@@ -127,10 +127,10 @@ def _tensor_fits(shape: tuple[int, ...], contract: ModelContract) -> bool:
 
 def _suggest_column(schema: pa.Schema, is_image: bool) -> str:
     if not is_image:
-        return "name a column that every shard has"
+        return "give the name of a column that every shard has"
     fitting = [field.name for field in schema if _is_image_type(field.type)]
     if fitting:
-        return f"try --image-column {fitting[0]!r}"
+        return f"use --image-column {fitting[0]!r}, if this column contains the images"
     return "give shards with a column of encoded images: binary, or struct<bytes, path>"
 
 

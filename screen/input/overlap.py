@@ -1,6 +1,6 @@
-"""Run the stages of a run concurrently, each in its own thread and a bounded number of items ahead.
+"""Run the stages of a pipeline concurrently, each in its own thread and a bounded number of items ahead of the next.
 
-In: an iterator. Out: the same items. The busy time of each stage is measured here, where all stages pass.
+In: an iterator. Out: its items, or the results of a stage for them. The busy time of each stage is measured here too.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _POLL_SECONDS = 0.1
-"""Seconds between checks whether the consumer has stopped, while the queue is full."""
+"""Seconds between two checks of whether the consumer has stopped, while the queue is full."""
 
 
 class StageClock:
-    """Measures the busy time of each stage, without the time of waiting for another stage.
+    """Measures the busy time of each stage, without the time that the stage waits for another stage.
 
     Attributes:
         seconds: busy time in seconds, by stage.
@@ -31,7 +31,7 @@ class StageClock:
         self.seconds: dict[str, float] = {}
 
     def busy(self, stage: str) -> AbstractContextManager[None]:
-        """Add the time of the block to a stage."""
+        """Context manager that adds the time of its block to a stage."""
         return self._count(stage, 1)
 
     def make(self, stage: str, items: Iterator[Item]) -> Generator[Item, None, None]:
@@ -94,10 +94,10 @@ class _Failure(Generic[Item]):
 
 
 def work_ahead(items: Generator[Item, None, None], depth: int) -> Generator[Item, None, None]:
-    """Yield the same items in the same order, produced in a separate thread up to `depth` items ahead.
+    """Yield the same items in the same order; a separate thread produces them up to `depth` items ahead.
 
-    An exception of `items` is raised in place of its item. Closing this generator stops the thread after the current
-    item, and closes `items` in the thread.
+    An exception that `items` raises is raised in place of the item. Closing this generator stops the thread after the
+    current item, and closes `items` in the thread.
     """
     waiting: queue.Queue[Item | _End | _Failure[Item]] = queue.Queue(depth)
     stopped = threading.Event()

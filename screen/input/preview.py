@@ -1,7 +1,7 @@
-"""Thumbnails of single rows for people: the image as it is stored, not as the model receives it.
+"""Make thumbnails of rows for reviewers, from the stored image and not from the model's input.
 
-In: a `RowBatch`. Out: for each row a `Preview`, or the reason why there is none. The limits are those of a run's
-decoder: known formats only, a maximum number of pixels, and paths only below one folder.
+In: a `RowBatch`. Out: for each row a `Preview`, or the reason why there is none. The decoder's limits apply: only the
+formats in `FORMATS`, a maximum number of pixels, and only paths below one folder.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from screen.input.mapping import tensor_shape
 from screen.input.rows import RowBatch
 
 _LOSSLESS_SIDE = 64
-"""Maximum side, in pixels, of a thumbnail that is written as PNG: it is small, and shows every pixel."""
+"""Maximum side, in pixels, of a thumbnail that is written as PNG, without loss; larger ones are written as JPEG."""
 
 _JPEG_QUALITY = 82
 _CHANNELS = (1, 3, 4)
-"""Numbers of channels that Pillow can show."""
+"""Numbers of channels of the tensors for which thumbnails are made."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class PreviewLimits:
     Attributes:
         side: maximum width and height of a thumbnail, in pixels.
         max_pixels: maximum number of pixels in a stored image; larger images are not decoded.
-        image_root: folder that image paths are relative to; None: paths are not followed.
-        flat_shape: `(height, width, channels)` of flat tensors; None where unknown.
+        image_root: base folder of the paths in the image column; None: no path is read.
+        flat_shape: `(height, width, channels)` of flat tensors; None if unknown.
     """
 
     side: int
@@ -99,8 +99,10 @@ def _preview_tensor(value: pa.Scalar, shape: tuple[int, ...], limits: PreviewLim
             return "a flat tensor of unknown height and width"
         shape = limits.flat_shape
     channels = (*shape, 1)[2]
+    if channels not in _CHANNELS:
+        return f"a tensor with {channels} channels"
     pixels = tensor_pixels(value, shape)
-    if pixels is None or channels not in _CHANNELS:
+    if pixels is None:
         return NULL_TENSOR
     image = as_picture(pixels).convert("L" if channels == 1 else "RGB")
     return _shrink(image, image.size, limits.side)

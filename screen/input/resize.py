@@ -1,8 +1,8 @@
 """Resize an image to the model's size, by the method in the contract's `Resize`.
 
-In: a Pillow image in the model's colour mode. Out: uint8 pixels. The methods named after `tf.image.resize` compute in
-float32 as it does, then round to the nearest grey level, because the model takes uint8; training usually continued
-in float, so a value can differ by half a level. The other methods are Pillow's.
+In: a Pillow image in the model's colour mode. Out: uint8 pixels. The methods `bilinear` and `nearest` compute as
+`tf.image.resize` does, in float32. Their results are rounded to integers, because the exported model's input is uint8;
+training usually uses the unrounded floats, so a value can differ by 0.5. The methods `pil-*` are Pillow's.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def resize_image(image: Image.Image, how: Resize, height: int, width: int) -> Pi
 
     Args:
         image: an image of mode L or RGB.
-        how: the contract's resize method; not `none`.
+        how: resize method of the contract, other than `none`.
         height: final height, in pixels.
         width: final width, in pixels.
 
@@ -43,7 +43,8 @@ def resize_image(image: Image.Image, how: Resize, height: int, width: int) -> Pi
         `[height, width]` or `[height, width, 3]`.
 
     Raises:
-        PIL.Image.DecompressionBombError: the image is so elongated that an intermediate image would be too large.
+        PIL.Image.DecompressionBombError: the image is so elongated that an intermediate image would have more than
+            `_MAX_PIXELS` pixels.
     """
     if how.method == "crop-or-pad":
         return _crop_or_pad(np.asarray(image), height, width)
@@ -122,7 +123,7 @@ def _axis(size: int, resized: int, kept: int, method: str) -> tuple[Any, Any, An
 
 
 def _crop_to_shape(pixels: Pixels, height: int, width: int) -> Pixels:
-    """The largest centred crop of an aspect ratio, rounded as in `keras.preprocessing.image.smart_resize`."""
+    """The largest centred crop with aspect ratio `width / height`, as in `keras.preprocessing.image.smart_resize`."""
     own_height = max(1, min(pixels.shape[0], int(pixels.shape[1] * height / width)))
     own_width = max(1, min(pixels.shape[1], int(pixels.shape[0] * width / height)))
     top, left = (pixels.shape[0] - own_height) // 2, (pixels.shape[1] - own_width) // 2
@@ -130,7 +131,7 @@ def _crop_to_shape(pixels: Pixels, height: int, width: int) -> Pixels:
 
 
 def _size_within(own_height: int, own_width: int, height: int, width: int) -> tuple[int, int]:
-    """The largest size of the image's own aspect ratio that fits, rounded as in `tf.image.resize_with_pad`."""
+    """The largest size within `height` x `width` of the image's aspect ratio, as in `tf.image.resize_with_pad`."""
     ratio = max(own_height / height, own_width / width)
     return max(1, int(own_height / ratio)), max(1, int(own_width / ratio))
 

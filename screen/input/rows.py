@@ -1,7 +1,7 @@
 """Stream rows in batches that may span row groups and shards.
 
-In: `ShardRef`s. Out: lists of `RowBatch`es with `batch_size` rows in total. Memory holds one batch, whatever the size
-of a row group.
+In: `ShardRef`s. Out: lists of `RowBatch`es with `batch_size` rows in total. A row group is decoded in tables of at most
+`_READ_ROWS` rows; pyarrow also holds the encoded columns of the current row group in memory.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class RowBatch:
         count: number of rows.
         images: the image column; None if these rows could not be read.
         ids: key of each row.
-        kept: the copied columns.
-        error: why the rows could not be read, or "".
+        kept: the columns to copy into the results.
+        error: why the rows could not be read; "" if they were read.
         is_last: whether these are the last rows of the shard.
     """
 
@@ -61,7 +61,7 @@ class RowBatch:
         return first, rest
 
     def take(self, positions: NDArray[np.int64]) -> RowBatch:
-        """The rows at some positions in the batch; they need not be consecutive, so `start` has no meaning for them."""
+        """The rows at some positions in the batch, which need not be consecutive; `start` of the result is invalid."""
         return replace(
             self,
             count=len(positions),
@@ -119,7 +119,7 @@ def read_chosen_rows(shard: ShardRef, columns: ColumnMapping, positions: NDArray
 
 
 def in_batches(pieces: Iterable[RowBatch], batch_size: int) -> Iterator[list[RowBatch]]:
-    """The pieces in lists of `batch_size` rows (the last may have fewer); a piece is split where a list is full."""
+    """The pieces in lists of `batch_size` rows (the last list may have fewer); a piece may be split between lists."""
     waiting: list[RowBatch] = []
     room = batch_size
     for rest in pieces:
@@ -152,7 +152,7 @@ def _read_shard(shard: ShardRef, columns: ColumnMapping, groups: range | None = 
 
 
 def _read_tables(shard: ShardRef, columns: ColumnMapping, groups: Sequence[int]) -> Iterator[tuple[pa.Table, str]]:
-    """Tables of at most `_READ_ROWS` rows, each with an error or ""; unreadable rows of a row group are null.
+    """Yield tables of at most `_READ_ROWS` rows, each with "", or with nulls and the reason why it is unreadable.
 
     Args:
         shard: the shard.
@@ -190,7 +190,7 @@ def _read_tables(shard: ShardRef, columns: ColumnMapping, groups: Sequence[int])
 
 
 _READ_ROWS = 1024
-"""Maximum rows per table that is read."""
+"""Maximum number of rows per table."""
 
 
 def _row_batch(
@@ -245,14 +245,15 @@ def _nullable(schema: pa.Schema) -> pa.Schema:
 def _failed(shard: ShardRef, error: Exception) -> ReadFailed:
     return ReadFailed(
         f"{shard.path} could not be read: {error}.",
-        wanted="a disk or an object store that answers (rows of a damaged file get a status instead)",
-        next_step="check the disk or the store, then run again: finished shards are not repeated",
+        wanted="a disk or an object store without read errors (unreadable rows of a damaged file get a status instead)",
+        next_step="check the disk or the object store, then run the command again (`oodscreen run` skips finished "
+        "shards)",
     )
 
 
 def _changed(shard: ShardRef) -> InputChanged:
     return InputChanged(
-        f"{shard.path} changed or was removed during the run.",
+        f"{shard.path} changed or was removed after the command started.",
         wanted="shards that do not change while they are read",
-        next_step="run again when no process writes to INPUT: finished shards are not repeated",
+        next_step="run the command again when no process writes to INPUT (`oodscreen run` skips finished shards)",
     )

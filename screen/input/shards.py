@@ -1,6 +1,6 @@
 """Find, sort and fingerprint the input shards.
 
-In: INPUT as the user gave it. Out: `ShardRef`s with row groups, schema and fingerprint, and `UnreadableShard`s.
+In: the argument INPUT. Out: `ShardRef`s with row groups, schema and fingerprint, and `UnreadableShard`s.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from screen.files.storage import list_shards
 from screen.partition import ShardPartition
 
 _COLUMNS_COMPARED = 8
-"""Number of columns whose row counts are compared with those of the row groups."""
+"""Maximum number of columns whose row counts are compared with the row count of their row group."""
 
 _TAIL = 8
-"""Bytes after the footer of a Parquet file: its length (4 bytes) and the magic number (4 bytes)."""
+"""Bytes after the footer of a Parquet file: the footer's length (4 bytes) and the magic number (4 bytes)."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class ShardRef:
         root: the folder of INPUT, resolved.
         path: path of the file.
         name: path relative to INPUT, with `/`; the shard's name in the results.
-        size: bytes.
-        modified: modification time in ns; in an object store the entity tag.
+        size: size of the file, in bytes.
+        modified: modification time in ns; in an object store the version from `file_version`.
         footer: SHA-256 of the Parquet footer.
         row_groups: number of rows in each row group.
         schema: Arrow schema.
@@ -56,7 +56,7 @@ class ShardRef:
 
     @property
     def fingerprint(self) -> dict[str, int | str]:
-        """Values that change whenever the content under this name changes."""
+        """Size, version and footer digest of the file, from which a change of its content is detected."""
         return {"size": self.size, "modified": self.modified, "footer": self.footer}
 
     def is_unchanged(self) -> bool:
@@ -75,7 +75,7 @@ class UnreadableShard:
     Attributes:
         source: path of the file, as text.
         name: path relative to INPUT.
-        reason: why it cannot be read.
+        reason: why the footer cannot be read.
     """
 
     source: str
@@ -88,7 +88,7 @@ def find_shards(source: str, partition: ShardPartition | None = None) -> tuple[l
 
     Args:
         source: a file, a folder or a glob.
-        partition: the partition whose shards to find, possibly none; other shards are not opened. None: all shards.
+        partition: partition whose shards are opened (it may have none); None: all shards.
 
     Returns:
         The readable shards, and those whose footer cannot be read.
@@ -113,7 +113,7 @@ def find_shards(source: str, partition: ShardPartition | None = None) -> tuple[l
 
 
 def open_shard(root: Path, name: str) -> ShardRef:
-    """The current state of one shard.
+    """The `ShardRef` of one shard in its current state.
 
     Args:
         root: the folder of INPUT, resolved.
@@ -126,7 +126,7 @@ def open_shard(root: Path, name: str) -> ShardRef:
 
 
 def find_first_shard(source: str) -> ShardRef:
-    """The first readable shard of INPUT, with whose schema all partitions compare their own shards.
+    """The first readable shard of INPUT; every partition compares the schemas of its shards with that of this shard.
 
     Raises:
         InputRefused: INPUT has no shard, or none that can be read.
@@ -146,7 +146,7 @@ def _nothing_readable(source: str, unreadable: list[UnreadableShard]) -> InputRe
     return InputRefused(
         f"None of the {len(unreadable)} file(s) of {source} can be read as Parquet; {first.name}: {first.reason}",
         wanted="Parquet shards with an image column",
-        next_step="check that these are complete Parquet files",
+        next_step="check that the files are complete Parquet files and that their permissions allow reading",
     )
 
 
@@ -173,10 +173,10 @@ def _open_footer(root: Path, path: Path, name: str) -> ShardRef:
 def _count_rows(metadata: pq.FileMetaData) -> tuple[int, ...]:
     """Number of rows in each row group, checked for consistency within the footer.
 
-    A damaged footer can state any number of rows, and every stated row would get a result.
+    A damaged footer can state any number of rows, and each of these rows would get a result.
 
     Raises:
-        ArrowInvalid: the footer contradicts itself.
+        ArrowInvalid: the row counts in the footer are inconsistent.
     """
     flat = [index for index in range(metadata.num_columns) if metadata.schema.column(index).max_repetition_level == 0]
     rows = []

@@ -291,11 +291,11 @@ PARQUET: dict[str, tuple[Made, int, str, dict[str, int]]] = {
         REFUSED,
         {},
     ),
-    "text for images": (lambda f, d: write(f, pa.array(["aGVsbG8="])), 2, "is of type string", {}),
+    "text for images": (lambda f, d: write(f, pa.array(["aGVsbG8="])), 2, "has the type string", {}),
     "a struct without bytes": (
         lambda f, d: write(f, pa.array([{"path": "x"}])),
         2,
-        "is of type struct<path: string>",
+        "has the type struct<path: string>",
         {},
     ),
     "bytes that are text": (lambda f, d: write(f, pa.array([{"bytes": "x"}])), 2, REFUSED, {}),
@@ -303,10 +303,10 @@ PARQUET: dict[str, tuple[Made, int, str, dict[str, int]]] = {
     "no image column": (
         lambda f, d: pq.write_table(pa.table({"picture": rows(d)}), f / "x.parquet"),
         2,
-        "try --image-column 'picture'",
+        "use --image-column 'picture'",
         {},
     ),
-    "a null column": (lambda f, d: write(f, pa.nulls(3)), 2, "is of type null", {}),
+    "a null column": (lambda f, d: write(f, pa.nulls(3)), 2, "has the type null", {}),
     "keys that are structs": (lambda f, d: write(f, rows(d), id=pa.array([{"a": 1}])), 0, "", {"ok": 1}),
     "keys that are lists": (lambda f, d: write(f, rows(d), id=pa.array([[1, 2]])), 0, "", {"ok": 1}),
 }

@@ -23,7 +23,7 @@ class GraphBuilder:
     `[P * B, ...]`, with the rows of one pass adjacent.
 
     Args:
-        passes_source: a graph input whose first axis is P.
+        count_passes_of: name of a graph input whose first axis is P.
     """
 
     def __init__(self, count_passes_of: str) -> None:
@@ -43,7 +43,7 @@ class GraphBuilder:
         return output
 
     def add_copy(self, node: onnx.NodeProto, inputs: Iterator[str], output: str = "") -> str:
-        """Append a copy of a node with other inputs, and return its output's name: `output`, or the original name."""
+        """Append a copy of a node with other inputs, and return its output's name: `output` if given."""
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         for index, name in enumerate(list(inputs)):
@@ -56,7 +56,7 @@ class GraphBuilder:
         return str(copy.output[0])
 
     def unique_name(self, stem: str) -> str:
-        """A value name that is not in use."""
+        """A new value name that contains `stem`."""
         self._count += 1
         return f"{PREFIX}{stem}_{self._count}"
 

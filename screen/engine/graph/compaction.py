@@ -1,9 +1,9 @@
 """Compaction: compute only the units of a layer that the next site keeps.
 
 In `site, product, activation, site, product`, each pass multiplies the dropped units of the layer in
-the middle by zero. With masks shared by all rows, the kept units are known before the pass: only their
-columns of the first weight and their rows of the second are needed. The results are the same; at a
-dropout rate of 0.5 the arithmetic is halved.
+the middle by zero. With masks shared by all rows, the kept units are known before the pass: only the
+columns of the first weight and the rows of the second weight that belong to kept units are needed. The
+results are mathematically equal; at a dropout rate of 0.5 the arithmetic of both products is halved.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _UNARY = frozenset((*_ACTIVATIONS, "Softplus", "Softsign", "Erf", "Neg", "Abs", 
 _BINARY = frozenset(("Add", "Sub", "Mul", "Div"))
 
 _ROUND_TO = 8
-"""The number of kept units is a multiple of this, the float32 elements of a vector register."""
+"""The number of kept units is rounded up to a multiple of this, the float32 elements of a 256-bit register."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class CompactedLayer:
 
     Attributes:
         first: the chain from the first site to the layer's product.
-        elementwise: the nodes between the product and the second site, in order; each treats every unit separately.
+        elementwise: the nodes between the product and the second site, in order; in each, a unit of the output depends
+            on the same unit of the input alone.
         second_site: name of the second site.
         second_rate: dropout rate of the second site.
         second: the chain from the second site to the next product.
@@ -55,7 +56,7 @@ class CompactedLayer:
 def find_compactable_layers(
     graph: onnx.GraphProto, sites: Sequence[Site], chains: Mapping[str, WeightChain], sizes: TensorSizes
 ) -> dict[str, CompactedLayer]:
-    """The layers that can be compacted, by the name of their first site; each site belongs to at most one."""
+    """The layers that can be compacted, by the name of their first site; each site belongs to at most one layer."""
     site_of_input = {node.input[0]: node.name for node in graph.node if node.domain == DOMAIN}
     by_name = {site.name: site for site in sites}
     found: dict[str, CompactedLayer] = {}
@@ -79,10 +80,10 @@ def choose_units(masks: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray
     """The units that each pass keeps, padded with dropped units to the same number K for all passes.
 
     Args:
-        masks: `[P, H]`, of the second site.
+        masks: masks of the second site, `[P, H]`.
 
     Returns:
-        Indices of the units `[P, K]` and their mask elements `[P, K]`; 0 for padding.
+        Indices of the units `[P, K]` and their mask elements `[P, K]`, which are 0 for padding units.
     """
     dropped = masks == 0
     most_kept = int((~dropped).sum(axis=1).max(initial=1))
@@ -94,7 +95,7 @@ def choose_units(masks: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray
 def _path_to_next_site(
     graph: onnx.GraphProto, chain: WeightChain, site_of_input: Mapping[str, str], sizes: TensorSizes
 ) -> tuple[tuple[onnx.NodeProto, ...], str] | None:
-    """The elementwise nodes behind a chain's product and the site behind them; None where the path differs."""
+    """The nodes between a chain's product and the next site, and the site's name; None unless all are elementwise."""
     consumers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
@@ -114,7 +115,7 @@ def _path_to_next_site(
 
 
 def _is_elementwise(node: onnx.NodeProto, data: str, sizes: TensorSizes) -> bool:
-    """Whether a node is elementwise over the units of `data`; a second operand is a scalar or one value per unit."""
+    """Whether a node is elementwise over the units of `data`; a second operand must be one value, or one per unit."""
     if node.domain not in ("", "ai.onnx"):
         return False
     if node.op_type in _UNARY:

@@ -4,7 +4,7 @@ In: the split of a graph and its sizes. Out: a `FeaturePlan`, a pure value, and 
 inside the trunk, at negligible cost.
 
 A tensor with spatial axes (height and width, or tokens) is averaged over a small grid of spatial cells, for each
-channel. The channel axis follows from the operators that produce the tensor.
+channel. The operators that produce the tensor determine its channel axis.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from screen.engine.graph.split import GraphSplit
 FEATURES = PREFIX + "features"
 
 GRID = 3
-"""Number of spatial cells along each axis. One cell discards all positions; with many, a small shift of the image
-looks distant (measured in benchmarks/detection.py)."""
+"""Number of spatial cells along each axis. A single cell discards all positions; with many cells, a small shift of the
+image gives a large distance (measured in benchmarks/detection.py)."""
 
 FEATURES_MAX = 4096
-"""Maximum number of features; a tensor with many channels gets a coarser grid. A flat tensor is not reduced."""
+"""Number of features above which the grid is made coarser, down to a single cell. A flat tensor is not reduced."""
 
 _CHANNELS_SECOND = frozenset(
     [
@@ -60,14 +60,14 @@ _SHAPE_ONLY = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 
 @dataclass(frozen=True)
 class FeaturePlan:
-    """The source of the features.
+    """The trunk tensor that serves as features, and its pooling.
 
     Attributes:
-        tensor: name of the trunk's value; "" where there are no features.
-        shape: of one row of the tensor.
+        tensor: name of the tensor; "" if there are no features.
+        shape: shape of one row of the tensor.
         channels: channel axis of a row; None for a flat tensor.
-        grid: number of spatial cells along each other axis.
-        why: reason for the choice, or for having no features.
+        grid: number of spatial cells along each spatial axis.
+        why: reason for the choice of the tensor, or for the absence of features.
     """
 
     tensor: str
@@ -78,7 +78,7 @@ class FeaturePlan:
 
     @property
     def size(self) -> int:
-        """F, the number of features; 0 where there are none."""
+        """F, the number of features; 0 if there are none."""
         if not self.tensor:
             return 0
         return self.shape[0] if self.channels is None else self.shape[self.channels] * math.prod(self.grid)
@@ -98,7 +98,7 @@ def plan_features(split: GraphSplit, sizes: TensorSizes, grid: int = GRID) -> Fe
     Args:
         split: trunk, head and boundary of the graph.
         sizes: shapes of the graph's values.
-        grid: number of spatial cells along each axis; shorter axes keep their size.
+        grid: number of spatial cells along each spatial axis; a shorter axis is not pooled.
     """
     producer = {name: node for node in split.trunk for name in node.output}
     candidates = [
@@ -132,8 +132,8 @@ def plan_features(split: GraphSplit, sizes: TensorSizes, grid: int = GRID) -> Fe
 def add_features(trunk: onnx.GraphProto, plan: FeaturePlan) -> None:
     """Add the output `FEATURES`, `float32 [B, F]`, to a trunk graph.
 
-    The mean over each spatial cell is an average pooling where the cells tile the spatial axes, and otherwise a product
-    with a constant, the same for every row.
+    `AveragePool` computes the means over the spatial cells if the channels come first, the cells tile the spatial axes
+    and there are at most three of these axes; otherwise, a product with a constant matrix computes them.
     """
     nodes, constants = _feature_nodes(plan)
     trunk.node.extend(nodes)
@@ -203,7 +203,7 @@ def _ancestors(name: str, producer: dict[str, onnx.NodeProto], trunk: Sequence[o
 
 
 def _before_flattening(tensor: str, producer: dict[str, onnx.NodeProto], sizes: TensorSizes) -> str:
-    """The tensor with spatial axes that `tensor` flattens; `tensor` itself where there is none."""
+    """The tensor with spatial axes of which `tensor` is the flattened form; `tensor` itself if there is none."""
     name = tensor
     while name in producer and producer[name].op_type in _SHAPE_ONLY:
         name = producer[name].input[0]
@@ -216,7 +216,7 @@ def _before_flattening(tensor: str, producer: dict[str, onnx.NodeProto], sizes: 
 
 
 def _channel_axis(tensor: str, producer: dict[str, onnx.NodeProto], sizes: TensorSizes) -> int | None:
-    """The channel axis, with rows on axis 0; None where the operators do not determine it."""
+    """The channel axis of a tensor with rows on axis 0; None if the operators do not determine it."""
     transposes: list[Sequence[int]] = []
     name, axis = tensor, None
     while name in producer and axis is None:

@@ -1,14 +1,14 @@
-"""Build the head: the stochastic part of a graph, for P passes in one run.
+"""Build the head: the stochastic part of a graph, for P passes in one session run.
 
 In: the head's nodes, the boundary and the plans of the sites. Out: a graph from boundary tensors and masks to
-statistics. Every stochastic value has the pass axis folded into its batch axis, so that each node of the exported graph
-applies unchanged. A site multiplies `[P, B, ...]` by masks `[P, 1, ...]` (`[P, B, ...]` with masks per row); a boundary
+statistics. Every stochastic value has the pass axis folded into its batch axis, so that the exported graph's nodes are
+used unchanged. A site multiplies `[P, B, ...]` by masks `[P, 1, ...]` (`[P, B, ...]` with masks per row); a boundary
 tensor enters as `[1, B, ...]`, broadcast without a copy.
 
 Where a site feeds a product with a constant weight (see `screen.engine.graph.weights`), the mask multiplies the weight,
-and one batched product `[1, B, F] x [P, F, H]` reads the boundary in place. It omits the units that the next site drops
-(see `screen.engine.graph.compaction`), or subtracts the features that the site itself drops from a product of the trunk
-(see `screen.engine.graph.subtraction`).
+and one batched product `[1, B, F] x [P, F, H]` reads the boundary in place. The product leaves out the units that the
+next site drops (see `screen.engine.graph.compaction`). Alternatively, the part of the features that the site itself
+drops is subtracted from the full product, which the trunk computes (see `screen.engine.graph.subtraction`).
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Head:
     """The head graph.
 
     Attributes:
-        graph: from boundary tensors and masks to statistics.
-        statistics: names of its outputs.
+        graph: graph from boundary tensors and masks to statistics.
+        statistics: names of the graph's outputs.
     """
 
     graph: onnx.GraphProto
@@ -57,7 +57,7 @@ def build_head(
 
     Args:
         exported: the exported graph, with its weights and its output.
-        contract: gives the output kind.
+        contract: the model's contract, with the output kind.
         nodes: the head's nodes, in order.
         boundary: the trunk's outputs.
         sites: plans of the sites.
@@ -65,7 +65,7 @@ def build_head(
         raw: output every pass, `[P, B, C]`, instead of statistics.
 
     Raises:
-        ContractRefused: the passes cannot be folded into the row axis of some tensor.
+        ContractRefused: the passes cannot be folded into the batch axis of some tensor.
     """
     plans = {plan.site.name: plan for plan in sites}
     inputs = [value for plan in sites for value in plan.inputs]
@@ -108,7 +108,7 @@ class _HeadWriter:
         self._repeated: dict[str, str] = {}
 
     def copy_node(self, node: onnx.NodeProto) -> None:
-        """Write a node that is not a site: the same node on folded values."""
+        """Write a copy of a node that is not a site, with folded values as inputs."""
         if node.op_type == "Shape" and self._is_trunk_value(node.input[0]):
             self._shape_with_passes(node)
         else:
@@ -169,8 +169,8 @@ class _HeadWriter:
         """A site's product without its bias, `[P, B, H]`, or `[P, B, K]` for K selected units.
 
         Args:
-            node: the site.
-            plan: of the site.
+            node: the node of the site.
+            plan: plan of the site.
             units: indices of the selected units, `[P, K]`; "" for all H.
         """
         self._require_row_axis(node.input[0])
@@ -285,6 +285,6 @@ def _chain(plan: SitePlan) -> WeightChain:
 def _cannot_fold(name: str, why: str) -> ContractRefused:
     return ContractRefused(
         f"The tensor {name!r} {why}, so the passes cannot be folded into the batch axis.",
-        wanted="a model in which every tensor that depends on dropout has the images on its first axis",
-        next_step="rebuild the model with dropout on tensors [N, ...], then export again",
+        wanted="a model in which the first axis of every tensor that depends on dropout is the batch axis",
+        next_step="change the model so that dropout is applied to tensors of shape [batch, ...], then export it again",
     )

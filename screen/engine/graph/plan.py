@@ -1,6 +1,6 @@
 """Plan how an exported model runs: a trunk once for each batch, a head for each of T passes.
 
-In: an `ExportedModel`. Out: an `EnginePlan`, a pure value with the two graphs. Nothing is executed here.
+In: an `ExportedModel`. Out: an `EnginePlan`, a pure value with the two graphs. No graph is run here.
 
 `screen.engine.graph.split` divides the nodes between trunk and head, `screen.engine.graph.sites` plans each site, and
 `screen.engine.graph.trunk` and `screen.engine.graph.head` build the two graphs.
@@ -27,29 +27,30 @@ from screen.engine.graph.split import GraphSplit, split_graph
 from screen.engine.graph.trunk import BoundaryTensor, build_trunk
 
 PASSES_PER_RUN_MIN = 3
-"""Lower bound of `passes_per_run`: from 3 on, every T above 1 can be divided without a run of a single pass."""
+"""Lower bound of `passes_per_run`: with 3 or more, no T above 1 needs a session run of a single pass."""
 
 PASSES_PER_RUN_MAX = 32
-"""Upper bound of `passes_per_run`; larger runs are not faster and need more memory."""
+"""Upper bound of `passes_per_run`; larger session runs are not faster and need more memory."""
 
 _RUN_BYTES = 20 * 2**20
-"""Maximum size of the tensors of a run's passes at `_RUN_ROWS` rows, in bytes. A constant, so that the division of T
-passes into runs, and with it the last bit of a result, follows from the model and T alone."""
+"""Maximum size of the tensors of one session run of the head with `_RUN_ROWS` rows, in bytes, apart from the lower
+bound of `passes_per_run`. It is a constant, so that the division of T passes into session runs, and therefore the last
+bit of a result, depends on the model and T alone."""
 
 _RUN_ROWS = 64
-"""Number of rows for which `_RUN_BYTES` holds."""
+"""Number of rows to which `_RUN_BYTES` refers."""
 
 _MIN_OPSET = 18
 """Minimum ONNX operator set version of the trunk and the head."""
 
 _RUN_MULTIPLE = 4
-"""The number of runs is a multiple of this, so that this many threads can share them evenly."""
+"""The number of session runs is rounded up to a multiple of this, so that this many threads have equal work."""
 
 TRUNK_ROWS = 128
 """Maximum rows per trunk slice: the trunk has the largest tensors, and more rows do not make it faster."""
 
 _MASK_COPIES = 3
-"""Copies of a mask element in memory while it is drawn: random word, mask, and mask on the device."""
+"""Number of copies of a mask element in memory while masks are drawn: random word, mask, and mask on the device."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +61,20 @@ class EnginePlan:
         contract: the model's contract.
         trunk: graph from images to boundary tensors, run once for each batch.
         head: graph from boundary tensors and masks to statistics, run for P passes at a time.
-        boundary: the tensors between them.
+        boundary: the tensors that the trunk outputs and the head reads.
         features: source of the trunk's features; the trunk outputs them only if requested.
         sites: plans of the sites, in the contract's order.
         statistics: names of the head's outputs.
-        passes_per_run: maximum of P.
+        passes_per_run: maximum of P, the number of passes in a session run of the head.
         boundary_row_bytes: bytes of one row of the boundary tensors.
-        trunk_row_bytes: bytes of one row at the trunk's largest node, inputs and outputs.
+        trunk_row_bytes: bytes of one row at the trunk's largest node: inputs, outputs and working space.
         head_row_bytes: bytes of one row in one pass of the head.
         head_pass_bytes: bytes of one pass that do not depend on the rows (masked weights).
         masks: `shared` by all rows, or `per-row`.
         weights_folder: folder of the external weights file, if the model has one.
         trunk_flops, head_flops: floating point operations for one row (and one pass) in the exported
             graph; a multiply-add counts as two.
-        once_flops, pass_flops: floating point operations for one row as planned, once and for each pass.
+        once_flops, pass_flops: floating point operations for one row in the planned graphs, once and for each pass.
     """
 
     contract: ModelContract
@@ -97,29 +98,32 @@ class EnginePlan:
 
     @property
     def trunk_share(self) -> float:
-        """The trunk's share of one pass's arithmetic, 0 to 1."""
+        """The trunk's fraction of the arithmetic of one pass of the exported network, 0 to 1."""
         return self.trunk_flops / max(1, self.trunk_flops + self.head_flops)
 
     def relative_cost(self, passes: int) -> float:
-        """Arithmetic of T passes relative to one of the exported network; matrix products and convolutions only."""
+        """Arithmetic of T planned passes, relative to one pass of the exported network.
+
+        Only matrix products and convolutions are counted.
+        """
         return (self.once_flops + passes * self.pass_flops) / max(1, self.trunk_flops + self.head_flops)
 
     def trunk_rows(self, memory: int, workers: int = 1) -> int:
-        """Rows per trunk slice, for at most half of `memory`; at least 2.
+        """Rows per trunk slice, at least 2, for which all concurrent slices need at most half of `memory`.
 
         Args:
-            memory: bytes.
+            memory: maximum size of the tensors of all concurrent session runs, in bytes.
             workers: number of concurrent slices.
         """
         return max(2, min(TRUNK_ROWS, memory // 2 // (workers * max(self.trunk_row_bytes, 1))))
 
     def rows_per_run(self, memory: int, workers: int = 1, boundary_copies: int = 2) -> int:
-        """Maximum number of rows that run together in `memory`; at least 2.
+        """Maximum number of rows, at least 2, that run together within `memory`.
 
         Args:
-            memory: bytes.
-            workers: number of concurrent runs; each has its own trunk slice, then its own head.
-            boundary_copies: maximum number of copies of these rows' boundary in memory.
+            memory: maximum size of the tensors of all concurrent session runs, in bytes.
+            workers: number of concurrent session runs, first of trunk slices, then of the head.
+            boundary_copies: maximum number of copies of the rows' boundary in memory.
         """
         trunk = workers * self.trunk_rows(memory, workers) * self.trunk_row_bytes
         heads = workers * self.passes_per_run * self.head_pass_bytes
@@ -127,10 +131,11 @@ class EnginePlan:
         return max(2, (memory - max(trunk, heads)) // max(row_bytes, 1))
 
     def runs(self, passes: int) -> tuple[int, ...]:
-        """Divide T passes into runs of nearly equal size; none has a single pass unless T is 1.
+        """Divide T passes into session runs of nearly equal size; none has a single pass unless T is 1.
 
-        The number of runs is a multiple of 4 (of 2 where there are few), so that 4 (or 2) threads can share them
-        evenly. It must not depend on the number of threads, because the last bit of a result depends on it.
+        The number of session runs is 1, 2 or a multiple of 4, so that 2 or 4 threads have equal work; it is lower if T
+        is too small for two passes in each. The number must not depend on the number of threads, because the last bit
+        of a result depends on the division.
         """
         count = -(-passes // self.passes_per_run)
         multiple = _RUN_MULTIPLE if count > _RUN_MULTIPLE // 2 else min(count, _RUN_MULTIPLE // 2)
@@ -151,15 +156,15 @@ def plan_engine(
 
     Args:
         model: the model and its contract.
-        masks: `shared` (every row sees the same T thinned networks) or `per-row` (independent masks for every row,
+        masks: `shared` (the same T thinned networks for every row) or `per-row` (independent masks for every row,
             which never multiply weights).
         shortcuts: optimizations that may be applied; None: all.
-        raw: output every pass instead of statistics.
+        raw: output the values of every pass instead of statistics.
         features: number of spatial cells along each axis of the features that the trunk outputs; 0: no features.
 
     Raises:
         ContractRefused: the sites of graph and contract differ, a kind of noise is unknown, the graph contains
-            subgraphs, or the passes cannot be folded into it.
+            subgraphs, or the passes cannot be folded into a batch axis.
     """
     _check_sites(model)
     _check_kinds(model)
@@ -209,7 +214,7 @@ def plan_engine(
 
 
 def _planned_flops(split: GraphSplit, sites: tuple[SitePlan, ...], sizes: TensorSizes) -> tuple[int, int]:
-    """Floating point operations for one row as planned: once, and for each pass."""
+    """Floating point operations for one row in the planned graphs: once, and for each pass."""
     moved = sum(2 * s.chain.inner * s.chain.outer for s in sites if s.chain is not None and s.method == "subtracted")
     chained = {name for site in sites if site.chain is not None for name in site.chain.product.output}
     others = [node for node in split.head if chained.isdisjoint(node.output)]
@@ -224,7 +229,7 @@ def _make_model(model: onnx.ModelProto, graph: onnx.GraphProto) -> onnx.ModelPro
 
 
 def _raise_opset(model: ExportedModel) -> ExportedModel:
-    """The model in an operator set whose reductions take their axes as an input, as the head's reductions do."""
+    """The model in operator set 18 or later, where the axes of a reduction are an input, as in the head."""
     found = next(entry.version for entry in model.proto.opset_import if entry.domain in ("", "ai.onnx"))
     if found >= _MIN_OPSET:
         return model
@@ -242,7 +247,8 @@ def _check_sites(model: ExportedModel) -> None:
             f"The contract of {model.path} lists the dropout sites {sorted(in_contract)}, "
             f"but its graph contains {sorted(in_graph)}.",
             wanted="the graph that `oodscreen export` wrote, unchanged",
-            next_step="export the model again; tools that optimize ONNX files inline oodscreen's functions",
+            next_step="export the model again and leave the file unchanged; tools that optimize ONNX files inline "
+            "the functions that mark dropout sites",
         )
 
 
@@ -252,12 +258,12 @@ def _check_kinds(model: ExportedModel) -> None:
         raise ContractRefused(
             f"{model.path} uses a kind of noise that this version of oodscreen does not support: {', '.join(unknown)}.",
             wanted="dropout, Gaussian dropout or alpha dropout",
-            next_step="install the version of oodscreen that exported the model, or export it again with this one",
+            next_step="install the version of oodscreen that exported the model, or export the model with this version",
         )
 
 
 def _check_no_subgraphs(model: ExportedModel) -> None:
-    """Refuse loops and branches: their subgraphs read values of the outer graph, which the split does not follow."""
+    """Refuse loops and branches: their subgraphs may read outer values, which `split_graph` does not track."""
     nested = sorted(
         {
             node.op_type
@@ -268,6 +274,6 @@ def _check_no_subgraphs(model: ExportedModel) -> None:
     if nested:
         raise ContractRefused(
             f"The graph of {model.path} contains subgraphs ({', '.join(nested)}).",
-            wanted="a model without loops and branches; recurrent layers use them",
-            next_step="unroll or replace the layer, then export again",
+            wanted="a model without loops and branches; recurrent layers contain loops",
+            next_step="unroll or replace the layers with loops or branches, then export the model again",
         )

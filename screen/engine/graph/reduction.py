@@ -1,12 +1,12 @@
-"""Reduce P passes to statistics inside the graph, so that only `[B, C]` and `[B]` tensors leave the session.
+"""Reduce P passes to statistics inside the graph, so that the session's outputs have no pass axis.
 
 In: the head's output, `[P * B, C]`. Out: names and shapes of the statistics outputs.
 
-Entropies need the logarithms of each pass's probabilities. They come from `LogSoftmax` on the logits where the graph
-has logits: that kernel computes a row the same way at every position in the batch. onnxruntime's `Log` on the CPU
-differs in the last bit between the body and the tail of a buffer (see tests/assumptions), and a row's result must not
-depend on its neighbours. For the same reason the host sums over classes: the summation order of `ReduceSum` over the
-last axis depends on memory alignment.
+Entropies need the logarithms of each pass's probabilities. If the graph has logits, `LogSoftmax` computes these
+logarithms: its kernel computes a row in the same way at every position in the batch. The results of onnxruntime's `Log`
+on the CPU differ in the last bit between the body and the tail of a buffer (see tests/assumptions), and a row's result
+must not depend on the other rows. For the same reason the host sums over classes: the summation order of `ReduceSum`
+over the last axis depends on memory alignment.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ _MIN_PROBABILITY = 1e-37
 def add_statistics(
     builder: GraphBuilder, exported: onnx.GraphProto, contract: ModelContract, *, raw: bool
 ) -> dict[str, list[str | int | None]]:
-    """Append the reduction over the passes of a run.
+    """Append the nodes that reduce the passes of one session run to statistics.
 
     Outputs, by name:
         MEAN `[B, C]`: mean over passes of the probabilities (of the values, for a regression).
         M2, M3, M4 `[B, C]`: sums over passes of the 2nd to 4th power of the deviation from MEAN.
-        VOTES `[B, C]`: number of passes that chose the class (for a sigmoid: with a probability above 0.5).
+        VOTES `[B, C]`: number of passes that predict the class (for a sigmoid: with a probability above 0.5).
         ENTROPY `[B, C]` (for a sigmoid `[B, C, 2]`): sum over passes of `-p ln p`, nats.
         ENERGY `[B]`: sum over passes of `-logsumexp(logits)` (Liu et al. 2020, eq. 4, T = 1), nats.
 
     Args:
-        builder: builder of the head, which holds the model's output, folded.
-        exported: the exported graph, searched for logits.
-        contract: gives the output kind.
-        raw: output every pass as RAW_OUTPUT, `[P, B, C]`, and no statistics.
+        builder: builder of the head, with the nodes up to the model's output, `[P * B, C]`.
+        exported: the exported graph, in which logits are searched.
+        contract: the model's contract, with the output kind.
+        raw: output the values of every pass as RAW_OUTPUT, `[P, B, C]`, and no statistics.
 
     Returns:
         The shape of each output, by name.
@@ -84,7 +84,10 @@ def add_statistics(
 
 
 def _add_moments(builder: GraphBuilder, values: str) -> None:
-    """Add mean and central moments; sums of raw powers would lose a std of 1e-4 around 0.9999 to cancellation."""
+    """Add the mean and the sums of central powers over passes.
+
+    With sums of raw powers, cancellation would remove a standard deviation of 1e-4 around a mean of 0.9999.
+    """
     add, axis = builder.add, builder.constant([0])
     add("ReduceMean", [values, axis], MEAN, keepdims=0)
     deviation = add("Sub", [values, MEAN])
@@ -120,14 +123,14 @@ def _binary_probabilities(builder: GraphBuilder, output: str, logits: str) -> tu
 
 
 def _log(builder: GraphBuilder, probabilities: str) -> str:
-    """The logarithm without logits, in float64: its differences in the last bit vanish on rounding to float32."""
+    """The logarithm of probabilities, in float64: differences in its last bit vanish when it is rounded to float32."""
     floor = builder.add("Max", [probabilities, builder.constant(_MIN_PROBABILITY, np.float32)])
     double = builder.add("Log", [builder.add("Cast", [floor], to=TensorProto.DOUBLE)])
     return builder.add("Cast", [double], to=TensorProto.FLOAT)
 
 
 def _find_logits(exported: onnx.GraphProto, contract: ModelContract) -> str:
-    """Name of the input of the final Softmax or Sigmoid; "" where there is none."""
+    """Name of the logits: an output of logits, or the input of the final Softmax or Sigmoid; "" if there are none."""
     if contract.output_kind == "logits":
         return contract.output_name
     producer = {name: node for node in exported.node for name in node.output}

@@ -1,7 +1,7 @@
-"""Choose how each site is run, and convert its masks into inputs of the head.
+"""Choose the method by which each site is run, and convert masks into inputs of the head.
 
-In: a graph, its contract and its boundary. Out: a `SitePlan` for each site, which names the head's inputs for the
-site's masks and computes their values.
+In: a graph, its contract and its boundary. Out: a `SitePlan` for each site, with the names of the head's inputs for the
+site's masks, and a method that computes the values of these inputs.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Array = NDArray[np.float32] | NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """Optimizations that the planner may apply where they are exact and faster.
+    """Optimizations that the planner may apply where they are mathematically exact and faster.
 
     Attributes:
-        masks_in_weights: let masks multiply weights; otherwise every site folds the passes into the
-            batch axis, and the other two do not apply.
+        masks_in_weights: multiply weights by masks; otherwise every site has the method `batch`, and the other two
+            optimizations do not apply.
         compact_layers: compute only the units that the next site keeps.
         subtract_dropped: compute a product once, and for each pass subtract the part of the dropped features.
     """
@@ -52,9 +52,9 @@ class SitePlan:
             `screen.engine.graph.subtraction`);
             `compacted` (as `weights`, and the preceding layer is computed only for the units that this
             site keeps, see `screen.engine.graph.compaction`).
-        prefix: of the names of its tensors.
+        prefix: prefix of the names of the site's tensors.
         chain: the nodes from the site to its product; None for `batch`.
-        layer: the layer behind this site, if it is compacted.
+        layer: the layer between this site and the next, if it is compacted; else None.
         indices: index into the flattened mask for each feature of the product, `[F]`; None for `batch`.
     """
 
@@ -97,14 +97,14 @@ class SitePlan:
 
     @property
     def kept_outputs(self) -> float:
-        """Mean number of outputs of its product that a pass computes."""
+        """Mean number of outputs of the site's product that a pass computes; 0 for `batch`."""
         if self.chain is None:
             return 0
         return self.chain.outer * (1 - self.layer.second_rate if self.layer else 1)
 
     @property
     def used_features(self) -> float:
-        """Mean number of features of its product that a pass multiplies."""
+        """Mean number of features of the site's product that a pass multiplies; 0 for `batch`."""
         if self.chain is None:
             return 0
         share = {"subtracted": self.site.rate, "compacted": 1 - self.site.rate}.get(self.method, 1)
@@ -112,17 +112,17 @@ class SitePlan:
 
     @property
     def flops(self) -> float:
-        """Floating point operations of its product for one row in one pass; 0 for `batch`."""
+        """Floating point operations of the site's product for one row in one pass; 0 for `batch`."""
         return 2 * self.used_features * self.kept_outputs
 
     @property
     def row_bytes(self) -> float:
-        """Bytes of one row in one pass for the gathered features and their product."""
+        """Bytes of one row in one pass for gathered features and their product; 0 unless `subtracted`."""
         return 4 * (self.used_features + 2 * self.kept_outputs) if self.method == "subtracted" else 0
 
     @property
     def pass_bytes(self) -> float:
-        """Bytes of one pass for the weights that it derives from the constant weight."""
+        """Bytes of one pass for the weights derived from the constant weight; 0 for `batch`."""
         if self.chain is None:
             return 0
         outputs = {"subtracted": self.chain.outer + 2 * self.kept_outputs, "weights": 2 * self.kept_outputs}
@@ -160,11 +160,11 @@ def plan_sites(
     sizes: TensorSizes,
     shortcuts: Shortcuts,
 ) -> tuple[SitePlan, ...]:
-    """Plan how each site is run, in the contract's order.
+    """Plan how each site is run; the plans are in the contract's order.
 
     Args:
         graph: the exported graph.
-        sites: from its contract.
+        sites: the sites in the model's contract.
         boundary: names of the trunk values that the head reads.
         sizes: shapes of the graph's values.
         shortcuts: optimizations that may be applied.

@@ -1,7 +1,7 @@
-"""Sizes of a graph's tensors and the cost of its arithmetic, by shape inference.
+"""Infer the shapes of a graph's tensors, and count bytes and floating point operations from them.
 
-In: an exported graph. Out: shapes, bytes and floating point operations. The planner uses them to find row axes and to
-plan memory, `oodscreen inspect` to report costs.
+In: an exported graph. Out: shapes, bytes and floating point operations. The planner finds row axes and plans memory
+from these values, and `oodscreen inspect` reports the operations.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import onnx
 from export.contract.metadata import DOMAIN
 
 PROBE_ROWS = 97
-"""Number of rows used for shape inference: a prime that is unlikely to be a layer's size, so that a first axis of this
-size is the row axis."""
+"""Number of rows in shape inference: a prime that is unlikely to be the size of a layer. A first axis of this size is
+therefore taken as the row axis."""
 
 _WORKING_SPACE = 1.5
-"""Memory of a node including onnxruntime's arena and the kernels' buffers, relative to its inputs and outputs."""
+"""Memory of a node with onnxruntime's arena and kernel buffers, relative to the size of its inputs and outputs."""
 
 
 _LARGE = 1024
-"""Maximum number of elements of a float weight that shape inference is given; shapes follow from integer constants."""
+"""Maximum number of elements of a float weight whose data are used in shape inference; shapes follow from integers."""
 
 
 _FLOATS = frozenset([onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE])
@@ -34,7 +34,7 @@ class TensorSizes:
     """Shapes and element types of the graph's values, for a batch of `PROBE_ROWS` rows.
 
     Attributes:
-        shapes: by name, without shapes that could not be inferred; an unknown axis is 0.
+        shapes: shapes by name, without values whose shape could not be inferred; an unknown axis has size 0.
         types: ONNX element types by name.
         initializers: names of the weights.
     """
@@ -60,7 +60,7 @@ class TensorSizes:
 
 
 def infer_sizes(model: onnx.ModelProto) -> TensorSizes:
-    """Infer the shape of every value; for this purpose, each site is an identity."""
+    """Infer the shape of every value; each site is replaced by an identity."""
     plain = _without_large_weights(model)
     for node in plain.graph.node:
         if node.domain == DOMAIN:
@@ -99,7 +99,7 @@ def _without_large_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def largest_bytes(nodes: Sequence[onnx.NodeProto], sizes: TensorSizes) -> int:
-    """Maximum over the nodes of the bytes of inputs, outputs and working space for one row."""
+    """Bytes of one row at the largest node: its inputs, outputs and working space."""
     by_node = (sizes.row_bytes([*node.input, *node.output]) for node in nodes)
     return int(_WORKING_SPACE * max(by_node, default=0))
 

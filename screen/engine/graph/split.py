@@ -2,8 +2,8 @@
 
 In: a graph. Out: a `GraphSplit`.
 
-Every value of the graph is constant (depends on initializers only), a trunk value (depends on the image, on no site)
-or stochastic (depends on a site). The trunk values that stochastic nodes read form the boundary.
+Every value of the graph is constant (depends on initializers only), a trunk value (depends on the image, but on no
+site) or stochastic (depends on a site). The trunk values that stochastic nodes read form the boundary.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class GraphSplit:
     """Trunk, head and boundary of a graph.
 
     Attributes:
-        trunk: nodes without a stochastic ancestor that the boundary depends on, in order.
-        head: stochastic nodes, and the constant and shape nodes that they depend on, in order.
+        trunk: nodes on which the boundary depends, in order; none depends on a site.
+        head: nodes that depend on a site, and the constant and shape nodes on which these depend, in order.
         boundary: names of the trunk values that the head reads, in order.
     """
 
@@ -48,7 +48,7 @@ def split_graph(graph: onnx.GraphProto) -> GraphSplit:
     shape_reads = [nodes[index].input[0] for index in sorted(shape_nodes) if nodes[index].op_type == "Shape"]
     head |= shape_nodes
     needed = {name for index in head for name in nodes[index].input}
-    for index in range(len(nodes) - 1, -1, -1):  # constant nodes are cheap, so the head gets its own copies
+    for index in range(len(nodes) - 1, -1, -1):  # constant nodes are cheap, so the head contains copies of its own
         if index not in head and any(name in constant and name in needed for name in nodes[index].output):
             head.add(index)
             needed.update(nodes[index].input)
@@ -92,9 +92,9 @@ _SHAPE_OPS = frozenset(
 def _shape_arithmetic(
     nodes: list[onnx.NodeProto], producer: dict[str, int], constant: set[str], head: set[int]
 ) -> set[int]:
-    """Trunk nodes of shape arithmetic that the head depends on.
+    """Indices of the nodes of shape arithmetic on which the head depends.
 
-    In the trunk they count B rows, in the head P * B, so the head computes them itself.
+    These nodes must be in the head, because a shape has B rows in the trunk and P * B rows in the head.
     """
 
     def chain(name: str) -> set[int] | None:

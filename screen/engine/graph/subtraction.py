@@ -1,11 +1,11 @@
 """Subtraction: compute a masked product as the full product minus the part of the dropped features.
 
 With inverted dropout at rate p, `(x * m) W` equals `(x W - x_D W_D) / (1 - p)`, where D are the
-features that the pass drops. `x W` is the same in every pass and moves to the trunk; `x_D W_D` takes
+features that the pass drops. `x W` is the same in every pass, so the trunk computes it; `x_D W_D` takes
 a fraction p of the arithmetic of the product, less than the kept features for p below one half. The
-result equals the masked product up to rounding, and the rounding does not depend on neighbouring rows.
+result equals the masked product up to rounding, and the rounding does not depend on the other rows.
 
-A pass gathers its features from `x` transposed, `[F, B]`, where each feature is contiguous in memory.
+A pass gathers its dropped features from `x` transposed, `[F, B]`, where each feature is contiguous in memory.
 Gathering them from `[B, F]` would cost more than the product saves.
 """
 
@@ -15,21 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 _GATHER_COST = 24
-"""Cost of gathering a dropped feature, in outputs of the product: measured for 8 to 512 outputs and rates of 0.1 to
-0.5, a pass takes about `rate * (1 + 24 / outputs)` times as long as the full product."""
+"""Cost of gathering one dropped feature, as an equivalent number of outputs of the product. For 8 to 512 outputs and
+rates of 0.1 to 0.5, a pass was measured to take about `rate * (1 + 24 / outputs)` times as long as the full product."""
 
 _PAYS_BELOW = 0.9
 """Maximum relative time of a pass at which subtraction is used."""
 
 _ROUND_TO = 16
-"""The number of dropped features is a multiple of this, so that runs have few different shapes."""
+"""The number of dropped features is rounded up to a multiple of this, so that session runs have few distinct shapes."""
 
 
 def subtraction_pays(rate: float, outputs: float) -> bool:
-    """Whether a pass by subtraction is faster than the full product.
+    """Whether a pass by subtraction takes less than `_PAYS_BELOW` of the time of the full product.
 
     Args:
-        rate: share of the features that a pass drops.
+        rate: dropout rate, the expected fraction of the features that a pass drops.
         outputs: number of outputs of the product that a pass needs.
     """
     return rate * (1 + _GATHER_COST / max(outputs, 1)) < _PAYS_BELOW

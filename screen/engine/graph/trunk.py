@@ -1,7 +1,7 @@
 """Build the trunk: the part of a graph that runs once for each batch.
 
 In: a `GraphSplit` and the plans of the sites. Out: a graph from images to boundary tensors. Most boundary tensors are
-values of the exported graph, `[B, ...]`. A site that is run by subtraction has two others: the input of its product,
+values of the exported graph, `[B, ...]`. A site that is run by subtraction adds two tensors: the input of its product,
 transposed, and the full product (see `screen.engine.graph.subtraction`).
 """
 
@@ -25,9 +25,9 @@ class BoundaryTensor:
     """A tensor that the trunk outputs and the head reads.
 
     Attributes:
-        name: in both graphs.
-        shape: of one row, without the row axis.
-        row_axis: 0, or 1 for transposed features.
+        name: name of the tensor in both graphs.
+        shape: shape of one row, without the row axis.
+        row_axis: index of the row axis: 0, or 1 for transposed features.
         type: ONNX element type.
     """
 
@@ -84,7 +84,7 @@ def build_trunk(exported: onnx.GraphProto, split: GraphSplit, sites: Sequence[Si
 
 
 def _is_read(name: str, split: GraphSplit, sites: Sequence[SitePlan]) -> bool:
-    """Whether the head reads a value other than through a site that is run by subtraction."""
+    """Whether any node of the head, apart from sites that are run by subtraction, reads a value."""
     subtracted = {site.site.name for site in sites if site.method == "subtracted"}
     return any(name in node.input for node in split.head if node.domain != DOMAIN or node.name not in subtracted)
 

@@ -1,8 +1,8 @@
 """Find the sites whose mask may multiply the weights of the next product instead of the data.
 
-`(x * m) W` equals `x (m' * W)` when the product contracts every axis that the mask covers. This holds when the site's
-output reaches a single MatMul or Gemm with a constant weight, through operations that only change the shape of a row.
-At all other sites the passes are folded into the batch axis.
+For a mask m, `(x * m) W` equals `x (m' * W)`, where m' is m as a column, if the product contracts every axis of the
+mask. The condition holds if the site's output reaches a single MatMul or Gemm with a constant weight, through
+operations that only change the shape of a row. At all other sites the passes are folded into the batch axis.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from export.contract.metadata import Site
 from screen.engine.graph.sizes import TensorSizes
 
 MAX_OUTPUTS = 1024
-"""Maximum H of a weight `[F, H]` that is masked. Masking the weight costs F * H writes for each pass, masking the data
-B * F, and a run has a few hundred rows."""
+"""Maximum H of a weight `[F, H]` that is masked. For each pass, masking the weight costs F * H writes and masking the
+data B * F writes; a session run has a few hundred rows."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class WeightChain:
         product: the MatMul or Gemm.
         inner: F, the number of features that the product contracts.
         outer: H, the number of its outputs.
-        in_place: names of the values between site and product, which are not copied for each pass.
+        in_place: names of the values between site and product; these values are not copied for each pass.
     """
 
     shape_nodes: tuple[onnx.NodeProto, ...]

@@ -65,7 +65,7 @@ def test_a_session_keeps_its_values_on_the_device_and_returns_them_by_name() -> 
 
 def test_errors_of_onnxruntime_are_raised_as_engine_failed() -> None:
     session = GraphSession(two_kinds_of_arithmetic(), CPU)
-    with pytest.raises(EngineFailed, match="onnxruntime failed on the cpu"):
+    with pytest.raises(EngineFailed, match="onnxruntime failed on the device cpu"):
         session.run({"x": session.put(np.zeros((1, 4), np.float32))})
     broken = two_kinds_of_arithmetic()
     broken.graph.node[2].op_type = "Nonsense"
@@ -147,7 +147,7 @@ def test_when_memory_runs_out_the_run_continues_with_smaller_batches_and_notifie
     command = [sys.executable, "-c", OUT_OF_MEMORY, str(article_onnx)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "1 memory ran out with 4000 rows per run; continuing with 2000\n"
+    assert done.stdout == "1 memory ran out with 4000 rows per session run; continuing with 2000\n"
 
 
 def product_with(weight: NDArray[np.float32]) -> onnx.ModelProto:

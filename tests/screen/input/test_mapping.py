@@ -84,7 +84,7 @@ def test_types_that_hold_no_images_of_the_model_are_refused(
 def test_a_kept_column_must_not_hide_a_result_nor_change_its_type(tmp_path: Path, article: ExportedModel) -> None:
     one = shard_of(tmp_path, "a.parquet", image=pa.array([b"x"]), label=[1], entropy=[1.0])
     two = shard_of(tmp_path, "b.parquet", image=pa.array([b"x"]), label=["one"], entropy=[1.0])
-    with pytest.raises(InputRefused, match="--keep entropy conflicts with the result column"):
+    with pytest.raises(InputRefused, match="The input column of --keep entropy has the name of a result column"):
         map_columns([one], RunConfig(keep=["entropy"]), article.contract)
     with pytest.raises(InputRefused, match=r"int64 in a.parquet, but string in b.parquet"):
         map_columns([one, two], RunConfig(keep=["label"]), article.contract)

@@ -107,7 +107,7 @@ def test_a_shard_that_is_replaced_while_it_is_read_is_an_error(tmp_path: Path, a
     batches = read_batches(shards, columns, 10)
     next(batches)
     write_shard(path, [b"y"] * 50, row_group_size=10)
-    with pytest.raises(InputChanged, match="changed or was removed during the run"):
+    with pytest.raises(InputChanged, match="changed or was removed after the command started"):
         list(batches)
 
 

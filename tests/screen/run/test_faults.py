@@ -143,7 +143,7 @@ def test_an_input_that_is_replaced_while_it_is_read_leaves_no_result(folder: Pat
     new.rename(folder / "in" / "b.parquet")
     _, errors = running.communicate(timeout=120)
     assert running.returncode == 1, errors
-    assert "b.parquet changed or was removed during the run" in errors
+    assert "b.parquet changed or was removed after the command started" in errors
     assert {name for name in contents(folder / "out") if name[0] != "_"} == {"a.parquet"}
     done = subprocess.run(
         [*command(Path("model.onnx"), Path("in"), Path("out")), "--json"],
