@@ -1,4 +1,4 @@
 """Score shards on a Ray cluster.
 
-In: a `Job` and shards. Out: the same result shards as one process writes, even if workers are lost.
+In: a `Job` and shards. Out: the result shards that one process would write, even if workers are lost.
 """

@@ -1,4 +1,4 @@
-"""Connect to a Ray cluster, choose the size and number of workers, and start them.
+"""Connect to a Ray cluster, choose the size and number of workers, and start the workers.
 
 In: a `Job`. Out: an `Executor` for `runner.py`. Ray is imported only here.
 """
@@ -26,12 +26,12 @@ _CONNECT_SECONDS = 10.0
 """Timeout of the first connection to a cluster, in seconds."""
 
 _STORE_BYTES = 512 * 2**20
-"""Bytes of Ray's object store, if this process starts Ray; Ray spills more to disk."""
+"""Size of Ray's object store in bytes, if this process starts Ray; Ray spills further objects to disk."""
 
 
 @contextmanager
 def open_cluster(job: Job, notify: Callable[[str], None], stop: StopRequest) -> Iterator[Executor]:
-    """An executor on the Ray cluster at `--address` or RAY_ADDRESS; without an address, on this machine.
+    """An executor on the Ray cluster at `--address` or RAY_ADDRESS; without an address, on Ray started on this machine.
 
     Args:
         job: the work to do.
@@ -83,9 +83,9 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError) as error:
         raise OptionRefused(
             f"The Ray cluster {wanted} cannot be reached: {str(error).splitlines()[0]}",
-            wanted="the address of a running cluster, as `ray start --head` prints it",
-            next_step="check the address, that the cluster has the same versions of Ray and Python, and RAY_AUTH_TOKEN "
-            "if the cluster requires a token",
+            wanted="the address of a running cluster, which `ray start --head` prints",
+            next_step="check the address, and that the versions of Ray and Python are those of the cluster; set "
+            "RAY_AUTH_TOKEN if the cluster requires a token",
         ) from error
     finally:
         for number, handler in handlers.items():  # Ray installs handlers that end the process at once
@@ -97,10 +97,10 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
 
 
 def _check_reachable(address: str) -> None:
-    """Test the connection to `host:port` first, because Ray itself retries for minutes.
+    """Test the connection to `host:port` before `ray.init`, which would retry for minutes.
 
     Raises:
-        OSError: there is no connection.
+        OSError: the connection failed.
     """
     host, _, port = address.rpartition(":")
     if host and port.isdecimal() and "://" not in address:
@@ -118,25 +118,25 @@ def _choose_workers(ray: Any, config: RunConfig) -> tuple[WorkerSize, int]:
     if config.device == "cuda" and not gpus:
         raise OptionRefused(
             "--device is cuda, but no node of the Ray cluster has a GPU.",
-            wanted="nodes for which Ray lists GPUs",
+            wanted="nodes for which `ray status` lists GPUs",
             next_step="start Ray on nodes with GPUs, or choose another --device",
         )
     cores = [int(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1]
     if not cores:
         raise OptionRefused(
             "No live node of the Ray cluster has CPUs.",
-            wanted="nodes with CPUs, which each worker needs even if it uses a GPU",
+            wanted="nodes with CPUs: each worker needs at least one, even if it uses a GPU",
             next_step="start nodes with CPUs (`ray start --num-cpus`)",
         )
     if gpus and config.device != "cpu":
         size = WorkerSize(config.threads or 1, 1)
     else:
-        size = WorkerSize(config.threads or min(cores), 0)  # at least one fits on each node
+        size = WorkerSize(config.threads or min(cores), 0)  # so that each node has room for at least one worker
     count = count_workers(ray, size)
     if not count:
         raise OptionRefused(
-            f"No node of the Ray cluster has {size.cores} cores.",
-            wanted="nodes with at least as many cores as --threads",
-            next_step="give a smaller --threads",
+            f"No node of the Ray cluster has {size.cores} cores{' and a GPU' if size.gpus else ''}.",
+            wanted="nodes with at least as many cores as --threads, and a GPU if --device is not cpu",
+            next_step="give a smaller --threads, or start nodes with more cores",
         )
     return size, count

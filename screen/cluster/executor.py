@@ -1,10 +1,10 @@
 """Distribute tasks to workers on a Ray cluster, and repeat the tasks of lost workers.
 
 In: a connection to Ray, a `Job` and shards. Out: `Progress`, as from the local executor. Each worker is a Ray actor
-(one `Worker`) on one GPU or on some cores. A worker writes whole shards itself; the row-group ranges of a huge shard
-return through Ray's object store and are written here. If a worker is lost, another one repeats its task; results do
-not depend on the worker. Ray's own retries are not used: they would wait for resources that may never return, and
-cannot detect a shard that crashes its workers.
+(one `Worker`) on one GPU or on some cores. A worker writes whole shards itself; it returns the rows of a row-group
+range of a huge shard through Ray's object store, and this process writes them. If a worker is lost, another one repeats
+its task; results do not depend on the worker. Ray's own retries are not used: a retry waits for resources that may
+never become available, and Ray does not detect a shard that crashes its workers.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from screen.run.scoring import Job, Progress
 from screen.run.stopping import StopRequest
 
 _POLL_SECONDS = 0.5
-"""Maximum seconds to wait for a worker's answer."""
+"""Maximum seconds of one wait for results of workers."""
 
 _GROW_SECONDS = 30.0
-"""Seconds between checks for new nodes."""
+"""Seconds between checks for new nodes of the cluster."""
 
 _NOTICE_SECONDS = 30.0
-"""Seconds without any worker between two notices that the cluster has no room."""
+"""Seconds between two notices that the cluster has no room for a worker, while no worker is ready."""
 
 _END_SECONDS = 10.0
-"""Maximum seconds to wait for killed workers to end."""
+"""Maximum seconds to wait until killed workers have ended."""
 
 _RANGES_AHEAD = 2
-"""Number of row-group ranges per worker that may wait here for an earlier range of their shard."""
+"""Row-group ranges per worker that may wait in this process for an earlier range of their shard to be written."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class RayExecutor:
             self._end(merger)
 
     def _record(self, task: Task, done: Done | None, queue: TaskQueue, merger: RangeMerger) -> Progress:
-        """The progress made by a task's result; None: its worker was lost."""
+        """Progress from the result of a task, which is None if the worker was lost."""
         if done is None:
             given_up = queue.put_back(task)
             for shard in given_up:
@@ -148,7 +148,7 @@ class RayExecutor:
         return Progress(rows, tuple(finished))
 
     def _poll(self) -> list[tuple[Task, Done | None]]:
-        """Wait briefly for workers; returns each task that ended with its result, or None if its worker was lost."""
+        """Wait briefly for workers; returns each ended task with its result, or with None if the worker was lost."""
         self._use_new_nodes()
         refs = [*self._running, *self._opening]
         if self._running or self._idle:
@@ -182,14 +182,15 @@ class RayExecutor:
         """Start another worker in place of a lost one."""
         self._ray.kill(actor)
         if task is not None:
-            self._notify(f"a worker was lost; {_name_task(task)} will be scored again ({type(error).__name__})")
+            self._notify(f"a worker was lost while it scored {_name_task(task)} ({type(error).__name__})")
         else:
             self._failed_starts += 1
             if self._failed_starts >= TRIES * (1 + len(self._opening) + len(self._idle) + len(self._running)):
                 raise EngineFailed(
-                    f"{self._failed_starts} workers died while they opened the model: {str(error).splitlines()[0]}",
+                    f"{self._failed_starts} workers were lost while they opened the model: "
+                    f"{str(error).splitlines()[0]}",
                     wanted="workers that can open the model",
-                    next_step="read the logs of the cluster's nodes, and run `oodscreen doctor` on a node",
+                    next_step="read Ray's logs on the nodes of the cluster, and run `oodscreen doctor` on a node",
                 ) from error
         self._grow(1)
 
@@ -222,9 +223,9 @@ class RayExecutor:
 
 
 def _removed_shard(task: Task) -> InputChanged | None:
-    """The error for a shard that no longer exists on this machine either; None if all exist here.
+    """The error for a shard that does not exist on this machine either; None if all shards of the task exist here.
 
-    If a shard exists here, a worker's failure to see it is an error of its node.
+    If a shard exists on this machine but a worker cannot find it, the worker's own error names the node.
     """
     removed = next((shard for shard in task.shards if not shard.path.exists()), None)
     if removed is None:
@@ -232,7 +233,7 @@ def _removed_shard(task: Task) -> InputChanged | None:
     return InputChanged(
         f"The shard {removed.path} was removed during the run.",
         wanted="shards that do not change while a run scores them",
-        next_step="run again: finished shards are not repeated",
+        next_step="start the same run again; it skips finished shards",
     )
 
 
@@ -246,7 +247,7 @@ def count_workers(ray: Any, size: WorkerSize) -> int:
 
 
 def live_nodes(ray: Any) -> list[dict[str, float]]:
-    """Resources of each live node, by Ray's names."""
+    """Resources of each live node: name in Ray, and amount."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
@@ -260,4 +261,4 @@ def _name_task(task: Task) -> str:
 
 
 def _give_up(shard: ShardRef) -> UnreadableShard:
-    return UnreadableShard(str(shard.path), shard.name, f"{TRIES} workers died while they scored it")
+    return UnreadableShard(str(shard.path), shard.name, f"{TRIES} workers were lost while they scored this shard")

@@ -1,6 +1,6 @@
 """Merge the row-group ranges of huge shards, scored by several workers, into one result file per shard.
 
-In: tasks and their rows, in any order. Out: finished result shards, byte for byte those that one worker would write.
+In: tasks and their rows, in any order. Out: finished result shards, bitwise identical to those of a single worker.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from screen.run.scoring import Job
 
 @dataclass
 class _Merge:
-    """A huge shard whose row-group ranges are written in order."""
+    """State of a huge shard: its writer, the next range to write, and scored ranges that wait for it."""
 
     writer: ShardWriter | None = None
     next_order: int = 0
@@ -37,7 +37,7 @@ class RangeMerger:
         return {name: merge.next_order for name, merge in self._open.items()}
 
     def add(self, task: Task, table: pa.Table) -> list[WrittenShard]:
-        """Write a range once all ranges before it are written; returns the shard after its last range."""
+        """Add a scored range, and write the ranges that are next in order; returns the shard after its last range."""
         shard = task.shards[0]
         merge = self._open.setdefault(shard.name, _Merge())
         merge.waiting[task.order] = (task, table)

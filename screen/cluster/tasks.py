@@ -1,8 +1,8 @@
 """Divide a run into tasks for several workers.
 
 In: shards and the number of workers. Out: `Task`s. Small shards are combined into one task, so that batches span them;
-a huge shard is divided into row-group ranges, whose rows `merge.py` writes as one result. Tasks are small enough to
-keep all workers busy to the end, within bounds that follow from the batch size.
+a huge shard is divided into row-group ranges, whose rows `merge.py` writes as one result. Each worker receives several
+tasks, so that all workers finish at about the same time; the batch size bounds the size of a task.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from dataclasses import dataclass
 from screen.input.shards import ShardRef
 
 _LEAST_BATCHES, _MOST_BATCHES = 1, 16
-"""Minimum and maximum batches per task: fewer would not fill a batch; with more, much is lost with a worker."""
+"""Minimum and maximum batches per task; a larger task would repeat more work if its worker is lost."""
 
 _TASKS_PER_WORKER = 16
-"""Number of tasks per worker, within these bounds."""
+"""Target number of tasks per worker; the bounds of the task size take precedence."""
 
 _HUGE = 2
-"""Number of tasks' rows from which a shard is divided into row-group ranges."""
+"""Minimum rows of a shard that is divided into row-group ranges, as a multiple of the rows per task."""
 
 _MAX_SHARDS = 1000
 """Maximum number of shards per task."""
 
 TRIES = 3
-"""Number of workers that may die while they score a shard before the shard is given up."""
+"""Number of workers lost on the same task after which its shard is given up."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Task:
     """A unit of work for one worker.
 
     Attributes:
-        shards: whole shards, or the one shard that `groups` belong to.
-        groups: row-group range of a huge shard; None: all row groups of all shards.
+        shards: whole shards; if `groups` is given, the shard of the range.
+        groups: row-group range of a huge shard; None for whole shards.
         order: index of the row-group range in its shard, from 0.
         is_last: whether this is the last row-group range of its shard.
     """
@@ -92,7 +92,7 @@ def _split_shard(shard: ShardRef, wanted: int) -> Iterator[Task]:
 
 
 class TaskQueue:
-    """The waiting tasks, and the number of worker deaths for each shard."""
+    """The waiting tasks, and the number of workers lost on each task that is a single shard or range."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self.waiting = deque(tasks)
@@ -100,7 +100,7 @@ class TaskQueue:
         self._deaths: dict[tuple[str, int], int] = {}
 
     def take(self, next_orders: dict[str, int], ahead: int) -> Task | None:
-        """Take the next task; a range more than `ahead` ranges beyond the last one written of its shard waits."""
+        """Take the next task, but no range `ahead` or more positions after the range of its shard to write next."""
         for index, task in enumerate(self.waiting):
             if task.groups is None or task.order < next_orders.get(task.shards[0].name, 0) + ahead:
                 del self.waiting[index]
@@ -108,7 +108,10 @@ class TaskQueue:
         return None
 
     def put_back(self, task: Task) -> tuple[ShardRef, ...]:
-        """Queue a lost task again, shard by shard to find the one that kills its worker; returns shards given up."""
+        """Queue the task of a lost worker again; returns the shards that are given up.
+
+        A task of several shards becomes one task for each shard, which identifies a shard that crashes its workers.
+        """
         if task.groups is None and len(task.shards) > 1:
             self.waiting.extendleft(Task((shard,)) for shard in reversed(task.shards))
             return ()

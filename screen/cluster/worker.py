@@ -1,7 +1,7 @@
 """A worker on a node of a cluster: a Ray actor with one session.
 
 In: a `RemoteJob`, then tasks. Out: `Opened`, then `Done` for each task. The module does not import Ray. An
-`OodscreenError` is returned instead of raised, because Ray would wrap it.
+`OodscreenError` is returned instead of raised, because Ray would wrap a raised error.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from screen.output.writer import WrittenShard
 from screen.run.scoring import Job, ShardScorer
 
 _SAME_EVERYWHERE = ("oodscreen", "onnxruntime-gpu", "onnxruntime", "numpy")
-"""Packages on whose versions results depend."""
+"""Packages whose versions the results depend on."""
 
 
 @dataclass(frozen=True)
 class RemoteJob:
-    """A `Job` for a worker, which reads the model itself.
+    """A `Job` for a worker; the worker reads the model itself.
 
     Attributes:
         job: the job without its model.
         model: path of the model.
         digest: SHA-256 of the model's bytes.
-        versions: versions of the packages on which results depend.
+        versions: versions of the packages in `_SAME_EVERYWHERE`.
     """
 
     job: Job
@@ -44,7 +44,7 @@ class RemoteJob:
 
 @dataclass(frozen=True)
 class Opened:
-    """Node and device of a worker that is ready, with a notice or ""."""
+    """Reply of a worker that is ready: its node, its device, and a notice or ""."""
 
     node: str
     device: str
@@ -56,8 +56,8 @@ class Done:
     """A worker's result for a task.
 
     Attributes:
-        finished: result shards that it wrote.
-        table: rows of a row-group range, in result columns; None if it wrote shards.
+        finished: result shards that the worker wrote.
+        table: rows of a row-group range, in result columns; None for a task of whole shards.
         stages: busy time of each stage in seconds.
         notes: notices for the user.
         error: the error that ended the task early, or None.
@@ -71,14 +71,14 @@ class Done:
 
 
 class Worker:
-    """One session, one task at a time."""
+    """Scores one task at a time, with one session."""
 
     def __init__(self) -> None:
         self._notes: list[str] = []
         self._scorer: ShardScorer | None = None
 
     def open(self, remote: RemoteJob) -> Opened | OodscreenError:
-        """Read the model and create the session."""
+        """Read the model and create the session; an error is returned."""
         node = socket.gethostname()
         try:
             _refuse_other_versions(node, remote.versions)
@@ -87,13 +87,14 @@ class Worker:
                 raise OutputRefused(
                     f"The worker on {node} cannot find OUTPUT {job.output}.",
                     wanted="an OUTPUT that all nodes share, on a network file system or in an object store",
-                    next_step="mount it on all nodes under the same path, or give an address such as s3://bucket/folder",
+                    next_step="mount that file system on all nodes under the same path, or give an OUTPUT in an object "
+                    "store, such as s3://bucket/folder",
                 )
             if not remote.model.is_file():
                 raise InputRefused(
                     f"The worker on {node} cannot find the model {remote.model}.",
                     wanted="a model and INPUT that all nodes can read under the same path",
-                    next_step="put them on a network file system or in an object store",
+                    next_step="put the model and INPUT on a network file system or in an object store",
                 )
             model = read_model(remote.model)
             if model.digest != remote.digest:
@@ -132,7 +133,7 @@ def _not_seen(shard: ShardRef) -> InputRefused:
     return InputRefused(
         f"The worker on {socket.gethostname()} cannot find the shard {shard.path}.",
         wanted="an INPUT that all nodes can read under the same path",
-        next_step="put it on a network file system or in an object store",
+        next_step="put INPUT on a network file system or in an object store",
     )
 
 
@@ -143,13 +144,13 @@ def _refuse_other_versions(node: str, wanted: dict[str, str]) -> None:
             found = f"{name} {here[name]}" if name in here else f"no {name}"
             raise OptionRefused(
                 f"The worker on {node} has {found}, but this process has {name} {number}.",
-                wanted="the same versions on all nodes, so that results are bit-equal",
+                wanted="the same versions on all nodes, so that results are bitwise reproducible",
                 next_step="install the same environment on all nodes",
             )
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of the installed packages on which results depend."""
+    """Version of each package in `_SAME_EVERYWHERE` that is installed on this machine."""
     found = {}
     for name in _SAME_EVERYWHERE:
         try:

@@ -1,4 +1,5 @@
-"""Write scored shards, the manifest and the quarantine table, and check them.
+"""Write and check the files of OUTPUT: result shards, the manifest and the quarantine table.
 
-In: scored and flagged rows of each input shard. Out: an OUTPUT folder that holds only complete files.
+In: scored and flagged rows of each input shard. Out: an OUTPUT folder. A file is renamed to its final name only when it
+is complete.
 """

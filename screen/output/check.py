@@ -1,7 +1,7 @@
-"""Check that results are complete: they agree with the manifest row by row, and there are no other files.
+"""Check that the results of a run are complete, agree with the manifest, and are the only Parquet files in OUTPUT.
 
-In: RESULTS, and INPUT if it is given. Out: a `CheckReport` with every problem found. Every result is read
-once: digest, footer, schema, the position, status and flag of each row, and the manifest's counts.
+In: RESULTS, and INPUT if it is given. Out: a `CheckReport` with every problem found. The check reads the digest, the
+schema and all rows of each result shard, and compares them with the manifest.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class CheckReport:
     """Findings about the results of a run.
 
     Attributes:
-        output: folder of results.
+        output: the checked folder.
         shards: number of result shards in the manifest.
         rows: number of rows in the manifest.
-        bad: number of these rows that could not be scored.
+        bad: number of rows that could not be scored; they are included in `rows`.
         problems: one sentence for each problem; empty if the results are complete.
         notes: observations that are not problems.
         open_parts: partitions of the run that have not finished.
@@ -57,11 +57,11 @@ class CheckReport:
         return ExitCode.FAILED if self.problems else ExitCode.DONE
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """The report as one line of JSON."""
         return json.dumps({"exit_code": int(self.exit_code), **asdict(self)})
 
     def to_text(self) -> str:
-        """A readable report."""
+        """The report as text for the terminal."""
         lines = [f"{self.rows} rows in {self.shards} shard(s), {self.bad} of them not scored"]
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"problem: {problem}" for problem in self.problems]
@@ -69,11 +69,12 @@ class CheckReport:
             lines.append(f"{len(self.problems)} problem(s): {self.output} does not agree with its manifest")
             if self.open_parts:
                 lines.append(
-                    f"  next:   run the missing parts: --part {', --part '.join(self.open_parts)}; then check again"
+                    f"  next:   run the unfinished parts: --part {', --part '.join(self.open_parts)}; then check again"
                 )
             else:
                 lines.append(
-                    "  next:   remove the files named above and run again: a shard without a result is scored again"
+                    "  next:   delete the damaged or unlisted files above, then repeat the run, which scores each "
+                    "shard that is new, changed or without a result"
                 )
         else:
             lines.append("no problems: the results agree with the manifest")
@@ -84,18 +85,18 @@ def check_results(output: Path, source: str | None = None) -> CheckReport:
     """Check the results of a run against its manifest, and against INPUT if given.
 
     Args:
-        output: folder of results.
-        source: INPUT to compare with; None checks the results alone.
+        output: folder that `oodscreen run` wrote.
+        source: INPUT to compare with; None to check only OUTPUT.
 
     Raises:
-        InputRefused: there are no results to check, or INPUT cannot be read.
+        InputRefused: the folder contains no manifest, or INPUT cannot be read.
         OutputRefused: the manifest cannot be read.
     """
     manifest = ManifestFile.read(output)
     if manifest is None:
         raise InputRefused(
             f"{output} holds no {MANIFEST_NAME}.",
-            wanted="the OUTPUT of an `oodscreen run`",
+            wanted="the OUTPUT folder of an `oodscreen run`",
             next_step="check the path",
         )
     entries = [manifest.entries[name] for name in sorted(manifest.entries)]
@@ -130,8 +131,8 @@ def _describe_unfinished(manifest: ManifestFile) -> str:
     if manifest.missing:
         return f"unfinished part(s): {', '.join(map(str, manifest.missing))}; run them"
     if manifest.partitions:
-        return "all parts are finished, but their manifests are not merged; run any part again"
-    return "the last run did not finish; run it again"
+        return "all parts are finished, but their manifests are not merged; repeat the run of any part"
+    return "the last run did not finish; repeat it"
 
 
 def _check_shard(output: Path, entry: ManifestEntry, identity: dict[str, Any]) -> Iterator[str]:
@@ -145,7 +146,7 @@ def _check_shard(output: Path, entry: ManifestEntry, identity: dict[str, Any]) -
             )
         with open_parquet(path) as file:
             if read_identity(file.schema_arrow) != identity:
-                yield "written with another configuration than the manifest's"
+                yield "written with another configuration than that of the manifest"
             wrong = _compare_schema(file.schema_arrow, identity)
             if wrong:
                 yield wrong
@@ -185,7 +186,7 @@ def _check_rows(file: pq.ParquetFile, entry: ManifestEntry) -> Iterator[str]:
         is_ok = pc.equal(table["status"], "ok")
         good, bad = table.filter(is_ok), table.filter(pc.invert(is_ok))
         if not pc.all(bad["flag"], min_count=0).as_py() or bad["error"].null_count or pc.sum(bad["passes"]).as_py():
-            wrong.add("an unreadable row has no flag, no error, or a number of passes above 0")
+            wrong.add("an unreadable row is not flagged, has no error, or has passes")
         if any(bad[name].null_count != len(bad) for name in scores):
             wrong.add("an unreadable row has scores")
         if good["error"].null_count != len(good) or good["mean"].null_count:
@@ -200,7 +201,7 @@ def _check_rows(file: pq.ParquetFile, entry: ManifestEntry) -> Iterator[str]:
 
 
 def _compare_input(source: str, manifest: ManifestFile, problems: list[str], notes: list[str]) -> list[UnreadableShard]:
-    """Check that every readable shard of INPUT has a result of its current content and of the same number of rows."""
+    """Check that each readable shard of INPUT has a result of its current content with the same number of rows."""
     shards, unreadable = find_shards(source)
     for shard in shards:
         entry = manifest.entries.get(shard.name)
@@ -211,7 +212,7 @@ def _compare_input(source: str, manifest: ManifestFile, problems: list[str], not
         elif entry.rows != shard.rows:
             problems.append(f"{shard.name!r}: {shard.rows} rows in INPUT, but {entry.rows} in the result")
     present = {shard.name for shard in shards} | {shard.name for shard in unreadable}
-    notes += [f"{name!r}: has results, but is not in INPUT" for name in sorted(manifest.entries.keys() - present)]
+    notes += [f"{name!r}: has a result, but is not in INPUT" for name in sorted(manifest.entries.keys() - present)]
     notes += [f"{shard.name!r}: quarantined, cannot be read: {shard.reason}" for shard in unreadable]
     return unreadable
 

@@ -1,10 +1,10 @@
-"""Locks of an OUTPUT: one run at a time, or one for each partition; a lock ends with its process.
+"""Lock OUTPUT, or one partition of it, for a run; the lock is released when the process of the run ends.
 
-In: OUTPUT, and a partition if the run scores only one. Out: a lock held during a block. It is the operating system's
-lock (by the library filelock) on `_lock` or `_lock.I-of-N` in OUTPUT, so the system releases it when the process ends;
-a file beside it names the holder. Partitions do not exclude each other, but a whole run and a partition do: each takes
-its own lock first and then tests the locks of the other kind, so of two concurrent runs at least one detects the other.
-Object stores use the lock of `store_lock.py`.
+In: OUTPUT, and a partition if the run scores only one. Out: a lock held during a block: the operating system's lock (by
+the library filelock) on `_lock` or `_lock.I-of-N` in OUTPUT. A second file, with the ending `.holder`, names the
+process that holds the lock. Partitions do not exclude each other, but a whole run and a partition do: each takes its
+own lock first and then tests the locks of the other kind, so of two concurrent runs at least one detects the other. In
+object stores, the lock is that of `store_lock.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from screen.partition import ShardPartition
 
 _HOLDER_ENDING = ".holder"
 _PROBE_SECONDS = 5.0
-"""Seconds to wait for a lock in a partitioned OUTPUT: a test of a lock holds it for a moment, a run for longer."""
+"""Maximum seconds to wait for a lock in a partitioned OUTPUT, where processes acquire locks briefly to test them."""
 
 __all__ = ["LOCK_NAME", "hold_output", "refuse_if_held"]
 
@@ -35,7 +35,7 @@ def hold_output(output: Path, partition: ShardPartition | None = None) -> Iterat
         A notice about this lock for the user, or "".
 
     Raises:
-        OutputLocked: another running process holds it.
+        OutputLocked: another running process holds OUTPUT or the partition.
         WriteFailed: the folder cannot be created or written to.
     """
     if not is_local(output):
@@ -64,10 +64,10 @@ def hold_output(output: Path, partition: ShardPartition | None = None) -> Iterat
 
 
 def refuse_if_held(output: Path) -> None:
-    """Raise if a run holds OUTPUT or a partition of it now; for readers, which need no lock of their own.
+    """Raise an error if a run holds OUTPUT or a partition of it now; readers call this instead of acquiring a lock.
 
     Raises:
-        OutputLocked: a running process holds it.
+        OutputLocked: a running process holds OUTPUT or a partition.
     """
     if not is_local(output):
         refuse_if_store_held(output)
@@ -82,7 +82,7 @@ def _partition_locks(output: Path) -> list[Path]:
 
 
 def _timeout(output: Path) -> float:
-    """Seconds to wait for a lock: 0 without partitions, because then only a run takes it."""
+    """Seconds to wait for a lock: 0 without partitions, because then no process acquires a lock to test it."""
     return _PROBE_SECONDS if _partition_locks(output) else 0.0
 
 

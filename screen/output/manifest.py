@@ -1,8 +1,8 @@
-"""The manifest of a run: the finished shards, and the shards to score with the reason.
+"""The manifest of a run: list the finished shards, and determine why a shard must be scored.
 
 In: OUTPUT, the configuration, and the partition if the run scores only one. Out: `_manifest.jsonl` in OUTPUT, or the
 partition's manifest, in the format of `manifest_file.py`. A shard's line is appended and synced after its result is
-renamed into place; the next run removes an incomplete last line of a killed run.
+renamed into place; if a killed run left an incomplete last line, the next run removes that line.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ class Manifest:
     """The finished shards of one OUTPUT, for one configuration.
 
     Args:
-        output: folder of results; need not exist.
+        output: folder of results, which need not exist.
         identity: the configuration, on which the results depend.
-        force: `all` scores every shard again and replaces any results; `quarantined` scores shards with unreadable
-            rows again.
-        partition: the partition that the run scores; it reads the entries of all partitions and writes its own.
+        force: None scores shards that are new, changed or without a valid result; `quarantined` scores finished shards
+            with unreadable rows, too; `all` scores all shards, and replaces any files with their names in OUTPUT.
+        partition: the partition that the run scores; None for a run without partitions. The entries of all partitions
+            are read, and those of this partition are written.
 
     Raises:
         OutputRefused: OUTPUT holds results of another configuration, has an unreadable manifest, or was started with
@@ -60,10 +61,10 @@ class Manifest:
         self._force = force
         self._entries = self._read()
         self._own, self._withdrawn = (self._entries, set[str]()) if partition is None else self._read_own(partition)
-        """Entries in this manifest's file (all, or the partition's), and shards that it started to score again."""
+        """Entries in the file at `_path`, and the shards that the partition scores again."""
 
     def reason_to_score(self, shard: ShardRef) -> str | None:
-        """Why a shard must be scored; None if its current content was scored and the result exists."""
+        """Why a shard must be scored; None if its current content was scored and the result has the recorded size."""
         entry = self._entries.get(shard.name)
         if self._force == "all":
             return "forced"
@@ -85,21 +86,21 @@ class Manifest:
         return self._entries[shard.name]
 
     def vanished(self, present: Iterable[str]) -> list[str]:
-        """Finished shards whose input no longer exists; their results stay.
+        """Names of finished shards whose input no longer exists; their results stay.
 
         Args:
-            present: names of the shards in INPUT; for a partition, of its own shards.
+            present: names of the shards in INPUT; for a partition, only those of its own shards.
         """
         own = [name for name in self._entries if self._partition is None or self._partition.contains(name)]
         missing = sorted(set(own) - set(present))
         return [name for name in missing if not (as_path(self._entries[name].root) / name).exists()]
 
     def refuse_foreign(self, shards: Sequence[ShardRef]) -> None:
-        """Refuse to replace a file that is not an earlier result of the same shard, unless `force` is `all`.
+        """Raise an error if a file to be replaced is not an earlier result of the same shard, unless `force` is `all`.
 
         Raises:
-            OutputRefused: a result's path holds a file that oodscreen did not write, or the result of a shard with
-                the same name from another INPUT.
+            OutputRefused: the file at a result's path was not written by oodscreen, or is the result of a shard with
+                the same name in another INPUT.
         """
         if self._force == "all":
             return
@@ -120,9 +121,9 @@ class Manifest:
                 )
 
     def start(self, todo: Iterable[ShardRef] = ()) -> None:
-        """Write the manifest with the entries known so far, to which `finish_shard` appends.
+        """Write the manifest with the entries of finished shards, and remove stale staging files.
 
-        Stale staging files are removed.
+        `finish_shard` appends to this manifest.
 
         Args:
             todo: shards about to be scored; their earlier entries are removed.
@@ -167,11 +168,11 @@ class Manifest:
             raise write_failed(self._path, error) from error
 
     def finish(self, unreadable: Sequence[UnreadableShard] = ()) -> None:
-        """Sort the lines, so that a resumed run ends with the same file, and append the closing line.
+        """Sort the lines, so that the manifest of a resumed run is the same, and append the closing line.
 
         Args:
-            unreadable: shards without a result. A partition's are recorded here, and enter the quarantine table when
-                the run is closed.
+            unreadable: input shards that could not be read; recorded in the closing line. Those of a partition
+                are added to the quarantine table when the run is closed.
 
         Raises:
             WriteFailed: OUTPUT cannot be written to.
@@ -184,7 +185,7 @@ class Manifest:
         return _in_order(self._entries)
 
     def _write(self, text: str) -> None:
-        """Write the whole manifest, then remove the objects of single lines that it now contains."""
+        """Write the whole manifest, then remove the objects in `kept_lines`, whose lines the manifest now contains."""
         write_text(self._path, text, self._owner)
         for kept in kept_lines(self._output, self._partition):
             kept.unlink(missing_ok=True)
@@ -231,7 +232,7 @@ class Manifest:
             raise OutputRefused(
                 f"{self._output} was started with {count} parts, but --part is {partition}.",
                 wanted="the same number of parts until all of them have finished",
-                next_step=f"give --part I/{count}, or run once without --part to score all remaining shards",
+                next_step=f"give --part I/{count}, or start one run without --part, which scores all remaining shards",
             )
 
 

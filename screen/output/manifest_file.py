@@ -1,8 +1,8 @@
 """File format of manifests in OUTPUT: a line with the configuration, then a line for each finished shard.
 
 In: `_manifest.jsonl`, and for each partition of an unfinished run `_manifest.I-of-N.jsonl`. Out: a `ManifestFile` that
-combines them. The last line of a finished run or partition marks its end. An object store cannot append: there
-each line is a small object in `_manifest.lines` (or `_manifest.I-of-N.lines`) until the run ends.
+combines them. The last line of a finished run or partition marks its end. An object store cannot append: there, each
+line is a small object in `_manifest.lines` (or `_manifest.I-of-N.lines`) until the run ends.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class ManifestEntry:
         shard: name of the shard.
         root: the folder of INPUT.
         input: fingerprint of the input shard.
-        size: bytes of the result.
-        sha256: SHA-256 of the result.
-        rows: number of rows of the result.
+        size: size of the result file in bytes.
+        sha256: SHA-256 of the result file.
+        rows: number of rows in the result.
         flagged: number of flagged rows.
         statuses: number of rows with each status.
     """
@@ -52,16 +52,16 @@ class ManifestEntry:
 
     @property
     def bad(self) -> int:
-        """Rows that could not be scored."""
+        """Number of rows that could not be scored."""
         return self.rows - self.statuses.get("ok", 0)
 
     def line(self) -> str:
-        """One line of JSON."""
+        """The entry as one line of JSON."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def parse(cls, line: str) -> ManifestEntry:
-        """Parse a line of JSON.
+        """Entry parsed from a line of JSON.
 
         Raises:
             ValueError, TypeError: the line is not an entry.
@@ -81,8 +81,8 @@ class OneManifest:
     Attributes:
         header: the configuration.
         entries: finished shards by name.
-        finished: whether the run that wrote it finished.
-        unreadable: shards that have no result.
+        finished: whether the run that wrote the manifest finished.
+        unreadable: input shards that could not be read.
         withdrawn: shards that a partition started to score again; their entries in the whole run's manifest are void.
     """
 
@@ -136,8 +136,8 @@ class ManifestFile:
         path: path of the manifest that `header` comes from.
         header: the configuration.
         entries: finished shards by name.
-        finished: whether the run finished; for a partitioned run, whether it was closed and partitions that ran since
-            then found nothing to do.
+        finished: whether the run finished; for a partitioned run, whether it was closed and the partitions that ran
+            since then had no shards to score.
         partitions: manifests of the partitions that are not merged yet.
         missing: the unfinished partitions.
     """
@@ -151,12 +151,12 @@ class ManifestFile:
 
     @classmethod
     def read(cls, output: Path, configuration: str | None = None) -> ManifestFile | None:
-        """The manifests of OUTPUT; None if there is none.
+        """All manifests of OUTPUT, combined; None if there is no manifest.
 
         Args:
             output: folder of results.
-            configuration: fingerprint; a partition of another configuration, which will be replaced, counts as
-                unfinished. None: all partitions must have the same configuration.
+            configuration: fingerprint; a partition of another configuration counts as unfinished, because its manifest
+                will be replaced. None: all partitions must have the same configuration.
 
         Raises:
             OutputRefused: a manifest cannot be read, or the manifests contradict each other.
@@ -175,7 +175,8 @@ class ManifestFile:
         for partition, one in partitions.items():
             if partition.count != first.count:
                 raise refuse_manifest(
-                    manifest_path(output, partition), f"has another number of parts than that of part {first}"
+                    manifest_path(output, partition),
+                    f"belongs to a run of {partition.count} parts, but that of part {first} to a run of {first.count}",
                 )
             if one.header != header:
                 difference = describe_difference(one.header, header)
@@ -214,9 +215,9 @@ def closing_line(shards: int, rows: int, unreadable: Iterable[UnreadableShard]) 
 
 
 def describe_difference(there: dict[str, Any], now: dict[str, Any]) -> str:
-    """The settings that differ between a manifest's configuration and the current one."""
+    """The settings with different values in a manifest and in the configuration that it should have."""
     changed = [key for key in now if key != "configuration" and there.get(key) != now[key]]
-    return "; ".join(f"{key}: {there.get(key)!r} there, {now[key]!r} now" for key in changed)
+    return "; ".join(f"{key}: {there.get(key)!r} instead of {now[key]!r}" for key in changed)
 
 
 def manifest_path(output: Path, partition: ShardPartition | None) -> Path:
@@ -225,12 +226,12 @@ def manifest_path(output: Path, partition: ShardPartition | None) -> Path:
 
 
 def line_path(output: Path, partition: ShardPartition | None, entry: ManifestEntry) -> Path:
-    """Path of a shard's line in a store: a hash, because the shard's name may not be a valid file name."""
+    """Path of a shard's line in a store; named by a hash, because the shard's name may not be a valid file name."""
     return _lines_folder(output, partition) / f"{hashlib.sha256(entry.shard.encode()).hexdigest()}.json"
 
 
 def kept_lines(output: Path, partition: ShardPartition | None) -> Iterator[Path]:
-    """The objects that hold one line each in a store; none on a local disk."""
+    """Paths of the objects with one line each in a store; none on a local disk."""
     return iter(()) if is_local(output) else iter(_lines_folder(output, partition).glob("*.json"))
 
 
@@ -239,7 +240,7 @@ def _lines_folder(output: Path, partition: ShardPartition | None) -> Path:
 
 
 def _read_lines(output: Path, partition: ShardPartition | None) -> list[tuple[str, str]]:
-    """Configuration fingerprint and entry of each object that holds one line."""
+    """Configuration fingerprint and line of each object in `kept_lines`."""
     lines = [path.read_text(encoding="utf-8").split("\n") for path in kept_lines(output, partition)]
     return [(one[0], one[1]) for one in lines]
 
@@ -255,6 +256,6 @@ def refuse_manifest(path: Path, problem: str) -> OutputRefused:
     """The `OutputRefused` for a manifest that a run cannot continue."""
     return OutputRefused(
         f"The manifest {path} {problem}.",
-        wanted="results of one configuration in one OUTPUT",
+        wanted="an undamaged manifest of the same configuration and number of parts",
         next_step="choose another OUTPUT, or add --force to score every shard again",
     )

@@ -1,8 +1,8 @@
-"""Close a partitioned run: the last job of an array to finish merges the manifests of all partitions.
+"""Close a partitioned run: the last partition to finish merges the manifests of all partitions.
 
-In: OUTPUT with the manifests of its partitions. Out: one manifest and one quarantine table, identical to those of a
-run without partitions. Closing holds the lock of the whole OUTPUT; each partition tries to close after it has released
-its own lock, so the last one finds that all others have finished.
+In: OUTPUT with the manifests of its partitions. Out: one manifest and one quarantine table, identical to those of a run
+without partitions. Closing holds the lock of the whole OUTPUT; each partition tries to close after it has released its
+own lock, so the last one to finish finds the complete manifests of all others.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def close_partitions(output: Path, configuration: str | None = None) -> tuple[Sh
         configuration: fingerprint of the partitions; a partition of another configuration counts as unfinished.
 
     Returns:
-        The unfinished partitions; empty once the run is closed, by this or another partition.
+        The unfinished partitions; empty if this or another partition has closed the run.
 
     Raises:
-        OutputLocked: all partitions have finished, but a run holds OUTPUT or a partition for longer than closing takes.
+        OutputLocked: all partitions have finished, but after `_TRIES` attempts a run still holds OUTPUT or a partition.
         WriteFailed: OUTPUT cannot be written to; the manifests of the partitions are unchanged.
     """
     for tries_left in reversed(range(_TRIES)):
@@ -76,8 +76,9 @@ def _open_partitions(manifest: ManifestFile | None) -> tuple[ShardPartition, ...
 def _is_closed(manifest: ManifestFile | None) -> bool:
     """Whether there is nothing to close.
 
-    A closed run may still have the manifests of partitions that found nothing to do. They stay until all partitions
-    have run again: if a later partition does find something to do, it need not wait for these.
+    If a partition of a closed run is run again and has no shards to score, its manifest stays in OUTPUT until all
+    partitions have run again. If one of them does have shards to score, the run can then be closed without repeating
+    the partitions that had none.
     """
     return manifest is None or not manifest.partitions or (manifest.finished and bool(manifest.missing))
 

@@ -1,8 +1,8 @@
 """The quarantine table: every row that could not be scored, and every shard that could not be read.
 
-In: the finished shards and the unreadable ones. Out: `_quarantine.pq` in OUTPUT, a small Parquet table with the reason
-and source position of each. Each run ends by rebuilding it from the results, so it always agrees with them. Its name
-does not end in `.parquet`, so that a glob over results does not match it.
+In: the finished shards and the unreadable ones. Out: `_quarantine.pq` in OUTPUT, a Parquet table with source, position,
+status and error of each. Each run rebuilds the table from the results at its end. The file name does not end in
+`.parquet`, so that a glob over the result shards does not match it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,15 @@ _COPIED = ["shard", "row", "id", "status", "error"]
 QUARANTINE_SCHEMA = pa.schema(
     [
         pa.field("source", pa.string(), metadata={"description": "Path of the input shard."}),
-        pa.field("shard", pa.string(), metadata={"description": "Its name, relative to INPUT."}),
-        pa.field("row", pa.int64(), metadata={"description": "Position of the row; null for a whole shard."}),
-        pa.field("id", pa.string(), metadata={"description": "The row's key; null for a whole shard."}),
-        pa.field("status", pa.string(), metadata={"description": f"As in the results, or {UNREADABLE_SHARD}."}),
-        pa.field("error", pa.string(), metadata={"description": "What was wrong."}),
+        pa.field("shard", pa.string(), metadata={"description": "Name of the input shard, relative to INPUT."}),
+        pa.field(
+            "row", pa.int64(), metadata={"description": "Position of the row in the shard; null for a whole shard."}
+        ),
+        pa.field("id", pa.string(), metadata={"description": "Key of the row; null for a whole shard."}),
+        pa.field(
+            "status", pa.string(), metadata={"description": f"Status of the row in the results, or {UNREADABLE_SHARD}."}
+        ),
+        pa.field("error", pa.string(), metadata={"description": "Error of the row or of the shard."}),
     ]
 )
 
@@ -51,12 +55,12 @@ def read_bad_rows(output: Path, entries: Sequence[ManifestEntry]) -> Iterator[pa
 
 
 def write_quarantine(output: Path, entries: Sequence[ManifestEntry], unreadable: Sequence[UnreadableShard]) -> None:
-    """Write the quarantine table, replacing an earlier one.
+    """Write the quarantine table; it replaces an earlier table.
 
     Args:
         output: folder of results.
-        entries: all finished shards; only results with unreadable rows are opened.
-        unreadable: input shards that have no result.
+        entries: all finished shards; only the results that have unreadable rows are opened.
+        unreadable: input shards that could not be read.
 
     Raises:
         WriteFailed: the operating system refused to write; an earlier table is unchanged.

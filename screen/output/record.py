@@ -1,7 +1,7 @@
-"""Record of the last run of an OUTPUT: names, device and durations, on which no result depends.
+"""Record of the last run of an OUTPUT: model and class names, device and durations; no result depends on it.
 
-In: facts about a run that ends. Out: `_run.json` in OUTPUT, and a `RunRecord` read back from it. It contains durations,
-so it is the only file in OUTPUT that differs between equal runs. Results are complete without it.
+In: facts about a finished run. Out: `_run.json` in OUTPUT, and a `RunRecord` read back from this file. Because of the
+durations, `_run.json` is the only file in OUTPUT that differs between equal runs. Results are complete without it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class TargetRate:
     Attributes:
         review_rate: target share of in-distribution rows that are flagged.
         ranked: number of rows in the calibration set.
-        rank: rank of the threshold: a row is flagged if it scores above the rank-th highest calibration score.
+        rank: rank of the threshold: a row is flagged if its `ood_score` is above the rank-th highest calibration score.
         limit: the threshold, an `ood_score`.
         low: lower bound of the true flag rate of in-distribution rows, with 97.5 % confidence.
-        high: upper bound of this rate, with 97.5 % confidence.
+        high: upper bound of the true flag rate of in-distribution rows, with 97.5 % confidence.
     """
 
     review_rate: float
@@ -49,21 +49,21 @@ class TargetRate:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The last run that scored rows.
+    """Record of the last run that scored rows.
 
     Attributes:
         configuration: fingerprint of the configuration, as in the manifest.
         model: file name of the model.
         output_kind: output kind in the model's contract.
-        class_names: class names of the model; empty where it has none.
-        image_shape: `(height, width, channels)` that the model takes.
+        class_names: class names in the model's contract; empty if it has none.
+        image_shape: `(height, width, channels)` of the model's input images.
         promise: target rate of the calibration; None without one.
         device: device of the passes.
         finished: end of the run, ISO 8601, UTC.
         seconds: wall time in seconds.
         stages: busy time of each stage in seconds; stages overlap.
         shards: number of shards that the run scored.
-        rows: number of rows in these shards.
+        rows: number of rows in the scored shards.
     """
 
     configuration: str
@@ -119,7 +119,7 @@ class RunRecord:
 
     @classmethod
     def read(cls, output: Path, configuration: str) -> RunRecord | None:
-        """The record in an OUTPUT; None if it is missing, unreadable or of another configuration."""
+        """The record in OUTPUT; None if the record is missing, unreadable or of another configuration."""
         try:
             values = json.loads((output / RECORD_NAME).read_text(encoding="utf-8"))
             promise = None if values["promise"] is None else TargetRate(**values.pop("promise"))

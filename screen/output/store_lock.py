@@ -1,8 +1,9 @@
 """Lock of an OUTPUT in an object store that can create an object only if it does not exist.
 
-In: OUTPUT in a store. Out: a lock held during a block, as an object `_lock.N` (for a partition `_lock.I-of-N.N`) that
-its holder renews. A holder that has not renewed it for five minutes is considered dead, and the next run creates
-`_lock.N+1`: if several try, the store accepts only one. Each run tests whether the store can do this.
+In: OUTPUT in a store. Out: a lock held during a block: an object `_lock.K` (for a partition `_lock.I-of-N.K`) that the
+holder renews. A lock that was not renewed for five minutes is stale, and the next run creates the object with the
+number K + 1; if several runs try to create the object, the store accepts only one. Each run first tests whether the
+store supports this exclusive creation; without it, OUTPUT is not locked.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _RENEW_SECONDS = 30.0
 """Seconds between renewals of a lock."""
 
 _DEAD_SECONDS = 300.0
-"""Seconds without a renewal after which a lock's holder is considered dead."""
+"""Seconds without a renewal after which a lock is stale: its holder is assumed to have ended."""
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def hold_store(output: Path, partition: ShardPartition | None) -> Iterator[str]:
         A notice for the user that the store cannot lock, or "".
 
     Raises:
-        OutputLocked: another run holds it, according to its last renewal.
+        OutputLocked: another run renewed its lock less than `_DEAD_SECONDS` ago.
         WriteFailed: the store refused to write.
     """
     if not _creates_exclusively(output):
@@ -69,17 +70,17 @@ def hold_store(output: Path, partition: ShardPartition | None) -> Iterator[str]:
 
 
 def refuse_if_store_held(output: Path) -> None:
-    """Raise if a run holds OUTPUT or a partition of it now.
+    """Raise an error if a run holds OUTPUT or a partition of it now.
 
     Raises:
-        OutputLocked: a run holds it.
+        OutputLocked: a run holds OUTPUT or a partition.
     """
     for partition in (None, *_held_partitions(output)):
         _refuse_newest(output, partition)
 
 
 def lock_name(partition: ShardPartition | None) -> str:
-    """Name of a lock in OUTPUT."""
+    """Name of the lock of OUTPUT or of a partition."""
     return LOCK_NAME if partition is None else f"{LOCK_NAME}.{partition.name}"
 
 
@@ -93,7 +94,7 @@ def locked(output: Path, partition: ShardPartition | None, holder: str) -> Outpu
 
 
 def describe_process() -> str:
-    """This process and its machine, as a lock names its holder."""
+    """Text that names this process and its machine as the holder of a lock."""
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
@@ -113,7 +114,7 @@ def _locks(output: Path, partition: ShardPartition | None = None) -> list[tuple[
 
 
 def _held_partitions(output: Path) -> list[ShardPartition]:
-    """The partitions that have a lock, of a living or a dead holder."""
+    """The partitions that have a lock, including stale locks."""
     names = (lock.name.removeprefix(f"{LOCK_NAME}.").rpartition(".")[0] for lock in output.glob(f"{LOCK_NAME}.*"))
     return sorted({partition for partition in map(ShardPartition.from_name, names) if partition is not None})
 
@@ -150,14 +151,14 @@ def _refuse_if_alive(output: Path, partition: ShardPartition | None, lock: Path)
 
 
 def _create(path: Path, data: bytes) -> None:
-    """Create an object, or raise FileExistsError; a store without exclusive creation replaces the object."""
+    """Create an object, or raise FileExistsError; a store without exclusive creation replaces an existing object."""
     path.fs.pipe_file(path.path, data, mode="create")  # type: ignore[attr-defined]
 
 
 def _creates_exclusively(output: Path) -> bool:
     probe = output / f"_probe.{secrets.token_hex(8)}"
     try:
-        with suppress(NotImplementedError, TypeError):  # a store that does not support the mode
+        with suppress(NotImplementedError, TypeError):  # the store does not support the mode
             output.mkdir(parents=True, exist_ok=True)
             _create(probe, b"1")
             try:

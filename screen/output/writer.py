@@ -1,7 +1,7 @@
 """Write result shards atomically, one for each input shard.
 
 In: an `ImageBatch` and its `ScoredRows`. Out: `OUTPUT/<shard name>`, renamed into place after its last row is written.
-Row groups have a fixed size, so that a file does not depend on the batches.
+Row groups have a fixed number of rows, so that the file does not depend on the batch size.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ class WrittenShard:
 
 
 def make_table(batch: ImageBatch, rows: ScoredRows | None) -> pa.Table:
-    """All rows of a batch in result columns.
+    """Table with the result columns of all rows of a batch.
 
     Args:
-        batch: the rows.
+        batch: the rows, readable and unreadable.
         rows: scores and flags of the readable rows; None if no row is readable.
     """
     readable = batch.readable
@@ -152,13 +152,13 @@ def read_identity(schema: pa.Schema) -> dict[str, Any] | None:
 
 
 class ShardWriters:
-    """Writes batches that come in input order to one result shard after another.
+    """Writes batches, given in input order, to one result shard after another.
 
     Args:
         output: folder of results.
         kept_schema: schema of the copied input columns.
-        identity: the configuration, on which the results depend; written into every file's metadata.
-        owner: name of the part, in the names of its staging files; "" if only one run writes into OUTPUT.
+        identity: the configuration, on which the results depend; written to the metadata of each file.
+        owner: name of the part, used in the names of staging files; "" for a run without parts.
     """
 
     def __init__(self, output: Path, kept_schema: pa.Schema, identity: dict[str, Any], owner: str = "") -> None:
@@ -167,10 +167,10 @@ class ShardWriters:
         self._open: ShardWriter | None = None
 
     def write(self, pieces: tuple[RowBatch, ...], table: pa.Table) -> Iterator[WrittenShard]:
-        """Write the rows of some pieces, and yield each shard that they complete.
+        """Write rows, and yield each shard after its last row.
 
         Args:
-            pieces: consecutive rows, in input order.
+            pieces: the rows, consecutive and in input order.
             table: the same rows in result columns.
 
         Raises:
@@ -205,10 +205,10 @@ class ShardWriter:
         shard: the input shard.
         path: the result file.
         schema: schema of the file, by `file_schema`.
-        owner: name of the part, in the name of the staging file; "" without parts.
+        owner: name of the part, used in the name of the staging file; "" for a run without parts.
 
     Raises:
-        WriteFailed: by every method, if the system refuses a write; the staging file is then removed.
+        WriteFailed: the system refused a write; raised by every method, after the staging file is removed.
     """
 
     def __init__(self, shard: ShardRef, path: Path, schema: pa.Schema, owner: str) -> None:
@@ -249,7 +249,7 @@ class ShardWriter:
 
     def abandon(self) -> None:
         """Remove the staging file."""
-        with suppress(OSError):  # a full disk refuses the footer too; the file is removed anyway
+        with suppress(OSError):  # writing the footer also fails on a full disk; the file is removed anyway
             self._file.close()
         self._staging.discard()
 

@@ -1,4 +1,4 @@
 """Report, evaluate and export finished results for human review.
 
-In: the OUTPUT of a run. Out: pages, tables and exports; results are never changed.
+In: the OUTPUT folder of a run. Out: pages, tables and exports; the result shards are never changed.
 """

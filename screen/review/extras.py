@@ -1,6 +1,6 @@
 """The error for a missing library of an optional extra.
 
-In: the names of the library and its extra. Out: an `OptionRefused` to raise.
+In: the names of the library and of the extra. Out: an `OptionRefused` to raise.
 """
 
 from __future__ import annotations

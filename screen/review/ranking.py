@@ -1,6 +1,6 @@
-"""Rank flagged rows for review, and draw a random audit sample of the others.
+"""Rank flagged rows for review, and draw a random audit sample of the unflagged rows.
 
-In: results. Out: `Candidates`, a few bytes per row, without images and without scores.
+In: results. Out: `Candidates`, which hold positions and predicted classes: a few bytes per row.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from screen.decide.rules import MOST_UNUSUAL, flags_high
 from screen.review.results import Results
 
 FLAGGED, AUDIT = "flagged", "audit"
-"""Why a row is in the queue: it is flagged, or it belongs to the random audit sample of unflagged rows."""
+"""Sources of queue rows: the flagged rows, and the random audit sample of unflagged rows."""
 
 _NAMES = frozenset([*(column.name for column in SCORES), *(status for status in STATUSES if status != "ok")])
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _HAVE_AN_IMAGE = ("ok", "wrong_shape", "too_large", "non_finite")
-"""Statuses of rows with an image that can be shown."""
+"""Statuses of rows whose image can be shown."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Candidates:
         row: `[n]`, position in the shard.
         prediction: `[n]`, the predicted class; -1 without one.
         source: `flagged` or `audit`, the same for all rows.
-        score: the score that orders the rows.
-        reasons: counts of the flagged rows by main reason, before rows are selected by reason.
-        without_image: counts of the selected rows without an image that can be shown, by status.
+        score: the score that orders the rows; `draw` for the audit sample.
+        reasons: counts of all flagged rows by main reason; empty for the audit sample.
+        without_image: counts of the selected rows whose image cannot be shown, by status; they are not candidates.
     """
 
     shard: NDArray[np.int32]
@@ -59,13 +59,13 @@ class Candidates:
 
 
 def reason_names(reasons: Sequence[str] | None) -> tuple[str, ...]:
-    """Columns and statuses named in the conditions of `flag_reasons`, in order."""
+    """Scores and statuses named in the conditions of `flag_reasons`, in order and without repetition."""
     words = (word for condition in reasons or () for word in _WORD.findall(condition))
     return tuple(dict.fromkeys(word for word in words if word in _NAMES))
 
 
 def main_reason(reasons: Sequence[str] | None) -> str:
-    """Main reason in `flag_reasons`, for counting: the most unusual detector, or the compared columns."""
+    """Main reason of a flag, for counts: the most unusual detector, or the scores that the flag rule compares."""
     if not reasons:
         return ""
     if reasons[-1].startswith(MOST_UNUSUAL):
@@ -76,10 +76,10 @@ def main_reason(reasons: Sequence[str] | None) -> str:
 def choose_score(results: Results, order_by: str | None) -> str:
     """The score that ranks rows by suspicion.
 
-    Without `order_by` it is `ood_score` if the results are calibrated, else the first score in the flag rule.
+    The default is `ood_score` if the results are calibrated, else the first score in the flag rule, else `entropy`.
 
     Args:
-        results: the results.
+        results: results to rank.
         order_by: a score chosen by the user; None for the default.
 
     Raises:
@@ -97,7 +97,7 @@ def choose_score(results: Results, order_by: str | None) -> str:
             if available:  # if no row was scored, there is nothing to order
                 raise OptionRefused(
                     f"--order-by {order_by} is null in every row of {results.name}.",
-                    wanted=f"a score with values: {', '.join(available)}",
+                    wanted=f"a score that is not null in these results: {', '.join(available)}",
                     next_step="give one of these, or leave out --order-by",
                 )
         return order_by
@@ -107,13 +107,13 @@ def choose_score(results: Results, order_by: str | None) -> str:
 
 
 def is_high_suspicious(results: Results, score: str) -> bool:
-    """Whether high values of a score are suspicious: by the flag rule if it compares the score, else by default."""
+    """Whether high values of a score are suspicious: as in the flag rule if it compares the score, else by default."""
     by_rule = flags_high(results.rule, score)
     return HIGH_IS_SUSPICIOUS[score] if by_rule is None else by_rule
 
 
 def _with_values(results: Results, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The given columns with a value in at least one row; this depends on the model and on the calibration."""
+    """The given columns that are not null in every row; some are null for some models, or without a calibration."""
     missing = dict.fromkeys(names)
     for _, table in _tables(results, list(names)):
         for name in [name for name in missing if table[name].null_count < len(table)]:
@@ -124,7 +124,7 @@ def _with_values(results: Results, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def check_per_class(results: Results) -> None:
-    """Refuse `--per-class` for a model that predicts no class.
+    """Raise an error if the model predicts no class, which `--per-class` requires.
 
     Raises:
         OptionRefused: no scored row has a predicted class.
@@ -138,7 +138,7 @@ def check_per_class(results: Results) -> None:
 
 
 def check_reasons(reasons: tuple[str, ...]) -> None:
-    """Refuse reasons that no row can have.
+    """Raise an error if a selected reason cannot occur in `flag_reasons`.
 
     Raises:
         OptionRefused: a reason is neither a score nor a status.
@@ -155,12 +155,12 @@ def check_reasons(reasons: tuple[str, ...]) -> None:
 def rank_flagged(results: Results, score: str, reasons: tuple[str, ...]) -> Candidates:
     """The flagged rows, most suspicious first.
 
-    Rows that could not be scored come last; ties keep the order of the results.
+    Rows without this score come last; ties keep the order of the results.
 
     Args:
-        results: the results.
+        results: results to rank.
         score: the score that orders the rows.
-        reasons: select only rows whose reason names one of these; empty for all.
+        reasons: scores and statuses; rows with a flag reason that names one of them are selected. Empty for all rows.
     """
     counted: Counter[str] = Counter()
     imageless: Counter[str] = Counter()
@@ -184,13 +184,13 @@ def rank_flagged(results: Results, score: str, reasons: tuple[str, ...]) -> Cand
 def draw_audit(results: Results, share: float, seed: int) -> Candidates:
     """A random sample of the unflagged rows, in random order.
 
-    Each row's random number is a digest of the seed, its id and its scores. The sample is therefore reproducible, and
-    independent of how rows are split into shards if the input has an id column.
+    Each row's pseudorandom number is computed from the seed and the row's id, mean and std. The sample is therefore
+    reproducible; if the input has an id column, it does not depend on the division of rows into shards.
 
     Args:
-        results: the results.
-        share: expected share of the unflagged rows, 0 to 1.
-        seed: seed for the sample.
+        results: results to draw from.
+        share: expected fraction of the unflagged rows to draw, 0 to 1.
+        seed: seed of the pseudorandom numbers.
     """
     found = [_Found.empty()]
     for index, table in _tables(results, ["id", "mean", "std", "prediction", "flag"]) if share else ():
@@ -226,7 +226,7 @@ def _as_numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class _Found:
-    """Positions and predictions of rows with their sort key: ascending, NaN last."""
+    """Positions and predictions of rows, with the key by which `sorted` orders them: ascending, NaN last."""
 
     shard: NDArray[np.int32]
     row: NDArray[np.int64]

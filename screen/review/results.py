@@ -1,6 +1,6 @@
-"""Open the results of a finished run, after checking that they are complete and unchanged.
+"""Open the results of a finished run, and read result rows in batches or by position.
 
-In: RESULTS. Out: a `Results`, whose shards are read in batches or by row position.
+In: RESULTS. Out: a `Results`. Each result shard is compared with its manifest entry when it is opened.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from screen.review.text import clip
 
 _BATCH_ROWS = 8192
 _LIST_BATCH_ROWS = 1024
-"""Rows per batch when list columns are read too, whose values may be long."""
+"""Rows per batch in `Results.take`, whose columns may include long lists."""
 
 _REQUIRED_SETTINGS = (
     "configuration", "model", "passes", "seed", "masks", "flag_if", "calibration", "adaptive", "image_column",
@@ -46,9 +46,9 @@ class Settings:
         passes: number of passes T.
         seed: seed for the dropout masks.
         masks: `shared` or `per-row`.
-        rule: the flag rule.
+        rule: the flag rule, as text.
         calibration: SHA-256 of the calibration; None without one.
-        adaptive: whether rows may exit early.
+        adaptive: whether the run used early exit.
     """
 
     model: str
@@ -82,7 +82,7 @@ class Results:
         name: name for display.
         identity: settings of the run, as recorded in the manifest.
         entries: manifest entries of the result shards, sorted by name.
-        record: record of the last run; None if the run left none.
+        record: record of the last run; None if it is missing or of another configuration.
     """
 
     folder: Path
@@ -112,7 +112,7 @@ class Results:
 
     @property
     def calibrated(self) -> bool:
-        """Whether the results have a calibration, and so an `ood_score` and a `p_value`."""
+        """Whether the run used a calibration, which is required for `ood_score` and `p_value`."""
         return self.identity["calibration"] is not None
 
     @property
@@ -122,7 +122,7 @@ class Results:
 
     @property
     def model_version(self) -> str:
-        """Short digests of model and configuration; both, because the number of passes changes predictions too."""
+        """Shortened digests of model and configuration; predictions also depend on settings such as the passes."""
         return f"{self.model[:12]}-{str(self.identity['configuration'])[:8]}"
 
     @property
@@ -132,7 +132,7 @@ class Results:
 
     @property
     def image_root(self) -> Path | None:
-        """Folder that image paths are relative to; None if paths were not followed."""
+        """Base folder of the image paths; None if the run did not read images by path."""
         root = self.identity["image_root"]
         return None if root is None else Path(root).resolve()
 
@@ -152,7 +152,7 @@ class Results:
         return sum(entry.flagged for entry in self.entries)
 
     def batches(self, entry: ManifestEntry, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Some columns of a shard, batch by batch.
+        """Some columns of all rows of a shard, batch by batch.
 
         Raises:
             InputRefused: the shard was changed or damaged after the run.
@@ -197,17 +197,17 @@ class Results:
         return list(dict.fromkeys(renamed.get(name, name) for name in columns))
 
     def refuse_if_changed(self) -> None:
-        """Fail if the manifest changed since it was read.
+        """Raise an error if the manifest changed since it was read.
 
         Raises:
-            InputChanged: a run wrote to these results in the meantime.
+            InputChanged: a run changed the manifest in the meantime.
         """
         now = ManifestFile.read(self.folder)
         if now is None or _in_order(now) != self.entries:
             raise InputChanged(
                 f"{self.folder} changed while it was read.",
                 wanted="results that no run is writing",
-                next_step="wait until the run has finished, then start this command again",
+                next_step="wait until the run has finished, then repeat this command",
             )
 
     @contextmanager
@@ -216,13 +216,13 @@ class Results:
         try:
             size = path.stat().st_size
             if size != entry.size:
-                raise self._damaged(entry, f"it has {size} bytes, but the run wrote {entry.size}")
+                raise self._damaged(entry, f"the file has {size} bytes, but the run wrote {entry.size}")
             with open_parquet(path) as file:
                 names = [column.name for column in columns_of_format(self._format)]
                 missing = [name for name in names if name not in file.schema_arrow.names]
                 if missing or file.metadata.num_rows != entry.rows:
-                    why = f"no column {missing[0]}" if missing else f"{file.metadata.num_rows} rows"
-                    raise self._damaged(entry, f"it has {why}, unlike the shard that the run wrote")
+                    rows = f"{file.metadata.num_rows} rows, but the run wrote {entry.rows}"
+                    raise self._damaged(entry, f"the file has {f'no column {missing[0]}' if missing else rows}")
                 yield file
         except (OSError, pa.ArrowException, KeyError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -232,12 +232,12 @@ class Results:
         return InputRefused(
             f"The result shard {clip(entry.shard)} of {self.folder} cannot be used: {clip(why, 300)}.",
             wanted="unchanged results of a run",
-            next_step="run `oodscreen check`, remove the damaged file and run again",
+            next_step="run `oodscreen check`, delete the damaged file, and repeat the run",
         )
 
 
 _VALUE = r"([A-Za-z_]\w*) (?:-?[0-9.][0-9.eE+-]*|-?inf|nan)"
-"""A score with the row's value, in a `flag_reason`."""
+"""Regular expression of a score and its value in `flag_reason`, for example `entropy 0.71`."""
 
 
 def _select(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.Table:
@@ -250,21 +250,21 @@ def _select(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.Table:
 
 
 def open_results(source: str) -> Results:
-    """The results in the OUTPUT of a run.
+    """The results in the OUTPUT folder of a run.
 
     Raises:
-        InputRefused: the source holds no results, or its last run did not finish.
+        InputRefused: the source contains no readable manifest, or its last run did not finish.
         OutputLocked: a run is writing the results.
     """
     folder = as_path(source)
-    wanted = "the OUTPUT of an `oodscreen run`"
+    wanted = "the OUTPUT folder of an `oodscreen run`"
     if not folder.is_dir():
         found = f"RESULTS {source} is a file." if folder.exists() else f"RESULTS {source} does not exist."
         raise InputRefused(found, wanted=wanted, next_step="check the path, or score the rows with `oodscreen run`")
     try:
         manifest = ManifestFile.read(folder)
     except OutputRefused as error:
-        raise InputRefused(error.found, wanted="undamaged results", next_step="run again with --force") from error
+        raise InputRefused(error.found, wanted="undamaged results", next_step="repeat the run with --force") from error
     if manifest is None:
         raise InputRefused(f"{source} holds no {MANIFEST_NAME}.", wanted=wanted, next_step=_suggest(folder))
     entries = _in_order(manifest)
@@ -277,14 +277,14 @@ def open_results(source: str) -> Results:
         raise InputRefused(
             f"The last run in {source} did not finish: {done}.",
             wanted="results of a finished run",
-            next_step="start the same `oodscreen run` again; it continues after the finished shards",
+            next_step="start the same `oodscreen run` again, which skips finished shards",
         )
     missing = [name for name in _REQUIRED_SETTINGS if name not in manifest.header]
     if missing:
         raise InputRefused(
             f"The manifest of {source} does not record {', '.join(missing)}.",
             wanted="results of this version of oodscreen",
-            next_step="run again with --force",
+            next_step="repeat the run with --force",
         )
     record = RunRecord.read(folder, str(manifest.header["configuration"]))
     return Results(folder, clip(folder.name or folder.resolve().name), dict(manifest.header), entries, record)
@@ -295,7 +295,7 @@ def _in_order(manifest: ManifestFile) -> tuple[ManifestEntry, ...]:
 
 
 def _suggest(output: Path) -> str:
-    """The next step without a manifest; often the results are one folder deeper."""
+    """The next step if a folder has no manifest: folders one level deeper that have one, if any."""
     if is_local(output):
         deeper = sorted(str(path.parent) for path in output.glob(f"*/{MANIFEST_NAME}"))
         if deeper:

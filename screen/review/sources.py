@@ -1,4 +1,4 @@
-"""Find the input shard of a result shard, verified to be unchanged since it was scored.
+"""Find the input shard of a result shard, and verify that the input shard is unchanged since it was scored.
 
 In: a manifest entry, and optionally the new location of the input. Out: a `ShardRef` of the scored shard, or an error.
 """
@@ -17,7 +17,7 @@ from screen.review.text import clip
 
 
 class SourceMismatch(Exception):
-    """The input shard is unavailable or differs from the scored one; the text is a predicate for the shard's name."""
+    """The input shard is unavailable or differs from the scored one; the message is a predicate of the shard."""
 
 
 class SourceMissing(SourceMismatch):
@@ -27,12 +27,13 @@ class SourceMissing(SourceMismatch):
 def find_source(entry: ManifestEntry, columns: ColumnMapping, moved_to: str | None) -> ShardRef:
     """The input shard of a result shard.
 
-    The shard is identified by size, modification time and footer; a moved shard by size and footer, because copying
-    changes its time. The caller compares the row ids; without an id column, a copy must have kept its time.
+    The shard is identified by size, modification time and footer. If INPUT was moved, the modification time may differ,
+    because copying changes it: the caller must then compare the row ids. Without an id column, the modification time
+    must be equal.
 
     Args:
         entry: manifest entry of the result shard.
-        columns: input columns to be read.
+        columns: input columns that the shard must have.
         moved_to: current location of INPUT, a folder or one shard; None if it was not moved.
 
     Raises:
@@ -54,7 +55,7 @@ def find_source(entry: ManifestEntry, columns: ColumnMapping, moved_to: str | No
         if scored == current and has_other_time and columns.id_of(shard) is None:
             raise SourceMismatch(
                 "has a different modification time than the scored shard, and no id column to verify its rows "
-                "(keep the times when copying, for example with cp -p)"
+                "(preserve modification times when copying, for example with cp -p)"
             )
     if scored != current or shard.rows != entry.rows:
         raise SourceMismatch("changed since it was scored")
@@ -65,10 +66,10 @@ def find_source(entry: ManifestEntry, columns: ColumnMapping, moved_to: str | No
 
 
 def first_line(error: Exception) -> str:
-    """First line of an error's text, at most 200 characters."""
+    """First line of an error's text, cut to 200 characters."""
     return clip(str(error).split("\n")[0] or type(error).__name__, 200)
 
 
 def _folder(source: Path) -> Path:
-    """The folder that shard names are relative to, if INPUT may be a single shard."""
+    """The folder that shard names are relative to: INPUT, or the folder of INPUT if INPUT is a file."""
     return source.parent if source.is_file() else source

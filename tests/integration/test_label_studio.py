@@ -237,7 +237,7 @@ def test_wrong_tokens_addresses_and_projects_have_distinct_errors(server: Server
         ([*words, "any project"], {TOKEN_VARIABLE: expired}, 2, "refused the token"),
         ([*words, "any project"], {TOKEN_VARIABLE: ""}, 2, f"{TOKEN_VARIABLE} is not set"),
         ([*words, "any project"], {"LABEL_STUDIO_URL": f"{server.url}/nowhere"}, 2, "There is no Label Studio"),
-        ([*words, "any project"], {"LABEL_STUDIO_URL": "http://127.0.0.1:9"}, 1, "does not answer"),
+        ([*words, "any project"], {"LABEL_STUDIO_URL": "http://127.0.0.1:9"}, 1, "did not return a valid response"),
         ([*words, "ab"], {}, 2, "is not a valid title for a new project"),
         ([*words, "424242"], {}, 2, "has no project '424242'"),
         ([*words, "theirs"], {}, 2, "has no Choices tag for an Image tag"),

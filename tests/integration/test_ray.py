@@ -170,7 +170,7 @@ def test_a_shard_that_kills_its_workers_is_quarantined_and_the_rest_finish(place
     out, errors = running.communicate(timeout=240)
     assert running.returncode == 3, errors
     assert sorted(json.loads(out)["unreadable"]) == ["h.parquet", "k.parquet"]
-    assert json.loads(out)["unreadable"]["h.parquet"] == "3 workers died while they scored it"
+    assert json.loads(out)["unreadable"]["h.parquet"] == "3 workers were lost while they scored this shard"
     assert json.loads(out)["rows"] == sum(ROWS.values()) - ROWS["h"]
     check = [OODSCREEN, "check", str(place / "ray"), "--input", str(place / "in")]
     checked = subprocess.run(check, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
 """Measure how well each score detects out-of-distribution rows and wrong predictions.
 
-In: results of in-distribution and out-of-distribution sets. Out: an `Evaluation` as a table, a plot or JSON.
+In: results of in-distribution and out-of-distribution rows. Out: an `Evaluation` as a table, a plot or JSON.
 """

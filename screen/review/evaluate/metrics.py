@@ -1,7 +1,7 @@
-"""`oodscreen evaluate`: how well each score separates out-of-distribution rows and ranks wrong predictions.
+"""`oodscreen evaluate`: measure how well each score detects out-of-distribution rows and ranks wrong predictions.
 
-In: scored results of in-distribution rows and of any number of out-of-distribution sets. Out: an `Evaluation`.
-The metrics are scikit-learn's, except the expected calibration error, which scikit-learn lacks.
+In: results of in-distribution rows and of any number of out-of-distribution sets. Out: an `Evaluation`. The metrics are
+scikit-learn's, except the expected calibration error, which scikit-learn lacks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from screen.review.extras import missing_library
 from screen.review.results import open_results
 
 SHARES = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
-"""Shares of reviewed rows at which the remaining error rate is measured."""
+"""Reviewed fractions of the rows at which the error rate of the other rows is measured."""
 
 _BINS = 15
 _NAMES = ("prediction", "mean", "flag", "status")
@@ -56,11 +56,11 @@ class SetEvaluation:
     """Metrics of one out-of-distribution set.
 
     Attributes:
-        name: folder of its results.
+        name: RESULTS of the set, as given by the user.
         rows: number of rows.
-        scored: number of scored rows; the metrics use these.
+        scored: number of scored rows; only these enter the metrics.
         flagged: share of all rows that the run flagged.
-        separations: one for each score.
+        separations: one for each score that is not null.
     """
 
     name: str
@@ -78,8 +78,8 @@ class LabelledEvaluation:
         accuracy: share of correct predictions.
         nll: mean negative log-likelihood of the label, nats.
         ece: expected calibration error of the confidence, 15 bins of equal width (Guo et al. 2017, eq. 3).
-        error_left: for each score, the error rate of the rows left unreviewed at each of `SHARES`, when the most
-            unusual rows are reviewed first.
+        error_left: for each score, the error rate of the unreviewed rows at each of `SHARES`, if the rows are reviewed
+            in the order of the score, most unusual first.
     """
 
     accuracy: float
@@ -90,7 +90,7 @@ class LabelledEvaluation:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of one evaluation.
+    """Metrics of all scores on in-distribution rows and out-of-distribution sets.
 
     Attributes:
         rows: number of in-distribution rows.
@@ -117,10 +117,10 @@ def evaluate_results(known: str, others: Sequence[str], *, label: str | None = N
     Args:
         known: results of in-distribution rows: a folder, a file or a glob.
         others: results of out-of-distribution sets.
-        label: column with the correct class of the in-distribution rows, copied by `--keep`.
+        label: column with the correct class of each in-distribution row, copied by `--keep`; None without labels.
 
     Raises:
-        InputRefused: a source holds no results or unfinished results, or no row was scored.
+        InputRefused: a source contains no results or unfinished results, or no in-distribution row was scored.
         OutputLocked: a run is writing the results.
         OptionRefused: scikit-learn is not installed, or the label column does not exist.
     """
@@ -131,7 +131,7 @@ def evaluate_results(known: str, others: Sequence[str], *, label: str | None = N
         raise InputRefused(
             f"No row of {known} could be scored.",
             wanted="results with rows of status `ok`",
-            next_step="look up the reasons in the column `error` of these results",
+            next_step="read the reasons in the column `error` of these results",
         )
     scores = [name for name in HIGH_IS_SUSPICIOUS if readable[name].null_count < len(readable)]
     return Evaluation(
@@ -150,7 +150,7 @@ def separate(known: NDArray[Any], other: NDArray[Any], score: str, *, high_is_un
         known: `[n]`, scores of in-distribution rows.
         other: `[m]`, scores of out-of-distribution rows.
         score: name of the score.
-        high_is_unusual: whether high values indicate out-of-distribution rows; otherwise low values do.
+        high_is_unusual: whether high values indicate out-of-distribution rows; False: low values do.
     """
     metrics = _import_metrics()
     turn = 1 if high_is_unusual else -1
@@ -179,10 +179,10 @@ def expected_calibration_error(confidence: NDArray[Any], right: NDArray[np.bool_
 
 
 def error_left(values: NDArray[Any], right: NDArray[np.bool_]) -> tuple[float, ...]:
-    """Error rate of the rows left unreviewed, at each of `SHARES`.
+    """Error rate of the unreviewed rows at each of `SHARES`; 0 if no row is unreviewed.
 
     Args:
-        values: `[n]`, the highest are reviewed first; ties keep the order of the rows.
+        values: `[n]`, sort key: rows are reviewed in descending order of their values, ties in the order of the rows.
         right: `[n]`, whether the prediction is correct.
     """
     wrong = ~right[np.argsort(-values, kind="stable")]
@@ -207,7 +207,7 @@ def _compare_labels(known: pa.Table, label: str, scores: list[str]) -> LabelledE
     metrics = _import_metrics()
     if known["prediction"].null_count:
         raise OptionRefused(
-            "These results hold no predicted class.",
+            "The in-distribution results hold no predicted class: the column prediction is null.",
             wanted="results of a classifier, because --label compares predicted classes",
             next_step="leave out --label",
         )
@@ -216,7 +216,7 @@ def _compare_labels(known: pa.Table, label: str, scores: list[str]) -> LabelledE
         mean = np.concatenate([1 - mean, mean], axis=1)
     labels = _labels(known[label], label, mean.shape[1])
     right = np.asarray(known["prediction"]) == labels
-    mean /= mean.sum(axis=1, keepdims=True)  # float32 columns do not quite sum to 1
+    mean /= mean.sum(axis=1, keepdims=True)  # the float32 means of a row sum to 1 only approximately
     return LabelledEvaluation(
         accuracy=float(right.mean()),
         nll=float(metrics.log_loss(labels, np.clip(mean, 1e-12, 1), labels=range(mean.shape[1]))),
@@ -232,15 +232,15 @@ def _labels(column: pa.ChunkedArray, name: str, classes: int) -> NDArray[np.int6
     values = np.asarray(column) if pa.types.is_integer(column.type) and not column.null_count else np.array([-1])
     if len(values) != len(column) or values.min() < 0 or values.max() >= classes:
         raise OptionRefused(
-            f"--label {name} has type {column.type} and does not hold one of the {classes} class numbers in every row.",
+            f"--label {name} has type {column.type}, and not every row holds one of the {classes} class numbers.",
             wanted=f"integers from 0 to {classes - 1}",
-            next_step="give the column with the correct class of each row",
+            next_step="give a column with the number of the correct class in each row",
         )
     return values.astype(np.int64)
 
 
 def _read(source: str, label: str | None) -> pa.Table:
-    """The columns needed for the metrics, from all shards."""
+    """The columns needed for the metrics, of all rows of a source."""
     wanted = [*(column.name for column in SCORES if column.name in HIGH_IS_SUSPICIOUS), *_NAMES]
     tables = []
     for path in _shards_of(source):
@@ -257,13 +257,13 @@ def _read(source: str, label: str | None) -> pa.Table:
                     wanted="a column of labels copied by the run",
                     next_step=f"run `oodscreen run` again with --keep {label}",
                 )
-            raise _no_results(path, f"it lacks {', '.join(missing[:3])}")
+            raise _no_results(path, f"the file lacks the columns {', '.join(missing[:3])}")
         tables.append(table)
     return pa.concat_tables(tables)
 
 
 def _shards_of(source: str) -> list[Path]:
-    """The shards listed in the manifest of a run's OUTPUT; without a manifest, all shards of a folder, file or glob."""
+    """Result shards of a source: those in the manifest; without a manifest, all shards of a folder, file or glob."""
     if not (as_path(source) / MANIFEST_NAME).is_file():
         return list_shards(source)[1]
     results = open_results(source)
@@ -292,7 +292,7 @@ def _no_results(path: Path, why: str) -> InputRefused:
     return InputRefused(
         f"{path} is not a scored shard: {why}.",
         wanted="results of `oodscreen run`",
-        next_step="score these rows with `oodscreen run`, and give its OUTPUT",
+        next_step="score these rows with `oodscreen run`, and give the OUTPUT folder of that run",
     )
 
 

@@ -16,7 +16,7 @@ from screen.review.extras import missing_library
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print one table for each out-of-distribution set, and one for the labels."""
+    """Print the metrics: one table for each out-of-distribution set and, with labels, one of error rates."""
     console.print(
         f"in distribution: {evaluation.rows} rows, {evaluation.scored} scored, {evaluation.flagged:.1%} flagged"
     )
@@ -30,7 +30,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         labelled = evaluation.labelled
         console.print(f"accuracy {labelled.accuracy:.2%}, NLL {labelled.nll:.4f} nats, ECE {labelled.ece:.4f}")
         shares = [f"{share:.1%}" for share in SHARES]
-        console.print("error rate of unreviewed rows, by the share of rows reviewed")
+        console.print("error rate of the unreviewed rows, by the reviewed share of all rows")
         table = Table(Column("review order", no_wrap=True), *shares)
         for name, errors in labelled.error_left.items():
             table.add_row(name, *(f"{error:.2%}" for error in errors))
@@ -38,14 +38,14 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
 
 
 def plot_evaluation(evaluation: Evaluation, path: Path) -> None:
-    """Plot FPR at 95 % TPR of each score and set and, with labels, the remaining error rate by share reviewed.
+    """Plot the FPR at 95 % TPR of each score and set and, with labels, error rates of unreviewed rows.
 
     Args:
         evaluation: the metrics to plot.
-        path: file to write; its extension sets the format.
+        path: file to write; the extension determines the format.
 
     Raises:
-        OptionRefused: matplotlib is not installed, or cannot write this file.
+        OptionRefused: matplotlib is not installed, or the file cannot be written.
     """
     try:
         import matplotlib

@@ -1,4 +1,4 @@
 """Import labels and measure the precision of the flag.
 
-In: annotations and results. Out: a table of labelled rows and the precision of the flag.
+In: annotations and results. Out: a Parquet file of labelled rows, and the precision of the flag.
 """

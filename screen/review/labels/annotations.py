@@ -1,7 +1,7 @@
 """Read annotations from Label Studio's JSON export, from Parquet or from JSON Lines.
 
-In: a file. Out: `Annotations`, the votes of the annotators for each labelled row. Only the last vote of an annotator on
-a row counts; skipped (cancelled) and empty annotations are not votes.
+In: a file. Out: `Annotations`, the votes of the annotators for each labelled row. If an annotator voted on a row
+several times, only the last vote counts. Cancelled and empty annotations are not votes.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ def read_annotations(source: str, label_column: str) -> Annotations:
     """The annotations in a file, whose extension determines the format.
 
     Args:
-        source: `.json` (Label Studio's export), `.parquet`, `.jsonl` or `.ndjson`.
-        label_column: column with the label in the latter three: text, a class number, or a list of these.
+        source: a `.json` (Label Studio's export), `.parquet`, `.jsonl` or `.ndjson` file.
+        label_column: column or field with the label in the latter three: text, a class number, or a list of texts or
+            numbers.
 
     Raises:
-        InputRefused: the file cannot be read, has another format, or names no row of any results.
+        InputRefused: the file cannot be read, has another format, or has no task or row with a valid `shard` and `row`.
     """
     path = as_path(source)
     ending = path.suffix.lower()
@@ -48,22 +49,22 @@ def read_annotations(source: str, label_column: str) -> Annotations:
             return _read_rows(_lines(file), source, label_column)
     except FileNotFoundError as error:
         raise InputRefused(
-            f"LABELS {source} does not exist.", wanted="a file of labels", next_step="check the path"
+            f"LABELS {source} does not exist.", wanted="an existing file of labels", next_step="check the path"
         ) from error
     except (OSError, pa.ArrowException, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputRefused(
             f"{source} cannot be read: {reason}.",
             wanted=f"an undamaged {ending} file",
-            next_step="write the file again",
+            next_step="check the permissions of the file, or export the labels again",
         ) from error
 
 
 def read_export(file: IO[bytes], origin: str) -> Annotations:
-    """The annotations in Label Studio's JSON export; embedded images are dropped during parsing to save memory.
+    """The annotations in Label Studio's JSON export; to save memory, the parser drops embedded images.
 
     Raises:
-        InputRefused: the file is not a JSON export of Label Studio, or names no row of any results.
+        InputRefused: the file is not a JSON export of Label Studio, or has no task with a valid `shard` and `row`.
     """
     try:
         tasks = json.load(file, object_pairs_hook=_without_images)
@@ -203,9 +204,9 @@ def _without_images(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _refuse_foreign(annotations: Annotations, origin: str) -> None:
     if annotations.read and annotations.foreign == annotations.read:
         raise InputRefused(
-            f"None of the {annotations.read} task(s) or row(s) of {origin} names a row of the results.",
-            wanted="the columns `shard` and `row` that `oodscreen queue` writes",
-            next_step="give the labels of a queue, and keep these columns",
+            f"None of the {annotations.read} task(s) or row(s) of {origin} has a valid `shard` and `row`.",
+            wanted="the fields or columns `shard` and `row` that `oodscreen queue` writes",
+            next_step="give labels of a queue, exported with `shard` and `row`",
         )
 
 

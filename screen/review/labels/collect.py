@@ -39,20 +39,21 @@ def join_labels(
     images: bool = False,
     input_source: str | None = None,
 ) -> LabelReport:
-    """Join labels to results, and write the labelled rows.
+    """Join labels to results, write the labelled rows, and evaluate the flag.
 
     Args:
         annotations: the labels.
-        source: RESULTS.
-        output: Parquet file to write; only an earlier file of labelled rows is replaced.
-        model: model file with the class names; None for the names recorded with the results.
-        order_by: score by which flagged rows are grouped; None for the score of the queue.
-        images: whether to write the image bytes too.
+        source: folder of results.
+        output: Parquet file to write; of existing files, only an earlier file of labelled rows is replaced.
+        model: model file with the class names; None for the class names in the record of the run.
+        order_by: score that groups the flagged rows; None for the default score of a queue.
+        images: whether to write image bytes, and to compare the images with the keys of the labels.
         input_source: current location of the input shards; None if they were not moved.
 
     Raises:
         InputRefused: the source holds no finished results, or no label matches them.
-        OptionRefused: the labels are of other classes, or `output` is not a valid path.
+        OptionRefused: no label is a class of the model, `order_by` or `model` does not fit the results, or `output` is
+            not a valid path.
         OutputRefused: `output` exists and is not a file of labelled rows.
         WriteFailed: the file cannot be written; an earlier file is unchanged.
     """
@@ -103,14 +104,14 @@ def read_labels(source: str, output: str, *, label_column: str, project: str | N
     """The annotations in LABELS, a file or a project on a Label Studio server.
 
     Args:
-        source: a file, or `label-studio`.
-        output: the file to write, which must not be LABELS.
-        label_column: column with the label, in Parquet and JSON Lines.
+        source: a file, or `label-studio` for a project on a server.
+        output: the file to write, which must not be `source`.
+        label_column: column or field with the label, in Parquet and JSON Lines.
         project: number or title of the project; None for the default project of a queue.
-        url: address of the server; None takes it from the environment.
+        url: address of the server; None for the address in the environment.
 
     Raises:
-        InputRefused: the source holds no readable labels.
+        InputRefused: the source contains no readable labels.
         OptionRefused: an option has no effect, or the server or project is not available.
     """
     if source == "label-studio":
@@ -133,7 +134,7 @@ def read_labels(source: str, output: str, *, label_column: str, project: str | N
             raise OptionRefused(
                 f"--output {output} is the LABELS file.",
                 wanted="another file, so that the labels are not overwritten",
-                next_step="choose another name",
+                next_step="give another --output",
             )
     return read_annotations(source, label_column)
 
@@ -148,7 +149,7 @@ def _join(
     *,
     sign: float,
 ) -> Iterator[list[dict[str, Any]]]:
-    """The rows to write, shard by shard; their outcomes are added to `reviewed`."""
+    """The rows to write, shard by shard; outcomes are appended to `reviewed`, and `report` counts the rows."""
     names = {name: index for index, name in enumerate(classes.names)}
     columns = list(dict.fromkeys((*COPIED_COLUMNS, "flag_reasons", "mean", score)))
     for index in sorted({one.position.shard for one in labelled}):
@@ -217,9 +218,9 @@ def _no_labels(annotations: Annotations, report: LabelReport, source: str) -> In
     return InputRefused(
         f"None of {annotations.read} task(s) or row(s) has a label for a row of {source}"
         + (f" ({reasons})" if reasons else "")
-        + (f"; {annotations.unlabelled} have no label" if annotations.unlabelled else "")
-        + (f"; on {report.disputed} row(s) annotators disagree" if report.disputed else "")
+        + (f"; task(s) or row(s) without a label: {annotations.unlabelled}" if annotations.unlabelled else "")
+        + (f"; row(s) with a tied vote: {report.disputed}" if report.disputed else "")
         + ".",
         wanted="labels of a queue exported from these results",
-        next_step="give the RESULTS of that queue, or wait for labels",
+        next_step="give the RESULTS that the queue was exported from, or label its rows first",
     )

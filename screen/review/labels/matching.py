@@ -1,7 +1,7 @@
 """Match labels to rows of the results, and decide the label of each row.
 
-In: `Annotations` and `Results`. Out: `LabelledRow`s; labels of other rows are counted in the report. They are dropped
-before votes are merged, so that they cannot affect a row that merely has the same name.
+In: `Annotations` and `Results`. Out: `LabelledRow`s; labels that do not match the results are counted in the report.
+They are excluded before votes are merged, so that labels of other results have no effect.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from screen.review.queue.classes import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, UN
 from screen.review.results import Results, RowPosition
 
 ReadKeys = Callable[[list[RowPosition]], Mapping[RowPosition, bytes]]
-"""Reads the SHA-256 of the images at some positions; unavailable images are missing from the result."""
+"""Function that reads the SHA-256 of the images at some positions; its result lacks unavailable images."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class LabelledRow:
     Attributes:
         position: position of the row in the results.
         votes: all votes on the row.
-        label: the decided choices.
+        label: class names or additional choices, decided by plurality.
         agreement: share of the annotators who gave this label.
     """
 
@@ -50,18 +50,18 @@ def match_labels(
     model: str | None,
     keys: ReadKeys | None,
 ) -> list[LabelledRow]:
-    """The labelled rows of these results; excluded labels are counted in the report.
+    """The labelled rows of the results; `report` counts the excluded labels.
 
     Args:
-        annotations: the labels.
-        results: the results to match.
-        classes: class names of the model.
-        report: counts the excluded labels.
-        model: the model file that named the classes; None if no file was given.
-        keys: reads the keys of the current images; None to match without comparing images.
+        annotations: votes of the annotators.
+        results: results that the labelled rows belong to.
+        classes: the choices of an annotator.
+        report: receives the counts of excluded labels.
+        model: value of `--model`, for the error message; None if it was not given.
+        keys: reads the keys of the current images; None: images are not compared.
 
     Raises:
-        OptionRefused: none of the labels is a class of the model.
+        OptionRefused: labels name classes, but none of them is a class of the model.
         InputRefused: a result shard was changed or damaged after the run.
     """
     excluded: Counter[str] = Counter()
@@ -101,7 +101,7 @@ def _by_shard(annotations: Annotations, results: Results, excluded: Counter[str]
 
 
 def _mismatch(entry: ManifestEntry, name: RowName) -> str:
-    """Why a row name does not match a shard; "" if it does."""
+    """Why a row name does not match a shard; "" if the two match."""
     if name.row >= entry.rows:
         return "row not in the shard"
     if name.input_footer is not None and name.input_footer != entry.input["footer"]:
@@ -110,7 +110,7 @@ def _mismatch(entry: ManifestEntry, name: RowName) -> str:
 
 
 def _with_same_id(candidates: list[Votes], results: Results, index: int, excluded: Counter[str]) -> Iterator[Votes]:
-    """Votes whose row id equals the id in the results, or that have no row id."""
+    """Votes with the row id of the results, and votes without a row id."""
     rows = sorted({votes.name.row for votes in candidates if votes.name.id is not None})
     ids: dict[int, str | None] = {}
     if rows:
@@ -124,7 +124,7 @@ def _with_same_id(candidates: list[Votes], results: Results, index: int, exclude
 
 
 def _with_same_image(candidates: list[Votes], index: int, keys: ReadKeys, excluded: Counter[str]) -> Iterator[Votes]:
-    """Votes whose image key equals the current image's key; votes with an unknown key are accepted."""
+    """Votes with the key of the current image, and votes for which one of the two keys is unknown."""
     current = keys([RowPosition(index, row) for row in sorted({votes.name.row for votes in candidates})])
     for votes in candidates:
         key = current.get(RowPosition(index, votes.name.row))
@@ -142,7 +142,7 @@ def _by_row(candidates: list[Votes]) -> dict[int, list[Votes]]:
 
 
 def _name_choice(classes: ClassNames, choice: Choice) -> str:
-    """Name of a choice; a number is always a class number, even if class names are numerals."""
+    """Name of a choice; an integer is always a class number, even if the class names are numerals."""
     if isinstance(choice, str):
         return choice
     if 0 <= choice < len(classes.names):
@@ -158,16 +158,15 @@ def _refuse_other_classes(labelled: list[LabelledRow], classes: ClassNames, mode
     examples = ", ".join(map(repr, sorted(unknown)[:4]))
     if not classes.names:
         raise OptionRefused(
-            f"{len(with_class)} label(s) are values or classes, but the model is a regression without classes: "
-            f"{examples}.",
+            f"{len(with_class)} label(s) are not choices for a regression, which has no classes: {examples}.",
             wanted=f"one of {', '.join(classes.choices)}",
             next_step="label each row with one of these choices",
         )
     raise OptionRefused(
         f"None of the {len(with_class)} label(s) is a class of the model: {examples}.",
         wanted=f"one of {', '.join(classes.choices[:6])}{', ...' if len(classes.choices) > 6 else ''}",
-        next_step="add --model MODEL.onnx for the class names, with the model given to `oodscreen queue`"
+        next_step="add --model MODEL.onnx, the model with which the queue was exported, for its class names"
         if model is None
-        else f"give the class names of {model}, or class numbers from 0 to {len(classes.names) - 1} as numbers, "
-        "not as text",
+        else f"write the labels as class names of {model}, or as integers (not text) from 0 to "
+        f"{len(classes.names) - 1}",
     )

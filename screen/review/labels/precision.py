@@ -1,6 +1,6 @@
-"""Flag precision and lift over random: the share of predictions that reviewers correct, flagged and not flagged.
+"""Flag precision and lift over random, from the shares of predictions that reviewers corrected.
 
-In: outcomes of labelled rows. Out: shares with their confidence intervals. Pure: no I/O.
+In: outcomes of labelled rows. Out: shares of corrections in groups of rows, with confidence intervals. Pure: no I/O.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _BINS = 4
 
 @dataclass(frozen=True)
 class ReviewedRow:
-    """A labelled row with a prediction.
+    """A labelled row that enters the evaluation.
 
     Attributes:
         outcome: one of `OUTCOMES`.
-        source: `flagged`, `audit`, or another word for rows that are neither.
-        reason: main reason of the flag.
-        suspicion: the score that ordered the row, high is suspicious; None if it is null.
+        source: `flagged` or `audit`.
+        reason: main reason of the flag; "" for an unflagged row.
+        suspicion: value of the score, negated if low values are suspicious; None if the score is null.
     """
 
     outcome: str
@@ -41,16 +41,16 @@ class ReviewedRow:
 
 @dataclass(frozen=True)
 class FlagPrecision:
-    """Counts of corrections in one group of labelled rows; for flagged rows, their share is the flag precision.
+    """Counts of corrections in one group of labelled rows; for flagged rows, `share` is the flag precision.
 
     Attributes:
         name: name of the group.
-        labelled: labelled rows in the group.
+        labelled: number of labelled rows in the group.
         changed: rows with a label other than the predicted class.
         out_of_distribution: rows labelled as out of distribution.
         unusable: rows labelled as unusable.
         low: lower end of the 95 % interval of the share of corrections (Wilson 1927); 0 without rows.
-        high: upper end of the same interval; 1 without rows.
+        high: upper end of the 95 % interval; 1 without rows.
     """
 
     name: str
@@ -63,7 +63,7 @@ class FlagPrecision:
 
     @property
     def corrections(self) -> int:
-        """Rows whose prediction the reviewers corrected."""
+        """Number of rows whose prediction the reviewers corrected."""
         return self.changed + self.out_of_distribution + self.unusable
 
     @property
@@ -81,10 +81,10 @@ class FlagEvaluation:
         audit: the random sample of unflagged rows.
         by_reason: the flagged rows by main reason.
         by_score: the flagged rows by score range, most suspicious first.
-        gain: lift over random: share of corrections of the flagged rows minus that of the random rows, with its 95 %
+        gain: lift over random: share of corrections in the flagged rows minus that in the random sample, and its 95 %
             interval (Newcombe 1998, method 10); None if either group is empty.
-        missed: estimated number of corrections among all unflagged rows, with the 95 % interval from the random rows;
-            None without random rows.
+        missed: estimated number of corrections among all unflagged rows, and its 95 % interval, both from the random
+            sample; None if no row of the sample is labelled.
     """
 
     flagged: FlagPrecision
@@ -109,8 +109,8 @@ def evaluate_flag(
     """Flag precision in total, by reason and by score, and lift over random.
 
     Args:
-        rows: the labelled rows.
-        score: name of the score that ordered the rows.
+        rows: the labelled rows that enter the evaluation.
+        score: name of the score that groups the flagged rows.
         unflagged: number of unflagged rows in the results.
         high_is_suspicious: whether high values of the score are suspicious.
     """
@@ -142,7 +142,7 @@ def _gain(one: FlagPrecision, other: FlagPrecision) -> tuple[float, float, float
 
 
 def _by_score(flagged: list[ReviewedRow], score: str, sign: float) -> tuple[FlagPrecision, ...]:
-    """Flagged rows in up to four bins of about equal size; rows with equal scores share a bin."""
+    """Flagged rows in up to four score ranges with about equally many rows; rows with equal scores are in one range."""
     scored = [row for row in flagged if row.suspicion is not None]
     if not scored:
         return ()

@@ -16,7 +16,7 @@ from screen.review.labels.summary import LabelReport
 
 
 def print_labels(report: LabelReport, console: Console) -> None:
-    """Print counts, then a table of shares with their 95 % intervals."""
+    """Print counts, then a table with the share of corrections in each group and its 95 % interval."""
     console.print(f"{report.labelled} labelled row(s) in {escape(report.output)}", soft_wrap=True)
     for line in _lines(report):
         console.print(f"  {escape(line)}", soft_wrap=True)
@@ -28,7 +28,7 @@ def print_labels(report: LabelReport, console: Console) -> None:
         "out of distribution",
         "unusable",
         Column("share of corrections", no_wrap=True),
-        title="Model errors found by reviewers",
+        title="Model errors found by reviewers (with 95 % intervals)",
     )
     groups = [[flag.flagged, flag.audit], flag.by_reason, flag.by_score]
     for group in (group for group in groups if group):
@@ -37,12 +37,18 @@ def print_labels(report: LabelReport, console: Console) -> None:
     console.print(table)
     if flag.gain is not None:
         difference, low, high = (100 * value for value in flag.gain)
-        console.print(f"Lift over random: {difference:+.1f} percentage points ({low:+.1f} to {high:+.1f}).")
+        console.print(
+            f"Lift over random: {difference:+.1f} percentage points (95 % interval {low:+.1f} to {high:+.1f})."
+        )
     if flag.missed is not None:
         estimate, low, high = flag.missed
-        console.print(f"Estimated corrections among the unflagged rows: {estimate:.0f} ({low:.0f} to {high:.0f}).")
+        console.print(
+            f"Estimated corrections among the unflagged rows: {estimate:.0f} (95 % interval {low:.0f} to {high:.0f})."
+        )
     else:
-        console.print("No random row is labelled. Export some with `queue --include-random P%` to measure the lift.")
+        console.print(
+            "No unflagged random row is labelled. To measure the lift, export some with `queue --include-random P%`."
+        )
 
 
 def _add(table: Table, shares: Iterable[FlagPrecision]) -> None:
@@ -53,17 +59,17 @@ def _add(table: Table, shares: Iterable[FlagPrecision]) -> None:
 
 
 def _lines(report: LabelReport) -> Iterable[str]:
-    """One line for each nonzero count of excluded or special labels, with the reason."""
+    """One line for each nonzero count, and for each reason why labels or shards could not be used."""
     lines = (
-        (report.unlabelled, "task(s) without a label"),
-        (report.skipped, "skipped annotation(s), not counted"),
-        (report.repeated, "further task(s) of a row: votes merged"),
-        (report.disputed, "row(s) on which annotators disagree, left out"),
-        (report.foreign, "task(s) that name no row of any results"),
+        (report.unlabelled, "task(s) or row(s) without a label"),
+        (report.skipped, "cancelled annotation(s), which are not votes"),
+        (report.repeated, "task(s) or row(s) that repeat a labelled row; votes merged"),
+        (report.disputed, "row(s) with a tied vote, left out"),
+        (report.foreign, "task(s) or row(s) without a valid `shard` and `row`"),
         (sum(report.no_result.values()), "labelled row(s) that do not match these results"),
-        (report.not_predicted, "row(s) without a prediction, not in the shares"),
-        (report.other, "row(s) neither flagged nor in the random sample, not in the shares"),
-        (report.no_class, "label(s) that are not a class of the model"),
+        (report.not_predicted, "row(s) without a prediction, excluded from the shares"),
+        (report.other, "row(s) neither flagged nor in the random sample, excluded from the shares"),
+        (report.no_class, "row(s) with a label that is not a class of the model"),
         (report.without_image, "row(s) whose image is no longer available"),
     )
     for count, text in lines:

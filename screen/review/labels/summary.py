@@ -1,6 +1,6 @@
 """The report of `oodscreen labels`, and the columns of the labelled rows.
 
-In: counts and the flag's precision. Out: one line of JSON; `show.py` prints the same report as text.
+In: counts, and the precision of the flag. Out: the report as one line of JSON; `show.py` prints the report as text.
 """
 
 from __future__ import annotations
@@ -30,9 +30,15 @@ LABEL_COLUMNS = (
         "0 to C - 1",
         "Class number of the label; null if the label is not a class of the model.",
     ),
-    Column("outcome", pa.string(), "", "see above", "Outcome of the review, from label and prediction."),
-    Column("annotators", pa.int32(), "", "1 and up", "Number of people who labelled the row."),
-    Column("agreement", pa.float32(), "share", "0 to 1", "Share of the annotators who gave this label."),
+    Column(
+        "outcome",
+        pa.string(),
+        "",
+        "`kept`, `changed`, `out of distribution`, `unusable`, `not predicted`",
+        "Outcome of the review, from label and prediction.",
+    ),
+    Column("annotators", pa.int32(), "", "1 and up", "Number of annotators who labelled the row."),
+    Column("agreement", pa.float32(), "share", "0 to 1", "Share of the annotators who chose `label`."),
     Column("source", pa.string(), "", "", "`flagged`; `audit`: random sample of unflagged rows; `other`: neither."),
     *(_BY_NAME[name] for name in ("key", "predicted", "model_version", "input_footer", *COPIED_COLUMNS)),
 )
@@ -43,21 +49,23 @@ class LabelReport:
     """Counts of the labels read, and the precision of the flag.
 
     Attributes:
-        output: the written file.
-        read: tasks or lines read.
-        labelled: labelled rows in the file.
+        output: path of the written file.
+        read: number of tasks or rows read.
+        labelled: number of labelled rows in the file.
         worth: precision of the flag.
-        foreign: tasks that name no row.
-        unlabelled: tasks without a label.
-        skipped: cancelled annotations.
-        repeated: further tasks of a row that already has one.
-        disputed: rows with a tied vote; they are not in the file.
-        no_result: labelled rows that do not match these results, by reason.
-        not_predicted: labelled rows without a prediction; they are in the file, but not in the shares.
-        no_class: labels that are neither a class of the model nor an additional choice such as `unusable`.
-        other: labelled rows neither flagged nor in the random sample; they are in the file, but not in the shares.
-        without_image: rows in the file whose image is no longer available.
-        shards: reasons for input shards that are unavailable or changed, by name.
+        foreign: number of tasks or rows without a valid `shard` and `row`.
+        unlabelled: number of tasks or rows without a label.
+        skipped: number of cancelled annotations.
+        repeated: number of tasks or rows that repeat a labelled row; their votes are merged.
+        disputed: number of rows with a tied vote, which are not in the file.
+        no_result: number of labelled rows that do not match the results, by reason.
+        not_predicted: number of labelled rows in the file without a prediction; they are excluded from the shares.
+        no_class: number of labelled rows with a label that is neither a class of the model nor an additional choice
+            such as `unusable`.
+        other: number of labelled rows in the file that are neither flagged nor in the random sample; they are excluded
+            from the shares.
+        without_image: number of rows in the file whose image is no longer available.
+        shards: why an input shard cannot be used, by the shard's name.
     """
 
     output: str

@@ -1,6 +1,6 @@
 """The output file of `oodscreen labels`: its schema, and checks of its path.
 
-In: `--output`. Out: a path that is safe to write: it is free, or holds an earlier file of labelled rows.
+In: `--output`. Out: the path to write, which is unused or has an earlier file of labelled rows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def choose_target(output: str, results: Path) -> Path:
 
     Args:
         output: value of `--output`.
-        results: folder of RESULTS; every shard in it is read as results, so the output must be outside.
+        results: folder of RESULTS; it must not contain the output, because readers take its Parquet files as results.
 
     Raises:
         OptionRefused: the path has no Parquet extension, or is in RESULTS.
@@ -39,13 +39,13 @@ def choose_target(output: str, results: Path) -> Path:
         raise OptionRefused(
             f"--output {output} does not end in {' or '.join(_ENDINGS)}.",
             wanted="the name of a Parquet file",
-            next_step="for example --output labels.parquet",
+            next_step="give a name like --output labels.parquet",
         )
     folder = results.resolve()
     if is_within(path.resolve(), folder) or is_within(path.parent.resolve(), folder):
         raise OptionRefused(
             f"--output {output} is in RESULTS, {results}.",
-            wanted="a file outside RESULTS, where every shard is read as results",
+            wanted="a file outside RESULTS, because readers take every Parquet file in RESULTS as results",
             next_step="choose another folder",
         )
     problem = _why_not_replaceable(path)
@@ -59,7 +59,7 @@ def choose_target(output: str, results: Path) -> Path:
 
 
 def _why_not_replaceable(path: Path) -> str:
-    """Why a path must not be replaced; "" if it is free or an earlier file of labelled rows."""
+    """Why a path must not be written; "" if it is unused or has an earlier file of labelled rows."""
     if not path.exists():
         return "is a broken link" if path.is_symlink() else ""
     if path.is_dir():
@@ -71,4 +71,5 @@ def _why_not_replaceable(path: Path) -> str:
         return "cannot be read as Parquet"
     if any(schema.equals(label_schema(images=images)) for images in (False, True)):
         return ""
-    return f"has other columns than labelled rows: {', '.join(schema.names[:6])}{', ...' if len(schema) > 6 else ''}"
+    more = ", ..." if len(schema) > 6 else ""
+    return f"has other columns than those of labelled rows: {', '.join(schema.names[:6])}{more}"

@@ -1,6 +1,6 @@
 """Collect the annotators' votes on each row, and derive the row's label by plurality.
 
-In: votes, each with the `RowName` of its row. Out: `Annotations`, and a label for the votes on a row.
+In: votes, each with the `RowName` of its row. Out: `Annotations`, and for each row the label with the most votes.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 class RowName:
     """Identity of a labelled row.
 
-    Two labels certainly belong to the same row only if all attributes except `source` are equal: rewritten shards and
-    other results can have the same shard names.
+    Only names in which all attributes except `source` are equal certainly belong to the same row, because shards that
+    were rewritten and shards of other results can have the same name.
 
     Attributes:
         shard: name of the shard.
@@ -44,7 +44,7 @@ class Vote:
 
     Attributes:
         choices: one or more different choices.
-        number: position of the vote in the order of reading; the last vote of an annotator counts.
+        number: position of the vote in the order of reading; of the votes of one annotator, the last one counts.
     """
 
     choices: tuple[Choice, ...]
@@ -67,9 +67,9 @@ class Votes:
 
     @classmethod
     def merge(cls, parts: Sequence[Votes]) -> Votes:
-        """The votes on one row that has several names; the last vote of each annotator counts.
+        """The merged votes of `parts`, which name the same row differently; the last vote of each annotator counts.
 
-        The merged name takes each attribute from the first part that has it.
+        Each attribute of the merged name is that of the first part in which the attribute is not None.
         """
         names = [part.name for part in parts]
         merged = cls(
@@ -94,10 +94,10 @@ class Votes:
     def decide(self, name: Callable[[Choice], str]) -> tuple[tuple[str, ...], float] | None:
         """The label with the most votes and the share of annotators who gave it; None for no votes or a tie.
 
-        A vote marked as ground truth overrides the others.
+        A vote marked as ground truth decides alone.
 
         Args:
-            name: maps a choice to its class name; votes with the same names are votes for the same label.
+            name: function from a choice to its class name; votes with equal sets of names are votes for the same label.
         """
 
         def label_of(vote: Vote) -> tuple[str, ...]:
@@ -119,15 +119,15 @@ def _first(texts: Iterable[str | None]) -> str | None:
 
 @dataclass
 class Annotations:
-    """All annotations of a file.
+    """All annotations of a file or project.
 
     Attributes:
         votes: votes by row.
-        read: tasks or lines read.
-        foreign: tasks or lines that name no row.
-        unlabelled: tasks or lines without a label.
-        skipped: cancelled annotations.
-        repeated: further tasks or lines of a row that already has one; their votes are merged.
+        read: number of tasks or rows read.
+        foreign: number of tasks or rows without a valid `shard` and `row`.
+        unlabelled: number of tasks or rows without a label.
+        skipped: number of cancelled annotations.
+        repeated: number of tasks or rows that repeat a labelled row; their votes are merged.
     """
 
     votes: dict[RowName, Votes] = field(default_factory=dict)
@@ -139,7 +139,7 @@ class Annotations:
     _counted: int = 0
 
     def add(self, name: RowName, annotator: str, choices: tuple[Choice, ...], *, is_truth: bool = False) -> None:
-        """Add a vote; it replaces an earlier vote of the same annotator on the same row."""
+        """Add a vote, which replaces an earlier vote of the same annotator on the same row."""
         votes = self.votes.setdefault(name, Votes(name))
         vote = Vote(choices, self._counted)
         self._counted += 1

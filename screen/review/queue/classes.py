@@ -1,4 +1,4 @@
-"""The choices of a labeler: the model's class names, `out of distribution` and `unusable`.
+"""The choices of an annotator: the model's class names, `out of distribution` and `unusable`.
 
 In: results with the record of their run, and optionally the model. Out: `ClassNames`, whose choices are all different.
 """
@@ -23,7 +23,7 @@ _RESERVED = (OUT_OF_DISTRIBUTION, UNUSABLE, IN_DISTRIBUTION)
 
 @dataclass(frozen=True)
 class ClassNames:
-    """The choices of a labeler.
+    """The choices of an annotator.
 
     Attributes:
         names: class names of a classifier; empty for a regression.
@@ -39,7 +39,7 @@ class ClassNames:
         return (*(self.names or (IN_DISTRIBUTION,)), OUT_OF_DISTRIBUTION, UNUSABLE)
 
     def predicted(self, row: dict[str, Any]) -> tuple[str, ...]:
-        """The model's own choices for a row of the results; empty if the row was not scored."""
+        """The predicted classes of a row; empty if the row was not scored or the model is a regression."""
         if row["mean"] is None or not self.names:
             return ()
         if self.several:
@@ -48,23 +48,24 @@ class ClassNames:
 
 
 def name_classes(results: Results, model: str | None) -> tuple[ClassNames, ModelContract | None]:
-    """The class names and the contract of a model file.
+    """The choices of an annotator, and the contract of the model if its file is given.
 
-    Without the file, the names are those recorded by the run, which are the same, or else class numbers.
+    Without the file, the class names are those in the record of the run, which are the same as in the model; without a
+    record, they are class numbers.
 
     Args:
         results: results of the model.
-        model: the model file; None without one.
+        model: path of the model file; None if it was not given.
 
     Raises:
-        OptionRefused: the results are of another model.
+        OptionRefused: the results were produced by another model.
     """
     if model is None:
         return _recorded_classes(results), None
     read = read_model(as_path(model))
     if read.digest != results.model:
         raise OptionRefused(
-            f"--model {model} has the digest {read.digest[:16]}; the results are of {results.model[:16]}.",
+            f"--model {model} has the digest {read.digest[:16]}; the model of the results has {results.model[:16]}.",
             wanted="the model file that produced these results",
             next_step="give that file, or leave out --model to use the class names recorded by the run",
         )
@@ -79,7 +80,7 @@ def name_classes(results: Results, model: str | None) -> tuple[ClassNames, Model
 
 
 def _recorded_classes(results: Results) -> ClassNames:
-    """The class names in the run's record, if it has one for each class of the results; else class numbers."""
+    """The class names in the record of the run, if it has a name for each class; else class numbers."""
     numbers = _number_classes(results)
     recorded = () if results.record is None else results.record.class_names
     if not recorded or len(recorded) != len(numbers.names):
@@ -88,7 +89,7 @@ def _recorded_classes(results: Results) -> ClassNames:
 
 
 def _number_classes(results: Results) -> ClassNames:
-    """Class numbers, counted from the first scored row; empty for a regression or without scored rows."""
+    """Class numbers as names, their count from the first scored row; empty for a regression or without scored rows."""
     for entry in results.entries:
         for table in results.batches(entry, ["mean", "prediction", "largest_label_entropy"]):
             for row in table.to_pylist():
@@ -102,7 +103,7 @@ def _number_classes(results: Results) -> ClassNames:
 
 
 def _make_distinct(texts: tuple[str, ...]) -> tuple[str, ...]:
-    """Class names for a labeling form: on one line, printable and all different."""
+    """Class names for a labelling form: on one line, printable and all different."""
     names: list[str] = []
     taken = set(_RESERVED)
     for index, text in enumerate(texts):

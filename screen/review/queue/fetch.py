@@ -1,7 +1,7 @@
-"""Fetch rows with their images from the input shards, verified to be unchanged since they were scored.
+"""Fetch rows of the results and their images from input shards that are unchanged since they were scored.
 
-In: positions in the results. Out: a digest of each row's image; row and image go to a temporary file, because a queue
-is ordered by suspicion but shards are read sequentially.
+In: positions in the results. Out: a digest of each row's image. Row and image are stored in a temporary file, because
+shards are read sequentially, but a queue is written in the order of suspicion.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class Missing:
 
     Attributes:
         shards: reasons why a whole shard is unavailable, by its name.
-        rows: requested rows in these shards.
-        images: counts of rows without an image that can be shown, by reason.
+        rows: number of requested rows in these shards.
+        images: counts of rows whose image cannot be shown, by reason.
     """
 
     shards: dict[str, str] = field(default_factory=dict)
@@ -66,11 +66,12 @@ class Missing:
 
 
 class Fetcher:
-    """Reads selected rows, each shard once per call.
+    """Reads selected rows and their images, each shard once per call of `fetch`.
 
     Args:
         results: results that the rows belong to.
-        contract: contract of the model; pixels stored without a shape need it. None if the model was not given.
+        contract: contract of the model, which is required for pixels that are stored without a shape; None if the model
+            was not given.
         source: current location of the input shards; None if they were not moved.
 
     Raises:
@@ -90,7 +91,7 @@ class Fetcher:
             self._spool.close()
 
     def fetch(self, positions: list[RowPosition]) -> dict[RowPosition, FetchedRow]:
-        """Read rows and images; unavailable ones are counted in `missing`.
+        """Read rows and images; `missing` counts the unavailable ones.
 
         Raises:
             ReadFailed: the disk or the object store failed.
@@ -117,7 +118,7 @@ class Fetcher:
         return found
 
     def load(self, one: FetchedRow) -> tuple[dict[str, Any], QueuedImage]:
-        """A fetched row by column of the results, and its image."""
+        """The values of a fetched row by result column, and its image."""
         self._spool.seek(one.offset)
         row, image = pickle.load(self._spool)  # noqa: S301  written by this process, and inaccessible to others
         return row, image
@@ -155,7 +156,7 @@ class Fetcher:
         return offset
 
     def _images(self, batch: RowBatch) -> Iterator[tuple[bytes, QueuedImage] | str]:
-        """For each row the digest and the image, or the reason why it has none."""
+        """For each row, the digest and the image, or the reason why there is no image."""
         if batch.images is None:
             yield from ["unreadable_page"] * batch.count
             return
@@ -177,7 +178,7 @@ class Fetcher:
             )
 
     def _tensors(self, column: pa.Array, shape: tuple[int, ...]) -> Iterator[tuple[bytes, QueuedImage] | str]:
-        """Raw pixels as PNG; the digest is that of the pixels."""
+        """Digest of the raw pixels and the image as PNG, for each row; or the reason why there is no image."""
         if len(shape) == 1:
             if self._contract is None:
                 raise OptionRefused(

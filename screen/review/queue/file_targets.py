@@ -1,6 +1,6 @@
 """Write a queue to files: Parquet, JSON Lines, a folder of images, or tasks for Label Studio's import.
 
-In: an iterator of `QueueRow`s. Out: the file or folder, written atomically, and its images in the ledger.
+In: an iterator of `QueueRow`s. Out: the file or folder, written atomically, and ledger entries for its images.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ROW_GROUP_ROWS = 256
 
 
 def format_of(target: str, chosen: str | None) -> str:
-    """The format of a queue: the chosen one, else by the extension of the file.
+    """The format of a queue: the chosen format, or else that of the extension.
 
     Raises:
         OptionRefused: no format was chosen, and the extension is unknown.
@@ -45,7 +45,7 @@ def format_of(target: str, chosen: str | None) -> str:
         raise OptionRefused(
             f"--output {target} has no extension that determines the format.",
             wanted=f"a name that ends in {', '.join(_ENDINGS)}, or a format in --to",
-            next_step="add --to imagefolder for a folder of images, or --to label-studio-tasks for tasks to import",
+            next_step="add --to imagefolder for a folder of images, or --to label-studio-tasks for a file of tasks",
         )
     return _ENDINGS[ending]
 
@@ -58,9 +58,9 @@ class FileDestination:
         target: path of the file or folder.
         format: one of `FILE_FORMATS`.
         project: name of the project in the ledger.
-        classes: the choices of a labeler.
+        classes: the choices of an annotator.
         images: whether to write image bytes into Parquet and JSON Lines.
-        url: address of the images in tasks; None to embed them.
+        url: template for the addresses of the images in tasks; None to embed the images.
     """
 
     target: Path
@@ -75,33 +75,35 @@ class FileDestination:
         return str(self.target)
 
     def find_existing(self, keys: Sequence[bytes]) -> set[bytes]:
-        """Always empty: for files, only the ledger records exported images."""
+        """The empty set: for files, only the ledger records exported images."""
         return set()
 
     def refuse_overwrite(self) -> None:
-        """Refuse to replace an earlier queue, whose rows may not have been labelled yet.
+        """Raise an error if the export would replace an earlier queue, whose rows may not be labelled yet.
 
         Raises:
-            OutputRefused: the target exists, or is a folder in an object store.
+            OutputRefused: the target or another labelling configuration of that name exists, or the target is a folder
+                in an object store.
         """
         if self.format == "imagefolder" and not is_local(self.target):
             raise OutputRefused(
                 f"{self.target} is in an object store, where folders cannot be created atomically.",
                 wanted="a folder on a disk",
-                next_step="write it to a disk and copy it, or write Parquet: --output QUEUE.parquet",
+                next_step="write the folder to a disk and copy it, or write a Parquet file: --output QUEUE.parquet",
             )
         if self.target.exists() or (is_local(self.target) and self.target.is_symlink()):
             raise OutputRefused(
                 f"{self.target} already exists.",
-                wanted="a new file for each queue, because rows of the old one may not be labelled yet",
+                wanted="a new file or folder for each queue, because rows of an earlier queue may not be labelled yet",
                 next_step='choose another name, for example with the date in it: "queue-$(date +%F).parquet"',
             )
 
         form = self.target.with_suffix(".xml")
         if self.format == "label-studio-tasks" and form.exists() and form.read_bytes() != self._form():
             raise OutputRefused(
-                f"{form} already exists, and the labeling configuration of {self.target.name} needs this name.",
-                wanted="a name for the tasks whose .xml file is free",
+                f"{form} already exists with other content; the labelling configuration of {self.target.name} "
+                "needs this name.",
+                wanted="a name for the tasks for which no .xml file exists",
                 next_step="choose another name for the tasks",
             )
 
@@ -109,10 +111,11 @@ class FileDestination:
         return label_config(self.classes).encode()
 
     def export(self, rows: Iterable[QueueRow], entries: Sequence[LedgerEntry], ledger: Ledger) -> None:
-        """Write a staging file, add a pending ledger entry, move the file to its final name, and confirm the entry.
+        """Write a staging file, write a pending ledger file, rename the staging file, and confirm the ledger file.
 
         Raises:
-            WriteFailed: the file cannot be written; neither the file nor the ledger entries exist then.
+            WriteFailed: the queue or the ledger cannot be written; the next export confirms or removes a pending ledger
+                file.
         """
         if self.format == "imagefolder":
             self._write_folder(rows, entries, ledger)
@@ -185,7 +188,7 @@ def make_file_destination(
     """The file destination for the given options.
 
     Raises:
-        OptionRefused: the format cannot be determined, or an option has no effect in this format.
+        OptionRefused: the format cannot be determined, or an option has no effect in the format.
     """
     kind = format_of(target, chosen)
     if url is not None and kind != "label-studio-tasks":
@@ -203,9 +206,9 @@ def make_file_destination(
         )
     if kind == "label-studio-tasks" and target.lower().endswith(".xml"):
         raise OptionRefused(
-            f"--output {target} ends in .xml, the extension of the labeling configuration.",
+            f"--output {target} ends in .xml, the extension of the labelling configuration.",
             wanted="a name for the tasks, which are JSON",
-            next_step="for example --output tasks.json; the configuration is then written to tasks.xml",
+            next_step="give a name such as --output tasks.json; the configuration is then written to tasks.xml",
         )
     path = as_path(target)
     return FileDestination(path.absolute() if is_local(path) else path, kind, project, classes, images, url)

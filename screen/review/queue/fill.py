@@ -1,4 +1,4 @@
-"""`oodscreen queue`: export flagged rows for labeling, most suspicious first, each image once.
+"""`oodscreen queue`: export flagged rows for labelling, most suspicious first, each image at most once per project.
 
 In: RESULTS, a `QueueConfig` and a destination. Out: a `QueueReport`. Rows and images are buffered in a temporary file;
 memory holds a few hundred bytes per exported row and per image in the ledger.
@@ -32,15 +32,16 @@ from screen.review.results import Results, open_results
 def fill_queue(
     source: str, config: QueueConfig, choose_destination: Callable[[Results, ClassNames], Destination]
 ) -> QueueReport:
-    """Export the selected rows whose images the project does not have yet.
+    """Export the selected rows whose images are not in the project yet.
 
     Args:
-        source: RESULTS.
+        source: folder of results.
         config: selection of the rows.
-        choose_destination: makes the destination; called when only the manifest and the class names have been read.
+        choose_destination: function that returns the destination; called before rows are ranked, so that wrong options
+            are reported early.
 
     Raises:
-        Refused: the source holds no finished results, or an option cannot be satisfied.
+        Refused: the source contains no finished results, or an option is invalid.
         OodscreenError: the export failed; exported images are recorded in the ledger or in the project.
     """
     results = open_results(source)
@@ -85,7 +86,7 @@ def fill_queue(
 def _rows(
     chosen: list[tuple[str, FetchedRow]], results: Results, fetcher: Fetcher, classes: ClassNames, score: str
 ) -> Iterator[QueueRow]:
-    """The queue rows in order, read back from the temporary file."""
+    """The queue rows in order, each read from the temporary file."""
     sign = 1.0 if is_high_suspicious(results, score) else -1.0
     for index, (source, one) in enumerate(chosen):
         row, image = fetcher.load(one)

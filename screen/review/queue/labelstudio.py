@@ -1,6 +1,7 @@
-"""Format queue rows for Label Studio: the labeling configuration, and one task per row.
+"""Format queue rows for Label Studio: a labelling configuration, and one task per row.
 
-In: `QueueRow`s and the class names. Out: XML, and tasks as JSON values. Uses neither network nor Label Studio's SDK.
+In: `QueueRow`s and the class names. Out: XML, and tasks as JSON values. The module uses neither the network nor Label
+Studio's SDK.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _NUMBERS = tuple(column.name for column in SCORES if not pa.types.is_list(column
 
 @dataclass(frozen=True)
 class LabelForm:
-    """The tags of a project's labeling configuration that tasks fill in.
+    """Names in a project's labelling configuration to which tasks and their predictions refer.
 
     Attributes:
         control: name of the Choices tag.
@@ -49,12 +50,12 @@ class LabelForm:
 
 
 def standard_form(classes: ClassNames) -> LabelForm:
-    """The form of the configuration that `label_config` returns."""
+    """The form of the labelling configuration that `label_config` returns."""
     return LabelForm("label", "image", "image", classes.choices)
 
 
 def label_config(classes: ClassNames) -> str:
-    """Labeling configuration of a new project, as XML with escaped class names."""
+    """Labelling configuration of a new project, as XML with escaped class names."""
     form = standard_form(classes)
     view = ElementTree.Element("View")
     ElementTree.SubElement(view, "Image", name=form.object, value=f"${form.image}", zoom="true")
@@ -70,10 +71,10 @@ def label_config(classes: ClassNames) -> str:
 
 @dataclass(frozen=True)
 class ImageUrl:
-    """Template of the images' addresses for a labeler's browser.
+    """Template for the addresses from which an annotator's browser loads the images.
 
     Attributes:
-        template: address with `{path}`, `{id}`, `{shard}`, `{row}` or `{key}` in it.
+        template: address with at least one of `{path}`, `{id}`, `{shard}`, `{row}` and `{key}`.
     """
 
     template: str
@@ -83,13 +84,13 @@ class ImageUrl:
             parts = [part[1:] for part in string.Formatter().parse(self.template) if part[1] is not None]
         except ValueError as error:
             parts = [(str(error), "", None)]
-        # Only plain names: a format width can exhaust memory, and attributes or conversions can read other data.
+        # Only plain names are accepted: a width can exhaust memory, and attributes or conversions can read other data.
         if not parts or any(name not in _PLACEHOLDERS or spec or conversion for name, spec, conversion in parts):
             raise OptionRefused(
-                f"--image-url is {self.template!r}.",
+                f"--image-url {self.template!r} is not a valid template.",
                 wanted=f"an address with the placeholders {', '.join(f'{{{name}}}' for name in _PLACEHOLDERS)}, "
                 "without format specifications",
-                next_step="for example --image-url 'https://images.example.org/{path}'",
+                next_step="give a template such as --image-url 'https://images.example.org/{path}'",
             )
 
     def of(self, row: QueueRow) -> str:
@@ -114,7 +115,7 @@ class ImageUrl:
 def make_task(row: QueueRow, form: LabelForm, url: ImageUrl | None) -> dict[str, Any]:
     """One task: the image, the scores for ordering, and the model's prediction.
 
-    The prediction's score is the confidence: Label Studio's uncertainty sampling shows the lowest first.
+    The prediction's score is the confidence: Label Studio's uncertainty sampling shows tasks with low scores first.
     """
     scores = {name: row.result[name] for name in _NUMBERS if row.result[name] is not None}
     data = {
@@ -145,7 +146,7 @@ def make_task(row: QueueRow, form: LabelForm, url: ImageUrl | None) -> dict[str,
 
 
 def embed(image: QueuedImage) -> str:
-    """An image as a data URI; formats that browsers do not show are converted to PNG."""
+    """An image as a data URI; formats that browsers do not show are converted to PNG if Pillow can decode them."""
     data, media_type = image.data, image.media_type
     if media_type not in _BROWSER_TYPES:
         data, media_type = _as_png(data) or data, "image/png"
@@ -163,14 +164,14 @@ def _as_png(data: bytes) -> bytes | None:
 
 
 def parse_form(parsed: dict[str, Any] | None, wanted: Sequence[str]) -> LabelForm | str:
-    """The form of an existing project, from its parsed labeling configuration.
+    """The form of an existing project, from its parsed labelling configuration.
 
     Args:
         parsed: the project's `parsed_label_config`.
         wanted: choices that the form must have.
 
     Returns:
-        The form, or the reason why the project has no suitable one.
+        The form, or a predicate for the project: why its configuration is not suitable.
     """
     problem = "has no Choices tag for an Image tag"
     for control, tag in (parsed or {}).items():

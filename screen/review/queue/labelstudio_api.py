@@ -1,6 +1,6 @@
 """Import tasks into a project of a Label Studio server, and export its labels.
 
-In: address and project. Out: a `LabelStudioProject`.
+In: the address of a server, and a project. Out: a `LabelStudioProject`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from screen.review.queue.row import QueueRow
 VIEW_TITLE = "Most suspicious first"
 _TITLE_LENGTHS = (3, 50)
 _KEYS_PER_REQUEST = 16
-"""Keys in the address of one request, which many servers limit to 8 KiB."""
+"""Keys per request; they are part of the request's address, whose length many servers limit to 8 KiB."""
 
 _IMPORT_TASKS, _IMPORT_BYTES = 500, 8 * 2**20
+"""Maximum number of tasks, and their maximum total size in bytes, per import request."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class LabelStudioProject:
         url: address of the server.
         id: number of the project.
         title: title of the project.
-        created: time of creation; distinguishes a new project that reuses an old number.
-        form: the tags that tasks fill in; None if only labels are read.
-        url_template: addresses of the images; None to embed them.
+        created: time of creation, which distinguishes a project from a deleted one with the same number.
+        form: names in the labelling configuration to which tasks refer; None if only labels are read.
+        url_template: template for the addresses of the images; None to embed the images.
     """
 
     client: Any
@@ -58,7 +59,7 @@ class LabelStudioProject:
         return f"Label Studio project {self.title!r} ({self.url}/projects/{self.id})"
 
     def find_existing(self, keys: Sequence[bytes]) -> set[bytes]:
-        """Keys of the images that have a task in the project.
+        """Those of `keys` whose images have a task in the project.
 
         Raises:
             OodscreenError: the server cannot be reached or refused the request.
@@ -78,7 +79,7 @@ class LabelStudioProject:
         return found
 
     def refuse_overwrite(self) -> None:
-        """Do nothing: an import never overwrites tasks of the project."""
+        """Do nothing, because an import does not overwrite tasks of the project."""
 
     def export(self, rows: Iterable[QueueRow], entries: Sequence[LedgerEntry], ledger: Ledger) -> None:
         """Import tasks in batches; imported images are recorded in the ledger even if a later batch fails.
@@ -94,8 +95,8 @@ class LabelStudioProject:
                 if response.task_count not in (None, len(tasks)):
                     raise WriteFailed(
                         f"{self.describe()} imported {response.task_count} of {len(tasks)} tasks.",
-                        wanted="all tasks imported",
-                        next_step="check the project and run again; images that it has are not imported twice",
+                        wanted="an import of all tasks",
+                        next_step="check the project, and run again; images in the project are not imported twice",
                     )
                 done += len(tasks)
         finally:
@@ -134,13 +135,15 @@ class LabelStudioProject:
 def open_project(
     url: str | None, name: str | None, classes: ClassNames | None, image_url: ImageUrl | None = None
 ) -> LabelStudioProject:
-    """The project with a number or title; for a queue, a missing project is created, with a view in queue order.
+    """The project with the given number or title.
+
+    For a queue, a missing title becomes a new project, and the project receives a view in the order of the queue.
 
     Args:
-        url: address of the server; None takes it from the environment.
-        name: number or title of the project.
-        classes: the choices of a labeler; None to read labels, which requires an existing project.
-        image_url: addresses of the images; None to embed them.
+        url: address of the server; None for the address in the environment.
+        name: number or title of the project; None for `oodscreen`.
+        classes: the choices of an annotator; None to read labels, which requires an existing project.
+        image_url: template for the addresses of the images; None to embed the images.
 
     Raises:
         OptionRefused: the SDK is not installed, the token is missing or refused, the server or project does not exist,
@@ -159,7 +162,7 @@ def open_project(
                     wanted="the number or the title of a project that is visible to this token",
                     next_step=f"give one of: {', '.join(existing)}"
                     if existing
-                    else "create a project with `oodscreen queue`",
+                    else "create a project with `oodscreen queue --to label-studio`",
                 )
             found = _create(client, name, classes)
         project = client.projects.get(id=found.id)
@@ -169,8 +172,8 @@ def open_project(
             if isinstance(parsed, str):
                 raise OptionRefused(
                     f"The project {project.title!r} {parsed}.",
-                    wanted="a labeling configuration with these choices for one image: " + ", ".join(classes.choices),
-                    next_step="add them in the project's settings, or give the title of a new project with --project",
+                    wanted="a labelling configuration with these choices for one image: " + ", ".join(classes.choices),
+                    next_step="add the choices in the project's settings, or give a new title with --project",
                 )
             form = parsed
             _add_view(client, project.id)
@@ -190,7 +193,7 @@ def _write(file: IO[bytes], block: bytes) -> None:
 
 
 def _find(client: Any, name: str) -> Any:
-    """The project with a number or title; None if it does not exist.
+    """The project with the given number or title; None if that project does not exist.
 
     Raises:
         OptionRefused: several projects have the title.
@@ -201,7 +204,7 @@ def _find(client: Any, name: str) -> Any:
     if len(found) > 1:
         raise OptionRefused(
             f"{len(found)} projects have the title {name!r}: {', '.join(str(one.id) for one in found)}.",
-            wanted="one project",
+            wanted="a title that only one project has, or the number of a project",
             next_step="give the number of the project with --project",
         )
     return found[0] if found else None
@@ -219,7 +222,7 @@ def _create(client: Any, name: str, classes: ClassNames) -> Any:
 
 
 def _add_view(client: Any, project: int) -> None:
-    """Create a view with the most suspicious tasks first, unless the project has it."""
+    """Create a view with the most suspicious tasks first, unless a view with its title exists."""
     for view in client.views.list(project=project):
         data = view.data if isinstance(view.data, dict) else {}
         if data.get("title") == VIEW_TITLE:

@@ -1,7 +1,6 @@
 """Connect to a Label Studio server through its SDK, and map the SDK's exceptions to errors of oodscreen.
 
-In: an address, and a token from the environment. Out: the SDK's client, and errors that never contain the token,
-headers or cookies.
+In: an address, and a token from the environment. Out: the SDK's client, and errors without token, headers and cookies.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from export.errors import OodscreenError, OptionRefused, ReadFailed, WriteFailed
 TOKEN_VARIABLE = "LABEL_STUDIO_API_KEY"  # noqa: S105  name of a variable, not a secret
 URL_VARIABLE = "LABEL_STUDIO_URL"
 _TIMEOUT = 300.0
-"""Timeout of a request, in seconds."""
+"""Seconds after which a request times out."""
 
 
 def server_address(url: str | None) -> str:
@@ -37,7 +36,7 @@ def server_address(url: str | None) -> str:
         raise OptionRefused(
             "--url is missing." if not address else "--url is not an address of the form http(s)://host[:port].",
             wanted="the address of Label Studio, without user and password",
-            next_step=f"for example --url http://localhost:8080, or set {URL_VARIABLE}",
+            next_step=f"give an address such as --url http://localhost:8080, or set {URL_VARIABLE}",
         )
     return address.rstrip("/")
 
@@ -61,8 +60,8 @@ def connect(address: str) -> Any:
         raise OptionRefused(
             f"{TOKEN_VARIABLE} is not set.",
             wanted="an access token of Label Studio in the environment",
-            next_step="create a personal access token under Account & Settings, and set the variable; "
-            "oodscreen never writes the token to a file",
+            next_step="create a personal access token under Account & Settings, and set the variable to the token; "
+            "oodscreen does not write the token to any file",
         )
     with sdk_errors(address, ""):
         return LabelStudio(base_url=address, api_key=token, timeout=_TIMEOUT)
@@ -70,7 +69,7 @@ def connect(address: str) -> Any:
 
 @contextmanager
 def sdk_errors(url: str, project: str, *, writes: bool = False) -> Iterator[None]:
-    """Map the SDK's exceptions within the block to errors of oodscreen, without headers and cookies."""
+    """Map the SDK's exceptions in the block to errors of oodscreen, without token, headers and cookies."""
     try:
         yield
     except OodscreenError:
@@ -92,21 +91,21 @@ def _explain(url: str, project: str, status: int | None, detail: str, *, writes:
     if status == 404:
         return OptionRefused(
             f"There is no Label Studio at {url} (404: {detail}).",
-            wanted="the address of the server, not of one of its pages",
+            wanted="the base address of the server, not the address of a page",
             next_step=f"open {url}/health in a browser, and check --url",
         )
     kind = WriteFailed if writes else ReadFailed
     if status is None:
         return kind(
-            f"Label Studio at {url} does not answer ({detail}).",
+            f"Label Studio at {url} did not return a valid response ({detail}).",
             wanted="a running server",
             next_step=f"open {url}/health in a browser, check --url and the network, and run again; "
             "no image is imported twice",
         )
     return kind(
-        f"Label Studio at {url} answered {status} for {project!r}: {detail[:300]}",
+        f"Label Studio at {url} returned the HTTP status {status} for project {project!r}: {detail[:300]}",
         wanted="a server that accepts the request",
-        next_step="check the server's log and run again; no image is imported twice",
+        next_step="read the server's log, and run again; no image is imported twice",
     )
 
 

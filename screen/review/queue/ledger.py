@@ -1,9 +1,9 @@
 """Deduplication ledger: the exported images of each project, so that no image is exported twice.
 
 In: a folder and a project. Out: a `Ledger` with the keys of exported images and the rows that they came from. Each
-queue adds one small Parquet file (`*.pq`) to the folder, written atomically, so it works on disks and in object stores.
-A pending ledger file is written before the queue file appears under its final name, and is confirmed afterwards. If a
-queue is killed in between, the next one checks whether the queue file exists.
+export adds small Parquet files (`*.pq`) to the folder, which are written atomically on disks and in object stores. A
+pending ledger file is written before the queue file appears under its final name, and is confirmed afterwards. If an
+export is killed in between, the next export checks whether the queue file exists.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SCHEMA = pa.schema(
     [
         pa.field("key", pa.binary(32), metadata={"description": "SHA-256 of the image's bytes."}),
         pa.field("input", pa.binary(16), metadata={"description": "Digest of the input shard's name and fingerprint."}),
-        pa.field("row", pa.int64(), metadata={"description": "Position in that shard."}),
+        pa.field("row", pa.int64(), metadata={"description": "Position of the row in the input shard."}),
     ]
 )
 
@@ -45,7 +45,7 @@ class LedgerEntry:
     Attributes:
         key: SHA-256 of the image's bytes.
         input: `input_digest` of its input shard.
-        row: position in that shard.
+        row: position in the input shard.
     """
 
     key: bytes
@@ -68,7 +68,7 @@ class Ledger:
         project: the labeling project.
         keys: keys of all exported images.
         rows: exported rows by digest of the input shard.
-        notes: messages about earlier queues that were killed.
+        notes: messages about earlier exports that were killed, and about the lock.
     """
 
     folder: Path
@@ -111,14 +111,14 @@ class Ledger:
         return pending
 
     def confirm(self, pending: Path) -> None:
-        """Turn a pending ledger file into a final one: the queue file exists under its final name."""
+        """Turn a pending ledger file into a confirmed one, after the queue file has its final name."""
         entries, header = _read(pending)
         self._write(_confirmed_path(pending), entries, header)
         pending.unlink()
         self._remember(entries)
 
     def load(self) -> None:
-        """Read the project's ledger files, and confirm or remove the pending files of killed queues.
+        """Read the project's ledger files, and confirm or remove the pending files of killed exports.
 
         Raises:
             OutputRefused: a ledger file cannot be read.
@@ -128,14 +128,15 @@ class Ledger:
             if _target_exists(header):
                 self.confirm(pending)
                 self.notes.append(
-                    f"an earlier queue was killed after it wrote {header['target']}; its images count as exported"
+                    f"an earlier export was killed after it wrote {header['target']}; "
+                    "the images in that file count as exported"
                 )
             else:
                 pending.unlink()
                 if not _confirmed_path(pending).exists():
                     self.notes.append(
-                        f"an earlier queue was killed before it wrote {header['target']}; "
-                        f"its {len(entries)} image(s) can be exported again"
+                        f"an earlier export was killed before it wrote {header['target']}; "
+                        f"the {len(entries)} image(s) of that export can be exported again"
                     )
         for path in sorted(self.folder.glob(f"{self._prefix()}*{_ENDING}")):
             self._remember(_read(path)[0])
@@ -166,9 +167,9 @@ def open_ledger(folder: str | Path, project: str) -> Iterator[Ledger]:
     """The ledger of a project; its folder is locked within the block.
 
     Raises:
-        OutputLocked: another queue holds the lock.
+        OutputLocked: another `oodscreen queue` holds the lock.
         OutputRefused: a ledger file cannot be read.
-        WriteFailed: the folder cannot be created or written.
+        WriteFailed: the folder cannot be created or written to.
     """
     path = as_path(folder) if isinstance(folder, str) else folder
     try:
@@ -180,7 +181,7 @@ def open_ledger(folder: str | Path, project: str) -> Iterator[Ledger]:
         if not str(error.found).startswith(str(path)):
             raise
         raise WriteFailed(
-            error.found, wanted="a writable folder for the ledger", next_step="give one with --ledger"
+            error.found, wanted="a writable folder for the ledger", next_step="give another folder with --ledger"
         ) from error
 
 
@@ -197,8 +198,9 @@ def _read(path: Path) -> tuple[list[LedgerEntry], dict[str, str | int]]:
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
         raise OutputRefused(
             f"The ledger file {path} cannot be read: {str(error).splitlines()[0] if str(error) else error!r}.",
-            wanted="an undamaged ledger file, which lists images that have been exported",
-            next_step="restore the file, or remove it: images listed only there are then exported again",
+            wanted="an undamaged ledger file, the list of images that have been exported",
+            next_step="restore the file from a backup, or delete it; then the images that only this file lists are "
+            "exported again",
         ) from error
 
 

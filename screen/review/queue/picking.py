@@ -1,4 +1,4 @@
-"""Pick the first candidates whose images the project does not have yet.
+"""Pick the first candidates whose images are not in the project yet.
 
 In: `Candidates`, a ledger and a destination. Out: fetched rows; skipped rows are counted in a `QueueReport`.
 """
@@ -30,22 +30,23 @@ class Destination(Protocol):
         """Description for messages."""
 
     def find_existing(self, keys: Sequence[bytes]) -> set[bytes]:
-        """Keys of the images that the destination already has, independent of the ledger."""
+        """Those of `keys` whose images are already at the destination, independent of the ledger."""
 
     def refuse_overwrite(self) -> None:
-        """Refuse, before anything is written, to overwrite existing files."""
+        """Raise an error if the export would overwrite existing files; called before anything is written."""
 
     def export(self, rows: Iterable[QueueRow], entries: Sequence[LedgerEntry], ledger: Ledger) -> None:
-        """Write the rows, and record them in the ledger."""
+        """Write the rows, and record their images in the ledger."""
 
 
 class Picker:
     """Picks candidates in order until enough new images are found.
 
-    Whether an image is new depends on its bytes, so some images are fetched and then skipped; each round fetches more.
+    An image must be fetched before its bytes can be compared with those of earlier images, and may then be skipped.
+    Rows are therefore fetched in rounds of growing size.
 
     Attributes:
-        seen: skipped rows, recorded in the ledger so that their images are not fetched again.
+        seen: skipped rows, which the caller records in the ledger, so that their images are not fetched again.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class Picker:
         return picked
 
     def _without_known_rows(self, candidates: Candidates) -> list[int]:
-        """Indices of candidates whose row is not in the ledger; the images of the other rows are not read again."""
+        """Indices of the candidates whose rows are not in the ledger; for the others, no image is read."""
         is_new = np.ones(len(candidates), np.bool_)
         for index, digest in enumerate(self._inputs):
             known = self._ledger.rows.get(digest)

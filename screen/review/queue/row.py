@@ -32,7 +32,7 @@ ADDED_COLUMNS = (
         pa.string(),
         "",
         "",
-        "Digest of the input shard's footer; identifies the file of `shard` and `row`.",
+        "Digest of the input shard's footer; identifies the version of the shard.",
     ),
 )
 """Columns that a queue adds to the columns of the results."""
@@ -52,7 +52,7 @@ class QueuedImage:
     """An image for export.
 
     Attributes:
-        data: bytes of the image file: those of the input, or a PNG if the input holds raw pixels.
+        data: bytes of the image file from the input; a PNG file if the input contains raw pixels.
         path: path of the image in the input; None without one.
         suffix: file extension of the format, with the dot.
         media_type: media type of the format.
@@ -72,9 +72,9 @@ class QueueRow:
         rank: position in the queue, from 1.
         key: SHA-256 of the image's bytes, in hexadecimal.
         source: `flagged` or `audit`.
-        suspicion: the score that orders the queue, high is suspicious; None if the row was not scored.
+        suspicion: the score that orders the queue, negated if low values are suspicious; None if the score is null.
         predicted: names of the predicted classes.
-        model_version: `Results.model_version`.
+        model_version: digests of model and configuration, by `Results.model_version`.
         input_footer: digest of the input shard's footer.
         result: the row of the results, by column.
         image: the image.

@@ -17,18 +17,18 @@ class QueueReport:
 
     Attributes:
         to: description of the destination.
-        rows: rows of the results.
-        flagged: flagged rows.
-        matching: flagged rows with one of the selected reasons.
+        rows: number of rows in the results.
+        flagged: number of flagged rows.
+        matching: number of flagged rows with a selected reason; all flagged rows if no reason is selected.
         order: the score that orders the queue.
-        handed_on: exported flagged rows.
-        audit: exported rows of the random sample.
-        before: rows whose image was exported earlier.
-        same_image: rows whose image is already in this queue, from a more suspicious row.
-        without_image: counts of rows without an image that can be shown, by reason.
-        shards: reasons for input shards that are unavailable or changed, by name.
-        shard_rows: selected rows in these shards.
-        reasons: flagged rows by main reason.
+        handed_on: number of exported flagged rows.
+        audit: number of exported rows of the random sample.
+        before: number of rows whose image was exported earlier.
+        same_image: number of rows whose image is already in this queue, from another row.
+        without_image: counts of rows whose image cannot be shown, by reason.
+        shards: why an input shard cannot be used, by the shard's name.
+        shard_rows: number of selected rows in the shards that cannot be used.
+        reasons: counts of the flagged rows by main reason.
         notes: further messages for the user.
     """
 
@@ -71,7 +71,7 @@ class QueueReport:
         if self.before:
             lines.append(f"  exported earlier: {self.before} row(s); another --project starts a separate queue")
         if self.same_image:
-            lines.append(f"  same image as a row before: {self.same_image} row(s)")
+            lines.append(f"  same image as another row of this queue: {self.same_image} row(s)")
         if self.without_image:
             lines.append(
                 f"  without an image to show: {sum(self.without_image.values())} row(s) "

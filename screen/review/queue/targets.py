@@ -1,6 +1,6 @@
 """Choose the destination of a queue from the options of the command.
 
-In: options. Out: a `FileDestination` or a `LabelStudioProject`. Options without effect are refused.
+In: options. Out: a `FileDestination` or a `LabelStudioProject`. An option without effect is an error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def choose_destination(results: Results, classes: ClassNames, config: TargetConf
     """The destination of a queue; a missing Label Studio project is created.
 
     Raises:
-        OptionRefused: the options are incomplete or contradict each other.
+        OptionRefused: the options are incomplete or contradict each other, or the server or project is not available.
         OutputRefused: the file would be in RESULTS or INPUT, where it would be read as results or images.
     """
     output, project = config.output, config.project
@@ -43,7 +43,7 @@ def choose_destination(results: Results, classes: ClassNames, config: TargetConf
         raise OptionRefused(
             "Neither --output nor --to label-studio was given.",
             wanted="a destination for the rows",
-            next_step="for example --output queue.parquet, or --to label-studio --url http://localhost:8080",
+            next_step="add for example --output queue.parquet, or --to label-studio --url http://localhost:8080",
         )
     destination = make_file_destination(
         output, config.to, project or DEFAULT_PROJECT, classes, images=config.images, url=template
@@ -53,16 +53,16 @@ def choose_destination(results: Results, classes: ClassNames, config: TargetConf
 
 
 def _refuse_within(target: Path, kind: str, results: Results) -> None:
-    """Refuse queues in RESULTS, and Parquet queues in the folder of the input shards.
+    """Raise an error for a queue in RESULTS, and for a Parquet queue in the folder of the input shards.
 
-    INPUT itself is not recorded. If a folder has only one scored shard, INPUT may have been that file, so other files
-    in the folder are allowed.
+    The manifest does not record whether INPUT was a folder or one file. If only one shard of a folder was scored, INPUT
+    may have been that file, so a queue in the folder is allowed.
     """
     path = _resolved(target)
     if is_within(path, _resolved(results.folder)):
         raise OutputRefused(
             f"{target} is in RESULTS {results.folder}.",
-            wanted="a file outside RESULTS, where it would be read as results",
+            wanted="a path outside RESULTS, because readers take the Parquet files in RESULTS as results",
             next_step="choose another folder",
         )
     roots = {entry.root for entry in results.entries} if kind == "parquet" else set()
@@ -71,7 +71,7 @@ def _refuse_within(target: Path, kind: str, results: Results) -> None:
         if (len(names) > 1 or "/" in names[0]) and is_within(path, _resolved(as_path(root))):
             raise OutputRefused(
                 f"{target} is in INPUT {root}.",
-                wanted="a file outside INPUT, where the next run would read it as a shard of images",
+                wanted="a file outside INPUT, because a run takes each Parquet file in INPUT as a shard of images",
                 next_step="choose another folder",
             )
 

@@ -1,7 +1,7 @@
 """Aggregate result rows batch by batch, in memory that does not grow with the number of rows.
 
-In: the scalar columns of the results, in batches. Out: histograms, counts by class and by reason, and the positions of
-the top-ranked rows.
+In: batches of result rows with the columns `NEEDED`. Out: histograms, counts by class and by reason, and the positions
+of the top-ranked rows.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ NEEDED = ("prediction", *SCALARS, "flag", "flag_reasons", "status")
 """Columns that `Aggregate.add` reads."""
 
 ORDER = ("ood_score", "largest_label_entropy", "entropy", "largest_std")
-"""Scores that rank rows when the queue's score is null, in order of preference."""
+"""Scores that rank rows if the default score of a queue is null, in order of preference."""
 
 _BINS = 96
 _SMALLEST_WIDTH = 2.0**-20
 _LARGEST_NUMBER = 2**52
-"""Maximum bin number; float64 does not represent every larger integer exactly."""
+"""Maximum bin number; float64 represents all integers up to this number exactly."""
 
 _MOST_REASONS = 1000
 
 
 class GrowingHistogram:
-    """A histogram whose bin width doubles until all values so far fit in 96 bins.
+    """A histogram of at most 96 bins, whose width is doubled whenever a value does not fit.
 
-    The width is a power of two and the edges are its multiples, so the result does not depend on the order of the
-    values.
+    The width is a power of two and the edges are multiples of the width, so the result does not depend on the order of
+    the values.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class GrowingHistogram:
         self._counts: dict[int, NDArray[np.int64]] = {}
 
     def add(self, values: NDArray[np.float64], flag: NDArray[np.bool_]) -> None:
-        """Count `values` `[n]`, and separately those with a `flag` `[n]`; non-finite values are ignored."""
+        """Count the finite `values` `[n]`, in total and for rows with a `flag` `[n]`."""
         finite = np.isfinite(values)
         values, flag = values[finite], flag[finite]
         if not len(values):
@@ -66,7 +66,7 @@ class GrowingHistogram:
         """Edges `[n + 1]`, rows `[n]` and flagged rows `[n]`, from the first non-empty bin to the last.
 
         Args:
-            also: further values that must fit in the range of 96 bins, such as thresholds.
+            also: further values, such as thresholds, for which the width is doubled until they fit too.
         """
         if not self._counts:
             return np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -100,8 +100,9 @@ class Aggregate:
 
     Args:
         top: number of top-ranked rows to keep.
-        review_rate: rows with a p-value up to this are counted as flagged by the calibration; None without one.
-        score: the score that ranks rows; the first non-null score of `ORDER` replaces it when it is null.
+        review_rate: target review rate; rows with a p-value up to this rate are counted in `by_calibration`. None
+            without a calibration.
+        score: the score that ranks rows; if it is null, the first score of `ORDER` that is not null.
         high: whether high values of the score are suspicious.
     """
 
@@ -154,7 +155,7 @@ class Aggregate:
         return [RowPosition(-int(shard), -int(row)) for _, _, shard, row in self._best]
 
     def uncalibrated_order(self) -> str:
-        """The first score of `ORDER` with values and without a calibration; "" if there is none."""
+        """The first score of `ORDER` that is not null and needs no calibration; "" if there is none."""
         names = [name for name in ORDER if name not in CALIBRATED]
         return next((name for name in names if len(self.histograms[name].bins()[1])), "")
 

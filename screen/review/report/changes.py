@@ -1,7 +1,7 @@
 """Compare two runs: their settings, and the rows whose flag changed.
 
-In: two `Results`. Out: differences in words, and `RowChanges`. Rows are compared by position in shards that are
-identical in both runs, so only one shard's flags are in memory at a time.
+In: two `Results`. Out: names and values of differing settings, and `RowChanges`. Only input shards that are identical
+in both runs are compared, row by row and shard by shard, so that memory holds the flags of one shard.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _WORDS = {
     "keep": "copied columns",
 }
 _INCOMPARABLE = ("model", "passes", "masks", "mask_algorithm", "image_column", "image_root")
-"""Settings that change an image's scores, or which image is scored; result formats 1 and 2 have the same scores."""
+"""Settings that change the scores of an image, or which images are scored; `result_format` does not change scores."""
 
 _DIGESTS = ("model", "calibration")
 
@@ -52,7 +52,7 @@ def differing_settings(now: Results, then: Results) -> tuple[tuple[str, str, str
 
 
 def incomparable_settings(now: Results, then: Results) -> tuple[str, ...]:
-    """Names of the differing settings that make scores incomparable."""
+    """Names of the differing settings that make the rows of two runs incomparable."""
     return tuple(_WORDS[key] for key in _INCOMPARABLE if now.identity.get(key) != then.identity.get(key))
 
 

@@ -1,7 +1,7 @@
 """Draw the page's plots as SVG with matplotlib.
 
-In: a `Histogram` or a `Rate`. Out: an `<svg>` element as text, with title and description for screen readers. Its
-colours are variables of the page's style sheet, which sets them for light, dark and print.
+In: a `Histogram` or a `Rate`. Out: an `<svg>` element as text, with title and description for screen readers. The
+colours are CSS variables, which the page's style sheet sets for light, dark and print.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# matplotlib does not accept CSS variables: it draws in unique placeholder colours, which are replaced afterwards.
+# matplotlib does not accept CSS variables; the placeholder colours are replaced by variables after drawing.
 _INK, _MUTED, _ROWS, _FLAGGED, _SHADE = "#010203", "#020304", "#030405", "#040506", "#050607"
 _CSS_COLOURS = {
     _INK: "currentColor",
@@ -34,7 +34,7 @@ _FONT = 9.0
 
 
 def draw_histogram(histogram: Histogram, key: str) -> str:
-    """Histogram of all readable rows with the flagged rows in front, on a logarithmic count axis.
+    """Histogram of the readable rows, with that of the flagged rows in front, on a logarithmic count axis.
 
     Args:
         histogram: the bins and thresholds to draw.
@@ -49,7 +49,7 @@ def draw_histogram(histogram: Histogram, key: str) -> str:
     edges = np.array(histogram.edges)
     axes.set_yscale("log")
     for counts, colour in ((histogram.rows, _ROWS), (histogram.flagged, _FLAGGED)):
-        # The axis starts at half a row, so that a bin of one row is visible.
+        # The axis starts at 0.5 rows, so that a bin with one row is visible.
         axes.stairs(np.maximum(counts, 0.5), edges, baseline=0.5, fill=True, color=colour, linewidth=0)
     top = max(histogram.rows)
     axes.set_ylim(0.5, top * 3)
@@ -148,7 +148,7 @@ def _finish(figure: Figure, key: str, title: str, description: str) -> str:
     ElementTree.register_namespace("xlink", _XLINK)
     root = ElementTree.fromstring(buffer.getvalue())  # noqa: S314  matplotlib's own output
     _drop(root, f"{{{_SVG}}}metadata")
-    _drop(root, f"{{{_SVG}}}style")  # it would apply to the whole page
+    _drop(root, f"{{{_SVG}}}style")  # a style element would apply to the whole page
     _rename_ids(root, key)
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
@@ -172,7 +172,7 @@ def _drop(element: Any, tag: str) -> None:
 
 
 def _rename_ids(root: Any, key: str) -> None:
-    """Prefix the ids that the figure refers to, and remove all others."""
+    """Prefix the ids that the figure refers to, and remove all other ids."""
     text = ElementTree.tostring(root, encoding="unicode")
     link = f"{{{_XLINK}}}href"
     for element in root.iter():

@@ -1,7 +1,6 @@
-"""The contents of a report as plain values, independent of how they are read and displayed.
+"""The contents of a report as plain values, independent of the results' format and of the page.
 
-In: nothing. Out: dataclasses that `gather` fills and `page` renders. Texts from data are clipped to a length that fits
-on a page.
+In: nothing. Out: dataclasses that `gather` fills and `page` renders. Texts from data are cut to a maximum length.
 """
 
 from __future__ import annotations
@@ -40,9 +39,9 @@ class GroupShare:
 
     Attributes:
         name: name of the class, shard or reason.
-        rows: readable rows.
-        flagged: flagged readable rows.
-        bad: further rows that could not be scored.
+        rows: number of readable rows; for a reason, number of all flagged readable rows.
+        flagged: number of flagged readable rows; for a reason, of those flagged for this reason.
+        bad: number of rows that could not be scored; they are not included in `rows`.
     """
 
     name: str
@@ -52,7 +51,7 @@ class GroupShare:
 
     @property
     def rate(self) -> float:
-        """Flagged share of the readable rows."""
+        """Flagged share of `rows`, 0 to 1; 0 without rows."""
         return self.flagged / self.rows if self.rows else 0.0
 
 
@@ -64,9 +63,9 @@ class Rate:
         rows: readable rows.
         flagged: flagged readable rows.
         low: lower end of the 95 % interval of the flag rate (Wilson 1927).
-        high: upper end of the same interval.
+        high: upper end of the 95 % interval.
         target: target review rate of the calibration; None without a calibration.
-        by_calibration: rows flagged by the calibrated threshold alone, without further rules.
+        by_calibration: rows that the calibrated threshold alone flags, without additional conditions of the flag rule.
         expected: 99.9 % prediction interval of `by_calibration`, in rows, low to high; None without a record of the
             calibration, or with too few rows.
     """
@@ -81,7 +80,7 @@ class Rate:
 
     @property
     def share(self) -> float:
-        """Flagged share of the readable rows."""
+        """Flagged share of the readable rows, 0 to 1; 0 without rows."""
         return self.flagged / self.rows if self.rows else 0.0
 
 
@@ -105,12 +104,12 @@ class TopRow:
         prediction: predicted class; "" if the model predicts none.
         flag: whether the row is flagged.
         reason: `flag_reason` in the results; "" if the row is not flagged.
-        reasons: the single reasons, without the row's own values.
-        scores: name and value of each score in the results.
+        reasons: the conditions in `flag_reasons`, without the values of the row.
+        scores: name and value of each displayed score that is not null.
         values: the classes with the largest means, in descending order; for a regression, its first outputs.
         has_classes: whether `values` are probabilities.
         others: number of classes or outputs that are not in `values`.
-        kept: name and value of the copied input columns.
+        kept: name and value of each displayed input column.
         preview: thumbnail of the image, or the reason why there is none.
     """
 
@@ -147,7 +146,7 @@ class Quarantine:
     Attributes:
         total: number of rows and shards.
         statuses: name and count of each status.
-        first: the first entries.
+        first: the first entries of the quarantine table.
     """
 
     total: int
@@ -165,7 +164,7 @@ class Counts:
         bad: rows that could not be scored.
         rate: flag rate of the readable rows.
         classes: readable rows by predicted class, in class order; empty if the model predicts no class.
-        reasons: flagged readable rows by reason, most frequent first.
+        reasons: flagged readable rows by `flag_reasons`, most frequent first.
     """
 
     shards: int
@@ -217,7 +216,7 @@ class Comparison:
         name: name of the earlier results.
         counts: counts of the earlier run.
         differences: name, earlier value and current value of each setting that differs.
-        incomparable: differing settings that make scores and rows incomparable; empty if the runs are comparable.
+        incomparable: names of the differing settings that make rows incomparable; empty if the runs are comparable.
         new_shards: shards that only the current run scored.
         gone_shards: shards that only the earlier run scored.
         changed_shards: shards whose input changed between the runs.
@@ -241,14 +240,14 @@ class Findings:
     Attributes:
         name: name of the results.
         settings: settings of the run.
-        record: record of the last run; None if the run left none.
+        record: record of the last run; None if it is missing or of another configuration.
         counts: counts of the run.
         histograms: distributions of the scores.
         shards: the shards with the largest flag rates, in descending order.
-        order: the score that ranks rows.
+        order: the score that ranks rows; "" if all scores are null.
         high: whether high values of that score are suspicious.
         top_rows: the top-ranked rows.
-        notes: reasons for missing images, one sentence each.
+        notes: reasons for missing thumbnails, one sentence each.
         quarantine: rows and shards that could not be scored.
         comparison: differences from an earlier run; None without one.
     """

@@ -1,6 +1,6 @@
-"""Gather the contents of a report by streaming over the results of a run.
+"""Gather the contents of a report from the results of a run, batch by batch.
 
-In: RESULTS, optionally those of an earlier run, and the input shards named in the manifest. Out: `Findings`.
+In: RESULTS, the input shards listed in the manifest, and optionally the results of an earlier run. Out: `Findings`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from screen.review.results import Results, open_results
 from screen.review.text import clip
 
 MAX_TOP_ROWS = 1000
-"""Maximum number of top-ranked rows; more would make the page too large to read."""
+"""Maximum number of top-ranked rows, which limits the size of the page."""
 
 _MAX_HISTOGRAMS = 6
 _MAX_SHARDS = 50
@@ -37,14 +37,14 @@ def gather_findings(
     """The contents of a report, from one pass over all results and a second read of the top-ranked rows.
 
     Args:
-        source: OUTPUT of a run.
+        source: OUTPUT folder of a run.
         top: number of top-ranked rows to show.
-        against: OUTPUT of an earlier run to compare with.
+        against: OUTPUT folder of an earlier run to compare with; None for no comparison.
         moved_to: current location of the input shards; None if they were not moved.
 
     Raises:
         OptionRefused: `top` is out of range, or `against` is `source`.
-        InputRefused: the source holds no results, or they are unfinished or damaged.
+        InputRefused: `source` or `against` contains no results, or unfinished or damaged results.
         OutputLocked: a run is writing the results.
     """
     if not 0 <= top <= MAX_TOP_ROWS:
@@ -57,7 +57,7 @@ def gather_findings(
         raise OptionRefused(
             f"--against {against} is RESULTS itself.",
             wanted="the results of an earlier run, in another folder",
-            next_step="keep the OUTPUT of each run, and give an earlier one",
+            next_step="write each run to its own OUTPUT, and give the OUTPUT of an earlier run",
         )
     aggregate = _aggregate(results, top)
     top_rows, notes = gather_top_rows(results, aggregate.top_rows(), moved_to)
@@ -79,7 +79,7 @@ def gather_findings(
 
 
 def _aggregate(results: Results, top: int) -> Aggregate:
-    """Counts of all rows, checked against the manifest."""
+    """Aggregate of all rows; the number of flagged rows in each shard must equal that in the manifest."""
     score = choose_score(results, None)
     aggregate = Aggregate(top, _review_rate(results), score, high=is_high_suspicious(results, score))
     for number, entry in enumerate(results.entries):
@@ -92,13 +92,13 @@ def _aggregate(results: Results, top: int) -> Aggregate:
                 f"{clip(entry.shard)} has {aggregate.all_flagged - before} flagged rows; "
                 f"the manifest records {entry.flagged}.",
                 wanted="unchanged results of a run",
-                next_step="run `oodscreen check`, remove the damaged file and run again",
+                next_step="run `oodscreen check`, delete the damaged file, and repeat the run",
             )
     return aggregate
 
 
 def _review_rate(results: Results) -> float | None:
-    """Target review rate of the calibration, from the run's record or else from its flag rule."""
+    """Target review rate of the calibration, from the record of the run, or else from the flag rule."""
     if results.identity["calibration"] is None:
         return None
     if results.record is not None and results.record.promise is not None:
@@ -141,7 +141,7 @@ def _rate(results: Results, aggregate: Aggregate) -> Rate:
 
 
 def _histograms(results: Results, aggregate: Aggregate) -> tuple[Histogram, ...]:
-    """Histograms of the shown scores; scores that the flag rule uses come first."""
+    """Histograms of the first `_MAX_HISTOGRAMS` displayed scores; scores with a flag threshold come first."""
     limits: dict[str, list[float]] = {}
     for name, limit in find_limits(str(results.identity["flag_if"])):
         limits.setdefault(name, []).append(limit)
@@ -165,7 +165,7 @@ def _histograms(results: Results, aggregate: Aggregate) -> tuple[Histogram, ...]
 
 
 def _shards(results: Results) -> tuple[GroupShare, ...]:
-    """The shards with the largest flag rates."""
+    """The `_MAX_SHARDS` shards with the largest flag rates."""
     shares = [
         GroupShare(clip(entry.shard), entry.rows - entry.bad, entry.flagged - entry.bad, entry.bad)
         for entry in results.entries
@@ -198,7 +198,7 @@ def _quarantine(results: Results) -> Quarantine:
         raise InputRefused(
             f"{results.folder / QUARANTINE_NAME} cannot be read: {type(error).__name__}.",
             wanted="unchanged results of a run",
-            next_step="run `oodscreen run` again: it rewrites the quarantine",
+            next_step="repeat the run, which rewrites the quarantine table",
         ) from error
     return Quarantine(total, tuple(sorted(statuses.items(), key=lambda item: (-item[1], item[0]))), tuple(first))
 

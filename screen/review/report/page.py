@@ -1,7 +1,7 @@
-"""Render `Findings` as one self-contained HTML page with its style, script, plots and images.
+"""Render `Findings` as one self-contained HTML page that includes style, script, plots and thumbnails.
 
-In: `Findings`. Out: HTML from a Jinja template that escapes all text from data, and the file, replaced atomically. The
-page's content security policy forbids all requests and every script but its own.
+In: `Findings`. Out: an HTML file, replaced atomically. The Jinja template escapes all text from data. The page's
+content security policy forbids all requests and all scripts except the script of the page.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MARK = '<meta name="generator" content="oodscreen report">'
 """Tag that identifies a page as an oodscreen report."""
 
 _MARK_WITHIN = 2048
-"""Bytes at the start of a page that are searched for `MARK`."""
+"""Number of bytes at the start of a file that are searched for `MARK`."""
 
 _MAX_CLASSES = 100
 _CARD_SCORES = ("ood_score", "p_value", "feature_distance", "entropy", "largest_label_entropy", "largest_std")
@@ -63,7 +63,7 @@ def render_page(findings: Findings) -> str:
         findings=findings,
         counts=findings.counts,
         rate=findings.counts.rate,
-        mark=Markup(MARK),  # noqa: S704  our own text
+        mark=Markup(MARK),  # noqa: S704  constant
         style=Markup(_read_template("report.css")),  # noqa: S704
         script=Markup(script),  # noqa: S704
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -82,10 +82,10 @@ def render_page(findings: Findings) -> str:
 
 
 def refuse_foreign(target: Path) -> None:
-    """Refuse to replace anything but an earlier report.
+    """Raise an error if the target exists and is not an earlier report.
 
     Raises:
-        OutputRefused: the target is a folder or another file.
+        OutputRefused: the target is a folder, or a file that is not an oodscreen report.
     """
     problem = ""
     if target.is_dir():
@@ -108,7 +108,7 @@ def write_page(findings: Findings, target: str | Path) -> int:
         Size of the page in bytes.
 
     Raises:
-        OutputRefused: the target is a folder or another file.
+        OutputRefused: the target is a folder, or a file that is not an oodscreen report.
         WriteFailed: the file cannot be written.
     """
     path = as_path(target)

@@ -1,7 +1,7 @@
-"""Read thumbnails of result rows from the input shards, verified to be the scored images.
+"""Make thumbnails of result rows from the images in the input shards.
 
-In: rows of results. Out: for each row a `Preview`, or the reason why it has none. A shard is read only if its
-fingerprint is that of the scored shard, and a row is shown only if its key equals the key in the results.
+In: rows of results. Out: for each row a `Preview`, or the reason why there is no thumbnail. A shard is read only if it
+is unchanged since it was scored (`find_source`), and only if the keys of its rows equal those in the results.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from screen.review.sources import SourceMismatch, SourceMissing, find_source, fi
 from screen.review.text import clip
 
 _SIDE = 96
-"""Maximum side of a thumbnail, in pixels."""
+"""Maximum width and height of a thumbnail, in pixels."""
 
 _MAX_BYTES = 4 * 2**20
-"""Maximum bytes of all thumbnails together; as base64 on the page they take a third more."""
+"""Maximum total size of the thumbnails, in bytes; base64 encoding on the page increases the size by a third."""
 
 _MAX_NOTES = 5
 
 
 class PictureFinder:
-    """Reads thumbnails shard by shard, up to a total size.
+    """Makes thumbnails shard by shard, up to a maximum total size.
 
     Args:
         results: results that the rows belong to.
@@ -47,7 +47,7 @@ class PictureFinder:
         self._is_missing = False
 
     def find(self, entry: ManifestEntry, rows: Sequence[int], ids: Sequence[str]) -> list[Preview | str]:
-        """Thumbnails of some rows of one shard, or the reasons why they have none.
+        """For each of some rows of one shard, the thumbnail, or the reason why there is none.
 
         Args:
             entry: manifest entry of the shard.
@@ -72,20 +72,20 @@ class PictureFinder:
         return [self._fit(one) for one in found]
 
     def notes(self) -> tuple[str, ...]:
-        """Reasons for missing images, one sentence each."""
+        """Reasons for missing thumbnails, one sentence each."""
         notes = self._problems[:_MAX_NOTES]
         if len(self._problems) > _MAX_NOTES:
-            notes.append(f"{len(self._problems) - _MAX_NOTES} more shards have no images.")
+            notes.append(f"{len(self._problems) - _MAX_NOTES} more input shards have no thumbnails.")
         if self._is_missing:
-            wrong = "" if self._moved_to is None else f"; it is not {clip(self._moved_to, 200)}"
+            wrong = "" if self._moved_to is None else f"; {clip(self._moved_to, 200)} does not contain them"
             notes.append(f"If the input shards were moved, give their current folder with --input{wrong}.")
         if self._left_out:
-            notes.append(f"{self._left_out} images were left out to limit the size of the page.")
+            notes.append(f"{self._left_out} thumbnails were left out to limit the size of the page.")
         return tuple(notes)
 
     def _give_up(self, entry: ManifestEntry, problem: str, rows: int) -> list[Preview | str]:
         self._problems.append(
-            f"{clip(f'{self._moved_to or entry.root}/{entry.shard}', 200)} {problem}: no images of {rows} rows."
+            f"{clip(f'{self._moved_to or entry.root}/{entry.shard}', 200)} {problem}: no thumbnails of {rows} rows."
         )
         return [f"the input shard {problem}"] * rows
 

@@ -1,4 +1,4 @@
-"""Read the top-ranked rows from the results, and their images from the input.
+"""Read the top-ranked rows from the results, and make thumbnails of their images.
 
 In: positions of the rows. Out: `TopRow`s. Only the row groups that contain these rows are read.
 """
@@ -23,13 +23,13 @@ _MAX_KEPT = 4
 """Maximum number of copied input columns per card."""
 
 _VALUES = 5
-"""Maximum number of classes per card, by largest mean."""
+"""Maximum number of classes or regression outputs per card."""
 
 _REASONS = ("flag_reason", "flag_reasons")
 
 SHOWN = ("ood_score", "p_value", "feature_distance", "entropy", "mutual_information", "confidence", "prediction_std",
           "largest_label_entropy", "largest_std", "variation_ratio", "expected_entropy", "energy")  # fmt: skip
-"""Scores that a report shows if the results have them, in this order."""
+"""Scores that a report displays if they are not null, in this order."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ShownNames:
     """Class names for display; classes without a name are shown by number.
 
     Attributes:
-        names: the names by class number; empty if the model has none.
+        names: names in the order of the class numbers; empty if the record of the run has none.
     """
 
     names: tuple[str, ...]
@@ -55,7 +55,7 @@ class ShownNames:
 def gather_top_rows(
     results: Results, positions: Sequence[RowPosition], moved_to: str | None
 ) -> tuple[tuple[TopRow, ...], tuple[str, ...]]:
-    """The rows at some positions, in the given order, and the reasons for missing images.
+    """The rows at some positions, in the given order, and the reasons for missing thumbnails.
 
     Args:
         results: results that the rows belong to.

@@ -118,7 +118,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a flag that was taken off": (
         lambda folder: rewrite(folder / "out" / "bad.parquet", lambda t: put(t, "flag", pa.array([False, True, True]))),
-        "has no flag",
+        "is not flagged",
     ),
     "a flag that was put on": (
         lambda folder: rewrite(folder / "out" / "a.parquet", lambda t: put(t, "flag", pa.array([True] * 120))),
@@ -206,7 +206,7 @@ def test_a_shard_that_vanished_from_input_is_a_note(folder: Path) -> None:
     (folder / "in" / "a.parquet").unlink()
     report = check(folder)
     assert report.problems == ()
-    assert "'a.parquet': has results, but is not in INPUT" in report.notes
+    assert "'a.parquet': has a result, but is not in INPUT" in report.notes
 
 
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_the_order_of_finishing_does_not_show_in_the_end(tmp_path: Path, shards:
 
 def test_another_configuration_is_refused_and_says_what_differs(tmp_path: Path) -> None:
     Manifest(tmp_path, IDENTITY, force=None).start()
-    with pytest.raises(OutputRefused, match="seed: 1 there, 2 now"):
+    with pytest.raises(OutputRefused, match="seed: 1 instead of 2"):
         Manifest(tmp_path, {**IDENTITY, "seed": 2}, force=None)
     Manifest(tmp_path, {**IDENTITY, "seed": 2}, force="all")
 

@@ -61,7 +61,7 @@ def test_ordering_by_a_score_without_values_is_refused(night: Night) -> None:
     for name in ("ood_score", "p_value", "largest_label_entropy"):
         with pytest.raises(OptionRefused, match=f"--order-by {name} is null in every row of out") as refused:
             choose_score(results, name)
-        there = refused.value.wanted.removeprefix("a score with values: ").split(", ")
+        there = refused.value.wanted.removeprefix("a score that is not null in these results: ").split(", ")
         assert {"entropy", "confidence", "kurtosis", "largest_std"} <= set(there) < set(HIGH_IS_SUSPICIOUS)
         assert not {"ood_score", "p_value", "largest_label_entropy"} & set(there)
 

@@ -91,7 +91,7 @@ def test_check_says_which_parts_are_missing(article_onnx: Path, source: Path, tm
     report = check_results(tmp_path / "out")
     assert report.problems == ("unfinished part(s): 2/4, 3/4; run them",)
     assert report.open_parts == ("2/4", "3/4")
-    assert "run the missing parts: --part 2/4, --part 3/4; then check again" in report.to_text()
+    assert "run the unfinished parts: --part 2/4, --part 3/4; then check again" in report.to_text()
     assert "remove the files" not in report.to_text()
     assert not (tmp_path / "out" / RECORD_NAME).exists()
     there = ManifestFile.read(tmp_path / "out")
@@ -136,7 +136,7 @@ def test_a_part_with_another_configuration_than_the_other_parts_is_refused(
 ) -> None:
     run(article_onnx, source, tmp_path / "out", "1/2")
     before = contents(tmp_path / "out")
-    with pytest.raises(OutputRefused, match=r"_manifest.1-of-2.jsonl .*passes: 2 there, 3 now"):
+    with pytest.raises(OutputRefused, match=r"_manifest.1-of-2.jsonl .*passes: 2 instead of 3"):
         run(article_onnx, source, tmp_path / "out", "2/2", passes=3)
     with pytest.raises(OutputRefused, match="was started with 2 parts, but --part is 2/3"):
         run(article_onnx, source, tmp_path / "out", "2/3")
@@ -148,7 +148,7 @@ def test_parts_that_are_forced_replace_another_configuration_when_all_are_done(
 ) -> None:
     run(article_onnx, source, tmp_path / "out", passes=3)
     run(article_onnx, source, tmp_path / "out", "1/2", force="all")
-    with pytest.raises(OutputRefused, match="passes: 2 there, 3 now"):
+    with pytest.raises(OutputRefused, match="passes: 2 instead of 3"):
         run(article_onnx, source, tmp_path / "out", "2/2", passes=3)
     run(article_onnx, source, tmp_path / "out", "2/2", force="all")
     assert contents(tmp_path / "out") == whole
@@ -305,7 +305,7 @@ def test_parts_that_cannot_be_merged_now_can_be_merged_later(
     with hold_output(out, ShardPartition(1, 2)), pytest.raises(OutputLocked, match="Part 1/2"):
         run(article_onnx, source, out, "2/2")
     assert check_results(out).problems == (
-        "all parts are finished, but their manifests are not merged; run any part again",
+        "all parts are finished, but their manifests are not merged; repeat the run of any part",
     )
     assert close_partitions(out) == ()
     assert contents(out) == whole

@@ -227,7 +227,7 @@ def test_another_configuration_in_the_same_output_is_refused(
     results: Path, article_onnx: Path, digit_shards: Path
 ) -> None:
     before = contents(results)
-    with pytest.raises(OutputRefused, match="passes: 20 there, 21 now"):
+    with pytest.raises(OutputRefused, match="passes: 20 instead of 21"):
         run(article_onnx, digit_shards, results, passes=21)
     assert contents(results) == before
 

@@ -118,7 +118,7 @@ def test_an_evaluation_is_shown_as_a_table_as_json_and_as_a_plot(
     print_evaluation(evaluation, Console(width=120))
     printed = capsys.readouterr().out
     assert "FPR at 95 % TPR" in printed
-    assert "error rate of unreviewed rows, by the share of rows reviewed" in printed
+    assert "error rate of the unreviewed rows, by the reviewed share of all rows" in printed
     read = json.loads(evaluation.to_json())
     assert set(read) == {field.name for field in fields(Evaluation)} | {"shares_reviewed"}
     for ending in ("svg", "png"):
@@ -148,7 +148,7 @@ def test_what_cannot_be_compared_is_refused(
         evaluate_results(str(labelled), ["missing"])
     with pytest.raises(OptionRefused, match="no column 'truth'"):
         evaluate_results(str(labelled), [], label="truth")
-    with pytest.raises(OptionRefused, match="does not hold one of the 10 class numbers"):
+    with pytest.raises(OptionRefused, match="not every row holds one of the 10 class numbers"):
         evaluate_results(str(results / "digits"), [], label="label")
     empty = pa.Table.from_pylist([], schema=result_schema(pa.schema([])))
     pq.write_table(empty, tmp_path / "empty.parquet")

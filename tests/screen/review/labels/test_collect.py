@@ -160,7 +160,7 @@ def test_labels_of_other_rows_are_counted_with_their_reasons(
     }  # fmt: skip
     assert (report["foreign"], report["repeated"]) == (1, 1)
     assert "4 labelled row(s) that do not match these results" in printed.err
-    assert "1 task(s) that name no row of any results" in printed.err
+    assert "1 task(s) or row(s) without a valid `shard` and `row`" in printed.err
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["foreign last", "foreign first"])
@@ -300,9 +300,7 @@ def test_numbers_alone_are_classes_of_a_model_with_names(named: Night, tmp_path:
     assert [row["label"] for row in rows] == ["nil", "one", "12"]
 
 
-@pytest.mark.parametrize(
-    ("with_model", "message"), [(True, "class numbers from 0 to 9 as numbers"), (False, "add --model")]
-)
+@pytest.mark.parametrize(("with_model", "message"), [(True, "integers (not text) from 0 to 9"), (False, "add --model")])
 def test_the_next_step_suggests_the_model_only_if_it_was_not_given(
     with_model: bool, message: str, named: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -324,7 +322,7 @@ def test_a_value_is_not_a_label_of_a_regression(tmp_path: Path, capsys: pytest.C
     night = Night(tmp_path / "m.onnx", tmp_path / "in", tmp_path / "out")
     assert join(night, write_lines(tmp_path, [3.7, "in distribution"]), code=2) == []
     error = " ".join(capsys.readouterr().err.split())
-    assert "a regression without classes: '3.7'" in error
+    assert "a regression, which has no classes: '3.7'" in error
     assert "--model" not in error
     assert [row["outcome"] for row in join(night, write_lines(tmp_path, ["in distribution"]))] == ["kept"]
 
@@ -347,7 +345,7 @@ REFUSED = {
     "no json": ("l.json", "{nonsense", "is not JSON"),
     "no list": ("l.json", "{}", "is not a list of tasks"),
     "json-min": ("l.json", '[{"image": "x", "label": "3"}]', "without `annotations` and `data`"),
-    "foreign": ("l.json", '[{"data": {"image": "x"}, "annotations": []}]', "names a row of the results"),
+    "foreign": ("l.json", '[{"data": {"image": "x"}, "annotations": []}]', "has a valid `shard` and `row`"),
     "no parquet": ("l.parquet", "nonsense", "cannot be read"),
     "no line": ("l.jsonl", "[1]\n", "line 1 is not a JSON object"),
     "no column": ("l.jsonl", '{"shard": "a.parquet", "row": 1, "said": "3"}\n', "has no column 'label'"),
@@ -356,12 +354,16 @@ REFUSED = {
         '{"shard": "a.parquet", "row": 1, "label": "cat"}\n',
         "is a class of the model: 'cat'",
     ),
-    "no label": ("l.jsonl", '{"shard": "a.parquet", "row": 1, "label": null}\n', "1 have no label"),
+    "no label": (
+        "l.jsonl",
+        '{"shard": "a.parquet", "row": 1, "label": null}\n',
+        "task(s) or row(s) without a label: 1",
+    ),
     "no row": ("l.jsonl", '{"shard": "z.parquet", "row": 1, "label": "3"}\n', "shard not in the results: 1"),
     "a truth value for a row": (
         "l.jsonl",
         '{"shard": "a.parquet", "row": true, "label": "3"}\n',
-        "names a row of the results",
+        "has a valid `shard` and `row`",
     ),
 }
 
@@ -400,7 +402,7 @@ def test_an_earlier_file_of_labels_is_replaced(images: bool, night: Night, tmp_p
 
 
 OCCUPIED = {
-    "an input shard": ("in/a.parquet", "in/a.parquet exists and has other columns than labelled rows: "),
+    "an input shard": ("in/a.parquet", "in/a.parquet exists and has other columns than those of labelled rows: "),
     "a result shard": ("out/a.parquet", "is in RESULTS"),
     "new in RESULTS": ("out/labels.parquet", "is in RESULTS"),
     "through a link": ("linked/labels.parquet", "is in RESULTS"),

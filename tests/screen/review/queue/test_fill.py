@@ -212,9 +212,9 @@ def test_a_kill_between_file_and_ledger_exports_nothing_twice(
             fill(night, target, to)
     again = fill(night, tmp_path / "again.json", to)
     assert again.handed_on == 0
-    assert "its images count as exported" in again.to_text()
+    assert "the images in that file count as exported" in again.to_text()
     assert not (tmp_path / "again.json").exists()
-    assert "its images count as exported" not in fill(night, tmp_path / "again.json", to).to_text()
+    assert "the images in that file count as exported" not in fill(night, tmp_path / "again.json", to).to_text()
 
 
 @pytest.mark.parametrize("to", ["jsonl", "imagefolder"])
@@ -369,7 +369,7 @@ def test_the_model_of_other_results_is_refused(night: Night, tmp_path: Path) -> 
     model = onnx.load(night.model)
     model.doc_string = "another"
     onnx.save(model, tmp_path / "other.onnx")
-    with pytest.raises(OptionRefused, match="the results are of"):
+    with pytest.raises(OptionRefused, match="the model of the results has"):
         fill(night, tmp_path / "q.parquet", model=str(tmp_path / "other.onnx"))
 
 
@@ -457,19 +457,19 @@ REFUSED = {
     ),
     "url that reads attributes": (
         ["{out}", "-o", "q.json", "--to", "label-studio-tasks", "--image-url", "http://x/{id.__class__}"],
-        "--image-url is",
+        "is not a valid template",
     ),
     "url with a conversion": (
         ["{out}", "-o", "q.json", "--to", "label-studio-tasks", "--image-url", "http://x/{row!z}"],
-        "--image-url is",
+        "is not a valid template",
     ),
     "url with a format": (
         ["{out}", "-o", "q.json", "--to", "label-studio-tasks", "--image-url", "http://x/{row:d}"],
-        "--image-url is",
+        "is not a valid template",
     ),
     "url with a width": (
         ["{out}", "-o", "q.json", "--to", "label-studio-tasks", "--image-url", "http://x/{row:>99999999}"],
-        "--image-url is",
+        "is not a valid template",
     ),
     "tasks in xml": (["{out}", "-o", "q.XML", "--to", "label-studio-tasks"], "ends in .xml"),
     "no path": (

@@ -69,7 +69,7 @@ def test_a_kill_between_object_and_ledger_exports_nothing_twice(store: Any, monk
         patched.setattr(Ledger, "confirm", die)
         with pytest.raises(KeyboardInterrupt):
             fill("memory://queues/q.jsonl")
-    assert "its images count as exported" in fill("memory://queues/r.jsonl").to_text()
+    assert "the images in that file count as exported" in fill("memory://queues/r.jsonl").to_text()
     assert not store.exists("/queues/r.jsonl")
 
 

@@ -69,7 +69,7 @@ def test_a_card_has_its_image_its_classes_and_its_scores(drawn: Path, page: Page
         assert top_row.id in card.text
         for value in top_row.values:
             assert f"{value.mean:.2f} ± {value.std:.2f}" in card.text
-    assert [one.attributes["alt"] for one in page.all("img")] == [f"Image {top_row.id}" for top_row in top_rows]
+    assert [one.attributes["alt"] for one in page.all("img")] == [f"Thumbnail of {top_row.id}" for top_row in top_rows]
 
 
 def test_the_page_is_self_contained_and_its_policy_forbids_everything_else(text: str, page: Page) -> None:
@@ -120,7 +120,7 @@ def test_text_from_data_is_escaped_everywhere(hostile_page: Page) -> None:
 def test_the_page_shows_the_quarantine(screened: Path) -> None:
     page = Page(render_page(gather_findings(str(screened / "out"))))
     assert page.has(
-        "3 rows or shards could not be scored and must be inspected by a person: "
+        "3 entries: rows that could not be scored, and shards that could not be read. A person must inspect them: "
         "1 decode_failed, 1 null_image, 1 unreadable_shard."
     )
     assert page.has("The run had no calibration, so there is no target review rate.")
@@ -145,7 +145,7 @@ def test_long_tables_end_with_the_number_of_hidden_entries(tmp_path: Path) -> No
     write_input(tmp_path / "in", 300, 3)
     write_results(tmp_path / "in", tmp_path / "out")
     page = Page(render_page(gather_findings(str(tmp_path / "out"), top=2)))
-    assert page.has("50 more shards are not shown; these have the highest flag rates.")
+    assert page.has("The table contains the shards with the highest flag rates; 50 more shards are not shown.")
     assert page.has("more flagged rows in the results")
 
 
@@ -191,7 +191,7 @@ def test_the_command_prints_the_counts_of_the_run_and_of_available_images(
         f"r.html: 4 most suspicious rows, 0 with a picture; {flagged} of 183 rows flagged (2 of them could not"
         in printed
     )
-    assert f"with --input; it is not {tmp_path}" in printed
+    assert f"with --input; {tmp_path} does not contain them" in printed
 
 
 def test_a_score_missing_in_one_run_is_a_dash_and_one_of_another_calibration_is_not_shown(

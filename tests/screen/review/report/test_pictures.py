@@ -95,7 +95,7 @@ def test_images_beyond_the_total_size_are_left_out(place: Path, monkeypatch: pyt
     shown = [top_row.preview for top_row in found.top_rows if isinstance(top_row.preview, Preview)]
     assert 2000 < sum(len(preview.data) for preview in shown) <= 3000
     left_out = len(found.top_rows) - len(shown)
-    assert found.notes == (f"{left_out} images were left out to limit the size of the page.",)
+    assert found.notes == (f"{left_out} thumbnails were left out to limit the size of the page.",)
 
 
 def test_many_shards_without_images_take_few_notes(digits: NDArray[np.uint8], tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_many_shards_without_images_take_few_notes(digits: NDArray[np.uint8], tm
     shutil.rmtree(tmp_path / "in")
     found = find(tmp_path)
     assert len(found.notes) == 7
-    assert found.notes[5] == "4 more shards have no images."
+    assert found.notes[5] == "4 more input shards have no thumbnails."
     assert "with --input" in found.notes[6]
 
 
