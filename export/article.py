@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SCALE = 1 / 255
-"""Factor from a 0..255 pixel to the network's input, which the article scales to 0..1."""
+"""Factor that scales a pixel in 0..255 to the network's input in 0..1, as in the article."""
 
 
 def build_article_network() -> Any:
@@ -40,12 +40,12 @@ def train_article_network(
     seed: int,
     callbacks: list[Any] | None = None,
 ) -> Any:
-    """The network, trained with Adam on cross-entropy.
+    """A new network, trained with Adam on cross-entropy.
 
     Args:
         images: `uint8 [N, 28, 28, 1]`.
         labels: `[N]`, classes 0 to 9.
-        epochs: number of epochs.
+        epochs: how many times the training goes through all images.
         seed: seed for weights, shuffling and dropout.
         callbacks: Keras callbacks, such as a progress display.
     """

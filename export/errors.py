@@ -1,25 +1,25 @@
-"""The error tree and the exit codes of the project; this module imports no other module of it.
+"""The error tree and the exit codes of the project; this module imports no other module of the project.
 
-    OodscreenError                    exit 1   failed; finished shards stay
-    ├── Refused                       exit 2   the request cannot be served as it stands: do not retry
-    │   ├── OptionRefused                      an option's value, or two options together
-    │   ├── InputRefused                       image shards that are unreadable or lack what the options name
+    OodscreenError                    exit 1   the request failed; finished shards stay
+    ├── Refused                       exit 2   the request is invalid as given: do not retry
+    │   ├── OptionRefused                      an option with an invalid value, or options that contradict each other
+    │   ├── InputRefused                       an input that is missing, unreadable, or lacks a column
     │   ├── OutputRefused                      an output path where writing would overwrite or mix results
     │   ├── ContractRefused                    an ONNX file without a valid contract of this version
-    │   ├── CalibrationRefused                 a damaged calibration, or one of another model or pass count
+    │   ├── CalibrationRefused                 a calibration that is damaged, or of another model or pass count
     │   └── ModelRefused                       a Keras model that cannot be exported faithfully
     ├── VerificationFailed            exit 1   the exported file does not reproduce the Keras model
     ├── EngineFailed                  exit 1   onnxruntime could not run the model
-    │   └── OutOfMemory                        the device memory is too small for the tensors of a run
-    ├── WriteFailed                   exit 1   results could not be written
+    │   └── OutOfMemory                        too little device memory for the tensors of a session run
+    ├── WriteFailed                   exit 1   a file could not be written
     ├── ReadFailed                    exit 1   a disk or an object store failed while a shard was read
     ├── InputChanged                  exit 1   a shard changed during reading
-    ├── OutputLocked                  exit 75  another run holds the output: try again later
+    ├── OutputLocked                  exit 75  another run holds the lock of the output: retry later
     └── Interrupted                   exit 130 SIGINT (Ctrl-C) stopped the run
         └── Terminated                exit 143 SIGTERM, which schedulers send, stopped the run
 
-A completed run can still exit with 3 (unreadable input) or 4 (drift alarm). An error message has three parts: what was
-found, what was wanted, and the next step, so that the log line alone is enough to act on.
+A completed run can still exit with 3 (unreadable input) or 4 (drift alarm). An error message has three parts: the
+problem found, the state wanted, and the next step, so that a reader can act on the log line alone.
 """
 
 from __future__ import annotations
@@ -42,15 +42,18 @@ class ExitCode(IntEnum):
     DONE = 0, "done"
     FAILED = 1, "failed; finished shards stay, and a rerun continues after them"
     REFUSED = 2, "refused: a wrong option, model or input; nothing was written; do not retry"
-    UNREADABLE_INPUT = 3, "done, but a whole shard was unreadable, or more rows than `--max-bad-rows` allows"
+    UNREADABLE_INPUT = (
+        3,
+        "done, but a whole shard was unreadable, or too many rows could not be scored (`--max-bad-rows`)",
+    )
     DRIFT = 4, "done, but the flag rate is outside the calibrated range (`--alarm`); 3 takes precedence over 4"
-    LOCKED = 75, "another run holds OUTPUT; try again later"
+    LOCKED = 75, "another run holds the lock of OUTPUT; try again later"
     SIGINT = 130, "interrupted by SIGINT (Ctrl-C); finished shards stay"
     SIGTERM = 143, "interrupted by SIGTERM; finished shards stay"
 
 
 class OodscreenError(Exception):
-    """Base class of all errors that the project raises on purpose.
+    """Base class of the errors that the user can resolve.
 
     Args:
         found: the problem, with the offending value; a sentence.
@@ -67,7 +70,7 @@ class OodscreenError(Exception):
         self.next_step = next_step
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Make errors picklable, because workers send them to other processes."""
+        """Make the error picklable, because workers send errors to other processes."""
         return _rebuild, (type(self), self.found, self.wanted, self.next_step)
 
     def __str__(self) -> str:
@@ -79,7 +82,7 @@ def _rebuild(kind: type[OodscreenError], found: str, wanted: str, next_step: str
 
 
 class Refused(OodscreenError):
-    """The request cannot be served as it stands. Nothing was written."""
+    """The request is invalid as given. Nothing was written."""
 
     exit_code = ExitCode.REFUSED
 
@@ -109,7 +112,7 @@ class ModelRefused(Refused):
 
 
 class VerificationFailed(OodscreenError):
-    """The exported file does not reproduce the Keras model; it was deleted."""
+    """The exported file does not reproduce the Keras model. The file is not published."""
 
 
 class EngineFailed(OodscreenError):
@@ -117,11 +120,11 @@ class EngineFailed(OodscreenError):
 
 
 class OutOfMemory(EngineFailed):
-    """The device memory is too small for the tensors of a run."""
+    """The device memory is too small for the tensors of a session run."""
 
 
 class WriteFailed(OodscreenError):
-    """Results could not be written. Finished shards stay."""
+    """A file of results, or the exported model, could not be written. Finished shards stay."""
 
 
 class ReadFailed(OodscreenError):
@@ -133,7 +136,7 @@ class InputChanged(OodscreenError):
 
 
 class OutputLocked(OodscreenError):
-    """Another active run holds the lock of the output."""
+    """Another run holds the lock of the output."""
 
     exit_code = ExitCode.LOCKED
 

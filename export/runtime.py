@@ -1,11 +1,11 @@
-"""The only import of onnxruntime, with its telemetry disabled.
+"""The only import of onnxruntime, with telemetry disabled by default.
 
-In: the environment variable `ORT_DISABLE_TELEMETRY`. Out: the module `onnxruntime`, loaded when it is first used
-(PEP 562): a run that finds nothing to do never loads it. From version 1.29 on, official builds for Linux and macOS send
-telemetry to Microsoft by default: session creation, model file names and hashes, and run statistics. They store an
-identifier and unsent events below `~/.cache` (see onnxruntime's Privacy.md). onnxruntime reads the variable once, when
-it is loaded, so a program that imported onnxruntime earlier keeps its own setting. To enable telemetry, set
-`ORT_DISABLE_TELEMETRY=0`.
+In: the environment variable `ORT_DISABLE_TELEMETRY`. Out: the module `onnxruntime`, loaded at the first access
+(PEP 562): a run whose shards are all finished does not load it. From version 1.29 on, official builds of onnxruntime
+for Linux and macOS send telemetry to Microsoft by default: session creation, model file names and hashes, and run
+statistics. These builds store an identifier and unsent events below `~/.cache` (see onnxruntime's Privacy.md).
+onnxruntime reads the variable once, during its import; if a program imports onnxruntime before this module, this module
+does not change the program's setting. To enable telemetry, set `ORT_DISABLE_TELEMETRY=0`.
 """
 
 from __future__ import annotations

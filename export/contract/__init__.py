@@ -1,4 +1,4 @@
-"""The contract of an exported model, read and checked without TensorFlow.
+"""Read and check the contract of an exported model, without TensorFlow.
 
 In: the path of an ONNX file. Out: an `ExportedModel` with its `ModelContract`, or `ContractRefused`.
 """

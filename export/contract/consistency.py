@@ -1,4 +1,4 @@
-"""Check, before anything is run, that an ONNX graph is complete and matches its contract.
+"""Check, before the first session run, that an ONNX graph is complete and matches its contract.
 
 In: an ONNX model and its contract. Out: nothing, or `ContractRefused`.
 """
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from export.contract.metadata import ModelContract
 
 _PACKED = (21, 22, 23, 25, 26, 27, 28)
-"""ONNX data types of less than one byte per element, stored packed."""
+"""Codes of the ONNX data types with less than one byte per element; their elements are stored packed."""
 
 
 def check_graph(proto: onnx.ModelProto, contract: ModelContract, origin: str) -> None:
-    """Check that a graph is complete and that its input and output match the contract. Nothing is run.
+    """Check that a graph is complete and that its input and output match the contract. No node is run.
 
     Args:
         proto: the model.
-        contract: its contract.
+        contract: the contract in the metadata of the model.
         origin: path of the file, for messages.
 
     Raises:
-        ContractRefused: a tensor has no values, an operator or a value is missing, or a name or shape does not match.
+        ContractRefused: a tensor is incomplete, an operator or a value is missing, or a name or shape does not match.
     """
     for tensor in tensors_of(proto):
-        if tensor.data_location != tensor.EXTERNAL and not _is_whole(tensor):  # others: see `external`
+        if tensor.data_location != tensor.EXTERNAL and not _is_whole(tensor):  # `external` checks the others
             raise _refuse_graph(origin, f"has an incomplete tensor: {tensor.name!r} of shape {list(tensor.dims)}")
     _check_nodes(proto, origin)
     inputs = {value.name: value.type.tensor_type for value in proto.graph.input}
@@ -55,7 +55,7 @@ def check_graph(proto: onnx.ModelProto, contract: ModelContract, origin: str) ->
 
 
 def _check_nodes(proto: onnx.ModelProto, origin: str) -> None:
-    """Check that ONNX defines every operator, and that every node input is computed before it is read."""
+    """Check that ONNX defines every standard operator, and that each value is computed before a node reads it."""
     import onnx
 
     available = {value.name for value in proto.graph.input} | {tensor.name for tensor in proto.graph.initializer}
@@ -66,7 +66,9 @@ def _check_nodes(proto: onnx.ModelProto, origin: str) -> None:
         missing = next((name for name in node.input if name not in available), None)
         if missing is not None:
             raise _refuse_graph(
-                origin, f"has a node {node.name!r} that reads {missing!r}, which no earlier node computes"
+                origin,
+                f"has a node {node.name!r} that reads {missing!r}, which is not an input, "
+                "a weight or the output of an earlier node",
             )
         available.update(node.output)
 
@@ -74,7 +76,7 @@ def _check_nodes(proto: onnx.ModelProto, origin: str) -> None:
 def _refuse_graph(origin: str, found: str) -> ContractRefused:
     return ContractRefused(
         f"{origin} {found}.",
-        wanted="a complete and unmodified file written by `oodscreen export`",
+        wanted="a complete and unmodified file that was written by `oodscreen export`",
         next_step="copy the file again, or export the model again",
     )
 
@@ -85,7 +87,10 @@ def _sizes(kind: onnx.TypeProto.Tensor) -> tuple[int | None, ...]:
 
 
 def _is_whole(tensor: onnx.TensorProto) -> bool:
-    """Whether a tensor has as many values as its shape requires."""
+    """Whether a tensor contains its values.
+
+    The number of raw bytes must match the shape, except for packed types. In the typed fields, any value is enough.
+    """
     if tensor.HasField("raw_data"):
         size = size_in_bytes(tensor)
         return size is not None and (len(tensor.raw_data) == size or tensor.data_type in _PACKED)

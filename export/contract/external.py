@@ -1,7 +1,7 @@
 """Check the external data of a model: weights in a separate file, because a protobuf message is limited to 2 GB.
 
-In: an ONNX model and its path. Out: the paths of its data files, or `ContractRefused`, because an untrusted model could
-name any file of this machine as its weights.
+In: an ONNX model and its path. Out: the paths of the data files, or `ContractRefused`. Data files must be in the
+model's folder, because an untrusted model could name any file of this machine as its weights.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import onnx
 
 _KEYS = frozenset({"location", "offset", "length"})
-"""Keys of an external tensor that `oodscreen export` writes; onnxruntime reads more, such as prepacked weights."""
+"""Keys of an external tensor that `oodscreen export` writes. Other keys, such as for prepacked weights, are refused."""
 
 
 def external_locations(proto: onnx.ModelProto) -> set[str]:
@@ -29,12 +29,13 @@ def check_external_data(path: Path, proto: onnx.ModelProto) -> list[Path]:
     """The data files of a model, sorted: regular files in the model's folder that contain its tensors completely.
 
     Raises:
-        ContractRefused: a location is outside the model's folder, or a data file is missing or incomplete.
+        ContractRefused: the model is not a local file, a location is not a file name in the model's folder, or a data
+            file is missing or incomplete.
     """
     tensors = _external_tensors(proto)
     if tensors and not isinstance(path, Path):
         raise ContractRefused(
-            f"{path} has its weights in a separate file, which cannot be mapped into memory from an object store.",
+            f"{path} has its weights in a separate file, which onnxruntime cannot read from an object store.",
             wanted="a local file, for a model with external weights",
             next_step="copy the .onnx file and its .data file into one local folder",
         )
@@ -49,8 +50,9 @@ def _find_data(path: Path, tensor: onnx.TensorProto) -> Path:
     plain = location not in ("", ".", "..") and "\\" not in location and data.name == location
     if not plain or data.is_symlink() or not values.keys() <= _KEYS:
         raise ContractRefused(
-            f"{path} reads its tensor {tensor.name!r} from {location!r}, which may be outside the model's folder.",
-            wanted="weights in a regular file in the folder of the model, as `oodscreen export` writes them",
+            f"{path} stores its tensor {tensor.name!r} in {location!r}, with the keys {sorted(values)}. Either "
+            "this is not a regular file in the model's folder, or a key is unknown.",
+            wanted="weights in a regular file in the model's folder, with only the keys location, offset and length",
             next_step="do not use this file; export the model again",
         )
     if not data.is_file():
@@ -58,7 +60,11 @@ def _find_data(path: Path, tensor: onnx.TensorProto) -> Path:
     offset, length = (int(text) if (text := values.get(key, "")).isdecimal() else -1 for key in ("offset", "length"))
     size = data.stat().st_size
     if offset < 0 or length != size_in_bytes(tensor) or offset + length > size:
-        raise _refuse_data(path, f"{location}, whose {size} bytes do not contain the whole tensor {tensor.name!r}")
+        raise _refuse_data(
+            path,
+            f"{location} ({size} bytes), which does not contain the whole tensor {tensor.name!r} at the "
+            "stored offset and length",
+        )
     return data
 
 

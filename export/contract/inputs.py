@@ -1,4 +1,4 @@
-"""The steps between a decoded image and the network: `Resize`, then `Preprocessing`.
+"""The steps between a decoded image and the network: resizing (`Resize`), then `Preprocessing`.
 
 In: option values. Out: frozen values for the contract. The image decoder applies the `Resize`; the `Preprocessing` is
 part of the exported graph.
@@ -18,7 +18,7 @@ from export.errors import OptionRefused
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """`(pixel * scale - mean) / std` on raw 0..255 pixels, with one mean and std for all channels or one for each.
+    """`(pixel * scale - mean) / std` on raw 0..255 pixels, with one mean and std for all channels or for each channel.
 
     The exported graph contains these operations; the contract repeats the values for display.
 
@@ -26,7 +26,7 @@ class Preprocessing:
         scale: factor for a pixel; None if the model has its own Rescaling or Normalization layer.
         mean: value subtracted after scaling, in the model's channel order; empty for none.
         std: divisor after the subtraction, in the same order; empty for none.
-        name: key in `PREPROCESSINGS`; "" if the numbers were given.
+        name: key in `PREPROCESSINGS`; "" if scale, mean and std were given as numbers.
         reverse_channels: whether RGB becomes BGR, as the first step.
         channels_first: whether `[N, H, W, C]` becomes `[N, C, H, W]`, as the last step.
     """
@@ -95,7 +95,7 @@ def choose_preprocessing(
         return Preprocessing(scale, tuple(mean), tuple(std))
     if name not in PREPROCESSINGS:
         raise OptionRefused(
-            f"There is no preprocessing {name!r}.",
+            f"There is no preprocessing named {name!r}.",
             wanted=f"one of: {', '.join(PREPROCESSINGS)}",
             next_step="choose a name from this list, or give --scale, --mean and --std",
         )
@@ -109,10 +109,10 @@ def choose_preprocessing(
 
 
 def fit_preprocessing(preprocessing: Preprocessing, *, channels: int, channels_first: bool) -> Preprocessing:
-    """The preprocessing, checked against the number of channels, with the model's channel order set.
+    """The preprocessing, checked against the number of channels, with the model's axis order set.
 
     Raises:
-        OptionRefused: it does not fit the number of channels, or it makes all images equal.
+        OptionRefused: the preprocessing does not fit the number of channels, or its scale or a value of its std is 0.
     """
     if channels == 1 and preprocessing.name in ("torch", "caffe"):
         raise OptionRefused(
@@ -124,12 +124,12 @@ def fit_preprocessing(preprocessing: Preprocessing, *, channels: int, channels_f
         if len(values) not in (0, 1, channels):
             raise OptionRefused(
                 f"--{option} has {len(values)} values for {channels} channel(s).",
-                wanted=f"1 value for all channels, or {channels}" if channels > 1 else "1 value",
+                wanted=f"1 value for all channels, or {channels} values" if channels > 1 else "1 value",
                 next_step="give one value for each channel, separated by commas, in the model's channel order",
             )
     if preprocessing.scale == 0 or 0 in preprocessing.std:
         raise OptionRefused(
-            "--scale or --std is zero, so the preprocessing would destroy the image.",
+            "--scale or --std is zero, so the preprocessed pixels would be constant or infinite.",
             wanted="values other than zero",
             next_step="give the values that were used in training",
         )
@@ -146,7 +146,7 @@ _SHORT = "short="
 
 @dataclass(frozen=True)
 class Resize:
-    """How an image is resized to the model's input size, written as text `METHOD` or `METHOD:FIT`.
+    """Resizing of an image to the model's input size, written as text `METHOD` or `METHOD:FIT`.
 
     Attributes:
         method: `none`: images of another size are not scored. `bilinear` and `nearest` are the methods of
@@ -211,7 +211,7 @@ def choose_resize(text: str, *, height: int, width: int) -> Resize:
     """The resizing that the option `--resize` selects, checked against the model's input size in pixels.
 
     Raises:
-        OptionRefused: the text is invalid, or the shorter side is smaller than the model's input.
+        OptionRefused: the text is invalid, or `short=N` is smaller than the longer side of the model's input.
     """
     try:
         resize = Resize.parse(text)

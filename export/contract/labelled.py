@@ -1,6 +1,7 @@
 """Types of labelled data for the accuracy check of an export.
 
-In: nothing. Out: the type of a batch, and of the function that reads batches, which `screen` implements.
+In: nothing. Out: `LabelledBatch`, and `Labelled`, the type of the function that reads batches. The package `screen`
+implements this function.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class LabelledBatch:
 
     Attributes:
         images: `uint8 [B, H, W, C]`, decoded and resized according to the contract.
-        labels: one for each image, as stored: an integer, a class name, or for multi-label data a list of
+        labels: one label for each image, as stored: an integer, a class name, or for multi-label data a list of
             0 and 1; None if the row has no label.
         unreadable: statuses of the rows whose image could not be decoded.
     """
@@ -32,4 +33,5 @@ class LabelledBatch:
 
 
 Labelled = Callable[[ModelContract], Iterable[LabelledBatch]]
-"""Function that returns batches of labelled rows for a contract; called before the model is converted."""
+"""Function that returns batches of labelled rows, decoded and resized for a contract. The export calls this function
+before it converts the model, so that an unreadable data set is refused early."""

@@ -1,7 +1,7 @@
 """The contract of an exported model, `ModelContract`, written to and read from the metadata of its ONNX file.
 
-In: the metadata of an ONNX file, or the values that an export collected. Out: a frozen value, which the screener reads
-without TensorFlow.
+In: the metadata of an ONNX file, or the values that an export collected. Out: a `ModelContract`, or
+the metadata. TensorFlow is not loaded.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ DOMAIN = "oodscreen"
 """ONNX domain of the model-local noise functions; each site is a node in this domain."""
 
 ALPHA_PRIME = -1.6732632423543772848170429916717 * 1.0507009873554804934193349852946
-"""Value of a unit that alpha dropout drops: the lower limit of SELU (Klambauer et al. 2017)."""
+"""Value that alpha dropout assigns to a dropped unit: the lower limit of SELU (Klambauer et al. 2017)."""
 
 ZEROING_KINDS = ("MCDropout", "MCBroadcastDropout")
 GAUSSIAN_KINDS = ("MCGaussianDropout",)
 ALPHA_KINDS = ("MCAlphaDropout", "MCBroadcastAlphaDropout")
-"""Names of the noise functions that drop to 0, multiply by Gaussian noise, and drop to `ALPHA_PRIME`."""
+"""Names of the noise functions: `ZEROING_KINDS` set dropped elements to 0, `GAUSSIAN_KINDS` multiply by Gaussian noise,
+`ALPHA_KINDS` set dropped elements to `ALPHA_PRIME`."""
 
 _PREFIX = "oodscreen."
 _TEXT_KEYS = ("input_name", "output_name", "output_kind", "colour", "source_digest")
 
 OutputKind = Literal["softmax", "logits", "sigmoid", "regression"]
 OUTPUT_KINDS: tuple[str, ...] = get_args(OutputKind)
-"""Kinds of model output: probabilities, logits, one probability for each label, values."""
+"""Kinds of model output, in this order: class probabilities, logits, one probability for each label, real values."""
 
 COLOURS = {1: "grey", 3: "rgb"}
 """Colour mode of an image by its number of channels."""
@@ -45,7 +46,7 @@ class Site:
     Attributes:
         name: path of the layer in the Keras model; the second call of the same layer has the suffix `#2`.
         kind: name of the noise function in the ONNX file; see `export.graph.functions`.
-        rate: fraction of elements dropped in a pass, in (0, 1); for Gaussian noise, Keras' `rate`.
+        rate: probability that an element is dropped in a pass, in (0, 1); for Gaussian noise, Keras' `rate`.
         shape: shape of the node's input without the batch axis, in the graph's axis order.
         noise_shape: shape of one row's mask without the batch axis; 1 for an axis along which the mask is shared.
         feeds: names of the nodes that consume the output, after operations that only reshape or transpose.
@@ -76,8 +77,9 @@ class Accuracy:
         exported: accuracy of the exported model without dropout.
         monte_carlo: accuracy of the mean over `passes` stochastic passes of the exported model.
         passes: number of stochastic passes.
-        baseline: frequency of the most frequent label, the accuracy of a constant prediction.
-        differing: number of rows for which Keras and the exported model predict different classes.
+        baseline: accuracy of a constant prediction: the frequency of the most frequent label; for sigmoid outputs,
+            the mean of this frequency over the outputs.
+        differing: number of rows for which Keras and the exported model predict different classes or labels.
         unreadable: number of rows without a decodable image.
         unlabelled: number of rows without a usable label.
     """
@@ -106,9 +108,9 @@ class Accuracy:
 class ModelContract:
     """The interface of an exported model.
 
-    The ONNX file maps `uint8 [N, height, width, channels]` to `float32 [N, classes]`, with new noise in every run.
-    `output_kind` defines how to interpret the output. It was stated at export or derived from the last layer, never
-    guessed from values.
+    The ONNX file maps `uint8 [N, height, width, channels]` to `float32 [N, classes]`, with new noise in every session
+    run. `output_kind` defines how to interpret the output. The user stated the output kind at export, or the export
+    derived it from the last layer; output values are not used.
     """
 
     input_name: str
@@ -197,7 +199,7 @@ class ModelContract:
             raise ContractRefused(
                 f"{origin} is an ONNX model, but has no oodscreen contract in its metadata.",
                 wanted="a file written by `oodscreen export`, which verifies that dropout stays stochastic",
-                next_step="export the Keras model: oodscreen export MODEL.keras OUT.onnx --scale 1/255",
+                next_step="export the Keras model, for example: oodscreen export MODEL.keras OUT.onnx --scale 1/255",
             )
         if values["contract_version"] != str(CONTRACT_VERSION):
             raise ContractRefused(
@@ -210,7 +212,7 @@ class ModelContract:
         except (KeyError, ValueError, TypeError) as error:
             raise ContractRefused(
                 f"{origin} has a damaged oodscreen contract ({type(error).__name__}: {error}).",
-                wanted="unmodified metadata, as `oodscreen export` wrote it",
+                wanted="the unmodified metadata that `oodscreen export` wrote",
                 next_step="export the model again, and do not edit the file's metadata",
             ) from error
 

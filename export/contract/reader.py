@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class ExportedModel:
     """An exported model: its graph, its contract and the SHA-256 digest of its bytes.
 
-    The values of external tensors are not loaded; `digest` includes them.
+    The bytes of external data files are part of the digest, but their tensors are not loaded.
     """
 
     path: Path
@@ -33,12 +33,12 @@ class ExportedModel:
 
     @property
     def weights_folder(self) -> Path | None:
-        """Folder from which onnxruntime reads the external tensors; None if there are none."""
+        """Folder from which onnxruntime reads the external tensors; None if all tensors are in the .onnx file."""
         return self.path.resolve().parent if external_locations(self.proto) else None
 
 
 def read_model(path: str | Path) -> ExportedModel:
-    """The model in an exported ONNX file, with its contract checked against its graph.
+    """The model in an exported ONNX file, after the checks of its contract and graph.
 
     Args:
         path: the file, or an object with the read methods of `Path`.
@@ -66,14 +66,14 @@ def read_model(path: str | Path) -> ExportedModel:
         raise ContractRefused(
             f"{path} is not an ONNX file ({len(data)} bytes, which are not valid protobuf).",
             wanted=wanted,
-            next_step="give the .onnx file instead of the Keras model; `oodscreen export` writes it",
+            next_step="give the .onnx file that `oodscreen export` wrote, not the Keras model",
         ) from error
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     if not proto.graph.node:
         raise ContractRefused(
             f"{path} contains no ONNX graph.",
             wanted=wanted,
-            next_step="give the .onnx file instead of the Keras model; `oodscreen export` writes it",
+            next_step="give the .onnx file that `oodscreen export` wrote, not the Keras model",
         )
     contract = ModelContract.from_metadata(metadata, origin=str(path))
     check_graph(proto, contract, str(path))

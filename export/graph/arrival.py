@@ -1,7 +1,7 @@
-"""Check that every traced site is in the converted graph, and find the axis order that it has there.
+"""Check that the converted graph contains the traced sites, and read the axis order of each site in the graph.
 
-In: the traced sites, the trace and the converted graph. Out: the sites in the graph's axis order, or `ModelRefused`,
-because a graph that lacks a site computes another distribution.
+In: the traced sites, the trace and the converted graph. Out: the sites with the graph's axis order, or `ModelRefused`,
+because the outputs of a graph without one of the sites have another distribution.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def match_sites(
         origin: name of the model, for messages.
 
     Raises:
-        ModelRefused: the graph has no site, or lacks one on which the output depends.
+        ModelRefused: the graph has no site, or lacks a site on which the output depends.
     """
     layouts = {}
     for node in proto.graph.node:
@@ -44,8 +44,8 @@ def match_sites(
         raise ModelRefused(
             f"The trace of {origin} has {len(traced)} dropout call(s), but its ONNX graph has {len(layouts)}"
             + (f"; missing: {', '.join(lost)}." if lost else "."),
-            wanted="every traced dropout call in the graph, and at least one",
-            next_step="check that the output of the model depends on its dropout layers",
+            wanted="at least one dropout call in the ONNX graph, and every one on which the output depends",
+            next_step="check that the output of the model depends on the dropout layers",
         )
     notices = tuple(f"{name} is not a site: the output does not depend on it" for name in missing)
     return tuple(_with_layout(site, layouts[site.name]) for site in traced if site.name in layouts), notices

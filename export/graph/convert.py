@@ -32,14 +32,14 @@ OPSETS = range(17, 25)
 """Supported ONNX operator sets; 17 is the first with LayerNormalization."""
 
 _TF2ONNX_OPSETS = range(17, 19)
-"""Operator sets that tf2onnx writes; onnx' version converter converts to newer ones."""
+"""Operator sets that tf2onnx writes; onnx' version converter converts the graph to newer operator sets."""
 
 LARGE_MODEL = 2**30
-"""Bytes of weights above which they stay outside the traced graph, because TensorFlow cannot pass a graph with
-2 GB of constants to tf2onnx."""
+"""Total bytes of the weights of at least `LARGE_WEIGHT` bytes above which these weights stay outside the traced graph,
+because TensorFlow cannot pass a graph with 2 GB of constants to tf2onnx."""
 
 LARGE_WEIGHT = 2**20
-"""Smallest weight in bytes that stays outside the graph of a large model."""
+"""Minimum bytes, in float32, of a weight that stays outside the traced graph of a large model."""
 
 _INPUT = "oodscreen_input"
 _WEIGHT = "oodscreen_weight_"
@@ -52,7 +52,7 @@ class Converted:
     Attributes:
         proto: the graph, with one custom node for each site.
         sites: sites in the order of the trace, with shapes in the graph's axis order.
-        weights: values of the initializers without values of their own, by name.
+        weights: values of the external initializers, by name.
         notices: notices for the user.
     """
 
@@ -66,13 +66,13 @@ def check_opset(opset: int) -> None:
     """Check that an operator set is supported.
 
     Raises:
-        OptionRefused: it is not in `OPSETS`.
+        OptionRefused: the operator set is not in `OPSETS`.
     """
     if opset not in OPSETS:
         raise OptionRefused(
             f"--opset selects operator set {opset}, which is not supported.",
             wanted=f"an operator set from {OPSETS[0]} to {OPSETS[-1]}",
-            next_step=f"leave out --opset for the default {OPSET}, or give one that your onnxruntime supports",
+            next_step=f"leave out --opset for the default {OPSET}, or give a set that your onnxruntime supports",
         )
 
 
@@ -84,7 +84,8 @@ def convert_to_onnx(source: KerasSource, opset: int = OPSET) -> Converted:
         opset: ONNX operator set, one of `OPSETS`.
 
     Raises:
-        ModelRefused: tf2onnx cannot convert an operation of the model, or a site is missing in the graph.
+        ModelRefused: tf2onnx cannot convert an operation of the model, a site is missing in the graph, or the graph has
+            another input than the image.
     """
     import tensorflow as tf
     import tf2onnx
@@ -114,7 +115,7 @@ def convert_to_onnx(source: KerasSource, opset: int = OPSET) -> Converted:
             raise marker.refusal or ModelRefused(
                 f"{source.origin} could not be converted to ONNX: {type(error).__name__}: {error}",
                 wanted="a model whose operations tf2onnx can convert",
-                next_step="replace the layer that the message names, then export again",
+                next_step="replace the layer with this operation by standard Keras layers, then export again",
             ) from error
     if marker.refusal is not None:
         raise marker.refusal
@@ -135,7 +136,7 @@ def _weights_outside_graph(source: KerasSource) -> list[Any]:
 
 
 def _mark_to_node(context: Any, node: Any, _name: str, _args: list[Any]) -> None:
-    """Convert a CheckNumerics operation of the trace to a noise node, or to an Identity if it is the user's own."""
+    """Convert a CheckNumerics operation of the trace to a noise node, or to an Identity if it is not a mark."""
     site = read_mark(node.get_attr_str("message"))
     for attribute in list(node.attr):  # message, T, and internal attributes of TensorFlow
         del node.attr[attribute]
@@ -150,7 +151,7 @@ def _mark_to_node(context: Any, node: Any, _name: str, _args: list[Any]) -> None
 
 
 def _write_erfc(context: Any, node: Any, name: str, _args: list[Any]) -> None:
-    """Convert `erfc(x)` to `1 - erf(x)`, for the exact GELU, because tf2onnx converts only Erf."""
+    """Convert `erfc(x)`, which the exact GELU computes, to `1 - erf(x)`, because tf2onnx converts only Erf."""
     (x,), (output,) = node.input, node.output
     shape, kind = context.get_shape(output), context.get_dtype(output)
     one = context.make_const(f"{name}/one", np.array(1, helper.tensor_dtype_to_np_dtype(kind)))
@@ -160,10 +161,10 @@ def _write_erfc(context: Any, node: Any, name: str, _args: list[Any]) -> None:
 
 
 def _fill_captured_constants(proto: onnx.ModelProto, traced: Any) -> None:
-    """Replace graph inputs that stand for tensors captured by the trace with their values.
+    """Replace the graph inputs for tensors that the trace captured by initializers with the values of these tensors.
 
     The trace captures the mean and variance of a Normalization layer, and constants that a custom layer created in
-    `build`. tf2onnx converts them to graph inputs without a value.
+    `build`. tf2onnx converts captured tensors to graph inputs without a value.
     """
     values = {inner.name: outer for outer, inner in traced.graph.captures if hasattr(outer, "numpy")}
     read = {name for node in proto.graph.node for name in node.input}
@@ -215,7 +216,7 @@ def _raise_opset(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 
 def _check_converted(proto: onnx.ModelProto, source: KerasSource) -> None:
-    """Refuse a graph with operations that tf2onnx could not convert, because tf2onnx itself only logs them."""
+    """Refuse a graph with operations that tf2onnx only logged as not convertible, or with more than one input."""
     known = {"", "ai.onnx", "ai.onnx.ml", DOMAIN}
     foreign = sorted({node.op_type for node in proto.graph.node if node.domain not in known})
     foreign += sorted(
@@ -234,9 +235,9 @@ def _check_converted(proto: onnx.ModelProto, source: KerasSource) -> None:
     if len(proto.graph.input) != 1:
         names = ", ".join(value.name for value in proto.graph.input)
         raise ModelRefused(
-            f"The conversion of {source.origin} produced additional graph inputs: {names}.",
+            f"The converted graph of {source.origin} has {len(proto.graph.input)} inputs instead of one: {names}.",
             wanted="a graph whose only input is the image",
-            next_step="replace the layer that these names contain by standard Keras layers, then export again",
+            next_step="replace the layers that these names contain by standard Keras layers, then export again",
         )
 
 
@@ -262,7 +263,7 @@ def _without_xla() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within the block, suppress the log lines and warnings of tf2onnx and TensorFlow; exceptions still propagate."""
+    """Within the block, tf2onnx and TensorFlow print no log lines or warnings; exceptions still propagate."""
     names = ("tf2onnx", "tensorflow", "tf2onnx.tfonnx", "tf2onnx.optimizer")
     before = {name: logging.getLogger(name).level for name in names}
     for name in names:

@@ -1,7 +1,7 @@
 """Write an exported model atomically through a staging folder, with weights above 2 GB in a separate data file.
 
-In: a graph, and the values of its external weights. Out: an `.onnx` file, or an `.onnx` file and a `.data` file. A
-reader sees the old model or the new model, never a partial one.
+In: a graph, and the values of its external weights. Out: an `.onnx` file, or an `.onnx` file and a `.data` file. At
+any time, the output path contains the complete old model or the complete new model.
 """
 
 from __future__ import annotations
@@ -23,23 +23,25 @@ from export.contract.external import external_locations
 from export.errors import OutputRefused, WriteFailed
 
 LARGEST_FILE = 2**31 - 2**20
-"""Maximum bytes of weights in the graph: protobuf's limit for one message, less 1 MiB for later additions."""
+"""Maximum bytes of weights in the graph: protobuf's limit for one message, less 1 MiB for nodes and metadata."""
 
 _SMALLEST_EXTERNAL = 4096
-"""Minimum bytes of an external tensor; smaller ones, such as shapes, must stay in the graph."""
+"""Minimum bytes of an external tensor; smaller tensors, such as shapes, must stay in the graph."""
 
 
 def check_output(output: Path) -> None:
-    """Check that the output path can be written, before any work is done.
+    """Check that the output path is writable; called before the export starts.
 
     Raises:
-        OutputRefused: the folder is missing or not writable, or the name does not end in .onnx.
+        OutputRefused: the path is a folder, the parent folder is missing or not writable, or the name does not end
+            in .onnx.
     """
     if output.is_dir() or not os.access(output.resolve().parent, os.W_OK):
         raise OutputRefused(
             f"The ONNX file cannot be written to {output}.",
             wanted="a file name in an existing, writable folder",
-            next_step=f"create the folder {output.resolve().parent}, or choose another path",
+            next_step=f"check that {output.resolve().parent} is a writable folder and that {output} is not a "
+            "folder, or choose another path",
         )
     if output.suffix != ".onnx":
         raise OutputRefused(
@@ -50,7 +52,7 @@ def check_output(output: Path) -> None:
 
 
 class ModelFiles:
-    """The files of an exported model in a hidden staging folder, until they are published.
+    """The files of an exported model in a hidden staging folder, until `publish` moves them to the output path.
 
     Args:
         output: path of the published model; a symbolic link is followed.
@@ -99,7 +101,7 @@ class ModelFiles:
                 tensor.external_data.add(key=key, value=str(value))
 
     def write_graph(self, model: onnx.ModelProto, name: str | None = None) -> Path:
-        """Write a graph to the staging folder, under the model's name or another one, and return its path."""
+        """Write a graph to the staging folder, under the output's file name or under `name`, and return the path."""
         path = self.path if name is None else self._folder / name
         with path.open("wb") as file:
             file.write(model.SerializeToString())
@@ -108,9 +110,9 @@ class ModelFiles:
         return path
 
     def publish(self) -> None:
-        """Move the files to the output folder: the weights first, then the graph that reads them.
+        """Move the files to the output folder: first the weights, then the graph, which refers to the weights.
 
-        The data files of the replaced model are deleted afterwards.
+        Data files that only the replaced model used are deleted afterwards.
         """
         before = _data_files(self._output)
         if self._data is not None:
@@ -127,7 +129,7 @@ def model_files(output: Path) -> Iterator[ModelFiles]:
     """A staging folder for a model, which is deleted at the end of the block.
 
     Raises:
-        WriteFailed: the disk is full, or the folder is not writable.
+        WriteFailed: a file could not be written, for example because the disk is full.
     """
     folder = None
     try:
@@ -145,10 +147,10 @@ def model_files(output: Path) -> Iterator[ModelFiles]:
 
 
 def _data_files(path: Path) -> set[Path]:
-    """The data files of a model that have the names which `write_weights` gives."""
+    """The data files of a model whose names have the form that `write_weights` uses."""
     try:
         locations = external_locations(onnx.load_model(path, load_external_data=False))
-    except Exception:  # noqa: BLE001  the existing file is replaced, whatever it contains
+    except Exception:  # noqa: BLE001  an existing file that is not ONNX is replaced too
         return set()
     return {
         path.resolve().parent / name

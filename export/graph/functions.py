@@ -1,8 +1,8 @@
 """The noise functions of an exported file: model-local functions in standard ONNX operators.
 
-In: a kind of noise and an operator set. Out: a `FunctionProto`. Functions are used because onnxruntime removes an ONNX
-`Dropout` even in training mode, but inlines a function and keeps its random operators (see tests/assumptions). A graph
-viewer shows one named node for each site.
+In: a kind of noise and an operator set. Out: a `FunctionProto`. onnxruntime removes an ONNX `Dropout`, even in training
+mode, but it inlines functions and keeps random operators (see tests/assumptions). With functions, the graph has one
+named node for each site.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _Nodes = list[onnx.NodeProto]
 def noise_function(kind: str, opset: int) -> onnx.FunctionProto:
     """The function for a kind of noise; its attribute `rate` is the rate of the Keras layer.
 
-    `MCDropout`: `y = x * (u >= rate) / (1 - rate)` with u uniform in [0, 1), inverted dropout.
+    `MCDropout`: `y = x * (u >= rate) / (1 - rate)` with u uniform in [0, 1) (inverted dropout).
     `MCGaussianDropout`: `y = x * n` with n normal of mean 1 and variance `rate / (1 - rate)`
-    (Srivastava et al. 2014, section 10). `MCAlphaDropout`: with `k = u >= rate`,
-    `y = a * (x * k + alpha' * (1 - k)) + b` (Klambauer et al. 2017, section "alpha dropout").
+    (Srivastava et al. 2014, section 10). `MCAlphaDropout`: with `k = u >= rate` and `alpha'` = `ALPHA_PRIME`,
+    `y = a * (x * k + alpha' * (1 - k)) + b` (Klambauer et al. 2017, section "alpha dropout"); see `_alpha` for a and b.
 
-    Each kind draws one value for every element. The `Broadcast` kinds draw along the axes that have a 1 in
-    `noise_axes` and share the value along the others, for `noise_shape` and SpatialDropout.
+    The `Broadcast` kinds draw one value for each position along the axes that have a 1 in `noise_axes`, and share this
+    value along the other axes, for `noise_shape` and SpatialDropout. The other kinds draw one value for every element.
     """
     broadcast = kind.startswith("MCBroadcast")
     nodes = [_attribute("rate", onnx.AttributeProto.FLOAT, "rate"), _number("one", 1.0)]
@@ -46,7 +46,7 @@ def noise_function(kind: str, opset: int) -> onnx.FunctionProto:
 
 
 def _shape_of_draw(output: str) -> _Nodes:
-    """Nodes for a tensor of the mask's shape, which is 1 along the shared axes."""
+    """Nodes for a tensor with the shape of the mask: size 1 along the shared axes."""
     return [
         _attribute("noise_axes", onnx.AttributeProto.INTS, "own"),
         helper.make_node("Constant", [], ["one_int"], value_int=1),
@@ -59,7 +59,7 @@ def _shape_of_draw(output: str) -> _Nodes:
 
 
 def _kept(like: str) -> _Nodes:
-    """Nodes for `kept`, which is 1 with probability `1 - rate`, else 0."""
+    """Nodes for `kept`, whose elements are 1 with probability `1 - rate`, else 0."""
     return [
         _node("RandomUniformLike", [like], "u"),
         _node("GreaterOrEqual", ["u", "rate"], "keep"),
@@ -81,7 +81,8 @@ def _gaussian(like: str) -> _Nodes:
 def _alpha() -> _Nodes:
     """Nodes for alpha dropout.
 
-    `a = ((1 - rate) (1 + rate alpha'^2))^(-1/2)` and `b = -a alpha' rate` preserve mean and variance.
+    `a = ((1 - rate) (1 + rate alpha'^2))^(-1/2)` and `b = -a alpha' rate` do not change the mean and
+    variance of an input with mean 0 and variance 1.
     """
     return [
         _number("alpha", ALPHA_PRIME),

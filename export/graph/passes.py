@@ -42,7 +42,7 @@ def name_sites(model: onnx.ModelProto, sites: Sequence[Site]) -> None:
     """Give each noise node the name of its site.
 
     Requires: one noise node for each site, with the site's name as attribute.
-    Ensures: the node has the site's name, and only the attributes of its noise function.
+    Ensures: each noise node has the name of its site, and only the attributes of the noise function.
     """
     nodes = {_text_attribute(node, "site"): node for node in _noise_nodes(model)}
     require(set(nodes) == {site.name for site in sites}, "one noise node for each site")
@@ -79,7 +79,7 @@ def rename_output(model: onnx.ModelProto) -> None:
 
 
 def add_uint8_input(model: onnx.ModelProto, preprocessing: Preprocessing) -> None:
-    """Replace the input by `uint8 [N, H, W, C]`, and add the operations of `Preprocessing` to the graph.
+    """Replace the input by `image`, `uint8 [N, H, W, C]`, and add the operations of `Preprocessing` to the graph.
 
     Requires: one float32 input of rank 4. Ensures: the only input is `image`, uint8.
     """
@@ -112,7 +112,7 @@ def add_uint8_input(model: onnx.ModelProto, preprocessing: Preprocessing) -> Non
         if values is None:
             continue
         constant = f"oodscreen/{op_type.lower()}_by"
-        # A constant of shape [W, C], because onnxruntime broadcasts slowly along a last axis of channels alone.
+        # A constant of shape [W, C], because onnxruntime is slow if it broadcasts a constant of shape [C].
         row = np.broadcast_to(np.asarray(values, np.float32), shape[1:])
         graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(row), constant))
         following = f"oodscreen/after_{op_type.lower()}"
@@ -145,11 +145,11 @@ def add_noise_functions(model: onnx.ModelProto) -> None:
         model.functions.append(noise_function(kind, opset))
     if not any(entry.domain == DOMAIN for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-    ensure({function.name for function in model.functions} == kinds, "a function for each kind")
+    ensure({function.name for function in model.functions} == kinds, "each kind in use has one function")
 
 
 def output_kind_of(model: onnx.ModelProto) -> str:
-    """Output kind by the node that computes the output: `softmax`, `sigmoid`, or "" for any other node."""
+    """Output kind according to the node that computes the output: `softmax`, `sigmoid`, or "" for any other node."""
     producers = {name: node for node in model.graph.node for name in node.output}
     node = producers.get(model.graph.output[0].name)
     while node is not None and node.op_type in ("Identity", "Cast"):
@@ -158,12 +158,14 @@ def output_kind_of(model: onnx.ModelProto) -> str:
 
 
 def check_written_graph(path: Path) -> None:
-    """Check a written file with onnx' checker and shape inference, without loading external weights."""
+    """Check a written file with onnx' checker and shape inference; external weights are not loaded."""
     onnx.checker.check_model(str(path), full_check=True)
 
 
 def find_feeds(model: onnx.ModelProto, sites: Sequence[Site]) -> tuple[Site, ...]:
-    """The sites with `feeds` set: the nodes that consume them, after nodes that only reshape or transpose.
+    """The sites with `feeds` set: names of the nodes that consume the output of a site.
+
+    A node that only reshapes or transposes the output is replaced by the consumers of its own output.
 
     Requires: one noise node with the name of each site. Ensures: the graph is unchanged.
     """
@@ -177,7 +179,7 @@ def find_feeds(model: onnx.ModelProto, sites: Sequence[Site]) -> tuple[Site, ...
 
 
 def _next_names(value: str, readers: dict[str, list[onnx.NodeProto]]) -> tuple[str, ...]:
-    """Names of the nodes that consume a value, after nodes that only reshape or transpose it."""
+    """Names of the nodes that consume a value; a node that only reshapes or transposes is replaced by its consumers."""
     found: list[str] = []
     for node in readers.get(value, []):
         if node.op_type == "Shape":
@@ -188,9 +190,10 @@ def _next_names(value: str, readers: dict[str, list[onnx.NodeProto]]) -> tuple[s
 
 
 def stamp_metadata(model: onnx.ModelProto, contract: ModelContract) -> None:
-    """Write the contract to the metadata.
+    """Write the contract to the metadata of the model.
 
-    Requires: the graph's input and output have the contract's names. Ensures: the metadata reads back as this contract.
+    Requires: the graph's input and output have the contract's names. Ensures: the contract parsed from the
+    metadata equals the given contract.
     """
     require(
         [value.name for value in model.graph.input] == [contract.input_name]
@@ -199,7 +202,10 @@ def stamp_metadata(model: onnx.ModelProto, contract: ModelContract) -> None:
     )
     helper.set_model_props(model, contract.to_metadata())
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    ensure(ModelContract.from_metadata(metadata, origin="this graph") == contract, "the contract reads back")
+    ensure(
+        ModelContract.from_metadata(metadata, origin="this graph") == contract,
+        "the contract in the metadata equals the given contract",
+    )
 
 
 def with_rate_zero(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -14,17 +14,18 @@ from export.graph.conditions import ensure
 
 _LOWEST = "oodscreen/lowest"
 _ROWS = 97
-"""Batch size for shape inference: a prime that is unlikely as a layer size, so that it identifies the row axis."""
+"""Batch size for shape inference: a prime that is unlikely as a layer size, so that only the row axis has this size."""
 
 
 def make_reshapes_constant(model: onnx.ModelProto) -> None:
     """Replace the computed target of each Reshape that keeps the rows by the constant `[-1, *shape of a row]`.
 
-    Converters compute the target from the shape of a tensor. With a constant target, the planner can see that the
-    Reshape does not mix rows.
+    Converters compute the target from the shape of a tensor. From a constant target, the planner derives that
+    the Reshape does not mix rows.
 
-    Requires: noise functions, because shapes are inferred through them. Ensures: no Reshape with an output of
-    shape `[N, *known sizes]` computes its target, and the output of every node is read.
+    Requires: the model has its noise functions, because shapes are inferred through them.
+    Ensures: no Reshape with an output of shape `[N, *known sizes]` computes its target, and the output of
+    the graph depends on every node.
     """
     graph = model.graph
     constant = {value.name for value in graph.initializer}
@@ -70,9 +71,9 @@ def _remove_unread(graph: onnx.GraphProto) -> None:
 def prevent_pad_fusion(model: onnx.ModelProto) -> None:
     """Insert a Max between a Pad and a MaxPool, so that onnxruntime does not fuse the two.
 
-    A MaxPool pads with minus infinity. onnxruntime's `Pad_Fusion` fuses even a Pad with zeros into it (see
-    tests/assumptions), which changes the borders where values are negative, for example in ResNet50V2. The maximum
-    with the smallest float32 is cheap, and no optimiser removes it.
+    A MaxPool pads with minus infinity. onnxruntime's `Pad_Fusion` fuses even a Pad with zeros into the
+    MaxPool (see tests/assumptions). This fusion changes the output at borders with negative values, for example in
+    ResNet50V2. The maximum with the lowest float32 changes no value and is cheap, and onnxruntime does not remove it.
 
     Ensures: no MaxPool reads a Pad.
     """

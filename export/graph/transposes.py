@@ -1,7 +1,8 @@
 """Remove transposes that a conversion would add around sites.
 
 In: the optimiser of tf2onnx, then the converted graph. Out: a graph in which each site has the axis order of its
-neighbours. A site works element by element, so that only its axis order changes.
+neighbours. A site applies its mask element by element, so that a transpose can move through the site if the
+axes of the mask are reordered.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from export.graph.functions import NOISE_KINDS
 def transposes_move_through_sites() -> Iterator[None]:
     """Within the block, tf2onnx moves transposes through a site, as through a Relu.
 
-    TensorFlow's images are NHWC, ONNX' convolutions NCHW. tf2onnx adds transposes around each convolution, then moves
-    them until pairs cancel; a node without a handler stops them. The attribute `layout` of a site lists, for each of
-    its axes, the axis of the Keras tensor.
+    TensorFlow's images are NHWC, but ONNX' convolutions take NCHW. tf2onnx adds transposes around each convolution,
+    then moves the transposes until pairs of them cancel. A transpose cannot move through a node without a handler. The
+    attribute `layout` of a site lists, for each of its axes, the axis of the Keras tensor.
     """
     from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
 
@@ -51,7 +52,10 @@ def transposes_move_through_sites() -> Iterator[None]:
 
 
 def move_transposes_before_sites(proto: onnx.ModelProto) -> None:
-    """Move a transpose that is the only consumer of a site before it, so that it runs once and not in every pass."""
+    """Move each transpose that is the only consumer of a site before this site.
+
+    A transpose before the first site then runs once for each row, not once in every pass.
+    """
     graph = proto.graph
     outputs = {value.name for value in graph.output}
     nodes = list(graph.node)

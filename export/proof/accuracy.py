@@ -1,4 +1,4 @@
-"""Measure the accuracy of the exported model and of the Keras model on labelled rows, which reveals a wrong scale.
+"""Measure the accuracy of the exported model and of the Keras model on labelled rows, to detect a wrong preprocessing.
 
 In: `LabelledBatch`es and three prediction functions. Out: an `Accuracy` for the file's metadata, and warnings.
 """
@@ -24,20 +24,20 @@ MONTE_CARLO_PASSES = 10
 """Number of stochastic passes in the Monte Carlo accuracy."""
 
 _STANDARD_ERRORS = 3.0
-"""Standard errors above chance within which an accuracy counts as chance."""
+"""Distance from chance, in standard errors, up to which an accuracy counts as chance."""
 
 _DIFFERING_SHARE = 1e-3
-"""Fraction of rows with different predictions above which a warning is given."""
+"""Maximum fraction of rows with different predictions without a warning; one row is always allowed."""
 
 _EXAMPLES = 3
 """Maximum number of unusable labels in a message."""
 
 
 def check_labels_are_classes(contract: ModelContract) -> None:
-    """Check that the model has an accuracy.
+    """Check that accuracy is defined for the output kind of the model.
 
     Raises:
-        OptionRefused: the model is a regression.
+        OptionRefused: the output kind is `regression`.
     """
     if contract.output_kind == "regression":
         raise OptionRefused(
@@ -50,14 +50,14 @@ def check_labels_are_classes(contract: ModelContract) -> None:
 def measure_accuracy(
     batches: Iterable[LabelledBatch], contract: ModelContract, *, keras: Predict, exported: Predict, stochastic: Predict
 ) -> Accuracy:
-    """The accuracy of each model. With several labels per row, it is the mean accuracy over the labels.
+    """Accuracy of the Keras model and of the exported model. For sigmoid outputs, the mean accuracy over the labels.
 
     Args:
         batches: labelled rows.
         contract: contract of the model, with its output kind and its classes.
-        keras: the Keras model without dropout.
-        exported: the exported model without dropout.
-        stochastic: the exported model; its mean over `MONTE_CARLO_PASSES` passes is evaluated.
+        keras: predictions of the Keras model without dropout.
+        exported: predictions of the exported model without dropout.
+        stochastic: one stochastic pass of the exported model; the mean of `MONTE_CARLO_PASSES` passes is evaluated.
 
     Raises:
         InputRefused: no row has both an image and a usable label.
@@ -84,10 +84,10 @@ def measure_accuracy(
         rows += len(images)
     if not rows:
         examples = ", ".join(list(dict.fromkeys(bad))[:_EXAMPLES])
-        found = f"{len(bad)} labels that do not fit ({examples})" if bad else "no decodable image"
+        found = f"{len(bad)} unusable labels ({examples})" if bad else "no unusable labels"
         raise InputRefused(
-            f"The labelled rows have {found}, and {unreadable} unreadable images.",
-            wanted=f"rows with an image and a label; labels are {_wanted_labels(contract)}",
+            f"No labelled row has both an image and a usable label: {found}, {unreadable} unreadable images.",
+            wanted=f"rows with a decodable image and a label; labels are {_wanted_labels(contract)}",
             next_step="check --label-column and --image-column, and for class names --classes",
         )
     outputs = len({index for index, _ in counts})
@@ -106,7 +106,7 @@ def measure_accuracy(
 
 
 def find_alarms(accuracy: Accuracy, contract: ModelContract) -> list[str]:
-    """Warnings about a measured accuracy that the user must read before using the file."""
+    """Warnings about a measured accuracy, which the user must read before using the exported file."""
     alarms = []
     chance = accuracy.baseline
     if chance == 1:  # one label only: a constant prediction is always right
@@ -115,8 +115,8 @@ def find_alarms(accuracy: Accuracy, contract: ModelContract) -> list[str]:
     if accuracy.exported <= chance + noise:
         alarms.append(
             f"the accuracy of {accuracy.exported:.2%} on {accuracy.rows} labelled rows is at the level of chance "
-            f"({chance:.2%}): probably the preprocessing ({contract.preprocessing.describe()}) is not that of "
-            "training, or the labels belong to another model"
+            f"({chance:.2%}): probably training used another preprocessing than "
+            f"{contract.preprocessing.describe()}, or the labels belong to another model"
         )
     if accuracy.differing > max(1, accuracy.rows * _DIFFERING_SHARE):
         alarms.append(
@@ -139,7 +139,7 @@ def _predict(outputs: NDArray[np.floating[Any]], contract: ModelContract) -> NDA
 
 
 def _read_label(label: Any, contract: ModelContract) -> list[int] | None:
-    """A label in the format of `_predict`; None if it is not a label of the model."""
+    """A label in the format of `_predict`; None if the label is not one of the model's."""
     if contract.output_kind == "sigmoid":
         values = label if isinstance(label, list) else [label]
         numbers = [_whole_number(value) for value in values]

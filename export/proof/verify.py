@@ -1,8 +1,8 @@
-"""The proof on the written file, in a plain onnxruntime session with default options.
+"""Verify the written file against the Keras model, in an onnxruntime session with default options.
 
-In: the files that will be the exported model, and a reference that answers as Keras does. Out: what
-was measured, for the file's metadata; or `VerificationFailed`. Dropout dies silently in several
-ways between Keras and a running session (see tests/assumptions), so no export ends without this.
+In: the staged ONNX files, and a `Reference` that computes the outputs of the Keras model. Out: the measured differences
+for the file's metadata, or `VerificationFailed`. Converters and onnxruntime remove or fold dropout without an error in
+several ways (see tests/assumptions). Therefore no file is published without this verification.
 """
 
 from __future__ import annotations
@@ -24,31 +24,54 @@ Images = NDArray[np.uint8]
 Outputs = NDArray[np.float32]
 
 _DETERMINISTIC_TOLERANCE = 1e-4
+"""Maximum difference of deterministic outputs, relative to the largest absolute output or to 1 if that is larger."""
+
 _MEAN_STANDARD_ERRORS = 6.0
+"""Maximum difference of the Monte Carlo means, in standard errors of the difference."""
+
 _MEAN_SLACK = 1e-3
+"""Additional difference of the means that is allowed, relative as in `_DETERMINISTIC_TOLERANCE`."""
+
 _VARIANCE_FACTOR = 1.75
+"""Maximum ratio of the mean variances, in either direction."""
+
 _SMALL_IMAGE = 64 * 64
+"""Maximum pixels of an image for the full number of test images."""
+
 _LARGE_IMAGE = 512 * 512
+"""Pixels of an image above which the number of test images is smallest."""
+
 _SMALL_FOLDER = 32 * 2**20
+"""Maximum bytes of the staged files for the full number of test images."""
+
 _HALF_PRECISION_TOLERANCE = 0.1
+"""Maximum difference between half precision and float32, relative as in `_DETERMINISTIC_TOLERANCE`."""
+
+_REPORT = "report the model to the developers of oodscreen: its exported dropout has another distribution than in Keras"
 
 
 class Reference(Protocol):
-    """How the Keras model itself answers."""
+    """Outputs of the Keras model for raw pixels `uint8 [B, H, W, C]`."""
 
     def deterministic(self, images: Images) -> Outputs:
-        """`[B, C]` with no dropout at all."""
+        """Outputs `[B, C]` without dropout."""
 
     def as_trained(self, images: Images) -> Outputs | None:
-        """`[B, C]` with no dropout, in half precision where the model has it; else None."""
+        """Outputs `[B, C]` without dropout, in the precision of the model; None if that precision is float32."""
 
     def stochastic(self, images: Images) -> Outputs:
-        """`[B, C]` with fresh dropout noise for every row, all else in inference mode."""
+        """Outputs `[B, C]` with new dropout noise for every row; all other layers are in inference mode."""
 
 
 @dataclass(frozen=True)
 class _Probe:
-    """The images that both sides see: B images, each repeated so that a run makes many passes."""
+    """Test images for the exported file and for the Keras model.
+
+    Attributes:
+        images: `uint8 [B, H, W, C]`.
+        passes_per_run: number of copies of each image in one batch; each copy is one stochastic pass.
+        runs: number of batches.
+    """
 
     images: Images
     passes_per_run: int
@@ -56,10 +79,11 @@ class _Probe:
 
     @property
     def passes(self) -> int:
+        """Number of stochastic passes for each image, T."""
         return self.passes_per_run * self.runs
 
     def passes_of(self, answer: Callable[[Images], Outputs]) -> NDArray[np.float64]:
-        """`[T, B, C]` from a model that draws anew for every row."""
+        """Outputs `[T, B, C]` of a model that draws new noise for every row."""
         repeated = np.tile(self.images, (self.passes_per_run, 1, 1, 1))
         blocks = [answer(repeated) for _ in range(self.runs)]
         shape = (self.passes_per_run, len(self.images), -1)
@@ -67,25 +91,28 @@ class _Probe:
 
 
 def verify_model(model: Path, without_dropout: Path, contract: ModelContract, reference: Reference) -> dict[str, float]:
-    """Prove that an exported model is stochastic, and says what the Keras model says.
+    """Verify that an exported model is stochastic and that its outputs agree with the Keras model.
 
-    1. Two runs on the same images differ.
-    2. Over many passes, mean and variance agree with Keras' own Monte Carlo passes.
-    3. With every rate at zero the output is Keras' deterministic one, to 1e-4 of the largest value.
-    4. Batches of 1 and 7 work, and a row's deterministic answer does not depend on its batch.
-    5. Where the model computes in half precision, its own output is near the exported one.
+    There are five conditions, with constants of this module as tolerances:
+
+    1. The outputs of two session runs on the same images differ.
+    2. Over many passes, the mean and the variance of the outputs agree with Monte Carlo passes in Keras.
+    3. With every rate at 0, the outputs equal the outputs of the Keras model without dropout.
+    4. With every rate at 0, the outputs of 7 rows are the same in one batch of 7 as in 7 batches of 1.
+    5. If the Keras model computes in half precision, its outputs are close to the float32 outputs of the exported
+    model.
 
     Args:
-        model: the file.
-        without_dropout: the same with every rate at zero (`export.graph.passes.with_rate_zero`).
-        contract: what it promises.
-        reference: the Keras side.
+        model: path of the ONNX file.
+        without_dropout: path of a copy with every rate at 0 (`export.graph.passes.with_rate_zero`).
+        contract: contract of the model, with the image shape and the number of outputs.
+        reference: outputs of the Keras model.
 
     Returns:
-        What was measured, by name.
+        The measured differences, ratios and numbers by name.
 
     Raises:
-        VerificationFailed: one of the five does not hold.
+        VerificationFailed: one of the five conditions does not hold.
     """
     probe = _make_probe(contract, model)
     stochastic = _open_session(model)
@@ -102,10 +129,10 @@ def verify_model(model: Path, without_dropout: Path, contract: ModelContract, re
 def check_accuracy(
     model: Path, without_dropout: Path, contract: ModelContract, reference: Reference, batches: Iterable[LabelledBatch]
 ) -> Accuracy:
-    """The accuracy of an exported model on labelled rows, beside Keras' own.
+    """The accuracy of an exported model and of its Keras model on the same labelled rows.
 
     Raises:
-        InputRefused: not one row has both an image and a label.
+        InputRefused: no row has both an image and a usable label.
     """
     return measure_accuracy(
         batches,
@@ -117,14 +144,18 @@ def check_accuracy(
 
 
 def check_still_stochastic(model: Path, contract: ModelContract) -> None:
-    """A last look at the final file: a default session opens it, and two runs differ."""
+    """Check the final file: a session with default options loads it, and the outputs of two session runs differ.
+
+    Raises:
+        VerificationFailed: the outputs of two session runs are equal.
+    """
     _check_runs_differ(_open_session(model), _make_probe(contract, model))
 
 
 def _make_probe(contract: ModelContract, model: Path) -> _Probe:
-    """A few images, half noise and half smooth: enough to see a wrong rate, scale or layout.
+    """Test images that reveal a wrong rate, scale or axis order: one half is noise, the other half is smooth.
 
-    Fewer and in smaller batches where they or the network are large, to bound time and memory.
+    Large images and large networks get fewer images and smaller batches, to bound time and memory.
     """
     rng = np.random.default_rng(20)
     height, width, channels = contract.image_shape
@@ -141,7 +172,7 @@ def _make_probe(contract: ModelContract, model: Path) -> _Probe:
 
 
 def _open_session(model: Path) -> Callable[[Images], Outputs]:
-    """A session as anyone would open it: default options, on the CPU."""
+    """Function that runs a model in a new session with default options, on the CPU."""
     from export.runtime import onnxruntime
 
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
@@ -155,31 +186,34 @@ def _open_session(model: Path) -> Callable[[Images], Outputs]:
 
 
 def _check_runs_differ(run: Callable[[Images], Outputs], probe: _Probe) -> float:
+    """Fraction of the test images whose outputs differ between two session runs; must be above 0."""
     changed = float(np.mean(np.any(run(probe.images) != run(probe.images), axis=1)))
     if changed == 0:
         raise VerificationFailed(
-            "Two runs of the exported model gave the same answers: its dropout is dead.",
-            wanted="different answers from a default onnxruntime session",
-            next_step="report this model: no dropout is better than one that only looks alive",
+            "The outputs of two session runs of the exported model are equal: its dropout is inactive.",
+            wanted="different outputs in each run of an onnxruntime session with default options",
+            next_step="report the model and the version of onnxruntime to the developers of oodscreen",
         )
     return changed
 
 
 def _check_deterministic(run: Callable[[Images], Outputs], probe: _Probe, reference: Reference) -> float:
+    """Maximum relative difference from the Keras model without dropout; must be within the tolerance."""
     wanted = reference.deterministic(probe.images)
     scale = max(1.0, float(np.abs(wanted).max()))
     difference = float(np.abs(run(probe.images) - wanted).max()) / scale
     if not difference <= _DETERMINISTIC_TOLERANCE:
         raise VerificationFailed(
-            f"Without dropout the exported model differs from Keras by {difference:.2g}.",
-            wanted=f"at most {_DETERMINISTIC_TOLERANCE:g} of the largest output",
-            next_step="look for a layer that behaves differently in ONNX; export parts of the model to find it",
+            f"Without dropout, an output differs from Keras by {difference:.2g}, relative to the largest output.",
+            wanted=f"a relative difference of at most {_DETERMINISTIC_TOLERANCE:g}",
+            next_step="export only the first layers of the model, then more of them, to find the layer whose output "
+            "differs; replace this layer",
         )
     return difference
 
 
 def _check_half_precision(run: Callable[[Images], Outputs], probe: _Probe, reference: Reference) -> dict[str, float]:
-    """The export computes in float32; a model trained in less says nearly the same."""
+    """Relative difference between the exported model and a half-precision Keras model, by name; empty for float32."""
     wanted = reference.as_trained(probe.images)
     if wanted is None:
         return {}
@@ -187,14 +221,17 @@ def _check_half_precision(run: Callable[[Images], Outputs], probe: _Probe, refer
     difference = float(np.abs(run(probe.images) - wanted).max()) / scale
     if not difference <= _HALF_PRECISION_TOLERANCE:
         raise VerificationFailed(
-            f"In float32 the model differs by {difference:.2g} from what it says in its own precision.",
-            wanted=f"at most {_HALF_PRECISION_TOLERANCE:g} of the largest output",
-            next_step="evaluate the Keras model under the policy float32; if that is as good, save it so",
+            f"In float32, an output differs by {difference:.2g} from the output in the precision of the Keras model, "
+            "relative to the largest output.",
+            wanted=f"a relative difference of at most {_HALF_PRECISION_TOLERANCE:g}",
+            next_step="measure the accuracy of the Keras model under the dtype policy float32; if it is as high as "
+            "before, save the model under this policy and export the saved file",
         )
     return {"half_precision_difference": difference}
 
 
 def _check_batches(run: Callable[[Images], Outputs], contract: ModelContract) -> None:
+    """Check the shape of the outputs, and that the outputs of a row do not depend on the other rows of its batch."""
     rng = np.random.default_rng(7)
     seven = rng.integers(0, 256, (7, *contract.image_shape), dtype=np.uint8)
     together = run(seven)
@@ -203,13 +240,15 @@ def _check_batches(run: Callable[[Images], Outputs], contract: ModelContract) ->
     difference = float(np.abs(together - alone).max()) / scale
     if together.shape != (7, contract.classes) or not difference <= _DETERMINISTIC_TOLERANCE:
         raise VerificationFailed(
-            f"A row's answer changes by {difference:.2g} with the other rows of its batch.",
-            wanted="rows that do not depend on each other",
-            next_step="look for BatchNormalization called with training=True, or an operation across the batch axis",
+            f"7 rows have outputs of shape {list(together.shape)}, and an output changes by {difference:.2g} with "
+            "the other rows of its batch, relative to the largest output.",
+            wanted=f"shape {[7, contract.classes]}, and a relative change of at most {_DETERMINISTIC_TOLERANCE:g}",
+            next_step="remove operations across the batch axis, such as BatchNormalization called with training=True",
         )
 
 
 def _check_distribution(run: Callable[[Images], Outputs], probe: _Probe, reference: Reference) -> dict[str, float]:
+    """Differences of mean and variance between Monte Carlo passes of the exported model and of Keras, by name."""
     ours = probe.passes_of(run)
     keras = probe.passes_of(reference.stochastic)
     variances = ours.var(axis=0, ddof=1), keras.var(axis=0, ddof=1)
@@ -218,16 +257,16 @@ def _check_distribution(run: Callable[[Images], Outputs], probe: _Probe, referen
     slack = _MEAN_SLACK * max(1.0, float(np.abs(keras).max()))
     if np.any(difference > _MEAN_STANDARD_ERRORS * standard_error + slack):
         raise VerificationFailed(
-            f"Over {probe.passes} passes the mean differs from Keras' by up to {difference.max():.2g}.",
-            wanted=f"at most {_MEAN_STANDARD_ERRORS:g} standard errors",
-            next_step="report this model: its dropout draws from another distribution than Keras'",
+            f"Over {probe.passes} passes, the mean output differs from Keras by up to {difference.max():.2g}.",
+            wanted=f"at most {_MEAN_STANDARD_ERRORS:g} standard errors plus {slack:.2g} for each output",
+            next_step=_REPORT,
         )
     ratio = float(variances[0].mean() / variances[1].mean()) if variances[1].mean() > 0 else np.inf
     if not 1 / _VARIANCE_FACTOR <= ratio <= _VARIANCE_FACTOR:
         raise VerificationFailed(
-            f"Over {probe.passes} passes the variance is {ratio:.2g} times Keras'.",
-            wanted=f"between {1 / _VARIANCE_FACTOR:.2g} and {_VARIANCE_FACTOR:g}",
-            next_step="report this model: its dropout draws from another distribution than Keras'",
+            f"Over {probe.passes} passes, the mean variance of the outputs is {ratio:.2g} times the variance in Keras.",
+            wanted=f"a ratio from {1 / _VARIANCE_FACTOR:.2g} to {_VARIANCE_FACTOR:g}",
+            next_step=_REPORT,
         )
     errors = difference / np.maximum(standard_error, 1e-12)
     return {

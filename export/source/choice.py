@@ -19,7 +19,7 @@ class SiteChoice:
     """The user's selection of sites and rates.
 
     Attributes:
-        keep: shell patterns of layer names, such as `top_dropout*`; empty keeps all sites.
+        keep: shell patterns of layer names or paths, such as `top_dropout*`; if empty, all sites are kept.
         rates: rate by pattern; the pattern `*` matches every kept site.
     """
 
@@ -45,8 +45,8 @@ def choose_sites(named: Sequence[tuple[str, Any]], choice: SiteChoice, origin: s
         origin: name of the model, for messages.
 
     Raises:
-        ModelRefused: the model has no noise layer with a rate above 0.
-        OptionRefused: a pattern matches no site, or a rate is not between 0 and 1.
+        ModelRefused: the model has no noise layer with a rate above 0, or a layer's own rate is not below 1.
+        OptionRefused: a pattern matches no site, or a rate in `choice` is not between 0 and 1.
     """
     noise = [(path, layer) for path, layer in named if family_of(layer)]
     active = [(path, layer) for path, layer in noise if is_active(layer)]
@@ -61,7 +61,7 @@ def choose_sites(named: Sequence[tuple[str, Any]], choice: SiteChoice, origin: s
 
 
 def _rate_of(path: str, layer: Any, choice: SiteChoice, origin: str) -> float:
-    """The rate of the last matching pattern, else the rate of the layer."""
+    """The rate of the last matching pattern; if no pattern matches, the rate of the layer."""
     stated = [rate for pattern, rate in choice.rates.items() if matches(path, pattern)]
     rate = float(stated[-1] if stated else layer.rate)
     if not 0 < rate < 1:
@@ -69,7 +69,7 @@ def _rate_of(path: str, layer: Any, choice: SiteChoice, origin: str) -> float:
         raise error(
             f"The dropout layer {path} of {origin} would have rate {rate:g}.",
             wanted="a rate above 0 and below 1",
-            next_step="give another rate: --rate 'PATTERN=RATE'; to leave out a layer, select the others by --keep",
+            next_step="give another rate by --rate 'PATTERN=RATE', or select only other layers by --keep",
         )
     return rate
 
@@ -83,7 +83,7 @@ def _check_patterns(choice: SiteChoice, paths: Sequence[str], origin: str) -> No
         raise OptionRefused(
             f"{option} {pattern!r} matches none of the {'kept ' if option == '--rate' else ''}sites of {origin}.",
             wanted=f"a pattern that matches one of: {', '.join(kept if option == '--rate' and kept else paths)}",
-            next_step="give a name from this list; * matches any characters, ? matches one",
+            next_step="give one of these names; in a pattern, * matches any characters and ? matches one character",
         )
 
 
@@ -91,9 +91,9 @@ def _no_active_dropout(named: Sequence[tuple[str, Any]], noise: Sequence[tuple[s
     examined = ", ".join(f"{layer.name} (rate {layer.rate})" for _, layer in noise)
     if not examined:
         kinds = sorted({type(layer).__name__ for _, layer in named})
-        examined = f"no Dropout among its {len(named)} layers ({', '.join(kinds)})"
+        examined = f"no Dropout among {len(named)} layers ({', '.join(kinds)})"
     return ModelRefused(
         f"{origin} has no active dropout. Examined: {examined}.",
-        wanted="at least one Dropout layer with a rate above 0, which was active in training",
+        wanted="at least one Dropout layer with a rate above 0 that was active in training",
         next_step="train the model with dropout; dropout added after training does not measure uncertainty",
     )

@@ -27,11 +27,11 @@ class KerasSource:
 
     Attributes:
         network: the network, which is traced and used as the reference.
-        origin: path of the file, or a name, for messages.
-        digest: SHA-256 of the file; "" for a model from memory.
+        origin: path of the file, or a name of the model, for messages.
+        digest: SHA-256 of the file or folder; "" for a model in memory.
         image_shape: `(height, width, channels)`.
         classes: number of outputs C.
-        output_kind: output kind by the last layer; "" if the layer does not determine it.
+        output_kind: output kind according to the last layer; "" if this layer does not determine the kind.
         scales_itself: whether the model has a Rescaling or Normalization layer.
         sites: paths of the kept noise layers, in model order.
         notices: notices for the user, such as layers that the export disables.
@@ -59,9 +59,9 @@ class KerasSource:
 
 
 def import_keras() -> Any:
-    """Keras, imported together with TensorFlow and without their start-up messages.
+    """Keras; its import and the import of TensorFlow print no start-up messages.
 
-    TensorFlow writes to the standard error of the process before it reads its settings. Standard error is therefore
+    TensorFlow prints messages before the logging setting takes effect. Standard error is therefore
     discarded during the import; exceptions still propagate.
 
     Raises:
@@ -101,7 +101,7 @@ def describe_model(
     Args:
         model: a built `keras.Model`: functional, sequential, or a subclass that was called or built.
         origin: name of the model, for messages.
-        digest: SHA-256 of its file.
+        digest: SHA-256 of the model's file or folder.
         choice: selection of sites and rates.
         output: name of the output, for a model with several outputs.
         notices: notices from loading the model.
@@ -148,9 +148,9 @@ def describe_model(
 
 
 def _name_layers(container: Any, prefix: str = "") -> dict[int, tuple[str, Any]]:
-    """All layers in a container with their paths, by identity; a container precedes its layers.
+    """Path and layer of each layer in a container, by `id` of the layer; a container precedes its layers.
 
-    Keras' own `path` is not used, because it is None for a Dropout, which Keras never builds.
+    The attribute `path` of a Keras layer is not used, because it is None for Dropout layers, which Keras never builds.
     """
     found: dict[int, tuple[str, Any]] = {}
     for layer in container._flatten_layers(include_self=False, recursive=False):
@@ -189,7 +189,7 @@ def _image_shape(model: Any, origin: str) -> tuple[tuple[int, int, int], bool]:
         if data_format == "channels_first" and shape[0] in COLOURS:
             return (shape[1], shape[2], shape[0]), True
     raise ModelRefused(
-        f"{origin} takes {shapes_text(shapes)}.",
+        f"{origin} takes an input of shape {shapes_text(shapes)}.",
         wanted="one image input of fixed size, [N, height, width, channels] or [N, channels, height, width], "
         "with 1 or 3 channels",
         next_step="wrap the model in a keras.Model whose input is one image of fixed size",
@@ -197,7 +197,7 @@ def _image_shape(model: Any, origin: str) -> tuple[tuple[int, int, int], bool]:
 
 
 def _data_format(model: Any) -> str:
-    """The `data_format` of the first layer that depends on the channel axis; "" if there is none."""
+    """The `data_format` of the first layer that depends on the channel axis; "" if no layer does."""
     for operation in getattr(model, "operations", None) or model.layers:
         axes = getattr(operation, "dims", None) or getattr(operation, "axes", None)
         if type(operation).__name__ in ("Permute", "Transpose") and axes:
@@ -228,5 +228,5 @@ def _refuse_quantized(model: Any, origin: str) -> None:
         raise ModelRefused(
             f"{origin} has quantized layers: {', '.join(quantized)}.",
             wanted="the model before quantization, in float32 or half precision",
-            next_step="export the model that was saved before model.quantize(...)",
+            next_step="save the model before the call of model.quantize(...), and export that file",
         )

@@ -1,7 +1,8 @@
-"""Find noise that an export would lose or freeze, by tracing instead of a list of layer names.
+"""Find random operations that an export would disable or make constant.
 
-In: a network and its layers. Out: notices, or `ModelRefused`. A trace in inference mode shows random operations outside
-the sites; a trace in training mode shows random operations that inference disables silently.
+In: a network and its layers. Out: notices, or `ModelRefused`. Traces are searched, because a list of layer names
+would be incomplete. A trace in inference mode contains the random operations outside the sites; a trace in training
+mode also contains the random operations that Keras disables in inference.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from export.source.network import Network
 from export.source.stochastic import NoiseCall
 
 RANDOM_OPERATION = re.compile(r"Random|Multinomial|TruncatedNormal|StatefulStandardNormal|StatefulUniform")
-"""Types of TensorFlow operations that draw random numbers."""
+"""Pattern of the types of TensorFlow operations that draw random numbers."""
 
 _NOISE_LAYERS = "Dropout, SpatialDropout, GaussianDropout or AlphaDropout layers"
 
@@ -47,12 +48,12 @@ def find_hidden_noise(
         layers: its layers by path.
         kept: paths of the kept noise layers.
         image_shape: shape of the network's input without the batch axis.
-        choice: selection of sites; a stated `--keep` allows the export to disable other noise.
+        choice: selection of sites; with `--keep`, the export may disable other noise.
         origin: name of the model, for messages.
 
     Raises:
-        ModelRefused: a layer other than a site draws random numbers in inference, or the export would disable noise
-            of the training without a stated `--keep`.
+        ModelRefused: an operation outside the sites draws random numbers in inference, a kept layer is called only in
+            training, or the export would disable noise of the training although `--keep` was not given.
     """
     inference, called = _random_operations(network, image_shape, training=False)
     if inference:
@@ -66,8 +67,8 @@ def find_hidden_noise(
     if gated:
         raise ModelRefused(
             f"{origin} calls dropout layers only if `training` is true: {', '.join(gated)}.",
-            wanted="dropout layers that are called in inference too, where Keras disables them itself",
-            next_step="remove the condition from the model's call, or leave out these layers by --keep",
+            wanted="dropout layers that are called both in training and in inference",
+            next_step="remove the condition from the model's call, or select only other layers by --keep",
         )
     notices = [
         f"{path} is never called, so it is not a site" for path in kept if path not in called | called_in_training
@@ -79,7 +80,7 @@ def find_hidden_noise(
         raise ModelRefused(
             f"{origin} was trained with noise that the export would disable: {_format_names(lost, sources)}.",
             wanted=f"noise only from {_NOISE_LAYERS}",
-            next_step="replace it by one of these layers, or select the dropout layers to keep: --keep 'PATTERN'",
+            next_step="replace this noise by one of these layers, or select the layers to keep: --keep 'PATTERN'",
         )
     notices += [
         f"{name} ({type(sources[name]).__name__}) is disabled, as in Keras' inference mode"
@@ -92,7 +93,7 @@ def find_hidden_noise(
 def random_operations(graph: Any) -> list[str]:
     """Names of the random operations on which the outputs of a traced function depend.
 
-    Recurrent layers draw masks that they do not use in inference; these are not included.
+    Masks that a recurrent layer draws but does not use in inference are not included.
     """
     functions = {one.signature.name: one.node_def for one in graph.as_graph_def().library.function}
     found: list[str] = []
@@ -132,10 +133,10 @@ def _random_operations(
 
 
 def _find_sources(operations: Iterable[str], layers: Mapping[str, Any]) -> dict[str, Any]:
-    """The layers that contain random operations, by path; an operation outside all layers by its name, with None.
+    """The layers that contain random operations, by path; for an operation outside all layers, its name and None.
 
-    TensorFlow prefixes the name of an operation with its scopes. Each Keras layer opens a scope of its name, to which
-    TensorFlow appends a number if the name is in use.
+    TensorFlow prefixes the name of an operation with the scopes around the operation. Each Keras layer opens a scope
+    with the name of the layer; TensorFlow appends a number if this name is in use.
     """
     by_name = {path.rsplit("/", 1)[-1]: path for path in layers}
     found: dict[str, Any] = {}
@@ -147,7 +148,7 @@ def _find_sources(operations: Iterable[str], layers: Mapping[str, Any]) -> dict[
 
 
 def _is_augmentation(layer: Any) -> bool:
-    """Whether a layer augments its input: GaussianNoise and Keras' augmentation layers."""
+    """Whether a layer with random operations is an augmentation: GaussianNoise, or a preprocessing layer of Keras."""
     module = type(layer).__module__
     return module.startswith("keras.src.layers.preprocessing") or type(layer).__name__ == "GaussianNoise"
 

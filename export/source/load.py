@@ -1,8 +1,8 @@
-"""Load a trained model from a file without running code from the file.
+"""Load a trained model from a file, by default without running code from the file.
 
 In: a `.keras` file, a legacy `.h5` file or a SavedModel folder of Keras 2. Out: a `KerasSource`. The configuration is
-checked before Keras loads the file: code in the file (Lambda layers) and classes that are not part of Keras are refused
-unless the user allows them.
+checked before Keras loads the file. Code in the file (Lambda layers) is refused unless `unsafe` is set. Classes that
+are not part of Keras are refused unless the user gives them, or unless their name and settings denote a dropout layer.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def load_model(
     choice: SiteChoice | None = None,
     output: str | None = None,
 ) -> KerasSource:
-    """The description of a model file, loaded in Keras' safe mode and without its optimizer.
+    """The description of the model in a file, loaded without its optimizer, and in Keras' safe mode unless `unsafe`.
 
     Args:
         path: path of the file or folder.
-        custom_objects: the user's classes and functions that the file names.
-        unsafe: whether to run code that the file contains, for trusted files.
+        custom_objects: classes and functions, by the name in the file, that are not part of Keras.
+        unsafe: whether to run code in the file; only for trusted files.
         choice: selection of sites and rates.
         output: name of the output, for a model with several outputs.
 
@@ -74,19 +74,20 @@ def load_model(
         first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelRefused(
             f"Keras could not load {path}: {shorten(first_line, 300)}",
-            wanted="a model of layers in this version of Keras, or of classes given by --custom-objects",
-            next_step="load the model where it was trained and save it again, or add --custom-objects module:Class",
+            wanted="a model whose layers are part of the installed Keras or are given by --custom-objects",
+            next_step="load the model with the version of Keras that saved it and save it as .keras, or add "
+            "--custom-objects MODULE:CLASS",
         ) from error
     notices = [
-        f"the class {name} is not in the file; according to its name and settings, it is loaded as a "
-        f"{stand_in.__base__.__name__} that is always active"
+        f"the file does not contain the code of the class {name}; because of the name and settings of the class, its "
+        f"layers are loaded as {stand_in.__base__.__name__} layers that are always active"
         for name, stand_in in stand_ins.items()
     ]
     return describe_model(model, origin=str(path), digest=_digest(path), choice=choice, output=output, notices=notices)
 
 
 def _read_config(path: Path) -> Any:
-    """The configuration of the layers as plain data; no code of the file is run."""
+    """The configuration of the layers as plain data. No code in the file is run."""
     if path.is_dir():
         return read_folder_config(path)
     try:
@@ -99,7 +100,7 @@ def _read_config(path: Path) -> Any:
             text = file.attrs.get("model_config")
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ModelRefused(
-            f"Keras could not load {path}: it is not a {path.suffix} file of a model ({error}).",
+            f"Keras could not load {path}: the content is not that of a {path.suffix} file ({error}).",
             wanted=WANTED,
             next_step="check that the file was copied completely, or save the model again",
         ) from error
@@ -115,15 +116,15 @@ def _refuse_code(config: Any, path: Path) -> None:
         raise ModelRefused(
             f"{path} contains code that loading would run: {names}.",
             wanted="a model without Lambda layers, or a trusted file",
-            next_step="replace the Lambda by keras.ops or a layer class; if you trust the file, add --unsafe",
+            next_step="replace the Lambda layer by keras.ops or a layer class; if you trust the file, add --unsafe",
         )
 
 
 def _stand_ins(config: Any, given: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Replacement classes for the classes that the file names, if name and settings determine them.
+    """Replacement classes, by name, for unknown classes in the file whose name and settings denote a dropout layer.
 
     Raises:
-        ModelRefused: the file names other classes that are neither part of Keras nor given.
+        ModelRefused: the file contains other classes that are neither part of Keras nor in `given`.
     """
     unknown: dict[str, dict[str, Any]] = {}
     for one in _objects(config):
@@ -135,8 +136,8 @@ def _stand_ins(config: Any, given: Mapping[str, Any], path: Path) -> dict[str, A
     if missing:
         raise ModelRefused(
             f"{path} uses classes that are not part of Keras: {', '.join(missing)}.",
-            wanted="the module of each class; code is loaded only from modules that you name",
-            next_step=f"add --custom-objects 'MODULE:{missing[0].split('>')[-1]}'; MODULE is a module or a .py file",
+            wanted="the module of each class, because the model file does not contain its code",
+            next_step=f"add --custom-objects 'MODULE:{missing[0].split('>')[-1]}'; MODULE is a module name or .py file",
         )
     return {name: stand_in for name, stand_in in made.items() if stand_in is not None}
 

@@ -1,6 +1,6 @@
 """The interface through which tracing and verification call a loaded network.
 
-In: a Keras model and its kept noise layers. Out: a `KerasNetwork`, which computes one output in float32, whatever the
+In: a Keras model and its kept noise layers. Out: a `KerasNetwork`, which computes one output in float32, for any
 precision of the model, and a `KerasReference` for the comparison with the exported file.
 """
 
@@ -24,20 +24,20 @@ class Network(Protocol):
     def forward(self, images: Any, behaviour: Behaviour, *, training: bool = False) -> Any:
         """The output `float32 [N, C]` for `float32 [N, H, W, C]`, with `behaviour` in place of the noise layers' calls.
 
-        `training` is True only for the search for noise that inference disables.
+        `training` is True only in `export.source.hidden`, which searches for noise that Keras disables in inference.
         """
 
     def forward_as_trained(self, images: Any) -> Any | None:
-        """The deterministic output in the precision of the model; None if that is float32."""
+        """The output without noise, in the precision of the model; None if that precision is float32."""
 
     def sample(self, images: Any, seed: int) -> Any:
-        """The output with noise drawn by the framework; successive calls continue the random stream."""
+        """The output with noise drawn by the framework; later calls ignore `seed` and continue the random stream."""
 
     def large_weights(self, at_least: int) -> list[Any]:
-        """The weights of at least `at_least` bytes."""
+        """The weights with at least `at_least` bytes in float32."""
 
     def substitute(self, weights: Sequence[tuple[Any, Any]]) -> Any:
-        """A context in which variables have other values: pairs of a variable and a tensor."""
+        """A context in which variables have other values: `weights` contains pairs of a variable and its value."""
 
 
 class KerasNetwork:
@@ -45,7 +45,7 @@ class KerasNetwork:
 
     Args:
         model: the `keras.Model`.
-        kept: its kept noise layers; all other noise layers return their input.
+        kept: kept noise layers of the model; all other noise layers return their inputs.
         output: index of the output in the flat order of the model's outputs.
     """
 
@@ -100,7 +100,7 @@ class KerasNetwork:
 
 
 class KerasReference:
-    """The Keras side of the verification: the network's outputs for raw pixels.
+    """Reference outputs for the verification: the outputs of a Keras network for raw pixels.
 
     Args:
         network: the loaded network.
@@ -118,7 +118,7 @@ class KerasReference:
         return self._call(images, lambda pixels: self._network.forward(pixels, keep_identity))
 
     def as_trained(self, images: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """Outputs `[B, C]` without dropout, in the precision of the model; None if that is float32."""
+        """Outputs `[B, C]` without dropout, in the precision of the model; None if that precision is float32."""
         outputs = self._network.forward_as_trained(self._preprocessing.apply(images))
         return None if outputs is None else _to_numpy(outputs)
 
@@ -149,8 +149,8 @@ def other_precisions(model: Any) -> tuple[str, ...]:
 def in_float32(model: Any) -> Iterator[None]:
     """Within the block, all layers compute in float32; variables are cast when they are read.
 
-    Half precision serves training speed. It is not exported, because onnxruntime has few half-precision kernels on the
-    CPU, and because uncertainty is a difference of nearly equal numbers.
+    Half precision is a means to train faster. It is not exported, because onnxruntime has few half-precision kernels on
+    the CPU, and because uncertainty scores are differences of nearly equal numbers.
     """
     import keras
 

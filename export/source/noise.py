@@ -1,6 +1,6 @@
 """Classify Keras layers by the noise that an export keeps.
 
-In: a Keras layer. Out: its kind of noise and the shape of one row's mask. No model is traced or run.
+In: a Keras layer. Out: the layer's family of noise and the shape of one row's mask. No model is traced or run.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 from export.errors import ModelRefused
 
 ELEMENT_KINDS = {"Dropout": "MCDropout", "GaussianDropout": "MCGaussianDropout", "AlphaDropout": "MCAlphaDropout"}
-"""Noise function by layer family, for one value for each element."""
+"""Noise function by layer family, for masks with one value for each element."""
 
 BROADCAST_KINDS = {"Dropout": "MCBroadcastDropout", "AlphaDropout": "MCBroadcastAlphaDropout"}
-"""Noise function by layer family, for values shared along some axes (`noise_shape`, SpatialDropout)."""
+"""Noise function by layer family, for masks shared along some axes (`noise_shape`, SpatialDropout)."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class NoiseLayer:
 
 @cache
 def noise_classes() -> dict[type, str]:
-    """The Keras classes whose `call` draws noise that an export keeps, with their families.
+    """The Keras classes whose `call` draws noise that an export keeps; the values are the families.
 
     SpatialDropout1D, 2D and 3D inherit `call` from one class, which has no public name.
     """
@@ -63,17 +63,20 @@ def is_active(layer: Any) -> bool:
 
 
 def noise_shape_of(layer: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of one row's mask, without the batch axis, by `noise_shape` or SpatialDropout.
+    """Shape of the mask of one row, without the batch axis.
 
-    A `noise_shape` that starts with 1 shares a mask between the rows of a batch. The export draws a mask for each row
-    instead; the distribution of a single row is the same.
+    A SpatialDropout layer has one value for each channel. Other layers have the shape in their attribute `noise_shape`,
+    or without this attribute the shape of their input.
+
+    With a `noise_shape` that starts with 1, Keras draws one mask for all rows of a batch. The export draws a mask for
+    each row instead; the distribution of the outputs of a single row is the same.
 
     Args:
         layer: a noise layer.
-        shape: shape of its input, without the batch axis.
+        shape: shape of the layer's input, without the batch axis.
 
     Raises:
-        ModelRefused: the mask is shared by some rows of a batch only, or does not fit the shape.
+        ModelRefused: only some rows of a batch share a mask, or `noise_shape` does not fit `shape`.
     """
     if hasattr(layer, "_get_noise_shape"):  # SpatialDropout: one value for each channel
         channels_last = getattr(layer, "data_format", "channels_last") == "channels_last"
@@ -87,7 +90,7 @@ def noise_shape_of(layer: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     if len(rest) != len(shape) or first not in (None, 1) or not fits:
         raise ModelRefused(
             f"The dropout layer {layer.name} has noise_shape {layer.noise_shape} for rows of shape {list(shape)}.",
-            wanted="a noise_shape with None or 1 for the batch axis, and None, 1 or its size for every other axis",
+            wanted="a noise_shape with None or 1 for the batch axis; for other axes None, 1 or the size of the axis",
             next_step="rebuild the layer with a noise_shape of this form",
         )
     return filled

@@ -1,6 +1,7 @@
 """Select the output of a Keras model, and derive its size and kind.
 
-In: a model and, if it has several outputs, the name of one. Out: the model reduced to this output, or `ModelRefused`.
+In: a model and, if it has several outputs, the name of one. Out: the model, and the index, shape, size and kind of
+this output, or `ModelRefused`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from export.errors import ModelRefused, OptionRefused
 def choose_output(
     model: Any, name: str | None, image_shape: tuple[int, int, int], origin: str
 ) -> tuple[Any, int, tuple[int | None, ...]]:
-    """The model reduced to one output if it is functional, the index of the output in its flat outputs, and its shape.
+    """The model, the index of the selected output in the flattened outputs, and the shape of this output.
+
+    A functional model with several outputs is reduced to the selected output, with index 0.
 
     Raises:
         ModelRefused: the model has several outputs, and no name was given.
@@ -32,13 +35,13 @@ def choose_output(
         raise ModelRefused(
             f"{origin} has {len(names)} outputs: {shapes_text(shapes)}.",
             wanted=f"the name of the output to screen, one of: {', '.join(names)}",
-            next_step=f"add --output {names[0]}",
+            next_step=f"add --output with one of these names, such as --output {names[0]}",
         )
     if name is not None and names.count(name) != 1:
         raise OptionRefused(
             f"--output {name} matches {names.count(name) or 'none'} of the outputs of {origin}.",
             wanted=f"one of: {', '.join(names)}",
-            next_step="give a name from this list",
+            next_step="give one of these names",
         )
     position = 0 if name is None else names.index(name)
     if functional and len(names) > 1:
@@ -56,7 +59,7 @@ def _outputs_of(model: Any, image_shape: tuple[int, int, int]) -> Any:
 
 
 def _output_name(path: tuple[Any, ...], tensor: Any) -> str:
-    """Name of an output: its key in a dictionary of outputs, else the name of its layer, else its index."""
+    """Name of an output: the key in a dictionary of outputs, else the name of the output's layer, else the index."""
     if path and isinstance(path[-1], str):
         return str(path[-1])
     history = getattr(tensor, "_keras_history", None)
@@ -73,9 +76,9 @@ def count_classes(shape: tuple[int | None, ...], origin: str) -> int:
     """
     if len(shape) != 2 or shape[1] is None:
         raise ModelRefused(
-            f"{origin} gives {shapes_text([shape])}.",
+            f"{origin} has an output of shape {shapes_text([shape])}.",
             wanted="an output of shape [N, C]: C classes, labels or values for each image",
-            next_step="wrap the model so that it gives one vector for each image",
+            next_step="wrap the model in a keras.Model whose output is one vector for each image",
         )
     return int(shape[1])
 
@@ -86,7 +89,7 @@ def shapes_text(shapes: list[tuple[int | None, ...]]) -> str:
 
 
 def derive_output_kind(model: Any) -> str:
-    """Output kind by the last layer's activation: `softmax` or `sigmoid`, else ""."""
+    """Output kind according to the last layer's activation: `softmax` or `sigmoid`; "" for any other activation."""
     layer = _last_layer(model.outputs[0]) if getattr(model, "outputs", None) else None
     if type(layer).__name__ == "Softmax":
         return "softmax"
@@ -95,7 +98,7 @@ def derive_output_kind(model: Any) -> str:
 
 
 def _last_layer(tensor: Any) -> Any:
-    """The layer that computes a tensor, also in a nested model."""
+    """The layer that computes a tensor; for a nested model, the last layer inside it."""
     history = getattr(tensor, "_keras_history", None)
     if history is None:
         return None

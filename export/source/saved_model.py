@@ -1,9 +1,10 @@
 """Rebuild Keras models from SavedModel folders of Keras 2; refuse other SavedModel folders.
 
-In: a folder. Out: the configuration of its layers, and a Keras model with its weights. `model.save("folder")` of Keras
-2 writes traced functions, the configuration of the layers (`keras_metadata.pb`) and a checkpoint of the weights. Only
-the configuration and the checkpoint are read. The functions are never run, because dropout layers cannot be identified
-in them. The folder is read as data only; its classes are resolved as for any other model file.
+In: a folder. Out: the configuration of the layers, and a Keras model with the saved weights. `model.save("folder")` of
+Keras 2 writes traced functions, the configuration of the layers (`keras_metadata.pb`) and a checkpoint of the weights.
+Only the configuration and the checkpoint are read. The functions are never run, because dropout layers cannot be
+identified in them. Code in Lambda layers is run only with `unsafe`. `export.source.load` determines the classes of the
+layers.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def read_folder_config(folder: Path) -> dict[str, Any]:
     """Configuration of the layers of a SavedModel, as plain data in the format of Keras 2.
 
     Raises:
-        ModelRefused: the folder is not a SavedModel, contains only functions, or is of a subclassed model.
+        ModelRefused: the folder is not a SavedModel, contains only functions, or contains a subclassed model.
     """
     if not (folder / _GRAPH).is_file():
         raise ModelRefused(
@@ -43,18 +44,19 @@ def read_folder_config(folder: Path) -> dict[str, Any]:
     config = root.get("config") or {}
     if not root.get("is_graph_network") or "layers" not in config:
         raise ModelRefused(
-            f"{folder} is a SavedModel of the class {root.get('class_name', 'unknown')}, without its code.",
+            f"{folder} is a SavedModel of the class {root.get('class_name', 'unknown')}, without the class's code.",
             wanted="a sequential or functional model; a subclassed model can be rebuilt only with its code",
-            next_step=f"{_SAVE_AGAIN}, and give its class by --custom-objects",
+            next_step=f"{_SAVE_AGAIN}; then export this file with --custom-objects MODULE:CLASS",
         )
     return {"class_name": root["class_name"], "config": config}
 
 
 def rebuild(folder: Path, config: Mapping[str, Any], custom_objects: Mapping[str, Any], *, unsafe: bool) -> Any:
-    """The model of a folder, with its weights matched by layer, name and shape.
+    """The model in a folder, with the saved weights, which are matched by layer, name and shape.
 
     Raises:
-        ModelRefused: the saved weights of a layer are not the weights that it has in this version of Keras.
+        ModelRefused: the names or shapes of a layer's saved weights differ from the weights of this layer in the
+            installed version of Keras.
     """
     from keras.src.legacy.saving import json_utils, saving_options, saving_utils
     from keras.src.saving.serialization_lib import SafeModeScope
@@ -66,7 +68,7 @@ def rebuild(folder: Path, config: Mapping[str, Any], custom_objects: Mapping[str
 
 
 class _Checkpoint:
-    """The checkpoint of a folder: an object graph whose edges are attribute names."""
+    """The checkpoint in a folder: a graph of objects whose edges are named by attributes."""
 
     def __init__(self, folder: Path) -> None:
         import tensorflow as tf
@@ -92,21 +94,23 @@ class _Checkpoint:
         saved = {_within(layer.name, one.full_name): one for node in nodes for one in self._variables[node]}
         wanted = {_within(layer.name, weight.path): weight for weight in layer.weights}
         old, new = saved.keys() - wanted.keys(), wanted.keys() - saved.keys()
-        if len(old) == len(new) == 1:  # one renamed weight: depthwise_kernel is kernel in Keras 3
+        if len(old) == len(new) == 1:  # one renamed weight, such as depthwise_kernel, which Keras 3 names kernel
             saved[new.pop()] = saved.pop(old.pop())
         values = {name: self._reader.get_tensor(one.checkpoint_key) for name, one in saved.items()}
         found_shapes = {name: tuple(value.shape) for name, value in values.items()}
         wanted_shapes = {name: tuple(weight.shape) for name, weight in wanted.items()}
         if found_shapes != wanted_shapes or not len(nodes) == len(wanted) == len(layer.weights):
             raise ModelRefused(
-                f"{self._folder} has the weights {found_shapes} for the layer {layer.name}, which has the weights "
-                f"{wanted_shapes} in this version of Keras.",
+                f"{self._folder} has the weights {found_shapes} for the layer {layer.name}; in the "
+                f"installed version of Keras, this layer has the weights {wanted_shapes}.",
                 wanted="weights with equal names and shapes, so that each weight can be matched",
                 next_step=_SAVE_AGAIN,
             )
         for name, weight in wanted.items():
             weight.assign(values[name])
-        if hasattr(layer, "finalize_state"):  # Normalization computes with values derived from its weights
+        if hasattr(
+            layer, "finalize_state"
+        ):  # Normalization computes its outputs from values that this method derives from the weights
             layer.finalize_state()
 
 
@@ -117,7 +121,7 @@ def _within(layer: str, path: str) -> str:
 
 
 def _refuse_functions(folder: Path) -> ModelRefused:
-    """The refusal of a folder that contains only traced functions, with the reason that they cannot be exported."""
+    """`ModelRefused` for a folder that contains only traced functions; the message states why."""
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
@@ -128,19 +132,19 @@ def _refuse_functions(folder: Path) -> ModelRefused:
     nodes = [node for graph in graphs for function in graph.library.function for node in function.node_def]
     drawing = sum(1 for node in nodes if RANDOM_OPERATION.search(node.op))
     found = (
-        f"whose {drawing} random operations have no layer and no rate"
+        f"the functions have {drawing} random operations, but no layers and no rates"
         if drawing
-        else "traced in inference mode, without dropout"
+        else "the functions were traced in inference mode, without dropout"
     )
     return ModelRefused(
-        f"{folder} is a SavedModel with functions only, as Keras 3's model.export writes it, {found}.",
+        f"{folder} is a SavedModel that contains only traced functions, as after model.export of Keras 3; {found}.",
         wanted=WANTED,
         next_step=_SAVE_AGAIN,
     )
 
 
 def _metadata(folder: Path) -> dict[str, dict[str, Any]]:
-    """Keras 2's metadata of each object, by its path from the model, which is `root`."""
+    """Keras 2's metadata of each object, by the path of the object; the path of the model is `root`."""
     from google.protobuf.message import DecodeError
 
     try:
@@ -156,7 +160,7 @@ def _metadata(folder: Path) -> dict[str, dict[str, Any]]:
 
 @cache
 def _saved_metadata() -> Any:
-    """The protobuf message `SavedMetadata` of Keras 2, with the fields read here; Keras 3 does not contain it."""
+    """The protobuf message `SavedMetadata` of Keras 2, with the fields that this module reads; not in Keras 3."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     kinds = descriptor_pb2.FieldDescriptorProto

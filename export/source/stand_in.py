@@ -1,14 +1,16 @@
 """Replacement classes for layers that the installed Keras cannot load.
 
-In: the configuration of a layer in a file. Out: a class with which Keras can load it, or None. There are two cases.
+In: the configuration of a layer in a file. Out: a class with which Keras can load the layer, or
+None. There are two cases.
 The first is a subclass that many tutorials define, a dropout that is always active:
 
     class MCDropout(keras.layers.Dropout):
         def call(self, inputs):
             return super().call(inputs, training=True)
 
-Keras cannot load a model with this class without its code, but the export does not need the code. The second case is
-layers of Keras 2 with settings that Keras 3 removed; many networks of `keras.applications` have them.
+Without the code of this class, Keras cannot load the model, but the export does not need the code. The second case is
+a layer that Keras 2 saved with settings that Keras 3 removed. Many networks of
+`keras.applications` contain these layers.
 """
 
 from __future__ import annotations
@@ -25,11 +27,11 @@ _NAME = re.compile(
 
 
 def make_stand_in(described: Mapping[str, Any]) -> Any | None:
-    """A subclass of the Keras dropout layer that the class name denotes; None if it denotes none.
+    """A subclass of the Keras dropout layer that the class name denotes; None if the name denotes no dropout layer.
 
     Args:
-        described: `class_name` and `config` of the layer. It must have only settings of the Keras layer, because a
-            class with another setting has behaviour of its own.
+        described: `class_name` and `config` of the layer. For a config with settings that the Keras layer does not
+            have, the result is None, because the class may use these settings in code of its own.
     """
     import keras
 
@@ -51,7 +53,7 @@ def make_stand_in(described: Mapping[str, Any]) -> Any | None:
 
 
 def _without_trainable(kind: Any, config: Mapping[str, Any]) -> Any:
-    """A layer without the setting `trainable`, which SpatialDropout does not accept but a subclass may have saved."""
+    """The layer with this configuration, less `trainable`: SpatialDropout rejects it, but a subclass may save it."""
     return kind(**{key: value for key, value in config.items() if key != "trainable"})
 
 
@@ -82,7 +84,7 @@ def layers_of_keras_2(described: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """
     import keras
 
-    names = {one["class_name"] for one in described if "module" not in one}  # Keras 3 always writes it
+    names = {one["class_name"] for one in described if "module" not in one}  # Keras 3 always writes `module`
     return {
         name: type(name, (getattr(keras.layers, name),), {"from_config": classmethod(_without_old_settings)})
         for name in names & _AFFECTED_LAYERS
@@ -90,7 +92,7 @@ def layers_of_keras_2(described: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _without_old_settings(kind: Any, config: Mapping[str, Any]) -> Any:
-    """A layer without those removed settings that have no effect."""
+    """The layer with this configuration, less the removed settings that have no effect."""
 
     def has_effect(key: str) -> bool:
         idle = _REMOVED_SETTINGS.get(key, ())

@@ -1,11 +1,11 @@
 """Replace the calls of the kept noise layers, to mark them in a trace or to control their noise.
 
-In: the kept noise layers and a behaviour. Out: a context in which their calls have this behaviour. Keras' dropout does
-not survive a conversion to ONNX: converters remove or fold it, or lack its random operations. Therefore the classes of
-the noise layers get another `call` during the trace, which inserts a `CheckNumerics` operation as a mark. This
-operation returns its input, has a text attribute, and is kept by TensorFlow's graph optimiser. `export.graph.convert`
-converts the marks to noise nodes. This includes subclasses that call their parent. All other layers are traced with
-`training=False`, so that BatchNormalization stays in inference mode.
+In: the kept noise layers and a behaviour. Out: a context in which calls of these layers have this behaviour. Converters
+to ONNX remove or fold Keras' dropout, or cannot convert its random operations. Therefore the classes of the noise
+layers get another `call` during the trace, which inserts a `CheckNumerics` operation as a mark. This operation returns
+its input, has a text attribute, and is kept by TensorFlow's graph optimiser. `export.graph.convert` converts the marks
+to noise nodes. A subclass that calls its parent is marked too. All other layers are traced with `training=False`, so
+that BatchNormalization stays in inference mode.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class NoiseCall:
 def noise_replaced(kept: Sequence[NoiseLayer], behaviour: Behaviour) -> Iterator[None]:
     """Within the block, calls of kept layers have the given behaviour, and other noise layers return their inputs.
 
-    This does not depend on the argument `training`, also where a subclass passes it to its parent.
+    The argument `training` has no effect on these calls, even if a subclass passes it to its parent.
     """
     by_identity = {id(source.layer): source for source in kept}
     with ExitStack() as stack:
@@ -77,7 +77,7 @@ def _call_of(source: NoiseLayer, original: Any) -> NoiseCall:
     layer = source.layer
 
     def own_noise(inputs: Any) -> Any:
-        """Keras' own noise, with the rate in the export and a mask for every row."""
+        """Outputs of the Keras layer in training, with the rate of the export and a mask for every row."""
         noise_shape = getattr(layer, "noise_shape", None)
         changes: dict[str, Any] = {"rate": source.rate}
         if noise_shape is not None:
@@ -90,7 +90,7 @@ def _call_of(source: NoiseLayer, original: Any) -> NoiseCall:
 
 @contextmanager
 def _attributes(layer: Any, changes: Mapping[str, Any]) -> Iterator[None]:
-    """Within the block, a layer has other attributes, which are set without Keras' attribute tracking."""
+    """Within the block, attributes of a layer have other values, which are set without Keras' attribute tracking."""
     before = {name: getattr(layer, name) for name in changes}
     for name, value in changes.items():
         object.__setattr__(layer, name, value)
@@ -103,7 +103,7 @@ def _attributes(layer: Any, changes: Mapping[str, Any]) -> Iterator[None]:
 
 @contextmanager
 def seeded(kept: Sequence[NoiseLayer], generators: Mapping[int, Any]) -> Iterator[None]:
-    """Within the block, kept layers draw from the given generators, and their own generators do not advance."""
+    """Within the block, kept layers draw from the given generators; the layers' own generators do not advance."""
     with ExitStack() as stack:
         for source in kept:
             changes = {"seed_generator": generators[id(source.layer)]}
@@ -126,8 +126,8 @@ class SiteMarker:
 
     Attributes:
         sites: sites in the order of the calls, with shapes in Keras' axis order.
-        refusal: the reason that a site cannot be exported. It is stored and not raised, because Keras replaces
-            exceptions in a layer's call by its own.
+        refusal: the reason that a site cannot be exported. The error is stored and not raised, because Keras
+            replaces exceptions in a layer's call by other exceptions.
     """
 
     def __init__(self) -> None:
@@ -135,7 +135,7 @@ class SiteMarker:
         self.refusal: ModelRefused | None = None
 
     def __call__(self, call: NoiseCall, inputs: Any) -> Any:
-        """The inputs of a call, unchanged but marked."""
+        """The inputs of a call, with a mark and with unchanged values."""
         import tensorflow as tf
 
         try:
@@ -151,7 +151,7 @@ class SiteMarker:
         if inputs.shape.rank is None or None in tuple(inputs.shape)[1:]:
             raise ModelRefused(
                 f"The dropout layer {call.path} has an input of unknown shape {inputs.shape}.",
-                wanted="an input whose shape, except for the batch axis, is known before the model runs",
+                wanted="an input whose shape, except for the batch axis, is known in the trace",
                 next_step="give the model a fixed input size, and the layers before this one fixed output shapes",
             )
         shape = tuple(inputs.shape)[1:]

@@ -483,7 +483,7 @@ FAMILY = (
         "the tutorials' `class MCDropout(Dropout)`, without its code",
         tutorial_dropout,
         (D, A),
-        notice="MCDropout is not in the file",
+        notice="the file does not contain the code of the class MCDropout",
         quick=True,
     ),
     Member("h5", "files", "`.h5`", residual, (D, B) * 3, container=".h5"),

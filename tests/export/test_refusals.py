@@ -117,7 +117,7 @@ REFUSALS = (
     Refusal(
         "no_dropout",
         without_dropout,
-        "has no active dropout. Examined: no Dropout among its 2 layers",
+        "has no active dropout. Examined: no Dropout among 2 layers",
         what="models without dropout",
     ),
     Refusal("rate_zero", idle, "has no active dropout. Examined: idle (rate 0"),
@@ -182,8 +182,13 @@ REFUSALS = (
         options=(*UNIT, "--custom-objects", "nowhere:Thing"),
     ),
     Refusal("two_inputs", two_images, "takes 2 inputs", what="several inputs"),
-    Refusal("no_size", sizeless, "takes [N, None, None, 3]", what="images without a fixed size"),
-    Refusal("five_channels", ending_in(shape=(8, 8, 5)), "takes [N, 8, 8, 5]", what="other than 1 or 3 channels"),
+    Refusal("no_size", sizeless, "takes an input of shape [N, None, None, 3]", what="images without a fixed size"),
+    Refusal(
+        "five_channels",
+        ending_in(shape=(8, 8, 5)),
+        "takes an input of shape [N, 8, 8, 5]",
+        what="other than 1 or 3 channels",
+    ),
     Refusal("which_output", family.several_outputs, "the name of the output to screen"),
     Refusal(
         "no_such_output", family.several_outputs, "--output colour matches none", options=(*UNIT, "--output", "colour")
@@ -191,7 +196,7 @@ REFUSALS = (
     Refusal(
         "a_map",
         ending_in(lambda layers: layers.Reshape((8, 24))),
-        "gives [N, 8, 24]",
+        "has an output of shape [N, 8, 24]",
         what="output maps, as in segmentation",
     ),
     Refusal("kind_unsaid", ending_in(lambda layers: layers.Dense(3)), "probabilities, logits or a regression"),

@@ -667,7 +667,7 @@ def test_a_wrong_scale_shows_on_labelled_rows(
         (["--check-data", "labelled", "--image-column", "picture"], "no column(s) 'label'"),
         (
             ["--check-data", "labelled", "--image-column", "picture", "--label-column", "name"],
-            "labels that do not fit ('digit ",
+            "unusable labels ('digit ",
         ),
         (["--check-data", "labelled", "--check-rows", "0"], "--check-rows"),
         (["--preprocess", "imagenet"], "--preprocess is 'imagenet'"),

@@ -443,8 +443,8 @@ def no_sites(model: onnx.ModelProto) -> None:
 
 
 MODELS: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
-    "a weight in a system file": (external, "may be outside the model's folder"),
-    "a constant in another file": (external_attribute, "may be outside the model's folder"),
+    "a weight in a system file": (external, "not a regular file in the model's folder, or a key is unknown"),
+    "a constant in another file": (external_attribute, "not a regular file in the model's folder, or a key is unknown"),
     "a weight of 2 ** 60 numbers": (gigantic, "wanted:"),
     "a weight that is cut": (cut_weight, "wanted:"),
     "no metadata at all": (lambda model: model.ClearField("metadata_props"), "no oodscreen contract"),

@@ -126,7 +126,7 @@ def relocate(path: Path, location: str) -> None:
 def test_weights_outside_the_folder_are_refused(large: Path, location: str) -> None:
     (large.parent.parent / "secret").write_bytes(b"x" * 10**6)
     relocate(large, location)
-    with pytest.raises(ContractRefused, match="may be outside the model's folder"):
+    with pytest.raises(ContractRefused, match="not a regular file in the model's folder, or a key is unknown"):
         read_model(large)
 
 
@@ -135,7 +135,7 @@ def test_a_link_to_weights_elsewhere_is_refused(large: Path, tmp_path_factory: p
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "weights"
     shutil.move(large.parent / location, elsewhere)
     os.symlink(elsewhere, large.parent / location)
-    with pytest.raises(ContractRefused, match="may be outside the model's folder"):
+    with pytest.raises(ContractRefused, match="not a regular file in the model's folder, or a key is unknown"):
         read_model(large)
 
 
@@ -144,7 +144,7 @@ def test_weights_that_onnxruntime_would_read_in_another_way_are_refused(large: P
     tensor = next(one for one in model.graph.initializer if one.external_data)
     tensor.external_data.add(key="prepacked_0", value="key|0;16;1")
     large.write_bytes(model.SerializeToString())
-    with pytest.raises(ContractRefused, match="may be outside the model's folder"):
+    with pytest.raises(ContractRefused, match="not a regular file in the model's folder, or a key is unknown"):
         read_model(large)
 
 
@@ -152,7 +152,7 @@ def test_weights_that_are_missing_or_cut_short_are_refused(large: Path) -> None:
     (location,) = external_locations(read_model(large).proto)
     data = (large.parent / location).read_bytes()
     (large.parent / location).write_bytes(data[:-10])
-    with pytest.raises(ContractRefused, match="bytes do not contain the whole tensor"):
+    with pytest.raises(ContractRefused, match=r"bytes\), which does not contain the whole tensor"):
         read_model(large)
     (large.parent / location).unlink()
     with pytest.raises(ContractRefused, match="does not exist"):

@@ -108,13 +108,13 @@ def test_sigmoids_count_each_label() -> None:
 
 
 def test_no_usable_row_is_refused_with_examples() -> None:
-    with pytest.raises(InputRefused, match=r"3 labels that do not fit \('a', 'b'\), and 1 unreadable") as refused:
+    with pytest.raises(InputRefused, match=r"3 unusable labels \('a', 'b'\), 1 unreadable") as refused:
         measure([batch([0, 1, 2], ["a", "b", "a"], unreadable=1)])
     assert (
         refused.value.wanted
-        == "rows with an image and a label; labels are integers from 0 to 2 (for class names, add --classes)"
+        == "rows with a decodable image and a label; labels are integers from 0 to 2 (for class names, add --classes)"
     )
-    with pytest.raises(InputRefused, match="no decodable image"):
+    with pytest.raises(InputRefused, match="no unusable labels, 4 unreadable images"):
         measure([batch([], [], unreadable=4)])
 
 

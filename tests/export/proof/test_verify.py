@@ -49,7 +49,7 @@ def test_the_exported_file_passes(article: ExportedModel, reference: KerasRefere
 
 def test_dead_dropout_is_found(article: ExportedModel, reference: KerasReference, tmp_path: Path) -> None:
     dead = with_rate_zero(article.proto)
-    with pytest.raises(VerificationFailed, match="dropout is dead"):
+    with pytest.raises(VerificationFailed, match="its dropout is inactive"):
         verify(dead, article.contract, reference, tmp_path)
 
 

@@ -46,7 +46,7 @@ def test_the_output_kind_is_read_off_the_last_layer(keras: Any) -> None:
 
 
 def test_a_model_without_active_dropout_is_refused_and_says_what_was_looked_at(keras: Any) -> None:
-    with pytest.raises(ModelRefused, match=r"no Dropout among its 2 layers \(Dense, Flatten\)"):
+    with pytest.raises(ModelRefused, match=r"no Dropout among 2 layers \(Dense, Flatten\)"):
         describe_model(build(keras))
     with pytest.raises(ModelRefused, match=r"idle \(rate 0"):
         describe_model(build(keras, keras.layers.Dropout(0.0, name="idle")))

@@ -30,7 +30,7 @@ FUNCTIONS = (
     Refusal(
         "with noise",
         family.always_on,
-        "random operations have no layer and no rate",
+        "random operations, but no layers and no rates",
     ),
 )
 
@@ -139,7 +139,7 @@ def test_a_subclassed_model_of_keras_2_is_refused(tmp_path: Path) -> None:
 
     model = Net()
     model(np.zeros((1, 4, 4, 3), np.float32))
-    assert "of the class Net, without its code" in refusal(save(model, tmp_path / "saved"))
+    assert "of the class Net, without the class's code" in refusal(save(model, tmp_path / "saved"))
 
 
 def test_code_in_a_folder_is_refused_before_it_can_run(tmp_path: Path) -> None:
