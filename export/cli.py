@@ -1,4 +1,4 @@
-"""`oodscreen export`: options in, one call, a short report out."""
+"""The command `oodscreen export`: convert and verify a Keras model, and print the contract of the exported file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from export.options import as_options
 
 
 class LabelledReader(Protocol):
-    """Reader and decoder of labelled rows; the application provides one as the object of Typer's context."""
+    """Function that reads and decodes labelled rows; the application sets it as the object of Typer's context."""
 
     def __call__(
         self,
@@ -31,7 +31,7 @@ class LabelledReader(Protocol):
         image_root: str | None,
         rows: int,
     ) -> Iterable[LabelledBatch]:
-        """At most `rows` rows from the shards of `source`, spread over all of them."""
+        """Labelled rows, at most `rows`, drawn from all shards of `source`."""
 
 
 @as_options
@@ -39,7 +39,11 @@ def export(
     context: typer.Context,
     model: Annotated[
         Path,
-        typer.Argument(metavar="MODEL", help="Keras model: .keras, .h5 or a folder of Keras 2.", show_default=False),
+        typer.Argument(
+            metavar="MODEL",
+            help="Keras model: a .keras file, an .h5 file, or a SavedModel folder of Keras 2.",
+            show_default=False,
+        ),
     ],
     output_file: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="ONNX file to write.", show_default=False)],
     config: FileExportConfig,
@@ -48,7 +52,7 @@ def export(
         str | None, typer.Option("--output", help="Former name of --output-layer.", hidden=True)
     ] = None,
 ) -> None:
-    """Convert a trained Keras model into an ONNX file whose dropout stays stochastic, and verify the file."""
+    """Convert a trained Keras model to an ONNX file in which dropout stays stochastic, and verify the file."""
     from export.exporter import ExportNotice, export_keras_file
 
     if former_output is not None:
@@ -68,9 +72,9 @@ def export(
 def _layer(name: str | None, former: str) -> str:
     if name not in (None, former):
         raise OptionRefused(
-            f"--output-layer is {name}, and --output, its former name, is {former}.",
+            f"--output-layer is {name}, and --output, the former name of --output-layer, is {former}.",
             wanted="the name of one output",
-            next_step="leave out --output",
+            next_step="leave out --output, and name the output with --output-layer",
         )
     return former
 
@@ -79,9 +83,9 @@ def _labelled(context: typer.Context, accuracy: AccuracyConfig, source: str) -> 
     reader: LabelledReader | None = context.obj
     if reader is None:
         raise OptionRefused(
-            "--check-data was given to a command that cannot read shards.",
+            "--check-data was given, but this application has no reader of shards.",
             wanted="the command `oodscreen export`",
-            next_step="mount this command below an application that sets the context's object",
+            next_step="run `oodscreen export`, or set the object of Typer's context to a reader of labelled rows",
         )
     return partial(
         reader,

@@ -1,7 +1,7 @@
-"""ExportConfig, FileExportConfig and AccuracyConfig: frozen values that say how a model is exported and checked.
+"""ExportConfig, FileExportConfig and AccuracyConfig: the options of an export and of its accuracy check.
 
-In: options of the command line, or keywords from Python. Out: checked values. Each option is declared here once
-(`export.options`).
+In: options of the command line, or keywords from Python. Out: frozen dataclasses with checked values. Each option is
+declared once, as a field (`export.options`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CHECK_ROWS = 500
 
 
 def _number(option: str, text: str) -> float:
-    """The number that a text such as `0.5` or `1/255` stands for.
+    """Parse a number or a fraction, such as `0.5` or `1/255`.
 
     Raises:
         OptionRefused: the text is not a number.
@@ -45,7 +45,7 @@ def _number(option: str, text: str) -> float:
         raise OptionRefused(
             f"{option} is {text!r}.",
             wanted="a number or a fraction, such as 1/255",
-            next_step="give a number of this form",
+            next_step="give a number or a fraction",
         ) from error
 
 
@@ -54,7 +54,7 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
 
 
 def _rates(texts: Sequence[str]) -> dict[str, float]:
-    """Rates by layer pattern: `0.3` is for every layer, `PATTERN=0.3` for some."""
+    """Rates by layer pattern: `0.3` has the pattern `*`, `PATTERN=0.3` its own."""
     rates = {}
     for text in texts:
         pattern, _, number = text.rpartition("=")
@@ -67,14 +67,14 @@ def _read_classes(path: Path) -> tuple[str, ...]:
         return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise OptionRefused(
-            f"The class names {path} cannot be read: {error}.",
+            f"The file of class names {path} cannot be read: {error}.",
             wanted="a text file (UTF-8) with one name per line",
-            next_step="check the path",
+            next_step="check the path and the encoding of the file",
         ) from error
 
 
 def _find_objects(texts: Sequence[str]) -> dict[str, Any]:
-    """Classes and functions by name, for texts `module:Name` or `file.py:Name`."""
+    """Import classes and functions, each given as `module:Name` or `file.py:Name`; returns them by name."""
     return dict(_find_object(text) for text in texts)
 
 
@@ -96,9 +96,9 @@ def _find_object(text: str) -> tuple[str, Any]:
         return name, getattr(module, name)
     except Exception as error:
         raise OptionRefused(
-            f"--custom-objects {text} was not found: {type(error).__name__}: {error}.",
+            f"--custom-objects {text} cannot be imported: {type(error).__name__}: {error}.",
             wanted="module:Name or path/to/file.py:Name",
-            next_step="check that it can be imported from this folder: python -c 'from module import Name'",
+            next_step="check that the import succeeds in this folder: python -c 'from module import Name'",
         ) from error
 
 
@@ -107,14 +107,15 @@ class ExportConfig:
     """Options of an export; the help text of each option documents its field.
 
     Attributes:
-        labelled: reader of labelled rows, to measure the accuracy beside Keras'; without an option.
+        labelled: function that reads labelled rows, with which the accuracies of the ONNX file and of the Keras model
+            are measured; for Python callers, the command line has `AccuracyConfig`.
     """
 
     preprocess: Annotated[
         PreprocessingName | None,
         typer.Option(
-            help="Named preprocessing of 0..255 pixels in training: `unit` is 1/255, the others are modes of "
-            "`preprocess_input` in keras.applications. In place of --scale, --mean and --std.",
+            help="Name of the preprocessing of 0..255 pixels in training: `unit` is a scale of 1/255, the others are "
+            "modes of `preprocess_input` in keras.applications. Replaces --scale, --mean and --std.",
             show_default=False,
             rich_help_panel=_PIXELS,
         ),
@@ -124,8 +125,8 @@ class ExportConfig:
         FromText(str, partial(_number, "--scale")),
         typer.Option(
             metavar="NUMBER",
-            help="Factor of 0..255 pixels in training: 1/255, or 1 for raw pixels. Required unless the model has a "
-            "Rescaling or Normalization layer.",
+            help="Factor by which 0..255 pixels were multiplied in training: 1/255, or 1 for raw pixels. Required "
+            "unless --preprocess is given or the model has a Rescaling or Normalization layer.",
             show_default=False,
             rich_help_panel=_PIXELS,
         ),
@@ -135,7 +136,7 @@ class ExportConfig:
         FromText(str, partial(_numbers, "--mean")),
         typer.Option(
             metavar="NUMBERS",
-            help="Mean to subtract after scaling: one number, or one for each channel, separated by commas.",
+            help="Mean to subtract from the scaled pixels: one number, or one for each channel, separated by commas.",
             show_default=False,
             rich_help_panel=_PIXELS,
         ),
@@ -145,7 +146,8 @@ class ExportConfig:
         FromText(str, partial(_numbers, "--std")),
         typer.Option(
             metavar="NUMBERS",
-            help="Standard deviation to divide by after that: one number, or one for each channel.",
+            help="Standard deviation by which to divide after the mean is subtracted: one number, or one for each "
+            "channel, separated by commas.",
             show_default=False,
             rich_help_panel=_PIXELS,
         ),
@@ -154,7 +156,7 @@ class ExportConfig:
         str,
         typer.Option(
             metavar="METHOD[:FIT]",
-            help="Resizing of images to the size of the model, as in training. "
+            help="Method that resizes images to the input size of the model; the same as in training. "
             f"METHOD: {', '.join(RESIZE_METHODS)}. FIT: {', '.join(RESIZE_FITS)}. "
             "With `none`, images of another size are not scored.",
             rich_help_panel=_PIXELS,
@@ -165,7 +167,7 @@ class ExportConfig:
         Sequence[str],
         typer.Option(
             metavar="PATTERN",
-            help="Name or pattern of the dropout layers to keep stochastic ('top_dropout*'); may be repeated.",
+            help="Name or pattern of the dropout layers that stay stochastic, such as 'top_dropout*'; may be repeated.",
             show_default="all",
             rich_help_panel=_DROPOUT,
         ),
@@ -175,8 +177,8 @@ class ExportConfig:
         FromText(list[str], _rates),
         typer.Option(
             metavar="[PATTERN=]RATE",
-            help="Dropout rate in place of the rate in training: 0.3 for all kept layers, or 'block*=0.1' for some; "
-            "may be repeated.",
+            help="Dropout rate that replaces the rate in training: 0.3 for all kept layers, or 'block*=0.1' for those "
+            "with a matching name; may be repeated.",
             show_default="as in training",
             rich_help_panel=_DROPOUT,
         ),
@@ -186,7 +188,8 @@ class ExportConfig:
         OutputKind | None,
         typer.Option(
             metavar="KIND",
-            help=f"Kind of output: {', '.join(OUTPUT_KINDS)}; required if it does not follow from the last layer.",
+            help=f"Kind of output: {', '.join(OUTPUT_KINDS)}; required if the model ends in neither softmax nor "
+            "sigmoid.",
             show_default=False,
             rich_help_panel=_OUTPUT,
         ),
@@ -195,7 +198,7 @@ class ExportConfig:
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Output to export, for a model with several.",
+            help="Name of the output to export, for a model with several outputs.",
             show_default=False,
             rich_help_panel=_OUTPUT,
         ),
@@ -206,7 +209,7 @@ class ExportConfig:
         typer.Option(
             "--classes",
             metavar="FILE",
-            help="Text file with one class name per line.",
+            help="Text file with one class name per line, in the order of the model's outputs.",
             show_default=False,
             rich_help_panel=_OUTPUT,
         ),
@@ -216,7 +219,9 @@ class ExportConfig:
 
     opset: Annotated[
         int | None,
-        typer.Option(min=17, metavar="N", help="ONNX operator set.", show_default="18", rich_help_panel=_FILES),
+        typer.Option(
+            min=17, metavar="N", help="Version of the ONNX operator set.", show_default="18", rich_help_panel=_FILES
+        ),
     ] = None
 
     def __post_init__(self) -> None:
@@ -226,7 +231,7 @@ class ExportConfig:
 
     @property
     def rates(self) -> dict[str, float]:
-        """Rates by pattern of the layer's name."""
+        """Dropout rates by the pattern of the layer names."""
         if self.rate is None:
             return {}
         return dict(self.rate) if isinstance(self.rate, Mapping) else {"*": self.rate}
@@ -234,15 +239,15 @@ class ExportConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FileExportConfig(ExportConfig):
-    """Options of an export of a model file."""
+    """Options of an export of a model file, in addition to those of `ExportConfig`."""
 
     custom_objects: Annotated[
         Mapping[str, Any] | None,
         FromText(list[str], _find_objects),
         typer.Option(
             metavar="MODULE:NAME",
-            help="Class or function that the model uses, from a module or a .py file, which is imported; "
-            "may be repeated.",
+            help="Class or function that the model uses. MODULE is a module name or a .py file; its code is run. "
+            "May be repeated.",
             show_default=False,
             rich_help_panel=_FILES,
         ),
@@ -251,7 +256,7 @@ class FileExportConfig(ExportConfig):
         bool,
         typer.Option(
             "--unsafe",
-            help="Run code from the model file (Lambda layers). Only for files that you trust.",
+            help="Run the code that the model file contains (Lambda layers). Only for files that you trust.",
             rich_help_panel=_FILES,
         ),
     ] = False
@@ -265,7 +270,8 @@ class AccuracyConfig:
         str | None,
         typer.Option(
             metavar="SHARDS",
-            help="Labelled shards (a Parquet file, a folder, a glob) to compare the accuracy with Keras' on.",
+            help="Labelled shards (a Parquet file, a folder or a glob) on which to compare the accuracies of the ONNX "
+            "file and of the Keras model.",
             show_default=False,
             rich_help_panel=_ACCURACY,
         ),
@@ -274,20 +280,21 @@ class AccuracyConfig:
         str | None,
         typer.Option(
             metavar="COLUMN",
-            help="Column of labels: class numbers, or names as in --classes.",
+            help="Column of the labels: class numbers, class names as in --classes, or for a multi-label model lists "
+            "of 0 and 1.",
             show_default="label",
             rich_help_panel=_ACCURACY,
         ),
     ] = None
     image_column: Annotated[
         str | None,
-        typer.Option(metavar="COLUMN", help="Column of images.", show_default="image", rich_help_panel=_ACCURACY),
+        typer.Option(metavar="COLUMN", help="Column of the images.", show_default="image", rich_help_panel=_ACCURACY),
     ] = None
     image_root: Annotated[
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="Folder of images that are given by path.",
+            help="Base folder of the paths in the image column; other paths are not read.",
             show_default=False,
             rich_help_panel=_ACCURACY,
         ),
@@ -297,7 +304,7 @@ class AccuracyConfig:
         typer.Option(
             min=1,
             metavar="N",
-            help="Maximum number of rows, drawn from all rows with a fixed seed.",
+            help="Maximum number of rows to check, drawn from all shards with a fixed seed.",
             show_default=str(_CHECK_ROWS),
             rich_help_panel=_ACCURACY,
         ),
@@ -311,11 +318,11 @@ class AccuracyConfig:
             if getattr(self, name) is not None:
                 raise OptionRefused(
                     f"--{name.replace('_', '-')} was given without --check-data.",
-                    wanted="labelled shards that it describes",
+                    wanted="labelled shards to which the option applies",
                     next_step="add --check-data SHARDS, or leave the option out",
                 )
 
     @property
     def rows(self) -> int:
-        """Maximum number of rows."""
+        """Maximum number of rows to check."""
         return _CHECK_ROWS if self.check_rows is None else self.check_rows

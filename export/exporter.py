@@ -1,7 +1,7 @@
 """One export from end to end: source -> graph -> passes -> proof -> file.
 
-In: a Keras model and an `ExportConfig`. Out: an ONNX file that is stochastic in any onnxruntime session, carries its
-contract, and was compared with Keras before it was renamed into place.
+In: a Keras model and an `ExportConfig`. Out: an ONNX file that is stochastic in any onnxruntime session and contains
+its contract. The outputs of the file are compared with those of the Keras model before the file is renamed into place.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _MADE_WITH = ("oodscreen", "keras", "tensorflow", "tf2onnx", "onnx", "onnxruntim
 
 
 class ExportNotice(UserWarning):
-    """A remark about an export; the command line prints it as a warning."""
+    """Warning about an export that succeeds; the command line prints it on standard error."""
 
 
 def export_keras_file(model: str | Path, output: str | Path, config: FileExportConfig) -> ModelContract:
     """Export a Keras model file or folder to an ONNX file in which dropout stays stochastic.
 
     Args:
-        model: `.keras` or `.h5` file, or a folder of Keras 2; see `export.source.load.load_model`.
+        model: `.keras` or `.h5` file, or a SavedModel folder of Keras 2; see `export.source.load.load_model`.
         output: ONNX file to write; it appears only after it has been verified.
         config: options of the export.
 
@@ -61,7 +61,7 @@ def export_keras_file(model: str | Path, output: str | Path, config: FileExportC
 def export_keras_model(model: Any, output: str | Path, config: ExportConfig) -> ModelContract:
     """Export a Keras model in memory to an ONNX file in which dropout stays stochastic.
 
-    The file takes `uint8 [N, H, W, C]`; pixels become `(pixel * scale - mean) / std` in the graph.
+    The input of the file is `uint8 [N, H, W, C]`; its graph computes `(pixel * scale - mean) / std` before the model.
 
     Args:
         model: a built `keras.Model`: functional, sequential, or a subclass.
@@ -83,10 +83,10 @@ def export_keras_model(model: Any, output: str | Path, config: ExportConfig) -> 
 
 
 export_file = with_keywords(export_keras_file, FileExportConfig)
-"""`export_keras_file` with the options as keywords."""
+"""`export_keras_file` with the fields of `FileExportConfig` as keywords."""
 
 export_model = with_keywords(export_keras_model, ExportConfig)
-"""`export_keras_model` with the options as keywords."""
+"""`export_keras_model` with the fields of `ExportConfig` as keywords."""
 
 
 def _preprocessing(config: ExportConfig) -> Preprocessing:
@@ -121,7 +121,7 @@ def _export(source: KerasSource, output: Path, preprocessing: Preprocessing, con
         raise OptionRefused(
             f"{len(class_names)} class names were given for {source.classes} outputs.",
             wanted="one name for each output",
-            next_step="give them in the order of the model's outputs",
+            next_step="give a file with one name per line, in the order of the model's outputs",
         )
     height, width, channels = source.image_shape
     contract = ModelContract(
@@ -142,7 +142,7 @@ def _export(source: KerasSource, output: Path, preprocessing: Preprocessing, con
     batches = None
     if config.labelled is not None:
         check_labels_are_classes(contract)
-        batches = config.labelled(contract)  # refuses unreadable rows before the long conversion
+        batches = config.labelled(contract)  # a missing shard or column is an error before the long conversion
     converted = convert_to_onnx(source, opset)
     model = converted.proto
     for notice in (*source.notices, *converted.notices):
@@ -153,7 +153,7 @@ def _export(source: KerasSource, output: Path, preprocessing: Preprocessing, con
     stamp_metadata(model, contract)
     with model_files(output) as files:
         files.write_weights(model, converted.weights)
-        del converted  # and with it a copy of the weights
+        del converted  # frees a copy of the weights
         written = files.write_graph(model)
         check_written_graph(written)
         without_dropout = files.write_graph(with_rate_zero(model), "without-dropout.onnx")
@@ -171,24 +171,29 @@ def _export(source: KerasSource, output: Path, preprocessing: Preprocessing, con
 
 
 def _check_preprocessing(source: KerasSource, preprocessing: Preprocessing) -> Preprocessing:
-    """The preprocessing fitted to the model; refuses contradictions, and warns if pixels are scaled twice."""
+    """The preprocessing fitted to the model's channels; warns if pixels are scaled twice.
+
+    Raises:
+        ModelRefused: the model does not scale pixels, and no scale was given.
+        OptionRefused: the options contradict each other or the model.
+    """
     if preprocessing.scale is None and not source.scales_itself:
         raise ModelRefused(
             f"{source.origin} has no Rescaling or Normalization layer, and no scale was given.",
-            wanted="the scaling of 0..255 pixels in training; with a wrong guess every score would be wrong",
+            wanted="the scaling of 0..255 pixels in training, because a wrong scaling makes every score wrong",
             next_step="add --scale 1/255 if the model was trained on 0..1, --scale 1 if on raw 0..255 pixels, or "
             "--preprocess tf, torch or caffe if it was trained with that mode of keras.applications' preprocess_input",
         )
     if preprocessing.scale is None and (preprocessing.mean or preprocessing.std):
         raise OptionRefused(
             "--mean or --std was given without --scale.",
-            wanted="(pixel * scale - mean) / std with a stated scale",
+            wanted="a scale, because the preprocessing is (pixel * scale - mean) / std",
             next_step="add --scale 1/255, or --scale 1 if mean and std are in 0..255",
         )
     if preprocessing.changes_pixels and source.takes_integers:
         raise OptionRefused(
-            f"{source.origin} takes whole numbers, to which preprocessed pixels would be truncated.",
-            wanted="raw 0..255 pixels for an input of whole numbers",
+            f"The input of {source.origin} has an integer type, so preprocessed pixels would be truncated.",
+            wanted="raw 0..255 pixels for an input of integer type",
             next_step="leave out --preprocess, --scale, --mean and --std, or give --scale 1",
         )
     if preprocessing.changes_pixels and source.scales_itself:
@@ -203,29 +208,29 @@ def _check_preprocessing(source: KerasSource, preprocessing: Preprocessing) -> P
 
 
 def _check_output_kind(source: KerasSource, stated: str | None) -> None:
-    """Refuse a stated kind that contradicts the last layer, before any work is done."""
+    """Refuse a stated output kind that contradicts the last layer, before the model is converted."""
     allowed = {source.output_kind, "regression"} if source.output_kind == "sigmoid" else {source.output_kind}
     if stated and source.output_kind and stated not in allowed:
         raise OptionRefused(
             f"--output-kind {stated} was given, but the last layer of {source.origin} is a {source.output_kind}.",
             wanted=source.output_kind,
-            next_step="leave the option out",
+            next_step="leave out --output-kind",
         )
 
 
 def _choose_output_kind(source: KerasSource, stated: str | None, derived: str) -> str:
-    """The stated kind, else the kind of the last layer, else that of the last node of the graph."""
+    """The stated output kind, else the kind of the last layer, else that of the last node of the graph."""
     kind = stated or source.output_kind or derived
     if not kind:
         raise ModelRefused(
-            f"The last layer of {source.origin} does not show whether its {source.classes} output(s) are "
-            "probabilities, logits or a regression.",
-            wanted="a softmax or sigmoid at the end, or a stated kind",
+            f"The last layer of {source.origin} does not determine whether the {source.classes} output(s) are "
+            "probabilities, logits or regression values.",
+            wanted="a model that ends in a softmax or sigmoid, or a stated output kind",
             next_step=f"add --output-kind with one of: {', '.join(OUTPUT_KINDS)}",
         )
     if kind in ("softmax", "logits") and source.classes == 1:
         raise ModelRefused(
-            f"{source.origin} has one output; as {kind} its prediction would always be certain.",
+            f"{source.origin} has one output of kind {kind}, whose probability is always 1.",
             wanted="a sigmoid after a single logit, or two classes",
             next_step="add keras.layers.Activation('sigmoid') to the model, then export again",
         )

@@ -1,4 +1,4 @@
-"""Options once: each field of a frozen dataclass is an option of a command and a keyword of a function.
+"""Options declared once: each field of a frozen dataclass is an option of a command and a keyword of a function.
 
 In: dataclasses with fields of type `Annotated[..., typer.Option(...)]`. Out: commands with these options, functions
 with these keywords, and a check of choices and ranges. A field without a `typer.Option` is for Python callers only.
@@ -45,7 +45,7 @@ class FromText:
     """Conversion of an option's text into the value of its field.
 
     Attributes:
-        kind: type that Typer parses: `str`, `Path`, or `list[str]` for an option that may be repeated.
+        kind: type of the value that Typer parses: `str`, `Path`, or `list[str]` for an option that may be repeated.
         convert: function from that type to the type of the field; called only if the option was given.
     """
 
@@ -58,10 +58,10 @@ class Selection:
     """Options that one command takes from a dataclass: `config: Annotated[RunConfig, Selection(...)]`.
 
     Attributes:
-        only: names of the fields; empty for all.
-        leave_out: names of fields that are not options of this command.
-        defaults: defaults that differ from those of the dataclass in this command.
-        help: help texts that differ from those of the dataclass in this command.
+        only: names of the fields that become options of this command; empty for all fields.
+        leave_out: names of the fields that do not become options of this command.
+        defaults: by field name, defaults of this command that replace those of the dataclass.
+        help: by field name, help texts of this command that replace those of the dataclass.
     """
 
     only: tuple[str, ...] = ()
@@ -72,7 +72,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class _Option:
-    """One option: the name, default and type of its field or parameter, and the metadata of that type."""
+    """One option: name, default and type of a field or parameter, and the metadata in its annotation."""
 
     name: str
     default: Any
@@ -82,7 +82,7 @@ class _Option:
 
     @classmethod
     def of(cls, name: str, default: Any, annotation: Any) -> _Option | None:
-        """The option of a field or parameter; None without a `typer.Option`."""
+        """The option of a field or parameter; None if its annotation contains no `typer.Option`."""
         kind, *metadata = get_args(annotation) if get_origin(annotation) is Annotated else [annotation]
         info = next((one for one in metadata if isinstance(one, OptionInfo)), None)
         conversion = next((one for one in metadata if isinstance(one, FromText)), None)
@@ -90,7 +90,7 @@ class _Option:
 
     @property
     def flag(self) -> str:
-        """The option as a user writes it."""
+        """The option as written on the command line, such as `--max-pixels`."""
         long = [text.split("/")[0] for text in self.info.param_decls or () if text.startswith("--")]
         return long[0] if long else f"--{self.name.replace('_', '-')}"
 
@@ -108,7 +108,7 @@ class _Option:
         return self.kind
 
     def allows(self, value: Any) -> bool:
-        """Whether a value is one of the choices, or in the range."""
+        """Whether a value is one of the choices, or within the limits if the option has no choices."""
         if self.choices:
             return value in self.choices
         least, most = self.limits
@@ -124,7 +124,7 @@ class _Option:
         """The error for a value that is not allowed."""
         if self.choices:
             return OptionRefused(
-                f"{self.flag} is {shown}.", wanted=" or ".join(self.choices), next_step="choose one of these"
+                f"{self.flag} is {shown}.", wanted=" or ".join(self.choices), next_step="give one of these values"
             )
         noun = "a whole number" if self.bare is int else "a number"
         least, most = self.info.min, self.info.max
@@ -140,7 +140,7 @@ class _Option:
         )
 
     def parameter(self, selection: Selection) -> inspect.Parameter:
-        """The parameter that Typer reads."""
+        """The parameter of the function from which Typer makes the option."""
         info, kind, default = copy(self.info), self.kind, self.default
         if self.conversion is not None:
             kind, default = self.conversion.kind | None, None
@@ -157,7 +157,7 @@ class _Option:
         )
 
     def convert(self, value: Any) -> Any:
-        """The field's value for what Typer parsed."""
+        """The value of the field for a value that Typer parsed."""
         if self.conversion is not None:
             return self.conversion.convert(value)
         return tuple(value) if isinstance(value, list) else value
@@ -176,7 +176,7 @@ def _options(config: type) -> tuple[_Option, ...]:
 
 
 def _select(annotation: Any) -> tuple[type, Selection] | None:
-    """The dataclass and selection of a parameter; None for an ordinary parameter."""
+    """The dataclass and the selection in an annotation; None for an annotation without a dataclass."""
     selection = Selection()
     if get_origin(annotation) is Annotated:
         annotation, *metadata = get_args(annotation)
@@ -185,7 +185,7 @@ def _select(annotation: Any) -> tuple[type, Selection] | None:
 
 
 def as_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A Typer command that has, in place of each parameter that is a dataclass, the options of its fields."""
+    """A Typer command like the given one, but with an option for each field in place of a dataclass parameter."""
     signature = inspect.signature(command, eval_str=True)
     parameters: list[inspect.Parameter] = []
     configs: dict[str, tuple[type, list[_Option]]] = {}
@@ -231,7 +231,7 @@ def as_options(command: Callable[..., None]) -> Callable[..., None]:
 def with_keywords(
     function: Callable[[First, Second, Config], Result], config: Callable[Keywords, Config]
 ) -> Callable[Concatenate[First, Second, Keywords], Result]:
-    """A function of two arguments and, in place of its third parameter, the fields of a dataclass as keywords."""
+    """A function like the given one, but with the fields of a dataclass as keywords in place of the third parameter."""
     kind = cast(type, config)
     hints = get_type_hints(kind)
     first, second, third = inspect.signature(function).parameters.values()
@@ -257,10 +257,10 @@ def with_keywords(
 
 
 def check_options(config: Any) -> None:
-    """Check a dataclass's values against the choices and ranges of its options, for callers from Python.
+    """Check the values of a dataclass against the choices and limits of its options, as Typer does on the command line.
 
     Raises:
-        OptionRefused: a value is not one of the choices, or is out of range.
+        OptionRefused: a value is not one of the choices, or is outside the limits.
     """
     kind: type = type(config)
     for option in _options(kind):
@@ -270,10 +270,10 @@ def check_options(config: Any) -> None:
 
 
 def explain_value(command: Callable[..., Any] | None, name: str, text: str) -> OptionRefused | None:
-    """The error for a text that is not a value of an option; None for an argument.
+    """The error for a text that cannot be converted to the type of an option; None if the parameter is an argument.
 
     Args:
-        command: result of `as_options`, or a wrapper of it.
+        command: function returned by `as_options`, or a wrapper of it.
         name: name of the parameter.
         text: value as given on the command line.
     """

@@ -1,6 +1,7 @@
-"""The command `oodscreen`: its commands, and one handler of all errors.
+"""The command `oodscreen`: its subcommands, and the handler of all errors.
 
-Nothing heavy is imported before a command needs it: `oodscreen --help` loads neither onnxruntime nor TensorFlow.
+Large libraries are imported within the command that uses them: `oodscreen --help` loads neither onnxruntime nor
+TensorFlow.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def _read_labelled(
     image_root: str | None,
     rows: int,
 ) -> Iterable[LabelledBatch]:
-    """The reader for `export --check-data`: `export` never imports `screen`."""
+    """Reader of labelled rows for `export --check-data`; a callback, because `export` never imports `screen`."""
     from screen.input.labelled import read_labelled
 
     return read_labelled(
@@ -93,10 +94,10 @@ def common(
 
 
 class _RunCommand(Command):
-    """`--force` without a value means `--force all`, at any position."""
+    """The command `run`, in which `--force` without a value means `--force all`, at any position."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Add the value to a bare `--force`, which otherwise takes the next word for it."""
+        """Replace `--force` without a value by `--force=all`; the parser would take the next word as the value."""
         following = [*args[1:], ""]
         words = [
             "--force=all" if word == "--force" and next_word not in get_args(ForceChoice) else word
@@ -122,13 +123,13 @@ def run(
     source: Annotated[
         str, typer.Argument(metavar="INPUT", help="Parquet shard, folder of shards, or glob.", show_default=False)
     ],
-    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder for the scored shards.", show_default=False)],
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder of the result shards.", show_default=False)],
     config: RunConfig,
     metrics: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.prom",
-            help="File of metrics to write for the textfile collector of Prometheus.",
+            help="Metrics file to write, for the textfile collector of Prometheus' node_exporter.",
             show_default=False,
             rich_help_panel=NIGHTLY_PANEL,
         ),
@@ -168,7 +169,7 @@ def check(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check that results are complete: one result row per input row, no partial, changed or stale file."""
+    """Check that results are complete: one result row per input row, and no partial, changed or stale file."""
     from screen.files.paths import as_path
     from screen.output.check import check_results
     from screen.output.lock import refuse_if_held
@@ -245,7 +246,7 @@ def inspect(
     config: Annotated[RunConfig, Selection(only=("passes", "masks", "memory"), defaults=asdict(PassSettings()))],
     as_json: AsJson = False,
 ) -> None:
-    """Print the contract of an exported model, and the plan and cost of a run."""
+    """Print the contract of an exported model, and how its passes are run and at what cost."""
     from screen.inspection import inspect_model
 
     inspection = inspect_model(model, config)
@@ -260,7 +261,9 @@ _command("labels", panel=_REVIEW)(screen.review.cli.labels)
 
 @_command("doctor", panel=_START)
 def doctor(as_json: AsJson = False) -> None:
-    """Print what this machine offers: onnxruntime, devices, libraries, threads, speed."""
+    """Print package versions, execution providers, devices, CUDA libraries, threads and matrix-product speed of this
+    machine.
+    """  # noqa: D205
     from screen.doctor import examine
 
     examination = examine()
@@ -280,11 +283,11 @@ def demo(
 
 
 _COLLECTION_THRESHOLD = 50_000
-"""Allocations before the garbage collector runs; importing modules makes many objects and hardly any garbage."""
+"""Allocations between garbage collections; the import of modules makes many objects and hardly any garbage."""
 
 
 def main() -> None:
-    """Run the command line; every error becomes a message and an exit code, with `--json` also one line of JSON."""
+    """Run the command line; print an error as a message, with `--json` also as JSON, and exit with its code."""
     gc.set_threshold(_COLLECTION_THRESHOLD)
     atexit.register(gc.freeze)
     line: Any = typer.main.get_command(app)

@@ -1,7 +1,7 @@
 """The single definition of every result column: name, Arrow type, unit, range and description.
 
 In: nothing. Out: the columns. The schema of the results, the names in flag rules and the table in the documentation are
-made from them.
+generated from these definitions.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Column:
     Attributes:
         name: name of the column in the file.
         type: Arrow type.
-        unit: `nats`, `probability`, ... or "" without a unit.
-        range: possible values, in words or as an interval.
+        unit: `nats`, `probability`, ... or "" if the column has no unit.
+        range: possible values, in words or as an interval; "" if not stated.
         sentence: description in one sentence.
     """
 
@@ -42,7 +42,9 @@ _NUMBER, _LIST = pa.float32(), pa.list_(pa.float32())
 IDENTITY = (
     Column("shard", pa.string(), "", "", "Name of the input shard, relative to INPUT."),
     Column("row", pa.int64(), "", "0 and up", "Position of the row in its shard."),
-    Column("id", pa.string(), "", "", "Value of the input's key column; without one, `shard:row`."),
+    Column(
+        "id", pa.string(), "", "", "Value of the key column of the input; `shard:row` if the input has no key column."
+    ),
 )
 
 SCORES = (
@@ -51,9 +53,9 @@ SCORES = (
         pa.int32(),
         "",
         "0 to C - 1",
-        "Predicted class: the class with the largest mean (one sigmoid output: 1 if above 0.5).",
+        "Predicted class: the class with the largest mean (one sigmoid output: 1 if the mean is above 0.5, else 0).",
     ),
-    Column("confidence", _NUMBER, "probability", "0 to 1", "Mean probability of the prediction."),
+    Column("confidence", _NUMBER, "probability", "0 to 1", "Predictive mean of the predicted class."),
     Column(
         "mean",
         _LIST,
@@ -61,7 +63,13 @@ SCORES = (
         "0 to 1",
         "Predictive mean of each class over the passes (regression: of each value).",
     ),
-    Column("std", _LIST, "probability", "0 to 0.5", "Standard deviation of each class over the passes, ddof 0."),
+    Column(
+        "std",
+        _LIST,
+        "probability",
+        "0 to 0.5",
+        "Standard deviation of each class (regression: of each value) over the passes, ddof 0.",
+    ),
     Column(
         "largest_std",
         _NUMBER,
@@ -74,14 +82,14 @@ SCORES = (
         _NUMBER,
         "nats",
         "0 to ln C",
-        "Predictive entropy: entropy of the mean (several labels: sum over labels).",
+        "Predictive entropy: entropy of the mean (multi-label: sum over the labels).",
     ),
     Column(
         "expected_entropy",
         _NUMBER,
         "nats",
         "0 to entropy",
-        "Mean over passes of the entropy of one pass: aleatoric uncertainty, noise in the data.",
+        "Mean over the passes of the entropy of one pass: aleatoric uncertainty, noise in the data.",
     ),
     Column(
         "mutual_information",
@@ -95,53 +103,59 @@ SCORES = (
         _NUMBER,
         "share of passes",
         "0 to 1",
-        "Share of passes that vote against the most frequent class (several labels: mean over labels).",
+        "Share of passes whose predicted class differs from the most frequent one (multi-label: mean over the labels).",
     ),
     Column(
-        "prediction_std", _NUMBER, "probability", "0 to 0.5", "Standard deviation over passes of the predicted class."
+        "prediction_std",
+        _NUMBER,
+        "probability",
+        "0 to 0.5",
+        "Standard deviation over the passes of the predicted class's probability.",
     ),
     Column(
-        "skewness", _NUMBER, "", "any", "Skewness over passes of the predicted class; 0 where prediction_std < 1e-6."
+        "skewness",
+        _NUMBER,
+        "",
+        "any",
+        "Skewness over the passes of the predicted class's probability; 0 if prediction_std < 1e-6.",
     ),
     Column(
         "kurtosis",
         _NUMBER,
         "",
         "-2 and up",
-        "Excess kurtosis over passes of the predicted class; 0 where prediction_std < 1e-6.",
+        "Excess kurtosis over the passes of the predicted class's probability; 0 if prediction_std < 1e-6.",
     ),
     Column(
         "energy",
         _NUMBER,
         "",
         "any",
-        "Mean over passes of -logsumexp(logits), if the model has logits; high is unusual.",
+        "Mean over the passes of -logsumexp(logits), null if the model has no logits; high values are unusual.",
     ),
-    Column(
-        "largest_label_entropy", _NUMBER, "nats", "0 to ln 2", "Several labels: entropy of the least certain label."
-    ),
+    Column("largest_label_entropy", _NUMBER, "nats", "0 to ln 2", "Multi-label: entropy of the least certain label."),
     Column(
         "feature_distance",
         _NUMBER,
         "",
         "0 and up",
-        "Distance of the trunk's features from the reference set: 1 - mean cosine to the nearest neighbours, or the "
-        "Mahalanobis distance; null without a calibration, or if the calibration has no features.",
+        "Distance of the trunk's features from the reference set: 1 - mean cosine similarity to the nearest "
+        "neighbours, or the Mahalanobis distance; null without a calibration, or if the calibration has no features.",
     ),
     Column(
         "ood_score",
         pa.float64(),
         "nats",
         "0 and up",
-        "Combined score: sum of the surprisals of all detectors; high is unusual; null without a calibration.",
+        "Combined score: sum of the surprisals of all detectors; high values are unusual; null without a calibration.",
     ),
     Column(
         "p_value",
         pa.float64(),
         "probability",
         "above 0, to 1",
-        "Conformal p-value: (1 + rows of the calibration set with at least this ood_score) / (their number + 1); null "
-        "without a calibration.",
+        "Conformal p-value: (1 + k) / (1 + n), where k of the n rows of the calibration set have at least this "
+        "ood_score; null without a calibration.",
     ),
 )
 
@@ -153,13 +167,19 @@ DECISION = (
         "",
         "Whether a person should review the row: the flag rule holds, or the row could not be scored.",
     ),
-    Column("flag_reason", pa.string(), "", "", "The comparisons that hold, with their values; null if not flagged."),
+    Column(
+        "flag_reason",
+        pa.string(),
+        "",
+        "",
+        "Reasons for the flag: true comparisons with the row's values, or the status; null if not flagged.",
+    ),
     Column(
         "flag_reasons",
         pa.list_(pa.string()),
         "",
         "",
-        "The same reasons as a list without the row's values, for counting and filtering: `entropy > 0.5`, "
+        "The reasons in flag_reason as a list, without the row's values, for counting and filtering: `entropy > 0.5`, "
         "`most unusual: entropy`, or the status; null if not flagged.",
     ),
     Column("passes", pa.int32(), "passes", "0 to T", "Number of passes that the row completed."),
@@ -174,18 +194,18 @@ _SINCE_FORMAT_2 = frozenset(["flag_reasons"])
 
 
 def columns_of_format(result_format: int) -> tuple[Column, ...]:
-    """The result columns of a format of results: format 1 has no `flag_reasons`, format 2 is the current one."""
+    """The columns of results in the given format: format 1 has no `flag_reasons`, format 2 is the current one."""
     return tuple(column for column in COLUMNS if result_format > 1 or column.name not in _SINCE_FORMAT_2)
 
 
 STATUSES = {
     "ok": "the row was scored",
-    "null_image": "the image column is null, or has neither bytes nor a path",
+    "null_image": "the image is null, contains a null, or has neither bytes nor a path",
     "path_not_followed": "the row has a path instead of bytes, and no --image-root was given",
-    "path_not_found": "the path could not be read under --image-root",
-    "decode_failed": "the bytes are not an image that can be decoded",
-    "too_large": "the image has more pixels than the limit; it was not decoded",
-    "wrong_shape": "the image does not have the size that the model takes",
+    "path_not_found": "the path is outside --image-root, or its file could not be read",
+    "decode_failed": "the bytes are damaged, or not an image of a supported format and pixel type",
+    "too_large": "the image has more pixels than --max-pixels, or its file is too large; it was not decoded",
+    "wrong_shape": "the image does not have the input size of the model, which was exported without --resize",
     "unreadable_page": "the row is in a damaged part of the Parquet file",
     "non_finite": "the model returned NaN or infinity",
 }
@@ -197,11 +217,11 @@ CALIBRATED = frozenset(["feature_distance", "ood_score", "p_value"])
 
 
 def null_columns(contract: ModelContract, calibrated: frozenset[str] = frozenset()) -> frozenset[str]:
-    """Score columns that are always null for a model of this output kind.
+    """Score columns that are always null for a model and a calibration.
 
     Args:
         contract: contract of the model.
-        calibrated: the columns of `CALIBRATED` that the calibration fills.
+        calibrated: the columns of `CALIBRATED` that the calibration fills; empty without a calibration.
     """
     nulls = set(CALIBRATED - calibrated)
     classes = {"prediction", "confidence", "prediction_std", "skewness", "kurtosis"}
@@ -215,7 +235,11 @@ def null_columns(contract: ModelContract, calibrated: frozenset[str] = frozenset
 
 
 def result_schema(kept: pa.Schema) -> pa.Schema:
-    """The schema of a result shard: identity, kept input columns, scores, decision."""
+    """The schema of a result shard: identity, kept input columns, scores, decision.
+
+    Args:
+        kept: schema of the kept input columns.
+    """
     fields = [column.field() for column in IDENTITY]
     fields += list(kept)
     fields += [column.field() for column in (*SCORES, *DECISION)]

@@ -1,4 +1,4 @@
-"""Command classes: how a failed command ends, and where its `--help` stands.
+"""Command classes: they report errors with exit codes, and arrange `--help`.
 
 In: a command line and an exception. Out: the error on standard error and the exit code; with `--json`, one line of JSON
 on standard output too.
@@ -19,22 +19,24 @@ from export.options import explain_value
 from screen.options import GENERAL_PANEL
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-"""Typer's error for a command line that cannot be parsed; of Typer's copy of click only the subclass is public."""
+"""Typer's error for a command line that cannot be parsed; Typer makes only its subclass `BadParameter` public."""
 
 
 class CommandLine(TyperGroup):
-    """The command `oodscreen`: remembers `--debug` and `--json`, also of a command line that cannot be parsed.
+    """The command `oodscreen`; it records whether `--debug` and `--json` were given.
+
+    `--json` is recorded even if the command line cannot be parsed.
 
     Attributes:
-        debug: whether errors are shown with their traceback.
-        as_json: whether a failure is printed as JSON: the command in question has a flag `--json`, and it was given.
+        debug: whether errors are printed with their traceback.
+        as_json: whether an error is printed as JSON: the subcommand has a flag `--json`, and it was given.
     """
 
     debug = False
     as_json = False
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the options before the command's name."""
+        """Parse the options before the name of the subcommand."""
         name = next((word for word in args if not word.startswith("-")), None)
         command: Any = self.commands.get(name or "")
         self.as_json = "--json" in args and (command is None or _json_flag(command) is not None)
@@ -44,12 +46,12 @@ class CommandLine(TyperGroup):
         return rest
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command of a name."""
+        """The subcommand whose name is the first word."""
         with _explained(ctx):
             return super().resolve_command(ctx, args)
 
     def get_params(self, ctx: Any) -> Any:
-        """The options, as `--help` shows them."""
+        """The options, in the form for `--help`."""
         return _without_flag_types(super().get_params(ctx))
 
     def end(self, error: OodscreenError) -> NoReturn:
@@ -63,10 +65,10 @@ class CommandLine(TyperGroup):
 
 
 class Command(TyperCommand):
-    """A command of `oodscreen`."""
+    """A subcommand of `oodscreen`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the words after the command's name, and note whether `--json` is among them."""
+        """Parse the words after the name of the subcommand, and record whether the flag `--json` is among them."""
         line: Any = ctx.find_root().command
         flag = _json_flag(self)
         options = args[: args.index("--")] if "--" in args else args
@@ -77,30 +79,30 @@ class Command(TyperCommand):
         return rest
 
     def get_params(self, ctx: Any) -> Any:
-        """The arguments and options, as `--help` shows them: `--help` is in the last panel."""
+        """The arguments and options, in the form for `--help`: the option `--help` is in the last panel."""
         *own, help_option = _without_flag_types(super().get_params(ctx))
         help_option.rich_help_panel = GENERAL_PANEL
         return [*own, help_option]
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; Ctrl-C becomes an error with its exit code."""
+        """Run the subcommand; Ctrl-C raises `Interrupted`, whose exit code is 130."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             raise Interrupted(
                 "The command was interrupted by SIGINT.",
-                wanted="time to finish",
+                wanted="a command that runs to its end",
                 next_step="run the same command again",
             ) from error
 
 
 @contextmanager
 def _explained(context: Any, words: Sequence[str] = ()) -> Iterator[None]:
-    """Give Typer's errors of the block the three parts of an error.
+    """Replace Typer's errors within the block by an `OptionRefused`, whose message has three parts.
 
     Args:
         context: context of the command whose words are parsed.
-        words: these words, if they are to be searched for the value in an error.
+        words: the parsed words, from which the invalid value is read; empty if it is not needed.
     """
     try:
         yield
@@ -109,7 +111,7 @@ def _explained(context: Any, words: Sequence[str] = ()) -> Iterator[None]:
 
 
 def _explain_value(error: Any, context: Any, words: Sequence[str]) -> OptionRefused | None:
-    """The error for an option's value that Typer could not convert; None for other errors."""
+    """The error for an option whose value Typer could not convert; None for other errors."""
     name = error.param.name if isinstance(error, typer.BadParameter) and error.param is not None else None
     if name is None or not words:
         return None
@@ -118,27 +120,27 @@ def _explain_value(error: Any, context: Any, words: Sequence[str]) -> OptionRefu
 
 
 def _explain_usage(error: Any, context: Any) -> OptionRefused:
-    """The error for a command line that does not fit the command."""
+    """The error for a command line that does not match the usage of the command."""
     usage = " ".join(context.get_usage().split()).removeprefix("Usage: ")
     return OptionRefused(error.format_message(), wanted=usage, next_step=f"see {context.command_path} --help")
 
 
 def explain_unexpected(error: Exception) -> OodscreenError:
-    """The three parts of an error for an exception that no code expected."""
+    """The error for an exception that the program did not raise on purpose."""
     return OodscreenError(
         f"Unexpected {type(error).__name__}: {error}",
-        wanted="an error that oodscreen explains",
-        next_step="run the command again as `oodscreen --debug COMMAND ...`, and report the traceback that it prints",
+        wanted="an error of oodscreen, with an explanation",
+        next_step="run the command again as `oodscreen --debug COMMAND ...`, and report the printed traceback",
     )
 
 
 def _json_flag(command: Any) -> Any:
-    """The parameter of the flag `--json`; None where `--json` takes a value or does not exist."""
+    """The parameter of the flag `--json`; None if the command has no `--json`, or one with a value."""
     return next((one for one in command.params if "--json" in one.opts and one.is_flag), None)
 
 
 def _without_flag_types(parameters: list[Any]) -> list[Any]:
-    """The parameters, where `--help` shows no `<bool>` beside a flag."""
+    """The parameters, changed so that `--help` shows no `<bool>` beside a flag."""
     for one in parameters:
         if getattr(one, "is_flag", False):
             one.metavar = ""

@@ -1,7 +1,8 @@
-"""RunConfig and CalibrationConfig: frozen values that say how a run or a calibration is done.
+"""RunConfig and CalibrationConfig: the options of a run and of a calibration.
 
-In: options of the command line, or keywords from Python. Out: checked values. Each option is declared here once
-(`export.options`); a result is bound to those that determine it (`fingerprint`).
+In: options of the command line, or keywords from Python. Out: frozen dataclasses with checked values. Each option is
+declared once, as a field (`export.options`). A result records the digest of the options that determine it
+(`fingerprint`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from export.contract.reader import ExportedModel
 
 RESULT_FORMAT = 2
-"""Changes whenever the same configuration would write other results."""
+"""Version of the results; it changes whenever the same configuration would produce different results."""
 
 MaskMode = Literal["shared", "per-row"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
@@ -34,12 +35,12 @@ ForceChoice = Literal["all", "quarantined"]
 DistanceChoice = Literal["neighbours", "mahalanobis"]
 
 _DECIDES = ("image_column", "id_column", "keep", "image_root", "max_pixels")
-"""Fields of RunConfig that a result depends on, beside the settings of the passes and the flag rule."""
+"""Fields of RunConfig that determine a result, in addition to the pass settings, the flag rule and the calibration."""
 
 
 @dataclass(frozen=True)
 class PassSettings:
-    """Settings that, with the model, determine the passes of a row.
+    """Settings that, together with the model, determine the passes of a row.
 
     Attributes:
         passes: number of passes, T.
@@ -54,10 +55,10 @@ class PassSettings:
 
 @dataclass(frozen=True)
 class BadRowLimit:
-    """Maximum number or share of unreadable rows; above it a run ends with exit code 3.
+    """Maximum number or share of rows that could not be scored; above this limit a run ends with exit code 3.
 
     Attributes:
-        number: rows, or percent of the rows.
+        number: number of rows, or percentage of the rows.
         is_percent: whether `number` is a percentage.
     """
 
@@ -66,18 +67,18 @@ class BadRowLimit:
 
     @classmethod
     def parse(cls, text: str) -> BadRowLimit:
-        """The limit written as `N` or `P%`.
+        """Parse a limit of the form `N` or `P%`.
 
         Raises:
-            OptionRefused: the text has neither form.
+            OptionRefused: the text has neither form, or the percentage is above 100.
         """
         match = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)\s*%", text.strip(), re.ASCII)
         limit = cls(float(match[1] or match[2]), match[2] is not None) if match else None
         if limit is None or (limit.is_percent and limit.number > 100):
             raise OptionRefused(
                 f"--max-bad-rows is {text!r}.",
-                wanted="a number of rows such as 100, or a percentage such as 0.5%",
-                next_step="give one of these, or leave the option out for 1%",
+                wanted="a number of rows such as 100, or a percentage such as 0.5%, at most 100%",
+                next_step="give a number or a percentage, or leave the option out for 1%",
             )
         return limit
 
@@ -91,13 +92,13 @@ class RunConfig:
     """Options of a run; the help text of each option documents its field."""
 
     image_column: Annotated[
-        str, typer.Option(metavar="COLUMN", help="Column with the images.", rich_help_panel=INPUT_PANEL)
+        str, typer.Option(metavar="COLUMN", help="Column of the images.", rich_help_panel=INPUT_PANEL)
     ] = "image"
     id_column: Annotated[
         str | None,
         typer.Option(
             metavar="COLUMN",
-            help="Column with the keys of the rows.",
+            help="Column of the row keys, which become the result column `id`.",
             show_default="id, if the column exists",
             rich_help_panel=INPUT_PANEL,
         ),
@@ -115,7 +116,7 @@ class RunConfig:
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="Folder of images that are given by path.",
+            help="Base folder of the paths in the image column; other paths are not read.",
             show_default=False,
             rich_help_panel=INPUT_PANEL,
         ),
@@ -125,7 +126,7 @@ class RunConfig:
         typer.Option(
             min=1,
             metavar="N",
-            help="Maximum pixels of an image; larger ones are not decoded.",
+            help="Maximum number of pixels in an image; larger images are not decoded.",
             rich_help_panel=INPUT_PANEL,
         ),
     ] = 2**26
@@ -134,8 +135,8 @@ class RunConfig:
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Calibration of this model, from `oodscreen calibrate`: fills `ood_score` and `p_value`, and "
-            "flags rows by `p_value`.",
+            help="Calibration file that `oodscreen calibrate` wrote for this model; rows get an `ood_score` and a "
+            "`p_value`, and are flagged by `p_value`.",
             show_default=False,
             rich_help_panel=DECISION_PANEL,
         ),
@@ -144,9 +145,10 @@ class RunConfig:
         str | None,
         typer.Option(
             metavar="RULE",
-            help="Rule on result columns that flags a row: 'entropy > 0.5 or prediction_std > 0.2'. "
-            "With a calibration, it flags rows in addition.",
-            show_default="the calibration, else entropy above 25 % of its maximum",
+            help="Rule on result columns that flags a row: 'entropy > 0.5 or prediction_std > 0.2'. With a "
+            "calibration, the rows that the rule flags are flagged in addition. Required for a regression without a "
+            "calibration.",
+            show_default="the calibration's rule, else entropy above 25 % of its maximum",
             rich_help_panel=DECISION_PANEL,
         ),
     ] = None
@@ -166,7 +168,8 @@ class RunConfig:
         bool,
         typer.Option(
             "--adaptive",
-            help="Stop the passes of a row as soon as its flag is decided; the column `passes` has their number.",
+            help="Early exit: stop the passes of a row once its flag is decided. The column `passes` holds the number "
+            "of completed passes.",
             rich_help_panel=DECISION_PANEL,
         ),
     ] = False
@@ -183,28 +186,37 @@ class RunConfig:
     masks: Annotated[
         MaskMode | None,
         typer.Option(
-            help="Dropout masks: `shared` by all rows, which is fast, or drawn independently `per-row`.",
+            help="Dropout masks: `shared` (all rows have the same masks, which is fast) or `per-row` (independent "
+            "masks for each row).",
             show_default="as calibrated, else shared",
             rich_help_panel=DECISION_PANEL,
         ),
     ] = None
 
     device: Annotated[
-        DeviceChoice, typer.Option(help="Device; `auto` is CUDA if it works here.", rich_help_panel=SPEED_PANEL)
+        DeviceChoice,
+        typer.Option(
+            help="Device of the passes; `auto` is CUDA if it works on this machine, else the CPU.",
+            rich_help_panel=SPEED_PANEL,
+        ),
     ] = "auto"
     threads: Annotated[
         int,
         typer.Option(
             min=0,
             metavar="N",
-            help="Threads for passes and decoding, 0 for one on each core; results do not depend on it.",
+            help="Number of threads for passes and for decoding, 0 for one on each core; results do not depend on this "
+            "number.",
             rich_help_panel=SPEED_PANEL,
         ),
     ] = 0
     memory: Annotated[
         int,
         typer.Option(
-            min=1, metavar="N", help="Maximum memory of the tensors of a run, in MiB.", rich_help_panel=SPEED_PANEL
+            min=1,
+            metavar="N",
+            help="Maximum size of the tensors of one session run, in MiB; the process itself needs more.",
+            rich_help_panel=SPEED_PANEL,
         ),
     ] = 512
     batch_size: Annotated[
@@ -212,7 +224,7 @@ class RunConfig:
         typer.Option(
             min=1,
             metavar="N",
-            help="Maximum rows that are read, decoded and scored together.",
+            help="Maximum number of rows that are read, decoded and scored together.",
             rich_help_panel=SPEED_PANEL,
         ),
     ] = 2048
@@ -220,7 +232,8 @@ class RunConfig:
     engine: Annotated[
         EngineChoice,
         typer.Option(
-            help="Where rows are scored: in this process, or by workers on a Ray cluster; the results are the same.",
+            help="Executor that scores the rows: `local` is this process, `ray` the workers of a Ray cluster; the "
+            "results are the same.",
             rich_help_panel=SCALE_PANEL,
         ),
     ] = "local"
@@ -229,7 +242,7 @@ class RunConfig:
         typer.Option(
             metavar="ADDRESS",
             help="Address of the Ray cluster.",
-            show_default="RAY_ADDRESS, else workers on this machine",
+            show_default="RAY_ADDRESS, else a cluster on this machine",
             rich_help_panel=SCALE_PANEL,
         ),
     ] = None
@@ -237,7 +250,7 @@ class RunConfig:
         str | None,
         typer.Option(
             metavar="I/N",
-            help="Score part I of N of the shards, as one job of an array; all parts share OUTPUT.",
+            help="Score part I of N of the shards, as one job of a job array; all jobs have the same OUTPUT.",
             show_default=False,
             rich_help_panel=SCALE_PANEL,
         ),
@@ -247,7 +260,8 @@ class RunConfig:
         str,
         typer.Option(
             metavar="N|P%",
-            help="Maximum number or share of unreadable rows; above it the run ends with exit code 3.",
+            help="Maximum number or share of rows that could not be scored; above this limit the run ends with exit "
+            "code 3.",
             rich_help_panel=NIGHTLY_PANEL,
         ),
     ] = "1%"
@@ -255,15 +269,16 @@ class RunConfig:
         bool,
         typer.Option(
             "--alarm",
-            help="End with exit code 4 if the rate of flagged rows is outside the range of the calibration.",
+            help="Drift alarm: end with exit code 4 if the number of flagged rows is outside the prediction interval "
+            "of the calibration.",
             rich_help_panel=NIGHTLY_PANEL,
         ),
     ] = False
     force: Annotated[
         ForceChoice | None,
         typer.Option(
-            help="Score finished shards again: all of them (`--force` alone, or `all`), or only those with rows that "
-            "could not be scored (`quarantined`).",
+            help="Score finished shards again, in addition to new and changed shards: all of them (`--force` alone, or "
+            "`all`), or those with rows that could not be scored (`quarantined`).",
             show_default=False,
             rich_help_panel=NIGHTLY_PANEL,
         ),
@@ -276,7 +291,7 @@ class RunConfig:
             if not Path(self.image_root).is_dir():
                 raise OptionRefused(
                     f"--image-root {self.image_root} is not a folder.",
-                    wanted="the folder that image paths are relative to",
+                    wanted="the base folder of the paths in the image column",
                     next_step="check the path",
                 )
             object.__setattr__(self, "image_root", str(Path(self.image_root).resolve()))
@@ -284,7 +299,7 @@ class RunConfig:
         if self.address is not None and self.engine != "ray":
             raise OptionRefused(
                 f"--address is {self.address}, and --engine is {self.engine}.",
-                wanted="an address only with --engine ray",
+                wanted="--address together with --engine ray only",
                 next_step="add --engine ray, or leave out --address",
             )
         if self.part is not None:
@@ -292,12 +307,13 @@ class RunConfig:
         if self.alarm and (self.calibration is None or self.flag_if is not None):
             raise OptionRefused(
                 f"--alarm was given {'without --calibration' if self.calibration is None else 'with --flag-if'}.",
-                wanted="rows that are flagged by a calibration alone, because the alarm compares with its rate",
+                wanted="rows flagged by a calibration alone, because the alarm compares the flags with its prediction "
+                "interval",
                 next_step="add --calibration and leave out --flag-if, or leave out --alarm",
             )
 
     def settings(self, defaults: PassSettings | None = None) -> PassSettings:
-        """Settings of the passes: the values given, else these defaults."""
+        """Pass settings: the options that were given, and `defaults` for the others."""
         rest = defaults or PassSettings()
         return PassSettings(
             passes=rest.passes if self.passes is None else self.passes,
@@ -315,14 +331,14 @@ class RunConfig:
         rule: str,
         calibration: str | None,
     ) -> dict[str, Any]:
-        """All that determines a result, as JSON values: recorded in every file, and hashed by `fingerprint`.
+        """The configuration that determines a result, as JSON values: recorded in every file, hashed by `fingerprint`.
 
         Args:
-            model: exported model.
+            model: exported model, of which the digest is recorded.
             mask_algorithm: version of the algorithm that draws masks from the seed.
             adaptive_algorithm: version of the early exit; recorded only with `adaptive`.
-            settings: settings of the passes.
-            rule: flag rule.
+            settings: pass settings after the defaults of the calibration are applied.
+            rule: text of the flag rule, which includes that of the calibration.
             calibration: digest of the calibration; None without one.
         """
         return {
@@ -339,13 +355,13 @@ class RunConfig:
 
 
 def fingerprint(identity: dict[str, Any]) -> str:
-    """SHA-256 of a result's identity."""
+    """SHA-256 of the configuration that determines a result, from `RunConfig.identity`."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class CalibrationConfig:
-    """Options of a calibration, beside those that say how rows are read and passes are run."""
+    """Options of a calibration, in addition to those for reading rows and running passes (`RunConfig`)."""
 
     review_rate: Annotated[
         float,
@@ -353,7 +369,7 @@ class CalibrationConfig:
             min=0,
             max=1,
             metavar="SHARE",
-            help="Share of in-distribution rows that may be flagged; 0.02 is 2 %.",
+            help="Target share of in-distribution rows that are flagged, above 0 and below 1; 0.02 is 2 %.",
             show_default=False,
             rich_help_panel=CALIBRATION_PANEL,
         ),
@@ -362,14 +378,18 @@ class CalibrationConfig:
         str | None,
         typer.Option(
             metavar="SHARDS",
-            help="Reference set of the feature distance: in-distribution rows, for example training rows.",
+            help="Shards of the reference set, from which feature distances are measured: in-distribution rows, for "
+            "example training rows.",
             show_default="a third of IN_DISTRIBUTION",
             rich_help_panel=CALIBRATION_PANEL,
         ),
     ] = None
     distance: Annotated[
         DistanceChoice,
-        typer.Option(help="Distance between trunk features.", rich_help_panel=CALIBRATION_PANEL),
+        typer.Option(
+            help="Distance of trunk features from the reference set: to the nearest `neighbours`, or `mahalanobis`.",
+            rich_help_panel=CALIBRATION_PANEL,
+        ),
     ] = "neighbours"
     detectors: Annotated[
         Sequence[str],
@@ -377,7 +397,7 @@ class CalibrationConfig:
             "--detector",
             metavar="SCORE",
             help="Score to combine into `ood_score`; may be repeated.",
-            show_default="entropy and feature_distance",
+            show_default="for a classifier entropy and feature_distance",
             rich_help_panel=CALIBRATION_PANEL,
         ),
     ] = ()
@@ -387,7 +407,7 @@ class CalibrationConfig:
         if not 0 < self.review_rate < 1:
             raise OptionRefused(
                 f"--review-rate is {self.review_rate:g}.",
-                wanted="a share above 0 and below 1: 0.02 lets 2 % of in-distribution rows be flagged",
+                wanted="a share above 0 and below 1: with 0.02, 2 % of in-distribution rows are flagged",
                 next_step="give a share in this range",
             )
         check_options(self)

@@ -1,7 +1,7 @@
 """`oodscreen demo`: train, export, calibrate and screen on the bundled MNIST subset.
 
 In: the package's own data. Out: in OUTPUT, a Keras model, its ONNX export, a calibration, input shards (random noise,
-rotated test digits, test digits) and their results; on the terminal, each step and a table of results.
+rotated test digits, test digits), their results and a report page. Each step and a table of results are printed.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ _SEED = 7
 
 
 def run_demo(output: Path) -> None:
-    """Run all steps on the bundled data and print each; a repeated call replaces the files.
+    """Run and print all steps on the bundled data; a repeated call replaces the files.
 
     Args:
-        output: folder for models, shards and results.
+        output: folder for models, shards and results; created if missing.
 
     Raises:
         ModelRefused: TensorFlow is not installed.
@@ -93,14 +93,14 @@ def read_images(subset: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def decode_images(table: pa.Table) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images `uint8 [N, H, W, 1]`, all of one size, and labels `[N]` of a table in the Hugging Face `Image` layout."""
+    """Images `uint8 [N, H, W, 1]` of equal size, and labels `[N]`, of a table in the Hugging Face `Image` layout."""
     encoded = pc.struct_field(table.column("image").combine_chunks(), "bytes")
     images = [np.asarray(Image.open(io.BytesIO(data.as_py()))) for data in encoded]
     return np.stack(images)[..., np.newaxis], np.asarray(table.column("label"))
 
 
 def write_shards(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], prefix: str) -> None:
-    """Write images as PNG in the Hugging Face `Image` layout, `_SHARD_ROWS` per shard."""
+    """Write images as PNG in the Hugging Face `Image` layout, at most `_SHARD_ROWS` rows per shard."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
         {
@@ -136,7 +136,7 @@ def _train_and_export(keras_file: Path, onnx_file: Path) -> None:
 
 
 class _EpochLines:
-    """Training progress on stderr: a line for each epoch, and on a terminal a count of batches."""
+    """Prints the training progress on standard error: a line for each epoch, and on a terminal a count of batches."""
 
     def __init__(self, rows: int) -> None:
         self._batches = -(-rows // 128)
@@ -174,7 +174,7 @@ def _make_inputs(output: Path) -> dict[str, Path]:
 def _report(output: Path, model: Path, summaries: dict[str, RunSummary]) -> None:
     results = {name: pq.read_table(output / "results" / name) for name in summaries}
     console = Console(width=100, highlight=False)
-    # The entropy threshold flags the same number of digits as the calibration.
+    # With this entropy threshold, as many digits are flagged as with the calibration.
     entropies = np.sort(np.asarray(results["digits"]["entropy"]))[::-1]
     limit = entropies[summaries["digits"].flagged]
     table = Table("set", "rows", "confidence", "entropy", "flagged", "by entropy alone", "missed by entropy alone")
@@ -215,7 +215,7 @@ def _report(output: Path, model: Path, summaries: dict[str, RunSummary]) -> None
 
 
 def _make_page(output: Path) -> None:
-    """Write the report of the digits, if its libraries are installed."""
+    """Write the report page of the digits, if the libraries for report pages are installed."""
     page = output / "report.html"
     _say(f"oodscreen report {output / 'results' / 'digits'} -o {page}")
     try:

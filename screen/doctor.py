@@ -1,7 +1,7 @@
 """`oodscreen doctor`: test the capabilities of this machine.
 
-In: nothing. Out: an `Examination`: versions, execution providers that load, CUDA libraries, threads, and
-the speed of a matrix product.
+In: nothing. Out: an `Examination`: versions, execution providers in the installed onnxruntime, the device that loads,
+CUDA libraries, threads, and the speed of a matrix product.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class Examination:
 
     Attributes:
         versions: versions of Python and of the installed packages.
-        built_for: execution providers in this build of onnxruntime.
+        built_for: execution providers in the installed build of onnxruntime.
         device: the device that `--device auto` chooses.
-        libraries: for each CUDA library, whether it loads.
+        libraries: for each CUDA library, whether the system can load it.
         gflops: speed of 1024 x 1024 matrix products on `device`, in 1e9 operations per second, with one
-            product per worker at a time.
+            product at a time on each worker.
     """
 
     versions: dict[str, str]
@@ -87,7 +87,7 @@ class Examination:
 
 
 def examine() -> Examination:
-    """Examine this machine, in a little over a second."""
+    """Examine this machine; the speed test alone takes `_PROBE_SECONDS`."""
     device = choose_device("auto", 0)
     return Examination(
         versions=_versions(),

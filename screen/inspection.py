@@ -1,4 +1,4 @@
-"""`oodscreen inspect`: a model's contract, and the engine's plan for it.
+"""`oodscreen inspect`: a model's contract, and the engine's plan for its passes.
 
 In: an exported file and a `RunConfig`. Out: an `Inspection`, as text or JSON. The model is not run.
 """
@@ -21,21 +21,21 @@ _MIB = 2**20
 
 @dataclass(frozen=True)
 class Inspection:
-    """A contract, and the plan for one configuration.
+    """A model's contract, and the plan of its passes for one configuration.
 
     Attributes:
         model: path of the file.
         digest: SHA-256 of its bytes.
         contract: the model's contract.
         boundary: the tensors between trunk and head, with the shape of one row.
-        features: the features in which a calibration measures distances.
+        features: description of the features from which a calibration measures distances.
         sites: for each site its name and how its masks are applied: `batch`, `weights`, `subtracted` or `compacted`.
         trunk_share: share of one pass's arithmetic before the first dropout site.
         passes: T.
         passes_per_run: passes in one session run.
-        rows_per_run: rows that fit into `memory` in one session run.
-        memory: memory budget in MiB.
-        relative_cost: arithmetic of T passes, in passes of the whole network.
+        rows_per_run: maximum rows in one session run whose tensors fit into `memory`.
+        memory: maximum size of the tensors of one session run, in MiB.
+        relative_cost: arithmetic of T passes, as a multiple of that of one pass through the whole network.
     """
 
     model: str

@@ -1,6 +1,6 @@
-"""Arguments and options that several commands have, and the panels that group options in `--help`.
+"""Arguments and options that several commands share, and the titles of the option panels in `--help`.
 
-In: nothing. Out: annotations and titles for Typer; the options of one command are defined with the command.
+In: nothing. Out: annotations and titles for Typer. Options of a single command are defined with that command.
 """
 
 from __future__ import annotations
@@ -18,17 +18,22 @@ NIGHTLY_PANEL = "Nightly jobs"
 SOURCE_PANEL = "Images and class names"
 LABEL_STUDIO_PANEL = "Label Studio"
 GENERAL_PANEL = "General"
-"""Titles of the panels; the last one holds `--json` and `--help`."""
+"""Titles of the panels; the panel `General` holds `--json` and `--help`."""
 
-ModelFile = Annotated[str, typer.Argument(metavar="MODEL.onnx", help="Exported model.", show_default=False)]
+ModelFile = Annotated[
+    str, typer.Argument(metavar="MODEL.onnx", help="ONNX file that `oodscreen export` wrote.", show_default=False)
+]
 
-RunOutput = Annotated[str, typer.Argument(metavar="RESULTS", help="OUTPUT of a run.", show_default=False)]
+RunOutput = Annotated[
+    str, typer.Argument(metavar="RESULTS", help="Folder that `oodscreen run` wrote.", show_default=False)
+]
 
 AsJson = Annotated[
     bool,
     typer.Option(
         "--json",
-        help="Print one line of JSON on standard output, also on failure, and all else on standard error.",
+        help="Print the outcome as one line of JSON on standard output, also after an error; other output goes to "
+        "standard error.",
         rich_help_panel=GENERAL_PANEL,
     ),
 ]
@@ -39,7 +44,7 @@ InputNow = Annotated[
         "--input",
         metavar="INPUT",
         help="Current location of the input shards.",
-        show_default="where the run read them",
+        show_default="the location recorded by the run",
         rich_help_panel=SOURCE_PANEL,
     ),
 ]
@@ -48,7 +53,7 @@ ClassNamesModel = Annotated[
     str | None,
     typer.Option(
         metavar="MODEL.onnx",
-        help="Exported model whose class names are used.",
+        help="Exported model from which the class names are read.",
         show_default="names recorded by the run, else numbers",
         rich_help_panel=SOURCE_PANEL,
     ),
@@ -59,7 +64,8 @@ ServerUrl = Annotated[
     typer.Option(
         metavar="URL",
         envvar="LABEL_STUDIO_URL",
-        help="Address of Label Studio; its token is read from LABEL_STUDIO_API_KEY.",
+        help="Address of the Label Studio server. The access token is read from the environment variable "
+        "LABEL_STUDIO_API_KEY.",
         show_default=False,
         rich_help_panel=LABEL_STUDIO_PANEL,
     ),

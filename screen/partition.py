@@ -1,8 +1,9 @@
-"""ShardPartition: the shards that one job of an array scores (`--part I/N`).
+"""ShardPartition: the shards that one job of a job array scores (`--part I/N`).
 
-In: `I/N`. Out: a `ShardPartition` that selects shards by a hash of their names. Jobs list INPUT at different times, and
-INPUT may change in between: the partition of a shard depends on its name alone, so each shard belongs to exactly one
-job. Partitions are equal in size only on average; use many more shards than partitions.
+In: `I/N`. Out: a `ShardPartition` that selects shards by a hash of their names. The partition of a shard
+depends on the name of the shard alone, so each shard belongs to exactly one job, even if the jobs list INPUT at
+different times and INPUT changes in between. Partitions are equal in size only on average; use many more shards than
+partitions.
 """
 
 from __future__ import annotations
@@ -33,20 +34,20 @@ class ShardPartition:
         """Parse `I/N`.
 
         Raises:
-            OptionRefused: the text is not of this form.
+            OptionRefused: the text is not of this form, or I is not between 1 and N.
         """
         match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip(), re.ASCII)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
             raise OptionRefused(
                 f"--part is {text!r}.",
-                wanted="I/N with I from 1 to N, as in 3/8",
-                next_step="number the jobs of the array from 1; where the scheduler counts from 0, add 1",
+                wanted="I/N with I from 1 to N and N below a million, such as 3/8",
+                next_step="give the number of the job, from 1; if the scheduler counts from 0, add 1",
             )
         return cls(int(match[1]), int(match[2]))
 
     @classmethod
     def from_name(cls, name: str) -> ShardPartition | None:
-        """The partition with this `name`; None if the text names none."""
+        """The partition with this `name`; None if the text does not have the form `I-of-N`."""
         match = _NAME.fullmatch(name)
         return None if match is None else cls(int(match[1]), int(match[2]))
 

@@ -1,6 +1,7 @@
 """Conditions for early exit: the flag of a row must depend on its remaining passes through the entropy alone.
 
-In: a flag rule, and a calibration if there is one. Out: for each row the predictive entropy above which it is flagged.
+In: a flag rule, and a calibration if there is one. Out: for each row the predictive entropy above which the row is
+flagged.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from screen.decide.detectors import Floats
 from screen.decide.rules import FlagRule
 
 _EARLY_EXIT_DETECTORS = frozenset(["entropy", "feature_distance"])
-"""Detectors that allow early exit: one increases with the entropy, the other is known before the first pass."""
+"""Detectors that allow early exit: `feature_distance` is known before the first pass, so only `entropy` can change."""
 
 
 def refuse_early_exit(contract: ModelContract, rule: FlagRule | None, detectors: tuple[str, ...]) -> None:
@@ -23,24 +24,25 @@ def refuse_early_exit(contract: ModelContract, rule: FlagRule | None, detectors:
 
     Args:
         contract: the model's contract.
-        rule: the user's flag rule, or the default rule without a calibration; None: the calibration decides alone.
+        rule: the user's flag rule, or the default rule without a calibration; None if only the calibration flags rows.
         detectors: the scores that the calibration combines; empty without a calibration.
 
     Raises:
-        OptionRefused: the decision depends on more than the entropy.
+        OptionRefused: the decision depends on other scores, or the model has no predictive entropy.
     """
     problem = ""
     if contract.output_kind == "regression" or (contract.output_kind == "sigmoid" and contract.classes > 1):
         problem = "the model has no predictive entropy over classes"
     elif rule is not None and rule.entropy_limit is None:
-        problem = f"the flag rule {rule.text!r} is not a lower limit on the entropy alone"
+        problem = f"the flag rule {rule.text!r} does not flag rows by a lower limit of the entropy alone"
     elif not _EARLY_EXIT_DETECTORS.issuperset(detectors):
         problem = f"the calibration combines {' + '.join(detectors)}"
     if problem:
         raise OptionRefused(
             f"--adaptive is not possible: {problem}.",
-            wanted="a rule `entropy > NUMBER`, or a calibration of entropy and feature_distance",
-            next_step="leave --adaptive out, or flag by the entropy",
+            wanted="a classifier with the flag rule `entropy > NUMBER`, or with a calibration of entropy and "
+            "feature_distance",
+            next_step="leave --adaptive out, or change the flag rule or the detectors of the calibration",
         )
 
 
@@ -50,10 +52,10 @@ def entropy_limits(
     """The predictive entropy above which each row is flagged, `[B]`, nats.
 
     Args:
-        rule: the user's flag rule, or the default rule without a calibration; None: the calibration decides alone.
-        calibration: the calibration, if there is one.
-        rows: B.
-        distance: `[B]`, `feature_distance`, if the calibration uses it.
+        rule: the user's flag rule, or the default rule without a calibration; None if only the calibration flags rows.
+        calibration: the calibration; None without one.
+        rows: number of rows, B.
+        distance: `feature_distance`, `[B]`; None if it is not a detector of the calibration.
     """
     limits: Floats = np.full(rows, np.inf)
     if rule is not None and rule.entropy_limit is not None:

@@ -1,10 +1,11 @@
 """Calibration: scores of in-distribution rows, bound to the model and the passes that produced them, in one file.
 
-In: scores of in-distribution rows. Out: `ood_score`, `p_value` and the flag rule, for any row.
+In: scores of in-distribution rows. Out: `ood_score` and `p_value` of any row, and the flag rule.
 
 Split conformal prediction (Vovk et al. 2005; Lei et al. 2018, sec. 2): a row's combined score is ranked among the
-scores of a calibration set, on which nothing was fitted. The in-distribution rows are split into three disjoint sets:
-the reference set (for distances), the fitting set (for the detectors) and the calibration set.
+scores of a calibration set, on which neither the distance nor the detectors were fitted. The in-distribution rows are
+split into three disjoint sets: the reference set (for the distance), the fitting set (for the detectors) and the
+calibration set.
 """
 
 from __future__ import annotations
@@ -30,23 +31,24 @@ from screen.files.paths import as_path
 from screen.files.storage import StagingFile
 
 FORMAT = 1
-"""Version of the file format; it changes whenever an older calibration would be read wrongly."""
+"""Version of the file format; it changes whenever older files would be misread."""
 
 FITTING_SHARE = 1 / 3
-"""Share of the rows outside the reference set that form the fitting set; the others form the calibration set."""
+"""Share of the in-distribution rows outside the reference set that form the fitting set; the others form the
+calibration set."""
 
 MIN_FITTING_ROWS = 100
-"""Minimum rows in the fitting set, so that a detector's tail can be fitted."""
+"""Minimum rows in the fitting set, with which the tail of a detector can be fitted."""
 
 
 @dataclass(frozen=True)
 class Binding:
-    """The model and passes that a calibration is valid for; any others produce different scores.
+    """The model and the passes for which a calibration is valid; other models or passes produce different scores.
 
     Attributes:
         model: SHA-256 of the exported file.
         mask_algorithm: version of the algorithm that draws masks from the seed.
-        settings: T, seed and masks.
+        settings: number of passes, seed and kind of masks.
     """
 
     model: str
@@ -59,12 +61,12 @@ class Calibration:
     """A combined score with its distribution over in-distribution rows, and the target rate of flags.
 
     Attributes:
-        binding: the model and passes that it is valid for.
+        binding: the model and the passes for which the calibration is valid.
         review_rate: target share of in-distribution rows that are flagged.
         combined_score: the fitted detectors.
         calibration_scores: `[n]`, combined scores of the calibration set, ascending.
         distance: distance of features from the reference set; None if the trunk has no informative features.
-        features: the tensor and method of the features; or the reason why there are none.
+        features: description of the tensor and the method of the features, or the reason why there are none.
         fit_rows: number of rows in the fitting set.
         digest: SHA-256 of the file's content; "" before it is written.
     """
@@ -85,7 +87,7 @@ class Calibration:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the flag rate of in-distribution rows."""
+        """95 % confidence interval of the flag rate of in-distribution rows, as shares."""
         return rate_interval(len(self.calibration_scores), self.review_rate)
 
     @property
@@ -94,11 +96,15 @@ class Calibration:
         return float(self.calibration_scores[-threshold_rank(len(self.calibration_scores), self.review_rate)])
 
     def score(self, scores: Mapping[str, NDArray[Any]]) -> Floats:
-        """`ood_score`, `[B]`, from the scores in the types of the result columns."""
+        """`ood_score`, `[B]`, in nats.
+
+        Args:
+            scores: values of each score by name, `[B]`, in the types of the result columns.
+        """
         return self.combined_score.score(scores)
 
     def p_values(self, ood_score: Floats) -> Floats:
-        """`p_value`, `[B]`: (1 + calibration scores at least as high) / (n + 1)."""
+        """`p_value`, `[B]`: (1 + k) / (1 + n), where k of the n calibration scores are at least `ood_score`."""
         at_or_above = len(self.calibration_scores) - np.searchsorted(self.calibration_scores, ood_score, side="left")
         p: Floats = (1 + at_or_above) / (len(self.calibration_scores) + 1)
         return p
@@ -107,7 +113,7 @@ class Calibration:
         """Refuse a run whose model or passes differ from those of this calibration.
 
         Raises:
-            CalibrationRefused: the run's binding differs.
+            CalibrationRefused: the binding of the run differs from that of the calibration.
         """
         own = self.binding
         pairs = {
@@ -127,7 +133,7 @@ class Calibration:
                 )
 
     def save(self, path: Path) -> str:
-        """Write the file atomically, and return its digest.
+        """Write the calibration file atomically, and return the SHA-256 of its content.
 
         Raises:
             WriteFailed: the operating system refused to write.
@@ -176,18 +182,18 @@ def read_calibration(path: str | Path) -> Calibration:
         raise CalibrationRefused(
             f"The calibration {path} cannot be read: {error.strerror or error}.",
             wanted="a file written by `oodscreen calibrate`",
-            next_step="check the path",
+            next_step="check the path and the permissions of the file",
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise CalibrationRefused(
-            f"{path} is not a calibration, or is damaged ({type(error).__name__}: {error}).",
+            f"{path} is not a calibration, or the file is damaged ({type(error).__name__}: {error}).",
             wanted="a complete file written by `oodscreen calibrate`",
-            next_step="copy the file again, or repeat `oodscreen calibrate`",
+            next_step="check the path, copy the file again, or write a new calibration by `oodscreen calibrate`",
         ) from error
     raise CalibrationRefused(
         f"The calibration {path} has format {header['format']}.",
-        wanted=f"format {FORMAT}, which this version of oodscreen reads",
-        next_step="run `oodscreen calibrate` with this version",
+        wanted=f"format {FORMAT}, the only format that this version of oodscreen reads",
+        next_step="run `oodscreen calibrate` of this version for the model",
     )
 
 
@@ -220,28 +226,28 @@ def split_rows(digests: NDArray[np.uint64], shares: tuple[float, ...]) -> list[N
 
     Args:
         digests: `[N]`, digests of the pixels.
-        shares: share of each set, in order; the sum is 1.
+        shares: share of the rows in each set, in order; the sum is 1.
 
     Returns:
-        For each set the positions of its rows.
+        For each set, the positions of its rows in `digests`.
     """
     order = np.argsort(digests, kind="stable")
     ordered = digests[order]
     ends = [round(len(order) * share) for share in np.cumsum(shares)]
-    # Equal images stay together: a set ends after the last of them.
+    # Equal images are in one set: its end is moved behind the last of them.
     ends = [int(np.searchsorted(ordered, ordered[end - 1], side="right")) if end else 0 for end in ends]
     return [order[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def threshold_rank(rows: int, review_rate: float) -> int:
-    """k: a row is flagged if its score is above the k-th highest of n calibration scores; 0 if none can be flagged.
+    """Rank k of the threshold: rows with scores above the k-th highest calibration score are flagged; 0 for no flags.
 
     Args:
-        rows: n.
+        rows: number of calibration scores, n.
         review_rate: target share of in-distribution rows that are flagged.
     """
     ranks = int(review_rate * (rows + 1)) + 1
-    while ranks and ranks / (rows + 1) > review_rate:  # as `p_value <= review_rate` compares
+    while ranks and ranks / (rows + 1) > review_rate:  # the division that `p_value <= review_rate` compares
         ranks -= 1
     return ranks
 
@@ -257,11 +263,11 @@ def min_calibration_rows(review_rate: float) -> int:
 def rate_interval(rows: int, review_rate: float, level: float = 0.95) -> tuple[float, float]:
     """Confidence interval of the true flag rate of in-distribution rows, for a calibration set of n rows.
 
-    Over calibrations the rate has the distribution Beta(k, n + 1 - k) (Vovk 2012, prop. 2a), with k from
+    Over random calibration sets the rate has the distribution Beta(k, n + 1 - k) (Vovk 2012, prop. 2a), with k from
     `threshold_rank`; ties make the rate smaller. The interval is central.
 
     Args:
-        rows: n.
+        rows: number of calibration scores, n.
         review_rate: target share of in-distribution rows that are flagged.
         level: confidence level, 0 to 1.
     """
@@ -270,7 +276,7 @@ def rate_interval(rows: int, review_rate: float, level: float = 0.95) -> tuple[f
 
 
 def _beta_quantile(q: float, k: int, n: int) -> float:
-    """The q-quantile of Beta(k, n + 1 - k), by bisection: its CDF at x is P(Bin(n, x) >= k)."""
+    """The q-quantile of Beta(k, n + 1 - k), by bisection on the CDF, which at x is P(Bin(n, x) >= k)."""
     hits = np.arange(k)
     log_ways = np.array([math.lgamma(n + 1) - math.lgamma(j + 1) - math.lgamma(n - j + 1) for j in hits.tolist()])
     low, high = 0.0, 1.0

@@ -1,10 +1,10 @@
 """Detectors: the surprisal of a row's score relative to in-distribution rows, and the sum over several scores.
 
-In: scores `[B]` in the types of the result columns, and scores of in-distribution rows. Out: `[B]`, high is out of
-distribution. Pure: no model, no I/O.
+In: scores `[B]` in the types of the result columns, and scores of in-distribution rows. Out: a combined score `[B]`;
+high values are unusual. Pure: no model, no I/O.
 
-The scale of a score depends on the network: an entropy of 0.3 is common for one and never occurs for another.
-Surprisal, -ln of the share of in-distribution rows that score at least as high, has the same scale for all scores.
+The scale of a score depends on the network: an entropy of 0.3 is common for one network and never occurs for another.
+The surprisal, -ln of the share of in-distribution rows with a score at least as high, has one scale for all scores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 TAIL_SHARE = 0.05
-"""Share of the in-distribution rows, those with the highest scores, on which the tail is fitted."""
+"""Share of the in-distribution rows on which the tail is fitted: the rows with the highest scores."""
 
 HIGH_IS_UNUSUAL = {
     "entropy": True,
@@ -31,19 +31,20 @@ HIGH_IS_UNUSUAL = {
     "energy": True,
     "largest_label_entropy": True,
     "confidence": False,
-    # In-distribution images have probabilities near 1 in most passes, lower in a few: left-skewed, with a long tail.
+    # In-distribution images have probabilities near 1 in most passes and lower ones in a few: a long left tail, so a
+    # low skewness and a high kurtosis.
     "skewness": True,
     "kurtosis": False,
     "feature_distance": True,
 }
-"""Every score that may be a detector, and whether high values of it are unusual (else low values are)."""
+"""Scores that may be detectors; True if high values are unusual, False if low values are."""
 
 HIGH_IS_SUSPICIOUS = {**HIGH_IS_UNUSUAL, "ood_score": True, "p_value": False}
-"""Every score by which rows can be ordered, including those of a calibration, and whether high values are unusual."""
+"""Scores by which rows can be ordered, including those of a calibration; True if high values are unusual."""
 
 
 def orient(name: str, values: NDArray[Any]) -> Floats:
-    """A score in float64, negated where low values are unusual, so that high is unusual."""
+    """The values of a score in float64, negated if low values are unusual, so that high results are unusual."""
     oriented: Floats = np.asarray(values, np.float64)
     return oriented if HIGH_IS_UNUSUAL[name] else -oriented
 
@@ -52,9 +53,9 @@ def orient(name: str, values: NDArray[Any]) -> Floats:
 class Detector:
     """Maps one score to its surprisal, in nats.
 
-    Up to the last knot the surprisal is -ln((1 + rows at or above) / (n + 1)) over the n in-distribution rows, linear
-    between knots. Beyond the last knot it is the linear surprisal of an exponential tail, so that values above all
-    in-distribution rows keep their order.
+    At a knot the surprisal is -ln((1 + k) / (1 + n)), where k of the n in-distribution rows have at least this score;
+    between knots it is interpolated linearly. Beyond the last knot it is the linear surprisal of an exponential tail,
+    so that values above those of all in-distribution rows keep their order.
 
     Attributes:
         name: name of the score.
@@ -74,7 +75,7 @@ class Detector:
 
         Args:
             name: name of the score.
-            values: `[n]`, the scores, n at least 1.
+            values: `[n]`, the scores as in the result column, n at least 1.
         """
         ordered = np.sort(orient(name, values))
         size = len(ordered)
@@ -82,7 +83,7 @@ class Detector:
         knots = np.unique(ordered[ordered <= start])
         at_or_above = size - np.searchsorted(ordered, knots, side="left")
         excess = ordered[ordered > start] - start
-        # The mean excess is the maximum-likelihood scale of an exponential tail; without one, any scale keeps order.
+        # The mean excess is the maximum-likelihood scale of an exponential tail. Without excesses, any scale will do.
         scale = float(excess.mean()) if len(excess) else float(np.ptp(ordered))
         return cls(name, knots, -np.log((1 + at_or_above) / (size + 1)), 1 / scale if scale > 0 else 1.0)
 
@@ -90,7 +91,7 @@ class Detector:
         """The surprisal of each value, `[B]`, in nats.
 
         Args:
-            values: `[B]`, the score.
+            values: `[B]`, the score as in the result column.
         """
         oriented = orient(self.name, values)
         beyond = np.maximum(oriented - self.knots[-1], 0)
@@ -99,7 +100,7 @@ class Detector:
         return total
 
     def value_at(self, surprisal: Floats) -> Floats:
-        """The oriented value of the score at which this surprisal is reached, `[B]`; -inf where every value reaches it.
+        """The oriented value at which a surprisal is reached, `[B]`; -inf if every value has at least this surprisal.
 
         Args:
             surprisal: `[B]`, in nats.
@@ -126,7 +127,7 @@ class CombinedScore:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the combined scores."""
+        """Names of the scores that are combined."""
         return tuple(detector.name for detector in self.detectors)
 
     def surprisals(self, scores: Mapping[str, NDArray[Any]]) -> Floats:

@@ -1,8 +1,8 @@
 """Prediction intervals for the number of flags, and confidence intervals of shares. Pure: no I/O.
 
-In: the size of a calibration set, the rank of its threshold and the flags of a run, or hits among rows. Out: the
-prediction interval that contains the number of flags with 99.9 % probability if new rows are distributed like the
-calibration set, and whether it does; or a confidence interval of a share.
+In: the size of a calibration set, the rank of its threshold and the number of flags of a run; or hits among rows. Out:
+the prediction interval, which contains the number of flags with 99.9 % probability if the rows of the run are
+distributed like the calibration set, and a drift test; or a confidence interval of a share.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from statistics import NormalDist
 
 @dataclass(frozen=True)
 class FlagInterval:
-    """Prediction interval for the number of flags.
+    """Prediction interval of the number of flags among m rows.
 
     Attributes:
-        rows: number of new rows, m.
+        rows: number of rows, m.
         low: smallest number of flags in the interval.
         high: largest number of flags in the interval.
     """
@@ -33,17 +33,17 @@ class FlagInterval:
 
 
 MIN_DRIFT_ROWS = 1000
-"""Minimum readable rows of a run for the drift test."""
+"""Minimum number of scored rows of a run for the drift test."""
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Drift test of a run: the flags among its readable rows, and the prediction interval of its calibration.
+    """Drift test of a run: flags among its scored rows, and the prediction interval of the calibration.
 
     Attributes:
-        rows: number of readable rows.
-        flags: number of flagged rows among them.
-        band: the prediction interval; None if there are too few rows for the test.
+        rows: number of scored rows of the run.
+        flags: number of flagged rows among the scored rows.
+        band: the prediction interval; None if the run has fewer than `MIN_DRIFT_ROWS` scored rows.
     """
 
     rows: int
@@ -56,7 +56,7 @@ class Drift:
         return self.band is not None and not self.band.holds(self.flags)
 
     def describe(self) -> str:
-        """The result in one line."""
+        """The result of the test on one line."""
         found = f"{self.flags} of {self.rows} readable rows flagged"
         if self.band is None:
             return f"drift: not tested: {found}, at least {MIN_DRIFT_ROWS} readable rows needed"
@@ -65,19 +65,19 @@ class Drift:
 
 
 def find_drift(calibration_rows: int, rank: int, rows: int, flags: int) -> Drift:
-    """The drift test of a run's flags.
+    """Test the number of flags of a run against the prediction interval of the calibration.
 
     Args:
         calibration_rows: number of rows in the calibration set.
-        rank: rank of the threshold among the calibration scores, from the top.
-        rows: number of readable rows of the run.
-        flags: number of flagged rows among them.
+        rank: rank of the threshold among the calibration scores, from the highest.
+        rows: number of scored rows of the run.
+        flags: number of flagged rows among the scored rows.
     """
     return Drift(rows, flags, flag_interval(calibration_rows, rank, rows) if rows >= MIN_DRIFT_ROWS else None)
 
 
 def flag_interval(calibration_rows: int, rank: int, rows: int, level: float = 0.999) -> FlagInterval:
-    """Central prediction interval of the number of flags, which has a beta-binomial distribution.
+    """Central prediction interval of the number of flags, from its beta-binomial distribution.
 
     A row is flagged if its score is above the `rank`-th largest of n calibration scores; for a conformal p-value of at
     most alpha, rank = floor(alpha (n + 1)). The probability that a new row is flagged then has the distribution
@@ -86,10 +86,10 @@ def flag_interval(calibration_rows: int, rank: int, rows: int, level: float = 0.
     BetaBinomial(m, rank, n + 1 - rank), which is wider than the binomial.
 
     Args:
-        calibration_rows: n.
-        rank: rank of the threshold among the calibration scores, from the top; 0 flags nothing.
-        rows: m.
-        level: minimum probability of the interval; the remaining probability is divided equally between both sides.
+        calibration_rows: number of calibration scores, n.
+        rank: rank of the threshold among the calibration scores, from the highest; with 0 no row is flagged.
+        rows: number of new rows, m.
+        level: minimum probability of the interval; of the remaining probability at most half is on each side.
 
     Raises:
         ValueError: an argument is out of range.
@@ -107,9 +107,15 @@ def flag_interval(calibration_rows: int, rank: int, rows: int, level: float = 0.
 def probability_above(flags: int, calibration_rows: int, rank: int, rows: int) -> float:
     """Exact probability that more than `flags` of m new rows are flagged.
 
-    All orders of the n + m scores are equally likely. There are more than x flags if and only if fewer than `rank` of
-    the x + rank largest scores belong to the calibration set, and their number is hypergeometric. So the sum has
-    `rank` terms, whatever m is.
+    All orders of the n + m scores are equally likely. More than x rows are flagged if and only if fewer than `rank` of
+    the x + rank largest scores belong to the calibration set. The number of calibration scores among them has a
+    hypergeometric distribution, so the sum has at most `rank` terms for any m.
+
+    Args:
+        flags: x.
+        calibration_rows: number of calibration scores, n.
+        rank: rank of the threshold among the calibration scores, from the highest.
+        rows: number of new rows, m.
     """
     if flags >= rows:
         return 0.0
@@ -127,7 +133,7 @@ def _log_choose(n: int, k: int) -> float:
 
 
 def _first(rows: int, is_reached: Callable[[int], bool]) -> int:
-    """The smallest number of flags at which a monotone condition holds, by bisection; `rows` if none below."""
+    """The smallest number of flags for which a monotone condition holds, at most `rows`; found by bisection."""
     low, high = 0, rows
     while low < high:
         middle = (low + high) // 2
@@ -139,11 +145,11 @@ def _first(rows: int, is_reached: Callable[[int], bool]) -> int:
 
 
 def wilson_interval(hits: int, rows: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share, valid for few rows too (1927, JASA 22; Brown et al. 2001, eq. 4).
+    """Wilson's score interval of a share, valid also for few rows (Wilson 1927, JASA 22; Brown et al. 2001, eq. 4).
 
     Args:
-        hits: number of hits.
-        rows: number of rows; for 0 the interval is 0 to 1.
+        hits: number of rows that are counted in the share.
+        rows: number of all rows; for 0 rows the interval is 0 to 1.
         level: confidence level, 0 to 1.
     """
     if not rows:

@@ -1,4 +1,4 @@
-"""The decision policy: a rule, a calibration or both, and the pass settings that they hold for.
+"""The decision policy: a flag rule, a calibration or both, and the pass settings for which they are valid.
 
 In: a `RunConfig` and a model, then a `PassSummary` for each batch. Out: `ScoredRows` with scores, flags and reasons.
 """
@@ -54,10 +54,10 @@ class DecisionPolicy:
     """Decides which rows a person should review.
 
     Attributes:
-        settings: the pass settings that the policy is valid for.
-        rule: the flag rule, which includes that of the calibration.
-        user_rule: the user's rule, None if only the calibration flags; without a calibration the same as `rule`.
-        calibration: source of `ood_score` and `p_value`; None if both stay null.
+        settings: the pass settings for which the policy is valid.
+        rule: the flag rule, which includes the rule of the calibration.
+        user_rule: the user's flag rule; None if only the calibration flags rows. Equal to `rule` without a calibration.
+        calibration: the calibration, which computes `ood_score` and `p_value`; None if both columns are null.
     """
 
     settings: PassSettings
@@ -69,15 +69,15 @@ class DecisionPolicy:
         """The predictive entropy above which each row is flagged, `[B]`, in nats.
 
         Args:
-            rows: B.
-            distance: `feature_distance`, `[B]`; None if the calibration does not use it.
+            rows: number of rows, B.
+            distance: `feature_distance`, `[B]`; None if it is not a detector of the calibration.
         """
         return entropy_limits(self.user_rule, self.calibration, rows, distance)
 
     def apply(self, summary: PassSummary) -> ScoredRows:
         """Score and flag rows.
 
-        If the calibration flags a row, its last reason names the detector with the largest surprisal.
+        The last reason of a row that the calibration flags is the detector with the largest surprisal.
         """
         scores = score_columns(summary)
         if self.calibration is None:
@@ -98,8 +98,8 @@ class DecisionPolicy:
         """Compare a number of flags with the prediction interval of the calibration; None without a calibration.
 
         Args:
-            rows: number of readable rows of the run.
-            flags: number of flagged rows among them.
+            rows: number of scored rows of the run.
+            flags: number of flagged rows among the scored rows.
         """
         if self.calibration is None:
             return None
@@ -109,11 +109,11 @@ class DecisionPolicy:
 
 
 def choose_policy(model: ExportedModel, config: RunConfig) -> DecisionPolicy:
-    """The decision policy of a run.
+    """The decision policy for a model and the options of a run.
 
     Raises:
         CalibrationRefused: the calibration cannot be read, or was made for another model or other passes.
-        OptionRefused: the rule cannot be parsed, is missing, or does not allow an early exit.
+        OptionRefused: the flag rule is invalid, or required but missing; or the policy does not allow an early exit.
     """
     contract = model.contract
     if config.calibration is None:

@@ -10,23 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 REFERENCE_ROWS = 10_000
-"""Maximum rows in the reference set; more hardly improve detection (measured in benchmarks/detection.py)."""
+"""Maximum rows in the reference set; more rows hardly improve detection (measured in benchmarks/detection.py)."""
 
 REFERENCE_NUMBERS = 6_000_000
-"""Maximum rows x features in the reference set; it bounds the cost of a distance and the size of the file."""
+"""Maximum rows x features in the reference set; it limits the cost of a distance and the size of a calibration."""
 
 REFERENCE_SHARE = 1 / 3
 """Share of the in-distribution rows that form the reference set if no reference shards are given."""
 
 MIN_REFERENCE_ROWS = 100
-"""Minimum rows in the reference set."""
+"""Minimum rows in the reference set; a smaller set is refused."""
 
 
 class ReferenceSet:
-    """Collects the rows with the smallest digests, and the digests of all rows to detect an overlap.
+    """Collects the reference set: the rows with the smallest digests.
+
+    The digests of all rows are collected too; with them, an overlap with the calibration rows is found.
 
     Args:
-        features: F; with it the maximum number of rows is chosen.
+        features: number of features of a row, F; it determines the maximum number of rows.
     """
 
     def __init__(self, features: int) -> None:
@@ -36,7 +38,7 @@ class ReferenceSet:
         self._seen: list[NDArray[np.uint64]] = []
 
     def add(self, digests: NDArray[np.uint64], features: NDArray[np.float32]) -> None:
-        """Add rows; equal images count once.
+        """Add rows; of rows with equal images, the set keeps one.
 
         Args:
             digests: `[B]`, digests of the pixels.
@@ -49,14 +51,14 @@ class ReferenceSet:
         self._kept, self._features = self._kept[: self._most], rows[first[: self._most]]
 
     def all_seen(self) -> NDArray[np.uint64]:
-        """The digests of all rows that were added, in order."""
+        """The digests of all rows that were added, in the order of the calls, with repetitions."""
         return np.concatenate(self._seen) if self._seen else np.zeros(0, np.uint64)
 
     def close(self, share: float = 1) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
-        """Digests `[N]` and features `[N, F]` of the selected rows.
+        """Digests `[N]` and features `float32 [N, F]` of the selected rows, in ascending order of the digests.
 
         Args:
-            share: maximum share of the distinct rows to select.
+            share: maximum share of the distinct rows that are selected, 0 to 1.
         """
         if self._features is None:
             return self._kept, np.zeros((0, 0), np.float32)

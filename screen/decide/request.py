@@ -1,4 +1,4 @@
-"""The choice of detectors before a calibration, and the report after it.
+"""Choose the detectors of a calibration, and report its outcome.
 
 In: a model's contract and the requested scores; a finished calibration. Out: the names of the detectors; a
 `CalibrationReport`.
@@ -21,7 +21,7 @@ from screen.engine.graph.features import FeaturePlan
 
 @dataclass(frozen=True)
 class StoppingReport:
-    """Effect of `run --adaptive` on the calibration set.
+    """Effect of early exit (`run --adaptive`) on the calibration set.
 
     Attributes:
         flagged: share of rows flagged with early exit.
@@ -39,12 +39,12 @@ class CalibrationReport:
     """Summary of a finished calibration.
 
     Attributes:
-        output: calibration file.
-        calibration: its content.
-        reference_rows: rows of the reference set.
-        rows: in-distribution rows read.
+        output: path of the calibration file.
+        calibration: the calibration in this file.
+        reference_rows: number of rows in the reference set.
+        rows: number of in-distribution rows that were read.
         statuses: number of rows that could not be scored, by status.
-        stopping: effect of early exit, if `--adaptive` was given.
+        stopping: effect of early exit; None without `--adaptive`.
     """
 
     output: Path
@@ -56,12 +56,12 @@ class CalibrationReport:
 
     @property
     def expected_rate(self) -> float:
-        """Expected share of flagged rows among rows like those of the calibration set; at most the review rate."""
+        """Expected share of flagged rows among rows distributed like the calibration set; at most the review rate."""
         ranked = len(self.calibration.calibration_scores)
         return threshold_rank(ranked, self.calibration.review_rate) / (ranked + 1)
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """The report as one line of JSON."""
         made = self.calibration
         settings = made.binding.settings
         early = self.stopping
@@ -87,7 +87,7 @@ class CalibrationReport:
         )
 
     def to_text(self) -> str:
-        """Several lines of text."""
+        """The report as several lines of text."""
         made = self.calibration
         settings = made.binding.settings
         low, high = made.interval
@@ -119,15 +119,15 @@ class CalibrationReport:
 
 
 def choose_detectors(contract: ModelContract, wanted: Sequence[str], features: FeaturePlan) -> tuple[str, ...]:
-    """Scores to combine: the requested ones, or the default for the model's kind of output.
+    """Names of the scores to combine: the requested scores, or the default for the model's kind of output.
 
     Args:
         contract: contract of the model.
-        wanted: requested scores; empty for the default.
-        features: source of the features, if the model has any.
+        wanted: names of the requested scores; empty for the default.
+        features: plan of the features, without a tensor if the model has none.
 
     Raises:
-        OptionRefused: the model does not have a requested score.
+        OptionRefused: a requested score does not exist, or is null for this model.
     """
     missing = null_columns(contract, CALIBRATED)
     has_features = bool(features.tensor)
@@ -139,7 +139,7 @@ def choose_detectors(contract: ModelContract, wanted: Sequence[str], features: F
 
 
 def default_detectors(contract: ModelContract, *, has_features: bool) -> tuple[str, ...]:
-    """Scores that are combined by default; chosen with benchmarks/detection.py."""
+    """Names of the scores that are combined by default; chosen from the results of benchmarks/detection.py."""
     if contract.output_kind == "regression":
         uncertainty = "largest_std"
     elif contract.output_kind == "sigmoid" and contract.classes > 1:
@@ -150,9 +150,15 @@ def default_detectors(contract: ModelContract, *, has_features: bool) -> tuple[s
 
 
 def no_detector(name: str, why: str, known: list[str]) -> OptionRefused:
-    """The error for a detector that a model does not have."""
+    """The error for a detector that is not available for a model.
+
+    Args:
+        name: name of the detector.
+        why: reason why it is not available.
+        known: names of the detectors that are available.
+    """
     return OptionRefused(
         f"--detector {name} is not available for this model ({why}).",
-        wanted=f"some of {', '.join(known)}",
-        next_step="name others, or leave the option out",
+        wanted=f"one or more of {', '.join(known)}",
+        next_step="give scores from this list, or leave --detector out",
     )

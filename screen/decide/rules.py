@@ -27,7 +27,7 @@ from export.errors import OptionRefused
 from screen.columns import CALIBRATED, SCORES, null_columns
 
 REVIEW_SHARE = 0.25
-"""Entropy threshold of the default rule, as a share of the maximum possible entropy."""
+"""Entropy threshold of the default flag rule, as a share of the maximum possible entropy."""
 
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
@@ -43,7 +43,7 @@ _TOKEN = re.compile(r"\s*(?:(?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+
 _WORD, _SIGN, _NUMBER = r"\b([A-Za-z_]\w*)", r"(?:[><]=?|==|!=)", r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 
 MOST_UNUSUAL = "most unusual: "
-"""Start of the condition that names the detector with the largest surprisal."""
+"""Prefix of the condition that contains the name of the detector with the largest surprisal."""
 
 Scores = Mapping[str, NDArray[Any]]
 
@@ -53,8 +53,8 @@ class Reason:
     """One reason for a flag.
 
     Attributes:
-        condition: the true condition, the same for every row: `entropy > 0.5`.
-        sentence: the condition with the row's values: `entropy 0.7 > 0.5`.
+        condition: the true condition without the row's values: `entropy > 0.5`.
+        sentence: the true condition with the row's values: `entropy 0.7 > 0.5`.
     """
 
     condition: str
@@ -67,7 +67,7 @@ class Decision:
 
     Attributes:
         flag: `[B]`, whether a person should review the row.
-        reasons: `[B]`, the comparisons that were true; empty where not flagged.
+        reasons: `[B]`, the true comparisons of each row, or the whole rule if none is true; empty if not flagged.
     """
 
     flag: NDArray[np.bool_]
@@ -82,7 +82,7 @@ class _Comparison:
 
     def holds(self, scores: Scores) -> NDArray[np.bool_]:
         size = len(next(iter(scores.values())))
-        # Compared in float64, as a reader of the results would: 0.3 in float32 is above 0.3.
+        # Compared in float64, so that users can repeat it with the written values: 0.3 in float32 is above 0.3.
         left, right = (
             np.asarray(scores[side], np.float64) if isinstance(side, str) else side for side in (self.left, self.right)
         )
@@ -105,7 +105,7 @@ class _Comparison:
 
 @dataclass(frozen=True)
 class _Combined:
-    """`and`, `or` or `not` of other expressions."""
+    """A conjunction, disjunction or negation of other expressions."""
 
     word: str
     parts: tuple[Any, ...]
@@ -122,10 +122,10 @@ class _Combined:
 
 @dataclass(frozen=True)
 class FlagRule:
-    """A parsed rule.
+    """A parsed flag rule.
 
     Attributes:
-        text: the rule as given.
+        text: text of the rule, as given.
         columns: names of the columns in the rule.
     """
 
@@ -136,7 +136,7 @@ class FlagRule:
 
     @property
     def entropy_limit(self) -> float | None:
-        """The entropy above which the rule flags a row; None if the rule depends on anything else."""
+        """The entropy above which the rule flags a row; None if the rule has any other form."""
         return _entropy_limit(self._root)
 
     def decide(self, scores: Scores) -> Decision:
@@ -168,16 +168,16 @@ def _entropy_limit(part: Any) -> float | None:
 
 
 def default_rule(contract: ModelContract) -> str:
-    """Text of the default rule for a model.
+    """Text of the default flag rule for a model.
 
     Raises:
-        OptionRefused: the model is a regression, for whose values there is no general threshold.
+        OptionRefused: the model is a regression, for which there is no default threshold.
     """
     if contract.output_kind == "regression":
         raise OptionRefused(
             "The model is a regression, and no flag rule was given.",
             wanted="a flag rule, because a threshold depends on the unit of the model's values",
-            next_step="add for example --flag-if 'largest_std > 0.1', in the unit of the model's values",
+            next_step="add a flag rule in the unit of the model's values, for example --flag-if 'largest_std > 0.1'",
         )
     if contract.output_kind == "sigmoid" and contract.classes > 1:
         return f"largest_label_entropy > {REVIEW_SHARE * math.log(2):.6g}"
@@ -186,28 +186,28 @@ def default_rule(contract: ModelContract) -> str:
 
 
 def parse_rule(text: str, contract: ModelContract, calibrated: frozenset[str] = frozenset()) -> FlagRule:
-    """Parse a rule for a model.
+    """Parse a flag rule for a model.
 
     Args:
-        text: the rule.
-        contract: the model's contract.
-        calibrated: names of the columns that a calibration adds.
+        text: text of the rule.
+        contract: contract of the model.
+        calibrated: the columns of `CALIBRATED` that the calibration fills; empty without a calibration.
 
     Raises:
-        OptionRefused: the text is not a valid rule, or names a column that is always null for this model.
+        OptionRefused: the text is not a valid rule, or contains a column that is always null for this model.
     """
     try:
         return _Parser(text, contract, calibrated).parse()
     except RecursionError as error:
         raise OptionRefused(
             f"The flag rule {text[:40]!r}... is nested too deeply.",
-            wanted="a rule with fewer levels of parentheses",
-            next_step="use fewer parentheses",
+            wanted="a rule with fewer levels of parentheses and `not`",
+            next_step="remove parentheses and `not` that are not needed",
         ) from error
 
 
 def find_limits(text: str) -> tuple[tuple[str, float], ...]:
-    """Pairs of a column and a number that a rule compares, without repetition; used to draw thresholds in plots.
+    """Pairs of a column and a number that are compared in a rule, without repetition; used to draw thresholds in plots.
 
     Args:
         text: a valid rule of the model.
@@ -218,7 +218,7 @@ def find_limits(text: str) -> tuple[tuple[str, float], ...]:
 
 
 def flags_high(text: str, column: str) -> bool | None:
-    """Whether a rule flags high values of a column; None if that is unknown, or if it flags high and low values.
+    """Whether a rule flags high values of a column; None if undetermined, or if it flags both high and low values.
 
     Args:
         text: a valid rule of the model.
@@ -234,7 +234,7 @@ def flags_high(text: str, column: str) -> bool | None:
 
 
 class _Parser:
-    """Recursive descent over the tokens of one rule."""
+    """Recursive-descent parser of one flag rule."""
 
     def __init__(self, text: str, contract: ModelContract, calibrated: frozenset[str]) -> None:
         self._text = text
@@ -286,7 +286,7 @@ class _Parser:
         left = self._operand()
         sign = self._tokens[self._next] if self._next < len(self._tokens) else ""
         if sign not in _OPERATORS:
-            raise self._refuse(f"needs a comparison after {left!r}")
+            raise self._refuse(f"has no comparison sign after {left!r}")
         self._next += 1
         right = self._operand()
         if not (isinstance(left, str) or isinstance(right, str)):
@@ -304,7 +304,7 @@ class _Parser:
             return token
         if token in self._missing:
             why = "without a calibration" if token in CALIBRATED else "for this model"
-            raise self._refuse(f"reads {token!r}, which is always null {why}")
+            raise self._refuse(f"contains the column {token!r}, which is always null {why}")
         raise self._refuse(f"has {token!r} instead of a column or a number" if token else "is incomplete")
 
     def _take(self, word: str) -> bool:
@@ -318,7 +318,7 @@ class _Parser:
         return OptionRefused(
             f"The flag rule {self._text!r} {problem}.",
             wanted="comparisons of columns with numbers, joined by and, or, not and parentheses",
-            next_step=f"for example 'entropy > 0.5 or prediction_std > 0.2'; columns: {known}"
+            next_step=f"correct the rule; for example 'entropy > 0.5 or prediction_std > 0.2'; columns: {known}"
             if known
-            else "for example 'entropy > 0.5 or prediction_std > 0.2'",
+            else "correct the rule; for example 'entropy > 0.5 or prediction_std > 0.2'",
         )

@@ -1,7 +1,7 @@
 """Scores in the types of the result columns.
 
-In: a `PassSummary`. Out: an array for each score column, in the column's type. Flag rules use these arrays, so that a
-flag can be verified from the written columns.
+In: a `PassSummary`. Out: an array for each score column, in the column's type. Flag rules use these arrays, so that
+users can verify a flag from the written columns.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from screen.engine.statistics import PassSummary
 
 
 def score_columns(summary: PassSummary) -> dict[str, NDArray[Any]]:
-    """Score columns of B rows, by name, `[B]` or `[B, C]`, in the types of the result columns; without null columns."""
+    """Scores of B rows by column name, `[B]` or `[B, C]`, in the types of the result columns; without null columns."""
     columns: dict[str, NDArray[Any]] = {}
     for column in SCORES:
         values = getattr(summary, column.name, None)

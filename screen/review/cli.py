@@ -1,6 +1,6 @@
 """The commands that read results: evaluate, report, queue, labels.
 
-`screen.cli` mounts them. Nothing heavy is imported before a command needs it.
+`screen.cli` mounts them. Large libraries are imported within the command that uses them.
 """
 
 from __future__ import annotations
@@ -20,17 +20,19 @@ from screen.review.queue.config import QueueConfig, TargetConfig
 def evaluate(
     known: Annotated[
         str,
-        typer.Argument(metavar="RESULTS", help="Scored results of in-distribution rows.", show_default=False),
+        typer.Argument(metavar="RESULTS", help="Folder with the results of in-distribution rows.", show_default=False),
     ],
     others: Annotated[
         list[str] | None,
-        typer.Argument(metavar="OTHERS", help="Scored results of out-of-distribution rows.", show_default=False),
+        typer.Argument(
+            metavar="OTHERS", help="Folders with the results of out-of-distribution rows.", show_default=False
+        ),
     ] = None,
     label: Annotated[
         str | None,
         typer.Option(
             metavar="COLUMN",
-            help="Column with the true class, copied into the results by `run --keep`.",
+            help="Column of the true class, copied into the results by `run --keep`.",
             show_default=False,
         ),
     ] = None,
@@ -43,7 +45,7 @@ def evaluate(
         typer.Option(metavar="FILE", help="Plot of the metrics to write: .svg, .png or .pdf.", show_default=False),
     ] = None,
 ) -> None:
-    """Measure how well each score separates OTHERS from RESULTS, and errors from right answers within RESULTS."""
+    """Measure how well each score separates OTHERS from RESULTS and, with --label, wrong from right predictions."""
     from rich.console import Console
 
     from screen.files.storage import write_text
@@ -67,16 +69,19 @@ def report(
             "--output",
             "-o",
             metavar="PAGE",
-            help="HTML file to write; an earlier report is replaced.",
+            help="HTML file to write; an existing report is replaced.",
             show_default=False,
         ),
     ],
     against: Annotated[
         str | None,
-        typer.Option(metavar="EARLIER", help="OUTPUT of an earlier run to compare with.", show_default=False),
+        typer.Option(
+            metavar="EARLIER", help="Folder that an earlier `oodscreen run` wrote, to compare with.", show_default=False
+        ),
     ] = None,
     top: Annotated[
-        int, typer.Option(min=1, max=1000, metavar="N", help="Number of the most suspicious images to show.")
+        int,
+        typer.Option(min=1, max=1000, metavar="N", help="Maximum number of images to show, the most suspicious first."),
     ] = 100,
     source: Annotated[
         str | None,
@@ -84,11 +89,11 @@ def report(
             "--input",
             metavar="INPUT",
             help="Current location of the input shards.",
-            show_default="where the run read them",
+            show_default="the location recorded by the run",
         ),
     ] = None,
 ) -> None:
-    """Write one HTML page: counts, score distributions, the most suspicious images, quarantined rows, changes."""
+    """Write an HTML page with counts, score distributions, the most suspicious images, quarantined rows and changes."""
     from screen.files.paths import as_path
     from screen.review.report.gather import gather_findings
     from screen.review.report.page import refuse_foreign, write_page
@@ -102,14 +107,14 @@ def report(
     pictures = sum(not isinstance(one.preview, str) for one in findings.top_rows)
     bad = f" ({counts.bad} of them could not be scored)" if counts.bad else ""
     typer.echo(
-        f"{page}: {shown} most suspicious rows, {pictures} with a picture; "
+        f"{page}: {shown} most suspicious rows, {pictures} with a thumbnail; "
         f"{counts.rate.flagged + counts.bad} of {counts.rows} rows flagged{bad}; {size / 1e6:.1f} MB"
     )
 
 
 @as_options
 def queue(results: RunOutput, target: TargetConfig, config: QueueConfig, as_json: AsJson = False) -> None:
-    """Export flagged rows to labeling, the most suspicious first; each image is exported at most once per project."""
+    """Export flagged rows for labelling, the most suspicious first; each image is exported at most once per project."""
     from screen.review.queue.fill import fill_queue
     from screen.review.queue.targets import choose_destination
 
@@ -125,7 +130,8 @@ def labels(
         str,
         typer.Argument(
             metavar="LABELS",
-            help="JSON export of Label Studio, a .parquet or .jsonl file, or the word label-studio for a project.",
+            help="Labels: a JSON export of Label Studio, a .parquet or .jsonl file, or the word label-studio for a "
+            "project on a server.",
             show_default=False,
         ),
     ],
@@ -133,24 +139,28 @@ def labels(
     output: Annotated[
         str,
         typer.Option(
-            "--output", "-o", metavar="FILE.parquet", help="File of labeled rows to write.", show_default=False
+            "--output", "-o", metavar="FILE.parquet", help="Parquet file of labelled rows to write.", show_default=False
         ),
     ],
     label_column: Annotated[
-        str, typer.Option(metavar="COLUMN", help="Column with the label, in .parquet and .jsonl.")
+        str, typer.Option(metavar="COLUMN", help="Column of the label in a .parquet or .jsonl file.")
     ] = "label",
     order_by: Annotated[
         str | None,
-        typer.Option(metavar="SCORE", help="Score that orders the rows.", show_default="as in queue"),
+        typer.Option(
+            metavar="SCORE",
+            help="Score that groups the flagged rows in the table of flag precision.",
+            show_default="ood_score, else the first score of the flag rule",
+        ),
     ] = None,
-    images: Annotated[bool, typer.Option("--images", help="Write the bytes of the images too.")] = False,
+    images: Annotated[bool, typer.Option("--images", help="Write the image bytes too.")] = False,
     source: InputNow = None,
     model: ClassNamesModel = None,
     project: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Number or title of the project.",
+            help="Number or title of the Label Studio project.",
             show_default="oodscreen",
             rich_help_panel=LABEL_STUDIO_PANEL,
         ),
@@ -158,7 +168,7 @@ def labels(
     url: ServerUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Join labels with results: measure how many flags were right, and write labeled rows for the next training."""
+    """Join labels with results: measure the precision of the flag, and write labelled rows for the next training."""
     from rich.console import Console
 
     from screen.review.labels.collect import join_labels, read_labels

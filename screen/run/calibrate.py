@@ -3,10 +3,11 @@
 In: an exported model, shards of held-out in-distribution rows, and optional reference shards. Out: a calibration file
 and a `CalibrationReport`.
 
-The rows are read once or twice: first, if `feature_distance` is a detector, to fill the reference set, which runs the
-trunk alone; then for the T passes. A row's pixels decide whether it belongs to the reference set, the fitting set or
-the calibration set. The split therefore does not depend on the order of rows or shards, and equal images are always in
-the same set.
+If `feature_distance` is a detector, the rows or the reference shards are read first to fill the reference set, for
+which the trunk alone is run. The rows are then read for the T passes, and with `--adaptive` once more for the early
+exit. The digest of a row's pixels determines whether the row belongs to the reference set, the fitting set or the
+calibration set. The split therefore does not depend on the order of rows or shards, and equal images are always in the
+same set.
 """
 
 from __future__ import annotations
@@ -74,14 +75,15 @@ def run_calibration(
     Args:
         model_path: file written by `oodscreen export`.
         source: held-out in-distribution rows: a shard, a folder of shards, or a glob.
-        output: the calibration file; an earlier calibration is replaced.
+        output: calibration file to write; an existing calibration is replaced.
         config: settings for reading rows and running passes.
         wanted: target review rate, reference shards, distance and detectors.
-        listener: receives progress and notices.
+        listener: object that receives progress and notices.
 
     Raises:
-        Refused: there are too few rows, some rows are also in the reference shards, or an option is invalid; with
-            `config.adaptive`, the detectors do not allow an early exit.
+        Refused: the model or the output cannot be used, there are too few rows, some rows are also in the reference
+            shards, or an option is invalid; with `config.adaptive`, the detectors do not allow an early exit.
+        OodscreenError: a session run or the write failed; an existing calibration is unchanged.
     """
     model = read_model(model_path)
     _refuse_to_replace(Path(output))
@@ -100,24 +102,24 @@ class _ScoredRows:
     """Digests and detector scores of the scored rows; images are not kept.
 
     Attributes:
-        digests: `[B]` per batch, digests of the pixels.
-        scores: by detector, `[B]` per batch.
+        digests: for each batch, digests of the pixels, `[B]`.
+        scores: by detector, for each batch its scores, `[B]`.
     """
 
     digests: list[NDArray[np.uint64]] = field(default_factory=list)
     scores: dict[str, list[NDArray[np.float32]]] = field(default_factory=dict)
 
     def all_digests(self) -> NDArray[np.uint64]:
-        """Digests of all rows, `[n]`."""
+        """Digests of the pixels of all n rows, `[n]`."""
         return np.concatenate(self.digests) if self.digests else np.zeros(0, np.uint64)
 
     def all_scores(self, name: str) -> NDArray[np.float32]:
-        """Scores of all rows by one detector, `[n]`."""
+        """Scores of all n rows that one detector uses, `[n]`."""
         return np.concatenate(self.scores[name])
 
 
 class _CalibrationProcess:
-    """One calibration: checks the request, splits and scores the rows, and fits the combined score."""
+    """Makes one calibration: checks the options, splits and scores the rows, and fits the combined score."""
 
     def __init__(
         self, model: ExportedModel, source: str, config: RunConfig, wanted: CalibrationConfig, listener: Listener
@@ -131,7 +133,7 @@ class _CalibrationProcess:
         self._features = plan.features
         self._detectors = choose_detectors(model.contract, wanted.detectors, plan.features)
         if not plan.features.tensor and not wanted.detectors:
-            listener.noted(f"feature_distance is not available, uncertainty alone is used ({plan.features.why})")
+            listener.noted(f"feature_distance is not available ({plan.features.why}); uncertainty is the only detector")
         if config.adaptive:
             refuse_early_exit(model.contract, None, self._detectors)
         shards = find_shards(source)[0]
@@ -170,10 +172,11 @@ class _CalibrationProcess:
         if 2 * len(fitting) < MIN_FITTING_ROWS or not threshold_rank(len(calibration_rows), self._wanted.review_rate):
             least = min_calibration_rows(self._wanted.review_rate)
             raise InputRefused(
-                f"Too many rows are equal: the fitting set has {len(fitting)} rows, the calibration set "
+                f"Too many rows have equal images: the fitting set has {len(fitting)} rows, the calibration set "
                 f"{len(calibration_rows)}.",
-                wanted=f"at least {MIN_FITTING_ROWS} and {least} rows; equal rows are in the same set",
-                next_step="give more distinct rows",
+                wanted=f"at least {MIN_FITTING_ROWS} rows in the fitting set and {least} in the calibration set; rows "
+                "with equal images are in the same set",
+                next_step="give more rows with distinct images",
             )
         self._calibration_digests = digests[calibration_rows]
         names = list(self._detectors)
@@ -182,9 +185,9 @@ class _CalibrationProcess:
             distance, features = None, "none: every row has the same features"
         if not names:
             raise OptionRefused(
-                f"No detector is left: feature_distance cannot be used ({features}).",
-                wanted="at least one detector that the model has",
-                next_step="add --detector entropy, or another score",
+                "feature_distance is the only detector, but all rows have the same features.",
+                wanted="at least one detector with different values for different rows",
+                next_step="add another detector, for example --detector entropy",
             )
         combined_score = CombinedScore(tuple(Detector.fit(name, rows.all_scores(name)[fitting]) for name in names))
         scores = np.sort(combined_score.score({name: rows.all_scores(name)[calibration_rows] for name in names}))
@@ -195,7 +198,7 @@ class _CalibrationProcess:
         return calibration, len(reference)
 
     def measure_early_exit(self, calibration: Calibration) -> StoppingReport:
-        """Score the calibration set again with early exit, and compare the flags with those after all passes."""
+        """Score the calibration set again with early exit, and compare the flags with the flags after all passes."""
         engine = EarlyExitEngine(self._plan, distance=calibration.distance, **self._options)
         limits = partial(entropy_limits, None, calibration)
         scores, passes = [], []
@@ -211,7 +214,7 @@ class _CalibrationProcess:
         )
 
     def _calibration_images(self) -> Iterator[NDArray[np.uint8] | None]:
-        """The images of the calibration set, in batches; None for a batch without any of its rows."""
+        """Images of the calibration set, in batches; None for a batch that contains no row of the calibration set."""
         for batch in self._read(self._shards, count=False):
             kept = np.isin(_digests(batch), self._calibration_digests)
             yield batch.images[kept] if kept.any() else None
@@ -220,13 +223,15 @@ class _CalibrationProcess:
         """Fill the reference set.
 
         Returns:
-            The fitted distance, or None if `feature_distance` is not a detector; the digests of the reference set; and
-            the source of the features, or the reason why there are none.
+            The fitted distance, or None if `feature_distance` is not a detector; the digests of the rows in the
+            reference set; and a description of the features, or the reason why there are none.
         """
         if not self._uses_distance:
             why = "none: feature_distance is not a detector" if self._features.tensor else self._features.describe()
             if self._reference is not None:
-                self._listener.noted("--reference is ignored: feature_distance is not a detector of this calibration")
+                self._listener.noted(
+                    "--reference has no effect: feature_distance is not a detector of this calibration"
+                )
             return None, np.zeros(0, np.uint64), why
         reference = ReferenceSet(self._features.size)
         for batch in self._read(self._reference or self._shards, count=False):
@@ -237,7 +242,7 @@ class _CalibrationProcess:
         digests, features = reference.close(REFERENCE_SHARE if self._reference is None else 1)
         if len(digests) < MIN_REFERENCE_ROWS:
             raise InputRefused(
-                f"The reference set has {len(digests)} distinct rows, of {len(seen)} readable rows.",
+                f"The reference set has {len(digests)} distinct rows, selected from {len(seen)} readable rows.",
                 wanted=f"at least {MIN_REFERENCE_ROWS} distinct rows, better thousands",
                 next_step="give more rows; reference rows may be training rows",
             )
@@ -248,7 +253,7 @@ class _CalibrationProcess:
         """Run the T passes over all rows outside the reference set.
 
         Args:
-            reference: digests of the reference set; None if it comes from separate shards.
+            reference: digests of the rows in the reference set; None if the reference set comes from separate shards.
             distance: the fitted distance; None if `feature_distance` is not a detector.
         """
         if distance is not None:
@@ -278,7 +283,8 @@ class _CalibrationProcess:
 
         Args:
             shards: the shards to read.
-            count: whether the rows count in `rows` and `statuses`; False if the rows are read a further time.
+            count: whether to add the rows to `rows` and `statuses`; False for reading rows that are counted in another
+                reading, or reference rows.
         """
         config, contract = self._config, self._model.contract
         columns = map_columns(shards, config, contract)
@@ -311,7 +317,7 @@ class _CalibrationProcess:
             )
 
     def _least_rows(self) -> int:
-        """Minimum number of rows that fill the reference, fitting and calibration sets."""
+        """Minimum number of in-distribution rows for large enough reference, fitting and calibration sets."""
         least = min_calibration_rows(self._wanted.review_rate)
         share = REFERENCE_SHARE if self._uses_distance and self._wanted.reference is None else 0.0
 
@@ -324,20 +330,23 @@ class _CalibrationProcess:
         return next(rows for rows in itertools.count(start) if is_enough(rows))
 
     def _require_rows(self, rows: int, kind: str) -> None:
-        """Refuse fewer rows than the target review rate needs.
+        """Refuse fewer rows than the target review rate requires.
+
+        Raises:
+            InputRefused: there are too few rows.
 
         Args:
             rows: number of rows.
-            kind: `rows` before they are read, `readable rows` afterwards.
+            kind: noun for the rows in the error: `rows` before they are read, `readable rows` afterwards.
         """
         needed = self._least_rows()
         if rows < needed:
             failure = f" (first unreadable row: {self._first_failure})" if self._first_failure else ""
             raise InputRefused(
                 f"The in-distribution shards contain {rows} {kind}{failure}.",
-                wanted=f"at least {needed} readable rows for a review rate of {self._wanted.review_rate:g}, "
-                "better ten times as many",
-                next_step="give more rows that the model was not trained on, in the image size of the model, or a "
+                wanted=f"at least {needed} readable rows for a review rate of {self._wanted.review_rate:g}; "
+                f"{10 * needed} are better",
+                next_step="give more rows on which the model was not trained, in the image size of the model, or a "
                 "higher --review-rate",
             )
 
@@ -351,7 +360,7 @@ def _refuse_to_replace(output: Path) -> None:
     except CalibrationRefused as error:
         raise OutputRefused(
             f"{output} exists and is not a calibration.",
-            wanted="a new file, or an earlier calibration to replace",
+            wanted="the path of a new file, or of a calibration to replace",
             next_step="choose another name",
         ) from error
 

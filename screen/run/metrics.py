@@ -1,7 +1,7 @@
-"""Metrics of the last run for the textfile collector of Prometheus.
+"""Metrics of the last run for the textfile collector of Prometheus' node_exporter.
 
-In: a `RunSummary`, or the exit code of a failed run. Out: a `.prom` file, which Prometheus' own client library writes
-to a temporary file and renames. After a failed run the time of the last success is copied from the existing file.
+In: a `RunSummary`, or the exit code of a failed run. Out: a `.prom` file. Prometheus' client library writes a temporary
+file and renames it to this path. After a failed run, the time of the last success is copied from the existing file.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _LAST_SUCCESS = "oodscreen_last_success_timestamp_seconds"
 
 @contextmanager
 def record_failure(path: Path, output: str) -> Iterator[None]:
-    """Write the exit code of a run that fails within the block, and raise its error again.
+    """If a run fails within the block, write its exit code to the metrics file, and raise the error again.
 
-    A run that finds OUTPUT locked writes nothing: the metrics belong to the run that holds the lock.
+    If OUTPUT is locked, nothing is written: the metrics belong to the run that holds the lock.
 
     Args:
         path: the `.prom` file.
-        output: OUTPUT, a label of every metric that distinguishes jobs.
+        output: path of OUTPUT; a label of every metric, by which jobs are distinguished.
 
     Raises:
         OptionRefused: the path is invalid; raised before the block runs.
@@ -37,8 +37,8 @@ def record_failure(path: Path, output: str) -> Iterator[None]:
     if path.suffix != ".prom" or not path.parent.is_dir():
         raise OptionRefused(
             f"--metrics is {str(path)!r}.",
-            wanted="a file name that ends in .prom, which the collector requires, in an existing folder",
-            next_step="give a file in the folder of node_exporter's --collector.textfile.directory",
+            wanted="a file name that ends in .prom, in an existing folder; the textfile collector reads no other files",
+            next_step="give a .prom file in the folder that node_exporter has as --collector.textfile.directory",
         )
     try:
         yield
@@ -53,13 +53,13 @@ def write_metrics(path: Path, output: str, code: ExitCode, summary: RunSummary |
     """Write the metrics of the last run.
 
     Args:
-        path: the `.prom` file.
-        output: OUTPUT.
+        path: the `.prom` file to write.
+        output: path of OUTPUT, a label of every metric.
         code: exit code of the run.
         summary: summary of the run; None if it failed.
 
     Raises:
-        WriteFailed: the system refused the write; an earlier file is unchanged.
+        WriteFailed: the operating system refused the write; an existing file is unchanged.
     """
     registry = CollectorRegistry()
 
@@ -109,13 +109,13 @@ def write_metrics(path: Path, output: str, code: ExitCode, summary: RunSummary |
 
 
 def _read_last_success(path: Path, output: str) -> float | None:
-    """Unix time of the last success in the existing file; None without a readable one."""
+    """Unix time of the last success in the existing file; None if there is no readable file or no success."""
     try:
         text = path.read_text(encoding="utf-8")
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 if sample.name == _LAST_SUCCESS and sample.labels.get("output") == output:
                     return float(sample.value)
-    except (OSError, ValueError):  # no earlier file, or an unreadable one
+    except (OSError, ValueError):  # there is no existing file, or it is unreadable
         pass
     return None

@@ -1,4 +1,7 @@
-"""Progress of a run on standard error: a progress bar on a terminal, otherwise plain lines."""
+"""Progress of a run on standard error: a progress bar on a terminal, otherwise plain lines.
+
+In: the events of a `Listener`. Out: text on standard error.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 _LINE_SECONDS = 10.0
-"""Minimum seconds between two progress lines."""
+"""Minimum seconds between two lines on standard error, of which the second is a progress line."""
 
 
 @contextmanager
 def make_listener() -> Iterator[Listener]:
-    """A progress bar if standard error is a terminal, otherwise plain lines."""
+    """Yield a listener that shows a progress bar if standard error is a terminal, otherwise plain lines."""
     if not sys.stderr.isatty():
         yield PlainLines()
         return
@@ -41,7 +44,7 @@ def make_listener() -> Iterator[Listener]:
 
 
 class PlainLines:
-    """Prints a line at the start, every notice, and a progress line at most every ten seconds."""
+    """Listener that prints a line at the start, each notice, and a progress line at most every `_LINE_SECONDS`."""
 
     def __init__(self) -> None:
         self._shards = self._rows = self._done_shards = self._done_rows = 0
@@ -61,7 +64,7 @@ class PlainLines:
         self._print(text)
 
     def advanced(self, rows: int) -> None:
-        """Count rows, and print a progress line if the last line is old enough."""
+        """Count rows, and print a progress line if the last line is older than `_LINE_SECONDS`."""
         self._done_rows += rows
         if time.monotonic() - self._last > _LINE_SECONDS:
             self._print(f"{self._done_rows} of {self._rows} rows, {self._done_shards} of {self._shards} shards")
@@ -76,14 +79,14 @@ class PlainLines:
 
 
 class ProgressBar:
-    """A rich progress bar over rows."""
+    """Listener that shows a progress bar of rich, which counts rows."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task = progress.add_task("scoring", total=None)
 
     def started(self, shards: int, rows: int, skipped: int, note: str) -> None:
-        """Set the bar's length; print the device note and the number of skipped shards above it."""
+        """Set the length of the bar; print the device note and the number of skipped shards above the bar."""
         self._progress.update(self._task, total=rows, completed=0)
         if note:
             self._progress.console.print(note, highlight=False)
@@ -99,4 +102,4 @@ class ProgressBar:
         self._progress.advance(self._task, rows)
 
     def finished(self, shard: WrittenShard) -> None:
-        """Do nothing: the bar counts rows."""
+        """Do nothing: the bar counts rows, not shards."""

@@ -35,14 +35,14 @@ from screen.run.stopping import StopRequest
 from screen.run.summary import RunSummary
 
 _RESERVED_NAMES = (LOCK_NAME, MANIFEST_STEM, QUARANTINE_STEM, RECORD_STEM, STAGING_PREFIX)
-"""Beginnings of the names of OUTPUT's own files, which no result shard may have."""
+"""Prefixes that are reserved for the names of OUTPUT's own files; no shard may have one."""
 
 
 class Listener(Protocol):
     """Receives the progress and the notices of a run or a calibration."""
 
     def started(self, shards: int, rows: int, skipped: int, note: str) -> None:
-        """The run starts to score.
+        """Called before the first shard is scored.
 
         Args:
             shards: number of shards to score.
@@ -52,13 +52,13 @@ class Listener(Protocol):
         """
 
     def noted(self, text: str) -> None:
-        """A one-line notice."""
+        """Called with a one-line notice."""
 
     def advanced(self, rows: int) -> None:
-        """`rows` more rows are scored."""
+        """Called after `rows` more rows were scored."""
 
     def finished(self, shard: WrittenShard) -> None:
-        """A result shard is complete and renamed into place."""
+        """Called after a result shard was completed, renamed into place and listed in the manifest."""
 
 
 def run_screening(
@@ -77,12 +77,13 @@ def run_screening(
         source: a shard, a folder of shards, or a glob.
         output: folder of results; created if missing.
         config: settings of the run.
-        listener: receives progress and notices.
+        listener: object that receives progress and notices.
         stop: request to stop, checked between batches.
-        open_executor: opens the executor that scores the shards; by default this process scores them.
+        open_executor: function that opens the executor that scores the shards; the default executor is this process.
 
     Raises:
         Refused: the model, INPUT, OUTPUT or an option cannot be used; nothing was written.
+        OutputLocked: another run holds OUTPUT; nothing was written.
         Interrupted: a signal requested a stop; finished shards stay.
         OodscreenError: the run failed; finished shards stay.
     """
@@ -110,7 +111,7 @@ def run_screening(
     summary = RunSummary(output, policy.rule.text, policy.settings.passes, limit, part=part, unreadable=unreadable)
     with ExitStack() as stack:
         executor = None
-        if not output.exists():  # every shard is new; if the executor cannot be opened, no folder is created
+        if not output.exists():  # every shard is new; opened first, so that a failure creates no folder
             executor = stack.enter_context(open_executor(job, listener.noted, stop))
         note = stack.enter_context(hold_output(output, part))
         if note:
@@ -131,7 +132,9 @@ def run_screening(
             summary.drift = policy.find_drift(*summary.readable)
         if part is None:
             write_quarantine(output, manifest.entries(), summary.unreadable)
-        if summary.shards and part is None:  # a part has neither the time nor the rows of the other parts
+        if (
+            summary.shards and part is None
+        ):  # the record describes a whole run; a part lacks the time and rows of the others
             record = RunRecord.make(
                 configuration=fingerprint(identity),
                 model=as_path(model_path).name,
@@ -152,7 +155,7 @@ def run_screening(
 
 
 def _plan(shards: list[ShardRef], manifest: Manifest, summary: RunSummary) -> list[ShardRef]:
-    """The shards to score; the reasons, and the skipped and vanished shards, are added to the summary."""
+    """The shards to score; their reasons, the skipped shards and the vanished shards are added to the summary."""
     todo = []
     for shard in shards:
         reason = manifest.reason_to_score(shard)
@@ -174,7 +177,7 @@ def _score_shards(
     listener: Listener,
     stop: StopRequest,
 ) -> None:
-    """Score shards; a shard is finished once the manifest lists it. The summary lists them in the order of `shards`."""
+    """Score shards, list each finished shard in the manifest, and add them to the summary in the given order."""
     try:
         with closing(executor.score(shards)) as events:
             stop.check()
@@ -201,10 +204,17 @@ def _open_manifest(
 
 
 def _check_output(output: Path, source: str, shards: list[ShardRef]) -> None:
-    """Refuse an OUTPUT whose results would become input of the next run, or would replace input."""
+    """Refuse an OUTPUT whose results would be read as input by the next run, or would replace input.
+
+    Raises:
+        InputRefused: the name of a shard is reserved.
+        OutputRefused: OUTPUT is a file, is inside INPUT, or contains a link or input shard where a result belongs.
+    """
     resolved = output.resolve()
     if output.exists() and not output.is_dir():
-        raise OutputRefused(f"OUTPUT {output} is a file.", wanted="a folder", next_step="give the path of a folder")
+        raise OutputRefused(
+            f"OUTPUT {output} is a file.", wanted="a folder", next_step="give the path of a new or existing folder"
+        )
     searched_below = as_path(source).is_dir() or "**" in source
     for shard in shards:
         if searched_below and is_within(resolved, shard.root):
@@ -216,13 +226,13 @@ def _check_output(output: Path, source: str, shards: list[ShardRef]) -> None:
         if shard.name.startswith(_RESERVED_NAMES):
             raise InputRefused(
                 f"The name of the shard {shard.name} is reserved for a file of OUTPUT.",
-                wanted=f"names that do not start with {', '.join(_RESERVED_NAMES)}",
+                wanted=f"shard names that do not start with {', '.join(_RESERVED_NAMES)}",
                 next_step="rename the shard",
             )
         result = resolved / shard.name
         if not is_within(result.parent.resolve(), resolved):
             raise OutputRefused(
-                f"{output / shard.name} would be outside OUTPUT: a folder in its path is a link.",
+                f"The result {output / shard.name} would be outside OUTPUT, because a folder in its path is a link.",
                 wanted="an OUTPUT that contains all results",
                 next_step="replace the link with a folder, or choose another OUTPUT",
             )
@@ -230,5 +240,5 @@ def _check_output(output: Path, source: str, shards: list[ShardRef]) -> None:
             raise OutputRefused(
                 f"The result of {shard.path} would replace this input shard.",
                 wanted="an OUTPUT without input shards",
-                next_step="choose another folder",
+                next_step="choose another folder as OUTPUT",
             )

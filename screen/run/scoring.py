@@ -1,7 +1,7 @@
 """Score shards in one process, and the `Executor` protocol that local runs and clusters share.
 
-In: a `Job` and shards. Out: `Progress`, batch by batch. A local run has one `ShardScorer`; on a cluster each worker has
-one (`screen/cluster`). `runner.py` uses both through `Executor`.
+In: a `Job` and shards. Out: `Progress`, batch by batch. A local run uses one `ShardScorer`; on a cluster each worker
+uses one (`screen/cluster`). `runner.py` uses local runs and clusters through the protocol `Executor`.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ NON_FINITE = ("non_finite", "the model returned NaN or infinity")
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a worker needs to score shards.
+    """The data that a worker needs to score shards.
 
     Attributes:
         model: the exported model.
         output: folder of results.
         config: settings of the run.
-        policy: decision policy, with the calibration that `identity` names.
+        policy: decision policy, with the calibration whose digest is in `identity`.
         columns: the input columns to read.
-        identity: the configuration, on which the results depend; written into every file.
-        owner: name of the part, in the names of its staging files; "" without parts.
+        identity: the configuration that determines the results; written into every result shard.
+        owner: name of the part, which is included in the names of the part's staging files; "" without parts.
     """
 
     model: ExportedModel
@@ -63,11 +63,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress since the previous one.
+    """Progress of a run since the previous `Progress`.
 
     Attributes:
-        rows: number of rows scored.
-        finished: result shards completed.
+        rows: number of rows that were scored.
+        finished: result shards that were completed.
         lost: shards that could not be scored after several tries; they have no result.
     """
 
@@ -80,7 +80,7 @@ class Executor(Protocol):
     """Scores shards, in this process or on the workers of a cluster.
 
     Attributes:
-        device: device of the passes, in short.
+        device: name of the device that runs the passes.
         note: one-line note on the device, or "".
         stages: busy time of each stage in seconds; stages overlap.
     """
@@ -90,7 +90,7 @@ class Executor(Protocol):
     stages: dict[str, float]
 
     def score(self, shards: Sequence[ShardRef]) -> Generator[Progress, None, None]:
-        """Score shards; closing the generator removes unfinished results.
+        """Score shards; when the generator is closed, unfinished result files are removed.
 
         Raises:
             OodscreenError: scoring failed; finished shards stay.
@@ -98,18 +98,18 @@ class Executor(Protocol):
 
 
 OpenExecutor = Callable[[Job, Callable[[str], None], StopRequest], AbstractContextManager[Executor]]
-"""Opens an executor for a block, from the job, a callback for one-line notices, and the request to stop."""
+"""Function that opens an executor for a block, given the job, a callback for one-line notices and the stop request."""
 
 
 class ShardScorer:
-    """Scores shards in this process: each stage runs in its own thread, writing in the caller's thread.
+    """Scores shards in this process: each stage has its own thread, except that the caller's thread writes the results.
 
     Args:
-        job: the work to do.
+        job: the model, the settings and the folder of results.
         notify: callback for one-line notices.
 
     Raises:
-        Refused: the device is not available, or the model cannot be run.
+        Refused: the device is not available, or the model does not run on the device.
     """
 
     def __init__(self, job: Job, notify: Callable[[str], None]) -> None:
@@ -149,7 +149,7 @@ class ShardScorer:
             writers.abandon()
 
     def score_groups(self, shard: ShardRef, groups: range) -> pa.Table:
-        """Score some row groups of a shard, and return their rows in result columns without writing them.
+        """The result columns of some row groups of a shard, scored but not written.
 
         Raises:
             OodscreenError: scoring failed.
@@ -176,17 +176,17 @@ class ShardScorer:
 
 @contextmanager
 def open_here(job: Job, notify: Callable[[str], None], stop: StopRequest) -> Iterator[Executor]:
-    """Open the local executor, which scores in this process."""
+    """Open the local executor, which scores the shards in this process."""
     yield ShardScorer(job, notify)
 
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """A scored batch.
+    """The rows of one batch, scored and flagged.
 
     Attributes:
-        pieces: the rows as they were read.
-        table: the same rows in result columns.
+        pieces: the input rows of the batch, by shard.
+        table: the result columns of these rows.
     """
 
     pieces: tuple[RowBatch, ...]
@@ -194,7 +194,7 @@ class ScoredBatch:
 
 
 def score_batches(screener: Screener, batches: Iterator[ImageBatch]) -> Iterator[ScoredBatch]:
-    """Score and flag the readable rows of each batch, and put all its rows into result columns."""
+    """Score and flag the readable rows of each batch; the table of a batch also contains its unreadable rows."""
     waiting: deque[ImageBatch] = deque()
 
     def readable_images() -> Iterator[NDArray[np.uint8] | None]:

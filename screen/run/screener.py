@@ -1,7 +1,7 @@
 """Screener: an exported model with its decision policy, for batches in memory.
 
-In: `uint8 [B, H, W, C]`. Out: `ScoredRows`, or the raw passes. The command line uses the same class, so its scores are
-the same.
+In: `uint8 [B, H, W, C]`. Out: `ScoredRows`, or the output of every pass. `oodscreen run` uses the same class, so both
+compute the same scores.
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ class Screener:
     """Scores images by T Monte Carlo dropout passes.
 
     Args:
-        model: path of an exported file, or the file as read.
-        passes: T; default 100, or the calibration's.
-        seed: seed for the dropout masks; the same seed gives the same numbers. Default 0, or the calibration's.
-        masks: `shared`: all rows see the same T thinned networks, and T passes cost little. `per-row`: independent
-            masks for every row, as in the article. Default `shared`, or the calibration's.
+        model: path of a file that `oodscreen export` wrote, or the model as `read_model` returns it.
+        passes: number of passes, T; the default is that of the calibration, else 100.
+        seed: seed for the dropout masks; equal seeds produce equal masks. The default is that of the calibration, else
+            0.
+        masks: `shared`: all rows pass through the same T thinned networks, which is fast. `per-row`: independent masks
+            for each row, as in the article. The default is that of the calibration, else `shared`.
         flag_if: flag rule; the default depends on the kind of output. With a calibration, a row is flagged if the rule
             or the calibration flags it.
-        calibration: file of `oodscreen calibrate` for this model.
-        adaptive: early exit: stop a row's passes once its decision is made. The `passes` of its summary are then the
-            completed passes, and its scores are estimates of the scores after T passes.
+        calibration: path of a file that `oodscreen calibrate` wrote for this model.
+        adaptive: early exit: whether to stop the passes of a row once its flag is decided. `passes` in the summary is
+            then the number of completed passes, and the scores are estimates of the scores after T passes.
         device: `auto`, `cpu` or `cuda`.
-        threads: threads that share the work; 0 for all cores. Results do not depend on it.
-        memory: MiB for the tensors of a run.
-        notify: callback for one line when memory ran out and runs become smaller.
-        policy: an existing decision policy; its passes, seed, masks, rule and calibration replace the arguments.
+        threads: number of threads, 0 for one on each core; results do not depend on this number.
+        memory: maximum size of the tensors of one session run, in MiB.
+        notify: callback for one-line notices that memory ran out and that session runs become smaller.
+        policy: existing decision policy, which replaces the arguments passes, seed, masks, flag_if and calibration.
 
     Raises:
         Refused: the model, rule or calibration cannot be used, the device is not available, or an option is invalid.
@@ -97,7 +98,7 @@ class Screener:
         """Score and flag images.
 
         Args:
-            images: `uint8 [B, H, W, C]` of the model's size.
+            images: `uint8 [B, H, W, C]` of the model's image size, raw pixels.
 
         Raises:
             InputRefused: the array has another type or shape.
@@ -107,12 +108,13 @@ class Screener:
         return self.policy.apply(summary)
 
     def summarize_each(self, batches: Iterable[NDArray[np.uint8] | None]) -> Iterator[PassSummary | None]:
-        """The statistics of each batch, in order.
+        """Yield the statistics of each batch, in order.
 
-        With `adaptive`, several batches are read before the first result is yielded.
+        With `adaptive`, several batches are read before the first statistics are yielded.
 
         Args:
-            batches: `uint8 [B, H, W, C]` of the model's size; or None for a batch without images, which yields None.
+            batches: images `uint8 [B, H, W, C]` of the model's image size; None, for which None is yielded, is a batch
+                without images.
 
         Raises:
             InputRefused: an array has another type or shape.
@@ -123,10 +125,10 @@ class Screener:
         return (None if images is None else self._engine.summarize(images) for images in checked)
 
     def raw_passes(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
-        """The output of every pass, in consecutive blocks `[P, B, C]` with T passes in total.
+        """Yield the outputs of the T passes, in consecutive blocks `[P, B, C]` of P passes.
 
         Args:
-            images: `uint8 [B, H, W, C]` of the model's size.
+            images: `uint8 [B, H, W, C]` of the model's image size, raw pixels.
 
         Raises:
             InputRefused: the array has another type or shape.
@@ -137,13 +139,18 @@ class Screener:
         return self._raw_engine.raw_passes(self._check(images))
 
     def _check(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The images, if their type and shape are correct."""
+        """The images, after a check of their type and shape.
+
+        Raises:
+            InputRefused: the type or the shape is wrong.
+        """
         wanted = self.contract.image_shape
         found: tuple[int, ...] = getattr(images, "shape", ())
         if getattr(images, "dtype", None) != np.uint8 or found[1:] != wanted or len(found) != 4 or found[0] < 1:
             raise InputRefused(
                 f"The images are {getattr(images, 'dtype', type(images).__name__)} {list(found)}.",
                 wanted=f"uint8 [B, {wanted[0]}, {wanted[1]}, {wanted[2]}] with B at least 1, raw pixels 0..255",
-                next_step="give raw pixels; the exported model scales them",
+                next_step="decode and resize the images to this shape, and leave the scaling of pixels to the exported "
+                "model",
             )
         return images

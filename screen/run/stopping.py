@@ -1,6 +1,6 @@
 """Stop on signals: SIGINT and SIGTERM end a run after the current batch.
 
-In: signals. Out: a `StopRequest` that the loop checks between batches. A signal therefore never interrupts the run
+In: signals. Out: a `StopRequest` that the run checks between batches. A signal therefore never interrupts the run
 between the rename of a shard and its line in the manifest. A second signal ends the process at once.
 """
 
@@ -15,7 +15,7 @@ from export.errors import Interrupted, Terminated
 
 
 class StopRequest:
-    """The first signal that asked the run to stop, if any."""
+    """Request to stop a run, made by a signal."""
 
     def __init__(self) -> None:
         self._signal: int | None = None
@@ -40,14 +40,14 @@ class StopRequest:
         kind = Terminated if self._signal == signal.SIGTERM else Interrupted
         raise kind(
             f"The run was interrupted by {signal.Signals(self._signal).name}; finished shards stay.",
-            wanted="a run without a signal",
+            wanted="a run that ends before a signal arrives",
             next_step="run the same command again; it skips finished shards",
         )
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn SIGINT and SIGTERM into a `StopRequest` within the block; works in the main thread only."""
+    """Record SIGINT and SIGTERM in a `StopRequest` within the block; only the main thread may call this."""
     request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -1,6 +1,6 @@
-"""RunSummary: the outcome of a run, as numbers, text, JSON and an exit code.
+"""RunSummary: the outcome of a run as numbers, text, JSON and an exit code.
 
-In: the counts of a run. Out: text for the terminal; JSON and an exit code for a scheduler.
+In: the shards and options of a run. Out: text for the terminal; JSON and an exit code for a scheduler.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from screen.output.writer import WrittenShard
 from screen.partition import ShardPartition
 
 _NAMED = 5
-"""Maximum number of shards, or parts, that a line names."""
+"""Maximum number of shards or parts that are named on one line."""
 
 
 @dataclass
@@ -32,14 +32,14 @@ class RunSummary:
         rule: the flag rule.
         passes: T.
         max_bad_rows: limit on rows that could not be scored.
-        device: device of the passes; "" if no shard had to be scored.
+        device: device that ran the passes; "" if no shard had to be scored.
         part: the part of INPUT that the run scored; None for all of INPUT.
-        open_parts: unfinished parts; once there are none, the manifests of the parts are merged.
+        open_parts: unfinished parts; empty once all parts are finished and their manifests are merged.
         seconds: wall time.
         stages: busy time of each stage in seconds; stages overlap.
         reasons: why each shard had to be scored, by shard name.
-        shards: result shards written, in order.
-        earlier: unchanged shards of INPUT that an earlier run finished.
+        shards: result shards that the run wrote, in the order of INPUT.
+        earlier: entries of the unchanged shards of INPUT that an earlier run finished.
         unreadable: shards that could not be read or scored; they have no result.
         vanished: shards with a result whose input no longer exists.
         drift: drift test of the run; None if it was not requested or the run has no calibration.
@@ -78,7 +78,7 @@ class RunSummary:
 
     @property
     def statuses(self) -> dict[str, int]:
-        """Number of rows by status."""
+        """Number of rows of this run by status."""
         total: dict[str, int] = {}
         for shard in self.shards:
             for status, count in shard.statuses.items():
@@ -92,12 +92,12 @@ class RunSummary:
 
     @property
     def readable(self) -> tuple[int, int]:
-        """Number of readable rows of this run, and number of flagged rows among them."""
+        """Number of scored rows of this run, and number of flagged rows among them."""
         return self.rows - self.bad, self.flagged - self.bad
 
     @property
     def flag_rate(self) -> float:
-        """Share of this run's readable rows that are flagged; unreadable rows, which always are, do not count."""
+        """Share of this run's scored rows that are flagged, without the rows that could not be scored."""
         rows, flags = self.readable
         return flags / rows if rows else 0.0
 
@@ -105,8 +105,8 @@ class RunSummary:
     def exit_code(self) -> ExitCode:
         """Exit code of the process.
 
-        The limit on bad rows is applied to the rows of this run and again to all rows of INPUT, so that neither an
-        interruption nor many good earlier runs can hide bad rows.
+        The limit on bad rows is applied to the rows of this run and again to all rows of INPUT, so that bad rows are
+        reported even if an interrupted run scored them, or if earlier runs scored many good rows.
         """
         all_rows = self.rows + sum(entry.rows for entry in self.earlier)
         all_bad = self.bad + sum(entry.bad for entry in self.earlier)
@@ -117,7 +117,7 @@ class RunSummary:
         return ExitCode.DRIFT if self.drift is not None and self.drift.is_alarm else ExitCode.DONE
 
     def plan_lines(self) -> list[str]:
-        """One line for the shards of each reason to score; then the skipped, the vanished and the unreadable shards."""
+        """Lines of text: the shards to score, one line per reason; then the skipped, vanished and unreadable shards."""
         by_reason: dict[str, list[str]] = {}
         for name, reason in self.reasons.items():
             by_reason.setdefault(reason, []).append(name)
@@ -129,7 +129,7 @@ class RunSummary:
         return lines + self._unreadable_lines()
 
     def to_text(self) -> str:
-        """Several lines of text."""
+        """The summary as several lines of text."""
         rate = self.flagged / self.rows if self.rows else 0.0
         speed = self.rows / self.seconds if self.seconds else 0.0
         lines = [
@@ -167,7 +167,7 @@ class RunSummary:
         return [f"unreadable, no result: {_plain(shard.name)}: {shard.reason}" for shard in self.unreadable]
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """The summary as one line of JSON."""
         code = self.exit_code
         values: dict[str, Any] = {
             "exit_code": int(code),

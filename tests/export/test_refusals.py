@@ -204,7 +204,7 @@ REFUSALS = (
     Refusal(
         "one_logit",
         ending_in(lambda layers: layers.Dense(1)),
-        "would always be certain",
+        "whose probability is always 1",
         options=(*UNIT, "--output-kind", "logits"),
     ),
     Refusal("quantized", quantized, "has quantized layers: dense", what="quantized models"),

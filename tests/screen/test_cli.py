@@ -304,11 +304,11 @@ BAD: dict[str, tuple[str, str]] = {
     "no such calibration": ("run good.onnx shards out --calibration missing", "The calibration missing cannot be read"),
     "a calibration that is none": (
         "run good.onnx shards out --calibration text.onnx",
-        "is not a calibration, or is damaged",
+        "is not a calibration, or the file is damaged",
     ),
     "stopping by a rule that cannot settle": (
         "run good.onnx shards out --adaptive --flag-if 'entropy<0.5'",
-        "is not a lower limit on the entropy alone",
+        "does not flag rows by a lower limit of the entropy alone",
     ),
     "a rule on a calibration that is not there": (
         "run good.onnx shards out --flag-if p_value<0.1",
@@ -505,7 +505,7 @@ def test_the_former_name_of_output_layer_still_works(
     assert len(found) == 1
     assert "nowhere" in found.pop()
     assert oodscreen(*words, "--output", "a", "--output-layer", "b", monkeypatch=monkeypatch) == 2
-    assert "--output-layer is b, and --output, its former name, is a" in capsys.readouterr().err
+    assert "--output-layer is b, and --output, the former name of --output-layer, is a" in capsys.readouterr().err
     assert oodscreen("export", "--help", monkeypatch=monkeypatch) == 0
     told = capsys.readouterr().out
     assert "--output-layer" in told

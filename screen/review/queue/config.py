@@ -1,7 +1,7 @@
-"""QueueConfig and TargetConfig: frozen values that say which rows go into a queue, and where the queue is written.
+"""QueueConfig and TargetConfig: the options that select the rows of a queue, and its destination.
 
-In: options of the command line, or keywords from Python. Out: checked values. Each option is declared here once
-(`export.options`).
+In: options of the command line, or keywords from Python. Out: frozen dataclasses with checked values. Each option is
+declared once, as a field (`export.options`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TARGET = "Where the queue goes"
 
 @dataclass(frozen=True, kw_only=True)
 class QueueConfig:
-    """Options that choose the rows of a queue."""
+    """Options that select the rows of a queue."""
 
     top: Annotated[
         int | None,
@@ -52,7 +52,8 @@ class QueueConfig:
         typer.Option(
             "--reason",
             metavar="NAME",
-            help="Score or status; only rows that are flagged because of it are exported. May be repeated.",
+            help="Score or status by which rows are selected: only rows whose `flag_reasons` contain this name are "
+            "exported. May be repeated.",
             show_default=False,
             rich_help_panel=_ROWS,
         ),
@@ -61,7 +62,7 @@ class QueueConfig:
         str | None,
         typer.Option(
             metavar="SCORE",
-            help="Score that orders the rows, the most suspicious first.",
+            help="Score by which rows are ordered, the most suspicious first.",
             show_default="ood_score, else the first score of the flag rule",
             rich_help_panel=_ROWS,
         ),
@@ -70,13 +71,13 @@ class QueueConfig:
         str | None,
         typer.Option(
             metavar="P%",
-            help="Share of the rows that are not flagged to add at random, marked `audit`.",
+            help="Percentage of the unflagged rows to draw at random and add, marked `audit`; for example 0.5%.",
             show_default=False,
             rich_help_panel=_ROWS,
         ),
     ] = None
     seed: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Seed for that random choice.", rich_help_panel=_ROWS)
+        int, typer.Option(min=0, metavar="N", help="Seed for the draw of --include-random.", rich_help_panel=_ROWS)
     ] = 0
     ledger: Annotated[
         str | None,
@@ -100,7 +101,7 @@ class QueueConfig:
         self.share()
 
     def share(self) -> float:
-        """Share of the rows that are not flagged to add at random, 0 to 1.
+        """Expected fraction of the unflagged rows to draw, 0 to 1.
 
         Raises:
             OptionRefused: `include_random` is not a percentage above 0 and at most 100.
@@ -112,15 +113,15 @@ class QueueConfig:
         if not 0 < share <= 1:
             raise OptionRefused(
                 f"--include-random is {self.include_random!r}.",
-                wanted="a share of the rows that were not flagged, above 0% and at most 100%",
-                next_step="for example --include-random 0.5%",
+                wanted="a percentage of the unflagged rows, above 0% and at most 100%",
+                next_step="give a percentage, for example --include-random 0.5%",
             )
         return share
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetConfig:
-    """Options that choose the destination of a queue: a file, a folder, or a project of Label Studio."""
+    """Options that select the destination of a queue: a file, a folder, or a Label Studio project."""
 
     output: Annotated[
         str | None,
@@ -128,7 +129,7 @@ class TargetConfig:
             "--output",
             "-o",
             metavar="QUEUE",
-            help="File or folder to write.",
+            help="File or folder of the queue to write.",
             show_default=False,
             rich_help_panel=_TARGET,
         ),
@@ -147,9 +148,9 @@ class TargetConfig:
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Labeling project; an image is queued at most once per project. In Label Studio its number or title; "
-            "it is created if missing.",
-            show_default="default, in Label Studio oodscreen",
+            help="Labelling project; an image is queued at most once per project. For Label Studio, the number or "
+            "title of the project; a project with a new title is created.",
+            show_default="default; for Label Studio oodscreen",
             rich_help_panel=_TARGET,
         ),
     ] = None
@@ -157,7 +158,7 @@ class TargetConfig:
         bool,
         typer.Option(
             "--images/--no-images",
-            help="Write the bytes of the images into parquet and jsonl.",
+            help="Write the image bytes into a parquet or jsonl queue.",
             rich_help_panel=_TARGET,
         ),
     ] = True
@@ -165,8 +166,8 @@ class TargetConfig:
         str | None,
         typer.Option(
             metavar="TEMPLATE",
-            help="Template of the image addresses in Label Studio tasks, such as 'https://.../{path}'; fields: {path}, "
-            "{id}, {shard}, {row}, {key}.",
+            help="Template of the image addresses in Label Studio tasks, such as 'https://.../{path}'; placeholders: "
+            "{path}, {id}, {shard}, {row}, {key}.",
             show_default="images are embedded in the tasks",
             rich_help_panel=LABEL_STUDIO_PANEL,
         ),

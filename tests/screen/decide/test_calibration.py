@@ -145,7 +145,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
     make_calibration().save(path)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(CalibrationRefused, match="is not a calibration, or is damaged"):
+    with pytest.raises(CalibrationRefused, match="is not a calibration, or the file is damaged"):
         read_calibration(path)
 
 

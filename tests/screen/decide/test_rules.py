@@ -57,7 +57,7 @@ def test_a_rule_that_holds_because_something_does_not_gives_itself_as_reason() -
     [
         ("", "is incomplete"),
         ("entropy >", "is incomplete"),
-        ("entropy", "needs a comparison"),
+        ("entropy", "has no comparison sign after 'entropy'"),
         ("entropy = 3", "unknown character"),
         ("entropy > 0.5 or", "is incomplete"),
         ("(entropy > 0.5", "no closing parenthesis"),

@@ -211,9 +211,9 @@ def test_a_calibration_replaces_a_calibration_and_nothing_else(
 
 def test_rows_that_are_all_equal_are_refused(calibrate: Calibrate, shards: Path, tmp_path: Path) -> None:
     write_shard(tmp_path / "in" / "a.parquet", [encode(np.zeros((28, 28, 1), np.uint8))] * 900)
-    with pytest.raises(InputRefused, match="Too many rows are equal"):
+    with pytest.raises(InputRefused, match="Too many rows have equal images"):
         calibrate(tmp_path / "in", reference=str(shards / "train"))
-    with pytest.raises(InputRefused, match="The reference set has 0 distinct rows, of 900 readable rows"):
+    with pytest.raises(InputRefused, match="The reference set has 0 distinct rows, selected from 900 readable rows"):
         calibrate(tmp_path / "in")
 
 

@@ -169,7 +169,7 @@ def test_the_command_writes_a_page_and_replaces_only_pages(
         cli.app(["report", str(drawn / "out"), "-o", str(target), "--top", top], standalone_mode=False)
         assert len(Page(target.read_text()).all("img")) == int(top)
     flagged = sum(read_results(drawn / "out")["flag"].to_pylist())
-    expected = rf"report.html: 6 most suspicious rows, 6 with a picture; {flagged} of 4000 rows flagged.*; 0.\d MB"
+    expected = rf"report.html: 6 most suspicious rows, 6 with a thumbnail; {flagged} of 4000 rows flagged.*; 0.\d MB"
     assert re.search(expected, capsys.readouterr().out)
     other = tmp_path / "thesis.html"
     other.write_text("<!DOCTYPE html><title>mine</title>")
@@ -188,7 +188,7 @@ def test_the_command_prints_the_counts_of_the_run_and_of_available_images(
     cli.app(words, standalone_mode=False)
     printed = capsys.readouterr().out
     assert (
-        f"r.html: 4 most suspicious rows, 0 with a picture; {flagged} of 183 rows flagged (2 of them could not"
+        f"r.html: 4 most suspicious rows, 0 with a thumbnail; {flagged} of 183 rows flagged (2 of them could not"
         in printed
     )
     assert f"with --input; {tmp_path} does not contain them" in printed
