@@ -33,17 +33,17 @@ class FlagInterval:
 
 
 MIN_DRIFT_ROWS = 1000
-"""Minimum number of scored rows of a run for the drift test."""
+"""Minimum number of readable rows of a run for the drift test."""
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Drift test of a run: flags among its scored rows, and the prediction interval of the calibration.
+    """Drift test of a run: flags among its readable rows, and the prediction interval of the calibration.
 
     Attributes:
-        rows: number of scored rows of the run.
-        flags: number of flagged rows among the scored rows.
-        band: the prediction interval; None if the run has fewer than `MIN_DRIFT_ROWS` scored rows.
+        rows: number of readable rows of the run.
+        flags: number of flagged rows among the readable rows.
+        band: the prediction interval; None if the run has fewer than `MIN_DRIFT_ROWS` readable rows.
     """
 
     rows: int
@@ -70,8 +70,8 @@ def find_drift(calibration_rows: int, rank: int, rows: int, flags: int) -> Drift
     Args:
         calibration_rows: number of rows in the calibration set.
         rank: rank of the threshold among the calibration scores, from the highest.
-        rows: number of scored rows of the run.
-        flags: number of flagged rows among the scored rows.
+        rows: number of readable rows of the run.
+        flags: number of flagged rows among the readable rows.
     """
     return Drift(rows, flags, flag_interval(calibration_rows, rank, rows) if rows >= MIN_DRIFT_ROWS else None)
 

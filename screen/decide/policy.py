@@ -98,8 +98,8 @@ class DecisionPolicy:
         """Compare a number of flags with the prediction interval of the calibration; None without a calibration.
 
         Args:
-            rows: number of scored rows of the run.
-            flags: number of flagged rows among the scored rows.
+            rows: number of readable rows of the run.
+            flags: number of flagged rows among the readable rows.
         """
         if self.calibration is None:
             return None

@@ -132,9 +132,8 @@ def run_screening(
             summary.drift = policy.find_drift(*summary.readable)
         if part is None:
             write_quarantine(output, manifest.entries(), summary.unreadable)
-        if (
-            summary.shards and part is None
-        ):  # the record describes a whole run; a part lacks the time and rows of the others
+        # The record describes a whole run; a part lacks the time and the rows of the other parts.
+        if summary.shards and part is None:
             record = RunRecord.make(
                 configuration=fingerprint(identity),
                 model=as_path(model_path).name,

@@ -92,12 +92,12 @@ class RunSummary:
 
     @property
     def readable(self) -> tuple[int, int]:
-        """Number of scored rows of this run, and number of flagged rows among them."""
+        """Number of readable rows of this run, and number of flagged rows among them."""
         return self.rows - self.bad, self.flagged - self.bad
 
     @property
     def flag_rate(self) -> float:
-        """Share of this run's scored rows that are flagged, without the rows that could not be scored."""
+        """Share of this run's readable rows that are flagged; rows that could not be scored are not counted."""
         rows, flags = self.readable
         return flags / rows if rows else 0.0
 

@@ -178,7 +178,7 @@ REFUSALS = (
     Refusal(
         "no_such_object",
         ending_in(),
-        "--custom-objects nowhere:Thing was not found",
+        "--custom-objects nowhere:Thing cannot be imported",
         options=(*UNIT, "--custom-objects", "nowhere:Thing"),
     ),
     Refusal("two_inputs", two_images, "takes 2 inputs", what="several inputs"),
@@ -199,7 +199,7 @@ REFUSALS = (
         "has an output of shape [N, 8, 24]",
         what="output maps, as in segmentation",
     ),
-    Refusal("kind_unsaid", ending_in(lambda layers: layers.Dense(3)), "probabilities, logits or a regression"),
+    Refusal("kind_unsaid", ending_in(lambda layers: layers.Dense(3)), "probabilities, logits or regression values"),
     Refusal("kind_contradicted", ending_in(), "is a softmax", options=(*UNIT, "--output-kind", "sigmoid")),
     Refusal(
         "one_logit",
