@@ -215,7 +215,7 @@ class RunConfig:
         typer.Option(
             min=1,
             metavar="N",
-            help="Maximum size of the tensors of one session run, in MiB; the process itself needs more.",
+            help="Maximum size of the tensors of all concurrent session runs, in MiB; the process itself needs more.",
             rich_help_panel=SPEED_PANEL,
         ),
     ] = 512

@@ -34,7 +34,7 @@ class Inspection:
         passes: T.
         passes_per_run: passes in one session run.
         rows_per_run: maximum rows in one session run whose tensors fit into `memory`.
-        memory: maximum size of the tensors of one session run, in MiB.
+        memory: maximum size of the tensors of all concurrent session runs, in MiB.
         relative_cost: arithmetic of T passes, as a multiple of that of one pass through the whole network.
     """
 

@@ -266,7 +266,8 @@ def article_text() -> str:
         f"every row, as in the article; ± {shared.std():.2%} with shared masks), the mean of {result['passes']} "
         f"passes on {result['ensemble_accuracy']:.2%}. Row 247, a {row['label']}: {likely_classes}. "
         f"Of rows 0 to 499, these have the lowest probability: {improbable}; and these the largest std: {spread}. "
-        f"A random image is classified as {noise['prediction']} at {max(noise['mean']):.2f}. "
+        f"An image of uniformly random pixels is classified as {noise['prediction']}, with a mean probability of "
+        f"{max(noise['mean']):.2f} over the passes. "
         f"The article's 10,000 x {result['passes']} passes, 17 min 2 s on its GPU, took "
         f"{result['seconds']:.0f} s here, on {result['machine']['cores']} cores (`python -m benchmarks.article`)."
     )

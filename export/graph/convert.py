@@ -237,7 +237,8 @@ def _check_converted(proto: onnx.ModelProto, source: KerasSource) -> None:
         raise ModelRefused(
             f"The converted graph of {source.origin} has {len(proto.graph.input)} inputs instead of one: {names}.",
             wanted="a graph whose only input is the image",
-            next_step="replace the layers that these names contain by standard Keras layers, then export again",
+            next_step="replace the layers whose names appear in these input names with standard Keras layers, then "
+            "export again",
         )
 
 

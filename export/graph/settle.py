@@ -1,7 +1,8 @@
-"""ONNX graph passes for two constructs that the engine's planner or onnxruntime's optimiser misinterprets.
+"""Rewrite two ONNX constructs: computed Reshape targets, and a Pad before a MaxPool.
 
-In: a graph with noise functions. Out: an equivalent graph, changed in place, with constant Reshape targets and with a
-Pad before a MaxPool that onnxruntime does not fuse.
+In: a graph with noise functions. Out: an equivalent graph, changed in place: Reshape targets are constant, because the
+engine's planner cannot analyse computed ones, and a Pad before a MaxPool has a form that onnxruntime's `Pad_Fusion`,
+which would change the result, does not match.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class NearestNeighbours:
         return {"bank": self.reference, "neighbours": self.neighbours}
 
     def graph(self) -> onnx.GraphProto:
-        """Graph to the k largest dot products with reference features, and the squared length of the row's features."""
+        """ONNX graph that computes the k largest dot products with reference features, and each row's squared length."""
         nodes = [  # onnxruntime casts the reference to float32 and packs it for Gemm when the session opens
             helper.make_node("Cast", ["reference"], ["reference_float32"], to=TensorProto.FLOAT),
             helper.make_node("Gemm", [_FEATURES, "reference_float32"], ["products"], transB=1),
@@ -161,7 +161,7 @@ class Mahalanobis:
         return {"mean": self.mean, "directions": self.directions}
 
     def graph(self) -> onnx.GraphProto:
-        """Graph to the squared distance of each row."""
+        """ONNX graph that computes the squared distance of each row from its features."""
         nodes = [
             helper.make_node("Sub", [_FEATURES, "mean"], ["centred"]),
             helper.make_node("MatMul", ["centred", "directions"], ["components"]),

@@ -149,7 +149,7 @@ def labels(
         str | None,
         typer.Option(
             metavar="SCORE",
-            help="Score that groups the flagged rows in the table of flag precision.",
+            help="Score by which the table of flag precision divides the flagged rows into ranges.",
             show_default="ood_score, else the first score of the flag rule",
         ),
     ] = None,

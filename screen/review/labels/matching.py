@@ -1,7 +1,7 @@
 """Match labels to rows of the results, and decide the label of each row.
 
 In: `Annotations` and `Results`. Out: `LabelledRow`s; labels that do not match the results are counted in the report.
-They are excluded before votes are merged, so that labels of other results have no effect.
+These labels are excluded before votes are merged, so that labels of other results have no effect.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -110,9 +111,11 @@ def test_of_two_concurrent_runs_one_is_refused(folder: Path) -> None:
     deadline = time.monotonic() + 60
     while not holder.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)  # on a busy machine it could otherwise finish before the second has started
     second = subprocess.run(
         command(folder / "model.onnx", folder / "in", folder / "out"), capture_output=True, text=True, check=False
     )
+    first.send_signal(signal.SIGCONT)
     assert second.returncode == 75, second.stderr
     assert f"out is held by process {first.pid} on " in second.stderr
     assert first.wait() == 0
