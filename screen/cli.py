@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import gc
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -98,7 +99,7 @@ class _RunCommand(Command):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Replace `--force` without a value by `--force=all`; the parser would take the next word as the value."""
-        following = [*args[1:], ""]
+        following = [*args, ""][1:]
         words = [
             "--force=all" if word == "--force" and next_word not in get_args(ForceChoice) else word
             for word, next_word in zip(args, following, strict=True)
@@ -295,9 +296,9 @@ def main() -> None:
         sys.exit(line(prog_name="oodscreen", standalone_mode=False) or 0)
     except OodscreenError as error:
         if line.debug:
-            raise
+            traceback.print_exc()
         line.end(error)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  every error ends as a message and an exit code
         if line.debug:
-            raise
+            traceback.print_exc()
         line.end(explain_unexpected(error))

@@ -72,7 +72,7 @@ class Command(TyperCommand):
         line: Any = ctx.find_root().command
         flag = _json_flag(self)
         options = args[: args.index("--")] if "--" in args else args
-        line.as_json = flag is not None and "--json" in options
+        line.as_json = flag is not None and any(word.split("=")[0] == "--json" for word in options)
         with _explained(ctx, list(args)):
             rest = super().parse_args(ctx, args)
         line.as_json = flag is not None and bool(ctx.params[flag.name])

@@ -285,7 +285,8 @@ class RunConfig:
     ] = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "keep", tuple(dict.fromkeys(self.keep or ())))
+        keep = (self.keep,) if isinstance(self.keep, str) else self.keep or ()
+        object.__setattr__(self, "keep", tuple(dict.fromkeys(keep)))
         check_options(self)
         if self.image_root is not None:
             if not Path(self.image_root).is_dir():
@@ -403,7 +404,8 @@ class CalibrationConfig:
     ] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "detectors", tuple(self.detectors))
+        detectors = (self.detectors,) if isinstance(self.detectors, str) else self.detectors
+        object.__setattr__(self, "detectors", tuple(detectors))
         if not 0 < self.review_rate < 1:
             raise OptionRefused(
                 f"--review-rate is {self.review_rate:g}.",

@@ -35,11 +35,11 @@ def choose_output(
         raise ModelRefused(
             f"{origin} has {len(names)} outputs: {shapes_text(shapes)}.",
             wanted=f"the name of the output to screen, one of: {', '.join(names)}",
-            next_step=f"add --output with one of these names, such as --output {names[0]}",
+            next_step=f"add --output-layer with one of these names, such as --output-layer {names[0]}",
         )
     if name is not None and names.count(name) != 1:
         raise OptionRefused(
-            f"--output {name} matches {names.count(name) or 'none'} of the outputs of {origin}.",
+            f"--output-layer {name} matches {names.count(name) or 'none'} of the outputs of {origin}.",
             wanted=f"one of: {', '.join(names)}",
             next_step="give one of these names",
         )

@@ -96,7 +96,7 @@ class NearestNeighbours:
         return {"bank": self.reference, "neighbours": self.neighbours}
 
     def graph(self) -> onnx.GraphProto:
-        """ONNX graph that computes the k largest dot products with reference features, and each row's squared length."""
+        """ONNX graph that computes each row's k largest dot products with the reference, and its squared length."""
         nodes = [  # onnxruntime casts the reference to float32 and packs it for Gemm when the session opens
             helper.make_node("Cast", ["reference"], ["reference_float32"], to=TensorProto.FLOAT),
             helper.make_node("Gemm", [_FEATURES, "reference_float32"], ["products"], transB=1),

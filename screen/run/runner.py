@@ -22,7 +22,7 @@ from screen.files.paths import as_path, is_within
 from screen.files.storage import STAGING_PREFIX
 from screen.input.mapping import map_columns
 from screen.input.shards import ShardRef, find_first_shard, find_shards
-from screen.output.lock import LOCK_NAME, hold_output
+from screen.output.lock import LOCK_NAME, hold_output, refuse_if_held
 from screen.output.manifest import Manifest
 from screen.output.manifest_file import MANIFEST_STEM
 from screen.output.parts import close_partitions
@@ -104,14 +104,16 @@ def run_screening(
         calibration=None if policy.calibration is None else policy.calibration.digest,
     )
     open_manifest = partial(_open_manifest, output, identity, shards, force=config.force, part=part)
-    open_manifest()  # raises before anything is written
+    known = open_manifest().entries()  # raises before anything is written
+    if part is None:
+        refuse_if_held(output)
     job = Job(model, output, config, policy, columns, identity, "" if part is None else part.name)
     stop = stop or StopRequest()
     limit = BadRowLimit.parse(config.max_bad_rows)
     summary = RunSummary(output, policy.rule.text, policy.settings.passes, limit, part=part, unreadable=unreadable)
     with ExitStack() as stack:
         executor = None
-        if not output.exists():  # every shard is new; opened first, so that a failure creates no folder
+        if not known:  # every shard is new; if the executor cannot be opened, nothing is written
             executor = stack.enter_context(open_executor(job, listener.noted, stop))
         note = stack.enter_context(hold_output(output, part))
         if note:

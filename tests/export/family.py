@@ -524,10 +524,10 @@ FAMILY = (
     Member(
         "several_outputs",
         "outputs",
-        "one of several outputs (`--output`)",
+        "one of several outputs (`--output-layer`)",
         several_outputs,
         (D, D),
-        options=(*UNIT, "--output", "kind"),
+        options=(*UNIT, "--output-layer", "kind"),
     ),
     Member("scales_itself", "inputs", "own Rescaling and Normalization", scales_itself, (D,), options=()),
     Member(

@@ -74,7 +74,7 @@ def reference(member: Member, source: Path, model: ExportedModel) -> KerasRefere
             tuple(text for option, text in given if option == "--keep"),
             {pattern or "*": float(rate) for pattern, _, rate in rates},
         ),
-        output=next((text for option, text in given if option == "--output"), None),
+        output=next((text for option, text in given if option == "--output-layer"), None),
     )
     return KerasReference(loaded.network, model.contract.preprocessing, seed=5)
 

@@ -191,7 +191,10 @@ REFUSALS = (
     ),
     Refusal("which_output", family.several_outputs, "the name of the output to screen"),
     Refusal(
-        "no_such_output", family.several_outputs, "--output colour matches none", options=(*UNIT, "--output", "colour")
+        "no_such_output",
+        family.several_outputs,
+        "--output-layer colour matches none",
+        options=(*UNIT, "--output-layer", "colour"),
     ),
     Refusal(
         "a_map",

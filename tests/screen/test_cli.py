@@ -97,6 +97,37 @@ def test_a_run_that_finds_nothing_to_do_loads_neither_onnxruntime_nor_ray(
     assert not loaded_modules(HELP % [*command, "--engine", engine]) & {"onnxruntime", "ray"}
 
 
+def test_a_refused_device_leaves_an_empty_output_empty(
+    article_onnx: Path, digit_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    assert (
+        oodscreen("run", article_onnx, digit_shards, tmp_path / "out", "--device", "cuda", monkeypatch=monkeypatch) == 2
+    )
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_run_alone_names_its_missing_argument_and_completes(tmp_path: Path) -> None:
+    done = subprocess.run([OODSCREEN, "run"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Missing argument 'MODEL.onnx'" in done.stderr
+    for words, position in (("oodscreen run --for", 2), ("oodscreen run ", 2)):
+        environment = {**os.environ, "COMP_WORDS": words, "COMP_CWORD": str(position)}
+        environment["_OODSCREEN_COMPLETE"] = "complete_bash"
+        done = subprocess.run([OODSCREEN], env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert not done.stderr
+        assert ("--force" in done.stdout) is ("--for" in words)
+
+
+@pytest.mark.parametrize("flag", ["--json", "--json=1"])
+def test_a_usage_error_with_debug_keeps_its_code_and_its_line_of_json(flag: str) -> None:
+    words = [str(OODSCREEN), "--debug", "run", "m.onnx", "in", "out", "--passes", "many", flag]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["exit_code"] == 2
+    assert "Traceback" in done.stderr
+
+
 def test_a_locked_output_is_refused_before_onnxruntime_is_loaded(
     article_onnx: Path, digit_shards: Path, tmp_path: Path
 ) -> None:
@@ -521,7 +552,7 @@ def test_the_process_itself_ends_with_the_code_and_without_a_traceback(place: Pa
     assert done.stderr.startswith("error: plain.onnx is an ONNX model, but has no oodscreen contract")
 
 
-def test_debug_shows_the_traceback(place: Path) -> None:
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(place: Path) -> None:
     done = subprocess.run(
         [OODSCREEN, "--debug", "run", "plain.onnx", "shards", "out"],
         cwd=place,
@@ -529,7 +560,7 @@ def test_debug_shows_the_traceback(place: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "Traceback" in done.stderr
 
 

@@ -78,3 +78,8 @@ def test_the_choices_of_options_are_those_that_the_code_knows() -> None:
 
 def test_columns_to_keep_are_kept_once_and_in_order() -> None:
     assert RunConfig(keep=["b", "a", "b"]).keep == ("b", "a")
+
+
+def test_one_name_is_one_name_and_not_its_letters() -> None:
+    assert RunConfig(keep="label").keep == ("label",)
+    assert CalibrationConfig(0.02, detectors="entropy").detectors == ("entropy",)
