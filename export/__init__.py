@@ -15,7 +15,7 @@ __all__ = ["export_file", "export_model"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use, because reading a contract must not load the exporter."""
+    """Import the exporter on first use, because reading a contract must not load it."""
     if name in __all__:
         import export.exporter
 

@@ -11,7 +11,7 @@ __all__ = ["Screener"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use, so that the command line's help does not load onnxruntime."""
+    """Import `Screener` on first use, so that the command line's help does not load onnxruntime."""
     if name == "Screener":
         from screen.run.screener import Screener
 

@@ -42,7 +42,9 @@ def evaluate(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Plot of the metrics to write: .svg, .png or .pdf.", show_default=False),
+        typer.Option(
+            metavar="FILE", help="File to write the plot of the metrics to: .svg, .png or .pdf.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Measure how well each score separates OTHERS from RESULTS and, with --label, wrong from right predictions."""

@@ -103,8 +103,8 @@ class FileDestination:
             raise OutputRefused(
                 f"{form} already exists with other content; the labelling configuration of {self.target.name} "
                 "needs this name.",
-                wanted="a name for the tasks for which no .xml file exists",
-                next_step="choose another name for the tasks",
+                wanted="a task file whose name with the extension .xml is not yet in use",
+                next_step="choose another file name for the tasks (--output)",
             )
 
     def _form(self) -> bytes:

@@ -189,7 +189,7 @@ class ChangedRow:
 
 @dataclass(frozen=True)
 class RowChanges:
-    """Flag changes in the shards that are identical in both runs.
+    """Rows whose flag differs between the two runs, in input shards that are unchanged.
 
     Attributes:
         rows: number of compared rows.
