@@ -74,7 +74,7 @@ def test_a_name_together_with_numbers_is_refused() -> None:
     for numbers in contradictions:
         with pytest.raises(OptionRefused, match="together with"):
             choose_preprocessing("torch", *numbers)
-    with pytest.raises(OptionRefused, match="no preprocessing 'imagenet'"):
+    with pytest.raises(OptionRefused, match="There is no preprocessing named 'imagenet'"):
         choose_preprocessing("imagenet", None, [], [])
 
 

@@ -100,7 +100,7 @@ def test_a_run_that_is_stopped_goes_on_and_ends_the_same(store: Any) -> None:
     assert [name for name in names if name.endswith(".json")] != []
     assert {"a.parquet", "b.parquet"} <= set(names)
     assert not {"c.parquet", "sub/d.parquet", QUARANTINE_NAME} & set(names)
-    assert check_results(as_path("memory://out")).problems == ("the last run did not finish; run it again",)
+    assert check_results(as_path("memory://out")).problems == ("the last run did not finish; repeat it",)
     assert run().skipped == ["a.parquet", "b.parquet"]
     assert there(store) == there(store, "/whole")
     for name in set(there(store)) - {RECORD_NAME}:  # its durations differ

@@ -323,7 +323,7 @@ def test_kept_columns_have_the_type_of_the_first_shard_of_all_in_every_part(
     for name, kind in (("a", pa.int64()), ("b", pa.int32())):
         table = pa.table({"image": [encode(digits[0])], "number": pa.array([1], kind)})
         pq.write_table(table, tmp_path / "in" / f"{name}.parquet")
-    with pytest.raises(InputRefused, match=r"--keep number: int64 in a.parquet, but int32 in b.parquet"):
+    with pytest.raises(InputRefused, match=r"--keep number has the type int64 in a.parquet, but int32 in b.parquet"):
         run(article_onnx, tmp_path / "in", tmp_path / "out", "2/2", keep=["number"])
 
 

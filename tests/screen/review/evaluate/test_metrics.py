@@ -144,7 +144,7 @@ def test_what_cannot_be_compared_is_refused(
 ) -> None:
     with pytest.raises(InputRefused, match="not a scored shard"):
         evaluate_results(str(results / "in" / "digits"), [])
-    with pytest.raises(InputRefused, match="There is no"):
+    with pytest.raises(InputRefused, match="does not exist or matches no file"):
         evaluate_results(str(labelled), ["missing"])
     with pytest.raises(OptionRefused, match="no column 'truth'"):
         evaluate_results(str(labelled), [], label="truth")
