@@ -88,7 +88,7 @@ def describe_histogram(histogram: Histogram) -> str:
 
 
 def draw_rate(rate: Rate, key: str) -> str:
-    """Plot of the flag rate with its 95 % interval, the expected range and the target review rate.
+    """Plot of the flag rate with its 95 % interval, the prediction interval and the target rate of the calibration.
 
     Args:
         rate: the rates to draw.
@@ -106,7 +106,7 @@ def draw_rate(rate: Rate, key: str) -> str:
         low, high = (100 * flags / rate.rows for flags in rate.expected)
         axes.axvspan(low, high, color=_SHADE, linewidth=0)
         ends.append(high)
-        text += f"; expected range from the calibration: {low / 100:.2%} to {high / 100:.2%}"
+        text += f"; prediction interval of the calibration: {low / 100:.2%} to {high / 100:.2%}"
     if rate.target is not None:
         axes.axvline(100 * rate.target, color=_INK, linewidth=0.9, linestyle=(0, (3, 2)))
         ends.append(100 * rate.target)
