@@ -43,7 +43,7 @@ IDENTITY = (
     Column("shard", pa.string(), "", "", "Name of the input shard, relative to INPUT."),
     Column("row", pa.int64(), "", "0 and up", "Position of the row in its shard."),
     Column(
-        "id", pa.string(), "", "", "Value of the key column of the input; `shard:row` if the input has no key column."
+        "id", pa.string(), "", "", "Row id: value of the id column of the input; `shard:row` if the input has none."
     ),
 )
 

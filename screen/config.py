@@ -98,7 +98,7 @@ class RunConfig:
         str | None,
         typer.Option(
             metavar="COLUMN",
-            help="Column of the row keys, which become the result column `id`.",
+            help="Column of the row ids, which become the result column `id`.",
             show_default="id, if the column exists",
             rich_help_panel=INPUT_PANEL,
         ),

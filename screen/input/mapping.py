@@ -25,7 +25,7 @@ class ColumnMapping:
 
     Attributes:
         image: name of the image column.
-        id: name of the key column; None: the column `id` of each shard that has one.
+        id: name of the id column; None: the column `id` of each shard that has one.
         keep: names of the columns to copy into the results.
         kept_schema: fields of the copied columns.
     """
@@ -36,7 +36,7 @@ class ColumnMapping:
     kept_schema: pa.Schema
 
     def id_of(self, shard: ShardRef) -> str | None:
-        """Name of the shard's key column; None if it has none."""
+        """Name of the shard's id column; None if it has none."""
         if self.id is None and shard.schema.names.count(_DEFAULT_ID) == 1:
             return _DEFAULT_ID
         return self.id

@@ -127,7 +127,7 @@ class Results:
 
     @property
     def columns(self) -> ColumnMapping:
-        """The input columns for review: images and row keys."""
+        """The input columns for review: images and row ids."""
         return ColumnMapping(str(self.identity["image_column"]), self.identity["id_column"], (), pa.schema([]))
 
     @property

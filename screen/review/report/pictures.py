@@ -64,7 +64,7 @@ class PictureFinder:
             for batch in read_chosen_rows(shard, self._columns, np.asarray(rows, np.int64)):
                 found += preview_rows(batch, self._limits)
                 if batch.ids != tuple(ids[len(found) - batch.count : len(found)]):
-                    return self._give_up(entry, "has different row keys than the results", len(rows))
+                    return self._give_up(entry, "has different row ids than the results", len(rows))
         except (OodscreenError, OSError, pa.ArrowException) as error:
             return self._give_up(entry, f"cannot be read ({first_line(error)})", len(rows))
         if not shard.is_unchanged():

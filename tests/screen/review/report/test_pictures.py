@@ -74,7 +74,7 @@ def test_an_image_under_another_key_is_not_shown(place: Path, monkeypatch: pytes
     kept = find_shards(str(place / "in"))[0]
     monkeypatch.setattr(pictures, "find_source", lambda entry, *_: next(s for s in kept if s.name == entry.shard))
     found = find(place)
-    assert "has different row keys than the results" in found.notes[0]
+    assert "has different row ids than the results" in found.notes[0]
     assert all(isinstance(top_row.preview, str) for top_row in found.top_rows if top_row.shard == "a.parquet")
 
 
