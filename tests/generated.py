@@ -304,9 +304,9 @@ def report_sentence() -> str:
     usual, large = result["default"][-1], result["top 1000"][-1]
     few = result["default"][0]
     return (
-        f"The page of {usual['rows']:,} rows takes {usual['seconds']:.0f} s and {usual['peak_mib']} MiB and is "
-        f"{usual['page_mb']} MB ({few['rows']:,} rows: {few['peak_mib']} MiB, {few['page_mb']} MB); with `--top 1000` "
-        f"it is {large['page_mb']} MB (`python -m benchmarks.report`)."
+        f"For a run of {usual['rows']:,} rows, `oodscreen report` takes {usual['seconds']:.0f} s and {usual['peak_mib']} "
+        f"MiB of peak memory, and writes a page of {usual['page_mb']} MB ({few['rows']:,} rows: {few['peak_mib']} MiB, "
+        f"{few['page_mb']} MB). With `--top 1000`, the page is {large['page_mb']} MB (`python -m benchmarks.report`)."
     )
 
 
