@@ -304,9 +304,10 @@ def report_sentence() -> str:
     usual, large = result["default"][-1], result["top 1000"][-1]
     few = result["default"][0]
     return (
-        f"For a run of {usual['rows']:,} rows, `oodscreen report` takes {usual['seconds']:.0f} s and {usual['peak_mib']} "
-        f"MiB of peak memory, and writes a page of {usual['page_mb']} MB ({few['rows']:,} rows: {few['peak_mib']} MiB, "
-        f"{few['page_mb']} MB). With `--top 1000`, the page is {large['page_mb']} MB (`python -m benchmarks.report`)."
+        f"For a run of {usual['rows']:,} rows, `oodscreen report` takes {usual['seconds']:.0f} s and "
+        f"{usual['peak_mib']} MiB of peak memory, and writes a page of {usual['page_mb']} MB "
+        f"({few['rows']:,} rows: {few['peak_mib']} MiB, {few['page_mb']} MB). "
+        f"With `--top 1000`, the page is {large['page_mb']} MB (`python -m benchmarks.report`)."
     )
 
 
