@@ -98,7 +98,7 @@ def run_calibration(
 
 
 @dataclass
-class _ScoredRows:
+class _CollectedScores:
     """Digests and detector scores of the scored rows; images are not kept.
 
     Attributes:
@@ -249,7 +249,7 @@ class _CalibrationProcess:
         self._reference_digests = seen
         return DISTANCES[self._wanted.distance].fit(features), digests, self._features.describe()
 
-    def _score_rows(self, reference: NDArray[np.uint64] | None, distance: Distance | None) -> _ScoredRows:
+    def _score_rows(self, reference: NDArray[np.uint64] | None, distance: Distance | None) -> _CollectedScores:
         """Run the T passes over all rows outside the reference set.
 
         Args:
@@ -258,7 +258,7 @@ class _CalibrationProcess:
         """
         if distance is not None:
             self._engine.set_distance(distance)
-        rows = _ScoredRows()
+        rows = _CollectedScores()
         for batch in self._read(self._shards, count=True):
             digests = _digests(batch)
             kept = np.ones(len(digests), np.bool_) if reference is None else ~np.isin(digests, reference)

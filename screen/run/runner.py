@@ -115,8 +115,7 @@ def run_screening(
         executor = None
         if not known:  # every shard is new; if the executor cannot be opened, nothing is written
             executor = stack.enter_context(open_executor(job, listener.noted, stop))
-        note = stack.enter_context(hold_output(output, part))
-        if note:
+        if note := stack.enter_context(hold_output(output, part)):
             listener.noted(note)
         manifest = open_manifest()
         todo = _plan(shards, manifest, summary)
@@ -124,8 +123,8 @@ def run_screening(
         if todo and executor is None:  # a run without shards to score opens no session, worker or cluster
             executor = stack.enter_context(open_executor(job, listener.noted, stop))
         manifest.start(todo)
-        note = "" if executor is None else executor.note
-        listener.started(len(todo), sum(shard.rows for shard in todo), len(summary.earlier), note)
+        device_note = "" if executor is None else executor.note
+        listener.started(len(todo), sum(shard.rows for shard in todo), len(summary.earlier), device_note)
         for line in summary.plan_lines():
             listener.noted(line)
         if executor is not None:
