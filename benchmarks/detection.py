@@ -32,8 +32,9 @@ from export.article import SCALE, train_article_network
 from export.contract.reader import read_model
 from export.exporter import export_model
 from export.source.describe import import_keras
-from screen.config import CalibrationConfig, RunConfig
+from screen.config import RunConfig
 from screen.decide.calibration import threshold_rank
+from screen.decide.config import CalibrationConfig
 from screen.decide.detectors import HIGH_IS_UNUSUAL, CombinedScore, Detector
 from screen.decide.reference import REFERENCE_ROWS
 from screen.engine.distance import NEIGHBOURS, Distance, DistanceMeter, Mahalanobis, NearestNeighbours

@@ -34,12 +34,12 @@ from scipy import stats
 
 from benchmarks.detection import train
 from benchmarks.sets import read_folder
-from screen.config import CalibrationConfig, RunConfig
+from screen.config import RunConfig
 from screen.decide.calibration import FITTING_SHARE, split_rows, threshold_rank
+from screen.decide.config import CalibrationConfig
 from screen.decide.detectors import CombinedScore, Detector
 from screen.decide.reference import REFERENCE_NUMBERS, REFERENCE_ROWS
-from screen.engine.distance import NearestNeighbours
-from screen.engine.graph.features import GRID
+from screen.engine.distance import DEFAULT_METRICS, DISTANCES, fit_distance
 from screen.engine.graph.plan import plan_engine
 from screen.engine.masks import identify_rows
 from screen.engine.passes import PassEngine
@@ -51,7 +51,7 @@ from screen.run.progress import PlainLines
 RESULT = Path(__file__).parent / "results" / "promises.json"
 HALVINGS = 20
 PASSES = 500
-DETECTORS = ("entropy", "feature_distance")
+DETECTORS = ("entropy", *DISTANCES)
 TURNS = 3
 COPIES = 5
 """Number of copies of the test rows in the long run."""
@@ -168,7 +168,7 @@ def compare(command: Path, model: Path, source: Path, work: Path, *options: str,
 
 
 def measure_distance(command: Path, model: Path, data: Path, work: Path) -> dict[str, Any]:
-    """Cost of `feature_distance` in a run, and with a MobileNet-sized trunk."""
+    """Cost of the distances in a run, and with a MobileNet-sized trunk."""
     calibration, test = calibrate(model, data, work, 0.01, PASSES), data / "mnist" / "test"
     times: dict[str, list[float]] = {"without": [], "with": []}
     for _ in range(TURNS):  # alternately, so that other load affects both
@@ -191,13 +191,19 @@ def measure_mobilenet(work: Path) -> dict[str, float]:
     model = read_model(path)
     rows = batch_rows(RunConfig(), model.contract)
     images = np.random.default_rng(0).integers(0, 256, (rows, *model.contract.image_shape), dtype=np.uint8)
-    plan = plan_engine(model, features=GRID)
-    size = plan.features.size
+    device = choose_device("cpu", 0)
+    features = plan_engine(model, features=True).features
+    size = features.size
     reference = np.random.default_rng(1).random((min(REFERENCE_ROWS, REFERENCE_NUMBERS // size), size), np.float32)
-    distances = {"without": None, "with": NearestNeighbours.fit(reference)}
+    distances = tuple(
+        fit_distance(f"{group}_distance", reference, columns, device, DEFAULT_METRICS[f"{group}_distance"])
+        for group, columns in features.groups.items()
+    )
     engines = {
-        name: PassEngine(plan, passes=50, seed=0, device=choose_device("cpu", 0), memory=2**29, distance=distance)
-        for name, distance in distances.items()
+        name: PassEngine(
+            plan_engine(model, features=bool(some)), passes=50, seed=0, device=device, memory=2**29, distances=some
+        )
+        for name, some in {"without": (), "with": distances}.items()
     }
     times: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(12):

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmarks.throughput import run_process
+from screen.columns import DISTANCES
 from screen.config import RESULT_FORMAT, fingerprint
 from screen.decide.calibration import rate_interval, threshold_rank
 from screen.decide.policy import ScoredRows
@@ -176,7 +177,7 @@ def _draw_scores(rows: int, rng: np.random.Generator) -> dict[str, NDArray[Any]]
         "skewness": rng.normal(size=rows).astype(np.float32),
         "kurtosis": rng.normal(size=rows).astype(np.float32),
         "energy": rng.normal(-8, 2, rows).astype(np.float32),
-        "feature_distance": rng.gamma(4, 0.01, rows).astype(np.float32),
+        **{name: rng.gamma(20, 0.05, rows).astype(np.float32) for name in DISTANCES},
         "ood_score": -np.log(p_value),
         "p_value": p_value,
     }

@@ -23,7 +23,8 @@ import screen.review.cli
 from export.errors import ExitCode, OodscreenError
 from export.options import Selection, as_options
 from screen.commands import Command, CommandLine, explain_unexpected
-from screen.config import CalibrationConfig, ForceChoice, PassSettings, RunConfig
+from screen.config import ForceChoice, PassSettings, RunConfig
+from screen.decide.config import CalibrationConfig
 from screen.options import CALIBRATION_PANEL, NIGHTLY_PANEL, AsJson, ModelFile, RunOutput
 
 if TYPE_CHECKING:

@@ -135,19 +135,36 @@ SCORES = (
     ),
     Column("largest_label_entropy", _NUMBER, "nats", "0 to ln 2", "Multi-label: entropy of the least certain label."),
     Column(
-        "feature_distance",
+        "layout_distance",
         _NUMBER,
         "",
-        "0 and up",
-        "Distance of the trunk's features from the reference set: 1 - mean cosine similarity to the nearest "
-        "neighbours, or the Mahalanobis distance; null without a calibration, or if the calibration has no features.",
+        "0 and up, usually about 1",
+        "Distance of an early tensor's means over spatial cells from their nearest neighbours in the reference set; "
+        "null unless the calibration measures this distance.",
+    ),
+    Column(
+        "contrast_distance",
+        _NUMBER,
+        "",
+        "0 and up, usually about 1",
+        "Distance of an early tensor's channel means and standard deviations from their nearest neighbours in the "
+        "reference set; null unless the calibration measures this distance.",
+    ),
+    Column(
+        "penultimate_distance",
+        _NUMBER,
+        "",
+        "0 and up, usually about 1",
+        "Distance of the input of the last layer with weights from its nearest neighbours in the reference set; null "
+        "unless the calibration measures this distance.",
     ),
     Column(
         "ood_score",
         pa.float64(),
         "nats",
         "0 and up",
-        "Combined score: sum of the surprisals of all detectors; high values are unusual; null without a calibration.",
+        "Combined score: Euclidean norm of the surprisals of all detectors; high values are unusual; null without a "
+        "calibration.",
     ),
     Column(
         "p_value",
@@ -189,13 +206,28 @@ DECISION = (
 
 COLUMNS = (*IDENTITY, *SCORES, *DECISION)
 
-_SINCE_FORMAT_2 = frozenset(["flag_reasons"])
-"""Columns that results of format 1 do not have."""
+FEATURE_DISTANCE = Column(
+    "feature_distance",
+    _NUMBER,
+    "",
+    "0 and up",
+    "Distance of the features of results of format 1 or 2: cosine distance, or Mahalanobis distance.",
+)
+"""Column of results of format 1 or 2, which three distances replace in format 3."""
+
+_FIRST_FORMAT = {"flag_reasons": 2, "layout_distance": 3, "contrast_distance": 3, "penultimate_distance": 3}
+"""Formats of the results with which a column was added, for columns that format 1 does not have."""
 
 
 def columns_of_format(result_format: int) -> tuple[Column, ...]:
-    """The columns of results in the given format: format 1 has no `flag_reasons`, format 2 is the current one."""
-    return tuple(column for column in COLUMNS if result_format > 1 or column.name not in _SINCE_FORMAT_2)
+    """The columns of results in the given format, in order.
+
+    Format 2 added `flag_reasons`. In format 3, the current one, three distances replace `feature_distance`.
+    """
+    columns = [column for column in COLUMNS if _FIRST_FORMAT.get(column.name, 1) <= result_format]
+    if result_format < _FIRST_FORMAT["layout_distance"]:
+        columns.insert([column.name for column in columns].index("ood_score"), FEATURE_DISTANCE)
+    return tuple(columns)
 
 
 STATUSES = {
@@ -212,8 +244,14 @@ STATUSES = {
 """Meaning of each value of the column `status`."""
 
 
-CALIBRATED = frozenset(["feature_distance", "ood_score", "p_value"])
+DISTANCES = ("layout_distance", "contrast_distance", "penultimate_distance")
+"""Columns of the distances, which a calibration may measure."""
+
+CALIBRATED = frozenset([*DISTANCES, "ood_score", "p_value"])
 """Score columns that are null without a calibration."""
+
+SCORES_OF_ALL_FORMATS = (*SCORES, FEATURE_DISTANCE)
+"""Score columns of results of any format."""
 
 
 def null_columns(contract: ModelContract, calibrated: frozenset[str] = frozenset()) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""RunConfig and CalibrationConfig: the options of a run and of a calibration.
+"""RunConfig: the options of a run.
 
 In: options of the command line, or keywords from Python. Out: frozen dataclasses with checked values. Each option is
 declared once, as a field (`export.options`). A result records the digest of the options that determine it
@@ -19,20 +19,19 @@ import typer
 
 from export.errors import OptionRefused
 from export.options import check_options
-from screen.options import CALIBRATION_PANEL, DECISION_PANEL, INPUT_PANEL, NIGHTLY_PANEL, SCALE_PANEL, SPEED_PANEL
+from screen.options import DECISION_PANEL, INPUT_PANEL, NIGHTLY_PANEL, SCALE_PANEL, SPEED_PANEL
 from screen.partition import ShardPartition
 
 if TYPE_CHECKING:
     from export.contract.reader import ExportedModel
 
-RESULT_FORMAT = 2
+RESULT_FORMAT = 3
 """Version of the results; it changes whenever the same configuration would produce different results."""
 
 MaskMode = Literal["shared", "per-row"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 EngineChoice = Literal["local", "ray"]
 ForceChoice = Literal["all", "quarantined"]
-DistanceChoice = Literal["neighbours", "mahalanobis"]
 
 _DECIDES = ("image_column", "id_column", "keep", "image_root", "max_pixels")
 """Fields of RunConfig that determine a result, in addition to the pass settings, the flag rule and the calibration."""
@@ -358,58 +357,3 @@ class RunConfig:
 def fingerprint(identity: dict[str, Any]) -> str:
     """SHA-256 of the configuration that determines a result, from `RunConfig.identity`."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class CalibrationConfig:
-    """Options of a calibration, in addition to those for reading rows and running passes (`RunConfig`)."""
-
-    review_rate: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            metavar="SHARE",
-            help="Target share of in-distribution rows that are flagged, above 0 and below 1; 0.02 is 2 %.",
-            show_default=False,
-            rich_help_panel=CALIBRATION_PANEL,
-        ),
-    ]
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SHARDS",
-            help="Shards of the reference set, from which feature distances are measured: in-distribution rows, for "
-            "example training rows.",
-            show_default="a third of IN_DISTRIBUTION",
-            rich_help_panel=CALIBRATION_PANEL,
-        ),
-    ] = None
-    distance: Annotated[
-        DistanceChoice,
-        typer.Option(
-            help="Distance of trunk features from the reference set: to the nearest `neighbours`, or `mahalanobis`.",
-            rich_help_panel=CALIBRATION_PANEL,
-        ),
-    ] = "neighbours"
-    detectors: Annotated[
-        Sequence[str],
-        typer.Option(
-            "--detector",
-            metavar="SCORE",
-            help="Score to combine into `ood_score`; may be repeated.",
-            show_default="for a classifier entropy and feature_distance",
-            rich_help_panel=CALIBRATION_PANEL,
-        ),
-    ] = ()
-
-    def __post_init__(self) -> None:
-        detectors = (self.detectors,) if isinstance(self.detectors, str) else self.detectors
-        object.__setattr__(self, "detectors", tuple(detectors))
-        if not 0 < self.review_rate < 1:
-            raise OptionRefused(
-                f"--review-rate is {self.review_rate:g}.",
-                wanted="a share above 0 and below 1: with 0.02, 2 % of in-distribution rows are flagged",
-                next_step="give a share in this range",
-            )
-        check_options(self)

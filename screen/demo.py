@@ -24,7 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from export.errors import OptionRefused
-from screen.config import CalibrationConfig, RunConfig
+from screen.config import RunConfig
+from screen.decide.config import CalibrationConfig
 from screen.review.report.gather import gather_findings
 from screen.review.report.page import write_page
 from screen.run.calibrate import run_calibration

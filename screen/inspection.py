@@ -28,7 +28,9 @@ class Inspection:
         digest: SHA-256 of its bytes.
         contract: the model's contract.
         boundary: the tensors between trunk and head, with the shape of one row.
-        features: description of the features from which a calibration measures distances.
+        features: for each group of features its tensor, from which a calibration measures distances.
+        features_cost: arithmetic of the features, once for each row, as a share of that of T passes of the exported
+            network.
         sites: for each site its name and how its masks are applied: `batch`, `weights`, `subtracted` or `compacted`.
         trunk_share: share of one pass's arithmetic before the first dropout site.
         passes: T.
@@ -42,7 +44,8 @@ class Inspection:
     digest: str
     contract: ModelContract
     boundary: dict[str, tuple[int, ...]]
-    features: str
+    features: dict[str, str]
+    features_cost: float
     sites: dict[str, str]
     trunk_share: float
     passes: int
@@ -69,7 +72,8 @@ class Inspection:
             self.contract.describe(),
             f"  trunk          once for all passes: {self.trunk_share:.1%} of the arithmetic",
             f"  boundary       {boundary}",
-            f"  features       {self.features}",
+            *(f"  features       {group}: {tensor}" for group, tensor in self.features.items()),
+            f"                 they cost {self.features_cost:.1%} of the arithmetic of {self.passes} whole passes",
             f"  head           once for each pass: {1 - self.trunk_share:.1%} of the arithmetic",
         ]
         lines += [f"                 {name}: {methods[how]}" for name, how in self.sites.items()]
@@ -95,6 +99,7 @@ def inspect_model(path: str | Path, config: RunConfig) -> Inspection:
         contract=model.contract,
         boundary={tensor.name: tensor.shape for tensor in plan.boundary},
         features=plan.features.describe(),
+        features_cost=plan.features.flops / max(1, settings.passes * (plan.trunk_flops + plan.head_flops)),
         sites={site.site.name: site.method for site in plan.sites},
         trunk_share=plan.trunk_share,
         passes=settings.passes,

@@ -7,16 +7,16 @@ flagged.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from export.contract.metadata import ModelContract
 from export.errors import OptionRefused
 from screen.decide.calibration import Calibration
-from screen.decide.detectors import Floats
+from screen.decide.detectors import Floats, combine
 from screen.decide.rules import FlagRule
+from screen.engine.distance import DISTANCES, FeatureDistances
 
-_EARLY_EXIT_DETECTORS = frozenset(["entropy", "feature_distance"])
-"""Detectors that allow early exit: `feature_distance` is known before the first pass, so only `entropy` can change."""
+_EARLY_EXIT_DETECTORS = frozenset(["entropy", *DISTANCES])
+"""Detectors that allow early exit: distances are known before the first pass, so only `entropy` can change."""
 
 
 def refuse_early_exit(contract: ModelContract, rule: FlagRule | None, detectors: tuple[str, ...]) -> None:
@@ -40,14 +40,13 @@ def refuse_early_exit(contract: ModelContract, rule: FlagRule | None, detectors:
     if problem:
         raise OptionRefused(
             f"--adaptive is not possible: {problem}.",
-            wanted="a classifier with the flag rule `entropy > NUMBER`, or with a calibration of entropy and "
-            "feature_distance",
+            wanted="a classifier with the flag rule `entropy > NUMBER`, or with a calibration of entropy and distances",
             next_step="leave --adaptive out, or change the flag rule or the detectors of the calibration",
         )
 
 
 def entropy_limits(
-    rule: FlagRule | None, calibration: Calibration | None, rows: int, distance: NDArray[np.float64] | None
+    rule: FlagRule | None, calibration: Calibration | None, rows: int, distances: FeatureDistances
 ) -> Floats:
     """The predictive entropy above which each row is flagged, `[B]`, nats.
 
@@ -55,20 +54,18 @@ def entropy_limits(
         rule: the user's flag rule, or the default rule without a calibration; None if only the calibration flags rows.
         calibration: the calibration; None without one.
         rows: number of rows, B.
-        distance: `feature_distance`, `[B]`; None if it is not a detector of the calibration.
+        distances: distances of the rows, `[B]` each.
     """
     limits: Floats = np.full(rows, np.inf)
     if rule is not None and rule.entropy_limit is not None:
         limits[:] = rule.entropy_limit
     if calibration is None:
         return limits
-    missing = np.full(rows, calibration.threshold)
-    entropy = None
-    for detector in calibration.combined_score.detectors:
-        if detector.name == "entropy":
-            entropy = detector
-        elif distance is not None:
-            missing = missing - detector.surprisal(distance.astype(np.float32))
-    if entropy is None:
-        return np.minimum(limits, np.where(missing < 0, -np.inf, np.inf))
-    return np.minimum(limits, entropy.value_at(missing))
+    known = [detector for detector in calibration.combined_score.detectors if detector.name != "entropy"]
+    scores = {name: values.astype(np.float32) for name, values in vars(distances).items() if values is not None}
+    rest = combine([detector.surprisal(scores[detector.name]) for detector in known], rows)
+    missing = np.sqrt(np.maximum(calibration.threshold**2 - rest**2, 0))
+    flagged = rest > calibration.threshold
+    entropy = next((one for one in calibration.combined_score.detectors if one.name == "entropy"), None)
+    above: Floats = np.full(rows, np.inf) if entropy is None else entropy.value_at(missing)
+    return np.minimum(limits, np.where(flagged, -np.inf, above))

@@ -26,19 +26,20 @@ from numpy.typing import NDArray
 from export.errors import CalibrationRefused
 from screen.config import PassSettings
 from screen.decide.detectors import CombinedScore, Detector, Floats
-from screen.engine.distance import Distance, distance_from_arrays
+from screen.engine.distance import Metric, NeighbourDistance
+from screen.engine.transform import Transform
 from screen.files.paths import as_path
 from screen.files.storage import StagingFile
 
-FORMAT = 1
+FORMAT = 2
 """Version of the file format; it changes whenever older files would be misread."""
 
 FITTING_SHARE = 1 / 3
 """Share of the in-distribution rows outside the reference set that form the fitting set; the others form the
 calibration set."""
 
-MIN_FITTING_ROWS = 100
-"""Minimum rows in the fitting set, with which the tail of a detector can be fitted."""
+MIN_FITTING_ROWS = 30
+"""Minimum rows in the fitting set: with fewer, the tail of a detector would be fitted to a single row."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,11 @@ class Calibration:
         review_rate: target share of in-distribution rows that are flagged.
         combined_score: the fitted detectors.
         calibration_scores: `[n]`, combined scores of the calibration set, ascending.
-        distance: distance of features from the reference set; None if the trunk has no informative features.
-        features: description of the tensor and the method of the features, or the reason why there are none.
+        distances: the distances from the reference set that are detectors.
+        features: description of the tensors that serve as features.
         fit_rows: number of rows in the fitting set.
+        self_test: share of made-up images of each kind that the calibration flags, by kind (see
+            `screen.run.self_test`).
         digest: SHA-256 of the file's content; "" before it is written.
     """
 
@@ -75,9 +78,10 @@ class Calibration:
     review_rate: float
     combined_score: CombinedScore
     calibration_scores: Floats
-    distance: Distance | None
+    distances: tuple[NeighbourDistance, ...]
     features: str
     fit_rows: int
+    self_test: tuple[tuple[str, float], ...] = ()
     digest: str = ""
 
     @property
@@ -142,18 +146,17 @@ class Calibration:
         for detector in self.combined_score.detectors:
             arrays[f"detector/{detector.name}/knots"] = detector.knots
             arrays[f"detector/{detector.name}/surprises"] = detector.surprisals
-        kind = ""
-        if self.distance is not None:
-            kind = self.distance.kind
-            arrays |= {f"distance/{name}": array for name, array in self.distance.arrays().items()}
+        for distance in self.distances:
+            arrays |= {f"distance/{distance.name}/{name}": array for name, array in _distance_arrays(distance).items()}
         header = {
             "format": FORMAT,
             "binding": asdict(self.binding),
             "review_rate": self.review_rate,
             "detectors": {detector.name: detector.slope for detector in self.combined_score.detectors},
-            "distance": kind,
+            "distances": {one.name: [one.metric, list(one.columns), one.neighbours] for one in self.distances},
             "features": self.features,
             "fit_rows": self.fit_rows,
+            "self_test": [list(one) for one in self.self_test],
         }
         arrays["header"] = np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)
         staging = StagingFile(path)
@@ -202,21 +205,37 @@ def _parse(header: dict[str, Any], arrays: dict[str, NDArray[Any]], digest: str)
         Detector(name, arrays[f"detector/{name}/knots"], arrays[f"detector/{name}/surprises"], float(slope))
         for name, slope in header["detectors"].items()
     )
-    prefix = "distance/"
-    distance = None
-    if header["distance"]:
-        own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-        distance = distance_from_arrays(header["distance"], own)
     return Calibration(
         binding=Binding(**{**header["binding"], "settings": PassSettings(**header["binding"]["settings"])}),
         review_rate=float(header["review_rate"]),
         combined_score=CombinedScore(detectors),
         calibration_scores=arrays["ranked"],
-        distance=distance,
+        distances=tuple(
+            _parse_distance(name, metric, columns, neighbours, arrays)
+            for name, (metric, columns, neighbours) in header["distances"].items()
+        ),
         features=str(header["features"]),
         fit_rows=int(header["fit_rows"]),
+        self_test=tuple((str(kind), float(share)) for kind, share in header["self_test"]),
         digest=digest,
     )
+
+
+def _distance_arrays(distance: NeighbourDistance) -> dict[str, NDArray[Any]]:
+    """The arrays of a distance, by their names in the file."""
+    transform = {} if distance.transform is None else vars(distance.transform)
+    return {"reference": distance.reference, "own": distance.own, **transform}
+
+
+def _parse_distance(
+    name: str, metric: Metric, columns: list[int], neighbours: int, arrays: dict[str, NDArray[Any]]
+) -> NeighbourDistance:
+    own = {field: arrays[f"distance/{name}/{field}"] for field in ("reference", "own")}
+    transform = None
+    if metric == "euclidean":
+        transform = Transform(*(arrays[f"distance/{name}/{field}"] for field in ("floor", "shift", "scale")))
+    first, end = columns
+    return NeighbourDistance(name, metric, (first, end), own["reference"], own["own"], neighbours, transform)
 
 
 def split_rows(digests: NDArray[np.uint64], shares: tuple[float, ...]) -> list[NDArray[np.int64]]:

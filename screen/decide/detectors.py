@@ -1,4 +1,4 @@
-"""Detectors: the surprisal of a row's score relative to in-distribution rows, and the sum over several scores.
+"""Detectors: the surprisal of a row's score relative to in-distribution rows, and the norm over several scores.
 
 In: scores `[B]` in the types of the result columns, and scores of in-distribution rows. Out: a combined score `[B]`;
 high values are unusual. Pure: no model, no I/O.
@@ -9,7 +9,7 @@ The surprisal, -ln of the share of in-distribution rows with a score at least as
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,12 +35,15 @@ HIGH_IS_UNUSUAL = {
     # low skewness and a high kurtosis.
     "skewness": True,
     "kurtosis": False,
-    "feature_distance": True,
+    "layout_distance": True,
+    "contrast_distance": True,
+    "penultimate_distance": True,
 }
 """Scores that may be detectors; True if high values are unusual, False if low values are."""
 
-HIGH_IS_SUSPICIOUS = {**HIGH_IS_UNUSUAL, "ood_score": True, "p_value": False}
-"""Scores by which rows can be ordered, including those of a calibration; True if high values are unusual."""
+HIGH_IS_SUSPICIOUS = {**HIGH_IS_UNUSUAL, "feature_distance": True, "ood_score": True, "p_value": False}
+"""Scores by which rows can be ordered: detectors, those of a calibration, and `feature_distance` of results of format 1
+or 2; True if high values are unusual."""
 
 
 def orient(name: str, values: NDArray[Any]) -> Floats:
@@ -111,13 +114,29 @@ class Detector:
         return reached
 
 
+def combine(surprisals: Sequence[Floats], rows: int) -> Floats:
+    """The Euclidean norm of several surprisals, `[B]`, in nats; 0 without any.
+
+    It lies between the sum (Fisher 1932, sec. 21.1), to which many moderate surprisals contribute as much as one large
+    one, and the maximum, which ignores all but one (compared in benchmarks/detection.py and benchmarks/colour.py).
+
+    Args:
+        surprisals: `[B]` each.
+        rows: number of rows, B.
+    """
+    total: Floats = np.zeros(rows)
+    for one in surprisals:
+        total = total + one**2
+    norm: Floats = np.sqrt(total)
+    return norm
+
+
 @dataclass(frozen=True)
 class CombinedScore:
-    """Sum of the surprisals of several detectors.
+    """Euclidean norm of the surprisals of several detectors.
 
-    Twice the sum is Fisher's statistic (Fisher 1932, sec. 21.1), but the scores of one row are dependent, so its
-    chi-square distribution does not hold. The sum is therefore used only as a score, whose p-value comes from its rank
-    in a calibration set (`screen.decide.calibration`).
+    The scores of one row are dependent, so the distribution of the norm is unknown. It is therefore used only as a
+    score, whose p-value comes from its rank in a calibration set (`screen.decide.calibration`).
 
     Attributes:
         detectors: the fitted detectors, at least one.
@@ -144,7 +163,5 @@ class CombinedScore:
         Args:
             scores: values of each score by name, `[B]`.
         """
-        total = self.detectors[0].surprisal(scores[self.detectors[0].name])
-        for detector in self.detectors[1:]:
-            total = total + detector.surprisal(scores[detector.name])
-        return total
+        surprisals = [detector.surprisal(scores[detector.name]) for detector in self.detectors]
+        return combine(surprisals, len(surprisals[0]))

@@ -20,6 +20,7 @@ from screen.decide.detectors import Floats
 from screen.decide.intervals import Drift, find_drift
 from screen.decide.rules import MOST_UNUSUAL, Decision, FlagRule, Reason, default_rule, parse_rule
 from screen.decide.scores import score_columns
+from screen.engine.distance import DISTANCES, FeatureDistances
 from screen.engine.masks import ALGORITHM
 from screen.engine.statistics import PassSummary
 
@@ -65,14 +66,14 @@ class DecisionPolicy:
     user_rule: FlagRule | None
     calibration: Calibration | None
 
-    def entropy_limits(self, rows: int, distance: NDArray[np.float64] | None) -> Floats:
+    def entropy_limits(self, rows: int, distances: FeatureDistances) -> Floats:
         """The predictive entropy above which each row is flagged, `[B]`, in nats.
 
         Args:
             rows: number of rows, B.
-            distance: `feature_distance`, `[B]`; None if it is not a detector of the calibration.
+            distances: distances of the rows, `[B]` each.
         """
-        return entropy_limits(self.user_rule, self.calibration, rows, distance)
+        return entropy_limits(self.user_rule, self.calibration, rows, distances)
 
     def apply(self, summary: PassSummary) -> ScoredRows:
         """Score and flag rows.
@@ -123,7 +124,8 @@ def choose_policy(model: ExportedModel, config: RunConfig) -> DecisionPolicy:
         calibration = read_calibration(config.calibration)
         settings = config.settings(calibration.binding.settings)
         calibration.check(Binding(model.digest, ALGORITHM, settings))
-        available = CALIBRATED if calibration.distance is not None else CALIBRATED - {"feature_distance"}
+        measured = {distance.name for distance in calibration.distances}
+        available = CALIBRATED - (frozenset(DISTANCES) - measured)
         user_rule = None if config.flag_if is None else parse_rule(config.flag_if, contract, available)
         text = calibration.rule if user_rule is None else f"{calibration.rule} or ({user_rule.text})"
         policy = DecisionPolicy(settings, parse_rule(text, contract, available), user_rule, calibration)

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 REFERENCE_ROWS = 10_000
 """Maximum rows in the reference set; more rows hardly improve detection (measured in benchmarks/detection.py)."""
 
-REFERENCE_NUMBERS = 6_000_000
+REFERENCE_NUMBERS = 12_000_000
 """Maximum rows x features in the reference set; it limits the cost of a distance and the size of a calibration."""
 
 REFERENCE_SHARE = 1 / 3
 """Share of the in-distribution rows that form the reference set if no reference shards are given."""
 
-MIN_REFERENCE_ROWS = 100
+MIN_REFERENCE_ROWS = 50
 """Minimum rows in the reference set; a smaller set is refused."""
 
 

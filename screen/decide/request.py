@@ -13,9 +13,11 @@ from pathlib import Path
 
 from export.contract.metadata import ModelContract
 from export.errors import OptionRefused
-from screen.columns import CALIBRATED, null_columns
+from screen.columns import CALIBRATED, DISTANCES, FEATURE_DISTANCE, null_columns
 from screen.decide.calibration import Calibration, threshold_rank
+from screen.decide.config import CalibrationConfig
 from screen.decide.detectors import HIGH_IS_UNUSUAL
+from screen.engine.distance import group_of
 from screen.engine.graph.features import FeaturePlan
 
 
@@ -78,6 +80,8 @@ class CalibrationReport:
                 "statuses": self.statuses,
                 "detectors": list(made.combined_score.names),
                 "features": made.features,
+                "distances": {one.name: one.metric for one in made.distances},
+                "self_test": dict(made.self_test),
                 "threshold": made.threshold,
                 "review_rate": made.review_rate,
                 "expected_rate": self.expected_rate,
@@ -104,11 +108,12 @@ class CalibrationReport:
             lines.append(f"  not scored     {sum(self.statuses.values())} of {self.rows} ({counts})")
         lines += [
             f"  detectors      {' + '.join(made.combined_score.names)}",
-            f"  features       {made.features}",
+            *(f"  features       {group}" for group in made.features.split("; ")),
             f"  flags          ood_score > {made.threshold:.4g} nats, which is p_value <= {made.review_rate:g}",
             f"  review rate    {self.expected_rate:.2%} of rows like those of the calibration set; with this many rows "
             f"the true rate is between {low:.2%} and {high:.2%}, 19 times in 20",
         ]
+        lines.append(f"  self-test      flagged: {describe_self_test(made.self_test)}")
         early = self.stopping
         if early is not None:
             lines.append(
@@ -118,35 +123,48 @@ class CalibrationReport:
         return "\n".join(lines)
 
 
-def choose_detectors(contract: ModelContract, wanted: Sequence[str], features: FeaturePlan) -> tuple[str, ...]:
+def describe_self_test(shares: Sequence[tuple[str, float]]) -> str:
+    """The flagged share of each kind of made-up image, in one line."""
+    return ", ".join(f"{kind} {share:.0%}" for kind, share in shares)
+
+
+def choose_detectors(contract: ModelContract, wanted: CalibrationConfig, features: FeaturePlan) -> tuple[str, ...]:
     """Names of the scores to combine: the requested scores, or the default for the model's kind of output.
 
     Args:
         contract: contract of the model.
-        wanted: names of the requested scores; empty for the default.
-        features: plan of the features, without a tensor if the model has none.
+        wanted: the requested detectors or groups of features; without both, the default.
+        features: the model's groups of features.
 
     Raises:
         OptionRefused: a requested score does not exist, or is null for this model.
     """
-    missing = null_columns(contract, CALIBRATED)
-    has_features = bool(features.tensor)
-    for name in wanted:
-        if name not in HIGH_IS_UNUSUAL or name in missing or (name == "feature_distance" and not has_features):
-            why = f"features: {features.describe()}" if name == "feature_distance" else "the score does not exist"
-            raise no_detector(name, why, [one for one in HIGH_IS_UNUSUAL if one not in missing])
-    return tuple(dict.fromkeys(wanted)) or default_detectors(contract, has_features=has_features)
+    missing = null_columns(contract, CALIBRATED) | {name for name in DISTANCES if group_of(name) not in features.groups}
+    for name in (*wanted.detectors, *(f"{group}_distance" for group in wanted.features)):
+        if name in missing or name not in HIGH_IS_UNUSUAL:
+            known = [one for one in HIGH_IS_UNUSUAL if one not in missing]
+            raise no_detector(name, _why_missing(name, features), known)
+    if wanted.detectors:
+        return tuple(dict.fromkeys(wanted.detectors))
+    groups = set(wanted.features or features.groups)
+    return (default_uncertainty(contract), *(name for name in DISTANCES if group_of(name) in groups))
 
 
-def default_detectors(contract: ModelContract, *, has_features: bool) -> tuple[str, ...]:
-    """Names of the scores that are combined by default; chosen from the results of benchmarks/detection.py."""
+def _why_missing(name: str, features: FeaturePlan) -> str:
+    if name == FEATURE_DISTANCE.name:
+        return f"{', '.join(DISTANCES)} replace it"
+    if name in DISTANCES:
+        return features.penultimate.why if name == "penultimate_distance" else "the early tensor has no spatial axes"
+    return "the score does not exist" if name not in HIGH_IS_UNUSUAL else "the score is null for it"
+
+
+def default_uncertainty(contract: ModelContract) -> str:
+    """Name of the score of uncertainty that is combined with the distances by default."""
     if contract.output_kind == "regression":
-        uncertainty = "largest_std"
-    elif contract.output_kind == "sigmoid" and contract.classes > 1:
-        uncertainty = "largest_label_entropy"
-    else:
-        uncertainty = "entropy"
-    return (uncertainty, "feature_distance") if has_features else (uncertainty,)
+        return "largest_std"
+    if contract.output_kind == "sigmoid" and contract.classes > 1:
+        return "largest_label_entropy"
+    return "entropy"
 
 
 def no_detector(name: str, why: str, known: list[str]) -> OptionRefused:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from export.contract.metadata import ModelContract
 from export.errors import OptionRefused
-from screen.columns import CALIBRATED, SCORES, null_columns
+from screen.columns import CALIBRATED, FEATURE_DISTANCE, SCORES, null_columns
 
 REVIEW_SHARE = 0.25
 """Entropy threshold of the default flag rule, as a share of the maximum possible entropy."""
@@ -303,8 +303,11 @@ class _Parser:
         if token in self._known and not negative:
             return token
         if token in self._missing:
-            why = "without a calibration" if token in CALIBRATED else "for this model"
+            why = "without a calibration that measures it" if token in CALIBRATED else "for this model"
             raise self._refuse(f"contains the column {token!r}, which is always null {why}")
+        if token == FEATURE_DISTANCE.name:
+            successors = "layout_distance, contrast_distance and penultimate_distance"
+            raise self._refuse(f"contains the column {token!r}, which {successors} replace")
         raise self._refuse(f"has {token!r} instead of a column or a number" if token else "is incomplete")
 
     def _take(self, word: str) -> bool:

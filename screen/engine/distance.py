@@ -1,15 +1,16 @@
-"""Distance of a row's trunk features from in-distribution features: nearest neighbours or Mahalanobis.
+"""Distances of a row's features from a reference set of in-distribution rows.
 
-In: features `float32 [B, F]`. Out: distances `[B]`; larger is farther. A `Distance` contains the arrays that a
-calibration stores. A `DistanceMeter` computes its matrix products in onnxruntime, where each row of a product is
-bitwise identical for any number of rows from 2 on; the host computes the rest row by row, in float64.
+In: features `float32 [B, F]`. Out: `FeatureDistances`, `[B]` each; larger is farther. A `NeighbourDistance` contains
+the arrays that a calibration stores. A `DistanceMeter` computes matrix products in onnxruntime, where each row of a
+product is bitwise identical for any number of rows from 2 on; the host computes the rest, element by element.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -17,12 +18,21 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from screen.engine.session import Device, GraphSession, external_weight, to_numpy
+from screen.engine.transform import Transform, normalize
+
+Floats = NDArray[np.float64]
+Metric = Literal["cosine", "euclidean"]
 
 NEIGHBOURS = 5
-"""Number of nearest neighbours whose similarities are averaged; benchmarks/detection.py compares other numbers."""
+"""Number of nearest neighbours whose distances are averaged; benchmarks/detection.py compares other numbers."""
 
-COMPONENTS = 128
-"""Maximum number of principal components of a Mahalanobis distance."""
+DENSITY_EXPONENT = 0.5
+"""Exponent of the correction for local density: 0 for a plain distance; 1 for a ratio to the neighbours' own distances,
+as in the local outlier factor (Breunig et al. 2000), with fewer near outliers found; between them, both are found
+(measured in benchmarks/detection.py)."""
+
+_LEAST_DENSITY = 0.05
+"""Lower bound of a reference row's distance to its neighbours, relative to the mean; near duplicates have none."""
 
 _FEATURES = "features"
 _SQUARES = "squares"
@@ -33,229 +43,230 @@ kernel for a single column."""
 _ROWS_PER_RUN = 512
 _MIN_ROWS = 2
 
-_FIELD_OF_ARRAY = {"bank": "reference"}
-"""Field names by array name, for the arrays of a calibration file whose field has another name."""
+
+@dataclass(frozen=True)
+class FeatureDistances:
+    """Distances of B rows from the reference set, `[B]` each; None if the distance is not measured.
+
+    Attributes:
+        layout_distance: of the early tensor's cell means.
+        contrast_distance: of the early tensor's channel means and standard deviations.
+        penultimate_distance: of the penultimate tensor.
+    """
+
+    layout_distance: Floats | None = None
+    contrast_distance: Floats | None = None
+    penultimate_distance: Floats | None = None
+
+    @classmethod
+    def concatenate(cls, parts: list[FeatureDistances]) -> FeatureDistances:
+        """The distances of the rows of several batches."""
+        joined: dict[str, Floats | None] = {}
+        for field in fields(cls):
+            values = [getattr(part, field.name) for part in parts]
+            joined[field.name] = None if not values or values[0] is None else np.concatenate(values)
+        return cls(**joined)
 
 
-class Distance(Protocol):
-    """A distance to a set of in-distribution features."""
+DISTANCES = tuple(field.name for field in fields(FeatureDistances))
+"""Names of the distances, which are also names of result columns."""
 
-    kind: ClassVar[str]
 
-    @property
-    def features(self) -> int:
-        """F, the number of features."""
+def group_of(distance: str) -> str:
+    """Name of the group of features that a distance compares."""
+    return distance.removesuffix("_distance")
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """The arrays of the distance by their names in a calibration file."""
 
-    def graph(self) -> onnx.GraphProto:
-        """Graph from `features` `[B, F]` to the inputs of `finish`; the data of its weights are external."""
-
-    def weights(self) -> dict[str, NDArray[Any]]:
-        """Data of the graph's external weights, by name."""
-
-    def finish(self, outputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float64]:
-        """Distances `[B]` from the graph's outputs."""
+DEFAULT_METRICS: dict[str, Metric] = {
+    "layout_distance": "cosine",
+    "contrast_distance": "euclidean",
+    "penultimate_distance": "cosine",
+}
+"""Default metric of each distance (measured in benchmarks/detection.py)."""
 
 
 @dataclass(frozen=True)
-class NearestNeighbours:
-    """One minus the mean cosine similarity to the k nearest reference features.
+class NeighbourDistance:
+    """Mean distance to the k nearest reference rows, partly corrected for the density of the reference set around them.
 
-    The method is that of Sun et al. (2022), with the mean of the k similarities instead of the k-th similarity.
+    With the mean distance d of a row to its k nearest reference rows, the mean distances d_1 ... d_k of these rows to
+    their own k nearest reference rows, and the median D of all such distances, the result is
+    `d / (geometric mean of d_1 ... d_k) ** a / D ** (1 - a)`, where a is `DENSITY_EXPONENT`: about 1 for an
+    in-distribution row. The plain distance d is that of Sun et al. (2022), with the mean instead of the k-th distance;
+    the correction by the neighbours' own distances is that of Breunig et al. (2000).
+
+    The metric `cosine` is the Euclidean distance of features of length 1, the square root of 2 - 2 cos; `euclidean` is
+    that of features after `Transform`.
 
     Attributes:
-        reference: `float16 [N, F]`, reference features, each of length 1.
-        neighbours: k, `int64 []`.
+        name: name of the distance, one of `DISTANCES`.
+        metric: `cosine` or `euclidean`.
+        columns: positions of its F features in a row's feature vector: first, and one behind the last.
+        reference: `float16 [N, F]`, features of the reference set, of length 1 or transformed.
+        own: `float32 [N]`, mean distance of each reference row to its k nearest other reference rows.
+        neighbours: k.
+        transform: transform before the distance; None for `cosine`.
     """
 
-    kind: ClassVar[str] = "neighbours"
+    name: str
+    metric: Metric
+    columns: tuple[int, int]
     reference: NDArray[np.float16]
-    neighbours: NDArray[np.int64]
-
-    @classmethod
-    def fit(cls, features: NDArray[np.float32], neighbours: int = NEIGHBOURS) -> NearestNeighbours:
-        """Normalize the features of the reference set to length 1.
-
-        Args:
-            features: features of the reference set, `[N, F]`.
-            neighbours: k; if it exceeds N, N is used.
-        """
-        length = np.sqrt(np.square(features, dtype=np.float64).sum(axis=1, keepdims=True))
-        reference = (features / np.where(length > 0, length, 1)).astype(np.float16)
-        return cls(reference, np.array(min(neighbours, len(reference))))
+    own: NDArray[np.float32]
+    neighbours: int
+    transform: Transform | None = None
 
     @property
     def features(self) -> int:
         """F, the number of features."""
         return int(self.reference.shape[1])
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """The arrays of the distance by their names in a calibration file."""
-        return {"bank": self.reference, "neighbours": self.neighbours}
+    def select(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """This distance's features of some rows, of length 1 or transformed, `[B, F]`."""
+        own = np.ascontiguousarray(features[:, slice(*self.columns)])
+        return normalize(own) if self.transform is None else self.transform.apply(own)
 
     def graph(self) -> onnx.GraphProto:
-        """ONNX graph that computes each row's k largest dot products with the reference, and its squared length."""
+        """ONNX graph from `features` `[B, F]` to each row's k nearest reference rows and its squared length.
+
+        The nearest rows r of a row x have the largest x r - |r|^2 / 2.
+        """
         nodes = [  # onnxruntime casts the reference to float32 and packs it for Gemm when the session opens
             helper.make_node("Cast", ["reference"], ["reference_float32"], to=TensorProto.FLOAT),
-            helper.make_node("Gemm", [_FEATURES, "reference_float32"], ["products"], transB=1),
+            helper.make_node("Gemm", [_FEATURES, "reference_float32", "bias"], ["products"], transB=1),
             helper.make_node("TopK", ["products", "k"], ["nearest", "positions"], axis=-1),
-            *_sum_squares(_FEATURES),
+            helper.make_node("Gather", ["own", "positions"], ["density"], axis=0),
+            helper.make_node("Mul", [_FEATURES, _FEATURES], ["square"]),
+            # Not `ReduceSum`: its summation order depends on memory alignment, so on the row's position in the batch.
+            helper.make_node("MatMul", ["square", "ones"], [_SQUARES]),
         ]
-        count = int(self.neighbours)
-        constants = {"k": np.array([count]), "ones": _ones(self.features)}
-        return _make_graph(nodes, self.features, {"nearest": count, _SQUARES: _LANES}, constants, self.weights())
+        for node in nodes:
+            node.name = node.output[0]  # the check of node placement identifies nodes by name
+        outputs = {"nearest": self.neighbours, "density": self.neighbours, _SQUARES: _LANES}
+        squares = np.square(self.reference, dtype=np.float64).sum(axis=1)
+        constants = {
+            "bias": (-squares / 2).astype(np.float32),
+            "k": np.array([self.neighbours]),
+            "ones": np.ones((self.features, _LANES), np.float32),
+        }
+        return helper.make_graph(
+            nodes,
+            self.name,
+            [helper.make_tensor_value_info(_FEATURES, TensorProto.FLOAT, ["B", self.features])],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", size]) for name, size in outputs.items()],
+            [
+                *(numpy_helper.from_array(array, name) for name, array in constants.items()),
+                *(external_weight(name, array) for name, array in self.weights().items()),
+            ],
+        )
 
     def weights(self) -> dict[str, NDArray[Any]]:
-        """The reference features, by the name of the graph's weight."""
-        return {"reference": self.reference}
+        """Data of the graph's external weights, by name."""
+        return {"reference": self.reference, "own": self.own}
 
-    def finish(self, outputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float64]:
-        """Distances `[B]`, 1 - mean cosine similarity, 0 to 2; 1 for a row whose features are all 0."""
-        length = np.sqrt(outputs[_SQUARES][:, 0].astype(np.float64))
-        total = np.zeros(len(length))
-        for column in outputs["nearest"].T:  # in a fixed order, for any memory layout
-            total += column
-        mean = total / outputs["nearest"].shape[1]
-        distance: NDArray[np.float64] = np.maximum(1 - mean / np.where(length > 0, length, 1), 0)
+    def neighbour_distances(self, outputs: dict[str, NDArray[np.float32]]) -> Floats:
+        """Distance to each of the k nearest reference rows, `[B, k]`, from the graph's outputs."""
+        squares = outputs[_SQUARES][:, :1].astype(np.float64)
+        distances: Floats = np.sqrt(np.maximum(squares - 2 * outputs["nearest"].astype(np.float64), 0))
+        return distances
+
+    def finish(self, outputs: dict[str, NDArray[np.float32]]) -> Floats:
+        """Distances `[B]` from the graph's outputs."""
+        mean = _mean_of_columns(self.neighbour_distances(outputs))
+        density = np.exp(_mean_of_columns(np.log(outputs["density"].astype(np.float64))))
+        typical = float(np.median(self.own))
+        distance: Floats = mean / density**DENSITY_EXPONENT / typical ** (1 - DENSITY_EXPONENT)
         return distance
 
 
-@dataclass(frozen=True)
-class Mahalanobis:
-    """Mahalanobis distance to the mean of the reference features, in the space of their D first principal components.
-
-    The method is that of Lee et al. (2018), with a single class.
-
-    Attributes:
-        mean: `float32 [F]`, mean of the reference features.
-        directions: `float32 [F, D]`, the principal components, each divided by the standard deviation along it.
-    """
-
-    kind: ClassVar[str] = "mahalanobis"
-    mean: NDArray[np.float32]
-    directions: NDArray[np.float32]
-
-    @classmethod
-    def fit(cls, features: NDArray[np.float32]) -> Mahalanobis:
-        """Compute mean and principal components of the reference features.
-
-        Args:
-            features: the reference features, `[N, F]`.
-        """
-        mean = features.mean(axis=0, dtype=np.float64)
-        centred = features - mean
-        values, vectors = np.linalg.eigh(centred.T @ centred / len(features))
-        kept = [index for index in range(len(values))[::-1][:COMPONENTS] if values[index] > values[-1] * 1e-7]
-        directions = vectors[:, kept] / np.sqrt(values[kept])
-        return cls(mean.astype(np.float32), directions.astype(np.float32))
-
-    @property
-    def features(self) -> int:
-        """F, the number of features."""
-        return len(self.mean)
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """The arrays of the distance by their names in a calibration file."""
-        return {"mean": self.mean, "directions": self.directions}
-
-    def graph(self) -> onnx.GraphProto:
-        """ONNX graph that computes the squared distance of each row from its features."""
-        nodes = [
-            helper.make_node("Sub", [_FEATURES, "mean"], ["centred"]),
-            helper.make_node("MatMul", ["centred", "directions"], ["components"]),
-            *_sum_squares("components"),
-        ]
-        count = self.directions.shape[1]
-        return _make_graph(nodes, self.features, {_SQUARES: _LANES}, {"ones": _ones(count)}, self.weights())
-
-    def weights(self) -> dict[str, NDArray[Any]]:
-        """`mean` and `directions`, by the names of the graph's weights."""
-        return self.arrays()
-
-    def finish(self, outputs: dict[str, NDArray[np.float32]]) -> NDArray[np.float64]:
-        """Distances `[B]`, in standard deviations."""
-        return np.sqrt(outputs[_SQUARES][:, 0].astype(np.float64))
+def _mean_of_columns(values: Floats) -> Floats:
+    """Mean of the k columns, `[B]`, summed in a fixed order for any memory layout."""
+    total: Floats = np.zeros(len(values))
+    for column in values.T:
+        total += column
+    mean: Floats = total / values.shape[1]
+    return mean
 
 
-DISTANCES: dict[str, type[NearestNeighbours] | type[Mahalanobis]] = {
-    kind.kind: kind for kind in (NearestNeighbours, Mahalanobis)
-}
-"""Classes of distances, by their `kind`."""
-
-
-def distance_from_arrays(kind: str, arrays: dict[str, NDArray[Any]]) -> Distance:
-    """The distance that a calibration file stores.
-
-    Raises:
-        KeyError: the kind is unknown.
-        TypeError: the arrays are not those of this kind.
-    """
-    return DISTANCES[kind](**{_FIELD_OF_ARRAY.get(name, name): array for name, array in arrays.items()})
-
-
-class DistanceMeter:
-    """Computes the distance of batches of features on a device.
+def fit_distance(
+    name: str,
+    features: NDArray[np.float32],
+    columns: slice,
+    device: Device,
+    metric: Metric,
+    neighbours: int = NEIGHBOURS,
+) -> NeighbourDistance:
+    """Fit a distance to the features of the reference set.
 
     Args:
-        distance: distance with its fitted arrays.
-        device: device of the session.
+        name: name of the distance, one of `DISTANCES`.
+        features: feature vectors of the reference set, `[N, all features]`, N at least 2.
+        columns: positions of the distance's features.
+        device: device on which the distances within the reference set are computed.
+        metric: `cosine` or `euclidean`.
+        neighbours: k; if it exceeds N - 1, N - 1 is used.
     """
+    own = np.ascontiguousarray(features[:, columns])
+    transform = None
+    if metric == "euclidean":
+        transform = Transform.fit(own, own.shape[1] // 2 if name == "contrast_distance" else 0)
+        reference = transform.apply(own)
+    else:
+        reference = normalize(own)
+    count = min(neighbours, len(features) - 1)
+    bounds = (columns.start, columns.stop)
+    ones: NDArray[np.float32] = np.ones(len(features), np.float32)
+    # One more neighbour, because the nearest reference row of a reference row is the row itself.
+    unscaled = NeighbourDistance(name, metric, bounds, reference.astype(np.float16), ones, count + 1, transform)
+    between = _Measurement(unscaled, device).run(features, unscaled.neighbour_distances)[:, 1:].mean(axis=1)
+    usual = between.mean()
+    floor = _LEAST_DENSITY * usual if usual > 0 else 1.0
+    densities = np.maximum(between, floor).astype(np.float32)
+    return NeighbourDistance(name, metric, bounds, unscaled.reference, densities, count, transform)
 
-    def __init__(self, distance: Distance, device: Device) -> None:
-        self._distance = distance
+
+Finish = Callable[[dict[str, NDArray[np.float32]]], Floats]
+"""Function from the outputs of a distance's graph to one value or several values for each row."""
+
+
+class _Measurement:
+    """Runs the graph of one distance on batches of features."""
+
+    def __init__(self, distance: NeighbourDistance, device: Device) -> None:
+        self.distance = distance
         imports = [helper.make_opsetid("", 17)]
         model = helper.make_model(distance.graph(), opset_imports=imports, ir_version=8)
         self._session = GraphSession(model, device, weights=distance.weights())
-        self._pool = ThreadPoolExecutor(device.workers, thread_name_prefix="distance")
         self._workers = device.workers
+        self._pool = ThreadPoolExecutor(device.workers, thread_name_prefix=distance.name)
 
-    def measure(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Distances `[B]` of features `[B, F]`, B at least 1."""
-        fed = features if len(features) >= _MIN_ROWS else np.repeat(features, _MIN_ROWS, axis=0)
+    def run(self, features: NDArray[np.float32], finish: Finish) -> Floats:
+        """Results of `finish` for the graph's outputs, joined over slices of the rows."""
+        chosen = self.distance.select(features)
+        fed = chosen if len(chosen) >= _MIN_ROWS else np.repeat(chosen, _MIN_ROWS, axis=0)
         slices = max(1, min(max(self._workers, -(-len(fed) // _ROWS_PER_RUN)), len(fed) // _MIN_ROWS))
-        distances = list(self._pool.map(self._measure_slice, np.array_split(fed, slices)))
-        return np.concatenate(distances)[: len(features)]
 
-    def _measure_slice(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        outputs = self._session.run({_FEATURES: self._session.put(features)})
-        return self._distance.finish(to_numpy(outputs, self._session.outputs))
+        def run_slice(rows: NDArray[np.float32]) -> Floats:
+            outputs = self._session.run({_FEATURES: self._session.put(rows)})
+            finished: Floats = finish(to_numpy(outputs, self._session.outputs))
+            return finished
+
+        return np.concatenate(list(self._pool.map(run_slice, np.array_split(fed, slices))))[: len(features)]
 
 
-def _sum_squares(name: str) -> list[onnx.NodeProto]:
-    """Nodes for the sum of squares over the last axis, `[B, _LANES]` with identical columns, by a matrix product.
+class DistanceMeter:
+    """Computes the distances of batches of features on a device.
 
-    `ReduceSum` is not used: its summation order depends on memory alignment, and therefore on the row's position in
-    the batch.
+    Args:
+        distances: the fitted distances.
+        device: device of the sessions.
     """
-    return [
-        helper.make_node("Mul", [name, name], ["square"]),
-        helper.make_node("MatMul", ["square", "ones"], [_SQUARES]),
-    ]
 
+    def __init__(self, distances: tuple[NeighbourDistance, ...], device: Device) -> None:
+        self._measurements = [_Measurement(distance, device) for distance in distances]
 
-def _ones(count: int) -> NDArray[np.float32]:
-    return np.ones((count, _LANES), np.float32)
-
-
-def _make_graph(
-    nodes: list[onnx.NodeProto],
-    features: int,
-    outputs: dict[str, int],
-    constants: dict[str, NDArray[Any]],
-    weights: dict[str, NDArray[Any]],
-) -> onnx.GraphProto:
-    for node in nodes:
-        node.name = node.output[0]  # the check of node placement identifies nodes by name
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", size]) for name, size in outputs.items()]
-    return helper.make_graph(
-        nodes,
-        "distance",
-        [helper.make_tensor_value_info(_FEATURES, TensorProto.FLOAT, ["B", features])],
-        values,
-        [
-            *(numpy_helper.from_array(array, name) for name, array in constants.items()),
-            *(external_weight(name, array) for name, array in weights.items()),
-        ],
-    )
+    def measure(self, features: NDArray[np.float32]) -> FeatureDistances:
+        """Distances of features `[B, F]`, B at least 1."""
+        return FeatureDistances(
+            **{one.distance.name: one.run(features, one.distance.finish) for one in self._measurements}
+        )

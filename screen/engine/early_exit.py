@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from export.errors import OutOfMemory
 from screen.engine.boundary import Boundary
+from screen.engine.distance import FeatureDistances
 from screen.engine.interim import entropy_error, find_decided_rows, plan_interim_looks
 from screen.engine.passes import PassEngine
 from screen.engine.runs import Rows, Run, cut_passes
@@ -33,9 +34,9 @@ MAX_WAITING_BATCHES, MAX_WAITING_BYTES = 8, 64 * 2**20
 """Maximum number of batches whose undecided rows wait for further passes, and maximum bytes of their images.
 `oodscreen run` stops and reports progress only between completed batches, so batches must not wait long."""
 
-EntropyLimits = Callable[[int, NDArray[np.float64] | None], NDArray[np.float64]]
-"""Callback: takes the number of rows B and their `feature_distance` `[B]` (or None), and returns the predictive entropy
-above which each row is flagged, `[B]`, nats."""
+EntropyLimits = Callable[[int, FeatureDistances], NDArray[np.float64]]
+"""Callback: takes the number of rows B and their distances, and returns the predictive entropy above which each row is
+flagged, `[B]`, nats."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class _FirstLook:
     Attributes:
         summary: summary of the decided rows.
         decided: `[B]`, whether each row is decided.
-        distance: `[B]`, `feature_distance` of all rows; None if it is not measured.
+        distances: distances of all rows.
         remaining: boundary of the undecided rows; None if there are none.
         statistics: statistics of the undecided rows over the passes so far; not used if there are none.
         limit: entropy limits of the undecided rows.
@@ -53,7 +54,7 @@ class _FirstLook:
 
     summary: PassSummary
     decided: NDArray[np.bool_]
-    distance: NDArray[np.float64] | None
+    distances: FeatureDistances
     remaining: Boundary | None
     statistics: RunStatistics
     limit: NDArray[np.float64]
@@ -86,8 +87,7 @@ class _Batch:
         summaries = [*(piece.summary for piece in self.pieces), *([] if rest is None else [rest])]
         positions = np.concatenate([np.flatnonzero(decided), np.flatnonzero(~decided)])
         summary = concatenate(summaries).take(np.argsort(positions))
-        distances = [piece.distance for piece in self.pieces if piece.distance is not None]
-        return replace(summary, feature_distance=np.concatenate(distances) if distances else None)
+        return replace(summary, **vars(FeatureDistances.concatenate([piece.distances for piece in self.pieces])))
 
 
 class EarlyExitEngine(PassEngine):
@@ -197,14 +197,14 @@ class EarlyExitEngine(PassEngine):
     def _run_first_look(self, images: NDArray[np.uint8], limits: EntropyLimits) -> _FirstLook:
         """Run the trunk and the passes up to the first interim look, for rows that fit into memory."""
         boundary = self._trunk.run(Rows(images))
-        distance = self._measure_distance(boundary)
-        limit = limits(len(images), distance)
+        distances = self._measure_distances(boundary)
+        limit = limits(len(images), distances)
         summary, statistics, decided = self._run_to_look(boundary, None, limit, 0)
         if decided.all():
-            return _FirstLook(summary, decided, distance, None, statistics, limit[:0])
+            return _FirstLook(summary, decided, distances, None, statistics, limit[:0])
         remaining = self._trunk.take(boundary, np.flatnonzero(~decided))
         return _FirstLook(
-            summary.take(decided), decided, distance, remaining, statistics.take(~decided), limit[~decided]
+            summary.take(decided), decided, distances, remaining, statistics.take(~decided), limit[~decided]
         )
 
     def _run_later_looks(
@@ -255,8 +255,8 @@ class EarlyExitEngine(PassEngine):
         pieces = max(-(-self._workers // len(runs)), -(-boundary.rows.count // self.rows_per_run))
         return self._reduce_all(self._trunk.split(boundary, pieces), runs)
 
-    def _measure_distance(self, boundary: Boundary) -> NDArray[np.float64] | None:
-        """Distance of the trunk's features from the reference set, `[B]`; None without a distance or features."""
+    def _measure_distances(self, boundary: Boundary) -> FeatureDistances:
+        """Distances of the rows of a boundary from the reference set."""
         if self._meter is None or boundary.features is None:
-            return None
+            return FeatureDistances()
         return self._meter.measure(boundary.features)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from export.errors import OutOfMemory
 from screen.engine.boundary import Boundary, TrunkRunner
-from screen.engine.distance import Distance, DistanceMeter
+from screen.engine.distance import DistanceMeter, NeighbourDistance
 from screen.engine.graph.plan import EnginePlan
 from screen.engine.graph.reduction import ENERGY, ENTROPY, M2, M3, M4, RAW_OUTPUT, VOTES
 from screen.engine.masks import draw_masks, draw_row_masks
@@ -42,7 +42,7 @@ Result = TypeVar("Result")
 
 
 class EngineOptions(TypedDict):
-    """Arguments of an engine except `plan` and `distance`; see `PassEngine`."""
+    """Arguments of an engine except `plan` and `distances`; see `PassEngine`."""
 
     passes: int
     seed: int
@@ -61,8 +61,7 @@ class PassEngine:
         device: device of the sessions.
         memory: maximum size of the tensors of all concurrent session runs, in bytes; determines the rows per session
             run.
-        distance: distance that determines `feature_distance`, with a plan that has `features`; None: no
-            `feature_distance`.
+        distances: distances to measure, with a plan that has `features`.
         notify: callback for a one-line notice that memory ran out and session runs have fewer rows; called at most
             once.
     """
@@ -78,7 +77,7 @@ class PassEngine:
         seed: int,
         device: Device,
         memory: int,
-        distance: Distance | None = None,
+        distances: tuple[NeighbourDistance, ...] = (),
         notify: Callable[[str], None] | None = None,
     ) -> None:
         self.plan = plan
@@ -90,7 +89,7 @@ class PassEngine:
         self.rows_per_run = plan.rows_per_run(memory, self._workers, self.boundary_copies)
         self._notify = notify
         # The reference features are larger than most heads, so their session opens in parallel with the others.
-        opening = None if distance is None else self._pool.submit(DistanceMeter, distance, device)
+        opening = self._pool.submit(DistanceMeter, distances, device) if distances else None
         self._trunk = TrunkRunner(plan, device, self._pool, memory)
         self._head = GraphSession(plan.head, device, plan.weights_folder)
         self._runs = cut_passes(plan, (passes,))[0]
@@ -99,9 +98,9 @@ class PassEngine:
         self._caches_masks = plan.masks == "shared" and 4 * passes * elements <= MAX_CACHED_MASK_BYTES
         self._mask_cache: dict[Run, dict[str, Any]] = {}
 
-    def set_distance(self, distance: Distance) -> None:
-        """Set the distance that determines `feature_distance` in later summaries."""
-        self._meter = DistanceMeter(distance, self.device)
+    def set_distances(self, distances: tuple[NeighbourDistance, ...]) -> None:
+        """Set the distances of later summaries."""
+        self._meter = DistanceMeter(distances, self.device) if distances else None
 
     def summarize(self, images: NDArray[np.uint8]) -> PassSummary:
         """The statistics of T passes over a batch.
@@ -118,7 +117,7 @@ class PassEngine:
             return summary
         # All rows are measured in one call, because each call reads the whole reference set.
         features = [one for _, one in pieces if one is not None]
-        return replace(summary, feature_distance=self._meter.measure(np.concatenate(features)) if features else None)
+        return summary if not features else replace(summary, **vars(self._meter.measure(np.concatenate(features))))
 
     def _run_in_pieces(self, images: NDArray[np.uint8], work: Callable[[NDArray[np.uint8]], Result]) -> list[Result]:
         """Results of `work` for pieces of the rows that fit into memory; pieces are halved when memory runs out."""

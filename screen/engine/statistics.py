@@ -124,7 +124,8 @@ class PassSummary:
             prediction's probability.
         energy: `[B]`, mean over passes of -logsumexp(logits), nats.
         largest_label_entropy: `[B]`, for several labels: maximum over the labels of the label's entropy, nats.
-        feature_distance: `[B]`, distance of the trunk's features from the reference set; None if it is not measured.
+        layout_distance, contrast_distance, penultimate_distance: `[B]`, distances of the row's features from the
+            reference set (see `screen.engine.distance`).
     """
 
     passes: NDArray[np.int32]
@@ -142,7 +143,9 @@ class PassSummary:
     kurtosis: Floats | None = None
     energy: Floats | None = None
     largest_label_entropy: Floats | None = None
-    feature_distance: Floats | None = None
+    layout_distance: Floats | None = None
+    contrast_distance: Floats | None = None
+    penultimate_distance: Floats | None = None
 
     @property
     def is_finite(self) -> NDArray[np.bool_]:

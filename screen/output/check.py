@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from export.errors import ExitCode, InputRefused
-from screen.columns import IDENTITY, SCORES, STATUSES, columns_of_format
+from screen.columns import IDENTITY, SCORES_OF_ALL_FORMATS, STATUSES, columns_of_format
 from screen.config import fingerprint
 from screen.files.paths import open_parquet
 from screen.files.storage import FileContent, find_stale_staging
@@ -173,7 +173,8 @@ def _check_rows(file: pq.ParquetFile, entry: ManifestEntry) -> Iterator[str]:
     rows = flagged = 0
     statuses: dict[str, int] = {}
     wrong: set[str] = set()
-    scores = [column.name for column in SCORES]
+    stored = set(file.schema_arrow.names)
+    scores = [column.name for column in SCORES_OF_ALL_FORMATS if column.name in stored]
     for batch in file.iter_batches(columns=["shard", "row", *scores, "flag", "passes", "status", "error"]):
         table = pa.Table.from_batches([batch])
         positions = pa.chunked_array([pa.array(range(rows, rows + len(table)), pa.int64())])

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from export.errors import OptionRefused
-from screen.columns import SCORES, STATUSES
+from screen.columns import SCORES_OF_ALL_FORMATS, STATUSES
 from screen.decide.detectors import HIGH_IS_SUSPICIOUS
 from screen.decide.rules import MOST_UNUSUAL, flags_high
 from screen.review.results import Results
@@ -26,7 +26,9 @@ from screen.review.results import Results
 FLAGGED, AUDIT = "flagged", "audit"
 """Sources of queue rows: the flagged rows, and the random audit sample of unflagged rows."""
 
-_NAMES = frozenset([*(column.name for column in SCORES), *(status for status in STATUSES if status != "ok")])
+_NAMES = frozenset(
+    [*(column.name for column in SCORES_OF_ALL_FORMATS), *(status for status in STATUSES if status != "ok")]
+)
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _HAVE_AN_IMAGE = ("ok", "wrong_shape", "too_large", "non_finite")
 """Statuses of rows whose image can be shown."""

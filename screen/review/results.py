@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from export.errors import InputChanged, InputRefused, OutputLocked, OutputRefused
-from screen.columns import columns_of_format
+from screen.columns import SCORES_OF_ALL_FORMATS, columns_of_format
 from screen.files.paths import as_path, is_local, open_parquet
 from screen.input.mapping import ColumnMapping
 from screen.output.lock import refuse_if_held
@@ -192,9 +192,14 @@ class Results:
         return int(self.identity["result_format"])
 
     def _stored(self, columns: Sequence[str]) -> list[str]:
-        """The columns to read from a file: format 1 has the reasons of a flag in `flag_reason` alone."""
+        """The columns to read from a file, without those that its format lacks.
+
+        Format 1 has the reasons of a flag in `flag_reason` alone.
+        """
         renamed = {"flag_reasons": "flag_reason"} if self._format == 1 else {}
-        return list(dict.fromkeys(renamed.get(name, name) for name in columns))
+        lacking = {column.name for column in SCORES_OF_ALL_FORMATS}
+        lacking -= {column.name for column in columns_of_format(self._format)}
+        return list(dict.fromkeys(renamed.get(name, name) for name in columns if name not in lacking))
 
     def refuse_if_changed(self) -> None:
         """Raise an error if the manifest changed since it was read.
@@ -241,12 +246,23 @@ _VALUE = r"([A-Za-z_]\w*) (?:-?[0-9.][0-9.eE+-]*|-?inf|nan)"
 
 
 def _select(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.Table:
-    """The named columns; where `flag_reasons` is not stored (format 1), it is derived from `flag_reason`."""
+    """The named columns; where `flag_reasons` is not stored (format 1), it is derived from `flag_reason`.
+
+    A score that the format of the file lacks is null.
+    """
     table = pa.Table.from_batches([batch])
     if "flag_reasons" in columns and "flag_reasons" not in table.column_names:
         conditions = pc.replace_substring_regex(table["flag_reason"], _VALUE, r"\1")
         table = table.append_column("flag_reasons", pc.split_pattern(conditions, "; "))
-    return table.select(list(columns))
+    return add_missing_scores(table, columns).select(list(columns))
+
+
+def add_missing_scores(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """The table with null columns for those of `columns` that are scores of another format of results."""
+    for column in SCORES_OF_ALL_FORMATS:
+        if column.name in columns and column.name not in table.column_names:
+            table = table.append_column(column.name, pa.nulls(len(table), column.type))
+    return table
 
 
 def open_results(source: str) -> Results:

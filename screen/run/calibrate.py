@@ -3,11 +3,11 @@
 In: an exported model, shards of held-out in-distribution rows, and optional reference shards. Out: a calibration file
 and a `CalibrationReport`.
 
-If `feature_distance` is a detector, the rows or the reference shards are read first to fill the reference set, for
-which the trunk alone is run. The rows are then read for the T passes, and with `--adaptive` once more for the early
-exit. The digest of a row's pixels determines whether the row belongs to the reference set, the fitting set or the
-calibration set. The split therefore does not depend on the order of rows or shards, and equal images are always in the
-same set.
+If a distance is a detector, the rows or the reference shards are read first to fill the reference set, for which no
+passes are run. The rows are then read for the T passes, and with `--adaptive` once more for the early exit. At the end,
+made-up images of several kinds are scored (`screen.run.self_test`). The digest of a row's pixels determines whether the
+row belongs to the reference set, the fitting set or the calibration set. The split therefore does not depend on the
+order of rows or shards, and equal images are always in the same set.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from export.contract.reader import ExportedModel, read_model
 from export.errors import CalibrationRefused, InputRefused, OptionRefused, OutputRefused
-from screen.config import CalibrationConfig, RunConfig
+from screen.config import RunConfig
 from screen.decide.adaptive import entropy_limits, refuse_early_exit
 from screen.decide.calibration import (
     FITTING_SHARE,
@@ -36,6 +36,7 @@ from screen.decide.calibration import (
     split_rows,
     threshold_rank,
 )
+from screen.decide.config import CalibrationConfig
 from screen.decide.detectors import HIGH_IS_UNUSUAL, CombinedScore, Detector
 from screen.decide.reference import MIN_REFERENCE_ROWS, REFERENCE_SHARE, ReferenceSet
 from screen.decide.request import (
@@ -45,9 +46,8 @@ from screen.decide.request import (
     no_detector,
 )
 from screen.decide.scores import score_columns
-from screen.engine.distance import DISTANCES, Distance
+from screen.engine.distance import DEFAULT_METRICS, DISTANCES, NeighbourDistance, fit_distance, group_of
 from screen.engine.early_exit import EarlyExitEngine
-from screen.engine.graph.features import GRID
 from screen.engine.graph.plan import plan_engine
 from screen.engine.masks import ALGORITHM, identify_rows
 from screen.engine.passes import EngineOptions, PassEngine
@@ -60,6 +60,7 @@ from screen.input.rows import read_batches
 from screen.input.shards import ShardRef, find_shards
 from screen.run.runner import Listener
 from screen.run.scoring import NON_FINITE
+from screen.run.self_test import ROWS, describe_blindness, find_blind, make_kinds
 
 
 def run_calibration(
@@ -129,11 +130,11 @@ class _CalibrationProcess:
         self.statuses: dict[str, int] = {}
         self._first_failure = ""
         self._settings = config.settings()
-        plan = plan_engine(model, masks=self._settings.masks, features=GRID)
+        plan = plan_engine(model, masks=self._settings.masks, features=True)
         self._features = plan.features
-        self._detectors = choose_detectors(model.contract, wanted.detectors, plan.features)
-        if not plan.features.tensor and not wanted.detectors:
-            listener.noted(f"feature_distance is not available ({plan.features.why}); uncertainty is the only detector")
+        self._detectors = choose_detectors(model.contract, wanted, plan.features)
+        if not plan.features.groups and not wanted.detectors:
+            listener.noted(f"no distance is available ({plan.features.early.why}); uncertainty is the only detector")
         if config.adaptive:
             refuse_early_exit(model.contract, None, self._detectors)
         shards = find_shards(source)[0]
@@ -150,10 +151,12 @@ class _CalibrationProcess:
             "notify": listener.noted,
         }
         self._engine = PassEngine(plan, **self._options)
+        self._examples: NDArray[np.uint8] | None = None
 
     @property
-    def _uses_distance(self) -> bool:
-        return "feature_distance" in self._detectors
+    def _distances(self) -> tuple[str, ...]:
+        """Names of the distances among the detectors."""
+        return tuple(name for name in self._detectors if name in DISTANCES)
 
     def calibrate(self) -> tuple[Calibration, int]:
         """Fill the reference set, run the passes, and fit the detectors.
@@ -161,11 +164,9 @@ class _CalibrationProcess:
         Returns:
             The calibration, and the number of rows in the reference set.
         """
-        distance, reference, features = self._fill_reference()
-        rows = self._score_rows(None if self._reference is not None else reference, distance)
+        distances, reference = self._fill_reference()
+        rows = self._score_rows(None if self._reference is not None else reference, distances)
         digests = rows.all_digests()
-        if self._reference is not None:
-            self._refuse_overlap(digests)
         readable = len(digests) + (0 if self._reference is not None else len(reference))
         self._require_rows(readable, "readable rows")
         fitting, calibration_rows = split_rows(digests, (FITTING_SHARE, 1 - FITTING_SHARE))
@@ -179,27 +180,51 @@ class _CalibrationProcess:
                 next_step="give more rows with distinct images",
             )
         self._calibration_digests = digests[calibration_rows]
-        names = list(self._detectors)
-        if distance is not None and np.ptp(rows.all_scores("feature_distance")[fitting]) == 0:
-            names.remove("feature_distance")
-            distance, features = None, "none: every row has the same features"
+        constant = [name for name in self._distances if np.ptp(rows.all_scores(name)[fitting]) == 0]
+        names = [name for name in self._detectors if name not in constant]
         if not names:
             raise OptionRefused(
-                "feature_distance is the only detector, but all rows have the same features.",
+                f"{' and '.join(constant)} cannot be a detector: all rows have the same features.",
                 wanted="at least one detector with different values for different rows",
                 next_step="add another detector, for example --detector entropy",
             )
+        if constant:
+            self._listener.noted(f"not used, because all rows have the same features: {', '.join(constant)}")
         combined_score = CombinedScore(tuple(Detector.fit(name, rows.all_scores(name)[fitting]) for name in names))
         scores = np.sort(combined_score.score({name: rows.all_scores(name)[calibration_rows] for name in names}))
-        binding = Binding(self._model.digest, ALGORITHM, self._settings)
+        used = tuple(distance for distance in distances if distance.name in names)
+        features = "; ".join(f"{group}: {text}" for group, text in self._features.describe().items())
         calibration = Calibration(
-            binding, self._wanted.review_rate, combined_score, scores, distance, features, fit_rows=len(fitting)
+            Binding(self._model.digest, ALGORITHM, self._settings),
+            self._wanted.review_rate,
+            combined_score,
+            scores,
+            used,
+            features if used else "none: no distance is a detector",
+            fit_rows=len(fitting),
         )
-        return calibration, len(reference)
+        return replace(calibration, self_test=self._test(calibration)), len(reference)
+
+    def _test(self, calibration: Calibration) -> tuple[tuple[str, float], ...]:
+        """Share of made-up images of each kind that the calibration flags; warns of kinds that it does not see."""
+        assert self._examples is not None  # noqa: S101  there are enough readable rows
+        shares, surprisals = {}, {}
+        for kind, make in make_kinds(self._examples).items():
+            summary = self._engine.summarize(make())
+            scores = score_columns(summary.take(summary.is_finite))
+            unreadable = int((~summary.is_finite).sum())  # a row that cannot be scored is flagged
+            flags = int((calibration.score(scores) > calibration.threshold).sum()) + unreadable
+            shares[kind] = flags / len(summary.mean)
+            surprisals[kind] = calibration.combined_score.surprisals(scores)
+        names = calibration.combined_score.names
+        missing = [f"{group}_distance" for group in self._features.groups if f"{group}_distance" not in names]
+        for kind in find_blind(shares):
+            self._listener.noted(describe_blindness(kind, shares[kind], surprisals[kind], names, missing))
+        return tuple(shares.items())
 
     def measure_early_exit(self, calibration: Calibration) -> StoppingReport:
         """Score the calibration set again with early exit, and compare the flags with the flags after all passes."""
-        engine = EarlyExitEngine(self._plan, distance=calibration.distance, **self._options)
+        engine = EarlyExitEngine(self._plan, distances=calibration.distances, **self._options)
         limits = partial(entropy_limits, None, calibration)
         scores, passes = [], []
         for summary in engine.summarize_early_exit(self._calibration_images(), limits):
@@ -219,26 +244,26 @@ class _CalibrationProcess:
             kept = np.isin(_digests(batch), self._calibration_digests)
             yield batch.images[kept] if kept.any() else None
 
-    def _fill_reference(self) -> tuple[Distance | None, NDArray[np.uint64], str]:
+    def _fill_reference(self) -> tuple[tuple[NeighbourDistance, ...], NDArray[np.uint64]]:
         """Fill the reference set.
 
         Returns:
-            The fitted distance, or None if `feature_distance` is not a detector; the digests of the rows in the
-            reference set; and a description of the features, or the reason why there are none.
+            The fitted distances, and the digests of the rows in the reference set; both are empty if no distance is a
+            detector.
         """
-        if not self._uses_distance:
-            why = "none: feature_distance is not a detector" if self._features.tensor else self._features.describe()
+        if not self._distances:
             if self._reference is not None:
-                self._listener.noted(
-                    "--reference has no effect: feature_distance is not a detector of this calibration"
-                )
-            return None, np.zeros(0, np.uint64), why
-        reference = ReferenceSet(self._features.size)
+                self._listener.noted("--reference has no effect: no distance is a detector of this calibration")
+            return (), np.zeros(0, np.uint64)
+        groups = {name: self._features.groups[group_of(name)] for name in self._distances}
+        reference = ReferenceSet(sum(columns.stop - columns.start for columns in groups.values()))
         for batch in self._read(self._reference or self._shards, count=False):
             reference.add(_digests(batch), self._engine.features(batch.images))
         seen = reference.all_seen()
         if self._reference is None:
             self._require_rows(len(seen), "readable rows")
+        else:
+            self._refuse_overlap(seen)
         digests, features = reference.close(REFERENCE_SHARE if self._reference is None else 1)
         if len(digests) < MIN_REFERENCE_ROWS:
             raise InputRefused(
@@ -246,24 +271,29 @@ class _CalibrationProcess:
                 wanted=f"at least {MIN_REFERENCE_ROWS} distinct rows, better thousands",
                 next_step="give more rows; reference rows may be training rows",
             )
-        self._reference_digests = seen
-        return DISTANCES[self._wanted.distance].fit(features), digests, self._features.describe()
+        metrics = {name: self._wanted.distance or DEFAULT_METRICS[name] for name in groups}
+        fitted = (
+            fit_distance(name, features, columns, self._device, metrics[name]) for name, columns in groups.items()
+        )
+        return tuple(fitted), digests
 
-    def _score_rows(self, reference: NDArray[np.uint64] | None, distance: Distance | None) -> _CollectedScores:
+    def _score_rows(
+        self, reference: NDArray[np.uint64] | None, distances: tuple[NeighbourDistance, ...]
+    ) -> _CollectedScores:
         """Run the T passes over all rows outside the reference set.
 
         Args:
             reference: digests of the rows in the reference set; None if the reference set comes from separate shards.
-            distance: the fitted distance; None if `feature_distance` is not a detector.
+            distances: the fitted distances.
         """
-        if distance is not None:
-            self._engine.set_distance(distance)
+        self._engine.set_distances(distances)
         rows = _CollectedScores()
         for batch in self._read(self._shards, count=True):
             digests = _digests(batch)
             kept = np.ones(len(digests), np.bool_) if reference is None else ~np.isin(digests, reference)
             if not kept.any():
                 continue
+            self._keep_examples(batch.images[kept])
             summary = self._engine.summarize(batch.images[kept])
             finite = summary.is_finite
             if not finite.all():
@@ -304,14 +334,19 @@ class _CalibrationProcess:
     def _count(self, status: str, rows: int) -> None:
         self.statuses[status] = self.statuses.get(status, 0) + rows
 
-    def _refuse_overlap(self, digests: NDArray[np.uint64]) -> None:
-        """Refuse in-distribution rows whose pixels are also in the reference shards."""
-        if not self._uses_distance:
-            return
-        both = np.isin(digests, self._reference_digests)
+    def _keep_examples(self, images: NDArray[np.uint8]) -> None:
+        """Keep the first images, from which the self-test makes others."""
+        kept = images if self._examples is None else np.concatenate([self._examples, images])
+        self._examples = kept[:ROWS].copy()
+
+    def _refuse_overlap(self, reference: NDArray[np.uint64]) -> None:
+        """Refuse in-distribution rows whose pixels are also in the reference shards, before any row is scored."""
+        digests = [_digests(batch) for batch in self._read(self._shards, count=False)]
+        rows = np.concatenate([np.zeros(0, np.uint64), *digests])
+        both = np.isin(rows, reference)
         if both.any():
             raise InputRefused(
-                f"{int(both.sum())} of {len(digests)} in-distribution rows are also in the reference shards.",
+                f"{int(both.sum())} of {len(rows)} in-distribution rows are also in the reference shards.",
                 wanted="rows outside the reference shards: the distance of a row from itself is 0",
                 next_step="remove these rows from IN_DISTRIBUTION or from --reference",
             )
@@ -319,7 +354,7 @@ class _CalibrationProcess:
     def _least_rows(self) -> int:
         """Minimum number of in-distribution rows for large enough reference, fitting and calibration sets."""
         least = min_calibration_rows(self._wanted.review_rate)
-        share = REFERENCE_SHARE if self._uses_distance and self._wanted.reference is None else 0.0
+        share = REFERENCE_SHARE if self._distances and self._wanted.reference is None else 0.0
 
         def is_enough(rows: int) -> bool:
             rest = rows - int(rows * share)

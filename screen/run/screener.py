@@ -17,7 +17,6 @@ from export.errors import InputRefused
 from screen.config import MaskMode, RunConfig
 from screen.decide.policy import DecisionPolicy, ScoredRows, choose_policy
 from screen.engine.early_exit import EarlyExitEngine
-from screen.engine.graph.features import GRID
 from screen.engine.graph.plan import plan_engine
 from screen.engine.passes import EngineOptions, PassEngine
 from screen.engine.session import choose_device
@@ -88,10 +87,10 @@ class Screener:
             "memory": memory * 2**20,
             "notify": notify,
         }
-        distance = None if self.policy.calibration is None else self.policy.calibration.distance
-        plan = plan_engine(self.model, masks=settings.masks, features=0 if distance is None else GRID)
-        self._early_exit = EarlyExitEngine(plan, distance=distance, **self._options) if adaptive else None
-        self._engine = self._early_exit or PassEngine(plan, distance=distance, **self._options)
+        distances = () if self.policy.calibration is None else self.policy.calibration.distances
+        plan = plan_engine(self.model, masks=settings.masks, features=bool(distances))
+        self._early_exit = EarlyExitEngine(plan, distances=distances, **self._options) if adaptive else None
+        self._engine = self._early_exit or PassEngine(plan, distances=distances, **self._options)
         self._raw_engine: PassEngine | None = None
 
     def score(self, images: NDArray[np.uint8]) -> ScoredRows:

@@ -38,6 +38,7 @@ CUDA_KERNELS: dict[str, frozenset[int]] = {
     "Shape": frozenset({FLOAT, DOUBLE, INT64, BOOL}),
     "Slice": frozenset({FLOAT, DOUBLE, INT64, BOOL}),
     "Softmax": frozenset({FLOAT, DOUBLE}),
+    "Sqrt": frozenset({FLOAT, DOUBLE}),
     "Squeeze": frozenset({FLOAT, DOUBLE, INT64, BOOL}),
     "Sub": frozenset({FLOAT, DOUBLE, INT64}),
     "TopK": frozenset({FLOAT, DOUBLE, INT64}),

@@ -156,11 +156,11 @@ def test_a_batched_product_gives_the_same_bits_for_any_number_of_rows() -> None:
 
 def test_what_a_session_gave_stays_when_its_value_is_gone_but_a_value_that_was_put_is_only_lent() -> None:
     """Why `screen.engine.boundary` copies rows of a boundary tensor: on the CPU, `put` does not copy."""
-    from screen.engine.distance import NearestNeighbours
+    from screen.engine.distance import fit_distance
     from screen.engine.session import Device, GraphSession
     from tests.screen.engine.test_distance import KNOWN
 
-    distance = NearestNeighbours.fit(KNOWN)
+    distance = fit_distance("layout_distance", KNOWN, slice(0, KNOWN.shape[1]), Device("cpu", 1), "cosine")
     graph = helper.make_model(distance.graph(), opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     part = GraphSession(graph, Device("cpu", 1), weights=distance.weights())
     given = part.run({"features": part.put(KNOWN)})["nearest"].numpy()

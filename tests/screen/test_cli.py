@@ -219,7 +219,7 @@ def test_calibrate_run_and_evaluate_from_the_command_line(
         words = [str(article_onnx) if word == "M" else word for word in shlex.split(command)]
         assert oodscreen(*words, monkeypatch=monkeypatch) == 0, command
     told = capsys.readouterr().out
-    assert "entropy + feature_distance" in told
+    assert "entropy + layout_distance + contrast_distance + penultimate_distance" in told
     assert "flag rule: p_value <= 0.05 or (entropy > 2)" in told
     assert all(read_results(tmp_path / "results" / "noise")["flag"].to_pylist())
     identity = json.loads(pq.read_schema(tmp_path / "results" / "noise" / "a.parquet").metadata[b"oodscreen"])

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from screen.columns import CALIBRATED, COLUMNS, SCORES, null_columns, result_schema
+from screen.columns import CALIBRATED, COLUMNS, DISTANCES, SCORES, null_columns, result_schema
 from screen.engine.statistics import PassSummary
 from tests.export.contract.test_metadata import CONTRACT
 
@@ -34,7 +34,7 @@ def test_the_fields_of_a_summary_are_score_columns() -> None:
 
 
 def test_null_columns_depend_on_the_kind_of_output() -> None:
-    later = {"feature_distance", "ood_score", "p_value"}
+    later = {*DISTANCES, "ood_score", "p_value"}
     assert null_columns(CONTRACT) == later | {"largest_label_entropy"}
     assert null_columns(replace(CONTRACT, output_kind="sigmoid", classes=1)) == later | {
         "energy",
@@ -46,4 +46,4 @@ def test_null_columns_depend_on_the_kind_of_output() -> None:
 
 def test_a_calibration_fills_columns() -> None:
     assert null_columns(CONTRACT, CALIBRATED) == {"largest_label_entropy"}
-    assert null_columns(CONTRACT, CALIBRATED - {"feature_distance"}) == {"largest_label_entropy", "feature_distance"}
+    assert null_columns(CONTRACT, CALIBRATED - {"contrast_distance"}) == {"largest_label_entropy", "contrast_distance"}

@@ -5,8 +5,9 @@ from typing import Any, get_args
 import pytest
 
 from export.errors import OptionRefused
-from screen.config import BadRowLimit, CalibrationConfig, DeviceChoice, DistanceChoice, RunConfig
-from screen.engine.distance import DISTANCES
+from screen.config import BadRowLimit, DeviceChoice, RunConfig
+from screen.decide.config import FEATURE_GROUPS, CalibrationConfig, DistanceChoice, parse_review_rate
+from screen.engine.distance import DISTANCES, Metric, group_of
 from screen.engine.session import DEVICES
 
 
@@ -65,15 +66,35 @@ def test_values_from_python_are_checked_as_those_of_the_command_line(
     assert (caught.value.found, caught.value.wanted) == (found, wanted)
 
 
-@pytest.mark.parametrize("rate", [-0.1, 0.0, 1.0, 2.0, float("nan")])
+@pytest.mark.parametrize("rate", [-0.1, 0.0, 1e-300, 1.0, 2.0, float("nan")])
 def test_a_review_rate_is_a_share_above_0_and_below_1(rate: float) -> None:
     with pytest.raises(OptionRefused, match="--review-rate is"):
         CalibrationConfig(rate)
 
 
+@pytest.mark.parametrize(("text", "share"), [("0.02", 0.02), ("2%", 0.02), ("0.5 %", 0.005), ("1e-3", 1e-3)])
+def test_a_review_rate_is_a_share_or_a_percentage(text: str, share: float) -> None:
+    assert parse_review_rate(text) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("text", ["", "two", "2 percent", "%", "1.2.3", "2%%", "nan"])
+def test_another_review_rate_is_refused(text: str) -> None:
+    with pytest.raises(OptionRefused, match=r"a share such as 0\.02, or a percentage such as 2%"):
+        parse_review_rate(text)
+
+
+def test_features_are_known_and_exclude_a_list_of_detectors() -> None:
+    assert CalibrationConfig(features="layout").features == ("layout",)
+    with pytest.raises(OptionRefused, match="layout or contrast or penultimate"):
+        CalibrationConfig(features=("layout", "trunk"))
+    with pytest.raises(OptionRefused, match="--detector and --features were both given"):
+        CalibrationConfig(features=("layout",), detectors=("entropy",))
+
+
 def test_the_choices_of_options_are_those_that_the_code_knows() -> None:
     assert get_args(DeviceChoice) == DEVICES
-    assert get_args(DistanceChoice) == tuple(DISTANCES)
+    assert get_args(DistanceChoice) == get_args(Metric)
+    assert tuple(group_of(name) for name in DISTANCES) == FEATURE_GROUPS
 
 
 def test_columns_to_keep_are_kept_once_and_in_order() -> None:

@@ -1,10 +1,14 @@
-"""Choose the trunk tensor that serves as features, and pool it to a short vector.
+"""Choose the tensors that serve as features: an early tensor of the network, and the penultimate one.
 
-In: the split of a graph and its sizes. Out: a `FeaturePlan`, a pure value, and the nodes that compute the features
-inside the trunk, at negligible cost.
+In: an exported graph and its sizes. Out: a `FeaturePlan`, a pure value. `screen.engine.graph.summaries` adds the nodes.
 
-A tensor with spatial axes (height and width, or tokens) is averaged over a small grid of spatial cells, for each
-channel. The operators that produce the tensor determine its channel axis.
+Features are read from the deterministic network, in which every dropout site is the identity, so every distance is
+known before the first pass, wherever the dropout sites are.
+
+- The early tensor has spatial axes (height and width, or tokens), and about half of the arithmetic precedes it. Its
+  summary has the mean of each channel over each cell of a small grid, and each channel's mean and standard deviation
+  over all positions: low-level layout, magnitude and contrast, to which the later layers of a classifier are blind.
+- The penultimate tensor is the input of the last layer with weights. It has what the network uses to decide on a class.
 """
 
 from __future__ import annotations
@@ -12,17 +16,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
-from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
+from export.contract.metadata import DOMAIN
 from screen.engine.graph.builder import PREFIX
 from screen.engine.graph.sizes import TensorSizes, count_flops
-from screen.engine.graph.split import GraphSplit
 
 FEATURES = PREFIX + "features"
 
@@ -31,7 +31,10 @@ GRID = 3
 image gives a large distance (measured in benchmarks/detection.py)."""
 
 FEATURES_MAX = 4096
-"""Number of features above which the grid is made coarser, down to a single cell. A flat tensor is not reduced."""
+"""Number of features of one tensor above which its grid is made coarser, down to a single cell. A flat tensor is not
+reduced."""
+
+_LAYERS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 
 _CHANNELS_SECOND = frozenset(
     [
@@ -52,160 +55,230 @@ _CHANNELS_SECOND = frozenset(
 )
 """Operators whose output has its channels on axis 1 by ONNX's definition."""
 
-_MAX_POOLED_AXES = 3
-"""Maximum number of spatial axes that onnxruntime's pooling supports."""
-
 _SHAPE_ONLY = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 
 
 @dataclass(frozen=True)
-class FeaturePlan:
-    """The trunk tensor that serves as features, and its pooling.
+class SummarizedTensor:
+    """A tensor of the deterministic network, and how it is reduced to a short vector.
 
     Attributes:
-        tensor: name of the tensor; "" if there are no features.
+        name: name of the tensor; "" if the network has none.
         shape: shape of one row of the tensor.
-        channels: channel axis of a row; None for a flat tensor.
+        channels: channel axis of a row; None for a flat tensor, whose elements are the features.
         grid: number of spatial cells along each spatial axis.
-        why: reason for the choice of the tensor, or for the absence of features.
+        why: reason for the choice of the tensor, or for its absence.
     """
 
-    tensor: str
+    name: str
     shape: tuple[int, ...]
     channels: int | None
     grid: tuple[int, ...]
     why: str
 
     @property
-    def size(self) -> int:
-        """F, the number of features; 0 if there are none."""
-        if not self.tensor:
+    def cell_means(self) -> int:
+        """Number of cell means, or of elements of a flat tensor; 0 without a tensor."""
+        if not self.name:
             return 0
-        return self.shape[0] if self.channels is None else self.shape[self.channels] * math.prod(self.grid)
+        return math.prod(self.shape) if self.channels is None else self.shape[self.channels] * math.prod(self.grid)
+
+    @property
+    def positions(self) -> int:
+        """Number of spatial positions; 1 for a flat tensor."""
+        return 1 if self.channels is None else math.prod(self.shape) // self.shape[self.channels]
 
     def describe(self) -> str:
-        """Description in one line, for `oodscreen inspect` and calibrations."""
-        if not self.tensor:
+        """Description in one line."""
+        if not self.name:
             return f"none: {self.why}"
         cells = " x ".join(map(str, self.grid))
-        pooling = "not pooled" if self.channels is None else f"averaged over {cells} spatial cells"
-        return f"{self.tensor} {list(self.shape)}, {pooling}: {self.size} features ({self.why})"
+        pooling = "not pooled" if self.channels is None else f"in {cells} spatial cells"
+        return f"{self.name} {list(self.shape)}, {pooling} ({self.why})"
 
 
-def plan_features(split: GraphSplit, sizes: TensorSizes, grid: int = GRID) -> FeaturePlan:
-    """Choose the boundary tensor with the most arithmetic before it, and its pooling.
+@dataclass(frozen=True)
+class FeaturePlan:
+    """The two tensors that serve as features, and the positions of their summaries in a row's feature vector.
+
+    The vector of F features contains, in this order: the cell means of the early tensor (`layout`), the mean and the
+    standard deviation of each of its C channels (`contrast`), and the cell means of the penultimate tensor
+    (`penultimate`). A group without features is empty.
+
+    Attributes:
+        early: tensor in front of which about half of the arithmetic is.
+        penultimate: input of the last layer with weights.
+        flops: floating point operations for one row from the trunk to the two tensors, apart from those of the trunk.
+    """
+
+    early: SummarizedTensor
+    penultimate: SummarizedTensor
+    flops: int = 0
+
+    @property
+    def deviations(self) -> int:
+        """Number of channel deviations, C; 0 if the early tensor has no spatial axes."""
+        return 0 if self.early.channels is None else self.early.shape[self.early.channels]
+
+    @property
+    def groups(self) -> dict[str, slice]:
+        """Positions of each group of features that is not empty, by name."""
+        sizes = {
+            "layout": self.early.cell_means,
+            "contrast": 2 * self.deviations,
+            "penultimate": self.penultimate.cell_means,
+        }
+        groups, start = {}, 0
+        for name, size in sizes.items():
+            if size:
+                groups[name] = slice(start, start + size)
+            start += size
+        return groups
+
+    @property
+    def size(self) -> int:
+        """F, the number of features of a row; 0 if there are none."""
+        return self.early.cell_means + 2 * self.deviations + self.penultimate.cell_means
+
+    def describe(self) -> dict[str, str]:
+        """Description of the tensor of each group, for `oodscreen inspect` and calibrations."""
+        early = self.early.describe()
+        return {"layout, contrast" if self.deviations else "layout": early, "penultimate": self.penultimate.describe()}
+
+
+def plan_features(graph: onnx.GraphProto, sizes: TensorSizes, trunk: Sequence[onnx.NodeProto]) -> FeaturePlan:
+    """Choose the early and the penultimate tensor, and how each is reduced.
 
     Args:
-        split: trunk, head and boundary of the graph.
+        graph: the exported graph.
         sizes: shapes of the graph's values.
-        grid: number of spatial cells along each spatial axis; a shorter axis is not pooled.
+        trunk: nodes of the trunk, whose arithmetic is not counted again.
     """
-    producer = {name: node for node in split.trunk for name in node.output}
-    candidates = [
-        (count_flops(_ancestors(name, producer, split.trunk), sizes), name)
-        for name in split.boundary
-        if sizes.types.get(name) == TensorProto.FLOAT and sizes.has_row_axis(name) and 0 not in sizes.shapes[name]
-    ]
-    flops, tensor = max(candidates, key=lambda candidate: candidate[0], default=(0, ""))
-    if not flops:
-        return FeaturePlan("", (), None, (), "no learned layer precedes the first dropout")
-    why = "the boundary" if len(split.boundary) == 1 else f"the deepest of {len(split.boundary)} boundary tensors"
-    if len(sizes.shapes[tensor]) == 2:
-        before = _before_flattening(tensor, producer, sizes)
-        if before != tensor:
-            tensor, why = before, f"{why}, before it is flattened"
-    shape = sizes.shapes[tensor][1:]
-    if len(shape) == 1:
-        return FeaturePlan(tensor, shape, None, (), f"{why}, which is flat")
-    axis = _channel_axis(tensor, producer, sizes)
+    nodes = ancestors([graph.output[0].name], graph.node)
+    producer = {name: node for node in nodes for name in node.output}
+    last = next((node for node in reversed(nodes) if _is_layer(node, sizes)), None)
+    name = "" if last is None else _skip_sites(last.input[0], producer)
+    before = [] if last is None else ancestors([name], nodes)
+    if not name or not _is_usable(name, sizes) or not any(_is_layer(node, sizes) for node in before):
+        penultimate = SummarizedTensor("", (), None, (), "no layer with weights precedes the last one")
+        before = nodes
+    else:
+        penultimate = _summarize(name, "the input of the last layer with weights", producer, sizes)
+    early = _choose_early(graph, before, {name, penultimate.name, graph.output[0].name}, producer, sizes)
+    needed = ancestors([one.name for one in (early, penultimate) if one.name], nodes)
+    own = {output for node in trunk for output in node.output}
+    flops = count_flops([node for node in needed if own.isdisjoint(node.output)], sizes)
+    return FeaturePlan(early, penultimate, flops)
+
+
+def ancestors(names: Sequence[str], nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """The nodes on which some values depend, in order.
+
+    Args:
+        names: names of the values.
+        nodes: nodes of a graph, in order.
+    """
+    wanted, needed = set(names), []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            needed.append(node)
+    return needed[::-1]
+
+
+def _choose_early(
+    graph: onnx.GraphProto,
+    nodes: Sequence[onnx.NodeProto],
+    excluded: set[str],
+    producer: dict[str, onnx.NodeProto],
+    sizes: TensorSizes,
+) -> SummarizedTensor:
+    """The early tensor: of those through which everything passes, the one nearest to half of the arithmetic.
+
+    Of tensors with the same arithmetic before them, the last is chosen, behind activation and pooling. A tensor with
+    spatial axes is preferred to a flat one. At least one layer lies between the early and the penultimate tensor.
+    """
+    total = max(1, count_flops(nodes, sizes))
+    narrow = _bottlenecks(graph, nodes, sizes)
+    spent, candidates = 0, []
+    for position, node in enumerate(nodes):
+        spent += count_flops([node], sizes)
+        name = node.output[0]
+        if name in narrow and name not in excluded and spent < total and _is_usable(name, sizes):
+            spatial = sum(size > 1 for size in sizes.shapes[name][1:]) > 1
+            candidates.append((spatial, -abs(spent / total - 0.5), position, spent / total, name))
+    if not candidates:
+        return SummarizedTensor("", (), None, (), "no tensor precedes the penultimate one")
+    *_, share, name = max(candidates)
+    return _summarize(name, f"{share:.0%} of the arithmetic precedes it", producer, sizes)
+
+
+def _bottlenecks(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], sizes: TensorSizes) -> set[str]:
+    """The tensors on which everything behind them depends alone, for example the output of a residual block."""
+    constant = set(sizes.initializers) | {""}
+    last_read = {name: index for index, node in enumerate(nodes) for name in node.input}
+    live = {value.name for value in graph.input}
+    found = set()
+    for index, node in enumerate(nodes):
+        if all(name in constant for name in node.input) or sizes.types.get(node.output[0]) in _INTEGERS:
+            constant.update(node.output)  # integers are shapes, which depend on no image
+            continue
+        live.update(node.output)
+        live = {name for name in live if last_read.get(name, len(nodes)) > index}
+        if live == {node.output[0]}:
+            found.add(node.output[0])
+    return found
+
+
+_INTEGERS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
+
+
+def _is_layer(node: onnx.NodeProto, sizes: TensorSizes) -> bool:
+    """Whether a node multiplies a value by a weight."""
+    return node.op_type in _LAYERS and node.input[1] in sizes.initializers
+
+
+def _is_usable(name: str, sizes: TensorSizes) -> bool:
+    """Whether a value is a float tensor of known shape, with its rows on the first axis."""
+    return (
+        sizes.types.get(name) == TensorProto.FLOAT
+        and sizes.has_row_axis(name)
+        and len(sizes.shapes[name]) > 1
+        and 0 not in sizes.shapes[name]
+    )
+
+
+def _skip_sites(name: str, producer: dict[str, onnx.NodeProto]) -> str:
+    while name in producer and producer[name].domain == DOMAIN:
+        name = producer[name].input[0]
+    return name
+
+
+def _summarize(name: str, why: str, producer: dict[str, onnx.NodeProto], sizes: TensorSizes) -> SummarizedTensor:
+    """A tensor and its spatial cells; a flattened tensor is taken as it was before it was flattened."""
+    if len(sizes.shapes[name]) == 2:
+        before = _before_flattening(name, producer, sizes)
+        if before != name:
+            name, why = before, f"{why}, before it is flattened"
+    shape = sizes.shapes[name][1:]
+    if sum(size > 1 for size in shape) < 2:
+        return SummarizedTensor(name, shape, None, (), why)
+    axis = _channel_axis(name, producer, sizes)
     if axis is None:
         axis = len(shape)
         why += "; the operators do not determine the channel axis, so it is the last one, as in Keras"
     channels = axis - 1
     spatial = [size for index, size in enumerate(shape) if index != channels]
-    cells = grid
+    cells = GRID
     while cells > 1 and shape[channels] * math.prod(min(cells, size) for size in spatial) > FEATURES_MAX:
         cells -= 1
-    return FeaturePlan(tensor, shape, channels, tuple(min(cells, size) for size in spatial), why)
-
-
-def add_features(trunk: onnx.GraphProto, plan: FeaturePlan) -> None:
-    """Add the output `FEATURES`, `float32 [B, F]`, to a trunk graph.
-
-    `AveragePool` computes the means over the spatial cells if the channels come first, the cells tile the spatial axes
-    and there are at most three of these axes; otherwise, a product with a constant matrix computes them.
-    """
-    nodes, constants = _feature_nodes(plan)
-    trunk.node.extend(nodes)
-    trunk.initializer.extend(constants)
-    trunk.output.append(helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["B", plan.size]))
-
-
-def _feature_nodes(plan: FeaturePlan) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    constants: list[onnx.TensorProto] = []
-
-    def constant(name: str, values: NDArray[np.float32] | NDArray[np.int64]) -> str:
-        constants.append(numpy_helper.from_array(values, f"{FEATURES}_constant_{name}"))
-        return constants[-1].name
-
-    def node(op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        nodes.append(helper.make_node(op_type, inputs, [output], name=f"{output}_{op_type}", **attributes))
-        return output
-
-    nodes: list[onnx.NodeProto] = []
-    if plan.channels is None:
-        node("Identity", [plan.tensor], FEATURES)
-        return nodes, constants
-    spatial = [size for index, size in enumerate(plan.shape) if index != plan.channels]
-    value = plan.tensor
-    if plan.channels not in (0, len(plan.shape) - 1):
-        others = [index + 1 for index in range(len(plan.shape)) if index != plan.channels]
-        value = node("Transpose", [value], f"{FEATURES}_moved", perm=[0, *others, plan.channels + 1])
-    channels_first = plan.channels == 0
-    tiled = all(size % cells == 0 for size, cells in zip(spatial, plan.grid, strict=True))
-    if channels_first and tiled and len(spatial) <= _MAX_POOLED_AXES:
-        cell = [size // cells for size, cells in zip(spatial, plan.grid, strict=True)]
-        means = node("AveragePool", [value], f"{FEATURES}_means", kernel_shape=cell, strides=cell)
-    else:
-        pooling = reduce(np.kron, [cell_weights(size, cells) for size, cells in zip(spatial, plan.grid, strict=True)])
-        flat = [0, plan.shape[0], -1] if channels_first else [0, -1, plan.shape[plan.channels]]
-        rows = node("Reshape", [value, constant("rows", np.array(flat, np.int64))], f"{FEATURES}_rows")
-        if channels_first:
-            means = node("MatMul", [rows, constant("cells", np.ascontiguousarray(pooling.T))], f"{FEATURES}_means")
-        else:
-            means = node("MatMul", [constant("cells", pooling), rows], f"{FEATURES}_means")
-    node("Reshape", [means, constant("flat", np.array([0, plan.size], np.int64))], FEATURES)
-    return nodes, constants
-
-
-def cell_weights(size: int, cells: int) -> NDArray[np.float32]:
-    """Averaging weights of the cells along one axis, `[cells, size]`; each row sums to 1.
-
-    Cell i spans floor(i * size / cells) to ceil((i + 1) * size / cells), as in PyTorch's adaptive average pooling;
-    cells overlap where `size` is not a multiple of `cells`.
-    """
-    weights = np.zeros((cells, size), np.float32)
-    for cell in range(cells):
-        start, end = cell * size // cells, -(-(cell + 1) * size // cells)
-        weights[cell, start:end] = 1 / (end - start)
-    return weights
-
-
-def _ancestors(name: str, producer: dict[str, onnx.NodeProto], trunk: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """The trunk's nodes that a value depends on, in order."""
-    wanted, todo = {name}, [name]
-    while todo:
-        node = producer.get(todo.pop())
-        new = [] if node is None else [read for read in node.input if read not in wanted]
-        wanted.update(new)
-        todo += new
-    return [node for node in trunk if wanted.intersection(node.output)]
+    return SummarizedTensor(name, shape, channels, tuple(min(cells, size) for size in spatial), why)
 
 
 def _before_flattening(tensor: str, producer: dict[str, onnx.NodeProto], sizes: TensorSizes) -> str:
     """The tensor with spatial axes of which `tensor` is the flattened form; `tensor` itself if there is none."""
     name = tensor
-    while name in producer and producer[name].op_type in _SHAPE_ONLY:
+    while name in producer and (producer[name].op_type in _SHAPE_ONLY or producer[name].domain == DOMAIN):
         name = producer[name].input[0]
         shape = sizes.shapes.get(name, ())
         if not sizes.has_row_axis(name) or math.prod(shape) != math.prod(sizes.shapes[tensor]):

@@ -19,11 +19,12 @@ from onnx import helper
 from export.contract.metadata import ALPHA_KINDS, DOMAIN, GAUSSIAN_KINDS, ZEROING_KINDS, ModelContract
 from export.contract.reader import ExportedModel
 from export.errors import ContractRefused
-from screen.engine.graph.features import GRID, FeaturePlan, add_features, plan_features
+from screen.engine.graph.features import FeaturePlan, ancestors, plan_features
 from screen.engine.graph.head import build_head
 from screen.engine.graph.sites import Shortcuts, SitePlan, plan_sites
 from screen.engine.graph.sizes import TensorSizes, count_flops, infer_sizes, largest_bytes
 from screen.engine.graph.split import GraphSplit, split_graph
+from screen.engine.graph.summaries import add_features
 from screen.engine.graph.trunk import BoundaryTensor, build_trunk
 
 PASSES_PER_RUN_MIN = 3
@@ -62,7 +63,7 @@ class EnginePlan:
         trunk: graph from images to boundary tensors, run once for each batch.
         head: graph from boundary tensors and masks to statistics, run for P passes at a time.
         boundary: the tensors that the trunk outputs and the head reads.
-        features: source of the trunk's features; the trunk outputs them only if requested.
+        features: the tensors that serve as features; the trunk outputs their summaries only if requested.
         sites: plans of the sites, in the contract's order.
         statistics: names of the head's outputs.
         passes_per_run: maximum of P, the number of passes in a session run of the head.
@@ -150,7 +151,7 @@ def plan_engine(
     masks: str = "shared",
     shortcuts: Shortcuts | None = None,
     raw: bool = False,
-    features: int = 0,
+    features: bool = False,
 ) -> EnginePlan:
     """Plan how to run an exported model.
 
@@ -160,7 +161,7 @@ def plan_engine(
             which never multiply weights).
         shortcuts: optimizations that may be applied; None: all.
         raw: output the values of every pass instead of statistics.
-        features: number of spatial cells along each axis of the features that the trunk outputs; 0: no features.
+        features: whether the trunk outputs features.
 
     Raises:
         ContractRefused: the sites of graph and contract differ, a kind of noise is unknown, the graph contains
@@ -179,9 +180,14 @@ def plan_engine(
         shortcuts = replace(shortcuts, masks_in_weights=False)
     sites = plan_sites(graph, model.contract.sites, split.boundary, sizes, shortcuts)
     trunk = build_trunk(graph, split, sites, sizes)
-    feature_plan = plan_features(split, sizes, features or GRID)
-    if features and feature_plan.tensor:
-        add_features(trunk.graph, feature_plan)
+    feature_plan = plan_features(graph, sizes, split.trunk)
+    trunk_row_bytes = largest_bytes(split.trunk, sizes)
+    if features and feature_plan.size:
+        add_features(trunk.graph, graph, feature_plan)
+        tensors = [one.name for one in (feature_plan.early, feature_plan.penultimate) if one.name]
+        # The summary of a tensor needs the tensor, its centred copy and the square of this copy.
+        summary_bytes = max(3 * sizes.row_bytes([name]) for name in tensors)
+        trunk_row_bytes = max(largest_bytes(ancestors(tensors, graph.node), sizes), trunk_row_bytes, int(summary_bytes))
     head = build_head(graph, model.contract, split.head, trunk.boundary, sites, sizes, raw=raw)
     chains = [site.chain for site in sites if site.chain is not None]
     head_row_bytes = largest_bytes([n for n in split.head if not any(c.reads_in_place(n) for c in chains)], sizes)
@@ -201,7 +207,7 @@ def plan_engine(
         statistics=head.statistics,
         passes_per_run=min(max(fitting, PASSES_PER_RUN_MIN), PASSES_PER_RUN_MAX),
         boundary_row_bytes=sum(tensor.row_bytes for tensor in trunk.boundary),
-        trunk_row_bytes=largest_bytes(split.trunk, sizes),
+        trunk_row_bytes=trunk_row_bytes,
         head_row_bytes=head_row_bytes,
         head_pass_bytes=head_pass_bytes,
         masks=masks,

@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from export.errors import InputRefused, OptionRefused
-from screen.columns import SCORES
+from screen.columns import DISTANCES, FEATURE_DISTANCE, SCORES_OF_ALL_FORMATS
 from screen.decide.detectors import HIGH_IS_SUSPICIOUS
 from screen.files.paths import as_path
 from screen.files.storage import list_shards
 from screen.output.manifest_file import MANIFEST_NAME
 from screen.review.extras import missing_library
-from screen.review.results import open_results
+from screen.review.results import add_missing_scores, open_results
 
 SHARES = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 """Reviewed fractions of the rows at which the error rate of the other rows is measured."""
@@ -241,13 +241,16 @@ def _labels(column: pa.ChunkedArray, name: str, classes: int) -> NDArray[np.int6
 
 def _read(source: str, label: str | None) -> pa.Table:
     """The columns needed for the metrics, of all rows of a source."""
-    wanted = [*(column.name for column in SCORES if column.name in HIGH_IS_SUSPICIOUS), *_NAMES]
+    scores = [column.name for column in SCORES_OF_ALL_FORMATS if column.name in HIGH_IS_SUSPICIOUS]
+    required = [*(name for name in scores if name not in (*DISTANCES, FEATURE_DISTANCE.name)), *_NAMES]
+    kept = [label] if label else []
     tables = []
     for path in _shards_of(source):
         try:
             names = pq.read_schema(path).names
-            missing = [name for name in (*wanted, *([label] if label else [])) if name not in names]
-            table = None if missing else pq.read_table(path, columns=[*wanted, *([label] if label else [])])
+            missing = [name for name in (*required, *kept) if name not in names]
+            present = [name for name in scores if name in names]
+            table = None if missing else pq.read_table(path, columns=[*present, *_NAMES, *kept])
         except (OSError, pa.ArrowException) as error:
             raise _no_results(path, str(error).splitlines()[0]) from error
         if table is None:
@@ -258,7 +261,7 @@ def _read(source: str, label: str | None) -> pa.Table:
                     next_step=f"run `oodscreen run` again with --keep {label}",
                 )
             raise _no_results(path, f"the file lacks the columns {', '.join(missing[:3])}")
-        tables.append(table)
+        tables.append(add_missing_scores(table, scores).select([*scores, *_NAMES, *kept]))
     return pa.concat_tables(tables)
 
 

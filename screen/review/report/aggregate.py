@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from screen.columns import CALIBRATED, SCORES
+from screen.columns import CALIBRATED, SCORES_OF_ALL_FORMATS
 from screen.review.results import RowPosition
 
-SCALARS = tuple(column.name for column in SCORES if column.type in (pa.float32(), pa.float64()))
+SCALARS = tuple(column.name for column in SCORES_OF_ALL_FORMATS if column.type in (pa.float32(), pa.float64()))
 """Scores with one number per row."""
 
 NEEDED = ("prediction", *SCALARS, "flag", "flag_reasons", "status")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from export.errors import InputRefused, OptionRefused
-from screen.columns import CALIBRATED, SCORES
+from screen.columns import CALIBRATED, FEATURE_DISTANCE, SCORES_OF_ALL_FORMATS
 from screen.decide.intervals import MIN_DRIFT_ROWS, flag_interval, wilson_interval
 from screen.decide.rules import find_limits
 from screen.files.paths import open_parquet
@@ -28,7 +28,7 @@ _MAX_HISTOGRAMS = 6
 _MAX_SHARDS = 50
 _MAX_BAD_ROWS = 100
 _MAX_REASONS = 30
-_UNITS = {column.name: column.unit for column in SCORES}
+_UNITS = {column.name: column.unit for column in SCORES_OF_ALL_FORMATS}
 
 
 def gather_findings(
@@ -209,7 +209,8 @@ def _compare(results: Results, earlier: Results, aggregate: Aggregate) -> Compar
     unchanged = [(new, old) for new, old in both if new.input == old.input and new.rows == old.rows]
     incomparable = incomparable_settings(results, earlier)
     order, high = aggregate.order, aggregate.high
-    if order in CALIBRATED and results.identity["calibration"] != earlier.identity["calibration"]:
+    calibrated = order in CALIBRATED or order == FEATURE_DISTANCE.name
+    if calibrated and results.identity["calibration"] != earlier.identity["calibration"]:
         order, high = aggregate.uncalibrated_order(), True
     return Comparison(
         name=earlier.name,

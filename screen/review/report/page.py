@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import OutputRefused
+from screen.columns import DISTANCES
 from screen.files.paths import as_path, open_bytes
 from screen.files.storage import write_text
 from screen.input.preview import Preview
@@ -29,7 +30,9 @@ _MARK_WITHIN = 2048
 """Number of bytes at the start of a file that are searched for `MARK`."""
 
 _MAX_CLASSES = 100
-_CARD_SCORES = ("ood_score", "p_value", "feature_distance", "entropy", "largest_label_entropy", "largest_std")
+_CARD_SCORES = (
+    *("ood_score", "p_value", *DISTANCES, "feature_distance", "entropy", "largest_label_entropy", "largest_std"),
+)
 
 
 def render_page(findings: Findings) -> str:

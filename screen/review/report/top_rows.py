@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from screen.columns import DISTANCES
 from screen.input.preview import Preview
 from screen.review.report.aggregate import SCALARS
 from screen.review.report.findings import ClassValue, TopRow
@@ -27,8 +28,9 @@ _VALUES = 5
 
 _REASONS = ("flag_reason", "flag_reasons")
 
-SHOWN = ("ood_score", "p_value", "feature_distance", "entropy", "mutual_information", "confidence", "prediction_std",
-          "largest_label_entropy", "largest_std", "variation_ratio", "expected_entropy", "energy")  # fmt: skip
+SHOWN = ("ood_score", "p_value", *DISTANCES, "feature_distance", "entropy", "mutual_information", "confidence",
+         "prediction_std", "largest_label_entropy", "largest_std", "variation_ratio", "expected_entropy",
+         "energy")  # fmt: skip
 """Scores that a report displays if they are not null, in this order."""
 
 

@@ -12,6 +12,7 @@ from export.errors import OptionRefused
 from screen.decide.adaptive import entropy_limits, refuse_early_exit
 from screen.decide.detectors import CombinedScore, Detector
 from screen.decide.rules import parse_rule
+from screen.engine.distance import FeatureDistances
 from tests.export.contract.test_metadata import CONTRACT
 from tests.screen.decide.test_calibration import make_calibration
 
@@ -38,7 +39,7 @@ def test_a_rule_settles_by_the_entropy_or_is_refused(text: str, limit: float | N
             refuse_early_exit(CONTRACT, rule, ())
     else:
         refuse_early_exit(CONTRACT, rule, ())
-        assert entropy_limits(rule, None, 3, None).tolist() == [limit] * 3
+        assert entropy_limits(rule, None, 3, FeatureDistances()).tolist() == [limit] * 3
 
 
 def test_other_detectors_and_other_outputs_are_refused() -> None:
@@ -53,30 +54,32 @@ def test_other_detectors_and_other_outputs_are_refused() -> None:
 @given(st.integers(0, 100), st.floats(0.01, 0.5))
 def test_the_limit_of_a_row_is_where_its_flag_turns(seed: int, rate: float) -> None:
     rng = np.random.default_rng(seed)
-    detectors = Detector.fit("entropy", rng.exponential(size=200)), Detector.fit("feature_distance", rng.random(200))
+    detectors = Detector.fit("entropy", rng.exponential(size=200)), Detector.fit("layout_distance", rng.random(200))
     combined_score = CombinedScore(detectors)
-    known = {"entropy": rng.exponential(size=300), "feature_distance": rng.random(300)}
+    known = {"entropy": rng.exponential(size=300), "layout_distance": rng.random(300)}
     calibration_scores = np.sort(combined_score.score(known))
     calibration = replace(
         make_calibration(), combined_score=combined_score, calibration_scores=calibration_scores, review_rate=rate
     )
     distance = (rng.random(50) * 1.3).astype(np.float32).astype(np.float64)
-    limits = entropy_limits(None, calibration, 50, distance)
+    distances = FeatureDistances(layout_distance=distance)
+    limits = entropy_limits(None, calibration, 50, distances)
     for step, flagged in ((1e-6, True), (-1e-6, False)):
         entropy = np.where(np.isinf(limits), 0.0, limits) + step
         asked = (limits > 0) & np.isfinite(limits)
-        score = combined_score.score({"entropy": entropy, "feature_distance": distance})
+        score = combined_score.score({"entropy": entropy, "layout_distance": distance})
         assert np.all((calibration.p_values(score) <= rate)[asked] == flagged)
-    sure = combined_score.score({"entropy": np.zeros(50), "feature_distance": distance})
+    sure = combined_score.score({"entropy": np.zeros(50), "layout_distance": distance})
     assert np.all((calibration.p_values(sure) <= rate)[np.isneginf(limits)])
-    both = entropy_limits(parse_rule("entropy > 0.4", CONTRACT), calibration, 50, distance)
+    both = entropy_limits(parse_rule("entropy > 0.4", CONTRACT), calibration, 50, distances)
     np.testing.assert_array_equal(both, np.minimum(limits, 0.4))
 
 
 def test_a_calibration_of_the_distance_alone_settles_every_row_at_once() -> None:
-    detector = Detector.fit("feature_distance", np.arange(100.0))
+    detector = Detector.fit("layout_distance", np.arange(100.0))
     calibration_scores = np.sort(detector.surprisal(np.arange(100.0) + 0.5))
     calibration = replace(
         make_calibration(), combined_score=CombinedScore((detector,)), calibration_scores=calibration_scores
     )
-    assert entropy_limits(None, calibration, 2, np.array([5.0, 500.0])).tolist() == [math.inf, -math.inf]
+    distances = FeatureDistances(layout_distance=np.array([5.0, 500.0]))
+    assert entropy_limits(None, calibration, 2, distances).tolist() == [math.inf, -math.inf]

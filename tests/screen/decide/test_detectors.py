@@ -80,13 +80,13 @@ def test_known_rows_that_are_all_alike_still_keep_order_beyond() -> None:
     assert np.all(np.diff(surprisals) > 0)
 
 
-def test_a_combination_is_the_sum_of_its_surprises() -> None:
+def test_a_combination_is_the_euclidean_norm_of_its_surprisals() -> None:
     rng = np.random.default_rng(1)
-    known = {"entropy": rng.random(300), "feature_distance": rng.random(300)}
+    known = {"entropy": rng.random(300), "layout_distance": rng.random(300)}
     both = CombinedScore(tuple(Detector.fit(name, values) for name, values in known.items()))
     asked = {name: rng.random(20) * 2 for name in known}
-    np.testing.assert_array_equal(both.score(asked), both.surprisals(asked).sum(axis=1))
-    assert both.names == ("entropy", "feature_distance")
+    np.testing.assert_allclose(both.score(asked), np.linalg.norm(both.surprisals(asked), axis=1), rtol=1e-12)
+    assert both.names == ("entropy", "layout_distance")
 
 
 def test_every_detector_is_a_column() -> None:

@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmarks.report import write_input, write_results
+from screen.columns import DISTANCES, FEATURE_DISTANCE
 from screen.config import RunConfig, fingerprint
 from screen.run.runner import run_screening
 from tests.conftest import Recorder, encode, write_shard
@@ -37,15 +39,26 @@ def draw_scores(place: Path) -> Path:
 
 
 def to_format_1(output: Path) -> None:
-    """Rewrite results as version 0.1.0 wrote them: without the column flag_reasons."""
+    """Rewrite results as the first version wrote them: with one distance, and without the column flag_reasons."""
+    _to_format(output, 1, ["flag_reasons"])
+
+
+def to_format_2(output: Path) -> None:
+    """Rewrite results as versions before three distances wrote them: with the column feature_distance."""
+    _to_format(output, 2, [])
+
+
+def _to_format(output: Path, number: int, dropped: list[str]) -> None:
     manifest = output / "_manifest.jsonl"
     header, *lines = [json.loads(line) for line in manifest.read_text().splitlines()]
-    identity = {key: value for key, value in header.items() if key != "configuration"} | {"result_format": 1}
+    identity = {key: value for key, value in header.items() if key != "configuration"} | {"result_format": number}
     for line in lines:
         if "shard" not in line:
             continue
         path = output / line["shard"]
-        table = pq.read_table(path).drop_columns(["flag_reasons"])
+        table = pq.read_table(path).drop_columns([*dropped, *DISTANCES])
+        place = table.column_names.index("ood_score")
+        table = table.add_column(place, FEATURE_DISTANCE.field(), pa.nulls(len(table), FEATURE_DISTANCE.type))
         pq.write_table(table.replace_schema_metadata({"oodscreen": json.dumps(identity, sort_keys=True)}), path)
         data = path.read_bytes()
         line |= {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pytest
 from screen.review.results import _select, open_results
 from tests.conftest import oodscreen
 from tests.screen.review.conftest import Night, read_queue
-from tests.screen.review.runs import to_format_1
+from tests.screen.review.runs import to_format_1, to_format_2
 
 
 @pytest.mark.parametrize(
@@ -30,10 +31,16 @@ def test_format_1_has_its_reasons_in_the_sentence_alone(reason: str, single: tup
     assert _select(batch, ["flag_reasons"])["flag_reasons"].to_pylist() == [list(single), None]
 
 
-def test_results_of_format_1_are_read_as_those_of_today(
-    night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("change", "lacking"), [(to_format_1, "flag_reasons"), (to_format_2, "layout_distance")])
+def test_results_of_older_formats_are_read_as_those_of_today(
+    change: Callable[[Path], None],
+    lacking: str,
+    night: Night,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Every command that reads results gives the same answers before and after the column flag_reasons."""
+    """Every command that reads results gives the same answers for results of any format."""
     night.run()  # the quarantine table names the folder of the copy
     columns = ["row", "flag_reasons"]
     today = open_results(str(night.results))
@@ -59,8 +66,8 @@ def test_results_of_format_1_are_read_as_those_of_today(
         return page.read_text(), written, json.loads(metrics.read_text())
 
     now = answers("now")
-    to_format_1(night.results)
-    assert "flag_reasons" not in pq.read_schema(night.results / "a.parquet").names
+    change(night.results)
+    assert lacking not in pq.read_schema(night.results / "a.parquet").names
     earlier = open_results(str(night.results))
     assert [table.to_pylist() for entry in earlier.entries for table in earlier.batches(entry, columns)] == reasons
     assert [earlier.take(entry, [0, 7, 59], columns).to_pylist() for entry in earlier.entries] == some

@@ -17,8 +17,10 @@ from scipy import stats
 from export.errors import CalibrationRefused, InputRefused, OptionRefused, OutputRefused
 from export.graph.passes import stamp_metadata
 from screen import Screener
-from screen.config import CalibrationConfig, RunConfig
+from screen.columns import DISTANCES
+from screen.config import RunConfig
 from screen.decide.calibration import read_calibration, threshold_rank
+from screen.decide.config import CalibrationConfig
 from screen.decide.request import CalibrationReport
 from screen.demo import read_images
 from screen.run.calibrate import run_calibration
@@ -67,7 +69,7 @@ def test_a_calibration_uses_every_row_in_one_set(calibrate: Calibrate, shards: P
     made = both.calibration
     assert (both.reference_rows, made.fit_rows, len(made.calibration_scores)) == (500, 300, 600)
     assert "500 in the reference set, 300 in the fitting set, 600 in the calibration set" in both.to_text()
-    assert "averaged over 3 x 3 spatial cells: 576 features" in both.to_text()
+    assert "[12, 12, 64], in 3 x 3 spatial cells" in both.to_text()
 
 
 def test_a_calibration_does_not_depend_on_shards_and_batches(
@@ -130,7 +132,9 @@ def test_noise_is_flagged_and_has_a_large_distance(
     noise = np.random.default_rng(0).integers(0, 256, (100, 28, 28, 1), dtype=np.uint8)
     far, near = screener.score(noise), screener.score(digits[:300])
     assert far.flag.all()
-    assert far.scores["feature_distance"].min() > near.scores["feature_distance"].max()
+    assert far.scores["contrast_distance"].min() > near.scores["contrast_distance"].max()
+    for name in DISTANCES:
+        assert np.median(far.scores[name]) > np.quantile(near.scores[name], 0.95)
 
 
 def test_a_rule_and_a_calibration_flag_either_one(calibrate: Calibrate, article_onnx: Path, digits: Any) -> None:
@@ -221,17 +225,31 @@ def test_fewer_rows_than_the_review_rate_needs_are_refused(calibrate: Calibrate,
     with pytest.raises(InputRefused, match="contain 900 rows") as refused:
         calibrate(review_rate=0.001)
     assert "at least 2246 readable rows" in refused.value.wanted
-    with pytest.raises(InputRefused, match="contain 300 rows"):
-        calibrate(shards / "test")
 
 
 def test_the_minimum_number_of_rows_is_enough(calibrate: Calibrate, tmp_path: Path, digits: Any) -> None:
-    encoded = [encode(image) for image in digits[:448]]
-    write_shard(tmp_path / "in" / "a.parquet", encoded[:447])
-    with pytest.raises(InputRefused, match="contain 447 rows"):
+    encoded = [encode(image) for image in digits[:133]]
+    write_shard(tmp_path / "in" / "a.parquet", encoded[:132])
+    with pytest.raises(InputRefused, match="contain 132 rows") as refused:
         calibrate(tmp_path / "in", review_rate=0.2)
+    assert "at least 133 readable rows" in refused.value.wanted
     write_shard(tmp_path / "in" / "a.parquet", encoded)
-    assert calibrate(tmp_path / "in", review_rate=0.2).calibration.fit_rows >= 100
+    with pytest.raises(InputRefused, match="The reference set has 44 distinct rows"):
+        calibrate(tmp_path / "in", review_rate=0.2)
+    report = calibrate(tmp_path / "in", review_rate=0.2, detectors=("entropy",))
+    assert report.calibration.fit_rows >= 30
+
+
+def test_200_rows_are_enough_and_their_wide_interval_is_told(
+    calibrate: Calibrate, shards: Path, tmp_path: Path, digits: Any
+) -> None:
+    write_shard(tmp_path / "in" / "a.parquet", [encode(image) for image in digits[:200]])
+    report = calibrate(tmp_path / "in", review_rate=0.02, reference=str(shards / "train"))
+    assert report.rows == 200
+    low, high = report.calibration.interval
+    assert low < 0.005
+    assert high > 0.035
+    assert f"the true rate is between {low:.2%} and {high:.2%}" in report.to_text()
 
 
 def test_rows_that_are_also_in_the_reference_shards_are_refused(
@@ -263,18 +281,20 @@ def test_rows_that_cannot_be_read_are_counted_and_left_out(calibrate: Calibrate,
 def test_detectors_and_distance_can_be_chosen(calibrate: Calibrate, article_onnx: Path, digits: Any) -> None:
     report = calibrate(detectors=("confidence", "energy"))
     assert report.calibration.combined_score.names == ("confidence", "energy")
-    assert report.calibration.distance is None
+    assert report.calibration.distances == ()
     scores = Screener(article_onnx, calibration=report.output, device="cpu").score(digits[:5]).scores
-    assert "feature_distance" not in scores
+    assert not {*DISTANCES, "feature_distance"} & set(scores)
     assert "ood_score" in scores
-    report = calibrate(distance="mahalanobis")
-    assert report.calibration.distance is not None
-    assert report.calibration.distance.kind == "mahalanobis"
+    report = calibrate(distance="euclidean", features=("layout", "penultimate"))
+    assert report.calibration.combined_score.names == ("entropy", "layout_distance", "penultimate_distance")
+    assert {distance.metric for distance in report.calibration.distances} == {"euclidean"}
+    with pytest.raises(OptionRefused, match="layout_distance, contrast_distance, penultimate_distance replace it"):
+        calibrate(detectors=("feature_distance",))
     for wanted in ({"detectors": ("largest_label_entropy",)}, {"detectors": ("nonsense",)}, {"distance": "none"}):
         with pytest.raises(OptionRefused):
             calibrate(**wanted)
     with pytest.raises(InputRefused, match="contain 900 rows"):
-        calibrate(review_rate=1e-9)
+        calibrate(review_rate=1e-4)
     for rate in (0.0, 1.0, -1.0, float("nan")):
         with pytest.raises(OptionRefused, match="--review-rate"):
             calibrate(review_rate=rate)
@@ -291,33 +311,31 @@ def small_images(path: Path) -> Path:
     return write_shard(path, [encode(image) for image in images])
 
 
-def test_an_empty_trunk_falls_back_to_uncertainty_and_the_reason_is_reported(
-    calibrate: Calibrate, tmp_path: Path
-) -> None:
+def test_a_model_with_one_layer_is_compared_by_its_image(calibrate: Calibrate, tmp_path: Path) -> None:
     g = Graph()
     model = save(g.finish(g.dense(g.site(g.flat(), 48), 48, 3), 3), tmp_path / "m.onnx")
     report = calibrate(small_images(tmp_path / "in" / "a.parquet"), model=model)
-    assert report.calibration.combined_score.names == ("entropy",)
-    assert report.calibration.features.startswith("none: no learned layer")
-    assert report.calibration.fit_rows + len(report.calibration.calibration_scores) == 600
+    assert report.calibration.combined_score.names == ("entropy", "layout_distance", "contrast_distance")
+    assert "penultimate: none: no layer with weights" in report.calibration.features
+    made = report.calibration
+    assert report.reference_rows + made.fit_rows + len(made.calibration_scores) == 600
 
 
 def test_constant_features_are_left_out_and_the_reason_is_reported(calibrate: Calibrate, tmp_path: Path) -> None:
-    """The trunk has a dead layer, whose output is 0 for every image, and a layer that is alive."""
+    """The input of the last layer is 0 for every image."""
     g = Graph()
-    dead = g.op("Mul", g.dense(g.dense(g.flat(), 48, 48), 48, 48), g.const(np.zeros(1, np.float32)))
-    x = g.op("Add", g.site(g.op("Relu", dead), 48), g.flat())
-    model = save(g.finish(g.dense(g.site(x, 48), 48, 3), 3), tmp_path / "m.onnx")
+    dead = g.op("Mul", g.op("Relu", g.dense(g.site(g.flat(), 48), 48, 48)), g.const(np.zeros(1, np.float32)))
+    model = save(g.finish(g.dense(dead, 48, 3), 3), tmp_path / "m.onnx")
     report = calibrate(small_images(tmp_path / "in" / "a.parquet"), model=model)
-    assert report.calibration.combined_score.names == ("entropy",)
-    assert report.calibration.features == "none: every row has the same features"
+    assert report.calibration.combined_score.names == ("entropy", "layout_distance", "contrast_distance")
+    assert [distance.name for distance in report.calibration.distances] == ["layout_distance", "contrast_distance"]
 
 
 def test_a_regression_is_flagged_by_its_calibration(calibrate: Calibrate, tmp_path: Path) -> None:
     g = Graph(kind="regression")
     model = save(g.finish(g.dense(g.site(g.op("Relu", g.dense(g.flat(), 48, 20)), 20), 20, 2), 2), tmp_path / "m.onnx")
     report = calibrate(small_images(tmp_path / "in" / "a.parquet"), model=model)
-    assert report.calibration.combined_score.names == ("largest_std", "feature_distance")
+    assert report.calibration.combined_score.names == ("largest_std", *DISTANCES)
     screener = Screener(model, calibration=report.output, device="cpu")
     assert screener.score(np.zeros((3, 4, 4, 3), np.uint8)).flag.dtype == np.bool_
 
@@ -339,7 +357,8 @@ def test_early_exit_is_measured_on_the_calibration_set(
     assert set(tables[0]["passes"].to_pylist()) == {100}
     assert passes.mean() < 60
     assert sum(one != other for one, other in zip(tables[0]["flag"], tables[1]["flag"], strict=True)) <= 2
-    assert tables[0]["feature_distance"].equals(tables[1]["feature_distance"])
+    for name in DISTANCES:
+        assert tables[0][name].equals(tables[1][name])
     with pytest.raises(OptionRefused, match="the calibration combines energy"):
         calibrate(config=RunConfig(adaptive=True, device="cpu"), detectors=("energy",))
 

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from onnx import helper
 
+from export.contract.metadata import DOMAIN
 from export.contract.reader import ExportedModel
-from screen.engine.distance import DistanceMeter, NearestNeighbours
-from screen.engine.graph.features import FEATURES, FEATURES_MAX, GRID, cell_weights
+from export.runtime import onnxruntime
+from screen.engine.distance import DEFAULT_METRICS, DISTANCES, DistanceMeter, fit_distance, group_of
+from screen.engine.graph.features import FEATURES, FEATURES_MAX, GRID, FeaturePlan
 from screen.engine.graph.plan import plan_engine
+from screen.engine.graph.summaries import cell_weights
 from screen.engine.passes import PassEngine
 from screen.engine.session import Device
 from tests.agreement import assert_close_to_scale
@@ -17,7 +22,6 @@ from tests.assumptions.cuda_kernels import CUDA_KERNELS
 from tests.screen.engine.graphs import Graph
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 3), dtype=np.uint8)
-SCALED = IMAGES.astype(np.float32) / 255
 
 
 def convolution(g: Graph, outer: int = 5) -> str:
@@ -87,16 +91,76 @@ def empty() -> ExportedModel:
     return g.finish(g.dense(g.site(g.flat(), 48), 48, 3), 3)
 
 
+def two_layers() -> ExportedModel:
+    """Two convolutions with a dropout site behind each, then a dense layer and the last one."""
+    g = Graph()
+    x = g.site(g.op("Relu", convolution(g)), 5, 4, 4)
+    x = g.op("Relu", g.op("Conv", x, g.const(g.rng.normal(size=(6, 5, 1, 1)).astype(np.float32))))
+    x = g.op("Reshape", g.site(x, 6, 4, 4), g.const(np.array([0, -1])))
+    x = g.site(g.op("Relu", g.dense(x, 96, 20)), 20)
+    return g.finish(g.dense(x, 20, 3), 3)
+
+
+def empty_trunk() -> ExportedModel:
+    """A dropout site on the image itself, in front of every layer."""
+    g = Graph()
+    x = g.op("Transpose", g.site(g.image, 4, 4, 3), perm=[0, 3, 1, 2])
+    x = g.op("Relu", g.op("Conv", x, g.const(g.rng.normal(size=(6, 3, 1, 1)).astype(np.float32))))
+    return g.finish(g.dense(g.op("Reshape", x, g.const(np.array([0, -1]))), 96, 3), 3)
+
+
+MODELS = {
+    "channels first": channels_first(),
+    "channels last": channels_last(),
+    "tiled": tiled(),
+    "flattened": flattened(),
+    "tokens": tokens(),
+    "flat": flat(),
+    "several": several(),
+    "undetermined channels": undetermined_channels(),
+    "empty": empty(),
+    "two layers": two_layers(),
+    "empty trunk": empty_trunk(),
+}
+
+
+def plan_of(model: ExportedModel) -> FeaturePlan:
+    return plan_engine(model, features=True).features
+
+
 def features_of(model: ExportedModel, images: NDArray[np.uint8], threads: int = 1) -> NDArray[np.float32]:
-    plan = plan_engine(model, features=GRID)
+    plan = plan_engine(model, features=True)
     return PassEngine(plan, passes=1, seed=0, device=Device("cpu", threads), memory=2**22).features(images)
 
 
-def pooled(images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """`[N, H, W, C]` averaged over a grid of spatial cells, by einsum."""
-    cells = cell_weights(4, GRID)
-    means: NDArray[np.float32] = np.einsum("ih,jw,nhwc->nijc", cells, cells, images)
-    return means.reshape(len(images), -1)
+def deterministic(model: ExportedModel, name: str) -> NDArray[np.float32]:
+    """A tensor of the network without dropout, by onnxruntime alone."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    del proto.functions[:]
+    for node in proto.graph.node:
+        if node.domain == DOMAIN:
+            node.op_type, node.domain = "Identity", ""
+            del node.attribute[:]
+    proto.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    tensor: NDArray[np.float32] = session.run([name], {model.contract.input_name: IMAGES})[0]
+    return tensor
+
+
+def summary(tensor: NDArray[np.float32], channels: int, grid: tuple[int, ...]) -> list[NDArray[np.float32]]:
+    """Cell means `[N, C * cells]`, channel means and channel deviations `[N, C]`, by loops over the cells."""
+    rows = np.moveaxis(tensor, channels + 1, 1)
+    spatial = rows.shape[2:]
+    means = []
+    for cell in np.ndindex(*grid):
+        bounds = [
+            slice(index * size // cells, -(-(index + 1) * size // cells))
+            for index, size, cells in zip(cell, spatial, grid, strict=True)
+        ]
+        means.append(rows[(slice(None), slice(None), *bounds)].reshape(*rows.shape[:2], -1).mean(axis=2))
+    flat = rows.reshape(*rows.shape[:2], -1)
+    return [np.stack(means, axis=2).reshape(len(tensor), -1), flat.mean(axis=2), flat.std(axis=2)]
 
 
 def test_cells_are_those_of_adaptive_average_pooling() -> None:
@@ -105,114 +169,134 @@ def test_cells_are_those_of_adaptive_average_pooling() -> None:
     np.testing.assert_allclose(cell_weights(2, 2) @ np.arange(2), [0, 1])
 
 
-@pytest.mark.parametrize("model", [channels_first(), channels_last(), flattened()])
-def test_channels_are_found_wherever_they_are(model: ExportedModel) -> None:
-    weight = next(w for w in model.proto.graph.initializer if list(w.dims) == [5, 3, 1, 1])
-    kernel = np.frombuffer(weight.raw_data, np.float32).reshape(5, 3)
-    expected = pooled(np.maximum(SCALED @ kernel.T, 0))
-    found = features_of(model, IMAGES)
-    if plan_engine(model).features.channels == 0:
-        found = found.reshape(-1, 5, GRID * GRID).swapaxes(1, 2).reshape(len(found), -1)
-    assert_close_to_scale(found, expected, 2e-6)
+@pytest.mark.parametrize("name", MODELS)
+def test_features_are_summaries_of_tensors_of_the_network_without_dropout(name: str) -> None:
+    model = MODELS[name]
+    plan = plan_of(model)
+    expected = []
+    if plan.early.channels is not None:
+        expected += summary(deterministic(model, plan.early.name), plan.early.channels, plan.early.grid)
+    elif plan.early.name:
+        expected.append(deterministic(model, plan.early.name).reshape(len(IMAGES), -1))
+    if plan.penultimate.channels is not None:
+        tensor = deterministic(model, plan.penultimate.name)
+        expected.append(summary(tensor, plan.penultimate.channels, plan.penultimate.grid)[0])
+    elif plan.penultimate.name:
+        expected.append(deterministic(model, plan.penultimate.name).reshape(len(IMAGES), -1))
+    whole = np.concatenate(expected, axis=1)
+    assert whole.shape[1] == plan.size > 0
+    assert_close_to_scale(features_of(model, IMAGES), whole, 2e-6)
 
 
-def test_cells_that_tile_the_spatial_axes_are_pooled() -> None:
-    model = tiled()
-    assert "AveragePool" in {node.op_type for node in plan_engine(model, features=GRID).trunk.graph.node}
-    weight = next(w for w in model.proto.graph.initializer if list(w.dims) == [5, 3, 1, 1])
-    kernel = np.frombuffer(weight.raw_data, np.float32).reshape(5, 3)
-    padded = np.pad(np.maximum(SCALED @ kernel.T, 0), ((0, 0), (1, 1), (0, 2), (0, 0)))
-    expected = padded.reshape(-1, GRID, 2, GRID, 2, 5).mean(axis=(2, 4)).transpose(0, 3, 1, 2).reshape(len(padded), -1)
-    assert_close_to_scale(features_of(model, IMAGES), expected, 1e-6)
+@pytest.mark.parametrize("name", MODELS)
+def test_groups_divide_the_feature_vector(name: str) -> None:
+    plan = plan_of(MODELS[name])
+    ends = [0, *(group.stop for group in plan.groups.values())]
+    assert [group.start for group in plan.groups.values()] == ends[:-1]
+    assert ends[-1] == plan.size
 
 
-@pytest.mark.parametrize("grid", [1, GRID])
-def test_more_spatial_axes_than_pooling_supports_are_averaged_by_a_product(grid: int) -> None:
+def test_the_early_tensor_is_in_the_middle_and_the_penultimate_one_before_the_last_layer() -> None:
+    plan = plan_of(MODELS["two layers"])
+    assert plan.early.shape == (6, 4, 4)
+    assert "of the arithmetic precedes it" in plan.early.why
+    assert plan.penultimate.shape == (20,)
+    assert plan.flops > 0
+    assert set(plan.groups) == {"layout", "contrast", "penultimate"}
+
+
+def test_a_site_on_the_image_leaves_the_features_unchanged() -> None:
+    plan = plan_of(MODELS["empty trunk"])
+    assert sorted(plan.early.shape) == [3, 4, 4]
+    assert plan.early.why.startswith("0% of the arithmetic precedes it")
+    assert plan.penultimate.shape == (6, 4, 4)
+    assert "before it is flattened" in plan.penultimate.why
+
+
+def test_a_model_with_a_single_layer_has_the_image_as_its_early_tensor_and_no_penultimate_one() -> None:
+    plan = plan_of(MODELS["empty"])
+    assert plan.early.shape == (4, 4, 3)
+    assert plan.penultimate.name == ""
+    assert plan.describe()["penultimate"] == "none: no layer with weights precedes the last one"
+
+
+def test_tokens_are_averaged_in_groups() -> None:
+    plan = plan_of(MODELS["tokens"])
+    assert (plan.penultimate.shape, plan.penultimate.channels, plan.penultimate.grid) == ((16, 7), 1, (GRID,))
+
+
+def test_where_no_operator_determines_the_channel_axis_the_last_is_taken_and_reported() -> None:
+    plan = plan_of(MODELS["undetermined channels"])
+    assert plan.penultimate.channels == 2
+    assert "do not determine the channel axis" in plan.penultimate.why
+
+
+def test_an_image_that_is_averaged_at_once_is_the_early_tensor() -> None:
+    g = Graph()
+    x = g.op("ReduceMean", g.image, g.const(np.array([1, 2])), keepdims=0)
+    x = g.site(g.op("Relu", g.dense(x, 3, 8)), 8)
+    model = g.finish(g.dense(g.op("Relu", g.dense(x, 8, 8)), 8, 3), 3)
+    assert plan_of(model).early.shape == (4, 4, 3)
+    assert np.isfinite(features_of(model, IMAGES)).all()
+
+
+def test_any_number_of_spatial_axes_is_averaged() -> None:
     g = Graph()
     x = g.op("Reshape", g.image, g.const(np.array([-1, 2, 2, 2, 2, 3])))
     x = g.op("Transpose", g.op("MatMul", x, g.weight(3, 5)), perm=[0, 5, 1, 2, 3, 4])
     model = g.finish(g.dense(g.op("Reshape", g.site(x, 5, 2, 2, 2, 2), g.const(np.array([0, -1]))), 80, 3), 3)
-    plan = plan_engine(model, features=grid)
-    assert (plan.features.channels, len(plan.features.grid)) == (0, 4)
-    found = PassEngine(plan, passes=1, seed=0, device=Device("cpu", 1), memory=2**22).features(IMAGES)
-    assert found.shape == (len(IMAGES), plan.features.size)
-    assert np.isfinite(found).all()
-
-
-def test_a_flat_boundary_is_taken_before_it_was_flattened() -> None:
-    description = plan_engine(flattened()).features.describe()
-    assert "the boundary, before it is flattened" in description
-    assert "[5, 4, 4]" in description
-
-
-def test_tokens_are_averaged_in_groups() -> None:
-    plan = plan_engine(tokens()).features
-    assert (plan.shape, plan.channels, plan.grid, plan.size) == ((16, 7), 1, (GRID,), 7 * GRID)
-
-
-def test_a_flat_tensor_is_taken_as_it_is() -> None:
-    plan = plan_engine(flat()).features
-    assert (plan.channels, plan.size) == (None, 20)
-    assert "which is flat" in plan.why
-
-
-def test_of_several_boundary_tensors_the_deepest_is_taken_and_reported() -> None:
-    plan = plan_engine(several()).features
-    assert "the deepest of 2 boundary tensors" in plan.why
-    deep = next(node.input[0] for node in several().proto.graph.node if node.name == "drop0")
-    assert plan.tensor == deep
-
-
-def test_where_no_operator_determines_the_channel_axis_the_last_is_taken_and_reported() -> None:
-    plan = plan_engine(undetermined_channels()).features
-    assert plan.channels == 2
-    assert "do not determine the channel axis" in plan.why
-
-
-def test_an_empty_trunk_has_no_features_and_the_plan_gives_the_reason() -> None:
-    plan = plan_engine(empty(), features=GRID).features
-    assert (plan.tensor, plan.size) == ("", 0)
-    assert plan.describe() == "none: no learned layer precedes the first dropout"
+    plan = plan_of(model)
+    assert (plan.penultimate.channels, len(plan.penultimate.grid)) == (0, 4)
+    assert np.isfinite(features_of(model, IMAGES)).all()
 
 
 def test_many_channels_get_a_coarser_grid() -> None:
     g = Graph()
     x = g.site(convolution(g, outer=FEATURES_MAX // 4), FEATURES_MAX // 4, 4, 4)
-    model = g.finish(g.dense(g.op("GlobalAveragePool", x), 1, 3), 3)
-    assert plan_engine(model).features.grid == (2, 2)
+    x = g.op("Conv", x, g.const(g.rng.normal(size=(3, FEATURES_MAX // 4, 1, 1)).astype(np.float32)))
+    x = g.op("Reshape", g.op("GlobalAveragePool", x), g.const(np.array([0, 3])))
+    assert plan_of(g.finish(x, 3)).penultimate.grid == (2, 2)
 
 
-@pytest.mark.parametrize("model", [channels_first(), channels_last(), tiled(), tokens(), flat()])
-def test_features_are_the_same_bits_in_every_batch_and_with_the_passes(model: ExportedModel) -> None:
+@pytest.mark.parametrize("name", MODELS)
+def test_features_are_the_same_bits_in_every_batch_and_with_the_passes(name: str) -> None:
+    model = MODELS[name]
     whole = features_of(model, IMAGES)
-    distance = NearestNeighbours.fit(whole[:10])
-    far = DistanceMeter(distance, Device("cpu", 1)).measure(whole)
-    plan = plan_engine(model, features=GRID)
-    engine = PassEngine(plan, passes=3, seed=0, device=Device("cpu", 2), memory=2**22, distance=distance)
+    plan = plan_engine(model, features=True)
+    groups = plan.features.groups
+    names = [one for one in DISTANCES if group_of(one) in groups]
+    cpu = Device("cpu", 1)
+    distances = tuple(fit_distance(one, whole[:10], groups[group_of(one)], cpu, DEFAULT_METRICS[one]) for one in names)
+    far = DistanceMeter(distances, cpu).measure(whole)
+    engine = PassEngine(plan, passes=3, seed=0, device=Device("cpu", 2), memory=2**22, distances=distances)
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=20, deadline=None)
     @given(st.integers(0, 29), st.integers(1, 30))
     def check(start: int, count: int) -> None:
         some = IMAGES[start : start + count]
         np.testing.assert_array_equal(engine.features(some), whole[start : start + count])
-        np.testing.assert_array_equal(engine.summarize(some).feature_distance, far[start : start + count])
+        summary = engine.summarize(some)
+        for one in names:
+            np.testing.assert_array_equal(getattr(summary, one), getattr(far, one)[start : start + count])
 
     check()
 
 
-def test_features_change_no_statistic() -> None:
-    for model in (channels_last(), flat()):
-        with_features, without = (
-            PassEngine(plan_engine(model, features=grid), passes=5, seed=0, device=Device("cpu", 1), memory=2**22)
-            for grid in (GRID, 0)
-        )
-        one, other = with_features.summarize(IMAGES), without.summarize(IMAGES)
-        np.testing.assert_array_equal(one.mean, other.mean)
-        np.testing.assert_array_equal(one.std, other.std)
+@pytest.mark.parametrize("name", MODELS)
+def test_features_change_no_statistic(name: str) -> None:
+    model = MODELS[name]
+    with_features, without = (
+        PassEngine(plan_engine(model, features=features), passes=5, seed=0, device=Device("cpu", 1), memory=2**22)
+        for features in (True, False)
+    )
+    one, other = with_features.summarize(IMAGES), without.summarize(IMAGES)
+    np.testing.assert_array_equal(one.mean, other.mean)
+    np.testing.assert_array_equal(one.std, other.std)
 
 
-@pytest.mark.parametrize("model", [channels_first(), channels_last(), tokens(), flat()])
-def test_every_operator_that_makes_features_has_a_cuda_kernel(model: ExportedModel) -> None:
-    added = [node for node in plan_engine(model, features=GRID).trunk.graph.node if node.name.startswith(FEATURES)]
+@pytest.mark.parametrize("name", MODELS)
+def test_every_operator_that_makes_features_has_a_cuda_kernel(name: str) -> None:
+    nodes = plan_engine(MODELS[name], features=True).trunk.graph.node
+    added = [node for node in nodes if node.name.startswith(FEATURES)]
     assert added
     assert {node.op_type for node in added} <= set(CUDA_KERNELS)

@@ -5,7 +5,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from screen.columns import COLUMNS
+from screen.columns import COLUMNS, FEATURE_DISTANCE
 from screen.review.report.aggregate import NEEDED, Aggregate, GrowingHistogram
 from screen.review.results import RowPosition
 
@@ -51,7 +51,7 @@ def test_bins_are_coarse_enough_for_a_limit_far_from_all_values() -> None:
 def table(**columns: list[object]) -> pa.Table:
     """Result rows with the given columns; other columns are null, and all rows are readable by default."""
     rows = len(next(iter(columns.values())))
-    kinds = {column.name: column.type for column in COLUMNS}
+    kinds = {column.name: column.type for column in (*COLUMNS, FEATURE_DISTANCE)}
     filled = {"status": ["ok"] * rows, "flag": [False] * rows, **columns}
     return pa.table({name: pa.array(filled.get(name, [None] * rows), kinds[name]) for name in NEEDED})
 

@@ -1,0 +1,129 @@
+"""CalibrationConfig: the options of a calibration, in addition to those for reading rows and running passes.
+
+In: options of the command line, or keywords from Python. Out: a frozen dataclass with checked values. Each option is
+declared once, as a field (`export.options`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import typer
+
+from export.errors import OptionRefused
+from export.options import FromText, check_options
+from screen.options import CALIBRATION_PANEL
+
+DistanceChoice = Literal["cosine", "euclidean"]
+FEATURE_GROUPS = ("layout", "contrast", "penultimate")
+
+REVIEW_RATE = 0.02
+"""Default target share of in-distribution rows that are flagged."""
+
+LEAST_REVIEW_RATE = 1e-6
+"""Lower bound of the target share; it requires more than a million rows."""
+
+
+def parse_review_rate(text: str) -> float:
+    """A share from text: `0.02` or `2%`.
+
+    Raises:
+        OptionRefused: the text has neither form.
+    """
+    match = re.fullmatch(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(%?)", text.strip(), re.ASCII)
+    try:
+        share = float(match[1]) / (100 if match[2] else 1) if match else None
+    except ValueError:
+        share = None
+    if share is None:
+        raise OptionRefused(
+            f"--review-rate is {text!r}.",
+            wanted="a share such as 0.02, or a percentage such as 2%",
+            next_step="give a share or a percentage, or leave the option out for 2%",
+        )
+    return share
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """Options of a calibration, in addition to those for reading rows and running passes (`RunConfig`)."""
+
+    review_rate: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE|P%",
+            help="Target share of in-distribution rows that are flagged, above 0 and below 1: 0.02 or 2%.",
+            show_default="2%",
+            rich_help_panel=CALIBRATION_PANEL,
+        ),
+        FromText(str, parse_review_rate),
+    ] = REVIEW_RATE
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARDS",
+            help="Shards of the reference set, from which distances are measured: in-distribution rows, for example "
+            "training rows.",
+            show_default="a third of IN_DISTRIBUTION",
+            rich_help_panel=CALIBRATION_PANEL,
+        ),
+    ] = None
+    features: Annotated[
+        Sequence[str],
+        typer.Option(
+            metavar="|".join(FEATURE_GROUPS),
+            help="Features whose distance from the reference set is a detector: `layout` (means of an early layer over "
+            "spatial cells), `contrast` (its channel means and standard deviations), `penultimate` (input of the last "
+            "layer); may be repeated.",
+            show_default="all that the model has",
+            rich_help_panel=CALIBRATION_PANEL,
+        ),
+    ] = ()
+    distance: Annotated[
+        DistanceChoice | None,
+        typer.Option(
+            help="Metric of all distances: `cosine`, or `euclidean` of standardized features.",
+            show_default="euclidean for contrast, else cosine",
+            rich_help_panel=CALIBRATION_PANEL,
+        ),
+    ] = None
+    detectors: Annotated[
+        Sequence[str],
+        typer.Option(
+            "--detector",
+            metavar="SCORE",
+            help="Score to combine into `ood_score`, instead of the default; may be repeated.",
+            show_default="for a classifier entropy and the distances",
+            rich_help_panel=CALIBRATION_PANEL,
+        ),
+    ] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("detectors", "features"):
+            given = getattr(self, name)
+            object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
+        if not LEAST_REVIEW_RATE <= self.review_rate < 1:
+            raise OptionRefused(
+                f"--review-rate is {self.review_rate:g}.",
+                wanted=f"a share of at least {LEAST_REVIEW_RATE:f} and below 1: with 0.02 or 2%, 2 % of rows like "
+                "those of the calibration are flagged",
+                next_step="give a share or a percentage in this range",
+            )
+        check_options(self)
+        unknown = [name for name in self.features if name not in FEATURE_GROUPS]
+        if unknown:
+            raise OptionRefused(
+                f"--features is {unknown[0]}.",
+                wanted=" or ".join(FEATURE_GROUPS),
+                next_step="give one of these values, or leave the option out",
+            )
+        if self.detectors and self.features:
+            raise OptionRefused(
+                "--detector and --features were both given.",
+                wanted="one of the two: --detector lists all detectors, --features only the distances",
+                next_step="leave out --features, and add --detector layout_distance, contrast_distance or "
+                "penultimate_distance",
+            )

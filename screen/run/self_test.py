@@ -1,0 +1,146 @@
+"""Self-test of a calibration: made-up images that must not pass, and the share of them that is flagged.
+
+In: in-distribution images `uint8 [n, H, W, C]`. Out: for each kind of made-up image, images of the same shape. None of
+these kinds takes part in fitting the detectors or the threshold, so the shares say what the calibration does not see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Images = NDArray[np.uint8]
+
+ROWS = 200
+"""Number of images of each kind; the 95 % confidence interval of a share of 50 % is then 43 to 57 %."""
+
+MUST_BE_FLAGGED = ("uniform noise", "Gaussian noise", "constant colours")
+"""Kinds without any content: a calibration that flags less than `LEAST_SHARE` of one of them is not usable unseen."""
+
+LEAST_SHARE = 0.5
+
+_PATCHES = 4
+"""Number of patches along each axis for `shuffled patches`."""
+
+_CONTRAST = 0.15
+_SEED = 0
+
+
+def make_kinds(images: Images) -> dict[str, Callable[[], Images]]:
+    """Functions that make the images of each kind, by its name; each returns as many images as it is given.
+
+    Args:
+        images: in-distribution images, `[n, H, W, C]`, n at least 1.
+    """
+    makers: dict[str, Callable[[Images, np.random.Generator], Images]] = {
+        "uniform noise": lambda given, rng: rng.integers(0, 256, given.shape, dtype=np.uint8),
+        "Gaussian noise": lambda given, rng: _to_pixels(rng.normal(128, 64, given.shape)),
+        "constant colours": _make_constant,
+        "shuffled pixels": _shuffle_pixels,
+        "shuffled patches": _shuffle_patches,
+        "inverted": lambda given, rng: 255 - given,
+        "low contrast": _reduce_contrast,
+        "heavy blur": _blur,
+    }
+    return {name: _bind(make, images, index) for index, (name, make) in enumerate(makers.items())}
+
+
+def find_blind(shares: Mapping[str, float]) -> list[str]:
+    """Kinds of `MUST_BE_FLAGGED` of which less than `LEAST_SHARE` is flagged.
+
+    Args:
+        shares: flagged share of each kind, 0 to 1.
+    """
+    return [kind for kind in MUST_BE_FLAGGED if shares[kind] < LEAST_SHARE]
+
+
+def describe_blindness(
+    kind: str, share: float, surprisals: NDArray[np.float64], names: Sequence[str], missing: Sequence[str]
+) -> str:
+    """A warning in one line: what is not flagged, which detectors find it usual, and what to try.
+
+    Args:
+        kind: the kind of image.
+        share: flagged share of the kind, 0 to 1.
+        surprisals: surprisals of the images, `[n, D]`.
+        names: names of the D detectors.
+        missing: names of the distances that the model has and the calibration does not use.
+    """
+    usual = [name for name, column in zip(names, surprisals.T, strict=True) if np.median(column) < _USUAL]
+    blind = f"{' and '.join(usual)} find{'s' if len(usual) == 1 else ''} them usual" if usual else "no detector is sure"
+    if missing:
+        remedy = f"leave out --detector and --features, so that {' and '.join(missing)} {_is_or_are(missing)} used too"
+    else:
+        remedy = "give more reference rows with --reference, more rows in IN_DISTRIBUTION, or a higher --review-rate"
+    return f"WARNING: only {share:.0%} of images of {kind} would be flagged: {blind}. Try: {remedy}"
+
+
+_USUAL = -np.log(0.1)
+"""Surprisal below which a detector finds an image usual: more than a tenth of the in-distribution rows reach it."""
+
+
+def _is_or_are(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _bind(make: Callable[[Images, np.random.Generator], Images], images: Images, index: int) -> Callable[[], Images]:
+    return lambda: np.ascontiguousarray(make(images, np.random.default_rng([_SEED, index])))
+
+
+def _to_pixels(values: NDArray[np.float64]) -> Images:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def _make_constant(images: Images, rng: np.random.Generator) -> Images:
+    """Images of one colour each, drawn uniformly."""
+    colours = rng.integers(0, 256, (len(images), 1, 1, images.shape[3]), dtype=np.uint8)
+    return np.broadcast_to(colours, images.shape)
+
+
+def _shuffle_pixels(images: Images, rng: np.random.Generator) -> Images:
+    """All pixels of each image in random order, each with its colour."""
+    flat = images.reshape(len(images), -1, images.shape[3])
+    order = np.argsort(rng.random(flat.shape[:2]), axis=1)
+    return np.take_along_axis(flat, order[..., np.newaxis], axis=1).reshape(images.shape)
+
+
+def _shuffle_patches(images: Images, rng: np.random.Generator) -> Images:
+    """The cells of a grid in random order; the pixels that the grid leaves over at the right and lower edges stay."""
+    rows, height, width, channels = images.shape
+    across = min(_PATCHES, width)
+    down = min(_PATCHES, height)
+    tall, wide = height // down, width // across
+    inner = images[:, : down * tall, : across * wide]
+    patches = inner.reshape(rows, down, tall, across, wide, channels).swapaxes(2, 3)
+    patches = patches.reshape(rows, down * across, tall, wide, channels)
+    order = np.argsort(rng.random((rows, down * across)), axis=1)
+    patches = np.take_along_axis(patches, order[..., np.newaxis, np.newaxis, np.newaxis], axis=1)
+    moved = patches.reshape(rows, down, across, tall, wide, channels).swapaxes(2, 3)
+    shuffled = images.copy()
+    shuffled[:, : down * tall, : across * wide] = moved.reshape(inner.shape)
+    return shuffled
+
+
+def _reduce_contrast(images: Images, _rng: np.random.Generator) -> Images:
+    """Each image with `_CONTRAST` of its deviations from the mean of its channels."""
+    mean = images.mean(axis=(1, 2), keepdims=True)
+    return _to_pixels(mean + _CONTRAST * (images - mean))
+
+
+def _blur(images: Images, _rng: np.random.Generator) -> Images:
+    """Each image after a Gaussian blur with a standard deviation of an eighth of its shorter side, at least 1 pixel."""
+    sigma = max(1.0, min(images.shape[1:3]) / 8)
+    blurred = images.astype(np.float64)
+    for axis in (1, 2):
+        blurred = np.moveaxis(np.moveaxis(blurred, axis, -1) @ _gaussian_kernel(images.shape[axis], sigma), -1, axis)
+    return _to_pixels(blurred)
+
+
+def _gaussian_kernel(size: int, sigma: float) -> NDArray[np.float64]:
+    """Matrix `[size, size]` that blurs one axis; each column sums to 1, so edges are renormalized."""
+    offsets = np.arange(size)[:, np.newaxis] - np.arange(size)[np.newaxis]
+    weights = np.exp(-(offsets**2) / (2 * sigma**2))
+    kernel: NDArray[np.float64] = weights / weights.sum(axis=0, keepdims=True)
+    return kernel
