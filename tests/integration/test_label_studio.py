@@ -216,7 +216,7 @@ def test_label_studio_imports_the_tasks_file(server: Server, client: Any, result
 
 
 def test_names_of_classes_are_text_to_the_server(server: Server, client: Any) -> None:
-    from screen.review.queue.classes import ClassNames, _make_distinct
+    from screen.review.classes import ClassNames, _make_distinct
     from screen.review.queue.labelstudio import label_config, parse_form
 
     classes = ClassNames(

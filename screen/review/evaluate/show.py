@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from export.errors import OptionRefused
-from screen.review.evaluate.metrics import SHARES, Evaluation
+from screen.review.evaluate.labelled import LabelledEvaluation
+from screen.review.evaluate.metrics import Evaluation
+from screen.review.evaluate.risk import SHARES
 from screen.review.extras import missing_library
 
 
@@ -27,14 +29,38 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
             table.add_row(row.score, f"{row.auroc:.4f}", f"{row.aupr:.4f}", f"{row.fpr95:.2%}")
         console.print(table)
     if evaluation.labelled is not None:
-        labelled = evaluation.labelled
-        console.print(f"accuracy {labelled.accuracy:.2%}, NLL {labelled.nll:.4f} nats, ECE {labelled.ece:.4f}")
-        shares = [f"{share:.1%}" for share in SHARES]
-        console.print("error rate of the unreviewed rows, by the reviewed share of all rows")
-        table = Table(Column("review order", no_wrap=True), *shares)
-        for name, errors in labelled.error_left.items():
-            table.add_row(name, *(f"{error:.2%}" for error in errors))
-        console.print(table)
+        _print_labelled(evaluation.labelled, console)
+
+
+def _print_labelled(labelled: LabelledEvaluation, console: Console) -> None:
+    console.print(f"accuracy {labelled.accuracy:.2%}, NLL {labelled.nll:.4f} nats, ECE {labelled.ece:.4f}")
+    console.print(
+        f"{labelled.rows} scored rows with a label; left out: {labelled.unlabelled} scored rows without a label, "
+        f"{labelled.unscored} rows that could not be scored"
+    )
+    flagged, unflagged = labelled.flagged, labelled.unflagged
+    table = Table(Column("rows", no_wrap=True), "labelled", "wrong", "accuracy (95 % interval)")
+    for name, group in (("flagged", flagged), ("not flagged", unflagged)):
+        share = "" if group.accuracy is None else f"{group.accuracy:.2%} ({group.low:.2%}..{group.high:.2%})"
+        table.add_row(name, str(group.rows), str(group.wrong), share)
+    console.print(table)
+    console.print(f"{flagged.wrong} of {flagged.wrong + unflagged.wrong} wrong predictions are in flagged rows.")
+    console.print(
+        "area under the risk-coverage curve (AURC): mean error rate of the accepted rows if the least unusual rows are "
+        f"accepted first; a score without information has {1 - labelled.accuracy:.3%}",
+        soft_wrap=True,
+    )
+    table = Table(Column("score", no_wrap=True), "unusual values", "rows", "AURC", "AURC above the best order")
+    for risk in labelled.risks:
+        side = "high" if risk.high_is_unusual else "low"
+        table.add_row(risk.score, side, str(risk.rows), f"{risk.aurc:.3%}", f"{risk.excess_aurc:.3%}")
+    console.print(table)
+    shares = [f"{share:.1%}" for share in SHARES]
+    console.print("error rate of the unreviewed rows, by the reviewed share of all rows")
+    table = Table(Column("review order", no_wrap=True), *shares)
+    for name, errors in labelled.error_left.items():
+        table.add_row(name, *(f"{error:.2%}" for error in errors))
+    console.print(table)
 
 
 def plot_evaluation(evaluation: Evaluation, path: Path) -> None:

@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from export.errors import InputRefused
 from screen.files.paths import as_path, open_bytes, open_parquet
-from screen.review.labels.votes import Annotations, Choice, RowName
+from screen.review.classes import Choice, as_choice
+from screen.review.labels.votes import Annotations, RowName
 from screen.review.queue.labelstudio import KEY
 
 _EMBEDDED = "data:"
@@ -147,17 +148,8 @@ def _read_rows(rows: Iterator[dict[str, Any]], origin: str, label_column: str) -
 
 def _as_choices(value: Any) -> tuple[Choice, ...]:
     values = value if isinstance(value, list) else [value]
-    choices = (_as_choice(one) for one in values)
-    return tuple(dict.fromkeys(choice for choice in choices if choice != ""))
-
-
-def _as_choice(value: Any) -> Choice:
-    """An integer as a class number, any other value as text; "" for a missing label."""
-    if value is None or value != value:  # NaN marks a missing label in a float column
-        return ""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    return int(value) if isinstance(value, float) and value.is_integer() else str(value).strip()
+    choices = (as_choice(one) for one in values)
+    return tuple(dict.fromkeys(choice for choice in choices if choice is not None))
 
 
 def _parquet_rows(path: Path, label_column: str) -> Iterator[dict[str, Any]]:

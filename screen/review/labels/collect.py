@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 
 from export.errors import InputRefused, OptionRefused
 from screen.files.storage import StagingFile
+from screen.review.classes import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, UNUSABLE, ClassNames, name_classes
 from screen.review.labels.annotations import read_annotations, read_export
 from screen.review.labels.matching import LabelledRow, match_labels
 from screen.review.labels.precision import CHANGED, KEPT, ReviewedRow, evaluate_flag
 from screen.review.labels.summary import COPIED_COLUMNS, NOT_PREDICTED, OTHER, LabelReport
 from screen.review.labels.target import choose_target, label_schema
 from screen.review.labels.votes import Annotations
-from screen.review.queue.classes import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, UNUSABLE, ClassNames, name_classes
 from screen.review.queue.fetch import FetchedRow, Fetcher
 from screen.review.ranking import AUDIT, FLAGGED, choose_score, is_high_suspicious, main_reason
 from screen.review.results import Results, RowPosition, open_results

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from export.errors import OptionRefused
 from screen.output.manifest_file import ManifestEntry
+from screen.review.classes import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, UNUSABLE, ClassNames
 from screen.review.labels.summary import LabelReport
-from screen.review.labels.votes import Annotations, Choice, RowName, Votes
-from screen.review.queue.classes import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, UNUSABLE, ClassNames
+from screen.review.labels.votes import Annotations, RowName, Votes
 from screen.review.results import Results, RowPosition
 
 ReadKeys = Callable[[list[RowPosition]], Mapping[RowPosition, bytes]]
@@ -76,7 +75,7 @@ def match_labels(
                 excluded["labels of different images"] += 1
                 continue
             votes = Votes.merge(parts)
-            decided = votes.decide(partial(_name_choice, classes))
+            decided = votes.decide(classes.name_choice)
             if decided is None:
                 report.disputed += 1
             else:
@@ -139,15 +138,6 @@ def _by_row(candidates: list[Votes]) -> dict[int, list[Votes]]:
     for votes in candidates:
         found.setdefault(votes.name.row, []).append(votes)
     return found
-
-
-def _name_choice(classes: ClassNames, choice: Choice) -> str:
-    """Name of a choice; an integer is always a class number, even if the class names are numerals."""
-    if isinstance(choice, str):
-        return choice
-    if 0 <= choice < len(classes.names):
-        return classes.names[choice]
-    return f"class {choice}" if str(choice) in classes.choices else str(choice)
 
 
 def _refuse_other_classes(labelled: list[LabelledRow], classes: ClassNames, model: str | None) -> None:

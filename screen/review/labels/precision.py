@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from screen.decide.intervals import wilson_interval
-from screen.review.queue.classes import OUT_OF_DISTRIBUTION, UNUSABLE
+from screen.review.classes import OUT_OF_DISTRIBUTION, UNUSABLE
 from screen.review.ranking import AUDIT, FLAGGED
 
 KEPT, CHANGED = "kept", "changed"

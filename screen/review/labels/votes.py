@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from screen.review.classes import Choice
+
 
 @dataclass(frozen=True)
 class RowName:
@@ -32,10 +34,6 @@ class RowName:
     input_footer: str | None
     key: str | None
     source: str | None = field(compare=False)
-
-
-Choice = str | int
-"""A chosen label: a text, or a class number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from export.errors import OptionRefused, OutputRefused
 from screen.files.paths import as_path, is_local
 from screen.files.storage import STAGING_PREFIX, FileContent, StagingFile, sync_folder, write_failed, write_text
-from screen.review.queue.classes import ClassNames
+from screen.review.classes import ClassNames
 from screen.review.queue.labelstudio import ImageUrl, embed, label_config, make_task, standard_form
 from screen.review.queue.ledger import Ledger, LedgerEntry
 from screen.review.queue.row import QueueRow, queue_schema

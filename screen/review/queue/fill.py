@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
-from screen.review.queue.classes import ClassNames, name_classes
+from screen.review.classes import ClassNames, name_classes
 from screen.review.queue.config import QueueConfig
 from screen.review.queue.fetch import FetchedRow, Fetcher
 from screen.review.queue.ledger import LEDGER_NAME, open_ledger

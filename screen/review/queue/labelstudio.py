@@ -21,7 +21,7 @@ from PIL import Image
 from export.errors import OptionRefused
 from screen.columns import SCORES
 from screen.input.image_bytes import FORMATS
-from screen.review.queue.classes import ClassNames
+from screen.review.classes import ClassNames
 from screen.review.queue.row import QueuedImage, QueueRow
 
 KEY = "oodscreen_key"

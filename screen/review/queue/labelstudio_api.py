@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from export.errors import OptionRefused, WriteFailed
-from screen.review.queue.classes import ClassNames
+from screen.review.classes import ClassNames
 from screen.review.queue.file_targets import to_json
 from screen.review.queue.labelstudio import KEY, ImageUrl, LabelForm, label_config, make_task, parse_form
 from screen.review.queue.labelstudio_client import connect, sdk_errors, server_address

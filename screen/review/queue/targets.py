@@ -9,7 +9,7 @@ from pathlib import Path
 
 from export.errors import OptionRefused, OutputRefused
 from screen.files.paths import as_path, is_local, is_within
-from screen.review.queue.classes import ClassNames
+from screen.review.classes import ClassNames
 from screen.review.queue.config import TargetConfig
 from screen.review.queue.file_targets import make_file_destination
 from screen.review.queue.labelstudio import ImageUrl

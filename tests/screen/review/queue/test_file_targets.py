@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from screen.columns import COLUMNS
-from screen.review.queue.classes import ClassNames
+from screen.review.classes import ClassNames
 from screen.review.queue.config import QueueConfig
 from screen.review.queue.file_targets import make_file_destination
 from screen.review.queue.fill import fill_queue

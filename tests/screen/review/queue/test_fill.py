@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from export.errors import OptionRefused
-from screen.review.queue.classes import name_classes
+from screen.review.classes import name_classes
 from screen.review.queue.config import QueueConfig
 from screen.review.queue.file_targets import make_file_destination
 from screen.review.queue.fill import fill_queue

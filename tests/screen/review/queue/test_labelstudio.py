@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from export.errors import OptionRefused
-from screen.review.queue.classes import ClassNames, _make_distinct
+from screen.review.classes import ClassNames, _make_distinct
 from screen.review.queue.labelstudio import embed, label_config, parse_form
 from screen.review.queue.labelstudio_api import open_project
 from screen.review.queue.labelstudio_client import TOKEN_VARIABLE

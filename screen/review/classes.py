@@ -1,6 +1,7 @@
-"""The choices of an annotator: the model's class names, `out of distribution` and `unusable`.
+"""Labels and the classes that they name: the model's class names, `out of distribution` and `unusable`.
 
-In: results with the record of their run, and optionally the model. Out: `ClassNames`, whose choices are all different.
+In: values of label columns, and results with the record of their run, or the model. Out: `Choice`s; `ClassNames`, whose
+choices are all different; and the classes that each text names.
 """
 
 from __future__ import annotations
@@ -19,6 +20,23 @@ OUT_OF_DISTRIBUTION = "out of distribution"
 UNUSABLE = "unusable"
 IN_DISTRIBUTION = "in distribution"
 _RESERVED = (OUT_OF_DISTRIBUTION, UNUSABLE, IN_DISTRIBUTION)
+
+Choice = str | int
+"""A chosen label: a text, or a class number."""
+
+
+def as_choice(value: Any) -> Choice | None:
+    """A label as stored in a column: an integer or whole float is a class number, any other value a text.
+
+    None stands for a missing label: null, NaN, or a text without characters other than spaces.
+    """
+    if value is None or value != value:  # NaN marks a missing label in a float column
+        return None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return (value.decode(errors="replace") if isinstance(value, bytes) else str(value)).strip() or None
 
 
 @dataclass(frozen=True)
@@ -45,6 +63,36 @@ class ClassNames:
         if self.several:
             return tuple(name for name, mean in zip(self.names, row["mean"], strict=True) if mean > 0.5)
         return (self.names[row["prediction"]],)
+
+    def name_choice(self, choice: Choice) -> str:
+        """Name of a choice; an integer is always a class number, even if the class names are numerals."""
+        if isinstance(choice, str):
+            return choice
+        if 0 <= choice < len(self.names):
+            return self.names[choice]
+        return f"class {choice}" if str(choice) in self.choices else str(choice)
+
+
+def classes_by_text(class_names: tuple[str, ...], count: int) -> dict[str, tuple[int, ...]]:
+    """The classes that each text names, by the text: several classes if they have the same name.
+
+    A class is named by its name in the model and by its name in a queue, which differ for a name that is not unique or
+    not printable. A class number as text (`3`) names its class if no class name is a numeral.
+
+    Args:
+        class_names: class names of the model; ignored unless there is one for each class.
+        count: number of classes.
+    """
+    if len(class_names) != count:
+        class_names = ()
+    found: dict[str, tuple[int, ...]] = {}
+    for index, name in enumerate(class_names):
+        for text in {name.strip(), _make_printable(name)} - {""}:
+            found[text] = (*found.get(text, ()), index)
+    if not any(text.isdecimal() for text in found):
+        found |= {str(index): (index,) for index in range(count)}
+    in_queue = {name: (index,) for index, name in enumerate(_make_distinct(class_names))}
+    return in_queue | found
 
 
 def name_classes(results: Results, model: str | None) -> tuple[ClassNames, ModelContract | None]:
@@ -107,8 +155,7 @@ def _make_distinct(texts: tuple[str, ...]) -> tuple[str, ...]:
     names: list[str] = []
     taken = set(_RESERVED)
     for index, text in enumerate(texts):
-        printable = "".join(" " if unicodedata.category(one)[0] in "CZ" else one for one in text)
-        name = " ".join(printable.split())
+        name = _make_printable(text)
         if not name or name in taken:
             name = f"{name} ({index})".strip()
         while name in taken:
@@ -116,3 +163,8 @@ def _make_distinct(texts: tuple[str, ...]) -> tuple[str, ...]:
         taken.add(name)
         names.append(name)
     return tuple(names)
+
+
+def _make_printable(text: str) -> str:
+    """The text on one line, with a single space for each run of spaces and unprintable characters."""
+    return " ".join("".join(" " if unicodedata.category(one)[0] in "CZ" else one for one in text).split())

@@ -1,0 +1,109 @@
+"""Read the rows of results that an evaluation needs.
+
+In: a source: a folder, a file or a glob. Out: a table of all rows, and the class names in the record of the run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from export.errors import InputRefused, OptionRefused
+from screen.decide.detectors import HIGH_IS_SUSPICIOUS
+from screen.files.paths import as_path
+from screen.files.storage import list_shards
+from screen.output.manifest_file import MANIFEST_NAME
+from screen.review.extras import missing_library
+from screen.review.results import open_results
+
+_NEEDED = ("prediction", "mean", "flag", "status")
+
+
+def read_rows(source: str, label: str | None) -> tuple[pa.Table, tuple[str, ...]]:
+    """All rows of a source with every score that its files contain; and the class names in the record of the run.
+
+    Args:
+        source: a folder of results, a file or a glob. Of a folder with a manifest, only the shards in the manifest are
+            read. Class names are empty if the source has no manifest or its model has no class names.
+        label: column of labels to read; None without labels.
+
+    Raises:
+        InputRefused: the source contains no results or unfinished results.
+        OutputLocked: a run is writing the results.
+        OptionRefused: the label column does not exist, or its types in two shards have no common type.
+    """
+    paths, class_names = _shards_of(source)
+    tables = [_read_shard(path, label) for path in paths]
+    try:
+        return pa.concat_tables(tables, promote_options="permissive"), class_names
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise OptionRefused(
+            f"The shards of {source} have columns of different types: {str(error).splitlines()[0]}.",
+            wanted="the same type in every shard, also of the column given with --label",
+            next_step="evaluate the results of a single run",
+        ) from error
+
+
+def read_values(table: pa.Table, score: str) -> NDArray[np.float64]:
+    """The values of a score, `[n]`, NaN where the score is null."""
+    return np.asarray(table[score], np.float64)
+
+
+def import_metrics() -> Any:
+    """The module `sklearn.metrics`.
+
+    Raises:
+        OptionRefused: scikit-learn is not installed.
+    """
+    try:
+        from sklearn import metrics
+    except ImportError as error:
+        raise missing_library("scikit-learn", extra="evaluate") from error
+    return metrics
+
+
+def _read_shard(path: Path, label: str | None) -> pa.Table:
+    needed = [*_NEEDED, *([label] if label else [])]
+    try:
+        names = pq.read_schema(path).names
+        missing = [name for name in needed if name not in names]
+        scores = [name for name in HIGH_IS_SUSPICIOUS if name in names]
+        if not missing:
+            return pq.read_table(path, columns=list(dict.fromkeys([*scores, *needed])))
+    except (OSError, pa.ArrowException) as error:
+        raise _no_results(path, str(error).splitlines()[0]) from error
+    if missing == [label]:
+        raise OptionRefused(
+            f"{path} has no column {label!r}.",
+            wanted="a column of labels copied by the run",
+            next_step=f"run `oodscreen run` again with --keep {label}",
+        )
+    raise _no_results(path, f"the file lacks the columns {', '.join(missing[:3])}")
+
+
+def _shards_of(source: str) -> tuple[list[Path], tuple[str, ...]]:
+    """Result shards in the manifest, and recorded class names; without a manifest, all shards, and no class names."""
+    if not (as_path(source) / MANIFEST_NAME).is_file():
+        return list_shards(source)[1], ()
+    results = open_results(source)
+    if not results.entries:
+        raise InputRefused(
+            f"{source} holds no scored shard.",
+            wanted="results of `oodscreen run`",
+            next_step="run `oodscreen check` on these results",
+        )
+    class_names = () if results.record is None else results.record.class_names
+    return [results.folder / entry.shard for entry in results.entries], class_names
+
+
+def _no_results(path: Path, why: str) -> InputRefused:
+    return InputRefused(
+        f"{path} is not a scored shard: {why}.",
+        wanted="results of `oodscreen run`",
+        next_step="score these rows with `oodscreen run`, and give the OUTPUT folder of that run",
+    )
