@@ -66,7 +66,7 @@ def _refuse(
     name: str, rows: int, of: int, unusable: list[str], class_names: tuple[str, ...], count: int
 ) -> OptionRefused:
     more = f", and {len(unusable) - _EXAMPLES} more" if len(unusable) > _EXAMPLES else ""
-    next_step = "correct these labels, or set them to null, which leaves out their rows"
+    next_step = "give another column, or set these labels to null, which leaves out their rows"
     if len(class_names) != count:
         next_step = "give class numbers, or results of a model with class names (`oodscreen export --classes`)"
     return OptionRefused(

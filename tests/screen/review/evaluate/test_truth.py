@@ -45,6 +45,7 @@ REFUSED: dict[str, tuple[list[Any], tuple[str, ...], str]] = {
     "number as text among numeric names": (["0"], ("7", "8", "9"), "1 of 1 .*: '0'.$"),
     "many labels": (list(range(10, 20)), (), "10 of 10 .*: 10, 11, 12, 13, and 6 more.$"),
     "list": ([[0, 1]], (), "the type list"),
+    "struct": ([{"class": 1}], (), "the type struct"),
 }
 
 
