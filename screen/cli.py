@@ -244,14 +244,21 @@ def calibrate(
 @_command("inspect", panel=_PREPARE)
 @as_options
 def inspect(
-    model: ModelFile,
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL.onnx|CALIBRATION",
+            help="ONNX file that `oodscreen export` wrote, or calibration file that `oodscreen calibrate` wrote.",
+            show_default=False,
+        ),
+    ],
     config: Annotated[RunConfig, Selection(only=("passes", "masks", "memory"), defaults=asdict(PassSettings()))],
     as_json: AsJson = False,
 ) -> None:
-    """Print the contract of an exported model, and how its passes are run and at what cost."""
-    from screen.inspection import inspect_model
+    """Print the contract of a model and the cost of its passes, or what a calibration flags."""
+    from screen.inspection import inspect_file
 
-    inspection = inspect_model(model, config)
+    inspection = inspect_file(file, config)
     typer.echo(inspection.to_json() if as_json else inspection.to_text())
 
 

@@ -1,6 +1,7 @@
-"""`oodscreen inspect`: a model's contract, and the engine's plan for its passes.
+"""`oodscreen inspect`: a model's contract, and the engine's plan for its passes; or the properties of a calibration.
 
-In: an exported file and a `RunConfig`. Out: an `Inspection`, as text or JSON. The model is not run.
+In: an exported file and a `RunConfig`, or a calibration. Out: an `Inspection` or a `CalibrationInspection`, as text or
+JSON. The model is not run.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from pathlib import Path
 from export.contract.metadata import ModelContract
 from export.contract.reader import read_model
 from screen.config import RunConfig
+from screen.decide.calibration import Calibration, is_calibration, read_calibration
+from screen.decide.request import describe_lines, describe_values
 from screen.engine.graph.plan import plan_engine
 from screen.engine.session import usable_cores
 from screen.files.paths import as_path
@@ -108,3 +111,37 @@ def inspect_model(path: str | Path, config: RunConfig) -> Inspection:
         memory=config.memory,
         relative_cost=plan.relative_cost(settings.passes),
     )
+
+
+@dataclass(frozen=True)
+class CalibrationInspection:
+    """The properties of a calibration.
+
+    Attributes:
+        path: path of the file.
+        calibration: the calibration in this file.
+    """
+
+    path: str
+    calibration: Calibration
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps({"calibration": self.path, **describe_values(self.calibration)})
+
+    def to_text(self) -> str:
+        """A readable report."""
+        head = f"{self.path}  sha256 {self.calibration.digest[:16]}"
+        return "\n".join([head, *describe_lines(self.calibration)])
+
+
+def inspect_file(path: str, config: RunConfig) -> Inspection | CalibrationInspection:
+    """Inspect an exported model or a calibration, whichever the file is.
+
+    Raises:
+        ContractRefused: the file is neither a calibration nor an exported model, or its graph has no plan.
+        CalibrationRefused: the file is a damaged calibration, or a calibration of another version.
+    """
+    if is_calibration(path):
+        return CalibrationInspection(path, read_calibration(path))
+    return inspect_model(path, config)

@@ -167,6 +167,15 @@ class Calibration:
         return digest
 
 
+def is_calibration(path: str | Path) -> bool:
+    """Whether a file starts as a calibration does, with the signature of a ZIP archive; False if it is unreadable."""
+    try:
+        with open(as_path(path), "rb") as file:
+            return file.read(4) == b"PK\x03\x04"
+    except OSError:
+        return False
+
+
 def read_calibration(path: str | Path) -> Calibration:
     """Read a calibration file, without executing code from it (no pickle).
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from export.contract.metadata import ModelContract
 from export.errors import OptionRefused
@@ -56,71 +57,79 @@ class CalibrationReport:
     statuses: dict[str, int]
     stopping: StoppingReport | None = None
 
-    @property
-    def expected_rate(self) -> float:
-        """Expected share of flagged rows among rows distributed like the calibration set; at most the review rate."""
-        ranked = len(self.calibration.calibration_scores)
-        return threshold_rank(ranked, self.calibration.review_rate) / (ranked + 1)
-
     def to_json(self) -> str:
         """The report as one line of JSON."""
-        made = self.calibration
-        settings = made.binding.settings
         early = self.stopping
         return json.dumps(
             {
                 "output": str(self.output),
-                "sha256": made.digest,
-                "model": made.binding.model,
-                **asdict(settings),
+                **describe_values(self.calibration),
                 "rows": self.rows,
                 "reference_rows": self.reference_rows,
-                "fit_rows": made.fit_rows,
-                "calibration_rows": len(made.calibration_scores),
                 "statuses": self.statuses,
-                "detectors": list(made.combined_score.names),
-                "features": made.features,
-                "distances": {one.name: one.metric for one in made.distances},
-                "self_test": dict(made.self_test),
-                "threshold": made.threshold,
-                "review_rate": made.review_rate,
-                "expected_rate": self.expected_rate,
-                "rate_interval": list(made.interval),
                 "adaptive": None if early is None else asdict(early),
             }
         )
 
     def to_text(self) -> str:
         """The report as several lines of text."""
-        made = self.calibration
-        settings = made.binding.settings
-        low, high = made.interval
-        ranked = len(made.calibration_scores)
-        lines = [
-            f"{self.output}  sha256 {made.digest[:16]}",
-            f"  for            model {made.binding.model[:16]}, {settings.passes} passes, seed {settings.seed}, "
-            f"{settings.masks} masks",
-            f"  rows           {self.reference_rows} in the reference set, {made.fit_rows} in the fitting set, "
-            f"{ranked} in the calibration set",
-        ]
+        lines = [f"{self.output}  sha256 {self.calibration.digest[:16]}", *describe_lines(self.calibration)]
         if self.statuses:
             counts = ", ".join(f"{status} {count}" for status, count in sorted(self.statuses.items()))
             lines.append(f"  not scored     {sum(self.statuses.values())} of {self.rows} ({counts})")
-        lines += [
-            f"  detectors      {' + '.join(made.combined_score.names)}",
-            *(f"  features       {group}" for group in made.features.split("; ")),
-            f"  flags          ood_score > {made.threshold:.4g} nats, which is p_value <= {made.review_rate:g}",
-            f"  review rate    {self.expected_rate:.2%} of rows like those of the calibration set; with this many rows "
-            f"the true rate is between {low:.2%} and {high:.2%}, 19 times in 20",
-        ]
-        lines.append(f"  self-test      flagged: {describe_self_test(made.self_test)}")
         early = self.stopping
         if early is not None:
             lines.append(
                 f"  --adaptive     {early.flagged:.2%} of the calibration set is flagged, {early.flagged_by_all:.2%} "
-                f"after all passes; a row takes {early.mean_passes:.1f} of {settings.passes} passes on average"
+                f"after all passes; a row takes {early.mean_passes:.1f} of {self.calibration.binding.settings.passes} "
+                "passes on average"
             )
         return "\n".join(lines)
+
+
+def expected_rate(calibration: Calibration) -> float:
+    """Expected share of flagged rows among rows distributed like the calibration set; at most the review rate."""
+    ranked = len(calibration.calibration_scores)
+    return threshold_rank(ranked, calibration.review_rate) / (ranked + 1)
+
+
+def describe_values(calibration: Calibration) -> dict[str, Any]:
+    """The properties of a calibration as JSON values."""
+    return {
+        "sha256": calibration.digest,
+        "model": calibration.binding.model,
+        **asdict(calibration.binding.settings),
+        "fit_rows": calibration.fit_rows,
+        "calibration_rows": len(calibration.calibration_scores),
+        "detectors": list(calibration.combined_score.names),
+        "features": calibration.features,
+        "distances": {one.name: one.metric for one in calibration.distances},
+        "self_test": dict(calibration.self_test),
+        "threshold": calibration.threshold,
+        "review_rate": calibration.review_rate,
+        "expected_rate": expected_rate(calibration),
+        "rate_interval": list(calibration.interval),
+    }
+
+
+def describe_lines(calibration: Calibration) -> list[str]:
+    """The properties of a calibration as lines of text."""
+    settings = calibration.binding.settings
+    low, high = calibration.interval
+    reference_rows = len(calibration.distances[0].reference) if calibration.distances else 0
+    return [
+        f"  for            model {calibration.binding.model[:16]}, {settings.passes} passes, seed {settings.seed}, "
+        f"{settings.masks} masks",
+        f"  rows           {reference_rows} in the reference set, {calibration.fit_rows} in the fitting set, "
+        f"{len(calibration.calibration_scores)} in the calibration set",
+        f"  detectors      {' + '.join(calibration.combined_score.names)}",
+        *(f"  features       {group}" for group in calibration.features.split("; ")),
+        f"  flags          ood_score > {calibration.threshold:.4g} nats, which is p_value <= "
+        f"{calibration.review_rate:g}",
+        f"  review rate    {expected_rate(calibration):.2%} of rows like those of the calibration set; with this many "
+        f"rows the true rate is between {low:.2%} and {high:.2%}, 19 times in 20",
+        f"  self-test      share of made-up images that would be flagged: {describe_self_test(calibration.self_test)}",
+    ]
 
 
 def describe_self_test(shares: Sequence[tuple[str, float]]) -> str:

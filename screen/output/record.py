@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from export.contract.metadata import ModelContract
 from screen.decide.calibration import Calibration, threshold_rank
@@ -30,6 +31,7 @@ class TargetRate:
         limit: the threshold, an `ood_score`.
         low: lower bound of the true flag rate of in-distribution rows, with 97.5 % confidence.
         high: upper bound of the true flag rate of in-distribution rows, with 97.5 % confidence.
+        self_test: share of made-up images of each kind that the calibration flags; empty in older records.
     """
 
     review_rate: float
@@ -38,13 +40,22 @@ class TargetRate:
     limit: float
     low: float
     high: float
+    self_test: tuple[tuple[str, float], ...] = ()
 
     @classmethod
     def of(cls, calibration: Calibration) -> TargetRate:
         """The target rate of a calibration."""
         rows = len(calibration.calibration_scores)
         rank = threshold_rank(rows, calibration.review_rate)
-        return cls(calibration.review_rate, rows, rank, calibration.threshold, *calibration.interval)
+        return cls(
+            calibration.review_rate, rows, rank, calibration.threshold, *calibration.interval, calibration.self_test
+        )
+
+    @classmethod
+    def parse(cls, values: dict[str, Any]) -> TargetRate:
+        """The target rate from JSON values."""
+        shares = tuple((str(kind), float(share)) for kind, share in values.get("self_test", ()))
+        return cls(**{**values, "self_test": shares})
 
 
 @dataclass(frozen=True)
@@ -122,7 +133,7 @@ class RunRecord:
         """The record in OUTPUT; None if the record is missing, unreadable or of another configuration."""
         try:
             values = json.loads((output / RECORD_NAME).read_text(encoding="utf-8"))
-            promise = None if values["promise"] is None else TargetRate(**values.pop("promise"))
+            promise = None if values["promise"] is None else TargetRate.parse(values.pop("promise"))
             record = cls(
                 **{
                     **values,

@@ -128,6 +128,11 @@ def run_screening(
         for line in summary.plan_lines():
             listener.noted(line)
         if executor is not None:
+            if policy.calibration is None and config.flag_if is None:
+                listener.noted(
+                    f"no calibration: the default rule, {policy.rule.text}, measures only how uncertain the passes are, "
+                    "so noise may not be flagged; `oodscreen calibrate` fits a threshold"
+                )
             _score_shards(todo, executor, manifest, summary, listener, stop)
         if config.alarm:
             summary.drift = policy.find_drift(*summary.readable)
