@@ -130,7 +130,7 @@ def run_screening(
         if executor is not None:
             if policy.calibration is None and config.flag_if is None:
                 listener.noted(
-                    f"no calibration: the default rule, {policy.rule.text}, measures only the uncertainty of the passes, "
+                    f"no calibration: the default rule, {policy.rule.text}, measures uncertainty alone, "
                     "so noise may not be flagged; `oodscreen calibrate` fits a threshold"
                 )
             _score_shards(todo, executor, manifest, summary, listener, stop)
