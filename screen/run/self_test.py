@@ -68,8 +68,8 @@ def describe_blindness(
         names: names of the D detectors.
         missing: names of the distances that the model has and the calibration does not use.
     """
-    usual = [name for name, column in zip(names, surprisals.T, strict=True) if np.median(column) < _USUAL]
-    blind = f"{' and '.join(usual)} find{'s' if len(usual) == 1 else ''} them usual" if usual else "no detector is sure"
+    usual = [name for name, column in zip(names, surprisals.T, strict=True) if np.median(column) < _USUAL] or names
+    blind = f"{' and '.join(usual)} find{'s' if len(usual) == 1 else ''} them usual"
     if missing:
         remedy = f"leave out --detector and --features, so that {' and '.join(missing)} {_is_or_are(missing)} used too"
     else:
