@@ -3,8 +3,8 @@
 In: scores of in-distribution rows. Out: `ood_score` and `p_value` of any row, and the flag rule.
 
 Split conformal prediction (Vovk et al. 2005; Lei et al. 2018, sec. 2): a row's combined score is ranked among the
-scores of a calibration set, on which neither the distance nor the detectors were fitted. The in-distribution rows are
-split into three disjoint sets: the reference set (for the distance), the fitting set (for the detectors) and the
+scores of a calibration set, on which neither the distances nor the detectors were fitted. The in-distribution rows are
+split into three disjoint sets: the reference set (for the distances), the fitting set (for the detectors) and the
 calibration set.
 """
 

@@ -90,7 +90,7 @@ class NeighbourDistance:
     """Mean distance to the k nearest reference rows, partly corrected for the density of the reference set around them.
 
     With the mean distance d of a row to its k nearest reference rows, the mean distances d_1 ... d_k of these rows to
-    their own k nearest reference rows, and the median D of all such distances, the result is
+    their own k nearest reference rows, and the median D of this mean distance over the reference set, the result is
     `d / (geometric mean of d_1 ... d_k) ** a / D ** (1 - a)`, where a is `DENSITY_EXPONENT`: about 1 for an
     in-distribution row. The plain distance d is that of Sun et al. (2022), with the mean instead of the k-th distance;
     the correction by the neighbours' own distances is that of Breunig et al. (2000).
