@@ -30,16 +30,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy import stats
 
 from benchmarks.detection import train
+from benchmarks.review_rates import count_review_rates
 from benchmarks.sets import read_folder
 from screen.config import RunConfig
-from screen.decide.calibration import FITTING_SHARE, split_rows, threshold_rank
 from screen.decide.config import CalibrationConfig
-from screen.decide.detectors import CombinedScore, Detector
 from screen.decide.reference import REFERENCE_NUMBERS, REFERENCE_ROWS
-from screen.engine.distance import DEFAULT_METRICS, DISTANCES, fit_distance
+from screen.engine.distance import DEFAULT_METRICS, fit_distance
 from screen.engine.graph.plan import plan_engine
 from screen.engine.masks import identify_rows
 from screen.engine.passes import PassEngine
@@ -49,9 +47,7 @@ from screen.run.calibrate import run_calibration
 from screen.run.progress import PlainLines
 
 RESULT = Path(__file__).parent / "results" / "promises.json"
-HALVINGS = 20
 PASSES = 500
-DETECTORS = ("entropy", *DISTANCES)
 TURNS = 3
 COPIES = 5
 """Number of copies of the test rows in the long run."""
@@ -101,30 +97,6 @@ def copy_shards(source: Path, folder: Path) -> Path:
             link.unlink(missing_ok=True)
             link.symlink_to(shard.resolve())
     return folder
-
-
-def count_review_rates(table: pa.Table, data: Path) -> list[dict[str, Any]]:
-    """Count flags over random halvings of scored rows, at three target rates."""
-    digests = np.array(identify_rows(read_folder(data / "mnist" / "test")[0]), np.uint64)
-    scores = {name: np.asarray(table[name]) for name in DETECTORS}
-    counted = []
-    for rate in (0.01, 0.02, 0.05):
-        inside, rates = 0, []
-        for seed in range(HALVINGS):
-            one, other = np.array_split(np.random.default_rng(seed).permutation(len(digests)), 2)
-            fitting, calibrating = (one[rows] for rows in split_rows(digests[one], (FITTING_SHARE, 1 - FITTING_SHARE)))
-            both = CombinedScore(tuple(Detector.fit(name, scores[name][fitting]) for name in DETECTORS))
-            known = np.sort(both.score({name: scores[name][calibrating] for name in DETECTORS}))
-            fresh = both.score({name: scores[name][other] for name in DETECTORS})
-            p_values = (1 + len(known) - np.searchsorted(known, fresh, side="left")) / (len(known) + 1)
-            flagged = int(np.sum(p_values <= rate))
-            rank = threshold_rank(len(known), rate)
-            low, high = stats.betabinom.ppf([0.025, 0.975], len(other), rank, len(known) + 1 - rank)
-            inside += bool(low <= flagged <= high)
-            rates.append(flagged / len(other))
-        counted.append({"promised": rate, "inside": inside, "halvings": HALVINGS, "mean": float(np.mean(rates))})
-        print(counted[-1], flush=True)
-    return counted
 
 
 def measure_adaptive(command: Path, model: Path, data: Path, work: Path) -> list[dict[str, Any]]:
@@ -228,8 +200,10 @@ def main() -> None:
     calibration = calibrate(model, options.data, options.work, 0.02, 100)
     test = options.data / "mnist" / "test"
     scored = run(command, model, test, options.work / "scored", "--calibration", str(calibration))[1]
+    columns = {name: np.asarray(scored[name]) for name in DETECTORS}
+    digests = identify_rows(read_folder(options.data / "mnist" / "test")[0])
     result = {
-        "review_rates": count_review_rates(scored, options.data),
+        "review_rates": count_review_rates(columns, np.array(digests, np.uint64)),
         "adaptive": measure_adaptive(command, model, options.data, options.work),
         "distance": measure_distance(command, model, options.data, options.work),
         "rows": len(scored),
