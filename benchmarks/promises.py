@@ -32,7 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.detection import train
-from benchmarks.review_rates import count_review_rates
+from benchmarks.review_rates import DETECTORS, count_review_rates
 from benchmarks.sets import read_folder
 from screen.config import RunConfig
 from screen.decide.config import CalibrationConfig

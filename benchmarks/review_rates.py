@@ -1,7 +1,7 @@
 """Whether the flag rate of fresh rows is within the interval that a calibration states, over random halvings.
 
-In: scores of in-distribution rows that are in no reference set. Out: for each target rate, how often the number of flags
-is within the 95 % interval.
+In: scores of in-distribution rows that are in no reference set. Out: for each target rate, how often the number of
+flags is within the 95 % interval.
 """
 
 from __future__ import annotations
