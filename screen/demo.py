@@ -101,7 +101,10 @@ def decode_images(table: pa.Table) -> tuple[NDArray[np.uint8], NDArray[np.int64]
 
 
 def write_shards(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], prefix: str) -> None:
-    """Write images as PNG in the Hugging Face `Image` layout, at most `_SHARD_ROWS` rows per shard."""
+    """Write images `uint8 [N, H, W, 1]` or `[N, H, W, 3]` as PNG in the Hugging Face `Image` layout.
+
+    A shard has at most `_SHARD_ROWS` rows.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
         {
@@ -234,7 +237,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 def _png(image: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(image[..., 0]).save(buffer, "PNG")
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -1,0 +1,254 @@
+"""Detection of out-of-distribution images with CIFAR-10 networks: every score and combination, and covariate shift.
+
+    python -m benchmarks.colour [--data DIR] [--models DIR] [--work DIR] [--rows N] [--result FILE]
+
+In: DATA/cifar10_jpeg, DATA/cifar10_train_jpeg and the sets of `benchmarks.colour_sets`; the networks of
+`benchmarks.colour_networks`. Each network is calibrated (reference set: training rows; in-distribution: the first half
+of the test set) and run over the second half and every set, as a user would. Out: benchmarks/results/colour.json, the
+source of tables in docs/. Models, sets and results stay in WORK, and a finished set is not scored again. WORK/peers has
+the features and logits of every network for detectors of other packages.
+
+Defaults are chosen on separate sets (`CHOOSING` in `benchmarks.colour_sets`), which are compared with the calibration
+set, so that the choice does not depend on the reported rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from benchmarks.colour_networks import NETWORKS, LastLayer, find_network
+from benchmarks.colour_sets import (
+    CHOOSING_NAMES,
+    CONTROL,
+    REPORTED,
+    SHIFTS,
+    SYNTHETIC,
+    make_colour_sets,
+    read_rgb,
+    shift_name,
+    slug,
+)
+from benchmarks.combinations import COMBINATIONS, Floats, fit_logistic, risk_coverage_area
+from screen.config import CalibrationConfig, RunConfig
+from screen.decide.calibration import FITTING_SHARE, Calibration, read_calibration, split_rows, threshold_rank
+from screen.decide.detectors import HIGH_IS_UNUSUAL, orient
+from screen.engine.masks import identify_rows
+from screen.review.evaluate.metrics import separate
+from screen.run.calibrate import run_calibration
+from screen.run.progress import PlainLines
+from screen.run.runner import run_screening
+
+RESULT = Path(__file__).parent / "results" / "colour.json"
+PASSES = 30
+RATES = (0.02, 0.05)
+"""Review rates; the calibrations are made for the first."""
+
+Columns = Mapping[str, NDArray[Any]]
+Scores = Mapping[str, Floats]
+Indices = NDArray[np.int64]
+
+
+def calibrate(model: Path, held: Path, reference: Path, output: Path) -> Calibration:
+    """A calibration with the default detectors."""
+    wanted = CalibrationConfig(RATES[0], reference=str(reference))
+    config = RunConfig(passes=PASSES, device="cpu")
+    print(run_calibration(model, str(held), output, config, wanted, PlainLines()).to_text(), flush=True)
+    return read_calibration(output)
+
+
+def screen(model: Path, sets: Mapping[str, Path], output: Path, calibration: Path) -> dict[str, Columns]:
+    """Score all sets in one run, and read the columns of each; finished shards are not scored again."""
+    folder = sets["test"].parent
+    source = str(folder / "*" / "*.parquet")
+    config = RunConfig(calibration=str(calibration), keep=["label"], device="cpu")
+    run_screening(model, source, output, config, PlainLines())
+    return {name: read_columns(output / one.relative_to(folder)) for name, one in sets.items()}
+
+
+def read_columns(results: Path) -> Columns:
+    """The scores, predictions and flags of a set; scores without values are left out."""
+    table = pa.concat_tables([pq.read_table(shard) for shard in sorted(results.glob("*.parquet"))])
+    scores = [name for name in HIGH_IS_UNUSUAL if not table[name].null_count]
+    return {name: np.asarray(table[name]) for name in (*scores, "ood_score", "flag", "prediction", "label")}
+
+
+def score_rows(columns: Mapping[str, Columns], calibration: Calibration, fitting: Indices) -> dict[str, Scores]:
+    """Values of every score and combination for every set, `[B]`; high values are unusual.
+
+    Each sum of surprisals has the names of its parts. The logistic regression is fitted on the fitting rows and on
+    synthetic outliers.
+    """
+    combined = calibration.combined_score
+    surprisals = {name: combined.surprisals(one) for name, one in columns.items()}
+    outliers = np.concatenate([surprisals[name] for name in SYNTHETIC])
+    ways = {**COMBINATIONS, "logistic regression": fit_logistic(surprisals["held"][fitting], outliers)}
+    scores: dict[str, Scores] = {}
+    for score in HIGH_IS_UNUSUAL:
+        if score in columns["test"]:
+            scores[score] = {name: orient(score, one[score]) for name, one in columns.items()}
+    scores["ood_score"] = {name: np.asarray(one["ood_score"], np.float64) for name, one in columns.items()}
+    for size in range(2, len(combined.names)):
+        for parts in combinations(range(len(combined.names)), size):
+            names = " + ".join(combined.names[part] for part in parts)
+            scores[names] = {name: one[:, parts].sum(axis=1) for name, one in surprisals.items()}
+    for way, combine in ways.items():
+        scores[way] = {name: combine(one) for name, one in surprisals.items()}
+    return scores
+
+
+def compare(values: Scores, pairs: Mapping[str, Floats], thresholds: Sequence[float]) -> dict[str, Any]:
+    """AUROC, FPR95 and the share flagged at each of `RATES`, for sets with the scores of their in-distribution rows."""
+    found = {}
+    for name, known in pairs.items():
+        one = separate(known, values[name], name, high_is_unusual=True)
+        flagged = [float(np.mean(values[name] > threshold)) for threshold in thresholds]
+        found[name] = {"auroc": one.auroc, "fpr95": one.fpr95, "flagged": flagged}
+    return found
+
+
+def measure_score(values: Scores, calibrating: Indices) -> dict[str, Any]:
+    """One score on reported, control and choosing sets; `review`: the share of fresh in-distribution rows flagged."""
+    ranked = np.sort(values["held"][calibrating])
+    thresholds = [float(ranked[-threshold_rank(len(ranked), rate)]) for rate in RATES]
+    known = {name: values["test"] for names in REPORTED.values() for name in names}
+    known |= {CONTROL[0]: values["test"], CONTROL[1]: values[CONTROL[0]]}
+    choosing = compare(values, dict.fromkeys(CHOOSING_NAMES, ranked), thresholds)
+    return {
+        "review": [float(np.mean(values["test"] > threshold)) for threshold in thresholds],
+        "sets": compare(values, known, thresholds),
+        "choosing": {
+            "auroc": float(np.mean([one["auroc"] for one in choosing.values()])),
+            "flagged": np.mean([one["flagged"] for one in choosing.values()], axis=0).tolist(),
+            "by_set": {name: [one["auroc"], one["flagged"][0]] for name, one in choosing.items()},
+        },
+    }
+
+
+def measure_shift(
+    columns: Mapping[str, Columns], scores: Mapping[str, Scores], calibrating: Indices
+) -> dict[str, dict[str, Any]]:
+    """Accuracy of flagged and of unflagged rows at each strength, and risk-coverage areas over all strengths.
+
+    Flags are those of the first of `RATES`, by the entropy and by `ood_score`. `none` has the unchanged rows.
+    """
+    right = {name: one["prediction"] == one["label"] for name, one in columns.items()}
+    limits = {}
+    for score in ("entropy", "ood_score"):
+        ranked = np.sort(scores[score]["held"][calibrating])
+        limits[score] = ranked[-threshold_rank(len(ranked), RATES[0])]
+    groups = {"none": ["test"], **{kind: [shift_name(kind, strength) for strength in range(1, 6)] for kind in SHIFTS}}
+    measured = {}
+    for kind, names in groups.items():
+        all_right = np.concatenate([right[name] for name in names])
+        areas = {"errors last": risk_coverage_area((~all_right).astype(np.float64), all_right)}
+        for score, values in scores.items():
+            areas[score] = risk_coverage_area(np.concatenate([values[name] for name in names]), all_right)
+        measured[kind] = {
+            "accuracy": [float(right[name].mean()) for name in names],
+            "flags": {
+                score: [split_accuracy(scores[score][name] > limit, right[name]) for name in names]
+                for score, limit in limits.items()
+            },
+            "areas": areas,
+        }
+    return measured
+
+
+def split_accuracy(flag: NDArray[np.bool_], right: NDArray[np.bool_]) -> dict[str, float | None]:
+    """Share of the rows that are flagged, and accuracy of the flagged and of the other rows; None without rows."""
+    return {
+        "share": float(flag.mean()),
+        "flagged": float(right[flag].mean()) if flag.any() else None,
+        "others": float(right[~flag].mean()) if not flag.all() else None,
+    }
+
+
+def measure_network(name: str, sets: Mapping[str, Path], options: argparse.Namespace) -> dict[str, Any]:
+    """Calibrate one network, score all sets, and measure every score."""
+    started = time.monotonic()
+    keras_file, model = find_network(name, options.models, options.data, options.work)
+    folder = sets["test"].parent.parent / name
+    folder.mkdir(exist_ok=True)
+    reference = options.data / "cifar10_train_jpeg"
+    calibration = calibrate(model, sets["held"], reference, folder / "calibration")
+    columns = screen(model, sets, folder / "results", folder / "calibration")
+    # The rows that `calibrate` used for the detectors, and those that it used for the threshold.
+    digests = np.array(identify_rows(read_rgb(sets["held"])[0]), np.uint64)
+    fitting, calibrating = split_rows(digests, (FITTING_SHARE, 1 - FITTING_SHARE))
+    assert np.allclose(np.sort(columns["held"]["ood_score"][calibrating]), calibration.calibration_scores)
+    scores = score_rows(columns, calibration, fitting)
+    write_peer_inputs(LastLayer.read(keras_file, NETWORKS[name]), sets, reference, options.work / "peers" / name)
+    test = columns["test"]
+    result = {
+        "accuracy": float(np.mean(test["prediction"] == test["label"])),
+        "detectors": list(calibration.combined_score.names),
+        "flagged": {one: float(columns[one]["flag"].mean()) for names in REPORTED.values() for one in ("test", *names)},
+        "scores": {score: measure_score(values, calibrating) for score, values in scores.items()},
+        "shift": measure_shift(columns, scores, calibrating),
+    }
+    print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
+    return result
+
+
+def write_peer_inputs(layer: LastLayer, sets: Mapping[str, Path], reference: Path, folder: Path) -> None:
+    """Write what detectors of other packages need: the last layer, and features and logits without dropout.
+
+    `weights.npz` has `weight` `[C, F]` and `bias` `[C]`; `reference.npz`, and a file for `held`, `test` and each
+    reported set, have `features` `[N, F]` and `logits` `[N, C]`; `reference.npz` also has `labels` `[N]`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "weights.npz", weight=layer.weight, bias=layer.bias)
+    wanted = {name: sets[name] for name in ("held", "test", *(one for names in REPORTED.values() for one in names))}
+    for name, source in {**wanted, "reference": reference}.items():
+        images, labels = read_rgb(source)
+        features = layer.features(images)
+        arrays: dict[str, NDArray[Any]] = {"features": features, "logits": layer.logits(features)}
+        if name == "reference":
+            arrays["labels"] = labels
+        np.savez(folder / f"{slug(name)}.npz", **arrays)  # type: ignore[arg-type]  # its stub takes allow_pickle for an array
+
+
+def main() -> None:
+    """Run the benchmark and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("OODSCREEN_DATA", "../shared/data")))
+    parser.add_argument("--models", type=Path, default=Path(os.environ.get("OODSCREEN_MODELS", "../shared/models")))
+    parser.add_argument("--work", type=Path, default=Path("build/colour"))
+    parser.add_argument("--rows", type=int, default=1000, help="maximum rows of a set (see colour_sets)")
+    parser.add_argument("--result", type=Path, default=RESULT)
+    options = parser.parse_args()
+    sets = make_colour_sets(options.data, options.work / f"{options.rows}-rows" / "sets", options.rows)
+    networks = {name: measure_network(name, sets, options) for name in NETWORKS}
+    result = {
+        "networks": networks,
+        "reported": {kind: list(names) for kind, names in REPORTED.items()},
+        "control": list(CONTROL),
+        "choosing": list(CHOOSING_NAMES),
+        "synthetic": list(SYNTHETIC),
+        "shifts": {kind: {"unit": shift.unit, "strengths": shift.strengths} for kind, shift in SHIFTS.items()},
+        "rows": options.rows,
+        "passes": PASSES,
+        "review_rates": list(RATES),
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "versions": {name: version(name) for name in ("oodscreen", "onnxruntime-gpu", "tensorflow", "scikit-learn")},
+    }
+    rounded = json.loads(json.dumps(result), parse_float=lambda number: round(float(number), 5))
+    options.result.write_text(json.dumps(rounded, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
