@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Data that is not in the repository; tests that need it say so and are skipped where it is missing.
 export OODSCREEN_DATA ?= $(abspath ../shared/data)
+# Two CIFAR-10 networks that are not in the repository, for `make bench`.
+export OODSCREEN_MODELS ?= $(abspath ../shared/models)
 # TensorFlow is only used on the CPU here, whatever the machine has.
 PYTEST := $(BIN)/python -m pytest
 # Processes that share the tests; `make test WORKERS=0` runs them one after the other, in one process.
@@ -51,6 +53,7 @@ bench: $(STAMP)  ## Measure, keep the results as JSON
 	$(BIN)/python -m benchmarks.mnist --data $(OODSCREEN_DATA)
 	$(BIN)/python -m benchmarks.throughput --data $(OODSCREEN_DATA)
 	$(BIN)/python -m benchmarks.detection --data $(OODSCREEN_DATA)
+	$(BIN)/python -m benchmarks.colour --data $(OODSCREEN_DATA) --models $(OODSCREEN_MODELS)
 	$(BIN)/python -m benchmarks.promises --data $(OODSCREEN_DATA)
 	$(BIN)/python -m benchmarks.article --data $(OODSCREEN_DATA)
 	$(BIN)/python -m benchmarks.faults

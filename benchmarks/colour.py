@@ -45,7 +45,7 @@ from benchmarks.colour_sets import (
 from benchmarks.combinations import COMBINATIONS, Floats, fit_logistic, risk_coverage_area
 from screen.config import CalibrationConfig, RunConfig
 from screen.decide.calibration import FITTING_SHARE, Calibration, read_calibration, split_rows, threshold_rank
-from screen.decide.detectors import HIGH_IS_UNUSUAL, orient
+from screen.decide.detectors import HIGH_IS_UNUSUAL, CombinedScore, orient
 from screen.engine.masks import identify_rows
 from screen.review.evaluate.metrics import separate
 from screen.run.calibrate import run_calibration
@@ -86,13 +86,12 @@ def read_columns(results: Path) -> Columns:
     return {name: np.asarray(table[name]) for name in (*scores, "ood_score", "flag", "prediction", "label")}
 
 
-def score_rows(columns: Mapping[str, Columns], calibration: Calibration, fitting: Indices) -> dict[str, Scores]:
+def score_rows(columns: Mapping[str, Columns], combined: CombinedScore, fitting: Indices) -> dict[str, Scores]:
     """Values of every score and combination for every set, `[B]`; high values are unusual.
 
     Each sum of surprisals has the names of its parts. The logistic regression is fitted on the fitting rows and on
     synthetic outliers.
     """
-    combined = calibration.combined_score
     surprisals = {name: combined.surprisals(one) for name, one in columns.items()}
     outliers = np.concatenate([surprisals[name] for name in SYNTHETIC])
     ways = {**COMBINATIONS, "logistic regression": fit_logistic(surprisals["held"][fitting], outliers)}
@@ -190,7 +189,7 @@ def measure_network(name: str, sets: Mapping[str, Path], options: argparse.Names
     digests = np.array(identify_rows(read_rgb(sets["held"])[0]), np.uint64)
     fitting, calibrating = split_rows(digests, (FITTING_SHARE, 1 - FITTING_SHARE))
     assert np.allclose(np.sort(columns["held"]["ood_score"][calibrating]), calibration.calibration_scores)
-    scores = score_rows(columns, calibration, fitting)
+    scores = score_rows(columns, calibration.combined_score, fitting)
     write_peer_inputs(LastLayer.read(keras_file, NETWORKS[name]), sets, reference, options.work / "peers" / name)
     test = columns["test"]
     result = {

@@ -20,7 +20,7 @@ from export.errors import ExitCode
 from screen.columns import COLUMNS, STATUSES, Column
 from screen.review.labels.summary import LABEL_COLUMNS
 from screen.review.queue.row import ADDED_COLUMNS
-from tests import console
+from tests import colour_tables, console
 from tests.export.family import FAMILY
 from tests.export.source.test_saved_model import FUNCTIONS
 from tests.export.test_refusals import REFUSALS
@@ -216,6 +216,11 @@ def held_table() -> str:
     return "\n".join(rows)
 
 
+def _colour(show: Callable[[dict[str, Any]], str]) -> Callable[[], str]:
+    """A table of the results of `benchmarks/colour.py`."""
+    return lambda: show(_result("colour"))
+
+
 def promises_text() -> str:
     """Results of `benchmarks/promises.py`."""
     result = _result("promises")
@@ -385,6 +390,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "moments": moments_table,
     "choice": choice_table,
     "held": held_table,
+    "colour-networks": _colour(colour_tables.colour_networks_table),
+    "colour-combinations": _colour(colour_tables.colour_combinations_table),
+    "colour-shift": _colour(colour_tables.colour_shift_table),
     "promises": promises_text,
     "article": article_text,
     "faults": faults_sentence,

@@ -1,0 +1,73 @@
+"""The tables of colour networks, from results that are small enough to calculate by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.colour_tables import colour_combinations_table, colour_networks_table, colour_shift_table
+
+
+@pytest.fixture
+def result() -> dict[str, Any]:
+    def score(auroc: float) -> dict[str, Any]:
+        one = {"auroc": auroc, "flagged": [0.5, 0.7]}
+        other = {"auroc": auroc - 0.1, "flagged": [0.3, 0.7]}
+        sets = {"a": one, "b": other, "control near": one}
+        return {"sets": sets, "review": [0.021, 0.05], "choosing": {"auroc": auroc, "flagged": [0.25, 0.5]}}
+
+    ways = ("sum", "maximum", "Cauchy", "harmonic mean", "Euclidean norm", "logistic regression")
+    flags = [{"share": 0.0, "flagged": None, "others": 0.9}, {"share": 0.5, "flagged": 0.2, "others": 0.6}]
+    shift = {
+        "accuracy": [0.9, 0.4],
+        "flags": {"ood_score": flags},
+        "areas": {"entropy": 0.3, "ood_score": 0.2, "errors last": 0.1},
+    }
+    network = {
+        "accuracy": 0.75,
+        "detectors": ["entropy", "one_distance", "other_distance"],
+        "scores": {
+            "entropy": score(0.7),
+            "one_distance": score(0.8),
+            "other_distance": score(0.85),
+            "entropy + one_distance": score(0.9),
+            "ood_score": score(0.95),
+            **{way: score(0.6) for way in ways},
+        },
+        "shift": {"blur": shift},
+    }
+    return {
+        "networks": {"small": network},
+        "reported": {"far": ["a", "b"]},
+        "control": ["control in-distribution", "control near"],
+        "choosing": ["shapes"],
+        "synthetic": ["inverted"],
+        "shifts": {"blur": {"unit": "pixels", "strengths": [0.5, 1.0]}},
+        "passes": 30,
+        "review_rates": [0.02, 0.05],
+    }
+
+
+def test_a_row_has_the_means_over_the_sets_of_a_kind(result: dict[str, Any]) -> None:
+    table = colour_networks_table(result)
+    assert "| small | `entropy` | 65.0 / 40 | 70.0 / 50 |" in table
+    assert "| small | `entropy` + `one_distance` | 85.0 / 40 | 90.0 / 50 |" in table
+    assert "| small | **`ood_score`** | 90.0 / 40 | 95.0 / 50 |" in table
+    assert table.count("| small |") == 5
+    assert "Accuracy: small 75.0%. In-distribution rows flagged: small 2.10%." in table
+
+
+def test_combinations_are_shown_on_the_choosing_sets(result: dict[str, Any]) -> None:
+    assert "| sum | 60.0 / 25 |" in colour_combinations_table(result)
+
+
+def test_accuracies_of_all_strengths_are_weighted_by_their_rows(result: dict[str, Any]) -> None:
+    # Others: 1 of 1 and half of the rows, so (0.9 + 0.5 * 0.6) / 1.5 = 80 %.
+    assert "| small | blur | 90, 40 | 0, 50 | 20 / 80 | 30.0 | 20.0 | 10.0 |" in colour_shift_table(result)
+
+
+def test_a_shift_without_flags_has_no_accuracy_of_flagged_rows(result: dict[str, Any]) -> None:
+    flags = result["networks"]["small"]["shift"]["blur"]["flags"]["ood_score"]
+    flags[1] = flags[0]
+    assert "| 0, 0 | - / 90 |" in colour_shift_table(result)

@@ -1,0 +1,115 @@
+"""The tables of docs/ with measurements of colour networks.
+
+In: the results of `benchmarks/colour.py`. Out: Markdown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Result = Mapping[str, Any]
+
+OTHERS = {
+    "sum": "sum",
+    "maximum": "maximum (smallest p-value)",
+    "Cauchy": "Cauchy combination of the p-values",
+    "harmonic mean": "harmonic mean of the p-values",
+    "Euclidean norm": "Euclidean norm",
+    "logistic regression": "logistic regression, fitted on synthetic outliers",
+}
+"""Combinations of surprisals, by their name in the results."""
+
+
+def colour_networks_table(result: Result) -> str:
+    """AUROC and flags of the main scores on the reported sets, and on the control."""
+    kinds = [*result["reported"], "control"]
+    sets = {**result["reported"], "control": [result["control"][1]]}
+    rows = ["| network | score | " + " | ".join(kinds) + " |", "|---|---|" + "---|" * len(kinds)]
+    for name, network in result["networks"].items():
+        detectors = network["detectors"]
+        distances = [score for score in detectors if score.endswith("_distance")]
+        for score in ("entropy", *distances, f"entropy + {distances[0]}", "ood_score"):
+            measured = network["scores"].get(score)
+            if measured is None:  # a sum of all detectors is `ood_score`
+                continue
+            cells = [_cell([measured["sets"][one] for one in sets[kind]]) for kind in kinds]
+            rows.append(f"| {name} | {_code(score)} | " + " | ".join(cells) + " |")
+    rate = result["review_rates"][0]
+    accuracies = _join(result, lambda network: f"{network['accuracy']:.1%}")
+    fresh = _join(result, lambda network: f"{network['scores']['ood_score']['review'][0]:.2%}")
+    members = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in result["reported"].items())
+    return (
+        "\n".join(rows)
+        + f"\n\nAUROC in percent / percent of the rows that are flagged at a review rate of {rate:.0%}, "
+        f"mean over the sets of a kind ({members}). {result['passes']} passes. Control: near, if Tiny ImageNet and the "
+        f"in-distribution rows are blurred and compressed alike. Accuracy: {accuracies}. In-distribution rows flagged: "
+        f"{fresh}."
+    )
+
+
+def colour_combinations_table(result: Result) -> str:
+    """Ways to combine the surprisals, on the sets that choose defaults."""
+    networks = result["networks"]
+    rows = ["| combination | " + " | ".join(networks) + " |", "|---|" + "---|" * len(networks)]
+    for way, text in OTHERS.items():
+        found = [network["scores"][way]["choosing"] for network in networks.values()]
+        cells = [f"{100 * one['auroc']:.1f} / {100 * one['flagged'][0]:.0f}" for one in found]
+        rows.append(f"| {text} | " + " | ".join(cells) + " |")
+    rate, choosing, synthetic = result["review_rates"][0], ", ".join(result["choosing"]), ", ".join(result["synthetic"])
+    return (
+        "\n".join(rows)
+        + f"\n\nAUROC in percent / percent of the rows that are flagged at a review rate of {rate:.0%}, "
+        f"mean over sets that no other table on this page uses: {choosing}. The synthetic outliers are {synthetic}."
+    )
+
+
+def colour_shift_table(result: Result) -> str:
+    """Whether flags follow errors under covariate shift."""
+    head = ("network", "shift", "accuracy", "flagged", "accuracy of flagged / of other rows")
+    rows = [f"| {' | '.join(head)} | entropy | `ood_score` | errors last |", "|---|---|---|---|---|---|---|---|"]
+    for name, network in result["networks"].items():
+        for kind, measured in network["shift"].items():
+            flags = measured["flags"]["ood_score"]
+            accuracy, shares = _percents(measured["accuracy"]), _percents([one["share"] for one in flags])
+            split = f"{_pooled(flags, 'flagged')} / {_pooled(flags, 'others')}"
+            areas = [f"{100 * measured['areas'][score]:.1f}" for score in ("entropy", "ood_score", "errors last")]
+            rows.append(f"| {name} | {kind} | {accuracy} | {shares} | {split} | " + " | ".join(areas) + " |")
+    strengths = "; ".join(
+        f"{kind}: {', '.join(f'{one:g}' for one in shift['strengths'])} ({shift['unit']})"
+        for kind, shift in result["shifts"].items()
+    )
+    rate = result["review_rates"][0]
+    return (
+        "\n".join(rows)
+        + "\n\nAll numbers are percentages. Accuracy and flagged: at five strengths, from weak to strong "
+        f"({strengths}); flags of `ood_score` at a review rate of {rate:.0%}. The other columns are over all "
+        "strengths. The last three columns: area under the risk-coverage curve, which is the mean error rate of the "
+        "accepted rows if rows are accepted in ascending order of the score (lower is better); errors last: the lowest possible area."
+    )
+
+
+def _cell(measured: Sequence[Mapping[str, Any]]) -> str:
+    auroc = np.mean([one["auroc"] for one in measured])
+    return f"{100 * auroc:.1f} / {100 * np.mean([one['flagged'][0] for one in measured]):.0f}"
+
+
+def _code(score: str) -> str:
+    return f"**`{score}`**" if score == "ood_score" else " + ".join(f"`{part}`" for part in score.split(" + "))
+
+
+def _join(result: Result, show: Any) -> str:
+    return ", ".join(f"{name} {show(network)}" for name, network in result["networks"].items())
+
+
+def _percents(shares: Sequence[float]) -> str:
+    return ", ".join(f"{100 * share:.0f}" for share in shares)
+
+
+def _pooled(flags: Sequence[Mapping[str, float]], side: str) -> str:
+    """Accuracy of the flagged or of the other rows of all strengths together; a dash without rows."""
+    weights = [one["share"] if side == "flagged" else 1 - one["share"] for one in flags]
+    right = sum(weight * one[side] for weight, one in zip(weights, flags, strict=True) if weight)
+    return f"{100 * right / sum(weights):.0f}" if sum(weights) else "-"
