@@ -87,7 +87,8 @@ def colour_shift_table(result: Result) -> str:
         + "\n\nAll numbers are percentages. Accuracy and flagged: at five strengths, from weak to strong "
         f"({strengths}); flags of `ood_score` at a review rate of {rate:.0%}. The other columns are over all "
         "strengths. The last three columns: area under the risk-coverage curve, which is the mean error rate of the "
-        "accepted rows if rows are accepted in ascending order of the score (lower is better); errors last: the lowest possible area."
+        "accepted rows if rows are accepted in ascending order of the score (lower is better); errors last: the "
+        "lowest possible area."
     )
 
 
