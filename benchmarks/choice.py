@@ -1,8 +1,8 @@
 """Compare variants of the distances from a reference set: metric, density correction, neighbours, rows and cells.
 
 In: an exported model, images of the reference set, of in-distribution rows and of the sets that choose defaults. Out:
-AUROC and FPR95 of each variant, mean over these sets. Every variant differs from the default of `screen.engine.distance` and
-`screen.engine.graph.features` in one way.
+AUROC and FPR95 of each variant, mean over these sets. Every variant differs in one way from the default of
+`screen.engine.distance` and `screen.engine.graph.features`.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from benchmarks.choice import compare_distances
 from benchmarks.colour_networks import NETWORKS, LastLayer, find_network
 from benchmarks.colour_sets import (
     CHOOSING_NAMES,
@@ -42,32 +43,42 @@ from benchmarks.colour_sets import (
     shift_name,
     slug,
 )
-from benchmarks.combinations import COMBINATIONS, Floats, fit_logistic, risk_coverage_area
-from screen.config import CalibrationConfig, RunConfig
-from screen.decide.calibration import FITTING_SHARE, Calibration, read_calibration, split_rows, threshold_rank
+from benchmarks.combinations import COMBINATIONS, Floats, add, fit_logistic, take_norm
+from screen.config import RunConfig
+from screen.decide.calibration import FITTING_SHARE, Calibration, split_rows, threshold_rank
+from screen.decide.config import CalibrationConfig
 from screen.decide.detectors import HIGH_IS_UNUSUAL, CombinedScore, orient
 from screen.engine.masks import identify_rows
 from screen.review.evaluate.metrics import separate
+from screen.review.evaluate.risk import risk_coverage_area
 from screen.run.calibrate import run_calibration
 from screen.run.progress import PlainLines
 from screen.run.runner import run_screening
+from screen.run.self_test import find_blind
 
 RESULT = Path(__file__).parent / "results" / "colour.json"
 PASSES = 30
 RATES = (0.02, 0.05)
 """Review rates; the calibrations are made for the first."""
 
+OLD_DEFAULT = ("entropy", "layout_distance")
+"""The nearest relatives of the default detectors of version 0.1.0, which added the surprisals."""
+
 Columns = Mapping[str, NDArray[Any]]
 Scores = Mapping[str, Floats]
 Indices = NDArray[np.int64]
 
 
-def calibrate(model: Path, held: Path, reference: Path, output: Path) -> Calibration:
-    """A calibration with the default detectors."""
-    wanted = CalibrationConfig(RATES[0], reference=str(reference))
+def calibrate(
+    model: Path, held: Path, reference: Path, output: Path, detectors: tuple[str, ...] = ()
+) -> tuple[Calibration, dict[str, Any]]:
+    """A calibration with the default detectors or with others, and what its self-test says."""
+    wanted = CalibrationConfig(RATES[0], reference=str(reference), detectors=detectors)
     config = RunConfig(passes=PASSES, device="cpu")
-    print(run_calibration(model, str(held), output, config, wanted, PlainLines()).to_text(), flush=True)
-    return read_calibration(output)
+    report = run_calibration(model, str(held), output, config, wanted, PlainLines())
+    print(report.to_text(), flush=True)
+    shares = dict(report.calibration.self_test)
+    return report.calibration, {"flagged": shares, "blind": find_blind(shares)}
 
 
 def screen(model: Path, sets: Mapping[str, Path], output: Path, calibration: Path) -> dict[str, Columns]:
@@ -89,8 +100,8 @@ def read_columns(results: Path) -> Columns:
 def score_rows(columns: Mapping[str, Columns], combined: CombinedScore, fitting: Indices) -> dict[str, Scores]:
     """Values of every score and combination for every set, `[B]`; high values are unusual.
 
-    Each sum of surprisals has the names of its parts. The logistic regression is fitted on the fitting rows and on
-    synthetic outliers.
+    The Euclidean norm of some surprisals has the names of its parts with commas, and a sum has them with plus signs.
+    The logistic regression is fitted on the fitting rows and on synthetic outliers.
     """
     surprisals = {name: combined.surprisals(one) for name, one in columns.items()}
     outliers = np.concatenate([surprisals[name] for name in SYNTHETIC])
@@ -102,8 +113,10 @@ def score_rows(columns: Mapping[str, Columns], combined: CombinedScore, fitting:
     scores["ood_score"] = {name: np.asarray(one["ood_score"], np.float64) for name, one in columns.items()}
     for size in range(2, len(combined.names)):
         for parts in combinations(range(len(combined.names)), size):
-            names = " + ".join(combined.names[part] for part in parts)
-            scores[names] = {name: one[:, parts].sum(axis=1) for name, one in surprisals.items()}
+            names = ", ".join(combined.names[part] for part in parts)
+            scores[names] = {name: take_norm(one[:, parts]) for name, one in surprisals.items()}
+    old = [combined.names.index(name) for name in OLD_DEFAULT]
+    scores[" + ".join(OLD_DEFAULT)] = {name: add(one[:, old]) for name, one in surprisals.items()}
     for way, combine in ways.items():
         scores[way] = {name: combine(one) for name, one in surprisals.items()}
     return scores
@@ -153,7 +166,7 @@ def measure_shift(
     measured = {}
     for kind, names in groups.items():
         all_right = np.concatenate([right[name] for name in names])
-        areas = {"errors last": risk_coverage_area((~all_right).astype(np.float64), all_right)}
+        areas = {"errors last": risk_coverage_area(~all_right, all_right)}
         for score, values in scores.items():
             areas[score] = risk_coverage_area(np.concatenate([values[name] for name in names]), all_right)
         measured[kind] = {
@@ -183,7 +196,9 @@ def measure_network(name: str, sets: Mapping[str, Path], options: argparse.Names
     folder = sets["test"].parent.parent / name
     folder.mkdir(exist_ok=True)
     reference = options.data / "cifar10_train_jpeg"
-    calibration = calibrate(model, sets["held"], reference, folder / "calibration")
+    calibration, self_test = calibrate(model, sets["held"], reference, folder / "calibration")
+    few = sets["held"] / "held-000.parquet"
+    _, old_self_test = calibrate(model, few, reference, folder / "old-default.calibration", OLD_DEFAULT)
     columns = screen(model, sets, folder / "results", folder / "calibration")
     # The rows that `calibrate` used for the detectors, and those that it used for the threshold.
     digests = np.array(identify_rows(read_rgb(sets["held"])[0]), np.uint64)
@@ -198,9 +213,20 @@ def measure_network(name: str, sets: Mapping[str, Path], options: argparse.Names
         "flagged": {one: float(columns[one]["flag"].mean()) for names in REPORTED.values() for one in ("test", *names)},
         "scores": {score: measure_score(values, calibrating) for score, values in scores.items()},
         "shift": measure_shift(columns, scores, calibrating),
+        "self_test": {"default": self_test, ", ".join(OLD_DEFAULT): old_self_test},
+        "choice": choose(model, sets, reference),
     }
     print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
     return result
+
+
+def choose(model: Path, sets: Mapping[str, Path], reference: Path) -> list[dict[str, Any]]:
+    """Variants of the distances on the sets that choose defaults, against held-out rows from which no set is made."""
+    images = read_rgb(reference)[0]
+    order = np.random.default_rng(0).permutation(len(images))
+    others = {name: read_rgb(sets[name])[0] for name in CHOOSING_NAMES}
+    held = read_rgb(sets["held"])[0]
+    return compare_distances(model, images[order], held[-2 * len(others["mosaic"]) :], others)
 
 
 def write_peer_inputs(layer: LastLayer, sets: Mapping[str, Path], reference: Path, folder: Path) -> None:

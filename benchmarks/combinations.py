@@ -73,19 +73,3 @@ def fit_logistic(known: Floats, outliers: Floats) -> Combine:
     model.fit(np.concatenate([known, outliers]), is_outlier)
     decide: Combine = model.decision_function
     return decide
-
-
-def risk_coverage_area(scores: Floats, right: NDArray[np.bool_]) -> float:
-    """Area under the risk-coverage curve (Geifman and El-Yaniv 2017, sec. 3): the mean error rate of the accepted rows.
-
-    The mean is over all numbers of accepted rows, in ascending order of the score. Rows with equal scores are accepted
-    together in parts with their common error rate, so the order of the rows has no effect.
-
-    Args:
-        scores: `[n]`, high values are unusual.
-        right: `[n]`, whether the prediction is correct.
-    """
-    _, group, sizes = np.unique(scores, return_inverse=True, return_counts=True)
-    wrong = np.bincount(group, weights=~right) / sizes
-    errors = np.cumsum(wrong[np.sort(group)])
-    return float(np.mean(errors / np.arange(1, len(errors) + 1)))

@@ -27,9 +27,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from benchmarks.choice import compare_distances
 from benchmarks.sets import CHOOSING, REPORTED, make_sets, read_folder
 from export.article import SCALE, train_article_network
-from export.contract.reader import read_model
 from export.exporter import export_model
 from export.source.describe import import_keras
 from screen.config import RunConfig
@@ -37,11 +37,7 @@ from screen.decide.calibration import threshold_rank
 from screen.decide.config import CalibrationConfig
 from screen.decide.detectors import HIGH_IS_UNUSUAL, CombinedScore, Detector
 from screen.decide.reference import REFERENCE_ROWS
-from screen.engine.distance import NEIGHBOURS, Distance, DistanceMeter, Mahalanobis, NearestNeighbours
-from screen.engine.graph.features import GRID
-from screen.engine.graph.plan import plan_engine
-from screen.engine.passes import PassEngine
-from screen.engine.session import choose_device
+from screen.engine.distance import DISTANCES
 from screen.review.evaluate.metrics import separate
 from screen.run.calibrate import run_calibration
 from screen.run.progress import PlainLines
@@ -51,6 +47,9 @@ RESULT = Path(__file__).parent / "results" / "detection.json"
 PASSES = 100
 EPOCHS = 6
 REVIEW_RATE = 0.02
+_KNOWN_ROWS = 2000
+"""In-distribution rows against which variants of the distances are compared."""
+
 SCORES = tuple(name for name in HIGH_IS_UNUSUAL if name != "largest_label_entropy")
 
 COMBINED = (
@@ -60,17 +59,15 @@ COMBINED = (
     ("entropy", "prediction_std", "skewness", "kurtosis"),
     ("entropy", "mutual_information"),
     ("entropy", "energy"),
-    ("confidence", "feature_distance"),
-    ("mutual_information", "feature_distance"),
-    ("energy", "feature_distance"),
-    ("skewness", "feature_distance"),
-    ("entropy", "feature_distance"),
-    ("entropy", "energy", "feature_distance"),
-    ("entropy", "skewness", "feature_distance"),
-    ("entropy", "kurtosis", "feature_distance"),
-    ("entropy", "skewness", "kurtosis", "feature_distance"),
+    *(("entropy", distance) for distance in DISTANCES),
+    DISTANCES,
+    *((score, *DISTANCES) for score in ("confidence", "mutual_information", "energy", "skewness", "entropy")),
+    ("entropy", "energy", *DISTANCES),
+    ("entropy", "skewness", *DISTANCES),
+    ("entropy", "kurtosis", *DISTANCES),
+    ("entropy", "skewness", "kurtosis", *DISTANCES),
 )
-"""Combinations of scores whose surprisals are added."""
+"""Combinations of scores: the Euclidean norm of their surprisals."""
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -113,7 +110,7 @@ def measure_seed(data: Path, work: Path, sets: dict[str, Path], seed: int) -> di
     measured = {"default": compare(columns, combined, calibrating, sets)}
     for names in (*((name,) for name in SCORES), *COMBINED):
         values = combine(names, columns, fitting)
-        measured[" + ".join(names)] = compare(columns, values, calibrating, sets)
+        measured[name_combination(names)] = compare(columns, values, calibrating, sets)
     test = columns["test"]
     return {
         "seed": seed,
@@ -123,10 +120,16 @@ def measure_seed(data: Path, work: Path, sets: dict[str, Path], seed: int) -> di
     }
 
 
+def name_combination(names: Sequence[str]) -> str:
+    """Name of a combination: its scores with commas; `distances` stands for all distances."""
+    joined = ", ".join(names)
+    return joined.replace(", ".join(DISTANCES), "distances")
+
+
 def combine(
     names: Sequence[str], columns: Mapping[str, Columns], fitting: NDArray[np.int64]
 ) -> dict[str, NDArray[Any]]:
-    """A single score (oriented, high is unusual), or the sum of the surprisals of several scores."""
+    """A single score (oriented, high is unusual), or several scores combined as in a calibration."""
     if len(names) == 1:
         sign = 1 if HIGH_IS_UNUSUAL[names[0]] else -1
         return {name: sign * one[names[0]] for name, one in columns.items()}
@@ -151,48 +154,12 @@ def compare(
 
 
 def choose(data: Path, work: Path, sets: dict[str, Path], seed: int) -> list[dict[str, Any]]:
-    """Detection by distance for different grids, numbers of neighbours, reference sets and kinds, on `CHOOSING`."""
-    model = read_model(train(data, work, seed))
-    device = choose_device("cpu", 0)
-    rng = np.random.default_rng(1)
+    """Detection by variants of the distances, on `CHOOSING`."""
     reference = read_folder(data / "mnist" / "train")[0]
-    reference = reference[rng.permutation(len(reference))[: 2 * REFERENCE_ROWS]]
+    order = np.random.default_rng(1).permutation(len(reference))
     images = {name: read_folder(sets[name])[0] for name in CHOOSING}
-    images["test"] = read_folder(data / "mnist" / "test")[0]
-    results = []
-    for grid in (1, 2, GRID, 6):
-        plan = plan_engine(model, features=grid)
-        engine = PassEngine(plan, passes=1, seed=0, device=device, memory=2**30)
-        features = {name: engine.features(array) for name, array in images.items()}
-        reference_features = engine.features(reference)
-        tried: list[tuple[str, int, Distance]] = [
-            (f"{count} neighbours", rows, NearestNeighbours.fit(reference_features[:rows], count))
-            for rows, count in (
-                [(rows, NEIGHBOURS) for rows in (1000, 2500, 5000, REFERENCE_ROWS, 2 * REFERENCE_ROWS)]
-                + [(REFERENCE_ROWS, count) for count in (1, 10, 50)]
-                if grid == GRID
-                else [(REFERENCE_ROWS, NEIGHBOURS)]
-            )
-        ]
-        tried.append(("Mahalanobis", REFERENCE_ROWS, Mahalanobis.fit(reference_features[:REFERENCE_ROWS])))
-        for kind, rows, distance in tried:
-            meter = DistanceMeter(distance, device)
-            measured = {name: meter.measure(array) for name, array in features.items()}
-            separations = {
-                name: separate(measured["test"], measured[name], name, high_is_unusual=True) for name in CHOOSING
-            }
-            results.append(
-                {
-                    "grid": grid,
-                    "kind": kind,
-                    "bank_rows": rows,
-                    "features": plan.features.size,
-                    "auroc": float(np.mean([one.auroc for one in separations.values()])),
-                    "fpr95": float(np.mean([one.fpr95 for one in separations.values()])),
-                }
-            )
-            print(results[-1], flush=True)
-    return results
+    known = read_folder(data / "mnist" / "valid")[0][:_KNOWN_ROWS]
+    return compare_distances(train(data, work, seed), reference[order[:REFERENCE_ROWS]], known, images)
 
 
 def summarize_seeds(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -224,9 +191,11 @@ def plot(result: dict[str, Any], target: Path) -> None:
         "skewness": "skewness",
         "kurtosis": "kurtosis",
         "entropy": "entropy",
-        "entropy + prediction_std + skewness + kurtosis": "entropy + all moments",
-        "feature_distance": "feature_distance",
-        "default": "entropy + feature_distance (default)",
+        "entropy, prediction_std, skewness, kurtosis": "entropy and all moments",
+        "layout_distance": "layout_distance",
+        "contrast_distance": "contrast_distance",
+        "penultimate_distance": "penultimate_distance",
+        "default": "ood_score: entropy and distances",
     }
     figure, axis = pyplot.subplots(figsize=(9, 3.8))
     width = 0.8 / len(shown)

@@ -76,7 +76,7 @@ def read_network(folder: Path) -> NetworkRows:
         raise InputRefused(
             f"{paths['held']} has {len(sets['held'].logits)} rows.",
             wanted=f"at least {min_calibration_rows(REVIEW_RATE)} rows for a threshold at {REVIEW_RATE:.0%}",
-            next_step="hold out more rows in benchmarks.detection",
+            next_step="hold out more rows in benchmarks.colour",
         )
     return NetworkRows(weight, bias, sets)
 
@@ -89,7 +89,7 @@ def _read_arrays(path: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
         raise InputRefused(
             f"{path} cannot be read: {error}.",
             wanted=f"a file with the arrays {', '.join(names)}",
-            next_step="run `python -m benchmarks.detection` with the same --work",
+            next_step="run `python -m benchmarks.colour` with the same --work",
         ) from error
 
 
@@ -108,5 +108,5 @@ def _check(rows: Rows, weight: Floats, bias: Floats, path: Path) -> None:
         raise InputRefused(
             f"{path} does not fit the last layer: {found}.",
             wanted="features [N, F] with logits = features x weight + bias [N, C], C > 1, and a label for each row",
-            next_step="run `python -m benchmarks.detection` with the same --work",
+            next_step="run `python -m benchmarks.colour` with the same --work",
         )

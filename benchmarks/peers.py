@@ -1,20 +1,20 @@
 """Detection by another library's detectors, pytorch-ood's, on features and logits that this project computes.
 
     pip install 'oodscreen[peers]'
-    python -m benchmarks.detection [--work DIR]
+    python -m benchmarks.colour [--work DIR]
     python -m benchmarks.peers [--work DIR]
 
 `make bench` does not run this script, because torch is heavy: on Linux, pip installs torch's CUDA build (about 5 GB),
 although the detectors run on the CPU.
 
-In: the files of `benchmarks.peer_files` in WORK/peers/, written by `benchmarks.detection`. Each detector has the
+In: the files of `benchmarks.peer_files` in WORK/peers/, written by `benchmarks.colour`. Each detector has the
 library's default hyperparameters, or those of its paper where the library has no default, and is fitted on the
 reference rows alone. This holds for KL matching and temperature scaling too, which their papers fit on held-out rows.
 Logits are given in double precision: in single precision, many confident rows have a softmax of exactly 1, and so equal
 scores.
 Out: benchmarks/results/peers.json: AUROC, FPR95 and the share flagged for each network, detector and set; `error` for
 a detector that failed; and the library's detectors that were left out, with the reasons. The metrics and the rank of
-the threshold are those of `benchmarks.detection`.
+the threshold are those of `benchmarks.colour`.
 """
 
 from __future__ import annotations
@@ -222,13 +222,13 @@ def find_left_out() -> dict[str, str]:
 def main() -> None:
     """Measure all networks and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("build/detection"))
+    parser.add_argument("--work", type=Path, default=Path("build/colour"))
     folders = sorted(path.parent for path in (parser.parse_args().work / "peers").glob("*/weights.npz"))
     if not folders:
         raise InputRefused(
             f"{parser.parse_args().work / 'peers'} holds no network.",
             wanted="folders with weights.npz",
-            next_step="run `python -m benchmarks.detection` with the same --work",
+            next_step="run `python -m benchmarks.colour` with the same --work",
         )
     try:
         left_out = find_left_out()

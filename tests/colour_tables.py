@@ -1,6 +1,6 @@
-"""The tables of docs/ with measurements of colour networks.
+"""The tables of docs/ with measurements of colour networks, and the table of the variants of the distances.
 
-In: the results of `benchmarks/colour.py`. Out: Markdown.
+In: the results of `benchmarks/colour.py` and `benchmarks/detection.py`. Out: Markdown.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ OTHERS = {
     "maximum": "maximum (smallest p-value)",
     "Cauchy": "Cauchy combination of the p-values",
     "harmonic mean": "harmonic mean of the p-values",
-    "Euclidean norm": "Euclidean norm",
+    "Euclidean norm": "Euclidean norm: `ood_score`",
     "logistic regression": "logistic regression, fitted on synthetic outliers",
 }
 """Combinations of surprisals, by their name in the results."""
@@ -32,9 +32,7 @@ def colour_networks_table(result: Result) -> str:
         detectors = network["detectors"]
         distances = [score for score in detectors if score.endswith("_distance")]
         for score in ("entropy", *distances, f"entropy + {distances[0]}", "ood_score"):
-            measured = network["scores"].get(score)
-            if measured is None:  # a sum of all detectors is `ood_score`
-                continue
+            measured = network["scores"][score]
             cells = [_cell([measured["sets"][one] for one in sets[kind]]) for kind in kinds]
             rows.append(f"| {name} | {_code(score)} | " + " | ".join(cells) + " |")
     rate = result["review_rates"][0]
@@ -63,6 +61,26 @@ def colour_combinations_table(result: Result) -> str:
         "\n".join(rows)
         + f"\n\nAUROC in percent / percent of the rows that are flagged at a review rate of {rate:.0%}, "
         f"mean over sets that no other table on this page uses: {choosing}. The synthetic outliers are {synthetic}."
+    )
+
+
+def choice_table(mnist: Result, colour: Result) -> str:
+    """The variants of the distances, on the sets that choose defaults."""
+    networks = {"article": mnist["choice"], **{name: one["choice"] for name, one in colour["networks"].items()}}
+    rows = ["| distance | variant | " + " | ".join(networks) + " |", "|---|---|" + "---|" * len(networks)]
+    found = {
+        name: {
+            (one["distance"], one["variant"]): f"{100 * one['auroc']:.1f} / {100 * one['fpr95']:.1f}" for one in choice
+        }
+        for name, choice in networks.items()
+    }
+    for distance, variant in dict.fromkeys(key for cells in found.values() for key in cells):
+        cells = " | ".join(one.get((distance, variant), "-") for one in found.values())
+        rows.append(f"| `{distance}` | {variant} | {cells} |")
+    return (
+        "\n".join(rows)
+        + f"\n\nAUROC / FPR95 in percent, mean over sets of each network: {', '.join(mnist['choosing'])} "
+        f"(article); {', '.join(colour['choosing'])} (CIFAR-10 networks). 5,000 reference rows, if not stated."
     )
 
 

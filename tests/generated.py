@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from export.errors import ExitCode
-from screen.columns import COLUMNS, STATUSES, Column
+from screen.columns import COLUMNS, DISTANCES, STATUSES, Column
 from screen.review.labels.summary import LABEL_COLUMNS
 from screen.review.queue.row import ADDED_COLUMNS
 from tests import colour_tables, console
@@ -137,13 +137,15 @@ def detection_table() -> str:
         "skewness": "`skewness`",
         "kurtosis": "-`kurtosis`",
         "energy": "`energy`",
-        "feature_distance": "`feature_distance`",
-        "entropy + energy": "entropy + energy",
-        "confidence + feature_distance": "1 - confidence + feature_distance",
-        "mutual_information + feature_distance": "mutual_information + feature_distance",
-        "energy + feature_distance": "energy + feature_distance",
-        "entropy + energy + feature_distance": "entropy + energy + feature_distance",
-        "default": "**`ood_score`: entropy + feature_distance**",
+        **{name: f"`{name}`" for name in DISTANCES},
+        "distances": "distances (these three)",
+        "entropy, energy": "entropy, energy",
+        **{f"entropy, {name}": f"entropy, {name}" for name in DISTANCES},
+        "confidence, distances": "1 - confidence, distances",
+        "mutual_information, distances": "mutual_information, distances",
+        "energy, distances": "energy, distances",
+        "entropy, energy, distances": "entropy, energy, distances",
+        "default": "**`ood_score`: entropy, distances**",
     }
     rows += [_detection_row(label, result["scores"][score], sets) for score, label in shown.items()]
     flagged = " | ".join(f"{100 * result['flagged'][name][0]:.1f} %" for name in sets)
@@ -173,14 +175,14 @@ def moments_table() -> str:
         "skewness",
         "kurtosis",
         "entropy",
-        "entropy + prediction_std",
-        "entropy + skewness",
-        "entropy + kurtosis",
-        "entropy + prediction_std + skewness + kurtosis",
-        "entropy + feature_distance",
-        "entropy + skewness + feature_distance",
-        "entropy + kurtosis + feature_distance",
-        "entropy + skewness + kurtosis + feature_distance",
+        "entropy, prediction_std",
+        "entropy, skewness",
+        "entropy, kurtosis",
+        "entropy, prediction_std, skewness, kurtosis",
+        "entropy, distances",
+        "entropy, skewness, distances",
+        "entropy, kurtosis, distances",
+        "entropy, skewness, kurtosis, distances",
     )
     for score in shown:
         means = [100 * result["scores"][score][name]["fpr95"][0] for name in sets]
@@ -191,25 +193,17 @@ def moments_table() -> str:
 
 
 def choice_table() -> str:
-    """The distances that were compared, on sets that no reported figure uses."""
-    result = _result("detection")
-    rows = ["| features | distance | reference set | AUROC | FPR95 |", "|---|---|---|---|---|"]
-    for one in result["choice"]:
-        grid = f"{one['grid']} x {one['grid']} cells: {one['features']}"
-        rows.append(
-            f"| {grid} | {one['kind']} | {one['bank_rows']:,} rows | {100 * one['auroc']:.2f} "
-            f"| {100 * one['fpr95']:.1f} |"
-        )
-    return "\n".join(rows) + f"\n\nMean over these sets, one network: {', '.join(result['choosing'])}."
+    """The variants of the distances that were compared, on sets that no reported figure uses."""
+    return colour_tables.choice_table(_result("detection"), _result("colour"))
 
 
 def held_table() -> str:
     """The default on the sets that it was chosen on: digits that were changed."""
     result = _result("detection")
-    rows = ["| set | entropy | feature_distance | ood_score | flagged |", "|---|---|---|---|---|"]
+    rows = [f"| set | entropy | {' | '.join(DISTANCES)} | ood_score | flagged |", "|---" * (len(DISTANCES) + 4) + "|"]
     for name in result["choosing"]:
         cells = []
-        for score in ("entropy", "feature_distance", "default"):
+        for score in ("entropy", *DISTANCES, "default"):
             found = result["scores"][score][name]
             cells.append(f"{100 * found['auroc'][0]:.2f} / {100 * found['fpr95'][0]:.1f}")
         rows.append(f"| {name} | " + " | ".join(cells) + f" | {100 * result['flagged'][name][0]:.0f} % |")

@@ -90,7 +90,7 @@ def test_a_missing_file_is_refused_with_the_command_that_writes_it(work: Path) -
     with pytest.raises(InputRefused) as refused:
         read_network(work / "peers" / "small")
     assert "held.npz" in refused.value.found
-    assert "benchmarks.detection" in refused.value.next_step
+    assert "benchmarks.colour" in refused.value.next_step
 
 
 def test_the_threshold_is_the_rank_of_a_calibration() -> None:

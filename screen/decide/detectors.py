@@ -118,7 +118,7 @@ def combine(surprisals: Sequence[Floats], rows: int) -> Floats:
     """The Euclidean norm of several surprisals, `[B]`, in nats; 0 without any.
 
     It lies between the sum (Fisher 1932, sec. 21.1), to which many moderate surprisals contribute as much as one large
-    one, and the maximum, which ignores all but one (compared in benchmarks/detection.py and benchmarks/colour.py).
+    one, and the maximum, which ignores all but one (compared in benchmarks/colour.py).
 
     Args:
         surprisals: `[B]` each.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 REFERENCE_ROWS = 10_000
-"""Maximum rows in the reference set; more rows hardly improve detection (measured in benchmarks/detection.py)."""
+"""Maximum rows in the reference set; more rows hardly improve detection (measured in benchmarks/choice.py)."""
 
 REFERENCE_NUMBERS = 12_000_000
 """Maximum rows x features in the reference set; it limits the cost of a distance and the size of a calibration."""

@@ -24,12 +24,12 @@ Floats = NDArray[np.float64]
 Metric = Literal["cosine", "euclidean"]
 
 NEIGHBOURS = 5
-"""Number of nearest neighbours whose distances are averaged; benchmarks/detection.py compares other numbers."""
+"""Number of nearest neighbours whose distances are averaged; benchmarks/choice.py compares other numbers."""
 
 DENSITY_EXPONENT = 0.5
 """Exponent of the correction for local density: 0 for a plain distance; 1 for a ratio to the neighbours' own distances,
 as in the local outlier factor (Breunig et al. 2000), with fewer near outliers found; between them, both are found
-(measured in benchmarks/detection.py)."""
+(measured in benchmarks/choice.py)."""
 
 _LEAST_DENSITY = 0.05
 """Lower bound of a reference row's distance to its neighbours, relative to the mean; near duplicates have none."""
@@ -82,7 +82,7 @@ DEFAULT_METRICS: dict[str, Metric] = {
     "contrast_distance": "euclidean",
     "penultimate_distance": "cosine",
 }
-"""Default metric of each distance (measured in benchmarks/detection.py)."""
+"""Default metric of each distance (measured in benchmarks/choice.py)."""
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def test_shifted_rows_are_judged_by_the_threshold_of_the_calibration_rows() -> N
 
 def test_every_combination_is_of_the_surprisals_of_the_calibration() -> None:
     rng = np.random.default_rng(0)
-    names = ("entropy", "energy", "confidence")
+    names = ("entropy", "confidence", "layout_distance")
     columns: dict[str, dict[str, Any]] = {
         one: {name: rng.normal(size=50) for name in (*names, "ood_score")} for one in ("held", "test", *SYNTHETIC)
     }
@@ -93,12 +93,14 @@ def test_every_combination_is_of_the_surprisals_of_the_calibration() -> None:
     combined = CombinedScore(tuple(Detector.fit(name, columns["held"][name][fitting]) for name in names))
     scores = score_rows(columns, combined, fitting)
     surprisals = combined.surprisals(columns["test"])
-    assert scores["sum"]["test"] == pytest.approx(combined.score(columns["test"]))
-    assert scores["entropy + confidence"]["test"] == pytest.approx(surprisals[:, 0] + surprisals[:, 2])
+    assert scores["Euclidean norm"]["test"] == pytest.approx(combined.score(columns["test"]))
+    assert scores["entropy, confidence"]["test"] == pytest.approx(np.hypot(surprisals[:, 0], surprisals[:, 1]))
+    assert scores["entropy + layout_distance"]["test"] == pytest.approx(surprisals[:, 0] + surprisals[:, 2])
     assert scores["maximum"]["test"] == pytest.approx(surprisals.max(axis=1))
     assert scores["confidence"]["test"] == pytest.approx(-columns["test"]["confidence"])
-    pairs = {"entropy + energy", "entropy + confidence", "energy + confidence"}
-    assert set(scores) == {*names, "ood_score", *pairs, *COMBINATIONS, "logistic regression"}
+    pairs = {"entropy, confidence", "entropy, layout_distance", "confidence, layout_distance"}
+    expected = {*names, "ood_score", *pairs, "entropy + layout_distance", *COMBINATIONS, "logistic regression"}
+    assert set(scores) == expected
 
 
 def test_peers_get_the_last_layer_and_the_features_and_logits_of_every_set(tmp_path: Path) -> None:

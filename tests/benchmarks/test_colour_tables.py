@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.colour_tables import colour_combinations_table, colour_networks_table, colour_shift_table
+from tests.colour_tables import choice_table, colour_combinations_table, colour_networks_table, colour_shift_table
 
 
 @pytest.fixture
@@ -60,6 +60,18 @@ def test_a_row_has_the_means_over_the_sets_of_a_kind(result: dict[str, Any]) -> 
 
 def test_combinations_are_shown_on_the_choosing_sets(result: dict[str, Any]) -> None:
     assert "| sum | 60.0 / 25 |" in colour_combinations_table(result)
+
+
+def test_variants_have_a_column_for_each_network(result: dict[str, Any]) -> None:
+    def variant(label: str, auroc: float) -> dict[str, Any]:
+        return {"distance": "one_distance", "variant": label, "auroc": auroc, "fpr95": 0.1}
+
+    result["networks"]["small"]["choice"] = [variant("default", 0.8), variant("k = 1", 0.7)]
+    mnist = {"choice": [variant("default", 0.9)], "choosing": ["flipped"]}
+    table = choice_table(mnist, result)
+    assert "| distance | variant | article | small |" in table
+    assert "| `one_distance` | default | 90.0 / 10.0 | 80.0 / 10.0 |" in table
+    assert "| `one_distance` | k = 1 | - | 70.0 / 10.0 |" in table
 
 
 def test_accuracies_of_all_strengths_are_weighted_by_their_rows(result: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The combinations of surprisals, and the area under the risk-coverage curve."""
+"""The combinations of surprisals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.combinations import COMBINATIONS, combine_cauchy, combine_harmonic, fit_logistic, risk_coverage_area
+from benchmarks.combinations import COMBINATIONS, combine_cauchy, combine_harmonic, fit_logistic
 
 surprisals = st.lists(st.floats(0.01, 600), min_size=3, max_size=3)
 each = pytest.mark.parametrize("way", list(COMBINATIONS))
@@ -53,15 +53,3 @@ def test_the_logistic_regression_ignores_a_part_that_does_not_separate() -> None
     decide = fit_logistic(known, outliers)
     base, first, second = decide(np.array([[1.0, 1.0], [2.0, 1.0], [1.0, 2.0]]))
     assert first - base > 10 * abs(second - base)
-
-
-def test_the_area_is_the_mean_error_rate_of_the_accepted_rows() -> None:
-    right = np.array([True, False, True, False])
-    # Accepted in the order right, right, wrong, wrong: error rates 0, 0, 1/3 and 1/2.
-    assert risk_coverage_area(np.array([0.1, 0.8, 0.2, 0.9]), right) == pytest.approx((1 / 3 + 1 / 2) / 4)
-    assert risk_coverage_area(np.array([0.9, 0.2, 0.8, 0.1]), right) == pytest.approx((1 + 1 + 2 / 3 + 1 / 2) / 4)
-
-
-def test_the_area_of_equal_scores_is_the_error_rate_in_any_order_of_the_rows() -> None:
-    for right in ([True, True, False], [False, True, True]):
-        assert risk_coverage_area(np.zeros(3), np.array(right)) == pytest.approx(1 / 3)

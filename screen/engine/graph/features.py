@@ -28,7 +28,7 @@ FEATURES = PREFIX + "features"
 
 GRID = 3
 """Number of spatial cells along each axis. A single cell discards all positions; with many cells, a small shift of the
-image gives a large distance (measured in benchmarks/detection.py)."""
+image gives a large distance (measured in benchmarks/choice.py)."""
 
 FEATURES_MAX = 4096
 """Number of features of one tensor above which its grid is made coarser, down to a single cell. A flat tensor is not
