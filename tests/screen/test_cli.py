@@ -345,9 +345,22 @@ BAD: dict[str, tuple[str, str]] = {
         "run good.onnx shards out --flag-if p_value<0.1",
         "always null without a calibration",
     ),
-    "too few rows to calibrate with": ("calibrate good.onnx shards -o c --review-rate 0.02", "contain 300 rows"),
+    "too few rows to calibrate with": ("calibrate good.onnx shards -o c --review-rate 0.1%", "contain 300 rows"),
     "a review rate that is none": ("calibrate good.onnx shards -o c --review-rate 2", "--review-rate is 2"),
-    "no review rate": ("calibrate good.onnx shards -o c", "--review-rate"),
+    "a review rate that is no number": ("calibrate good.onnx shards -o c --review-rate two", "--review-rate is 'two'"),
+    "features that no model has": (
+        "calibrate good.onnx shards -o c --features trunk",
+        "--features is trunk",
+    ),
+    "detectors beside features": (
+        "calibrate good.onnx shards -o c --features layout --detector entropy",
+        "--detector and --features were both given",
+    ),
+    "a rule on a distance of an older version": (
+        "run good.onnx shards out --flag-if feature_distance>1",
+        "layout_distance, contrast_distance and penultimate_distance replace",
+    ),
+    "inspecting a file that is neither": ("inspect text.onnx", "not an ONNX file"),
     "no such detector": (
         "calibrate good.onnx shards -o c --review-rate 0.1 --detector x",
         "--detector x is not available for this model",
