@@ -45,9 +45,10 @@ from benchmarks.colour_sets import (
 )
 from benchmarks.combinations import COMBINATIONS, Floats, add, fit_logistic, take_norm
 from screen.config import RunConfig
-from screen.decide.calibration import FITTING_SHARE, Calibration, split_rows, threshold_rank
+from screen.decide.calibration import Calibration
 from screen.decide.config import CalibrationConfig
 from screen.decide.detectors import HIGH_IS_UNUSUAL, CombinedScore, orient
+from screen.decide.row_sets import FITTING_SHARE, split_rows, threshold_rank
 from screen.engine.masks import identify_rows
 from screen.review.evaluate.metrics import separate
 from screen.review.evaluate.risk import risk_coverage_area

@@ -33,10 +33,10 @@ from export.article import SCALE, train_article_network
 from export.exporter import export_model
 from export.source.describe import import_keras
 from screen.config import RunConfig
-from screen.decide.calibration import threshold_rank
 from screen.decide.config import CalibrationConfig
 from screen.decide.detectors import HIGH_IS_UNUSUAL, CombinedScore, Detector
 from screen.decide.reference import REFERENCE_ROWS
+from screen.decide.row_sets import threshold_rank
 from screen.engine.distance import DISTANCES
 from screen.review.evaluate.metrics import separate
 from screen.run.calibrate import run_calibration

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import InputRefused
-from screen.decide.calibration import min_calibration_rows
+from screen.decide.row_sets import min_calibration_rows
 
 REVIEW_RATE = 0.02
 KNOWN = ("reference", "held", "test")

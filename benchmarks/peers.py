@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from benchmarks.peer_files import KNOWN, REVIEW_RATE, NetworkRows, Rows, read_network
 from export.errors import InputRefused, OptionRefused
-from screen.decide.calibration import threshold_rank
+from screen.decide.row_sets import threshold_rank
 from screen.review.evaluate.metrics import separate
 
 RESULT = Path(__file__).parent / "results" / "peers.json"

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from screen.decide.calibration import FITTING_SHARE, split_rows, threshold_rank
 from screen.decide.detectors import CombinedScore, Detector
+from screen.decide.row_sets import FITTING_SHARE, split_rows, threshold_rank
 from screen.engine.distance import DISTANCES
 
 DETECTORS = ("entropy", *DISTANCES)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from export.errors import CalibrationRefused
 from screen.config import PassSettings
 from screen.decide.detectors import CombinedScore, Detector, Floats
+from screen.decide.row_sets import rate_interval, threshold_rank
 from screen.engine.distance import Metric, NeighbourDistance
 from screen.engine.transform import Transform
 from screen.files.paths import as_path
@@ -33,13 +33,6 @@ from screen.files.storage import StagingFile
 
 FORMAT = 2
 """Version of the file format; it changes whenever older files would be misread."""
-
-FITTING_SHARE = 1 / 3
-"""Share of the in-distribution rows outside the reference set that form the fitting set; the others form the
-calibration set."""
-
-MIN_FITTING_ROWS = 30
-"""Minimum rows in the fitting set: with fewer, the tail of a detector would be fitted to a single row."""
 
 
 @dataclass(frozen=True)
@@ -245,71 +238,3 @@ def _parse_distance(
         transform = Transform(*(arrays[f"distance/{name}/{field}"] for field in ("floor", "shift", "scale")))
     first, end = columns
     return NeighbourDistance(name, metric, (first, end), own["reference"], own["own"], neighbours, transform)
-
-
-def split_rows(digests: NDArray[np.uint64], shares: tuple[float, ...]) -> list[NDArray[np.int64]]:
-    """Split rows into disjoint sets by the digests of their images, so that equal images are in the same set.
-
-    The split does not depend on the order of the rows or on their shards.
-
-    Args:
-        digests: `[N]`, digests of the pixels.
-        shares: share of the rows in each set, in order; the sum is 1.
-
-    Returns:
-        For each set, the positions of its rows in `digests`.
-    """
-    order = np.argsort(digests, kind="stable")
-    ordered = digests[order]
-    ends = [round(len(order) * share) for share in np.cumsum(shares)]
-    # Equal images are in one set: its end is moved behind the last of them.
-    ends = [int(np.searchsorted(ordered, ordered[end - 1], side="right")) if end else 0 for end in ends]
-    return [order[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-
-
-def threshold_rank(rows: int, review_rate: float) -> int:
-    """Rank k of the threshold: rows with scores above the k-th highest calibration score are flagged; 0 for no flags.
-
-    Args:
-        rows: number of calibration scores, n.
-        review_rate: target share of in-distribution rows that are flagged.
-    """
-    ranks = int(review_rate * (rows + 1)) + 1
-    while ranks and ranks / (rows + 1) > review_rate:  # the division that `p_value <= review_rate` compares
-        ranks -= 1
-    return ranks
-
-
-def min_calibration_rows(review_rate: float) -> int:
-    """Minimum number of rows in the calibration set with which a row can be flagged at this review rate."""
-    rows = max(0, math.ceil(1 / review_rate) - 2)
-    while not threshold_rank(rows, review_rate):
-        rows += 1
-    return rows
-
-
-def rate_interval(rows: int, review_rate: float, level: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of the true flag rate of in-distribution rows, for a calibration set of n rows.
-
-    Over random calibration sets the rate has the distribution Beta(k, n + 1 - k) (Vovk 2012, prop. 2a), with k from
-    `threshold_rank`; ties make the rate smaller. The interval is central.
-
-    Args:
-        rows: number of calibration scores, n.
-        review_rate: target share of in-distribution rows that are flagged.
-        level: confidence level, 0 to 1.
-    """
-    ranks = threshold_rank(rows, review_rate)
-    return tuple(_beta_quantile((1 + side * level) / 2, ranks, rows) for side in (-1, 1))  # type: ignore[return-value]
-
-
-def _beta_quantile(q: float, k: int, n: int) -> float:
-    """The q-quantile of Beta(k, n + 1 - k), by bisection on the CDF, which at x is P(Bin(n, x) >= k)."""
-    hits = np.arange(k)
-    log_ways = np.array([math.lgamma(n + 1) - math.lgamma(j + 1) - math.lgamma(n - j + 1) for j in hits.tolist()])
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        x = (low + high) / 2
-        below = float(np.exp(log_ways + hits * math.log(x) + (n - hits) * math.log1p(-x)).sum())
-        low, high = (x, high) if 1 - below < q else (low, x)
-    return (low + high) / 2

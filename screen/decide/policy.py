@@ -15,9 +15,10 @@ from export.contract.reader import ExportedModel
 from screen.columns import CALIBRATED
 from screen.config import PassSettings, RunConfig
 from screen.decide.adaptive import entropy_limits, refuse_early_exit
-from screen.decide.calibration import Binding, Calibration, read_calibration, threshold_rank
+from screen.decide.calibration import Binding, Calibration, read_calibration
 from screen.decide.detectors import Floats
 from screen.decide.intervals import Drift, find_drift
+from screen.decide.row_sets import threshold_rank
 from screen.decide.rules import MOST_UNUSUAL, Decision, FlagRule, Reason, default_rule, parse_rule
 from screen.decide.scores import score_columns
 from screen.engine.distance import DISTANCES, FeatureDistances

@@ -15,9 +15,10 @@ from typing import Any
 from export.contract.metadata import ModelContract
 from export.errors import OptionRefused
 from screen.columns import CALIBRATED, DISTANCES, FEATURE_DISTANCE, null_columns
-from screen.decide.calibration import Calibration, threshold_rank
+from screen.decide.calibration import Calibration
 from screen.decide.config import CalibrationConfig
 from screen.decide.detectors import HIGH_IS_UNUSUAL
+from screen.decide.row_sets import threshold_rank
 from screen.engine.distance import group_of
 from screen.engine.graph.features import FeaturePlan
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from export.contract.metadata import ModelContract
-from screen.decide.calibration import Calibration, threshold_rank
+from screen.decide.calibration import Calibration
+from screen.decide.row_sets import threshold_rank
 from screen.files.storage import write_text
 
 RECORD_STEM = "_run."

@@ -12,7 +12,6 @@ order of rows or shards, and equal images are always in the same set.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -26,16 +25,7 @@ from export.contract.reader import ExportedModel, read_model
 from export.errors import CalibrationRefused, InputRefused, OptionRefused, OutputRefused
 from screen.config import RunConfig
 from screen.decide.adaptive import entropy_limits, refuse_early_exit
-from screen.decide.calibration import (
-    FITTING_SHARE,
-    MIN_FITTING_ROWS,
-    Binding,
-    Calibration,
-    min_calibration_rows,
-    read_calibration,
-    split_rows,
-    threshold_rank,
-)
+from screen.decide.calibration import Binding, Calibration, read_calibration
 from screen.decide.config import CalibrationConfig
 from screen.decide.detectors import HIGH_IS_UNUSUAL, CombinedScore, Detector
 from screen.decide.reference import MIN_REFERENCE_ROWS, REFERENCE_SHARE, ReferenceSet
@@ -44,6 +34,14 @@ from screen.decide.request import (
     StoppingReport,
     choose_detectors,
     no_detector,
+)
+from screen.decide.row_sets import (
+    FITTING_SHARE,
+    MIN_FITTING_ROWS,
+    least_rows,
+    min_calibration_rows,
+    split_rows,
+    threshold_rank,
 )
 from screen.decide.scores import score_columns
 from screen.engine.distance import DEFAULT_METRICS, DISTANCES, NeighbourDistance, fit_distance, group_of
@@ -60,7 +58,7 @@ from screen.input.rows import read_batches
 from screen.input.shards import ShardRef, find_shards
 from screen.run.runner import Listener
 from screen.run.scoring import NON_FINITE
-from screen.run.self_test import ROWS, describe_blindness, find_blind, make_kinds
+from screen.run.self_test import ROWS, run_self_test
 
 
 def run_calibration(
@@ -170,13 +168,13 @@ class _CalibrationProcess:
         readable = len(digests) + (0 if self._reference is not None else len(reference))
         self._require_rows(readable, "readable rows")
         fitting, calibration_rows = split_rows(digests, (FITTING_SHARE, 1 - FITTING_SHARE))
-        if 2 * len(fitting) < MIN_FITTING_ROWS or not threshold_rank(len(calibration_rows), self._wanted.review_rate):
+        if len(fitting) < MIN_FITTING_ROWS // 2 or not threshold_rank(len(calibration_rows), self._wanted.review_rate):
             least = min_calibration_rows(self._wanted.review_rate)
             raise InputRefused(
                 f"Too many rows have equal images: the fitting set has {len(fitting)} rows, the calibration set "
                 f"{len(calibration_rows)}.",
-                wanted=f"at least {MIN_FITTING_ROWS} rows in the fitting set and {least} in the calibration set; rows "
-                "with equal images are in the same set",
+                wanted=f"at least {MIN_FITTING_ROWS // 2} rows in the fitting set and {least} in the calibration set; "
+                "rows with equal images are in the same set",
                 next_step="give more rows with distinct images",
             )
         self._calibration_digests = digests[calibration_rows]
@@ -203,24 +201,12 @@ class _CalibrationProcess:
             features if used else "none: no distance is a detector",
             fit_rows=len(fitting),
         )
-        return replace(calibration, self_test=self._test(calibration)), len(reference)
-
-    def _test(self, calibration: Calibration) -> tuple[tuple[str, float], ...]:
-        """Share of made-up images of each kind that the calibration flags; warns of kinds that it does not see."""
         assert self._examples is not None  # noqa: S101  there are enough readable rows
-        shares, surprisals = {}, {}
-        for kind, make in make_kinds(self._examples).items():
-            summary = self._engine.summarize(make())
-            scores = score_columns(summary.take(summary.is_finite))
-            unreadable = int((~summary.is_finite).sum())  # a row that cannot be scored is flagged
-            flags = int((calibration.score(scores) > calibration.threshold).sum()) + unreadable
-            shares[kind] = flags / len(summary.mean)
-            surprisals[kind] = calibration.combined_score.surprisals(scores)
-        names = calibration.combined_score.names
-        missing = [f"{group}_distance" for group in self._features.groups if f"{group}_distance" not in names]
-        for kind in find_blind(shares):
-            self._listener.noted(describe_blindness(kind, shares[kind], surprisals[kind], names, missing))
-        return tuple(shares.items())
+        unused = [f"{group}_distance" for group in self._features.groups if f"{group}_distance" not in names]
+        shares, warnings = run_self_test(self._engine, calibration, self._examples, unused)
+        for warning in warnings:
+            self._listener.noted(warning)
+        return replace(calibration, self_test=shares), len(reference)
 
     def measure_early_exit(self, calibration: Calibration) -> StoppingReport:
         """Score the calibration set again with early exit, and compare the flags with the flags after all passes."""
@@ -351,19 +337,6 @@ class _CalibrationProcess:
                 next_step="remove these rows from IN_DISTRIBUTION or from --reference",
             )
 
-    def _least_rows(self) -> int:
-        """Minimum number of in-distribution rows for large enough reference, fitting and calibration sets."""
-        least = min_calibration_rows(self._wanted.review_rate)
-        share = REFERENCE_SHARE if self._distances and self._wanted.reference is None else 0.0
-
-        def is_enough(rows: int) -> bool:
-            rest = rows - int(rows * share)
-            fitting = round(rest * FITTING_SHARE)
-            return fitting >= MIN_FITTING_ROWS and rest - fitting >= least
-
-        start = int(max(MIN_FITTING_ROWS / FITTING_SHARE, least / (1 - FITTING_SHARE)) / (1 - share)) - 5
-        return next(rows for rows in itertools.count(start) if is_enough(rows))
-
     def _require_rows(self, rows: int, kind: str) -> None:
         """Refuse fewer rows than the target review rate requires.
 
@@ -374,7 +347,8 @@ class _CalibrationProcess:
             rows: number of rows.
             kind: noun for the rows in the error: `rows` before they are read, `readable rows` afterwards.
         """
-        needed = self._least_rows()
+        share = REFERENCE_SHARE if self._distances and self._wanted.reference is None else 0.0
+        needed = least_rows(self._wanted.review_rate, share)
         if rows < needed:
             failure = f" (first unreadable row: {self._first_failure})" if self._first_failure else ""
             raise InputRefused(

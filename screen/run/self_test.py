@@ -11,6 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from screen.decide.calibration import Calibration
+from screen.decide.scores import score_columns
+from screen.engine.passes import PassEngine
+
 Images = NDArray[np.uint8]
 
 ROWS = 200
@@ -45,6 +49,33 @@ def make_kinds(images: Images) -> dict[str, Callable[[], Images]]:
         "heavy blur": _blur,
     }
     return {name: _bind(make, images, index) for index, (name, make) in enumerate(makers.items())}
+
+
+def run_self_test(
+    engine: PassEngine, calibration: Calibration, images: Images, unused: Sequence[str]
+) -> tuple[tuple[tuple[str, float], ...], list[str]]:
+    """Score made-up images of each kind.
+
+    Args:
+        engine: the engine that scored the rows of the calibration.
+        calibration: the finished calibration.
+        images: in-distribution images, `[n, H, W, C]`, n at least 1.
+        unused: names of the distances that the model has and the calibration does not use.
+
+    Returns:
+        The flagged share of each kind, and a warning for each kind in `find_blind`.
+    """
+    shares, surprisals = {}, {}
+    for kind, make in make_kinds(images).items():
+        summary = engine.summarize(make())
+        scores = score_columns(summary.take(summary.is_finite))
+        unreadable = int((~summary.is_finite).sum())  # a row that cannot be scored is flagged
+        flags = int((calibration.score(scores) > calibration.threshold).sum()) + unreadable
+        shares[kind] = flags / len(images)
+        surprisals[kind] = calibration.combined_score.surprisals(scores)
+    names = calibration.combined_score.names
+    warnings = [describe_blindness(kind, shares[kind], surprisals[kind], names, unused) for kind in find_blind(shares)]
+    return tuple(shares.items()), warnings
 
 
 def find_blind(shares: Mapping[str, float]) -> list[str]:

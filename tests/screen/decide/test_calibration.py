@@ -12,16 +12,9 @@ from scipy import stats
 
 from export.errors import CalibrationRefused
 from screen.config import PassSettings
-from screen.decide.calibration import (
-    Binding,
-    Calibration,
-    min_calibration_rows,
-    rate_interval,
-    read_calibration,
-    split_rows,
-    threshold_rank,
-)
+from screen.decide.calibration import Binding, Calibration, read_calibration
 from screen.decide.detectors import CombinedScore, Detector
+from screen.decide.row_sets import min_calibration_rows, rate_interval, split_rows, threshold_rank
 from screen.engine.distance import DistanceMeter, Metric, fit_distance
 from screen.engine.session import Device
 

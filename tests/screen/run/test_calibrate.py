@@ -19,9 +19,10 @@ from export.graph.passes import stamp_metadata
 from screen import Screener
 from screen.columns import DISTANCES
 from screen.config import RunConfig
-from screen.decide.calibration import read_calibration, threshold_rank
+from screen.decide.calibration import read_calibration
 from screen.decide.config import CalibrationConfig
 from screen.decide.request import CalibrationReport
+from screen.decide.row_sets import threshold_rank
 from screen.demo import read_images
 from screen.run.calibrate import run_calibration
 from screen.run.runner import run_screening
