@@ -294,7 +294,7 @@ class AccuracyConfig:
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="Base folder of the paths in the image column; other paths are not read.",
+            help="Base folder of the paths in the image column; paths outside this folder are not read.",
             show_default=False,
             rich_help_panel=_ACCURACY,
         ),

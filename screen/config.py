@@ -115,7 +115,7 @@ class RunConfig:
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="Base folder of the paths in the image column; other paths are not read.",
+            help="Base folder of the paths in the image column; paths outside this folder are not read.",
             show_default=False,
             rich_help_panel=INPUT_PANEL,
         ),

@@ -273,7 +273,7 @@ class _HeadWriter:
     def _require_row_axis(self, name: str) -> None:
         if not self._sizes.has_row_axis(name):
             shape = self._sizes.shapes.get(name, ("unknown",))
-            raise _cannot_fold(name, f"has no row axis as its first axis (shape {list(shape)})")
+            raise _cannot_fold(name, f"does not have the batch axis as its first axis (shape {list(shape)})")
 
 
 def _chain(plan: SitePlan) -> WeightChain:

@@ -157,7 +157,7 @@ def test_a_site_whose_first_axis_does_not_count_rows_is_refused() -> None:
     x = g.op("Transpose", g.flat(), perm=[1, 0])
     x = g.op("Transpose", g.site(x, 48), perm=[1, 0])
     model = g.finish(g.dense(x, 48, 3), 3)
-    with pytest.raises(ContractRefused, match="no row axis as its first axis"):
+    with pytest.raises(ContractRefused, match="does not have the batch axis as its first axis"):
         plan_engine(model)
 
 
