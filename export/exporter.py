@@ -188,8 +188,8 @@ def _check_preprocessing(source: KerasSource, preprocessing: Preprocessing) -> P
         raise OptionRefused(
             "--mean or --std was given without --scale.",
             wanted="a scale, because the preprocessing is (pixel * scale - mean) / std",
-            next_step="add --scale 1/255 if mean and std refer to pixels of 0..1, or --scale 1 if mean and std refer to "
-            "pixels of 0..255",
+            next_step="add --scale 1/255 if mean and std refer to pixels of 0..1, or --scale 1 if mean and std refer "
+            "to pixels of 0..255",
         )
     if preprocessing.changes_pixels and source.takes_integers:
         raise OptionRefused(

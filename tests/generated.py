@@ -113,8 +113,8 @@ def throughput_table() -> str:
         "\n".join(rows)
         + f"\n\nOn {where}. {legend}. Peak memory of the article's network at T = 2: {memory}. "
         + f"10,000 images at T = 10 in shards of: {shards}. The following ratios are measured in one process, without "
-        + f"start-up. The time of one pass of the head, divided by the time of one head in method (d), is: {heads}. The "
-        + f"time of 100 passes, divided by the time of one deterministic pass, is: {hundred}."
+        + f"start-up. The time of one pass of the head, divided by the time of one head in method (d), is: {heads}. "
+        + f"The time of 100 passes, divided by the time of one deterministic pass, is: {hundred}."
     )
 
 

@@ -1,7 +1,7 @@
 """Conditions for early exit: the flag of a row must depend on its remaining passes through the entropy alone.
 
-In: a flag rule, a calibration or both, and the distances of the rows. Out: for each row the predictive entropy above which
-the row is flagged.
+In: a flag rule, a calibration or both, and the distances of the rows. Out: for each row the predictive entropy above
+which the row is flagged.
 """
 
 from __future__ import annotations
