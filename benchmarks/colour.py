@@ -44,6 +44,7 @@ from benchmarks.colour_sets import (
     slug,
 )
 from benchmarks.combinations import COMBINATIONS, Floats, add, fit_logistic, take_norm
+from benchmarks.review_rates import DETECTORS, count_review_rates
 from screen.config import RunConfig
 from screen.decide.calibration import Calibration
 from screen.decide.config import CalibrationConfig
@@ -214,11 +215,20 @@ def measure_network(name: str, sets: Mapping[str, Path], options: argparse.Names
         "flagged": {one: float(columns[one]["flag"].mean()) for names in REPORTED.values() for one in ("test", *names)},
         "scores": {score: measure_score(values, calibrating) for score, values in scores.items()},
         "shift": measure_shift(columns, scores, calibrating),
+        "review_rates": measure_review_rates(columns, sets),
         "self_test": {"default": self_test, ", ".join(OLD_DEFAULT): old_self_test},
         "choice": choose(model, sets, reference),
     }
     print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
     return result
+
+
+def measure_review_rates(columns: Mapping[str, Columns], sets: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """Flag rates of fresh rows over random halvings of all in-distribution rows (see `benchmarks.review_rates`)."""
+    both = ("held", "test")
+    scores = {score: np.concatenate([columns[name][score] for name in both]) for score in DETECTORS}
+    digests = [np.array(identify_rows(read_rgb(sets[name])[0]), np.uint64) for name in both]
+    return count_review_rates(scores, np.concatenate(digests))
 
 
 def choose(model: Path, sets: Mapping[str, Path], reference: Path) -> list[dict[str, Any]]:

@@ -38,14 +38,22 @@ def colour_networks_table(result: Result) -> str:
     rate = result["review_rates"][0]
     accuracies = _join(result, lambda network: f"{network['accuracy']:.1%}")
     fresh = _join(result, lambda network: f"{network['scores']['ood_score']['review'][0]:.2%}")
+    halvings = _join(result, _count_inside)
     members = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in result["reported"].items())
     return (
         "\n".join(rows)
         + f"\n\nAUROC in percent / percent of the rows that are flagged at a review rate of {rate:.0%}, "
         f"mean over the sets of a kind ({members}). {result['passes']} passes. Control: near, if Tiny ImageNet and the "
         f"in-distribution rows are blurred and compressed alike. Accuracy: {accuracies}. In-distribution rows flagged: "
-        f"{fresh}."
+        f"{fresh}. Random halvings of the in-distribution rows for which the number of flags is within the 95 % "
+        f"beta-binomial interval: {halvings}."
     )
+
+
+def _count_inside(network: dict[str, Any]) -> str:
+    """For each target rate, the halvings within the interval."""
+    counts = [f"{one['inside']} of {one['halvings']} at {one['promised']:.0%}" for one in network["review_rates"]]
+    return f"({', '.join(counts)})"
 
 
 def colour_combinations_table(result: Result) -> str:

@@ -36,6 +36,7 @@ def result() -> dict[str, Any]:
             **{way: score(0.6) for way in ways},
         },
         "shift": {"blur": shift},
+        "review_rates": [{"promised": 0.02, "inside": 18, "halvings": 20, "mean": 0.0201}],
     }
     return {
         "networks": {"small": network},
@@ -55,6 +56,7 @@ def test_a_row_has_the_means_over_the_sets_of_a_kind(result: dict[str, Any]) -> 
     assert "| small | `entropy` + `one_distance` | 85.0 / 40 | 90.0 / 50 |" in table
     assert "| small | **`ood_score`** | 90.0 / 40 | 95.0 / 50 |" in table
     assert table.count("| small |") == 5
+    assert "beta-binomial interval: small (18 of 20 at 2%)." in table
     assert "Accuracy: small 75.0%. In-distribution rows flagged: small 2.10%." in table
 
 
