@@ -101,7 +101,7 @@ def inspect_model(path: str | Path, config: RunConfig) -> Inspection:
         digest=model.digest,
         contract=model.contract,
         boundary={tensor.name: tensor.shape for tensor in plan.boundary},
-        features=plan.features.describe(),
+        features=dict(plan.features.describe()),
         features_cost=plan.features.flops / max(1, settings.passes * (plan.trunk_flops + plan.head_flops)),
         sites={site.site.name: site.method for site in plan.sites},
         trunk_share=plan.trunk_share,

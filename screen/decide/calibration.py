@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -26,7 +27,7 @@ from export.errors import CalibrationRefused
 from screen.config import PassSettings
 from screen.decide.detectors import CombinedScore, Detector, Floats
 from screen.decide.row_sets import rate_interval, threshold_rank
-from screen.engine.distance import Metric, NeighbourDistance
+from screen.engine.distance import DISTANCES, Metric, NeighbourDistance
 from screen.engine.transform import Transform
 from screen.files.paths import as_path
 from screen.files.storage import StagingFile
@@ -60,7 +61,7 @@ class Calibration:
         combined_score: the fitted detectors.
         calibration_scores: `[n]`, combined scores of the calibration set, ascending.
         distances: the distances from the reference set that are detectors.
-        features: description of the tensors that serve as features.
+        features: for each group of features that a distance uses, description of its tensor.
         fit_rows: number of rows in the fitting set.
         self_test: share of made-up images of each kind that the calibration flags, by kind (see
             `screen.run.self_test`).
@@ -72,7 +73,7 @@ class Calibration:
     combined_score: CombinedScore
     calibration_scores: Floats
     distances: tuple[NeighbourDistance, ...]
-    features: str
+    features: tuple[tuple[str, str], ...]
     fit_rows: int
     self_test: tuple[tuple[str, float], ...] = ()
     digest: str = ""
@@ -145,9 +146,9 @@ class Calibration:
             "format": FORMAT,
             "binding": asdict(self.binding),
             "review_rate": self.review_rate,
-            "detectors": {detector.name: detector.slope for detector in self.combined_score.detectors},
+            "detectors": [[detector.name, detector.slope] for detector in self.combined_score.detectors],
             "distances": {one.name: [one.metric, list(one.columns), one.neighbours] for one in self.distances},
-            "features": self.features,
+            "features": [list(one) for one in self.features],
             "fit_rows": self.fit_rows,
             "self_test": [list(one) for one in self.self_test],
         }
@@ -189,7 +190,7 @@ def read_calibration(path: str | Path) -> Calibration:
             wanted="a file written by `oodscreen calibrate`",
             next_step="check the path and the permissions of the file",
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise CalibrationRefused(
             f"{path} is not a calibration, or the file is damaged ({type(error).__name__}: {error}).",
             wanted="a complete file written by `oodscreen calibrate`",
@@ -202,12 +203,19 @@ def read_calibration(path: str | Path) -> Calibration:
     )
 
 
+_DAMAGED = (
+    *(ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
+)
+"""Errors that numpy and zipfile raise for damaged or encrypted files."""
+
+
 def _parse(header: dict[str, Any], arrays: dict[str, NDArray[Any]], digest: str) -> Calibration:
     detectors = tuple(
         Detector(name, arrays[f"detector/{name}/knots"], arrays[f"detector/{name}/surprises"], float(slope))
-        for name, slope in header["detectors"].items()
+        for name, slope in header["detectors"]
     )
-    return Calibration(
+    calibration = Calibration(
         binding=Binding(**{**header["binding"], "settings": PassSettings(**header["binding"]["settings"])}),
         review_rate=float(header["review_rate"]),
         combined_score=CombinedScore(detectors),
@@ -216,11 +224,31 @@ def _parse(header: dict[str, Any], arrays: dict[str, NDArray[Any]], digest: str)
             _parse_distance(name, metric, columns, neighbours, arrays)
             for name, (metric, columns, neighbours) in header["distances"].items()
         ),
-        features=str(header["features"]),
+        features=tuple((str(group), str(text)) for group, text in header["features"]),
         fit_rows=int(header["fit_rows"]),
         self_test=tuple((str(kind), float(share)) for kind, share in header["self_test"]),
         digest=digest,
     )
+    _check_values(calibration)
+    return calibration
+
+
+def _check_values(calibration: Calibration) -> None:
+    """Raise an error if values that a rule or a threshold depends on are impossible.
+
+    Raises:
+        ValueError: the file was changed after it was written.
+    """
+    scores, rate = calibration.calibration_scores, calibration.review_rate
+    slopes = [detector.slope for detector in calibration.combined_score.detectors]
+    if not 0 < rate < 1 or not threshold_rank(len(scores), rate):
+        raise ValueError(f"review rate {rate} with {len(scores)} calibration scores")
+    if not np.isfinite(scores).all() or (np.diff(scores) < 0).any() or not np.isfinite(slopes).all():
+        raise ValueError("scores are not finite numbers in ascending order")
+    measured = {distance.name for distance in calibration.distances}
+    missing = set(calibration.combined_score.names) & set(DISTANCES) - measured
+    if missing or any(not len(distance.reference) for distance in calibration.distances):
+        raise ValueError(f"no reference features for {', '.join(sorted(missing or measured))}")
 
 
 def _distance_arrays(distance: NeighbourDistance) -> dict[str, NDArray[Any]]:

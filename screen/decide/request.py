@@ -103,7 +103,7 @@ def describe_values(calibration: Calibration) -> dict[str, Any]:
         "fit_rows": calibration.fit_rows,
         "calibration_rows": len(calibration.calibration_scores),
         "detectors": list(calibration.combined_score.names),
-        "features": calibration.features,
+        "features": dict(calibration.features),
         "distances": {one.name: one.metric for one in calibration.distances},
         "self_test": dict(calibration.self_test),
         "threshold": calibration.threshold,
@@ -124,7 +124,7 @@ def describe_lines(calibration: Calibration) -> list[str]:
         f"  rows           {reference_rows} in the reference set, {calibration.fit_rows} in the fitting set, "
         f"{len(calibration.calibration_scores)} in the calibration set",
         f"  detectors      {' + '.join(calibration.combined_score.names)}",
-        *(f"  features       {group}" for group in calibration.features.split("; ")),
+        *(f"  features       {group}: {text}" for group, text in calibration.features),
         f"  flags          ood_score > {calibration.threshold:.4g} nats, which is p_value <= "
         f"{calibration.review_rate:g}",
         f"  review rate    {expected_rate(calibration):.2%} of rows like those of the calibration set; with this many "
@@ -153,7 +153,8 @@ def choose_detectors(contract: ModelContract, wanted: CalibrationConfig, feature
     for name in (*wanted.detectors, *(f"{group}_distance" for group in wanted.features)):
         if name in missing or name not in HIGH_IS_UNUSUAL:
             known = [one for one in HIGH_IS_UNUSUAL if one not in missing]
-            raise no_detector(name, _why_missing(name, features), known)
+            given = "" if name in wanted.detectors else f"--features {group_of(name)}"
+            raise no_detector(name, _why_missing(name, features), known, given)
     if wanted.detectors:
         return tuple(dict.fromkeys(wanted.detectors))
     groups = set(wanted.features or features.groups)
@@ -177,16 +178,18 @@ def default_uncertainty(contract: ModelContract) -> str:
     return "entropy"
 
 
-def no_detector(name: str, why: str, known: list[str]) -> OptionRefused:
+def no_detector(name: str, why: str, known: list[str], given: str = "") -> OptionRefused:
     """The error for a detector that is not available for a model.
 
     Args:
         name: name of the detector.
         why: reason why it is not available.
         known: names of the detectors that are available.
+        given: option and value by which the detector was requested; "" for `--detector`.
     """
+    option = given or f"--detector {name}"
     return OptionRefused(
-        f"--detector {name} is not available for this model ({why}).",
+        f"{option} is not available for this model ({why}).",
         wanted=f"one or more of {', '.join(known)}",
-        next_step="give scores from this list, or leave --detector out",
+        next_step=f"give {'distances' if given else 'scores'} from this list, or leave {option.split()[0]} out",
     )

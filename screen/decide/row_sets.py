@@ -12,6 +12,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from screen.decide.reference import MIN_REFERENCE_ROWS
+
 FITTING_SHARE = 1 / 3
 """Share of the in-distribution rows outside the reference set that form the fitting set; the others form the
 calibration set."""
@@ -89,7 +91,7 @@ def _beta_quantile(q: float, k: int, n: int) -> float:
 
 
 def least_rows(review_rate: float, reference_share: float) -> int:
-    """Minimum number of in-distribution rows for large enough fitting and calibration sets.
+    """Minimum number of in-distribution rows for large enough reference, fitting and calibration sets.
 
     Args:
         review_rate: target share of in-distribution rows that are flagged.
@@ -100,7 +102,8 @@ def least_rows(review_rate: float, reference_share: float) -> int:
     def is_enough(rows: int) -> bool:
         rest = rows - int(rows * reference_share)
         fitting = round(rest * FITTING_SHARE)
-        return fitting >= MIN_FITTING_ROWS and rest - fitting >= least
+        enough = int(rows * reference_share) >= MIN_REFERENCE_ROWS or not reference_share
+        return enough and fitting >= MIN_FITTING_ROWS and rest - fitting >= least
 
     start = int(max(MIN_FITTING_ROWS / FITTING_SHARE, least / (1 - FITTING_SHARE)) / (1 - reference_share)) - 5
     return next(rows for rows in itertools.count(max(start, 0)) if is_enough(rows))

@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.contract.reader import ExportedModel, read_model
-from export.errors import CalibrationRefused, InputRefused, OptionRefused, OutputRefused
+from export.errors import InputRefused, OptionRefused, OutputRefused
 from screen.config import RunConfig
 from screen.decide.adaptive import entropy_limits, refuse_early_exit
-from screen.decide.calibration import Binding, Calibration, read_calibration
+from screen.decide.calibration import Binding, Calibration, is_calibration
 from screen.decide.config import CalibrationConfig
 from screen.decide.detectors import HIGH_IS_UNUSUAL, CombinedScore, Detector
 from screen.decide.reference import MIN_REFERENCE_ROWS, REFERENCE_SHARE, ReferenceSet
@@ -58,7 +58,7 @@ from screen.input.rows import read_batches
 from screen.input.shards import ShardRef, find_shards
 from screen.run.runner import Listener
 from screen.run.scoring import NON_FINITE
-from screen.run.self_test import ROWS, run_self_test
+from screen.run.self_test import Examples, run_self_test
 
 
 def run_calibration(
@@ -135,10 +135,10 @@ class _CalibrationProcess:
             listener.noted(f"no distance is available ({plan.features.early.why}); uncertainty is the only detector")
         if config.adaptive:
             refuse_early_exit(model.contract, None, self._detectors)
-        shards = find_shards(source)[0]
+        shards = self._find_shards(source)
         self._require_rows(sum(shard.rows for shard in shards), "rows")
         self._shards = shards
-        self._reference = None if wanted.reference is None else find_shards(wanted.reference)[0]
+        self._reference = None if wanted.reference is None else self._find_shards(wanted.reference)
         self._device = choose_device(config.device, config.threads)
         self._plan = plan
         self._options: EngineOptions = {
@@ -149,7 +149,7 @@ class _CalibrationProcess:
             "notify": listener.noted,
         }
         self._engine = PassEngine(plan, **self._options)
-        self._examples: NDArray[np.uint8] | None = None
+        self._examples = Examples()
 
     @property
     def _distances(self) -> tuple[str, ...]:
@@ -191,19 +191,19 @@ class _CalibrationProcess:
         combined_score = CombinedScore(tuple(Detector.fit(name, rows.all_scores(name)[fitting]) for name in names))
         scores = np.sort(combined_score.score({name: rows.all_scores(name)[calibration_rows] for name in names}))
         used = tuple(distance for distance in distances if distance.name in names)
-        features = "; ".join(f"{group}: {text}" for group, text in self._features.describe().items())
+        features = self._features.describe(tuple(group_of(distance.name) for distance in used))
         calibration = Calibration(
             Binding(self._model.digest, ALGORITHM, self._settings),
             self._wanted.review_rate,
             combined_score,
             scores,
             used,
-            features if used else "none: no distance is a detector",
+            features,
             fit_rows=len(fitting),
         )
-        assert self._examples is not None  # noqa: S101  there are enough readable rows
-        unused = [f"{group}_distance" for group in self._features.groups if f"{group}_distance" not in names]
-        shares, warnings = run_self_test(self._engine, calibration, self._examples, unused)
+        available = [f"{group}_distance" for group in self._features.groups]
+        unused = [name for name in available if name not in (*names, *constant)]
+        shares, warnings = run_self_test(self._engine, calibration, self._examples.images, unused)
         for warning in warnings:
             self._listener.noted(warning)
         return replace(calibration, self_test=shares), len(reference)
@@ -253,9 +253,11 @@ class _CalibrationProcess:
         digests, features = reference.close(REFERENCE_SHARE if self._reference is None else 1)
         if len(digests) < MIN_REFERENCE_ROWS:
             raise InputRefused(
-                f"The reference set has {len(digests)} distinct rows, selected from {len(seen)} readable rows.",
+                f"The reference set has {len(digests)} distinct rows, selected from {len(seen)} readable "
+                f"rows{self._describe_failure()}.",
                 wanted=f"at least {MIN_REFERENCE_ROWS} distinct rows, better thousands",
-                next_step="give more rows; reference rows may be training rows",
+                next_step="give more rows with distinct images, in the image size of the model; reference rows may be "
+                "training rows",
             )
         metrics = {name: self._wanted.distance or DEFAULT_METRICS[name] for name in groups}
         fitted = (
@@ -279,7 +281,7 @@ class _CalibrationProcess:
             kept = np.ones(len(digests), np.bool_) if reference is None else ~np.isin(digests, reference)
             if not kept.any():
                 continue
-            self._keep_examples(batch.images[kept])
+            self._examples.add(digests[kept], batch.images[kept])
             summary = self._engine.summarize(batch.images[kept])
             finite = summary.is_finite
             if not finite.all():
@@ -320,10 +322,16 @@ class _CalibrationProcess:
     def _count(self, status: str, rows: int) -> None:
         self.statuses[status] = self.statuses.get(status, 0) + rows
 
-    def _keep_examples(self, images: NDArray[np.uint8]) -> None:
-        """Keep the first images, from which the self-test makes others."""
-        kept = images if self._examples is None else np.concatenate([self._examples, images])
-        self._examples = kept[:ROWS].copy()
+    def _find_shards(self, source: str) -> list[ShardRef]:
+        """The readable shards of a source; a notice names those that are left out."""
+        shards, unreadable = find_shards(source)
+        for one in unreadable:
+            self._listener.noted(f"left out, because the shard cannot be read: {one.name} ({one.reason})")
+        return shards
+
+    def _describe_failure(self) -> str:
+        """The reason why the first unreadable row could not be read, for an error; "" without unreadable rows."""
+        return f" (first unreadable row: {self._first_failure})" if self._first_failure else ""
 
     def _refuse_overlap(self, reference: NDArray[np.uint64]) -> None:
         """Refuse in-distribution rows whose pixels are also in the reference shards, before any row is scored."""
@@ -350,9 +358,8 @@ class _CalibrationProcess:
         share = REFERENCE_SHARE if self._distances and self._wanted.reference is None else 0.0
         needed = least_rows(self._wanted.review_rate, share)
         if rows < needed:
-            failure = f" (first unreadable row: {self._first_failure})" if self._first_failure else ""
             raise InputRefused(
-                f"The in-distribution shards contain {rows} {kind}{failure}.",
+                f"The in-distribution shards contain {rows} {kind}{self._describe_failure()}.",
                 wanted=f"at least {needed} readable rows for a review rate of {self._wanted.review_rate:g}; "
                 f"{10 * needed} are better",
                 next_step="give more rows on which the model was not trained, in the image size of the model, or a "
@@ -361,17 +368,13 @@ class _CalibrationProcess:
 
 
 def _refuse_to_replace(output: Path) -> None:
-    """Refuse an output that exists and is not a calibration."""
-    if not output.exists():
-        return
-    try:
-        read_calibration(output)
-    except CalibrationRefused as error:
+    """Refuse an output that exists and is not a calibration; one of another version may be replaced."""
+    if output.exists() and not is_calibration(output):
         raise OutputRefused(
             f"{output} exists and is not a calibration.",
             wanted="the path of a new file, or of a calibration to replace",
             next_step="choose another name",
-        ) from error
+        )
 
 
 def _digests(batch: ImageBatch) -> NDArray[np.uint64]:

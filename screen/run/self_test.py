@@ -32,6 +32,30 @@ _CONTRAST = 0.15
 _SEED = 0
 
 
+class Examples:
+    """Collects the images from which the self-test makes others: those with the smallest digests, in their order.
+
+    The choice does not depend on the order of the rows.
+    """
+
+    def __init__(self) -> None:
+        self._digests: NDArray[np.uint64] = np.zeros(0, np.uint64)
+        self._images: Images | None = None
+
+    def add(self, digests: NDArray[np.uint64], images: Images) -> None:
+        """Add images `[B, H, W, C]` with digests `[B]`."""
+        joined = np.concatenate([self._digests, digests])
+        rows = images if self._images is None else np.concatenate([self._images, images])
+        chosen = np.argsort(joined, kind="stable")[:ROWS]
+        self._digests, self._images = joined[chosen], rows[chosen]
+
+    @property
+    def images(self) -> Images:
+        """The chosen images, at most `ROWS`."""
+        assert self._images is not None  # noqa: S101  a calibration requires rows
+        return self._images
+
+
 def make_kinds(images: Images) -> dict[str, Callable[[], Images]]:
     """Functions that make the images of each kind, by its name; each returns as many images as it is given.
 

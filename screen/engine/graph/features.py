@@ -140,10 +140,15 @@ class FeaturePlan:
         """F, the number of features of a row; 0 if there are none."""
         return self.early.cell_means + 2 * self.deviations + self.penultimate.cell_means
 
-    def describe(self) -> dict[str, str]:
-        """Description of the tensor of each group, for `oodscreen inspect` and calibrations."""
-        early = self.early.describe()
-        return {"layout, contrast" if self.deviations else "layout": early, "penultimate": self.penultimate.describe()}
+    def describe(self, groups: tuple[str, ...] = ("layout", "contrast", "penultimate")) -> tuple[tuple[str, str], ...]:
+        """Pairs of a group and the description of its tensor, for `oodscreen inspect` and calibrations.
+
+        Args:
+            groups: the groups to describe; `layout` and `contrast`, which have the same tensor, are one entry.
+        """
+        early = [name for name in groups if name == "layout" or (name == "contrast" and self.deviations)]
+        pairs = [(", ".join(early), self.early.describe())] if early else []
+        return (*pairs, *((name, self.penultimate.describe()) for name in groups if name == "penultimate"))
 
 
 def plan_features(graph: onnx.GraphProto, sizes: TensorSizes, trunk: Sequence[onnx.NodeProto]) -> FeaturePlan:
@@ -154,6 +159,7 @@ def plan_features(graph: onnx.GraphProto, sizes: TensorSizes, trunk: Sequence[on
         sizes: shapes of the graph's values.
         trunk: nodes of the trunk, whose arithmetic is not counted again.
     """
+    images = frozenset(value.name for value in graph.input)
     nodes = ancestors([graph.output[0].name], graph.node)
     producer = {name: node for node in nodes for name in node.output}
     last = next((node for node in reversed(nodes) if _is_layer(node, sizes)), None)
@@ -163,7 +169,7 @@ def plan_features(graph: onnx.GraphProto, sizes: TensorSizes, trunk: Sequence[on
         penultimate = SummarizedTensor("", (), None, (), "no layer with weights precedes the last one")
         before = nodes
     else:
-        penultimate = _summarize(name, "the input of the last layer with weights", producer, sizes)
+        penultimate = _summarize(name, "the input of the last layer with weights", producer, sizes, images)
     early = _choose_early(graph, before, {name, penultimate.name, graph.output[0].name}, producer, sizes)
     needed = ancestors([one.name for one in (early, penultimate) if one.name], nodes)
     own = {output for node in trunk for output in node.output}
@@ -199,6 +205,7 @@ def _choose_early(
     spatial axes is preferred to a flat one. At least one layer lies between the early and the penultimate tensor.
     """
     total = max(1, count_flops(nodes, sizes))
+    images = frozenset(value.name for value in graph.input)
     narrow = _bottlenecks(graph, nodes, sizes)
     spent, candidates = 0, []
     for position, node in enumerate(nodes):
@@ -210,7 +217,7 @@ def _choose_early(
     if not candidates:
         return SummarizedTensor("", (), None, (), "no tensor precedes the penultimate one")
     *_, share, name = max(candidates)
-    return _summarize(name, f"{share:.0%} of the arithmetic precedes it", producer, sizes)
+    return _summarize(name, f"{share:.0%} of the arithmetic precedes it", producer, sizes, images)
 
 
 def _bottlenecks(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], sizes: TensorSizes) -> set[str]:
@@ -254,7 +261,9 @@ def _skip_sites(name: str, producer: dict[str, onnx.NodeProto]) -> str:
     return name
 
 
-def _summarize(name: str, why: str, producer: dict[str, onnx.NodeProto], sizes: TensorSizes) -> SummarizedTensor:
+def _summarize(
+    name: str, why: str, producer: dict[str, onnx.NodeProto], sizes: TensorSizes, images: frozenset[str]
+) -> SummarizedTensor:
     """A tensor and its spatial cells; a flattened tensor is taken as it was before it was flattened."""
     if len(sizes.shapes[name]) == 2:
         before = _before_flattening(name, producer, sizes)
@@ -263,10 +272,10 @@ def _summarize(name: str, why: str, producer: dict[str, onnx.NodeProto], sizes: 
     shape = sizes.shapes[name][1:]
     if sum(size > 1 for size in shape) < 2:
         return SummarizedTensor(name, shape, None, (), why)
-    axis = _channel_axis(name, producer, sizes)
+    axis = _channel_axis(name, producer, sizes, images)
     if axis is None:
         axis = len(shape)
-        why += "; the operators do not determine the channel axis, so it is the last one, as in Keras"
+        why += ", and the operators do not determine the channel axis, so the last axis is taken, as in Keras"
     channels = axis - 1
     spatial = [size for index, size in enumerate(shape) if index != channels]
     cells = GRID
@@ -288,8 +297,17 @@ def _before_flattening(tensor: str, producer: dict[str, onnx.NodeProto], sizes: 
     return tensor
 
 
-def _channel_axis(tensor: str, producer: dict[str, onnx.NodeProto], sizes: TensorSizes) -> int | None:
-    """The channel axis of a tensor with rows on axis 0; None if the operators do not determine it."""
+def _channel_axis(
+    tensor: str, producer: dict[str, onnx.NodeProto], sizes: TensorSizes, images: frozenset[str]
+) -> int | None:
+    """The channel axis of a tensor with rows on axis 0; None if the operators do not determine it.
+
+    Args:
+        tensor: name of the tensor.
+        producer: the node of each value.
+        sizes: shapes of the graph's values.
+        images: names of the graph's inputs.
+    """
     transposes: list[Sequence[int]] = []
     name, axis = tensor, None
     while name in producer and axis is None:
@@ -309,6 +327,8 @@ def _channel_axis(tensor: str, producer: dict[str, onnx.NodeProto], sizes: Tenso
             if not alike or node.op_type in _SHAPE_ONLY[:2]:
                 return None
             name = alike[0]
+    if name in images and len(sizes.shapes[name]) > 2:
+        axis = len(sizes.shapes[name]) - 1  # exported models take images as [N, H, W, C]
     for permutation in reversed(transposes):
         axis = None if axis is None else list(permutation).index(axis)
     return axis

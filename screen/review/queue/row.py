@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from screen.columns import DECISION, IDENTITY, SCORES, Column
+from screen.columns import DECISION, IDENTITY, SCORES_OF_ALL_FORMATS, Column
 
 ADDED_COLUMNS = (
     Column(
@@ -37,8 +37,8 @@ ADDED_COLUMNS = (
 )
 """Columns that a queue adds to the columns of the results."""
 
-QUEUE_COLUMNS = (*ADDED_COLUMNS, *IDENTITY, *SCORES, *DECISION)
-RESULT_COLUMNS = tuple(column.name for column in (*IDENTITY, *SCORES, *DECISION))
+QUEUE_COLUMNS = (*ADDED_COLUMNS, *IDENTITY, *SCORES_OF_ALL_FORMATS, *DECISION)
+RESULT_COLUMNS = tuple(column.name for column in (*IDENTITY, *SCORES_OF_ALL_FORMATS, *DECISION))
 
 IMAGE_FIELD = pa.field(
     "image",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,13 +27,15 @@ def make_calibration(rows: int = 500, review_rate: float = 0.02, seed: int = 0) 
     rng = np.random.default_rng(seed)
     combined_score = CombinedScore((Detector.fit("entropy", rng.random(300)),))
     calibration_scores = np.sort(combined_score.score({"entropy": rng.random(rows)}))
-    features = rng.random((20, 12), np.float32)
+    vectors = rng.random((20, 12), np.float32)
     metrics: dict[str, Metric] = {"layout_distance": "cosine", "contrast_distance": "euclidean"}
     distances = tuple(
-        fit_distance(name, features, slice(3, 11), Device("cpu", 1), metric) for name, metric in metrics.items()
+        fit_distance(name, vectors, slice(3, 11), Device("cpu", 1), metric) for name, metric in metrics.items()
     )
     self_test = (("uniform noise", 1.0), ("inverted", 0.25))
-    return Calibration(BINDING, review_rate, combined_score, calibration_scores, distances, "pooled", 300, self_test)
+    return Calibration(
+        BINDING, review_rate, combined_score, calibration_scores, distances, (("layout", "pooled"),), 300, self_test
+    )
 
 
 def test_a_p_value_is_one_plus_the_rank_over_n_plus_one() -> None:
@@ -117,7 +120,7 @@ def test_a_calibration_reads_back_as_it_was_written(tmp_path: Path, count: int) 
     read = read_calibration(tmp_path / "c.calibration")
     assert read.digest == digest
     assert read.binding == calibration.binding
-    assert (read.review_rate, read.features, read.fit_rows) == (0.02, "pooled", 300)
+    assert (read.review_rate, read.features, read.fit_rows) == (0.02, (("layout", "pooled"),), 300)
     asked = np.linspace(0, 3, 50)
     score = read.score({"entropy": asked})
     np.testing.assert_array_equal(score, calibration.score({"entropy": asked}))
@@ -200,3 +203,23 @@ def test_another_format_and_a_missing_file_are_refused(tmp_path: Path) -> None:
 def test_a_calibration_of_anything_else_is_refused(other: Binding, message: str) -> None:
     with pytest.raises(CalibrationRefused, match=message):
         make_calibration().check(other)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"review_rate": 0.0},
+        {"review_rate": 5.0},
+        {"calibration_scores": np.array([])},
+        {"calibration_scores": np.array([3.0, 1.0, 2.0] * 40)},
+        {"calibration_scores": np.full(500, np.nan)},
+        {"distances": ()},
+    ],
+)
+def test_a_calibration_with_impossible_values_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    detectors = tuple(Detector.fit(name, rng.random(300)) for name in ("entropy", "layout_distance"))
+    whole = replace(make_calibration(), combined_score=CombinedScore(detectors))
+    replace(whole, **change).save(tmp_path / "c")
+    with pytest.raises(CalibrationRefused, match="is not a calibration, or the file is damaged"):
+        read_calibration(tmp_path / "c")

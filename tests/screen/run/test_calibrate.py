@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -214,6 +216,23 @@ def test_a_calibration_replaces_a_calibration_and_nothing_else(
     assert calibrate(review_rate=0.2).calibration.digest != first
 
 
+def test_a_calibration_of_another_version_is_replaced(calibrate: Calibrate, tmp_path: Path) -> None:
+    with open(tmp_path / "c", "wb") as file:
+        np.savez(file, header=np.frombuffer(json.dumps({"format": 1}).encode(), np.uint8))
+    with pytest.raises(CalibrationRefused, match="has format 1"):
+        read_calibration(tmp_path / "c")
+    assert read_calibration(calibrate().output).review_rate == RATE
+
+
+def test_shards_that_cannot_be_read_are_named(article_onnx: Path, shards: Path, tmp_path: Path) -> None:
+    shutil.copytree(shards / "valid", tmp_path / "in")
+    (tmp_path / "in" / "zz.parquet").write_bytes(b"PAR1")
+    recorder = Recorder()
+    config, wanted = RunConfig(passes=5, device="cpu"), CalibrationConfig(RATE, detectors=("entropy",))
+    run_calibration(article_onnx, str(tmp_path / "in"), tmp_path / "other", config, wanted, recorder)
+    assert any("left out, because the shard cannot be read: zz.parquet" in note for note in recorder.notes)
+
+
 def test_rows_that_are_all_equal_are_refused(calibrate: Calibrate, shards: Path, tmp_path: Path) -> None:
     write_shard(tmp_path / "in" / "a.parquet", [encode(np.zeros((28, 28, 1), np.uint8))] * 900)
     with pytest.raises(InputRefused, match="Too many rows have equal images"):
@@ -229,15 +248,13 @@ def test_fewer_rows_than_the_review_rate_needs_are_refused(calibrate: Calibrate,
 
 
 def test_the_minimum_number_of_rows_is_enough(calibrate: Calibrate, tmp_path: Path, digits: Any) -> None:
-    encoded = [encode(image) for image in digits[:133]]
-    write_shard(tmp_path / "in" / "a.parquet", encoded[:132])
-    with pytest.raises(InputRefused, match="contain 132 rows") as refused:
+    encoded = [encode(image) for image in digits[:150]]
+    write_shard(tmp_path / "in" / "a.parquet", encoded[:149])
+    with pytest.raises(InputRefused, match="contain 149 rows") as refused:
         calibrate(tmp_path / "in", review_rate=0.2)
-    assert "at least 133 readable rows" in refused.value.wanted
+    assert "at least 150 readable rows" in refused.value.wanted
     write_shard(tmp_path / "in" / "a.parquet", encoded)
-    with pytest.raises(InputRefused, match="The reference set has 44 distinct rows"):
-        calibrate(tmp_path / "in", review_rate=0.2)
-    report = calibrate(tmp_path / "in", review_rate=0.2, detectors=("entropy",))
+    report = calibrate(tmp_path / "in", review_rate=0.2)
     assert report.calibration.fit_rows >= 30
 
 
@@ -317,7 +334,7 @@ def test_a_model_with_one_layer_is_compared_by_its_image(calibrate: Calibrate, t
     model = save(g.finish(g.dense(g.site(g.flat(), 48), 48, 3), 3), tmp_path / "m.onnx")
     report = calibrate(small_images(tmp_path / "in" / "a.parquet"), model=model)
     assert report.calibration.combined_score.names == ("entropy", "layout_distance", "contrast_distance")
-    assert "penultimate: none: no layer with weights" in report.calibration.features
+    assert [group for group, _ in report.calibration.features] == ["layout, contrast"]
     made = report.calibration
     assert report.reference_rows + made.fit_rows + len(made.calibration_scores) == 600
 

@@ -208,7 +208,8 @@ def test_the_early_tensor_is_in_the_middle_and_the_penultimate_one_before_the_la
 def test_a_site_on_the_image_leaves_the_features_unchanged() -> None:
     plan = plan_of(MODELS["empty trunk"])
     assert sorted(plan.early.shape) == [3, 4, 4]
-    assert plan.early.why.startswith("0% of the arithmetic precedes it")
+    assert plan.early.why == "0% of the arithmetic precedes it"
+    assert plan.early.shape[plan.early.channels or 0] == 3
     assert plan.penultimate.shape == (6, 4, 4)
     assert "before it is flattened" in plan.penultimate.why
 
@@ -217,7 +218,7 @@ def test_a_model_with_a_single_layer_has_the_image_as_its_early_tensor_and_no_pe
     plan = plan_of(MODELS["empty"])
     assert plan.early.shape == (4, 4, 3)
     assert plan.penultimate.name == ""
-    assert plan.describe()["penultimate"] == "none: no layer with weights precedes the last one"
+    assert dict(plan.describe())["penultimate"] == "none: no layer with weights precedes the last one"
 
 
 def test_tokens_are_averaged_in_groups() -> None:
