@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.colour_sets import slug
+
 Result = Mapping[str, Any]
 
 OTHERS = {
@@ -115,6 +117,54 @@ def colour_shift_table(result: Result) -> str:
         "strengths. The last three columns: area under the risk-coverage curve, which is the mean error rate of the "
         "accepted rows if rows are accepted in ascending order of the score (lower is better); errors last: the "
         "lowest possible area."
+    )
+
+
+def peers_table(colour: Result, peers: Result) -> str:
+    """The detectors of a peer library beside `ood_score`, on the same networks and reported sets."""
+    kinds = colour["reported"]
+    names = [name for name in colour["networks"] if name in peers["networks"]]
+    rows = ["| detector | " + " | ".join(f"{name}: {kind}" for name in names for kind in kinds) + " |"]
+    rows.append("|---|" + "---|" * len(names) * len(kinds))
+    detectors = {
+        detector: None
+        for name in names
+        for detector, one in peers["networks"][name]["detectors"].items()
+        if "sets" in one
+    }
+    found: dict[str, list[str]] = {"**`ood_score`**": [], **{detector: [] for detector in detectors}}
+    for name in names:
+        measured = colour["networks"][name]["scores"]["ood_score"]["sets"]
+        own = {one: {**measured[one], "flagged": measured[one]["flagged"][0]} for one in measured}
+        found["**`ood_score`**"] += [_mean([own[one] for one in members]) for members in kinds.values()]
+        for detector in detectors:
+            sets = peers["networks"][name]["detectors"].get(detector, {}).get("sets", {})
+            found[detector] += [_mean([sets.get(slug(one)) for one in members]) for members in kinds.values()]
+    rows += [f"| {detector} | " + " | ".join(cells) + " |" for detector, cells in found.items()]
+    failed = sorted(
+        {
+            f"{detector} ({name})"
+            for name in names
+            for detector, one in peers["networks"][name]["detectors"].items()
+            if "error" in one
+        }
+    )
+    without = f" Without figures, because scores are not finite or the detector failed: {', '.join(failed)}."
+    return (
+        "\n".join(rows)
+        + f"\n\nAUROC in percent / percent of the rows flagged at a review rate of {peers['review_rate']:.0%}. "
+        f"pytorch-ood {peers['versions']['pytorch-ood']}, with its default parameters, on features and logits of the "
+        f"networks without dropout; `ood_score` as in the table above.{without if failed else ''}"
+    )
+
+
+def _mean(measured: Sequence[Mapping[str, float] | None]) -> str:
+    """Mean AUROC and flagged share of several sets; a dash if a set has no figures."""
+    known = [one for one in measured if one is not None]
+    if len(known) < len(measured):
+        return "-"
+    return (
+        f"{100 * np.mean([one['auroc'] for one in known]):.1f} / {100 * np.mean([one['flagged'] for one in known]):.0f}"
     )
 
 

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from tests.colour_tables import choice_table, colour_combinations_table, colour_networks_table, colour_shift_table
+from tests.colour_tables import (
+    choice_table,
+    colour_combinations_table,
+    colour_networks_table,
+    colour_shift_table,
+    peers_table,
+)
 
 
 @pytest.fixture
@@ -85,3 +91,19 @@ def test_a_shift_without_flags_has_no_accuracy_of_flagged_rows(result: dict[str,
     flags = result["networks"]["small"]["shift"]["blur"]["flags"]["ood_score"]
     flags[1] = flags[0]
     assert "| 0, 0 | - / 90 |" in colour_shift_table(result)
+
+
+def test_detectors_of_a_peer_stand_beside_the_score(result: dict[str, Any]) -> None:
+    one = {"a": {"auroc": 0.6, "flagged": 0.1}, "b": {"auroc": 0.8, "flagged": 0.3}}
+    detectors = {"MSP": {"sets": one}, "LTS": {"sets": {"a": one["a"]}, "error": "not finite"}}
+    peers = {
+        "networks": {"small": {"detectors": detectors}},
+        "review_rate": 0.02,
+        "versions": {"pytorch-ood": "9"},
+    }
+    table = peers_table(result, peers)
+    assert "| detector | small: far |" in table
+    assert "| **`ood_score`** | 90.0 / 40 |" in table
+    assert "| MSP | 70.0 / 20 |" in table
+    assert "| LTS | - |" in table
+    assert "failed: LTS (small)." in table
