@@ -120,6 +120,22 @@ def colour_shift_table(result: Result) -> str:
     )
 
 
+def self_test_table(result: Result) -> str:
+    """What the self-test says of the default detectors, and of the nearest relatives of an older default."""
+    first = next(iter(result["networks"].values()))["self_test"]
+    kinds = list(next(iter(first.values()))["flagged"])
+    rows = ["| network | detectors | " + " | ".join(kinds) + " | warning |", "|---|---|" + "---|" * (len(kinds) + 1)]
+    for name, network in result["networks"].items():
+        for detectors, told in network["self_test"].items():
+            shares = " | ".join(f"{100 * told['flagged'][kind]:.0f}" for kind in kinds)
+            rows.append(f"| {name} | {detectors} | {shares} | {'yes' if told['blind'] else 'no'} |")
+    return (
+        "\n".join(rows)
+        + "\n\nPercent of made-up images that would be flagged at a review rate of "
+        + f"{result['review_rates'][0]:.0%}, 200 images of each kind."
+    )
+
+
 def peers_table(colour: Result, peers: Result) -> str:
     """The detectors of a peer library beside `ood_score`, on the same networks and reported sets."""
     kinds = colour["reported"]

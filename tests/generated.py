@@ -388,6 +388,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "colour-networks": _colour(colour_tables.colour_networks_table),
     "colour-combinations": _colour(colour_tables.colour_combinations_table),
     "colour-shift": _colour(colour_tables.colour_shift_table),
+    "colour-self-test": _colour(colour_tables.self_test_table),
     "colour-peers": lambda: colour_tables.peers_table(_result("colour"), _result("peers")),
     "promises": promises_text,
     "article": article_text,

@@ -12,6 +12,7 @@ from tests.colour_tables import (
     colour_networks_table,
     colour_shift_table,
     peers_table,
+    self_test_table,
 )
 
 
@@ -107,3 +108,11 @@ def test_detectors_of_a_peer_stand_beside_the_score(result: dict[str, Any]) -> N
     assert "| MSP | 70.0 / 20 |" in table
     assert "| LTS | - |" in table
     assert "failed: LTS (small)." in table
+
+
+def test_the_self_test_names_calibrations_that_are_blind(result: dict[str, Any]) -> None:
+    told = {"default": {"flagged": {"noise": 1.0}, "blind": []}, "a": {"flagged": {"noise": 0.1}, "blind": ["noise"]}}
+    result["networks"]["small"]["self_test"] = told
+    table = self_test_table(result)
+    assert "| small | default | 100 | no |" in table
+    assert "| small | a | 10 | yes |" in table
