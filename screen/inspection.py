@@ -13,7 +13,7 @@ from pathlib import Path
 from export.contract.metadata import ModelContract
 from export.contract.reader import read_model
 from screen.config import RunConfig
-from screen.decide.calibration import Calibration, is_calibration, read_calibration
+from screen.decide.calibration import Calibration, has_signature, read_calibration
 from screen.decide.request import describe_lines, describe_values
 from screen.engine.graph.plan import plan_engine
 from screen.engine.session import usable_cores
@@ -142,6 +142,6 @@ def inspect_file(path: str, config: RunConfig) -> Inspection | CalibrationInspec
         ContractRefused: the file is neither a calibration nor an exported model, or its graph has no plan.
         CalibrationRefused: the file is a damaged calibration, or a calibration of another version.
     """
-    if is_calibration(path):
+    if has_signature(path):
         return CalibrationInspection(path, read_calibration(path))
     return inspect_model(path, config)

@@ -161,13 +161,23 @@ class Calibration:
         return digest
 
 
-def is_calibration(path: str | Path) -> bool:
+def has_signature(path: str | Path) -> bool:
     """Whether a file starts as a calibration does, with the signature of a ZIP archive; False if it is unreadable."""
     try:
         with open(as_path(path), "rb") as file:
             return file.read(4) == b"PK\x03\x04"
     except OSError:
         return False
+
+
+def is_calibration(path: str | Path) -> bool:
+    """Whether a file is a calibration of any version; False for other ZIP archives, such as `.keras` files."""
+    try:
+        with np.load(as_path(path), allow_pickle=False) as file:
+            header = json.loads(file["header"].tobytes())
+    except (OSError, *_DAMAGED):
+        return False
+    return isinstance(header, dict) and "format" in header
 
 
 def read_calibration(path: str | Path) -> Calibration:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -222,6 +223,15 @@ def test_a_calibration_of_another_version_is_replaced(calibrate: Calibrate, tmp_
     with pytest.raises(CalibrationRefused, match="has format 1"):
         read_calibration(tmp_path / "c")
     assert read_calibration(calibrate().output).review_rate == RATE
+
+
+def test_another_archive_is_not_replaced(calibrate: Calibrate, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "c", "w") as file:  # as a .keras file
+        file.writestr("config.json", "{}")
+    before = (tmp_path / "c").read_bytes()
+    with pytest.raises(OutputRefused, match="exists and is not a calibration"):
+        calibrate(detectors=("entropy",))
+    assert (tmp_path / "c").read_bytes() == before
 
 
 def test_shards_that_cannot_be_read_are_named(article_onnx: Path, shards: Path, tmp_path: Path) -> None:
