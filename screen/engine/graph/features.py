@@ -23,6 +23,7 @@ from onnx import TensorProto
 from export.contract.metadata import DOMAIN
 from screen.engine.graph.builder import PREFIX
 from screen.engine.graph.sizes import TensorSizes, count_flops
+from screen.engine.graph.split import ancestors
 
 FEATURES = PREFIX + "features"
 
@@ -170,30 +171,15 @@ def plan_features(graph: onnx.GraphProto, sizes: TensorSizes, trunk: Sequence[on
         before = nodes
     else:
         penultimate = _summarize(name, "the input of the last layer with weights", producer, sizes, images)
-    early = _choose_early(graph, before, {name, penultimate.name, graph.output[0].name}, producer, sizes)
+    early = _choose_early(images, before, {name, penultimate.name, graph.output[0].name}, producer, sizes)
     needed = ancestors([one.name for one in (early, penultimate) if one.name], nodes)
     own = {output for node in trunk for output in node.output}
     flops = count_flops([node for node in needed if own.isdisjoint(node.output)], sizes)
     return FeaturePlan(early, penultimate, flops)
 
 
-def ancestors(names: Sequence[str], nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """The nodes on which some values depend, in order.
-
-    Args:
-        names: names of the values.
-        nodes: nodes of a graph, in order.
-    """
-    wanted, needed = set(names), []
-    for node in reversed(nodes):
-        if wanted.intersection(node.output):
-            wanted.update(node.input)
-            needed.append(node)
-    return needed[::-1]
-
-
 def _choose_early(
-    graph: onnx.GraphProto,
+    images: frozenset[str],
     nodes: Sequence[onnx.NodeProto],
     excluded: set[str],
     producer: dict[str, onnx.NodeProto],
@@ -205,8 +191,7 @@ def _choose_early(
     spatial axes is preferred to a flat one. At least one layer lies between the early and the penultimate tensor.
     """
     total = max(1, count_flops(nodes, sizes))
-    images = frozenset(value.name for value in graph.input)
-    narrow = _bottlenecks(graph, nodes, sizes)
+    narrow = _bottlenecks(images, nodes, sizes)
     spent, candidates = 0, []
     for position, node in enumerate(nodes):
         spent += count_flops([node], sizes)
@@ -220,11 +205,11 @@ def _choose_early(
     return _summarize(name, f"{share:.0%} of the arithmetic precedes it", producer, sizes, images)
 
 
-def _bottlenecks(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], sizes: TensorSizes) -> set[str]:
+def _bottlenecks(images: frozenset[str], nodes: Sequence[onnx.NodeProto], sizes: TensorSizes) -> set[str]:
     """The tensors on which everything behind them depends alone, for example the output of a residual block."""
     constant = set(sizes.initializers) | {""}
     last_read = {name: index for index, node in enumerate(nodes) for name in node.input}
-    live = {value.name for value in graph.input}
+    live = set(images)
     found = set()
     for index, node in enumerate(nodes):
         if all(name in constant for name in node.input) or sizes.types.get(node.output[0]) in _INTEGERS:

@@ -19,11 +19,11 @@ from onnx import helper
 from export.contract.metadata import ALPHA_KINDS, DOMAIN, GAUSSIAN_KINDS, ZEROING_KINDS, ModelContract
 from export.contract.reader import ExportedModel
 from export.errors import ContractRefused
-from screen.engine.graph.features import FeaturePlan, ancestors, plan_features
+from screen.engine.graph.features import FeaturePlan, plan_features
 from screen.engine.graph.head import build_head
 from screen.engine.graph.sites import Shortcuts, SitePlan, plan_sites
 from screen.engine.graph.sizes import TensorSizes, count_flops, infer_sizes, largest_bytes
-from screen.engine.graph.split import GraphSplit, split_graph
+from screen.engine.graph.split import GraphSplit, ancestors, split_graph
 from screen.engine.graph.summaries import add_features
 from screen.engine.graph.trunk import BoundaryTensor, build_trunk
 

@@ -8,6 +8,7 @@ site) or stochastic (depends on a site). The trunk values that stochastic nodes 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -61,7 +62,7 @@ def split_graph(graph: onnx.GraphProto) -> GraphSplit:
     ]
     boundary = tuple(dict.fromkeys(read))
     return GraphSplit(
-        trunk=tuple(nodes[index] for index in sorted(_ancestors(nodes, producer, boundary))),
+        trunk=tuple(ancestors(boundary, nodes)),
         head=tuple(nodes[index] for index in sorted(head)),
         boundary=boundary,
     )
@@ -121,13 +122,16 @@ def _shape_arithmetic(
     return found
 
 
-def _ancestors(nodes: list[onnx.NodeProto], producer: dict[str, int], names: tuple[str, ...]) -> set[int]:
-    """Indices of the nodes that some values depend on."""
-    wanted: set[int] = set()
-    todo = list(names)
-    while todo:
-        index = producer.get(todo.pop())
-        if index is not None and index not in wanted:
-            wanted.add(index)
-            todo.extend(nodes[index].input)
-    return wanted
+def ancestors(names: Sequence[str], nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """The nodes on which some values depend, in order.
+
+    Args:
+        names: names of the values.
+        nodes: nodes of a graph, in order.
+    """
+    wanted, needed = set(names), []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            needed.append(node)
+    return needed[::-1]

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.contract.metadata import DOMAIN
-from screen.engine.graph.features import FEATURES, FeaturePlan, SummarizedTensor, ancestors
+from screen.engine.graph.features import FEATURES, FeaturePlan, SummarizedTensor
+from screen.engine.graph.split import ancestors
 
 _LANES = 8
 """Number of identical columns of a product that sums over positions; onnxruntime uses another kernel for a single

@@ -81,7 +81,7 @@ def test_rows_of_another_distribution_are_farther_and_reference_like_rows_are_at
 
 
 def test_a_row_with_a_fraction_of_the_contrast_is_far_and_not_near() -> None:
-    """Without logarithms, a row without contrast lies in the middle of the reference set."""
+    """Without logarithms, a row without contrast is in the middle of the reference set."""
     rng = np.random.default_rng(1)
     known = np.exp(rng.normal(0, 0.3, (500, 20))).astype(np.float32)
     distance = fit_distance("contrast_distance", known, slice(0, 20), CPU, "euclidean")
