@@ -78,7 +78,7 @@ def measure_onnxruntime(name: str, images: NDArray[np.uint8], model: Path, devic
 def measure_floor(name: str, images: NDArray[np.uint8], model: Path, device: str) -> dict[str, Any]:
     """Seconds of one trunk pass, of one deterministic pass, and of the head's bare products."""
     from export.contract.reader import read_model
-    from export.graph.passes import with_rate_zero
+    from export.graph.variants import with_rate
     from export.runtime import onnxruntime
     from screen.engine.graph.plan import plan_engine
     from screen.engine.graph.sizes import infer_sizes
@@ -89,7 +89,7 @@ def measure_floor(name: str, images: NDArray[np.uint8], model: Path, device: str
     plan = plan_engine(exported)
     batch = min(BATCH[name], len(images))
     trunk = onnxruntime.InferenceSession(plan.trunk.SerializeToString(), providers=[provider])
-    whole = onnxruntime.InferenceSession(with_rate_zero(exported.proto).SerializeToString(), providers=[provider])
+    whole = onnxruntime.InferenceSession(with_rate(exported.proto, 0.0).SerializeToString(), providers=[provider])
 
     def trunk_pass() -> None:
         for start in range(0, len(images), batch):
@@ -145,7 +145,7 @@ def measure_engine(name: str, images: NDArray[np.uint8], model: Path, device: st
     A pass of the head consists of masks, products and statistics, without the trunk.
     """
     from export.contract.reader import read_model
-    from export.graph.passes import with_rate_zero
+    from export.graph.variants import with_rate
     from export.runtime import onnxruntime
     from screen.engine.runs import Rows
     from screen.run.screener import Screener
@@ -153,7 +153,7 @@ def measure_engine(name: str, images: NDArray[np.uint8], model: Path, device: st
     passes = 100
     exported = read_model(model)
     plain = onnxruntime.InferenceSession(
-        with_rate_zero(exported.proto).SerializeToString(), providers=[PROVIDERS[device]]
+        with_rate(exported.proto, 0.0).SerializeToString(), providers=[PROVIDERS[device]]
     )
     screener = Screener(exported, passes=passes, device=device)
     rows, engine = images[: BATCH[name]], screener._engine

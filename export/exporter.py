@@ -107,9 +107,8 @@ def _export(source: KerasSource, output: Path, preprocessing: Preprocessing, con
         finish_graph,
         output_kind_of,
         stamp_metadata,
-        with_rate_zero,
     )
-    from export.proof.verify import check_accuracy, check_still_stochastic, verify_model
+    from export.proof.verify import Subject, check_accuracy, check_loads, verify_model
     from export.source.network import KerasReference
 
     opset = OPSET if config.opset is None else config.opset
@@ -153,19 +152,18 @@ def _export(source: KerasSource, output: Path, preprocessing: Preprocessing, con
     stamp_metadata(model, contract)
     with model_files(output) as files:
         files.write_weights(model, converted.weights)
+        subject = Subject(model, contract, converted.layouts, files.write_graph)
         del converted  # frees a copy of the weights
-        written = files.write_graph(model)
-        check_written_graph(written)
-        without_dropout = files.write_graph(with_rate_zero(model), "without-dropout.onnx")
+        check_written_graph(files.write_graph(model))
         reference = KerasReference(source.network, preprocessing)
-        contract = replace(contract, verified=verify_model(written, without_dropout, contract, reference))
+        contract = replace(contract, verified=verify_model(subject, reference).numbers())
         if batches is not None:
-            accuracy = check_accuracy(written, without_dropout, contract, reference, batches)
+            accuracy = check_accuracy(subject, reference, batches)
             contract = replace(contract, accuracy=accuracy)
             for alarm in find_alarms(accuracy, contract):
                 warnings.warn(alarm, ExportNotice, stacklevel=4)
         stamp_metadata(model, contract)
-        check_still_stochastic(files.write_graph(model), contract)
+        check_loads(files.write_graph(model), contract)
         files.publish()
     return contract
 

@@ -153,20 +153,28 @@ class ModelContract:
         for index, site in enumerate(self.sites):
             title = "dropout sites" if index == 0 else ""
             lines.append(f"  {title:13}  {site.describe()}")
-        measured = self.verified
-        if measured:
-            lines += [
-                f"  verified       two runs differ on {measured['changed_outputs']:.0%} of the test images;",
-                f"                 without dropout, the output differs from Keras by "
-                f"{measured['deterministic_difference']:.1e};",
-                f"                 over {measured['passes']:.0f} passes, the mean differs from Keras by at most "
-                f"{measured['mean_difference']:.4f} and the variance ratio is {measured['variance_ratio']:.2f}",
-            ]
+        for index, text in enumerate(self._describe_verification()):
+            title = "verified" if index == 0 else ""
+            lines.append(f"  {title:13}  {text}")
         if self.accuracy is not None:
             lines.append(f"  accuracy       {self.accuracy.describe()}")
         if self.versions:
             lines.append("  made with      " + ", ".join(f"{name} {text}" for name, text in self.versions.items()))
         return "\n".join(lines)
+
+    def _describe_verification(self) -> list[str]:
+        """What `verified` contains, in lines of text; files of version 0.1.0 contain other measurements."""
+        measured = self.verified
+        if "masked_difference" in measured:
+            return [
+                f"relative difference from Keras: {measured['deterministic_difference']:.1e} without dropout, "
+                f"{measured['masked_difference']:.1e} with equal masks;",
+                f"{measured['counts']:.0f} counts over {measured['trials']:,.0f} drawn elements or pairs of them agree "
+                f"with the rates; smallest p-value {measured['smallest_p_value']:.2g}",
+            ]
+        if "deterministic_difference" in measured:
+            return [f"difference from Keras: {measured['deterministic_difference']:.1e} without dropout"]
+        return []
 
     def to_metadata(self) -> dict[str, str]:
         """The contract as ONNX metadata with keys `oodscreen.*`."""

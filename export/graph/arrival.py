@@ -20,8 +20,11 @@ from export.source.stochastic import read_mark
 
 def match_sites(
     proto: onnx.ModelProto, traced: Sequence[Site], function: Any, origin: str
-) -> tuple[tuple[Site, ...], tuple[str, ...]]:
-    """The traced sites with the graph's axis order, and a notice for each site on which the output does not depend.
+) -> tuple[tuple[Site, ...], dict[str, tuple[int, ...]], tuple[str, ...]]:
+    """The traced sites with the graph's axis order, their layouts, and notices.
+
+    A layout is the permutation, with the batch axis, from Keras' axis order to the graph's. There is a notice for each
+    site on which the output does not depend.
 
     Args:
         proto: the converted graph.
@@ -36,7 +39,7 @@ def match_sites(
     for node in proto.graph.node:
         if node.domain == DOMAIN:
             values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-            layouts[values["site"].decode()] = values["layout"]
+            layouts[values["site"].decode()] = tuple(values["layout"])
     missing = [site.name for site in traced if site.name not in layouts]
     needed = _sites_before_output(function)
     lost = [name for name in missing if name in needed]
@@ -48,7 +51,7 @@ def match_sites(
             next_step="check that the output of the model depends on the dropout layers",
         )
     notices = tuple(f"{name} is not a site: the output does not depend on it" for name in missing)
-    return tuple(_with_layout(site, layouts[site.name]) for site in traced if site.name in layouts), notices
+    return tuple(_with_layout(site, layouts[site.name]) for site in traced if site.name in layouts), layouts, notices
 
 
 def _with_layout(site: Site, layout: Sequence[int]) -> Site:

@@ -52,12 +52,14 @@ class Converted:
     Attributes:
         proto: the graph, with one custom node for each site.
         sites: sites in the order of the trace, with shapes in the graph's axis order.
+        layouts: permutation from Keras' axis order to the graph's by name of the site, with the batch axis.
         weights: values of the external initializers, by name.
         notices: notices for the user.
     """
 
     proto: onnx.ModelProto
     sites: tuple[Site, ...]
+    layouts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     weights: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
 
@@ -125,8 +127,8 @@ def convert_to_onnx(source: KerasSource, opset: int = OPSET) -> Converted:
     if opset > _TF2ONNX_OPSETS[-1]:
         proto = _raise_opset(proto, opset)
     move_transposes_before_sites(proto)
-    sites, notices = match_sites(proto, marker.sites, traced, source.origin)
-    return Converted(proto, sites, weights, notices)
+    sites, layouts, notices = match_sites(proto, marker.sites, traced, source.origin)
+    return Converted(proto, sites, layouts, weights, notices)
 
 
 def _weights_outside_graph(source: KerasSource) -> list[Any]:

@@ -20,6 +20,7 @@ from export.contract.metadata import DOMAIN, ModelContract, Site
 from export.graph.conditions import ensure, require
 from export.graph.functions import NOISE_KINDS, noise_function
 from export.graph.settle import make_reshapes_constant, prevent_pad_fusion
+from export.graph.variants import last_operation
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "output"
@@ -150,10 +151,7 @@ def add_noise_functions(model: onnx.ModelProto) -> None:
 
 def output_kind_of(model: onnx.ModelProto) -> str:
     """Output kind according to the node that computes the output: `softmax`, `sigmoid`, or "" for any other node."""
-    producers = {name: node for node in model.graph.node for name in node.output}
-    node = producers.get(model.graph.output[0].name)
-    while node is not None and node.op_type in ("Identity", "Cast"):
-        node = producers.get(node.input[0])
+    node = last_operation(model)
     return {"Softmax": "softmax", "Sigmoid": "sigmoid"}.get(node.op_type, "") if node is not None else ""
 
 
@@ -206,17 +204,6 @@ def stamp_metadata(model: onnx.ModelProto, contract: ModelContract) -> None:
         ModelContract.from_metadata(metadata, origin="this graph") == contract,
         "the contract in the metadata equals the given contract",
     )
-
-
-def with_rate_zero(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of the model in which every site has rate 0: the deterministic model, with the same noise functions."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    for node in _noise_nodes(copy):
-        for attribute in node.attribute:
-            if attribute.name == "rate":
-                attribute.f = 0.0
-    return copy
 
 
 def _noise_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:

@@ -1,57 +1,77 @@
-"""Verify the written file against the Keras model, in an onnxruntime session with default options.
+"""Verify an exported graph against the Keras model, in onnxruntime sessions with default options.
 
-In: the staged ONNX files, and a `Reference` that computes the outputs of the Keras model. Out: the measured differences
-for the file's metadata, or `VerificationFailed`. Converters and onnxruntime remove or fold dropout without an error in
-several ways (see tests/assumptions). Therefore no file is published without this verification.
+In: the finished graph and a `Reference` that computes passes of the Keras model. Out: the measured differences and
+counts for the file's metadata, or `VerificationFailed`. Converters and onnxruntime remove or fold dropout without an
+error in several ways (see tests/assumptions). Therefore no file is published without this verification.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from export.contract.labelled import LabelledBatch
-from export.contract.metadata import Accuracy, ModelContract
+from export.contract.metadata import ALPHA_KINDS, Accuracy, ModelContract, Site
 from export.errors import VerificationFailed
+from export.graph.variants import (
+    drawn_output,
+    factor_input,
+    only_sites,
+    shift_input,
+    site_values,
+    value_before_activation,
+    with_noise_as_inputs,
+    with_outputs,
+    with_rate,
+)
 from export.proof.accuracy import measure_accuracy
+from export.proof.draws import (
+    NEXT_STEP,
+    PASSES,
+    Count,
+    check_counts,
+    count_draws,
+    count_kept_in_keras,
+    drawn_shape,
+    rows_for,
+)
+from export.proof.probe import make_probe
+from export.source.network import KerasPass, Noise
 
 Images = NDArray[np.uint8]
 Outputs = NDArray[np.float32]
+Run = Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[np.float32]]]
+"""One run of a session, from inputs by name to outputs by name."""
 
-_DETERMINISTIC_TOLERANCE = 1e-4
-"""Maximum difference of deterministic outputs, relative to the largest absolute output or to 1 if that is larger."""
-
-_MEAN_STANDARD_ERRORS = 6.0
-"""Maximum difference of the Monte Carlo means, in standard errors of the difference."""
-
-_MEAN_SLACK = 1e-3
-"""Additional difference of the means that is allowed, relative as in `_DETERMINISTIC_TOLERANCE`."""
-
-_VARIANCE_FACTOR = 1.75
-"""Maximum ratio of the mean variances, in either direction."""
-
-_SMALL_IMAGE = 64 * 64
-"""Maximum pixels of an image for the full number of test images."""
-
-_LARGE_IMAGE = 512 * 512
-"""Pixels of an image above which the number of test images is smallest."""
-
-_SMALL_FOLDER = 32 * 2**20
-"""Maximum bytes of the staged files for the full number of test images."""
+_TOLERANCE = 1e-4
+"""Maximum difference of values before the last activation, relative to the largest absolute one; and of outputs,
+relative to the largest absolute output or to 1 if that is larger."""
 
 _HALF_PRECISION_TOLERANCE = 0.1
-"""Maximum difference between half precision and float32, relative as in `_DETERMINISTIC_TOLERANCE`."""
+"""Maximum difference of outputs between half precision and float32, relative to the same scale."""
 
-_REPORT = "report the model to the developers of oodscreen: its exported dropout has another distribution than in Keras"
+_KERAS_PASSES = 4
+"""Number of passes that are compared with Keras; 2 for large models."""
+
+_SMALL_FILE = 32 * 2**20
+"""Maximum bytes of the weights of a small model."""
+
+_SURE = 40
+"""Number of elements, each dropped with probability 0.5, of which at least one changes between two runs: the
+probability of the contrary is `2 ** -40`."""
+
+_MOST_RUNS = 64
+"""Maximum number of runs in which a change of a site is searched."""
 
 
 class Reference(Protocol):
-    """Outputs of the Keras model for raw pixels `uint8 [B, H, W, C]`."""
+    """Passes of the Keras model on raw pixels `uint8 [B, H, W, C]`; see `export.source.network.KerasReference`."""
 
     def deterministic(self, images: Images) -> Outputs:
         """Outputs `[B, C]` without dropout."""
@@ -59,166 +79,201 @@ class Reference(Protocol):
     def as_trained(self, images: Images) -> Outputs | None:
         """Outputs `[B, C]` without dropout, in the precision of the model; None if that precision is float32."""
 
-    def stochastic(self, images: Images) -> Outputs:
-        """Outputs `[B, C]` with new dropout noise for every row; all other layers are in inference mode."""
+    def without_noise(self, images: Images) -> KerasPass:
+        """A pass without dropout."""
+
+    def draw(self, images: Images, seed: int) -> KerasPass:
+        """A pass with new noise for every row."""
 
 
 @dataclass(frozen=True)
-class _Probe:
-    """Test images for the exported file and for the Keras model.
+class Subject:
+    """A finished graph to verify.
 
     Attributes:
-        images: `uint8 [B, H, W, C]`.
-        passes_per_run: number of copies of each image in one batch; each copy is one stochastic pass.
-        runs: number of batches.
+        model: the graph.
+        contract: its contract.
+        layouts: permutation from Keras' axis order to the graph's by name of the site, with the batch axis.
+        write: function that writes a variant of the graph under a file name, beside its external weights.
     """
 
-    images: Images
-    passes_per_run: int
-    runs: int
+    model: onnx.ModelProto
+    contract: ModelContract
+    layouts: Mapping[str, tuple[int, ...]]
+    write: Callable[[onnx.ModelProto, str], Path]
 
-    @property
-    def passes(self) -> int:
-        """Number of stochastic passes for each image, T."""
-        return self.passes_per_run * self.runs
-
-    def passes_of(self, answer: Callable[[Images], Outputs]) -> NDArray[np.float64]:
-        """Outputs `[T, B, C]` of a model that draws new noise for every row."""
-        repeated = np.tile(self.images, (self.passes_per_run, 1, 1, 1))
-        blocks = [answer(repeated) for _ in range(self.runs)]
-        shape = (self.passes_per_run, len(self.images), -1)
-        return np.concatenate([block.reshape(shape) for block in blocks]).astype(np.float64)
+    def open(self, model: onnx.ModelProto, name: str) -> Run:
+        """A session for a variant of the graph."""
+        return open_session(self.write(model, name))
 
 
-def verify_model(model: Path, without_dropout: Path, contract: ModelContract, reference: Reference) -> dict[str, float]:
-    """Verify that an exported model is stochastic and that its outputs agree with the Keras model.
+@dataclass(frozen=True)
+class Verification:
+    """What the verification of a graph measured.
 
-    There are five conditions, with constants of this module as tolerances:
+    Attributes:
+        differences: largest relative differences from Keras by name; see `verify_model`.
+        counts: counts of the draws of each site.
+        changing_sites: number of sites that changed between runs of the whole graph; others had inputs of 0 only.
+    """
 
-    1. The outputs of two session runs on the same images differ.
-    2. Over many passes, the mean and the variance of the outputs agree with Monte Carlo passes in Keras.
-    3. With every rate at 0, the outputs equal the outputs of the Keras model without dropout.
-    4. With every rate at 0, the outputs of 7 rows are the same in one batch of 7 as in 7 batches of 1.
-    5. If the Keras model computes in half precision, its outputs are close to the float32 outputs of the exported
-    model.
+    differences: Mapping[str, float]
+    counts: tuple[Count, ...]
+    changing_sites: int
+
+    def numbers(self) -> dict[str, float]:
+        """The measurements by name, for the contract."""
+        return {
+            **self.differences,
+            "counts": float(len(self.counts)),
+            "trials": float(sum(count.trials for count in self.counts)),
+            "smallest_p_value": min(count.p_value for count in self.counts),
+            "changing_sites": float(self.changing_sites),
+        }
+
+
+def verify_model(subject: Subject, reference: Reference, *, seed: int = 0) -> Verification:
+    """Verify that a graph is stochastic and that it computes what the Keras model computes.
+
+    There are six conditions:
+
+    1. With every rate at 0, the values before the last activation and the outputs equal those of Keras.
+    2. With every rate at 0, the outputs of 7 rows are the same in one batch of 7 as in 7 batches of 1.
+    3. If the Keras model computes in half precision, its outputs are close to the float32 outputs of the graph.
+    4. With the noise of a Keras pass in place of each site's function, the values before the last activation and the
+       outputs equal those of this pass.
+    5. Each site keeps as many elements as its rate states, and its masks are independent over rows, passes, sites and
+       the axes with own values (`export.proof.draws`).
+    6. In the whole graph, the outputs of each site change between runs.
 
     Args:
-        model: path of the ONNX file.
-        without_dropout: path of a copy with every rate at 0 (`export.graph.passes.with_rate_zero`).
-        contract: contract of the model, with the image shape and the number of outputs.
-        reference: outputs of the Keras model.
-
-    Returns:
-        The measured differences, ratios and numbers by name.
+        subject: the graph.
+        reference: passes of the Keras model.
+        seed: seed of the test images, of Keras' noise and of the pairs that are compared.
 
     Raises:
-        VerificationFailed: one of the five conditions does not hold.
+        VerificationFailed: one of the conditions does not hold.
     """
-    probe = _make_probe(contract, model)
-    stochastic = _open_session(model)
-    deterministic = _open_session(without_dropout)
-    measured = {"passes": float(probe.passes)}
-    measured["changed_outputs"] = _check_runs_differ(stochastic, probe)
-    measured["deterministic_difference"] = _check_deterministic(deterministic, probe, reference)
-    measured.update(_check_half_precision(deterministic, probe, reference))
-    _check_batches(deterministic, contract)
-    measured.update(_check_distribution(stochastic, probe, reference))
-    return measured
+    size = sum(len(tensor.raw_data) for tensor in subject.model.graph.initializer)
+    small = size <= _SMALL_FILE and not any(tensor.external_data for tensor in subject.model.graph.initializer)
+    images = make_probe(subject.contract.image_shape, small=small, seed=seed)
+    without_dropout = _Compared(subject, with_rate(subject.model, 0.0), "without-dropout.onnx")
+    differences = {"deterministic_difference": without_dropout.compare(images, reference.without_noise(images))}
+    differences.update(_check_half_precision(without_dropout, images, reference))
+    _check_batches(without_dropout, subject.contract, seed)
+    passes = [reference.draw(images, seed * 1000 + index) for index in range(_KERAS_PASSES if small else 2)]
+    differences["masked_difference"] = _check_equal_noise(subject, images, passes)
+    counts = _count(subject, passes, seed)
+    check_counts(counts)
+    return Verification(differences, counts, _check_sites_change(subject, images))
 
 
-def check_accuracy(
-    model: Path, without_dropout: Path, contract: ModelContract, reference: Reference, batches: Iterable[LabelledBatch]
-) -> Accuracy:
+def check_accuracy(subject: Subject, reference: Reference, batches: Iterable[LabelledBatch]) -> Accuracy:
     """The accuracy of an exported model and of its Keras model on the same labelled rows.
 
     Raises:
         InputRefused: no row has both an image and a usable label.
     """
+    exported = _Compared(subject, with_rate(subject.model, 0.0), "without-dropout.onnx")
+    stochastic = _Compared(subject, subject.model, "stochastic.onnx")
     return measure_accuracy(
         batches,
-        contract,
+        subject.contract,
         keras=reference.deterministic,
-        exported=_open_session(without_dropout),
-        stochastic=_open_session(model),
+        exported=exported.outputs,
+        stochastic=stochastic.outputs,
     )
 
 
-def check_still_stochastic(model: Path, contract: ModelContract) -> None:
-    """Check the final file: a session with default options loads it, and the outputs of two session runs differ.
+def check_loads(model: Path, contract: ModelContract) -> None:
+    """Check that a session loads and runs the final file.
 
     Raises:
-        VerificationFailed: the outputs of two session runs are equal.
+        VerificationFailed: the outputs have another shape than the contract states.
     """
-    _check_runs_differ(_open_session(model), _make_probe(contract, model))
+    images = np.zeros((2, *contract.image_shape), np.uint8)
+    found = open_session(model)({contract.input_name: images})[contract.output_name].shape
+    if found != (2, contract.classes):
+        raise VerificationFailed(
+            f"The final file has outputs of shape {list(found)} for 2 images.",
+            wanted=f"shape {[2, contract.classes]}",
+            next_step=NEXT_STEP,
+        )
 
 
-def _make_probe(contract: ModelContract, model: Path) -> _Probe:
-    """Test images that reveal a wrong rate, scale or axis order: one half is noise, the other half is smooth.
-
-    Large images and large networks get fewer images and smaller batches, to bound time and memory.
-    """
-    rng = np.random.default_rng(20)
-    height, width, channels = contract.image_shape
-    size = sum(file.stat().st_size for file in model.parent.iterdir())
-    small = height * width <= _SMALL_IMAGE and size <= _SMALL_FOLDER
-    half, passes_per_run, runs = (4, 25, 8) if small else (2, 8, 8)
-    if height * width > _LARGE_IMAGE:
-        half, passes_per_run, runs = 1, 1, 64
-    noise = rng.integers(0, 256, (half, height, width, channels), dtype=np.uint8)
-    coarse = rng.integers(0, 256, (half, 4, 4, channels), dtype=np.uint8)
-    rows, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width
-    smooth = coarse[:, rows][:, :, columns]
-    return _Probe(np.concatenate([noise, smooth]), passes_per_run=passes_per_run, runs=runs)
-
-
-def _open_session(model: Path) -> Callable[[Images], Outputs]:
-    """Function that runs a model in a new session with default options, on the CPU."""
+def open_session(model: Path) -> Run:
+    """A new session with default options, on the CPU."""
     from export.runtime import onnxruntime
 
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
+    names = [one.name for one in session.get_outputs()]
 
-    def run(images: Images) -> Outputs:
-        outputs: list[Any] = session.run(None, {name: images})
-        return np.asarray(outputs[0], np.float32)
+    def run(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        values: list[Any] = session.run(None, dict(feeds))
+        return {name: np.asarray(value, np.float32) for name, value in zip(names, values, strict=True)}
 
     return run
 
 
-def _check_runs_differ(run: Callable[[Images], Outputs], probe: _Probe) -> float:
-    """Fraction of the test images whose outputs differ between two session runs; must be above 0."""
-    changed = float(np.mean(np.any(run(probe.images) != run(probe.images), axis=1)))
-    if changed == 0:
-        raise VerificationFailed(
-            "The outputs of two session runs of the exported model are equal: its dropout is inactive.",
-            wanted="different outputs in each run of an onnxruntime session with default options",
-            next_step="report the model and the version of onnxruntime to the developers of oodscreen",
-        )
-    return changed
+class _Compared:
+    """A session whose outputs, and values before the last activation, are compared with passes of Keras.
+
+    Args:
+        subject: the graph.
+        variant: the variant of the graph to run.
+        name: file name for the variant.
+    """
+
+    def __init__(self, subject: Subject, variant: onnx.ModelProto, name: str) -> None:
+        self._contract = subject.contract
+        self._before = value_before_activation(variant)
+        self._run = subject.open(with_outputs(variant, [self._before] if self._before else []), name)
+
+    def outputs(self, images: Images) -> Outputs:
+        """Outputs `[B, C]`."""
+        return self._run({self._contract.input_name: images})[self._contract.output_name]
+
+    def compare(
+        self, images: Images, keras: KerasPass, feeds: Mapping[str, NDArray[Any]] | None = None, how: str = ""
+    ) -> float:
+        """The largest relative difference from a pass of Keras.
+
+        Raises:
+            VerificationFailed: the difference is not within the tolerance.
+        """
+        found = self._run({self._contract.input_name: images, **(feeds or {})})
+        pairs = [("an output", found[self._contract.output_name], keras.outputs, 1.0)]
+        if self._before and keras.before_activation is not None:
+            pairs.append(("a value before the last activation", found[self._before], keras.before_activation, 0.0))
+        largest = 0.0
+        for what, ours, wanted, floor in pairs:
+            difference = _difference(ours, wanted, floor)
+            if not difference <= _TOLERANCE:
+                raise VerificationFailed(
+                    f"{how or 'Without dropout'}, {what} differs from Keras by {difference:.2g}, relative to the "
+                    "largest value.",
+                    wanted=f"a relative difference of at most {_TOLERANCE:g}",
+                    next_step="export only the first layers of the model, then more of them, to find the layer whose "
+                    "output differs; replace this layer",
+                )
+            largest = max(largest, difference)
+        return largest
 
 
-def _check_deterministic(run: Callable[[Images], Outputs], probe: _Probe, reference: Reference) -> float:
-    """Maximum relative difference from the Keras model without dropout; must be within the tolerance."""
-    wanted = reference.deterministic(probe.images)
-    scale = max(1.0, float(np.abs(wanted).max()))
-    difference = float(np.abs(run(probe.images) - wanted).max()) / scale
-    if not difference <= _DETERMINISTIC_TOLERANCE:
-        raise VerificationFailed(
-            f"Without dropout, an output differs from Keras by {difference:.2g}, relative to the largest output.",
-            wanted=f"a relative difference of at most {_DETERMINISTIC_TOLERANCE:g}",
-            next_step="export only the first layers of the model, then more of them, to find the layer whose output "
-            "differs; replace this layer",
-        )
-    return difference
+def _difference(ours: Outputs, wanted: Outputs, floor: float) -> float:
+    """Maximum difference, relative to the largest absolute value and at least to `floor`; infinite for other shapes."""
+    if ours.shape != wanted.shape:
+        return float("inf")
+    scale = max(floor, float(np.abs(wanted).max()), float(np.finfo(np.float32).tiny))
+    return float(np.abs(ours - wanted).max()) / scale
 
 
-def _check_half_precision(run: Callable[[Images], Outputs], probe: _Probe, reference: Reference) -> dict[str, float]:
+def _check_half_precision(without_dropout: _Compared, images: Images, reference: Reference) -> dict[str, float]:
     """Relative difference between the exported model and a half-precision Keras model, by name; empty for float32."""
-    wanted = reference.as_trained(probe.images)
+    wanted = reference.as_trained(images)
     if wanted is None:
         return {}
-    scale = max(1.0, float(np.abs(wanted).max()))
-    difference = float(np.abs(run(probe.images) - wanted).max()) / scale
+    difference = _difference(without_dropout.outputs(images), wanted, 1.0)
     if not difference <= _HALF_PRECISION_TOLERANCE:
         raise VerificationFailed(
             f"In float32, an output differs by {difference:.2g} from the output in the precision of the Keras model, "
@@ -230,47 +285,106 @@ def _check_half_precision(run: Callable[[Images], Outputs], probe: _Probe, refer
     return {"half_precision_difference": difference}
 
 
-def _check_batches(run: Callable[[Images], Outputs], contract: ModelContract) -> None:
+def _check_batches(without_dropout: _Compared, contract: ModelContract, seed: int) -> None:
     """Check the shape of the outputs, and that the outputs of a row do not depend on the other rows of its batch."""
-    rng = np.random.default_rng(7)
+    rng = np.random.default_rng(seed + 7)
     seven = rng.integers(0, 256, (7, *contract.image_shape), dtype=np.uint8)
-    together = run(seven)
-    alone = np.concatenate([run(seven[index : index + 1]) for index in range(7)])
-    scale = max(1.0, float(np.abs(together).max()))
-    difference = float(np.abs(together - alone).max()) / scale
-    if together.shape != (7, contract.classes) or not difference <= _DETERMINISTIC_TOLERANCE:
+    together = without_dropout.outputs(seven)
+    alone = np.concatenate([without_dropout.outputs(seven[index : index + 1]) for index in range(7)])
+    difference = _difference(together, alone, 1.0)
+    if together.shape != (7, contract.classes) or not difference <= _TOLERANCE:
         raise VerificationFailed(
             f"7 rows have outputs of shape {list(together.shape)}, and an output changes by {difference:.2g} with "
             "the other rows of its batch, relative to the largest output.",
-            wanted=f"shape {[7, contract.classes]}, and a relative change of at most {_DETERMINISTIC_TOLERANCE:g}",
+            wanted=f"shape {[7, contract.classes]}, and a relative change of at most {_TOLERANCE:g}",
             next_step="remove operations across the batch axis, such as BatchNormalization called with training=True",
         )
 
 
-def _check_distribution(run: Callable[[Images], Outputs], probe: _Probe, reference: Reference) -> dict[str, float]:
-    """Differences of mean and variance between Monte Carlo passes of the exported model and of Keras, by name."""
-    ours = probe.passes_of(run)
-    keras = probe.passes_of(reference.stochastic)
-    variances = ours.var(axis=0, ddof=1), keras.var(axis=0, ddof=1)
-    standard_error = np.sqrt((variances[0] + variances[1]) / probe.passes)
-    difference = np.abs(ours.mean(axis=0) - keras.mean(axis=0))
-    slack = _MEAN_SLACK * max(1.0, float(np.abs(keras).max()))
-    if np.any(difference > _MEAN_STANDARD_ERRORS * standard_error + slack):
+def _check_equal_noise(subject: Subject, images: Images, passes: Sequence[KerasPass]) -> float:
+    """The largest relative difference from Keras if both sides have the same noise."""
+    sites = subject.contract.sites
+    compared = _Compared(subject, with_noise_as_inputs(subject.model, sites), "noise-as-inputs.onnx")
+    largest = 0.0
+    for keras in passes:
+        feeds = {}
+        for site in sites:
+            factor, shift = _in_graph_order(keras, site, subject.layouts)
+            feeds[factor_input(site.name)], feeds[shift_input(site.name)] = factor, shift
+        largest = max(largest, compared.compare(images, keras, feeds, "With equal masks"))
+    return largest
+
+
+def _in_graph_order(
+    keras: KerasPass, site: Site, layouts: Mapping[str, tuple[int, ...]]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Factor and shift of a site, `[B, *site.shape]`.
+
+    Raises:
+        VerificationFailed: Keras does not call the site, or calls it with inputs of another shape.
+    """
+    noise = keras.noise.get(site.name, Noise(np.empty(0, np.float32), np.empty(0, np.float32)))
+    layout = layouts[site.name]
+    shape = noise.factor.shape
+    if len(shape) != len(layout) or tuple(shape[axis] for axis in layout[1:]) != site.shape:
         raise VerificationFailed(
-            f"Over {probe.passes} passes, the mean output differs from Keras by up to {difference.max():.2g}.",
-            wanted=f"at most {_MEAN_STANDARD_ERRORS:g} standard errors plus {slack:.2g} for each output",
-            next_step=_REPORT,
+            f"In Keras, the dropout layer {site.name} has an input of shape {list(shape[1:])}.",
+            wanted=f"shape {list(site.shape)}, as in the exported file",
+            next_step=NEXT_STEP,
         )
-    ratio = float(variances[0].mean() / variances[1].mean()) if variances[1].mean() > 0 else np.inf
-    if not 1 / _VARIANCE_FACTOR <= ratio <= _VARIANCE_FACTOR:
-        raise VerificationFailed(
-            f"Over {probe.passes} passes, the mean variance of the outputs is {ratio:.2g} times the variance in Keras.",
-            wanted=f"a ratio from {1 / _VARIANCE_FACTOR:.2g} to {_VARIANCE_FACTOR:g}",
-            next_step=_REPORT,
-        )
-    errors = difference / np.maximum(standard_error, 1e-12)
-    return {
-        "mean_difference": float(difference.max()),
-        "mean_standard_errors": float(errors[difference > slack].max(initial=0.0)),
-        "variance_ratio": ratio,
-    }
+    return np.ascontiguousarray(noise.factor.transpose(layout)), np.ascontiguousarray(noise.shift.transpose(layout))
+
+
+def _count(subject: Subject, passes: Sequence[KerasPass], seed: int) -> tuple[Count, ...]:
+    """The counts of the draws of the exported file and of Keras."""
+    sites = subject.contract.sites
+    run = subject.open(only_sites(subject.model, sites), "sites.onnx")
+    ones = {site.name: np.ones((rows_for(site), *drawn_shape(site)), np.float32) for site in sites}
+    runs = [run(ones) for _ in range(PASSES)]
+    drawn = [np.stack([outputs[drawn_output(site.name)] for outputs in runs]) for site in sites]
+    counts = list(count_draws(sites, drawn, np.random.default_rng(seed)))
+    for site in sites:
+        noise = [_in_graph_order(keras, site, subject.layouts) for keras in passes]
+        counts += count_kept_in_keras(site, np.stack([factor + shift for factor, shift in noise]))
+    return tuple(counts)
+
+
+def _check_sites_change(subject: Subject, images: Images) -> int:
+    """Number of sites whose outputs change between runs of the whole graph, which has rate 0.5 at every site.
+
+    A site whose inputs are 0 for all images cannot change.
+
+    Raises:
+        VerificationFailed: the outputs of a site do not change although its inputs are not 0.
+    """
+    values = site_values(subject.model)
+    names = [name for pair in values.values() for name in pair]
+    run = subject.open(with_outputs(with_rate(subject.model, 0.5), names), "rate-of-a-half.onnx")
+    waiting = {site.name: 0 for site in subject.contract.sites}
+    first = run({subject.contract.input_name: images})
+    for _ in range(_MOST_RUNS):
+        again = run({subject.contract.input_name: images})
+        for site in subject.contract.sites:
+            before, after = values[site.name]
+            if site.name in waiting and np.any(first[after] != again[after]):
+                del waiting[site.name]
+            elif site.name in waiting:
+                waiting[site.name] += _independent_elements(site, first[before])
+        stuck = [name for name, elements in waiting.items() if elements >= _SURE]
+        if stuck:
+            raise VerificationFailed(
+                f"The outputs of the dropout layers {', '.join(stuck)} are equal in all session runs.",
+                wanted="different outputs in each run of an onnxruntime session with default options",
+                next_step=NEXT_STEP,
+            )
+        if not waiting:
+            break
+    return len(subject.contract.sites) - len(waiting)
+
+
+def _independent_elements(site: Site, inputs: NDArray[np.float32]) -> int:
+    """Number of elements of a site's masks that change its outputs: those with an input other than 0."""
+    if site.kind in ALPHA_KINDS:
+        return int(np.prod((len(inputs), *site.noise_shape)))
+    shared = [axis for axis, draw in enumerate(site.noise_shape, start=1) if draw != site.shape[axis - 1]]
+    return int(np.count_nonzero(np.any(inputs != 0, axis=tuple(shared))))

@@ -6,8 +6,9 @@ precision of the model, and a `KerasReference` for the comparison with the expor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from export.contract.inputs import Preprocessing
 from export.source.noise import NoiseLayer
-from export.source.stochastic import Behaviour, draw_own_noise, keep_identity, noise_replaced, seeded
+from export.source.stochastic import Behaviour, NoiseRecorder, keep_identity, noise_replaced
 
 
 class Network(Protocol):
@@ -29,9 +30,6 @@ class Network(Protocol):
 
     def forward_as_trained(self, images: Any) -> Any | None:
         """The output without noise, in the precision of the model; None if that precision is float32."""
-
-    def sample(self, images: Any, seed: int) -> Any:
-        """The output with noise drawn by the framework; later calls ignore `seed` and continue the random stream."""
 
     def large_weights(self, at_least: int) -> list[Any]:
         """The weights with at least `at_least` bytes in float32."""
@@ -53,7 +51,6 @@ class KerasNetwork:
         self.model = model
         self.kept = tuple(kept)
         self._output = output
-        self._generators: dict[int, Any] | None = None
 
     def forward(self, images: Any, behaviour: Behaviour, *, training: bool = False) -> Any:
         """See `Network.forward`."""
@@ -65,18 +62,6 @@ class KerasNetwork:
         if not other_precisions(self.model):
             return None
         return self._call(images, keep_identity, training=False)
-
-    def sample(self, images: Any, seed: int) -> Any:
-        """See `Network.sample`."""
-        import keras
-
-        if self._generators is None:
-            self._generators = {
-                id(source.layer): keras.random.SeedGenerator(seed * 1009 + index)
-                for index, source in enumerate(self.kept)
-            }
-        with seeded(self.kept, self._generators):
-            return self.forward(images, draw_own_noise)
 
     def large_weights(self, at_least: int) -> list[Any]:
         """See `Network.large_weights`."""
@@ -99,44 +84,109 @@ class KerasNetwork:
         return keras.ops.cast(outputs[self._output], "float32")
 
 
+@dataclass(frozen=True)
+class Noise:
+    """The noise of one site in one pass: the outputs of the site are `x * factor + shift` for its inputs x.
+
+    Attributes:
+        factor: `[B, *shape of the layer's input]`.
+        shift: in the same shape; 0 except for alpha dropout.
+    """
+
+    factor: NDArray[np.float32]
+    shift: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class KerasPass:
+    """One pass of a Keras network.
+
+    Attributes:
+        outputs: `[B, C]`.
+        before_activation: input of the last softmax or sigmoid, `[B, C]`; None if the network ends otherwise.
+        noise: noise by name of the site; empty for a pass without noise.
+    """
+
+    outputs: NDArray[np.float32]
+    before_activation: NDArray[np.float32] | None
+    noise: Mapping[str, Noise]
+
+
 class KerasReference:
-    """Reference outputs for the verification: the outputs of a Keras network for raw pixels.
+    """Reference for the verification: passes of a Keras network on raw pixels.
 
     Args:
         network: the loaded network.
         preprocessing: preprocessing of the exported graph, applied here in numpy.
-        seed: seed for the noise; the state of the model's own generators does not change.
     """
 
-    def __init__(self, network: Network, preprocessing: Preprocessing, *, seed: int = 0) -> None:
+    def __init__(self, network: Network, preprocessing: Preprocessing) -> None:
         self._network = network
         self._preprocessing = preprocessing
-        self._seed = seed
+        self._compiled: dict[tuple[bool, bool], Any] = {}
 
     def deterministic(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Outputs `[B, C]` without dropout."""
-        return self._call(images, lambda pixels: self._network.forward(pixels, keep_identity))
+        return self.without_noise(images).outputs
 
     def as_trained(self, images: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """Outputs `[B, C]` without dropout, in the precision of the model; None if that precision is float32."""
         outputs = self._network.forward_as_trained(self._preprocessing.apply(images))
-        return None if outputs is None else _to_numpy(outputs)
+        return None if outputs is None else np.asarray(outputs, np.float32)
 
-    def stochastic(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Outputs `[B, C]` with new dropout noise for every row; all other layers are in inference mode."""
-        return self._call(images, lambda pixels: self._network.sample(pixels, self._seed))
+    def without_noise(self, images: NDArray[np.uint8]) -> KerasPass:
+        """A pass without dropout on `uint8 [B, H, W, C]`."""
+        return self._run(images, seed=None)
 
-    def _call(self, images: NDArray[np.uint8], predict: Callable[[Any], Any]) -> NDArray[np.float32]:
-        """Outputs of `predict`, compiled with XLA if TensorFlow lacks channels-first kernels for this CPU."""
+    def draw(self, images: NDArray[np.uint8], seed: int) -> KerasPass:
+        """A pass on `uint8 [B, H, W, C]` with new noise for every row; equal seeds give equal noise.
+
+        All other layers are in inference mode, and the states of the layers' own generators do not change.
+        """
+        return self._run(images, seed)
+
+    def _run(self, images: NDArray[np.uint8], seed: int | None) -> KerasPass:
+        """A pass; compiled with XLA if TensorFlow lacks channels-first kernels for this CPU."""
         import tensorflow as tf
 
-        pixels = self._preprocessing.apply(images)
+        pixels, number = tf.constant(self._preprocessing.apply(images)), tf.constant(seed or 0, tf.int32)
+        noisy, shape = seed is not None, pixels.shape[1:]
         try:
-            return _to_numpy(predict(pixels))
+            values = self._function(noisy, shape, jit_compile=False)(pixels, number)
         except (tf.errors.UnimplementedError, tf.errors.InvalidArgumentError):
             if not self._preprocessing.channels_first:
                 raise
-        return _to_numpy(tf.function(predict, jit_compile=True)(tf.constant(pixels)))
+            values = self._function(noisy, shape, jit_compile=True)(pixels, number)
+        outputs, before, noise = values
+        return KerasPass(
+            outputs.numpy(),
+            None if before is None else before.numpy(),
+            {name: Noise(factor.numpy(), shift.numpy()) for name, (factor, shift) in noise.items()},
+        )
+
+    def _function(self, noisy: bool, shape: Any, *, jit_compile: bool) -> Any:
+        """The traced network, from pixels and a seed to outputs, values before the last activation, and noise."""
+        import tensorflow as tf
+
+        def compute(pixels: Any, seed: Any) -> Any:
+            recorder = NoiseRecorder(seed)
+            outputs = self._network.forward(pixels, recorder if noisy else keep_identity)
+            return outputs, _before_activation(outputs), recorder.noise
+
+        key = (noisy, jit_compile)
+        if key not in self._compiled:
+            function = tf.function(compute, jit_compile=jit_compile or None)
+            signature = tf.TensorSpec([None, *shape], tf.float32), tf.TensorSpec([], tf.int32)
+            self._compiled[key] = function.get_concrete_function(*signature)
+        return self._compiled[key]
+
+
+def _before_activation(outputs: Any) -> Any | None:
+    """The tensor in a trace from which a softmax or sigmoid computes the outputs; None for any other operation."""
+    operation = outputs.op
+    while operation.type in ("Cast", "Identity"):
+        operation = operation.inputs[0].op
+    return operation.inputs[0] if operation.type in ("Sigmoid", "Softmax") else None
 
 
 def other_precisions(model: Any) -> tuple[str, ...]:
@@ -176,7 +226,3 @@ def in_float32(model: Any) -> Iterator[None]:
 
 def _layers_with_policy(model: Any) -> list[Any]:
     return list(model._flatten_layers(include_self=True, recursive=True))
-
-
-def _to_numpy(outputs: Any) -> NDArray[np.float32]:
-    return np.asarray(outputs, np.float32)

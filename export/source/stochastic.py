@@ -11,7 +11,7 @@ that BatchNormalization stays in inference mode.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -35,7 +35,7 @@ class NoiseCall:
         family: `Dropout`, `GaussianDropout` or `AlphaDropout`.
         rate: rate in the export.
         noise_shape: function from the shape of a row to the shape of its mask.
-        own_noise: function from the inputs to the layer's outputs in training.
+        own_noise: function from the inputs and a seed, `int32 [2]`, to the layer's outputs in training.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class NoiseCall:
         family: str,
         rate: float,
         noise_shape: Callable[[tuple[int, ...]], tuple[int, ...]],
-        own_noise: Callable[[Any], Any],
+        own_noise: Callable[[Any, Any], Any],
     ) -> None:
         self.path = path
         self.family = family
@@ -76,10 +76,10 @@ def noise_replaced(kept: Sequence[NoiseLayer], behaviour: Behaviour) -> Iterator
 def _call_of(source: NoiseLayer, original: Any) -> NoiseCall:
     layer = source.layer
 
-    def own_noise(inputs: Any) -> Any:
+    def own_noise(inputs: Any, seed: Any) -> Any:
         """Outputs of the Keras layer in training, with the rate of the export and a mask for every row."""
         noise_shape = getattr(layer, "noise_shape", None)
-        changes: dict[str, Any] = {"rate": source.rate}
+        changes: dict[str, Any] = {"rate": source.rate, "seed_generator": _fixed_generator(seed)}
         if noise_shape is not None:
             changes["noise_shape"] = (None, *noise_shape[1:])
         with _attributes(layer, changes):
@@ -101,14 +101,18 @@ def _attributes(layer: Any, changes: Mapping[str, Any]) -> Iterator[None]:
             object.__setattr__(layer, name, value)
 
 
-@contextmanager
-def seeded(kept: Sequence[NoiseLayer], generators: Mapping[int, Any]) -> Iterator[None]:
-    """Within the block, kept layers draw from the given generators; the layers' own generators do not advance."""
-    with ExitStack() as stack:
-        for source in kept:
-            changes = {"seed_generator": generators[id(source.layer)]}
-            stack.enter_context(_attributes(source.layer, changes))
-        yield
+def _fixed_generator(seed: Any) -> Any:
+    """A seed generator of Keras that returns the same seed each time; it has no variable, so it works in a trace."""
+    import keras
+
+    class FixedSeed(keras.random.SeedGenerator):  # type: ignore[misc]
+        def __init__(self) -> None:
+            """Without the parent's variable for the state."""
+
+        def next(self, ordered: bool = True) -> Any:
+            return seed
+
+    return FixedSeed()
 
 
 def keep_identity(_call: NoiseCall, inputs: Any) -> Any:
@@ -116,9 +120,39 @@ def keep_identity(_call: NoiseCall, inputs: Any) -> Any:
     return inputs
 
 
-def draw_own_noise(call: NoiseCall, inputs: Any) -> Any:
-    """Behaviour with the noise of Keras, for Monte Carlo passes in Keras."""
-    return call.own_noise(inputs)
+class NoiseRecorder:
+    """Behaviour that draws the noise of the Keras layers and records it.
+
+    For every kind of dropout, the outputs are `x * factor + shift` with a random factor and a random shift for each
+    element of the inputs x; for dropout and Gaussian dropout, the shift is 0. The Keras layer itself computes both,
+    from inputs of zeros and of ones with the same seed.
+
+    Args:
+        seed: seed of the pass, a scalar of type int32; each call of a layer draws from its own stream.
+
+    Attributes:
+        noise: factor and shift by name of the site, in the shape of the layer's inputs with the batch axis.
+    """
+
+    def __init__(self, seed: Any) -> None:
+        self.noise: dict[str, tuple[Any, Any]] = {}
+        self._seed = seed
+
+    def __call__(self, call: NoiseCall, inputs: Any) -> Any:
+        """The outputs of a call, with new noise."""
+        import tensorflow as tf
+
+        seed = tf.stack([self._seed, len(self.noise)])
+        shift = call.own_noise(tf.zeros_like(inputs), seed)
+        factor = call.own_noise(tf.ones_like(inputs), seed) - shift
+        self.noise[_site_name(call.path, self.noise)] = (factor, shift)
+        return inputs * factor + shift
+
+
+def _site_name(path: str, taken: Iterable[str]) -> str:
+    """Name of the site of a call: the path of the layer, from the second call on with `#` and the call's number."""
+    calls = sum(1 for name in taken if name.split("#")[0] == path)
+    return path if calls == 0 else f"{path}#{calls + 1}"
 
 
 class SiteMarker:
@@ -147,7 +181,6 @@ class SiteMarker:
         return tf.raw_ops.CheckNumerics(tensor=inputs, message=_MARK + json.dumps(asdict(site)))
 
     def _describe(self, call: NoiseCall, inputs: Any) -> Site:
-        calls = sum(1 for site in self.sites if site.name.split("#")[0] == call.path)
         if inputs.shape.rank is None or None in tuple(inputs.shape)[1:]:
             raise ModelRefused(
                 f"The dropout layer {call.path} has an input of unknown shape {inputs.shape}.",
@@ -165,7 +198,7 @@ class SiteMarker:
         noise_shape = call.noise_shape(shape)
         kinds = ELEMENT_KINDS if noise_shape == shape else BROADCAST_KINDS
         return Site(
-            name=call.path if calls == 0 else f"{call.path}#{calls + 1}",
+            name=_site_name(call.path, [site.name for site in self.sites]),
             kind=kinds[call.family],
             rate=call.rate,
             shape=shape,

@@ -17,7 +17,7 @@ from export.contract.metadata import DOMAIN, ModelContract
 from export.contract.reader import ExportedModel, read_model
 from export.errors import ModelRefused, OptionRefused, OutputRefused, VerificationFailed
 from export.exporter import ExportNotice, export_file, export_model
-from export.graph.passes import with_rate_zero
+from export.graph.variants import with_rate
 from export.runtime import onnxruntime
 from screen.demo import read_images
 from tests.agreement import assert_close_to_scale
@@ -186,7 +186,7 @@ def test_a_preprocessing_by_name_is_in_the_graph_and_in_the_contract(keras: Any,
             ),
             training=False,
         )
-        session = onnxruntime.InferenceSession(with_rate_zero(read_model(path).proto).SerializeToString())
+        session = onnxruntime.InferenceSession(with_rate(read_model(path).proto, 0.0).SerializeToString())
         assert_close_to_scale(session.run(None, {"image": images})[0], wanted, 1e-5)
 
 
@@ -242,7 +242,7 @@ def test_a_channels_first_model_takes_the_same_images(keras: Any, tmp_path: Path
     assert contract.image_shape == (12, 10, channels)
     assert "then to [N, C, H, W]" in contract.describe()
     images = np.random.default_rng(1).integers(0, 256, (6, 12, 10, channels), dtype=np.uint8)
-    data = with_rate_zero(read_model(tmp_path / "m.onnx").proto).SerializeToString()
+    data = with_rate(read_model(tmp_path / "m.onnx").proto, 0.0).SerializeToString()
     found = onnxruntime.InferenceSession(data).run(None, {"image": images})[0]
     pixels = images.transpose(0, 3, 1, 2) / np.float32(255)
     # Through XLA: on a CPU, TensorFlow itself has channels-first kernels only where oneDNN brings them.

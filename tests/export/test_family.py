@@ -76,7 +76,7 @@ def reference(member: Member, source: Path, model: ExportedModel) -> KerasRefere
         ),
         output=next((text for option, text in given if option == "--output-layer"), None),
     )
-    return KerasReference(loaded.network, model.contract.preprocessing, seed=5)
+    return KerasReference(loaded.network, model.contract.preprocessing)
 
 
 def compare(model: ExportedModel, keras: KerasReference, images: NDArray[np.uint8]) -> None:
@@ -86,7 +86,7 @@ def compare(model: ExportedModel, keras: KerasReference, images: NDArray[np.uint
     engine = PassEngine(plan, passes=PASSES, seed=1, device=Device("cpu", 2), memory=2**28)
     ours = np.concatenate(list(engine.raw_passes(images))).astype(np.float64)
     repeated = np.tile(images, (PASSES // 4, 1, 1, 1))
-    free = np.concatenate([keras.stochastic(repeated).reshape(PASSES // 4, ROWS, -1) for _ in range(4)])
+    free = np.concatenate([keras.draw(repeated, seed).outputs.reshape(PASSES // 4, ROWS, -1) for seed in range(4)])
     keras_passes = as_probabilities(free.astype(np.float64), model.contract.output_kind)
     (numbers, errors), (own_numbers, own_errors) = mean_and_std(keras_passes), mean_and_std(ours)
     for one, other, error, own_error in zip(numbers, own_numbers, errors, own_errors, strict=True):

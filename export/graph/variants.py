@@ -1,0 +1,132 @@
+"""Variants of a finished graph with which `export.proof` measures it.
+
+In: a finished graph, which is not changed. Out: copies with other rates, with additional outputs, with the noise as
+inputs, or with nothing but the sites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+from onnx import TensorProto, helper
+
+from export.contract.metadata import DOMAIN, Site
+from export.graph.conditions import require
+
+
+def with_rate(model: onnx.ModelProto, rate: float) -> onnx.ModelProto:
+    """A copy in which every site has another rate; with rate 0, the deterministic model with its noise functions."""
+    copy = _copy(model)
+    for node in _site_nodes(copy).values():
+        for attribute in node.attribute:
+            if attribute.name == "rate":
+                attribute.f = rate
+    return copy
+
+
+def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """A copy with additional float32 outputs."""
+    copy = _copy(model)
+    present = {value.name for value in (*copy.graph.output, *copy.graph.input)}
+    for name in dict.fromkeys(names):
+        if name not in present:
+            copy.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    return copy
+
+
+def with_noise_as_inputs(model: onnx.ModelProto, sites: Sequence[Site]) -> onnx.ModelProto:
+    """A copy in which the node of each site computes `x * factor + shift`, with inputs of the graph for both.
+
+    The inputs have the names `factor_input(name)` and `shift_input(name)` and the shape `[N, *site.shape]`.
+
+    Requires: one node for each site.
+    """
+    copy = _copy(model)
+    nodes = _site_nodes(copy)
+    require(set(nodes) == {site.name for site in sites}, "one noise node for each site")
+    rebuilt: list[onnx.NodeProto] = []
+    for node in copy.graph.node:
+        if node.name not in nodes:
+            rebuilt.append(node)
+            continue
+        scaled = f"{node.name}/scaled"
+        rebuilt.append(helper.make_node("Mul", [node.input[0], factor_input(node.name)], [scaled], name=scaled))
+        rebuilt.append(helper.make_node("Add", [scaled, shift_input(node.name)], list(node.output), name=node.name))
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in rebuilt]
+    del copy.graph.node[:], copy.functions[:]
+    copy.graph.node.extend(kept)
+    for site in sites:
+        for name in (factor_input(site.name), shift_input(site.name)):
+            copy.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *site.shape]))
+    return copy
+
+
+def factor_input(site: str) -> str:
+    """Name of the input for the factor of a site."""
+    return f"{site}/factor"
+
+
+def shift_input(site: str) -> str:
+    """Name of the input for the shift of a site."""
+    return f"{site}/shift"
+
+
+def only_sites(model: onnx.ModelProto, sites: Sequence[Site]) -> onnx.ModelProto:
+    """A graph of the nodes of the sites and their functions alone, each node with an input and an output of its own.
+
+    The input of a site has the name of the site and any number of rows; the output has the suffix `/drawn`.
+
+    Requires: one node for each site.
+    """
+    nodes = _site_nodes(model)
+    require(set(nodes) == {site.name for site in sites}, "one noise node for each site")
+    alone, inputs, outputs = [], [], []
+    for index, site in enumerate(sites):
+        node = onnx.NodeProto.FromString(nodes[site.name].SerializeToString())
+        del node.input[:], node.output[:]
+        node.input.append(site.name)
+        node.output.append(drawn_output(site.name))
+        alone.append(node)
+        shape: list[str | None] = [f"rows_{index}", *(None for _ in site.shape)]
+        inputs.append(helper.make_tensor_value_info(site.name, TensorProto.FLOAT, shape))
+        outputs.append(helper.make_tensor_value_info(drawn_output(site.name), TensorProto.FLOAT, None))
+    graph = helper.make_graph(alone, "sites", inputs, outputs)
+    reduced = helper.make_model(graph, opset_imports=model.opset_import, functions=model.functions)
+    reduced.ir_version = model.ir_version
+    return reduced
+
+
+def drawn_output(site: str) -> str:
+    """Name of the output of a site in `only_sites`."""
+    return f"{site}/drawn"
+
+
+def site_values(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
+    """Names of the input and of the output of each site's node, by name of the site."""
+    return {name: (node.input[0], node.output[0]) for name, node in _site_nodes(model).items()}
+
+
+def value_before_activation(model: onnx.ModelProto) -> str | None:
+    """Name of the value from which a softmax or sigmoid computes the output; None for any other operation."""
+    node = last_operation(model)
+    return node.input[0] if node is not None and node.op_type in ("Sigmoid", "Softmax") else None
+
+
+def last_operation(model: onnx.ModelProto) -> onnx.NodeProto | None:
+    """The node that computes the output, without nodes that only cast or copy; None if no node computes it."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    node = producers.get(model.graph.output[0].name)
+    while node is not None and node.op_type in ("Identity", "Cast"):
+        node = producers.get(node.input[0])
+    return node
+
+
+def _site_nodes(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    return {node.name: node for node in model.graph.node if node.domain == DOMAIN}
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
