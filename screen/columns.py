@@ -53,7 +53,7 @@ SCORES = (
         pa.int32(),
         "",
         "0 to C - 1",
-        "Predicted class: the class with the largest mean (one sigmoid output: 1 if the mean is above 0.5, else 0).",
+        "Predicted class: the class with the largest mean (one probability: 1 if the mean is above 0.5, else 0).",
     ),
     Column("confidence", _NUMBER, "probability", "0 to 1", "Predictive mean of the predicted class."),
     Column(
@@ -131,7 +131,8 @@ SCORES = (
         _NUMBER,
         "",
         "any",
-        "Mean over the passes of -logsumexp(logits), null if the model has no logits; high values are unusual.",
+        "Mean over the passes of -logsumexp(logits); high values are unusual. Null without logits, and for a single "
+        "probability or several labels.",
     ),
     Column("largest_label_entropy", _NUMBER, "nats", "0 to ln 2", "Multi-label: entropy of the least certain label."),
     Column(
@@ -240,6 +241,7 @@ STATUSES = {
     "wrong_shape": "the image does not have the input size of the model, which was exported without --resize",
     "unreadable_page": "the row is in a damaged part of the Parquet file",
     "non_finite": "the model returned NaN or infinity",
+    "not_probabilities": "the outputs should be probabilities, but are outside 0 to 1 or do not sum to 1",
 }
 """Meaning of each value of the column `status`."""
 
@@ -264,12 +266,13 @@ def null_columns(contract: ModelContract, calibrated: frozenset[str] = frozenset
     nulls = set(CALIBRATED - calibrated)
     classes = {"prediction", "confidence", "prediction_std", "skewness", "kurtosis"}
     probabilities = {"entropy", "expected_entropy", "mutual_information", "variation_ratio", "energy"}
-    if contract.output_kind == "regression":
-        return frozenset(nulls | classes | probabilities | {"largest_label_entropy"})
-    if contract.output_kind == "sigmoid":
-        nulls |= {"energy"}
-        return frozenset(nulls | (classes if contract.classes > 1 else {"largest_label_entropy"}))
-    return frozenset(nulls | {"largest_label_entropy"})
+    by_task = {
+        "values": {*classes, *probabilities, "largest_label_entropy"},
+        "labels": {*classes, "energy"},
+        "binary": {"largest_label_entropy", "energy"},
+        "classes": {"largest_label_entropy"},
+    }
+    return frozenset(nulls | by_task[contract.task])
 
 
 def result_schema(kept: pa.Schema) -> pa.Schema:

@@ -28,7 +28,9 @@ class Preprocessing:
         std: divisor after the subtraction, in the same order; empty for none.
         name: key in `PREPROCESSINGS`; "" if scale, mean and std were given as numbers.
         reverse_channels: whether RGB becomes BGR, as the first step.
-        channels_first: whether `[N, H, W, C]` becomes `[N, C, H, W]`, as the last step.
+        channels_first: whether `[N, H, W, C]` becomes `[N, C, H, W]`, after these operations.
+        reshape: shape of one image to which the pixels are reshaped in row-major order, as the last step; empty if the
+            model takes images.
     """
 
     scale: float | None
@@ -37,6 +39,7 @@ class Preprocessing:
     name: str = ""
     reverse_channels: bool = False
     channels_first: bool = False
+    reshape: tuple[int, ...] = ()
 
     @property
     def changes_pixels(self) -> bool:
@@ -57,6 +60,8 @@ class Preprocessing:
             text = f"RGB to BGR, {text}"
         if self.channels_first:
             text = f"{text}, then to [N, C, H, W]"
+        if self.reshape:
+            text = f"{text}, then to [N, {', '.join(map(str, self.reshape))}]"
         return f"{self.name}: {text}" if self.name else text
 
     def apply(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -68,7 +73,9 @@ class Preprocessing:
             pixels -= np.asarray(self.mean, np.float32)
         if self.std:
             pixels /= np.asarray(self.std, np.float32)
-        return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)) if self.channels_first else pixels
+        if self.channels_first:
+            pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+        return pixels.reshape(len(pixels), *self.reshape) if self.reshape else pixels
 
 
 PreprocessingName = Literal["unit", "tf", "torch", "caffe"]
@@ -108,8 +115,10 @@ def choose_preprocessing(
     return PREPROCESSINGS[name]
 
 
-def fit_preprocessing(preprocessing: Preprocessing, *, channels: int, channels_first: bool) -> Preprocessing:
-    """The preprocessing, checked against the number of channels, with the model's axis order set.
+def fit_preprocessing(
+    preprocessing: Preprocessing, *, channels: int, channels_first: bool, reshape: tuple[int, ...] = ()
+) -> Preprocessing:
+    """The preprocessing, checked against the number of channels, with the model's axis order and shape set.
 
     Raises:
         OptionRefused: the preprocessing does not fit the number of channels, or its scale or a value of its std is 0.
@@ -133,7 +142,7 @@ def fit_preprocessing(preprocessing: Preprocessing, *, channels: int, channels_f
             wanted="values other than zero",
             next_step="give the values that were used in training",
         )
-    return replace(preprocessing, channels_first=channels_first)
+    return replace(preprocessing, channels_first=channels_first, reshape=reshape)
 
 
 RESIZE_METHODS = (

@@ -33,7 +33,12 @@ _TEXT_KEYS = ("input_name", "output_name", "output_kind", "colour", "source_dige
 
 OutputKind = Literal["softmax", "logits", "sigmoid", "regression"]
 OUTPUT_KINDS: tuple[str, ...] = get_args(OutputKind)
-"""Kinds of model output, in this order: class probabilities, logits, one probability for each label, real values."""
+"""Kinds of model output, in this order: class probabilities, logits (of classes; a single one is the argument of a
+sigmoid), one probability for each label, real values."""
+
+Task = Literal["classes", "binary", "labels", "values"]
+"""Meaning of the outputs: probabilities of C exclusive classes, the probability of class 1 of two classes, a
+probability for each of C labels, or real values."""
 
 COLOURS = {1: "grey", 3: "rgb"}
 """Colour mode of an image by its number of channels."""
@@ -110,7 +115,7 @@ class ModelContract:
 
     The ONNX file maps `uint8 [N, height, width, channels]` to `float32 [N, classes]`, with new noise in every session
     run. `output_kind` defines how to interpret the output. The user stated the output kind at export, or the export
-    derived it from the last layer; output values are not used.
+    derived it from the last layer, and verified that output values on test images are possible for this kind.
     """
 
     input_name: str
@@ -139,6 +144,15 @@ class ModelContract:
         """`(height, width, channels)` of one image."""
         return (self.height, self.width, self.channels)
 
+    @property
+    def task(self) -> Task:
+        """Meaning of the outputs, from their kind and their number."""
+        if self.output_kind == "regression":
+            return "values"
+        if self.output_kind == "sigmoid" and self.classes > 1:
+            return "labels"
+        return "classes" if self.classes > 1 else "binary"
+
     def describe(self) -> str:
         """The contract as text for `oodscreen inspect`."""
         height, width, channels = self.image_shape
@@ -146,7 +160,7 @@ class ModelContract:
             f"  input          {self.input_name}: uint8 [N, {height}, {width}, {channels}] ({self.colour})",
             f"  resize         {self.resize.describe()}",
             f"  preprocessing  {self.preprocessing.describe()}, in the graph",
-            f"  output         {self.output_name}: [N, {self.classes}] ({self.output_kind})",
+            f"  output         {self.output_name}: [N, {self.classes}] ({self._describe_output()})",
         ]
         if self.class_names:
             lines.append(f"  classes        {', '.join(self.class_names)}")
@@ -175,6 +189,10 @@ class ModelContract:
         if "deterministic_difference" in measured:
             return [f"difference from Keras: {measured['deterministic_difference']:.1e} without dropout"]
         return []
+
+    def _describe_output(self) -> str:
+        is_logit = self.output_kind == "logits" and self.task == "binary"
+        return "logits: a sigmoid of the single logit is the probability" if is_logit else self.output_kind
 
     def to_metadata(self) -> dict[str, str]:
         """The contract as ONNX metadata with keys `oodscreen.*`."""
@@ -258,6 +276,7 @@ class ModelContract:
                 name=preprocessing["name"],
                 reverse_channels=preprocessing["reverse_channels"],
                 channels_first=preprocessing["channels_first"],
+                reshape=tuple(preprocessing.get("reshape", ())),
             ),
             class_names=tuple(json.loads(values["class_names"])),
             source_digest=values["source_digest"],

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from export.contract.labelled import LabelledBatch
 from export.contract.metadata import Accuracy, ModelContract
+from export.contract.probabilities import to_probabilities
 from export.errors import InputRefused, OptionRefused
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -39,7 +40,7 @@ def check_labels_are_classes(contract: ModelContract) -> None:
     Raises:
         OptionRefused: the output kind is `regression`.
     """
-    if contract.output_kind == "regression":
+    if contract.task == "values":
         raise OptionRefused(
             "--check-data was given for a regression, which has no accuracy.",
             wanted="a classification model",
@@ -50,14 +51,15 @@ def check_labels_are_classes(contract: ModelContract) -> None:
 def measure_accuracy(
     batches: Iterable[LabelledBatch], contract: ModelContract, *, keras: Predict, exported: Predict, stochastic: Predict
 ) -> Accuracy:
-    """Accuracy of the Keras model and of the exported model. For sigmoid outputs, the mean accuracy over the labels.
+    """Accuracy of the Keras model and of the exported model. For several labels, the mean accuracy over the labels.
 
     Args:
         batches: labelled rows.
         contract: contract of the model, with its output kind and its classes.
         keras: predictions of the Keras model without dropout.
         exported: predictions of the exported model without dropout.
-        stochastic: one stochastic pass of the exported model; the mean of `MONTE_CARLO_PASSES` passes is evaluated.
+        stochastic: one stochastic pass of the exported model; the mean of the probabilities of `MONTE_CARLO_PASSES`
+            passes is evaluated.
 
     Raises:
         InputRefused: no row has both an image and a usable label.
@@ -74,9 +76,13 @@ def measure_accuracy(
         if not usable.any():
             continue
         images, labels = batch.images[usable], np.array([found for found in read if found is not None], np.int64)
-        mean = np.mean([stochastic(images) for _ in range(MONTE_CARLO_PASSES)], axis=0)
-        outputs_by_model = {"keras": keras(images), "exported": exported(images), "monte_carlo": mean}
-        predicted = {name: _predict(outputs, contract) for name, outputs in outputs_by_model.items()}
+        passes = [to_probabilities(stochastic(images), contract) for _ in range(MONTE_CARLO_PASSES)]
+        probabilities = {
+            "keras": to_probabilities(keras(images), contract),
+            "exported": to_probabilities(exported(images), contract),
+            "monte_carlo": np.mean(passes, axis=0),
+        }
+        predicted = {name: _predict(values, contract) for name, values in probabilities.items()}
         for name, classes in predicted.items():
             correct[name] += float(np.mean(classes == labels, axis=1).sum())
         differing += int(np.any(predicted["keras"] != predicted["exported"], axis=1).sum())
@@ -110,7 +116,7 @@ def find_alarms(accuracy: Accuracy, contract: ModelContract) -> list[str]:
     alarms = []
     chance = accuracy.baseline
     if chance == 1:  # one label only: a constant prediction is always right
-        chance = 1 / max(2, contract.classes) if contract.output_kind != "sigmoid" else 0.5
+        chance = 1 / contract.classes if contract.task == "classes" else 0.5
     noise = _STANDARD_ERRORS * math.sqrt(chance * (1 - chance) / accuracy.rows)
     if accuracy.exported <= chance + noise:
         alarms.append(
@@ -132,15 +138,15 @@ def find_alarms(accuracy: Accuracy, contract: ModelContract) -> list[str]:
     return alarms
 
 
-def _predict(outputs: NDArray[np.floating[Any]], contract: ModelContract) -> NDArray[np.int64]:
-    """Predicted classes `[B, 1]`; for sigmoids, predicted labels `[B, C]` of 0 and 1."""
-    classes = outputs > 0.5 if contract.output_kind == "sigmoid" else outputs.argmax(axis=1)[:, None]
+def _predict(probabilities: NDArray[np.floating[Any]], contract: ModelContract) -> NDArray[np.int64]:
+    """Predicted classes `[B, 1]`; for one probability or several labels, predicted labels `[B, C]` of 0 and 1."""
+    classes = probabilities.argmax(axis=1)[:, None] if contract.task == "classes" else probabilities > 0.5
     return np.asarray(classes, np.int64)
 
 
 def _read_label(label: Any, contract: ModelContract) -> list[int] | None:
     """A label in the format of `_predict`; None if the label is not one of the model's."""
-    if contract.output_kind == "sigmoid":
+    if contract.task in ("binary", "labels"):
         values = label if isinstance(label, list) else [label]
         numbers = [_whole_number(value) for value in values]
         fits = len(numbers) == contract.classes and all(number in (0, 1) for number in numbers)
@@ -160,7 +166,9 @@ def _whole_number(value: Any) -> int | None:
 
 
 def _wanted_labels(contract: ModelContract) -> str:
-    if contract.output_kind == "sigmoid":
-        return "0 or 1" if contract.classes == 1 else f"lists of {contract.classes} values, each 0 or 1"
+    if contract.task == "binary":
+        return "0 or 1"
+    if contract.task == "labels":
+        return f"lists of {contract.classes} values, each 0 or 1"
     names = " or names in --classes" if contract.class_names else " (for class names, add --classes)"
     return f"integers from 0 to {contract.classes - 1}{names}"

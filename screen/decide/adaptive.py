@@ -31,7 +31,7 @@ def refuse_early_exit(contract: ModelContract, rule: FlagRule | None, detectors:
         OptionRefused: the decision depends on other scores, or the model has no predictive entropy.
     """
     problem = ""
-    if contract.output_kind == "regression" or (contract.output_kind == "sigmoid" and contract.classes > 1):
+    if contract.task in ("values", "labels"):
         problem = "the model has no predictive entropy over classes"
     elif rule is not None and rule.entropy_limit is None:
         problem = f"the flag rule {rule.text!r} does not flag rows by a lower limit of the entropy alone"

@@ -171,11 +171,7 @@ def _why_missing(name: str, features: FeaturePlan) -> str:
 
 def default_uncertainty(contract: ModelContract) -> str:
     """Name of the score of uncertainty that is combined with the distances by default."""
-    if contract.output_kind == "regression":
-        return "largest_std"
-    if contract.output_kind == "sigmoid" and contract.classes > 1:
-        return "largest_label_entropy"
-    return "entropy"
+    return {"values": "largest_std", "labels": "largest_label_entropy"}.get(contract.task, "entropy")
 
 
 def no_detector(name: str, why: str, known: list[str], given: str = "") -> OptionRefused:

@@ -173,16 +173,15 @@ def default_rule(contract: ModelContract) -> str:
     Raises:
         OptionRefused: the model is a regression, for which there is no default threshold.
     """
-    if contract.output_kind == "regression":
+    if contract.task == "values":
         raise OptionRefused(
             "The model is a regression, and no flag rule was given.",
             wanted="a flag rule, because a threshold depends on the unit of the model's values",
             next_step="add a flag rule in the unit of the model's values, for example --flag-if 'largest_std > 0.1'",
         )
-    if contract.output_kind == "sigmoid" and contract.classes > 1:
-        return f"largest_label_entropy > {REVIEW_SHARE * math.log(2):.6g}"
-    most = math.log(2 if contract.output_kind == "sigmoid" else contract.classes)
-    return f"entropy > {REVIEW_SHARE * most:.6g}"
+    score = "largest_label_entropy" if contract.task == "labels" else "entropy"
+    most = math.log(contract.classes if contract.task == "classes" else 2)
+    return f"{score} > {REVIEW_SHARE * most:.6g}"
 
 
 def parse_rule(text: str, contract: ModelContract, calibrated: frozenset[str] = frozenset()) -> FlagRule:

@@ -242,7 +242,7 @@ class EarlyExitEngine(PassEngine):
         statistics = self._run_passes(boundary, self._runs_by_look[look])
         if previous is not None:
             statistics = previous.merge(statistics)
-        summary = summarize(statistics, self.plan.contract.output_kind)
+        summary = summarize(statistics, self.plan.contract.task)
         completed = self._interim_looks[look]
         entropy, information = summary.entropy, summary.mutual_information
         if completed == self.passes or entropy is None or information is None:

@@ -111,7 +111,7 @@ def entropy_error(runs: RunStatistics, passes: int) -> Floats:
     The bound is smallest if a is the median of the w_c weighted by std_c. With two classes the bound is exact.
 
     Args:
-        runs: statistics of n passes of a model with classes or with one sigmoid output.
+        runs: statistics of n passes of a model with classes or with a single probability.
         passes: T.
     """
     mean, std = runs.mean, np.sqrt(np.maximum(runs.m2, 0) / (runs.passes - 1))

@@ -165,7 +165,7 @@ class PassEngine:
         """Run the trunk and all passes for rows that fit into memory, and return their summary and features."""
         parts = cut_rows(images, -(-self._workers // len(self._runs)))
         boundaries = [self._trunk.run(Rows(part)) for part in parts]
-        summary = summarize(self._reduce_all(boundaries, self._runs), self.plan.contract.output_kind)
+        summary = summarize(self._reduce_all(boundaries, self._runs), self.plan.contract.task)
         features = [boundary.features for boundary in boundaries if boundary.features is not None]
         return summary, np.concatenate(features) if features else None
 

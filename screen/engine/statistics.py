@@ -6,12 +6,14 @@ statistics of session runs are merged in float64.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from export.contract.metadata import Task
 from screen.engine.graph.reduction import ENERGY, ENTROPY, M2, M3, M4, MEAN, VOTES
 
 Floats = NDArray[np.float64]
@@ -113,12 +115,12 @@ class PassSummary:
         mean: `[B, C]`, predictive mean.
         std: `[B, C]`, standard deviation over passes, ddof 0.
         largest_std: `[B]`, maximum of `std` over the C outputs.
-        prediction: `[B]`, the predicted class (for one sigmoid output: 1 if its mean is above 0.5, else 0).
+        prediction: `[B]`, the predicted class (for a single probability: 1 if its mean is above 0.5, else 0).
         confidence: `[B]`, mean probability of the prediction.
-        entropy: `[B]`, predictive entropy H(E p), nats; for sigmoid outputs, the sum over the labels.
-        expected_entropy: `[B]`, E H(p), nats; for sigmoid outputs, the sum over the labels.
+        entropy: `[B]`, predictive entropy H(E p), nats; for several labels, the sum over the labels.
+        expected_entropy: `[B]`, E H(p), nats; for several labels, the sum over the labels.
         mutual_information: `[B]`, `entropy - expected_entropy` (Houlsby et al. 2011, eq. 2), nats.
-        variation_ratio: `[B]`, fraction of passes whose class differs from the most frequent one; for sigmoid outputs,
+        variation_ratio: `[B]`, fraction of passes whose class differs from the most frequent one; for several labels,
             the mean over the labels.
         prediction_std, skewness, kurtosis: `[B]`, standard deviation, skewness and excess kurtosis over passes of the
             prediction's probability.
@@ -147,12 +149,6 @@ class PassSummary:
     contrast_distance: Floats | None = None
     penultimate_distance: Floats | None = None
 
-    @property
-    def is_finite(self) -> NDArray[np.bool_]:
-        """`[B]`, whether the row's predictive mean contains neither NaN nor infinity."""
-        finite: NDArray[np.bool_] = np.all(np.isfinite(self.mean), axis=1)
-        return finite
-
     def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> PassSummary:
         """The summary of the rows that a boolean mask `[B]` selects, or of the rows at given positions in order."""
         taken: dict[str, Any] = {}
@@ -160,6 +156,10 @@ class PassSummary:
             array = getattr(self, field.name)
             taken[field.name] = None if array is None else array[rows]
         return PassSummary(**taken)
+
+    def drop(self, rows: Collection[int]) -> PassSummary:
+        """The summary without the rows at the given positions."""
+        return self.take(np.delete(np.arange(len(self.mean)), list(rows))) if rows else self
 
 
 def concatenate(summaries: list[PassSummary]) -> PassSummary:
@@ -171,29 +171,28 @@ def concatenate(summaries: list[PassSummary]) -> PassSummary:
     return PassSummary(**joined)
 
 
-def summarize(runs: RunStatistics, output_kind: str) -> PassSummary:
+def summarize(runs: RunStatistics, task: Task) -> PassSummary:
     """The summary of B rows, from the merged statistics of their passes.
 
     Args:
         runs: merged statistics of all completed passes.
-        output_kind: output kind in the contract: `softmax` or `logits` (classes), `sigmoid` (labels), or `regression`
-            (values).
+        task: meaning of the model's outputs.
     """
     passes = np.full(len(runs.mean), runs.passes, np.int32)
     std = np.sqrt(np.maximum(runs.m2, 0) / runs.passes)
     energy = None if runs.energy is None else runs.energy / runs.passes
-    if output_kind == "regression" or runs.votes is None or runs.entropy is None:
+    if task == "values" or runs.votes is None or runs.entropy is None:
         return PassSummary(passes, runs.mean, std, std.max(axis=1))
 
     expected = runs.entropy / runs.passes
     share = runs.votes / runs.passes
-    if output_kind == "sigmoid":
+    if task == "classes":
+        entropy = -_p_log_p(runs.mean).sum(axis=1)
+        disagreement = 1 - share.max(axis=1)
+    else:
         label_entropy = _bernoulli_entropy(runs.mean)
         entropy = label_entropy.sum(axis=1)
         disagreement = np.minimum(share, 1 - share).mean(axis=1)
-    else:
-        entropy = -_p_log_p(runs.mean).sum(axis=1)
-        disagreement = 1 - share.max(axis=1)
     common = {
         "entropy": entropy,
         "expected_entropy": expected,
@@ -202,13 +201,13 @@ def summarize(runs: RunStatistics, output_kind: str) -> PassSummary:
         "variation_ratio": disagreement,
         "energy": energy,
     }
-    if output_kind == "sigmoid" and runs.mean.shape[1] > 1:
+    if task == "labels":
         return PassSummary(
             passes, runs.mean, std, std.max(axis=1), largest_label_entropy=label_entropy.max(axis=1), **common
         )
 
     rows = np.arange(len(runs.mean))
-    if output_kind == "sigmoid":
+    if task == "binary":
         column = np.zeros(len(rows), np.int64)
         prediction = (runs.mean[:, 0] > 0.5).astype(np.int32)
         confidence = np.maximum(runs.mean[:, 0], 1 - runs.mean[:, 0])
@@ -226,7 +225,7 @@ def summarize(runs: RunStatistics, output_kind: str) -> PassSummary:
         confidence=confidence,
         prediction_std=std[rows, column],
         # The probability of a binary "no" is 1 - p, whose skewness has the opposite sign.
-        skewness=np.where(prediction == 0, -skewness, skewness) if output_kind == "sigmoid" else skewness,
+        skewness=np.where(prediction == 0, -skewness, skewness) if task == "binary" else skewness,
         kurtosis=kurtosis,
         **common,
     )

@@ -13,7 +13,7 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,18 +59,19 @@ class ImageBatch:
     readable: NDArray[np.bool_]
     failures: dict[int, Failure]
 
-    def fail_readable(self, failed: NDArray[np.bool_], failure: Failure) -> ImageBatch:
+    def fail_readable(self, failed: Mapping[int, Failure]) -> ImageBatch:
         """The batch with some of its readable rows marked as unreadable.
 
         Args:
-            failed: `[B_ok]`, whether each readable row failed.
-            failure: status and reason of these rows.
+            failed: status and reason of these rows, by their position among the readable rows.
         """
-        rows = np.flatnonzero(self.readable)[failed]
+        if not failed:
+            return self
+        rows = np.flatnonzero(self.readable)[list(failed)]
         readable = self.readable.copy()
         readable[rows] = False
-        failures = {**self.failures, **dict.fromkeys(rows.tolist(), failure)}
-        return ImageBatch(self.pieces, self.images[~failed], readable, failures)
+        failures = {**self.failures, **dict(zip(rows.tolist(), failed.values(), strict=True))}
+        return ImageBatch(self.pieces, np.delete(self.images, list(failed), axis=0), readable, failures)
 
 
 class Decoder:

@@ -118,13 +118,11 @@ def name_classes(results: Results, model: str | None) -> tuple[ClassNames, Model
             next_step="give that file, or leave out --model to use the class names recorded by the run",
         )
     contract = read.contract
-    if contract.output_kind == "regression":
+    if contract.task == "values":
         return ClassNames((), several=False), contract
-    count = 2 if contract.output_kind == "sigmoid" and contract.classes == 1 else contract.classes
+    count = 2 if contract.task == "binary" else contract.classes
     names = contract.class_names if len(contract.class_names) == count else tuple(map(str, range(count)))
-    return ClassNames(
-        _make_distinct(names), several=contract.output_kind == "sigmoid" and contract.classes > 1
-    ), contract
+    return ClassNames(_make_distinct(names), several=contract.task == "labels"), contract
 
 
 def _recorded_classes(results: Results) -> ClassNames:

@@ -30,7 +30,7 @@ _NAMES = frozenset(
     [*(column.name for column in SCORES_OF_ALL_FORMATS), *(status for status in STATUSES if status != "ok")]
 )
 _WORD = re.compile(r"[A-Za-z_]\w*")
-_HAVE_AN_IMAGE = ("ok", "wrong_shape", "too_large", "non_finite")
+_HAVE_AN_IMAGE = ("ok", "wrong_shape", "too_large", "non_finite", "not_probabilities")
 """Statuses of rows whose image can be shown."""
 
 

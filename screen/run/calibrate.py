@@ -12,7 +12,7 @@ order of rows or shards, and equal images are always in the same set.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -51,13 +51,14 @@ from screen.engine.masks import ALGORITHM, identify_rows
 from screen.engine.passes import EngineOptions, PassEngine
 from screen.engine.session import choose_device
 from screen.input.decode import ImageBatch
+from screen.input.image_bytes import Failure
 from screen.input.images import batch_rows, decode_ahead
 from screen.input.mapping import map_columns
 from screen.input.overlap import StageClock
 from screen.input.rows import read_batches
 from screen.input.shards import ShardRef, find_shards
+from screen.run.failures import find_failures
 from screen.run.runner import Listener
-from screen.run.scoring import NON_FINITE
 from screen.run.self_test import Examples, run_self_test
 
 
@@ -283,11 +284,10 @@ class _CalibrationProcess:
                 continue
             self._examples.add(digests[kept], batch.images[kept])
             summary = self._engine.summarize(batch.images[kept])
-            finite = summary.is_finite
-            if not finite.all():
-                self._count(NON_FINITE[0], int((~finite).sum()))
-            scores = score_columns(summary.take(finite))
-            rows.digests.append(digests[kept][finite])
+            failures = find_failures(summary, self._model.contract.task)
+            self._add_failures(failures.values())
+            scores = score_columns(summary.drop(failures))
+            rows.digests.append(np.delete(digests[kept], list(failures)))
             for name in self._detectors:
                 if name not in scores:
                     raise no_detector(
@@ -310,17 +310,18 @@ class _CalibrationProcess:
         batches = read_batches(shards, columns, batch_rows(config, contract))
         with closing(decode_ahead(batches, contract, config, StageClock())) as decoded:
             for batch in decoded:
-                for status, error in batch.failures.values():
-                    self._first_failure = self._first_failure or f"{status}: {error}"
-                    if count:
-                        self._count(status, 1)
+                self._add_failures(batch.failures.values(), count=count)
                 self.rows += len(batch.readable) if count else 0
                 if batch.readable.any():
                     yield batch
                 self._listener.advanced(len(batch.readable))
 
-    def _count(self, status: str, rows: int) -> None:
-        self.statuses[status] = self.statuses.get(status, 0) + rows
+    def _add_failures(self, failures: Iterable[Failure], *, count: bool = True) -> None:
+        """Add rows that could not be scored to `statuses` if `count` is set; the first is kept for an error."""
+        for status, error in failures:
+            self._first_failure = self._first_failure or f"{status}: {error}"
+            if count:
+                self.statuses[status] = self.statuses.get(status, 0) + 1
 
     def _find_shards(self, source: str) -> list[ShardRef]:
         """The readable shards of a source; a notice names those that are left out."""

@@ -28,14 +28,12 @@ from screen.input.overlap import StageClock, work_ahead
 from screen.input.rows import RowBatch, read_batches, read_groups
 from screen.input.shards import ShardRef, UnreadableShard
 from screen.output.writer import ShardWriters, WrittenShard, make_table
+from screen.run.failures import find_failures
 from screen.run.screener import Screener
 from screen.run.stopping import StopRequest
 
 _AHEAD = 2
 """Maximum number of scored batches that wait for the writer."""
-
-NON_FINITE = ("non_finite", "the model returned NaN or infinity")
-"""Status and error of a row whose predictive mean is not finite."""
 
 
 @dataclass(frozen=True)
@@ -206,8 +204,7 @@ def score_batches(screener: Screener, batches: Iterator[ImageBatch]) -> Iterator
         batch = waiting.popleft()
         rows = None
         if summary is not None:
-            finite = summary.is_finite
-            if not finite.all():
-                batch, summary = batch.fail_readable(~finite, NON_FINITE), summary.take(finite)
-            rows = screener.policy.apply(summary)
+            failures = find_failures(summary, screener.contract.task)
+            batch = batch.fail_readable(failures)
+            rows = screener.policy.apply(summary.drop(failures))
         yield ScoredBatch(batch.pieces, make_table(batch, rows))

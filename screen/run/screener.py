@@ -16,12 +16,14 @@ from export.contract.reader import ExportedModel, read_model
 from export.errors import InputRefused
 from screen.config import MaskMode, RunConfig
 from screen.decide.policy import DecisionPolicy, ScoredRows, choose_policy
+from screen.decide.rules import Reason
 from screen.engine.early_exit import EarlyExitEngine
 from screen.engine.graph.plan import plan_engine
 from screen.engine.passes import EngineOptions, PassEngine
 from screen.engine.session import choose_device
 from screen.engine.statistics import PassSummary
 from screen.files.paths import as_path
+from screen.run.failures import find_failures
 
 
 class Screener:
@@ -96,6 +98,9 @@ class Screener:
     def score(self, images: NDArray[np.uint8]) -> ScoredRows:
         """Score and flag images.
 
+        A row whose outputs cannot be scored is flagged, with its status as the reason. Its scores are NaN, and its
+        prediction is -1.
+
         Args:
             images: `uint8 [B, H, W, C]` of the model's image size, raw pixels.
 
@@ -104,7 +109,12 @@ class Screener:
         """
         (summary,) = self.summarize_each([images])
         assert summary is not None  # noqa: S101  only None yields None
-        return self.policy.apply(summary)
+        rows = self.policy.apply(summary)
+        for row, (status, error) in find_failures(summary, self.contract.task).items():
+            rows.flag[row], rows.reasons[row] = True, (Reason(status, f"{status}: {error}"),)
+            for values in rows.scores.values():
+                values[row] = np.nan if np.issubdtype(values.dtype, np.floating) else -1
+        return rows
 
     def summarize_each(self, batches: Iterable[NDArray[np.uint8] | None]) -> Iterator[PassSummary | None]:
         """Yield the statistics of each batch, in order.

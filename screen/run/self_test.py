@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from screen.decide.calibration import Calibration
 from screen.decide.scores import score_columns
 from screen.engine.passes import PassEngine
+from screen.run.failures import find_failures
 
 Images = NDArray[np.uint8]
 
@@ -92,9 +93,9 @@ def run_self_test(
     shares, surprisals = {}, {}
     for kind, make in make_kinds(images).items():
         summary = engine.summarize(make())
-        scores = score_columns(summary.take(summary.is_finite))
-        unreadable = int((~summary.is_finite).sum())  # a row that cannot be scored is flagged
-        flags = int((calibration.score(scores) > calibration.threshold).sum()) + unreadable
+        failures = find_failures(summary, engine.plan.contract.task)  # a row that cannot be scored is flagged
+        scores = score_columns(summary.drop(failures))
+        flags = int((calibration.score(scores) > calibration.threshold).sum()) + len(failures)
         shares[kind] = flags / len(images)
         surprisals[kind] = calibration.combined_score.surprisals(scores)
     names = calibration.combined_score.names

@@ -195,6 +195,8 @@ def _choose_early(
     spent, candidates = 0, []
     for position, node in enumerate(nodes):
         spent += count_flops([node], sizes)
+        if spent == 0 and node.op_type in _SHAPE_ONLY:
+            continue  # the image itself, whose channel axis is known, is a candidate
         name = node.output[0]
         if name in narrow and name not in excluded and spent < total and _is_usable(name, sizes):
             spatial = sum(size > 1 for size in sizes.shapes[name][1:]) > 1

@@ -36,8 +36,8 @@ def add_statistics(
     Outputs, by name:
         MEAN `[B, C]`: mean over passes of the probabilities (of the values, for a regression).
         M2, M3, M4 `[B, C]`: sums over passes of the 2nd to 4th power of the deviation from MEAN.
-        VOTES `[B, C]`: number of passes that predict the class (for a sigmoid: with a probability above 0.5).
-        ENTROPY `[B, C]` (for a sigmoid `[B, C, 2]`): sum over passes of `-p ln p`, nats.
+        VOTES `[B, C]`: number of passes that predict the class (without classes: with a probability above 0.5).
+        ENTROPY `[B, C]` (without classes `[B, C, 2]`): sum over passes of `-p ln p`, nats.
         ENERGY `[B]`: sum over passes of `-logsumexp(logits)` (Liu et al. 2020, eq. 4, T = 1), nats.
 
     Args:
@@ -49,11 +49,11 @@ def add_statistics(
     Returns:
         The shape of each output, by name.
     """
-    kind = contract.output_kind
+    task = contract.task
     output = contract.output_name
     logits = _find_logits(exported, contract)
-    if kind == "logits":
-        output = builder.add("Softmax", [output], axis=-1)
+    if contract.output_kind == "logits":
+        output = builder.add("Softmax", [output], axis=-1) if task == "classes" else builder.add("Sigmoid", [output])
     values = builder.unfold(output)
     if raw:
         builder.add("Identity", [values], RAW_OUTPUT)
@@ -62,7 +62,7 @@ def add_statistics(
     each: list[str | int | None] = ["B", contract.classes]
     outputs = {MEAN: each, M2: each, M3: each, M4: each}
     _add_moments(builder, values)
-    if kind in ("softmax", "logits"):
+    if task == "classes":
         chosen = builder.add("ArgMax", [values], axis=2, keepdims=0)
         on_off = builder.constant([0, 1], np.float32)
         depth = builder.constant(contract.classes)
@@ -75,7 +75,7 @@ def add_statistics(
             tops = [builder.add("ReduceMax", [name, builder.constant([-1])], keepdims=0) for name in (log, logits)]
             _sum_passes(builder, builder.unfold(builder.add("Sub", tops)), ENERGY)
             outputs[ENERGY] = ["B"]
-    elif kind == "sigmoid":
+    elif task != "values":
         positive = builder.add("Greater", [values, builder.constant(0.5, np.float32)])
         _sum_passes(builder, builder.add("Cast", [positive], to=TensorProto.FLOAT), VOTES)
         outputs |= {VOTES: each, ENTROPY: [*each, 2]}

@@ -7,6 +7,7 @@ pass at a time. It shares no code with the planner.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,15 @@ class Graph:
             "image", "output", *SHAPE, classes, self.kind, tuple(self.sites), Preprocessing(1 / 255)
         )
         return ExportedModel(Path("test.onnx"), model, contract, "0" * 64)
+
+
+def raw_values(kind: str, classes: int = 3) -> ExportedModel:
+    """A model of output kind `kind`, whose outputs are probabilities for a black image only."""
+    g = Graph(kind="regression")
+    probabilities = np.arange(1, classes + 1) / (classes * (classes + 1) / 2) if classes > 1 else np.array([0.3])
+    x = g.op("MatMul", g.site(g.flat(), 48), g.weight(48, classes))
+    model = g.finish(g.op("Add", x, g.const(probabilities.astype(np.float32))), classes)
+    return replace(model, contract=replace(model.contract, output_kind=kind))
 
 
 def pass_by_pass(model: ExportedModel, images: NDArray[np.uint8], passes: int, seed: int) -> NDArray[np.float64]:

@@ -8,16 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from export.contract.metadata import Task
 from screen.engine.statistics import PassSummary, RunStatistics, concatenate, summarize
 
 
-def reduce_passes(values: NDArray[np.float64], kind: str = "softmax") -> RunStatistics:
+def reduce_passes(values: NDArray[np.float64], task: Task = "classes") -> RunStatistics:
     """The head's reductions over `[T, B, C]`, in numpy."""
     mean = values.mean(axis=0)
     m2, m3, m4 = (((values - mean) ** power).sum(axis=0) for power in (2, 3, 4))
-    if kind == "regression":
+    if task == "values":
         return RunStatistics(len(values), mean, m2, m3, m4)
-    if kind == "sigmoid":
+    if task in ("binary", "labels"):
         both = np.stack([values, 1 - values], axis=-1)
         votes = (values > 0.5).sum(axis=0).astype(float)
         entropy = -(both * np.log(np.where(both > 0, both, 1))).sum(axis=(0, 2, 3))
@@ -33,8 +34,8 @@ def softmax_passes(seed: int, passes: int, rows: int, classes: int) -> NDArray[n
     return np.asarray(exp / exp.sum(axis=2, keepdims=True))
 
 
-def one_row(passes: list[list[float]], kind: str = "softmax") -> PassSummary:
-    return summarize(reduce_passes(np.array(passes)[:, np.newaxis], kind), kind)
+def one_row(passes: list[list[float]], task: Task = "classes") -> PassSummary:
+    return summarize(reduce_passes(np.array(passes)[:, np.newaxis], task), task)
 
 
 def number(values: NDArray[np.float64] | None) -> float:
@@ -75,7 +76,7 @@ def test_skewness_and_kurtosis_are_the_population_ones() -> None:
 
 
 def test_a_binary_no_is_read_from_its_own_side() -> None:
-    summary = one_row([[0.4]] * 3 + [[0.0]], "sigmoid")
+    summary = one_row([[0.4]] * 3 + [[0.0]], "binary")
     assert summary.prediction is not None
     assert summary.prediction[0] == 0
     assert number(summary.confidence) == pytest.approx(0.7)
@@ -85,7 +86,7 @@ def test_a_binary_no_is_read_from_its_own_side() -> None:
 
 
 def test_several_labels_have_no_prediction_but_a_least_certain_label() -> None:
-    summary = one_row([[0.5, 1.0, 0.0]] * 2 + [[0.5, 1.0, 1.0]] * 2, "sigmoid")
+    summary = one_row([[0.5, 1.0, 0.0]] * 2 + [[0.5, 1.0, 1.0]] * 2, "labels")
     assert summary.prediction is None
     assert summary.confidence is None
     assert number(summary.entropy) == pytest.approx(2 * math.log(2))
@@ -95,7 +96,7 @@ def test_several_labels_have_no_prediction_but_a_least_certain_label() -> None:
 
 
 def test_a_regression_has_mean_and_std_alone() -> None:
-    summary = one_row([[10.0], [14.0]], "regression")
+    summary = one_row([[10.0], [14.0]], "values")
     assert (summary.mean[0, 0], summary.std[0, 0]) == (12, 2)
     assert summary.entropy is None
     assert summary.prediction is None
@@ -108,7 +109,7 @@ def test_a_std_of_a_ten_thousandth_around_0_9999_is_right() -> None:
     merged = reduce_passes(values[:20])
     for start in range(20, 400, 20):
         merged = merged.merge(reduce_passes(values[start : start + 20]))
-    np.testing.assert_allclose(summarize(merged, "softmax").std, values.std(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(summarize(merged, "classes").std, values.std(axis=0), rtol=1e-9)
 
 
 @given(st.integers(0, 10**6), st.integers(2, 40), st.integers(1, 5), st.integers(2, 6), st.data())
@@ -127,7 +128,7 @@ def test_runs_merged_are_one_run(seed: int, passes: int, rows: int, classes: int
 def test_the_order_of_passes_does_not_matter(seed: int, passes: int) -> None:
     values = softmax_passes(seed, passes, 4, 3)
     shuffled = np.random.default_rng(seed).permutation(values)
-    one, other = (summarize(reduce_passes(order), "softmax") for order in (values, shuffled))
+    one, other = (summarize(reduce_passes(order), "classes") for order in (values, shuffled))
     for name in ("mean", "std", "entropy", "mutual_information", "variation_ratio", "skewness", "kurtosis"):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-7, atol=1e-9)
 
@@ -135,7 +136,7 @@ def test_the_order_of_passes_does_not_matter(seed: int, passes: int) -> None:
 @given(st.integers(0, 10**6), st.integers(1, 30), st.integers(2, 6))
 @settings(deadline=None)
 def test_mutual_information_is_between_zero_and_the_entropy(seed: int, passes: int, classes: int) -> None:
-    summary = summarize(reduce_passes(softmax_passes(seed, passes, 5, classes)), "softmax")
+    summary = summarize(reduce_passes(softmax_passes(seed, passes, 5, classes)), "classes")
     assert summary.mutual_information is not None
     assert summary.entropy is not None
     assert np.all(summary.mutual_information >= 0)
@@ -144,7 +145,7 @@ def test_mutual_information_is_between_zero_and_the_entropy(seed: int, passes: i
 
 
 def test_rows_are_put_together_and_taken_apart() -> None:
-    parts = [summarize(reduce_passes(softmax_passes(seed, 5, 3, 4)), "softmax") for seed in (1, 2)]
+    parts = [summarize(reduce_passes(softmax_passes(seed, 5, 3, 4)), "classes") for seed in (1, 2)]
     joined = concatenate(parts)
     second = joined.take(np.arange(6) >= 3)
     np.testing.assert_array_equal(second.mean, parts[1].mean)

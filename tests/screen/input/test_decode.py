@@ -190,7 +190,7 @@ def test_rows_of_an_unreadable_page_have_that_status(contract: ModelContract) ->
 
 def test_a_readable_row_can_still_fail(contract: ModelContract, digits: NDArray[np.uint8]) -> None:
     batch = decode(contract, pa.array([encode(digits[0]), None, encode(digits[1])]))
-    failed = batch.fail_readable(np.array([False, True]), ("non_finite", "NaN"))
+    failed = batch.fail_readable({1: ("non_finite", "NaN")})
     assert failed.readable.tolist() == [True, False, False]
     assert failed.failures[2] == ("non_finite", "NaN")
     np.testing.assert_array_equal(failed.images, digits[:1])

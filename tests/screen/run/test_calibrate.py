@@ -31,7 +31,7 @@ from screen.run.calibrate import run_calibration
 from screen.run.runner import run_screening
 from screen.run.scoring import Executor, Job, open_here
 from tests.conftest import Recorder, encode, read_results, write_shard
-from tests.screen.engine.graphs import Graph
+from tests.screen.engine.graphs import Graph, raw_values
 
 PASSES = 6
 RATE = 0.1
@@ -366,6 +366,26 @@ def test_a_regression_is_flagged_by_its_calibration(calibrate: Calibrate, tmp_pa
     assert report.calibration.combined_score.names == ("largest_std", *DISTANCES)
     screener = Screener(model, calibration=report.output, device="cpu")
     assert screener.score(np.zeros((3, 4, 4, 3), np.uint8)).flag.dtype == np.bool_
+
+
+def test_a_single_logit_is_calibrated_as_a_sigmoid_of_it(calibrate: Calibrate, tmp_path: Path) -> None:
+    source, scores = small_images(tmp_path / "in" / "a.parquet"), []
+    for kind in ("sigmoid", "logits"):
+        g = Graph(kind=kind)
+        hidden = g.op("Relu", g.dense(g.flat(), 48, 20))
+        model = save(g.finish(g.dense(g.site(hidden, 20), 20, 1), 1), tmp_path / f"{kind}.onnx")
+        calibration = calibrate(source, model=model).calibration
+        assert calibration.combined_score.names == ("entropy", *DISTANCES)
+        scores.append(calibration.calibration_scores)
+    np.testing.assert_array_equal(scores[0], scores[1])
+
+
+def test_rows_whose_outputs_are_no_probabilities_are_counted_and_left_out(calibrate: Calibrate, tmp_path: Path) -> None:
+    """Without rows that can be scored, the error names the status."""
+    model = save(raw_values("softmax"), tmp_path / "m.onnx")
+    source = small_images(tmp_path / "in" / "a.parquet")
+    with pytest.raises(InputRefused, match=r"0 readable rows \(first unreadable row: not_probabilities: "):
+        calibrate(source, model=model, detectors=("entropy",))
 
 
 def test_early_exit_is_measured_on_the_calibration_set(

@@ -5,26 +5,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
 
 from export.contract.reader import ExportedModel
 from export.errors import ExitCode, InputChanged, OutputLocked, OutputRefused
+from export.graph.passes import stamp_metadata
 from screen import Screener
 from screen.columns import COLUMNS, SCORES
 from screen.config import RunConfig
+from screen.output.check import check_results
 from screen.output.lock import hold_output
 from screen.output.manifest_file import MANIFEST_NAME
 from screen.output.quarantine import QUARANTINE_NAME
 from screen.run.runner import run_screening
 from screen.run.summary import RunSummary
 from tests.conftest import Recorder, contents, encode, read_results, write_shard
-from tests.screen.engine.graphs import Graph
+from tests.screen.engine.graphs import Graph, raw_values
 
 PASSES = 20
 LISTS = {MANIFEST_NAME, QUARANTINE_NAME}
+
+
+def save(model: ExportedModel, path: Path) -> None:
+    stamp_metadata(model.proto, model.contract)
+    onnx.save(model.proto, path)
 
 
 def run(model: Path, source: Path, output: Path, listener: Recorder | None = None, **options: Any) -> RunSummary:
@@ -169,15 +178,9 @@ def test_rows_that_cannot_be_read_keep_their_place_and_are_flagged(
 
 def test_a_row_with_a_nan_output_has_a_status_and_no_scores(tmp_path: Path, digits: NDArray[np.uint8]) -> None:
     """A row whose logits are NaN, beside rows whose logits are not."""
-    import onnx
-
-    from export.graph.passes import stamp_metadata
-
     g = Graph()
     root = g.op("Sqrt", g.op("Sub", g.flat(), g.const(np.float32(0.5))))
-    model = g.finish(g.dense(g.site(root, 48), 48, 3), 3)
-    stamp_metadata(model.proto, model.contract)
-    onnx.save(model.proto, tmp_path / "m.onnx")
+    save(g.finish(g.dense(g.site(root, 48), 48, 3), 3), tmp_path / "m.onnx")
     bright, dark = np.full((4, 4, 3), 200, np.uint8), np.zeros((4, 4, 3), np.uint8)
     write_shard(tmp_path / "in" / "a.parquet", [encode(image) for image in (bright, dark, bright)])
     run(tmp_path / "m.onnx", tmp_path / "in", tmp_path / "out")
@@ -185,6 +188,52 @@ def test_a_row_with_a_nan_output_has_a_status_and_no_scores(tmp_path: Path, digi
     assert table["status"].to_pylist() == ["ok", "non_finite", "ok"]
     assert table["flag"].to_pylist()[1] is True
     assert table["entropy"].null_count == 1
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize(("kind", "classes"), [("softmax", 3), ("sigmoid", 1)])
+def test_a_row_whose_outputs_are_no_probabilities_has_a_status_and_no_scores(
+    tmp_path: Path, kind: str, classes: int, adaptive: bool
+) -> None:
+    save(raw_values(kind, classes), tmp_path / "m.onnx")
+    bright, dark = np.full((4, 4, 3), 200, np.uint8), np.zeros((4, 4, 3), np.uint8)
+    write_shard(tmp_path / "in" / "a.parquet", [encode(image) for image in (dark, bright, dark)])
+    write_shard(tmp_path / "in" / "b.parquet", [encode(bright)] * 2)
+    for batch_size in (1, 2, 5):  # a batch in which every row fails, and one in which some do
+        output = tmp_path / f"out-{batch_size}"
+        summary = run(tmp_path / "m.onnx", tmp_path / "in", output, batch_size=batch_size, adaptive=adaptive)
+        table = read_results(output)
+        assert table["status"].to_pylist() == ["ok", *["not_probabilities", "ok"], *["not_probabilities"] * 2]
+        assert table["flag_reason"].to_pylist()[1] == "not_probabilities"
+        assert table["flag"].to_pylist()[1::2] == [True, True]
+        assert table["entropy"].null_count == table["mean"].null_count == table["prediction"].null_count == 3
+        assert "outputs are not probabilities" in table["error"].to_pylist()[1]
+        assert summary.exit_code == ExitCode.UNREADABLE_INPUT
+        assert check_results(output, str(tmp_path / "in")).problems == ()
+        assert len(pq.read_table(output / QUARANTINE_NAME)) == 3
+
+
+def test_a_single_logit_is_scored_as_a_sigmoid_of_it(tmp_path: Path) -> None:
+    """The same network with the sigmoid in the graph, and as a logit."""
+    images = np.random.default_rng(2).integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)
+    write_shard(tmp_path / "in" / "a.parquet", [encode(image) for image in images])
+    tables = []
+    for kind in ("sigmoid", "logits"):
+        g = Graph(kind=kind)
+        logit = g.op("Sub", g.dense(g.site(g.flat(), 48), 48, 1), g.const(np.float32(1.95)))  # of either sign
+        save(g.finish(logit, 1), tmp_path / f"{kind}.onnx")
+        for adaptive in (False, True):
+            output = tmp_path / f"{kind}-{adaptive}"
+            run(tmp_path / f"{kind}.onnx", tmp_path / "in", output, adaptive=adaptive, passes=100)
+            tables.append(read_results(output))
+    of_sigmoid, of_sigmoid_adaptive, table, adaptive_table = tables
+    assert table.equals(of_sigmoid)
+    assert adaptive_table.equals(of_sigmoid_adaptive)
+    mean = np.array(table["mean"].to_pylist())[:, 0]
+    assert 0 < np.mean(mean > 0.5) < 1
+    np.testing.assert_array_equal(np.array(table["prediction"]), mean > 0.5)
+    np.testing.assert_allclose(table["entropy"], stats.entropy([mean, 1 - mean]), rtol=1e-5)
+    assert table["energy"].null_count == 40
 
 
 def test_a_rerun_scores_only_new_or_changed_shards(
@@ -292,14 +341,8 @@ def test_shards_of_every_image_type_give_the_same_scores(
 
 
 def test_a_regression_is_scored_with_a_flag_rule(tmp_path: Path) -> None:
-    import onnx
-
-    from export.graph.passes import stamp_metadata
-
     g = Graph(kind="regression")
-    model = g.finish(g.dense(g.site(g.flat(), 48), 48, 2), 2)
-    stamp_metadata(model.proto, model.contract)
-    onnx.save(model.proto, tmp_path / "m.onnx")
+    save(g.finish(g.dense(g.site(g.flat(), 48), 48, 2), 2), tmp_path / "m.onnx")
     bright, dark = np.full((4, 4, 3), 255, np.uint8), np.zeros((4, 4, 3), np.uint8)
     write_shard(tmp_path / "in" / "a.parquet", [encode(bright), encode(dark)])
     run(tmp_path / "m.onnx", tmp_path / "in", tmp_path / "out", flag_if="largest_std > 0.01")

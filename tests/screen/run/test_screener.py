@@ -11,6 +11,7 @@ from export.contract.reader import ExportedModel
 from export.errors import InputRefused, OptionRefused
 from screen import Screener
 from screen.engine.session import choose_device
+from tests.screen.engine.graphs import raw_values
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,20 @@ def test_raw_passes_come_in_blocks_with_t_passes_in_total(article_onnx: Path, di
 def test_a_rule_flags_rows(article: ExportedModel, digits: NDArray[np.uint8]) -> None:
     everything = Screener(article, passes=2, flag_if="confidence > 0", device="cpu")
     assert everything.score(digits[:4]).flag.all()
+
+
+def test_a_row_whose_outputs_are_no_probabilities_is_flagged_without_scores() -> None:
+    images = np.zeros((3, 4, 4, 3), np.uint8)
+    images[1] = 200
+    rows = Screener(raw_values("softmax"), passes=10, flag_if="confidence < 0", device="cpu").score(images)
+    assert rows.flag.tolist() == [False, True, False]
+    assert [reason.condition for reason in rows.reasons[1]] == ["not_probabilities"]
+    assert rows.scores["prediction"].tolist() == [2, -1, 2]
+    assert (
+        np.isnan(rows.scores["entropy"]).tolist()
+        == np.isnan(rows.scores["mean"][:, 0]).tolist()
+        == [False, True, False]
+    )
 
 
 def test_cuda_is_cuda_or_an_error(article: ExportedModel) -> None:
