@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,6 +61,23 @@ def _rates(texts: Sequence[str]) -> dict[str, float]:
         pattern, _, number = text.rpartition("=")
         rates[pattern or "*"] = _number("--rate", number)
     return rates
+
+
+def _image_shape(text: str) -> tuple[int, int, int]:
+    """Parse the shape of an image, such as `28x28x1`.
+
+    Raises:
+        OptionRefused: the text is not three whole numbers.
+    """
+    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text.strip().lower())
+    if match is None:
+        raise OptionRefused(
+            f"--image-shape is {text!r}.",
+            wanted="HEIGHTxWIDTHxCHANNELS in pixels",
+            next_step="give three whole numbers, such as 28x28x1 or 224x224x3",
+        )
+    height, width, channels = map(int, match.groups())
+    return height, width, channels
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
@@ -163,6 +181,18 @@ class ExportConfig:
         ),
     ] = "none"
 
+    image_shape: Annotated[
+        tuple[int, int, int] | None,
+        FromText(str, _image_shape),
+        typer.Option(
+            metavar="HxWxC",
+            help="Height, width and channels of the training images, such as 64x64x3, for a model with an input of "
+            "variable size or with reshaped images as input. 3x64x64 if the channels are the first axis.",
+            show_default="from the input of the model",
+            rich_help_panel=_PIXELS,
+        ),
+    ] = None
+
     keep: Annotated[
         Sequence[str],
         typer.Option(
@@ -189,7 +219,7 @@ class ExportConfig:
         typer.Option(
             metavar="KIND",
             help=f"Kind of output: {', '.join(OUTPUT_KINDS)}; required if the model ends in neither softmax nor "
-            "sigmoid.",
+            "sigmoid. Of logits, the softmax is computed, of a single one the sigmoid.",
             show_default=False,
             rich_help_panel=_OUTPUT,
         ),

@@ -14,11 +14,12 @@ from typing import Any
 
 from export.config import ExportConfig, FileExportConfig
 from export.contract.inputs import Preprocessing, choose_preprocessing, choose_resize, fit_preprocessing
-from export.contract.metadata import OUTPUT_KINDS, ModelContract
+from export.contract.metadata import ModelContract
 from export.errors import ModelRefused, OptionRefused
 from export.graph.files import check_output, model_files
 from export.options import with_keywords
 from export.proof.accuracy import check_labels_are_classes, find_alarms
+from export.proof.output_values import check_output_values, describe_logits
 from export.source.choice import SiteChoice
 from export.source.describe import KerasSource, describe_model
 from export.source.load import load_model
@@ -54,6 +55,7 @@ def export_keras_file(model: str | Path, output: str | Path, config: FileExportC
         unsafe=config.unsafe,
         choice=_choice(config),
         output=config.output_layer,
+        image_shape=config.image_shape,
     )
     return _export(source, Path(output), preprocessing, config)
 
@@ -78,7 +80,7 @@ def export_keras_model(model: Any, output: str | Path, config: ExportConfig) -> 
     """
     check_output(Path(output))
     preprocessing = _preprocessing(config)
-    source = describe_model(model, choice=_choice(config), output=config.output_layer)
+    source = describe_model(model, choice=_choice(config), output=config.output_layer, image_shape=config.image_shape)
     return _export(source, Path(output), preprocessing, config)
 
 
@@ -122,7 +124,7 @@ def _export(source: KerasSource, output: Path, preprocessing: Preprocessing, con
             wanted="one name for each output",
             next_step="give a file with one name per line, in the order of the model's outputs",
         )
-    height, width, channels = source.image_shape
+    height, width, channels = source.image.image_shape
     contract = ModelContract(
         input_name=INPUT_NAME,
         output_name=OUTPUT_NAME,
@@ -147,15 +149,17 @@ def _export(source: KerasSource, output: Path, preprocessing: Preprocessing, con
     for notice in (*source.notices, *converted.notices):
         warnings.warn(notice, ExportNotice, stacklevel=4)
     kind = _choose_output_kind(source, config.output_kind, output_kind_of(model))
-    finish_graph(model, converted.sites, preprocessing)
-    contract = replace(contract, output_kind=kind, sites=find_feeds(model, converted.sites))
+    contract = replace(contract, output_kind=kind)
+    reference = KerasReference(source.network, preprocessing)
+    check_output_values(reference, contract, source.origin)
+    finish_graph(model, converted.sites, preprocessing, contract.image_shape)
+    contract = replace(contract, sites=find_feeds(model, converted.sites))
     stamp_metadata(model, contract)
     with model_files(output) as files:
         files.write_weights(model, converted.weights)
         subject = Subject(model, contract, converted.layouts, files.write_graph)
         del converted  # frees a copy of the weights
         check_written_graph(files.write_graph(model))
-        reference = KerasReference(source.network, preprocessing)
         contract = replace(contract, verified=verify_model(subject, reference).numbers())
         if batches is not None:
             accuracy = check_accuracy(subject, reference, batches)
@@ -203,7 +207,13 @@ def _check_preprocessing(source: KerasSource, preprocessing: Preprocessing) -> P
             ExportNotice,
             stacklevel=5,
         )
-    return fit_preprocessing(preprocessing, channels=source.image_shape[2], channels_first=source.channels_first)
+    image = source.image
+    return fit_preprocessing(
+        preprocessing,
+        channels=image.image_shape[2],
+        channels_first=image.channels_first,
+        reshape=image.reshape,
+    )
 
 
 def _check_output_kind(source: KerasSource, stated: str | None) -> None:
@@ -225,13 +235,19 @@ def _choose_output_kind(source: KerasSource, stated: str | None, derived: str) -
             f"The last layer of {source.origin} does not determine whether the {source.classes} output(s) are "
             "probabilities, logits or regression values.",
             wanted="a model that ends in a softmax or sigmoid, or a stated output kind",
-            next_step=f"add --output-kind with one of: {', '.join(OUTPUT_KINDS)}",
+            next_step=f"add --output-kind logits if {describe_logits(source.classes)}, --output-kind regression if the "
+            "outputs are values, or --output-kind softmax or sigmoid if they are probabilities",
         )
-    if kind in ("softmax", "logits") and source.classes == 1:
+    if kind == "softmax" and source.classes == 1:
+        computes_softmax = "softmax" in (source.output_kind, derived)
         raise ModelRefused(
-            f"{source.origin} has one output of kind {kind}, whose probability is always 1.",
-            wanted="a sigmoid after a single logit, or two classes",
-            next_step="add keras.layers.Activation('sigmoid') to the model, then export again",
+            f"{source.origin} has one output of kind softmax, whose probability is always 1.",
+            wanted="a sigmoid for a single output, or a softmax over two classes",
+            next_step="replace the softmax by a sigmoid, and train the model again: its output is the same for every "
+            "image"
+            if computes_softmax
+            else "export with --output-kind logits, which applies a sigmoid to the single output, or with "
+            "--output-kind sigmoid if the output is a probability",
         )
     return kind
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from screen.demo import read_images, write_shards
 from tests import console
 from tests.conftest import oodscreen
+from tests.export import family
 from tests.generated import PARTS, find_parts, make_parts, renew
 from tests.pages import GUIDE, PAGES, README, REPOSITORY, Block, find_anchors, find_blocks, find_links, read
 from tests.reference import commands, known_options
@@ -174,7 +175,7 @@ def workplace(
     write_shards(folder / "noise", noise, np.full(100, -1), "noise")
     (folder / "images").mkdir()
     (folder / "my_layers.py").write_text("import keras\n\n\nclass MyLayer(keras.layers.Layer):\n    pass\n")
-    _save_model_with_two_heads(folder / "two-heads.keras")
+    _save_models(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name in ("calibrate", "run"):
@@ -186,14 +187,17 @@ def workplace(
     return folder
 
 
-def _save_model_with_two_heads(path: Path) -> None:
+def _save_models(folder: Path) -> None:
     from export.source.describe import import_keras
 
-    layers = import_keras().layers
+    keras = import_keras()
+    family.variable_size(keras).save(folder / "variable.keras")
+    family.taking(28, 28, activation=None)(keras).save(folder / "logits.keras")
+    layers = keras.layers
     image = layers.Input((8, 8, 1))
     hidden = layers.Dropout(0.5)(layers.Dense(16, activation="relu")(layers.Flatten()(image)))
     outputs = [layers.Dense(3, activation="softmax", name=name)(hidden) for name in ("scores", "colours")]
-    import_keras().Model(image, outputs).save(path)
+    keras.Model(image, outputs).save(folder / "two-heads.keras")
 
 
 @each(tuple(page for page in GUIDE if any(map(is_run, find_blocks(page)))))

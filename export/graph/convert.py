@@ -100,7 +100,7 @@ def convert_to_onnx(source: KerasSource, opset: int = OPSET) -> Converted:
         with source.network.substitute(list(zip(large, values, strict=True))):
             return source.network.forward(image, marker)
 
-    signature = [tf.TensorSpec([None, *source.input_shape], tf.float32, name=_INPUT)]
+    signature = [tf.TensorSpec([None, *source.image.input_shape], tf.float32, name=_INPUT)]
     signature += [tf.TensorSpec(one.shape, tf.float32, name=f"{_WEIGHT}{index}") for index, one in enumerate(large)]
     function = tf.function(forward)
     with _quiet(), transposes_move_through_sites(), _without_xla():

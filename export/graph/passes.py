@@ -7,6 +7,7 @@ preconditions and postconditions, so that an invalid graph is never written.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,11 +30,13 @@ _FLOAT_INPUT = "oodscreen/pixels"
 _SHAPE_OPERATORS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
-def finish_graph(model: onnx.ModelProto, sites: Sequence[Site], preprocessing: Preprocessing) -> None:
+def finish_graph(
+    model: onnx.ModelProto, sites: Sequence[Site], preprocessing: Preprocessing, image_shape: tuple[int, int, int]
+) -> None:
     """Run all passes except `stamp_metadata`, in order and in place."""
     name_sites(model, sites)
     rename_output(model)
-    add_uint8_input(model, preprocessing)
+    add_uint8_input(model, preprocessing, image_shape)
     add_noise_functions(model)
     make_reshapes_constant(model)
     prevent_pad_fusion(model)
@@ -79,25 +82,22 @@ def rename_output(model: onnx.ModelProto) -> None:
     ensure(any(OUTPUT_NAME in node.output for node in model.graph.node), "the output is computed")
 
 
-def add_uint8_input(model: onnx.ModelProto, preprocessing: Preprocessing) -> None:
+def add_uint8_input(model: onnx.ModelProto, preprocessing: Preprocessing, image_shape: tuple[int, int, int]) -> None:
     """Replace the input by `image`, `uint8 [N, H, W, C]`, and add the operations of `Preprocessing` to the graph.
 
-    Requires: one float32 input of rank 4. Ensures: the only input is `image`, uint8.
+    Requires: one float32 input with the values of one image in each row. Ensures: the only input is `image`, uint8.
     """
     graph = model.graph
     require(len(graph.input) == 1, "one input")
     old = graph.input[0]
     require(old.type.tensor_type.elem_type == TensorProto.FLOAT, "a float32 input")
-    shape = [dim.dim_value for dim in old.type.tensor_type.shape.dim][1:]
-    require(len(shape) == 3 and all(shape), "an image input of known size")
-
-    if preprocessing.channels_first:
-        shape = [*shape[1:], shape[0]]
+    sizes = [dim.dim_value for dim in old.type.tensor_type.shape.dim][1:]
+    require(math.prod(sizes) == math.prod(image_shape), "an input with the values of one image in each row")
 
     steps: list[onnx.NodeProto] = []
     current = INPUT_NAME
     if preprocessing.reverse_channels:
-        backwards = np.arange(shape[2], dtype=np.int64)[::-1]
+        backwards = np.arange(image_shape[2], dtype=np.int64)[::-1]
         graph.initializer.append(numpy_helper.from_array(backwards.copy(), "oodscreen/backwards"))
         inputs = [current, "oodscreen/backwards"]
         current = "oodscreen/reversed"
@@ -114,7 +114,7 @@ def add_uint8_input(model: onnx.ModelProto, preprocessing: Preprocessing) -> Non
             continue
         constant = f"oodscreen/{op_type.lower()}_by"
         # A constant of shape [W, C], because onnxruntime is slow if it broadcasts a constant of shape [C].
-        row = np.broadcast_to(np.asarray(values, np.float32), shape[1:])
+        row = np.broadcast_to(np.asarray(values, np.float32), image_shape[1:])
         graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(row), constant))
         following = f"oodscreen/after_{op_type.lower()}"
         steps.append(helper.make_node(op_type, [current, constant], [following], name=f"oodscreen/{op_type.lower()}"))
@@ -122,6 +122,11 @@ def add_uint8_input(model: onnx.ModelProto, preprocessing: Preprocessing) -> Non
     if preprocessing.channels_first:
         inputs, current = [current], "oodscreen/channels_first"
         steps.append(helper.make_node("Transpose", inputs, [current], name="oodscreen/transpose", perm=[0, 3, 1, 2]))
+    if preprocessing.reshape:
+        target = np.array([-1, *preprocessing.reshape], np.int64)
+        graph.initializer.append(numpy_helper.from_array(target, "oodscreen/input_shape"))
+        inputs, current = [current, "oodscreen/input_shape"], "oodscreen/reshaped"
+        steps.append(helper.make_node("Reshape", inputs, [current], name="oodscreen/reshape"))
     for node in graph.node:
         for index, name in enumerate(node.input):
             if name == old.name:
@@ -130,7 +135,7 @@ def add_uint8_input(model: onnx.ModelProto, preprocessing: Preprocessing) -> Non
     del graph.node[:]
     graph.node.extend([*steps, *rest])
     del graph.input[:]
-    graph.input.append(helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["N", *shape]))
+    graph.input.append(helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["N", *image_shape]))
     ensure(all(old.name not in node.input for node in graph.node), "no node reads the old input")
 
 

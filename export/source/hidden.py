@@ -37,7 +37,7 @@ def find_hidden_noise(
     network: Network,
     layers: Mapping[str, Any],
     kept: Sequence[str],
-    image_shape: tuple[int, int, int],
+    input_shape: tuple[int, ...],
     choice: SiteChoice,
     origin: str,
 ) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ def find_hidden_noise(
         network: the network.
         layers: its layers by path.
         kept: paths of the kept noise layers.
-        image_shape: shape of the network's input without the batch axis.
+        input_shape: shape of the network's input without the batch axis.
         choice: selection of sites; with `--keep`, the export may disable other noise.
         origin: name of the model, for messages.
 
@@ -55,14 +55,14 @@ def find_hidden_noise(
         ModelRefused: an operation outside the sites draws random numbers in inference, a kept layer is called only in
             training, or the export would disable noise of the training although `--keep` was not given.
     """
-    inference, called = _random_operations(network, image_shape, training=False)
+    inference, called = _random_operations(network, input_shape, training=False)
     if inference:
         raise ModelRefused(
             f"{origin} draws random numbers outside its dropout layers: {_format_sources(inference, layers)}.",
             wanted=f"noise only from {_NOISE_LAYERS}, or from subclasses that call their parent",
             next_step="replace keras.random or tf.random by one of these layers, then export again",
         )
-    training, called_in_training = _random_operations(network, image_shape, training=True)
+    training, called_in_training = _random_operations(network, input_shape, training=True)
     gated = sorted(path for path in set(kept) & called_in_training - called)
     if gated:
         raise ModelRefused(
@@ -120,15 +120,13 @@ def _random_within(node: Any, functions: Mapping[str, Sequence[Any]]) -> list[st
     return found
 
 
-def _random_operations(
-    network: Network, image_shape: tuple[int, int, int], *, training: bool
-) -> tuple[list[str], set[str]]:
+def _random_operations(network: Network, input_shape: tuple[int, ...], *, training: bool) -> tuple[list[str], set[str]]:
     """Names of the random operations in a trace of the network, and paths of the noise layers that it calls."""
     import tensorflow as tf
 
     recorder = _CallRecorder()
     function = tf.function(lambda image: network.forward(image, recorder, training=training))
-    concrete = function.get_concrete_function(tf.TensorSpec([None, *image_shape], tf.float32))
+    concrete = function.get_concrete_function(tf.TensorSpec([None, *input_shape], tf.float32))
     return random_operations(concrete.graph), recorder.called
 
 

@@ -31,6 +31,7 @@ def load_model(
     unsafe: bool = False,
     choice: SiteChoice | None = None,
     output: str | None = None,
+    image_shape: tuple[int, int, int] | None = None,
 ) -> KerasSource:
     """The description of the model in a file, loaded without its optimizer, and in Keras' safe mode unless `unsafe`.
 
@@ -40,6 +41,7 @@ def load_model(
         unsafe: whether to run code in the file; only for trusted files.
         choice: selection of sites and rates.
         output: name of the output, for a model with several outputs.
+        image_shape: shape of the images; None if the input of the model determines it.
 
     Raises:
         ModelRefused: the file is missing or damaged, it contains code or unknown classes, or `describe_model` refuses
@@ -83,7 +85,15 @@ def load_model(
         f"layers are loaded as {stand_in.__base__.__name__} layers that are always active"
         for name, stand_in in stand_ins.items()
     ]
-    return describe_model(model, origin=str(path), digest=_digest(path), choice=choice, output=output, notices=notices)
+    return describe_model(
+        model,
+        origin=str(path),
+        digest=_digest(path),
+        choice=choice,
+        output=output,
+        image_shape=image_shape,
+        notices=notices,
+    )
 
 
 def _read_config(path: Path) -> Any:

@@ -12,7 +12,7 @@ from export.errors import ModelRefused, OptionRefused
 
 
 def choose_output(
-    model: Any, name: str | None, image_shape: tuple[int, int, int], origin: str
+    model: Any, name: str | None, input_shape: tuple[int, ...], origin: str
 ) -> tuple[Any, int, tuple[int | None, ...]]:
     """The model, the index of the selected output in the flattened outputs, and the shape of this output.
 
@@ -28,7 +28,7 @@ def choose_output(
     if functional and len(model.outputs) == 1:
         leaves = [((), model.outputs[0])]
     else:
-        leaves = keras.tree.flatten_with_path(model.output if functional else _outputs_of(model, image_shape))
+        leaves = keras.tree.flatten_with_path(model.output if functional else _outputs_of(model, input_shape))
     names = [_output_name(path, tensor) for path, tensor in leaves]
     shapes = [tuple(tensor.shape) for _, tensor in leaves]
     if name is None and len(names) > 1:
@@ -50,12 +50,12 @@ def choose_output(
     return model, position, shapes[position]
 
 
-def _outputs_of(model: Any, image_shape: tuple[int, int, int]) -> Any:
+def _outputs_of(model: Any, input_shape: tuple[int, ...]) -> Any:
     """The symbolic outputs of a subclassed model, from a trace."""
     import tensorflow as tf
 
     function = tf.function(lambda images: model(images, training=False))
-    return function.get_concrete_function(tf.TensorSpec([None, *image_shape], tf.float32)).structured_outputs
+    return function.get_concrete_function(tf.TensorSpec([None, *input_shape], tf.float32)).structured_outputs
 
 
 def _output_name(path: tuple[Any, ...], tensor: Any) -> str:

@@ -382,6 +382,34 @@ def scales_itself(keras: Any) -> Any:
     return _finish(keras, image, layers.Dropout(0.3)(layers.GlobalAveragePooling2D()(x)))
 
 
+def taking(*shape: int, activation: str | None = "softmax") -> Callable[[Any], Any]:
+    """A function that builds a dense model with an input of another shape than that of an image."""
+
+    def build(keras: Any) -> Any:
+        layers = keras.layers
+        image = keras.Input(shape)
+        x = layers.Dense(30, activation="relu")(layers.Flatten()(image) if len(shape) > 1 else image)
+        return _finish(keras, image, layers.Dropout(0.3)(x), activation=activation)
+
+    return build
+
+
+def planes(keras: Any) -> Any:
+    """Images with the only channel first, which the layers take for rows of pixels with 28 channels."""
+    layers = keras.layers
+    image = keras.Input((1, 28, 28))
+    x = layers.Flatten()(layers.Conv2D(8, (1, 3), activation="relu")(image))
+    return _finish(keras, image, layers.Dropout(0.3)(x))
+
+
+def variable_size(keras: Any) -> Any:
+    layers = keras.layers
+    image = keras.Input((None, None, 3))
+    x = layers.SpatialDropout2D(0.2)(layers.Conv2D(8, 3, activation="relu")(image))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(12, 3, activation="relu")(x))
+    return _finish(keras, image, layers.Dropout(0.3)(x))
+
+
 def called_twice(keras: Any) -> Any:
     layers = keras.layers
     drop = layers.Dropout(0.3, name="again")
@@ -511,6 +539,7 @@ FAMILY = (
     Member("float64", "precision", "`float64`", in_policy("float64"), (B, D), notice="float64"),
     Member("logits", "outputs", "logits", with_output(None, 4), (D,), options=(*UNIT, "--output-kind", "logits")),
     Member("binary", "outputs", "one sigmoid", with_output("sigmoid", 1), (D,)),
+    Member("one_logit", "outputs", "one logit", with_output(None, 1), (D,), options=(*UNIT, "--output-kind", "logits")),
     Member("labels", "outputs", "several labels (sigmoids)", with_output("sigmoid", 3), (D,)),
     Member(
         "regression",
@@ -537,6 +566,48 @@ FAMILY = (
         augmented,
         (D,),
         notice="random_flip (RandomFlip) is disabled",
+    ),
+    Member(
+        "quickstart",
+        "inputs",
+        "`[28, 28]`, as in TensorFlow's quickstart",
+        taking(28, 28, activation=None),
+        (D,),
+        options=(*UNIT, "--output-kind", "logits"),
+        notice="the input of shape [N, 28, 28] is interpreted as a grey image of 28 x 28 pixels",
+    ),
+    Member(
+        "flat",
+        "inputs",
+        "flat grey images, as `[784]`",
+        taking(784),
+        (D,),
+        notice="a grey image of 28 x 28 pixels",
+        quick=True,
+    ),
+    Member(
+        "flat_colour",
+        "inputs",
+        "flat colour images (`--image-shape`)",
+        taking(192),
+        (D,),
+        options=(*UNIT, "--mean", "0.4,0.5,0.6", "--image-shape", "3x8x8"),
+    ),
+    Member(
+        "planes",
+        "inputs",
+        "`[1, 28, 28]` with layers for channels last",
+        planes,
+        (D,),
+        notice="the input of shape [N, 1, 28, 28] is interpreted as a grey image",
+    ),
+    Member(
+        "variable_size",
+        "inputs",
+        "images of variable size (`--image-shape`)",
+        variable_size,
+        (B, D),
+        options=(*UNIT, "--image-shape", "24x20x3"),
     ),
     Member(
         "opset_17",

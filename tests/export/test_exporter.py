@@ -154,16 +154,51 @@ def test_a_file_that_is_no_onnx_is_never_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "m.keras").read_text() == "hours of training"
 
 
-def test_a_single_logit_is_refused_because_it_would_always_be_certain(keras: Any, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:You are using a softmax over axis")
+def test_a_softmax_over_one_output_is_refused_because_it_would_always_be_certain(keras: Any, tmp_path: Path) -> None:
+    """The advice for a single logit is another option; a softmax in the model makes the output useless."""
+    layers = keras.layers
+    image = keras.Input((8, 8, 1))
+    for activation, step in ((None, "--output-kind logits"), ("softmax", "train the model again")):
+        x = layers.Dense(1, activation=activation)(layers.Dropout(0.5)(layers.Flatten()(image)))
+        with pytest.raises(
+            ModelRefused, match="has one output of kind softmax, whose probability is always 1"
+        ) as refused:
+            export_model(keras.Model(image, x), tmp_path / "m.onnx", scale=1, output_kind="softmax")
+        assert step in refused.value.next_step
+
+
+def test_the_advice_for_a_single_logit_ends_in_an_export(keras: Any, tmp_path: Path) -> None:
     layers = keras.layers
     image = keras.Input((8, 8, 1))
     model = keras.Model(image, layers.Dense(1)(layers.Dropout(0.5)(layers.Flatten()(image))))
-    for kind in ("logits", "softmax"):
-        with pytest.raises(ModelRefused, match=r"has one output of kind .*, whose probability is always 1"):
-            export_model(model, tmp_path / "m.onnx", scale=1, output_kind=kind)
-    with pytest.raises(ModelRefused) as refused:
-        export_model(model, tmp_path / "m.onnx", scale=1)
-    assert "sigmoid" in refused.value.next_step
+    for kind in (None, "sigmoid"):
+        with pytest.raises(ModelRefused) as refused:
+            export_model(model, tmp_path / "m.onnx", scale=1 / 255, output_kind=kind)
+        assert "--output-kind logits" in refused.value.next_step
+        assert "a sigmoid of the output" in refused.value.next_step
+    contract = export_model(model, tmp_path / "m.onnx", scale=1 / 255, output_kind="logits")
+    assert (contract.output_kind, contract.classes, contract.task) == ("logits", 1, "binary")
+    assert "a sigmoid of the single logit" in contract.describe()
+
+
+def test_the_advice_for_logits_of_labels_ends_in_an_export(keras: Any, tmp_path: Path) -> None:
+    model = small_model(keras, activation=None)
+    with pytest.raises(ModelRefused, match=r"\[model, keras.layers.Activation\('sigmoid'\)\]"):
+        export_model(model, tmp_path / "m.onnx", scale=1, output_kind="sigmoid")
+    with_sigmoid = keras.Sequential([model, keras.layers.Activation("sigmoid")])
+    assert export_model(with_sigmoid, tmp_path / "m.onnx", scale=1).output_kind == "sigmoid"
+
+
+def test_an_image_shape_from_python_is_that_of_the_command(keras: Any, tmp_path: Path) -> None:
+    layers = keras.layers
+    model = keras.Sequential(
+        [keras.Input((192,)), layers.Dense(16), layers.Dropout(0.5), layers.Dense(3, activation="softmax")]
+    )
+    contract = export_model(model, tmp_path / "m.onnx", scale=1 / 255, mean=[0.1, 0.2, 0.3], image_shape=(3, 8, 8))
+    assert contract == read_model(tmp_path / "m.onnx").contract
+    assert contract.image_shape == (8, 8, 3)
+    assert "then to [N, C, H, W], then to [N, 192]" in contract.describe()
 
 
 def test_scaling_twice_is_said(keras: Any, tmp_path: Path) -> None:

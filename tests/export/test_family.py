@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from export.config import _find_object
+from export.config import _find_object, _image_shape
 from export.contract.reader import ExportedModel, read_model
 from export.source.choice import SiteChoice
 from export.source.load import load_model
@@ -75,6 +75,7 @@ def reference(member: Member, source: Path, model: ExportedModel) -> KerasRefere
             {pattern or "*": float(rate) for pattern, _, rate in rates},
         ),
         output=next((text for option, text in given if option == "--output-layer"), None),
+        image_shape=next((_image_shape(text) for option, text in given if option == "--image-shape"), None),
     )
     return KerasReference(loaded.network, model.contract.preprocessing)
 
@@ -94,8 +95,10 @@ def compare(model: ExportedModel, keras: KerasReference, images: NDArray[np.uint
 
 
 def as_probabilities(values: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
-    """Keras' outputs in the form of the engine's: the softmax of logits, other outputs unchanged."""
+    """Keras' outputs in the form of the engine's: the softmax or sigmoid of logits, other outputs unchanged."""
     if kind != "logits":
         return values
+    if values.shape[2] == 1:
+        return np.asarray(1 / (1 + np.exp(-values)))
     exp = np.exp(values - values.max(axis=2, keepdims=True))
     return np.asarray(exp / exp.sum(axis=2, keepdims=True))

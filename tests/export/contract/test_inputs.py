@@ -32,7 +32,7 @@ def in_the_graph(preprocessing: Preprocessing, images: NDArray[np.uint8]) -> NDA
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", values[:1], values[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    add_uint8_input(model, preprocessing)
+    add_uint8_input(model, preprocessing, (images.shape[1], images.shape[2], images.shape[3]))
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape == ["N", *images.shape[1:]]
     return np.asarray(session.run(None, {"image": images})[0], np.float32)

@@ -29,7 +29,7 @@ def test_sites_leave_no_transposes_that_the_model_without_them_would_not_have(ke
     converted = convert_to_onnx(source)
     plain, _ = tf2onnx.convert.from_function(
         tf.function(lambda image: source.network.forward(image, keep_identity)),
-        [tf.TensorSpec([None, *source.image_shape], tf.float32)],
+        [tf.TensorSpec([None, *source.image.input_shape], tf.float32)],
         opset=18,
         custom_op_handlers=handlers(),
     )

@@ -60,7 +60,7 @@ def test_preprocessing_is_scale_then_mean_then_std() -> None:
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 2, 2, 3]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", values[:1], values[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    add_uint8_input(model, Preprocessing(1 / 255, (0.4, 0.5, 0.6), (0.1, 0.2, 0.3)))
+    add_uint8_input(model, Preprocessing(1 / 255, (0.4, 0.5, 0.6), (0.1, 0.2, 0.3)), (2, 2, 3))
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3) * 10
     expected = (pixels / 255 - [0.4, 0.5, 0.6]) / [0.1, 0.2, 0.3]
@@ -70,8 +70,8 @@ def test_preprocessing_is_scale_then_mean_then_std() -> None:
 def test_a_pass_refuses_a_graph_that_is_not_what_it_requires() -> None:
     with pytest.raises(GraphPassError, match="requires known noise kinds"):
         add_noise_functions(one_site("Unheard", 0.5, [4]))
-    with pytest.raises(GraphPassError, match="requires an image input"):
-        add_uint8_input(one_site("MCDropout", 0.5, [4]), Preprocessing(1.0))
+    with pytest.raises(GraphPassError, match="requires an input with the values of one image"):
+        add_uint8_input(one_site("MCDropout", 0.5, [4]), Preprocessing(1.0), (2, 2, 3))
     model = one_site("MCDropout", 0.5, [4])
     model.graph.node[0].attribute.append(helper.make_attribute("site", "a"))
     with pytest.raises(GraphPassError, match="one noise node for each site"):

@@ -56,8 +56,8 @@ def test_inputs_and_outputs_that_do_not_fit_are_refused(keras: Any) -> None:
     drop = keras.layers.Dropout
     with pytest.raises(ModelRefused, match=r"takes an input of shape \[N, 8, 8, 2\]"):
         describe_model(build(keras, drop(0.1), shape=(8, 8, 2)))
-    with pytest.raises(ModelRefused, match=r"takes an input of shape \[N, 64\]"):
-        describe_model(build(keras, drop(0.1), shape=(64,)))
+    with pytest.raises(ModelRefused, match=r"takes an input of shape \[N, 65\]"):
+        describe_model(build(keras, drop(0.1), shape=(65,)))
     with pytest.raises(ModelRefused, match=r"has an output of shape \[N, 4, 16\]"):
         describe_model(build(keras, drop(0.1), last=keras.layers.Reshape((4, 16))))
     two = [keras.Input((4, 4, 1)), keras.Input((4, 4, 1))]
