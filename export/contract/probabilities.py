@@ -44,7 +44,8 @@ def can_be_probabilities(
     """
     if task == "values":
         return np.ones(len(mean), np.bool_)
-    possible: NDArray[np.bool_] = np.all(variance <= (1 + TOLERANCE - mean) * (mean + TOLERANCE), axis=1)
-    if task == "classes":
-        possible &= np.abs(mean.sum(axis=1) - 1) <= TOLERANCE
+    with np.errstate(invalid="ignore", over="ignore"):  # infinite and very large values are not probabilities
+        possible: NDArray[np.bool_] = np.all(variance <= (1 + TOLERANCE - mean) * (mean + TOLERANCE), axis=1)
+        if task == "classes":
+            possible &= np.abs(mean.sum(axis=1) - 1) <= TOLERANCE
     return possible

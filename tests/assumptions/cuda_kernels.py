@@ -36,6 +36,7 @@ CUDA_KERNELS: dict[str, frozenset[int]] = {
     "ReduceSum": frozenset({FLOAT, DOUBLE, INT64}),
     "Reshape": frozenset({FLOAT, DOUBLE, INT64, BOOL}),
     "Shape": frozenset({FLOAT, DOUBLE, INT64, BOOL}),
+    "Sigmoid": frozenset({FLOAT, DOUBLE}),
     "Slice": frozenset({FLOAT, DOUBLE, INT64, BOOL}),
     "Softmax": frozenset({FLOAT, DOUBLE}),
     "Sqrt": frozenset({FLOAT, DOUBLE}),

@@ -36,10 +36,9 @@ def test_the_fields_of_a_summary_are_score_columns() -> None:
 def test_null_columns_depend_on_the_kind_of_output() -> None:
     later = {*DISTANCES, "ood_score", "p_value"}
     assert null_columns(CONTRACT) == later | {"largest_label_entropy"}
-    assert null_columns(replace(CONTRACT, output_kind="sigmoid", classes=1)) == later | {
-        "energy",
-        "largest_label_entropy",
-    }
+    for kind in ("sigmoid", "logits"):
+        nulls = {"energy", "largest_label_entropy"}
+        assert null_columns(replace(CONTRACT, output_kind=kind, classes=1)) == later | nulls
     assert "prediction" in null_columns(replace(CONTRACT, output_kind="sigmoid"))
     assert "entropy" in null_columns(replace(CONTRACT, output_kind="regression"))
 

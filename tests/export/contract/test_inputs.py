@@ -29,6 +29,7 @@ def in_the_graph(preprocessing: Preprocessing, images: NDArray[np.uint8]) -> NDA
     shape = list(images.shape[1:])
     if preprocessing.channels_first:
         shape = [shape[2], *shape[:2]]
+    shape = list(preprocessing.reshape) or shape
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", values[:1], values[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
@@ -45,6 +46,17 @@ def test_a_name_means_what_keras_means_by_it(keras: Any, mode: str, channels_fir
     own = PIXELS.transpose(0, 3, 1, 2) if channels_first else PIXELS
     wanted = keras.applications.imagenet_utils.preprocess_input(own.copy(), data_format=layout, mode=mode)
     preprocessing = fit_preprocessing(PREPROCESSINGS[mode], channels=3, channels_first=channels_first)
+    assert_close_to_scale(preprocessing.apply(PIXELS), wanted, 1e-6)
+    assert_close_to_scale(in_the_graph(preprocessing, PIXELS), wanted, 1e-6)
+
+
+@pytest.mark.parametrize("channels_first", [False, True])
+@pytest.mark.parametrize("shape", [(126,), (6, 21), (1, 6, 21, 1)])
+def test_a_reshape_is_the_last_step(shape: tuple[int, ...], channels_first: bool) -> None:
+    """The values for each channel are applied before it."""
+    preprocessing = fit_preprocessing(PREPROCESSINGS["torch"], channels=3, channels_first=channels_first, reshape=shape)
+    wanted = (PIXELS / 255 - PREPROCESSINGS["torch"].mean) / PREPROCESSINGS["torch"].std
+    wanted = (wanted.transpose(0, 3, 1, 2) if channels_first else wanted).reshape(5, *shape)
     assert_close_to_scale(preprocessing.apply(PIXELS), wanted, 1e-6)
     assert_close_to_scale(in_the_graph(preprocessing, PIXELS), wanted, 1e-6)
 

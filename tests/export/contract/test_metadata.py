@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -30,6 +32,33 @@ CONTRACT = ModelContract(
 
 def test_a_contract_survives_the_metadata() -> None:
     assert ModelContract.from_metadata(CONTRACT.to_metadata(), origin="x") == CONTRACT
+
+
+def test_a_contract_without_a_reshape_in_its_metadata_has_none() -> None:
+    """Files that were exported before images could be reshaped."""
+    metadata = CONTRACT.to_metadata()
+    preprocessing = json.loads(metadata["oodscreen.preprocessing"])
+    assert preprocessing.pop("reshape") == []
+    metadata["oodscreen.preprocessing"] = json.dumps(preprocessing)
+    assert ModelContract.from_metadata(metadata, origin="x") == CONTRACT
+    reshaped = replace(CONTRACT, preprocessing=replace(CONTRACT.preprocessing, reshape=(28, 60)))
+    assert ModelContract.from_metadata(reshaped.to_metadata(), origin="x") == reshaped
+
+
+@pytest.mark.parametrize(
+    ("kind", "classes", "task"),
+    [
+        ("softmax", 4, "classes"),
+        ("logits", 2, "classes"),
+        ("logits", 1, "binary"),
+        ("sigmoid", 1, "binary"),
+        ("sigmoid", 2, "labels"),
+        ("regression", 1, "values"),
+        ("regression", 3, "values"),
+    ],
+)
+def test_the_kind_and_the_number_of_outputs_determine_their_meaning(kind: str, classes: int, task: str) -> None:
+    assert replace(CONTRACT, output_kind=kind, classes=classes).task == task
 
 
 def test_metadata_of_others_is_no_matter() -> None:

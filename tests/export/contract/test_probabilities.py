@@ -61,12 +61,15 @@ def test_rounded_probabilities_can_be_probabilities(rounding: Any, classes: int,
         ([0.5, 0.5, -2 * TOLERANCE], ()),
         ([26.9, 0.1, -7.0], ()),
         ([np.nan, 0.5, 0.5], ()),
+        ([np.inf, -np.inf, 0.5], ()),
+        ([1e30, -1e30, 1], ()),
     ],
 )
 def test_values_outside_the_range_or_with_another_sum_cannot(row: list[float], possible: tuple[str, ...]) -> None:
     tasks: tuple[Task, ...] = ("classes", "labels")
-    assert tuple(task for task in tasks if can_be_probabilities(np.array([row]), 0.0, task)[0]) == possible
-    assert can_be_probabilities(np.array([row]), 0.0, "values")[0]
+    for rows in (np.array([row], np.float32), np.array([row], np.float64)):
+        assert tuple(task for task in tasks if can_be_probabilities(rows, 0.0, task)[0]) == possible
+        assert can_be_probabilities(rows, 0.0, "values")[0]
 
 
 def test_values_whose_mean_alone_is_in_the_range_cannot_be_probabilities() -> None:

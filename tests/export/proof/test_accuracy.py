@@ -107,6 +107,19 @@ def test_sigmoids_count_each_label() -> None:
     assert found.exported == pytest.approx(2 / 3)
 
 
+def test_a_logit_is_compared_with_0_and_the_passes_are_averaged_as_probabilities() -> None:
+    """The mean of the logits of the passes is 1.8, the mean of their probabilities 0.43."""
+    passes = iter([9.0] * 4 + [-3.0] * 6)
+    found = measure_accuracy(
+        [batch([0], [0])],
+        replace(CONTRACT, output_kind="logits", classes=1),
+        keras=lambda _: np.array([[0.4]], np.float32),
+        exported=lambda _: np.array([[-0.4]], np.float32),
+        stochastic=lambda _: np.array([[next(passes)]], np.float32),
+    )
+    assert (found.keras, found.exported, found.monte_carlo, found.differing) == (0, 1, 1, 1)
+
+
 def test_no_usable_row_is_refused_with_examples() -> None:
     with pytest.raises(InputRefused, match=r"3 unusable labels \('a', 'b'\), 1 unreadable") as refused:
         measure([batch([0, 1, 2], ["a", "b", "a"], unreadable=1)])

@@ -49,6 +49,7 @@ def test_other_detectors_and_other_outputs_are_refused() -> None:
     for contract in (replace(CONTRACT, output_kind="regression"), replace(CONTRACT, output_kind="sigmoid")):
         with pytest.raises(OptionRefused, match="no predictive entropy over classes"):
             refuse_early_exit(contract, rule, ())
+    refuse_early_exit(replace(CONTRACT, output_kind="logits", classes=1), rule, ())
 
 
 @given(st.integers(0, 100), st.floats(0.01, 0.5))

@@ -92,7 +92,8 @@ def test_a_rule_that_is_nested_too_deeply_is_refused() -> None:
 
 def test_defaults_are_a_quarter_of_the_largest_entropy() -> None:
     assert default_rule(CONTRACT) == f"entropy > {math.log(4) / 4:.6g}"
-    assert default_rule(replace(CONTRACT, output_kind="sigmoid", classes=1)) == f"entropy > {math.log(2) / 4:.6g}"
+    for kind in ("sigmoid", "logits"):
+        assert default_rule(replace(CONTRACT, output_kind=kind, classes=1)) == f"entropy > {math.log(2) / 4:.6g}"
     several = replace(CONTRACT, output_kind="sigmoid")
     assert default_rule(several) == f"largest_label_entropy > {math.log(2) / 4:.6g}"
     for contract in (CONTRACT, several):

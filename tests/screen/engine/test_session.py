@@ -89,16 +89,18 @@ def test_auto_falls_back_without_noise_from_onnxruntime() -> None:
     assert (done.stdout, done.stderr) == ("", "")
 
 
-@pytest.mark.parametrize("kind", ["softmax", "logits", "sigmoid", "regression"])
+@pytest.mark.parametrize(
+    ("kind", "outputs"), [("softmax", 3), ("logits", 3), ("logits", 1), ("sigmoid", 3), ("regression", 3)]
+)
 @pytest.mark.parametrize("masks_in_weights", [True, False])
 def test_what_the_planner_adds_has_a_cuda_kernel(
-    kind: str, masks_in_weights: bool, monkeypatch: pytest.MonkeyPatch
+    kind: str, outputs: int, masks_in_weights: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No node that the planner adds forces a model off the GPU."""
     monkeypatch.setattr("screen.engine.graph.sites.subtraction_pays", lambda *_: True)
     models = [build() for build, _ in GRAPHS.values()]
     extra = Graph(kind=kind)
-    models.append(extra.finish(extra.dense(extra.site(extra.flat(), 48), 48, 3), 3))
+    models.append(extra.finish(extra.dense(extra.site(extra.flat(), 48), 48, outputs), outputs))
     for model in models:
         copied = {node.op_type for node in model.proto.graph.node} - set(CUDA_KERNELS)
         plan = plan_engine(model, shortcuts=Shortcuts(masks_in_weights))

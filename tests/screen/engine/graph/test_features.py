@@ -241,6 +241,15 @@ def test_an_image_that_is_averaged_at_once_is_the_early_tensor() -> None:
     assert np.isfinite(features_of(model, IMAGES)).all()
 
 
+def test_an_image_that_the_graph_reshapes_first_is_the_early_tensor() -> None:
+    """As in a model with an input of shape [4, 12]: the rows of the reshaped image have no channels."""
+    g = Graph()
+    x = g.op("Reshape", g.op("Reshape", g.image, g.const(np.array([-1, 4, 12]))), g.const(np.array([-1, 48])))
+    x = g.op("Relu", g.dense(x, 48, 8))
+    plan = plan_of(g.finish(g.dense(g.site(x, 8), 8, 3), 3))
+    assert (plan.early.shape, plan.early.why) == ((4, 4, 3), "0% of the arithmetic precedes it")
+
+
 def test_any_number_of_spatial_axes_is_averaged() -> None:
     g = Graph()
     x = g.op("Reshape", g.image, g.const(np.array([-1, 2, 2, 2, 2, 3])))
