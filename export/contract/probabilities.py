@@ -32,20 +32,20 @@ def to_probabilities(outputs: NDArray[np.floating[Any]], contract: ModelContract
 def can_be_probabilities(
     mean: NDArray[np.floating[Any]], variance: NDArray[np.floating[Any]] | float, task: Task
 ) -> NDArray[np.bool_]:
-    """Whether each row can contain means of probabilities, `[B]`; True for real values, False for NaN.
+    """Whether each row can contain means of probabilities, `[B]`; False for NaN and infinity.
 
-    Values in an interval from a to b with mean m have at most the variance `(b - m) (m - a)` (Bhatia and Davis 2000).
-    The condition fails for a mean outside the interval, and for a mean inside if the values are far outside.
+    Values in an interval from a to b with mean m have at most the variance `(b - m) (m - a)` (Bhatia and Davis 2000),
+    here with the interval 0..1 extended by `TOLERANCE` on both sides. The condition fails for a mean outside the
+    interval, and for a mean inside it if the values are far outside.
 
     Args:
         mean: means over passes, `[B, C]`.
         variance: population variances over the same passes, `[B, C]`; 0 for the values of a single pass.
         task: meaning of the outputs; probabilities of classes must also sum to 1.
     """
-    if task == "values":
-        return np.ones(len(mean), np.bool_)
     with np.errstate(invalid="ignore", over="ignore"):  # infinite and very large values are not probabilities
-        possible: NDArray[np.bool_] = np.all(variance <= (1 + TOLERANCE - mean) * (mean + TOLERANCE), axis=1)
+        excess = np.max(variance + mean * (mean - 1), axis=1)
+        possible: NDArray[np.bool_] = excess <= TOLERANCE * (1 + TOLERANCE)
         if task == "classes":
             possible &= np.abs(mean.sum(axis=1) - 1) <= TOLERANCE
     return possible

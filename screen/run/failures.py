@@ -20,8 +20,10 @@ def find_failures(summary: PassSummary, task: Task) -> dict[int, Failure]:
         summary: statistics of B rows.
         task: meaning of the model's outputs.
     """
-    finite = np.all(np.isfinite(summary.mean), axis=1)
-    usable = finite & can_be_probabilities(summary.mean, summary.std**2, task)
+    if task == "values":
+        usable = np.all(np.isfinite(summary.mean), axis=1)
+    else:
+        usable = can_be_probabilities(summary.mean, summary.std**2, task)
     return {row: _describe_failure(summary.mean[row], task) for row in np.flatnonzero(~usable).tolist()}
 
 

@@ -69,7 +69,6 @@ def test_values_outside_the_range_or_with_another_sum_cannot(row: list[float], p
     tasks: tuple[Task, ...] = ("classes", "labels")
     for rows in (np.array([row], np.float32), np.array([row], np.float64)):
         assert tuple(task for task in tasks if can_be_probabilities(rows, 0.0, task)[0]) == possible
-        assert can_be_probabilities(rows, 0.0, "values")[0]
 
 
 def test_values_whose_mean_alone_is_in_the_range_cannot_be_probabilities() -> None:
