@@ -110,6 +110,7 @@ def _export(source: KerasSource, output: Path, preprocessing: Preprocessing, con
         output_kind_of,
         stamp_metadata,
     )
+    from export.proof.scale import find_scale_alarm
     from export.proof.verify import Subject, check_accuracy, check_loads, verify_model
     from export.source.network import KerasReference
 
@@ -166,6 +167,8 @@ def _export(source: KerasSource, output: Path, preprocessing: Preprocessing, con
             contract = replace(contract, accuracy=accuracy)
             for alarm in find_alarms(accuracy, contract):
                 warnings.warn(alarm, ExportNotice, stacklevel=4)
+        elif not source.scales_itself and (scale_alarm := find_scale_alarm(reference, contract)):
+            warnings.warn(scale_alarm, ExportNotice, stacklevel=4)
         stamp_metadata(model, contract)
         check_loads(files.write_graph(model), contract)
         files.publish()

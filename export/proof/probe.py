@@ -30,7 +30,7 @@ def make_probe(image_shape: tuple[int, int, int], *, small: bool, seed: int) -> 
     height, width, channels = image_shape
     rng = np.random.default_rng(seed)
     each = 4 if small and height * width <= _SMALL_IMAGE else 1
-    leaves = [_dead_leaves(image_shape, rng) for _ in range(each)]
+    leaves = [dead_leaves(image_shape, rng) for _ in range(each)]
     if height * width > _LARGE_IMAGE:
         return np.stack(leaves)
     noise = rng.integers(0, 256, (each, height, width, channels), dtype=np.uint8)
@@ -39,7 +39,7 @@ def make_probe(image_shape: tuple[int, int, int], *, small: bool, seed: int) -> 
     return np.concatenate([noise, coarse[:, rows][:, :, columns], np.stack(leaves)])
 
 
-def _dead_leaves(image_shape: tuple[int, int, int], rng: np.random.Generator) -> NDArray[np.uint8]:
+def dead_leaves(image_shape: tuple[int, int, int], rng: np.random.Generator) -> NDArray[np.uint8]:
     """An image of discs that cover each other, with edges, surfaces and scales as in photographs.
 
     The density of the radii is proportional to radius^-3, which makes the statistics the same at every scale (Lee,

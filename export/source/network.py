@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from export.contract.inputs import Preprocessing
 from export.source.noise import NoiseLayer
+from export.source.norms import NormInputs, norms_recorded
 from export.source.stochastic import Behaviour, NoiseRecorder, keep_identity, noise_replaced
 
 
@@ -33,6 +34,9 @@ class Network(Protocol):
 
     def large_weights(self, at_least: int) -> list[Any]:
         """The weights with at least `at_least` bytes in float32."""
+
+    def biases(self) -> list[NDArray[np.float32]]:
+        """The biases of all layers."""
 
     def substitute(self, weights: Sequence[tuple[Any, Any]]) -> Any:
         """A context in which variables have other values: `weights` contains pairs of a variable and its value."""
@@ -66,6 +70,10 @@ class KerasNetwork:
     def large_weights(self, at_least: int) -> list[Any]:
         """See `Network.large_weights`."""
         return [weight for weight in self.model.weights if 4 * int(np.prod(weight.shape)) >= at_least]
+
+    def biases(self) -> list[NDArray[np.float32]]:
+        """See `Network.biases`."""
+        return [np.asarray(weight, np.float32) for weight in self.model.weights if weight.name == "bias"]
 
     def substitute(self, weights: Sequence[tuple[Any, Any]]) -> Any:
         """See `Network.substitute`."""
@@ -105,11 +113,13 @@ class KerasPass:
         outputs: `[B, C]`.
         before_activation: input of the last softmax or sigmoid, `[B, C]`; None if the network ends otherwise.
         noise: noise by name of the site; empty for a pass without noise.
+        norms: inputs of the BatchNormalization layers, in the order of their calls.
     """
 
     outputs: NDArray[np.float32]
     before_activation: NDArray[np.float32] | None
     noise: Mapping[str, Noise]
+    norms: tuple[NormInputs, ...]
 
 
 class KerasReference:
@@ -124,6 +134,16 @@ class KerasReference:
         self._network = network
         self._preprocessing = preprocessing
         self._compiled: dict[tuple[bool, bool], Any] = {}
+
+    def under(self, preprocessing: Preprocessing) -> KerasReference:
+        """The reference of the same network under another preprocessing with the same order of the axes."""
+        other = KerasReference(self._network, preprocessing)
+        other._compiled = self._compiled  # a trace begins with preprocessed pixels
+        return other
+
+    def biases(self) -> list[NDArray[np.float32]]:
+        """The biases of all layers."""
+        return self._network.biases()
 
     def deterministic(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Outputs `[B, C]` without dropout."""
@@ -157,21 +177,23 @@ class KerasReference:
             if not self._preprocessing.channels_first:
                 raise
             values = self._function(noisy, shape, jit_compile=True)(pixels, number)
-        outputs, before, noise = values
+        outputs, before, noise, norms = values
         return KerasPass(
             outputs.numpy(),
             None if before is None else before.numpy(),
             {name: Noise(factor.numpy(), shift.numpy()) for name, (factor, shift) in noise.items()},
+            tuple(NormInputs(*(tensor.numpy() for tensor in norm)) for norm in norms),
         )
 
     def _function(self, noisy: bool, shape: Any, *, jit_compile: bool) -> Any:
-        """The traced network, from pixels and a seed to outputs, values before the last activation, and noise."""
+        """The traced network, from pixels and a seed to the tensors of a `KerasPass`."""
         import tensorflow as tf
 
         def compute(pixels: Any, seed: Any) -> Any:
             recorder = NoiseRecorder(seed)
-            outputs = self._network.forward(pixels, recorder if noisy else keep_identity)
-            return outputs, _before_activation(outputs), recorder.noise
+            with norms_recorded() as norms:
+                outputs = self._network.forward(pixels, recorder if noisy else keep_identity)
+            return outputs, _before_activation(outputs), recorder.noise, norms
 
         key = (noisy, jit_compile)
         if key not in self._compiled:
