@@ -6,8 +6,8 @@ In: DATA, folders of Parquet shards; MODELS, a folder with the CIFAR-10 networks
 benchmarks/results/pixel_scale.json: for each network its accuracy in training, the measures of `export.proof.scale`
 under the scaling of the training and under a scaling that is wrong by about 255, and the warnings.
 
-The limits of `export.proof.scale` were chosen on the `CHOOSING` networks; the `REPORTED` networks differ in data and
-layers.
+The limits of `export.proof.scale` were chosen on the networks of `CHOOSING` and MODELS; the `REPORTED` networks differ
+in data and layers.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def measure(data: Path, models: Path) -> Iterator[Measured]:
     for name in ("cifar10_classic", "cifar10_resnet8"):
         model = import_keras().models.load_model(models / f"{name}.keras", compile=False)
         scaling = "0..255" if NETWORKS[name] == 1 else "0..1"
-        yield _measure(model, "reported", name, scaling, images[:1000], labels[:1000])
+        yield _measure(model, "choosing", name, scaling, images[:1000], labels[:1000])
 
 
 def main() -> None:

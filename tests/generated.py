@@ -330,6 +330,33 @@ def scale_text() -> str:
     )
 
 
+def pixel_scale_text() -> str:
+    """Results of `benchmarks/pixel_scale.py` on the networks on which the limits were not chosen."""
+    networks = [one for one in _result("pixel_scale")["networks"] if one["group"] == "reported"]
+
+    def warned(key: str, some: list[dict[str, Any]]) -> str:
+        return f"{sum(one[key] for one in some)} of {len(some)}"
+
+    normalized = [one for one in networks if one["normalized"]]
+    others = [one for one in networks if not one["normalized"]]
+    large = [one for one in others if one["scaling"] == "0..255"]
+    tanh = [one for one in others if one["name"].endswith("tanh") and one not in large]
+    small = {
+        scaling: warned("warned_wrong", [one for one in others if one["scaling"] == scaling and one not in tanh])
+        for scaling in ("0..1", "-1..1", "standardized")
+    }
+    return (
+        f"Measured on {len(networks)} trained networks that were not used to choose the limits "
+        f"(`python -m benchmarks.pixel_scale`). Under the scaling of the training, the export warns for "
+        f"{warned('warned_right', networks)}. Under a scaling that is wrong by about 255, it warns for "
+        f"{warned('warned_wrong', normalized)} networks with BatchNormalization. Without BatchNormalization, it warns "
+        f"if pixels in 0..255 are given to a network that was trained on pixels in 0..1 ({small['0..1']}), on pixels "
+        f"in -1..1 ({small['-1..1']}), on standardized pixels ({small['standardized']}), or on small pixels with tanh "
+        f"({warned('warned_wrong', tanh)}), and if pixels in 0..1 are given to a network that was trained on 0..255 "
+        f"({warned('warned_wrong', large)})."
+    )
+
+
 def billion_table() -> str:
     """Cost of a billion images, by `benchmarks/scale.py`."""
     result = _result("scale")
@@ -416,6 +443,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "fuzz": fuzz_sentence,
     "report": report_sentence,
     "scale": scale_text,
+    "pixel-scale": pixel_scale_text,
     "billion": billion_table,
 }
 

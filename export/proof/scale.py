@@ -4,7 +4,7 @@ In: a Keras reference and the contract of the exported model. Out: a warning, or
 detected, the ratio of pixels in 0..255 to pixels in 0..1 or -1..1. There are two kinds of evidence:
 
 - The statistics of the first BatchNormalization layer contain the scale of its inputs in training.
-- If no layer has such statistics: the logits of trained networks differ moderately between images. If the pixels are
+- If no layer has learned statistics: the logits of trained networks differ moderately between images. If the pixels are
   much larger than in training, biases have no effect, and the differences are proportional to the pixels.
 
 `benchmarks/pixel_scale.py` measures both on trained networks.
@@ -27,10 +27,14 @@ from export.source.network import KerasPass
 Images = NDArray[np.uint8]
 
 _FITTING_GAINS = (1 / 50, 20.0)
-"""Standard deviations of the inputs of a BatchNormalization layer, divided by the learned one, that fit a scaling."""
+"""Standard deviations of the inputs of a BatchNormalization layer, divided by the learned one, that fit a scaling.
+
+Too small ratios have more room: after little training, the learned variance is still near its initial value 1."""
 
 _FITTING_SPREADS = (0.5, 200.0)
-"""Standard deviations of the logits between images that fit a scaling; see `measure_spread`."""
+"""Standard deviations of the logits between images that fit a scaling; see `measure_spread`.
+
+The upper limit is high because networks in an early stage of training on pixels in 0..255 reach about 80."""
 
 _LARGE_RANGE = 50.0
 """Minimum range of preprocessed pixels that resembles 0..255 more than 0..1."""
@@ -111,7 +115,7 @@ def make_images(image_shape: tuple[int, int, int]) -> Images:
 
 
 def measure_gain(answer: KerasPass) -> float | None:
-    """The gain of the first BatchNormalization layer with learned statistics; None without such a layer."""
+    """The gain of the first BatchNormalization layer with learned statistics; None if there is none."""
     return next((norm.gain for norm in answer.norms if norm.is_trained), None)
 
 
