@@ -55,7 +55,7 @@ class Member:
             self.build(keras, path)
         else:
             model = self.build(keras)
-            _normalize(keras, model, 255.0 if self.options != UNIT else 1.0)
+            _normalize(keras, model, 1.0 if self.options[:2] == UNIT else 255.0)
             model.save(path)
         return path
 
