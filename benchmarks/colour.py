@@ -1,6 +1,7 @@
 """Detection of out-of-distribution images with CIFAR-10 networks: every score and combination, and covariate shift.
 
     python -m benchmarks.colour [--data DIR] [--models DIR] [--work DIR] [--rows N] [--result FILE]
+                                [--only-review-rates]
 
 In: DATA/cifar10_jpeg, DATA/cifar10_train_jpeg and the sets of `benchmarks.colour_sets`; the networks of
 `benchmarks.colour_networks`. Each network is calibrated (reference set: training rows; in-distribution: the first half
@@ -10,6 +11,8 @@ the features and logits of every network for detectors of other packages.
 
 Defaults are chosen on separate sets (`CHOOSING` in `benchmarks.colour_sets`), which are compared with the calibration
 set, so that the choice does not depend on the reported rows.
+
+--only-review-rates counts review rates again, from the results in WORK, and keeps all other parts of FILE.
 """
 
 from __future__ import annotations
@@ -231,6 +234,29 @@ def measure_review_rates(columns: Mapping[str, Columns], sets: Mapping[str, Path
     return count_review_rates(scores, np.concatenate(digests))
 
 
+def renew_review_rates(result: dict[str, Any], sets: Mapping[str, Path], work: Path) -> None:
+    """Count the review rates of every network again, from the results of an earlier run.
+
+    Args:
+        result: result of the earlier run, which is changed in place.
+        sets: folders of the sets, by name.
+        work: folder of the networks' results.
+
+    Raises:
+        SystemExit: the results are not those that `result` describes.
+    """
+    for name, network in result["networks"].items():
+        folder = work / name / "results"
+        columns = {one: read_columns(folder / slug(one)) for one in ("held", "test")}
+        found, recorded = float(columns["test"]["flag"].mean()), network["flagged"]["test"]
+        if not np.isclose(found, recorded, atol=1e-5):
+            raise SystemExit(
+                f"{folder} has {found:.2%} flags, the recorded result has {recorded:.2%}: measure everything, without "
+                "--only-review-rates"
+            )
+        network["review_rates"] = measure_review_rates(columns, sets)
+
+
 def choose(model: Path, sets: Mapping[str, Path], reference: Path) -> list[dict[str, Any]]:
     """Variants of the distances on the sets that choose defaults, against held-out rows from which no set is made."""
     images = read_rgb(reference)[0]
@@ -258,18 +284,10 @@ def write_peer_inputs(layer: LastLayer, sets: Mapping[str, Path], reference: Pat
         np.savez(folder / f"{slug(name)}.npz", **arrays)  # type: ignore[arg-type]  # its stub takes allow_pickle for an array
 
 
-def main() -> None:
-    """Run the benchmark and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("OODSCREEN_DATA", "../shared/data")))
-    parser.add_argument("--models", type=Path, default=Path(os.environ.get("OODSCREEN_MODELS", "../shared/models")))
-    parser.add_argument("--work", type=Path, default=Path("build/colour"))
-    parser.add_argument("--rows", type=int, default=1000, help="maximum rows of a set (see colour_sets)")
-    parser.add_argument("--result", type=Path, default=RESULT)
-    options = parser.parse_args()
-    sets = make_colour_sets(options.data, options.work / f"{options.rows}-rows" / "sets", options.rows)
+def measure(sets: Mapping[str, Path], options: argparse.Namespace) -> dict[str, Any]:
+    """Measure every network, and describe how."""
     networks = {name: measure_network(name, sets, options) for name in NETWORKS}
-    result = {
+    return {
         "networks": networks,
         "reported": {kind: list(names) for kind, names in REPORTED.items()},
         "control": list(CONTROL),
@@ -282,6 +300,25 @@ def main() -> None:
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
         "versions": {name: version(name) for name in ("oodscreen", "onnxruntime-gpu", "tensorflow", "scikit-learn")},
     }
+
+
+def main() -> None:
+    """Run the benchmark and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("OODSCREEN_DATA", "../shared/data")))
+    parser.add_argument("--models", type=Path, default=Path(os.environ.get("OODSCREEN_MODELS", "../shared/models")))
+    parser.add_argument("--work", type=Path, default=Path("build/colour"))
+    parser.add_argument("--rows", type=int, default=1000, help="maximum rows of a set (see colour_sets)")
+    parser.add_argument("--result", type=Path, default=RESULT)
+    parser.add_argument("--only-review-rates", action="store_true", help="count only the review rates of FILE again")
+    options = parser.parse_args()
+    work = options.work / f"{options.rows}-rows"
+    sets = make_colour_sets(options.data, work / "sets", options.rows)
+    if options.only_review_rates:
+        result = json.loads(options.result.read_text())
+        renew_review_rates(result, sets, work)
+    else:
+        result = measure(sets, options)
     rounded = json.loads(json.dumps(result), parse_float=lambda number: round(float(number), 5))
     options.result.write_text(json.dumps(rounded, indent=1) + "\n")
 

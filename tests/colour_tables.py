@@ -1,6 +1,6 @@
-"""The tables of docs/ with measurements of colour networks, and the table of the variants of the distances.
+"""The tables of docs/ with measurements of colour networks, of the variants of the distances, and of flag rates.
 
-In: the results of `benchmarks/colour.py` and `benchmarks/detection.py`. Out: Markdown.
+In: the results of `benchmarks/colour.py`, `benchmarks/detection.py` and `benchmarks/promises.py`. Out: Markdown.
 """
 
 from __future__ import annotations
@@ -40,22 +40,35 @@ def colour_networks_table(result: Result) -> str:
     rate = result["review_rates"][0]
     accuracies = _join(result, lambda network: f"{network['accuracy']:.1%}")
     fresh = _join(result, lambda network: f"{network['scores']['ood_score']['review'][0]:.2%}")
-    halvings = _join(result, _count_inside)
     members = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in result["reported"].items())
     return (
         "\n".join(rows)
         + f"\n\nAUROC in percent / percent of the rows that are flagged at a review rate of {rate:.0%}, "
         f"mean over the sets of a kind ({members}). {result['passes']} passes. Control: near, if Tiny ImageNet and the "
         f"in-distribution rows are blurred and compressed alike. Accuracy: {accuracies}. In-distribution rows flagged: "
-        f"{fresh}. Random halvings of the in-distribution rows for which the number of flags is within the 95 % "
-        f"beta-binomial interval: {halvings}."
+        f"{fresh}."
     )
 
 
-def _count_inside(network: dict[str, Any]) -> str:
-    """For each target rate, the halvings within the interval."""
-    counts = [f"{one['inside']} of {one['halvings']} at {one['promised']:.0%}" for one in network["review_rates"]]
-    return f"({', '.join(counts)})"
+def review_rates_table(mnist: Result, colour: Result) -> str:
+    """How often the number of flags of fresh rows is within its interval, in both orders."""
+    networks = {"article": mnist, **colour["networks"]}
+    orders = ("digest_order", "own_order")
+    heads = [f"{what}, {order.replace('_', ' ')}" for what in ("within the interval", "flagged") for order in orders]
+    rows = [f"| network | target rate | nominal level | {' | '.join(heads)} |", "|---" * (3 + len(heads)) + "|"]
+    for name, network in networks.items():
+        for one in network["review_rates"]:
+            inside = [f"{one[order]['inside'] / one['halvings']:.1%}" for order in orders]
+            flagged = [f"{one[order]['mean']:.2%}" for order in orders]
+            cells = [name, f"{one['promised']:.0%}", f"{one['level']:.0%}", *inside, *flagged]
+            rows.append(f"| {' | '.join(cells)} |")
+    counts = sorted({one["halvings"] for network in networks.values() for one in network["review_rates"]})
+    return (
+        "\n".join(rows)
+        + f"\n\nWithin the interval: share of {' or '.join(map(str, counts))} halvings. Flagged: mean share of the "
+        f"fresh rows. article: {mnist['rows']:,} test digits, `python -m benchmarks.promises`; the other networks: "
+        "test rows of CIFAR-10, `python -m benchmarks.colour`."
+    )
 
 
 def colour_combinations_table(result: Result) -> str:

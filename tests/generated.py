@@ -218,13 +218,8 @@ def _colour(show: Callable[[dict[str, Any]], str]) -> Callable[[], str]:
 
 
 def promises_text() -> str:
-    """Results of `benchmarks/promises.py`."""
+    """Early exits and the cost of distances: results of `benchmarks/promises.py`."""
     result = _result("promises")
-    rates = "; ".join(
-        f"at a target rate of {one['promised']:.0%}, {one['mean']:.2%} are flagged on average, {one['inside']} of "
-        f"{one['halvings']} times within the 95 % beta-binomial interval"
-        for one in result["review_rates"]
-    )
     rows = [
         "| flagged by | review rate | rows | fewer passes | flags after all passes | lost | added | all passes "
         "| --adaptive | faster |"
@@ -241,9 +236,7 @@ def promises_text() -> str:
     growth = (many["seconds_adaptive"] - few["seconds_adaptive"]) / (many["rows"] - few["rows"])
     fixed = few["seconds_adaptive"] - growth * few["rows"]
     return (
-        "The MNIST test rows were divided into random halves 20 times; one half calibrated the threshold, and the flag "
-        f"rate was measured on the other: {rates}.\n\n"
-        + "\n".join(rows)
+        "\n".join(rows)
         + f"\n\nT = {result['passes']}, the {result['rows']:,} test digits, once and several times over; wall time of "
         f"the whole process on {result['machine']['cores']} cores. Of the {few['seconds_adaptive']:.1f} s with "
         f"--adaptive at {few['rate']:.0%}, {fixed:.1f} s do not grow with the rows: start-up, and passes over "
@@ -437,6 +430,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "colour-shift": _colour(colour_tables.colour_shift_table),
     "colour-self-test": _colour(colour_tables.self_test_table),
     "colour-peers": lambda: colour_tables.peers_table(_result("colour"), _result("peers")),
+    "review-rates": lambda: colour_tables.review_rates_table(_result("promises"), _result("colour")),
     "promises": promises_text,
     "article": article_text,
     "faults": faults_sentence,

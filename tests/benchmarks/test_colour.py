@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.colour import (
@@ -14,6 +16,7 @@ from benchmarks.colour import (
     Columns,
     measure_score,
     measure_shift,
+    renew_review_rates,
     score_rows,
     split_accuracy,
     write_peer_inputs,
@@ -21,7 +24,7 @@ from benchmarks.colour import (
 from benchmarks.colour_networks import LastLayer, build_vgg
 from benchmarks.colour_sets import CHOOSING_NAMES, CONTROL, REPORTED, SHIFTS, SIZE, SYNTHETIC, shift_name, slug
 from benchmarks.combinations import COMBINATIONS
-from screen.decide.detectors import CombinedScore, Detector
+from screen.decide.detectors import HIGH_IS_UNUSUAL, CombinedScore, Detector
 from screen.demo import write_shards
 
 OTHERS = [*(name for names in REPORTED.values() for name in names), *CONTROL, *CHOOSING_NAMES]
@@ -118,3 +121,22 @@ def test_peers_get_the_last_layer_and_the_features_and_logits_of_every_set(tmp_p
     for name in ("reference", *map(slug, names)):
         expected = files[name]["features"] @ weight.T + bias
         assert files[name]["logits"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_review_rates_are_counted_again_from_the_results_of_the_same_run_alone(tmp_path: Path) -> None:
+    rng, sets, flag = np.random.default_rng(0), {}, np.arange(150) < 3
+    for name in ("held", "test"):
+        sets[name] = tmp_path / "sets" / name
+        write_shards(sets[name], rng.integers(0, 256, (150, SIZE, SIZE, 3), dtype=np.uint8), np.zeros(150, int), name)
+        columns = {score: rng.exponential(size=150) for score in (*HIGH_IS_UNUSUAL, "ood_score")}
+        folder = tmp_path / "net" / "results" / name
+        folder.mkdir(parents=True)
+        pq.write_table(pa.table({**columns, "flag": flag, "prediction": flag, "label": flag}), folder / "a.parquet")
+    network: dict[str, Any] = {"flagged": {"test": 0.02}, "review_rates": [], "accuracy": 0.5}
+    result = {"networks": {"net": network}, "rows": 150}
+    renew_review_rates(result, sets, tmp_path)
+    assert [one["promised"] for one in network["review_rates"]] == [0.01, 0.02, 0.05]
+    assert (network["accuracy"], result["rows"]) == (0.5, 150)
+    network["flagged"]["test"] = 0.03
+    with pytest.raises(SystemExit, match=r"2\.00% flags, the recorded result has 3\.00%"):
+        renew_review_rates(result, sets, tmp_path)

@@ -12,6 +12,7 @@ from tests.colour_tables import (
     colour_networks_table,
     colour_shift_table,
     peers_table,
+    review_rates_table,
     self_test_table,
 )
 
@@ -43,7 +44,15 @@ def result() -> dict[str, Any]:
             **{way: score(0.6) for way in ways},
         },
         "shift": {"blur": shift},
-        "review_rates": [{"promised": 0.02, "inside": 18, "halvings": 20, "mean": 0.0201}],
+        "review_rates": [
+            {
+                "promised": 0.02,
+                "level": 0.95,
+                "halvings": 200,
+                "digest_order": {"inside": 177, "mean": 0.0229},
+                "own_order": {"inside": 192, "mean": 0.0198},
+            }
+        ],
     }
     return {
         "networks": {"small": network},
@@ -63,8 +72,19 @@ def test_a_row_has_the_means_over_the_sets_of_a_kind(result: dict[str, Any]) -> 
     assert "| small | `entropy` + `one_distance` | 85.0 / 40 | 90.0 / 50 |" in table
     assert "| small | **`ood_score`** | 90.0 / 40 | 95.0 / 50 |" in table
     assert table.count("| small |") == 5
-    assert "beta-binomial interval: small (18 of 20 at 2%)." in table
     assert "Accuracy: small 75.0%. In-distribution rows flagged: small 2.10%." in table
+
+
+def test_both_orders_stand_beside_the_nominal_level(result: dict[str, Any]) -> None:
+    mnist = {"review_rates": [{**result["networks"]["small"]["review_rates"][0], "promised": 0.01}], "rows": 10_000}
+    table = review_rates_table(mnist, result)
+    assert (
+        "| network | target rate | nominal level | within the interval, digest order | within the interval, own order "
+        "| flagged, digest order | flagged, own order |\n"
+    ) in table
+    assert "| small | 2% | 95% | 88.5% | 96.0% | 2.29% | 1.98% |" in table
+    assert "| article | 1% | 95% | 88.5% | 96.0% | 2.29% | 1.98% |" in table
+    assert "share of 200 halvings" in table
 
 
 def test_combinations_are_shown_on_the_choosing_sets(result: dict[str, Any]) -> None:
