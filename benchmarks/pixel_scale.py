@@ -158,10 +158,10 @@ def _measure(
     normalized = False
     for key in filter(None, (scaling, wrong, near)):
         contract: Any = SimpleNamespace(
-            preprocessing=SCALINGS[key], image_shape=source.image_shape, output_kind=source.output_kind
+            preprocessing=SCALINGS[key], image_shape=source.image.image_shape, output_kind=source.output_kind
         )
         reference = KerasReference(source.network, SCALINGS[key])
-        answer = reference.without_noise(make_images(source.image_shape))
+        answer = reference.without_noise(make_images(source.image.image_shape))
         gain = measure_gain(answer)
         normalized = gain is not None
         values[key] = gain if normalized else measure_spread(answer, source.output_kind)

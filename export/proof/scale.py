@@ -163,7 +163,7 @@ def _neighbour(given: Preprocessing, *, larger: bool) -> Preprocessing:
     """The scaling by 1 or 1/255; if mean or std were given as numbers, the same with a scale of 255 or 1/255 times."""
     if given.scale is not None and not given.name and (given.mean or given.std):
         return replace(given, scale=given.scale * 255 if larger else given.scale / 255)
-    return Preprocessing(1.0 if larger else 1 / 255, channels_first=given.channels_first)
+    return replace(given, scale=1.0 if larger else 1 / 255, mean=(), std=(), name="", reverse_channels=False)
 
 
 def _options(other: Preprocessing) -> str:

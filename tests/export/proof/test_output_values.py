@@ -29,7 +29,7 @@ class Fake:
 
     def draw(self, images: NDArray[np.uint8], seed: int) -> KerasPass:
         outputs = (self.noisy or self.plain)(images.mean(axis=(1, 2, 3))[:, None].astype(np.float32) / 255)
-        return KerasPass(outputs, None, {})
+        return KerasPass(outputs, None, {}, ())
 
 
 def softmax(x: Outputs) -> Outputs:

@@ -24,7 +24,7 @@ UNIT, RAW, TF = Preprocessing(1 / 255), Preprocessing(1.0), PREPROCESSINGS["tf"]
 def alarm(model: Any, preprocessing: Preprocessing, output_kind: str = "") -> str | None:
     """The warning for a model under a preprocessing."""
     source = describe_model(model)
-    height, width, channels = source.image_shape
+    height, width, channels = source.image.image_shape
     contract = ModelContract(
         input_name="image",
         output_name="output",
@@ -177,3 +177,13 @@ def test_an_export_with_a_wrong_scale_warns_and_writes_the_file(article_keras: P
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         export_file(article_keras, tmp_path / "unit.onnx", scale=1 / 255)
+
+
+def test_the_other_scaling_keeps_the_shape_of_the_input(keras: Any) -> None:
+    layers = keras.layers
+    keras.utils.set_random_seed(1)
+    trained = [layers.Dense(20, bias_initializer="ones", activation="relu"), layers.Dense(3, bias_initializer="ones")]
+    model = keras.Sequential(
+        [keras.Input((14, 14)), layers.Flatten(), trained[0], layers.Dropout(0.2), trained[1], layers.Rescaling(9.0)]
+    )
+    assert "--scale 1/255" in (alarm(model, Preprocessing(1.0, reshape=(14, 14)), "logits") or "")
