@@ -271,6 +271,15 @@ class ExportConfig:
 class FileExportConfig(ExportConfig):
     """Options of an export of a model file, in addition to those of `ExportConfig`."""
 
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="HDF5 file with the weights, if MODEL is a JSON file, which contains only the layers.",
+            show_default=False,
+            rich_help_panel=_FILES,
+        ),
+    ] = None
     custom_objects: Annotated[
         Mapping[str, Any] | None,
         FromText(list[str], _find_objects),

@@ -35,7 +35,7 @@ def export_keras_file(model: str | Path, output: str | Path, config: FileExportC
     """Export a Keras model file or folder to an ONNX file in which dropout stays stochastic.
 
     Args:
-        model: `.keras` or `.h5` file, or a SavedModel folder of Keras 2; see `export.source.load.load_model`.
+        model: `.keras` or `.h5` file, SavedModel folder of Keras 2, or JSON file of `model.to_json()`.
         output: ONNX file to write; it appears only after it has been verified.
         config: options of the export.
 
@@ -51,6 +51,7 @@ def export_keras_file(model: str | Path, output: str | Path, config: FileExportC
     preprocessing = _preprocessing(config)
     source = load_model(
         model,
+        weights=config.weights,
         custom_objects=config.custom_objects,
         unsafe=config.unsafe,
         choice=_choice(config),

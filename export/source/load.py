@@ -1,32 +1,39 @@
 """Load a trained model from a file, by default without running code from the file.
 
-In: a `.keras` file, a legacy `.h5` file or a SavedModel folder of Keras 2. Out: a `KerasSource`. The configuration is
-checked before Keras loads the file. Code in the file (Lambda layers) is refused unless `unsafe` is set. Classes that
-are not part of Keras are refused unless the user gives them, or unless their name and settings denote a dropout layer.
+In: a model file or folder (`export.source.containers`), and for a configuration without weights a file of weights.
+Out: a `KerasSource`. The configuration is checked before the model is built, and the built model before its weights are
+read. Code in the file (Lambda layers) is refused unless `unsafe` is set. Classes that are not part of Keras are refused
+unless the user gives them, or unless their name and settings denote a dropout layer. Models of Keras 2 are built by
+`export.source.keras_2`, models of Keras 3 by Keras.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from export.errors import ModelRefused
+from export.errors import ModelRefused, OptionRefused
 from export.source.choice import SiteChoice
+from export.source.containers import Container, objects_in, open_weights, read_container
 from export.source.describe import KerasSource, describe_model, import_keras
-from export.source.saved_model import WANTED, read_folder_config, rebuild
-from export.source.stand_in import layers_of_keras_2, make_stand_in
-
-_WEIGHTS_ONLY = ".weights.h5"
+from export.source.keras_2.build import build_model
+from export.source.keras_2.layers import is_known, layers_in
+from export.source.keras_2.weights import assign_weights, has_layer_names, layers_of
+from export.source.lambdas import check_code
+from export.source.saved_model import rebuild
+from export.source.stand_in import make_stand_in
 
 
 def load_model(
     path: str | Path,
     *,
+    weights: str | Path | None = None,
     custom_objects: Mapping[str, Any] | None = None,
     unsafe: bool = False,
     choice: SiteChoice | None = None,
@@ -37,6 +44,7 @@ def load_model(
 
     Args:
         path: path of the file or folder.
+        weights: path of the weights of a model whose file contains only the configuration of the layers.
         custom_objects: classes and functions, by the name in the file, that are not part of Keras.
         unsafe: whether to run code in the file; only for trusted files.
         choice: selection of sites and rates.
@@ -46,30 +54,119 @@ def load_model(
     Raises:
         ModelRefused: the file is missing or damaged, it contains code or unknown classes, or `describe_model` refuses
             the model.
+        OptionRefused: weights are given for a file that contains weights, or are missing.
     """
     path = Path(path)
-    if not path.exists():
-        raise ModelRefused(f"There is no model file {path}.", wanted=WANTED, next_step="check the path of the model")
-    if path.name.endswith(_WEIGHTS_ONLY):
-        raise _weights_only(path)
-    if path.is_file() and path.suffix not in (".keras", ".h5", ".hdf5"):
-        raise ModelRefused(
-            f"{path} does not have the extension of a Keras model (it has {path.suffix or 'no extension'}).",
-            wanted=WANTED,
-            next_step="load the model in Keras, and save it by model.save('NAME.keras')",
-        )
-    keras = import_keras()
+    container = read_container(path)
+    weights = _weights_path(container, weights)
+    import_keras()
     given = dict(custom_objects or {})
-    config = _read_config(path)
-    if not unsafe:
-        _refuse_code(config, path)
-    stand_ins = _stand_ins(config, given, path)
+    check_code(container.config, path, unsafe=unsafe)
+    stand_ins = _stand_ins(container, given)
+    objects = {**stand_ins, **given}
+    with _errors_of(path):
+        model, assign = _build(container, weights, objects, unsafe=unsafe)
+    notices = [
+        f"the file does not contain the code of the class {name}; because of the name and settings of the class, its "
+        f"layers are loaded as {stand_in.__base__.__name__} layers that are always active"
+        for name, stand_in in stand_ins.items()
+    ]
+    digest = _digest(path) if weights in (None, path) else _digest(path, weights)
+    source = describe_model(
+        model,
+        origin=str(path),
+        digest=digest,
+        choice=choice,
+        output=output,
+        image_shape=image_shape,
+        notices=notices,
+    )
+    with _errors_of(weights or path):
+        assign()
+    return source
+
+
+def _weights_path(container: Container, weights: str | Path | None) -> Path | None:
+    """Path of the file with the weights; None for a folder.
+
+    Raises:
+        OptionRefused: `weights` is missing, or is superfluous.
+    """
+    path = container.path
+    if container.kind != "json" and weights is not None:
+        raise OptionRefused(
+            f"--weights {weights} was given, but {path} contains weights of its own.",
+            wanted="one source of weights",
+            next_step="leave out --weights, or give the layers as a JSON file: "
+            "open('model.json', 'w').write(model.to_json())",
+        )
+    if container.kind == "json" and weights is None:
+        raise OptionRefused(
+            f"{path} contains the layers of the model, but no weights.",
+            wanted="the weights of the model, in an HDF5 file",
+            next_step="add --weights FILE, written by model.save_weights('NAME.weights.h5')",
+        )
+    return Path(weights) if weights is not None else None if container.kind == "folder" else path
+
+
+def _build(
+    container: Container, weights: Path | None, objects: Mapping[str, Any], *, unsafe: bool
+) -> tuple[Any, Callable[[], None]]:
+    """The model, and a function that assigns its weights."""
+    import keras
+
+    path = container.path
+    if weights is None:
+        return rebuild(path, container.config, objects, unsafe=unsafe), _nothing
+    if container.age == 2:
+        built = build_model(container.config, objects, unsafe=unsafe)
+
+        def assign() -> None:
+            with open_weights(weights) as file:
+                assign_weights(built, file, str(weights))
+
+        return built.model, assign
+    if container.kind == "json":
+        model = keras.saving.deserialize_keras_object(container.config, objects, safe_mode=not unsafe)
+        return model, lambda: _assign_to(model, weights)
+    with _named(path, ".keras" if container.kind == "zip" else ".h5") as file:
+        return keras.saving.load_model(file, objects, compile=False, safe_mode=not unsafe), _nothing
+
+
+def _nothing() -> None:
+    """The weights have been assigned."""
+
+
+def _assign_to(model: Any, weights: Path) -> None:
+    """Assign the weights in a file of Keras 2 or 3 to a model of Keras 3."""
+    with open_weights(weights) as file:
+        if has_layer_names(file):
+            return assign_weights(layers_of(model), file, str(weights))
+    with _named(weights, ".weights.h5") as file:
+        model.load_weights(file)
+    return None
+
+
+@contextmanager
+def _named(path: Path, extension: str) -> Iterator[Path]:
+    """A path of a file with the extension by which Keras recognises its format."""
+    if path.name.endswith(extension):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        other = Path(folder) / f"model{extension}"
+        try:
+            other.symlink_to(path.resolve())
+        except OSError:  # Windows allows links to some users only
+            shutil.copyfile(path, other)
+        yield other
+
+
+@contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    """Within the block, other errors than those of the export become `ModelRefused`."""
     try:
-        objects = {**layers_of_keras_2(_objects(config)), **stand_ins, **given}
-        if path.is_dir():
-            model = rebuild(path, config, objects, unsafe=unsafe)
-        else:
-            model = keras.saving.load_model(path, custom_objects=objects, compile=False, safe_mode=not unsafe)
+        yield
     except ModelRefused:
         raise
     except Exception as error:
@@ -80,121 +177,57 @@ def load_model(
             next_step="load the model with the version of Keras that saved it and save it as .keras, or add "
             "--custom-objects MODULE:CLASS",
         ) from error
-    notices = [
-        f"the file does not contain the code of the class {name}; because of the name and settings of the class, its "
-        f"layers are loaded as {stand_in.__base__.__name__} layers that are always active"
-        for name, stand_in in stand_ins.items()
-    ]
-    return describe_model(
-        model,
-        origin=str(path),
-        digest=_digest(path),
-        choice=choice,
-        output=output,
-        image_shape=image_shape,
-        notices=notices,
-    )
 
 
-def _read_config(path: Path) -> Any:
-    """The configuration of the layers as plain data. No code in the file is run."""
-    if path.is_dir():
-        return read_folder_config(path)
-    try:
-        if path.suffix == ".keras":
-            with zipfile.ZipFile(path) as archive:
-                return json.loads(archive.read("config.json"))
-        import h5py
-
-        with h5py.File(path, "r") as file:
-            text = file.attrs.get("model_config")
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ModelRefused(
-            f"Keras could not load {path}: the content is not that of a {path.suffix} file ({error}).",
-            wanted=WANTED,
-            next_step="check that the file was copied completely, or save the model again",
-        ) from error
-    if text is None:
-        raise _weights_only(path)
-    return json.loads(text)
-
-
-def _refuse_code(config: Any, path: Path) -> None:
-    lambdas = [one for one in _objects(config) if one.get("class_name") in ("Lambda", "__lambda__")]
-    if lambdas:
-        names = ", ".join(_object_name(one) for one in lambdas)
-        raise ModelRefused(
-            f"{path} contains code that loading would run: {names}.",
-            wanted="a model without Lambda layers, or a trusted file",
-            next_step="replace the Lambda layer by keras.ops or a layer class; if you trust the file, add --unsafe",
-        )
-
-
-def _stand_ins(config: Any, given: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _stand_ins(container: Container, given: Mapping[str, Any]) -> dict[str, Any]:
     """Replacement classes, by name, for unknown classes in the file whose name and settings denote a dropout layer.
 
     Raises:
         ModelRefused: the file contains other classes that are neither part of Keras nor in `given`.
     """
-    unknown: dict[str, dict[str, Any]] = {}
-    for one in _objects(config):
+    config = container.config
+    unknown: dict[str, Mapping[str, Any]] = {}
+    for one in objects_in(config) if container.age == 3 else layers_in(config):
         registered = one.get("registered_name") or one["class_name"]
-        if not _is_known(one, registered, given):
+        if not _is_known(one, given, container.age):
             unknown.setdefault(registered, one)
     made = {name: make_stand_in(one) for name, one in unknown.items()}
     missing = sorted(name for name, stand_in in made.items() if stand_in is None)
     if missing:
         raise ModelRefused(
-            f"{path} uses classes that are not part of Keras: {', '.join(missing)}.",
+            f"{container.path} uses classes that are not part of Keras: {', '.join(missing)}.",
             wanted="the module of each class, because the model file does not contain its code",
             next_step=f"add --custom-objects 'MODULE:{missing[0].split('>')[-1]}'; MODULE is a module name or .py file",
         )
     return {name: stand_in for name, stand_in in made.items() if stand_in is not None}
 
 
-def _is_known(one: Mapping[str, Any], registered: str, given: Mapping[str, Any]) -> bool:
+def _is_known(one: Mapping[str, Any], given: Mapping[str, Any], age: int) -> bool:
     """Whether the class of a serialized object is given, registered, or part of Keras."""
     import keras
 
     name = str(one["class_name"])
+    if age < 3:
+        return is_known(one, given)
+    registered = one.get("registered_name") or name
     if name in given or registered in given or keras.saving.get_registered_object(registered) is not None:
         return True
-    if "module" in one:  # Keras 3
+    if "module" in one:
         module = one["module"] or ""
         return module == "builtins" or module == "keras" or module.startswith("keras.")
     return hasattr(keras.layers, name) or not isinstance(one.get("config"), dict) or "rate" not in one["config"]
 
 
-def _objects(config: Any) -> Iterator[dict[str, Any]]:
-    """All serialized objects in a configuration; an outer object precedes its inner ones."""
-    if isinstance(config, dict):
-        if isinstance(config.get("class_name"), str):
-            yield config
-        parts: Iterable[Any] = config.values()
-    else:
-        parts = config if isinstance(config, list) else ()
-    for part in parts:
-        yield from _objects(part)
-
-
-def _object_name(one: Mapping[str, Any]) -> str:
-    config = one.get("config")
-    return str(config.get("name", one["class_name"])) if isinstance(config, dict) else str(one["class_name"])
-
-
-def _weights_only(path: Path) -> ModelRefused:
-    return ModelRefused(
-        f"{path} contains only weights, without the layers of the model.",
-        wanted=WANTED,
-        next_step="build the model, load these weights into it, and save it by model.save('NAME.keras')",
-    )
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a file; for a folder, SHA-256 of the names and digests of its files."""
-    if path.is_file():
+def _digest(path: Path, *others: Path) -> str:
+    """SHA-256 of a file; for a folder or several files, SHA-256 of the names and digests of the files."""
+    if path.is_file() and not others:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    files = sorted(one for one in path.rglob("*") if one.is_file())
-    lines = "".join(f"{_digest(one)}  {one.relative_to(path).as_posix()}\n" for one in files)
+    if others:
+        files = [path, *others]
+        names = [one.name for one in files]
+    else:
+        files = sorted(one for one in path.rglob("*") if one.is_file())
+        names = [one.relative_to(path).as_posix() for one in files]
+    lines = "".join(f"{_digest(one)}  {name}\n" for one, name in zip(files, names, strict=True))
     return hashlib.sha256(lines.encode()).hexdigest()

@@ -18,6 +18,7 @@ from typing import Any
 
 from export.errors import ModelRefused
 from export.source.hidden import RANDOM_OPERATION
+from export.source.keras_2.build import build_model
 
 _METADATA = "keras_metadata.pb"
 _GRAPH = "saved_model.pb"
@@ -58,11 +59,7 @@ def rebuild(folder: Path, config: Mapping[str, Any], custom_objects: Mapping[str
         ModelRefused: the names or shapes of a layer's saved weights differ from the weights of this layer in the
             installed version of Keras.
     """
-    from keras.src.legacy.saving import json_utils, saving_options, saving_utils
-    from keras.src.saving.serialization_lib import SafeModeScope
-
-    with saving_options.keras_option_scope(use_legacy_config=True), SafeModeScope(not unsafe):
-        model = saving_utils.model_from_config(json_utils.decode(json.dumps(config)), custom_objects=custom_objects)
+    model = build_model(config, custom_objects, unsafe=unsafe).model
     _Checkpoint(folder).restore(model)
     return model
 

@@ -276,7 +276,7 @@ def test_every_refusal_has_its_own_message() -> None:
     [
         ("saved", "There is no model file"),
         ("model.weights.h5", "contains only weights"),
-        ("model.pt", "does not have the extension of a Keras model"),
+        ("model.pt", "is of an unknown kind (it begins with b'torch')"),
     ],
 )
 def test_files_of_other_kinds_are_refused(

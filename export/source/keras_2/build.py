@@ -14,12 +14,11 @@ from functools import partial
 from typing import Any
 
 from export.errors import ModelRefused
-from export.source.keras_2.layers import make_layer, plain
+from export.source.keras_2.layers import MODELS, make_layer, plain
 from export.source.keras_2.operations import call_in_layer, find_function
 
-_SEQUENTIAL = ("Sequential",)
-_FUNCTIONAL = ("Functional", "Model", "Network", "Container")
 _CONSTANT = "_CONSTANT_VALUE"
+_UNNAMED = "\0"
 
 
 @dataclass(frozen=True)
@@ -72,24 +71,31 @@ def clean_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
 
 
+def is_unnamed(name: str) -> bool:
+    """Whether a name in the path of a layer stands for a model without a stored name, as in Keras 2.0 to 2.2."""
+    return name.startswith(_UNNAMED)
+
+
 class _Builder:
     def __init__(self, objects: Mapping[str, Any], unsafe: bool) -> None:
         self.objects = objects
         self.unsafe = unsafe
         self.built: list[BuiltLayer] = []
+        self.unnamed = 0
 
     def container(self, described: Mapping[str, Any], path: tuple[str, ...], classes: tuple[str, ...]) -> Any:
         """The model with a configuration, at a place in the outermost model."""
         config = described["config"]
         layers = config if isinstance(config, list) else config["layers"]  # a list up to Keras 2.2.2
         own = {} if isinstance(config, list) else config
-        if described["class_name"] in _SEQUENTIAL:
+        if described["class_name"] == "Sequential":
             return self._sequential(described, own, layers, path, classes)
         return self._functional(own, layers, path, classes)
 
     def _make(self, described: Mapping[str, Any], name: str, path: tuple[str, ...], classes: tuple[str, ...]) -> Any:
         """The layer or model with a configuration; layers are added to the list of the built layers."""
-        path, classes = (*path, name), (*classes, str(described["class_name"]))
+        self.unnamed += not name
+        path, classes = (*path, name or f"{_UNNAMED}{self.unnamed}"), (*classes, str(described["class_name"]))
         if _is_container(described):
             return self.container(_renamed(described, name), path, classes)
         layer = make_layer(_renamed(described, name), self.objects, unsafe=self.unsafe)
@@ -230,11 +236,11 @@ def _is_container(described: Mapping[str, Any]) -> bool:
     """Whether a configuration is that of a sequential or functional model."""
     config = described.get("config")
     layers = config.get("layers") if isinstance(config, Mapping) else config
-    return described.get("class_name") in (*_SEQUENTIAL, *_FUNCTIONAL) and isinstance(layers, list)
+    return described.get("class_name") in MODELS and isinstance(layers, list)
 
 
 def _name(described: Mapping[str, Any]) -> str:
-    """Name of a layer; "" for a sequential model within a model of Keras 2.0 to 2.2, whose name is not stored."""
+    """Name of a layer; "" if the name is not stored."""
     config = described["config"]
     return str(described.get("name") or (config.get("name") if isinstance(config, Mapping) else None) or "")
 
@@ -242,7 +248,10 @@ def _name(described: Mapping[str, Any]) -> str:
 def _renamed(described: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A configuration with a name that Keras 3 allows."""
     config = described["config"]
-    return {**described, "config": {**config, "name": clean_name(name)} if isinstance(config, Mapping) else config}
+    return {
+        **described,
+        "config": {**config, "name": clean_name(name)} if isinstance(config, Mapping) and name else config,
+    }
 
 
 def _model_name(config: Mapping[str, Any]) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -38,6 +38,10 @@ _REMOVED_SETTINGS: dict[str, tuple[Any, ...] | None] = {
 _WITHOUT_EFFECT = re.compile(r".*_(?:initializer|regularizer|constraint)")
 _ACTIVATIONS = ("activation", "recurrent_activation")
 _LAYERS = ("layer", "backward_layer", "cell", "cells")
+MODELS = ("Sequential", "Functional", "Model", "Network", "Container")
+"""Names of the classes of sequential and functional models."""
+
+_OPERATIONS = ("InputLayer", "TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer")
 
 
 def plain(value: Any) -> Any:
@@ -68,10 +72,33 @@ def class_of(described: Mapping[str, Any], objects: Mapping[str, Any]) -> Any | 
     import keras
 
     name = str(described["class_name"])
-    for known in (str(described.get("registered_name")), name, name.rpartition(">")[2]):
+    registered = str(described.get("registered_name") or name)
+    for known in (registered, name, name.rpartition(">")[2]):
         if known in objects:
             return objects[known]
-    return getattr(keras.layers, _RENAMED_CLASSES.get(name, name), None)
+    kind = keras.saving.get_registered_object(registered)
+    if kind is not None:
+        return kind
+    kind = getattr(keras.layers, _RENAMED_CLASSES.get(name, name), None)
+    return kind if inspect.isclass(kind) else None
+
+
+def layers_in(config: Any) -> Iterator[Mapping[str, Any]]:
+    """Configurations of all layers and inner models of a model, at any depth; an outer one precedes its inner ones."""
+    inner = config.get("config")
+    if isinstance(inner, Mapping):
+        wrapped = [inner[key] for key in _LAYERS if isinstance(inner.get(key), Mapping)]
+        layers = [*inner.get("layers", ()), *wrapped, *(inner.get("cells") or ())]
+    else:
+        layers = inner if isinstance(inner, list) else []
+    for one in layers:
+        yield one
+        yield from layers_in(one)
+
+
+def is_known(described: Mapping[str, Any], objects: Mapping[str, Any]) -> bool:
+    """Whether a layer is an input, an operation, a model, or of a class in `objects` or in Keras."""
+    return described["class_name"] in (*_OPERATIONS, *MODELS) or class_of(described, objects) is not None
 
 
 def make_layer(described: Mapping[str, Any], objects: Mapping[str, Any], *, unsafe: bool) -> Any:
@@ -95,7 +122,7 @@ def make_layer(described: Mapping[str, Any], objects: Mapping[str, Any], *, unsa
         config["dtype"] = config["dtype"]["config"]["name"]
     if name == "Lambda":
         return keras.layers.Lambda.from_config(_lambda_settings(config), safe_mode=not unsafe)
-    if not issubclass(kind, keras.layers.Layer) or not kind.__module__.startswith("keras."):
+    if not kind.__init__.__module__.startswith("keras."):
         return kind.from_config({key: one for key, one in config.items() if key != "batch_input_shape"})
     settings = _settings(kind, name, config)
     for key in _ACTIVATIONS:
