@@ -68,7 +68,7 @@ def build_model(config: Mapping[str, Any], objects: Mapping[str, Any], *, unsafe
 
 def clean_name(name: str) -> str:
     """The name of a layer in Keras 3, which does not allow all characters of the names in Keras 2."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name.replace("\\", "."))
 
 
 def is_unnamed(name: str) -> bool:

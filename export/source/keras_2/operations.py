@@ -37,8 +37,8 @@ _NODES = (
     "LogSoftmax LogicalAnd LogicalNot LogicalOr MatMul Max MaxPool Maximum Mean Min Minimum MirrorPad Mul Neg NotEqual "
     "OneHot OnesLike Pack Pad PadV2 Pow Prod Range Rank RealDiv Reciprocal Relu Relu6 Reshape ResizeBilinear "
     "ResizeNearestNeighbor ReverseV2 Round Rsqrt Select SelectV2 Selu Shape Sigmoid Sign Sin Size Slice Softmax "
-    "Softplus Softsign SpaceToDepth Sqrt Square SquaredDifference Squeeze StopGradient StridedSlice Sub Sum Tanh Tile "
-    "Transpose ZerosLike"
+    "Softplus Softsign SpaceToDepth Split Sqrt Square SquaredDifference Squeeze StopGradient StridedSlice Sub Sum Tanh "
+    "Tile Transpose Unpack ZerosLike"
 )
 """Types of graph nodes that compute tensors from tensors and have no other effect."""
 
@@ -128,7 +128,12 @@ def _node_function(config: Mapping[str, Any]) -> Callable[..., Any]:
     node = json_format.ParseDict(stored, tf.compat.v1.NodeDef(), ignore_unknown_fields=True)
     operation = getattr(tf.raw_ops, kind)
     parameters = inspect.signature(operation).parameters
-    settings = {key: _attribute(value) for key, value in node.attr.items() if key in parameters}
+    settings = {_RENAMED_ATTRIBUTES.get(key, key): _attribute(value) for key, value in node.attr.items()}
+    # Without the types, which TensorFlow infers, the number of tensors in a list, and notes of the graph optimiser.
+    derived = {key for key, value in node.attr.items() if value.HasField("type") or key == "N" or key.startswith("_")}
+    settings = {key: value for key, value in settings.items() if key in parameters or key not in derived}
+    if not settings.keys() <= parameters.keys():
+        raise _refuse(f"{kind} with {', '.join(settings.keys() - parameters.keys())}", str(config.get("name")))
     inputs = [key for key in parameters if key not in settings and key != "name"]
     constants = sorted((int(index), value) for index, value in (config.get("constants") or {}).items())
 
@@ -142,6 +147,9 @@ def _node_function(config: Mapping[str, Any]) -> Callable[..., Any]:
         return operation(**dict(zip(inputs, values, strict=False)), **settings)
 
     return call
+
+
+_RENAMED_ATTRIBUTES = {"squeeze_dims": "axis"}
 
 
 def _attribute(value: Any) -> Any:

@@ -101,17 +101,16 @@ class _Wanted:
             saved: parts of the saved name.
             numbered: whether the name of the layer has a number that TensorFlow 1 appended to a name in use.
         """
-        outer, inner = saved[: -len(self.inner)], saved[-len(self.inner) :]
-        if _parts(inner) != self.inner:
+        if _parts(saved[-1:]) != self.inner[-1:]:
             return 0
-        if len(self.path) == 1:
-            return len(self.inner)
-        layer = self.path[-1].split("/")
-        own = list(outer[-len(layer) :])
-        if numbered and own:
-            own[-1] = _NUMBER.sub("", own[-1])
-        around = sum(1 for name in self.path[1:-1] if name in outer[: -len(layer)])
-        return len(self.inner) + len(layer) + around if own == layer else 0
+        layer, outer = self.path[-1].split("/"), [*saved[:-1]]
+        runs = [outer[start : start + len(layer)] for start in range(len(outer) - len(layer) + 1)]
+        if numbered:
+            runs = [[*run[:-1], _NUMBER.sub("", run[-1])] for run in runs]
+        if len(self.path) > 1 and layer not in runs:  # the group belongs to several layers
+            return 0
+        around = sum(1 for part in self.path[1:-1] if part in outer)
+        return 1 + around + sum(1 for part in self.inner[:-1] if part in _parts(outer))
 
 
 def _wanted(one: BuiltLayer) -> list[_Wanted]:
@@ -192,7 +191,7 @@ def _assign_by_class(built: BuiltModel, file: Any) -> None:
             datasets[name] = item
 
     file.visititems(collect)
-    for one, place in _places(built, datasets):
+    for one, place in [*_places(built, datasets)]:
         own = {name[len(place) :]: datasets[name] for name in [*datasets] if place and name.startswith(place)}
         try:
             if len(own) != len(one.layer.weights):
