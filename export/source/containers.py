@@ -211,15 +211,15 @@ def _other_kind(path: Path, start: bytes) -> ModelRefused:
     """`ModelRefused` for a file that is no Keras model, by its first bytes."""
     if not start:
         return _refuse(path, "empty")
+    if path.name == "saved_model.pb":
+        return ModelRefused(
+            f"{path} is one file of a SavedModel folder.", wanted=WANTED, next_step=f"give the folder {path.parent}"
+        )
     for first, offset, kind in _OTHER_KINDS:
         if (start[offset:] if offset else start.lstrip(_SPACE)).startswith(first):
             return _refuse(path, kind, lfs=first.decode("latin-1") == _LFS)
     if path.suffix == ".onnx" or start[:1] == b"\x08":
         return _refuse(path, "an ONNX model")
-    if path.name == "saved_model.pb":
-        return ModelRefused(
-            f"{path} is one file of a SavedModel folder.", wanted=WANTED, next_step=f"give the folder {path.parent}"
-        )
     if path.suffix == ".pb" or start[:1] == b"\x0a":
         return _refuse(path, "a graph of TensorFlow (frozen graph), which contains no layers")
     return _refuse(path, f"of an unknown kind (it begins with {start[:8]!r})")

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
+from zipfile import is_zipfile
 
 from export.errors import ModelRefused, OptionRefused
 from export.source.choice import SiteChoice
@@ -142,7 +143,7 @@ def _assign_to(model: Any, weights: Path) -> None:
     with open_weights(weights) as file:
         if has_layer_names(file):
             return assign_weights(layers_of(model), file, str(weights))
-    with _named(weights, ".weights.h5") as file:
+    with _named(weights, ".keras" if is_zipfile(weights) else ".weights.h5") as file:
         model.load_weights(file)
     return None
 
@@ -174,8 +175,8 @@ def _errors_of(path: Path) -> Iterator[None]:
         raise ModelRefused(
             f"Keras could not load {path}: {shorten(first_line, 300)}",
             wanted="a model whose layers are part of the installed Keras or are given by --custom-objects",
-            next_step="load the model with the version of Keras that saved it and save it as .keras, or add "
-            "--custom-objects MODULE:CLASS",
+            next_step="build the model in the installed version of Keras, load the weights with "
+            "model.load_weights(FILE), and save it with model.save('NAME.keras')",
         ) from error
 
 

@@ -18,6 +18,10 @@ from typing import Any
 import h5py
 import numpy as np
 
+from export.source.load import load_model
+from export.source.network import KerasNetwork
+from export.source.stochastic import keep_identity
+from tests.agreement import assert_close_to_scale
 from tests.export.family import import_keras_2, set_norm_statistics
 
 
@@ -50,6 +54,35 @@ def randomized(model: Any) -> Any:
             layer.finalize_state()
     set_norm_statistics(import_keras_2(), model)
     return model
+
+
+def without_last_activation(model: Any) -> Any:
+    """The model, changed in place to return the values before its last softmax."""
+    last = model
+    while getattr(last, "layers", None):
+        last = last.layers[-1]
+    assert last.activation.__name__.startswith("softmax")
+    last.activation = lambda logits: logits
+    return model
+
+
+def check(model: Any, path: Path, **options: Any) -> None:
+    """Compare a loaded file with the model of Keras 2 that it contains, before the last activation."""
+    source = load_model(path, **options)
+    assert isinstance(source.network, KerasNetwork)
+    largest = 255.0 if source.scales_itself else 1.0
+    rows = largest * np.random.default_rng(0).random((4, *model.input_shape[1:])).astype(np.float32)
+    without_last_activation(source.network.model)
+    expected = np.asarray(without_last_activation(model)(rows, training=False))
+    assert_close_to_scale(np.asarray(source.network.forward(rows, keep_identity)), expected, tolerance=1e-5)
+    assert 0.05 < np.abs(expected).max() < 30
+    assert np.ptp(expected, axis=0).max() > 0.01 * np.abs(expected).max()
+
+
+def made(build: Callable[[Any], Any]) -> Any:
+    library = import_keras_2()
+    library.backend.clear_session()
+    return randomized(build(library))
 
 
 def written_by(build: Callable[[Any], Any], *changes: Callable[[Path], None]) -> Callable[[Any, Path], None]:

@@ -155,7 +155,8 @@ def _settings(kind: Any, name: str, config: Mapping[str, Any]) -> dict[str, Any]
                 f"The layer {config.get('name', name)} ({name}) has the setting {key}={value!r}, which the installed "
                 "version of Keras does not have.",
                 wanted="a layer whose settings exist in Keras 3",
-                next_step=f"build the model without {key}, load the weights into it, and save it again",
+                next_step=f"in tf_keras, build the model without {key}, load the weights with "
+                "model.load_weights(FILE), and save it with model.save('NAME.h5')",
             )
     axis = settings.get("axis")
     if isinstance(axis, list) and len(axis) == 1:
