@@ -7,6 +7,8 @@ which would change the result, does not match.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
@@ -62,11 +64,20 @@ def _remove_unread(graph: onnx.GraphProto) -> None:
     for node in reversed(graph.node):
         if any(name in read for name in node.output):
             kept.append(node)
-            read.update(node.input)
+            read.update(_read_by(node))
     weights = [value for value in graph.initializer if value.name in read]
     del graph.node[:], graph.initializer[:]
     graph.node.extend(reversed(kept))
     graph.initializer.extend(weights)
+
+
+def _read_by(node: onnx.NodeProto) -> Iterator[str]:
+    """Names of the values that a node reads, also in its graphs, such as the body of a Loop."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _read_by(inner)
+        yield from (value.name for value in attribute.g.output)
 
 
 def prevent_pad_fusion(model: onnx.ModelProto) -> None:

@@ -318,6 +318,19 @@ def h5_by_keras_2(_keras: Any, path: Path) -> None:
         always_on(import_keras_2()).save(path, save_format="h5")
 
 
+def of_keras_2(build: str, *changes: str) -> Callable[[Any, Path], None]:
+    """A function that writes a model of `tests.export.keras_2`, and forges traits of older versions, by their names."""
+
+    def write(_keras: Any, path: Path) -> None:
+        from tests.export import keras_2
+
+        keras_2.save(keras_2.made(getattr(keras_2, build)), path)
+        for change in changes:
+            getattr(keras_2, change)(path)
+
+    return write
+
+
 def import_keras_2() -> Any:
     """Keras 2, from the package `tf_keras`."""
     import pytest
@@ -455,6 +468,80 @@ FAMILY = (
         quick=True,
     ),
     Member("many_layers", "models", "common layers and activations", many_layers, (D, B, D, D)),
+    Member(
+        "transfer_learning",
+        "models",
+        "networks of `keras.applications` within a model of Keras 2 (transfer learning)",
+        of_keras_2("transfer_learning"),
+        (D,),
+        container=".h5",
+        writes=True,
+    ),
+    Member(
+        "teachable_machine",
+        "models",
+        "the structure of Teachable Machine's `keras_model.h5`, with dropout",
+        of_keras_2("teachable_machine", "as_tensorflow_2_0"),
+        (D,),
+        container=".h5",
+        writes=True,
+    ),
+    Member(
+        "shared_models",
+        "models",
+        "models of Keras 2 that are called several times",
+        of_keras_2("shared_models"),
+        (D, D, D),
+        container=".h5",
+        writes=True,
+    ),
+    Member(
+        "operations",
+        "models",
+        "operations of TensorFlow between the layers of Keras 2, such as `x / 255.`",
+        of_keras_2("operations"),
+        (D,),
+        container=".h5",
+        writes=True,
+    ),
+    Member(
+        "operations_2_3",
+        "models",
+        "the same in TensorFlow 2.0 to 2.3",
+        of_keras_2("few_operations", "as_tensorflow_2_3"),
+        (D,),
+        container=".h5",
+        writes=True,
+    ),
+    Member(
+        "sequences",
+        "models",
+        "LSTM, Bidirectional, TimeDistributed and MultiHeadAttention of Keras 2",
+        of_keras_2("sequences"),
+        (D, D),
+        container=".h5",
+        writes=True,
+    ),
+    Member(
+        "keras_2_activations",
+        "models",
+        "activations of Keras 2 as names, functions and layers",
+        of_keras_2("activations"),
+        (D,),
+        container=".h5",
+        writes=True,
+    ),
+    Member(
+        "keras_2_augmented",
+        "inputs",
+        "preprocessing and augmentation layers of Keras 2",
+        of_keras_2("augmented"),
+        (D,),
+        options=(),
+        container=".h5",
+        writes=True,
+        notice="random_flip (RandomFlip) is disabled",
+    ),
     Member("vgg", "networks", "VGG16, dropout between dense layers", vgg, (D, D)),
     Member("mobilenet_v2", "networks", "MobileNetV2, dropout before the classifier", mobilenet_v2, (D,)),
     Member("mobilenet_v3", "networks", "MobileNetV3, with its own dropout", mobilenet_v3, (D,), options=()),
@@ -525,6 +612,43 @@ FAMILY = (
         writes=True,
     ),
     Member("h5_by_keras_2", "files", "`.h5` of Keras 2", h5_by_keras_2, (D, D), container=".h5", writes=True),
+    Member(
+        "keras_2_1",
+        "files",
+        "`.h5` of Keras 2.0 to 2.2, whose sequential models are lists of layers",
+        of_keras_2("teachable_machine", "as_keras_2_1", "with_numbered_weights"),
+        (D,),
+        container=".h5",
+        writes=True,
+        quick=True,
+    ),
+    Member(
+        "tensorflow_2_0",
+        "files",
+        "`.h5` of TensorFlow 2.0, under another name (`.model`)",
+        of_keras_2("classifier", "as_tensorflow_2_0"),
+        (B, D),
+        container=".model",
+        writes=True,
+    ),
+    Member(
+        "keras_2_13",
+        "files",
+        "`.keras` of Keras 2.12 and 2.13, written on Windows",
+        of_keras_2("classifier", "as_keras_2_13_on_windows"),
+        (B, D),
+        container=".keras",
+        writes=True,
+    ),
+    Member(
+        "keras_2_15",
+        "files",
+        "`.keras` of Keras 2.14 and 2.15",
+        of_keras_2("sequences"),
+        (D, D),
+        container=".keras",
+        writes=True,
+    ),
     Member(
         "with_lambda",
         "files",
