@@ -176,6 +176,7 @@ def workplace(
     (folder / "images").mkdir()
     (folder / "my_layers.py").write_text("import keras\n\n\nclass MyLayer(keras.layers.Layer):\n    pass\n")
     _save_models(folder)
+    _save_in_two_files(article_keras, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name in ("calibrate", "run"):
@@ -198,6 +199,14 @@ def _save_models(folder: Path) -> None:
     hidden = layers.Dropout(0.5)(layers.Dense(16, activation="relu")(layers.Flatten()(image)))
     outputs = [layers.Dense(3, activation="softmax", name=name)(hidden) for name in ("scores", "colours")]
     keras.Model(image, outputs).save(folder / "two-heads.keras")
+
+
+def _save_in_two_files(path: Path, folder: Path) -> None:
+    from export.source.describe import import_keras
+
+    model = import_keras().models.load_model(path, compile=False)
+    (folder / "model.json").write_text(model.to_json())
+    model.save_weights(folder / "model.weights.h5")
 
 
 @each(tuple(page for page in GUIDE if any(map(is_run, find_blocks(page)))))

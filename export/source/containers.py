@@ -120,7 +120,9 @@ def open_weights(path: Path) -> Iterator[Any]:
 
     if not path.is_file():
         raise ModelRefused(
-            f"There is no file of weights {path}.", wanted=_WANTED_WEIGHTS, next_step="check the path of the file"
+            f"The file of weights {path} does not exist.",
+            wanted=_WANTED_WEIGHTS,
+            next_step="check the path of the file",
         )
     with ExitStack() as stack:
         with _errors_of(path):

@@ -31,7 +31,7 @@ def check_code(config: Any, path: Path, *, unsafe: bool) -> None:
         unsafe: whether code in the file may be run.
 
     Raises:
-        ModelRefused: the model contains such code.
+        ModelRefused: the model contains code that is not allowed or cannot be run.
     """
     lambdas = [one for one in objects_in(config) if one.get("class_name") in ("Lambda", "__lambda__")]
     if lambdas and not unsafe:

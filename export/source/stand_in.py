@@ -1,7 +1,7 @@
 """Replacement classes for dropout layers whose class is not part of Keras.
 
 In: the configuration of a layer in a file. Out: a class with which Keras can load the layer, or None. Many tutorials
-define such a class, a dropout that is always active:
+define a dropout class that is always active:
 
     class MCDropout(keras.layers.Dropout):
         def call(self, inputs):

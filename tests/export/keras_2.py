@@ -52,7 +52,8 @@ def randomized(model: Any) -> Any:
     for layer in model._flatten_layers():
         if hasattr(layer, "finalize_state"):  # Normalization derives values from its weights
             layer.finalize_state()
-    set_norm_statistics(import_keras_2(), model)
+    scales_itself = any(type(layer).__name__ == "Rescaling" for layer in model._flatten_layers())
+    set_norm_statistics(import_keras_2(), model, 255.0 if scales_itself else 1.0)
     return model
 
 

@@ -23,6 +23,9 @@ _RENAMED_CLASSES = {
 }
 """Classes that Keras 3 does not have, and the classes with the same outputs in inference."""
 
+_CONVNEXT = ("LayerScale", "StochasticDepth")
+"""Classes of `keras.applications.ConvNeXt`, which have no public name."""
+
 _RENAMED_SETTINGS = {("LeakyReLU", "alpha"): "negative_slope", ("MultiHeadAttention", "key_size"): "key_dim"}
 
 _REMOVED_SETTINGS: dict[str, tuple[Any, ...] | None] = {
@@ -80,6 +83,10 @@ def class_of(described: Mapping[str, Any], objects: Mapping[str, Any]) -> Any | 
     if kind is not None:
         return kind
     kind = getattr(keras.layers, _RENAMED_CLASSES.get(name, name), None)
+    if name in _CONVNEXT:
+        from keras.src.applications import convnext
+
+        kind = getattr(convnext, name)
     return kind if inspect.isclass(kind) else None
 
 

@@ -1,6 +1,6 @@
 """Layers for the TensorFlow operations in functional models of Keras 2, such as `x / 255.` and `tf.nn.relu(x)`.
 
-In: the configuration of such a layer. Out: the function that it calls, or the outputs of a Keras 3 layer with this
+In: the configuration of a layer. Out: the function that it calls, or the outputs of a Keras 3 layer with this
 function. Keras 2.4 to 2.15 stores the name of a public function of TensorFlow (`TFOpLambda`), TensorFlow 2.0 to 2.3 a
 node of a graph (`TensorFlowOpLayer`). Only functions without side effects are called, because a name in a file could
 denote any other function, such as `tf.io.write_file`.

@@ -67,7 +67,7 @@ def test_missing_and_superfluous_weights_are_refused(keras: Any, tmp_path: Path)
         load_model(tmp_path / "model.json")
     with pytest.raises(OptionRefused, match="contains weights of its own"):
         load_model(whole, weights=whole)
-    with pytest.raises(ModelRefused, match="There is no file of weights"):
+    with pytest.raises(ModelRefused, match="The file of weights"):
         load_model(tmp_path / "model.json", weights=tmp_path / "none.h5")
     pointer = tmp_path / "pointer.h5"
     pointer.write_text("version https://git-lfs.github.com/spec/v1")

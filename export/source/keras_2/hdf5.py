@@ -1,0 +1,55 @@
+"""Read the groups, datasets and attributes of HDF5 files as Keras 2 writes them.
+
+In: an open group. Out: its parts. Data in other files are refused, because a link in a file can name any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count, takewhile
+from typing import Any
+
+from export.errors import ModelRefused
+
+
+class Mismatch(Exception):
+    """Saved weights and weights of a model, as text, that have no counterpart."""
+
+    def __init__(self, saved: Sequence[str], wanted: Sequence[str]) -> None:
+        super().__init__()
+        self.saved = saved
+        self.wanted = wanted
+
+
+def item_at(group: Any, name: str) -> Any:
+    """The group or dataset with a name, if it is stored in the same file."""
+    import h5py
+
+    for part in name.split("/"):
+        if isinstance(group.get(part, getlink=True), h5py.ExternalLink):
+            raise _outside(f"{group.name}/{part}")
+        group = group[part]
+    return within_file(group)
+
+
+def within_file(item: Any) -> Any:
+    """The item, if its values are stored in the same file."""
+    if getattr(item, "external", None) or getattr(item, "is_virtual", False):
+        raise _outside(item.name)
+    return item
+
+
+def _outside(name: str) -> ModelRefused:
+    return ModelRefused(
+        f"The weights {name} refer to data in another file.",
+        wanted="a file that contains all weights",
+        next_step="if you trust the file, load the model where it was saved, and save it again",
+    )
+
+
+def texts_of(group: Any, name: str) -> list[str]:
+    """The texts of an attribute; Keras divides a long attribute into several, whose names end in 0, 1 and so on."""
+    attributes = {} if group is None else group.attrs
+    numbered = takewhile(lambda key: key in attributes, (f"{name}{number}" for number in count()))
+    texts = [text for key in ([name] if name in attributes else numbered) for text in attributes[key]]
+    return [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
