@@ -23,6 +23,9 @@ _RENAMED_CLASSES = {
 }
 """Classes that Keras 3 does not have, and the classes with the same outputs in inference."""
 
+_FOREIGN = ("TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
+"""Classes of Keras 3 that run code from outside the layers, which Keras 2 did not have."""
+
 _CONVNEXT = ("LayerScale", "StochasticDepth")
 """Classes of `keras.applications.ConvNeXt`, which have no public name."""
 
@@ -87,7 +90,7 @@ def class_of(described: Mapping[str, Any], objects: Mapping[str, Any]) -> Any | 
         from keras.src.applications import convnext
 
         kind = getattr(convnext, name)
-    return kind if inspect.isclass(kind) else None
+    return kind if inspect.isclass(kind) and name not in _FOREIGN else None
 
 
 def layers_in(config: Any) -> Iterator[Mapping[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,6 +53,13 @@ def test_unknown_classes_and_activations_are_refused_by_name(keras: Any) -> None
         made("LocallyConnected2D", filters=2)
     with pytest.raises(ModelRefused, match="uses the activation my_function, which is not part of Keras"):
         made("Dense", units=2, activation="my_function")
+
+
+def test_layers_that_run_other_code_are_unknown(keras: Any, tmp_path: Path) -> None:
+    with pytest.raises(ModelRefused, match="uses the class TFSMLayer"):
+        made("TFSMLayer", filepath=str(tmp_path))
+    with pytest.raises(ModelRefused, match="uses the class TorchModuleWrapper"):
+        made("TorchModuleWrapper", module="code")
 
 
 def test_wrappers_of_plain_data_are_removed() -> None:
