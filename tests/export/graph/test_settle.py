@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
-from export.graph.settle import prevent_pad_fusion
+from export.graph.settle import make_reshapes_constant, prevent_pad_fusion
 from tests.export.graph.test_passes import run
 
 
@@ -30,3 +30,31 @@ def test_zeros_that_were_padded_count_in_a_pooling() -> None:
     onnx.checker.check_model(model, full_check=True)
     y = run(model, np.full((2, 1, 3, 3), -5, np.float32))
     np.testing.assert_array_equal(y[0, 0], [[0, 0, 0], [0, -5, 0], [0, 0, 0]])
+
+
+def test_values_that_only_the_body_of_a_loop_reads_are_kept() -> None:
+    state = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 2]) for name in ("before", "after")]
+    counts = [
+        helper.make_tensor_value_info("step", TensorProto.INT64, []),
+        helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+    ]
+    stay = helper.make_tensor_value_info("stay", TensorProto.BOOL, [])
+    nodes = [helper.make_node("Identity", ["go"], ["stay"]), helper.make_node("Add", ["before", "twice"], ["after"])]
+    body = helper.make_graph(nodes, "body", [*counts, state[0]], [stay, state[1]])
+    graph = helper.make_graph(
+        [
+            helper.make_node("Mul", ["image", "two"], ["twice"]),
+            helper.make_node("Loop", ["count", "", "image"], ["output"], body=body),
+        ],
+        "model",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [None, 2])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [None, 2])],
+        [
+            numpy_helper.from_array(np.array(2, np.float32), "two"),
+            numpy_helper.from_array(np.array(3, np.int64), "count"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    make_reshapes_constant(model)
+    onnx.checker.check_model(model)
+    assert [node.op_type for node in model.graph.node] == ["Mul", "Loop"]
