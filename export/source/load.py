@@ -118,7 +118,7 @@ def _build(
 
     path = container.path
     if weights is None:
-        return rebuild(path, container.config, objects, unsafe=unsafe), _nothing
+        return rebuild(path, container.config, objects, unsafe=unsafe)
     if container.age == 2:
         built = build_model(container.config, objects, unsafe=unsafe)
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.export.folders import as_tensorflow_2_0, as_tensorflow_2_4, save_folder
+
 UNIT = ("--scale", "1/255")
 RAW = ("--scale", "1")
 _HERE = "tests.export.custom"
@@ -306,10 +308,21 @@ def tutorial_dropout(keras: Any) -> Any:
     return _finish(keras, image, MCAlphaDropout(0.1)(x))
 
 
-def saved_by_keras_2(_keras: Any, path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Keras 2 is older than its TensorFlow
-        always_on(import_keras_2()).save(path, save_format="tf")
+def in_folder(build: Callable[[Any], Any] | str, change: Callable[[Path], None] | None = None) -> Callable[..., None]:
+    """A function that writes a model of Keras 2, or one of `tests.export.keras_2` by its name, to a SavedModel folder.
+
+    `change` forges the traits of an older version of TensorFlow.
+    """
+
+    def write(_keras: Any, path: Path) -> None:
+        from tests.export import keras_2
+
+        model = keras_2.made(getattr(keras_2, build) if isinstance(build, str) else build)
+        save_folder(model, path, traces=change is None)
+        if change is not None:
+            change(path)
+
+    return write
 
 
 def h5_by_keras_2(_keras: Any, path: Path) -> None:
@@ -595,7 +608,35 @@ FAMILY = (
         "saved_by_keras_2",
         "files",
         "SavedModel folders of Keras 2's `model.save`",
-        saved_by_keras_2,
+        in_folder(always_on),
+        (D, D),
+        container="",
+        writes=True,
+    ),
+    Member(
+        "folder_of_tensorflow_2_0",
+        "files",
+        "SavedModel folders of TensorFlow 2.0 to 2.4",
+        in_folder(nested, as_tensorflow_2_0),
+        (D, D),
+        container="",
+        writes=True,
+        quick=True,
+    ),
+    Member(
+        "transfer_in_folder",
+        "files",
+        "transfer learning in SavedModel folders (a network of `keras.applications` within the model)",
+        in_folder("transfer_learning", as_tensorflow_2_4),
+        (D,),
+        container="",
+        writes=True,
+    ),
+    Member(
+        "sequences_in_folder",
+        "files",
+        "Bidirectional, LSTM, TimeDistributed and MultiHeadAttention in SavedModel folders",
+        in_folder("sequences", as_tensorflow_2_4),
         (D, D),
         container="",
         writes=True,

@@ -58,7 +58,7 @@ def plain(value: Any) -> Any:
         return value
     kind, inner = value.get("class_name"), value.get("config")
     if kind in ("__tuple__", "TensorShape") and "items" in value:
-        return tuple(plain(one) for one in value["items"])
+        return plain(value["items"])
     if kind in ("__numpy__", "__tensor__") and isinstance(inner, Mapping):
         return plain(inner.get("value"))
     if kind == "function" and isinstance(inner, str):  # Keras 2.12 to 2.15

@@ -58,3 +58,28 @@ def test_values_that_only_the_body_of_a_loop_reads_are_kept() -> None:
     make_reshapes_constant(model)
     onnx.checker.check_model(model)
     assert [node.op_type for node in model.graph.node] == ["Mul", "Loop"]
+
+
+def test_values_that_only_a_branch_reads_are_kept() -> None:
+    """The body of a Loop, as of a GRU layer, reads values of the graph around it, as does a branch of an If."""
+    x, y, inner = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3]) for name in ("x", "y", "inner"))
+    branches = [
+        helper.make_graph([helper.make_node(kind, ["doubled"], ["inner"])], kind, [], [inner])
+        for kind in ("Neg", "Abs")
+    ]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Add", ["x", "x"], ["doubled"]),
+            helper.make_node("Sub", ["x", "x"], ["unread"]),
+            helper.make_node("If", ["chosen"], ["y"], then_branch=branches[0], else_branch=branches[1]),
+        ],
+        "g",
+        [x],
+        [y],
+        [helper.make_tensor("chosen", TensorProto.BOOL, [], [True])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    make_reshapes_constant(model)
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node] == ["Add", "If"]
+    np.testing.assert_array_equal(run(model, np.ones((2, 3), np.float32)), np.full((2, 3), -2, np.float32))
