@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from export.exporter import export_file, export_model
+    from export.source.load import load_keras
 
-__all__ = ["export_file", "export_model"]
+__all__ = ["export_file", "export_model", "load_keras"]
 
 
 def __getattr__(name: str) -> Any:
     """Import the exporter on first use, because reading a contract must not load it."""
     if name in __all__:
         import export.exporter
+        import export.source.load
 
-        return getattr(export.exporter, name)
+        return getattr(export.source.load if name == "load_keras" else export.exporter, name)
     raise AttributeError(f"module 'export' has no attribute {name!r}")

@@ -16,7 +16,7 @@ from export.source.choice import SiteChoice, choose_sites
 from export.source.hidden import find_hidden_noise
 from export.source.inputs import ImageInput, find_image_input
 from export.source.network import KerasNetwork, Network, other_precisions
-from export.source.outputs import choose_output, count_classes, derive_output_kind
+from export.source.outputs import IN_MEMORY, choose_output, count_classes, derive_output_kind
 
 _OWN_SCALE = ("Rescaling", "Normalization")
 
@@ -82,7 +82,7 @@ def import_keras() -> Any:
 def describe_model(
     model: Any,
     *,
-    origin: str = "the model",
+    origin: str = IN_MEMORY,
     digest: str = "",
     choice: SiteChoice | None = None,
     output: str | None = None,
@@ -163,5 +163,5 @@ def _refuse_quantized(model: Any, origin: str) -> None:
         raise ModelRefused(
             f"{origin} has quantized layers: {', '.join(quantized)}.",
             wanted="the model before quantization, in float32 or half precision",
-            next_step="save the model before the call of model.quantize(...), and export that file",
+            next_step="export a file that was saved before the call of model.quantize(...)",
         )

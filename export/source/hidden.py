@@ -60,7 +60,8 @@ def find_hidden_noise(
         raise ModelRefused(
             f"{origin} draws random numbers outside its dropout layers: {_format_sources(inference, layers)}.",
             wanted=f"noise only from {_NOISE_LAYERS}, or from subclasses that call their parent",
-            next_step="replace keras.random or tf.random by one of these layers, then export again",
+            next_step="in the layer that calls keras.random or tf.random, create one of these layers and call it "
+            "instead; then export the changed model",
         )
     training, called_in_training = _random_operations(network, input_shape, training=True)
     gated = sorted(path for path in set(kept) & called_in_training - called)
@@ -68,7 +69,8 @@ def find_hidden_noise(
         raise ModelRefused(
             f"{origin} calls dropout layers only if `training` is true: {', '.join(gated)}.",
             wanted="dropout layers that are called both in training and in inference",
-            next_step="remove the condition from the model's call, or select only other layers by --keep",
+            next_step="call these layers without the condition, because they are inactive in inference anyway"
+            + _keep_only([path for path in kept if path not in gated]),
         )
     notices = [
         f"{path} is never called, so it is not a site" for path in kept if path not in called | called_in_training
@@ -80,7 +82,8 @@ def find_hidden_noise(
         raise ModelRefused(
             f"{origin} was trained with noise that the export would disable: {_format_names(lost, sources)}.",
             wanted=f"noise only from {_NOISE_LAYERS}",
-            next_step="replace this noise by one of these layers, or select the layers to keep: --keep 'PATTERN'",
+            next_step="add --keep '*' to keep all other dropout layers and disable this noise, or replace it by one of "
+            "these layers and train again",
         )
     notices += [
         f"{name} ({type(sources[name]).__name__}) is disabled, as in Keras' inference mode"
@@ -88,6 +91,13 @@ def find_hidden_noise(
     ]
     notices += [f"{_format_names([name], sources)} is disabled, because --keep selects other sites" for name in lost]
     return tuple(notices)
+
+
+def _keep_only(paths: Sequence[str]) -> str:
+    """The alternative of a next step that keeps only these layers; "" if there are none."""
+    if not paths:
+        return ""
+    return ", or keep only other layers: " + " ".join(f"--keep '{path}'" for path in paths)
 
 
 def random_operations(graph: Any) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from export.contract.metadata import COLOURS
 from export.errors import ModelRefused, OptionRefused
-from export.source.outputs import shapes_text
+from export.source.outputs import export_of_code, shapes_text
 
 _SMALLEST_SIDE = 8
 """Minimum height and width of an image that is derived from the shape of an input without a channel axis. Shorter
@@ -75,7 +75,7 @@ def find_image_input(model: Any, stated: tuple[int, int, int] | None, origin: st
             f"{origin} takes an input of shape {shapes_text(shapes)}.",
             wanted="one image input of fixed size, [N, height, width, channels] or [N, channels, height, width], "
             "with 1 or 3 channels, or a reshaped image",
-            next_step=_how_to_state_shape(shape),
+            next_step=_how_to_state_shape(shape, origin),
         )
     height, width = sides
     notice = f"the input of shape {shapes_text(shapes)} is interpreted as a grey image of {height} x {width} pixels"
@@ -87,7 +87,8 @@ def _require_one_input(model: Any, shapes: list[tuple[int | None, ...]], origin:
         raise ModelRefused(
             f"{origin} is a {type(model).__name__} without a known input shape.",
             wanted="a model with a known input shape",
-            next_step="call the model on a batch before saving it, or wrap it: keras.Model(inputs, outputs)",
+            next_step="call the model on a batch of images in Keras, as in model(images), and save it again with "
+            "model.save('NAME.keras')",
         )
     if len(shapes) > 1:
         names = " and ".join(
@@ -97,8 +98,7 @@ def _require_one_input(model: Any, shapes: list[tuple[int | None, ...]], origin:
         raise ModelRefused(
             f"{origin} takes {len(shapes)} inputs: {names}.",
             wanted="a model with one image input, because a row of the screened data is one image",
-            next_step="wrap the model so that its other inputs are constants or are computed from the image: "
-            "keras.Model(image, model([image, ...]))",
+            next_step=_how_to_fill_inputs(shapes, origin),
         )
 
 
@@ -151,7 +151,7 @@ def _sides_of_grey_image(shape: tuple[int, ...]) -> tuple[int, int] | None:
     return (sides[0], sides[1]) if len(sides) == 2 and min(sides) >= _SMALLEST_SIDE else None
 
 
-def _how_to_state_shape(shape: tuple[int, ...]) -> str:
+def _how_to_state_shape(shape: tuple[int, ...], origin: str) -> str:
     """The next step for an input whose shape, in which 0 is a variable size, determines no image."""
     if len(shape) == 3 and 0 in shape and {shape[0], shape[2]} & set(COLOURS):
         channels = shape[2] if shape[2] in COLOURS else shape[0]
@@ -167,10 +167,45 @@ def _how_to_state_shape(shape: tuple[int, ...]) -> str:
             f"add --image-shape {side}x{side}x3 if the three values of a pixel are adjacent, or --image-shape "
             f"3x{side}x{side} if each channel is stored as a whole"
         )
+    if len(shape) == 3 and 0 not in shape:
+        return _how_to_add_channels(shape, origin)
     return (
         "if the input contains the pixels of a grey or RGB image in order, add --image-shape HEIGHTxWIDTHxCHANNELS; "
         "otherwise put layers that compute the input from an image before the model: "
         "keras.Sequential([keras.Input((height, width, 3)), *layers, model])"
+    )
+
+
+def _how_to_add_channels(shape: tuple[int, ...], origin: str) -> str:
+    """The next step for an input `[H, W, C]` with other than 1 or 3 channels."""
+    channels = 1 if shape[2] == 2 else 3
+    padding = [[0, 0], [0, 0], [0, 0], [0, shape[2] - channels]]
+    wrapped = (
+        f"keras.Model(image := keras.Input(({shape[0]}, {shape[1]}, {channels})), "
+        f"model(keras.ops.pad(image, {padding}, constant_values=1.0)))"
+    )
+    return (
+        f"train the model on images with {channels} channels; if the further channels are constant, such as an alpha "
+        f"channel of 1.0, {export_of_code(origin, wrapped)}"
+    )
+
+
+def _how_to_fill_inputs(shapes: list[tuple[int | None, ...]], origin: str) -> str:
+    """The next step for a model with several inputs: all but the image become 0."""
+    rows = [tuple(size or 0 for size in shape[1:]) for shape in shapes]
+    image = next((index for index, row in enumerate(rows) if len(row) == 3 and row[2] in COLOURS), None)
+    if image is None or any(0 in row for row in rows):
+        return "export a model that computes all inputs from one image: keras.Model(image, model([...]))"
+    pooled = f"keras.layers.GlobalAveragePooling2D()(model.inputs[{image}])"
+    filled = [
+        f"keras.layers.Reshape({row})(keras.layers.Dense({math.prod(row)}, kernel_initializer='zeros')({pooled}))"
+        for row in rows
+    ]
+    filled[image] = f"model.inputs[{image}]"
+    wrapped = f"keras.Model(model.inputs[{image}], model([{', '.join(filled)}]))"
+    return (
+        f"if the other inputs can be constants, {export_of_code(origin, wrapped)} (the constants are 0; "
+        "bias_initializer=keras.initializers.Constant(VALUE) changes one)"
     )
 
 

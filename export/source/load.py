@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -57,34 +58,82 @@ def load_model(
             the model.
         OptionRefused: weights are given for a file that contains weights, or are missing.
     """
-    path = Path(path)
-    container = read_container(path)
-    weights = _weights_path(container, weights)
-    import_keras()
-    given = dict(custom_objects or {})
-    check_code(container.config, path, unsafe=unsafe)
-    stand_ins = _stand_ins(container, given)
-    objects = {**stand_ins, **given}
-    with _errors_of(path):
-        model, assign = _build(container, weights, objects, unsafe=unsafe)
-    notices = [
-        f"the file does not contain the code of the class {name}; because of the name and settings of the class, its "
-        f"layers are loaded as {stand_in.__base__.__name__} layers that are always active"
-        for name, stand_in in stand_ins.items()
-    ]
-    digest = _digest(path) if weights in (None, path) else _digest(path, weights)
+    unread = _read(Path(path), weights, custom_objects or {}, unsafe=unsafe)
     source = describe_model(
-        model,
+        unread.model,
         origin=str(path),
-        digest=digest,
+        digest=unread.digest,
         choice=choice,
         output=output,
         image_shape=image_shape,
-        notices=notices,
+        notices=unread.notices,
     )
-    with _errors_of(weights or path):
-        assign()
+    unread.assign()
     return source
+
+
+def load_keras(
+    path: str | Path,
+    *,
+    weights: str | Path | None = None,
+    custom_objects: Mapping[str, Any] | None = None,
+    unsafe: bool = False,
+) -> Any:
+    """The model in a file or folder of any version of Keras 2 or 3, as a `keras.Model` of the installed Keras 3.
+
+    Args:
+        path: path of the file or folder.
+        weights: path of the weights of a model whose file contains only the configuration of the layers.
+        custom_objects: classes and functions, by the name in the file, that are not part of Keras.
+        unsafe: whether to run code in the file; only for trusted files.
+
+    Raises:
+        ModelRefused: the file is missing or damaged, or contains code or unknown classes.
+        OptionRefused: weights are given for a file that contains weights, or are missing.
+    """
+    unread = _read(Path(path), weights, custom_objects or {}, unsafe=unsafe)
+    unread.assign()
+    return unread.model
+
+
+@dataclass(frozen=True)
+class _Unread:
+    """A model that was built from its configuration, before its weights are read.
+
+    Attributes:
+        model: the Keras model.
+        assign: function that reads the weights of the model.
+        digest: SHA-256 of its files.
+        notices: notices for the user.
+    """
+
+    model: Any
+    assign: Callable[[], None]
+    digest: str
+    notices: tuple[str, ...]
+
+
+def _read(path: Path, weights: str | Path | None, given: Mapping[str, Any], *, unsafe: bool) -> _Unread:
+    """The model in a file or folder, before its weights are read."""
+    container = read_container(path)
+    weights = _weights_path(container, weights)
+    import_keras()
+    check_code(container.config, path, unsafe=unsafe)
+    stand_ins = _stand_ins(container, given)
+    with _errors_of(path):
+        model, assign = _build(container, weights, {**stand_ins, **given}, unsafe=unsafe)
+
+    def read_weights() -> None:
+        with _errors_of(weights or path):
+            assign()
+
+    notices = tuple(
+        f"the file does not contain the code of the class {name}; because of the name and settings of the class, its "
+        f"layers are loaded as {stand_in.__base__.__name__} layers that are always active"
+        for name, stand_in in stand_ins.items()
+    )
+    digest = _digest(path) if weights in (None, path) else _digest(path, weights)
+    return _Unread(model, read_weights, digest, notices)
 
 
 def _weights_path(container: Container, weights: str | Path | None) -> Path | None:

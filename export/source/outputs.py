@@ -10,6 +10,9 @@ from typing import Any
 
 from export.errors import ModelRefused, OptionRefused
 
+IN_MEMORY = "the model"
+"""Name of a model that was not loaded from a file, for messages."""
+
 
 def choose_output(
     model: Any, name: str | None, input_shape: tuple[int, ...], origin: str
@@ -78,9 +81,33 @@ def count_classes(shape: tuple[int | None, ...], origin: str) -> int:
         raise ModelRefused(
             f"{origin} has an output of shape {shapes_text([shape])}.",
             wanted="an output of shape [N, C]: C classes, labels or values for each image",
-            next_step="wrap the model in a keras.Model whose output is one vector for each image",
+            next_step=export_of_code(
+                origin, f"keras.Model(model.inputs, keras.layers.{_layer_to_vector(shape)}(model.outputs[0]))"
+            ),
         )
     return int(shape[1])
+
+
+def _layer_to_vector(shape: tuple[int | None, ...]) -> str:
+    """The layer that turns an output of this shape into one vector for each image."""
+    if len(shape) in (3, 4, 5):
+        return f"GlobalAveragePooling{len(shape) - 2}D()"
+    return "Reshape((1,))" if len(shape) == 1 else "Flatten()"
+
+
+def export_of_code(origin: str, expression: str) -> str:
+    """The next step that exports another model, which Python code makes of the loaded model `model`.
+
+    Args:
+        origin: path of the model file, or `the model` for a model in memory.
+        expression: Python expression with the new model as its value.
+    """
+    if origin == IN_MEMORY:
+        return f"export this model in place of it: {expression}"
+    return (
+        f"export other.keras, which this Python code writes: import keras; from export import load_keras; "
+        f"model = load_keras({origin!r}); other = {expression}; other.save('other.keras')"
+    )
 
 
 def shapes_text(shapes: list[tuple[int | None, ...]]) -> str:

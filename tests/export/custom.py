@@ -65,3 +65,14 @@ class TrainedNoise(keras.layers.Layer):  # type: ignore[misc]
 
     def call(self, inputs: Any, training: Any = None) -> Any:
         return keras.random.dropout(inputs, 0.2, seed=self.seeds) if training else inputs
+
+
+class KeptNoise(keras.layers.Layer):  # type: ignore[misc]
+    """A layer that draws its noise in a layer of Keras."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.noise = keras.layers.GaussianDropout(0.2)
+
+    def call(self, inputs: Any) -> Any:
+        return self.noise(inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +22,24 @@ class Refusal:
         name: name of the test.
         build: function that returns the model.
         message: part of the error message, different for each refusal.
+        then: how the test follows the next step in the message: options, whose names are in the message, in place of
+            `options`; the code in the message (`CODE`); a function that builds the model as the message states; or
+            None, if another test follows it.
         options: options of `oodscreen export`.
         what: description in the generated table; "" for a refusal that depends only on options.
+        last: further options that the changed model needs.
     """
 
     name: str
     build: Callable[[Any], Any]
     message: str
+    then: tuple[str, ...] | str | Callable[[Any], Any] | None = None
     options: tuple[str, ...] = family.UNIT
     what: str = ""
+    last: tuple[str, ...] = ()
+
+
+CODE = "the code in the message"
 
 
 def ending_in(*last: Callable[[Any], Any], shape: tuple[int, ...] = (8, 8, 3)) -> Callable[[Any], Any]:
@@ -118,116 +128,171 @@ REFUSALS = (
         "no_dropout",
         without_dropout,
         "has no active dropout. Examined: no Dropout among 2 layers",
+        ending_in(),
         what="models without dropout",
     ),
-    Refusal("rate_zero", idle, "has no active dropout. Examined: idle (rate 0"),
-    Refusal("no_scale", ending_in(), "no scale was given", options=()),
-    Refusal("keep_nothing", ending_in(), "--keep 'top*' matches none", options=(*UNIT, "--keep", "top*")),
-    Refusal("rate_of_nothing", ending_in(), "--rate 'top*' matches none", options=(*UNIT, "--rate", "top*=0.2")),
-    Refusal("rate_of_one", ending_in(), "would have rate 1", options=(*UNIT, "--rate", "1")),
-    Refusal("rate_no_number", ending_in(), "--rate is 'half'", options=(*UNIT, "--rate", "half")),
+    Refusal("rate_zero", idle, "has no active dropout. Examined: idle (rate 0", ending_in()),
+    Refusal("no_scale", ending_in(), "no scale was given", (), options=()),
+    Refusal(
+        "keep_nothing",
+        ending_in(),
+        "--keep 'top*' matches none",
+        ("--keep", "first"),
+        options=(*UNIT, "--keep", "top*"),
+    ),
+    Refusal(
+        "rate_of_nothing",
+        ending_in(),
+        "--rate 'top*' matches none",
+        ("--rate", "first=0.2"),
+        options=(*UNIT, "--rate", "top*=0.2"),
+    ),
+    Refusal("rate_of_one", ending_in(), "would have rate 1", ("--rate", "0.5"), options=(*UNIT, "--rate", "1")),
+    Refusal("rate_no_number", ending_in(), "--rate is 'half'", ("--rate", "0.5"), options=(*UNIT, "--rate", "half")),
     Refusal(
         "recurrent",
         tokens(lambda layers, x: layers.LSTM(4, recurrent_dropout=0.2)(x)),
         "noise that the export would disable: lstm",
+        ("--keep", "*"),
         what="recurrent dropout",
     ),
     Refusal(
         "gru",
         tokens(lambda layers, x: layers.GRU(4, dropout=0.2, name="memory")(x)),
         "would disable: memory (GRU)",
+        ("--keep", "*"),
         what="`dropout=` of LSTM and GRU",
     ),
     Refusal(
         "attention",
         tokens(lambda layers, x: layers.Attention(dropout=0.2)([x, x])),
         "would disable: attention (Attention)",
+        ("--keep", "*"),
         what="`dropout=` of `layers.Attention`",
     ),
     Refusal(
         "random_in_a_layer",
         own_class("NoisyLayer"),
         "draws random numbers outside its dropout layers: noisy",
+        own_class("KeptNoise"),
         options=(*UNIT, *OWN),
         what="`keras.random` in a layer",
+        last=("--custom-objects", "tests.export.custom:KeptNoise"),
     ),
     Refusal(
         "random_in_training",
         own_class("TrainedNoise"),
         "noise that the export would disable: trained_noise",
+        ("--keep", "*"),
         options=(*UNIT, *OWN),
+        last=OWN,
     ),
     Refusal(
         "stochastic_depth",
         stochastic_depth,
         "noise that the export would disable: depth (StochasticDepth)",
+        ("--keep", "*"),
         what="ConvNeXt's StochasticDepth with a rate above 0 (`keras.applications` builds ConvNeXt without it)",
     ),
     Refusal(
         "unknown_class",
-        own_class("NoisyLayer"),
-        "uses classes that are not part of Keras: NoisyLayer",
+        own_class("PositionEmbedding"),
+        "uses classes that are not part of Keras: PositionEmbedding",
+        ("--custom-objects", "tests.export.custom:PositionEmbedding"),
         what="unknown classes",
     ),
     Refusal(
         "code_in_the_file",
         family.with_lambda,
         "contains code that loading would run",
+        ("--unsafe",),
         what="Lambda layers without `--unsafe`",
     ),
     Refusal(
         "no_such_object",
         ending_in(),
         "--custom-objects nowhere:Thing cannot be imported",
+        (),
         options=(*UNIT, "--custom-objects", "nowhere:Thing"),
     ),
-    Refusal("two_inputs", two_images, "takes 2 inputs", what="several inputs"),
-    Refusal("no_size", sizeless, "--image-shape 224x224x3", what="images of variable size without `--image-shape`"),
+    Refusal("two_inputs", two_images, "takes 2 inputs", CODE, what="several inputs"),
+    Refusal(
+        "no_size",
+        sizeless,
+        "--image-shape 224x224x3",
+        ("--image-shape", "32x32x3"),
+        what="images of variable size without `--image-shape`",
+    ),
     Refusal(
         "flat_colour",
         ending_in(shape=(192,)),
         "add --image-shape 8x8x3 if the three values of a pixel are adjacent",
+        ("--image-shape", "8x8x3"),
         what="flat colour images without `--image-shape`",
     ),
     Refusal(
         "another_shape",
         ending_in(),
         "--image-shape is 8x9x3, but the input of",
+        ("--image-shape", "8x8x3"),
         options=(*UNIT, "--image-shape", "8x9x3"),
     ),
-    Refusal("no_image_shape", ending_in(), "--image-shape is 'small'", options=(*UNIT, "--image-shape", "small")),
-    Refusal("two_channels", ending_in(), "--image-shape is 8x8x2", options=(*UNIT, "--image-shape", "8x8x2")),
+    Refusal(
+        "no_image_shape",
+        ending_in(),
+        "--image-shape is 'small'",
+        ("--image-shape", "8x8x3"),
+        options=(*UNIT, "--image-shape", "small"),
+    ),
+    Refusal(
+        "two_channels",
+        ending_in(),
+        "--image-shape is 8x8x2",
+        ("--image-shape", "8x8x3"),
+        options=(*UNIT, "--image-shape", "8x8x2"),
+    ),
     Refusal(
         "five_channels",
         ending_in(shape=(8, 8, 5)),
         "takes an input of shape [N, 8, 8, 5]",
+        CODE,
         what="other than 1 or 3 channels",
     ),
-    Refusal("which_output", family.several_outputs, "the name of the output to screen"),
+    Refusal("which_output", family.several_outputs, "the name of the output to screen", ("--output-layer", "kind")),
     Refusal(
         "no_such_output",
         family.several_outputs,
         "--output-layer colour matches none",
+        ("--output-layer", "kind"),
         options=(*UNIT, "--output-layer", "colour"),
     ),
     Refusal(
         "a_map",
         ending_in(lambda layers: layers.Reshape((8, 24))),
         "has an output of shape [N, 8, 24]",
+        CODE,
         what="output maps, as in segmentation",
+        last=("--output-kind", "regression"),
     ),
-    Refusal("kind_unsaid", ending_in(lambda layers: layers.Dense(3)), "probabilities, logits or regression values"),
-    Refusal("kind_contradicted", ending_in(), "is a softmax", options=(*UNIT, "--output-kind", "sigmoid")),
+    Refusal(
+        "kind_unsaid",
+        ending_in(lambda layers: layers.Dense(3)),
+        "probabilities, logits or regression values",
+        ("--output-kind", "logits"),
+    ),
+    Refusal("kind_contradicted", ending_in(), "is a softmax", (), options=(*UNIT, "--output-kind", "sigmoid")),
     Refusal(
         "one_softmax",
         ending_in(lambda layers: layers.Dense(1)),
         "whose probability is always 1",
+        ("--output-kind", "logits"),
         options=(*UNIT, "--output-kind", "softmax"),
     ),
     Refusal(
         "logits_as_softmax",
         ending_in(lambda layers: layers.Dense(3)),
         "they are not probabilities of a softmax",
+        ("--output-kind", "logits"),
         options=(*UNIT, "--output-kind", "softmax"),
         what="logits with `--output-kind softmax` or `sigmoid`",
     ),
@@ -235,19 +300,24 @@ REFUSALS = (
         "logit_as_sigmoid",
         ending_in(lambda layers: layers.Dense(1)),
         "they are not probabilities of a sigmoid",
+        ("--output-kind", "logits"),
         options=(*UNIT, "--output-kind", "sigmoid"),
     ),
     Refusal(
         "probabilities_as_logits",
         ending_in(lambda layers: layers.Softmax(), lambda layers: layers.Identity()),
         "so they are not logits",
+        ("--output-kind", "softmax"),
         options=(*UNIT, "--output-kind", "logits"),
     ),
-    Refusal("quantized", quantized, "has quantized layers: dense", what="quantized models"),
+    Refusal("quantized", quantized, "has quantized layers: dense", ending_in(), what="quantized models"),
     Refusal(
-        "shared_by_rows", tokens(lambda layers, x: layers.Dropout(0.2, noise_shape=(2, 8, 1))(x)), "has noise_shape"
+        "shared_by_rows",
+        tokens(lambda layers, x: layers.Dropout(0.2, noise_shape=(2, 8, 1))(x)),
+        "has noise_shape",
+        tokens(lambda layers, x: layers.Dropout(0.2, noise_shape=(None, 8, 1))(x)),
     ),
-    Refusal("old_opset", ending_in(), "--opset is 16", options=(*UNIT, "--opset", "16")),
+    Refusal("old_opset", ending_in(), "--opset is 16", (), options=(*UNIT, "--opset", "16")),
 )
 
 
@@ -265,6 +335,34 @@ def test_what_cannot_be_exported_is_refused_by_its_reason(
     assert "wanted:" in message
     assert "next:" in message
     assert list(folder.iterdir()) == []
+    follow(keras, refusal, source, message, monkeypatch)
+
+
+def follow(keras: Any, refusal: Refusal, source: Path, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do what the next step in a message states; it must end in an export."""
+    options: tuple[str, ...] = ()
+    if isinstance(refusal.then, tuple):
+        options = refusal.then
+        assert all(option in message for option in options if option.startswith("--"))
+    elif refusal.then == CODE:
+        source = run_code(message, source.parent, monkeypatch)
+    else:
+        assert callable(refusal.then)
+        source = source.with_name("changed.keras")
+        refusal.then(keras).save(source)
+    output = source.with_name("m.onnx")
+    given = (*family.UNIT, *options, *refusal.last)
+    assert oodscreen("export", source, output, *given, monkeypatch=monkeypatch) == 0
+    assert output.exists()
+
+
+def run_code(message: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run the Python code in a message, and return the path of the model that it writes."""
+    match = re.search(r"Python code writes: (.*other\.save\('(\S+)'\))", message)
+    assert match is not None
+    monkeypatch.chdir(folder)
+    exec(match[1], {})  # noqa: S102
+    return folder / match[2]
 
 
 def test_every_refusal_has_its_own_message() -> None:

@@ -73,7 +73,7 @@ def test_a_lambda_layer_is_not_run(keras: Any, tmp_path: Path) -> None:
     model.save(tmp_path / "model.keras")
     with pytest.raises(ModelRefused, match="contains code that loading would run"):
         load_model(tmp_path / "model.keras")
-    with pytest.raises(ModelRefused, match="is a folder"):
+    with pytest.raises(ModelRefused, match="is not a model, but it contains the file"):
         load_model(tmp_path)
 
 

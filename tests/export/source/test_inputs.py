@@ -73,7 +73,7 @@ def test_the_grey_image_of_an_unambiguous_shape_is_told(
         ((3, 32, 40), LAST, "--image-shape 3x32x40"),
         ((4,), NONE, "HEIGHTxWIDTHxCHANNELS"),
         ((784, 1), NONE, "HEIGHTxWIDTHxCHANNELS"),
-        ((28, 28, 5), LAST, "layers that compute the input"),
+        ((28, 28, 5), LAST, "train the model on images with 3 channels"),
         ((4, 28, 28, 1), NONE, "HEIGHTxWIDTHxCHANNELS"),
     ],
 )

@@ -69,4 +69,4 @@ def test_wrappers_of_plain_data_are_removed() -> None:
         "c": {"class_name": "function", "config": "relu6", "module": "builtins"},
         "d": [{"type": "float32", "value": 0.5}],
     }
-    assert plain(stored) == {"a": (1, (2,)), "b": [1.0], "c": "relu6", "d": [0.5]}
+    assert plain(stored) == {"a": [1, [2]], "b": [1.0], "c": "relu6", "d": [0.5]}
