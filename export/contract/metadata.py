@@ -183,8 +183,8 @@ class ModelContract:
             return [
                 f"relative difference from Keras: {measured['deterministic_difference']:.1e} without dropout, "
                 f"{measured['masked_difference']:.1e} with equal masks;",
-                f"{measured['counts']:.0f} counts over {measured['trials']:,.0f} drawn elements or pairs of them agree "
-                f"with the rates; smallest p-value {measured['smallest_p_value']:.2g}",
+                f"{measured['counts']:.0f} counts of kept and of equal elements agree with the rates "
+                f"({measured['trials']:,.0f} trials, smallest p-value {measured['smallest_p_value']:.2g})",
             ]
         if "deterministic_difference" in measured:
             return [f"difference from Keras: {measured['deterministic_difference']:.1e} without dropout"]
