@@ -41,7 +41,7 @@ class ExitCode(IntEnum):
 
     DONE = 0, "done"
     FAILED = 1, "failed; finished shards stay, and a rerun continues after them"
-    REFUSED = 2, "refused: a wrong option, model or input; nothing was written; do not retry"
+    REFUSED = 2, "refused: a wrong option, model or input; do not retry the same command"
     UNREADABLE_INPUT = (
         3,
         "done, but a whole shard was unreadable, or too many rows could not be scored (`--max-bad-rows`)",

@@ -83,7 +83,8 @@ def colour_combinations_table(result: Result) -> str:
     return (
         "\n".join(rows)
         + f"\n\nAUROC in percent / percent of the rows that are flagged at a review rate of {rate:.0%}, "
-        f"mean over sets that no other table on this page uses: {choosing}. The synthetic outliers are {synthetic}."
+        f"mean over the sets on which the settings of the distances were compared: {choosing}. The synthetic outliers "
+        f"are {synthetic}."
     )
 
 
@@ -144,7 +145,7 @@ def self_test_table(result: Result) -> str:
             rows.append(f"| {name} | {detectors} | {shares} | {'yes' if told['blind'] else 'no'} |")
     return (
         "\n".join(rows)
-        + "\n\nPercent of made-up images that would be flagged at a review rate of "
+        + "\n\nPercentage of the made-up images that would be flagged at a review rate of "
         + f"{result['review_rates'][0]:.0%}, 200 images of each kind."
     )
 

@@ -239,12 +239,11 @@ def promises_text() -> str:
         "\n".join(rows)
         + f"\n\nT = {result['passes']}, the {result['rows']:,} test digits, once and several times over; wall time of "
         f"the whole process on {result['machine']['cores']} cores. Of the {few['seconds_adaptive']:.1f} s with "
-        f"--adaptive at {few['rate']:.0%}, {fixed:.1f} s do not grow with the rows: start-up, and passes over "
-        f"a few rows, where the pass costs more than the rows. The measured engine had one "
-        f"distance, of the same kind as `layout_distance`, instead of three. This distance makes the run of all passes "
-        f"{article['with'] / article['without'] - 1:+.1%} longer ({article['without']:.1f} s to "
-        f"{article['with']:.1f} s, best of three); with MobileNetV2's trunk at 50 passes "
-        f"{mobile['with'] / mobile['without'] - 1:+.1%} "
+        f"--adaptive at {few['rate']:.0%}, {fixed:.1f} s do not depend on the number of rows: start-up, and session "
+        f"runs with few rows. The measured engine had one distance, of the same kind as `layout_distance`, instead of "
+        f"three. With this distance, the run of all passes takes {article['with'] / article['without'] - 1:.1%} longer "
+        f"({article['without']:.1f} s to {article['with']:.1f} s, best of three). With the trunk of MobileNetV2 at 50 "
+        f"passes, the run takes {mobile['with'] / mobile['without'] - 1:.1%} longer "
         f"({mobile['bank_rows']:,} x {mobile['features']:,} reference features; `python -m benchmarks.promises`)."
     )
 
@@ -258,10 +257,11 @@ def article_text() -> str:
     likely_classes = ", ".join(f"{one}: {row['mean'][one]:.2f} ± {row['std'][one]:.2f}" for one in likely)
     improbable, spread = (", ".join(map(str, result[f"most_uncertain_by_{name}"])) for name in ("probability", "std"))
     return (
-        f"A single pass is right on {single.mean():.2%} ± {single.std():.2%} of the test digits (independent masks for "
-        f"every row, as in the article; ± {shared.std():.2%} with shared masks), the mean of {result['passes']} "
-        f"passes on {result['ensemble_accuracy']:.2%}. Row 247, a {row['label']}: {likely_classes}. "
-        f"Of rows 0 to 499, these have the lowest probability: {improbable}; and these the largest std: {spread}. "
+        f"The accuracy of a single pass on the test digits is {single.mean():.2%} ± {single.std():.2%} (independent "
+        f"masks for every row, as in the article; ± {shared.std():.2%} with shared masks). The accuracy of the mean of "
+        f"{result['passes']} passes is {result['ensemble_accuracy']:.2%}. The most probable classes of row 247, a "
+        f"{row['label']}, are {likely_classes} (mean ± standard deviation). Of rows 0 to 499, the rows with the lowest "
+        f"`confidence` are {improbable}, and the rows with the largest `prediction_std` are {spread}. "
         f"An image of uniformly random pixels is classified as {noise['prediction']}, with a mean probability of "
         f"{max(noise['mean']):.2f} over the passes. "
         f"The article's 10,000 x {result['passes']} passes, 17 min 2 s on its GPU, took "
@@ -286,7 +286,7 @@ def fuzz_sentence() -> str:
     images = ", ".join(f"{status} {count:,}" for status, count in result["images_by_status"].items())
     files = ", ".join(f"{outcome} {count:,}" for outcome, count in result["files_by_outcome"].items())
     return (
-        "`tests/screen/test_hostile.py` has a named case for each of these and for many others. "
+        "`tests/screen/test_hostile.py` contains cases of damaged and malicious images, Parquet files and models. "
         f"Of {result['images']:,} mutated images ({images}) and {result['files']:,} mutated "
         f"Parquet files ({files}), {result['crashes']} crashed the process, {result['hangs']} hung and "
         f"{result['lost_rows']} lost a row (`python -m benchmarks.fuzz`)."
