@@ -237,7 +237,7 @@ STATUSES = {
     "path_not_followed": "the row has a path instead of bytes, and no --image-root was given",
     "path_not_found": "the path is outside --image-root, or its file could not be read",
     "decode_failed": "the bytes are damaged, or not an image of a supported format and pixel type",
-    "too_large": "the image has more pixels than --max-pixels, or too many after its resizing, or its file is too large",
+    "too_large": "the image has more pixels than --max-pixels, or too many after resizing, or its file is too large",
     "wrong_shape": "the image does not have the input size of the model, which was exported without --resize",
     "unreadable_page": "the row is in a damaged part of the Parquet file",
     "non_finite": "the model returned NaN or infinity",
