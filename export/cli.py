@@ -41,8 +41,8 @@ def export(
         Path,
         typer.Argument(
             metavar="MODEL",
-            help="Keras model: a .keras file, an .h5 file, a SavedModel folder of Keras 2, or with --weights a JSON "
-            "file of the layers.",
+            help="Keras model: a .keras file, an .h5 file, a SavedModel folder of Keras 2, or, with --weights, a "
+            "JSON file of the layers.",
             show_default=False,
         ),
     ],

@@ -186,8 +186,8 @@ class ExportConfig:
         FromText(str, _image_shape),
         typer.Option(
             metavar="HxWxC",
-            help="Height, width and channels of the training images, such as 64x64x3, for a model with an input of "
-            "variable size or with reshaped images as input. 3x64x64 if the channels are the first axis.",
+            help="Shape of the training images: height, width and channels, such as 64x64x3, or channels, height and "
+            "width, such as 3x64x64. Required if the input of the model does not determine this shape.",
             show_default="from the input of the model",
             rich_help_panel=_PIXELS,
         ),
@@ -219,7 +219,7 @@ class ExportConfig:
         typer.Option(
             metavar="KIND",
             help=f"Kind of output: {', '.join(OUTPUT_KINDS)}; required if the model ends in neither softmax nor "
-            "sigmoid. Of logits, the softmax is computed, of a single one the sigmoid.",
+            "sigmoid. Probabilities are computed from logits: the softmax, or the sigmoid of a single logit.",
             show_default=False,
             rich_help_panel=_OUTPUT,
         ),
@@ -275,7 +275,8 @@ class FileExportConfig(ExportConfig):
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="HDF5 file with the weights, if MODEL is a JSON file, which contains only the layers.",
+            help="File with the weights, if MODEL is a JSON file, which contains only the layers: an HDF5 file of "
+            "model.save_weights, or a model file.",
             show_default=False,
             rich_help_panel=_FILES,
         ),

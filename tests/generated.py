@@ -324,7 +324,7 @@ def scale_text() -> str:
 
 
 def pixel_scale_text() -> str:
-    """Results of `benchmarks/pixel_scale.py` on the networks on which the limits were not chosen."""
+    """Results of `benchmarks/pixel_scale.py` on the networks that were not used to choose the limits."""
     networks = [one for one in _result("pixel_scale")["networks"] if one["group"] == "reported"]
 
     def warned(key: str, some: list[dict[str, Any]]) -> str:
@@ -384,7 +384,7 @@ def billion_table() -> str:
 
 
 def proof_text() -> str:
-    """How often the verification of exports was wrong, and which planted faults it found."""
+    """Refusals of correct files by the verification of exports, and planted faults that it found."""
     networks = _result("proof")["networks"]
     runs, counts = sum(one["runs"] for one in networks), sum(one["counts"] for one in networks)
     found = sum((Counter(one["found"]) for one in networks), Counter())

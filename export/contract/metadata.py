@@ -177,7 +177,7 @@ class ModelContract:
         return "\n".join(lines)
 
     def _describe_verification(self) -> list[str]:
-        """What `verified` contains, in lines of text; files of version 0.1.0 contain other measurements."""
+        """Lines of text for the measurements in `verified`; files of older versions contain other measurements."""
         measured = self.verified
         if "masked_difference" in measured:
             return [

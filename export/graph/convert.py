@@ -52,7 +52,7 @@ class Converted:
     Attributes:
         proto: the graph, with one custom node for each site.
         sites: sites in the order of the trace, with shapes in the graph's axis order.
-        layouts: permutation from Keras' axis order to the graph's by name of the site, with the batch axis.
+        layouts: by name of the site, the permutation from Keras' axis order to the graph's, with the batch axis.
         weights: values of the external initializers, by name.
         notices: notices for the user.
     """

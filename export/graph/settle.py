@@ -72,7 +72,7 @@ def _remove_unread(graph: onnx.GraphProto) -> None:
 
 
 def _read_by(node: onnx.NodeProto) -> Iterator[str]:
-    """Names of the values that a node reads, also in its graphs, such as the body of a Loop."""
+    """Names of the values that a node and its subgraphs read; the body of a Loop is a subgraph."""
     yield from node.input
     for attribute in node.attribute:
         for inner in attribute.g.node:

@@ -16,7 +16,7 @@ from export.graph.conditions import require
 
 
 def with_rate(model: onnx.ModelProto, rate: float) -> onnx.ModelProto:
-    """A copy in which every site has another rate; with rate 0, the deterministic model with its noise functions."""
+    """A copy in which every site has the given rate; with rate 0, the noise functions return their inputs."""
     copy = _copy(model)
     for node in _site_nodes(copy).values():
         for attribute in node.attribute:
@@ -103,7 +103,7 @@ def drawn_output(site: str) -> str:
 
 
 def site_values(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
-    """Names of the input and of the output of each site's node, by name of the site."""
+    """For each name of a site, the names of the input and of the output of its node."""
     return {name: (node.input[0], node.output[0]) for name, node in _site_nodes(model).items()}
 
 

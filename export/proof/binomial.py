@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 
 _NEGLIGIBLE = 1e-18
-"""Share of a sum below which further, smaller terms are left out."""
+"""Ratio of a term to the sum at which the term and all smaller terms are left out."""
 
 
 def two_sided_p_value(successes: int, trials: int, probability: float) -> float:
     """The exact two-sided p-value of a binomial test: twice the probability of the smaller tail, at most 1.
 
-    A fair test refuses with probability at most `alpha` if it refuses at p-values of at most `alpha`.
+    A test that rejects at p-values of at most `alpha` rejects a true hypothesis with probability at most `alpha`.
 
     Args:
         successes: number of successes, from 0 to `trials`.

@@ -20,7 +20,7 @@ from export.errors import VerificationFailed
 from export.proof.binomial import two_sided_p_value
 
 FALSE_REFUSALS = 1e-6
-"""Maximum probability that all counts of a correct file lead to a refusal."""
+"""Maximum probability that a correct file is refused because of any of its counts."""
 
 PASSES = 8
 """Number of session runs in which the masks are drawn."""
@@ -38,7 +38,7 @@ _TOLERANCE = 1e-5
 """Maximum difference of a drawn value from its two possible values."""
 
 _QUARTILE = 0.6744897501960817
-"""Third quartile of the normal distribution: half of all values are within this many deviations."""
+"""Third quartile of the standard normal distribution, in standard deviations from the mean."""
 
 NEXT_STEP = (
     "export again with the versions of onnx, onnxruntime, tf2onnx and keras in the project's constraints.txt; if the "
@@ -91,8 +91,9 @@ def count_draws(
 ) -> tuple[Count, ...]:
     """The counts for the draws of an exported file.
 
-    Counted are the kept elements of each site, and the equal elements of pairs of rows, of passes, of positions along
-    each axis with own values, and of sites. Pairs are drawn at random, and no mask is in two pairs of one count.
+    There are counts of the kept elements of each site, and of the equal elements in pairs of rows, of passes, of
+    positions along each axis with independent values, and of sites. Pairs of rows, passes and positions are drawn at
+    random; no mask is in two pairs of one count.
 
     Args:
         sites: the sites.
@@ -123,7 +124,7 @@ def count_draws(
 
 
 def count_kept_in_keras(site: Site, values: NDArray[np.float32]) -> tuple[Count, ...]:
-    """The kept elements in the noise of the Keras layer, which must have the distribution in the contract.
+    """The counts of the kept elements in the noise of the Keras layer, with the probability in the contract.
 
     Args:
         site: the site.
@@ -166,7 +167,7 @@ def _shared_axes(site: Site) -> list[bool]:
 
 
 def _own_values(site: Site, values: NDArray[np.float32], who: str) -> NDArray[np.float32]:
-    """The values `[passes, rows, ...]` with one position along each shared axis, after the checks of the values."""
+    """The values `[passes, rows, ...]` with one position along each shared axis; checks that they are possible."""
     for axis, shared in enumerate(_shared_axes(site), start=2):
         if shared:
             first = values.take([0], axis=axis)
@@ -195,7 +196,7 @@ def _distance(site: Site, values: NDArray[np.float32]) -> float:
 
 
 def _split(site: Site, values: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which elements were kept; for Gaussian noise, which factors are above the mean."""
+    """Whether each element was kept; for Gaussian noise, whether each factor is above the mean."""
     if site.kind in GAUSSIAN_KINDS:
         return np.asarray(values > 1, np.bool_)
     return np.asarray(values > sum(possible_values(site)) / 2, np.bool_)

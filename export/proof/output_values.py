@@ -57,8 +57,8 @@ def check_output_values(reference: Reference, contract: ModelContract, origin: s
         raise ModelRefused(
             f"{origin} returns NaN or infinity for every test image.",
             wanted="finite outputs",
-            next_step="check the weights in Keras, which a training with a diverging loss sets to NaN, and export a "
-            "checkpoint from before",
+            next_step="check the weights in Keras, because a diverging loss sets them to NaN, and export a checkpoint "
+            "from before the divergence",
         )
     if contract.output_kind in ("softmax", "sigmoid") and not can_be_probabilities(outputs, 0.0, contract.task).all():
         raise _not_probabilities(outputs, contract, origin)

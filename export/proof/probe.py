@@ -1,7 +1,7 @@
 """Test images for the comparison of an exported file with Keras.
 
 In: an image shape. Out: raw pixels: noise, coarse blocks, and images with the statistics of photographs. Noise alone
-would leave filters unmoved that respond to edges and surfaces.
+is not enough, because filters for edges and surfaces hardly respond to noise.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SMALL_IMAGE = 64 * 64
-"""Maximum pixels of an image for the full number of test images."""
+"""Maximum number of pixels of an image for which all test images are made."""
 
 _LARGE_IMAGE = 512 * 512
-"""Pixels of an image above which the number of test images is smallest."""
+"""Maximum number of pixels of an image for which noise and blocks are made."""
 
 _LEAVES = 100
 """Number of discs in an image of dead leaves."""
@@ -24,7 +24,7 @@ def make_probe(image_shape: tuple[int, int, int], *, small: bool, seed: int) -> 
 
     Args:
         image_shape: `(height, width, channels)`.
-        small: whether the network is small; large networks and large images get fewer images.
+        small: whether the network is small; fewer images are made for large networks, and of large size.
         seed: seed of the images.
     """
     height, width, channels = image_shape

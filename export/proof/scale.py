@@ -27,12 +27,12 @@ from export.source.network import KerasPass
 Images = NDArray[np.uint8]
 
 _FITTING_GAINS = (1 / 50, 20.0)
-"""Standard deviations of the inputs of a BatchNormalization layer, divided by the learned one, that fit a scaling.
+"""Limits of the gain of a plausible scaling; see `measure_gain`.
 
-Too small ratios have more room: after little training, the learned variance is still near its initial value 1."""
+The lower limit is farther from 1 because, after little training, the learned variance is near its initial value 1."""
 
 _FITTING_SPREADS = (0.5, 200.0)
-"""Standard deviations of the logits between images that fit a scaling; see `measure_spread`.
+"""Limits of the spread of a plausible scaling; see `measure_spread`.
 
 The upper limit is high because networks in an early stage of training on pixels in 0..255 reach about 80."""
 
@@ -40,7 +40,7 @@ _LARGE_RANGE = 50.0
 """Minimum range of preprocessed pixels that resembles 0..255 more than 0..1."""
 
 _SMALL_IMAGE = 64 * 64
-"""Maximum pixels of an image for the full number of test images."""
+"""Maximum number of pixels of an image for which all test images are made."""
 
 _SEED = 17
 
@@ -115,12 +115,12 @@ def make_images(image_shape: tuple[int, int, int]) -> Images:
 
 
 def measure_gain(answer: KerasPass) -> float | None:
-    """The gain of the first BatchNormalization layer with learned statistics; None if there is none."""
+    """`NormInputs.gain` of the first BatchNormalization layer with learned statistics; None without such a layer."""
     return next((norm.gain for norm in answer.norms if norm.is_trained), None)
 
 
 def measure_spread(answer: KerasPass, output_kind: str) -> float | None:
-    """Standard deviation of the logits between images; of several classes, after subtraction of each image's mean.
+    """Standard deviation of the logits between images; with several classes, after subtraction of each image's mean.
 
     None if the logits are unknown, or if the outputs are not probabilities.
     """
@@ -160,7 +160,7 @@ def _has_large_range(preprocessing: Preprocessing) -> bool:
 
 
 def _neighbour(given: Preprocessing, *, larger: bool) -> Preprocessing:
-    """The scaling by 1 or 1/255; if mean or std were given as numbers, the same with a scale of 255 or 1/255 times."""
+    """Scaling by 1 or 1/255; if mean or std were given as numbers, only the scale changes, by a factor of 255."""
     if given.scale is not None and not given.name and (given.mean or given.std):
         return replace(given, scale=given.scale * 255 if larger else given.scale / 255)
     return replace(given, scale=1.0 if larger else 1 / 255, mean=(), std=(), name="", reverse_channels=False)

@@ -60,14 +60,14 @@ _KERAS_PASSES = 4
 """Number of passes that are compared with Keras; 2 for large models."""
 
 _SMALL_FILE = 32 * 2**20
-"""Maximum bytes of the weights of a small model."""
+"""Maximum size of the weights of a small model, in bytes."""
 
 _SURE = 40
-"""Number of elements, each dropped with probability 0.5, of which at least one changes between two runs: the
-probability of the contrary is `2 ** -40`."""
+"""Number of elements, each dropped with probability 0.5, of which at least one changes between two runs, except with
+probability `2 ** -40`."""
 
 _MOST_RUNS = 64
-"""Maximum number of runs in which a change of a site is searched."""
+"""Maximum number of runs that are compared with the first run to find the sites whose outputs change."""
 
 
 class Reference(Protocol):
@@ -93,8 +93,8 @@ class Subject:
     Attributes:
         model: the graph.
         contract: its contract.
-        layouts: permutation from Keras' axis order to the graph's by name of the site, with the batch axis.
-        write: function that writes a variant of the graph under a file name, beside its external weights.
+        layouts: by name of the site, the permutation from Keras' axis order to the graph's, with the batch axis.
+        write: function that writes a variant of the graph under a file name, in the folder of its external weights.
     """
 
     model: onnx.ModelProto
@@ -109,7 +109,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Verification:
-    """What the verification of a graph measured.
+    """Measurements of the verification of a graph.
 
     Attributes:
         differences: largest relative differences from Keras by name; see `verify_model`.
@@ -142,8 +142,8 @@ def verify_model(subject: Subject, reference: Reference, *, seed: int = 0) -> Ve
     3. If the Keras model computes in half precision, its outputs are close to the float32 outputs of the graph.
     4. With the noise of a Keras pass in place of each site's function, the values before the last activation and the
        outputs equal those of this pass.
-    5. Each site keeps as many elements as its rate states, and its masks are independent over rows, passes, sites and
-       the axes with own values (`export.proof.draws`).
+    5. Each site keeps as many elements as its rate states, and its masks are independent: between rows, passes and
+       sites, and along each axis with independent values (`export.proof.draws`).
     6. In the whole graph, the outputs of each site change between runs.
 
     Args:

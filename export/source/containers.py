@@ -1,7 +1,7 @@
 """Recognise model files by their content, and read the configuration of their layers.
 
-In: a path. Out: a `Container`: the configuration as plain data, and the version of Keras that wrote it. Names and
-extensions of files are not used, because files of Keras have many. Files of other kinds are refused by what they are.
+In: a path. Out: a `Container`: the configuration as plain data, and the version of Keras that wrote it. Names of
+files are not used, because one kind of file has several extensions. The error for any other file states its kind.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _OTHER_KINDS: tuple[tuple[bytes, int, str], ...] = (
     (b"Rar!", 0, "a compressed archive (rar)"),
     (b"<", 0, "a page of HTML or XML, not a model"),
 )
-"""First bytes, their offset and the kind of files that are no Keras models."""
+"""Kinds of files that are not Keras models: the bytes by which they are recognised, their offset, and the kind."""
 
 _LFS = "version https://git-lfs"
 _KERAS_1 = ("Convolution1D", "Convolution2D", "Convolution3D", "AtrousConvolution2D", "Merge", "MaxoutDense", "Highway")
@@ -59,7 +59,7 @@ class Container:
 
     @property
     def age(self) -> int:
-        """Major version of Keras that wrote the file; by traits of the configuration if the version is unknown."""
+        """Major version of Keras that wrote the file; derived from the configuration if the file does not state it."""
         if self.version.partition(".")[0].isdigit():
             return max(1, int(self.version.partition(".")[0]))
         if "module" in self.config:
@@ -210,7 +210,7 @@ def _is_of_keras_1(one: Mapping[str, Any]) -> bool:
 
 
 def _other_kind(path: Path, start: bytes) -> ModelRefused:
-    """`ModelRefused` for a file that is no Keras model, by its first bytes."""
+    """`ModelRefused` for a file that is not a Keras model; the first bytes determine its kind."""
     if not start:
         return _refuse(path, "empty")
     if path.name == "saved_model.pb":

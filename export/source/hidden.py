@@ -69,7 +69,7 @@ def find_hidden_noise(
         raise ModelRefused(
             f"{origin} calls dropout layers only if `training` is true: {', '.join(gated)}.",
             wanted="dropout layers that are called both in training and in inference",
-            next_step="call these layers without the condition, because they are inactive in inference anyway"
+            next_step="call these layers without the condition, because Keras disables them in inference"
             + _keep_only([path for path in kept if path not in gated]),
         )
     notices = [
@@ -94,7 +94,7 @@ def find_hidden_noise(
 
 
 def _keep_only(paths: Sequence[str]) -> str:
-    """The alternative of a next step that keeps only these layers; "" if there are none."""
+    """The end of a next step: the options that keep only these layers; "" without layers."""
     if not paths:
         return ""
     return ", or keep only other layers: " + " ".join(f"--keep '{path}'" for path in paths)

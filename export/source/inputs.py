@@ -1,4 +1,4 @@
-"""Find how an image becomes the input of a Keras model: as it is, transposed, or reshaped.
+"""Find how an image becomes the input of a Keras model: unchanged, transposed, or reshaped.
 
 In: a model and, if the user stated it, the shape of its images. Out: an `ImageInput`, or `ModelRefused`.
 """
@@ -191,7 +191,7 @@ def _how_to_add_channels(shape: tuple[int, ...], origin: str) -> str:
 
 
 def _how_to_fill_inputs(shapes: list[tuple[int | None, ...]], origin: str) -> str:
-    """The next step for a model with several inputs: all but the image become 0."""
+    """The next step for a model with several inputs: a model in which all inputs except the image are 0."""
     rows = [tuple(size or 0 for size in shape[1:]) for shape in shapes]
     image = next((index for index, row in enumerate(rows) if len(row) == 3 and row[2] in COLOURS), None)
     if image is None or any(0 in row for row in rows):

@@ -184,7 +184,7 @@ def _build(
 
 
 def _nothing() -> None:
-    """The weights have been assigned."""
+    """Do nothing, because Keras has assigned the weights."""
 
 
 def _assign_to(model: Any, weights: Path) -> None:

@@ -107,7 +107,7 @@ def _fixed_generator(seed: Any) -> Any:
 
     class FixedSeed(keras.random.SeedGenerator):  # type: ignore[misc]
         def __init__(self) -> None:
-            """Without the parent's variable for the state."""
+            """Leave out the parent's variable for the state."""
 
         def next(self, ordered: bool = True) -> Any:
             return seed
@@ -131,7 +131,7 @@ class NoiseRecorder:
         seed: seed of the pass, a scalar of type int32; each call of a layer draws from its own stream.
 
     Attributes:
-        noise: factor and shift by name of the site, in the shape of the layer's inputs with the batch axis.
+        noise: by name of the site, factor and shift in the shape of the layer's inputs with the batch axis.
     """
 
     def __init__(self, seed: Any) -> None:

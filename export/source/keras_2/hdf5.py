@@ -1,6 +1,6 @@
 """Read the groups, datasets and attributes of HDF5 files as Keras 2 writes them.
 
-In: an open group. Out: its parts. Data in other files are refused, because a link in a file can name any of them.
+In: an open group. Out: its parts. Links to data in other files are refused, because they can refer to any file.
 """
 
 from __future__ import annotations
