@@ -247,7 +247,7 @@ def _choose_output_kind(source: KerasSource, stated: str | None, derived: str) -
         raise ModelRefused(
             f"{source.origin} has one output of kind softmax, whose probability is always 1.",
             wanted="a sigmoid for a single output, or a softmax over two classes",
-            next_step="replace the softmax by a sigmoid, and train the model again: its output is the same for every "
+            next_step="replace the softmax by a sigmoid, and train the model again, because the softmax is 1 for every "
             "image"
             if computes_softmax
             else "export with --output-kind logits, which applies a sigmoid to the single output, or with "

@@ -146,8 +146,9 @@ def check_counts(counts: Sequence[Count]) -> None:
     worst = min(counts, key=lambda count: count.p_value)
     if worst.p_value <= limit:
         raise VerificationFailed(
-            f"The dropout layer {worst.site} has {worst.successes / worst.trials:.2%} {worst.question}, counted over "
-            f"{worst.trials:,} draws; the p-value is {worst.p_value:.1e}.",
+            f"In the dropout layer {worst.site}, the share of {worst.question} is "
+            f"{worst.successes / worst.trials:.2%}, counted over {worst.trials:,} draws; the p-value is "
+            f"{worst.p_value:.1e}.",
             wanted=f"{worst.probability:.2%}, with a p-value above {limit:.1e}",
             next_step=NEXT_STEP,
         )

@@ -24,7 +24,7 @@ def make_probe(image_shape: tuple[int, int, int], *, small: bool, seed: int) -> 
 
     Args:
         image_shape: `(height, width, channels)`.
-        small: whether the network is small; fewer images are made for large networks, and of large size.
+        small: whether the network is small; there are fewer images for large networks, and fewer large images.
         seed: seed of the images.
     """
     height, width, channels = image_shape

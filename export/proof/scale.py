@@ -115,7 +115,7 @@ def make_images(image_shape: tuple[int, int, int]) -> Images:
 
 
 def measure_gain(answer: KerasPass) -> float | None:
-    """`NormInputs.gain` of the first BatchNormalization layer with learned statistics; None without such a layer."""
+    """`NormInputs.gain` of the first BatchNormalization layer with learned statistics; None if there is none."""
     return next((norm.gain for norm in answer.norms if norm.is_trained), None)
 
 

@@ -205,7 +205,7 @@ def _how_to_fill_inputs(shapes: list[tuple[int | None, ...]], origin: str) -> st
     wrapped = f"keras.Model(model.inputs[{image}], model([{', '.join(filled)}]))"
     return (
         f"if the other inputs can be constants, {export_of_code(origin, wrapped)} (the constants are 0; "
-        "bias_initializer=keras.initializers.Constant(VALUE) changes one)"
+        "for another constant, add bias_initializer=keras.initializers.Constant(VALUE) to its Dense layer)"
     )
 
 

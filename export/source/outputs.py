@@ -103,7 +103,7 @@ def export_of_code(origin: str, expression: str) -> str:
         expression: Python expression with the new model as its value.
     """
     if origin == IN_MEMORY:
-        return f"export this model in place of it: {expression}"
+        return f"export this model instead: {expression}"
     return (
         f"export other.keras, which this Python code writes: import keras; from export import load_keras; "
         f"model = load_keras({origin!r}); other = {expression}; other.save('other.keras')"

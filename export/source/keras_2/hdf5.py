@@ -43,7 +43,7 @@ def _outside(name: str) -> ModelRefused:
     return ModelRefused(
         f"The weights {name} refer to data in another file.",
         wanted="a file that contains all weights",
-        next_step="if you trust the file, load the model where it was saved, and save it again",
+        next_step="if you trust the file, load the model on the computer where it was saved, and save it again",
     )
 
 

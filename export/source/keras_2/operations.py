@@ -166,6 +166,6 @@ def _refuse(function: str, layer: str) -> ModelRefused:
     return ModelRefused(
         f"The layer {layer} calls the TensorFlow operation {function}, which the export does not know.",
         wanted="a model whose TensorFlow operations compute tensors from tensors, such as tf.nn.relu",
-        next_step="build the model without this operation, in tf_keras load the weights by name with "
-        "model.load_weights(FILE, by_name=True), and save it as .h5",
+        next_step="in tf_keras, build the model without this operation, load the weights with "
+        "model.load_weights(FILE, by_name=True), and save it with model.save('NAME.h5')",
     )

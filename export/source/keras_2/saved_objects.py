@@ -49,7 +49,7 @@ class SavedObjects:
 
 
 def read_saved_objects(folder: Path) -> SavedObjects:
-    """The objects in a SavedModel folder, which need not be of Keras 2.
+    """The objects in a SavedModel folder of any program; the descriptions are empty if Keras 2 did not write it.
 
     Raises:
         ModelRefused: a file is damaged.
