@@ -536,6 +536,15 @@ FAMILY = (
         writes=True,
     ),
     Member(
+        "tiles",
+        "models",
+        "a model within TimeDistributed of Keras 2",
+        of_keras_2("tiles"),
+        (B, B, D),
+        container=".h5",
+        writes=True,
+    ),
+    Member(
         "keras_2_activations",
         "models",
         "activations of Keras 2 as names, functions and layers",

@@ -167,6 +167,28 @@ def sequences(keras: Any) -> Any:
     return keras.Model(image, layers.Dense(4, activation="softmax")(layers.Dropout(0.3)(x)))
 
 
+def tiles(keras: Any) -> Any:
+    """A network for each tile of an image: a model within TimeDistributed."""
+    layers = keras.layers
+    network = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(6, 3, activation="relu"),
+            layers.BatchNormalization(),
+            layers.Conv2D(6, 3, activation="tanh"),
+            layers.SpatialDropout2D(0.2),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+        ],
+        name="network",
+    )
+    image = keras.Input((16, 8, 3))
+    x = layers.TimeDistributed(network)(layers.Reshape((2, 8, 8, 3))(image))
+    x = layers.Conv1D(8, 2, activation="tanh")(layers.TimeDistributed(layers.Dense(8, activation="tanh"))(x))
+    x = layers.Dropout(0.3)(layers.Flatten()(x))
+    return keras.Model(image, layers.Dense(4, activation="softmax")(x))
+
+
 def recurrent(keras: Any) -> Any:
     """Recurrent layers that become loops in ONNX, among them a GRU whose defaults have changed."""
     layers = keras.layers

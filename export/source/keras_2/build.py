@@ -26,8 +26,9 @@ class BuiltLayer:
     """One layer of a built model, which is not itself a model.
 
     Attributes:
-        path: names of the models around the layer, without the outermost, and the name of the layer, as in the file.
-        classes: class names of the same models and of the layer, as in the file.
+        path: names of the models around the layer, without the outermost, and the name of the layer, as in the file; in
+            place of a model within a layer such as TimeDistributed, the name of this layer.
+        classes: class names of the same models and layers, as in the file.
         layer: the layer of Keras 3.
     """
 
@@ -98,8 +99,14 @@ class _Builder:
         path, classes = (*path, name or f"{_UNNAMED}{self.unnamed}"), (*classes, str(described["class_name"]))
         if _is_container(described):
             return self.container(_renamed(described, name), path, classes)
-        layer = make_layer(_renamed(described, name), self.objects, unsafe=self.unsafe)
-        self.built.append(BuiltLayer(path, classes, layer))
+        inner = _Builder(self.objects, self.unsafe)  # for a model within a layer, such as TimeDistributed
+        layer = make_layer(
+            _renamed(described, name),
+            self.objects,
+            unsafe=self.unsafe,
+            make_model=lambda model: inner.container(model, path, classes),
+        )
+        self.built += inner.built or [BuiltLayer(path, classes, layer)]
         return layer
 
     def _sequential(

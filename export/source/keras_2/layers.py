@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -111,20 +111,30 @@ def is_known(described: Mapping[str, Any], objects: Mapping[str, Any]) -> bool:
     return described["class_name"] in (*_OPERATIONS, *MODELS) or class_of(described, objects) is not None
 
 
-def make_layer(described: Mapping[str, Any], objects: Mapping[str, Any], *, unsafe: bool) -> Any:
+def make_layer(
+    described: Mapping[str, Any],
+    objects: Mapping[str, Any],
+    *,
+    unsafe: bool,
+    make_model: Callable[[Mapping[str, Any]], Any] | None = None,
+) -> Any:
     """The layer with a configuration.
 
     Args:
         described: `class_name` and `config` of the layer, in plain data.
         objects: classes and functions, by the name in the file, that are not part of Keras.
         unsafe: whether to run code in the configuration.
+        make_model: function that makes a model within the layer, such as in TimeDistributed, from its configuration.
 
     Raises:
         ModelRefused: the class is unknown, or a setting has no counterpart in Keras 3.
     """
     import keras
 
-    name, config = str(described["class_name"]), dict(described["config"])
+    name = str(described["class_name"])
+    if make_model is not None and name in MODELS:
+        return make_model(described)
+    config = dict(described["config"])
     kind = class_of(described, objects)
     if kind is None:
         raise unknown_object(name, "class")
@@ -140,7 +150,7 @@ def make_layer(described: Mapping[str, Any], objects: Mapping[str, Any], *, unsa
             settings[key] = _activation(settings[key], objects, unsafe=unsafe)
     for key in _LAYERS:
         if isinstance(settings.get(key), Mapping):
-            settings[key] = make_layer(settings[key], objects, unsafe=unsafe)
+            settings[key] = make_layer(settings[key], objects, unsafe=unsafe, make_model=make_model)
         elif isinstance(settings.get(key), list):
             settings[key] = [make_layer(one, objects, unsafe=unsafe) for one in settings[key]]
     return kind(**settings)

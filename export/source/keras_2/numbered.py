@@ -72,7 +72,8 @@ def _places(built: BuiltModel, names: Mapping[str, Any]) -> Iterator[tuple[Built
                 if other.path[:depth] == one.path[:depth] and other.classes[depth] == kind
             ]
             index = list(dict.fromkeys(siblings)).index(one.path[depth])
-            pattern = re.compile(rf"({re.escape(place)}(?:{'|'.join(_CONTAINERS)})/{_snake_case(kind)}(?:_(\d+))?/).*")
+            folder = rf"{re.escape(place)}(?:layer/)?(?:{'|'.join(_CONTAINERS)})"  # layer/: a model in TimeDistributed
+            pattern = re.compile(rf"({folder}/{_snake_case(kind)}(?:_(\d+))?/).*")
             matches = {match[1]: int(match[2] or 0) for name in names if (match := pattern.fullmatch(name))}
             if len(matches) != len(set(siblings)):
                 place = ""

@@ -68,8 +68,9 @@ def layers_of(model: Any) -> BuiltModel:
 def _layers_within(model: Any, path: tuple[str, ...], classes: tuple[str, ...]) -> Iterator[BuiltLayer]:
     for layer in model.layers:
         own = BuiltLayer((*path, layer.name), (*classes, type(layer).__name__), layer)
-        if getattr(layer, "layers", None):
-            yield from _layers_within(layer, own.path, own.classes)
+        inner = layer if hasattr(layer, "layers") else getattr(layer, "layer", None)
+        if getattr(inner, "layers", None):
+            yield from _layers_within(inner, own.path, own.classes)
         else:
             yield own
 

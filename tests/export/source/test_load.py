@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,13 @@ def test_a_configuration_of_keras_2_takes_its_weights_from_a_second_file(keras: 
     keras_2.check(model, tmp_path / "model.json", weights=weights)
 
 
+@pytest.mark.parametrize("build", [family.nested, keras_2.tiles])
 @pytest.mark.parametrize("name", ["w.weights.h5", "whole.h5", "whole.keras", "w"])
-def test_a_configuration_of_keras_3_takes_its_weights_from_a_second_file(keras: Any, name: str, tmp_path: Path) -> None:
+def test_a_configuration_of_keras_3_takes_its_weights_from_a_second_file(
+    keras: Any, build: Callable[[Any], Any], name: str, tmp_path: Path
+) -> None:
     keras.backend.clear_session()
-    model = family.nested(keras)
+    model = build(keras)
     (tmp_path / "model.json").write_text(model.to_json())
     weights = tmp_path / name
     if name.startswith("whole"):
@@ -44,7 +48,7 @@ def test_a_configuration_of_keras_3_takes_its_weights_from_a_second_file(keras: 
     if name == "w":
         (tmp_path / "w.weights.h5").rename(weights)
     source = load_model(tmp_path / "model.json", weights=weights)
-    rows = np.random.default_rng(0).random((4, 12, 12, 3)).astype(np.float32)
+    rows = np.random.default_rng(0).random((4, *model.input_shape[1:])).astype(np.float32)
     assert_close_to_scale(np.asarray(source.network.forward(rows, keep_identity)), np.asarray(model(rows)), 1e-6)
 
 

@@ -100,6 +100,7 @@ def compare_folder(model: Any, path: Path, **options: Any) -> None:
         of_unknown_shape,
         keras_2.shared_models,
         keras_2.odd_names,
+        keras_2.tiles,
         keras_2.operations,
         keras_2.augmented,
     ],

@@ -16,6 +16,7 @@ BUILDS = (
     keras_2.transfer_learning,
     keras_2.shared_models,
     keras_2.sequences,
+    keras_2.tiles,
     keras_2.recurrent,
     keras_2.operations,
     keras_2.activations,
@@ -42,6 +43,8 @@ def test_a_model_of_keras_2_says_what_it_said_there(
         (keras_2.shared_models, [keras_2.as_keras_2_1]),
         (keras_2.shared_models, [keras_2.as_tensorflow_2_0, keras_2.with_numbered_weights]),
         (keras_2.sequences, [keras_2.with_numbered_weights]),
+        (keras_2.tiles, [keras_2.as_keras_2_1]),
+        (keras_2.tiles, [keras_2.as_tensorflow_2_0, keras_2.with_numbered_weights]),
         (keras_2.recurrent, [keras_2.as_keras_2_1]),
         (keras_2.odd_names, []),
         (keras_2.few_operations, [keras_2.as_tensorflow_2_3]),
@@ -57,7 +60,7 @@ def test_a_model_with_traits_of_older_versions_says_the_same(
     keras_2.check(model, path)
 
 
-@pytest.mark.parametrize("build", [keras_2.classifier, keras_2.teachable_machine, keras_2.sequences])
+@pytest.mark.parametrize("build", [keras_2.classifier, keras_2.teachable_machine, keras_2.sequences, keras_2.tiles])
 @pytest.mark.parametrize("change", [keras_2.as_keras_2_13, keras_2.as_keras_2_13_on_windows])
 def test_weights_of_keras_2_13_are_found_by_class_and_order(
     keras: Any, build: Callable[[Any], Any], change: Callable[[Path], None], tmp_path: Path
