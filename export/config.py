@@ -275,8 +275,8 @@ class FileExportConfig(ExportConfig):
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="File with the weights, if MODEL is a JSON file, which contains only the layers: an HDF5 file of "
-            "model.save_weights, or a model file.",
+            help="File with the weights, required if MODEL is a JSON file of the layers. Either an HDF5 file of "
+            "model.save_weights or a model file.",
             show_default=False,
             rich_help_panel=_FILES,
         ),

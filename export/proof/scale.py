@@ -82,7 +82,7 @@ def find_scale_alarm(reference: Reference, contract: ModelContract) -> str | Non
             return None
         evidence = (
             f"on test images, the inputs of the first BatchNormalization layer have {gain:.3g} times the standard "
-            f"deviation of the training, and with another scaling {other_gain:.3g} times"
+            f"deviation of the training, and {other_gain:.3g} times with another scaling"
         )
     else:
         if spread is None or spread <= _FITTING_SPREADS[1]:
@@ -94,8 +94,8 @@ def find_scale_alarm(reference: Reference, contract: ModelContract) -> str | Non
         if other_spread is None or not _fits(other_spread, _FITTING_SPREADS):
             return None
         evidence = (
-            f"between test images, the logits have a standard deviation of {spread:.3g}, and with another scaling of "
-            f"{other_spread:.3g}"
+            f"between test images, the logits have a standard deviation of {spread:.3g}, and of {other_spread:.3g} "
+            "with another scaling"
         )
     return (
         f"probably training used another preprocessing than {given.describe()}: {evidence}; export with the scaling "
