@@ -116,7 +116,9 @@ def _find_object(text: str) -> tuple[str, Any]:
         raise OptionRefused(
             f"--custom-objects {text} cannot be imported: {type(error).__name__}: {error}.",
             wanted="module:Name or path/to/file.py:Name",
-            next_step="check that the import succeeds in this folder: python -c 'from module import Name'",
+            next_step=f"check that the file {place} exists, runs without errors and defines {name}"
+            if place.endswith(".py")
+            else f"check that this command succeeds in this folder: python -c 'from {place} import {name}'",
         ) from error
 
 
@@ -175,7 +177,8 @@ class ExportConfig:
         typer.Option(
             metavar="METHOD[:FIT]",
             help="Method that resizes images to the input size of the model; the same as in training. "
-            f"METHOD: {', '.join(RESIZE_METHODS)}. FIT: {', '.join(RESIZE_FITS)}. "
+            f"METHOD: {', '.join(RESIZE_METHODS)}. FIT: {', '.join(RESIZE_FITS)}, not with none or crop-or-pad; short=N "
+            "resizes the shorter side to N pixels, then crops the centre. "
             "With `none`, images of another size are not scored.",
             rich_help_panel=_PIXELS,
         ),

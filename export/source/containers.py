@@ -165,7 +165,9 @@ def _read_zip(path: Path) -> Container:
     if any(name.endswith("data.pkl") for name in names):
         raise _refuse(path, "a file of PyTorch")
     raise ModelRefused(
-        f"{path} is a zip archive without a file config.json; it contains {', '.join(names[:3]) or 'nothing'}.",
+        f"{path} is a zip archive without config.json at its top level; its first files are {', '.join(names[:3])}."
+        if names
+        else f"{path} is an empty zip archive.",
         wanted=WANTED,
         next_step="unpack the archive, and give the model file or folder inside",
     )

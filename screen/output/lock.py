@@ -35,7 +35,7 @@ def hold_output(output: Path, partition: ShardPartition | None = None) -> Iterat
         A notice about this lock for the user, or "".
 
     Raises:
-        OutputLocked: another running process holds OUTPUT or the partition.
+        OutputLocked: another run holds OUTPUT, the same partition or, without `partition`, any partition.
         WriteFailed: the folder cannot be created or written to.
     """
     if not is_local(output):

@@ -47,8 +47,8 @@ def assign_weights(built: BuiltModel, file: Any, origin: str) -> None:
             assign_by_class(built, file)
     except Mismatch as error:
         raise ModelRefused(
-            f"The weights in {origin} do not fit the layers of the model. Without counterpart in the model: "
-            f"{_listed(error.saved)}. Without counterpart in the file: {_listed(error.wanted)}.",
+            f"The weights in {origin} do not fit the layers of the model. Weights in the file that were not matched: "
+            f"{_listed(error.saved)}. Weights of the model that were not matched: {_listed(error.wanted)}.",
             wanted="weights with the same layers, names and shapes as the model, so that each weight can be matched",
             next_step="load the model and its weights with tf_keras, which assigns them by their order; verify the "
             "outputs of the model, and save it with model.save('NAME.h5')",

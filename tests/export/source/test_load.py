@@ -86,7 +86,7 @@ def test_weights_of_another_model_are_refused_with_both_lists(keras: Any, tmp_pa
     other.save_weights(tmp_path / "other.h5")
     with pytest.raises(ModelRefused) as caught:
         load_model(tmp_path / "model.json", weights=tmp_path / "other.h5")
-    in_file, _, in_model = str(caught.value).partition("Without counterpart in the file:")
+    in_file, _, in_model = str(caught.value).partition("Weights of the model that were not matched:")
     assert "head/dense" in in_file
     assert "batch_normalization/gamma (6,)" in in_model
 
