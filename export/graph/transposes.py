@@ -34,10 +34,12 @@ def transposes_move_through_sites() -> Iterator[None]:
         original(optimizer)
 
         def move(transpose: Any, node: Any) -> bool:
+            permutation = list(transpose.get_attr_value("perm"))
+            if permutation[0] != 0:  # recurrent layers have the time axis first, a site the batch axis
+                return False
             if not optimizer._switch_transpose_and_node(node, transpose):
                 return False
             layout = list(node.get_attr_value("layout"))
-            permutation = list(transpose.get_attr_value("perm"))
             node.set_attr("layout", [layout[permutation.index(axis)] for axis in range(len(layout))])
             return True
 

@@ -77,3 +77,12 @@ def test_a_check_of_the_users_own_is_no_site(keras: Any) -> None:
     converted = convert_to_onnx(describe_model(keras.Model(image, layers.Dense(2)(x))))
     assert len(converted.sites) == 1
     assert "CheckNumerics" not in {node.op_type for node in converted.proto.graph.node}
+
+
+def test_a_site_between_recurrent_layers_keeps_the_batch_axis_first(keras: Any) -> None:
+    """The LSTM of ONNX has the time axis first, so tf2onnx adds transposes of the batch axis around the site."""
+    layers = keras.layers
+    rows = [keras.Input((12, 8)), layers.LSTM(6, return_sequences=True), layers.Dropout(0.2), layers.LSTM(4)]
+    model = keras.Sequential([*rows, layers.Dropout(0.3), layers.Dense(3, activation="softmax")])
+    between, last = convert_to_onnx(describe_model(model)).sites
+    assert (between.shape, last.shape) == ((12, 6), (4,))
