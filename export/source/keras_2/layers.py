@@ -6,6 +6,7 @@ Initializers, regularizers and constraints are not read, because they have no ef
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -20,14 +21,20 @@ _RENAMED_CLASSES = {
     "SyncBatchNormalization": "BatchNormalization",
     "RandomHeight": "Identity",
     "RandomWidth": "Identity",
+    "AddLoss": "Identity",
+    "AddMetric": "Identity",
 }
 """Classes that Keras 3 does not have, and the classes with the same outputs in inference."""
 
 _FOREIGN = ("TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
 """Classes of Keras 3 that run code from outside the layers, which Keras 2 did not have."""
 
-_CONVNEXT = ("LayerScale", "StochasticDepth")
-"""Classes of `keras.applications.ConvNeXt`, which have no public name."""
+_APPLICATIONS = {
+    "LayerScale": "convnext",
+    "StochasticDepth": "convnext",
+    "CustomScaleLayer": "inception_resnet_v2",
+}
+"""Classes of the networks of `keras.applications`, which have no public name, and their modules."""
 
 _RENAMED_SETTINGS = {("LeakyReLU", "alpha"): "negative_slope", ("MultiHeadAttention", "key_size"): "key_dim"}
 
@@ -38,6 +45,7 @@ _REMOVED_SETTINGS: dict[str, tuple[Any, ...] | None] = {
     "softmax_robust_masking": (False, None),
     **dict.fromkeys(("batch_input_shape", "input_shape", "input_length", "query_shape", "key_shape", "value_shape")),
     **dict.fromkeys(("trainable", "implementation", "rng_type", "fused", "optional", "factor", "interpolation")),
+    **dict.fromkeys(("unconditional", "aggregation", "metric_name")),
 }
 """Settings that layers of Keras 3 do not have, with the values at which they have no effect (None: any value)."""
 
@@ -86,10 +94,9 @@ def class_of(described: Mapping[str, Any], objects: Mapping[str, Any]) -> Any | 
     if kind is not None:
         return kind
     kind = getattr(keras.layers, _RENAMED_CLASSES.get(name, name), None)
-    if name in _CONVNEXT:
-        from keras.src.applications import convnext
-
-        kind = getattr(convnext, name)
+    own = name.removeprefix("Custom>")
+    if own in _APPLICATIONS:
+        kind = getattr(importlib.import_module(f"keras.src.applications.{_APPLICATIONS[own]}"), own)
     return kind if inspect.isclass(kind) and name not in _FOREIGN else None
 
 

@@ -21,6 +21,7 @@ BUILDS = (
     keras_2.operations,
     keras_2.activations,
     keras_2.augmented,
+    keras_2.losses_within,
 )
 
 
