@@ -142,7 +142,7 @@ def _errors_of(path: Path) -> Iterator[None]:
     """Within the block, errors of reading and parsing a file become `ModelRefused`."""
     try:
         yield
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, ValueError, RecursionError, zipfile.BadZipFile) as error:
         raise ModelRefused(
             f"{path} could not be read: {error}.",
             wanted=WANTED,
@@ -161,7 +161,8 @@ def _read_zip(path: Path) -> Container:
         names = archive.namelist()
         if "config.json" in names:
             metadata = json.loads(archive.read("metadata.json")) if "metadata.json" in names else {}
-            return Container(path, "zip", json.loads(archive.read("config.json")), metadata.get("keras_version", ""))
+            version = metadata.get("keras_version", "") if isinstance(metadata, dict) else ""
+            return _checked(Container(path, "zip", json.loads(archive.read("config.json")), str(version)))
     if any(name.endswith("data.pkl") for name in names):
         raise _refuse(path, "a file of PyTorch")
     raise ModelRefused(
@@ -187,7 +188,7 @@ def _read_hdf5(path: Path) -> Container:
                 "open('model.json', 'w').write(model.to_json()); then export model.json with --weights "
                 f"{path.name}",
             )
-    return Container(path, "hdf5", json.loads(_text(text)), version)
+    return _checked(Container(path, "hdf5", json.loads(_text(text)), version))
 
 
 def _read_json(path: Path) -> Container:
@@ -196,7 +197,19 @@ def _read_json(path: Path) -> Container:
         raise _refuse(path, "a model of TensorFlow.js")
     if "class_name" not in config or "config" not in config:
         raise _refuse(path, "a JSON file without the layers of a Keras model")
-    return Container(path, "json", config, str(config.get("keras_version", "")))
+    return _checked(Container(path, "json", config, str(config.get("keras_version", ""))))
+
+
+def _checked(container: Container) -> Container:
+    """The container, if its configuration is that of an object.
+
+    Raises:
+        ValueError: the configuration has another form.
+    """
+    config = container.config
+    if not isinstance(config, dict) or not isinstance(config.get("class_name"), str) or "config" not in config:
+        raise ValueError("the configuration of the model has no class_name and config")
+    return container
 
 
 def _text(value: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from export.errors import ModelRefused
 from export.source.choice import SiteChoice
-from export.source.network import Network
+from export.source.network import Network, reason_in
 from export.source.stochastic import NoiseCall
 
 RANDOM_OPERATION = re.compile(r"Random|Multinomial|TruncatedNormal|StatefulStandardNormal|StatefulUniform")
@@ -55,7 +55,7 @@ def find_hidden_noise(
         ModelRefused: an operation outside the sites draws random numbers in inference, a kept layer is called only in
             training, or the export would disable noise of the training although `--keep` was not given.
     """
-    inference, called = _random_operations(network, input_shape, training=False)
+    inference, called = _random_operations(network, input_shape, origin, training=False)
     if inference:
         raise ModelRefused(
             f"{origin} draws random numbers outside its dropout layers: {_format_sources(inference, layers)}.",
@@ -63,7 +63,7 @@ def find_hidden_noise(
             next_step="in the layer that calls keras.random or tf.random, create one of these layers and call it "
             "instead; then export the changed model",
         )
-    training, called_in_training = _random_operations(network, input_shape, training=True)
+    training, called_in_training = _random_operations(network, input_shape, origin, training=True)
     gated = sorted(path for path in set(kept) & called_in_training - called)
     if gated:
         raise ModelRefused(
@@ -130,13 +130,28 @@ def _random_within(node: Any, functions: Mapping[str, Sequence[Any]]) -> list[st
     return found
 
 
-def _random_operations(network: Network, input_shape: tuple[int, ...], *, training: bool) -> tuple[list[str], set[str]]:
-    """Names of the random operations in a trace of the network, and paths of the noise layers that it calls."""
+def _random_operations(
+    network: Network, input_shape: tuple[int, ...], origin: str, *, training: bool
+) -> tuple[list[str], set[str]]:
+    """Names of the random operations in a trace of the network, and paths of the noise layers that it calls.
+
+    Raises:
+        ModelRefused: a layer raises an error when it is called.
+    """
     import tensorflow as tf
 
     recorder = _CallRecorder()
     function = tf.function(lambda image: network.forward(image, recorder, training=training))
-    concrete = function.get_concrete_function(tf.TensorSpec([None, *input_shape], tf.float32))
+    try:
+        concrete = function.get_concrete_function(tf.TensorSpec([None, *input_shape], tf.float32))
+    except Exception as error:
+        raise ModelRefused(
+            f"Keras cannot compute {origin}, called with training={training}: {reason_in(error)}.",
+            wanted="a model that can be called on images, both with training=False and with training=True",
+            next_step="call the model in Python: "
+            f"tf.function(model)(np.zeros({(1, *input_shape)}, 'float32'), training={training}); change the layer "
+            "that fails, and save the model again",
+        ) from error
     return random_operations(concrete.graph), recorder.called
 
 

@@ -14,22 +14,21 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 from zipfile import is_zipfile
 
 from export.errors import ModelRefused, OptionRefused
 from export.source.choice import SiteChoice
-from export.source.containers import Container, objects_in, open_weights, read_container
+from export.source.containers import Container, open_weights, read_container
 from export.source.describe import KerasSource, describe_model, import_keras
 from export.source.keras_2.build import build_model
-from export.source.keras_2.layers import is_known, layers_in
 from export.source.keras_2.weights import assign_weights, has_layer_names, layers_of
 from export.source.lambdas import check_code
+from export.source.network import reason_in
 from export.source.saved_model import rebuild
-from export.source.stand_in import make_stand_in
+from export.source.stand_in import find_stand_ins, without_training
 
 
 def load_model(
@@ -69,6 +68,7 @@ def load_model(
         notices=unread.notices,
     )
     unread.assign()
+    _require_finite(unread.model, str(path))
     return source
 
 
@@ -118,9 +118,11 @@ def _read(path: Path, weights: str | Path | None, given: Mapping[str, Any], *, u
     container = read_container(path)
     weights = _weights_path(container, weights)
     import_keras()
-    check_code(container.config, path, unsafe=unsafe)
-    stand_ins = _stand_ins(container, given)
     with _errors_of(path):
+        if container.age == 3 and container.kind != "hdf5":
+            container = replace(container, config=without_training(container.config, given))
+        check_code(container.config, path, unsafe=unsafe)
+        stand_ins = find_stand_ins(container, given)
         model, assign = _build(container, weights, {**stand_ins, **given}, unsafe=unsafe)
 
     def read_weights() -> None:
@@ -176,10 +178,10 @@ def _build(
                 assign_weights(built, file, str(weights))
 
         return built.model, assign
-    if container.kind == "json":
+    if container.kind != "hdf5":
         model = keras.saving.deserialize_keras_object(container.config, objects, safe_mode=not unsafe)
         return model, lambda: _assign_to(model, weights)
-    with _named(path, ".keras" if container.kind == "zip" else ".h5") as file:
+    with _named(path, ".h5") as file:
         return keras.saving.load_model(file, objects, compile=False, safe_mode=not unsafe), _nothing
 
 
@@ -195,6 +197,23 @@ def _assign_to(model: Any, weights: Path) -> None:
     with _named(weights, ".keras" if is_zipfile(weights) else ".weights.h5") as file:
         model.load_weights(file)
     return None
+
+
+def _require_finite(model: Any, origin: str) -> None:
+    """Refuse a model with a weight that is NaN or infinite.
+
+    Raises:
+        ModelRefused: a weight is not finite.
+    """
+    import keras
+
+    for weight in model.weights:
+        if "float" in str(weight.dtype) and not bool(keras.ops.all(keras.ops.isfinite(weight))):
+            raise ModelRefused(
+                f"The weight {weight.path} of {origin} contains NaN or infinity.",
+                wanted="finite weights",
+                next_step="export a file that was saved before the training diverged",
+            )
 
 
 @contextmanager
@@ -220,52 +239,12 @@ def _errors_of(path: Path) -> Iterator[None]:
     except ModelRefused:
         raise
     except Exception as error:
-        first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelRefused(
-            f"Keras could not load {path}: {shorten(first_line, 300)}",
+            f"Keras could not load {path}: {reason_in(error)}.",
             wanted="a model whose layers are part of the installed Keras or are given by --custom-objects",
             next_step="build the model in the installed version of Keras, load the weights with "
             "model.load_weights(FILE), and save it with model.save('NAME.keras')",
         ) from error
-
-
-def _stand_ins(container: Container, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Replacement classes, by name, for unknown classes in the file whose name and settings denote a dropout layer.
-
-    Raises:
-        ModelRefused: the file contains other classes that are neither part of Keras nor in `given`.
-    """
-    config = container.config
-    unknown: dict[str, Mapping[str, Any]] = {}
-    for one in objects_in(config) if container.age == 3 else layers_in(config):
-        registered = one.get("registered_name") or one["class_name"]
-        if not _is_known(one, given, container.age):
-            unknown.setdefault(registered, one)
-    made = {name: make_stand_in(one) for name, one in unknown.items()}
-    missing = sorted(name for name, stand_in in made.items() if stand_in is None)
-    if missing:
-        raise ModelRefused(
-            f"{container.path} uses classes that are not part of Keras: {', '.join(missing)}.",
-            wanted="the module of each class, because the model file does not contain its code",
-            next_step=f"add --custom-objects 'MODULE:{missing[0].split('>')[-1]}'; MODULE is a module name or .py file",
-        )
-    return {name: stand_in for name, stand_in in made.items() if stand_in is not None}
-
-
-def _is_known(one: Mapping[str, Any], given: Mapping[str, Any], age: int) -> bool:
-    """Whether the class of a serialized object is given, registered, or part of Keras."""
-    import keras
-
-    name = str(one["class_name"])
-    if age < 3:
-        return is_known(one, given)
-    registered = one.get("registered_name") or name
-    if name in given or registered in given or keras.saving.get_registered_object(registered) is not None:
-        return True
-    if "module" in one:
-        module = one["module"] or ""
-        return module == "builtins" or module == "keras" or module.startswith("keras.")
-    return hasattr(keras.layers, name) or not isinstance(one.get("config"), dict) or "rate" not in one["config"]
 
 
 def _digest(path: Path, *others: Path) -> str:

@@ -6,9 +6,11 @@ precision of the model, and a `KerasReference` for the comparison with the expor
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any, Protocol
 
 import numpy as np
@@ -209,6 +211,21 @@ def _before_activation(outputs: Any) -> Any | None:
     while operation.type in ("Cast", "Identity"):
         operation = operation.inputs[0].op
     return operation.inputs[0] if operation.type in ("Sigmoid", "Softmax") else None
+
+
+def reason_in(error: Exception) -> str:
+    """The reason in an error of Keras or TensorFlow, as one line without the calls around it."""
+    text = re.sub(r"\x1b\[\d*m", "", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    raised = [index for index, line in enumerate(lines) if re.match(r"\w+(?:Error|Exception): ", line)]
+    first = lines[raised[-1]].partition(": ")[2] if raised else lines[0]
+    following = lines[raised[-1] + 1 :] if raised else lines[1:]
+    inner = [line.partition(": ")[2] for line in lines if line.startswith("Exception encountered: ")]
+    if inner:
+        first = inner[-1]
+    elif first.startswith("Exception encountered when") and following:
+        first = following[0]
+    return shorten(first, 300).rstrip(".")
 
 
 def other_precisions(model: Any) -> tuple[str, ...]:

@@ -197,7 +197,7 @@ REFUSALS = (
     Refusal(
         "unknown_class",
         own_class("PositionEmbedding"),
-        "uses classes that are not part of Keras: PositionEmbedding",
+        "uses classes or functions that are not part of Keras: PositionEmbedding",
         ("--custom-objects", "tests.export.custom:PositionEmbedding"),
         what="unknown classes",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from export.errors import ModelRefused, OptionRefused
+from export.source.describe import describe_model
 from export.source.load import load_model
 from export.source.network import KerasNetwork
 from export.source.stochastic import keep_identity
@@ -150,3 +152,115 @@ def test_the_stand_in_for_a_dropout_class_of_keras_2_is_active(keras: Any, tmp_p
         ("fixed_dropout", 0.3),
     ]
     assert len(source.notices) == 2
+
+
+def own_objects(keras: Any) -> dict[str, Any]:
+    """A loss, a metric, an optimizer, a regularizer and an initializer that are not part of Keras."""
+
+    class OwnLoss(keras.losses.Loss):  # type: ignore[misc]
+        def call(self, labels: Any, outputs: Any) -> Any:
+            return keras.ops.mean((labels - outputs) ** 2)
+
+    class OwnMetric(keras.metrics.Mean):  # type: ignore[misc]
+        """A metric of another name."""
+
+    class OwnOptimizer(keras.optimizers.SGD):  # type: ignore[misc]
+        """An optimizer of another name."""
+
+    class OwnRegularizer(keras.regularizers.Regularizer):  # type: ignore[misc]
+        def __call__(self, weight: Any) -> Any:
+            return keras.ops.sum(weight) * 0.1
+
+        def get_config(self) -> dict[str, Any]:
+            return {}
+
+    class OwnInitializer(keras.initializers.Ones):  # type: ignore[misc]
+        """An initializer of another name."""
+
+    return {
+        "compile": {"loss": OwnLoss(), "metrics": [OwnMetric()], "optimizer": OwnOptimizer()},
+        "functions": {"loss": lambda labels, outputs: keras.ops.mean(outputs), "metrics": [lambda a, b: a]},
+        "layer": {"kernel_regularizer": OwnRegularizer(), "bias_initializer": OwnInitializer()},
+    }
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.json"])
+@pytest.mark.parametrize("compiled", ["compile", "functions"])
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`:UserWarning")
+def test_a_model_loads_without_the_code_that_only_its_training_needs(
+    keras: Any, name: str, compiled: str, tmp_path: Path
+) -> None:
+    layers, own = keras.layers, own_objects(keras)
+    model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(6, **own["layer"])])
+    model.add(layers.Dropout(0.2))
+    model.add(layers.Dense(3, activation="softmax"))
+    model.compile(**own[compiled])
+    path, weights = tmp_path / name, None
+    if name == "model.json":
+        weights = tmp_path / "model.weights.h5"
+        path.write_text(model.to_json())
+        model.save_weights(weights)
+    else:
+        model.save(path)
+    rows = np.random.default_rng(0).random((4, 8, 8, 1)).astype(np.float32)
+    outputs = load_model(path, weights=weights).network.forward(rows, keep_identity)
+    assert_close_to_scale(np.asarray(outputs), np.asarray(model(rows)), 1e-6)
+
+
+def test_a_function_that_is_not_part_of_keras_is_named(keras: Any, tmp_path: Path) -> None:
+    def doubled(x: Any) -> Any:
+        return 2 * x
+
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(6, activation=doubled)])
+    model.add(layers.Dropout(0.2))
+    model.add(layers.Dense(3, activation="softmax"))
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(ModelRefused, match="not part of Keras: doubled") as refused:
+        load_model(tmp_path / "model.keras")
+    assert "--custom-objects 'MODULE:doubled'" in refused.value.next_step
+    assert load_model(tmp_path / "model.keras", custom_objects={"doubled": doubled}).classes == 3
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "null",
+        "[" * 5000 + "]" * 5000,
+        '{"class_name": 3, "config": {}}',
+        '{"class_name": "Sequential", "config": {"layers": 3}}',
+        '{"class_name": "Sequential", "config": {"layers": [null]}}',
+        '{"class_name": "Sequential", "config": {"layers": [{"config": {}}]}}',
+        '{"class_name": "Sequential", "config": {"layers": [{"class_name": 2.5, "config": {}}]}}',
+        '{"module": 1, "class_name": "Sequential", "config": {"layers": []}}',
+    ],
+)
+@pytest.mark.parametrize("version", ["[]", '{"keras_version": "2.15.0"}', '{"keras_version": ["3"]}'])
+def test_a_damaged_configuration_is_refused(keras: Any, config: str, version: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
+        archive.writestr("config.json", config)
+        archive.writestr("metadata.json", version)
+    with pytest.raises(ModelRefused):
+        load_model(tmp_path / "model.keras")
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(keras: Any, tmp_path: Path) -> None:
+    model = keras_2.made(keras_2.classifier)
+    model.layers[-1].bias.assign([0, np.nan, 0, 0])
+    name = model.layers[-1].name
+    with pytest.raises(ModelRefused, match=f"{name}/bias .* contains NaN"):
+        load_model(keras_2.save(model, tmp_path / "model.h5"))
+
+
+def test_a_layer_that_fails_in_a_trace_is_refused_with_its_error(keras: Any) -> None:
+    class Failing(keras.layers.Layer):  # type: ignore[misc]
+        def call(self, inputs: Any, training: bool = False) -> Any:
+            if training:
+                raise ValueError("this layer fails in training")
+            return inputs
+
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), Failing(), layers.Dropout(0.2)])
+    model.add(layers.Dense(3, activation="softmax"))
+    with pytest.raises(ModelRefused, match="training=True: this layer fails in training"):
+        describe_model(model)
