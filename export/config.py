@@ -177,8 +177,8 @@ class ExportConfig:
         typer.Option(
             metavar="METHOD[:FIT]",
             help="Method that resizes images to the input size of the model; the same as in training. "
-            f"METHOD: {', '.join(RESIZE_METHODS)}. FIT: {', '.join(RESIZE_FITS)}, not with none or crop-or-pad; short=N "
-            "resizes the shorter side to N pixels, then crops the centre. "
+            f"METHOD: {', '.join(RESIZE_METHODS)}. FIT: {', '.join(RESIZE_FITS)}, not with none or crop-or-pad; "
+            "short=N resizes the shorter side to N pixels, then crops the centre. "
             "With `none`, images of another size are not scored.",
             rich_help_panel=_PIXELS,
         ),

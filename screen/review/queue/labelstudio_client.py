@@ -54,8 +54,8 @@ def connect(address: str) -> Any:
         raise OptionRefused(
             f"label-studio-sdk is not installed: {error}.",
             wanted="Label Studio's SDK",
-            next_step="pip install 'oodscreen[label-studio]', or exchange files with Label Studio: `oodscreen queue --to "
-            "label-studio-tasks` writes tasks to import, and `oodscreen labels` reads a JSON export",
+            next_step="pip install 'oodscreen[label-studio]', or exchange files with Label Studio: `oodscreen queue "
+            "--to label-studio-tasks` writes tasks to import, and `oodscreen labels` reads a JSON export",
         ) from error
     if not token:
         raise OptionRefused(
