@@ -24,6 +24,7 @@ from export.source.choice import SiteChoice
 from export.source.containers import Container, open_weights, read_container
 from export.source.describe import KerasSource, describe_model, import_keras
 from export.source.keras_2.build import build_model
+from export.source.keras_2.layers import classes_of_applications
 from export.source.keras_2.weights import assign_weights, has_layer_names, layers_of
 from export.source.lambdas import check_code
 from export.source.network import reason_in
@@ -181,6 +182,7 @@ def _build(
     if container.kind != "hdf5":
         model = keras.saving.deserialize_keras_object(container.config, objects, safe_mode=not unsafe)
         return model, lambda: _assign_to(model, weights)
+    objects = {**classes_of_applications(), **objects}  # Keras finds these classes in .keras files only
     with _named(path, ".h5") as file:
         return keras.saving.load_model(file, objects, compile=False, safe_mode=not unsafe), _nothing
 

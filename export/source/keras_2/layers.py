@@ -6,11 +6,11 @@ Initializers, regularizers and constraints are not read, because they have no ef
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 from export.errors import ModelRefused
@@ -29,12 +29,13 @@ _RENAMED_CLASSES = {
 _FOREIGN = ("TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
 """Classes of Keras 3 that run code from outside the layers, which Keras 2 did not have."""
 
-_APPLICATIONS = {
+_OF_APPLICATIONS = {
     "LayerScale": "convnext",
     "StochasticDepth": "convnext",
     "CustomScaleLayer": "inception_resnet_v2",
+    "Custom>CustomScaleLayer": "inception_resnet_v2",
 }
-"""Classes of the networks of `keras.applications`, which have no public name, and their modules."""
+"""Classes of `keras.applications`, which have no public name, by the name in files, and their modules."""
 
 _RENAMED_SETTINGS = {("LeakyReLU", "alpha"): "negative_slope", ("MultiHeadAttention", "key_size"): "key_dim"}
 
@@ -94,10 +95,16 @@ def class_of(described: Mapping[str, Any], objects: Mapping[str, Any]) -> Any | 
     if kind is not None:
         return kind
     kind = getattr(keras.layers, _RENAMED_CLASSES.get(name, name), None)
-    own = name.removeprefix("Custom>")
-    if own in _APPLICATIONS:
-        kind = getattr(importlib.import_module(f"keras.src.applications.{_APPLICATIONS[own]}"), own)
+    kind = classes_of_applications().get(name, kind)
     return kind if inspect.isclass(kind) and name not in _FOREIGN else None
+
+
+def classes_of_applications() -> dict[str, Any]:
+    """The classes of `keras.applications` that have no public name, by the name in files."""
+    return {
+        name: getattr(import_module(f"keras.src.applications.{module}"), name.rpartition(">")[2])
+        for name, module in _OF_APPLICATIONS.items()
+    }
 
 
 def layers_in(config: Any) -> Iterator[Mapping[str, Any]]:

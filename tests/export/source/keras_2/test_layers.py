@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 
 from export.errors import ModelRefused
 from export.source.keras_2.layers import make_layer, plain
+from export.source.load import load_model
+from tests.export import keras_2
 
 
 def made(kind: str, **config: Any) -> Any:
@@ -53,6 +56,28 @@ def test_unknown_classes_and_activations_are_refused_by_name(keras: Any) -> None
         made("LocallyConnected2D", filters=2)
     with pytest.raises(ModelRefused, match="uses the activation my_function, which is not part of Keras"):
         made("Dense", units=2, activation="my_function")
+
+
+@pytest.mark.parametrize("name", ["model.h5", "model.keras"])
+@pytest.mark.parametrize("version", [2, 3])
+def test_classes_of_applications_are_known(keras: Any, version: int, name: str, tmp_path: Path) -> None:
+    """InceptionResNetV2 has a class of its own, which has no public name."""
+
+    def build(library: Any) -> Any:
+        inner = "tf_keras.src.applications" if version == 2 else "keras.src.applications"
+        kind = import_module(f"{inner}.inception_resnet_v2").CustomScaleLayer
+        layers = library.layers
+        image = library.Input((8, 8, 3))
+        x = kind(0.2)([layers.Conv2D(6, 3, padding="same")(image), layers.Conv2D(6, 1)(image)])
+        x = layers.Dropout(0.3)(layers.Flatten()(x))
+        return library.Model(image, layers.Dense(4, activation="softmax")(x))
+
+    if version == 2:
+        model = keras_2.made(build)
+        keras_2.check(model, keras_2.save(model, tmp_path / name))
+    else:
+        build(keras).save(tmp_path / name)
+        assert load_model(tmp_path / name).classes == 4
 
 
 def test_layers_that_run_other_code_are_unknown(keras: Any, tmp_path: Path) -> None:
