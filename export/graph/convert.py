@@ -21,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export.contract.metadata import DOMAIN, Site
 from export.errors import ModelRefused, OptionRefused
 from export.graph.arrival import match_sites
+from export.graph.loops import check_no_loops, check_no_sites, loops_in, recurrent_layers_unrolled
 from export.graph.transposes import move_transposes_before_sites, transposes_move_through_sites
 from export.source.describe import KerasSource
 from export.source.stochastic import SiteMarker, read_mark
@@ -40,6 +41,9 @@ because TensorFlow cannot pass a graph with 2 GB of constants to tf2onnx."""
 
 LARGE_WEIGHT = 2**20
 """Minimum bytes, in float32, of a weight that stays outside the traced graph of a large model."""
+
+_RESIZES = ("ResizeBilinear", "ResizeNearestNeighbor", "ResizeBicubic")
+"""Operations of TensorFlow that resize images."""
 
 _INPUT = "oodscreen_input"
 _WEIGHT = "oodscreen_weight_"
@@ -89,11 +93,29 @@ def convert_to_onnx(source: KerasSource, opset: int = OPSET) -> Converted:
         ModelRefused: tf2onnx cannot convert an operation of the model, a site is missing in the graph, or the graph has
             another input than the image.
     """
+    large = _weights_outside_graph(source)
+    marker, traced, proto = _convert(source, opset, large)
+    if loops := loops_in(proto):
+        check_no_sites(loops, source.origin)
+        with recurrent_layers_unrolled() as looped:
+            marker, traced, proto = _convert(source, opset, large)
+        check_no_loops(proto, looped, source.origin)
+    _fill_captured_constants(proto, traced)
+    weights = _externalize_weights(proto, large)
+    _check_converted(proto, source)
+    if opset > _TF2ONNX_OPSETS[-1]:
+        proto = _raise_opset(proto, opset)
+    move_transposes_before_sites(proto)
+    sites, layouts, notices = match_sites(proto, marker.sites, traced, source.origin)
+    return Converted(proto, sites, layouts, weights, notices)
+
+
+def _convert(source: KerasSource, opset: int, large: Sequence[Any]) -> tuple[SiteMarker, Any, onnx.ModelProto]:
+    """The marker with the sites of a trace, the trace, and the ONNX graph that tf2onnx converts it to."""
     import tensorflow as tf
     import tf2onnx
 
     marker = SiteMarker()
-    large = _weights_outside_graph(source)
 
     def forward(image: Any, *values: Any) -> Any:
         marker.sites.clear()
@@ -103,6 +125,7 @@ def convert_to_onnx(source: KerasSource, opset: int = OPSET) -> Converted:
     signature = [tf.TensorSpec([None, *source.image.input_shape], tf.float32, name=_INPUT)]
     signature += [tf.TensorSpec(one.shape, tf.float32, name=f"{_WEIGHT}{index}") for index, one in enumerate(large)]
     function = tf.function(forward)
+    handlers = {"CheckNumerics": _mark_to_node, "Erfc": _write_erfc, **dict.fromkeys(_RESIZES, _write_resize)}
     with _quiet(), transposes_move_through_sites(), _without_xla():
         try:
             traced = function.get_concrete_function(*signature)
@@ -110,7 +133,7 @@ def convert_to_onnx(source: KerasSource, opset: int = OPSET) -> Converted:
                 function,
                 input_signature=signature,
                 opset=min(opset, _TF2ONNX_OPSETS[-1]),
-                custom_op_handlers={"CheckNumerics": (_mark_to_node, []), "Erfc": (_write_erfc, [])},
+                custom_op_handlers={kind: (convert, []) for kind, convert in handlers.items()},
                 extra_opset=[helper.make_opsetid(DOMAIN, 1)],
             )
         except Exception as error:
@@ -121,14 +144,7 @@ def convert_to_onnx(source: KerasSource, opset: int = OPSET) -> Converted:
             ) from error
     if marker.refusal is not None:
         raise marker.refusal
-    _fill_captured_constants(proto, traced)
-    weights = _externalize_weights(proto, large)
-    _check_converted(proto, source)
-    if opset > _TF2ONNX_OPSETS[-1]:
-        proto = _raise_opset(proto, opset)
-    move_transposes_before_sites(proto)
-    sites, layouts, notices = match_sites(proto, marker.sites, traced, source.origin)
-    return Converted(proto, sites, layouts, weights, notices)
+    return marker, traced, proto
 
 
 def _weights_outside_graph(source: KerasSource) -> list[Any]:
@@ -160,6 +176,24 @@ def _write_erfc(context: Any, node: Any, name: str, _args: list[Any]) -> None:
     context.remove_node(node.name)
     erf = context.make_node("Erf", [x], shapes=[shape], dtypes=[kind], name=f"{name}/Erf")
     context.make_node("Sub", [one.output[0], erf.output[0]], outputs=[output], name=name, shapes=[shape], dtypes=[kind])
+
+
+def _write_resize(context: Any, node: Any, name: str, _args: list[Any]) -> None:
+    """Convert a resizing operation to a Resize with the size of its output.
+
+    For a constant size, tf2onnx writes the ratio of the sizes in float32, from which onnxruntime can compute another
+    size: from 12 pixels and the ratio of 10 to 12, it computes 9. A size that is not constant is written as it is.
+    TensorFlow's nearest pixel is `floor((x + 0.5) * ratio)`, for which tf2onnx writes a mode that ONNX has removed.
+    """
+    from tf2onnx.onnx_opset.nn import Resize
+
+    size = context.make_node("Identity", [node.input[1]], name=f"{name}/size")
+    context.replace_input(node, node.input[1], size.output[0], 1)
+    Resize.version_11(context, node)
+    resize = context.get_node_by_name(name).inputs[0]  # before the transpose to channels last
+    if resize.get_attr_str("coordinate_transformation_mode") == "tf_half_pixel_for_nn":
+        resize.set_attr("coordinate_transformation_mode", "half_pixel")
+        resize.set_attr("nearest_mode", "round_prefer_ceil")
 
 
 def _fill_captured_constants(proto: onnx.ModelProto, traced: Any) -> None:

@@ -24,7 +24,8 @@ def transposes_move_through_sites() -> Iterator[None]:
 
     TensorFlow's images are NHWC, but ONNX' convolutions take NCHW. tf2onnx adds transposes around each convolution,
     then moves the transposes until pairs of them cancel. A transpose cannot move through a node without a handler. The
-    attribute `layout` of a site lists, for each of its axes, the axis of the Keras tensor.
+    attribute `layout` of a site lists, for each of its axes, the axis of the Keras tensor. The batch axis of a site
+    stays first, so a transpose of the batch axis, as after a recurrent layer, is not moved.
     """
     from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
 

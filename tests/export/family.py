@@ -460,6 +460,26 @@ def many_layers(keras: Any) -> Any:
     return _finish(keras, image, layers.Dropout(0.2)(layers.Dense(12, activation="hard_sigmoid")(x)))
 
 
+def recurrent(keras: Any) -> Any:
+    layers = keras.layers
+    image = keras.Input((8, 8, 1))
+    rows = layers.Reshape((8, 8))(image)
+    x = layers.Bidirectional(layers.GRU(6, return_sequences=True))(rows)
+    x = layers.TimeDistributed(layers.Dense(6, activation="relu"))(layers.Dropout(0.2)(x))
+    y = layers.ConvLSTM2D(3, 3)(layers.Reshape((2, 4, 8, 1))(image))
+    x = layers.Concatenate()([layers.SimpleRNN(8)(x), layers.LSTM(8)(rows), layers.Flatten()(y)])
+    return _finish(keras, image, layers.Dropout(0.3)(x))
+
+
+def resized(keras: Any) -> Any:
+    layers = keras.layers
+    image, x = _stem(keras)
+    x = layers.Dropout(0.2)(layers.Resizing(10, 7)(x))
+    x = layers.Conv2D(8, 3, activation="relu")(layers.UpSampling2D(3, interpolation="bilinear")(x))
+    x = layers.SpatialDropout2D(0.2)(layers.Resizing(5, 9, interpolation="nearest")(x))
+    return _finish(keras, image, layers.GlobalAveragePooling2D()(x))
+
+
 def with_lambda(keras: Any) -> Any:
     image, x = _stem(keras)
     x = keras.layers.Lambda(lambda y: y * 2 - 1)(keras.layers.GlobalMaxPooling2D()(x))
@@ -535,6 +555,8 @@ FAMILY = (
         container=".h5",
         writes=True,
     ),
+    Member("recurrent", "models", "GRU, SimpleRNN, LSTM and ConvLSTM2D, with at most 256 steps", recurrent, (D, D)),
+    Member("resized", "models", "Resizing and UpSampling2D, to any size", resized, (D, B)),
     Member(
         "tiles",
         "models",

@@ -49,6 +49,23 @@ def test_a_site_has_the_order_of_axes_of_the_graph(keras: Any) -> None:
     assert (site.shape, site.noise_shape) == ((8, 12, 12), (8, 1, 1))
 
 
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+@pytest.mark.parametrize("size", [(10, 7), (17, 31), (24, 36)])
+def test_images_are_resized_to_any_size(keras: Any, interpolation: str, size: tuple[int, int], tmp_path: Path) -> None:
+    """The export compares the values with Keras; onnxruntime would compute 9 from 12 pixels and the ratio 10 / 12."""
+    from export.contract.reader import read_model
+    from export.exporter import export_model
+    from screen.engine.graph.plan import plan_engine
+
+    layers = keras.layers
+    image = keras.Input((12, 12, 3))
+    x = layers.Dropout(0.2)(layers.Resizing(*size, interpolation=interpolation)(layers.Conv2D(4, 1)(image)))
+    x = layers.Dense(3, activation="softmax")(layers.GlobalMaxPooling2D()(x))
+    contract = export_model(keras.Model(image, x), tmp_path / "m.onnx", scale=1 / 255)
+    assert sorted(contract.sites[0].shape) == sorted((4, *size))
+    plan_engine(read_model(tmp_path / "m.onnx"))
+
+
 def test_an_exported_file_opens_with_one_named_node_for_each_site(keras: Any, tmp_path: Path) -> None:
     from export.contract.reader import read_model
     from export.exporter import export_model
