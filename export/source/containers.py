@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from export.errors import ModelRefused
-from export.source.saved_model import WANTED, read_folder_config
+from export.source.keras_2.saved_objects import CHECKPOINT
+from export.source.saved_model import WANTED, from_tensorflow_js, read_folder_config
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
@@ -91,10 +92,24 @@ def read_container(path: Path) -> Container:
         raise ModelRefused(
             f"{path} was written by Keras {container.version or '1'}, whose layers have other names and settings.",
             wanted="a model of Keras 2 or 3",
-            next_step="build the model with tf_keras, load the weights with model.load_weights(FILE), and save it with "
-            "model.save('NAME.h5')",
+            next_step="install tf_keras (pip install tf_keras), build the model with it, and export the file that this "
+            f"Python code writes: model.load_weights('{path}'); model.save('{path.stem}-keras-2.h5')",
         )
     return container
+
+
+def rebuilding(path: Path) -> str:
+    """Python code that reads the weights of a model file or folder into a `model` that is built again in Keras 3.
+
+    Keras 3 reads the weights of `.h5` and `.keras` files of Keras 2 too, but not of folders.
+    """
+    if not path.is_dir():
+        return f"model.load_weights('{path}'); model.save('{path.stem}-rebuilt.keras')"
+    return (
+        f"old.load_weights('{path}/{CHECKPOINT}').expect_partial(); old.save_weights('{path.name}.weights.h5'); "
+        f"model.load_weights('{path.name}.weights.h5'); model.save('{path.name}-rebuilt.keras'), where old is the same "
+        "model, built with tf_keras (pip install tf_keras)"
+    )
 
 
 def objects_in(config: Any) -> Iterator[dict[str, Any]]:
@@ -170,7 +185,8 @@ def _read_zip(path: Path) -> Container:
         if names
         else f"{path} is an empty zip archive.",
         wanted=WANTED,
-        next_step="unpack the archive, and give the model file or folder inside",
+        next_step="unpack the archive, and export the folder: "
+        f"python -m zipfile -e '{path}' '{path.with_suffix('')}-files'",
     )
 
 
@@ -194,7 +210,9 @@ def _read_hdf5(path: Path) -> Container:
 def _read_json(path: Path) -> Container:
     config = json.loads(path.read_text(encoding="utf-8-sig"))
     if "modelTopology" in config:
-        raise _refuse(path, "a model of TensorFlow.js")
+        raise ModelRefused(
+            f"{path} is a model of TensorFlow.js.", wanted=WANTED, next_step=from_tensorflow_js(path, config)
+        )
     if "class_name" not in config or "config" not in config:
         raise _refuse(path, "a JSON file without the layers of a Keras model")
     return _checked(Container(path, "json", config, str(config.get("keras_version", ""))))
@@ -243,8 +261,15 @@ def _other_kind(path: Path, start: bytes) -> ModelRefused:
 
 
 def _refuse(path: Path, kind: str, *, lfs: bool = False) -> ModelRefused:
+    steps = {
+        "(gzip)": f"unpack the archive, and export the file or folder in it: tar -xzf '{path}'",
+        "(7z)": f"unpack the archive, and export the file or folder in it: 7z x '{path}'",
+        "(rar)": f"unpack the archive, and export the file or folder in it: unrar x '{path}'",
+        "HTML": "download the file itself, in place of the page that describes it",
+    }
+    step = next((step for part, step in steps.items() if part in kind), "give the file that model.save of Keras wrote")
     return ModelRefused(
         f"{path} is {kind}.",
         wanted=WANTED,
-        next_step="run git lfs pull in the repository" if lfs else "give the file that model.save of Keras wrote",
+        next_step=f"download the file: cd '{path.parent}' && git lfs pull" if lfs else step,
     )

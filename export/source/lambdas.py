@@ -19,7 +19,7 @@ from types import CodeType
 from typing import Any
 
 from export.errors import ModelRefused
-from export.source.containers import objects_in
+from export.source.containers import objects_in, rebuilding
 
 
 def check_code(config: Any, path: Path, *, unsafe: bool) -> None:
@@ -47,9 +47,8 @@ def check_code(config: Any, path: Path, *, unsafe: bool) -> None:
                 f"{path} contains the code of a Lambda layer that {_writer(raw)} compiled; this is Python "
                 f"{platform.python_version()}, which cannot run it.",
                 wanted="code of this version of Python, because the file does not contain its source",
-                next_step="in this version of Python, build the model with tf_keras and the source of the Lambda "
-                "layer, load the weights with model.load_weights(FILE), save it with model.save('NAME.h5'), and export "
-                "this file with --unsafe",
+                next_step="build the model with the installed version of Keras and the source of the Lambda layer, and "
+                f"export the file that this Python code writes, with --unsafe: {rebuilding(path)}",
             )
 
 

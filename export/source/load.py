@@ -21,7 +21,7 @@ from zipfile import is_zipfile
 
 from export.errors import ModelRefused, OptionRefused
 from export.source.choice import SiteChoice
-from export.source.containers import Container, open_weights, read_container
+from export.source.containers import Container, open_weights, read_container, rebuilding
 from export.source.describe import KerasSource, describe_model, import_keras
 from export.source.keras_2.build import build_model
 from export.source.keras_2.layers import classes_of_applications
@@ -119,7 +119,7 @@ def _read(path: Path, weights: str | Path | None, given: Mapping[str, Any], *, u
     container = read_container(path)
     weights = _weights_path(container, weights)
     import_keras()
-    with _errors_of(path):
+    with _errors_of(path, weights or path):
         if container.age == 3 and container.kind != "hdf5":
             container = replace(container, config=without_training(container.config, given))
         check_code(container.config, path, unsafe=unsafe)
@@ -127,7 +127,7 @@ def _read(path: Path, weights: str | Path | None, given: Mapping[str, Any], *, u
         model, assign = _build(container, weights, {**stand_ins, **given}, unsafe=unsafe)
 
     def read_weights() -> None:
-        with _errors_of(weights or path):
+        with _errors_of(weights or path, weights or path):
             assign()
 
     notices = tuple(
@@ -151,7 +151,9 @@ def _weights_path(container: Container, weights: str | Path | None) -> Path | No
             f"--weights {weights} was given, but {path} contains weights of its own.",
             wanted="one source of weights",
             next_step="leave out --weights, or give the layers as a JSON file: "
-            "open('model.json', 'w').write(model.to_json())",
+            "from export import load_keras; "
+            f"import pathlib; pathlib.Path('model.json').write_text(load_keras('{path}').to_json()); then export "
+            "model.json",
         )
     if container.kind == "json" and weights is None:
         raise OptionRefused(
@@ -234,8 +236,13 @@ def _named(path: Path, extension: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _errors_of(path: Path) -> Iterator[None]:
-    """Within the block, other errors than those of the export become `ModelRefused`."""
+def _errors_of(path: Path, weights: Path) -> Iterator[None]:
+    """Within the block, other errors than those of the export become `ModelRefused`.
+
+    Args:
+        path: the file or folder that is read in the block.
+        weights: the file or folder with the weights of the model.
+    """
     try:
         yield
     except ModelRefused:
@@ -244,8 +251,8 @@ def _errors_of(path: Path) -> Iterator[None]:
         raise ModelRefused(
             f"Keras could not load {path}: {reason_in(error)}.",
             wanted="a model whose layers are part of the installed Keras or are given by --custom-objects",
-            next_step="build the model in the installed version of Keras, load the weights with "
-            "model.load_weights(FILE), and save it with model.save('NAME.keras')",
+            next_step="build the model with the installed version of Keras, and export the file that this Python code "
+            f"writes: {rebuilding(weights)}",
         ) from error
 
 

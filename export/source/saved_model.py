@@ -139,7 +139,7 @@ def _refuse_pointers(*paths: Path) -> None:
             raise ModelRefused(
                 f"{path} is a pointer of Git LFS, not the file itself.",
                 wanted="the content of the file, which Git LFS stores outside the repository",
-                next_step=f"run git lfs pull in {path.parent}, then export again",
+                next_step=f"download the file, then export again: cd '{path.parent}' && git lfs pull",
             )
 
 
@@ -156,8 +156,8 @@ def _refuse_functions(saved: SavedObjects) -> ModelRefused:
             f"{folder} is a SavedModel of a Keras model without the configuration of its layers: there is no "
             f"{METADATA}, and {GRAPH} has no configuration either, as after tf.saved_model.save.",
             wanted=f"{METADATA}, which model.save of TensorFlow 2.5 to 2.15 wrote",
-            next_step=f"copy {METADATA} too; if there is none, build the model with tf_keras and "
-            f"load the weights, in Python: model.load_weights('{folder}/{CHECKPOINT}'); model.save('model.h5')",
+            next_step=f"copy {METADATA} too; if there is none, build the model with tf_keras (pip install tf_keras) "
+            f"and load the weights, in Python: model.load_weights('{folder}/{CHECKPOINT}'); model.save('model.h5')",
         )
     if not saved.identifier:
         return ModelRefused(
@@ -186,6 +186,17 @@ def _refuse_functions(saved: SavedObjects) -> ModelRefused:
     )
 
 
+def from_tensorflow_js(path: Path, config: Any) -> str:
+    """The next step for a file `model.json` of TensorFlow.js, by its text or its parsed text."""
+    original = "export the .keras or .h5 file from which it was converted"
+    if "graph-model" in str(config):
+        return f"{original}; this model contains operations without layers"
+    return (
+        f"{original}; if there is none, convert it back: pip install tensorflowjs && tensorflowjs_converter "
+        f"--input_format=tfjs_layers_model --output_format=keras '{path}' model.h5"
+    )
+
+
 def _refuse_other(folder: Path) -> ModelRefused:
     """`ModelRefused` for a folder without a `saved_model.pb`; the message states what it contains."""
     names = {path.name for path in folder.iterdir()}
@@ -211,7 +222,7 @@ def _refuse_other(folder: Path) -> ModelRefused:
             "build the model with tf_keras (pip install tf_keras) and load the weights, in Python: "
             f"model.load_weights('{prefixes[0]}'); model.save('model.h5')"
         )
-    elif "model.json" in names and '"weightsManifest"' in (folder / "model.json").read_text(errors="replace"):
+    elif "model.json" in names and '"weightsManifest"' in (text := (folder / "model.json").read_text(errors="replace")):
         found = "contains a model of TensorFlow.js"
-        next_step = "export the .keras or .h5 file from which it was converted"
+        next_step = from_tensorflow_js(folder / "model.json", text)
     return ModelRefused(f"{folder} {found}.", wanted=WANTED, next_step=next_step)

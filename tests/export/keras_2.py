@@ -80,6 +80,16 @@ def check(model: Any, path: Path, **options: Any) -> None:
     assert np.ptp(expected, axis=0).max() > 0.01 * np.abs(expected).max()
 
 
+def follow(message: str, folder: Path, monkeypatch: Any, **names: Any) -> None:
+    """Run the Python code in a message in a folder, as users would run it, with the models that it names."""
+    code = message.partition("Python code writes")[2].partition(": ")[2].partition(", where ")[0]
+    assert code
+    monkeypatch.chdir(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras 2 warns that its formats are outdated
+        exec(code, names)  # noqa: S102
+
+
 def made(build: Callable[[Any], Any]) -> Any:
     library = import_keras_2()
     library.backend.clear_session()

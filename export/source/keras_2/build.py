@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from export.errors import ModelRefused
-from export.source.keras_2.layers import MODELS, make_layer, plain
+from export.source.keras_2.layers import LOADING, MODELS, make_layer, plain
 from export.source.keras_2.operations import call_in_layer, find_function
 
 _CONSTANT = "_CONSTANT_VALUE"
@@ -61,7 +61,8 @@ def build_model(config: Mapping[str, Any], objects: Mapping[str, Any], *, unsafe
         raise ModelRefused(
             f"The model is of the class {config.get('class_name')}, without the class's code.",
             wanted="a sequential or functional model",
-            next_step="build the model with its class in Keras 3, load the weights into it, and save it as .keras",
+            next_step="build the model with its class in Keras 3, call it on an image, and export the file that this "
+            "Python code writes: model.load_weights(FILE); model.save('rebuilt.keras'), where FILE is this file",
         )
     builder = _Builder(objects, unsafe)
     return BuiltModel(builder.container(described, (), ()), tuple(builder.built))
@@ -195,7 +196,8 @@ class _Graph:
                     "The configuration of the model has layers whose inputs are missing: "
                     f"{', '.join(name for name, _ in rest)}.",
                     wanted="a functional model in which each layer is connected to the inputs",
-                    next_step="build the model, load the weights into it, and save it again",
+                    next_step="build the model with tf_keras (pip install tf_keras), and export the file that this "
+                    f"Python code writes: {LOADING}",
                 )
             waiting = rest
 

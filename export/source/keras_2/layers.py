@@ -59,6 +59,12 @@ MODELS = ("Sequential", "Functional", "Model", "Network", "Container")
 _OPERATIONS = ("InputLayer", "TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer")
 
 
+LOADING = (
+    "model.load_weights(FILE); model.save('rebuilt.h5'), where FILE is this file, or variables/variables in this folder"
+)
+"""Python code that reads the weights of a file or folder of Keras 2 into a `model` of tf_keras, for messages."""
+
+
 def plain(value: Any) -> Any:
     """A value of a configuration, without the wrappers in which Keras 2 stores tuples, arrays and functions."""
     if isinstance(value, list):
@@ -189,8 +195,8 @@ def _settings(kind: Any, name: str, config: Mapping[str, Any]) -> dict[str, Any]
                 f"The layer {config.get('name', name)} ({name}) has the setting {key}={value!r}, which the installed "
                 "version of Keras does not have.",
                 wanted="a layer whose settings exist in Keras 3",
-                next_step=f"in tf_keras, build the model without {key}, load the weights with "
-                "model.load_weights(FILE), and save it with model.save('NAME.h5')",
+                next_step=f"build the model without {key} with tf_keras (pip install tf_keras), and export the file "
+                f"that this Python code writes: {LOADING}",
             )
     axis = settings.get("axis")
     if isinstance(axis, list) and len(axis) == 1:

@@ -166,6 +166,7 @@ def _refuse(function: str, layer: str) -> ModelRefused:
     return ModelRefused(
         f"The layer {layer} calls the TensorFlow operation {function}, which the export does not know.",
         wanted="a model whose TensorFlow operations compute tensors from tensors, such as tf.nn.relu",
-        next_step="in tf_keras, build the model without this operation, load the weights with "
-        "model.load_weights(FILE, by_name=True), and save it with model.save('NAME.h5')",
+        next_step="build the model without this operation with tf_keras (pip install tf_keras), and export the file "
+        "that this Python code writes, where FILE is an .h5 file with the weights: "
+        "model.load_weights(FILE, by_name=True); model.save('rebuilt.h5')",
     )

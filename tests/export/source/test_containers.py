@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,17 +19,25 @@ from export.source.load import load_model
 from tests.export import family, keras_2
 
 OTHERS = (
-    ("model.h5", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer", "git lfs pull"),
-    ("model.h5", b"\n<!DOCTYPE html><html>", "is a page of HTML or XML", "model.save"),
-    ("model.keras", b'<?xml version="1.0"?>', "is a page of HTML or XML", "model.save"),
+    (
+        "model.h5",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        "is a Git LFS pointer",
+        "' && git lfs pull",
+    ),
+    ("model.h5", b"\n<!DOCTYPE html><html>", "is a page of HTML or XML", "download the file itself"),
+    ("model.keras", b'<?xml version="1.0"?>', "is a page of HTML or XML", "download the file itself"),
     ("model.h5", b"", "is empty", "model.save"),
     ("model.h5", b"\x1c\0\0\0TFL3\x14\0", "is a TensorFlow Lite model", "model.save"),
     ("model.pt", b"\x80\x02\x8a\x0alm\xfcw", "is a file of PyTorch", "model.save"),
     ("model.pkl", b"\x80\x04\x95", "is a Python pickle", "model.save"),
     ("model.onnx", b"\x08\x08\x12\x07pytorch", "is an ONNX model", "model.save"),
     ("frozen.pb", b"\n\x1f\n\x05", "is a graph of TensorFlow", "model.save"),
-    ("model.h5", b"\x1f\x8b\x08", "is a compressed archive", "model.save"),
-    ("model.json", b'{"modelTopology": {}}', "is a model of TensorFlow.js", "model.save"),
+    ("model.h5", b"\x1f\x8b\x08", "is a compressed archive", "tar -xzf '"),
+    ("model.7z", b"7z\xbc\xaf\x27\x1c", "is a compressed archive", "7z x '"),
+    ("model.rar", b"Rar!\x1a\x07", "is a compressed archive", "unrar x '"),
+    ("model.json", b'{"modelTopology": {}}', "is a model of TensorFlow.js", "tensorflowjs_converter --input"),
+    ("model.json", b'{"format": "graph-model", "modelTopology": {}}', "is a model of TensorFlow.js", "without layers"),
     ("model.json", b'{"a": 1}', "is a JSON file without the layers of a Keras model", "model.save"),
     ("model.json", b'{"a": ', "could not be read", "copy or download it again"),
     ("model.bin", b"\x00\x01\x02", "is of an unknown kind (it begins with", "model.save"),
@@ -52,6 +63,20 @@ def test_a_file_that_is_no_model_is_refused_by_what_it_is(
     assert step in steps
 
 
+def test_the_advice_for_an_archive_of_a_model_unpacks_it(
+    keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of the archive is refused with the path of the model in it."""
+    family.sequential(keras).save(tmp_path / "best.keras")
+    archive = tmp_path / "my model.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(tmp_path / "best.keras", "trained/best.keras")
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    subprocess.run(["/bin/sh", "-c", refusal(archive).partition("export the folder: ")[2]], check=True)
+    message = refusal(tmp_path / "my model-files" / "trained")
+    assert load_model(Path(message.rpartition("export ")[2])).classes == 3
+
+
 def test_parts_of_models_are_refused_with_the_whole(keras: Any, tmp_path: Path) -> None:
     assert "There is no model file" in refusal(tmp_path / "missing.keras")
     part = tmp_path / "saved_model.pb"
@@ -60,7 +85,6 @@ def test_parts_of_models_are_refused_with_the_whole(keras: Any, tmp_path: Path) 
     archive = tmp_path / "model.zip"
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("folder/saved_model.pb", b"")
-    assert "unpack the archive" in refusal(archive)
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("archive/data.pkl", b"")
     assert "is a file of PyTorch" in refusal(archive)
@@ -122,7 +146,9 @@ def as_keras_1(path: Path) -> None:
 
 
 @pytest.mark.parametrize("stated", [True, False])
-def test_keras_1_is_refused_and_the_advice_ends_in_the_same_model(keras: Any, stated: bool, tmp_path: Path) -> None:
+def test_keras_1_is_refused_and_the_advice_ends_in_the_same_model(
+    keras: Any, stated: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     library = family.import_keras_2()
     model = keras_2.randomized(family.sequential(library))
     path = keras_2.save(model, tmp_path / "old.h5")
@@ -132,11 +158,9 @@ def test_keras_1_is_refused_and_the_advice_ends_in_the_same_model(keras: Any, st
             del file.attrs["keras_version"]
     message = refusal(path)
     assert f"was written by Keras {'1.2.2' if stated else '1'}" in message
-    assert "build the model with tf_keras, load the weights with model.load_weights(FILE)" in message
-
-    again = family.sequential(library)
-    again.load_weights(path)
-    keras_2.check(model, keras_2.save(again, tmp_path / "new.h5"))
+    assert "pip install tf_keras" in message
+    keras_2.follow(message, tmp_path, monkeypatch, model=family.sequential(library))
+    keras_2.check(model, tmp_path / "old-keras-2.h5")
 
 
 def test_layers_and_weights_in_two_files_are_advised_for_weights_alone(keras: Any, tmp_path: Path) -> None:

@@ -102,7 +102,9 @@ def test_code_of_this_python_in_a_file_of_keras_2_is_run(keras: Any, name: str, 
     keras_2.check(model, path, unsafe=True)
 
 
-def test_the_advice_for_code_of_another_python_ends_in_the_same_model(keras: Any, tmp_path: Path) -> None:
+def test_the_advice_for_code_of_another_python_ends_in_the_same_model(
+    keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = keras_2.made(family.with_lambda)
     path = keras_2.save(model, tmp_path / "old.h5")
 
@@ -113,8 +115,19 @@ def test_the_advice_for_code_of_another_python_ends_in_the_same_model(keras: Any
         return json.loads(json.dumps(config))
 
     keras_2.edit_config(path, change, "2.4.0")
-    with pytest.raises(ModelRefused, match=r"load the weights with model.load_weights\(FILE\)"):
+    with pytest.raises(ModelRefused, match="compiled") as refused:
         load_model(path, unsafe=True)
-    again = keras_2.made(family.with_lambda)
-    again.load_weights(path)
-    keras_2.check(model, keras_2.save(again, tmp_path / "new.h5"), unsafe=True)
+    keras_2.follow(str(refused.value), tmp_path, monkeypatch, model=family.with_lambda(keras))
+    keras_2.check(model, tmp_path / "old-rebuilt.keras", unsafe=True)
+
+
+def test_the_advice_for_code_of_another_python_in_a_file_of_keras_3_ends_in_a_model(
+    keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family.with_lambda(keras).save(tmp_path / "old.keras")
+    monkeypatch.setattr("export.source.lambdas._is_of_this_python", lambda _code: False)
+    with pytest.raises(ModelRefused, match="compiled") as refused:
+        load_model(tmp_path / "old.keras", unsafe=True)
+    keras_2.follow(str(refused.value), tmp_path, monkeypatch, model=family.with_lambda(keras))
+    monkeypatch.undo()
+    assert load_model(tmp_path / "old-rebuilt.keras", unsafe=True).classes == 4

@@ -18,6 +18,7 @@ from export.source.network import KerasNetwork
 from export.source.stochastic import keep_identity
 from tests.agreement import assert_close_to_scale
 from tests.export import family, keras_2
+from tests.export.folders import save_folder
 
 
 @pytest.mark.parametrize("name", ["w.h5", "w.weights.h5", "whole.h5", "whole.keras", "w"])
@@ -79,6 +80,41 @@ def test_missing_and_superfluous_weights_are_refused(keras: Any, tmp_path: Path)
     pointer.write_text("version https://git-lfs.github.com/spec/v1")
     with pytest.raises(ModelRefused, match="is a Git LFS pointer"):
         load_model(tmp_path / "model.json", weights=pointer)
+
+
+@pytest.mark.parametrize("name", ["model.h5", "model.keras", "folder", "model.json"])
+def test_the_advice_for_a_model_that_keras_cannot_load_ends_in_the_same_model(
+    keras: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, path, weights = keras_2.made(keras_2.shared_models), tmp_path / name, None
+    if name == "folder":
+        save_folder(model, path)
+    elif name == "model.json":
+        path.write_text(model.to_json())
+        weights = tmp_path / "w.h5"
+        model.save_weights(weights)
+    else:
+        keras_2.save(model, path)
+    with monkeypatch.context() as patched:
+        patched.setattr("export.source.keras_2.build.make_layer", lambda *_arguments, **_options: 1 / 0)
+        with pytest.raises(ModelRefused, match="Keras could not load") as refused:
+            load_model(path, weights=weights)
+    built = {"model": keras_2.shared_models(keras), "old": keras_2.shared_models(family.import_keras_2())}
+    keras_2.follow(str(refused.value), tmp_path, monkeypatch, **built)
+    (rebuilt,) = tmp_path.glob("*-rebuilt.keras")
+    keras_2.check(model, rebuilt)
+
+
+def test_superfluous_weights_are_refused_with_code_that_writes_the_layers(
+    keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = keras_2.made(keras_2.classifier)
+    whole = keras_2.save(model, tmp_path / "whole.h5")
+    with pytest.raises(OptionRefused) as refused:
+        load_model(whole, weights=whole)
+    monkeypatch.chdir(tmp_path)
+    exec(refused.value.next_step.partition("JSON file: ")[2].partition("; then")[0], {})  # noqa: S102
+    keras_2.check(model, tmp_path / "model.json", weights=whole)
 
 
 def test_weights_of_another_model_are_refused_with_both_lists(keras: Any, tmp_path: Path) -> None:

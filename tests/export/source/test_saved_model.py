@@ -329,7 +329,7 @@ def test_a_pointer_of_git_lfs_in_a_folder_is_named(name: str, saved: Path) -> No
     (saved / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n")
     message = refusal(saved)
     assert f"{saved / name} is a pointer of Git LFS" in message
-    assert "run git lfs pull" in message
+    assert f"cd '{(saved / name).parent}' && git lfs pull" in message
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
@@ -403,7 +403,9 @@ def test_folders_of_other_kinds_are_named(tmp_path: Path) -> None:
     folder.mkdir()
     assert "is a folder without a file saved_model.pb" in refusal(folder)
     (folder / "model.json").write_text('{"format": "layers-model", "modelTopology": {}, "weightsManifest": []}')
-    assert "contains a model of TensorFlow.js" in refusal(folder)
+    message = refusal(folder)
+    assert "contains a model of TensorFlow.js" in message
+    assert f"--output_format=keras '{folder / 'model.json'}' model.h5" in message
 
 
 def test_a_graph_of_tensorflow_1_is_named_with_a_way_to_its_weights(

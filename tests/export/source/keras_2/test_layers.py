@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from export.errors import ModelRefused
 from export.source.keras_2.layers import make_layer, plain
 from export.source.load import load_model
 from tests.export import keras_2
+from tests.export.family import import_keras_2
+from tests.export.folders import save_folder
+from tests.export.source.test_saved_model import make_net
 
 
 def made(kind: str, **config: Any) -> Any:
@@ -49,6 +54,45 @@ def test_a_setting_with_an_effect_is_refused_by_name(
     with pytest.raises(ModelRefused) as caught:
         made(kind, **settings)
     assert f"({kind}) has the setting {found}" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.h5", "model.keras", "folder"])
+def test_the_advice_for_a_setting_with_an_effect_ends_in_a_model(
+    keras: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(library: Any, **settings: Any) -> Any:
+        layers = library.layers
+        image = library.Input((6, 6, 1))
+        x = layers.GRU(5, name="rows", **settings)(layers.Reshape((6, 6))(image))
+        return library.Model(image, layers.Dense(4, activation="softmax")(layers.Dropout(0.3)(x)))
+
+    model = keras_2.made(partial(build, time_major=True))
+    path = save_folder(model, tmp_path / name) if name == "folder" else keras_2.save(model, tmp_path / name)
+    with pytest.raises(ModelRefused, match="has the setting time_major=True") as refused:
+        load_model(path)
+    again = build(import_keras_2())
+    weights = path / "variables" / "variables" if path.is_dir() else path
+    keras_2.follow(str(refused.value), tmp_path, monkeypatch, model=again, FILE=weights)
+    keras_2.check(again, tmp_path / "rebuilt.h5")
+
+
+def test_a_class_in_a_keras_file_of_keras_2_is_refused_with_a_way_to_its_weights(
+    keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, images = make_net(import_keras_2()), np.zeros((1, 4, 4, 3), np.float32)
+    model = kind()
+    model(images)
+    kind.get_config = lambda _model: {"units": 5}
+    model.save(tmp_path / "net.keras")
+    with pytest.raises(ModelRefused, match="is of the class Net") as refused:
+        load_model(tmp_path / "net.keras")
+    again = make_net(keras)()
+    again(images)
+    monkeypatch.setattr(type(again), "get_config", lambda _model: {"units": 5})
+    keras_2.follow(str(refused.value), tmp_path, monkeypatch, model=again, FILE=tmp_path / "net.keras")
+    loaded = load_model(tmp_path / "rebuilt.keras", custom_objects={"Net": make_net(keras)})
+    assert len(loaded.sites) == 1
+    np.testing.assert_array_equal(again.blocks[0].kernel, model.blocks[0].kernel)
 
 
 def test_unknown_classes_and_activations_are_refused_by_name(keras: Any) -> None:
