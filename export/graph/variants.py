@@ -14,6 +14,9 @@ from onnx import TensorProto, helper
 from export.contract.metadata import DOMAIN, Site
 from export.graph.conditions import require
 
+_RESHAPES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
+"""Operators that keep the order of the values."""
+
 
 def with_rate(model: onnx.ModelProto, rate: float) -> onnx.ModelProto:
     """A copy in which every site has the given rate; with rate 0, the noise functions return their inputs."""
@@ -107,17 +110,31 @@ def site_values(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
     return {name: (node.input[0], node.output[0]) for name, node in _site_nodes(model).items()}
 
 
+def seeded_nodes(model: onnx.ModelProto) -> list[str]:
+    """Names, or else types, of the operations with an attribute `seed`, in the graph and in its functions."""
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    return [node.name or node.op_type for node in nodes if any(one.name == "seed" for one in node.attribute)]
+
+
 def value_before_activation(model: onnx.ModelProto) -> str | None:
-    """Name of the value from which a softmax or sigmoid computes the output; None for any other operation."""
-    node = last_operation(model)
+    """Name of the value from which a softmax or sigmoid computes the output; None for any other operation.
+
+    The output may have another shape than this value, if operations between them only reshape.
+    """
+    node = _computed_by(model, ("Identity", "Cast", *_RESHAPES))
     return node.input[0] if node is not None and node.op_type in ("Sigmoid", "Softmax") else None
 
 
 def last_operation(model: onnx.ModelProto) -> onnx.NodeProto | None:
     """The node that computes the output, without nodes that only cast or copy; None if no node computes it."""
+    return _computed_by(model, ("Identity", "Cast"))
+
+
+def _computed_by(model: onnx.ModelProto, skipped: Sequence[str]) -> onnx.NodeProto | None:
+    """The node that computes the output, without nodes of the skipped operators; None if no node computes it."""
     producers = {name: node for node in model.graph.node for name in node.output}
     node = producers.get(model.graph.output[0].name)
-    while node is not None and node.op_type in ("Identity", "Cast"):
+    while node is not None and node.op_type in skipped:
         node = producers.get(node.input[0])
     return node
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -31,11 +32,20 @@ _DRAWS = 20_000
 _DROPS = 100
 """Minimum expected number of dropped elements, and of kept elements, for each site."""
 
-_MOST_DRAWS = 2**20
+_MOST_ELEMENTS = 2**17
 """Maximum number of elements of a row; the axes of larger inputs are shortened."""
 
+_MOST_DRAWS = 2**18
+"""Maximum number of elements that a site draws in a session run, even if a tiny rate would need more."""
+
+_PAIR_DRAWS = 2**14
+"""Maximum number of elements in each pass for the comparison of two sites."""
+
 _TOLERANCE = 1e-5
-"""Maximum difference of a drawn value from its two possible values."""
+"""Maximum difference of a drawn value from its two possible values, relative to the larger one."""
+
+_EPSILON = 2.0**-23
+"""Relative distance of adjacent float32 numbers; `1 - rate` has an error of up to half of it."""
 
 _QUARTILE = 0.6744897501960817
 """Third quartile of the standard normal distribution, in standard deviations from the mean."""
@@ -71,16 +81,20 @@ class Count:
 
 
 def rows_for(site: Site) -> int:
-    """Even number of rows with which `PASSES` runs draw enough elements of a site."""
+    """Even number of rows with which `PASSES` runs draw enough elements of a site, within `_MOST_DRAWS`."""
     rare = 1 if site.kind in GAUSSIAN_KINDS else 2 * min(site.rate, 1 - site.rate)
     elements = math.prod(own for own, shared in zip(drawn_shape(site), _shared_axes(site), strict=True) if not shared)
-    return 2 * max(1, math.ceil(max(_DRAWS, 2 * _DROPS / rare) / (2 * PASSES * elements)))
+    wanted = max(_DRAWS, 2 * _DROPS / rare) / PASSES
+    return 2 * max(1, math.ceil(min(wanted, _MOST_DRAWS) / (2 * elements)))
 
 
 def drawn_shape(site: Site) -> tuple[int, ...]:
-    """Shape of a row for which a site draws in the test: the site's, with the longest axes halved if it is large."""
-    shape = list(site.shape)
-    while math.prod(shape) > _MOST_DRAWS:
+    """Shape of a row for which a site draws in the test.
+
+    It is the site's shape with two positions along each shared axis, and with the longest axes halved if it is large.
+    """
+    shape = [min(size, 2) if shared else size for size, shared in zip(site.shape, _shared_axes(site), strict=True)]
+    while math.prod(shape) > _MOST_ELEMENTS:
         longest = shape.index(max(shape))
         shape[longest] = (shape[longest] + 1) // 2
     return tuple(shape)
@@ -113,10 +127,10 @@ def count_draws(
         axes = [("two passes", 0), ("two rows", 1)]
         axes += [(f"two positions on axis {axis - 1}", axis) for axis in range(2, mask.ndim)]
         counts += [_count_equal(site, what, mask, axis, rng) for what, axis in axes if mask.shape[axis] > 1]
-    for one, other, mask, following in zip(sites, sites[1:], masks, masks[1:], strict=False):
-        flat, other_flat = mask.reshape(PASSES, -1), following.reshape(PASSES, -1)
-        length = min(flat.shape[1], other_flat.shape[1])
-        equal = flat[:, :length] == other_flat[:, :length]
+    flat = [mask.reshape(PASSES, -1)[:, :_PAIR_DRAWS] for mask in masks]
+    for (one, mask), (other, other_mask) in combinations(zip(sites, flat, strict=True), 2):
+        length = min(mask.shape[1], other_mask.shape[1])
+        equal = mask[:, :length] == other_mask[:, :length]
         chances = _split_probability(one), _split_probability(other)
         probability = chances[0] * chances[1] + (1 - chances[0]) * (1 - chances[1])
         counts.append(Count(one.name, f"equal elements with {other.name}", int(equal.sum()), equal.size, probability))
@@ -179,7 +193,7 @@ def _own_values(site: Site, values: NDArray[np.float32], who: str) -> NDArray[np
                     next_step=NEXT_STEP,
                 )
             values = first
-    if not np.isfinite(values).all() or (site.kind not in GAUSSIAN_KINDS and _distance(site, values) > _TOLERANCE):
+    if not np.isfinite(values).all() or (site.kind not in GAUSSIAN_KINDS and not _are_possible(site, values)):
         found = sorted({float(one) for one in np.unique(values)[:4].tolist()})
         wanted = "finite factors" if site.kind in GAUSSIAN_KINDS else f"{possible_values(site)}"
         raise VerificationFailed(
@@ -190,10 +204,11 @@ def _own_values(site: Site, values: NDArray[np.float32], who: str) -> NDArray[np
     return values
 
 
-def _distance(site: Site, values: NDArray[np.float32]) -> float:
-    """Maximum distance of a value from the nearest possible one."""
+def _are_possible(site: Site, values: NDArray[np.float32]) -> bool:
+    """Whether each value is one of the two possible ones, up to the rounding of float32."""
     dropped, kept = possible_values(site)
-    return float(np.minimum(np.abs(values - dropped), np.abs(values - kept)).max())
+    distance = float(np.minimum(np.abs(values - dropped), np.abs(values - kept)).max())
+    return distance <= (_TOLERANCE + _EPSILON / (1 - site.rate)) * max(abs(dropped), abs(kept))
 
 
 def _split(site: Site, values: NDArray[np.float32]) -> NDArray[np.bool_]:

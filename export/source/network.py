@@ -21,18 +21,29 @@ from export.source.noise import NoiseLayer
 from export.source.norms import NormInputs, norms_recorded
 from export.source.stochastic import Behaviour, NoiseRecorder, keep_identity, noise_replaced
 
+_AS_TRAINED = "as trained"
+"""Key of the trace in the precision of the model."""
+
+_OTHER_ROUNDINGS = 3
+"""Number of passes in `KerasReference.other_roundings`."""
+
 
 class Network(Protocol):
     """A loaded network, independent of the framework."""
 
-    def forward(self, images: Any, behaviour: Behaviour, *, training: bool = False) -> Any:
+    def forward(self, images: Any, behaviour: Behaviour, *, training: bool = False, precision: str = "float32") -> Any:
         """The output `float32 [N, C]` for `float32 [N, H, W, C]`, with `behaviour` in place of the noise layers' calls.
 
         `training` is True only in `export.source.hidden`, which searches for noise that Keras disables in inference.
+        `precision` is the type in which all layers except the kept noise layers compute, float32 or float64.
         """
 
-    def forward_as_trained(self, images: Any) -> Any | None:
-        """The output without noise, in the precision of the model; None if that precision is float32."""
+    @property
+    def has_other_precision(self) -> bool:
+        """Whether a layer of the model computes in another precision than float32."""
+
+    def forward_as_trained(self, images: Any) -> Any:
+        """The output without noise, computed in the precision of the model."""
 
     def large_weights(self, at_least: int) -> list[Any]:
         """The weights with at least `at_least` bytes in float32."""
@@ -58,15 +69,18 @@ class KerasNetwork:
         self.kept = tuple(kept)
         self._output = output
 
-    def forward(self, images: Any, behaviour: Behaviour, *, training: bool = False) -> Any:
+    def forward(self, images: Any, behaviour: Behaviour, *, training: bool = False, precision: str = "float32") -> Any:
         """See `Network.forward`."""
-        with in_float32(self.model):
+        with in_precision(self.model, precision, [source.layer for source in self.kept]):
             return self._call(images, behaviour, training=training)
 
-    def forward_as_trained(self, images: Any) -> Any | None:
+    @property
+    def has_other_precision(self) -> bool:
+        """See `Network.has_other_precision`."""
+        return bool(other_precisions(self.model))
+
+    def forward_as_trained(self, images: Any) -> Any:
         """See `Network.forward_as_trained`."""
-        if not other_precisions(self.model):
-            return None
         return self._call(images, keep_identity, training=False)
 
     def large_weights(self, at_least: int) -> list[Any]:
@@ -135,7 +149,7 @@ class KerasReference:
     def __init__(self, network: Network, preprocessing: Preprocessing) -> None:
         self._network = network
         self._preprocessing = preprocessing
-        self._compiled: dict[tuple[bool, bool], Any] = {}
+        self._compiled: dict[tuple[str, bool, bool], Any] = {}
 
     def under(self, preprocessing: Preprocessing) -> KerasReference:
         """The reference of the same network under another preprocessing with the same order of the axes."""
@@ -151,53 +165,77 @@ class KerasReference:
         """Outputs `[B, C]` without dropout."""
         return self.without_noise(images).outputs
 
-    def as_trained(self, images: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """Outputs `[B, C]` without dropout, in the precision of the model; None if that precision is float32."""
-        outputs = self._network.forward_as_trained(self._preprocessing.apply(images))
-        return None if outputs is None else np.asarray(outputs, np.float32)
+    def as_trained(self, images: NDArray[np.uint8]) -> KerasPass | None:
+        """A pass without dropout in the precision of the model; None if that precision is float32."""
+        if not self._network.has_other_precision:
+            return None
+        return self._run(self._preprocessing.apply(images), None, _AS_TRAINED)
 
     def without_noise(self, images: NDArray[np.uint8]) -> KerasPass:
         """A pass without dropout on `uint8 [B, H, W, C]`."""
-        return self._run(images, seed=None)
+        return self._run(self._preprocessing.apply(images), None)
 
     def draw(self, images: NDArray[np.uint8], seed: int) -> KerasPass:
         """A pass on `uint8 [B, H, W, C]` with new noise for every row; equal seeds give equal noise.
 
         All other layers are in inference mode, and the states of the layers' own generators do not change.
         """
-        return self._run(images, seed)
+        return self._run(self._preprocessing.apply(images), seed)
 
-    def _run(self, images: NDArray[np.uint8], seed: int | None) -> KerasPass:
-        """A pass; compiled with XLA if TensorFlow lacks channels-first kernels for this CPU."""
+    def other_roundings(self, images: NDArray[np.uint8], seed: int | None) -> list[KerasPass]:
+        """The pass of `draw`, or of `without_noise` if `seed` is None, with other rounding errors.
+
+        The layers compute in float64, if the model supports it, and the pixels differ by rounding errors of float32.
+        Therefore the differences from the pass in float32 contain its own rounding errors and their amplification.
+        """
         import tensorflow as tf
 
-        pixels, number = tf.constant(self._preprocessing.apply(images)), tf.constant(seed or 0, tf.int32)
+        pixels, rng = self._preprocessing.apply(images), np.random.default_rng(0)
+        passes = []
+        for _ in range(_OTHER_ROUNDINGS):
+            # Absolute values only grow, because a model may truncate its inputs to integers.
+            changed = (pixels * (1 + rng.integers(0, 3, pixels.shape) * 2.0**-23)).astype(np.float32)
+            try:
+                passes.append(self._run(changed, seed, "float64"))
+            except (TypeError, ValueError, tf.errors.OpError):  # a layer of the model requires float32
+                passes.append(self._run(changed, seed))
+        return passes
+
+    def _run(self, images: NDArray[np.float32], seed: int | None, precision: str = "float32") -> KerasPass:
+        """A pass on preprocessed pixels; compiled with XLA if TensorFlow lacks channels-first kernels for this CPU."""
+        import tensorflow as tf
+
+        pixels, number = tf.constant(images), tf.constant(seed or 0, tf.int32)
         noisy, shape = seed is not None, pixels.shape[1:]
         try:
-            values = self._function(noisy, shape, jit_compile=False)(pixels, number)
+            values = self._function(precision, noisy, shape, jit_compile=False)(pixels, number)
         except (tf.errors.UnimplementedError, tf.errors.InvalidArgumentError):
             if not self._preprocessing.channels_first:
                 raise
-            values = self._function(noisy, shape, jit_compile=True)(pixels, number)
+            values = self._function(precision, noisy, shape, jit_compile=True)(pixels, number)
         outputs, before, noise, norms = values
         return KerasPass(
             outputs.numpy(),
-            None if before is None else before.numpy(),
+            None if before is None else before.numpy().astype(np.float32, copy=False),
             {name: Noise(factor.numpy(), shift.numpy()) for name, (factor, shift) in noise.items()},
             tuple(NormInputs(*(tensor.numpy() for tensor in norm)) for norm in norms),
         )
 
-    def _function(self, noisy: bool, shape: Any, *, jit_compile: bool) -> Any:
+    def _function(self, precision: str, noisy: bool, shape: Any, *, jit_compile: bool) -> Any:
         """The traced network, from pixels and a seed to the tensors of a `KerasPass`."""
         import tensorflow as tf
 
         def compute(pixels: Any, seed: Any) -> Any:
             recorder = NoiseRecorder(seed)
             with norms_recorded() as norms:
-                outputs = self._network.forward(pixels, recorder if noisy else keep_identity)
+                if precision == _AS_TRAINED:
+                    outputs = self._network.forward_as_trained(pixels)
+                else:
+                    behaviour = recorder if noisy else keep_identity
+                    outputs = self._network.forward(pixels, behaviour, precision=precision)
             return outputs, _before_activation(outputs), recorder.noise, norms
 
-        key = (noisy, jit_compile)
+        key = (precision, noisy, jit_compile)
         if key not in self._compiled:
             function = tf.function(compute, jit_compile=jit_compile or None)
             signature = tf.TensorSpec([None, *shape], tf.float32), tf.TensorSpec([], tf.int32)
@@ -206,11 +244,13 @@ class KerasReference:
 
 
 def _before_activation(outputs: Any) -> Any | None:
-    """The tensor in a trace from which a softmax or sigmoid computes the outputs; None for any other operation."""
+    """The values in a trace from which a softmax or sigmoid computes the outputs; None for any other operation."""
+    import tensorflow as tf
+
     operation = outputs.op
-    while operation.type in ("Cast", "Identity"):
+    while operation.type in ("Cast", "Identity", "Reshape", "Squeeze", "ExpandDims"):
         operation = operation.inputs[0].op
-    return operation.inputs[0] if operation.type in ("Sigmoid", "Softmax") else None
+    return tf.reshape(operation.inputs[0], tf.shape(outputs)) if operation.type in ("Sigmoid", "Softmax") else None
 
 
 def reason_in(error: Exception) -> str:
@@ -235,31 +275,37 @@ def other_precisions(model: Any) -> tuple[str, ...]:
 
 
 @contextmanager
-def in_float32(model: Any) -> Iterator[None]:
-    """Within the block, all layers compute in float32; variables are cast when they are read.
+def in_precision(model: Any, precision: str, in_float32: Sequence[Any] = ()) -> Iterator[None]:
+    """Within the block, all layers compute in another precision; variables are cast when they are read.
 
     Half precision is a means to train faster. It is not exported, because onnxruntime has few half-precision kernels on
     the CPU, and because uncertainty scores are differences of nearly equal numbers.
+
+    Args:
+        model: the Keras model.
+        precision: `float32` or `float64`.
+        in_float32: layers that compute in float32 in any case.
     """
     import keras
 
-    class Float32(keras.dtype_policies.DTypePolicy):  # type: ignore[misc]
-        """Policy that computes in float32 and keeps the type of the variables."""
+    class Policy(keras.dtype_policies.DTypePolicy):  # type: ignore[misc]
+        """Policy that computes in another type and keeps the type of the variables."""
 
-        def __init__(self, variable_dtype: str) -> None:
-            super().__init__("float32")
+        def __init__(self, compute_dtype: str, variable_dtype: str) -> None:
+            super().__init__(compute_dtype)
             self._kept = variable_dtype
 
         @property
         def variable_dtype(self) -> str:
             return self._kept
 
+    exceptions = {id(layer) for layer in in_float32}
     with ExitStack() as stack:
         for layer in _layers_with_policy(model):
-            policy = layer.dtype_policy
-            if policy.compute_dtype != "float32":
+            policy, wanted = layer.dtype_policy, "float32" if id(layer) in exceptions else precision
+            if policy.compute_dtype != wanted:
                 stack.callback(setattr, layer, "dtype_policy", policy)
-                layer.dtype_policy = Float32(policy.variable_dtype)
+                layer.dtype_policy = Policy(wanted, policy.variable_dtype)
         yield
 
 

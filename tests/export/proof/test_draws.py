@@ -87,6 +87,15 @@ def test_two_sites_with_one_mask_are_found() -> None:
         check_counts(count_draws([one, other], drawn, np.random.default_rng(0)))
 
 
+def test_two_sites_with_one_mask_are_found_across_a_site_between_them() -> None:
+    sites = [site(0.25, (64,)), site(0.4, (64,)), site(0.25, (64,))]
+    rng = np.random.default_rng(2)
+    drawn = [draw(of, rng) for of in sites]
+    check_counts(count_draws(sites, drawn, rng))
+    with pytest.raises(VerificationFailed, match=r"equal elements with site_0\.25"):
+        check_counts(count_draws(sites, [*drawn[:2], drawn[0]], rng))
+
+
 def test_a_kept_element_that_is_not_scaled_is_found() -> None:
     of = site(0.25, (64,))
     with pytest.raises(VerificationFailed, match=r"draws the values \[0\.0, 1\.0\]"):
@@ -108,9 +117,18 @@ def test_the_noise_of_the_keras_layer_is_counted_too() -> None:
 
 
 def test_large_inputs_are_shortened_and_rare_drops_get_more_rows() -> None:
-    assert drawn_shape(site(0.5, (512, 512, 64))) == (128, 128, 64)
+    assert drawn_shape(site(0.5, (512, 512, 64))) == (32, 64, 64)
     assert drawn_shape(site(0.5, (64,))) == (64,)
     assert rows_for(site(0.5, (512, 512, 64))) == 2
     assert rows_for(site(0.5, (1,))) * PASSES >= 20_000
     assert rows_for(site(1e-4, (1,))) * PASSES * 1e-4 >= 100
     assert rows_for(site(0.05, (12, 12, 8), "MCBroadcastDropout", (1, 1, 1))) * PASSES >= 20_000
+
+
+def test_memory_of_the_draws_is_bounded() -> None:
+    """Up to 2,500 rows are drawn for a mask of one element, so its shared axes are shortened to two positions."""
+    path = site(0.2, (112, 112, 96), "MCBroadcastDropout", (1, 1, 1))
+    assert drawn_shape(path) == (2, 2, 2)
+    assert drawn_shape(site(0.2, (1, 40, 8), "MCBroadcastDropout", (1, 1, 8))) == (1, 2, 8)
+    for of in (path, site(1e-9, (64,)), site(1e-9, (1,)), site(0.5, (512, 512, 64))):
+        assert rows_for(of) * np.prod(drawn_shape(of)) * PASSES <= 2**21

@@ -87,8 +87,31 @@ def test_dropout_that_is_dead_in_the_whole_graph_alone_is_found(article: Exporte
     def write(graph: onnx.ModelProto, name: str) -> Path:
         return article.subject.write(with_rate(graph, 0.0) if "half" in name else graph, name)
 
-    with pytest.raises(VerificationFailed, match="are equal in all session runs"):
+    with pytest.raises(VerificationFailed, match="is equal in all session runs"):
         verify_model(replace(article.subject, write=write), article.reference)
+
+
+def test_dropout_behind_another_site_that_is_dead_in_the_whole_graph_is_found(article: Exported) -> None:
+    """The outputs of the second site change with those of the first, but its own noise does not."""
+
+    def write(graph: onnx.ModelProto, name: str) -> Path:
+        if "half" in name:
+            graph = with_rate(graph, 0.5)
+            second = [node for node in graph.graph.node if node.name == "dropout_1"]
+            next(one for one in second[0].attribute if one.name == "rate").f = 0.0
+        return article.subject.write(graph, name)
+
+    with pytest.raises(VerificationFailed, match="noise of the dropout layers dropout_1 is equal"):
+        verify_model(replace(article.subject, write=write), article.reference)
+
+
+def test_random_operations_with_a_fixed_seed_are_found(article: Exported) -> None:
+    def change(graph: onnx.ModelProto) -> None:
+        random = next(node for node in graph.functions[0].node if node.op_type == "RandomUniformLike")
+        random.attribute.append(onnx.helper.make_attribute("seed", 1.0))
+
+    with pytest.raises(VerificationFailed, match="have a fixed seed"):
+        verify_model(changed(article, change), article.reference)
 
 
 def test_a_wrong_scale_is_found(article: Exported) -> None:
@@ -169,3 +192,122 @@ def test_a_network_whose_dropout_meets_zeros_alone_passes(keras: Any, tmp_path: 
     )
     exported = export_subject(model, tmp_path, scale=1 / 255)
     assert verify_model(exported.subject, exported.reference).changing_sites == 0
+
+
+def dense(keras: Any, width: int = 16, rate: float = 0.5, shape: tuple[int, ...] = (8, 8, 1), **last: Any) -> Any:
+    """A network of one hidden layer, with the settings of its last layer."""
+    layers = keras.layers
+    hidden = [layers.Flatten(), layers.Dense(width, activation="relu"), layers.Dropout(rate)]
+    return keras.Sequential(
+        [keras.Input(shape), *hidden, layers.Dense(**{"units": 3, "activation": "softmax", **last})]
+    )
+
+
+def steep(keras: Any, depth: int, gain: float) -> Any:
+    """A network of sines that amplifies each difference by more than `gain` in each layer."""
+    image = keras.Input((8, 8, 1))
+    x = keras.layers.Flatten()(image)
+    for _ in range(depth):
+        x = keras.ops.sin(gain * keras.layers.Dense(64)(x))
+    return keras.Model(image, keras.layers.Dense(3, activation="softmax")(keras.layers.Dropout(0.5)(x)))
+
+
+def standardized(keras: Any) -> Any:
+    """A network that divides by the contrast of each patch, which is 0 in the surfaces of some test images."""
+    layers = keras.layers
+    image = keras.Input((28, 28, 1))
+    mean = layers.AveragePooling2D(4)(image)
+    variance = layers.AveragePooling2D(4)(image * image) - mean * mean
+    x = layers.Dropout(0.5)(layers.Dense(16, activation="relu")(layers.Flatten()(mean / keras.ops.sqrt(variance))))
+    return keras.Model(image, layers.Dense(3, activation="softmax")(x))
+
+
+def small_variance(keras: Any) -> Any:
+    """A network whose normalization subtracts 1000 times more than what it divides by."""
+    layers = keras.layers
+    norm = layers.BatchNormalization(epsilon=1e-9)
+    bias = keras.initializers.Constant(100.0)
+    body = [layers.Conv2D(8, 3, bias_initializer=bias), norm, layers.ReLU(), layers.Flatten(), layers.Dropout(0.5)]
+    model = keras.Sequential([keras.Input((28, 28, 1)), *body, layers.Dense(3, activation="softmax")])
+    norm.moving_mean.assign(norm.moving_mean + 100.0)
+    norm.moving_variance.assign(norm.moving_variance * 1e-5)
+    return model
+
+
+def half_saturated(keras: Any) -> Any:
+    """A network in half precision whose logits are so large that their rounding decides between the classes."""
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        model = dense(keras, units=2)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    kernel = model.layers[-1].kernel
+    same = np.repeat(np.asarray(kernel)[:, :1], 2, axis=1)
+    kernel.assign(3000 * same + 30 * np.asarray(kernel))
+    return model
+
+
+CORRECT: Mapping[str, Callable[[Any], Any]] = {
+    "a high rate": lambda keras: dense(keras, rate=0.99),
+    "a low rate": lambda keras: dense(keras, rate=1e-7),
+    "one unit": lambda keras: dense(keras, width=1),
+    "amplified rounding": lambda keras: steep(keras, depth=4, gain=8.0),
+    "no contrast": standardized,
+    "a small learned variance": small_variance,
+    "weights below the smallest float32": lambda keras: dense(
+        keras, kernel_initializer=keras.initializers.Constant(1e-42)
+    ),
+    "half precision, saturated": half_saturated,
+    "a large bias": lambda keras: dense(keras, bias_initializer=keras.initializers.Constant(1e6)),
+}
+
+
+@pytest.mark.parametrize("name", CORRECT)
+def test_correct_networks_with_large_rounding_errors_pass(keras: Any, name: str, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(1)
+    exported = export_subject(CORRECT[name](keras), tmp_path, scale=1 / 255)
+    for seed in range(3):
+        verify_model(exported.subject, exported.reference, seed=seed)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"bias_initializer": 2000.0},  # 1 % of the kernel is 1e-6 of the outputs
+        {"kernel_initializer": 1e-9},
+    ],
+    ids=["large bias", "small outputs"],
+)
+def test_a_wrong_kernel_is_found_at_every_scale_of_a_regression(keras: Any, last: Any, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(1)
+    chosen = {name: keras.initializers.Constant(value) for name, value in last.items()}
+    exported = export_subject(
+        dense(keras, activation="linear", **chosen), tmp_path, scale=1 / 255, output_kind="regression"
+    )
+    verify_model(exported.subject, exported.reference)
+
+    def change(graph: onnx.ModelProto) -> None:
+        (kernel,) = (one for one in graph.graph.initializer if list(one.dims) == [16, 3])
+        kernel.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(kernel) * 1.01, kernel.name))
+
+    with pytest.raises(VerificationFailed, match="an output differs from Keras"):
+        verify_model(changed(exported, change), exported.reference)
+
+
+def test_a_saturated_softmax_with_a_reshape_behind_it_hides_no_differences(keras: Any, tmp_path: Path) -> None:
+    """Masks of two sites are swapped; the softmax is 0 or 1 with either mask."""
+    layers = keras.layers
+    image = keras.Input((8, 8, 1))
+    flat = layers.Flatten()(image)
+    hidden = [layers.Dropout(0.5, name=name)(layers.Dense(16, activation="relu")(flat)) for name in ("one", "other")]
+    bias = layers.Dense(2, bias_initializer=lambda shape, dtype: keras.ops.array([200.0, -200.0], dtype))
+    x = layers.Softmax()(layers.Reshape((1, 2))(bias(layers.Concatenate()(hidden))))
+    exported = export_subject(keras.Model(image, layers.Flatten()(x)), tmp_path, scale=1 / 255, output_kind="softmax")
+    verify_model(exported.subject, exported.reference)
+
+    def change(graph: onnx.ModelProto) -> None:
+        one, other = (next(node for node in graph.graph.node if node.name == name) for name in ("one", "other"))
+        one.name, other.name = other.name, one.name
+
+    with pytest.raises(VerificationFailed, match="before the last activation differs"):
+        verify_model(changed(exported, change), exported.reference)

@@ -1,0 +1,127 @@
+"""Compare values of an exported graph with those of a Keras pass, up to the rounding of float32.
+
+In: the outputs and the values before the last activation of both. Out: the largest relative difference, or
+`VerificationFailed`. Some networks amplify rounding errors: a mean over many positions, a small learned variance or a
+steep activation. Only if a difference exceeds the tolerance, the rounding error of Keras itself is measured, and the
+tolerance is raised for the rows that amplify it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.errors import VerificationFailed
+from export.source.network import KerasPass
+
+Values = NDArray[np.float32]
+OtherRoundings = Callable[[], Sequence[KerasPass]]
+"""Function that computes a Keras pass again with other rounding errors; see `KerasReference.other_roundings`."""
+
+TOLERANCE = 1e-4
+"""Maximum difference of values before the last activation, relative to their range over the images; and of outputs
+behind a softmax or sigmoid, relative to 1. A large bias does not widen the range, so it does not hide differences."""
+
+_ROUNDED = 8 * 2.0**-23
+"""Maximum difference due to rounding, relative to the largest absolute value, without a measurement of rounding."""
+
+ROUNDING_FACTOR = 10.0
+"""Maximum ratio of a difference to the measured rounding error of Keras, if it exceeds the tolerance."""
+
+_MOST_ROUNDING = 0.01
+"""Relative rounding error above which a row is not compared, because its values are noise in float32."""
+
+_SMALLEST_SCALE = 1e-30
+"""Smallest scale of values, because processors may replace values below 1e-38 by 0."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Values of an exported graph.
+
+    Attributes:
+        outputs: `[B, C]`.
+        before_activation: values before the last softmax or sigmoid, `[B, ...]`; None if the graph ends otherwise.
+    """
+
+    outputs: Values
+    before_activation: Values | None
+
+
+def compare(found: Found, keras: KerasPass, other_roundings: OtherRoundings, how: str) -> float:
+    """The largest difference from a Keras pass, relative to the scale of the values.
+
+    Rows with values in Keras that are not finite are not compared, because a network may divide by the contrast of an
+    image.
+
+    Args:
+        found: values of the exported graph.
+        keras: the pass with the same images and noise.
+        other_roundings: the same pass with other rounding errors, computed only if a difference exceeds the tolerance.
+        how: the condition that is verified, for messages.
+
+    Raises:
+        VerificationFailed: a row differs by more than rounding, or no row can be compared.
+    """
+    compared = [("an output", "outputs", 0.0)]
+    if found.before_activation is not None and keras.before_activation is not None:
+        compared = [("an output", "outputs", 1.0), ("a value before the last activation", "before_activation", 0.0)]
+    others: Sequence[KerasPass] | None = None
+    largest = 0.0
+    for what, name, floor in compared:
+        ours, wanted = getattr(found, name), _rows(getattr(keras, name))
+        usable = np.isfinite(wanted).all(axis=1)
+        scale = scale_of(wanted[usable], floor)
+        difference = difference_by_row(ours, wanted, scale)
+        tolerance = TOLERANCE * min(1.0, max(floor, _range_of(wanted[usable])) / scale) + _ROUNDED
+        rounding = np.zeros(len(wanted))
+        if np.any(difference[usable] > tolerance):
+            others = other_roundings() if others is None else others
+            rounding = np.max([difference_by_row(getattr(other, name), wanted, scale) for other in others], axis=0)
+        usable &= rounding <= _MOST_ROUNDING
+        if not usable.any():
+            raise VerificationFailed(
+                f"{how}, rounding in float32 alone changes {what} of the Keras model by {rounding.min():.2g} or "
+                "more for every test image, relative to the largest value.",
+                wanted=f"a change of at most {_MOST_ROUNDING:g}, so that outputs can be compared",
+                next_step="scale the weights of the layers that amplify rounding errors, such as steep activations "
+                "behind large weights, or divisions by values near 0",
+            )
+        exceeds = usable & (difference > np.maximum(tolerance, ROUNDING_FACTOR * rounding))
+        if exceeds.any():
+            raise VerificationFailed(
+                f"{how}, {what} differs from Keras by {difference[exceeds].max():.2g}, relative to the largest value.",
+                wanted=f"at most {tolerance:.2g}, or {ROUNDING_FACTOR:g} times the rounding error of Keras",
+                next_step="export only the first layers of the model, then more of them, to find the layer whose "
+                "output differs; replace this layer",
+            )
+        largest = max(largest, float(difference[usable].max()))
+    return largest
+
+
+def scale_of(values: Values, floor: float) -> float:
+    """The largest absolute value, at least `floor`."""
+    return max(floor, float(np.abs(values).max(initial=0.0)), _SMALLEST_SCALE)
+
+
+def _range_of(values: Values) -> float:
+    """Largest distance of a value from the mean of its column; the largest absolute value of a single row."""
+    centre = values.mean(axis=0, dtype=np.float64) if len(values) > 1 else 0.0
+    return float(np.abs(values - centre).max(initial=0.0))
+
+
+def difference_by_row(ours: Values, wanted: Values, scale: float) -> NDArray[np.float64]:
+    """Largest difference of each row, divided by `scale`, `[B]`; infinite for other shapes and for NaN."""
+    ours, wanted = _rows(ours), _rows(wanted)
+    if ours.shape != wanted.shape:
+        return np.full(len(wanted), np.inf)
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = np.abs(ours.astype(np.float64) - wanted).max(axis=1) / scale
+    return np.where(np.isnan(difference), np.inf, difference)
+
+
+def _rows(values: Values) -> Values:
+    return values.reshape(len(values), -1)
