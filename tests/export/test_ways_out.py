@@ -81,7 +81,7 @@ WAYS_OUT: dict[str, tuple[Apply, Apply, str, str]] = {
 def build(keras: Any, apply: Apply) -> Any:
     """A model with a layer of its own before the last one."""
 
-    class Own(keras.layers.Layer):  # type: ignore[misc, name-defined]
+    class Own(keras.layers.Layer):  # type: ignore[misc]
         def __init__(self, **settings: Any) -> None:
             super().__init__(**settings)
             self.drop = keras.layers.Dropout(0.3, dtype="float32", autocast=False)
