@@ -77,16 +77,16 @@ def compare(found: Found, keras: KerasPass, other_roundings: OtherRoundings, how
         scale = scale_of(wanted[usable], floor)
         difference = difference_by_row(ours, wanted, scale)
         tolerance = TOLERANCE * min(1.0, max(floor, _range_of(wanted[usable])) / scale) + _ROUNDED
-        rounding = np.zeros(len(wanted))
+        rounding = np.where(usable, 0.0, np.inf)
         if np.any(difference[usable] > tolerance):
             others = other_roundings() if others is None else others
             rounding = np.max([difference_by_row(getattr(other, name), wanted, scale) for other in others], axis=0)
         usable &= rounding <= _MOST_ROUNDING
         if not usable.any():
             raise VerificationFailed(
-                f"{how}, rounding in float32 alone changes {what} of the Keras model by {rounding.min():.2g} or "
-                "more for every test image, relative to the largest value.",
-                wanted=f"a change of at most {_MOST_ROUNDING:g}, so that outputs can be compared",
+                f"{how}, {what} of the Keras model is not finite, or changes by {rounding.min():.2g} or more with "
+                "rounding in float32 alone, relative to the largest value, for every test image.",
+                wanted=f"finite values that change by at most {_MOST_ROUNDING:g}, so that outputs can be compared",
                 next_step="scale the weights of the layers that amplify rounding errors, such as steep activations "
                 "behind large weights, or divisions by values near 0",
             )

@@ -57,7 +57,7 @@ def test_rows_may_differ_as_far_as_they_amplify_rounding() -> None:
 
 
 def test_a_network_whose_outputs_are_rounding_errors_is_refused_for_this_reason() -> None:
-    with pytest.raises(VerificationFailed, match="rounding in float32 alone changes an output"):
+    with pytest.raises(VerificationFailed, match=r"an output of the Keras model .* with rounding in float32 alone"):
         check(values(seed=1), values(), [values(seed=2)])
 
 
@@ -68,6 +68,12 @@ def test_rows_that_are_not_finite_in_keras_are_not_compared() -> None:
     ours[2, 1] = np.nan
     with pytest.raises(VerificationFailed, match="differs from Keras by inf"):
         check(ours, wanted, [wanted])
+
+
+def test_a_network_without_finite_values_is_refused() -> None:
+    wanted = np.full((3, 2), np.nan, np.float32)
+    with pytest.raises(VerificationFailed, match="is not finite, or changes by inf or more"):
+        check(wanted, wanted)
 
 
 def test_a_large_common_value_hides_no_difference() -> None:
