@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.proof import saturated
 from export.contract.inputs import PREPROCESSINGS, Preprocessing
 from export.contract.metadata import ModelContract
 from export.exporter import ExportNotice, export_file
@@ -55,24 +56,6 @@ def normalized(keras: Any, largest: float) -> Any:
     model = keras.Model(image, layers.Dense(4, activation="softmax")(x))
     if largest:
         set_norm_statistics(keras, model, largest)
-    return model
-
-
-def saturated(keras: Any, factor: float, bias: float) -> Any:
-    """A network without training whose softmax is 0 or 1."""
-    layers = keras.layers
-    keras.utils.set_random_seed(1)
-    model = keras.Sequential(
-        [
-            keras.Input((28, 28, 1)),
-            layers.Flatten(),
-            layers.Dense(64, activation="relu"),
-            layers.Dropout(0.5),
-            layers.Dense(2, activation="softmax"),
-        ]
-    )
-    kernel, _ = model.layers[-1].get_weights()
-    model.layers[-1].set_weights([kernel * factor, np.array([bias, -bias], np.float32)])
     return model
 
 
@@ -127,7 +110,8 @@ def test_mean_and_std_of_0_to_255_with_scale_1_255_give_a_warning(keras: Any) ->
 def test_saturated_networks_give_no_warning(
     keras: Any, factor: float, bias: float, preprocessing: Preprocessing
 ) -> None:
-    assert alarm(saturated(keras, factor, bias), preprocessing) is None
+    keras.utils.set_random_seed(1)
+    assert alarm(saturated(factor, bias)(keras), preprocessing) is None
 
 
 @pytest.mark.parametrize("preprocessing", [UNIT, RAW, TF])
