@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from export.contract.reader import ExportedModel, read_model
+from screen import cli
 from screen.demo import read_images
 from screen.output.lock import LOCK_NAME
 from screen.output.record import RECORD_NAME
@@ -46,6 +47,21 @@ def pytest_xdist_auto_num_workers() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(cores, memory // WORKER_BYTES, WORKERS_MAX))
+
+
+@pytest.fixture(autouse=True)
+def _no_error_without_explanation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail if a command that a test runs in its process ends with an error that the program did not raise on purpose.
+
+    A test that needs such an error is marked `unexpected`.
+    """
+    if request.node.get_closest_marker("unexpected"):
+        return
+
+    def fail(error: Exception) -> NoReturn:
+        raise AssertionError("no error of oodscreen explains this exception") from error
+
+    monkeypatch.setattr(cli, "explain_unexpected", fail)
 
 
 @pytest.fixture(scope="session")

@@ -458,6 +458,7 @@ def test_without_a_flag_json_a_failure_prints_nothing_on_standard_output(
     assert told.err.startswith("error: ")
 
 
+@pytest.mark.unexpected
 def test_an_unexpected_error_says_what_was_found_and_the_next_step(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
