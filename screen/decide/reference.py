@@ -1,13 +1,15 @@
 """Reference set: in-distribution rows from which feature distances are measured.
 
-In: digests and features of rows, batch by batch. Out: the selected rows. The selection depends on the rows' pixels
-alone, not on their order or batches.
+In: digests, features and descriptors of rows, batch by batch. Out: the selected rows. The selection depends on the
+rows' pixels alone, not on their order or batches.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
 
 REFERENCE_ROWS = 10_000
 """Maximum rows in the reference set; more rows hardly improve detection (measured in benchmarks/choice.py)."""
@@ -34,33 +36,36 @@ class ReferenceSet:
     def __init__(self, features: int) -> None:
         self._most = min(REFERENCE_ROWS, max(MIN_REFERENCE_ROWS, REFERENCE_NUMBERS // features))
         self._kept: NDArray[np.uint64] = np.zeros(0, np.uint64)
-        self._features: NDArray[np.float32] | None = None
+        self._values: tuple[Floats, Floats] | None = None
         self._seen: list[NDArray[np.uint64]] = []
 
-    def add(self, digests: NDArray[np.uint64], features: NDArray[np.float32]) -> None:
+    def add(self, digests: NDArray[np.uint64], features: Floats, descriptors: Floats) -> None:
         """Add rows; of rows with equal images, the set keeps one.
 
         Args:
             digests: `[B]`, digests of the pixels.
             features: `float32 [B, F]`.
+            descriptors: `float32 [B, D]`, by which near-copies are found.
         """
         self._seen.append(digests)
         joined = np.concatenate([self._kept, digests])
-        rows = features if self._features is None else np.concatenate([self._features, features])
+        added = (features, descriptors)
+        values = added if self._values is None else tuple(map(np.concatenate, zip(self._values, added, strict=True)))
         self._kept, first = np.unique(joined, return_index=True)
-        self._kept, self._features = self._kept[: self._most], rows[first[: self._most]]
+        self._kept = self._kept[: self._most]
+        self._values = (values[0][first[: self._most]], values[1][first[: self._most]])
 
     def all_seen(self) -> NDArray[np.uint64]:
         """The digests of all rows that were added, in the order of the calls, with repetitions."""
         return np.concatenate(self._seen) if self._seen else np.zeros(0, np.uint64)
 
-    def close(self, share: float = 1) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
-        """Digests `[N]` and features `float32 [N, F]` of the selected rows, in ascending order of the digests.
+    def close(self, share: float = 1) -> tuple[NDArray[np.uint64], Floats, Floats]:
+        """Digests `[N]`, features `[N, F]` and descriptors `[N, D]` of the selected rows, by ascending digests.
 
         Args:
             share: maximum share of the distinct rows that are selected, 0 to 1.
         """
-        if self._features is None:
-            return self._kept, np.zeros((0, 0), np.float32)
+        if self._values is None:
+            return self._kept, np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32)
         most = int(len(np.unique(self.all_seen())) * share)
-        return self._kept[:most], self._features[:most]
+        return self._kept[:most], self._values[0][:most], self._values[1][:most]

@@ -49,6 +49,8 @@ class CalibrationReport:
         rows: number of in-distribution rows that were read.
         statuses: number of rows that could not be scored, by status.
         stopping: effect of early exit; None without `--adaptive`.
+        copies: number of rows that were left out because their images are equal to those of other rows.
+        near_copies: number of rows that were left out because their images are near-copies of reference images.
     """
 
     output: Path
@@ -57,6 +59,8 @@ class CalibrationReport:
     rows: int
     statuses: dict[str, int]
     stopping: StoppingReport | None = None
+    copies: int = 0
+    near_copies: int = 0
 
     def to_json(self) -> str:
         """The report as one line of JSON."""
@@ -68,6 +72,8 @@ class CalibrationReport:
                 "rows": self.rows,
                 "reference_rows": self.reference_rows,
                 "statuses": self.statuses,
+                "copies": self.copies,
+                "near_copies": self.near_copies,
                 "adaptive": None if early is None else asdict(early),
             }
         )
@@ -78,6 +84,11 @@ class CalibrationReport:
         if self.statuses:
             counts = ", ".join(f"{status} {count}" for status, count in sorted(self.statuses.items()))
             lines.append(f"  not scored     {sum(self.statuses.values())} of {self.rows} ({counts})")
+        if self.copies or self.near_copies:
+            lines.append(
+                f"  left out       {self.copies} copies of other rows, {self.near_copies} near-copies of reference "
+                "images"
+            )
         early = self.stopping
         if early is not None:
             lines.append(
@@ -127,8 +138,8 @@ def describe_lines(calibration: Calibration) -> list[str]:
         *(f"  features       {group}: {text}" for group, text in calibration.features),
         f"  flags          ood_score > {calibration.threshold:.4g} nats, which is p_value <= "
         f"{calibration.review_rate:g}",
-        f"  review rate    {expected_rate(calibration):.2%} of rows like those of the calibration set; with this many "
-        f"rows the true rate is between {low:.2%} and {high:.2%}, 19 times in 20",
+        f"  review rate    {expected_rate(calibration):.2%} of distinct images like those of the calibration set; with "
+        f"this many rows the true rate is between {low:.2%} and {high:.2%}, 19 times in 20",
         f"  self-test      share of made-up images that would be flagged: {describe_self_test(calibration.self_test)}",
     ]
 

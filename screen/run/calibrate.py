@@ -7,7 +7,8 @@ If a distance is a detector, the rows or the reference shards are read first to 
 passes are run. The rows are then read for the T passes, and with `--adaptive` once more for the early exit. At the end,
 made-up images of several kinds are scored (`screen.run.self_test`). The digest of a row's pixels determines whether the
 row belongs to the reference set, the fitting set or the calibration set. The split therefore does not depend on the
-order of rows or shards, and equal images are always in the same set.
+order of rows or shards. Of rows with equal images one is used, and near-copies of reference rows are left out: the
+scores of the calibration set must be those of images that are not known already.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from screen.config import RunConfig
 from screen.decide.adaptive import entropy_limits, refuse_early_exit
 from screen.decide.calibration import Binding, Calibration, is_calibration
 from screen.decide.config import CalibrationConfig
+from screen.decide.copies import MAX_SHARE, WARNING_SHARE, NearCopies, describe_images
 from screen.decide.detectors import HIGH_IS_UNUSUAL, CombinedScore, Detector
 from screen.decide.reference import MIN_REFERENCE_ROWS, REFERENCE_SHARE, ReferenceSet
 from screen.decide.request import (
@@ -35,14 +37,7 @@ from screen.decide.request import (
     choose_detectors,
     no_detector,
 )
-from screen.decide.row_sets import (
-    FITTING_SHARE,
-    MIN_FITTING_ROWS,
-    least_rows,
-    min_calibration_rows,
-    split_rows,
-    threshold_rank,
-)
+from screen.decide.row_sets import FITTING_SHARE, least_rows, split_rows
 from screen.decide.scores import score_columns
 from screen.engine.distance import DEFAULT_METRICS, DISTANCES, NeighbourDistance, fit_distance, group_of
 from screen.engine.early_exit import EarlyExitEngine
@@ -93,7 +88,14 @@ def run_calibration(
     digest = calibration.save(Path(output))
     saved = replace(calibration, digest=digest)
     return CalibrationReport(
-        Path(output), saved, reference_rows, process.rows, dict(sorted(process.statuses.items())), stopping
+        Path(output),
+        saved,
+        reference_rows,
+        process.rows,
+        dict(sorted(process.statuses.items())),
+        stopping,
+        copies=process.copies,
+        near_copies=len(process.near_copies),
     )
 
 
@@ -109,13 +111,14 @@ class _CollectedScores:
     digests: list[NDArray[np.uint64]] = field(default_factory=list)
     scores: dict[str, list[NDArray[np.float32]]] = field(default_factory=dict)
 
-    def all_digests(self) -> NDArray[np.uint64]:
-        """Digests of the pixels of all n rows, `[n]`."""
-        return np.concatenate(self.digests) if self.digests else np.zeros(0, np.uint64)
+    def close(self) -> tuple[NDArray[np.uint64], dict[str, NDArray[np.float32]]]:
+        """The n rows with distinct images, by ascending digests.
 
-    def all_scores(self, name: str) -> NDArray[np.float32]:
-        """Scores of all n rows that one detector uses, `[n]`."""
-        return np.concatenate(self.scores[name])
+        Returns:
+            Their digests `[n]`, and by detector their scores `[n]`.
+        """
+        digests, first = np.unique(np.concatenate([np.zeros(0, np.uint64), *self.digests]), return_index=True)
+        return digests, {name: np.concatenate(batches)[first] for name, batches in self.scores.items()}
 
 
 class _CalibrationProcess:
@@ -127,6 +130,8 @@ class _CalibrationProcess:
         self._model, self._config, self._wanted, self._listener = model, config, wanted, listener
         self.rows = 0
         self.statuses: dict[str, int] = {}
+        self.copies = 0
+        self.near_copies: list[str] = []
         self._first_failure = ""
         self._settings = config.settings()
         plan = plan_engine(model, masks=self._settings.masks, features=True)
@@ -163,23 +168,14 @@ class _CalibrationProcess:
         Returns:
             The calibration, and the number of rows in the reference set.
         """
-        distances, reference = self._fill_reference()
-        rows = self._score_rows(None if self._reference is not None else reference, distances)
-        digests = rows.all_digests()
-        readable = len(digests) + (0 if self._reference is not None else len(reference))
-        self._require_rows(readable, "readable rows")
+        distances, reference, near_copies = self._fill_reference()
+        own = np.zeros(0, np.uint64) if self._reference is not None else reference
+        digests, by_detector = self._score_rows(own, distances, near_copies).close()
+        self._note_copies(len(digests) + len(own))
+        self._require_rows(len(digests) + len(own), "distinct readable rows" if self.copies else "readable rows")
         fitting, calibration_rows = split_rows(digests, (FITTING_SHARE, 1 - FITTING_SHARE))
-        if len(fitting) < MIN_FITTING_ROWS // 2 or not threshold_rank(len(calibration_rows), self._wanted.review_rate):
-            least = min_calibration_rows(self._wanted.review_rate)
-            raise InputRefused(
-                f"Too many rows have equal images: the fitting set has {len(fitting)} rows, the calibration set "
-                f"{len(calibration_rows)}.",
-                wanted=f"at least {MIN_FITTING_ROWS // 2} rows in the fitting set and {least} in the calibration set; "
-                "rows with equal images are in the same set",
-                next_step="give more rows with distinct images",
-            )
         self._calibration_digests = digests[calibration_rows]
-        constant = [name for name in self._distances if np.ptp(rows.all_scores(name)[fitting]) == 0]
+        constant = [name for name in self._distances if np.ptp(by_detector[name][fitting]) == 0]
         names = [name for name in self._detectors if name not in constant]
         if not names:
             raise OptionRefused(
@@ -189,8 +185,8 @@ class _CalibrationProcess:
             )
         if constant:
             self._listener.noted(f"not used, because all rows have the same features: {', '.join(constant)}")
-        combined_score = CombinedScore(tuple(Detector.fit(name, rows.all_scores(name)[fitting]) for name in names))
-        scores = np.sort(combined_score.score({name: rows.all_scores(name)[calibration_rows] for name in names}))
+        combined_score = CombinedScore(tuple(Detector.fit(name, by_detector[name][fitting]) for name in names))
+        scores = np.sort(combined_score.score({name: by_detector[name][calibration_rows] for name in names}))
         used = tuple(distance for distance in distances if distance.name in names)
         features = self._features.describe(tuple(group_of(distance.name) for distance in used))
         calibration = Calibration(
@@ -226,32 +222,35 @@ class _CalibrationProcess:
         )
 
     def _calibration_images(self) -> Iterator[NDArray[np.uint8] | None]:
-        """Images of the calibration set, in batches; None for a batch that contains no row of the calibration set."""
+        """Distinct images of the calibration set, in batches; None for a batch without a further one."""
+        left = self._calibration_digests
         for batch in self._read(self._shards, count=False):
-            kept = np.isin(_digests(batch), self._calibration_digests)
-            yield batch.images[kept] if kept.any() else None
+            digests, first = np.unique(_digests(batch), return_index=True)
+            kept = first[np.isin(digests, left)]
+            left = np.setdiff1d(left, digests)
+            yield batch.images[np.sort(kept)] if len(kept) else None
 
-    def _fill_reference(self) -> tuple[tuple[NeighbourDistance, ...], NDArray[np.uint64]]:
+    def _fill_reference(self) -> tuple[tuple[NeighbourDistance, ...], NDArray[np.uint64], NearCopies | None]:
         """Fill the reference set.
 
         Returns:
-            The fitted distances, and the digests of the rows in the reference set; both are empty if no distance is a
-            detector.
+            The fitted distances, the digests of the rows in the reference set, and the search for their near-copies;
+            the first two are empty and the last is None if no distance is a detector.
         """
         if not self._distances:
             if self._reference is not None:
                 self._listener.noted("--reference has no effect: no distance is a detector of this calibration")
-            return (), np.zeros(0, np.uint64)
+            return (), np.zeros(0, np.uint64), None
         groups = {name: self._features.groups[group_of(name)] for name in self._distances}
         reference = ReferenceSet(sum(columns.stop - columns.start for columns in groups.values()))
         for batch in self._read(self._reference or self._shards, count=False):
-            reference.add(_digests(batch), self._engine.features(batch.images))
+            reference.add(_digests(batch), self._engine.features(batch.images), describe_images(batch.images))
         seen = reference.all_seen()
         if self._reference is None:
             self._require_rows(len(seen), "readable rows")
         else:
             self._refuse_overlap(seen)
-        digests, features = reference.close(REFERENCE_SHARE if self._reference is None else 1)
+        digests, features, descriptors = reference.close(REFERENCE_SHARE if self._reference is None else 1)
         if len(digests) < MIN_REFERENCE_ROWS:
             raise InputRefused(
                 f"The reference set has {len(digests)} distinct rows, selected from {len(seen)} readable "
@@ -264,22 +263,31 @@ class _CalibrationProcess:
         fitted = (
             fit_distance(name, features, columns, self._device, metrics[name]) for name, columns in groups.items()
         )
-        return tuple(fitted), digests
+        return tuple(fitted), digests, NearCopies(descriptors, self._model.contract.channels)
 
     def _score_rows(
-        self, reference: NDArray[np.uint64] | None, distances: tuple[NeighbourDistance, ...]
+        self,
+        reference: NDArray[np.uint64],
+        distances: tuple[NeighbourDistance, ...],
+        near_copies: NearCopies | None,
     ) -> _CollectedScores:
-        """Run the T passes over all rows outside the reference set.
+        """Run the T passes over all rows outside the reference set, except near-copies of its rows.
 
         Args:
-            reference: digests of the rows in the reference set; None if the reference set comes from separate shards.
+            reference: digests of the rows that form the reference set; empty if other shards contain it.
             distances: the fitted distances.
+            near_copies: the search for near-copies of the reference set; None without a reference set.
+
+        Raises:
+            InputRefused: too many rows are near-copies.
         """
         self._engine.set_distances(distances)
         rows = _CollectedScores()
         for batch in self._read(self._shards, count=True):
             digests = _digests(batch)
-            kept = np.ones(len(digests), np.bool_) if reference is None else ~np.isin(digests, reference)
+            kept = ~np.isin(digests, reference)
+            if near_copies is not None:
+                kept &= ~self._find_near_copies(batch, near_copies, kept)
             if not kept.any():
                 continue
             self._examples.add(digests[kept], batch.images[kept])
@@ -295,6 +303,51 @@ class _CalibrationProcess:
                     )
                 rows.scores.setdefault(name, []).append(scores[name])
         return rows
+
+    def _find_near_copies(
+        self, batch: ImageBatch, near_copies: NearCopies, wanted: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        """Which readable rows of a batch are near-copies of reference images, `[B]`; their ids are collected.
+
+        Args:
+            batch: the rows.
+            near_copies: the search for near-copies.
+            wanted: `[B]`, the rows to compare; a row of the reference set is no copy of itself.
+        """
+        found = wanted.copy()
+        found[wanted] = near_copies.find(describe_images(batch.images[wanted]))
+        ids = np.array([id_ for piece in batch.pieces for id_ in piece.ids], dtype=object)[batch.readable]
+        self.near_copies += ids[found].tolist()
+        total = sum(shard.rows for shard in self._shards)
+        if len(self.near_copies) > MAX_SHARE * total:
+            raise InputRefused(
+                f"At least {len(self.near_copies)} of {total} in-distribution rows are near-copies of reference images "
+                f"(the same picture, compressed again or a few grey levels apart): {', '.join(self.near_copies[:5])}.",
+                wanted=f"reference rows and other in-distribution rows of different pictures (near-copies: at most "
+                f"{MAX_SHARE:.0%}); otherwise more rows are flagged later than the review rate states",
+                next_step="remove these rows and other repetitions from IN_DISTRIBUTION or from --reference; give "
+                "frames of other videos or pictures of other days as --reference",
+            )
+        return found
+
+    def _note_copies(self, distinct: int) -> None:
+        """Count the copies among the rows that were read, and note them if there are many.
+
+        Args:
+            distinct: number of rows with distinct images that were used.
+        """
+        readable = self.rows - sum(self.statuses.values())
+        self.copies = readable - distinct - len(self.near_copies)
+        if self.copies > WARNING_SHARE * readable:
+            self._listener.noted(
+                f"{self.copies} of {readable} rows are exact copies of other rows and were left out; the review rate "
+                "is that of distinct images, and the rate of a stream in which images recur can differ from it"
+            )
+        if self.near_copies:
+            self._listener.noted(
+                f"{len(self.near_copies)} row(s) are near-copies of reference images and were left out: "
+                f"{', '.join(self.near_copies[:5])}"
+            )
 
     def _read(self, shards: list[ShardRef], *, count: bool) -> Iterator[ImageBatch]:
         """Batches of images, decoded ahead; batches without a readable row are skipped.

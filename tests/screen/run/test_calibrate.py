@@ -245,10 +245,89 @@ def test_shards_that_cannot_be_read_are_named(article_onnx: Path, shards: Path, 
 
 def test_rows_that_are_all_equal_are_refused(calibrate: Calibrate, shards: Path, tmp_path: Path) -> None:
     write_shard(tmp_path / "in" / "a.parquet", [encode(np.zeros((28, 28, 1), np.uint8))] * 900)
-    with pytest.raises(InputRefused, match="Too many rows have equal images"):
+    with pytest.raises(InputRefused, match="contain 1 distinct readable rows"):
         calibrate(tmp_path / "in", reference=str(shards / "train"))
     with pytest.raises(InputRefused, match="The reference set has 0 distinct rows, selected from 900 readable rows"):
         calibrate(tmp_path / "in")
+
+
+@pytest.mark.hostile(
+    "In-distribution rows with exact copies", "`calibrate` uses each image once, and states the number of copies"
+)
+def test_copies_of_rows_change_no_promise(calibrate: Calibrate, shards: Path, tmp_path: Path) -> None:
+    """Equal images have equal scores: with copies in the calibration set its scores would be fewer than they seem."""
+    images = [encode(image) for image in read_images("valid")[0][:900]]
+    write_shard(tmp_path / "in" / "a.parquet", images + images[:200] * 3)
+    wanted = {"reference": str(shards / "train")}
+    alone, copied = calibrate(**wanted), calibrate(tmp_path / "in", **wanted)
+    np.testing.assert_array_equal(copied.calibration.calibration_scores, alone.calibration.calibration_scores)
+    assert (copied.calibration.threshold, copied.calibration.interval) == (
+        alone.calibration.threshold,
+        alone.calibration.interval,
+    )
+    assert (alone.copies, copied.copies, copied.rows) == (0, 600, 1500)
+    assert "600 copies of other rows" in copied.to_text()
+    assert "of distinct images" in copied.to_text()
+    assert json.loads(copied.to_json())["copies"] == 600
+
+
+def test_many_copies_are_noted(article_onnx: Path, tmp_path: Path) -> None:
+    images = [encode(image) for image in read_images("valid")[0][:300]]
+    notes = []
+    for count in (10, 40):
+        write_shard(tmp_path / "in" / "a.parquet", images + images[:count])
+        recorder = Recorder()
+        config, wanted = RunConfig(passes=2, device="cpu"), CalibrationConfig(RATE, detectors=("entropy",))
+        run_calibration(article_onnx, str(tmp_path / "in"), tmp_path / "c", config, wanted, recorder)
+        notes.append([note for note in recorder.notes if "exact copies of other rows" in note])
+    assert [len(some) for some in notes] == [0, 1]
+    assert notes[1][0].startswith("40 of 340 rows")
+
+
+def test_in_a_stream_with_recurring_frames_the_review_rate_is_that_of_distinct_images(
+    calibrate: Calibrate, article_onnx: Path, tmp_path: Path, digits: NDArray[np.uint8]
+) -> None:
+    """A flagged frame that recurs is flagged each time, so the rate of the stream is higher."""
+    calibrated = calibrate()
+    frames = [encode(image) for image in digits[:300]]
+    config = RunConfig(passes=PASSES, device="cpu", calibration=str(calibrated.output))
+    write_shard(tmp_path / "in" / "a.parquet", frames)
+    run_screening(article_onnx, str(tmp_path / "in"), tmp_path / "out", config, Recorder())
+    flags = read_results(tmp_path / "out")["flag"].to_pylist()
+    low, high = calibrated.calibration.interval
+    assert low - 0.05 < np.mean(flags) < high + 0.05
+    stuck = frames[flags.index(True)]
+    write_shard(tmp_path / "stuck" / "a.parquet", frames + [stuck] * 300)
+    run_screening(article_onnx, str(tmp_path / "stuck"), tmp_path / "out2", config, Recorder())
+    again = read_results(tmp_path / "out2")["flag"].to_pylist()
+    assert again[:300] == flags
+    assert all(again[300:])
+
+
+@pytest.mark.hostile(
+    "In-distribution rows that are reference rows, compressed again or a grey level apart",
+    "`calibrate` leaves them out and names them, and refuses more than 1 %",
+)
+@pytest.mark.parametrize("separate", [False, True])
+def test_near_copies_of_reference_rows_are_left_out_and_refused_above_one_in_a_hundred(
+    calibrate: Calibrate, shards: Path, tmp_path: Path, digits: NDArray[np.uint8], *, separate: bool
+) -> None:
+    """A compressed copy of a reference row has a distance of almost 0, and would lower the threshold."""
+    reference = read_images("train")[0][:500]
+    own = read_images("valid")[0][:900]
+    brighter = np.clip((reference if separate else own).astype(int) + 1, 0, 255).astype(np.uint8)
+    wanted = {"reference": str(shards / "train")} if separate else {}
+
+    def calibrate_with(count: int) -> CalibrationReport:
+        write_shard(tmp_path / "in" / "a.parquet", [encode(image) for image in (*own, *brighter[:count])])
+        return calibrate(tmp_path / "in", **wanted)
+
+    report = calibrate_with(9)
+    assert report.near_copies == 9 if separate else 0 < report.near_copies < 9
+    assert f"{report.near_copies} near-copies of reference images" in report.to_text()
+    with pytest.raises(InputRefused, match=r"At least \d+ of \d+ in-distribution rows are near-copies") as refused:
+        calibrate_with(200)
+    assert ": a-" in str(refused.value)
 
 
 def test_fewer_rows_than_the_review_rate_needs_are_refused(calibrate: Calibrate, shards: Path) -> None:
@@ -287,15 +366,6 @@ def test_rows_that_are_also_in_the_reference_shards_are_refused(
     write_shard(tmp_path / "in" / "a.parquet", encoded)
     with pytest.raises(InputRefused, match="3 of 803 in-distribution rows are also in the reference shards"):
         calibrate(tmp_path / "in", reference=str(shards / "train"))
-
-
-def test_equal_images_are_in_the_same_set(calibrate: Calibrate, tmp_path: Path, digits: Any) -> None:
-    encoded = [encode(image) for image in digits[:450]]
-    write_shard(tmp_path / "in" / "a.parquet", encoded + encoded)
-    report = calibrate(tmp_path / "in")
-    assert report.reference_rows == 150
-    assert report.calibration.fit_rows % 2 == len(report.calibration.calibration_scores) % 2 == 0
-    assert report.calibration.fit_rows + len(report.calibration.calibration_scores) == 600
 
 
 def test_rows_that_cannot_be_read_are_counted_and_left_out(calibrate: Calibrate, tmp_path: Path, digits: Any) -> None:
