@@ -74,7 +74,14 @@ class OodscreenError(Exception):
         return _rebuild, (type(self), self.found, self.wanted, self.next_step)
 
     def __str__(self) -> str:
-        return f"{self.found}\n  wanted: {self.wanted}\n  next:   {self.next_step}"
+        return f"{printable(self.found)}\n  wanted: {printable(self.wanted)}\n  next:   {printable(self.next_step)}"
+
+
+def printable(text: str) -> str:
+    """The text with control characters escaped: names in files may contain commands for a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
 
 
 def _rebuild(kind: type[OodscreenError], found: str, wanted: str, next_step: str) -> OodscreenError:

@@ -15,6 +15,7 @@ from typing import Any
 from export.config import ExportConfig, FileExportConfig
 from export.contract.inputs import Preprocessing, choose_preprocessing, choose_resize, fit_preprocessing
 from export.contract.metadata import ModelContract
+from export.contract.validity import check_class_names
 from export.errors import ModelRefused, OptionRefused
 from export.graph.files import check_output, model_files
 from export.options import with_keywords
@@ -120,12 +121,14 @@ def _export(source: KerasSource, output: Path, preprocessing: Preprocessing, con
     check_opset(opset)
     preprocessing = _check_preprocessing(source, preprocessing)
     _check_output_kind(source, config.output_kind)
-    if class_names and len(class_names) != source.classes:
+    try:
+        check_class_names(class_names, source.classes)
+    except ValueError as error:
         raise OptionRefused(
-            f"{len(class_names)} class names were given for {source.classes} outputs.",
-            wanted="one name for each output",
+            f"--classes contains {error}.",
+            wanted=f"{source.classes} different names, one for each output, without control characters",
             next_step="give a file with one name per line, in the order of the model's outputs",
-        )
+        ) from error
     height, width, channels = source.image.image_shape
     contract = ModelContract(
         input_name=INPUT_NAME,

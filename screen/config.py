@@ -124,6 +124,7 @@ class RunConfig:
         int,
         typer.Option(
             min=1,
+            max=2**31,
             metavar="N",
             help="Maximum number of pixels in an image; larger images are not decoded.",
             rich_help_panel=INPUT_PANEL,
@@ -157,6 +158,7 @@ class RunConfig:
             "--passes",
             "-T",
             min=1,
+            max=1_000_000,
             metavar="N",
             help="Number of Monte Carlo dropout passes for each image.",
             show_default="as calibrated, else 100",
@@ -203,6 +205,7 @@ class RunConfig:
         int,
         typer.Option(
             min=0,
+            max=1024,
             metavar="N",
             help="Number of threads for passes and for decoding, 0 for one on each core; results do not depend on this "
             "number.",
@@ -213,6 +216,7 @@ class RunConfig:
         int,
         typer.Option(
             min=1,
+            max=2**24,
             metavar="N",
             help="Maximum size of the tensors of all concurrent session runs, in MiB; the process itself needs more.",
             rich_help_panel=SPEED_PANEL,
@@ -222,6 +226,7 @@ class RunConfig:
         int,
         typer.Option(
             min=1,
+            max=2**20,
             metavar="N",
             help="Maximum number of rows that are read, decoded and scored together.",
             rich_help_panel=SPEED_PANEL,

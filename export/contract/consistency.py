@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from export.contract.metadata import DOMAIN
 from export.errors import ContractRefused
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def check_graph(proto: onnx.ModelProto, contract: ModelContract, origin: str) ->
         if tensor.data_location != tensor.EXTERNAL and not _is_whole(tensor):  # `external` checks the others
             raise _refuse_graph(origin, f"has an incomplete tensor: {tensor.name!r} of shape {list(tensor.dims)}")
     _check_nodes(proto, origin)
+    _check_sites(proto, contract, origin)
     inputs = {value.name: value.type.tensor_type for value in proto.graph.input}
     outputs = {value.name: value.type.tensor_type for value in proto.graph.output}
     if contract.input_name not in inputs or contract.output_name not in outputs:
@@ -52,6 +54,23 @@ def check_graph(proto: onnx.ModelProto, contract: ModelContract, origin: str) ->
                 origin,
                 f"has an input or output of shape {list(found)}, but its contract states {[None, *wanted]}",
             )
+
+
+def _check_sites(proto: onnx.ModelProto, contract: ModelContract, origin: str) -> None:
+    """Check that the noise nodes of the graph are the sites of the contract, of the same kinds and rates."""
+    from onnx import helper
+
+    in_graph = {}
+    for node in proto.graph.node:
+        if node.domain == DOMAIN:
+            attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+            in_graph[node.name] = (node.op_type, float(attributes.get("rate", math.nan)))
+    stated = {site.name: (site.kind, site.rate) for site in contract.sites}
+    for name in sorted({*in_graph, *stated}):
+        own, wanted = in_graph.get(name), stated.get(name)
+        if own is None or wanted is None or own[0] != wanted[0] or not math.isclose(own[1], wanted[1], rel_tol=1e-6):
+            found, claimed = ("nothing" if one is None else f"{one[0]} of rate {one[1]:g}" for one in (own, wanted))
+            raise _refuse_graph(origin, f"has at the dropout site {name!r} {found}, but its contract states {claimed}")
 
 
 def _check_nodes(proto: onnx.ModelProto, origin: str) -> None:

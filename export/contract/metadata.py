@@ -235,7 +235,7 @@ class ModelContract:
             )
         try:
             return cls._parse(values)
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ContractRefused(
                 f"{origin} has a damaged oodscreen contract ({type(error).__name__}: {error}).",
                 wanted="the unmodified metadata that `oodscreen export` wrote",

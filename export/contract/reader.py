@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from export.contract.consistency import check_graph
 from export.contract.external import check_external_data, external_locations
 from export.contract.metadata import ModelContract
+from export.contract.validity import check_contract
 from export.errors import ContractRefused
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def read_model(path: str | Path) -> ExportedModel:
             next_step="give the .onnx file that `oodscreen export` wrote, not the Keras model",
         )
     contract = ModelContract.from_metadata(metadata, origin=str(path))
+    check_contract(contract, str(path))
     check_graph(proto, contract, str(path))
     digest = hashlib.sha256(data)
     for weights in check_external_data(path, proto):

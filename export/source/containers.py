@@ -145,6 +145,7 @@ def open_weights(path: Path) -> Iterator[Any]:
             source: IO[bytes] = stack.enter_context(path.open("rb"))
             if start.startswith(_ZIP):
                 with zipfile.ZipFile(source) as archive:
+                    _refuse_bomb(path, sum(entry.file_size for entry in archive.infolist()))
                     source = io.BytesIO(archive.read("model.weights.h5"))
             elif not start.startswith(_HDF5):
                 raise _other_kind(path, start)
@@ -165,6 +166,29 @@ def _errors_of(path: Path) -> Iterator[None]:
         ) from error
 
 
+_MOST_UNPACKED = 2**28
+"""Maximum size of the unpacked content of an archive that is compressed by more than `_MOST_COMPRESSION`, in bytes."""
+
+_MOST_COMPRESSION = 20
+"""Ratio of compression that weights do not reach; Keras does not compress its archives."""
+
+
+def _refuse_bomb(path: Path, unpacked: int) -> None:
+    """Refuse content that needs far more memory than its file has bytes.
+
+    Args:
+        path: the file.
+        unpacked: size of the content in bytes.
+    """
+    packed = path.stat().st_size
+    if unpacked > max(_MOST_UNPACKED, _MOST_COMPRESSION * packed):
+        raise ModelRefused(
+            f"{path} has {packed / 1e6:.0f} MB, but its content has {unpacked / 1e9:.1f} GB after decompression.",
+            wanted=f"weights that are compressed at most {_MOST_COMPRESSION} times",
+            next_step="save the model again where it was trained, by model.save of Keras, which does not compress",
+        )
+
+
 def _start(path: Path) -> bytes:
     """The first bytes of a file."""
     with path.open("rb") as file:
@@ -173,6 +197,7 @@ def _start(path: Path) -> bytes:
 
 def _read_zip(path: Path) -> Container:
     with zipfile.ZipFile(path) as archive:
+        _refuse_bomb(path, sum(entry.file_size for entry in archive.infolist()))
         names = archive.namelist()
         if "config.json" in names:
             metadata = json.loads(archive.read("metadata.json")) if "metadata.json" in names else {}

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from export.errors import CalibrationRefused
 from screen.config import PassSettings
-from screen.decide.detectors import CombinedScore, Detector, Floats
+from screen.decide.detectors import HIGH_IS_UNUSUAL, CombinedScore, Detector, Floats
 from screen.decide.row_sets import rate_interval, threshold_rank
 from screen.engine.distance import DISTANCES, Metric, NeighbourDistance
 from screen.engine.transform import Transform
@@ -189,6 +189,7 @@ def read_calibration(path: str | Path) -> Calibration:
     path = as_path(path)
     try:
         data = path.read_bytes()
+        _refuse_compression(data)
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         header = json.loads(arrays["header"].tobytes())
@@ -211,6 +212,18 @@ def read_calibration(path: str | Path) -> Calibration:
         wanted=f"format {FORMAT}, the only format that this version of oodscreen reads",
         next_step="run `oodscreen calibrate` of this version for the model",
     )
+
+
+def _refuse_compression(data: bytes) -> None:
+    """Refuse an archive that is larger than its file; `save` does not compress.
+
+    Raises:
+        ValueError: the arrays would take more memory than the file has bytes.
+    """
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > len(data):
+        raise ValueError(f"arrays of {size} bytes in a file of {len(data)} bytes")
 
 
 _DAMAGED = (
@@ -250,15 +263,52 @@ def _check_values(calibration: Calibration) -> None:
         ValueError: the file was changed after it was written.
     """
     scores, rate = calibration.calibration_scores, calibration.review_rate
-    slopes = [detector.slope for detector in calibration.combined_score.detectors]
+    detectors = calibration.combined_score.detectors
     if not 0 < rate < 1 or not threshold_rank(len(scores), rate):
         raise ValueError(f"review rate {rate} with {len(scores)} calibration scores")
-    if not np.isfinite(scores).all() or (np.diff(scores) < 0).any() or not np.isfinite(slopes).all():
-        raise ValueError("scores are not finite numbers in ascending order")
+    _require_ascending("scores", scores)
+    if not detectors or len({one.name for one in detectors}) < len(detectors):
+        raise ValueError("no detectors, or one twice")
+    for one in detectors:
+        if one.name not in HIGH_IS_UNUSUAL or not 0 < one.slope < np.inf:
+            raise ValueError(f"detector {one.name!r} with slope {one.slope}")
+        _require_ascending(f"knots of {one.name}", one.knots, strictly=True)
+        _require_ascending(f"surprisals of {one.name}", one.surprisals, strictly=True)
+        if len(one.knots) != len(one.surprisals) or one.surprisals[0] < 0:
+            raise ValueError(f"{len(one.knots)} knots and {len(one.surprisals)} surprisals of {one.name}")
+    for distance in calibration.distances:
+        _check_distance(distance)
+    if not all(0 <= share <= 1 for _, share in calibration.self_test) or calibration.fit_rows < 0:
+        raise ValueError("a self-test or a number of rows is out of range")
+    texts = [*(text for pair in calibration.features for text in pair), *(kind for kind, _ in calibration.self_test)]
+    if not all(text.isprintable() for text in texts):
+        raise ValueError("text with control characters")
     measured = {distance.name for distance in calibration.distances}
     missing = set(calibration.combined_score.names) & set(DISTANCES) - measured
     if missing or any(not len(distance.reference) for distance in calibration.distances):
         raise ValueError(f"no reference features for {', '.join(sorted(missing or measured))}")
+
+
+def _require_ascending(name: str, values: Floats, *, strictly: bool = False) -> None:
+    """Raise an error unless the values are finite numbers in ascending order, at least one."""
+    is_numeric = values.ndim == 1 and np.issubdtype(values.dtype, np.floating) and len(values)
+    steps = np.diff(values) if is_numeric and np.isfinite(values).all() else np.array([-1.0])
+    if (steps <= 0).any() if strictly else (steps < 0).any():
+        raise ValueError(f"{name} are not finite numbers in ascending order")
+
+
+def _check_distance(distance: NeighbourDistance) -> None:
+    """Raise an error if the arrays of a distance do not fit each other, or contain other values than finite numbers."""
+    first, end = distance.columns
+    shapes = {"reference": (len(distance.reference), end - first), "own": (len(distance.reference),)}
+    if distance.transform is not None:
+        shapes |= dict.fromkeys(vars(distance.transform), (end - first,))
+    for name, array in _distance_arrays(distance).items():
+        kind = np.float16 if name == "reference" else np.float32
+        if array.shape != shapes[name] or array.dtype != kind or not np.isfinite(array).all():
+            raise ValueError(f"{name} of {distance.name}: {array.dtype} {list(array.shape)}, or not finite")
+    if not (0 <= first < end and 0 < distance.neighbours <= len(distance.reference)):
+        raise ValueError(f"{distance.name} of columns {first} to {end} with {distance.neighbours} neighbours")
 
 
 def _distance_arrays(distance: NeighbourDistance) -> dict[str, NDArray[Any]]:

@@ -107,7 +107,7 @@ def test_exporting_leaves_the_keras_model_as_it_was(keras: Any, tmp_path: Path) 
         ({"scale": 1.0, "std": [0.0]}, OptionRefused, "is zero"),
         ({"scale": 1.0, "output_kind": "poetry"}, OptionRefused, "--output-kind is 'poetry'"),
         ({"scale": 1.0, "output_kind": "sigmoid"}, OptionRefused, "is a softmax"),
-        ({"scale": 1.0, "class_names": ["a"]}, OptionRefused, "1 class names were given for 3 outputs"),
+        ({"scale": 1.0, "class_names": ["a"]}, OptionRefused, "--classes contains 1 class names for 3 outputs"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_is_written(

@@ -18,6 +18,7 @@ from screen.files.paths import as_path, open_bytes, open_parquet
 from screen.review.classes import Choice, as_choice
 from screen.review.labels.votes import Annotations, RowName
 from screen.review.queue.labelstudio import KEY
+from screen.review.text import valid_text
 
 _EMBEDDED = "data:"
 
@@ -118,7 +119,7 @@ def _choices(result: Any) -> tuple[Choice, ...]:
     found: list[Choice] = []
     for region in result if isinstance(result, list) else []:
         if isinstance(region, dict) and region.get("type") == "choices" and isinstance(region.get("value"), dict):
-            found += [str(choice) for choice in region["value"].get("choices") or ()]
+            found += [valid_text(str(choice)) for choice in region["value"].get("choices") or ()]
     return tuple(dict.fromkeys(found))
 
 
@@ -148,7 +149,7 @@ def _read_rows(rows: Iterator[dict[str, Any]], origin: str, label_column: str) -
 
 def _as_choices(value: Any) -> tuple[Choice, ...]:
     values = value if isinstance(value, list) else [value]
-    choices = (as_choice(one) for one in values)
+    choices = (as_choice(valid_text(one) if isinstance(one, str) else one) for one in values)
     return tuple(dict.fromkeys(choice for choice in choices if choice is not None))
 
 
@@ -190,7 +191,12 @@ def _name_row(data: dict[str, Any]) -> RowName | None:
 
 
 def _without_images(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {name: value for name, value in pairs if not (isinstance(value, str) and value.startswith(_EMBEDDED))}
+    """The pairs without embedded images, with text that can be written as UTF-8."""
+    return {
+        valid_text(name): valid_text(value) if isinstance(value, str) else value
+        for name, value in pairs
+        if not (isinstance(value, str) and value.startswith(_EMBEDDED))
+    }
 
 
 def _refuse_foreign(annotations: Annotations, origin: str) -> None:

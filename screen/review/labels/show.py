@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
 from screen.review.labels.precision import FlagPrecision
 from screen.review.labels.summary import LabelReport
+from screen.review.text import escape
 
 
 def print_labels(report: LabelReport, console: Console) -> None:
