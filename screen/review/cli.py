@@ -147,6 +147,15 @@ def labels(
     label_column: Annotated[
         str, typer.Option(metavar="COLUMN", help="Column of the label in a .parquet or .jsonl file.")
     ] = "label",
+    label_control: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Name of the Choices tag in Label Studio whose answers are the labels.",
+            show_default="the one that offers the classes",
+            rich_help_panel=LABEL_STUDIO_PANEL,
+        ),
+    ] = None,
     order_by: Annotated[
         str | None,
         typer.Option(
@@ -177,7 +186,16 @@ def labels(
     from screen.review.labels.show import print_labels
 
     given = read_labels(labels, output, label_column=label_column, project=project, url=url)
-    report = join_labels(given, results, output, model=model, order_by=order_by, images=images, input_source=source)
+    report = join_labels(
+        given,
+        results,
+        output,
+        model=model,
+        order_by=order_by,
+        images=images,
+        input_source=source,
+        control=label_control,
+    )
     print_labels(report, Console(highlight=False, stderr=as_json, width=None if sys.stdout.isatty() else 110))
     if as_json:
         typer.echo(report.to_json())

@@ -1,19 +1,20 @@
 """Read annotations from Label Studio's JSON export, from Parquet or from JSON Lines.
 
-In: a file. Out: `Annotations`, the votes of the annotators for each labelled row. If an annotator voted on a row
-several times, only the last vote counts. Cancelled and empty annotations are not votes.
+In: a file. Out: `LabelSets`, for each question of the form the votes of the annotators for each labelled row. If an
+annotator voted on a row several times, only the last vote counts. Cancelled and empty annotations are not votes, and
+neither are choices for a region of an image.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
 
-from export.errors import InputRefused
+from export.errors import InputRefused, OptionRefused
 from screen.files.paths import as_path, open_bytes, open_parquet
 from screen.review.classes import Choice, as_choice
 from screen.review.labels.votes import Annotations, RowName
@@ -22,9 +23,12 @@ from screen.review.text import valid_text
 
 _EMBEDDED = "data:"
 
+LabelSets = dict[str, Annotations]
+"""Annotations by the name of the question: a Choices tag of Label Studio; "" for files with one column of labels."""
 
-def read_annotations(source: str, label_column: str) -> Annotations:
-    """The annotations in a file, whose extension determines the format.
+
+def read_annotations(source: str, label_column: str) -> LabelSets:
+    """The annotations in a file, by question; the file's extension determines the format.
 
     Args:
         source: a `.json` (Label Studio's export), `.parquet`, `.jsonl` or `.ndjson` file.
@@ -44,11 +48,11 @@ def read_annotations(source: str, label_column: str) -> Annotations:
         )
     try:
         if ending == ".parquet":
-            return _read_rows(_parquet_rows(path, label_column), source, label_column)
+            return {"": _read_rows(_parquet_rows(path, label_column), source, label_column)}
         with open_bytes(path) as file:
             if ending == ".json":
                 return read_export(file, source)
-            return _read_rows(_lines(file), source, label_column)
+            return {"": _read_rows(_lines(file), source, label_column)}
     except FileNotFoundError as error:
         raise InputRefused(
             f"LABELS {source} does not exist.", wanted="an existing file of labels", next_step="check the path"
@@ -62,8 +66,8 @@ def read_annotations(source: str, label_column: str) -> Annotations:
         ) from error
 
 
-def read_export(file: IO[bytes], origin: str) -> Annotations:
-    """The annotations in Label Studio's JSON export; to save memory, the parser drops embedded images.
+def read_export(file: IO[bytes], origin: str) -> LabelSets:
+    """The annotations in Label Studio's JSON export, by question; to save memory, the parser drops embedded images.
 
     Raises:
         InputRefused: the file is not a JSON export of Label Studio, or has no task with a valid `shard` and `row`.
@@ -74,28 +78,39 @@ def read_export(file: IO[bytes], origin: str) -> Annotations:
         raise _bad_export(origin, f"is not JSON ({error})") from error
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise _bad_export(origin, "is not a list of tasks")
-    annotations = Annotations()
     for task in tasks:
         if not isinstance(task.get("annotations"), list) or not isinstance(task.get("data"), dict):
             raise _bad_export(origin, "has a task without `annotations` and `data`")
+    controls = dict.fromkeys(
+        control for task in tasks for one in task["annotations"] for control in _choices_by_control(one)
+    )
+    sets = {control: _read_tasks(tasks, control) for control in controls or ("",)}
+    for one in sets.values():
+        _refuse_foreign(one, origin)
+    return sets
+
+
+def _read_tasks(tasks: list[dict[str, Any]], control: str) -> Annotations:
+    """The answers to one question."""
+    annotations = Annotations()
+    for task in tasks:
         annotations.read += 1
         name = _name_row(task["data"])
         if name is None:
             annotations.foreign += 1
-            continue
-        _add_task(annotations, name, task["annotations"])
-    _refuse_foreign(annotations, origin)
+        else:
+            _add_task(annotations, name, task["annotations"], control)
     return annotations
 
 
-def _add_task(annotations: Annotations, name: RowName, entries: list[Any]) -> None:
+def _add_task(annotations: Annotations, name: RowName, entries: list[Any], control: str) -> None:
     had_votes = name in annotations.votes
     labelled = False
     for one in sorted((one for one in entries if isinstance(one, dict)), key=_time):
         if one.get("was_cancelled"):
             annotations.skipped += 1
             continue
-        choices = _choices(one.get("result"))
+        choices = _choices_by_control(one).get(control)
         if not choices:
             continue
         labelled = True
@@ -115,12 +130,46 @@ def _annotator(annotation: dict[str, Any]) -> Any:
     return f"annotation {annotation.get('id')}" if annotator is None else annotator
 
 
-def _choices(result: Any) -> tuple[Choice, ...]:
-    found: list[Choice] = []
+def _choices_by_control(annotation: Any) -> dict[str, tuple[Choice, ...]]:
+    """The choices for the whole image, by the name of their Choices tag; a choice for a region has its coordinates."""
+    result = annotation.get("result") if isinstance(annotation, dict) else None
+    found: dict[str, list[Choice]] = {}
     for region in result if isinstance(result, list) else []:
-        if isinstance(region, dict) and region.get("type") == "choices" and isinstance(region.get("value"), dict):
-            found += [valid_text(str(choice)) for choice in region["value"].get("choices") or ()]
-    return tuple(dict.fromkeys(found))
+        if not isinstance(region, dict) or region.get("type") != "choices" or not isinstance(region.get("value"), dict):
+            continue
+        choices = region["value"].get("choices")
+        if region["value"].keys() == {"choices"} and isinstance(choices, list):
+            name = valid_text(str(region.get("from_name", "")))
+            found.setdefault(name, []).extend(valid_text(str(choice)) for choice in choices)
+    return {name: tuple(dict.fromkeys(choices)) for name, choices in found.items() if choices}
+
+
+def choose_question(sets: LabelSets, control: str | None, wanted: Sequence[str]) -> str:
+    """The name of the question whose answers are the labels.
+
+    Args:
+        sets: the annotations by question.
+        control: name that the user gave; None: the question that asks for the classes.
+        wanted: the choices of an annotator.
+
+    Raises:
+        OptionRefused: there is no such question, or several could be meant.
+    """
+    used = {name: {choice for votes in one.votes.values() for choice in votes.choices} for name, one in sets.items()}
+    if control is None:
+        fitting = [name for name, choices in used.items() if choices and choices <= set(wanted)]
+        if len(sets) == 1 or len(fitting) == 1:
+            return next(iter(sets)) if len(sets) == 1 else fitting[0]
+    elif control in sets:
+        return control
+    names = ", ".join(f"{name} ({', '.join(sorted(map(str, used[name]))[:3])})" for name in sets if name)
+    raise OptionRefused(
+        f"The labels contain answers to {len(sets)} questions: {names}."
+        if control is None
+        else f"--label-control is {control!r}, but the labels contain answers to: {names or 'no named question'}.",
+        wanted="the name of the Choices tag whose answers are the labels",
+        next_step="give its name with --label-control",
+    )
 
 
 def _read_rows(rows: Iterator[dict[str, Any]], origin: str, label_column: str) -> Annotations:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from export.errors import InputRefused, OptionRefused
 from screen.files.storage import StagingFile
 from screen.review.classes import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, UNUSABLE, ClassNames, name_classes
-from screen.review.labels.annotations import read_annotations, read_export
+from screen.review.labels.annotations import LabelSets, choose_question, read_annotations, read_export
 from screen.review.labels.matching import LabelledRow, match_labels
 from screen.review.labels.precision import CHANGED, KEPT, ReviewedRow, evaluate_flag
 from screen.review.labels.summary import COPIED_COLUMNS, NOT_PREDICTED, OTHER, LabelReport
@@ -30,7 +30,7 @@ from screen.review.results import Results, RowPosition, open_results
 
 
 def join_labels(
-    annotations: Annotations,
+    given: LabelSets,
     source: str,
     output: str,
     *,
@@ -38,22 +38,24 @@ def join_labels(
     order_by: str | None = None,
     images: bool = False,
     input_source: str | None = None,
+    control: str | None = None,
 ) -> LabelReport:
     """Join labels to results, write the labelled rows, and evaluate the flag.
 
     Args:
-        annotations: the labels.
+        given: the labels, by question.
         source: folder of results.
         output: Parquet file to write; of existing files, only an earlier file of labelled rows is replaced.
         model: model file with the class names; None for the class names in the record of the run.
         order_by: score that groups the flagged rows; None for the default score of a queue.
         images: whether to write image bytes, and to compare the images with the keys of the labels.
         input_source: current location of the input shards; None if they were not moved.
+        control: name of the question whose answers are the labels; None: the question that asks for the classes.
 
     Raises:
         InputRefused: the source holds no finished results, or no label matches them.
-        OptionRefused: no label is a class of the model, `order_by` or `model` does not fit the results, or `output` is
-            not a valid path.
+        OptionRefused: no label is a class of the model, the question is not clear, `order_by` or `model` does not fit
+            the results, or `output` is not a valid path.
         OutputRefused: `output` exists and is not a file of labelled rows.
         WriteFailed: the file cannot be written; an earlier file is unchanged.
     """
@@ -62,6 +64,8 @@ def join_labels(
     score = choose_score(results, order_by)
     high = is_high_suspicious(results, score)
     classes, contract = name_classes(results, model)
+    question = choose_question(given, control, classes.choices)
+    annotations = given[question]
     report = LabelReport(
         output,
         read=annotations.read,
@@ -71,6 +75,7 @@ def join_labels(
         unlabelled=annotations.unlabelled,
         skipped=annotations.skipped,
         repeated=annotations.repeated,
+        ignored={name: len(one.votes) for name, one in given.items() if name != question},
     )
     reviewed: list[ReviewedRow] = []
     schema = label_schema(images=images)
@@ -100,8 +105,8 @@ def join_labels(
     return report
 
 
-def read_labels(source: str, output: str, *, label_column: str, project: str | None, url: str | None) -> Annotations:
-    """The annotations in LABELS, a file or a project on a Label Studio server.
+def read_labels(source: str, output: str, *, label_column: str, project: str | None, url: str | None) -> LabelSets:
+    """The annotations in LABELS, by question; LABELS is a file or a project on a Label Studio server.
 
     Args:
         source: a file, or `label-studio` for a project on a server.

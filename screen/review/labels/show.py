@@ -75,6 +75,8 @@ def _lines(report: LabelReport) -> Iterable[str]:
     for count, text in lines:
         if count:
             yield f"{count} {text}"
+    for name, count in report.ignored.items():
+        yield f"{count} row(s) with answers to the question {name!r}, which are not labels (see --label-control)"
     for reason, count in report.no_result.items():
         yield f"  {reason}: {count}"
     for name, problem in list(report.shards.items())[:5]:

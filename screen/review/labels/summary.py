@@ -65,6 +65,7 @@ class LabelReport:
         other: number of labelled rows in the file that are neither flagged nor in the random sample; they are excluded
             from the shares.
         without_image: number of rows in the file whose image is no longer available.
+        ignored: number of rows with answers to another question, by its name; these answers are not labels.
         shards: why an input shard cannot be used, by the shard's name.
     """
 
@@ -82,6 +83,7 @@ class LabelReport:
     no_class: int = 0
     other: int = 0
     without_image: int = 0
+    ignored: dict[str, int] = field(default_factory=dict)
     shards: dict[str, str] = field(default_factory=dict)
 
     @property

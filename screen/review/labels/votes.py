@@ -63,6 +63,12 @@ class Votes:
     by_annotator: dict[str, Vote] = field(default_factory=dict)
     ground_truth: Vote | None = None
 
+    @property
+    def choices(self) -> set[Choice]:
+        """All choices that an annotator made for the row."""
+        marked = () if self.ground_truth is None else self.ground_truth.choices
+        return {*marked, *(choice for vote in self.by_annotator.values() for choice in vote.choices)}
+
     @classmethod
     def merge(cls, parts: Sequence[Votes]) -> Votes:
         """The merged votes of `parts`, which name the same row differently; the last vote of each annotator counts.

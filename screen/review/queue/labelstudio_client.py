@@ -64,8 +64,13 @@ def connect(address: str) -> Any:
             next_step="create a personal access token under Account & Settings, and set the variable to the token; "
             "oodscreen does not write the token to any file",
         )
+    import httpx
+
+    from screen.review.queue.bounded_http import BoundedTransport
+
+    client = httpx.Client(transport=BoundedTransport(httpx.HTTPTransport()), timeout=_TIMEOUT, follow_redirects=False)
     with sdk_errors(address, ""):
-        return LabelStudio(base_url=address, api_key=token, timeout=_TIMEOUT)
+        return LabelStudio(base_url=address, api_key=token, timeout=_TIMEOUT, httpx_client=client)
 
 
 @contextmanager

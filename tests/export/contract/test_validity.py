@@ -15,6 +15,8 @@ from export.contract.validity import check_contract
 from export.errors import ContractRefused
 from tests.export.contract.test_metadata import CONTRACT
 
+NUMBERS: Any = (1, 2, 3, 4)
+
 
 def with_site(**values: Any) -> ModelContract:
     return replace(CONTRACT, sites=(replace(CONTRACT.sites[0], **values),))
@@ -38,7 +40,7 @@ def test_a_valid_contract_is_accepted() -> None:
         (replace(CONTRACT, class_names=("a", "b", "c")), "3 class names for 4 outputs"),
         (replace(CONTRACT, class_names=("a", "b", "c", "d", "e")), "5 class names for 4 outputs"),
         (replace(CONTRACT, class_names=("a", "b", "b", "d")), "the class name 'b' 2 times"),
-        (replace(CONTRACT, class_names=(1, 2, 3, 4)),  # type: ignore[arg-type] "class name 1, which is not printable text"),
+        (replace(CONTRACT, class_names=NUMBERS), "class name 1, which is not printable text"),
         (replace(CONTRACT, class_names=("a", "b", "c", "\x1b[2J")), r"class name '\\x1b\[2J', which is not"),
         (replace(CONTRACT, class_names=("a", "b", "c", "\ud800")), "which is not printable text"),
         (replace(CONTRACT, class_names=("a", "b", "c", " ")), "a class name without characters"),

@@ -184,3 +184,20 @@ def test_the_configuration_of_keras_3_in_json_has_no_version(keras: Any, tmp_pat
     assert (container.kind, container.version, container.age) == ("json", "", 3)
     path.write_text(json.dumps({"class_name": "Sequential", "config": []}))
     assert read_container(path).age == 2
+
+
+@pytest.mark.hostile(
+    "A .keras file of some MB whose content takes some GB after decompression", "the export is refused at once"
+)
+def test_an_archive_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
+    for name in ("config.json", "model.weights.h5"):
+        path = tmp_path / f"{name}.keras"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            if name != "config.json":
+                archive.writestr("config.json", "{}")
+            with archive.open(name, "w", force_zip64=True) as file:
+                for _ in range(300):
+                    file.write(bytes(2**20))
+        assert path.stat().st_size < 2**20
+        with pytest.raises(ModelRefused, match=r"its content has 0\.3 GB after decompression"):
+            read_container(path)

@@ -205,6 +205,9 @@ def test_a_calibration_of_anything_else_is_refused(other: Binding, message: str)
         make_calibration().check(other)
 
 
+ENTROPY = Detector.fit("entropy", np.random.default_rng(0).random(300))
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -213,8 +216,23 @@ def test_a_calibration_of_anything_else_is_refused(other: Binding, message: str)
         {"calibration_scores": np.array([])},
         {"calibration_scores": np.array([3.0, 1.0, 2.0] * 40)},
         {"calibration_scores": np.full(500, np.nan)},
+        {"calibration_scores": np.array([1.0, 2.0, np.inf] * 40)},
         {"distances": ()},
+        {"combined_score": CombinedScore(())},
+        {"combined_score": CombinedScore((replace(ENTROPY, slope=0.0),))},
+        {"combined_score": CombinedScore((replace(ENTROPY, slope=np.nan),))},
+        {"combined_score": CombinedScore((replace(ENTROPY, name="shoe size"),))},
+        {"combined_score": CombinedScore((replace(ENTROPY, knots=ENTROPY.knots[::-1]),))},
+        {"combined_score": CombinedScore((replace(ENTROPY, knots=ENTROPY.knots[1:]),))},
+        {"combined_score": CombinedScore((replace(ENTROPY, surprisals=ENTROPY.surprisals * np.nan),))},
+        {"self_test": (("noise", 7.0),)},
+        {"self_test": (("\x1b[2J", 0.7),)},
+        {"features": (("layout", "\x07"),)},
     ],
+)
+@pytest.mark.hostile(
+    "A calibration with scores that are not finite or not sorted, a rate of 0, or arrays that do not fit each other",
+    "the calibration is refused, and the value is named",
 )
 def test_a_calibration_with_impossible_values_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     rng = np.random.default_rng(0)
@@ -223,3 +241,24 @@ def test_a_calibration_with_impossible_values_is_refused(tmp_path: Path, change:
     replace(whole, **change).save(tmp_path / "c")
     with pytest.raises(CalibrationRefused, match="is not a calibration, or the file is damaged"):
         read_calibration(tmp_path / "c")
+
+
+@pytest.mark.parametrize("change", [{"neighbours": 0}, {"neighbours": 10**9}, {"columns": (0, 5)}, {"columns": (3, 1)}])
+def test_a_distance_with_impossible_values_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    whole = make_calibration()
+    replace(whole, distances=tuple(replace(one, **change) for one in whole.distances)).save(tmp_path / "c")
+    with pytest.raises(CalibrationRefused, match="is not a calibration, or the file is damaged"):
+        read_calibration(tmp_path / "c")
+
+
+@pytest.mark.hostile(
+    "A calibration of some MB whose arrays take some GB after decompression",
+    "the calibration is refused before memory is allocated",
+)
+def test_a_compressed_calibration_is_refused(tmp_path: Path) -> None:
+    make_calibration().save(tmp_path / "c")
+    with np.load(tmp_path / "c") as file:
+        arrays = dict(file)
+    np.savez_compressed(tmp_path / "bomb.npz", **arrays, more=np.zeros(2**22))
+    with pytest.raises(CalibrationRefused, match=r"arrays of \d+ bytes in a file of \d+ bytes"):
+        read_calibration(tmp_path / "bomb.npz")

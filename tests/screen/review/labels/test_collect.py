@@ -434,4 +434,60 @@ def test_embedded_images_are_dropped_while_labels_are_read(night: Night, tmp_pat
     say(tasks[0], "3")
     given = read_annotations(str(write_export(tmp_path, tasks)), "label")
     assert "base64" not in repr(given)
-    assert given.read == len(tasks)
+    assert [one.read for one in given.values()] == [len(tasks)]
+
+
+def ask(task: dict[str, Any], control: str, *choices: str, **region: Any) -> None:
+    """Add the answer to another question to the last annotation of a task."""
+    value = {"choices": list(choices), **region}
+    task["annotations"][-1]["result"].append({"from_name": control, "type": "choices", "value": value})
+
+
+@pytest.mark.hostile(
+    "Label Studio annotations with a second question, or with choices for regions of an image",
+    "the question that asks for the classes counts; the others are named, and `--label-control` chooses",
+)
+def test_answers_to_other_questions_are_no_labels(
+    night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = tasks_of(night, tmp_path)
+    for task in tasks[:4]:
+        say(task, "3")
+    alone = join(night, write_export(tmp_path, tasks))
+    for task in tasks[:4]:
+        ask(task, "quality", "blurred")
+        ask(task, "label", "5", x=1.0, y=2.0, width=10.0, height=10.0)
+    capsys.readouterr()
+    assert join(night, write_export(tmp_path, tasks)) == alone
+    assert "4 row(s) with answers to the question 'quality', which are not labels" in capsys.readouterr().out
+    join(night, write_export(tmp_path, tasks), "--label-control", "quality", code=2)
+    join(night, write_export(tmp_path, tasks), "--label-control", "colour", code=2)
+    assert "--label-control is 'colour', but the labels contain answers to: label (3), quality" in (
+        " ".join(capsys.readouterr().err.split())
+    )
+
+
+def test_two_questions_about_the_classes_are_not_guessed(
+    night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = tasks_of(night, tmp_path)
+    for task in tasks[:4]:
+        say(task, "3")
+        ask(task, "second opinion", "5")
+    join(night, write_export(tmp_path, tasks), code=2)
+    assert "answers to 2 questions: label (3), second opinion (5)" in " ".join(capsys.readouterr().err.split())
+    first = join(night, write_export(tmp_path, tasks), "--label-control", "label")
+    second = join(night, write_export(tmp_path, tasks), "--label-control", "second opinion")
+    assert ({row["label"] for row in first}, {row["label"] for row in second}) == ({"3"}, {"5"})
+
+
+@pytest.mark.hostile(
+    "A label with half of a surrogate pair, which UTF-8 cannot represent", "the label counts as no class; others count"
+)
+def test_half_a_surrogate_pair_ends_no_command(night: Night, tmp_path: Path) -> None:
+    tasks = tasks_of(night, tmp_path)
+    say(tasks[0], "3")
+    say(tasks[1], "\ud800")
+    labels = {row["label"] for row in join(night, write_export(tmp_path, tasks))}
+    assert labels == {"3", "\ufffd"}
+    assert {row["label"] for row in join(night, write_lines(tmp_path, ["\ud800", "3"]))} == {"3", "\ufffd"}
