@@ -37,6 +37,9 @@ _OTHER_KINDS: tuple[tuple[bytes, int, str], ...] = (
 )
 """Kinds of files that are not Keras models: the bytes by which they are recognised, their offset, and the kind."""
 
+_WEIGHTS = "model.weights.h5"
+"""Name of the weights in an archive of Keras 3."""
+
 _LFS = "version https://git-lfs"
 _KERAS_1 = ("Convolution1D", "Convolution2D", "Convolution3D", "AtrousConvolution2D", "Merge", "MaxoutDense", "Highway")
 _KERAS_1_SETTINGS = ("nb_filter", "nb_row", "border_mode", "dim_ordering", "subsample", "inner_activation", "p")
@@ -146,7 +149,7 @@ def open_weights(path: Path) -> Iterator[Any]:
             if start.startswith(_ZIP):
                 with zipfile.ZipFile(source) as archive:
                     _refuse_bomb(path, sum(entry.file_size for entry in archive.infolist()))
-                    source = io.BytesIO(archive.read("model.weights.h5"))
+                    source = io.BytesIO(archive.read(_WEIGHTS))
             elif not start.startswith(_HDF5):
                 raise _other_kind(path, start)
             file = stack.enter_context(h5py.File(source, "r"))
@@ -189,6 +192,20 @@ def _refuse_bomb(path: Path, unpacked: int) -> None:
         )
 
 
+def _size_of_arrays(source: Path | IO[bytes]) -> int:
+    """Size of all arrays in an HDF5 file in bytes; none is read."""
+    import h5py
+
+    sizes: list[int] = []
+
+    def add(_name: str, one: Any) -> None:
+        sizes.append(one.nbytes if isinstance(one, h5py.Dataset) else 0)
+
+    with h5py.File(source, "r") as file:
+        file.visititems(add)
+    return sum(sizes)
+
+
 def _start(path: Path) -> bytes:
     """The first bytes of a file."""
     with path.open("rb") as file:
@@ -200,6 +217,9 @@ def _read_zip(path: Path) -> Container:
         _refuse_bomb(path, sum(entry.file_size for entry in archive.infolist()))
         names = archive.namelist()
         if "config.json" in names:
+            if _WEIGHTS in names:
+                with archive.open(_WEIGHTS) as file:
+                    _refuse_bomb(path, _size_of_arrays(file))
             metadata = json.loads(archive.read("metadata.json")) if "metadata.json" in names else {}
             version = metadata.get("keras_version", "") if isinstance(metadata, dict) else ""
             return _checked(Container(path, "zip", json.loads(archive.read("config.json")), str(version)))
@@ -218,6 +238,7 @@ def _read_zip(path: Path) -> Container:
 def _read_hdf5(path: Path) -> Container:
     import h5py
 
+    _refuse_bomb(path, _size_of_arrays(path))
     with h5py.File(path, "r") as file:
         text = file.attrs.get("model_config")
         version = _text(file.attrs.get("keras_version", ""))

@@ -201,3 +201,19 @@ def test_an_archive_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None
         assert path.stat().st_size < 2**20
         with pytest.raises(ModelRefused, match=r"its content has 0\.3 GB after decompression"):
             read_container(path)
+
+
+def test_arrays_that_unpack_to_gigabytes_are_refused(keras: Any, tmp_path: Path) -> None:
+    """HDF5 compresses arrays by itself; such a file is neither read in whole nor loaded."""
+    path = tmp_path / "model.h5"
+    family.sequential(keras).save(path)
+    with h5py.File(path, "a") as file:
+        file.create_dataset("model_weights/more", (2**32,), "float32", chunks=(2**20,), compression="gzip")
+    with pytest.raises(ModelRefused, match=r"its content has 17\.2 GB after decompression"):
+        read_container(path)
+    archive = tmp_path / "model.keras"
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.writestr("config.json", "{}")
+        packed.write(path, "model.weights.h5")
+    with pytest.raises(ModelRefused, match=r"its content has 17\.2 GB after decompression"):
+        read_container(archive)
