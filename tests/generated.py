@@ -25,8 +25,11 @@ from tests import colour_tables, console
 from tests.export.family import FAMILY
 from tests.export.source.test_saved_model import FUNCTIONS
 from tests.export.test_refusals import REFUSALS
+from tests.hostile import find_kinds
+from tests.hostile_images import CASES
 from tests.pages import GUIDE, REPOSITORY, read
 from tests.reference import reference_text
+from tests.screen.test_hostile import MODELS, PARQUET
 
 
 def columns_table() -> str:
@@ -293,6 +296,34 @@ def fuzz_sentence() -> str:
     )
 
 
+def hostile_text() -> str:
+    """Every kind of hostile input and environment that a test tries, and the hostile images by status."""
+    kinds = find_kinds(REPOSITORY / "tests")
+    lines: list[str] = []
+    for area in dict.fromkeys(kind.area for kind in kinds):
+        lines += [f"## {area}", "", "| given | what happens |", "|---|---|"]
+        lines += [f"| {_cell(one.given)} | {_cell(one.outcome)} |" for one in kinds if one.area == area]
+        lines.append("")
+    lines += ["## Parquet files", "", "A run of a folder with a good shard and the file:", ""]
+    lines += ["| exit code | files |", "|---|---|"]
+    by_code: dict[int, list[str]] = {}
+    for name, (_, code, *_) in PARQUET.items():
+        by_code.setdefault(code, []).append(name)
+    lines += [f"| {code} | {_cell('; '.join(names))} |" for code, names in sorted(by_code.items())]
+    lines += ["", f"## Files of models\n\nEach is refused with exit code 2: {'; '.join(MODELS)}.", ""]
+    lines += ["## Images", "", "| status | images |", "|---|---|"]
+    by_status: dict[str, list[str]] = {}
+    for name, case in CASES.items():
+        by_status.setdefault(case.status, []).append(name)
+    lines += [f"| `{status}` | {_cell('; '.join(names))} |" for status, names in sorted(by_status.items())]
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """A sentence for a cell of a table."""
+    return (text[:1].upper() + text[1:]).rstrip(".").replace("|", "\\|")
+
+
 def report_sentence() -> str:
     """Results of `benchmarks/report.py`."""
     result = _result("report")
@@ -435,6 +466,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "article": article_text,
     "faults": faults_sentence,
     "fuzz": fuzz_sentence,
+    "hostile": hostile_text,
     "report": report_sentence,
     "scale": scale_text,
     "pixel-scale": pixel_scale_text,
