@@ -139,16 +139,20 @@ def open_bytes(path: Path) -> io.BufferedReader:
 
 
 @contextmanager
-def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+def open_parquet(path: Path, int96_unit: str = "ns") -> Iterator[pq.ParquetFile]:
     """Open a Parquet file, local or in a store.
+
+    Args:
+        path: the file.
+        int96_unit: unit of INT96 timestamps, "ns" or "us"; a value that it cannot represent wraps.
 
     Raises:
         OSError, pyarrow.ArrowException: the file cannot be read. An OSError with `errno` comes from the system or the
             store; an OSError without `errno` means that the file is damaged.
     """
     if is_local(path):
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, coerce_int96_timestamp_unit=int96_unit) as file:
             yield file
     else:
-        with open_bytes(path) as raw, pq.ParquetFile(raw) as file:
+        with open_bytes(path) as raw, pq.ParquetFile(raw, coerce_int96_timestamp_unit=int96_unit) as file:
             yield file

@@ -20,7 +20,7 @@ from export.errors import InputRefused
 from screen.config import RunConfig
 from screen.input.decode import ImageBatch
 from screen.input.images import decode_ahead
-from screen.input.mapping import ColumnMapping, map_columns
+from screen.input.mapping import ColumnMapping, common_field, map_columns
 from screen.input.overlap import StageClock
 from screen.input.rows import in_batches, read_chosen_rows
 from screen.input.shards import ShardRef, find_shards
@@ -55,8 +55,8 @@ def read_labelled(
         rows: maximum number of rows to draw.
 
     Raises:
-        InputRefused: there are no shards or rows, a column is missing or has an unsupported type, or the label column
-            does not have the same type in all shards.
+        InputRefused: there are no shards or rows, a column is missing or has an unsupported type, or the types of
+            the label column have no common type.
     """
     config = RunConfig(image_column=image_column, image_root=image_root)
     shards, _ = find_shards(source)
@@ -80,7 +80,7 @@ def _label(batches: Generator[ImageBatch, None, None], label_column: str) -> Ite
 
 
 def _add_labels(shards: list[ShardRef], columns: ColumnMapping, label_column: str) -> ColumnMapping:
-    """Add the label column to the mapping; every shard must have it exactly once, with the same type."""
+    """Add the label column to the mapping; every shard must have it exactly once."""
     for shard in shards:
         count = shard.schema.names.count(label_column)
         if count != 1:
@@ -90,17 +90,7 @@ def _add_labels(shards: list[ShardRef], columns: ColumnMapping, label_column: st
                 wanted="one label column in every shard",
                 next_step="name it with --label-column",
             )
-        types = [one.schema.field(label_column).type for one in (shards[0], shard)]
-        if types[0] != types[1]:
-            raise InputRefused(
-                f"The column {label_column!r} has the type {types[0]} in {shards[0].name}, "
-                f"but {types[1]} in {shard.name}.",
-                wanted="the same type in every shard",
-                next_step="write all shards with the same label type, or give a single shard",
-            )
-    field = shards[0].schema.field(label_column)
-    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-    return replace(columns, keep=(label_column,), kept_schema=pa.schema([pa.field(label_column, kind)]))
+    return replace(columns, keep=(label_column,), kept_schema=pa.schema([common_field(shards, label_column)]))
 
 
 def _draw_rows(shards: list[ShardRef], rows: int) -> list[tuple[ShardRef, NDArray[np.int64]]]:

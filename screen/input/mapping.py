@@ -14,6 +14,8 @@ from export.contract.metadata import ModelContract
 from export.errors import InputRefused
 from screen.columns import COLUMNS
 from screen.config import RunConfig
+from screen.input.column_types import common_type, in_microseconds, plain_type
+from screen.input.int96 import timestamp_unit
 from screen.input.shards import ShardRef
 
 _DEFAULT_ID = "id"
@@ -74,22 +76,38 @@ def map_columns(shards: Sequence[ShardRef], config: RunConfig, contract: ModelCo
                     next_step=_suggest_column(shard.schema, name == config.image_column),
                 )
         _check_image_type(shard, config.image_column, contract)
-        for name in keep:
-            if shard.schema.field(name).type != shards[0].schema.field(name).type:
-                raise InputRefused(
-                    f"The column of --keep {name} has the type {shards[0].schema.field(name).type} in "
-                    f"{shards[0].name}, but {shard.schema.field(name).type} in {shard.name}.",
-                    wanted="the same type in every shard",
-                    next_step=f"remove --keep {name}, or write all shards with the same type",
-                )
-    kept_schema = pa.schema([_kept_field(shards[0].schema.field(name)) for name in keep])
+    kept_schema = pa.schema([common_field(shards, name) for name in keep])
     return ColumnMapping(config.image_column, key, keep, kept_schema)
 
 
-def _kept_field(field: pa.Field) -> pa.Field:
-    """The field of a copied column in the results: dictionary decoded, and nullable: damaged pages give nulls."""
-    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-    return pa.field(field.name, kind, nullable=True)
+def common_field(shards: Sequence[ShardRef], name: str) -> pa.Field:
+    """The field of a copied column in the results: with the common type of all shards, and without a dictionary.
+
+    The field is nullable, because damaged pages give nulls.
+
+    Args:
+        shards: the shards; each one has the column.
+        name: name of the column.
+
+    Raises:
+        InputRefused: the types of two shards have no common type.
+    """
+    kind = plain_type(shards[0].schema.field(name).type)
+    widest, is_distant = shards[0], False
+    for shard in shards:
+        given = shard.schema.field(name).type
+        common = common_type(kind, plain_type(given))
+        if common is None:
+            raise InputRefused(
+                f"The column {name!r} has the type {widest.schema.field(name).type} in {widest.name}, but {given} in "
+                f"{shard.name}; no type represents the values of both.",
+                wanted="types that have a common type without a change of values, such as int32 and int64",
+                next_step=f"leave out the column {name!r}, or write all shards with the same type",
+            )
+        if common != kind:
+            kind, widest = common, shard
+        is_distant = is_distant or timestamp_unit(shard, [name]) == "us"
+    return pa.field(name, in_microseconds(kind) if is_distant else kind)
 
 
 def _check_image_type(shard: ShardRef, name: str, contract: ModelContract) -> None:

@@ -14,10 +14,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from export.errors import InputChanged, ReadFailed
+from export.errors import InputChanged, InputRefused, ReadFailed
 from screen.files.paths import open_parquet
-from screen.input.mapping import ColumnMapping, is_binary
+from screen.input.column_types import empty_array
+from screen.input.int96 import timestamp_unit
+from screen.input.mapping import ColumnMapping
 from screen.input.shards import ShardRef
+from screen.input.value_text import as_texts
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ def _read_shard(shard: ShardRef, columns: ColumnMapping, groups: range | None = 
     if start != end or not shard.is_unchanged():
         raise _changed(shard)
     schema = pa.schema([shard.schema.field(name) for name in columns.names_of(shard)])
-    empty = pa.Table.from_arrays([_no_values(field.type) for field in schema], schema=schema)
+    empty = pa.Table.from_arrays([empty_array(field.type) for field in schema], schema=schema)
     yield _row_batch(shard, columns, start, empty, "", is_last=groups.stop == len(shard.row_groups))
 
 
@@ -165,9 +168,10 @@ def _read_tables(shard: ShardRef, columns: ColumnMapping, groups: Sequence[int])
     """
     names = columns.names_of(shard)
     schema = pa.schema([shard.schema.field(name) for name in names])
+    unit = timestamp_unit(shard, names)
     with ExitStack() as stack:
         try:
-            file = stack.enter_context(open_parquet(shard.path))
+            file = stack.enter_context(open_parquet(shard.path, unit))
         except (OSError, pa.ArrowException) as error:
             raise _changed(shard) from error
         if file.metadata.num_rows != shard.rows or file.num_row_groups != len(shard.row_groups):
@@ -200,42 +204,41 @@ def _row_batch(
     ids = [f"{shard.name}:{start + index}" for index in range(count)]
     key_column = columns.id_of(shard)
     if key_column:
-        given = _as_texts(table.column(key_column))
+        given = as_texts(table.column(key_column))
+        if table.column(key_column).type != shard.schema.field(key_column).type:  # INT96 in us, not in ns
+            given = [None if key is None else f"{key}000" for key in given]
         ids = [made if key is None else key for key, made in zip(given, ids, strict=True)]
     images = None if error else _plain(table.column(columns.image)).combine_chunks()
     if isinstance(images, pa.ChunkedArray):
         images = pa.concat_arrays(images.chunks) if images.num_chunks else pa.array([], images.type)
-    kept = table.select(list(columns.keep)).cast(columns.kept_schema) if columns.keep else pa.table({})
+    kept = _copied(shard, columns, table)
     return RowBatch(shard, start, count, images, tuple(ids), kept, error, is_last)
+
+
+def _copied(shard: ShardRef, columns: ColumnMapping, table: pa.Table) -> pa.Table:
+    """The columns to copy into the results, in the types of the results.
+
+    Raises:
+        InputRefused: the type in the results cannot represent a value.
+    """
+    copied = []
+    for field in columns.kept_schema:
+        column = table.column(field.name)
+        try:
+            copied.append(column if column.type == field.type else column.cast(field.type))
+        except pa.ArrowInvalid as error:
+            raise InputRefused(
+                f"The column {field.name!r} of {shard.name} has the type {column.type}, and a value that {field.type}, "
+                f"the common type of all shards, cannot represent: {str(error).splitlines()[0]}.",
+                wanted="one type that represents every value of the column exactly",
+                next_step=f"leave out the column {field.name!r}, or write all shards with the same type",
+            ) from error
+    return pa.Table.from_arrays(copied, schema=columns.kept_schema)
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """The column, dictionary decoded."""
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
-
-
-def _as_texts(column: pa.ChunkedArray) -> list[str | None]:
-    """Keys of any type as text; bytes that are not valid UTF-8 are escaped."""
-    column = _plain(column)
-    kind = column.type
-    try:
-        raw = column.cast(pa.string() if not _is_text(kind) else pa.large_binary()).to_pylist()
-    except pa.ArrowException:
-        raw = [repr(key) if key.is_valid else None for chunk in column.chunks for key in chunk]
-    return [key.decode(errors="backslashreplace") if isinstance(key, bytes) else key for key in raw]
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)) or (
-        is_binary(kind) or bool(pa.types.is_fixed_size_binary(kind))
-    )
-
-
-def _no_values(kind: pa.DataType) -> pa.Array:
-    """An empty array of any type; `pa.array` fails for a tensor type with a permutation."""
-    if isinstance(kind, pa.BaseExtensionType):
-        return pa.ExtensionArray.from_storage(kind, pa.array([], kind.storage_type))
-    return pa.array([], kind)
 
 
 def _nullable(schema: pa.Schema) -> pa.Schema:

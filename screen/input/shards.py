@@ -37,7 +37,8 @@ class ShardRef:
         modified: modification time in ns; in an object store the version from `file_version`.
         footer: SHA-256 of the Parquet footer.
         row_groups: number of rows in each row group.
-        schema: Arrow schema.
+        schema: Arrow schema; INT96 timestamps in ns.
+        int96: paths of the INT96 leaf columns, as in the Parquet schema.
     """
 
     root: Path
@@ -48,6 +49,7 @@ class ShardRef:
     footer: str
     row_groups: tuple[int, ...]
     schema: pa.Schema
+    int96: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -167,7 +169,9 @@ def _open_footer(root: Path, path: Path, name: str) -> ShardRef:
     with open_parquet(path) as file:
         groups = _count_rows(file.metadata)
         schema = file.schema_arrow
-    return ShardRef(root, path, name, *version, _digest_footer(path), groups, schema)
+        leaves = (file.metadata.schema.column(index) for index in range(file.metadata.num_columns))
+        int96 = tuple(leaf.path for leaf in leaves if leaf.physical_type == "INT96")
+    return ShardRef(root, path, name, *version, _digest_footer(path), groups, schema, int96)
 
 
 def _count_rows(metadata: pq.FileMetaData) -> tuple[int, ...]:

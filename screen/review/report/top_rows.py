@@ -14,6 +14,7 @@ import numpy as np
 
 from screen.columns import DISTANCES
 from screen.input.preview import Preview
+from screen.input.value_text import as_texts
 from screen.review.report.aggregate import SCALARS
 from screen.review.report.findings import ClassValue, TopRow
 from screen.review.report.pictures import PictureFinder
@@ -77,8 +78,11 @@ def gather_top_rows(
         columns = list(dict.fromkeys(["id", "prediction", "mean", "std", "flag", *_REASONS, *SCALARS, *kept]))
         table = results.take(entry, rows, columns)
         previews = finder.find(entry, rows, table["id"].to_pylist())
-        for values, row, preview in zip(table.to_pylist(), rows, previews, strict=True):
-            found[RowPosition(number, row)] = _make_top_row(values, entry.shard, row, names, kept, preview)
+        texts = [as_texts(table[name]) for name in kept]
+        scored = table.select([name for name in columns if name not in kept]).to_pylist()
+        for index, (values, row, preview) in enumerate(zip(scored, rows, previews, strict=True)):
+            copied = [(name, str(column[index])) for name, column in zip(kept, texts, strict=True)]
+            found[RowPosition(number, row)] = _make_top_row(values, entry.shard, row, names, copied, preview)
     return tuple(found[position] for position in positions), finder.notes()
 
 
@@ -87,7 +91,7 @@ def _make_top_row(
     shard: str,
     row: int,
     names: ShownNames,
-    kept: Sequence[str],
+    kept: Sequence[tuple[str, str]],
     preview: Preview | str,
 ) -> TopRow:
     mean, std = np.asarray(values["mean"], np.float64), np.asarray(values["std"], np.float64)
@@ -108,6 +112,6 @@ def _make_top_row(
         ),
         has_classes=values["entropy"] is not None,
         others=len(mean) - len(largest),
-        kept=tuple((clip(name, 40), clip(str(values[name]), 80)) for name in kept),
+        kept=tuple((clip(name, 40), clip(text, 80)) for name, text in kept),
         preview=preview,
     )
