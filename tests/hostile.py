@@ -1,7 +1,7 @@
 """The hostile files, stores and environments that tests try, for the table in docs.
 
-In: the sources of the tests. Out: for each mark `hostile` its area, what is given and what happens. The sources are parsed,
-not imported.
+In: the sources of the tests. Out: for each mark `hostile` its area, what is given and what happens. The sources are
+parsed, not imported.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ def choose_question(sets: LabelSets, control: str | None, wanted: Sequence[str])
         wanted: the choices of an annotator.
 
     Raises:
-        OptionRefused: there is no such question, or several could be meant.
+        OptionRefused: no question has this name, or several could be meant.
     """
     used = {name: {choice for votes in one.votes.values() for choice in votes.choices} for name, one in sets.items()}
     if control is None:
