@@ -1,4 +1,4 @@
-"""The error tree and the exit codes of the project; this module imports no other module of the project.
+"""The error tree and the exit codes of the project; of the project, this module imports only `addresses`.
 
     OodscreenError                    exit 1   the request failed; finished shards stay
     ├── Refused                       exit 2   the request is invalid as given: do not retry
@@ -25,6 +25,8 @@ problem found, the state wanted, and the next step, so that a reader can act on 
 from __future__ import annotations
 
 from enum import IntEnum
+
+from export.addresses import without_secrets
 
 
 class ExitCode(IntEnum):
@@ -55,6 +57,8 @@ class ExitCode(IntEnum):
 class OodscreenError(Exception):
     """Base class of the errors that the user can resolve.
 
+    The texts are stored without the passwords and queries of addresses in them.
+
     Args:
         found: the problem, with the offending value; a sentence.
         wanted: the value or state that is required instead.
@@ -64,10 +68,8 @@ class OodscreenError(Exception):
     exit_code = ExitCode.FAILED
 
     def __init__(self, found: str, *, wanted: str, next_step: str) -> None:
-        super().__init__(found)
-        self.found = found
-        self.wanted = wanted
-        self.next_step = next_step
+        self.found, self.wanted, self.next_step = map(without_secrets, (found, wanted, next_step))
+        super().__init__(self.found)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Make the error picklable, because workers send errors to other processes."""

@@ -17,7 +17,7 @@ from screen.decide.calibration import Calibration, has_signature, read_calibrati
 from screen.decide.request import describe_lines, describe_values
 from screen.engine.graph.plan import plan_engine
 from screen.engine.session import usable_cores
-from screen.files.paths import as_path
+from screen.files.paths import as_path, name_place
 
 _MIB = 2**20
 
@@ -97,7 +97,7 @@ def inspect_model(path: str | Path, config: RunConfig) -> Inspection:
     settings = config.settings()
     plan = plan_engine(model, masks=settings.masks)
     return Inspection(
-        model=str(path),
+        model=name_place(path),
         digest=model.digest,
         contract=model.contract,
         boundary={tensor.name: tensor.shape for tensor in plan.boundary},
@@ -143,5 +143,5 @@ def inspect_file(path: str, config: RunConfig) -> Inspection | CalibrationInspec
         CalibrationRefused: the file is a damaged calibration, or a calibration of another version.
     """
     if has_signature(path):
-        return CalibrationInspection(path, read_calibration(path))
+        return CalibrationInspection(name_place(path), read_calibration(path))
     return inspect_model(path, config)

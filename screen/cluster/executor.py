@@ -19,7 +19,7 @@ from export.errors import EngineFailed, InputChanged, OodscreenError
 from screen.cluster.merge import RangeMerger
 from screen.cluster.tasks import TRIES, Task, TaskQueue, plan_tasks
 from screen.cluster.worker import Done, Opened, RemoteJob, Worker, installed_versions
-from screen.files.paths import is_local
+from screen.files.paths import is_local, name_place
 from screen.files.storage import remove_stale_staging
 from screen.input.images import batch_rows
 from screen.input.shards import ShardRef, UnreadableShard
@@ -261,4 +261,6 @@ def _name_task(task: Task) -> str:
 
 
 def _give_up(shard: ShardRef) -> UnreadableShard:
-    return UnreadableShard(str(shard.path), shard.name, f"{TRIES} workers were lost while they scored this shard")
+    return UnreadableShard(
+        name_place(shard.path), shard.name, f"{TRIES} workers were lost while they scored this shard"
+    )

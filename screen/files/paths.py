@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import pyarrow.parquet as pq
 
+from export.addresses import without_secrets
 from export.errors import OptionRefused
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://", re.ASCII)
@@ -57,6 +58,19 @@ def as_path(text: str | Path) -> Path:
             "tool",
         ) from error
     return cast(Path, path)
+
+
+def name_place(place: str | Path) -> str:
+    """The name of a path or an address for people and for records, without user, password and query.
+
+    The path that is opened keeps them: a name may be insufficient to open its place again.
+    """
+    text = str(place)
+    settings: dict[str, Any] = {} if isinstance(place, str | Path) else place.storage_options
+    host, port = settings.get("host"), settings.get("port")
+    if host and ":///" in text:  # the client of ftp, sftp or smb keeps the host beside the path
+        text = text.replace(":///", f"://{host}{f':{port}' if port else ''}/", 1)
+    return without_secrets(text)
 
 
 def is_local(path: Path) -> bool:

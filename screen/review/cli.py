@@ -96,7 +96,7 @@ def report(
     ] = None,
 ) -> None:
     """Write an HTML page with counts, score distributions, the most suspicious images, quarantined rows and changes."""
-    from screen.files.paths import as_path
+    from screen.files.paths import as_path, name_place
     from screen.review.report.gather import gather_findings
     from screen.review.report.page import refuse_foreign, write_page
 
@@ -109,7 +109,7 @@ def report(
     pictures = sum(not isinstance(one.preview, str) for one in findings.top_rows)
     bad = f" ({counts.bad} of them could not be scored)" if counts.bad else ""
     typer.echo(
-        f"{page}: {shown} most suspicious rows, {pictures} with a thumbnail; "
+        f"{name_place(page)}: {shown} most suspicious rows, {pictures} with a thumbnail; "
         f"{counts.rate.flagged + counts.bad} of {counts.rows} rows flagged{bad}; {size / 1e6:.1f} MB"
     )
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from screen.files.paths import as_os_error, as_path
+from export.addresses import without_secrets
+from export.errors import OptionRefused
+from screen.files.paths import as_os_error, as_path, name_place
 from screen.input.mapping import ColumnMapping
 from screen.input.shards import ShardRef, open_shard
 from screen.output.manifest_file import ManifestEntry
@@ -45,8 +47,10 @@ def find_source(entry: ManifestEntry, columns: ColumnMapping, moved_to: str | No
         with as_os_error():
             exists = (root / entry.shard).exists()
         if not exists:
-            raise SourceMissing(f"no longer exists in {clip(str(root), 200)}")
+            raise SourceMissing(f"no longer exists in {clip(name_place(root), 200)}")
         shard = open_shard(root, entry.shard)
+    except OptionRefused as error:  # an address may need a password, which is not recorded
+        raise SourceMissing(first_line(error)) from error
     except (OSError, pa.ArrowException) as error:
         raise SourceMismatch(f"cannot be read: {first_line(error)}") from error
     scored, current = dict(entry.input), dict(shard.fingerprint)
@@ -67,7 +71,7 @@ def find_source(entry: ManifestEntry, columns: ColumnMapping, moved_to: str | No
 
 def first_line(error: Exception) -> str:
     """First line of an error's text, cut to 200 characters."""
-    return clip(str(error).split("\n")[0] or type(error).__name__, 200)
+    return clip(without_secrets(str(error).split("\n")[0]) or type(error).__name__, 200)
 
 
 def _folder(source: Path) -> Path:

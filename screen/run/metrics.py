@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 from prometheus_client.parser import text_string_to_metric_families
 
 from export.errors import ExitCode, OodscreenError, OptionRefused
+from screen.files.paths import name_place
 from screen.files.storage import write_failed
 from screen.run.summary import RunSummary
 
@@ -61,6 +62,7 @@ def write_metrics(path: Path, output: str, code: ExitCode, summary: RunSummary |
     Raises:
         WriteFailed: the operating system refused the write; an existing file is unchanged.
     """
+    output = name_place(output)
     registry = CollectorRegistry()
 
     def gauge(name: str, sentence: str, values: Mapping[str, float], label: str | None = None) -> None:

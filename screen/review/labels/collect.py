@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from export.errors import InputRefused, OptionRefused
+from screen.files.paths import name_place
 from screen.files.storage import StagingFile
 from screen.review.classes import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, UNUSABLE, ClassNames, name_classes
 from screen.review.labels.annotations import LabelSets, choose_question, read_annotations, read_export
@@ -67,7 +68,7 @@ def join_labels(
     question = choose_question(given, control, classes.choices)
     annotations = given[question]
     report = LabelReport(
-        output,
+        name_place(output),
         read=annotations.read,
         labelled=0,
         worth=evaluate_flag([], score, 0),

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from export.errors import OptionRefused, OutputRefused
-from screen.files.paths import as_path, is_local
+from screen.files.paths import as_path, is_local, name_place
 from screen.files.storage import STAGING_PREFIX, FileContent, StagingFile, sync_folder, write_failed, write_text
 from screen.review.classes import ClassNames
 from screen.review.queue.labelstudio import ImageUrl, embed, label_config, make_task, standard_form
@@ -72,7 +72,7 @@ class FileDestination:
 
     def describe(self) -> str:
         """Description for messages."""
-        return str(self.target)
+        return name_place(self.target)
 
     def find_existing(self, keys: Sequence[bytes]) -> set[bytes]:
         """The empty set: for files, only the ledger records exported images."""

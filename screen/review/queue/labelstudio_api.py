@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from export.errors import OptionRefused, WriteFailed
+from screen.files.paths import name_place
 from screen.review.classes import ClassNames
 from screen.review.queue.file_targets import to_json
 from screen.review.queue.labelstudio import KEY, ImageUrl, LabelForm, label_config, make_task, parse_form
@@ -52,11 +53,11 @@ class LabelStudioProject:
     @property
     def project(self) -> str:
         """Name of the project in the ledger."""
-        return f"{self.url}/projects/{self.id} of {self.created}"
+        return f"{name_place(self.url)}/projects/{self.id} of {self.created}"
 
     def describe(self) -> str:
         """Description for messages."""
-        return f"Label Studio project {self.title!r} ({self.url}/projects/{self.id})"
+        return f"Label Studio project {self.title!r} ({name_place(self.url)}/projects/{self.id})"
 
     def find_existing(self, keys: Sequence[bytes]) -> set[bytes]:
         """Those of `keys` whose images have a task in the project.

@@ -19,8 +19,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from export.errors import OutputRefused, WriteFailed
-from screen.files.paths import as_path, open_parquet
+from export.errors import OptionRefused, OutputRefused, WriteFailed
+from screen.files.paths import as_path, name_place, open_parquet
 from screen.files.storage import FileContent, StagingFile
 from screen.output.lock import hold_output
 from screen.output.manifest_file import ManifestEntry
@@ -102,7 +102,7 @@ class Ledger:
         """
         header: dict[str, str | int] = {
             "project": self.project,
-            "target": str(target),
+            "target": name_place(target),
             "size": content.size,
             "sha256": content.sha256,
         }
@@ -206,7 +206,7 @@ def _read(path: Path) -> tuple[list[LedgerEntry], dict[str, str | int]]:
 
 def _target_exists(header: dict[str, str | int]) -> bool:
     """Whether the queue file exists with the recorded content."""
-    with suppress(OSError, KeyError):
+    with suppress(OSError, KeyError, OptionRefused):  # an address may need a password, which is not recorded
         content = FileContent.of(as_path(str(header["target"])))
         return content == FileContent(int(header["size"]), str(header["sha256"]))
     return False

@@ -68,12 +68,20 @@ def _refuse_within(target: Path, kind: str, results: Results) -> None:
     roots = {entry.root for entry in results.entries} if kind == "parquet" else set()
     for root in roots:
         names = [entry.shard for entry in results.entries if entry.root == root]
-        if (len(names) > 1 or "/" in names[0]) and is_within(path, _resolved(as_path(root))):
+        if (len(names) > 1 or "/" in names[0]) and _is_within(path, root):
             raise OutputRefused(
                 f"{target} is in INPUT {root}.",
                 wanted="a file outside INPUT, because a run takes each Parquet file in INPUT as a shard of images",
                 next_step="choose another folder",
             )
+
+
+def _is_within(path: Path, root: str) -> bool:
+    """Whether a path is in a folder of INPUT; an INPUT that cannot be reached does not contain a path that can."""
+    try:
+        return is_within(path, _resolved(as_path(root)))
+    except OptionRefused:
+        return False
 
 
 def _resolved(path: Path) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from export.errors import OodscreenError
+from screen.files.paths import name_place
 from screen.input.preview import Preview, PreviewLimits, preview_rows
 from screen.input.rows import read_chosen_rows
 from screen.output.manifest_file import ManifestEntry
@@ -77,16 +78,15 @@ class PictureFinder:
         if len(self._problems) > _MAX_NOTES:
             notes.append(f"{len(self._problems) - _MAX_NOTES} more input shards have no thumbnails.")
         if self._is_missing:
-            wrong = "" if self._moved_to is None else f"; {clip(self._moved_to, 200)} does not contain them"
+            wrong = "" if self._moved_to is None else f"; {clip(name_place(self._moved_to), 200)} does not contain them"
             notes.append(f"If the input shards were moved, give their current folder with --input{wrong}.")
         if self._left_out:
             notes.append(f"{self._left_out} thumbnails were left out to limit the size of the page.")
         return tuple(notes)
 
     def _give_up(self, entry: ManifestEntry, problem: str, rows: int) -> list[Preview | str]:
-        self._problems.append(
-            f"{clip(f'{self._moved_to or entry.root}/{entry.shard}', 200)} {problem}: no thumbnails of {rows} rows."
-        )
+        place = clip(f"{name_place(self._moved_to or entry.root)}/{entry.shard}", 200)
+        self._problems.append(f"{place} {problem}: no thumbnails of {rows} rows.")
         return [f"the input shard {problem}"] * rows
 
     def _fit(self, one: Preview | str) -> Preview | str:
