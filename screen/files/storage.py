@@ -1,11 +1,10 @@
-"""List shards, and write files atomically: under its final name, a file is always complete.
+"""Write files atomically: under its final name, a file is always complete.
 
-In: paths, local or in an object store. Out: shard paths, and complete files.
+In: paths, local or in an object store. Out: complete files.
 """
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 import secrets
@@ -15,66 +14,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.errors import InputRefused, WriteFailed
-from screen.files.paths import as_os_error, as_path, is_local, open_bytes
+from export.errors import WriteFailed
+from screen.files.paths import as_os_error, is_local, open_bytes
 
 STAGING_PREFIX = ".oodscreen-"
-_ENDING = ".parquet"
-
-
-def list_shards(source: str) -> tuple[Path, list[Path]]:
-    """List the Parquet files of INPUT.
-
-    Args:
-        source: a file, a folder (searched with its subfolders) or a glob pattern. In a folder, names that
-            start with `.` or `_` are skipped, as in Parquet readers.
-
-    Returns:
-        The folder to which shard names are relative, and the files sorted by name.
-
-    Raises:
-        InputRefused: no shard is found.
-    """
-    path = as_path(source)
-    if path.is_file():
-        return path.parent, [path]
-    if path.is_dir():
-        found = [
-            file
-            for file in path.rglob("*" + _ENDING)
-            if file.is_file() and not any(part[0] in "._" for part in file.relative_to(path).parts)
-        ]
-        if not found:
-            raise InputRefused(
-                f"The folder {source} contains no {_ENDING} file.",
-                wanted="Parquet shards with an image column",
-                next_step=f"check the path; to read files whose names do not end in {_ENDING}, give a glob",
-            )
-        return path, sorted(found)
-    if glob.has_magic(source):
-        behind = source[: source.rfind("..")]
-        if ".." in path.parts and glob.has_magic(behind):
-            raise InputRefused(
-                f"The glob {source} has `..` after a wildcard.",
-                wanted="shards below one folder, so that shard names can be relative to it",
-                next_step="write the glob without `..` after its first wildcard",
-            )
-        root = path.parent
-        while glob.has_magic(str(root)):
-            root = root.parent
-        if is_local(path):
-            found = [Path(name) for name in glob.glob(str(path), recursive=True) if os.path.isfile(name)]
-        else:
-            names = path.fs.glob(path.path)  # type: ignore[attr-defined]
-            found = [as_path(path.fs.unstrip_protocol(name)) for name in names]  # type: ignore[attr-defined]
-            found = [file for file in found if file.is_file()]
-        if found:
-            return root, sorted(found)
-    raise InputRefused(
-        f"{source} does not exist or matches no file.",
-        wanted="a Parquet file, a folder of Parquet files, or a glob that matches Parquet files",
-        next_step="check the path; put a glob in quotation marks",
-    )
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from export.addresses import without_secrets
 from export.errors import InputRefused
-from screen.files.paths import file_version, open_bytes, open_parquet
-from screen.files.storage import list_shards
+from screen.files.listing import ListedFile, Listing, list_shards
+from screen.files.paths import file_version, name_place, open_bytes, open_parquet
 from screen.partition import ShardPartition
 
 _COLUMNS_COMPARED = 8
@@ -98,20 +99,34 @@ def find_shards(source: str, partition: ShardPartition | None = None) -> tuple[l
     Raises:
         InputRefused: INPUT has no shard, or, without a partition, none that can be read.
     """
-    root, paths = list_shards(source)
+    return open_shards(list_shards(source), partition)
+
+
+def open_shards(
+    listing: Listing, partition: ShardPartition | None = None
+) -> tuple[list[ShardRef], list[UnreadableShard]]:
+    """Open the shards of a listing, as `find_shards` does.
+
+    Returns:
+        The readable shards, and those whose footer cannot be read; among these, the folders and names that could not be
+        listed.
+
+    Raises:
+        InputRefused: without a partition, no shard can be read.
+    """
     shards: list[ShardRef] = []
-    unreadable: list[UnreadableShard] = []
-    for path in paths:
-        if partition is not None and not partition.contains(path.relative_to(root).as_posix()):
+    unreadable = _unlisted(listing, partition)
+    for file in listing.files:
+        if partition is not None and not partition.contains(file.name):
             continue
-        found = _open_or_report(root, path)
+        found = _open_or_report(listing.root, file)
         if isinstance(found, ShardRef):
             shards.append(found)
         else:
             unreadable.append(found)
     if not shards and partition is None:
-        raise _nothing_readable(source, unreadable)
-    return shards, unreadable
+        raise _nothing_readable(listing.source, unreadable)
+    return shards, sorted(unreadable, key=lambda shard: shard.name)
 
 
 def open_shard(root: Path, name: str) -> ShardRef:
@@ -127,20 +142,27 @@ def open_shard(root: Path, name: str) -> ShardRef:
     return _open_footer(root, root / name, name)
 
 
-def find_first_shard(source: str) -> ShardRef:
-    """The first readable shard of INPUT; every partition compares the schemas of its shards with that of this shard.
+def open_first_shard(listing: Listing) -> ShardRef:
+    """The first readable shard of a listing, with whose schema every partition compares the schemas of its shards.
 
     Raises:
         InputRefused: INPUT has no shard, or none that can be read.
     """
-    root, paths = list_shards(source)
-    unreadable = []
-    for path in paths:
-        found = _open_or_report(root, path)
+    unreadable = _unlisted(listing)
+    for file in listing.files:
+        found = _open_or_report(listing.root, file)
         if isinstance(found, ShardRef):
             return found
         unreadable.append(found)
-    raise _nothing_readable(source, unreadable)
+    raise _nothing_readable(listing.source, unreadable)
+
+
+def _unlisted(listing: Listing, partition: ShardPartition | None = None) -> list[UnreadableShard]:
+    return [
+        UnreadableShard(one.path, _printable(one.name), one.reason)
+        for one in listing.unlisted
+        if partition is None or partition.contains(one.name)
+    ]
 
 
 def _nothing_readable(source: str, unreadable: list[UnreadableShard]) -> InputRefused:
@@ -152,16 +174,25 @@ def _nothing_readable(source: str, unreadable: list[UnreadableShard]) -> InputRe
     )
 
 
-def _open_or_report(root: Path, path: Path) -> ShardRef | UnreadableShard:
-    name = path.relative_to(root).as_posix()
+def _open_or_report(root: Path, file: ListedFile) -> ShardRef | UnreadableShard:
+    place, name = name_place(file.path), file.name
     try:
         name.encode()
-        return _open_footer(root.resolve(), path, name)
+        return _open_footer(root.resolve(), file.path, name)
     except UnicodeEncodeError:
-        return UnreadableShard(ascii(str(path)), ascii(name), "the name is not UTF-8")
+        return UnreadableShard(ascii(place), ascii(name), "the name is not UTF-8")
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return UnreadableShard(str(path), name, reason)
+        return UnreadableShard(place, name, without_secrets(reason))
+
+
+def _printable(name: str) -> str:
+    """The name, or if it is not UTF-8, its text in ASCII."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return ascii(name)
+    return name
 
 
 def _open_footer(root: Path, path: Path, name: str) -> ShardRef:

@@ -19,10 +19,12 @@ import pyarrow.parquet as pq
 from export.errors import ExitCode, InputRefused
 from screen.columns import IDENTITY, SCORES_OF_ALL_FORMATS, STATUSES, columns_of_format
 from screen.config import fingerprint
-from screen.files.paths import open_parquet
+from screen.files.listing import list_shards
+from screen.files.paths import name_place, open_parquet
 from screen.files.storage import FileContent, find_stale_staging
-from screen.input.shards import UnreadableShard, find_shards
+from screen.input.shards import UnreadableShard, open_shards
 from screen.output.manifest_file import MANIFEST_NAME, ManifestEntry, ManifestFile
+from screen.output.names import split_usable
 from screen.output.quarantine import QUARANTINE_NAME, QUARANTINE_SCHEMA, UNREADABLE_SHARD, read_bad_rows
 from screen.output.writer import read_identity
 
@@ -109,7 +111,7 @@ def check_results(output: Path, source: str | None = None) -> CheckReport:
         problems += [f"{entry.shard!r}: {problem}" for problem in _check_shard(output, entry, identity)]
     unreadable: list[UnreadableShard] = []
     if source is not None:
-        unreadable = _compare_input(source, manifest, problems, notes)
+        unreadable = _compare_input(output, source, manifest, problems, notes)
     if manifest.finished:
         problems += _check_quarantine(output, entries, unreadable)
     else:
@@ -124,7 +126,7 @@ def check_results(output: Path, source: str | None = None) -> CheckReport:
             problems.append(f"{name!a}: a Parquet file that the manifest does not list")
     rows, bad = sum(entry.rows for entry in entries), sum(entry.bad for entry in entries)
     open_parts = () if manifest.finished else tuple(map(str, manifest.missing))
-    return CheckReport(str(output), len(entries), rows, bad, tuple(problems), tuple(notes), open_parts)
+    return CheckReport(name_place(output), len(entries), rows, bad, tuple(problems), tuple(notes), open_parts)
 
 
 def _describe_unfinished(manifest: ManifestFile) -> str:
@@ -201,9 +203,14 @@ def _check_rows(file: pq.ParquetFile, entry: ManifestEntry) -> Iterator[str]:
         yield f"unknown statuses: {sorted(map(str, statuses.keys() - STATUSES.keys()))}"
 
 
-def _compare_input(source: str, manifest: ManifestFile, problems: list[str], notes: list[str]) -> list[UnreadableShard]:
+def _compare_input(
+    output: Path, source: str, manifest: ManifestFile, problems: list[str], notes: list[str]
+) -> list[UnreadableShard]:
     """Check that each readable shard of INPUT has a result of its current content with the same number of rows."""
-    shards, unreadable = find_shards(source)
+    listing = list_shards(source)
+    shards, unreadable = open_shards(listing)
+    shards, unusable = split_usable(output, listing, shards, manifest.entries)
+    unreadable += unusable
     for shard in shards:
         entry = manifest.entries.get(shard.name)
         if entry is None:
@@ -214,6 +221,8 @@ def _compare_input(source: str, manifest: ManifestFile, problems: list[str], not
             problems.append(f"{shard.name!r}: {shard.rows} rows in INPUT, but {entry.rows} in the result")
     present = {shard.name for shard in shards} | {shard.name for shard in unreadable}
     notes += [f"{name!r}: has a result, but is not in INPUT" for name in sorted(manifest.entries.keys() - present)]
+    besides = listing.passed_over.describe()
+    notes += [f"passed over in INPUT: {besides}"] * bool(besides)
     notes += [f"{shard.name!r}: quarantined, cannot be read: {shard.reason}" for shard in unreadable]
     return unreadable
 

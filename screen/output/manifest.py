@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from export.errors import OutputRefused
+from export.errors import OptionRefused, OutputRefused
 from screen.config import fingerprint
-from screen.files.paths import as_path, is_local
+from screen.files.paths import as_path, is_local, name_place
 from screen.files.storage import remove_stale_staging, write_failed, write_text
 from screen.input.shards import ShardRef, UnreadableShard
 from screen.output.manifest_file import (
@@ -85,15 +85,24 @@ class Manifest:
         """The entry of a finished shard."""
         return self._entries[shard.name]
 
-    def vanished(self, present: Iterable[str]) -> list[str]:
+    def vanished(self, present: Iterable[str], root: Path) -> list[str]:
         """Names of finished shards whose input no longer exists; their results stay.
 
         Args:
             present: names of the shards in INPUT; for a partition, only those of its own shards.
+            root: the folder of INPUT, resolved.
         """
         own = [name for name in self._entries if self._partition is None or self._partition.contains(name)]
         missing = sorted(set(own) - set(present))
-        return [name for name in missing if not (as_path(self._entries[name].root) / name).exists()]
+        return [name for name in missing if not self._has_input(name, root)]
+
+    def _has_input(self, name: str, root: Path) -> bool:
+        """Whether the input of a finished shard exists, or cannot be reached."""
+        place = self._entries[name].root
+        try:
+            return ((root if place == name_place(root) else as_path(place)) / name).exists()
+        except (OSError, OptionRefused):
+            return True
 
     def refuse_foreign(self, shards: Sequence[ShardRef]) -> None:
         """Raise an error if a file to be replaced is not an earlier result of the same shard, unless `force` is `all`.
@@ -113,7 +122,7 @@ class Manifest:
                     wanted="a new or empty folder, or the OUTPUT of an earlier run",
                     next_step="choose another OUTPUT, or add --force to overwrite the file",
                 )
-            if entry is not None and entry.root != str(shard.root) and entry.input != shard.fingerprint:
+            if entry is not None and entry.root != name_place(shard.root) and entry.input != shard.fingerprint:
                 raise OutputRefused(
                     f"{target} is the result of a shard with this name in {entry.root}, but INPUT is {shard.root}.",
                     wanted="a separate OUTPUT for each INPUT, or shards with different names",
@@ -146,7 +155,7 @@ class Manifest:
         shard = written.shard
         entry = ManifestEntry(
             shard.name,
-            str(shard.root),
+            name_place(shard.root),
             shard.fingerprint,
             written.size,
             written.sha256,

@@ -45,13 +45,15 @@ from screen.engine.graph.plan import plan_engine
 from screen.engine.masks import ALGORITHM, identify_rows
 from screen.engine.passes import EngineOptions, PassEngine
 from screen.engine.session import choose_device
+from screen.files.listing import list_shards
+from screen.files.paths import name_place
 from screen.input.decode import ImageBatch
 from screen.input.image_bytes import Failure
 from screen.input.images import batch_rows, decode_ahead
 from screen.input.mapping import map_columns
 from screen.input.overlap import StageClock
 from screen.input.rows import read_batches
-from screen.input.shards import ShardRef, find_shards
+from screen.input.shards import ShardRef, open_shards
 from screen.run.failures import find_failures
 from screen.run.runner import Listener
 from screen.run.self_test import Examples, run_self_test
@@ -378,7 +380,10 @@ class _CalibrationProcess:
 
     def _find_shards(self, source: str) -> list[ShardRef]:
         """The readable shards of a source; a notice names those that are left out."""
-        shards, unreadable = find_shards(source)
+        listing = list_shards(source)
+        shards, unreadable = open_shards(listing)
+        if besides := listing.passed_over.describe():
+            self._listener.noted(f"passed over in {name_place(source)}: {besides}")
         for one in unreadable:
             self._listener.noted(f"left out, because the shard cannot be read: {one.name} ({one.reason})")
         return shards

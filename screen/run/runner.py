@@ -10,7 +10,7 @@ import time
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from export.contract.reader import read_model
 from export.errors import InputRefused, OutputRefused
@@ -18,13 +18,15 @@ from screen.config import BadRowLimit, RunConfig, fingerprint
 from screen.decide.policy import choose_policy
 from screen.engine import interim
 from screen.engine.masks import ALGORITHM
+from screen.files.listing import list_shards
 from screen.files.paths import as_path, is_within
 from screen.files.storage import STAGING_PREFIX
 from screen.input.mapping import map_columns
-from screen.input.shards import ShardRef, find_first_shard, find_shards
+from screen.input.shards import ShardRef, open_first_shard, open_shards
 from screen.output.lock import LOCK_NAME, hold_output, refuse_if_held
 from screen.output.manifest import Manifest
 from screen.output.manifest_file import MANIFEST_STEM
+from screen.output.names import split_usable
 from screen.output.parts import close_partitions
 from screen.output.quarantine import QUARANTINE_STEM, write_quarantine
 from screen.output.record import RECORD_STEM, RunRecord
@@ -91,9 +93,10 @@ def run_screening(
     output = as_path(output)
     model = read_model(as_path(model_path))
     part = None if config.part is None else ShardPartition.parse(config.part)
-    shards, unreadable = find_shards(source, part)
-    _check_output(output, source, shards)
-    columns = map_columns(shards if part is None else [find_first_shard(source), *shards], config, model.contract)
+    listing = list_shards(source)
+    shards, unreadable = open_shards(listing, part)
+    _check_output(output, source, shards, listing.folders)
+    columns = map_columns(shards if part is None else [open_first_shard(listing), *shards], config, model.contract)
     policy = choose_policy(model, config)
     identity = config.identity(
         model,
@@ -103,14 +106,19 @@ def run_screening(
         rule=policy.rule.text,
         calibration=None if policy.calibration is None else policy.calibration.digest,
     )
-    open_manifest = partial(_open_manifest, output, identity, shards, force=config.force, part=part)
-    known = open_manifest().entries()  # raises before anything is written
+    open_manifest = partial(Manifest, output, identity, force=config.force, partition=part)
+    manifest = open_manifest()
+    known = manifest.entries()
+    shards, unusable = split_usable(output, listing, shards, {entry.shard for entry in known})
+    unreadable += unusable
+    manifest.refuse_foreign(shards)  # raises before anything is written
     if part is None:
         refuse_if_held(output)
     job = Job(model, output, config, policy, columns, identity, "" if part is None else part.name)
     stop = stop or StopRequest()
     limit = BadRowLimit.parse(config.max_bad_rows)
     summary = RunSummary(output, policy.rule.text, policy.settings.passes, limit, part=part, unreadable=unreadable)
+    summary.passed_over = listing.passed_over
     with ExitStack() as stack:
         executor = None
         if not known:  # every shard is new; if the executor cannot be opened, nothing is written
@@ -118,7 +126,8 @@ def run_screening(
         if note := stack.enter_context(hold_output(output, part)):
             listener.noted(note)
         manifest = open_manifest()
-        todo = _plan(shards, manifest, summary)
+        manifest.refuse_foreign(shards)
+        todo = _plan(shards, listing.root.resolve(), manifest, summary)
         stop.check()
         if todo and executor is None:  # a run without shards to score opens no session, worker or cluster
             executor = stack.enter_context(open_executor(job, listener.noted, stop))
@@ -159,7 +168,7 @@ def run_screening(
     return summary
 
 
-def _plan(shards: list[ShardRef], manifest: Manifest, summary: RunSummary) -> list[ShardRef]:
+def _plan(shards: list[ShardRef], root: Path, manifest: Manifest, summary: RunSummary) -> list[ShardRef]:
     """The shards to score; their reasons, the skipped shards and the vanished shards are added to the summary."""
     todo = []
     for shard in shards:
@@ -170,7 +179,7 @@ def _plan(shards: list[ShardRef], manifest: Manifest, summary: RunSummary) -> li
             summary.reasons[shard.name] = reason
             todo.append(shard)
     present = [*(shard.name for shard in shards), *(shard.name for shard in summary.unreadable)]
-    summary.vanished = manifest.vanished(present)
+    summary.vanished = manifest.vanished(present, root)
     return todo
 
 
@@ -200,16 +209,14 @@ def _score_shards(
     summary.shards.sort(key=lambda written: positions[written.shard.name])
 
 
-def _open_manifest(
-    output: Path, identity: dict[str, Any], shards: list[ShardRef], *, force: str | None, part: ShardPartition | None
-) -> Manifest:
-    manifest = Manifest(output, identity, force=force, partition=part)
-    manifest.refuse_foreign(shards)
-    return manifest
-
-
-def _check_output(output: Path, source: str, shards: list[ShardRef]) -> None:
+def _check_output(output: Path, source: str, shards: list[ShardRef], folders: tuple[Path, ...]) -> None:
     """Refuse an OUTPUT whose results would be read as input by the next run, or would replace input.
+
+    Args:
+        output: folder of results.
+        source: INPUT.
+        shards: shards of INPUT.
+        folders: folders that INPUT searches with their subfolders.
 
     Raises:
         InputRefused: the name of a shard is reserved.
@@ -220,14 +227,14 @@ def _check_output(output: Path, source: str, shards: list[ShardRef]) -> None:
         raise OutputRefused(
             f"OUTPUT {output} is a file.", wanted="a folder", next_step="give the path of a new or existing folder"
         )
-    searched_below = as_path(source).is_dir() or "**" in source
+    if any(is_within(resolved, folder.resolve()) for folder in folders):
+        raise OutputRefused(
+            f"OUTPUT {output} is inside INPUT {source}.",
+            wanted="a folder outside INPUT and outside the folders that links in INPUT lead to: the next run would "
+            "read the results as input",
+            next_step="choose a folder outside INPUT",
+        )
     for shard in shards:
-        if searched_below and is_within(resolved, shard.root):
-            raise OutputRefused(
-                f"OUTPUT {output} is inside INPUT {source}.",
-                wanted="a folder outside INPUT: the next run would read the results as input",
-                next_step="choose a folder outside INPUT",
-            )
         if shard.name.startswith(_RESERVED_NAMES):
             raise InputRefused(
                 f"The name of the shard {shard.name} is reserved for a file of OUTPUT.",

@@ -14,6 +14,8 @@ from typing import Any
 from export.errors import ExitCode
 from screen.config import BadRowLimit
 from screen.decide.intervals import Drift
+from screen.files.listing import PassedOver
+from screen.files.paths import name_place
 from screen.input.shards import UnreadableShard
 from screen.output.manifest_file import ManifestEntry
 from screen.output.writer import WrittenShard
@@ -43,6 +45,7 @@ class RunSummary:
         unreadable: shards that could not be read or scored; they have no result.
         vanished: shards with a result whose input no longer exists.
         drift: drift test of the run; None if it was not requested or the run has no calibration.
+        passed_over: what INPUT contains besides shards.
     """
 
     output: Path
@@ -60,6 +63,7 @@ class RunSummary:
     unreadable: list[UnreadableShard] = field(default_factory=list)
     vanished: list[str] = field(default_factory=list)
     drift: Drift | None = None
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
     @property
     def rows(self) -> int:
@@ -154,7 +158,7 @@ class RunSummary:
         lines += self._unreadable_lines()
         if self.part is not None:
             lines.append(f"part {self.part} is finished; {self._describe_open_parts()}")
-        lines.append(f"results: {self.output}")
+        lines.append(f"results: {name_place(self.output)}")
         return "\n".join(lines)
 
     def _describe_open_parts(self) -> str:
@@ -164,7 +168,10 @@ class RunSummary:
         return f"{len(self.open_parts)} unfinished part(s): {named}"
 
     def _unreadable_lines(self) -> list[str]:
-        return [f"unreadable, no result: {_plain(shard.name)}: {shard.reason}" for shard in self.unreadable]
+        """Lines of text about everything in INPUT that has no result."""
+        besides = self.passed_over.describe()
+        lines = [f"passed over in INPUT: {besides}"] if besides else []
+        return lines + [f"unreadable, no result: {_plain(shard.name)}: {shard.reason}" for shard in self.unreadable]
 
     def to_json(self) -> str:
         """The summary as one line of JSON."""
@@ -172,7 +179,7 @@ class RunSummary:
         values: dict[str, Any] = {
             "exit_code": int(code),
             "meaning": code.meaning,
-            "output": str(self.output),
+            "output": name_place(self.output),
             "part": None if self.part is None else str(self.part),
             "open_parts": [str(part) for part in self.open_parts],
             "rule": self.rule,
@@ -189,6 +196,7 @@ class RunSummary:
             "skipped": self.skipped,
             "unreadable": {shard.name: shard.reason for shard in self.unreadable},
             "vanished": self.vanished,
+            "passed_over": {**asdict(self.passed_over), "endings": dict(self.passed_over.endings)},
             "drift": None if self.drift is None else {"alarm": self.drift.is_alarm, **asdict(self.drift)},
         }
         return json.dumps(values)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from export.errors import InputRefused, OptionRefused
 from screen.decide.detectors import HIGH_IS_SUSPICIOUS
+from screen.files.listing import list_shards
 from screen.files.paths import as_path
-from screen.files.storage import list_shards
 from screen.output.manifest_file import MANIFEST_NAME
 from screen.review.extras import missing_library
 from screen.review.results import open_results
@@ -89,7 +89,10 @@ def _read_shard(path: Path, label: str | None) -> pa.Table:
 def _shards_of(source: str) -> tuple[list[Path], tuple[str, ...]]:
     """Result shards in the manifest, and recorded class names; without a manifest, all shards, and no class names."""
     if not (as_path(source) / MANIFEST_NAME).is_file():
-        return list_shards(source)[1], ()
+        listing = list_shards(source)
+        for one in listing.unlisted[:1]:
+            raise _no_results(one.path, one.reason)
+        return [file.path for file in listing.files], ()
     results = open_results(source)
     if not results.entries:
         raise InputRefused(
@@ -101,7 +104,7 @@ def _shards_of(source: str) -> tuple[list[Path], tuple[str, ...]]:
     return [results.folder / entry.shard for entry in results.entries], class_names
 
 
-def _no_results(path: Path, why: str) -> InputRefused:
+def _no_results(path: Path | str, why: str) -> InputRefused:
     return InputRefused(
         f"{path} is not a scored shard: {why}.",
         wanted="results of `oodscreen run`",

@@ -14,8 +14,8 @@ import pytest
 
 from export.errors import InputChanged, OptionRefused, OutputLocked, ReadFailed, WriteFailed
 from screen.config import RunConfig
+from screen.files.listing import list_shards
 from screen.files.paths import as_path, is_local, open_bytes
-from screen.files.storage import list_shards
 from screen.input.preview import Preview
 from screen.output.check import check_results
 from screen.output.lock import hold_output, refuse_if_held
@@ -241,10 +241,11 @@ def test_a_store_that_cannot_lock_gives_a_notice(store: Any, monkeypatch: pytest
 
 
 def test_a_glob_in_a_store_finds_what_it_matches(store: Any) -> None:
-    root, found = list_shards("memory://in/**/*.parquet")
-    assert str(root) == "memory://in"
-    assert [str(path) for path in found] == [f"memory://in/{name}" for name in NAMES]
-    assert [path.name for path in list_shards("memory://in/[ac].parquet")[1]] == ["a.parquet", "c.parquet"]
+    listing = list_shards("memory://in/**/*.parquet")
+    assert str(listing.root) == "memory://in"
+    assert [file.name for file in listing.files] == NAMES
+    assert [str(file.path) for file in listing.files] == [f"memory://in/{name}" for name in NAMES]
+    assert [file.name for file in list_shards("memory://in/[ac].parquet").files] == ["a.parquet", "c.parquet"]
 
 
 def test_results_in_a_store_never_become_input(store: Any) -> None:

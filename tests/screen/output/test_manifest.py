@@ -86,9 +86,9 @@ def test_a_shard_whose_input_is_gone_has_vanished_and_one_that_is_not_asked_for_
     manifest.start()
     for shard in shards:
         finish(manifest, shard, out)
-    assert manifest.vanished(["a.parquet"]) == []
+    assert manifest.vanished(["a.parquet"], shards[0].root) == []
     shards[1].path.unlink()
-    assert manifest.vanished(["a.parquet"]) == ["b.parquet"]
+    assert manifest.vanished(["a.parquet"], shards[0].root) == ["b.parquet"]
 
 
 def test_the_manifest_says_whether_the_run_came_to_its_end(tmp_path: Path, shards: list[ShardRef]) -> None:

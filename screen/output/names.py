@@ -1,0 +1,136 @@
+"""Find the shards whose results OUTPUT cannot hold under their names.
+
+In: OUTPUT, INPUT and the names of finished shards. Out: the usable shards, and an `UnreadableShard` with the reason for
+each of the others, which are quarantined.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+import unicodedata
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from screen.files.listing import Listing
+from screen.files.paths import is_local, name_place
+from screen.input.shards import ShardRef, UnreadableShard
+
+_SHORT_BYTES = 128
+"""Length in bytes up to which a path is assumed to be short enough for every file system."""
+
+_KEY_BYTES = 1024
+"""Maximum length of a key in the object stores of Amazon, Google and Microsoft, in bytes."""
+
+
+def split_usable(
+    output: Path, listing: Listing, shards: Sequence[ShardRef], finished: Collection[str]
+) -> tuple[list[ShardRef], list[UnreadableShard]]:
+    """The shards whose results OUTPUT can hold, and the others, each with the reason.
+
+    Args:
+        output: folder of results, which need not exist.
+        listing: INPUT.
+        shards: shards of `listing`.
+        finished: names of finished shards, whose results are in OUTPUT; of two shards that exclude each other, the
+            finished one is usable.
+    """
+    reasons = find_unusable(output, (file.name for file in listing.files), finished)
+    unusable = [
+        UnreadableShard(name_place(shard.path), shard.name, reasons[shard.name])
+        for shard in shards
+        if shard.name in reasons
+    ]
+    return [shard for shard in shards if shard.name not in reasons], unusable
+
+
+def find_unusable(output: Path, names: Iterable[str], finished: Collection[str]) -> dict[str, str]:
+    """The shards whose results OUTPUT cannot hold, by name, with the reasons; arguments as for `split_usable`."""
+    new = [name for name in names if name not in finished]
+    folder = _existing(output)
+    reasons = {name: why for name in new if (why := _why_too_long(output, folder, name))}
+    reasons |= _find_files_with_folders(set(new), set(finished))
+    reasons |= _find_twins(output, folder, [name for name in new if name not in reasons], finished)
+    return reasons
+
+
+def _existing(output: Path) -> Path:
+    """OUTPUT, or the nearest folder above it that exists."""
+    while is_local(output) and not output.is_dir() and output != output.parent:
+        output = output.parent
+    return output
+
+
+def _why_too_long(output: Path, folder: Path, name: str) -> str:
+    if not is_local(output):
+        size = len(f"{output.path}/{name}".encode(errors="surrogateescape"))  # type: ignore[attr-defined]
+        too_long = f"the key of the result would have {size} bytes, and a store holds keys of up to {_KEY_BYTES}"
+        return too_long if size > _KEY_BYTES else ""
+    path = output.absolute() / name
+    if len(os.fsencode(path)) <= _SHORT_BYTES:
+        return ""
+    try:
+        for one in (path, *(folder / part for part in name.split("/"))):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                os.lstat(one)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return f"OUTPUT cannot hold a result of this name: {error.strerror}"
+    return ""
+
+
+def _find_files_with_folders(new: set[str], finished: set[str]) -> dict[str, str]:
+    """New shards whose name is also that of a folder, or, if that shard is finished, the new shards in the folder."""
+    reasons = {}
+    for name in new:
+        for above in _folders(name):
+            if above in finished:
+                reasons[name] = f"OUTPUT has a file {above!r}, and cannot hold a folder of this name beside it"
+            elif above in new:
+                reasons[above] = "INPUT has a folder of this name too, and OUTPUT cannot hold both"
+    for above in {above for name in finished for above in _folders(name)} & new:
+        reasons[above] = "OUTPUT has a folder of this name, and cannot hold a file of this name beside it"
+    return reasons
+
+
+def _find_twins(output: Path, folder: Path, names: list[str], finished: Collection[str]) -> dict[str, str]:
+    """New shards whose names differ from others in case or Unicode form alone, if OUTPUT takes both for one."""
+    if not is_local(output):
+        return {}
+    spellings: dict[str, set[str]] = defaultdict(set)
+    for name in (*names, *finished):
+        for part in (*_folders(name), name):
+            spellings[_folded(part)].add(part)
+    reasons = {}
+    for name in names:
+        for part in (*_folders(name), name):
+            twins = sorted(spellings[_folded(part)] - {part})
+            if twins and _are_one(folder, part, twins[0]):
+                reasons[name] = f"OUTPUT does not tell {part!r} from {twins[0]!r}; rename one of them"
+                break
+    return reasons
+
+
+def _folders(name: str) -> Iterator[str]:
+    """The folders in a shard's name, the outermost first: `a` and `a/b` of `a/b/c.parquet`."""
+    return (name[:end] for end, character in enumerate(name) if character == "/")
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _are_one(folder: Path, name: str, other: str) -> bool:
+    """Whether a folder's file system takes two names for one."""
+    with (
+        suppress(OSError),  # if nothing can be written here, the run ends without a result
+        tempfile.TemporaryDirectory(prefix=".oodscreen_names-", dir=folder) as empty,
+    ):
+        path = Path(empty, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        return Path(empty, other).exists()
+    return False
