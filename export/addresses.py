@@ -18,12 +18,23 @@ _QUERY = re.compile(r"(https?://[^\s?'\"]*)\?[^\s'\"<>]*|(://[^\s?'\"]*)\?[^\s/=
 """The query of an address, which can sign a request; in other protocols than http, a `?` without `=` is a wildcard."""
 
 
-def without_secrets(text: str) -> str:
+def without_secrets(text: str, address: str = "") -> str:
     """The text, in which each address has neither the user and the password before its host, nor its query.
 
     Text without an address is unchanged, and so is a result of this function.
+
+    Args:
+        text: text that may contain addresses.
+        address: an address whose user and password are removed from the text too: clients of stores repeat addresses
+            without their protocol.
     """
-    return text if "://" not in text else _QUERY.sub(r"\1\2", _USER.sub(_without_user, text))
+    if "://" not in text and "://" not in address:
+        return text
+    users = {found[2] for found in _USER.finditer(f"{address}\n{text}") if found[1] not in _CONTAINERS | {"github"}}
+    text = _QUERY.sub(r"\1\2", _USER.sub(_without_user, text))
+    for user in sorted(user for user in users if user and ":" in user):
+        text = text.replace(f"{user}@", "")
+    return text
 
 
 def _without_user(found: re.Match[str]) -> str:

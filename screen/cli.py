@@ -20,6 +20,7 @@ import typer
 
 import export.cli
 import screen.review.cli
+from export.addresses import without_secrets
 from export.errors import ExitCode, OodscreenError
 from export.options import Selection, as_options
 from screen.commands import Command, CommandLine, explain_unexpected
@@ -304,9 +305,9 @@ def main() -> None:
         sys.exit(line(prog_name="oodscreen", standalone_mode=False) or 0)
     except OodscreenError as error:
         if line.debug:
-            traceback.print_exc()
+            typer.echo(without_secrets(traceback.format_exc()), err=True)
         line.end(error)
     except Exception as error:  # noqa: BLE001  every error ends as a message and an exit code
         if line.debug:
-            traceback.print_exc()
+            typer.echo(without_secrets(traceback.format_exc()), err=True)
         line.end(explain_unexpected(error))

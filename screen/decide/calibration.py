@@ -29,7 +29,7 @@ from screen.decide.detectors import HIGH_IS_UNUSUAL, CombinedScore, Detector, Fl
 from screen.decide.row_sets import rate_interval, threshold_rank
 from screen.engine.distance import DISTANCES, Metric, NeighbourDistance
 from screen.engine.transform import Transform
-from screen.files.paths import as_path
+from screen.files.paths import as_path, open_bytes
 from screen.files.storage import StagingFile
 
 FORMAT = 2
@@ -164,7 +164,7 @@ class Calibration:
 def has_signature(path: str | Path) -> bool:
     """Whether a file starts as a calibration does, with the signature of a ZIP archive; False if it is unreadable."""
     try:
-        with open(as_path(path), "rb") as file:
+        with open_bytes(as_path(path)) as file:
             return file.read(4) == b"PK\x03\x04"
     except OSError:
         return False

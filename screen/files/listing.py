@@ -15,9 +15,10 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from export.addresses import without_secrets
 from export.errors import InputRefused, ReadFailed
 from screen.files.entries import Entry, examine, has_folders, match_keys, read_folder, read_keys
-from screen.files.paths import as_os_error, as_path, is_local, name_place
+from screen.files.paths import as_os_error, as_path, base_name, is_local, name_place
 
 ENDING = ".parquet"
 
@@ -126,8 +127,7 @@ def list_shards(source: str) -> Listing:
     try:
         kind = _kind(path)
         if kind == "file":
-            name = path.name if is_local(path) else path.name.partition("?")[0]
-            return Listing(name_place(source), path.parent, (ListedFile(name, path),))
+            return Listing(name_place(source), path.parent, (ListedFile(base_name(path), path),))
         if kind == "folder":
             return _FolderSearch(source, path).search()
         if glob.has_magic(source):
@@ -182,7 +182,7 @@ class _Search:
 
     def refuse(self, name: str, path: Path, reason: str) -> None:
         """Record a name that cannot be listed or read."""
-        self.unlisted[name] = Unlisted(name, name_place(path), reason)
+        self.unlisted[name] = Unlisted(name, name_place(path), without_secrets(reason, str(path)))
 
     def add(self, name: str, path: Path) -> None:
         """Record a file, unless a part of its name is none."""

@@ -73,6 +73,11 @@ def name_place(place: str | Path) -> str:
     return without_secrets(text)
 
 
+def base_name(path: Path) -> str:
+    """The last part of `name_place`, which in an address has no query."""
+    return path.name if is_local(path) else name_place(path).rstrip("/").rpartition("/")[2]
+
+
 def is_local(path: Path) -> bool:
     """Whether a path is in a file system, where files can be locked, synced and appended to."""
     return isinstance(path, Path)

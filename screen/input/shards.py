@@ -183,7 +183,7 @@ def _open_or_report(root: Path, file: ListedFile) -> ShardRef | UnreadableShard:
         return UnreadableShard(ascii(place), ascii(name), "the name is not UTF-8")
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return UnreadableShard(place, name, without_secrets(reason))
+        return UnreadableShard(place, name, without_secrets(reason, str(file.path)))
 
 
 def _printable(name: str) -> str:

@@ -69,11 +69,10 @@ def _why_too_long(output: Path, folder: Path, name: str) -> str:
         size = len(f"{output.path}/{name}".encode(errors="surrogateescape"))  # type: ignore[attr-defined]
         too_long = f"the key of the result would have {size} bytes, and a store holds keys of up to {_KEY_BYTES}"
         return too_long if size > _KEY_BYTES else ""
-    path = output.absolute() / name
-    if len(os.fsencode(path)) <= _SHORT_BYTES:
+    if len(os.fsencode(name)) + len(os.fsencode(output)) <= _SHORT_BYTES:
         return ""
     try:
-        for one in (path, *(folder / part for part in name.split("/"))):
+        for one in (output / name, *(folder / part for part in name.split("/"))):
             with suppress(FileNotFoundError, NotADirectoryError):
                 os.lstat(one)
     except OSError as error:
@@ -100,16 +99,17 @@ def _find_twins(output: Path, folder: Path, names: list[str], finished: Collecti
     """New shards whose names differ from others in case or Unicode form alone, if OUTPUT takes both for one."""
     if not is_local(output):
         return {}
-    spellings: dict[str, set[str]] = defaultdict(set)
-    for name in (*names, *finished):
-        for part in (*_folders(name), name):
-            spellings[_folded(part)].add(part)
+    parts = {part for name in (*names, *finished) for part in (*_folders(name), name)}
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for part in parts:
+        spellings[_folded(part)].append(part)
+    twins = {part: sorted(same) for same in spellings.values() if len(same) > 1 for part in same}
     reasons = {}
-    for name in names:
+    for name in names if twins else ():
         for part in (*_folders(name), name):
-            twins = sorted(spellings[_folded(part)] - {part})
-            if twins and _are_one(folder, part, twins[0]):
-                reasons[name] = f"OUTPUT does not tell {part!r} from {twins[0]!r}; rename one of them"
+            other = next((one for one in twins.get(part, ()) if one != part), None)
+            if other is not None and _are_one(folder, part, other):
+                reasons[name] = f"OUTPUT does not tell {part!r} from {other!r}; rename one of them"
                 break
     return reasons
 
@@ -120,6 +120,8 @@ def _folders(name: str) -> Iterator[str]:
 
 
 def _folded(name: str) -> str:
+    if name.isascii():
+        return name.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 

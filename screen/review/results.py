@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from export.errors import InputChanged, InputRefused, OutputLocked, OutputRefused
 from screen.columns import SCORES_OF_ALL_FORMATS, columns_of_format
-from screen.files.paths import as_path, is_local, open_parquet
+from screen.files.paths import as_path, base_name, is_local, open_parquet
 from screen.input.mapping import ColumnMapping
 from screen.output.lock import refuse_if_held
 from screen.output.manifest_file import MANIFEST_NAME, ManifestEntry, ManifestFile
@@ -303,7 +303,7 @@ def open_results(source: str) -> Results:
             next_step="repeat the run with --force",
         )
     record = RunRecord.read(folder, str(manifest.header["configuration"]))
-    return Results(folder, clip(folder.name or folder.resolve().name), dict(manifest.header), entries, record)
+    return Results(folder, clip(base_name(folder) or folder.resolve().name), dict(manifest.header), entries, record)
 
 
 def _in_order(manifest: ManifestFile) -> tuple[ManifestEntry, ...]:

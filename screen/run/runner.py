@@ -19,7 +19,7 @@ from screen.decide.policy import choose_policy
 from screen.engine import interim
 from screen.engine.masks import ALGORITHM
 from screen.files.listing import list_shards
-from screen.files.paths import as_path, is_within
+from screen.files.paths import as_path, base_name, is_within
 from screen.files.storage import STAGING_PREFIX
 from screen.input.mapping import map_columns
 from screen.input.shards import ShardRef, open_first_shard, open_shards
@@ -151,7 +151,7 @@ def run_screening(
         if summary.shards and part is None:
             record = RunRecord.make(
                 configuration=fingerprint(identity),
-                model=as_path(model_path).name,
+                model=base_name(as_path(model_path)),
                 contract=model.contract,
                 calibration=policy.calibration,
                 device=summary.device,
