@@ -237,13 +237,18 @@ STATUSES = {
     "path_not_followed": "the row has a path instead of bytes, and no --image-root was given",
     "path_not_found": "the path is outside --image-root, or its file could not be read",
     "decode_failed": "the bytes are damaged, or not an image of a supported format and pixel type",
-    "too_large": "the image has more pixels than --max-pixels, or too many after resizing, or its file is too large",
+    "too_large": "the image has more pixels than --max-pixels, or too many after resizing, or its file exceeds a limit "
+    "on its size, header, scans or tiles",
+    "too_slow": "decoding the image took too much processor time; the next run scores the shard again",
     "wrong_shape": "the image does not have the input size of the model, which was exported without --resize",
     "unreadable_page": "the row is in a damaged part of the Parquet file",
     "non_finite": "the model returned NaN or infinity",
     "not_probabilities": "the outputs should be probabilities, but are outside 0 to 1 or do not sum to 1",
 }
 """Meaning of each value of the column `status`."""
+
+RETRIED_STATUS = "too_slow"
+"""Status that depends on the load of the machine; a shard with such a row is scored again by the next run."""
 
 
 DISTANCES = ("layout_distance", "contrast_distance", "penultimate_distance")

@@ -92,6 +92,68 @@ def turned_jpeg() -> bytes:
     return saved(_GREY, "JPEG", quality=100, exif=exif)
 
 
+def turned_tiff() -> bytes:
+    """A TIFF with an orientation tag, which Pillow and `keras.utils.load_img` apply."""
+    return saved(_GREY, "TIFF", tiffinfo={0x0112: 6})
+
+
+def tiff(*fields: tuple[int, int, int, int], width: int = 28, height: int = 28, data: bytes = b"") -> bytes:
+    """A TIFF of grey pixels, compressed with LZW, with more fields `(tag, type, count, value)` than it needs."""
+    given = [
+        (256, 4, 1, width),
+        (257, 4, 1, height),
+        (258, 3, 1, 8),
+        (259, 3, 1, 5),
+        (262, 3, 1, 1),
+        (277, 3, 1, 1),
+        *fields,
+    ]
+    table = b"".join(struct.pack("<HHII", *field) for field in given)
+    return b"II*\0" + struct.pack("<IH", 8, len(given)) + table + b"\0" * 4 + data
+
+
+def tiff_tiles(width: int, height: int) -> bytes:
+    return tiff(
+        (322, 4, 1, width), (323, 4, 1, height), (324, 4, 1, 134), (325, 4, 1, 200), data=b"\x80\x0b" + b"\0" * 198
+    )
+
+
+def jpeg_scans(count: int, *, progressive: bool) -> bytes:
+    """A JPEG with more scans of 14 bytes or less.
+
+    Args:
+        count: number of scans that are added.
+        progressive: whether the JPEG is progressive; otherwise, its first scan holds one of three channels.
+    """
+    data = saved(_RGB, "JPEG", progressive=progressive)
+    if not progressive:
+        start = data.index(b"\xff\xda")
+        first = struct.pack(">HBBBBBB", 8, 1, 1, 0, 0, 63, 0)
+        data = data[: start + 2] + first + data[start + 14 :]
+        return data[:-2] + (b"\xff\xda" + first) * count + data[-2:]
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * count + data[-2:]
+
+
+def jpeg_with(data: bytes, *, progressive: bool = False) -> bytes:
+    """A JPEG with bytes in front of its first segment."""
+    jpeg = saved(_GREY, "JPEG", progressive=progressive)
+    return jpeg[:2] + data + jpeg[2:]
+
+
+def gif_with(data: bytes) -> bytes:
+    """A GIF with bytes in front of its image."""
+    start = _GIF.index(b",")
+    return _GIF[:start] + data + _GIF[start:]
+
+
+def rle_bmp(width: int, height: int) -> bytes:
+    """A run-length encoded BMP whose rows hold one pixel each."""
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, 0, 0, 0, 256, 0)
+    rows = b"\1\1\0\0" * min(height, 100)
+    return b"BM" + struct.pack("<IHHI", 0, 0, 0, 54 + 1024) + header + b"\1\2\3\0" * 256 + rows
+
+
 def deep_png() -> bytes:
     return png(28, 28, depth=16, colour=2, pixels=(b"\0" + b"\x12\x34" * 28 * 3) * 28)
 
@@ -116,6 +178,7 @@ _PNG, _JPEG, _GIF, _BMP = (saved(_GREY, kind) for kind in ("PNG", "JPEG", "GIF",
 _TIFF, _WEBP, _PPM = saved(_GREY, "TIFF"), saved(_RGB, "WEBP"), saved(_GREY, "PPM")
 _UNKNOWN = "not an image of a known format"
 _ZEROS = zlib.compress(b"\0" * 2**26, 9)
+_MEGABYTE = zlib.compress(b"\0" * 2**20, 9)
 
 CASES: dict[str, Case] = {
     # Without content.
@@ -148,7 +211,7 @@ CASES: dict[str, Case] = {
     "a TIFF in a circle": Case(tiff_in_a_circle(), "ok"),
     "a TIFF that points outside": Case(tiff_pointing_outside(), "decode_failed"),
     "a PPM of negative size": Case(b"P5 -28 28 255 " + b"\0" * 784, "decode_failed"),
-    "a PPM that is all comment": Case(b"P5 #" + b"x" * 100_000, "decode_failed"),
+    "a PPM that ends in a comment": Case(b"P5 #" + b"x" * 1000, "decode_failed"),
     # Too large, or with a header that states so.
     "a PNG of 60,000 x 60,000": Case(png(60_000, 60_000), "too_large", "pixels"),
     "a PNG of 2,147,483,647 x 2,147,483,647": Case(png(2**31 - 1, 2**31 - 1), "too_large"),
@@ -169,6 +232,52 @@ CASES: dict[str, Case] = {
         png(28, 28, chunk(b"iCCP", b"profile\0\0" + _ZEROS)), "decode_failed", "Decompressed data too large"
     ),
     "a bomb in a PNG's pixels": Case(png(28, 28, pixels=b"\0" * 2**24), "ok"),
+    # More work or memory than the pixels justify.
+    "a PPM that is all comment": Case(b"P5 #" + b"x" * 100_000, "too_large", "in more than 65536 parts"),
+    "a PPM in text with 2,000 comments": Case(b"P2 28 28 255\n" + b"#\n" * 2000, "too_large", "comments"),
+    "a PPM of another range with 4,194,304 pixels": Case(b"P5 2048 2048 100\n", "too_large", "in a slow encoding"),
+    "a run-length encoded BMP of 67,108,864 pixels": Case(rle_bmp(2**26, 1), "too_large", "in a slow encoding"),
+    "a JPEG of fill bytes": Case(jpeg_with(b"\xff" * 100_000), "too_large", "in more than 65536 parts"),
+    "a JPEG of 30,000 comments": Case(jpeg_with(b"\xff\xfe\0\2" * 30_000), "too_large", "in more than 65536 parts"),
+    "a progressive JPEG of 200 scans": Case(jpeg_scans(200, progressive=True), "too_large", "more than 100 scans"),
+    "a sequential JPEG of 200 scans": Case(jpeg_scans(200, progressive=False), "too_large", "more than 100 scans"),
+    "a progressive JPEG with segments between its scans": Case(
+        saved(_GREY, "JPEG", progressive=True)[:-2] + b"\xff\xfe\0\2" * 70_000 + b"\xff\xda" * 200, "too_large", "scans"
+    ),
+    "a TIFF tile of 32,768 x 32,768": Case(tiff_tiles(2**15, 2**15), "too_large", "tiles of 32768 x 32768 pixels"),
+    "a TIFF of one column with wide tiles": Case(
+        tiff(*[(322, 4, 1, 2048), (323, 4, 1, 2048)], width=1, height=2**26), "too_large", "tiles of 2048 x 2048 pixels"
+    ),
+    "a TIFF with two tile widths": Case(tiff((322, 4, 2, 8), (323, 4, 1, 16)), "decode_failed", "not a single integer"),
+    "a TIFF with two widths": Case(tiff((256, 4, 1, 2**26)), "decode_failed", "not a single integer"),
+    "a TIFF of 300,000 strips": Case(tiff((273, 4, 300_000, 8)), "too_large", "300000 tiles or strips"),
+    "a TIFF whose fields share their bytes": Case(
+        tiff(*((40_000 + tag, 7, 10_000, 8) for tag in range(100)), data=b"\0" * 10_000), "decode_failed", "fields of"
+    ),
+    "a PNG of 70,000 chunks": Case(_PNG[:-12] + chunk(b"prVt", b"") * 70_000 + _PNG[-12:], "too_large", "chunks"),
+    "a PNG of 20 texts of 1 MB": Case(
+        png(28, 28, *(chunk(b"zTXt", b"t%d\0\0" % number + _MEGABYTE) for number in range(20))), "too_large", "texts"
+    ),
+    "a PNG of 20 packed texts of 1 MB": Case(
+        png(28, 28, *(chunk(b"iTXt", b"t%d\0\1\0\0\0" % number + _MEGABYTE) for number in range(20))),
+        "too_large",
+        "texts",
+    ),
+    "a GIF of 40,000 comments": Case(
+        gif_with(b"!\xfe" + b"\1a" * 40_000 + b"\0"), "too_large", "in more than 65536 parts"
+    ),
+    # Not more than their pixels justify.
+    "a JPEG with some fill bytes": Case(jpeg_with(b"\xff" * 100), "ok"),
+    "a JPEG with scan markers in its metadata": Case(
+        jpeg_with(b"\xff\xfe" + struct.pack(">H", 402) + b"\xff\xda" * 200, progressive=True) + b"\xff\xda" * 200, "ok"
+    ),
+    "a progressive JPEG of 60 scans": Case(jpeg_scans(50, progressive=True), "ok"),
+    "a GIF of 2,000 frames": Case(_GIF[:-1] + _GIF[_GIF.index(b",") : -1] * 2000 + b";", "ok"),
+    "a PNG of 1,000 texts": Case(png(28, 28, *(chunk(b"tEXt", b"t%d\0text" % n) for n in range(1000))), "ok"),
+    "a PNG of 100 packed texts": Case(
+        png(28, 28, *(chunk(b"zTXt", b"t%d\0\0" % n + zlib.compress(b"text")) for n in range(100))), "ok"
+    ),
+    "a run-length encoded BMP": Case(rle_bmp(28, 28), "ok"),
     # Depths that are not 8 bits.
     "a PNG of 16-bit grey": Case(
         saved(Image.fromarray(np.full((28, 28), 40_000, np.uint16)), "PNG"), "decode_failed", "mode I;16"
@@ -202,6 +311,7 @@ CASES: dict[str, Case] = {
     "a JPEG in CMYK": Case(saved(_RGB.convert("CMYK"), "JPEG"), "ok"),
     "a progressive JPEG": Case(saved(_GREY, "JPEG", progressive=True), "ok"),
     "a JPEG that EXIF would turn": Case(turned_jpeg(), "ok"),
+    "a TIFF that its orientation tag turns": Case(turned_tiff(), "ok"),
     "a PNG with transparency": Case(saved(_RGB.convert("RGBA"), "PNG"), "ok"),
     "a PNG with a palette": Case(saved(_RGB.quantize(16), "PNG"), "ok"),
     "a PNG of one bit": Case(saved(_GREY.convert("1"), "PNG"), "ok"),

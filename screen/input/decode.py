@@ -1,20 +1,21 @@
 """Decode images to uint8 arrays in parallel; an unreadable image gets a status instead of an exception.
 
-In: `RowBatch`es. Out: one `ImageBatch`. Pillow decodes the formats in `FORMATS` and no others. Pillow's `convert`
+In: `RowBatch`es. Out: one `ImageBatch`. Pillow opens an image within the limits of `image_file.py`. Pillow's `convert`
 changes the colour mode to the model's, as in `keras.utils.load_img`: transparency is dropped, palettes are looked up,
-and grey is repeated over the channels of a colour model. Then the image is resized as the contract specifies. EXIF
-rotation is not applied, because `tf.io.decode_image` and `keras.utils.load_img` do not apply it either. Pillow releases
-Python's global lock while it decodes large images, so threads decode in parallel.
+and grey is repeated over the channels of a colour model. Then the image is resized as the contract specifies. Only TIFF
+images are rotated by their orientation tag, as in `keras.utils.load_img`. Pillow releases Python's global lock while it
+decodes large images, so threads decode in parallel.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import os
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from export.contract.metadata import ModelContract
-from screen.input.image_bytes import FORMATS, NULL_TENSOR, Failure, as_picture, image_sources, read_path
+from screen.input.image_bytes import NULL_TENSOR, Failure, as_picture, image_sources, read_path
+from screen.input.image_file import ImageRefused, open_image
 from screen.input.mapping import tensor_shape
 from screen.input.resize import resize_image
 from screen.input.rows import RowBatch
@@ -37,6 +39,13 @@ _CHUNK = 64
 _SMALL_PIXELS = 4096
 """Maximum number of values per image (H x W x C) at which a single thread decodes a batch: for small images Pillow
 holds Python's global lock most of the time, so more threads would only wait."""
+
+_FREE_PIXELS = 2**20
+"""Maximum number of pixels of an image that is decoded whatever the other threads decode."""
+
+_PIXELS, _PIXELS_PER_THREAD = 2**26, 2**23
+"""Maximum number of pixels that all threads decode at the same time: in total, or per thread if that is more. Pillow
+takes up to 14 bytes of memory per pixel, most of them while it resizes an image."""
 
 # An image's defects are reported in its row, and `max_pixels` is checked before an image is decoded.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -82,16 +91,29 @@ class Decoder:
         max_pixels: maximum number of pixels in an image; larger images are not decoded.
         image_root: base folder of the paths in the image column; None: no path is read.
         threads: number of decoding threads; 0 for one per core.
+        check: called after each image, and while a long file is read; an exception that it raises ends the batch.
     """
 
-    def __init__(self, contract: ModelContract, *, max_pixels: int, image_root: str | None, threads: int) -> None:
+    def __init__(
+        self,
+        contract: ModelContract,
+        *,
+        max_pixels: int,
+        image_root: str | None,
+        threads: int,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self._shape = contract.image_shape
         self._resize = contract.resize
         self._mode = _PILLOW_MODES[contract.colour]
         self._max_pixels = max_pixels
         self._is_small = contract.resize.method == "none" and math.prod(self._shape) <= _SMALL_PIXELS
         self._root = None if image_root is None else Path(image_root).resolve()
-        self._pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="decode")
+        self._check = check
+        self._closed = threading.Event()
+        count = threads or os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="decode")
+        self._pixels = _PixelBudget(max(_PIXELS, count * _PIXELS_PER_THREAD))
 
     def decode(self, pieces: Sequence[RowBatch]) -> ImageBatch:
         """Decode all rows of the given pieces into one batch."""
@@ -107,7 +129,8 @@ class Decoder:
         return ImageBatch(tuple(pieces), images[readable] if failures else images, readable, failures)
 
     def close(self) -> None:
-        """Cancel pending tasks, and wait for the threads to end."""
+        """Cancel pending tasks, and wait for each thread to finish its current image."""
+        self._closed.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _decode_piece(self, piece: RowBatch, into: NDArray[np.uint8]) -> list[tuple[int, Failure]]:
@@ -124,7 +147,10 @@ class Decoder:
         def decode_some(start: int) -> list[tuple[int, Failure]]:
             failed = []
             for index in range(start, min(start + chunk, len(sources))):
+                if self._closed.is_set():
+                    break
                 failure = self._decode_one(*sources[index], into[index])
+                self._check()  # afterwards, because Pillow's plugins may swallow what it raises while they read
                 if failure is not None:
                     failed.append((index, failure))
             return failed
@@ -164,6 +190,8 @@ class Decoder:
             if data is None:
                 return "null_image", "the row has neither bytes nor a path"
             return self._decode_bytes(data, into)
+        except ImageRefused as refused:
+            return refused.status, refused.reason
         except Image.DecompressionBombError as error:
             return "too_large", str(error)
         except UnidentifiedImageError:  # its message contains a memory address, which differs between runs
@@ -172,18 +200,23 @@ class Decoder:
             return "decode_failed", f"{type(error).__name__}: {error}"
 
     def _decode_bytes(self, data: bytes, into: NDArray[np.uint8]) -> Failure | None:
-        if not data:
-            return "decode_failed", "0 bytes"
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > self._max_pixels:
-                return "too_large", f"{image.width} x {image.height} pixels, more than the limit of {self._max_pixels}"
+        with open_image(data, self._max_pixels, self._check) as image:
             if image.mode not in _EIGHT_BIT:
                 return "decode_failed", f"the image has Pillow's mode {image.mode}, not 8 bits per channel"
             height, width, _ = self._shape
             if self._resize.method == "none" and (image.height, image.width) != (height, width):
                 return "wrong_shape", f"{image.width} x {image.height} pixels, the model takes {width} x {height}"
-            self._put(image if image.mode == self._mode else image.convert(self._mode), into)
+            pixels = image.width * image.height
+            if pixels <= _FREE_PIXELS:
+                self._convert(image, into)
+            else:
+                with self._pixels.reserve(pixels):
+                    self._convert(image, into)
         return None
+
+    def _convert(self, image: Image.Image, into: NDArray[np.uint8]) -> None:
+        """Decode an opened image into its slice of the batch."""
+        self._put(image if image.mode == self._mode else image.convert(self._mode), into)
 
     def _put(self, image: Image.Image, into: NDArray[np.uint8]) -> None:
         """Copy an image of the model's colour mode into its slice of the batch, resized where necessary."""
@@ -195,3 +228,29 @@ class Decoder:
 
     def _has_model_size(self, height: int, width: int) -> bool:
         return (height, width) == self._shape[:2] and not self._resize.is_needed_at_same_size
+
+
+class _PixelBudget:
+    """Limits the number of pixels that all threads decode at the same time.
+
+    Args:
+        most: the limit; a larger image is decoded when no other image takes part of the budget.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = self._free = most
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def reserve(self, pixels: int) -> Iterator[None]:
+        """Wait until the given number of pixels is free, and reserve them within the block."""
+        share = min(pixels, self._most)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= share)
+            self._free -= share
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += share
+                self._changed.notify_all()

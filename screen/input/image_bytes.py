@@ -14,9 +14,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Image formats that are decoded, by their names in Pillow."""
-
 _BYTES_PER_PIXEL, _BYTES_OF_METADATA = 8, 2**20
 """Maximum size of an image file that is read, in bytes: per pixel (four channels of 16 bits), and for metadata."""
 

@@ -5,7 +5,7 @@ In: batches of rows. Out: an `ImageBatch` for each, in order. Reading and decodi
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 
 from export.contract.metadata import ModelContract
@@ -28,7 +28,11 @@ def batch_rows(config: RunConfig, contract: ModelContract) -> int:
 
 
 def decode_ahead(
-    batches: Iterator[list[RowBatch]], contract: ModelContract, config: RunConfig, clock: StageClock
+    batches: Iterator[list[RowBatch]],
+    contract: ModelContract,
+    config: RunConfig,
+    clock: StageClock,
+    check: Callable[[], None] = lambda: None,
 ) -> Generator[ImageBatch, None, None]:
     """Read and decode batches in two threads, ahead of the caller; closing the generator ends both threads.
 
@@ -37,9 +41,12 @@ def decode_ahead(
         contract: image size and colour of the model.
         config: gives the pixel limit, the base folder of image paths, and the number of decoding threads.
         clock: measures the busy time of the stages `read` and `decode`.
+        check: called after each image, and while a long file is read; the caller gets an exception that it raises.
     """
-    decoder = Decoder(contract, max_pixels=config.max_pixels, image_root=config.image_root, threads=config.threads)
+    decoder = Decoder(
+        contract, max_pixels=config.max_pixels, image_root=config.image_root, threads=config.threads, check=check
+    )
     pieces = work_ahead(clock.make("read", batches), _AHEAD)
     images = work_ahead(clock.apply("decode", decoder.decode, pieces), _AHEAD)
-    with closing(decoder), closing(images):
+    with closing(images), closing(decoder):  # the decoder is closed first, and ends its batch early
         yield from images

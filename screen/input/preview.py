@@ -1,7 +1,7 @@
 """Make thumbnails of rows for reviewers, from the stored image and not from the model's input.
 
-In: a `RowBatch`. Out: for each row a `Preview`, or the reason why there is none. The decoder's limits apply: only the
-formats in `FORMATS`, a maximum number of pixels, and only paths below one folder.
+In: a `RowBatch`. Out: for each row a `Preview`, or the reason why there is none. The decoder's limits apply: those of
+`image_file.py`, a maximum number of pixels, and only paths below one folder.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from screen.input.image_bytes import FORMATS, NULL_TENSOR, as_picture, image_sources, read_path, tensor_pixels
+from screen.input.image_bytes import NULL_TENSOR, as_picture, image_sources, read_path, tensor_pixels
+from screen.input.image_file import ImageRefused, open_image
 from screen.input.mapping import tensor_shape
 from screen.input.rows import RowBatch
 
@@ -81,13 +82,11 @@ def _preview_source(data: bytes | None, path: bytes | None, limits: PreviewLimit
             data = found
         if data is None:
             return "the row has neither bytes nor a path"
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > limits.max_pixels:
-                return f"{image.width} x {image.height} pixels, more than the limit of {limits.max_pixels}"
+        with open_image(data, limits.max_pixels) as image:
             stored = image.size
             image.draft("RGB", (limits.side, limits.side))  # decodes a JPEG at reduced resolution
             return _shrink(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"), stored, limits.side)
-    except Image.DecompressionBombError as error:
+    except (ImageRefused, Image.DecompressionBombError) as error:
         return str(error)
     except Exception as error:  # noqa: BLE001  Pillow's plugins raise nearly anything on broken files
         return f"cannot be decoded ({type(error).__name__})"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import OptionRefused, OutputRefused
+from screen.columns import RETRIED_STATUS
 from screen.config import fingerprint
 from screen.files.paths import as_path, is_local, name_place
 from screen.files.storage import remove_stale_staging, write_failed, write_text
@@ -77,6 +78,8 @@ class Manifest:
             return "with a missing result"
         if result.stat().st_size != entry.size:
             return "with a result of the wrong size"
+        if entry.statuses.get(RETRIED_STATUS):
+            return "with images that took too much time"
         if self._force == "quarantined" and entry.bad:
             return "with quarantined rows"
         return None

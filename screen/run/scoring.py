@@ -105,13 +105,14 @@ class ShardScorer:
     Args:
         job: the model, the settings and the folder of results.
         notify: callback for one-line notices.
+        stop: request to stop, checked while images are decoded; None if there is none.
 
     Raises:
         Refused: the device is not available, or the model does not run on the device.
     """
 
-    def __init__(self, job: Job, notify: Callable[[str], None]) -> None:
-        self._job = job
+    def __init__(self, job: Job, notify: Callable[[str], None], stop: StopRequest | None = None) -> None:
+        self._job, self._stop = job, stop or StopRequest()
         config = job.config
         self._screener = Screener(
             job.model,
@@ -166,7 +167,7 @@ class ShardScorer:
     def _score_batches(
         self, clock: StageClock, batches: Iterator[list[RowBatch]]
     ) -> Generator[ScoredBatch, None, None]:
-        images = decode_ahead(batches, self._job.model.contract, self._job.config, clock)
+        images = decode_ahead(batches, self._job.model.contract, self._job.config, clock, self._stop.check)
         scored = work_ahead(clock.run("score", partial(score_batches, self._screener), images), _AHEAD)
         with closing(scored):
             yield from scored
@@ -175,7 +176,7 @@ class ShardScorer:
 @contextmanager
 def open_here(job: Job, notify: Callable[[str], None], stop: StopRequest) -> Iterator[Executor]:
     """Open the local executor, which scores the shards in this process."""
-    yield ShardScorer(job, notify)
+    yield ShardScorer(job, notify, stop)
 
 
 @dataclass(frozen=True)

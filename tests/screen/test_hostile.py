@@ -76,6 +76,10 @@ def screened(
     return {row["id"]: row for row in results}
 
 
+@pytest.mark.hostile(
+    "An image whose header, metadata, scans, tiles or pixels take far more work or memory than its size justifies",
+    "its row gets the status `too_large` or `decode_failed` without the work; the other rows are scored",
+)
 @pytest.mark.parametrize("name", hostile_images.CASES)
 def test_a_hostile_image_has_its_status_and_its_reason(name: str, screened: dict[str, dict[str, Any]]) -> None:
     case, row = hostile_images.CASES[name], screened[name]

@@ -23,7 +23,8 @@ from PIL import Image
 
 from export.contract.metadata import ModelContract
 from export.errors import InputChanged, OptionRefused, WriteFailed
-from screen.input.image_bytes import FORMATS, as_picture, image_sources, read_path, tensor_pixels
+from screen.input.image_bytes import as_picture, image_sources, read_path, tensor_pixels
+from screen.input.image_file import ImageRefused, open_image
 from screen.input.mapping import tensor_shape
 from screen.input.rows import RowBatch, read_chosen_rows
 from screen.input.shards import ShardRef
@@ -174,7 +175,7 @@ class Fetcher:
             yield (
                 "null_image"
                 if data is None
-                else _as_image(data, None if path is None else path.decode(errors="replace"))
+                else _as_image(data, None if path is None else path.decode(errors="replace"), self._max_pixels)
             )
 
     def _tensors(self, column: pa.Array, shape: tuple[int, ...]) -> Iterator[tuple[bytes, QueuedImage] | str]:
@@ -197,12 +198,14 @@ class Fetcher:
             yield hashlib.sha256(pixels.tobytes()).digest(), QueuedImage(buffer.getvalue(), None, ".png", "image/png")
 
 
-def _as_image(data: bytes, path: str | None) -> tuple[bytes, QueuedImage] | str:
-    """The digest and the image, or the reason why the bytes are not an image."""
-    kind = None
-    with suppress(Exception), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        kind = image.format
-    if kind is None:
+def _as_image(data: bytes, path: str | None, max_pixels: int) -> tuple[bytes, QueuedImage] | str:
+    """The digest and the image, or the reason why the bytes are not an image that is decoded."""
+    try:
+        with open_image(data, max_pixels) as image:
+            kind = image.format or ""
+    except ImageRefused as refused:
+        return refused.status
+    except Exception:  # noqa: BLE001  Pillow's plugins raise nearly anything on broken files
         return "decode_failed"
     media_type = Image.MIME.get(kind, "application/octet-stream")
     return hashlib.sha256(data).digest(), QueuedImage(data, path, _SUFFIXES.get(kind, f".{kind.lower()}"), media_type)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import string
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +17,10 @@ from urllib.parse import quote
 from xml.etree import ElementTree
 
 import pyarrow as pa
-from PIL import Image
 
 from export.errors import OptionRefused
 from screen.columns import SCORES
-from screen.input.image_bytes import FORMATS
+from screen.input.image_file import open_image
 from screen.review.classes import ClassNames
 from screen.review.queue.row import QueuedImage, QueueRow
 
@@ -156,7 +156,7 @@ def embed(image: QueuedImage) -> str:
 def _as_png(data: bytes) -> bytes | None:
     buffer = io.BytesIO()
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with open_image(data, sys.maxsize) as image:  # `fetch.py` has applied `--max-pixels`
             image.convert("RGB").save(buffer, "PNG")
     except Exception:  # noqa: BLE001  Pillow's plugins raise nearly anything on broken files
         return None

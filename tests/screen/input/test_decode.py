@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import io
+import itertools
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +18,14 @@ from PIL import Image
 from export.contract.inputs import Resize
 from export.contract.metadata import ModelContract
 from export.contract.reader import ExportedModel
+from export.errors import Terminated
 from screen.columns import STATUSES
-from screen.input.decode import _SMALL_PIXELS, Decoder, ImageBatch
+from screen.input import image_file
+from screen.input.decode import _SMALL_PIXELS, Decoder, ImageBatch, _PixelBudget
 from screen.input.resize import resize_image
 from screen.input.rows import RowBatch
+from screen.run.stopping import StopRequest
+from tests import hostile_images
 from tests.conftest import IMAGE_TYPE, encode
 
 
@@ -239,6 +247,133 @@ def test_every_colour_becomes_the_models_as_keras_and_tensorflow_do_it(
             continue  # TensorFlow does not decode these
         theirs = tf.io.decode_image(data, channels=channels, expand_animations=False).numpy()
         np.testing.assert_allclose(found, theirs.astype(np.int16), atol=channels % 3, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {"quality": 100}),
+        ("PNG", {}),
+        ("WEBP", {"lossless": True}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_orientation_tags_are_treated_as_by_keras_and_tensorflow(
+    keras: Any, contract: ModelContract, kind: str, options: dict[str, Any], orientation: int
+) -> None:
+    """Keras turns TIFF images alone, because Pillow does; TensorFlow turns none, and decodes no TIFF images."""
+    import tensorflow as tf
+
+    pixels = np.zeros((28, 28, 3), np.uint8)
+    pixels[:8, :14] = 250
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    tag: dict[str, Any] = {"tiffinfo": {0x0112: orientation}} if kind == "TIFF" else {"exif": exif}
+    Image.fromarray(pixels).save(buffer, kind, **tag, **options)
+    found = decode(replace(contract, channels=3), pa.array([buffer.getvalue()])).images[0]
+    np.testing.assert_array_equal(found, np.asarray(keras.utils.load_img(io.BytesIO(buffer.getvalue()))))
+    quarters = {1: 0, 3: 2, 6: 3, 8: 1}[orientation] if kind == "TIFF" else 0
+    np.testing.assert_allclose(found, np.rot90(pixels, quarters).astype(np.int16), atol=15)
+    if kind == "TIFF":
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            tf.io.decode_image(buffer.getvalue())
+    elif kind != "WEBP" or hasattr(tf.io, "decode_webp"):  # older versions of TensorFlow decode no WebP images
+        theirs = tf.io.decode_image(buffer.getvalue(), channels=3, expand_animations=False).numpy()
+        np.testing.assert_allclose(found, theirs.astype(np.int16), atol=15)
+
+
+def test_a_turned_tiff_has_the_size_that_it_has_when_it_is_turned(contract: ModelContract) -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (20, 10)).save(buffer, "TIFF", tiffinfo={0x0112: 6})
+    assert decode(replace(contract, height=20, width=10), pa.array([buffer.getvalue()])).failures == {}
+    assert decode(replace(contract, height=10, width=20), pa.array([buffer.getvalue()])).failures[0][0] == "wrong_shape"
+
+
+def noise(size: int, kind: str) -> bytes:
+    """A square RGB image, larger than the files whose reads are not counted."""
+    data = encode(np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8), kind)
+    assert len(data) > 2**16
+    return data
+
+
+def test_an_image_that_takes_too_much_processor_time_has_a_status_of_its_own(
+    contract: ModelContract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    column = pa.array([noise(400, kind) for kind in ("PNG", "JPEG", "BMP", "PPM")])
+    contract = replace(contract, height=400, width=400, channels=3)
+    assert decode(contract, column).failures == {}
+    monkeypatch.setattr(image_file, "_SECONDS", -1.0)
+    failures = decode(contract, column).failures
+    assert {status for status, _ in failures.values()} == {"too_slow"}
+    assert len(failures) == len(column)
+
+
+def test_opening_and_decoding_an_image_reads_it_a_limited_number_of_times(
+    contract: ModelContract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run-length encoded BMP image, which Pillow reads byte by byte."""
+    monkeypatch.setattr(image_file, "_PIXEL_READS", 100_000)
+    data = hostile_images.rle_bmp(28, 28)[: 54 + 1024] + b"\0\0" * 60_000
+    assert decode(contract, pa.array([data])).failures[0] == (
+        "too_large",
+        "a header or pixels in more than 100000 parts",
+    )
+
+
+def test_a_stop_ends_a_batch_before_the_next_image(contract: ModelContract, digits: NDArray[np.uint8]) -> None:
+    checked = itertools.count(1)
+
+    def check() -> None:
+        if next(checked) == 10:
+            raise KeyboardInterrupt
+
+    column = pa.array([encode(digits[0])] * 500)
+    piece = RowBatch(cast(Any, None), 0, 500, column, ("",) * 500, pa.table({}), "", True)
+    decoder = Decoder(contract, max_pixels=10**6, image_root=None, threads=2, check=check)
+    with pytest.raises(KeyboardInterrupt):
+        decoder.decode([piece])
+    decoder.close()
+    assert next(checked) < 20
+
+
+def test_a_stop_ends_the_decoding_of_a_long_image(contract: ModelContract) -> None:
+    stop, calls = StopRequest(), itertools.count(1)
+
+    def check() -> None:
+        if next(calls) == 4:
+            stop.record(signal.SIGTERM)
+        stop.check()
+
+    column = pa.array([noise(1000, "BMP")])
+    piece = RowBatch(cast(Any, None), 0, 1, column, ("",), pa.table({}), "", True)
+    contract = replace(contract, height=1000, width=1000, channels=3)
+    decoder = Decoder(contract, max_pixels=10**6, image_root=None, threads=1, check=check)
+    with pytest.raises(Terminated):
+        decoder.decode([piece])
+    decoder.close()
+    assert next(calls) < 10
+
+
+def test_threads_decode_a_limited_number_of_pixels_at_the_same_time() -> None:
+    budget, now, most = _PixelBudget(100), [0], [0]
+    guard, both = threading.Lock(), threading.Barrier(2, timeout=60)
+
+    def decode_one(pixels: int) -> None:
+        with budget.reserve(pixels):
+            with guard:
+                now[0] += min(pixels, 100)
+                most[0] = max(most[0], now[0])
+            if pixels == 50:
+                both.wait()  # two images of half the budget are decoded at the same time
+            with guard:
+                now[0] -= min(pixels, 100)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(decode_one, [50, 50, 70, 1000, 40, 100, 60, 99, 1]))
+    assert most[0] == 100
 
 
 def test_a_resize_in_the_contract_is_obeyed(contract: ModelContract) -> None:

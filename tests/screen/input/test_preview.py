@@ -11,6 +11,7 @@ from PIL import Image
 from screen.input.preview import Preview, PreviewLimits, preview_rows
 from screen.input.rows import RowBatch
 from screen.input.shards import ShardRef
+from tests.hostile_images import CASES
 
 LIMITS = PreviewLimits(96, 10_000, None, None)
 
@@ -48,6 +49,17 @@ def test_what_cannot_be_shown_says_why() -> None:
     for one, why in zip(found, reasons, strict=True):
         assert isinstance(one, str)
         assert why in one
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_an_image_that_is_not_decoded_for_the_model_has_no_thumbnail() -> None:
+    refused = {name: case for name, case in CASES.items() if case.status == "too_large" and case.data}
+    limits = PreviewLimits(96, 2**26, None, None)
+    for (name, case), found in zip(
+        refused.items(), preview_rows(rows(*(case.data for case in refused.values())), limits), strict=True
+    ):
+        assert isinstance(found, str), name
+        assert case.reason in found
 
 
 def test_a_jpeg_that_is_decoded_at_a_smaller_size_says_how_large_it_is() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,18 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from export.contract.reader import ExportedModel
-from export.errors import ExitCode, InputChanged, OutputLocked, OutputRefused
+from export.errors import ExitCode, InputChanged, OutputLocked, OutputRefused, Terminated
 from export.graph.passes import stamp_metadata
 from screen import Screener
 from screen.columns import COLUMNS, SCORES
 from screen.config import RunConfig
+from screen.input import image_file
 from screen.output.check import check_results
 from screen.output.lock import hold_output
 from screen.output.manifest_file import MANIFEST_NAME
 from screen.output.quarantine import QUARANTINE_NAME
 from screen.run.runner import run_screening
+from screen.run.stopping import StopRequest
 from screen.run.summary import RunSummary
 from tests.conftest import Recorder, contents, encode, read_results, write_shard
 from tests.screen.engine.graphs import Graph, raw_values
@@ -132,6 +135,50 @@ def test_scores_do_not_depend_on_the_split_into_shards(
     other, table = read_results(tmp_path / "out"), read_results(results)
     for name in (*(column.name for column in SCORES), "flag", "flag_reason"):
         assert other[name].to_pylist() == table[name].to_pylist(), name
+
+
+@pytest.mark.hostile(
+    "An image that takes too much processor time to decode",
+    "its row gets the status `too_slow`; the next run scores its shard again",
+)
+def test_a_shard_with_an_image_that_took_too_much_time_is_scored_again(
+    article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = encode(digits[1], "BMP") + b"\0" * 2**16  # the time is measured only for files of at least this size
+    write_shard(tmp_path / "in" / "a.parquet", [encode(digits[0]), long])
+    write_shard(tmp_path / "in" / "b.parquet", [encode(digits[2])])
+    with monkeypatch.context() as patched:
+        patched.setattr(image_file, "_SECONDS", -1.0)
+        for _ in range(2):
+            summary = run(article_onnx, tmp_path / "in", tmp_path / "out")
+            assert read_results(tmp_path / "out")["status"].to_pylist() == ["ok", "too_slow", "ok"]
+            assert check_results(tmp_path / "out").problems == ()
+    assert summary.reasons == {"a.parquet": "with images that took too much time"}
+    run(article_onnx, tmp_path / "in", tmp_path / "out")
+    assert read_results(tmp_path / "out")["status"].to_pylist() == ["ok"] * 3
+    assert run(article_onnx, tmp_path / "in", tmp_path / "out").reasons == {}
+
+
+@pytest.mark.hostile(
+    "A signal while images are decoded that take long",
+    "the run ends without decoding the other images of the batch; finished shards stay",
+)
+def test_a_stop_does_not_wait_for_the_batch(article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path) -> None:
+    class StopInBatch(StopRequest):
+        checks = 0
+
+        def check(self) -> None:
+            self.checks += 1
+            if self.checks == 100:
+                self.record(signal.SIGTERM)
+            super().check()
+
+    write_shard(tmp_path / "in" / "a.parquet", [encode(digits[0])] * 2000)
+    stop, config = StopInBatch(), RunConfig(passes=1, device="cpu", batch_size=1000)
+    with pytest.raises(Terminated):
+        run_screening(article_onnx, str(tmp_path / "in"), tmp_path / "out", config, Recorder(), stop)
+    assert stop.checks < 500
+    assert "a.parquet" not in contents(tmp_path / "out")
 
 
 def test_another_seed_gives_other_scores(results: Path, article_onnx: Path, digit_shards: Path, tmp_path: Path) -> None:
