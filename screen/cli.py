@@ -27,6 +27,7 @@ from screen.commands import Command, CommandLine, explain_unexpected
 from screen.config import ForceChoice, PassSettings, RunConfig
 from screen.decide.config import CalibrationConfig
 from screen.options import CALIBRATION_PANEL, NIGHTLY_PANEL, AsJson, ModelFile, RunOutput
+from screen.streams import keep_streams
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -297,10 +298,27 @@ _COLLECTION_THRESHOLD = 50_000
 
 
 def main() -> None:
-    """Run the command line; print an error as a message, with `--json` also as JSON, and exit with its code."""
+    """Run the command line; print an error as a message, with `--json` also as JSON, and exit with its code.
+
+    If standard output could not be written, the command runs to its end, and the exit code is 1 unless an error of
+    the command has set another.
+    """
     gc.set_threshold(_COLLECTION_THRESHOLD)
     atexit.register(gc.freeze)
+    output = keep_streams()
     line: Any = typer.main.get_command(app)
+    try:
+        _run(line)
+    except SystemExit as ended:
+        failure = output.failure(required=line.as_json)
+        if failure is None:
+            raise
+        typer.echo(f"error: {failure}", err=True)
+        is_done = ended.code in (ExitCode.DONE, ExitCode.UNREADABLE_INPUT, ExitCode.DRIFT)
+        raise SystemExit(int(failure.exit_code) if is_done else ended.code) from None
+
+
+def _run(line: Any) -> None:
     try:
         sys.exit(line(prog_name="oodscreen", standalone_mode=False) or 0)
     except OodscreenError as error:
