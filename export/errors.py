@@ -46,7 +46,8 @@ class ExitCode(IntEnum):
     REFUSED = 2, "refused: a wrong option, model or input; do not retry the same command"
     UNREADABLE_INPUT = (
         3,
-        "done, but a whole shard was unreadable, or too many rows could not be scored (`--max-bad-rows`)",
+        "done, but a whole shard was unreadable, too many rows could not be scored (`--max-bad-rows`), or a result is "
+        "gone whose input is gone, too",
     )
     DRIFT = 4, "done, but the flag rate is outside the calibrated range (`--alarm`); 3 takes precedence over 4"
     LOCKED = 75, "another run holds the lock of OUTPUT; try again later"

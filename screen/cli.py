@@ -187,6 +187,44 @@ def check(
     raise typer.Exit(report.exit_code)
 
 
+@_command("forget", panel=_SCREEN)
+def forget(
+    results: RunOutput,
+    vanished: Annotated[
+        bool, typer.Option("--vanished", help="Remove the results whose input shards no longer exist.")
+    ] = False,
+    damaged: Annotated[
+        bool,
+        typer.Option("--damaged", help="Remove the results that are missing, or differ from what the run wrote."),
+    ] = False,
+    before: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATE",
+            help="Remove the results that were written before this date or time (ISO 8601; UTC without an offset).",
+            show_default=False,
+        ),
+    ] = None,
+    shard: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Remove the result with this name; can be repeated.", show_default=False),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the names of the selected results, and remove nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove results together with their manifest entries, by age, by name, or because they cannot be used."""
+    from screen.files.paths import as_path
+    from screen.output.forget import Forgotten, forget_results
+
+    selection = Forgotten(vanished=vanished, damaged=damaged, before=before, shards=tuple(shard or ()))
+    report = forget_results(as_path(results), selection, dry_run=dry_run)
+    typer.echo(report.to_text(), err=as_json)
+    if as_json:
+        typer.echo(report.to_json())
+
+
 @_command("calibrate", panel=_PREPARE)
 @as_options
 def calibrate(

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -175,3 +176,16 @@ def open_parquet(path: Path, int96_unit: str = "ns") -> Iterator[pq.ParquetFile]
     else:
         with open_bytes(path) as raw, pq.ParquetFile(raw, coerce_int96_timestamp_unit=int96_unit) as file:
             yield file
+
+
+def modified_at(path: Path) -> datetime:
+    """Modification time of a file, with time zone.
+
+    Raises:
+        OSError: the file does not exist, or the store cannot be reached or does not list modification times.
+    """
+    if is_local(path):
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    with as_os_error():
+        time: datetime = path.fs.modified(path.path)  # type: ignore[attr-defined]
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

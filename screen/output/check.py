@@ -7,6 +7,7 @@ schema and all rows of each result shard, and compares them with the manifest.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,19 +17,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from export.errors import ExitCode, InputRefused
+from export.errors import ExitCode
 from screen.columns import IDENTITY, SCORES_OF_ALL_FORMATS, STATUSES, columns_of_format
 from screen.config import fingerprint
 from screen.files.listing import list_shards
 from screen.files.paths import name_place, open_parquet
-from screen.files.storage import FileContent, find_stale_staging
+from screen.files.storage import find_stale_staging
 from screen.input.shards import UnreadableShard, open_shards
 from screen.output.manifest_file import MANIFEST_NAME, ManifestEntry, ManifestFile
 from screen.output.names import split_usable
-from screen.output.quarantine import QUARANTINE_NAME, QUARANTINE_SCHEMA, UNREADABLE_SHARD, read_bad_rows
-from screen.output.writer import read_identity
+from screen.output.quarantine import QUARANTINE_NAME, QUARANTINE_SCHEMA, UNREADABLE_SHARD, bad_rows
+from screen.output.stored import has_input, is_intact
+from screen.output.writer import is_result, read_identity
 
-_BROKEN = (OSError, pa.ArrowException, ValueError, KeyError)
+_BROKEN = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class CheckReport:
         problems: one sentence for each problem; empty if the results are complete.
         notes: observations that are not problems.
         open_parts: partitions of the run that have not finished.
+        next_steps: actions that resolve the problems, in this order.
     """
 
     output: str
@@ -52,6 +55,7 @@ class CheckReport:
     problems: tuple[str, ...]
     notes: tuple[str, ...]
     open_parts: tuple[str, ...] = ()
+    next_steps: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> ExitCode:
@@ -69,15 +73,7 @@ class CheckReport:
         lines += [f"problem: {problem}" for problem in self.problems]
         if self.problems:
             lines.append(f"{len(self.problems)} problem(s): {self.output} does not agree with its manifest")
-            if self.open_parts:
-                lines.append(
-                    f"  next:   run the unfinished parts: --part {', --part '.join(self.open_parts)}; then check again"
-                )
-            else:
-                lines.append(
-                    "  next:   delete the damaged or unlisted files above, then repeat the run, which scores each "
-                    "shard that is new, changed or without a result"
-                )
+            lines.append(f"  next:   {'; then '.join(self.next_steps)}")
         else:
             lines.append("no problems: the results agree with the manifest")
         return "\n".join(lines)
@@ -94,21 +90,24 @@ def check_results(output: Path, source: str | None = None) -> CheckReport:
         InputRefused: the folder contains no manifest, or INPUT cannot be read.
         OutputRefused: the manifest cannot be read.
     """
-    manifest = ManifestFile.read(output)
-    if manifest is None:
-        raise InputRefused(
-            f"{output} holds no {MANIFEST_NAME}.",
-            wanted="the OUTPUT folder of an `oodscreen run`",
-            next_step="check the path",
-        )
+    manifest = ManifestFile.require(output)
     entries = [manifest.entries[name] for name in sorted(manifest.entries)]
     problems: list[str] = []
     notes: list[str] = []
     identity = {key: value for key, value in manifest.header.items() if key != "configuration"}
     if fingerprint(identity) != manifest.header.get("configuration"):
         problems.append(f"{MANIFEST_NAME}: the configuration does not match its fingerprint")
+    forget = f"oodscreen forget {shlex.quote(str(output))}"
+    steps: list[str] = []
     for entry in entries:
-        problems += [f"{entry.shard!r}: {problem}" for problem in _check_shard(output, entry, identity)]
+        intact = is_intact(output, entry)
+        found = [] if intact else ["missing, or not the file that the run wrote (size or SHA-256 differ)"]
+        found += _check_shard(output, entry, identity)
+        if found:
+            steps.append(f"`{forget} --damaged`" if not intact else f"`{forget} --shard {shlex.quote(entry.shard)}`")
+            if not has_input(entry):
+                found[-1] += "; its input no longer exists, so no run can score it again"
+        problems += [f"{entry.shard!r}: {problem}" for problem in found]
     unreadable: list[UnreadableShard] = []
     if source is not None:
         unreadable = _compare_input(output, source, manifest, problems, notes)
@@ -119,14 +118,27 @@ def check_results(output: Path, source: str | None = None) -> CheckReport:
     problems += [
         f"{path.relative_to(output)}: stale staging file of a killed run" for path in find_stale_staging(output)
     ]
-    known = set(manifest.entries)
+    if manifest.forgotten:
+        problems.append(
+            f"{len(manifest.forgotten)} forgotten result(s) that a killed `oodscreen forget` did not remove"
+        )
+    known = manifest.entries.keys() | manifest.forgotten
     for path in sorted(output.rglob("*.parquet")):
         name = path.relative_to(output).as_posix()
         if name not in known and path.is_file():
             problems.append(f"{name!a}: a Parquet file that the manifest does not list")
+            listed = f"`{forget} --shard {shlex.quote(name)}`" if is_result(path) else f"delete or move {name!a}"
+            steps.append(listed)
     rows, bad = sum(entry.rows for entry in entries), sum(entry.bad for entry in entries)
     open_parts = () if manifest.finished else tuple(map(str, manifest.missing))
-    return CheckReport(name_place(output), len(entries), rows, bad, tuple(problems), tuple(notes), open_parts)
+    if open_parts:
+        steps.append(f"run the unfinished parts: --part {', --part '.join(open_parts)}; then check again")
+    elif problems:
+        steps.append("repeat the run, which scores each shard that is new, changed or without a result")
+    next_steps = tuple(dict.fromkeys(steps))
+    return CheckReport(
+        name_place(output), len(entries), rows, bad, tuple(problems), tuple(notes), open_parts, next_steps
+    )
 
 
 def _describe_unfinished(manifest: ManifestFile) -> str:
@@ -140,12 +152,6 @@ def _describe_unfinished(manifest: ManifestFile) -> str:
 def _check_shard(output: Path, entry: ManifestEntry, identity: dict[str, Any]) -> Iterator[str]:
     path = output / entry.shard
     try:
-        content = FileContent.of(path)
-        if content != FileContent(entry.size, entry.sha256):
-            yield (
-                f"{content.size} bytes with SHA-256 {content.sha256[:12]}..., "
-                f"wanted {entry.size} bytes with SHA-256 {entry.sha256[:12]}..."
-            )
         with open_parquet(path) as file:
             if read_identity(file.schema_arrow) != identity:
                 yield "written with another configuration than that of the manifest"
@@ -232,8 +238,13 @@ def _check_quarantine(output: Path, entries: list[ManifestEntry], unreadable: li
         with open_parquet(output / QUARANTINE_NAME) as file:
             listed = file.read()
         is_shard = pc.equal(listed["status"], UNREADABLE_SHARD)
-        expected = pa.concat_tables([QUARANTINE_SCHEMA.empty_table(), *read_bad_rows(output, entries)])
-        if not listed.filter(pc.invert(is_shard)).equals(expected):
+        found = {entry.shard: bad_rows(output, entry) for entry in entries}
+        expected = pa.concat_tables(
+            [QUARANTINE_SCHEMA.empty_table(), *(one for many in found.values() for one in many or ())]
+        )
+        damaged = pa.array([name for name, tables in found.items() if tables is None], pa.string())
+        ignored = pc.or_(is_shard, pc.is_in(listed["shard"], damaged))  # damaged results are problems of their own
+        if not listed.filter(pc.invert(ignored)).equals(expected):
             yield f"{QUARANTINE_NAME}: does not list the rows that could not be scored"
         missing = {shard.name for shard in unreadable} - set(listed.filter(is_shard)["shard"].to_pylist())
         if missing:

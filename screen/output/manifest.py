@@ -7,20 +7,18 @@ renamed into place; if a killed run left an incomplete last line, the next run r
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from export.errors import OptionRefused, OutputRefused
+from export.errors import OutputRefused
 from screen.columns import RETRIED_STATUS
 from screen.config import fingerprint
-from screen.files.paths import as_path, is_local, name_place
+from screen.files.paths import is_local, name_place
 from screen.files.storage import remove_stale_staging, write_failed, write_text
 from screen.input.shards import ShardRef, UnreadableShard
 from screen.output.manifest_file import (
-    WITHDRAWN,
     ManifestEntry,
     ManifestFile,
     OneManifest,
@@ -30,8 +28,11 @@ from screen.output.manifest_file import (
     kept_lines,
     line_path,
     manifest_path,
+    manifest_text,
     refuse_manifest,
 )
+from screen.output.quarantine import bad_rows
+from screen.output.stored import has_input, remove_results
 from screen.output.writer import WrittenShard, is_result
 from screen.partition import ShardPartition
 
@@ -60,6 +61,7 @@ class Manifest:
         self._path = manifest_path(output, partition)
         self._header = {"configuration": fingerprint(identity), **identity}
         self._force = force
+        self._forgotten: frozenset[str] = frozenset()
         self._entries = self._read()
         self._own, self._withdrawn = (self._entries, set[str]()) if partition is None else self._read_own(partition)
         """Entries in the file at `_path`, and the shards that the partition scores again."""
@@ -73,16 +75,22 @@ class Manifest:
             return "new"
         if entry.input != shard.fingerprint:
             return "changed since they were scored"
-        result = self._output / shard.name
-        if not result.is_file():
-            return "with a missing result"
-        if result.stat().st_size != entry.size:
-            return "with a result of the wrong size"
+        if damage := self._find_damage(entry):
+            return damage
         if entry.statuses.get(RETRIED_STATUS):
             return "with images that took too much time"
         if self._force == "quarantined" and entry.bad:
             return "with quarantined rows"
         return None
+
+    def _find_damage(self, entry: ManifestEntry) -> str | None:
+        """The state of a result that must be written again; None if it has its size and its unreadable rows."""
+        result = self._output / entry.shard
+        if not result.is_file():
+            return "with a missing result"
+        if result.stat().st_size != entry.size:
+            return "with a result of the wrong size"
+        return "with a damaged result" if bad_rows(self._output, entry) is None else None
 
     def entry(self, shard: ShardRef) -> ManifestEntry:
         """The entry of a finished shard."""
@@ -97,23 +105,21 @@ class Manifest:
         """
         own = [name for name in self._entries if self._partition is None or self._partition.contains(name)]
         missing = sorted(set(own) - set(present))
-        return [name for name in missing if not self._has_input(name, root)]
+        return [name for name in missing if not has_input(self._entries[name], root)]
 
-    def _has_input(self, name: str, root: Path) -> bool:
-        """Whether the input of a finished shard exists, or cannot be reached."""
-        place = self._entries[name].root
-        try:
-            return ((root if place == name_place(root) else as_path(place)) / name).exists()
-        except (OSError, OptionRefused):
-            return True
+    def gone(self, vanished: Iterable[str]) -> list[str]:
+        """Names of those vanished shards whose results are missing or damaged, too: no run can write them again."""
+        return [name for name in vanished if self._find_damage(self._entries[name])]
 
     def refuse_foreign(self, shards: Sequence[ShardRef]) -> None:
         """Raise an error if a file to be replaced is not an earlier result of the same shard, unless `force` is `all`.
 
         Raises:
             OutputRefused: the file at a result's path was not written by oodscreen, or is the result of a shard with
-                the same name in another INPUT.
+                the same name in another INPUT; or the path is that of a folder, which no option replaces.
         """
+        for shard in shards:
+            _refuse_blocked(self._output, shard.name)
         if self._force == "all":
             return
         for shard in shards:
@@ -149,6 +155,8 @@ class Manifest:
             if self._partition is not None and known is not None:
                 self._withdrawn.add(shard.name)
         remove_stale_staging(self._output, self._owner)
+        if self._partition is None:
+            remove_results(self._output, self._forgotten - self._entries.keys())
         self._write(self._text())
         if self._partition is None:
             remove_partitions(self._output)
@@ -203,11 +211,7 @@ class Manifest:
             kept.unlink(missing_ok=True)
 
     def _text(self) -> str:
-        lines = [json.dumps(self._header, sort_keys=True)]
-        if withdrawn := sorted(self._withdrawn - self._own.keys()):
-            lines.append(json.dumps({WITHDRAWN: withdrawn}))
-        lines += [entry.line() for entry in _in_order(self._own)]
-        return "\n".join(lines) + "\n"
+        return manifest_text(self._header, self._own, self._withdrawn - self._own.keys())
 
     def _read(self) -> dict[str, ManifestEntry]:
         try:
@@ -218,6 +222,7 @@ class Manifest:
             raise
         if manifest is None:
             return {}
+        self._forgotten = manifest.forgotten
         if self._partition is not None:
             self._refuse_other_count(self._partition, manifest)
         header = manifest.header
@@ -254,6 +259,23 @@ def remove_partitions(output: Path) -> None:
         for kept in kept_lines(output, partition):
             kept.unlink(missing_ok=True)
         manifest_path(output, partition).unlink(missing_ok=True)
+
+
+def _refuse_blocked(output: Path, name: str) -> None:
+    """Raise an error if a result cannot be written, because its path is a folder, or a file is in place of its folder.
+
+    Raises:
+        OutputRefused: as above.
+    """
+    path = output / name
+    folders = list(path.relative_to(output).parents)[:-1]
+    file = next((output / folder for folder in folders if (output / folder).is_file()), None)
+    if path.is_dir() or file is not None:
+        raise OutputRefused(
+            f"The result {path} cannot be written: {file or path} is a {'file' if file else 'folder'}.",
+            wanted="an OUTPUT in which only results have the names of results",
+            next_step=f"move or delete {file or path}, then run the same command again",
+        )
 
 
 def _in_order(entries: dict[str, ManifestEntry]) -> list[ManifestEntry]:

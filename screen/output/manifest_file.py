@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from export.errors import OutputRefused
+from export.errors import InputRefused, OutputRefused
 from screen.files.paths import is_local
 from screen.input.shards import UnreadableShard
 from screen.partition import ShardPartition
@@ -83,7 +83,8 @@ class OneManifest:
         entries: finished shards by name.
         finished: whether the run that wrote the manifest finished.
         unreadable: input shards that could not be read.
-        withdrawn: shards that a partition started to score again; their entries in the whole run's manifest are void.
+        withdrawn: in the manifest of a partition, shards that it started to score again: their entries in the whole
+            run's manifest are void. In the manifest of a whole run, forgotten shards whose results must be removed.
     """
 
     header: dict[str, Any]
@@ -101,7 +102,7 @@ class OneManifest:
         """
         path = manifest_path(output, partition)
         try:
-            separate = _read_lines(output, partition)
+            separate = [path.read_text(encoding="utf-8") for path in kept_lines(output, partition)]
             lines = path.read_text(encoding="utf-8").split("\n")[:-1]
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -115,9 +116,10 @@ class OneManifest:
             first = 1 if withdrawn is None else 2
             entries = [ManifestEntry.parse(line) for line in (lines[first:-1] if finished else lines[first:])]
             own = header.get("configuration")
-            entries += [ManifestEntry.parse(line) for configuration, line in separate if configuration == own]
+            divided = [text.split("\n") for text in separate]
+            entries += [ManifestEntry.parse(line) for configuration, line, *_ in divided if configuration == own]
             unreadable = tuple(UnreadableShard(**one) for one in closing.get(UNREADABLE, ()))
-        except (ValueError, IndexError, TypeError, AttributeError) as error:
+        except (ValueError, IndexError, TypeError, AttributeError, RecursionError) as error:
             raise refuse_manifest(path, f"is damaged ({error})") from error
         return cls(
             header,
@@ -140,6 +142,7 @@ class ManifestFile:
             since then had no shards to score.
         partitions: manifests of the partitions that are not merged yet.
         missing: the unfinished partitions.
+        forgotten: shards without an entry whose results a killed `oodscreen forget` has not removed.
     """
 
     path: Path
@@ -148,6 +151,7 @@ class ManifestFile:
     finished: bool
     partitions: dict[ShardPartition, OneManifest]
     missing: tuple[ShardPartition, ...]
+    forgotten: frozenset[str] = frozenset()
 
     @classmethod
     def read(cls, output: Path, configuration: str | None = None) -> ManifestFile | None:
@@ -169,7 +173,10 @@ class ManifestFile:
             if one is not None and configuration in (None, one.header.get("configuration")):
                 partitions[partition] = one
         if not partitions:
-            return None if whole is None else cls(path, whole.header, whole.entries, whole.finished, {}, ())
+            if whole is None:
+                return None
+            forgotten = whole.withdrawn - whole.entries.keys()
+            return cls(path, whole.header, whole.entries, whole.finished, {}, (), forgotten)
         first = next(iter(partitions))
         header = partitions[first].header
         for partition, one in partitions.items():
@@ -194,7 +201,27 @@ class ManifestFile:
         finished = whole is not None and all(
             _adds_nothing(partition, one, whole) for partition, one in partitions.items()
         )
-        return cls(manifest_path(output, first), header, entries, finished, partitions, tuple(sorted(missing)))
+        forgotten = frozenset() if whole is None else whole.withdrawn - entries.keys()
+        return cls(
+            manifest_path(output, first), header, entries, finished, partitions, tuple(sorted(missing)), forgotten
+        )
+
+    @classmethod
+    def require(cls, output: Path) -> ManifestFile:
+        """All manifests of OUTPUT, combined.
+
+        Raises:
+            InputRefused: the folder contains no manifest.
+            OutputRefused: a manifest cannot be read, or the manifests contradict each other.
+        """
+        manifest = cls.read(output)
+        if manifest is None:
+            raise InputRefused(
+                f"{output} holds no {MANIFEST_NAME}.",
+                wanted="the OUTPUT folder of an `oodscreen run`",
+                next_step="check the path",
+            )
+        return manifest
 
 
 def _adds_nothing(partition: ShardPartition, one: OneManifest, whole: OneManifest) -> bool:
@@ -205,6 +232,13 @@ def _adds_nothing(partition: ShardPartition, one: OneManifest, whole: OneManifes
         and (one.header, one.unreadable) == (whole.header, known)
         and one.entries.items() <= whole.entries.items()
     )
+
+
+def manifest_text(header: dict[str, Any], entries: dict[str, ManifestEntry], withdrawn: Iterable[str] = ()) -> str:
+    """The lines of a manifest without its closing line, sorted by shard."""
+    names = sorted(withdrawn)
+    lines = [json.dumps(header, sort_keys=True), *([json.dumps({WITHDRAWN: names})] if names else [])]
+    return "\n".join([*lines, *(entries[name].line() for name in sorted(entries))]) + "\n"
 
 
 def closing_line(shards: int, rows: int, unreadable: Iterable[UnreadableShard]) -> str:
@@ -239,12 +273,6 @@ def _lines_folder(output: Path, partition: ShardPartition | None) -> Path:
     return output / f"{MANIFEST_STEM}{f'{partition.name}.' if partition else ''}lines"
 
 
-def _read_lines(output: Path, partition: ShardPartition | None) -> list[tuple[str, str]]:
-    """Configuration fingerprint and line of each object in `kept_lines`."""
-    lines = [path.read_text(encoding="utf-8").split("\n") for path in kept_lines(output, partition)]
-    return [(one[0], one[1]) for one in lines]
-
-
 def find_partitions(output: Path) -> list[ShardPartition]:
     """The partitions that have a manifest in OUTPUT."""
     names = (path.name for path in output.glob(f"{MANIFEST_STEM}*-of-*.jsonl"))
@@ -257,5 +285,5 @@ def refuse_manifest(path: Path, problem: str) -> OutputRefused:
     return OutputRefused(
         f"The manifest {path} {problem}.",
         wanted="an undamaged manifest of the same configuration and number of parts",
-        next_step="choose another OUTPUT, or add --force to score every shard again",
+        next_step="choose another OUTPUT, or add --force to `oodscreen run` to score every shard again",
     )

@@ -7,7 +7,6 @@ own lock, so the last one to finish finds the complete manifests of all others.
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -15,8 +14,9 @@ from export.errors import OutputLocked
 from screen.files.storage import remove_stale_staging, write_text
 from screen.output.lock import hold_output
 from screen.output.manifest import remove_partitions
-from screen.output.manifest_file import ManifestFile, closing_line, manifest_path
+from screen.output.manifest_file import ManifestFile, closing_line, manifest_path, manifest_text
 from screen.output.quarantine import write_quarantine
+from screen.output.stored import remove_results
 from screen.partition import ShardPartition
 
 _TRIES = 20
@@ -87,8 +87,8 @@ def _close(output: Path, manifest: ManifestFile) -> None:
     entries = [manifest.entries[name] for name in sorted(manifest.entries)]
     unreadable = [shard for one in manifest.partitions.values() for shard in one.unreadable]
     remove_stale_staging(output)
+    remove_results(output, manifest.forgotten)
     write_quarantine(output, entries, sorted(unreadable, key=lambda shard: shard.name))
-    lines = [json.dumps(manifest.header, sort_keys=True), *(entry.line() for entry in entries)]
     closing = closing_line(len(entries), sum(entry.rows for entry in entries), unreadable)
-    write_text(manifest_path(output, None), "\n".join(lines) + "\n" + closing)
+    write_text(manifest_path(output, None), manifest_text(manifest.header, manifest.entries) + closing)
     remove_partitions(output)

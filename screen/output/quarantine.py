@@ -18,6 +18,7 @@ from screen.files.paths import open_parquet
 from screen.files.storage import StagingFile
 from screen.input.shards import UnreadableShard
 from screen.output.manifest_file import ManifestEntry
+from screen.output.stored import refuse_if_store_failed
 
 QUARANTINE_STEM = "_quarantine."
 QUARANTINE_NAME = f"{QUARANTINE_STEM}pq"
@@ -41,17 +42,42 @@ QUARANTINE_SCHEMA = pa.schema(
 
 
 def read_bad_rows(output: Path, entries: Sequence[ManifestEntry]) -> Iterator[pa.Table]:
-    """The rows of the results that could not be scored, shard by shard, in the quarantine's schema."""
+    """The rows of the results that could not be scored, shard by shard, in the quarantine's schema.
+
+    Missing and damaged results are left out: `oodscreen run` and `oodscreen check` name them.
+
+    Raises:
+        ReadFailed: the object store failed.
+    """
     for entry in entries:
-        if not entry.bad:
-            continue
-        source = f"{entry.root}/{entry.shard}"
+        yield from bad_rows(output, entry) or ()
+
+
+def bad_rows(output: Path, entry: ManifestEntry) -> list[pa.Table] | None:
+    """The rows of one result that could not be scored; None if they cannot be read, because the result is damaged.
+
+    The result is not opened if its manifest entry counts no such rows.
+
+    Raises:
+        ReadFailed: the object store failed.
+    """
+    if not entry.bad:
+        return []
+    source = f"{entry.root}/{entry.shard}"
+    found = []
+    try:
         with open_parquet(output / entry.shard) as file:
             for batch in file.iter_batches(columns=_COPIED):
                 table = pa.Table.from_batches([batch])
                 bad = table.filter(pc.not_equal(table["status"], "ok"))
                 columns = [pa.array([source] * len(bad), pa.string()), *(bad[name] for name in _COPIED)]
-                yield pa.Table.from_arrays(columns, schema=QUARANTINE_SCHEMA)
+                found.append(pa.Table.from_arrays(columns, schema=QUARANTINE_SCHEMA))
+    except OSError as error:
+        refuse_if_store_failed(output, error)
+        return None
+    except (pa.ArrowException, ValueError, KeyError, TypeError):
+        return None
+    return found
 
 
 def write_quarantine(output: Path, entries: Sequence[ManifestEntry], unreadable: Sequence[UnreadableShard]) -> None:

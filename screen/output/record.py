@@ -133,7 +133,7 @@ class RunRecord:
     def read(cls, output: Path, configuration: str) -> RunRecord | None:
         """The record in OUTPUT; None if the record is missing, unreadable or of another configuration."""
         try:
-            values = json.loads((output / RECORD_NAME).read_text(encoding="utf-8"))
+            values = dict(json.loads((output / RECORD_NAME).read_text(encoding="utf-8")))
             promise = None if values["promise"] is None else TargetRate.parse(values.pop("promise"))
             record = cls(
                 **{
@@ -144,6 +144,6 @@ class RunRecord:
                     "stages": tuple((str(stage), float(busy)) for stage, busy in values["stages"]),
                 }
             )
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
         return record if record.configuration == configuration else None

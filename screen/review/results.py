@@ -5,6 +5,7 @@ In: RESULTS. Out: a `Results`. Each result shard is compared with its manifest e
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -237,7 +238,8 @@ class Results:
         return InputRefused(
             f"The result shard {clip(entry.shard)} of {self.folder} cannot be used: {clip(why, 300)}.",
             wanted="unchanged results of a run",
-            next_step="run `oodscreen check`, delete the damaged file, and repeat the run",
+            next_step=f"run `oodscreen forget {shlex.quote(str(self.folder))} --damaged`, and repeat the run, which "
+            "scores the shard again if its input still exists",
         )
 
 

@@ -180,6 +180,7 @@ def _plan(shards: list[ShardRef], root: Path, manifest: Manifest, summary: RunSu
             todo.append(shard)
     present = [*(shard.name for shard in shards), *(shard.name for shard in summary.unreadable)]
     summary.vanished = manifest.vanished(present, root)
+    summary.gone = manifest.gone(summary.vanished)
     return todo
 
 

@@ -6,6 +6,7 @@ In: the shards and options of a run. Out: text for the terminal; JSON and an exi
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -44,6 +45,7 @@ class RunSummary:
         earlier: entries of the unchanged shards of INPUT that an earlier run finished.
         unreadable: shards that could not be read or scored; they have no result.
         vanished: shards with a result whose input no longer exists.
+        gone: shards of `vanished` whose results are missing or damaged, too.
         drift: drift test of the run; None if it was not requested or the run has no calibration.
         passed_over: what INPUT contains besides shards.
     """
@@ -62,6 +64,7 @@ class RunSummary:
     earlier: list[ManifestEntry] = field(default_factory=list)
     unreadable: list[UnreadableShard] = field(default_factory=list)
     vanished: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
     drift: Drift | None = None
     passed_over: PassedOver = field(default_factory=PassedOver)
 
@@ -116,7 +119,7 @@ class RunSummary:
         all_bad = self.bad + sum(entry.bad for entry in self.earlier)
         too_many = self.max_bad_rows.is_exceeded(self.bad, self.rows)
         too_many |= self.max_bad_rows.is_exceeded(all_bad, all_rows)
-        if self.unreadable or too_many:
+        if self.unreadable or self.gone or too_many:
             return ExitCode.UNREADABLE_INPUT
         return ExitCode.DRIFT if self.drift is not None and self.drift.is_alarm else ExitCode.DONE
 
@@ -128,9 +131,9 @@ class RunSummary:
         lines = [f"to score, {reason}: {_name_some(names)}" for reason, names in by_reason.items()]
         if self.earlier:
             lines.append(f"skipped, finished earlier and unchanged: {_name_some(self.skipped)}")
-        if self.vanished:
-            lines.append(f"no longer in INPUT, results kept: {_name_some(self.vanished)}")
-        return lines + self._unreadable_lines()
+        if self._kept:
+            lines.append(f"no longer in INPUT, results kept: {_name_some(self._kept)}")
+        return lines + self._gone_lines() + self._unreadable_lines()
 
     def to_text(self) -> str:
         """The summary as several lines of text."""
@@ -153,8 +156,9 @@ class RunSummary:
             lines.append(f"not scored, flagged for review: {self.bad} row(s) ({counts})")
         if self.earlier:
             lines.append(f"skipped, finished earlier and unchanged: {len(self.earlier)} shard(s)")
-        if self.vanished:
-            lines.append(f"no longer in INPUT, results kept: {len(self.vanished)} shard(s)")
+        if self._kept:
+            lines.append(f"no longer in INPUT, results kept: {len(self._kept)} shard(s)")
+        lines += self._gone_lines()
         lines += self._unreadable_lines()
         if self.part is not None:
             lines.append(f"part {self.part} is finished; {self._describe_open_parts()}")
@@ -166,6 +170,20 @@ class RunSummary:
             return "all parts are finished, and their manifests are merged"
         named = ", ".join(map(str, self.open_parts[:_NAMED])) + (", ..." if len(self.open_parts) > _NAMED else "")
         return f"{len(self.open_parts)} unfinished part(s): {named}"
+
+    @property
+    def _kept(self) -> list[str]:
+        """Names of the vanished shards with intact results."""
+        return [name for name in self.vanished if name not in set(self.gone)]
+
+    def _gone_lines(self) -> list[str]:
+        if not self.gone:
+            return []
+        command = f"oodscreen forget {shlex.quote(str(self.output))} --damaged"
+        return [
+            f"no longer in INPUT, and the results are missing or damaged: {_name_some(self.gone)}; "
+            f"restore the files, or run `{command}`"
+        ]
 
     def _unreadable_lines(self) -> list[str]:
         """Lines of text about everything in INPUT that has no result."""
@@ -197,6 +215,7 @@ class RunSummary:
             "unreadable": {shard.name: shard.reason for shard in self.unreadable},
             "vanished": self.vanished,
             "passed_over": {**asdict(self.passed_over), "endings": dict(self.passed_over.endings)},
+            "gone": self.gone,
             "drift": None if self.drift is None else {"alarm": self.drift.is_alarm, **asdict(self.drift)},
         }
         return json.dumps(values)

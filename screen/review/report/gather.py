@@ -5,6 +5,8 @@ In: RESULTS, the input shards listed in the manifest, and optionally the results
 
 from __future__ import annotations
 
+import shlex
+
 import pyarrow as pa
 
 from export.errors import InputRefused, OptionRefused
@@ -88,11 +90,12 @@ def _aggregate(results: Results, top: int) -> Aggregate:
             aggregate.add(number, start, table)
             start += len(table)
         if aggregate.all_flagged - before != entry.flagged:
+            command = f"oodscreen forget {shlex.quote(str(results.folder))} --shard {shlex.quote(entry.shard)}"
             raise InputRefused(
                 f"{clip(entry.shard)} has {aggregate.all_flagged - before} flagged rows; "
                 f"the manifest records {entry.flagged}.",
                 wanted="unchanged results of a run",
-                next_step="run `oodscreen check`, delete the damaged file, and repeat the run",
+                next_step=f"run `{command}`, and repeat the run, which scores the shard again",
             )
     return aggregate
 

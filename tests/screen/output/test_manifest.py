@@ -3,6 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from export.errors import OutputRefused
@@ -56,9 +58,10 @@ def test_force_does_all_again_or_only_what_has_bad_rows(tmp_path: Path, shards: 
     manifest = Manifest(out, IDENTITY, force=None)
     manifest.start()
     finish(manifest, shards[0], out)
-    (out / "b.parquet").write_text("result")
-    statuses = {"decode_failed": 1, "ok": 1}
-    manifest.finish_shard(WrittenShard(shards[1], out / "b.parquet", 6, "0" * 64, 2, 1, statuses))
+    rows = {"shard": ["b.parquet"], "row": [0], "id": ["0"], "status": ["decode_failed"], "error": ["no image"]}
+    pq.write_table(pa.table(rows), out / "b.parquet")
+    size, statuses = (out / "b.parquet").stat().st_size, {"decode_failed": 1, "ok": 1}
+    manifest.finish_shard(WrittenShard(shards[1], out / "b.parquet", size, "0" * 64, 2, 1, statuses))
     reasons = {
         force: [Manifest(out, IDENTITY, force=force).reason_to_score(shard) for shard in shards]
         for force in (None, "all", "quarantined")

@@ -1,0 +1,256 @@
+"""Remove result shards together with their manifest entries.
+
+In: OUTPUT and a selection of shards. Out: OUTPUT without them, and a `ForgetReport`. One atomic write of the manifest
+takes all entries away and lists their shards as forgotten. Then the files are removed, the quarantine table is written,
+and the list is taken from the manifest. If the process is killed in between, the next `forget` or run of this OUTPUT
+removes the remaining files.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from export.errors import ExitCode, InputRefused, OptionRefused, OutputRefused
+from screen.files.paths import as_path, is_within, modified_at
+from screen.files.storage import remove_stale_staging, write_text
+from screen.output.lock import hold_output, refuse_if_held
+from screen.output.manifest import remove_partitions
+from screen.output.manifest_file import (
+    ManifestEntry,
+    ManifestFile,
+    OneManifest,
+    closing_line,
+    kept_lines,
+    manifest_path,
+    manifest_text,
+)
+from screen.output.quarantine import write_quarantine
+from screen.output.stored import has_input, is_intact, refuse_if_store_failed, remove_results
+from screen.output.writer import is_result
+
+_NAMED = 5
+"""Maximum number of names in the text for the terminal; a dry run prints all."""
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """The results to remove; exactly one field is set.
+
+    Attributes:
+        vanished: results whose input no longer exists.
+        damaged: results that are missing, or differ from the file that the run wrote.
+        before: results that were written before this date or time, ISO 8601; UTC if it has no offset.
+        shards: results with these names.
+    """
+
+    vanished: bool = False
+    damaged: bool = False
+    before: str | None = None
+    shards: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a selection with no field, or with several.
+
+        Raises:
+            OptionRefused: as above, or `before` is not a date.
+        """
+        given = [self.vanished, self.damaged, self.before is not None, bool(self.shards)]
+        if given.count(True) != 1:
+            raise OptionRefused(
+                f"{given.count(True)} of the options --vanished, --damaged, --before and --shard are given.",
+                wanted="exactly one of them",
+                next_step="select by one option; --dry-run prints what it selects and removes nothing",
+            )
+        _ = self.limit
+
+    @property
+    def limit(self) -> datetime | None:
+        """`before` as a time with an offset."""
+        if self.before is None:
+            return None
+        try:
+            time = datetime.fromisoformat(self.before)
+        except ValueError as error:
+            raise OptionRefused(
+                f"--before is {self.before!r}.",
+                wanted="a date or time in ISO 8601, for example 2026-01-31 or 2026-01-31T12:00+01:00",
+                next_step="correct the value",
+            ) from error
+        return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class ForgetReport:
+    """The removed results.
+
+    Attributes:
+        output: folder of results.
+        shards: names of the removed results, sorted.
+        rows: number of rows in them.
+        in_input: names of those whose input still exists: the next run scores them again.
+        dry_run: whether the results were only selected.
+    """
+
+    output: str
+    shards: tuple[str, ...]
+    rows: int
+    in_input: tuple[str, ...]
+    dry_run: bool
+
+    def to_json(self) -> str:
+        """The report as one line of JSON."""
+        values: dict[str, Any] = {
+            "exit_code": int(ExitCode.DONE),
+            "meaning": ExitCode.DONE.meaning,
+            "output": self.output,
+            "dry_run": self.dry_run,
+            "shards": self.shards,
+            "rows": self.rows,
+            "in_input": self.in_input,
+        }
+        return json.dumps(values)
+
+    def to_text(self) -> str:
+        """The report as text for the terminal."""
+        done = "selected, not removed (--dry-run)" if self.dry_run else "removed"
+        limit = len(self.shards) if self.dry_run else _NAMED
+        lines = [f"{done}: {_name_some(self.shards, limit)} with {self.rows} rows"]
+        if self.in_input:
+            lines.append(f"note: still in INPUT, so the next run scores them again: {_name_some(self.in_input, limit)}")
+        return "\n".join(lines)
+
+
+def forget_results(output: Path, selection: Forgotten, *, dry_run: bool = False) -> ForgetReport:
+    """Remove the selected results and their manifest entries.
+
+    Args:
+        output: folder that `oodscreen run` wrote.
+        selection: the results to remove.
+        dry_run: whether to select only, without writing.
+
+    Raises:
+        InputRefused: OUTPUT has no manifest, or the location of the input cannot be reached.
+        OptionRefused: a named shard has no result.
+        OutputRefused: the manifest cannot be read, or a partition has not finished.
+        OutputLocked: a run holds OUTPUT.
+        WriteFailed: OUTPUT cannot be written to; the command can be repeated.
+    """
+    manifest = ManifestFile.require(output)  # before the lock, which creates a missing folder
+    if dry_run:
+        refuse_if_held(output)
+        return _report(output, manifest, _select(output, manifest, selection), dry_run=True)
+    with hold_output(output):
+        manifest = ManifestFile.require(output)
+        if manifest.partitions and not manifest.finished:
+            raise OutputRefused(
+                f"The partitioned run in {output} has not finished.",
+                wanted="the results of a run without unfinished parts",
+                next_step=f"run the parts {', '.join(map(str, manifest.missing))}"
+                if manifest.missing
+                else "repeat the run of any part, which merges the manifests",
+            )
+        names = _select(output, manifest, selection)
+        report = _report(output, manifest, names, dry_run=False)
+        if names or manifest.forgotten:
+            _remove(output, manifest, names)
+    return report
+
+
+def _remove(output: Path, manifest: ManifestFile, names: set[str]) -> None:
+    whole, path = OneManifest.read(output, None), manifest_path(output, None)
+    unreadable = () if whole is None else whole.unreadable
+
+    def text(entries: dict[str, ManifestEntry], forgotten: set[str]) -> str:
+        rows = sum(entry.rows for entry in entries.values())
+        closing = closing_line(len(entries), rows, unreadable) if manifest.finished else ""
+        return manifest_text(manifest.header, entries, forgotten) + closing
+
+    remove_stale_staging(output)
+    if manifest.partitions or next(kept_lines(output, None), None) is not None:
+        write_text(path, text(manifest.entries, set(manifest.forgotten)))  # entries from now on in one file
+        for kept in kept_lines(output, None):
+            kept.unlink(missing_ok=True)
+        remove_partitions(output)
+    remaining = {name: entry for name, entry in manifest.entries.items() if name not in names}
+    forgotten = names | manifest.forgotten
+    write_text(path, text(remaining, forgotten))
+    remove_results(output, sorted(forgotten))
+    if manifest.finished:
+        write_quarantine(output, [remaining[name] for name in sorted(remaining)], unreadable)
+    write_text(path, text(remaining, set()))
+
+
+def _select(output: Path, manifest: ManifestFile, selection: Forgotten) -> set[str]:
+    entries = manifest.entries.values()
+    if selection.shards:
+        for name in selection.shards:
+            _refuse_unknown(output, manifest, name)
+        return set(selection.shards)
+    if selection.vanished:
+        vanished = {entry.shard for entry in entries if not has_input(entry)}
+        for root in sorted({manifest.entries[name].root for name in vanished}):
+            _refuse_unreachable(root)
+        return vanished
+    if selection.damaged:
+        return {entry.shard for entry in entries if not is_intact(output, entry)}
+    return set(_written_before(output, manifest, selection.limit))
+
+
+def _written_before(output: Path, manifest: ManifestFile, limit: datetime | None) -> Iterator[str]:
+    """Names of the results that were written before a time; missing results have no time, and are not selected."""
+    for name in manifest.entries:
+        try:
+            if limit is not None and modified_at(output / name) < limit:
+                yield name
+        except OSError as error:
+            refuse_if_store_failed(output, error)
+
+
+def _refuse_unknown(output: Path, manifest: ManifestFile, name: str) -> None:
+    """Raise an error unless a name is that of a listed or forgotten result, or of an unlisted file of oodscreen.
+
+    Raises:
+        OptionRefused: as above.
+    """
+    is_known = name in manifest.entries or name in manifest.forgotten
+    if not is_within((output / name).parent.resolve(), output.resolve()) or not (is_known or is_result(output / name)):
+        raise OptionRefused(
+            f"--shard is {name!r}, which is not a result in {output}.",
+            wanted="the name of a shard as in the column `shard` of the results, for example sub/a.parquet",
+            next_step=f"run `oodscreen check {shlex.quote(str(output))}`, which names damaged and unlisted results",
+        )
+
+
+def _refuse_unreachable(root: str) -> None:
+    """Raise an error if the folder of INPUT is missing or empty: it may be a disk that is not mounted.
+
+    Raises:
+        InputRefused: as above.
+    """
+    folder = as_path(root)
+    if not folder.is_dir() or next(folder.iterdir(), None) is None:
+        raise InputRefused(
+            f"INPUT {root} {'is empty' if folder.is_dir() else 'does not exist'}, so every shard in it has vanished.",
+            wanted="the INPUT of the run, with its remaining shards",
+            next_step="mount or restore INPUT; if it was removed on purpose, select by --before or --shard",
+        )
+
+
+def _report(output: Path, manifest: ManifestFile, names: set[str], *, dry_run: bool) -> ForgetReport:
+    listed = [manifest.entries[name] for name in sorted(names) if name in manifest.entries]
+    in_input = tuple(entry.shard for entry in listed if has_input(entry))
+    rows = sum(entry.rows for entry in listed)
+    return ForgetReport(str(output), tuple(sorted(names)), rows, in_input, dry_run)
+
+
+def _name_some(names: tuple[str, ...], limit: int) -> str:
+    """The number of shards and the first names, on one line."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    shown = ", ".join(name if name.isprintable() else repr(name) for name in names[:limit])
+    return f"{len(names)} shard(s){': ' if names else ''}{shown}{more}"
