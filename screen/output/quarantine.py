@@ -56,7 +56,7 @@ def read_bad_rows(output: Path, entries: Sequence[ManifestEntry]) -> Iterator[pa
 def bad_rows(output: Path, entry: ManifestEntry) -> list[pa.Table] | None:
     """The rows of one result that could not be scored; None if they cannot be read, because the result is damaged.
 
-    The result is not opened if its manifest entry counts no such rows.
+    The result is not opened if all its rows could be scored, according to its manifest entry.
 
     Raises:
         ReadFailed: the object store failed.
