@@ -159,22 +159,28 @@ def open_bytes(path: Path) -> io.BufferedReader:
 
 
 @contextmanager
-def open_parquet(path: Path, int96_unit: str = "ns") -> Iterator[pq.ParquetFile]:
+def open_parquet(path: Path, int96_unit: str = "ns", buffer_size: int = 0) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file, local or in a store.
 
     Args:
         path: the file.
         int96_unit: unit of INT96 timestamps, "ns" or "us"; a value that it cannot represent wraps.
+        buffer_size: bytes that are read at a time from each column of a row group; 0: the whole column.
 
     Raises:
         OSError, pyarrow.ArrowException: the file cannot be read. An OSError with `errno` comes from the system or the
             store; an OSError without `errno` means that the file is damaged.
     """
+    options: dict[str, Any] = {
+        "coerce_int96_timestamp_unit": int96_unit,
+        "buffer_size": buffer_size,
+        "pre_buffer": buffer_size == 0,
+    }
     if is_local(path):
-        with pq.ParquetFile(path, coerce_int96_timestamp_unit=int96_unit) as file:
+        with pq.ParquetFile(path, **options) as file:
             yield file
     else:
-        with open_bytes(path) as raw, pq.ParquetFile(raw, coerce_int96_timestamp_unit=int96_unit) as file:
+        with open_bytes(path) as raw, pq.ParquetFile(raw, **options) as file:
             yield file
 
 

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ from screen.input.rows import RowBatch
 _EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 _PILLOW_MODES = {"grey": "L", "rgb": "RGB"}
 _CHUNK = 64
-"""Images per task of a decoding thread."""
+"""Maximum images per task of a decoding thread."""
 
 _SMALL_PIXELS = 4096
 """Maximum number of values per image (H x W x C) at which a single thread decodes a batch: for small images Pillow
@@ -57,7 +57,7 @@ class ImageBatch:
     """Rows with their decoded images.
 
     Attributes:
-        pieces: all rows, readable or not.
+        pieces: all rows, readable or not, without their encoded images.
         images: `uint8 [B_ok, H, W, C]`, images of the readable rows, in order.
         readable: `[B]`, whether each row is readable.
         failures: status and reason of each unreadable row, by its position in the batch.
@@ -111,9 +111,9 @@ class Decoder:
         self._root = None if image_root is None else Path(image_root).resolve()
         self._check = check
         self._closed = threading.Event()
-        count = threads or os.cpu_count() or 1
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="decode")
-        self._pixels = _PixelBudget(max(_PIXELS, count * _PIXELS_PER_THREAD))
+        self._threads = threads or os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
+        self._pixels = _PixelBudget(max(_PIXELS, self._threads * _PIXELS_PER_THREAD))
 
     def decode(self, pieces: Sequence[RowBatch]) -> ImageBatch:
         """Decode all rows of the given pieces into one batch."""
@@ -126,7 +126,8 @@ class Decoder:
                 failures[start + index] = failure
             start += piece.count
         readable[list(failures)] = False
-        return ImageBatch(tuple(pieces), images[readable] if failures else images, readable, failures)
+        rows = tuple(replace(piece, images=None) for piece in pieces)  # the encoded images are no longer needed
+        return ImageBatch(rows, images[readable] if failures else images, readable, failures)
 
     def close(self) -> None:
         """Cancel pending tasks, and wait for each thread to finish its current image."""
@@ -142,7 +143,8 @@ class Decoder:
         sources = image_sources(piece.images)
 
         reads_files = any(path for data, path in sources if data is None)
-        chunk = max(len(sources), 1) if self._is_small and not reads_files else _CHUNK
+        whole = self._is_small and not reads_files
+        chunk = max(1, len(sources) if whole else min(_CHUNK, -(-len(sources) // self._threads)))
 
         def decode_some(start: int) -> list[tuple[int, Failure]]:
             failed = []

@@ -42,6 +42,7 @@ class StageClock:
             if isinstance(item, _End):
                 return
             yield item
+            del item  # while the next item is made, only its consumer holds this one
 
     def run(
         self, stage: str, function: Callable[[Iterator[Item]], Iterator[Result]], items: Generator[Item, None, None]
@@ -59,6 +60,7 @@ class StageClock:
                 if isinstance(item, _End):
                     return
                 yield item
+                del item
 
         with closing(items):
             yield from self.make(stage, function(timed_items()))
@@ -114,6 +116,7 @@ def work_ahead(items: Generator[Item, None, None], depth: int) -> Generator[Item
         try:
             for item in items:
                 put(item)
+                del item
                 if stopped.is_set():
                     break
             put(_END)
@@ -132,6 +135,7 @@ def work_ahead(items: Generator[Item, None, None], depth: int) -> Generator[Item
             if isinstance(entry, _Failure):
                 raise entry.error
             yield entry
+            del entry
     finally:
         stopped.set()
         thread.join()

@@ -1,7 +1,7 @@
 """Stream rows in batches that may span row groups and shards.
 
-In: `ShardRef`s. Out: lists of `RowBatch`es with `batch_size` rows in total. A row group is decoded in tables of at most
-`_READ_ROWS` rows; pyarrow also holds the encoded columns of the current row group in memory.
+In: `ShardRef`s. Out: lists of `RowBatch`es with `batch_size` rows in total, or fewer if rows are large. Memory depends on
+the sizes of rows, pages and dictionaries, but not on the size of a row group, because its columns are read in pieces.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from export.errors import InputChanged, InputRefused, ReadFailed
@@ -19,8 +20,16 @@ from screen.files.paths import open_parquet
 from screen.input.column_types import empty_array
 from screen.input.int96 import timestamp_unit
 from screen.input.mapping import ColumnMapping
+from screen.input.row_bytes import MAX_ROWS, ReadSizes
 from screen.input.shards import ShardRef
 from screen.input.value_text import as_texts
+
+_IMAGE_BYTES, _KEPT_BYTES = 32 * 2**20, 8 * 2**20
+"""Maximum bytes of the image column, and of the copied columns, in a batch of more than one row; several batches are in
+memory at the same time, images only until they are decoded."""
+
+_BUFFER_BYTES = 2**20
+"""Bytes that are read at a time from each column of a row group."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,20 @@ class RowBatch:
     kept: pa.Table
     error: str
     is_last: bool
+
+    @property
+    def load(self) -> float:
+        """Size of the rows, as a fraction of the maximum size of a batch."""
+        images = 0 if self.images is None else self.images.nbytes
+        return float(max(images / _IMAGE_BYTES, self.kept.nbytes / _KEPT_BYTES))
+
+    def parts(self) -> Iterator[RowBatch]:
+        """Yield the rows in parts that fit into a batch; a part of one row may be larger."""
+        rest, count = self, max(1, int(self.count / max(1.0, self.load)))
+        while rest.count > count:
+            first, rest = rest.split(count)
+            yield first
+        yield rest
 
     def split(self, count: int) -> tuple[RowBatch, RowBatch]:
         """Split into the first `count` rows and the remaining rows."""
@@ -75,7 +98,7 @@ class RowBatch:
 
 
 def read_batches(shards: Sequence[ShardRef], columns: ColumnMapping, batch_size: int) -> Iterator[list[RowBatch]]:
-    """All rows of all shards, in order, in lists of `batch_size` rows (the last list may have fewer).
+    """All rows of all shards, in order, in lists of `batch_size` rows (the last list, and lists of large rows: fewer).
 
     A list may hold the end of one shard and the beginning of the next; a shard without rows yields an empty batch.
 
@@ -86,7 +109,7 @@ def read_batches(shards: Sequence[ShardRef], columns: ColumnMapping, batch_size:
 
 
 def read_groups(shard: ShardRef, columns: ColumnMapping, groups: range, batch_size: int) -> Iterator[list[RowBatch]]:
-    """The rows of some row groups of one shard, in lists of `batch_size` rows (the last list may have fewer).
+    """The rows of some row groups of one shard, in lists of at most `batch_size` rows, as by `read_batches`.
 
     Args:
         shard: the shard.
@@ -122,16 +145,23 @@ def read_chosen_rows(shard: ShardRef, columns: ColumnMapping, positions: NDArray
 
 
 def in_batches(pieces: Iterable[RowBatch], batch_size: int) -> Iterator[list[RowBatch]]:
-    """The pieces in lists of `batch_size` rows (the last list may have fewer); a piece may be split between lists."""
+    """The pieces in lists of `batch_size` rows; a piece may be split between lists.
+
+    The last list may have fewer rows, and a list whose rows would exceed the maximum size of a batch has fewer.
+    """
     waiting: list[RowBatch] = []
-    room = batch_size
-    for rest in pieces:
+    room, load = batch_size, 0.0
+    for rest in (part for piece in pieces for part in piece.parts()):
+        if waiting and load + rest.load > 1:
+            yield waiting
+            waiting, room, load = [], batch_size, 0.0
         while rest.count > room:
             first, rest = rest.split(room)
             yield [*waiting, first]
-            waiting, room = [], batch_size
+            waiting, room, load = [], batch_size, 0.0
         waiting.append(rest)
         room -= rest.count
+        load += rest.load
     if waiting:
         yield waiting
 
@@ -155,7 +185,7 @@ def _read_shard(shard: ShardRef, columns: ColumnMapping, groups: range | None = 
 
 
 def _read_tables(shard: ShardRef, columns: ColumnMapping, groups: Sequence[int]) -> Iterator[tuple[pa.Table, str]]:
-    """Yield tables of at most `_READ_ROWS` rows, each with "", or with nulls and the reason why it is unreadable.
+    """Yield tables of at most `MAX_ROWS` rows, each with "", or with nulls and the reason why it is unreadable.
 
     Args:
         shard: the shard.
@@ -171,30 +201,56 @@ def _read_tables(shard: ShardRef, columns: ColumnMapping, groups: Sequence[int])
     unit = timestamp_unit(shard, names)
     with ExitStack() as stack:
         try:
-            file = stack.enter_context(open_parquet(shard.path, unit))
+            file = stack.enter_context(open_parquet(shard.path, unit, _BUFFER_BYTES))
         except (OSError, pa.ArrowException) as error:
             raise _changed(shard) from error
         if file.metadata.num_rows != shard.rows or file.num_row_groups != len(shard.row_groups):
             raise _changed(shard)
+        sizes = ReadSizes(shard.path, file.metadata, names)
         for group in groups:
             rows, done = shard.row_groups[group], 0
             try:
-                for batch in file.iter_batches(_READ_ROWS, row_groups=[group], columns=names):
-                    done += batch.num_rows
-                    yield pa.Table.from_batches([batch]).select(names), ""
+                for table in _read_group(file, group, names, sizes.rows_of(group)):
+                    done += len(table)
+                    yield table.select(names), ""
             except (OSError, pa.ArrowException) as error:
                 if getattr(error, "errno", None) is not None:  # from the system or the store: the file is not damaged
                     raise _failed(shard, error) from error
                 reason = f"row group {group}: {str(error).splitlines()[0]}"
                 while done < rows:
-                    count = min(_READ_ROWS, rows - done)
+                    count = min(MAX_ROWS, rows - done)
                     done += count
                     nulls = [pa.nulls(count, field.type) for field in schema]
                     yield pa.Table.from_arrays(nulls, schema=_nullable(schema)), reason
 
 
-_READ_ROWS = 1024
-"""Maximum number of rows per table."""
+def _read_group(file: pq.ParquetFile, group: int, names: list[str], count: int) -> Iterator[pa.Table]:
+    """Yield the rows of a row group in tables of at most `MAX_ROWS` rows, or of about half of `_IMAGE_BYTES`.
+
+    Args:
+        file: the open shard.
+        group: index of the row group.
+        names: names of the columns to read.
+        count: number of rows to read at a time.
+
+    Raises:
+        OSError, pyarrow.ArrowException: the next row cannot be read; all rows before it were yielded.
+    """
+    waiting: list[pa.RecordBatch] = []
+    rows = size = 0
+    try:
+        for batch in file.iter_batches(count, row_groups=[group], columns=names):
+            waiting.append(batch)
+            rows, size = rows + batch.num_rows, size + batch.nbytes
+            if rows > MAX_ROWS - count or size >= _IMAGE_BYTES // 2:
+                yield pa.Table.from_batches(waiting)
+                waiting, rows, size = [], 0, 0
+    except (OSError, pa.ArrowException):
+        if waiting:
+            yield pa.Table.from_batches(waiting)
+        raise
+    if waiting:
+        yield pa.Table.from_batches(waiting)
 
 
 def _row_batch(
