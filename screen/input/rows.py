@@ -1,7 +1,7 @@
 """Stream rows in batches that may span row groups and shards.
 
-In: `ShardRef`s. Out: lists of `RowBatch`es with `batch_size` rows in total, or fewer if rows are large. Memory depends on
-the sizes of rows, pages and dictionaries, but not on the size of a row group, because its columns are read in pieces.
+In: `ShardRef`s. Out: lists of `RowBatch`es with `batch_size` rows in total, or fewer if rows are large. Memory depends
+on the sizes of rows, pages and dictionaries, but not on the size of a row group: its columns are read in pieces.
 """
 
 from __future__ import annotations

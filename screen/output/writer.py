@@ -1,7 +1,7 @@
 """Write result shards atomically, one for each input shard.
 
 In: an `ImageBatch` and its `ScoredRows`. Out: `OUTPUT/<shard name>`, renamed into place after its last row is written.
-Row groups have a fixed number of rows, so that the file does not depend on the batch size.
+Where a row group ends depends on the rows alone, so that the file does not depend on the batch size.
 """
 
 from __future__ import annotations
@@ -24,11 +24,19 @@ from screen.decide.policy import ScoredRows
 from screen.files.paths import open_parquet
 from screen.files.storage import StagingFile
 from screen.input.decode import ImageBatch
+from screen.input.row_bytes import value_bytes
 from screen.input.rows import RowBatch
 from screen.input.shards import ShardRef
 
 _GROUP_ROWS = 8192
-"""Rows per row group."""
+"""Maximum number of rows per row group, a multiple of `_MEASURED_ROWS`."""
+
+_GROUP_BYTES = 96 * 2**20
+"""Bytes of values at which a row group ends, after a multiple of `_MEASURED_ROWS` rows. Only copied columns with large
+values, or more than 1,400 classes, reach it before `_GROUP_ROWS`."""
+
+_MEASURED_ROWS = 64
+"""Number of rows that are measured together."""
 
 _METADATA_KEY = b"oodscreen"
 """Key of the identity in the metadata of a result file."""
@@ -214,6 +222,7 @@ class ShardWriter:
     def __init__(self, shard: ShardRef, path: Path, schema: pa.Schema, owner: str) -> None:
         self._shard, self._schema = shard, schema
         self._waiting = schema.empty_table()
+        self._measured = self._bytes = 0  # the number of measured rows in `_waiting`, and their bytes
         self._rows = self._flagged = 0
         self._statuses: dict[str, int] = {}
         self._staging = StagingFile(path, owner)
@@ -231,9 +240,10 @@ class ShardWriter:
         for entry in table.column("status").value_counts().to_pylist():
             self._statuses[entry["values"]] = self._statuses.get(entry["values"], 0) + entry["counts"]
         self._waiting = pa.concat_tables([self._waiting, table.replace_schema_metadata(self._schema.metadata)])
-        while len(self._waiting) >= _GROUP_ROWS:
-            self._write(self._waiting.slice(0, _GROUP_ROWS))
-            self._waiting = self._waiting.slice(_GROUP_ROWS)
+        while end := self._find_group_end():
+            self._write(self._waiting.slice(0, end))
+            self._waiting = self._waiting.slice(end)
+            self._measured = self._bytes = 0
 
     def finish(self) -> WrittenShard:
         """Write the remaining rows, close, sync and rename the file."""
@@ -252,6 +262,17 @@ class ShardWriter:
         with suppress(OSError):  # writing the footer also fails on a full disk; the file is removed anyway
             self._file.close()
         self._staging.discard()
+
+    def _find_group_end(self) -> int:
+        """Number of waiting rows that are the next row group; 0 if rows are missing."""
+        if self._waiting.nbytes >= _GROUP_BYTES:  # values never take more memory than their buffers
+            while self._measured < _GROUP_ROWS and self._measured + _MEASURED_ROWS <= len(self._waiting):
+                rows = self._waiting.slice(self._measured, _MEASURED_ROWS)
+                self._bytes += sum(value_bytes(column) for column in rows.columns)
+                self._measured += _MEASURED_ROWS
+                if self._bytes >= _GROUP_BYTES:
+                    return self._measured
+        return _GROUP_ROWS if len(self._waiting) >= _GROUP_ROWS else 0
 
     def _write(self, table: pa.Table) -> None:
         with self._staging.writing():
