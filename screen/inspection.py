@@ -39,7 +39,7 @@ class Inspection:
         passes: T.
         passes_per_run: passes in one session run.
         rows_per_run: maximum rows in one session run whose tensors fit into `memory`.
-        memory: maximum size of the tensors of all concurrent session runs, in MiB.
+        memory: maximum size of the tensors of all concurrent session runs, in MiB; at least what two rows need.
         relative_cost: arithmetic of T passes, as a multiple of that of one pass through the whole network.
     """
 
@@ -96,6 +96,7 @@ def inspect_model(path: str | Path, config: RunConfig) -> Inspection:
     model = read_model(as_path(path))
     settings = config.settings()
     plan = plan_engine(model, masks=settings.masks)
+    threads = config.threads or usable_cores()
     return Inspection(
         model=name_place(path),
         digest=model.digest,
@@ -107,8 +108,8 @@ def inspect_model(path: str | Path, config: RunConfig) -> Inspection:
         trunk_share=plan.trunk_share,
         passes=settings.passes,
         passes_per_run=min(plan.passes_per_run, settings.passes),
-        rows_per_run=plan.rows_per_run(config.memory * _MIB, config.threads or usable_cores()),
-        memory=config.memory,
+        rows_per_run=plan.rows_per_run(config.memory * _MIB, threads),
+        memory=max(config.memory, -(-plan.least_memory(threads) // _MIB)),
         relative_cost=plan.relative_cost(settings.passes),
     )
 

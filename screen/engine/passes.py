@@ -62,8 +62,8 @@ class PassEngine:
         memory: maximum size of the tensors of all concurrent session runs, in bytes; determines the rows per session
             run.
         distances: distances to measure, with a plan that has `features`.
-        notify: callback for a one-line notice that memory ran out and session runs have fewer rows; called at most
-            once.
+        notify: callback for one-line notices, each at most once: `memory` is too small for two rows; memory ran out and
+            session runs have fewer rows.
     """
 
     boundary_copies = 2
@@ -87,6 +87,12 @@ class PassEngine:
         self._workers = device.workers
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="passes")
         self.rows_per_run = plan.rows_per_run(memory, self._workers, self.boundary_copies)
+        least = plan.least_memory(self._workers, self.boundary_copies)
+        if memory < least and notify is not None:
+            notify(
+                f"--memory {memory // 2**20} is too small: two rows in each of {self._workers} session run(s), one per "
+                f"thread (--threads), need {-(-least // 2**20)} MiB; the run uses as much"
+            )
         self._notify = notify
         # The reference features are larger than most heads, so their session opens in parallel with the others.
         opening = self._pool.submit(DistanceMeter, distances, device) if distances else None

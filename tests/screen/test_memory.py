@@ -94,7 +94,7 @@ def test_row_groups_of_large_values_do_not_depend_on_the_batch_size(
     images = pa.array([{"bytes": encode(image), "path": None} for image in digits[:130]], IMAGE_TYPE)
     notes = [None if row % 50 == 0 else bytes([row]) * 1_700_000 for row in range(130)]
     pq.write_table(pa.table({"image": images, "note": notes}), tmp_path / "in" / "a.parquet")
-    words = ["run", article_onnx, tmp_path / "in"]
+    words: list[str | Path] = ["run", article_onnx, tmp_path / "in"]
     options = ["-T", "2", "--device", "cpu", "--keep", "note"]
     for size in ("7", "2048"):
         assert oodscreen(*words, tmp_path / size, *options, "--batch-size", size, monkeypatch=monkeypatch) == 0

@@ -128,8 +128,22 @@ class EnginePlan:
         """
         trunk = workers * self.trunk_rows(memory, workers) * self.trunk_row_bytes
         heads = workers * self.passes_per_run * self.head_pass_bytes
-        row_bytes = boundary_copies * self.boundary_row_bytes + workers * self.passes_per_run * self.head_row_bytes
+        row_bytes = self._row_bytes(workers, boundary_copies)
         return max(2, (memory - max(trunk, heads)) // max(row_bytes, 1))
+
+    def least_memory(self, workers: int = 1, boundary_copies: int = 2) -> int:
+        """Size of the tensors of all concurrent session runs with two rows, the fewest that run together, in bytes.
+
+        Args:
+            workers: as for `rows_per_run`.
+            boundary_copies: as for `rows_per_run`.
+        """
+        heads = workers * self.passes_per_run * self.head_pass_bytes
+        return max(2 * workers * self.trunk_row_bytes, heads) + 2 * self._row_bytes(workers, boundary_copies)
+
+    def _row_bytes(self, workers: int, boundary_copies: int) -> int:
+        """Bytes of one row in the head: copies of its boundary, and its tensors in concurrent session runs."""
+        return boundary_copies * self.boundary_row_bytes + workers * self.passes_per_run * self.head_row_bytes
 
     def runs(self, passes: int) -> tuple[int, ...]:
         """Divide T passes into session runs of nearly equal size; none has a single pass unless T is 1.

@@ -48,6 +48,23 @@ def test_a_row_has_the_same_bits_whatever_memory_there_is(article: ExportedModel
     assert_equal_rows(small.summarize(digits[:300]), whole, slice(None))
 
 
+def test_a_memory_that_is_too_small_for_two_rows_says_what_is_needed(article: ExportedModel) -> None:
+    plan, notices = plan_engine(article), list[str]()
+
+    def open_engine(memory: int) -> PassEngine:
+        device = Device("cpu", 2)
+        return PassEngine(plan, passes=30, seed=1, device=device, memory=memory, notify=notices.append)
+
+    least = -(-plan.least_memory(workers=2) // 2**20)
+    assert open_engine(least * 2**20).rows_per_run >= 2
+    assert not notices
+    assert open_engine(1).rows_per_run == 2
+    assert notices == [
+        "--memory 0 is too small: two rows in each of 2 session run(s), one per thread (--threads), "
+        f"need {least} MiB; the run uses as much"
+    ]
+
+
 @pytest.mark.parametrize("passes", [2, 17, 50])
 def test_a_row_has_the_same_bits_with_any_number_of_threads(
     article: ExportedModel, digits: NDArray[np.uint8], passes: int

@@ -28,9 +28,7 @@ _STRUCT = pa.struct([("text", pa.string()), ("number", pa.int16())])
         ([None, None], pa.null(), 0),
     ],
 )
-def test_the_bytes_of_values_do_not_depend_on_chunks_and_slices(
-    values: list[Any], kind: pa.DataType, size: int
-) -> None:
+def test_bytes_of_values_do_not_depend_on_chunks_and_slices(values: list[Any], kind: pa.DataType, size: int) -> None:
     whole = pa.array(values, kind)
     assert value_bytes(whole) == size
     chunks = [pa.array([value], kind) for value in values]
