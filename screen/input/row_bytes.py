@@ -1,11 +1,11 @@
-"""Measure rows in bytes, because memory depends on the bytes of rows and not on their number.
+"""Read row groups in pieces by the bytes of their rows, because memory depends on bytes and not on numbers of rows.
 
-In: the metadata of a Parquet file, or Arrow arrays. Out: the number of rows to read at a time, and the bytes of values.
+In: an open Parquet file. Out: tables of limited size. The bytes of values are measured here too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,6 +19,9 @@ MAX_ROWS = 1024
 
 _USUAL_BYTES = 8 * 2**20
 """Bytes of the rows that are read at a time, if all rows of the row group have the same size."""
+
+_JOINED_BYTES = 16 * 2**20
+"""Bytes at which consecutive reads form a table."""
 
 _WORST_BYTES = 128 * 2**20
 """Maximum bytes of the rows that are read at a time, where the metadata bound the size of a row."""
@@ -118,6 +121,50 @@ def _page_bytes(header: bytes, default: int) -> int:
                 break
         position += 1
     return size >> 1
+
+
+def read_group(file: pq.ParquetFile, group: int, names: list[str], count: int) -> Iterator[pa.Table]:
+    """Yield the rows of a row group in tables of at most `MAX_ROWS` rows, or of about `_JOINED_BYTES`.
+
+    Args:
+        file: the open shard.
+        group: index of the row group.
+        names: names of the columns to read.
+        count: number of rows to read at a time.
+
+    Raises:
+        OSError, pyarrow.ArrowException: the next row cannot be read; all rows before it were yielded.
+    """
+    done = 0
+    try:
+        for table in _join(file.iter_batches(count, row_groups=[group], columns=names), count):
+            done += len(table)
+            yield table
+    except pa.ArrowNotImplementedError:  # nested values of more than 2 GB in `count` rows, far above the average
+        if count == 1:
+            raise
+        for row, batch in enumerate(file.iter_batches(1, row_groups=[group], columns=names)):
+            if row >= done:
+                yield pa.Table.from_batches([batch])
+
+
+def _join(batches: Iterator[pa.RecordBatch], count: int) -> Iterator[pa.Table]:
+    """Join batches of `count` rows; an exception of `batches` is raised after all rows before it were yielded."""
+    waiting: list[pa.RecordBatch] = []
+    rows = size = 0
+    try:
+        for batch in batches:
+            waiting.append(batch)
+            rows, size = rows + batch.num_rows, size + batch.nbytes
+            if rows > MAX_ROWS - count or size >= _JOINED_BYTES:
+                yield pa.Table.from_batches(waiting)
+                waiting, rows, size = [], 0, 0
+    except (OSError, pa.ArrowException):
+        if waiting:
+            yield pa.Table.from_batches(waiting)
+        raise
+    if waiting:
+        yield pa.Table.from_batches(waiting)
 
 
 def value_bytes(values: pa.Array | pa.ChunkedArray) -> int:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from export.errors import InputChanged, InputRefused, ReadFailed
@@ -20,7 +19,7 @@ from screen.files.paths import open_parquet
 from screen.input.column_types import empty_array
 from screen.input.int96 import timestamp_unit
 from screen.input.mapping import ColumnMapping
-from screen.input.row_bytes import MAX_ROWS, ReadSizes
+from screen.input.row_bytes import MAX_ROWS, ReadSizes, read_group
 from screen.input.shards import ShardRef
 from screen.input.value_text import as_texts
 
@@ -210,7 +209,7 @@ def _read_tables(shard: ShardRef, columns: ColumnMapping, groups: Sequence[int])
         for group in groups:
             rows, done = shard.row_groups[group], 0
             try:
-                for table in _read_group(file, group, names, sizes.rows_of(group)):
+                for table in read_group(file, group, names, sizes.rows_of(group)):
                     done += len(table)
                     yield table.select(names), ""
             except (OSError, pa.ArrowException) as error:
@@ -222,35 +221,6 @@ def _read_tables(shard: ShardRef, columns: ColumnMapping, groups: Sequence[int])
                     done += count
                     nulls = [pa.nulls(count, field.type) for field in schema]
                     yield pa.Table.from_arrays(nulls, schema=_nullable(schema)), reason
-
-
-def _read_group(file: pq.ParquetFile, group: int, names: list[str], count: int) -> Iterator[pa.Table]:
-    """Yield the rows of a row group in tables of at most `MAX_ROWS` rows, or of about half of `_IMAGE_BYTES`.
-
-    Args:
-        file: the open shard.
-        group: index of the row group.
-        names: names of the columns to read.
-        count: number of rows to read at a time.
-
-    Raises:
-        OSError, pyarrow.ArrowException: the next row cannot be read; all rows before it were yielded.
-    """
-    waiting: list[pa.RecordBatch] = []
-    rows = size = 0
-    try:
-        for batch in file.iter_batches(count, row_groups=[group], columns=names):
-            waiting.append(batch)
-            rows, size = rows + batch.num_rows, size + batch.nbytes
-            if rows > MAX_ROWS - count or size >= _IMAGE_BYTES // 2:
-                yield pa.Table.from_batches(waiting)
-                waiting, rows, size = [], 0, 0
-    except (OSError, pa.ArrowException):
-        if waiting:
-            yield pa.Table.from_batches(waiting)
-        raise
-    if waiting:
-        yield pa.Table.from_batches(waiting)
 
 
 def _row_batch(

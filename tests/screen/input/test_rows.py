@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,29 @@ def test_a_damaged_row_group_keeps_its_rows(tmp_path: Path, article: ExportedMod
     assert sum(piece.count for piece in broken) == 100
     assert {piece.start // 100 for piece in broken} == {1}
     assert all(piece.images is None and "row group 1" in piece.error for piece in broken)
+
+
+def test_rows_that_cannot_be_read_together_are_read_one_by_one(
+    tmp_path: Path, article: ExportedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pyarrow cannot read nested values of more than 2 GB at once; here it fails after 600 rows of 700."""
+    write_shard(tmp_path / "a.parquet", [b"%d" % row for row in range(700)], row_group_size=700)
+    original = pq.ParquetFile.iter_batches
+
+    def fail(file: pq.ParquetFile, count: int, **options: Any) -> Iterator[pa.RecordBatch]:
+        if count == 1:
+            yield from original(file, 1, **options)
+            return
+        for start, batch in enumerate(original(file, 300, **options)):
+            if start == 2:
+                raise pa.ArrowNotImplementedError("Nested data conversions not implemented for chunked array outputs")
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", fail)
+    pieces = flat(read(tmp_path, 64, article.contract))
+    assert not any(piece.error for piece in pieces)
+    images = [image["bytes"] for piece in pieces if piece.images is not None for image in piece.images.to_pylist()]
+    assert images == [b"%d" % row for row in range(700)]
 
 
 def test_a_shard_that_is_replaced_while_it_is_read_is_an_error(tmp_path: Path, article: ExportedModel) -> None:
