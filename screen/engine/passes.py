@@ -2,7 +2,8 @@
 
 In: `uint8 [B, H, W, C]`. Out: a `PassSummary` of the B rows, or the raw passes.
 
-On a CPU, a row's results are bitwise identical in every batch and for any number of threads, for three reasons. A
+On a CPU, a row's results are bitwise identical in every batch and for any number of threads, for four reasons. The
+graphs contain no operator that rounds a row differently at different positions (see `screen.engine.graph.stable`). A
 session run has at least two rows and two passes, because onnxruntime uses another kernel for a single one. The division
 of T into session runs depends on the model and T alone (with early exit, T determines the interim looks too). And each
 operator runs in one thread: onnxruntime divides a matrix product among threads by rows or by columns, depending on the

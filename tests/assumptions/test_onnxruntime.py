@@ -9,23 +9,33 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from export.graph.passes import add_noise_functions
 from export.runtime import onnxruntime
+from screen.engine.graph.stable import VECTORIZED
 from tests.export.graph.test_passes import one_site
 from tests.export.graph.test_settle import padded_pooling
 
 
-def session_of(op_type: str, inputs: int = 1, threads: int = 2, **attributes: Any) -> onnxruntime.InferenceSession:
+def session_of(
+    op_type: str,
+    inputs: int = 1,
+    threads: int = 2,
+    opset: int = 18,
+    weights: NDArray[np.float32] | None = None,
+    **attributes: Any,
+) -> onnxruntime.InferenceSession:
     names = [f"x{index}" for index in range(inputs)]
+    constants = [] if weights is None else [numpy_helper.from_array(weights, "w")]
     graph = helper.make_graph(
-        [helper.make_node(op_type, names, ["y"], **attributes)],
+        [helper.make_node(op_type, [*names, *(value.name for value in constants)], ["y"], **attributes)],
         "g",
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        constants,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -109,14 +119,19 @@ def test_a_graph_in_memory_finds_its_weights_in_the_folder_that_the_session_is_t
     np.testing.assert_array_equal(session.run(None, {"x": np.ones(9, np.float32)})[0], weights + 1)
 
 
-def worst_position(session: onnxruntime.InferenceSession, rows: NDArray[np.float32]) -> int:
+def worst_position(
+    session: onnxruntime.InferenceSession,
+    rows: NDArray[np.float32],
+    others: dict[str, NDArray[np.float32]] | None = None,
+) -> int:
     """Number of values that change when a row has another position in its batch."""
-    whole = session.run(None, {"x0": rows})[0]
+    whole = session.run(None, {"x0": rows, **(others or {})})[0]
     changed = 0
     for size in (2, 3, 7, 64, 333):
         for start in range(0, len(rows) - size, 41):
-            part = session.run(None, {"x0": rows[start : start + size]})[0]
-            changed += int((part != whole[start : start + size]).sum())
+            part = session.run(None, {"x0": rows[start : start + size], **(others or {})})[0]
+            same = (part == whole[start : start + size]) | (np.isnan(part) & np.isnan(whole[start : start + size]))
+            changed += int((~same).sum())
     return changed
 
 
@@ -132,9 +147,63 @@ def worst_position(session: onnxruntime.InferenceSession, rows: NDArray[np.float
     ],
 )
 def test_these_operators_treat_a_row_alike_wherever_it_lies(op_type: str, attributes: dict[str, Any]) -> None:
-    """Why a row's bits do not depend on its batch. `Log`, `Softplus` and `Sin` do not have this property."""
+    """Why a row's bits do not depend on its batch; Softmax and LogSoftmax depend on a whole row."""
     rows = np.random.default_rng(0).random((500, 10)).astype(np.float32) + 1e-3
     assert worst_position(session_of(op_type, **attributes), rows) == 0
+
+
+def elementwise(session: onnxruntime.InferenceSession, rows: NDArray[np.float32]) -> bool:
+    """Whether an element of the output depends on the element at the same place, and not on its place or its batch."""
+    try:
+        whole, part = (session.run(None, {"x0": np.ascontiguousarray(x)})[0] for x in (rows, rows[50::-1, ::-1]))
+    except Exception:  # noqa: BLE001  no operator for one matrix of float32
+        return False
+    if whole.shape != rows.shape or whole.dtype != np.float32:
+        return False
+    return np.allclose(part[::-1, ::-1], whole[:51], rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def varying(rows: NDArray[np.float32]) -> set[str]:
+    """The functions of one tensor, of all operators of ONNX, of which a row depends on its position in the batch."""
+    found = set()
+    for schema in onnx.defs.get_all_schemas():
+        required = any(attribute.required for attribute in schema.attributes.values())
+        if schema.domain or schema.deprecated or required or schema.min_input != 1 or schema.name.startswith("Random"):
+            continue
+        try:
+            session = session_of(schema.name, threads=1, opset=22)
+        except Exception:  # noqa: BLE001, S112  no operator for float32
+            continue
+        if elementwise(session, rows) and worst_position(session, rows):
+            found.add(schema.name)
+    return found
+
+
+@pytest.mark.parametrize(("width", "expected"), [(33, VECTORIZED), (12, ())])
+def test_no_other_function_of_onnx_depends_on_where_a_number_lies(width: int, expected: tuple[str, ...]) -> None:
+    """Why `screen.engine.graph.stable` rewrites these functions, and only where a row does not fill whole vectors."""
+    rows = np.random.default_rng(0).uniform(-3, 3, (997, width)).astype(np.float32)
+    assert varying(rows) <= set(expected)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 5, 7, 11, 16, 17])
+@pytest.mark.parametrize("inner", [3, 16, 129])
+def test_only_a_product_with_one_column_depends_on_the_number_of_rows(columns: int, inner: int) -> None:
+    """Why `screen.engine.graph.stable` computes two columns; one column is left out here, but for a weight."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((500, inner)).astype(np.float32)
+    weights = rng.standard_normal((inner, columns)).astype(np.float32)
+    assert worst_position(session_of("MatMul", threads=1, weights=weights), rows) == 0
+    if columns > 1:
+        assert worst_position(session_of("MatMul", inputs=2, threads=1), rows, {"x1": weights}) == 0
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 7, 8])
+@pytest.mark.parametrize("positions", [2, 3, 5, 16, 49])
+def test_global_pooling_sums_a_channel_alike_wherever_it_lies(channels: int, positions: int) -> None:
+    """Why `screen.engine.graph.stable` replaces reductions by it."""
+    rows = np.random.default_rng(0).standard_normal((500, channels, positions)).astype(np.float32)
+    assert worst_position(session_of("GlobalAveragePool", threads=1), rows) == 0
 
 
 def test_log_depends_on_where_a_number_lies() -> None:

@@ -13,7 +13,7 @@ drops is subtracted from the full product, which the trunk computes (see `screen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ from screen.engine.graph.builder import GraphBuilder
 from screen.engine.graph.reduction import add_statistics
 from screen.engine.graph.sites import SitePlan
 from screen.engine.graph.sizes import TensorSizes
+from screen.engine.graph.stable import RowStability, pad_column
 from screen.engine.graph.trunk import BoundaryTensor
 from screen.engine.graph.weights import WeightChain
 
@@ -70,7 +71,7 @@ def build_head(
     plans = {plan.site.name: plan for plan in sites}
     inputs = [value for plan in sites for value in plan.inputs]
     absorbed = frozenset().union(*(group.outputs for plan in sites for group in (plan.chain, plan.layer) if group))
-    writer = _HeadWriter(GraphBuilder(inputs[0].name), boundary, sizes)
+    writer = _HeadWriter(GraphBuilder(inputs[0].name), boundary, sizes, RowStability(exported, sizes))
     for node in nodes:
         if node.domain != DOMAIN:
             if absorbed.isdisjoint(node.output):
@@ -100,8 +101,11 @@ def build_head(
 class _HeadWriter:
     """Writes each node of the head in its form for P passes."""
 
-    def __init__(self, builder: GraphBuilder, boundary: Sequence[BoundaryTensor], sizes: TensorSizes) -> None:
+    def __init__(
+        self, builder: GraphBuilder, boundary: Sequence[BoundaryTensor], sizes: TensorSizes, stability: RowStability
+    ) -> None:
         self.builder = builder
+        self._stability = stability
         self._boundary = frozenset(tensor.name for tensor in boundary)
         self._rows_source = next(tensor.name for tensor in boundary if tensor.row_axis == 0)
         self._sizes = sizes
@@ -112,7 +116,7 @@ class _HeadWriter:
         if node.op_type == "Shape" and self._is_trunk_value(node.input[0]):
             self._shape_with_passes(node)
         else:
-            self.builder.add_copy(node, (self._folded(name) for name in node.input))
+            self._copy(node, (self._folded(name) for name in node.input))
 
     def mask_data(self, node: onnx.NodeProto, plan: SitePlan) -> None:
         """Write a site whose masks multiply its input."""
@@ -156,11 +160,11 @@ class _HeadWriter:
         data = first.product.output[0]
         for step in plan.layer.elementwise if plan.layer else ():
             inputs = [values if name == data else self._select_units(name, units) for name in step.input]
-            values = self.builder.add_copy(step, iter(inputs), self.builder.unique_name("units"))
+            values = self._copy(step, iter(inputs), self.builder.unique_name("units"))
             data = step.output[0]
         column = add("Unsqueeze", [second.mask, constant([2])])
         masked = add("Mul", [add("Gather", [self._weight(next_chain), units], axis=0), column])  # [P, K, outputs]
-        product = add("MatMul", [values, masked])
+        product = self._multiply(values, masked, next_chain.outer)
         if next_chain.bias:
             product = add("Add", [product, next_chain.bias])
         self.builder.fold(product, next_chain.product.output[0])
@@ -178,14 +182,14 @@ class _HeadWriter:
             return self._subtract(plan, units)
         add, constant, data = self.builder.add, self.builder.constant, node.input[0]
         rows = self._reshape_rows(_chain(plan), data)
-        if units and data in self._boundary:
-            return self._multiply_selected_units(rows, plan, units)
+        if data in self._boundary and (units or _chain(plan).outer == 1):
+            return self._multiply_once(rows, self._masked_units(plan, units))
         if units:
             masked = add("Transpose", [self._masked_units(plan, units)], perm=[0, 2, 1])
         else:
             masked = add("Mul", [add("Unsqueeze", [plan.mask, constant([2])]), self._weight(_chain(plan))])
         rows = add("Unsqueeze", [rows, constant([0])]) if data in self._boundary else self.builder.unfold(rows)
-        return add("MatMul", [rows, masked])
+        return self._multiply(rows, masked, _chain(plan).outer)
 
     def _subtract(self, plan: SitePlan, units: str) -> str:
         """The full product from the trunk, minus the product of the dropped features: `[P, B, H]` or `[P, B, K]`."""
@@ -198,25 +202,39 @@ class _HeadWriter:
             selection = add("OneHot", [units, constant(_chain(plan).outer), off_on], axis=1)  # [P, H, K]
             full, weight = add("MatMul", [full, selection]), add("MatMul", [weight, selection])
         weight = add("Mul", [weight, add("Unsqueeze", [plan.scale, constant([2])])])
-        dropped_product = add("MatMul", [add("Transpose", [dropped], perm=[0, 2, 1]), weight])
+        by_row = add("Transpose", [dropped], perm=[0, 2, 1])  # [P, B, D]
+        dropped_product = self._multiply(by_row, weight, _chain(plan).outer)
         return add("Sub", [full, dropped_product])
 
+    def _multiply(self, rows: str, weights: str, outputs: int) -> str:
+        """Product of rows `[P or 1, B, F]` and the weights of each pass, `[P, F, outputs or K]`."""
+        product = self.builder.add("MatMul", [rows, weights])
+        if outputs == 1:
+            self.builder.nodes[-1:] = pad_column(self.builder.nodes[-1])
+        return product
+
+    def _copy(self, node: onnx.NodeProto, inputs: Iterator[str], output: str = "") -> str:
+        """Write a copy of a node in a form in which no row depends on its position, and return its output's name."""
+        name = self.builder.add_copy(node, inputs, output)
+        self.builder.nodes[-1:] = self._stability.rewrite(self.builder.nodes[-1], node)
+        return name
+
     def _masked_units(self, plan: SitePlan, units: str) -> str:
-        """The masked weights of the selected units, `[P, K, F]`."""
+        """The masked weights of the selected units, `[P, K, F]`; of all H units if `units` is ""."""
         add, chain = self.builder.add, _chain(plan)
         by_unit = chain.weight if chain.transposed else add("Transpose", [chain.weight], perm=[1, 0])
         row = add("Unsqueeze", [plan.mask, self.builder.constant([1])])
-        return add("Mul", [add("Gather", [by_unit, units], axis=0), row])
+        return add("Mul", [add("Gather", [by_unit, units], axis=0) if units else by_unit, row])
 
-    def _multiply_selected_units(self, rows: str, plan: SitePlan, units: str) -> str:
-        """Product of boundary rows with the masked weights of the selected units, `[P, B, K]`.
+    def _multiply_once(self, rows: str, masked: str) -> str:
+        """Product of boundary rows `[B, F]` with masked weights `[P, K, F]` of few units, `[P, B, K]`.
 
         A single product with P * K columns reads the boundary once for all passes of a run.
         """
         add, constant = self.builder.add, self.builder.constant
-        masked = add("Reshape", [self._masked_units(plan, units), constant([-1, _chain(plan).inner])])
-        joined = add("Gemm", [rows, masked], transB=1)
-        target = add("Concat", [constant([-1]), add("Shape", [units])], axis=0)
+        columns = add("Concat", [constant([-1]), add("Shape", [masked], start=2)], axis=0)
+        joined = add("Gemm", [rows, add("Reshape", [masked, columns])], transB=1)
+        target = add("Concat", [constant([-1]), add("Shape", [masked], start=0, end=2)], axis=0)
         return add("Transpose", [add("Reshape", [joined, target])], perm=[1, 0, 2])
 
     def _weight(self, chain: WeightChain) -> str:

@@ -24,6 +24,7 @@ from screen.engine.graph.head import build_head
 from screen.engine.graph.sites import Shortcuts, SitePlan, plan_sites
 from screen.engine.graph.sizes import TensorSizes, count_flops, infer_sizes, largest_bytes
 from screen.engine.graph.split import GraphSplit, ancestors, split_graph
+from screen.engine.graph.stable import RowStability
 from screen.engine.graph.summaries import add_features
 from screen.engine.graph.trunk import BoundaryTensor, build_trunk
 
@@ -202,6 +203,10 @@ def plan_engine(
         # The summary of a tensor needs the tensor, its centred copy and the square of this copy.
         summary_bytes = max(3 * sizes.row_bytes([name]) for name in tensors)
         trunk_row_bytes = max(largest_bytes(ancestors(tensors, graph.node), sizes), trunk_row_bytes, int(summary_bytes))
+    stability = RowStability(graph, sizes)
+    stable_nodes = [one for node in trunk.graph.node for one in stability.rewrite(node)]
+    del trunk.graph.node[:]
+    trunk.graph.node.extend(stable_nodes)
     head = build_head(graph, model.contract, split.head, trunk.boundary, sites, sizes, raw=raw)
     chains = [site.chain for site in sites if site.chain is not None]
     head_row_bytes = largest_bytes([n for n in split.head if not any(c.reads_in_place(n) for c in chains)], sizes)
