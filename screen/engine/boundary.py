@@ -6,7 +6,6 @@ In: `Rows`. Out: a `Boundary`, with the boundary tensors on the device and the t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
 from threading import Lock
@@ -19,6 +18,7 @@ from screen.engine.graph.features import FEATURES
 from screen.engine.graph.plan import EnginePlan
 from screen.engine.runs import MIN_FED, Rows, cut_rows
 from screen.engine.session import Device, GraphSession, to_numpy
+from screen.engine.workers import WorkerPool
 
 Item = TypeVar("Item")
 
@@ -52,7 +52,7 @@ class TrunkRunner:
             slice.
     """
 
-    def __init__(self, plan: EnginePlan, device: Device, pool: ThreadPoolExecutor, memory: int) -> None:
+    def __init__(self, plan: EnginePlan, device: Device, pool: WorkerPool, memory: int) -> None:
         self._plan, self._device, self._pool = plan, device, pool
         self._rows = plan.trunk_rows(memory, device.workers)
         self._session = GraphSession(plan.trunk, device, plan.weights_folder)

@@ -8,7 +8,6 @@ product is bitwise identical for any number of rows from 2 on; the host computes
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from screen.engine.session import Device, GraphSession, external_weight, to_numpy
 from screen.engine.transform import Transform, normalize
+from screen.engine.workers import WorkerPool
 
 Floats = NDArray[np.float64]
 Metric = Literal["cosine", "euclidean"]
@@ -238,7 +238,7 @@ class _Measurement:
         model = helper.make_model(distance.graph(), opset_imports=imports, ir_version=8)
         self._session = GraphSession(model, device, weights=distance.weights())
         self._workers = device.workers
-        self._pool = ThreadPoolExecutor(device.workers, thread_name_prefix=distance.name)
+        self._pool = WorkerPool(device.workers, distance.name)
 
     def run(self, features: NDArray[np.float32], finish: Finish) -> Floats:
         """Results of `finish` for the graph's outputs, joined over slices of the rows."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -26,6 +26,7 @@ from screen.engine.interim import entropy_error, find_decided_rows, plan_interim
 from screen.engine.passes import PassEngine
 from screen.engine.runs import Rows, Run, cut_passes
 from screen.engine.statistics import PassSummary, RunStatistics, concatenate, summarize
+from screen.engine.workers import WorkerPool
 
 CONCURRENT_BATCHES = 2
 """Maximum number of batches that run to the first interim look at the same time; with fewer workers, their number."""
@@ -155,12 +156,13 @@ class EarlyExitEngine(PassEngine):
                 return None
             return _Batch([run_piece(piece) for piece in self._cut_to_fit(images)], images.nbytes)
 
-        with ThreadPoolExecutor(CONCURRENT_BATCHES, thread_name_prefix="batches") as pool:
+        with WorkerPool(CONCURRENT_BATCHES, "batches") as pool:
             concurrent = min(CONCURRENT_BATCHES, self._workers)
             started: deque[tuple[NDArray[np.uint8] | None, Future[_Batch | None]]] = deque()
 
             def next_done() -> _Batch | None:
                 nonlocal concurrent
+                pool.require_own_process()
                 images, future = started.popleft()
                 try:
                     return future.result()

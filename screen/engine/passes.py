@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import reduce
 from typing import Any, TypedDict, TypeVar
@@ -32,6 +31,7 @@ from screen.engine.masks import draw_masks, draw_row_masks
 from screen.engine.runs import MIN_FED, Rows, Run, cut_passes, cut_rows
 from screen.engine.session import Device, GraphSession, to_numpy
 from screen.engine.statistics import PassSummary, RunStatistics, concatenate, summarize
+from screen.engine.workers import WorkerPool
 
 _SUMS = (M2, M3, M4, VOTES, ENTROPY, ENERGY)
 
@@ -86,7 +86,7 @@ class PassEngine:
         self.seed = seed
         self.device = device
         self._workers = device.workers
-        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="passes")
+        self._pool = WorkerPool(self._workers, "passes")
         self.rows_per_run = plan.rows_per_run(memory, self._workers, self.boundary_copies)
         least = plan.least_memory(self._workers, self.boundary_copies)
         if memory < least and notify is not None:

@@ -6,6 +6,7 @@ compute the same scores.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -13,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.contract.reader import ExportedModel, read_model
-from export.errors import InputRefused
+from export.errors import EngineFailed, InputRefused
 from screen.config import MaskMode, RunConfig
 from screen.decide.policy import DecisionPolicy, ScoredRows, choose_policy
 from screen.decide.rules import Reason
 from screen.engine.early_exit import EarlyExitEngine
-from screen.engine.graph.plan import plan_engine
+from screen.engine.graph.plan import EnginePlan, plan_engine
 from screen.engine.passes import EngineOptions, PassEngine
 from screen.engine.session import choose_device
 from screen.engine.statistics import PassSummary
@@ -28,6 +29,9 @@ from screen.run.failures import find_failures
 
 class Screener:
     """Scores images by T Monte Carlo dropout passes.
+
+    A fork of the process (`os.fork`, `multiprocessing`) may use its copy of a screener: its first call opens the engine
+    again. On a GPU, each process must create its own screener.
 
     Args:
         model: path of a file that `oodscreen export` wrote, or the model as `read_model` returns it.
@@ -89,11 +93,34 @@ class Screener:
             "memory": memory * 2**20,
             "notify": notify,
         }
-        distances = () if self.policy.calibration is None else self.policy.calibration.distances
-        plan = plan_engine(self.model, masks=settings.masks, features=bool(distances))
-        self._early_exit = EarlyExitEngine(plan, distances=distances, **self._options) if adaptive else None
+        self._distances = () if self.policy.calibration is None else self.policy.calibration.distances
+        self._adaptive = adaptive
+        self._open(plan_engine(self.model, masks=settings.masks, features=bool(self._distances)))
+
+    def _open(self, plan: EnginePlan) -> None:
+        """Open the engine in this process."""
+        distances = self._distances
+        self._early_exit = EarlyExitEngine(plan, distances=distances, **self._options) if self._adaptive else None
         self._engine = self._early_exit or PassEngine(plan, distances=distances, **self._options)
         self._raw_engine: PassEngine | None = None
+        self._process = os.getpid()
+
+    def _open_after_fork(self) -> None:
+        """Open the engine again in a fork of the process that opened it: sessions and threads do not survive a fork.
+
+        Raises:
+            EngineFailed: the device is a GPU, which a fork cannot use.
+        """
+        if os.getpid() == self._process:
+            return
+        if self.device.name != "cpu":
+            raise EngineFailed(
+                f"The screener was created in process {self._process} on {self.device.name}, "
+                f"and its fork {os.getpid()} uses it.",
+                wanted="a process that was not forked from one that uses the GPU",
+                next_step='start the process with multiprocessing.get_context("spawn"), and create the screener in it',
+            )
+        self._open(self._engine.plan)
 
     def score(self, images: NDArray[np.uint8]) -> ScoredRows:
         """Score and flag images.
@@ -128,6 +155,7 @@ class Screener:
         Raises:
             InputRefused: an array has another type or shape.
         """
+        self._open_after_fork()
         checked = (None if images is None else self._check(images) for images in batches)
         if self._early_exit is not None:
             return self._early_exit.summarize_early_exit(checked, self.policy.entropy_limits)
@@ -142,6 +170,7 @@ class Screener:
         Raises:
             InputRefused: the array has another type or shape.
         """
+        self._open_after_fork()
         if self._raw_engine is None:
             plan = plan_engine(self.model, masks=self.policy.settings.masks, raw=True)
             self._raw_engine = PassEngine(plan, **self._options)
