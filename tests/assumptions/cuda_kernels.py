@@ -22,6 +22,7 @@ CUDA_KERNELS: dict[str, frozenset[int]] = {
     "Flatten": frozenset({FLOAT, DOUBLE, INT64, BOOL}),
     "Gather": frozenset({FLOAT, DOUBLE, INT64, BOOL}),
     "Gemm": frozenset({FLOAT, DOUBLE}),
+    "GlobalAveragePool": frozenset({FLOAT, DOUBLE}),
     "Greater": frozenset({FLOAT, DOUBLE, INT64}),
     "Identity": frozenset({FLOAT, DOUBLE, INT64, BOOL}),
     "Log": frozenset({FLOAT, DOUBLE}),

@@ -115,7 +115,8 @@ def _check_kernels(model: onnx.ModelProto, copied: set[str]) -> None:
     types = {value.name: value.type.tensor_type.elem_type for value in values}
     types |= {value.name: value.data_type for value in model.graph.initializer}
     for node in model.graph.node:
-        if node.name.startswith(PREFIX) and node.op_type not in copied:
+        # onnxruntime turns Constant nodes into weights when it loads a graph.
+        if node.name.startswith(PREFIX) and node.op_type not in copied | {"Constant"}:
             assert node.op_type in CUDA_KERNELS
             used = {types[name] for name in (*node.input, *node.output) if name in types}
             allowed = CUDA_KERNELS[node.op_type] | {TensorProto.INT64, TensorProto.BOOL}
