@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from export.errors import Interrupted, OodscreenError, OptionRefused
 from export.options import explain_value
+from screen.files.failures import explain_environment
 from screen.options import GENERAL_PANEL
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -85,7 +86,11 @@ class Command(TyperCommand):
         return [*own, help_option]
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the subcommand; Ctrl-C raises `Interrupted`, whose exit code is 130."""
+        """Run the subcommand; Ctrl-C raises `Interrupted`, whose exit code is 130.
+
+        Raises:
+            OodscreenError: also for an error of the system or of an object store that no module has explained.
+        """
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
@@ -94,6 +99,11 @@ class Command(TyperCommand):
                 wanted="a command that runs to its end",
                 next_step="run the same command again",
             ) from error
+        except Exception as error:
+            explained = None if isinstance(error, OodscreenError) else explain_environment(error)
+            if explained is None:
+                raise
+            raise explained from error
 
 
 @contextmanager

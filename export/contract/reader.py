@@ -59,7 +59,7 @@ def read_model(path: str | Path) -> ExportedModel:
         raise ContractRefused(
             f"The model {path} cannot be read: {error.strerror or error}.",
             wanted=wanted,
-            next_step="check the path of the model",
+            next_step="check the path and the permissions of the model",
         ) from error
     try:
         proto = onnx.load_model_from_string(data)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import InputRefused, OutputRefused
+from screen.files.failures import raise_if_refused
 from screen.files.paths import is_local
 from screen.input.shards import UnreadableShard
 from screen.partition import ShardPartition
@@ -98,7 +99,8 @@ class OneManifest:
         """The manifest of a whole run or of a partition; None if it does not exist.
 
         Raises:
-            OutputRefused: the manifest cannot be read.
+            OutputRefused: the manifest is damaged.
+            ReadFailed: the system or the store refused to read it.
         """
         path = manifest_path(output, partition)
         try:
@@ -107,6 +109,7 @@ class OneManifest:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, UnicodeDecodeError) as error:
+            raise_if_refused(path, error)
             raise refuse_manifest(path, f"cannot be read ({error})") from error
         try:
             header = dict(json.loads(lines[0]))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from export.errors import InputChanged, InputRefused, OutputLocked, OutputRefused
 from screen.columns import SCORES_OF_ALL_FORMATS, columns_of_format
+from screen.files.failures import raise_if_refused
 from screen.files.paths import as_path, base_name, is_local, open_parquet
 from screen.input.mapping import ColumnMapping
 from screen.output.lock import refuse_if_held
@@ -231,6 +232,7 @@ class Results:
                     raise self._damaged(entry, f"the file has {f'no column {missing[0]}' if missing else rows}")
                 yield file
         except (OSError, pa.ArrowException, KeyError) as error:
+            raise_if_refused(self.folder / entry.shard, error)
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise self._damaged(entry, reason) from error
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from export.errors import InputRefused, OptionRefused
 from screen.decide.detectors import HIGH_IS_SUSPICIOUS
+from screen.files.failures import raise_if_refused
 from screen.files.listing import list_shards
 from screen.files.paths import as_path
 from screen.output.manifest_file import MANIFEST_NAME
@@ -76,6 +77,7 @@ def _read_shard(path: Path, label: str | None) -> pa.Table:
         if not missing:
             return pq.read_table(path, columns=list(dict.fromkeys([*scores, *needed])))
     except (OSError, pa.ArrowException) as error:
+        raise_if_refused(path, error)
         raise _no_results(path, str(error).splitlines()[0]) from error
     if missing == [label]:
         raise OptionRefused(

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from export.errors import OptionRefused, OutputRefused, WriteFailed
+from screen.files.failures import raise_if_refused
 from screen.files.paths import as_path, name_place, open_parquet
 from screen.files.storage import FileContent, StagingFile
 from screen.output.lock import hold_output
@@ -196,6 +197,7 @@ def _read(path: Path) -> tuple[list[LedgerEntry], dict[str, str | int]]:
             rows = file.read(_SCHEMA.names).to_pylist()
         return [LedgerEntry(**row) for row in rows], dict(header)
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        raise_if_refused(path, error)
         raise OutputRefused(
             f"The ledger file {path} cannot be read: {str(error).splitlines()[0] if str(error) else error!r}.",
             wanted="an undamaged ledger file, the list of images that have been exported",

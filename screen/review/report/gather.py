@@ -13,6 +13,7 @@ from export.errors import InputRefused, OptionRefused
 from screen.columns import CALIBRATED, FEATURE_DISTANCE, SCORES_OF_ALL_FORMATS
 from screen.decide.intervals import MIN_DRIFT_ROWS, flag_interval, wilson_interval
 from screen.decide.rules import find_limits
+from screen.files.failures import raise_if_refused
 from screen.files.paths import open_parquet
 from screen.output.quarantine import QUARANTINE_NAME
 from screen.review.ranking import choose_score, is_high_suspicious
@@ -198,6 +199,7 @@ def _quarantine(results: Results) -> Quarantine:
                     for row in table.slice(0, _MAX_BAD_ROWS - len(first)).to_pylist()
                 ]
     except (OSError, pa.ArrowException, KeyError) as error:
+        raise_if_refused(results.folder / QUARANTINE_NAME, error)
         raise InputRefused(
             f"{results.folder / QUARANTINE_NAME} cannot be read: {type(error).__name__}.",
             wanted="unchanged results of a run",
