@@ -19,7 +19,7 @@ from typing import Any, cast
 import pyarrow.parquet as pq
 
 from export.addresses import without_secrets
-from export.errors import OptionRefused
+from export.errors import OodscreenError, OptionRefused
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://", re.ASCII)
 
@@ -138,13 +138,15 @@ class _StoreFile(io.RawIOBase):
 
 @contextmanager
 def as_os_error() -> Iterator[None]:
-    """Turn any exception of a store's client in the block into an OSError with `errno`."""
+    """Turn any exception of a store's client in the block into an OSError with `errno`; those of the project stay."""
     try:
         yield
+    except OodscreenError:
+        raise
     except OSError as error:
         if error.errno is not None:
             raise
-        raise OSError(errno.EIO, str(error)) from error
+        raise OSError(errno.EACCES if isinstance(error, PermissionError) else errno.EIO, str(error)) from error
     except Exception as error:
         raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
 

@@ -5,6 +5,7 @@ In: paths, local or in an object store. Out: complete files.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -143,13 +144,30 @@ def write_text(target: Path, text: str, owner: str = "") -> None:
     staging.commit()
 
 
-def sync_folder(folder: Path) -> None:
-    """Sync a folder, so that renames in it survive a crash."""
-    handle = os.open(folder, os.O_RDONLY)
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM)
+"""Errors of file systems that cannot open or sync folders: SMB, sshfs, DrvFs, and those of Windows."""
+
+
+def sync_folder(folder: Path) -> bool:
+    """Sync a folder, so that renames in it survive a crash.
+
+    Returns:
+        Whether the folder is synced; False if its file system cannot sync folders.
+
+    Raises:
+        OSError: the sync failed.
+    """
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno in _CANNOT_SYNC:
+            return False
+        raise
+    return True
 
 
 def write_failed(target: Path, error: OSError) -> WriteFailed:

@@ -1,65 +1,84 @@
 """Lock OUTPUT, or one partition of it, for a run; the lock is released when the process of the run ends.
 
-In: OUTPUT, and a partition if the run scores only one. Out: a lock held during a block: the operating system's lock (by
-the library filelock) on `_lock` or `_lock.I-of-N` in OUTPUT. A second file, with the ending `.holder`, names the
-process that holds the lock. Partitions do not exclude each other, but a whole run and a partition do: each takes its
-own lock first and then tests the locks of the other kind, so of two concurrent runs at least one detects the other. In
-object stores, the lock is that of `store_lock.py`.
+In: OUTPUT, and a partition if the run scores only one. Out: a `HeldOutput` during a block: the operating system's lock
+(`local_lock.py`) on `_lock` or `_lock.I-of-N` in OUTPUT. A second file, with the ending `.holder`, names the process
+that holds the lock. Partitions of one count do not exclude each other, but a whole run and a partition do, and so do
+partitions of different counts: each takes its own lock first and then tests those that exclude it, so of two concurrent
+runs at least one detects the other. In object stores, the lock is that of `store_lock.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from screen.files.paths import is_local
-from screen.files.storage import write_failed
-from screen.output.store_lock import LOCK_NAME, describe_process, hold_store, lock_name, locked, refuse_if_store_held
+from screen.files.storage import sync_folder, write_failed
+from screen.output.local_lock import is_taken, take_lock
+from screen.output.store_lock import (
+    LOCK_NAME,
+    HeldOutput,
+    describe_process,
+    excludes,
+    hold_store,
+    lock_name,
+    locked,
+    refuse_if_store_held,
+)
 from screen.partition import ShardPartition
 
 _HOLDER_ENDING = ".holder"
 _PROBE_SECONDS = 5.0
-"""Maximum seconds to wait for a lock in a partitioned OUTPUT, where processes acquire locks briefly to test them."""
+"""Maximum seconds to wait for a lock in a partitioned OUTPUT, where a partition that ends holds OUTPUT for a moment."""
 
-__all__ = ["LOCK_NAME", "hold_output", "refuse_if_held"]
+_NOT_SYNCED = (
+    "the file system of OUTPUT cannot sync folders, so the last finished shards may be missing after a power failure; "
+    "the next run scores them again"
+)
+
+__all__ = ["LOCK_NAME", "HeldOutput", "hold_output", "refuse_if_held"]
 
 
 @contextmanager
-def hold_output(output: Path, partition: ShardPartition | None = None) -> Iterator[str]:
+def hold_output(output: Path, partition: ShardPartition | None = None) -> Iterator[HeldOutput]:
     """Hold OUTPUT, or one partition of it, during the block; a missing folder is created.
 
     Yields:
-        A notice about this lock for the user, or "".
+        The lock, with a notice for the user and a method that raises an error once the lock is lost.
 
     Raises:
-        OutputLocked: another run holds OUTPUT, the same partition or, without `partition`, any partition.
+        OutputLocked: another run holds OUTPUT, the same partition, a partition of another count or, without
+            `partition`, any partition.
         WriteFailed: the folder cannot be created or written to.
     """
     if not is_local(output):
-        with hold_store(output, partition) as note:
-            yield note
+        with hold_store(output, partition) as held:
+            yield held
         return
     name = lock_name(partition)
     holder = output / f"{name}{_HOLDER_ENDING}"
-    lock = FileLock(output / name, timeout=_timeout(output))
+    lock = FileLock(output / name)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        take_lock(lock, _patience(output))
         holder.write_text(describe_process(), encoding="utf-8")
+        is_synced = sync_folder(output)
     except Timeout as error:
         raise locked(output, partition, _read(holder)) from error
     except OSError as error:
         lock.release()
         raise write_failed(output, error) from error
     try:
-        for other in _partition_locks(output) if partition is None else [output / LOCK_NAME]:
-            _refuse_if_locked(output, other)
-        yield ""
+        for other in (None, *_partitions(output)):
+            if excludes(partition, other):
+                _refuse_if_locked(output, other)
+        yield HeldOutput("" if is_synced else _NOT_SYNCED)
     finally:
-        holder.unlink(missing_ok=True)
+        with suppress(OSError):
+            holder.unlink(missing_ok=True)
         lock.release()
 
 
@@ -68,36 +87,31 @@ def refuse_if_held(output: Path) -> None:
 
     Raises:
         OutputLocked: a running process holds OUTPUT or a partition.
+        ReadFailed: the object store failed.
     """
     if not is_local(output):
         refuse_if_store_held(output)
         return
-    for lock in (output / LOCK_NAME, *_partition_locks(output)):
-        _refuse_if_locked(output, lock)
+    for partition in (None, *_partitions(output)):
+        _refuse_if_locked(output, partition)
 
 
-def _partition_locks(output: Path) -> list[Path]:
-    found = output.glob(f"{LOCK_NAME}.*")
-    return sorted(path for path in found if ShardPartition.from_name(path.name.removeprefix(f"{LOCK_NAME}.")))
+def _partitions(output: Path) -> list[ShardPartition]:
+    """The partitions that have a lock file, held or not."""
+    names = (path.name.removeprefix(f"{LOCK_NAME}.") for path in output.glob(f"{LOCK_NAME}.*"))
+    return sorted(partition for partition in map(ShardPartition.from_name, names) if partition is not None)
 
 
-def _timeout(output: Path) -> float:
-    """Seconds to wait for a lock: 0 without partitions, because then no process acquires a lock to test it."""
-    return _PROBE_SECONDS if _partition_locks(output) else 0.0
+def _patience(output: Path) -> float:
+    """Seconds to wait for another writer."""
+    return _PROBE_SECONDS if _partitions(output) else 0.0
 
 
-def _refuse_if_locked(output: Path, path: Path) -> None:
-    if not path.is_file():
-        return
-    lock = FileLock(path, timeout=_timeout(output))
-    try:
-        lock.acquire(poll_interval=0.01)
-    except Timeout as error:
-        partition = ShardPartition.from_name(path.name.removeprefix(f"{LOCK_NAME}."))
-        raise locked(output, partition, _read(path.with_name(f"{path.name}{_HOLDER_ENDING}"))) from error
-    except OSError:
-        return  # OUTPUT is not writable, so no run is writing to it
-    lock.release()
+def _refuse_if_locked(output: Path, partition: ShardPartition | None) -> None:
+    name = lock_name(partition)
+    with suppress(PermissionError):  # a lock file that may not be read: its run cannot be seen
+        if is_taken(output / name, _patience(output)):
+            raise locked(output, partition, _read(output / f"{name}{_HOLDER_ENDING}"))
 
 
 def _read(holder: Path) -> str:

@@ -1,9 +1,13 @@
 """Lock of an OUTPUT in an object store that can create an object only if it does not exist.
 
-In: OUTPUT in a store. Out: a lock held during a block: an object `_lock.K` (for a partition `_lock.I-of-N.K`) that the
-holder renews. A lock that was not renewed for five minutes is stale, and the next run creates the object with the
-number K + 1; if several runs try to create the object, the store accepts only one. Each run first tests whether the
-store supports this exclusive creation; without it, OUTPUT is not locked.
+In: OUTPUT in a store. Out: a lock held during a block: the newest of the objects `_lock.K` (for a partition
+`_lock.I-of-N.K`). No object is overwritten: the holder renews its lock by creating the object with the number K + 1 and
+removing that with K, and releases it by creating an empty one. A run that finds a released lock, or one without renewal
+for five minutes, takes it by the same request. The store accepts one of two such requests, so a holder that was
+suspended learns at its next renewal that it has lost the lock. The released object stays, so no number is used twice,
+and a run removes only objects that it created or superseded. The age of a lock is the difference of two times that the
+store wrote; the clocks of the machines do not matter. Without exclusive creation, which each run tests, OUTPUT is not
+locked.
 """
 
 from __future__ import annotations
@@ -16,10 +20,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from export.errors import OutputLocked
+from screen.files.failures import raise_if_refused
+from screen.files.paths import as_os_error
 from screen.files.storage import write_failed
 from screen.partition import ShardPartition
 
@@ -30,43 +37,58 @@ _RENEW_SECONDS = 30.0
 _DEAD_SECONDS = 300.0
 """Seconds without a renewal after which a lock is stale: its holder is assumed to have ended."""
 
+_SAFE_SECONDS = 240.0
+"""Seconds after a renewal in which the holder may write: fewer than `_DEAD_SECONDS`, by the longest single write."""
+
+_READS = 20
+"""Maximum number of attempts to read the newest object of a lock, which its holder may replace at this moment."""
+
+
+@dataclass
+class HeldOutput:
+    """A lock that is held.
+
+    Attributes:
+        note: a notice for the user, or "".
+    """
+
+    note: str = ""
+
+    def check(self) -> None:
+        """Raise an error if the lock was lost; called before each write. The system's own locks are never lost."""
+
 
 @contextmanager
-def hold_store(output: Path, partition: ShardPartition | None) -> Iterator[str]:
+def hold_store(output: Path, partition: ShardPartition | None) -> Iterator[HeldOutput]:
     """Hold OUTPUT, or one partition of it, during the block.
 
     Yields:
-        A notice for the user that the store cannot lock, or "".
+        The lock; if the store cannot lock, a `HeldOutput` with a notice.
 
     Raises:
         OutputLocked: another run renewed its lock less than `_DEAD_SECONDS` ago.
-        WriteFailed: the store refused to write.
+        WriteFailed: the store refused to list or write.
     """
-    if not _creates_exclusively(output):
-        yield (
+    with _explained(output):
+        lock = _StoreLock.take(output, partition) if _creates_exclusively(output) else None
+    if lock is None:
+        yield HeldOutput(
             "OUTPUT is not locked, because this store cannot create an object only if it does not exist; "
             "do not start a second run in OUTPUT"
         )
         return
-    mine = _take(output, partition)
-    ended = threading.Event()
-
-    def renew() -> None:
-        while not ended.wait(_RENEW_SECONDS):
-            with suppress(Exception):  # a failed renewal is retried at the next interval
-                mine.write_bytes(_stamp())
-
-    thread = threading.Thread(target=renew, name="renew-lock", daemon=True)
+    thread = threading.Thread(target=lock.keep_renewing, name="renew-lock", daemon=True)
     thread.start()
     try:
-        for other in _held_partitions(output) if partition is None else [None]:
-            _refuse_newest(output, other)
-        yield ""
+        with _explained(output):
+            for other, numbers in _find_locks(output).items():
+                if excludes(partition, other):
+                    _refuse_newest(output, other, numbers)
+        yield lock
     finally:
-        ended.set()
+        lock.ended.set()
         thread.join()
-        for _, lock in _locks(output, partition):
-            lock.unlink(missing_ok=True)
+        lock.release()
 
 
 def refuse_if_store_held(output: Path) -> None:
@@ -74,9 +96,25 @@ def refuse_if_store_held(output: Path) -> None:
 
     Raises:
         OutputLocked: a run holds OUTPUT or a partition.
+        ReadFailed: the store failed.
     """
-    for partition in (None, *_held_partitions(output)):
-        _refuse_newest(output, partition)
+    try:
+        with as_os_error():
+            for partition, numbers in _find_locks(output).items():
+                _refuse_newest(output, partition, numbers)
+    except OSError as error:
+        raise_if_refused(output, error)
+        raise
+
+
+def excludes(mine: ShardPartition | None, other: ShardPartition | None) -> bool:
+    """Whether two runs may not write at the same time: a whole run and a part, or parts of different counts.
+
+    Two whole runs, or two runs of one part, use one lock, which excludes them already.
+    """
+    if mine is None or other is None:
+        return mine != other
+    return mine.count != other.count
 
 
 def lock_name(partition: ShardPartition | None) -> str:
@@ -88,7 +126,7 @@ def locked(output: Path, partition: ShardPartition | None, holder: str) -> Outpu
     """The `OutputLocked` for an OUTPUT, or a partition of it, that another run holds."""
     return OutputLocked(
         f"{output} is held by {holder}." if partition is None else f"Part {partition} of {output} is held by {holder}.",
-        wanted="one run at a time in an OUTPUT, or one for each part of it",
+        wanted="one run at a time in an OUTPUT, or one for each part of it with one number of parts",
         next_step="wait until that run ends, or choose another OUTPUT",
     )
 
@@ -98,77 +136,216 @@ def describe_process() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
-def _stamp() -> bytes:
-    return json.dumps({"holder": describe_process(), "renewed": time.time()}).encode()
+class _StoreLock(HeldOutput):
+    """The lock of OUTPUT or of a partition, held by this process.
+
+    Args:
+        output: folder of results.
+        partition: the partition; None for the whole OUTPUT.
+        number: number of the object that this process created.
+        superseded: numbers of older objects, to be removed.
+        confirmed: time of `_clock` before the object was created.
+    """
+
+    def __init__(
+        self, output: Path, partition: ShardPartition | None, number: int, superseded: list[int], confirmed: float
+    ) -> None:
+        super().__init__()
+        self.ended = threading.Event()
+        self._output, self._partition = output, partition
+        self._number, self._superseded, self._confirmed = number, superseded, confirmed
+        self._content = json.dumps({"holder": describe_process(), "token": secrets.token_hex(16)}).encode()
+        self._lost: OutputLocked | None = None
+        self._guard = threading.Lock()
+
+    @classmethod
+    def take(cls, output: Path, partition: ShardPartition | None) -> _StoreLock:
+        """Create the next object of the lock.
+
+        Raises:
+            OutputLocked: another run holds the lock.
+        """
+        started, older = _clock(), _find_locks(output).get(partition, {})
+        _refuse_newest(output, partition, older)
+        lock = cls(output, partition, max(older, default=0) + 1, list(older), started)
+        if not _create(lock._path(lock._number), lock._content):
+            raise locked(output, partition, "another run, which started at the same moment")
+        return lock
+
+    def keep_renewing(self) -> None:
+        """Renew the lock until `ended` is set, or the lock is lost."""
+        while not self.ended.wait(_RENEW_SECONDS) and self._lost is None:
+            with suppress(Exception):  # a failed renewal is repeated at the next interval, a lost lock recorded
+                self._renew()
+
+    def check(self) -> None:
+        """Raise an error if the lock is lost, or may be lost because it was not renewed for `_SAFE_SECONDS`.
+
+        Raises:
+            OutputLocked: another run has taken the lock over, for example after this process was suspended.
+            WriteFailed: the store did not accept a renewal for `_SAFE_SECONDS`.
+        """
+        if self._lost is None and _clock() - self._confirmed > 2 * _RENEW_SECONDS:
+            try:
+                with as_os_error():
+                    self._renew()
+            except OSError as error:
+                if _clock() - self._confirmed > _SAFE_SECONDS:
+                    raise write_failed(self._output, error) from error
+        if self._lost is not None:
+            raise self._lost
+
+    def release(self) -> None:
+        """Mark the lock as released, and remove its other objects; what the store refuses expires or stays harmless."""
+        with suppress(Exception):
+            _create(self._path(self._number + 1), b"")
+        with suppress(Exception):
+            self._remove([*self._superseded, self._number])
+
+    def _renew(self) -> None:
+        with self._guard:
+            started = _clock()
+            was_late = started - self._confirmed > _SAFE_SECONDS
+            following = self._number + 1
+            # The object exists if an earlier renewal created it, but its answer was lost.
+            if self._newest() not in (self._number, following) or not _create(self._path(following), self._content):
+                self._lose()
+                return
+            self._superseded.append(self._number)
+            self._number = following
+            # Another run may have taken, released and cleaned up the lock between two requests of a suspended process.
+            if (was_late or _clock() - started > _SAFE_SECONDS) and self._newest() != following:
+                self._lose()
+                return
+            self._confirmed = started
+            with suppress(Exception):  # repeated at the next renewal
+                self._remove(self._superseded)
+
+    def _lose(self) -> None:
+        error = locked(self._output, self._partition, "another run, which took the lock over")
+        self._lost = OutputLocked(
+            f"{error.found} This process was suspended, or could not renew the lock, for "
+            f"{_clock() - self._confirmed:.0f} s.",
+            wanted=error.wanted,
+            next_step="wait until the other run ends, then run the command again; it skips finished shards",
+        )
+
+    def _newest(self) -> int:
+        return max(_find_locks(self._output).get(self._partition, {}), default=0)
+
+    def _path(self, number: int) -> Path:
+        return _path(self._output, self._partition, number)
+
+    def _remove(self, numbers: list[int]) -> None:
+        for number in list(numbers):
+            self._path(number).unlink(missing_ok=True)
+            if number in self._superseded:
+                self._superseded.remove(number)
 
 
-def _locks(output: Path, partition: ShardPartition | None = None) -> list[tuple[int, Path]]:
-    """Number and path of all locks of OUTPUT or of a partition, the newest last."""
-    found = []
-    prefix = f"{lock_name(partition)}."
-    for lock in output.glob(f"{prefix}*"):
-        number = lock.name.removeprefix(prefix)
-        if number.isdecimal():
-            found.append((int(number), lock))
-    return sorted(found, key=lambda one: one[0])
+def _clock() -> float:
+    """Seconds of a clock that also runs while the machine sleeps, where the system has one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
-def _held_partitions(output: Path) -> list[ShardPartition]:
-    """The partitions that have a lock, including stale locks."""
-    names = (lock.name.removeprefix(f"{LOCK_NAME}.").rpartition(".")[0] for lock in output.glob(f"{LOCK_NAME}.*"))
-    return sorted({partition for partition in map(ShardPartition.from_name, names) if partition is not None})
+def _path(output: Path, partition: ShardPartition | None, number: int) -> Path:
+    return output / f"{lock_name(partition)}.{number}"
 
 
-def _take(output: Path, partition: ShardPartition | None) -> Path:
-    locks = _locks(output, partition)
-    number = 1
-    if locks:
-        number = locks[-1][0] + 1
-        _refuse_if_alive(output, partition, locks[-1][1])
-    mine = output / f"{lock_name(partition)}.{number}"
-    try:
-        _create(mine, _stamp())
-    except FileExistsError as error:
-        raise locked(output, partition, "another run, which started at the same moment") from error
-    return mine
+def _find_locks(output: Path) -> dict[ShardPartition | None, dict[int, int]]:
+    """For OUTPUT and each partition that has a lock, the numbers of its objects, with their sizes in bytes."""
+    found: dict[ShardPartition | None, dict[int, int]] = {}
+    pattern = f"{output.path.rstrip('/')}/{LOCK_NAME}.*"  # type: ignore[attr-defined]
+    for address, info in output.fs.glob(pattern, detail=True).items():  # type: ignore[attr-defined]
+        name, _, number = address.rpartition("/")[2].rpartition(".")
+        partition = ShardPartition.from_name(name.removeprefix(f"{LOCK_NAME}."))
+        if number.isdecimal() and name == lock_name(partition):
+            found.setdefault(partition, {})[int(number)] = int(info.get("size") or 0)
+    return found
 
 
-def _refuse_newest(output: Path, partition: ShardPartition | None) -> None:
-    for _, lock in _locks(output, partition)[-1:]:
-        _refuse_if_alive(output, partition, lock)
+def _refuse_newest(output: Path, partition: ShardPartition | None, numbers: dict[int, int]) -> None:
+    """Raise an error if a lock is neither released nor stale.
 
-
-def _refuse_if_alive(output: Path, partition: ShardPartition | None, lock: Path) -> None:
-    try:
-        content: dict[str, Any] = json.loads(lock.read_bytes())
-        holder, age = str(content["holder"]), time.time() - float(content["renewed"])
-    except FileNotFoundError:
-        return
-    except (ValueError, KeyError, TypeError):
-        holder, age = "another run", 0.0
+    Args:
+        output: folder of results.
+        partition: the partition; None for the whole OUTPUT.
+        numbers: the objects of the lock, from `_find_locks`.
+    """
+    holder, age = "another run", 0.0
+    for _ in range(_READS):
+        if not numbers or numbers[max(numbers)] == 0:
+            return
+        newest = _path(output, partition, max(numbers))
+        try:
+            content = newest.read_bytes()
+            age = (_store_time(output) - newest.fs.modified(newest.path)).total_seconds()  # type: ignore[attr-defined]
+        except FileNotFoundError:  # renewed or released since it was listed
+            numbers = _find_locks(output).get(partition, {})
+            continue
+        except NotImplementedError:
+            raise locked(output, partition, f"a run, or was; delete {newest} if that run has ended") from None
+        with suppress(ValueError, KeyError, TypeError):
+            holder = str(json.loads(content)["holder"])
+        break
     if age < _DEAD_SECONDS:
         raise locked(output, partition, f"{holder}, which renewed its lock {max(age, 0):.0f} s ago")
 
 
-def _create(path: Path, data: bytes) -> None:
-    """Create an object, or raise FileExistsError; a store without exclusive creation replaces an existing object."""
-    path.fs.pipe_file(path.path, data, mode="create")  # type: ignore[attr-defined]
-
-
-def _creates_exclusively(output: Path) -> bool:
+def _store_time(output: Path) -> datetime:
+    """The time that the store writes for an object that is created now; the time of this machine if it refuses."""
     probe = output / f"_probe.{secrets.token_hex(8)}"
     try:
-        with suppress(NotImplementedError, TypeError):  # the store does not support the mode
-            output.mkdir(parents=True, exist_ok=True)
-            _create(probe, b"1")
-            try:
-                _create(probe, b"2")
-            except FileExistsError:
-                return True
-        return False
-    except Exception as error:
-        os_error = error if isinstance(error, OSError) else OSError(f"{type(error).__name__}: {error}")
-        raise write_failed(output, os_error) from error
+        _create(probe, b"1")
+        written: datetime = probe.fs.modified(probe.path)  # type: ignore[attr-defined]
+    except Exception:  # noqa: BLE001  a reader need not have the right to write
+        return datetime.now(UTC)
     finally:
         with suppress(Exception):
             probe.unlink(missing_ok=True)
+    return written
+
+
+def _create(path: Path, data: bytes) -> bool:
+    """Create an object, and return whether it now has this content because of this process.
+
+    If the answer of the store was lost and the client repeated the request, the store reports an existing object: the
+    object is then recognised by the token in its content.
+
+    Raises:
+        Exception: the store failed, and did not create the object.
+    """
+    try:
+        path.fs.pipe_file(path.path, data, mode="create")  # type: ignore[attr-defined]
+    except (NotImplementedError, TypeError):  # the store does not support the mode
+        raise
+    except Exception as error:  # noqa: BLE001  any answer may hide that the object was created
+        try:
+            there = path.read_bytes()
+        except Exception:  # noqa: BLE001
+            raise error from None
+        return there == data
+    return True
+
+
+def _creates_exclusively(output: Path) -> bool:
+    """Whether the store refuses to create an object that exists."""
+    probe = output / f"_probe.{secrets.token_hex(8)}"
+    try:
+        with suppress(NotImplementedError, TypeError):
+            output.mkdir(parents=True, exist_ok=True)
+            return _create(probe, b"1") and not _create(probe, b"2")
+        return False
+    finally:
+        with suppress(Exception):
+            probe.unlink(missing_ok=True)
+
+
+@contextmanager
+def _explained(output: Path) -> Iterator[None]:
+    """Turn any exception of the store in the block into `WriteFailed`."""
+    try:
+        with as_os_error():
+            yield
+    except OSError as error:
+        raise write_failed(output, error) from error

@@ -123,8 +123,10 @@ def run_screening(
         executor = None
         if not known:  # every shard is new; if the executor cannot be opened, nothing is written
             executor = stack.enter_context(open_executor(job, listener.noted, stop))
-        if note := stack.enter_context(hold_output(output, part)):
-            listener.noted(note)
+        held = stack.enter_context(hold_output(output, part))
+        stop.check_output = held.check
+        if held.note:
+            listener.noted(held.note)
         manifest = open_manifest()
         manifest.refuse_foreign(shards)
         todo = _plan(shards, listing.root.resolve(), manifest, summary)
@@ -145,6 +147,7 @@ def run_screening(
             _score_shards(todo, executor, manifest, summary, listener, stop)
         if config.alarm:
             summary.drift = policy.find_drift(*summary.readable)
+        held.check()
         if part is None:
             write_quarantine(output, manifest.entries(), summary.unreadable)
         # The record describes a whole run; a part lacks the time and the rows of the other parts.
@@ -161,6 +164,7 @@ def run_screening(
                 rows=summary.rows,
             )
             record.write(output)
+        held.check()
         manifest.finish(summary.unreadable)
     if part is not None:
         summary.open_parts = close_partitions(output, fingerprint(identity))
@@ -199,6 +203,7 @@ def _score_shards(
             for progress in events:
                 summary.unreadable += progress.lost
                 for written in progress.finished:
+                    stop.check_output()
                     manifest.finish_shard(written)
                     summary.shards.append(written)
                     listener.finished(written)

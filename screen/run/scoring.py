@@ -105,7 +105,7 @@ class ShardScorer:
     Args:
         job: the model, the settings and the folder of results.
         notify: callback for one-line notices.
-        stop: request to stop, checked while images are decoded; None if there is none.
+        stop: request to stop, checked while images are decoded and before each write; None if there is none.
 
     Raises:
         Refused: the device is not available, or the model does not run on the device.
@@ -140,6 +140,7 @@ class ShardScorer:
         try:
             with closing(scored):
                 for batch in scored:
+                    self._stop.check_output()
                     with clock.busy("write"):
                         for written in writers.write(batch.pieces, batch.table):
                             yield Progress(finished=(written,))

@@ -7,7 +7,7 @@ between the rename of a shard and its line in the manifest. A second signal ends
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -15,10 +15,12 @@ from export.errors import Interrupted, Terminated
 
 
 class StopRequest:
-    """Request to stop a run, made by a signal."""
+    """Request to stop a run, made by a signal or because the lock of OUTPUT is lost."""
 
     def __init__(self) -> None:
         self._signal: int | None = None
+        self.check_output: Callable[[], None] = lambda: None
+        """Raises an error if this run may no longer write to OUTPUT; called before each write."""
 
     def record(self, number: int) -> None:
         """Request a stop.
@@ -32,9 +34,11 @@ class StopRequest:
         """Raise an error if a stop was requested.
 
         Raises:
+            OodscreenError: as `check_output`.
             Interrupted: SIGINT was received.
             Terminated: SIGTERM was received.
         """
+        self.check_output()
         if self._signal is None:
             return
         kind = Terminated if self._signal == signal.SIGTERM else Interrupted

@@ -15,6 +15,10 @@ from typing import Any
 import pytest
 
 from benchmarks.faults import contents, write_input
+from export.errors import OutputLocked
+from screen.files.paths import as_path
+from screen.output import store_lock
+from screen.output.lock import LOCK_NAME, hold_output
 from screen.output.record import RECORD_NAME
 from tests.conftest import write_shard
 
@@ -69,7 +73,12 @@ def call(environment: dict[str, str], *words: str) -> subprocess.CompletedProces
 def objects(bucket: Any, folder: str) -> dict[str, bytes]:
     prefix = f"bucket/{folder}/"
     found = {name.removeprefix(prefix): bucket.cat(name) for name in bucket.find(prefix)}
-    return {name: content for name, content in found.items() if name != RECORD_NAME}
+    return {name: content for name, content in found.items() if name != RECORD_NAME and not name.startswith(LOCK_NAME)}
+
+
+def held_locks(bucket: Any, folder: str) -> list[str]:
+    """The objects of locks that are not released."""
+    return [name for name in bucket.find(f"bucket/{folder}/{LOCK_NAME}") if bucket.size(name)]
 
 
 def test_results_in_s3_are_those_of_a_local_run(bucket: Any, environment: dict[str, str], tmp_path: Path) -> None:
@@ -115,20 +124,43 @@ def test_a_killed_run_leaves_complete_objects_and_the_next_run_continues(
     moments = random.Random()  # noqa: S311
     for _ in range(4):
         running = subprocess.Popen(command("s3://bucket/out"), env=environment, stderr=subprocess.DEVNULL)
-        while running.poll() is None and not bucket.exists("bucket/out/_lock.1"):
+        while running.poll() is None and not held_locks(bucket, "out"):
             time.sleep(0.01)
         time.sleep(moments.uniform(0, 0.6))
         running.send_signal(signal.SIGKILL)
         running.wait()
         left, whole = objects(bucket, "out"), objects(bucket, "whole")
         assert all(left[name] == whole[name] for name in left if name.endswith(".parquet"))
-        if bucket.exists("bucket/out/_lock.1"):
+        if held := held_locks(bucket, "out"):
             refused = call(environment, *command("s3://bucket/out"))
             assert refused.returncode == 75
             assert f"held by process {running.pid} on " in refused.stderr
-            bucket.rm("bucket/out/_lock.1")
+            bucket.rm(held)
     assert call(environment, *command("s3://bucket/out")).returncode == 0
     assert objects(bucket, "out") == objects(bucket, "whole")
+
+
+def test_a_suspended_run_leaves_its_results_and_lock_to_its_successor(
+    endpoint: str, bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store's own clock and requests; the run of each holder is replaced by calls of its lock."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    output, clock = as_path("s3://bucket/out"), store_lock._clock
+    with hold_output(output) as first:
+        with pytest.raises(OutputLocked, match="held by process"), hold_output(output):
+            raise AssertionError("not reached")
+        time.sleep(2)
+        monkeypatch.setattr(store_lock, "_DEAD_SECONDS", 1.0)
+        with hold_output(output) as second:
+            monkeypatch.setattr(store_lock, "_DEAD_SECONDS", 300.0)
+            monkeypatch.setattr(store_lock, "_clock", lambda: clock() + 301)
+            with pytest.raises(OutputLocked, match="took the lock over"):
+                first.check()
+            second.check()
+            assert len(held_locks(bucket, "out")) >= 1
+    assert held_locks(bucket, "out") == []
 
 
 def test_unreachable_locations_are_refused_with_one_message(environment: dict[str, str], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +70,7 @@ class Ledger:
         keys: keys of all exported images.
         rows: exported rows by digest of the input shard.
         notes: messages about earlier exports that were killed, and about the lock.
+        check_lock: raises an error if the lock of the folder was lost.
     """
 
     folder: Path
@@ -77,6 +78,7 @@ class Ledger:
     keys: set[bytes]
     rows: dict[bytes, set[int]]
     notes: list[str]
+    check_lock: Callable[[], None]
 
     def add(self, entries: Sequence[LedgerEntry]) -> None:
         """Record images that have been exported.
@@ -99,8 +101,10 @@ class Ledger:
             The pending ledger file, for `confirm`.
 
         Raises:
+            OutputLocked: another `oodscreen queue` has taken over the lock.
             WriteFailed: the ledger cannot be written.
         """
+        self.check_lock()
         header: dict[str, str | int] = {
             "project": self.project,
             "target": name_place(target),
@@ -174,8 +178,8 @@ def open_ledger(folder: str | Path, project: str) -> Iterator[Ledger]:
     """
     path = as_path(folder) if isinstance(folder, str) else folder
     try:
-        with hold_output(path) as note:
-            ledger = Ledger(path, project, set(), {}, [note] if note else [])
+        with hold_output(path) as held:
+            ledger = Ledger(path, project, set(), {}, [held.note] if held.note else [], held.check)
             ledger.load()
             yield ledger
     except WriteFailed as error:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import errno
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from screen.config import RunConfig
 from screen.files.listing import list_shards
 from screen.files.paths import as_path, is_local, open_bytes
 from screen.input.preview import Preview
+from screen.output import store_lock
 from screen.output.check import check_results
-from screen.output.lock import hold_output, refuse_if_held
+from screen.output.lock import LOCK_NAME, hold_output, refuse_if_held
 from screen.output.manifest_file import MANIFEST_NAME
 from screen.output.quarantine import QUARANTINE_NAME
 from screen.output.record import RECORD_NAME
+from screen.partition import ShardPartition
 from screen.review.report.gather import gather_findings
 from screen.review.report.page import write_page
 from screen.run.runner import run_screening
@@ -49,7 +52,9 @@ def run(source: str = "memory://in", output: str = "memory://out", **options: An
 
 
 def there(store: Any, folder: str = "/out") -> list[str]:
-    return sorted(name.removeprefix(folder + "/") for name in store.find(folder))
+    """Names of all objects of a folder but released locks, which are empty and stay."""
+    names = sorted(name.removeprefix(folder + "/") for name in store.find(folder))
+    return [name for name in names if not (name.startswith(LOCK_NAME) and store.size(f"{folder}/{name}") == 0)]
 
 
 def test_a_run_in_a_store_writes_what_a_local_run_writes(
@@ -156,10 +161,15 @@ def test_a_store_that_stops_answering_is_no_damaged_file(store: Any, monkeypatch
     assert again.rows + sum(entry.rows for entry in again.earlier) == 300
 
 
+def age_by(store: Any, name: str, seconds: float) -> None:
+    """Set back the time that the store wrote for an object."""
+    store.store[name].modified -= timedelta(seconds=seconds)
+
+
 def test_the_lock_of_a_store_lets_one_run_in(store: Any) -> None:
     output = as_path("memory://out")
-    with hold_output(output) as note:
-        assert note == ""
+    with hold_output(output) as held:
+        assert held.note == ""
         with (
             pytest.raises(OutputLocked, match=r"held by process \d+ on .*, which renewed its lock 0 s ago"),
             hold_output(output),
@@ -173,43 +183,179 @@ def test_the_lock_of_a_store_lets_one_run_in(store: Any) -> None:
         pass
 
 
-@pytest.mark.parametrize("left", [b"", b"nonsense", None], ids=["empty", "nonsense", "fresh"])
-def test_a_lock_that_cannot_be_read_or_is_fresh_is_respected(store: Any, left: bytes | None) -> None:
-    fresh = json.dumps({"holder": "x", "renewed": time.time()}).encode()
-    store.pipe_file("/out/_lock.3", fresh if left is None else left)
+@pytest.mark.parametrize("left", [b"nonsense", b'{"holder": "x"}'], ids=["nonsense", "fresh"])
+def test_a_lock_that_cannot_be_read_or_is_fresh_is_respected(store: Any, left: bytes) -> None:
+    store.pipe_file("/out/_lock.3", left)
     with pytest.raises(OutputLocked), hold_output(as_path("memory://out")):
         raise AssertionError("not reached")
 
 
 def test_a_lock_without_recent_renewal_is_taken_over(store: Any) -> None:
-    store.pipe_file("/out/_lock.3", json.dumps({"holder": "x", "renewed": time.time() - 3600}).encode())
+    store.pipe_file("/out/_lock.3", b"{}")
+    age_by(store, "/out/_lock.3", 301)
     with hold_output(as_path("memory://out")):
         assert there(store) == ["_lock.3", "_lock.4"]
     assert there(store) == []
 
 
+@pytest.mark.hostile(
+    "A machine whose clock is wrong holds the lock of an OUTPUT in an object store, or looks for one",
+    "the age of the lock is measured by the clock of the store alone",
+)
+@pytest.mark.parametrize("wrong", [-3600, 3600])
+def test_the_clock_of_a_machine_does_not_decide(store: Any, wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time
+    output = as_path("memory://out")
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: now() + wrong)
+        with hold_output(output):
+            patch.undo()
+            with pytest.raises(OutputLocked):
+                refuse_if_held(output)
+
+
 def test_of_two_that_find_a_dead_holder_one_gets_the_lock(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second run lists the locks before the first creates its own."""
-    from screen.output import store_lock
-
     output = as_path("memory://out")
-    stale = store_lock._locks(output)
+    stale = store_lock._find_locks(output)
     with hold_output(output):
-        monkeypatch.setattr(store_lock, "_locks", lambda output, partition=None: stale)
+        monkeypatch.setattr(store_lock, "_find_locks", lambda output: stale)
         with pytest.raises(OutputLocked, match="another run, which started at the same moment"), hold_output(output):
             raise AssertionError("not reached")
 
 
 def test_a_holder_renews_its_lock(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from screen.output import store_lock
-
     monkeypatch.setattr(store_lock, "_RENEW_SECONDS", 0.01)
-    with hold_output(as_path("memory://out")):
-        first = store.cat("/out/_lock.1")
+    output = as_path("memory://out")
+    with hold_output(output) as held:
         deadline = time.monotonic() + 10
-        while store.cat("/out/_lock.1") == first and time.monotonic() < deadline:
+        while there(store)[0] in ("_lock.1", "_lock.2") and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert store.cat("/out/_lock.1") != first
+        assert there(store)[0] not in ("_lock.1", "_lock.2")
+        held.check()
+        with pytest.raises(OutputLocked):
+            refuse_if_held(output)
+
+
+@pytest.mark.hostile(
+    "A run with an OUTPUT in an object store is suspended for more than five minutes, and goes on",
+    "if another run has taken the lock over, the suspended run ends with exit code 75 before it writes, and leaves the "
+    "lock of its successor",
+)
+def test_a_suspended_holder_stops_and_does_not_let_a_third_run_in(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = as_path("memory://out")
+    clock = store_lock._clock
+    with hold_output(output) as first:
+        first.check()
+        age_by(store, "/out/_lock.1", 301)
+        with hold_output(output) as second:
+            monkeypatch.setattr(store_lock, "_clock", lambda: clock() + 301)
+            with pytest.raises(OutputLocked, match="took the lock over"):
+                first.check()
+            monkeypatch.setattr(store_lock, "_clock", clock)
+            assert isinstance(first, store_lock._StoreLock)
+            first.release()
+            second.check()
+            with pytest.raises(OutputLocked):
+                refuse_if_held(output)
+            with pytest.raises(OutputLocked), hold_output(output):
+                raise AssertionError("not reached")
+    assert there(store) == []
+    refuse_if_held(output)
+
+
+def test_a_suspended_holder_whose_lock_nobody_took_goes_on(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = store_lock._clock
+    with hold_output(as_path("memory://out")) as held:
+        monkeypatch.setattr(store_lock, "_clock", lambda: clock() + 3600)
+        held.check()
+        assert there(store) == ["_lock.2"]
+
+
+def test_a_run_that_lost_its_lock_writes_nothing_more(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = store_lock._clock
+
+    def suspend(finished: int) -> None:
+        age_by(store, "/out/_lock.1", 301)
+        store.pipe_file("/out/_lock.2", b'{"holder": "the successor"}')
+        monkeypatch.setattr(store_lock, "_clock", lambda: clock() + 301)
+
+    config = RunConfig(passes=2, device="cpu", batch_size=50)
+    with pytest.raises(OutputLocked, match="took the lock over"):
+        run_screening("memory://models/m.onnx", "memory://in", "memory://out", config, Recorder(suspend))
+    assert [name for name in there(store) if name.endswith(".parquet")] == ["a.parquet"]
+    assert "_lock.2" in there(store)
+
+
+@pytest.mark.hostile(
+    "An object store creates the lock, but its answer is lost, and the client asks again",
+    "the run recognises its own lock by the token in it",
+)
+def test_a_lock_whose_creation_was_not_answered_is_recognised(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = type(store).pipe_file
+
+    def ask_twice(self: Any, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
+        pipe(self, path, value, mode=mode, **options)
+        if "_lock" in path:
+            pipe(self, path, value, mode=mode, **options)
+
+    monkeypatch.setattr(type(store), "pipe_file", ask_twice)
+    output = as_path("memory://out")
+    with hold_output(output) as held:
+        assert isinstance(held, store_lock._StoreLock)
+        held._renew()
+        held.check()
+    with hold_output(output):
+        pass
+
+
+@pytest.mark.hostile(
+    "An object store refuses to delete the lock of a run",
+    "the lock is marked as released by an empty object, and the next run starts at once",
+)
+def test_a_refused_delete_does_not_keep_the_lock(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Any, path: str, **options: Any) -> None:
+        raise PermissionError("403")
+
+    monkeypatch.setattr(type(store), "rm_file", refuse)
+    monkeypatch.setattr(type(store), "rm", refuse)
+    output = as_path("memory://out")
+    for _ in range(2):
+        with hold_output(output) as held:
+            assert held.note == ""
+        refuse_if_held(output)
+
+
+@pytest.mark.hostile(
+    "An object store refuses to list or to write (403, 503)",
+    "the command ends with exit code 1, the reason of the store and the next step",
+)
+@pytest.mark.parametrize(
+    "error", [PermissionError("Forbidden"), OSError(errno.EBUSY, "Slow Down"), RuntimeError("503")]
+)
+def test_a_store_that_refuses_to_list_is_explained(
+    store: Any, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Any, *arguments: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(type(store), "glob", refuse)
+    output = as_path("memory://out")
+    with pytest.raises(WriteFailed), hold_output(output):
+        raise AssertionError("not reached")
+    with pytest.raises(ReadFailed):
+        refuse_if_held(output)
+
+
+def test_parts_of_different_counts_exclude_each_other_in_a_store(store: Any) -> None:
+    output = as_path("memory://out")
+    with (
+        hold_output(output, ShardPartition(1, 2)),
+        hold_output(output, ShardPartition(2, 2)),
+        pytest.raises(OutputLocked, match="Part 1/2"),
+        hold_output(output, ShardPartition(3, 3)),
+    ):
+        raise AssertionError("not reached")
 
 
 def test_a_report_is_made_of_results_and_pictures_in_a_store(store: Any) -> None:
