@@ -17,10 +17,15 @@ from typer.core import TyperCommand, TyperGroup
 from export.errors import Interrupted, OodscreenError, OptionRefused
 from export.options import explain_value
 from screen.files.failures import explain_environment
+from screen.files.temporary import provide_temporary_folder
 from screen.options import GENERAL_PANEL
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """Typer's error for a command line that cannot be parsed; Typer makes only its subclass `BadParameter` public."""
+
+
+_OUTPUTS = ("output", "output_file", "page", "plot", "json_file", "ledger", "results")
+"""Parameters of commands that name an output; the last one because RESULTS contains the ledger of `queue`."""
 
 
 class CommandLine(TyperGroup):
@@ -91,6 +96,7 @@ class Command(TyperCommand):
         Raises:
             OodscreenError: also for an error of the system or of an object store that no module has explained.
         """
+        provide_temporary_folder(ctx.params.get(name) for name in _OUTPUTS)
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:

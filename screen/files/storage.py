@@ -9,7 +9,6 @@ import errno
 import hashlib
 import os
 import secrets
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from export.errors import WriteFailed
 from screen.files.paths import as_os_error, is_local, open_bytes
+from screen.files.temporary import temporary_folder
 
 STAGING_PREFIX = ".oodscreen-"
 
@@ -52,13 +52,13 @@ class StagingFile:
         owner: name of the writer, if several writers use the folder at the same time.
 
     Raises:
-        WriteFailed: the target's folder cannot be created.
+        WriteFailed: the target's folder cannot be created, or there is no folder for temporary files.
     """
 
     def __init__(self, target: Path, owner: str = "") -> None:
         self.target = target
         name = f"{_prefix(owner)}{secrets.token_hex(8)}"
-        self.path = target.with_name(name) if is_local(target) else Path(tempfile.gettempdir()) / name
+        self.path = target.with_name(name) if is_local(target) else temporary_folder() / name
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

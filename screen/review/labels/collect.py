@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from export.errors import InputRefused, OptionRefused
 from screen.files.paths import name_place
 from screen.files.storage import StagingFile
+from screen.files.temporary import temporary_folder
 from screen.review.classes import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, UNUSABLE, ClassNames, name_classes
 from screen.review.labels.annotations import LabelSets, choose_question, read_annotations, read_export
 from screen.review.labels.matching import LabelledRow, match_labels
@@ -124,7 +125,7 @@ def read_labels(source: str, output: str, *, label_column: str, project: str | N
         from screen.review.queue.labelstudio_api import open_project
 
         opened = open_project(url, project, None)
-        with tempfile.TemporaryFile(prefix="oodscreen-labels-") as file:
+        with tempfile.TemporaryFile(prefix="oodscreen-labels-", dir=temporary_folder()) as file:
             opened.export_labels(file)
             file.flush()
             file.seek(0)

@@ -23,6 +23,7 @@ from PIL import Image
 
 from export.contract.metadata import ModelContract
 from export.errors import InputChanged, OptionRefused, WriteFailed
+from screen.files.temporary import temporary_folder
 from screen.input.image_bytes import as_picture, image_sources, read_path, tensor_pixels
 from screen.input.image_file import ImageRefused, open_image
 from screen.input.mapping import tensor_shape
@@ -83,7 +84,7 @@ class Fetcher:
         self._results, self._contract = results, contract
         self._source = source
         self._root, self._max_pixels, self._columns = results.image_root, results.max_pixels, results.columns
-        self._spool = tempfile.TemporaryFile(prefix="oodscreen-queue-")  # noqa: SIM115  closed by close()
+        self._spool = tempfile.TemporaryFile(prefix="oodscreen-queue-", dir=temporary_folder())  # noqa: SIM115  closed by close()
         self.missing = Missing()
 
     def close(self) -> None:
@@ -150,7 +151,7 @@ class Fetcher:
             self._spool.flush()
         except OSError as error:
             raise WriteFailed(
-                f"A temporary file in {tempfile.gettempdir()} could not be written: {error.strerror or error}.",
+                f"A temporary file in {temporary_folder()} could not be written: {error.strerror or error}.",
                 wanted="temporary disk space for the exported images",
                 next_step="free disk space, set TMPDIR to another folder, or export fewer rows with --top",
             ) from error

@@ -1,0 +1,55 @@
+"""Folder for temporary files, also where the system's own cannot be written to, as in read-only containers.
+
+In: the outputs of a command. Out: a folder that Python's `tempfile` uses, and with it every library of this process.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from export.errors import WriteFailed
+
+
+def provide_temporary_folder(outputs: Iterable[object]) -> None:
+    """Let `tempfile` use the folder of an output, if no temporary folder of the system can be written to.
+
+    Args:
+        outputs: outputs of the command: paths of files or folders, which need not exist, or addresses in a store. The
+            first whose folder can be written to is used; if there is none, `temporary_folder` raises an error.
+    """
+    if _system_folder() is not None:
+        return
+    for output in outputs:
+        if isinstance(output, str | Path) and "://" not in str(output):
+            path = Path(output).absolute()
+            folder = next((one for one in (path, *path.parents) if one.is_dir()), path)
+            with suppress(OSError), tempfile.TemporaryFile(dir=folder):
+                tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
+                return
+
+
+def temporary_folder() -> Path:
+    """The folder for temporary files.
+
+    Raises:
+        WriteFailed: no folder can be written to.
+    """
+    folder = _system_folder()
+    if folder is None:
+        raise WriteFailed(
+            "There is no folder for temporary files that this process can write to.",
+            wanted="a writable folder for temporary files, or a local output, whose folder is then used",
+            next_step="set the environment variable TMPDIR to a writable folder",
+        )
+    return folder
+
+
+def _system_folder() -> Path | None:
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError:
+        return None
