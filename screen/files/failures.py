@@ -40,6 +40,9 @@ _SAME_AS = {
     errno.ETIMEDOUT: errno.EIO,
 }
 
+_SHOWN = 80
+"""Characters shown on each side of a character that cannot be written."""
+
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 """Errors of a path that has no readable file; the command that reads it knows what is missing."""
 
@@ -53,8 +56,9 @@ def explain_environment(error: Exception) -> OodscreenError | None:
             next_step=next_step_for(error),
         )
     if isinstance(error, UnicodeEncodeError):
+        shown = error.object[max(0, error.start - _SHOWN) : error.end + _SHOWN]
         return OodscreenError(
-            f"The text {printable(error.object)!r} cannot be written as {error.encoding}.",
+            f"The text {printable(shown)!r} cannot be written as {error.encoding}.",
             wanted="names of files that are valid UTF-8, and a UTF-8 locale",
             next_step="set LC_ALL=C.UTF-8, and rename files whose names are not UTF-8",
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,18 @@ def test_results_of_another_user_are_not_called_damaged(tmp_path: Path, monkeypa
         ManifestFile.read(tmp_path)
     assert type(refused.value) is ReadFailed
     assert "--force" not in refused.value.next_step
+
+
+@pytest.mark.hostile(
+    "A path that is not UTF-8, on a terminal or in a log of any encoding",
+    "the name is printed with escapes; no command ends because of it",
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no names that are not UTF-8")
+def test_a_name_that_is_not_utf8_can_be_printed(article_onnx: Path, tmp_path: Path) -> None:
+    model = os.fsencode(tmp_path) + b"/m\xff.onnx"
+    Path(os.fsdecode(model)).symlink_to(article_onnx)
+    words = [os.fsencode(Path(sys.executable).with_name("oodscreen")), b"inspect", model]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(words, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"m\\udcff.onnx" in done.stdout
