@@ -198,7 +198,8 @@ class _StoreLock(HeldOutput):
     def release(self) -> None:
         """Mark the lock as released, and remove its other objects; what the store refuses expires or stays harmless."""
         with suppress(Exception):
-            _create(self._path(self._number + 1), b"")
+            if self._lost is None:
+                _create(self._path(self._number + 1), b"")
         with suppress(Exception):
             self._remove([*self._superseded, self._number])
 

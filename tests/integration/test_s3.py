@@ -78,7 +78,7 @@ def objects(bucket: Any, folder: str) -> dict[str, bytes]:
 
 def held_locks(bucket: Any, folder: str) -> list[str]:
     """The objects of locks that are not released."""
-    return [name for name in bucket.find(f"bucket/{folder}/{LOCK_NAME}") if bucket.size(name)]
+    return [name for name in bucket.glob(f"bucket/{folder}/{LOCK_NAME}.*") if bucket.size(name)]
 
 
 def test_results_in_s3_are_those_of_a_local_run(bucket: Any, environment: dict[str, str], tmp_path: Path) -> None:
