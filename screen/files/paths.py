@@ -146,7 +146,7 @@ def as_os_error() -> Iterator[None]:
     except OSError as error:
         if error.errno is not None:
             raise
-        raise OSError(errno.EACCES if isinstance(error, PermissionError) else errno.EIO, str(error)) from error
+        raise OSError(errno.EIO, str(error)) from error
     except Exception as error:
         raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
 

@@ -52,7 +52,7 @@ class StagingFile:
         owner: name of the writer, if several writers use the folder at the same time.
 
     Raises:
-        WriteFailed: the target's folder cannot be created, or there is no folder for temporary files.
+        WriteFailed: the target's folder cannot be created, or no folder for temporary files can be written to.
     """
 
     def __init__(self, target: Path, owner: str = "") -> None:

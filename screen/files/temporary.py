@@ -41,7 +41,7 @@ def temporary_folder() -> Path:
     folder = _system_folder()
     if folder is None:
         raise WriteFailed(
-            "There is no folder for temporary files that this process can write to.",
+            "This process can write to none of the folders for temporary files.",
             wanted="a writable folder for temporary files, or a local output, whose folder is then used",
             next_step="set the environment variable TMPDIR to a writable folder",
         )

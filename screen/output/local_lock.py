@@ -44,7 +44,7 @@ def take_lock(lock: FileLock, patience: float) -> None:
             lock.acquire(timeout=0)
             return
         except Timeout:
-            # Without shared locks, a reader cannot be told from a writer.
+            # Without shared locks, a reader looks like a writer.
             is_writer = _HAS_SHARED_LOCKS and is_taken(Path(lock.lock_file))
             if time.monotonic() - start > (patience if is_writer else _READERS_SECONDS):
                 raise

@@ -3,7 +3,7 @@
 In: OUTPUT in a store. Out: a lock held during a block: the newest of the objects `_lock.K` (for a partition
 `_lock.I-of-N.K`). No object is overwritten: the holder renews its lock by creating the object with the number K + 1 and
 removing that with K, and releases it by creating an empty one. A run that finds a released lock, or one without renewal
-for five minutes, takes it by the same request. The store accepts one of two such requests, so a holder that was
+for five minutes, takes it by the same request. The store accepts one of two equal requests, so a holder that was
 suspended learns at its next renewal that it has lost the lock. The released object stays, so no number is used twice,
 and a run removes only objects that it created or superseded. The age of a lock is the difference of two times that the
 store wrote; the clocks of the machines do not matter. Without exclusive creation, which each run tests, OUTPUT is not
