@@ -4,6 +4,7 @@
     ├── Refused                       exit 2   the request is invalid as given: do not retry
     │   ├── OptionRefused                      an option with an invalid value, or options that contradict each other
     │   ├── InputRefused                       an input that is missing, unreadable, or lacks a column
+    │   │   └── ShardRefused                   a shard that is damaged or encrypted as a whole
     │   ├── OutputRefused                      an output path where writing would overwrite or mix results
     │   ├── ContractRefused                    an ONNX file without a valid contract of this version
     │   ├── CalibrationRefused                 a calibration that is damaged, or of another model or pass count
@@ -103,6 +104,10 @@ class OptionRefused(Refused):
 
 class InputRefused(Refused):
     """The input is missing, is not Parquet, or lacks a requested column."""
+
+
+class ShardRefused(InputRefused):
+    """A shard is damaged or encrypted, or would take too much memory, so that none of its rows is read."""
 
 
 class OutputRefused(Refused):

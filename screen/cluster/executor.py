@@ -19,11 +19,11 @@ from export.errors import EngineFailed, InputChanged, OodscreenError
 from screen.cluster.merge import RangeMerger
 from screen.cluster.tasks import TRIES, Task, TaskQueue, plan_tasks
 from screen.cluster.worker import Done, Opened, RemoteJob, Worker, installed_versions
-from screen.files.paths import is_local, name_place
+from screen.files.paths import is_local
 from screen.files.storage import remove_stale_staging
 from screen.input.images import batch_rows
-from screen.input.shards import ShardRef, UnreadableShard
-from screen.run.scoring import Job, Progress
+from screen.input.shards import ShardRef
+from screen.run.scoring import Job, Progress, lose_shard
 from screen.run.stopping import StopRequest
 
 _POLL_SECONDS = 0.5
@@ -136,16 +136,21 @@ class RayExecutor:
             given_up = queue.put_back(task)
             for shard in given_up:
                 merger.abandon(shard.name)
-            return Progress(lost=tuple(_give_up(shard) for shard in given_up))
+            reason = f"{TRIES} workers were lost while they scored this shard"
+            return Progress(lost=tuple(lose_shard(shard, reason) for shard in given_up))
         for stage, seconds in done.stages.items():
             self.stages[stage] = self.stages.get(stage, 0.0) + seconds
         for note in done.notes:
             self._notify(note)
         finished = list(done.finished)
+        lost = [one for one in done.lost if one.name not in queue.given_up]
+        for one in lost:  # other ranges of the shard are not scored
+            queue.give_up(one.name)
+            merger.abandon(one.name)
         if done.table is not None and task.shards[0].name not in queue.given_up:
             finished += merger.add(task, done.table)
         rows = task.rows if done.error is None else sum(written.rows for written in finished)
-        return Progress(rows, tuple(finished))
+        return Progress(rows, tuple(finished), tuple(lost))
 
     def _poll(self) -> list[tuple[Task, Done | None]]:
         """Wait briefly for workers; returns each ended task with its result, or with None if the worker was lost."""
@@ -258,9 +263,3 @@ def _resolve(path: Path) -> Path:
 def _name_task(task: Task) -> str:
     more = f" and {len(task.shards) - 1} more" if len(task.shards) > 1 else ""
     return f"{task.shards[0].name!r}{more}"
-
-
-def _give_up(shard: ShardRef) -> UnreadableShard:
-    return UnreadableShard(
-        name_place(shard.path), shard.name, f"{TRIES} workers were lost while they scored this shard"
-    )

@@ -122,6 +122,10 @@ class TaskQueue:
         if deaths < TRIES:
             self.waiting.appendleft(task)
             return ()
-        self.given_up.add(shard.name)
-        self.waiting = deque(one for one in self.waiting if one.shards[0].name != shard.name)
+        self.give_up(shard.name)
         return (shard,)
+
+    def give_up(self, name: str) -> None:
+        """Remove the waiting tasks of a shard that is a task of its own, or is divided."""
+        self.given_up.add(name)
+        self.waiting = deque(one for one in self.waiting if one.shards[0].name != name)

@@ -17,9 +17,10 @@ from export.contract.reader import read_model
 from export.errors import InputRefused, OodscreenError, OptionRefused, OutputRefused
 from screen.cluster.tasks import Task
 from screen.files.paths import is_local
-from screen.input.shards import ShardRef
+from screen.input.rows import SHARD_ERRORS
+from screen.input.shards import ShardRef, UnreadableShard
 from screen.output.writer import WrittenShard
-from screen.run.scoring import Job, ShardScorer
+from screen.run.scoring import Job, ShardScorer, lose_shard
 
 _SAME_EVERYWHERE = ("oodscreen", "onnxruntime-gpu", "onnxruntime", "numpy")
 """Packages whose versions the results depend on."""
@@ -57,6 +58,7 @@ class Done:
 
     Attributes:
         finished: result shards that the worker wrote.
+        lost: shards that the worker could not read.
         table: rows of a row-group range, in result columns; None for a task of whole shards.
         stages: busy time of each stage in seconds.
         notes: notices for the user.
@@ -64,6 +66,7 @@ class Done:
     """
 
     finished: tuple[WrittenShard, ...]
+    lost: tuple[UnreadableShard, ...]
     table: pa.Table | None
     stages: dict[str, float]
     notes: tuple[str, ...]
@@ -113,6 +116,7 @@ class Worker:
         if self._scorer is None:
             raise RuntimeError("the worker was not opened")
         finished: list[WrittenShard] = []
+        lost: list[UnreadableShard] = []
         table = error = None
         try:
             for shard in task.shards:
@@ -121,12 +125,16 @@ class Worker:
             if task.groups is None:
                 for progress in self._scorer.score(task.shards):
                     finished += progress.finished
+                    lost += progress.lost
             else:
-                table = self._scorer.score_groups(task.shards[0], task.groups)
+                try:
+                    table = self._scorer.score_groups(task.shards[0], task.groups)
+                except SHARD_ERRORS as raised:
+                    lost.append(lose_shard(task.shards[0], raised.found))
         except OodscreenError as raised:
             error = raised
         notes, self._notes[:] = tuple(self._notes), []
-        return Done(tuple(finished), table, self._scorer.stages, notes, error)
+        return Done(tuple(finished), tuple(lost), table, self._scorer.stages, notes, error)
 
 
 def _not_seen(shard: ShardRef) -> InputRefused:

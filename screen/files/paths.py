@@ -162,7 +162,7 @@ def open_bytes(path: Path) -> io.BufferedReader:
 
 @contextmanager
 def open_parquet(path: Path, int96_unit: str = "ns", buffer_size: int = 0) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file, local or in a store.
+    """Open a Parquet file, local or in a store; the checksums of its pages, if it has any, are verified on reading.
 
     Args:
         path: the file.
@@ -177,6 +177,7 @@ def open_parquet(path: Path, int96_unit: str = "ns", buffer_size: int = 0) -> It
         "coerce_int96_timestamp_unit": int96_unit,
         "buffer_size": buffer_size,
         "pre_buffer": buffer_size == 0,
+        "page_checksum_verification": True,
     }
     if is_local(path):
         with pq.ParquetFile(path, **options) as file:

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import pyarrow as pa
 
-from export.errors import InputRefused, ReadFailed
+from export.errors import ReadFailed
 from screen.files.paths import open_parquet
 from screen.input.shards import ShardRef
 
@@ -36,7 +36,7 @@ def timestamp_unit(shard: ShardRef, names: Sequence[str]) -> str:
     distant = [leaf for leaf in leaves if _examine(shard, leaf).is_distant]
     precise = [leaf for leaf in leaves if _examine(shard, leaf).is_precise]
     if distant and precise:
-        raise InputRefused(
+        raise ShardRefused(
             f"The INT96 timestamps of {shard.name} contain dates outside 1677 to 2262 ({', '.join(distant)}), "
             f"and digits below 1 us ({', '.join(precise)}).",
             wanted="timestamps that are all exact in ns (1677 to 2262) or in us",

@@ -7,20 +7,21 @@ on the sizes of rows, pages and dictionaries, but not on the size of a row group
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from export.errors import InputChanged, InputRefused, ReadFailed
-from screen.files.paths import open_parquet
+from export.errors import InputChanged, OodscreenError, ReadFailed, ShardRefused
+from screen.files.paths import name_place, open_parquet
 from screen.input.column_types import empty_array
+from screen.input.footer import RowGroupGuard
 from screen.input.int96 import timestamp_unit
-from screen.input.mapping import ColumnMapping
+from screen.input.mapping import ColumnMapping, tensor_shape
 from screen.input.row_bytes import MAX_ROWS, ReadSizes, read_group
-from screen.input.shards import ShardRef
+from screen.input.shards import ShardRef, first_line
 from screen.input.value_text import as_texts
 
 _IMAGE_BYTES, _KEPT_BYTES = 32 * 2**20, 8 * 2**20
@@ -29,6 +30,9 @@ memory at the same time, images only until they are decoded."""
 
 _BUFFER_BYTES = 2**20
 """Bytes that are read at a time from each column of a row group."""
+
+SHARD_ERRORS = (InputChanged, ReadFailed, ShardRefused)
+"""Errors that concern a single shard."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class RowBatch:
         kept: the columns to copy into the results.
         error: why the rows could not be read; "" if they were read.
         is_last: whether these are the last rows of the shard.
+        lost: why the rest of the shard cannot be read, so that no result is written for the shard; such a batch is the
+            last of its shard and has no rows. "" for any other batch.
     """
 
     shard: ShardRef
@@ -54,6 +60,7 @@ class RowBatch:
     kept: pa.Table
     error: str
     is_last: bool
+    lost: str = ""
 
     @property
     def load(self) -> float:
@@ -96,15 +103,25 @@ class RowBatch:
         )
 
 
-def read_batches(shards: Sequence[ShardRef], columns: ColumnMapping, batch_size: int) -> Iterator[list[RowBatch]]:
+def read_batches(
+    shards: Sequence[ShardRef], columns: ColumnMapping, batch_size: int, *, skip_lost: bool = False
+) -> Iterator[list[RowBatch]]:
     """All rows of all shards, in order, in lists of `batch_size` rows (the last list, and lists of large rows: fewer).
 
     A list may hold the end of one shard and the beginning of the next; a shard without rows yields an empty batch.
 
+    Args:
+        shards: the shards.
+        columns: the columns to read.
+        batch_size: rows per list.
+        skip_lost: whether a shard that cannot be read ends with an empty batch with the reason in `lost`, and the next
+            shards are read. Otherwise, its error is raised.
+
     Raises:
-        InputChanged: a shard changed since it was found.
+        InputChanged, ReadFailed, ShardRefused: a shard cannot be read.
     """
-    return in_batches((rows for shard in shards for rows in _read_shard(shard, columns)), batch_size)
+    read = _read_or_skip if skip_lost else _read_shard
+    return in_batches((rows for shard in shards for rows in read(shard, columns)), batch_size)
 
 
 def read_groups(shard: ShardRef, columns: ColumnMapping, groups: range, batch_size: int) -> Iterator[list[RowBatch]]:
@@ -117,7 +134,7 @@ def read_groups(shard: ShardRef, columns: ColumnMapping, groups: range, batch_si
         batch_size: rows per list.
 
     Raises:
-        InputChanged: the shard changed since it was found.
+        InputChanged, ReadFailed, ShardRefused: the shard cannot be read.
     """
     return in_batches(_read_shard(shard, columns, groups), batch_size)
 
@@ -131,16 +148,17 @@ def read_chosen_rows(shard: ShardRef, columns: ColumnMapping, positions: NDArray
         positions: positions in the shard, ascending.
 
     Raises:
-        InputChanged: the shard changed since it was found.
+        InputChanged, ReadFailed, ShardRefused: the shard cannot be read.
     """
     ends = np.cumsum(shard.row_groups)
     for group in np.unique(np.searchsorted(ends, positions, side="right")).tolist():
         start = int(ends[group]) - shard.row_groups[group]
-        for table, error in _read_tables(shard, columns, [group]):
-            here = positions[(positions >= start) & (positions < start + len(table))] - start
-            if len(here):
-                yield _row_batch(shard, columns, start, table, error).take(here)
-            start += len(table)
+        with _names_shard(shard):
+            for table, error in _read_tables(shard, columns, [group]):
+                here = positions[(positions >= start) & (positions < start + len(table))] - start
+                if len(here):
+                    yield _row_batch(shard, columns, start, table, error).take(here)
+                start += len(table)
 
 
 def in_batches(pieces: Iterable[RowBatch], batch_size: int) -> Iterator[list[RowBatch]]:
@@ -165,6 +183,22 @@ def in_batches(pieces: Iterable[RowBatch], batch_size: int) -> Iterator[list[Row
         yield waiting
 
 
+def _read_or_skip(shard: ShardRef, columns: ColumnMapping) -> Iterator[RowBatch]:
+    """The rows of one shard, followed by an empty batch, whose `lost` is set if the shard cannot be read.
+
+    Raises:
+        OodscreenError: an error that does not concern this shard alone.
+    """
+    try:
+        yield from _read_shard(shard, columns)
+        return
+    except SHARD_ERRORS as error:
+        if not shard.root.exists():  # INPUT is gone: every other shard would fail too
+            raise
+        reason = error.found
+    yield replace(_end_of(shard, columns), lost=reason)
+
+
 def _read_shard(shard: ShardRef, columns: ColumnMapping, groups: range | None = None) -> Iterator[RowBatch]:
     """The rows of one shard, or of some of its row groups, followed by an empty batch.
 
@@ -173,18 +207,35 @@ def _read_shard(shard: ShardRef, columns: ColumnMapping, groups: range | None = 
     groups = range(len(shard.row_groups)) if groups is None else groups
     start = sum(shard.row_groups[: groups.start])
     end = sum(shard.row_groups[: groups.stop])
-    for table, error in _read_tables(shard, columns, groups):
-        yield _row_batch(shard, columns, start, table, error)
-        start += len(table)
+    is_tensor = tensor_shape(shard.schema.field(columns.image).type) is not None
+    size, most = 0, max(_LEAST_BYTES, _MOST_RATIO * shard.size)
+    with _names_shard(shard):
+        for table, error in _read_tables(shard, columns, groups):
+            batch = _row_batch(shard, columns, start, table, error)
+            if batch.images is not None and not is_tensor:  # a tensor of one colour is small in the file
+                size += batch.images.nbytes
+                if size > most:
+                    raise pa.ArrowInvalid(
+                        f"The first images take {size} bytes in memory, but the file has only {shard.size} bytes."
+                    )
+            yield batch
+            start += len(table)
     if start != end or not shard.is_unchanged():
         raise _changed(shard)
+    yield replace(_end_of(shard, columns), start=start, is_last=groups.stop == len(shard.row_groups))
+
+
+def _end_of(shard: ShardRef, columns: ColumnMapping) -> RowBatch:
+    """The empty batch after the last rows of a shard."""
     schema = pa.schema([shard.schema.field(name) for name in columns.names_of(shard)])
     empty = pa.Table.from_arrays([empty_array(field.type) for field in schema], schema=schema)
-    yield _row_batch(shard, columns, start, empty, "", is_last=groups.stop == len(shard.row_groups))
+    return _row_batch(shard, columns, shard.rows, empty, "", is_last=True)
 
 
 def _read_tables(shard: ShardRef, columns: ColumnMapping, groups: Sequence[int]) -> Iterator[tuple[pa.Table, str]]:
     """Yield tables of at most `MAX_ROWS` rows, each with "", or with nulls and the reason why it is unreadable.
+
+    The caller turns other errors than those below into one that names the shard.
 
     Args:
         shard: the shard.
@@ -193,7 +244,9 @@ def _read_tables(shard: ShardRef, columns: ColumnMapping, groups: Sequence[int])
 
     Raises:
         InputChanged: the shard changed since it was found.
-        ReadFailed: the operating system or the store failed.
+        ReadFailed: the operating system or the store failed, or memory is too small.
+        ShardRefused: a damaged row group states too many rows.
+        OSError, ArrowException: the footer is wrong, a column is encrypted, or a page would take too much memory.
     """
     names = columns.names_of(shard)
     schema = pa.schema([shard.schema.field(name) for name in names])
@@ -206,21 +259,41 @@ def _read_tables(shard: ShardRef, columns: ColumnMapping, groups: Sequence[int])
         if file.metadata.num_rows != shard.rows or file.num_row_groups != len(shard.row_groups):
             raise _changed(shard)
         sizes = ReadSizes(shard.path, file.metadata, names)
+        guard = RowGroupGuard(shard.path, file.metadata.schema, names)
         for group in groups:
             rows, done = shard.row_groups[group], 0
+            guard.check(group, rows)
             try:
                 for table in read_group(file, group, names, sizes.rows_of(group)):
                     done += len(table)
                     yield table.select(names), ""
             except (OSError, pa.ArrowException) as error:
-                if getattr(error, "errno", None) is not None:  # from the system or the store: the file is not damaged
-                    raise _failed(shard, error) from error
-                reason = f"row group {group}: {str(error).splitlines()[0]}"
+                found = _shard_error(shard, error)
+                if not isinstance(found, ShardRefused) or rows - done > max(_MAX_LOST_ROWS, shard.size // _LOST_BYTES):
+                    raise found from error
+                reason = f"row group {group}: {first_line(error)}"
                 while done < rows:
                     count = min(MAX_ROWS, rows - done)
                     done += count
                     nulls = [pa.nulls(count, field.type) for field in schema]
                     yield pa.Table.from_arrays(nulls, schema=_nullable(schema)), reason
+            if done != rows:
+                stated = f"The footer states {rows} rows for row group {group}, but its pages have {done}."
+                raise pa.ArrowInvalid(stated)
+
+
+_LEAST_BYTES = 4 * 2**30
+"""Maximum bytes of all encoded images of a shard in memory, if `_MOST_RATIO` does not allow more."""
+
+_MOST_RATIO = 256
+"""Maximum ratio of the bytes of all encoded images in memory and of the file. They can be much smaller in the file only
+if many rows refer to one entry of a dictionary, or if they are not images."""
+
+_MAX_LOST_ROWS = 2**20
+"""Maximum number of rows of a damaged row group that each get a result, if `_LOST_BYTES` does not allow more."""
+
+_LOST_BYTES = 16
+"""Bytes of the shard for each row of a damaged row group; its number of rows cannot be verified."""
 
 
 def _row_batch(
@@ -237,7 +310,12 @@ def _row_batch(
     images = None if error else _plain(table.column(columns.image)).combine_chunks()
     if isinstance(images, pa.ChunkedArray):
         images = pa.concat_arrays(images.chunks) if images.num_chunks else pa.array([], images.type)
-    kept = _copied(shard, columns, table)
+    if error:
+        kept = pa.Table.from_arrays(
+            [_nulls(count, one.type) for one in columns.kept_schema], schema=columns.kept_schema
+        )
+    else:
+        kept = _copied(shard, columns, table)
     return RowBatch(shard, start, count, images, tuple(ids), kept, error, is_last)
 
 
@@ -253,7 +331,7 @@ def _copied(shard: ShardRef, columns: ColumnMapping, table: pa.Table) -> pa.Tabl
         try:
             copied.append(column if column.type == field.type else column.cast(field.type))
         except pa.ArrowInvalid as error:
-            raise InputRefused(
+            raise ShardRefused(
                 f"The column {field.name!r} of {shard.name} has the type {column.type}, and a value that {field.type}, "
                 f"the common type of all shards, cannot represent: {str(error).splitlines()[0]}.",
                 wanted="one type that represents every value of the column exactly",
@@ -267,22 +345,49 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
+def _nulls(count: int, kind: pa.DataType) -> pa.Array:
+    """Nulls of any type; a null struct has empty values in its fields, which may be required."""
+    return pa.array([None] * count, kind) if pa.types.is_struct(kind) else pa.nulls(count, kind)
+
+
 def _nullable(schema: pa.Schema) -> pa.Schema:
     return pa.schema([field.with_nullable(True) for field in schema])
 
 
-def _failed(shard: ShardRef, error: Exception) -> ReadFailed:
-    return ReadFailed(
-        f"{shard.path} could not be read: {error}.",
-        wanted="a disk or an object store without read errors (unreadable rows of a damaged file get a status instead)",
-        next_step="check the disk or the object store, then run the command again (`oodscreen run` skips finished "
-        "shards)",
+@contextmanager
+def _names_shard(shard: ShardRef) -> Iterator[None]:
+    """Turn any error in the block, whatever a library raises, into one that names the shard."""
+    try:
+        yield
+    except OodscreenError:
+        raise
+    except Exception as error:
+        raise _shard_error(shard, error) from error
+
+
+def _shard_error(shard: ShardRef, error: Exception) -> InputChanged | ReadFailed | ShardRefused:
+    """The error that names the shard: it changed, the system or the store failed, or the shard is damaged."""
+    if getattr(error, "errno", None) is not None or isinstance(error, MemoryError):
+        return ReadFailed(
+            f"{name_place(shard.path)} could not be read: {error}.",
+            wanted="a disk or an object store without read errors, and enough memory (unreadable rows of a damaged "
+            "file get a status instead)",
+            next_step="check the disk, the object store and the memory, then run the command again (`oodscreen run` "
+            "skips finished shards)",
+        )
+    if not shard.is_unchanged():
+        return _changed(shard)
+    kind = "" if isinstance(error, OSError | pa.ArrowException) else f"{type(error).__name__}: "
+    return ShardRefused(
+        f"{name_place(shard.path)} cannot be read: {kind}{first_line(error)}",
+        wanted="a complete Parquet file whose image, id and copied columns are not encrypted",
+        next_step="write the shard again, or remove it from INPUT",
     )
 
 
 def _changed(shard: ShardRef) -> InputChanged:
     return InputChanged(
-        f"{shard.path} changed or was removed after the command started.",
+        f"{name_place(shard.path)} changed or was removed after the command started.",
         wanted="shards that do not change while they are read",
         next_step="run the command again when no process writes to INPUT (`oodscreen run` skips finished shards)",
     )

@@ -6,7 +6,6 @@ In: the argument INPUT. Out: `ShardRef`s with row groups, schema and fingerprint
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +16,11 @@ from export.addresses import without_secrets
 from export.errors import InputRefused
 from screen.files.listing import ListedFile, Listing, list_shards
 from screen.files.paths import file_version, name_place, open_bytes, open_parquet
+from screen.input.footer import read_footer
 from screen.partition import ShardPartition
 
-_COLUMNS_COMPARED = 8
-"""Maximum number of columns whose row counts are compared with the row count of their row group."""
-
-_TAIL = 8
-"""Bytes after the footer of a Parquet file: the footer's length (4 bytes) and the magic number (4 bytes)."""
+_MAX_ROWS = 2**20
+"""Maximum number of rows of a shard that has fewer bytes than rows."""
 
 
 @dataclass(frozen=True)
@@ -182,8 +179,12 @@ def _open_or_report(root: Path, file: ListedFile) -> ShardRef | UnreadableShard:
     except UnicodeEncodeError:
         return UnreadableShard(ascii(place), ascii(name), "the name is not UTF-8")
     except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return UnreadableShard(place, name, without_secrets(reason, str(file.path)))
+        return UnreadableShard(place, name, without_secrets(first_line(error), str(file.path)))
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message; its type if it has none."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _printable(name: str) -> str:
@@ -198,41 +199,34 @@ def _printable(name: str) -> str:
 def _open_footer(root: Path, path: Path, name: str) -> ShardRef:
     version = file_version(path)
     with open_parquet(path) as file:
-        groups = _count_rows(file.metadata)
+        groups = _count_rows(file.metadata, version[0])
         schema = file.schema_arrow
         leaves = (file.metadata.schema.column(index) for index in range(file.metadata.num_columns))
         int96 = tuple(leaf.path for leaf in leaves if leaf.physical_type == "INT96")
     return ShardRef(root, path, name, *version, _digest_footer(path), groups, schema, int96)
 
 
-def _count_rows(metadata: pq.FileMetaData) -> tuple[int, ...]:
-    """Number of rows in each row group, checked for consistency within the footer.
+def _count_rows(metadata: pq.FileMetaData, size: int) -> tuple[int, ...]:
+    """Number of rows in each row group, checked for plausibility.
 
-    A damaged footer can state any number of rows, and each of these rows would get a result.
+    A damaged footer can state any number of rows, and each of these rows would get a result. Columns are not looked at:
+    pyarrow aborts the process at an encrypted column.
+
+    Args:
+        metadata: the footer.
+        size: size of the file in bytes.
 
     Raises:
-        ArrowInvalid: the row counts in the footer are inconsistent.
+        ArrowInvalid: the row counts in the footer are inconsistent, or more than the file can plausibly have.
     """
-    flat = [index for index in range(metadata.num_columns) if metadata.schema.column(index).max_repetition_level == 0]
-    rows = []
-    for index in range(metadata.num_row_groups):
-        group = metadata.row_group(index)
-        values = {group.column(column).num_values for column in flat[:_COLUMNS_COMPARED]}
-        if group.num_rows < 0 or values - {group.num_rows}:
-            counts = ", ".join(str(count) for count in sorted(values))
-            raise pa.ArrowInvalid(
-                f"The footer states {group.num_rows} rows for row group {index}, but {counts} for its columns."
-            )
-        rows.append(group.num_rows)
-    if sum(rows) != metadata.num_rows:
+    rows = tuple(metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
+    if min(rows, default=0) < 0 or sum(rows) != metadata.num_rows:
         raise pa.ArrowInvalid(f"The footer states {metadata.num_rows} rows, but {sum(rows)} for its row groups.")
-    return tuple(rows)
+    if sum(rows) > max(_MAX_ROWS, size):
+        raise pa.ArrowInvalid(f"The footer states {sum(rows)} rows, but the file has only {size} bytes.")
+    return rows
 
 
 def _digest_footer(path: Path) -> str:
     with open_bytes(path) as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - _TAIL))
-        length = int.from_bytes(file.read(4), "little")
-        file.seek(max(0, end - _TAIL - length))
-        return hashlib.sha256(file.read()).hexdigest()
+        return hashlib.sha256(read_footer(file)).hexdigest()

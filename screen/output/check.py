@@ -24,7 +24,7 @@ from screen.files.listing import list_shards
 from screen.files.paths import name_place, open_parquet
 from screen.files.storage import find_stale_staging
 from screen.input.shards import UnreadableShard, open_shards
-from screen.output.manifest_file import MANIFEST_NAME, ManifestEntry, ManifestFile
+from screen.output.manifest_file import MANIFEST_NAME, ManifestEntry, ManifestFile, OneManifest
 from screen.output.names import split_usable
 from screen.output.quarantine import QUARANTINE_NAME, QUARANTINE_SCHEMA, UNREADABLE_SHARD, bad_rows
 from screen.output.stored import has_input, is_intact
@@ -217,9 +217,13 @@ def _compare_input(
     shards, unreadable = open_shards(listing)
     shards, unusable = split_usable(output, listing, shards, manifest.entries)
     unreadable += unusable
+    whole = OneManifest.read(output, None)
+    lost = {} if whole is None else {shard.name: shard for shard in whole.unreadable}
     for shard in shards:
         entry = manifest.entries.get(shard.name)
-        if entry is None:
+        if entry is None and shard.name in lost:  # its footer can be read, but not its rows
+            unreadable.append(lost[shard.name])
+        elif entry is None:
             problems.append(f"{shard.name!r}: in INPUT, but without a result")
         elif entry.input != shard.fingerprint:
             problems.append(f"{shard.name!r}: changed since it was scored")

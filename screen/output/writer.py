@@ -175,7 +175,7 @@ class ShardWriters:
         self._open: ShardWriter | None = None
 
     def write(self, pieces: tuple[RowBatch, ...], table: pa.Table) -> Iterator[WrittenShard]:
-        """Write rows, and yield each shard after its last row.
+        """Write rows, and yield each shard after its last row; the rows of a shard that was lost are removed.
 
         Args:
             pieces: the rows, consecutive and in input order.
@@ -186,6 +186,9 @@ class ShardWriters:
         """
         start = 0
         for piece in pieces:
+            if piece.lost:
+                self.abandon()
+                continue
             if self._open is None:
                 self._open = ShardWriter(piece.shard, self._output / piece.shard.name, self._schema, self._owner)
             self._open.add(table.slice(start, piece.count))

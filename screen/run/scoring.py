@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from export.contract.reader import ExportedModel
 from screen.config import RunConfig
 from screen.decide.policy import DecisionPolicy
+from screen.files.paths import name_place
 from screen.input.decode import ImageBatch
 from screen.input.images import batch_rows, decode_ahead
 from screen.input.mapping import ColumnMapping
@@ -66,7 +67,7 @@ class Progress:
     Attributes:
         rows: number of rows that were scored.
         finished: result shards that were completed.
-        lost: shards that could not be scored after several tries; they have no result.
+        lost: shards that could not be read, or not be scored after several tries; they have no result.
     """
 
     rows: int = 0
@@ -130,13 +131,15 @@ class ShardScorer:
     def score(self, shards: Sequence[ShardRef]) -> Generator[Progress, None, None]:
         """Score shards in order; a batch may span several shards, so that small shards are as fast as large ones.
 
+        A shard that cannot be read is reported as lost, and the next shards are scored.
+
         Raises:
             OodscreenError: scoring failed; finished shards stay.
         """
         job, clock = self._job, StageClock()
         self.stages = clock.seconds
         writers = ShardWriters(job.output, job.columns.kept_schema, job.identity, job.owner)
-        scored = self._score_batches(clock, read_batches(shards, job.columns, self._batch_rows))
+        scored = self._score_batches(clock, read_batches(shards, job.columns, self._batch_rows, skip_lost=True))
         try:
             with closing(scored):
                 for batch in scored:
@@ -144,7 +147,8 @@ class ShardScorer:
                     with clock.busy("write"):
                         for written in writers.write(batch.pieces, batch.table):
                             yield Progress(finished=(written,))
-                    yield Progress(rows=len(batch.table))
+                    lost = [lose_shard(piece.shard, piece.lost) for piece in batch.pieces if piece.lost]
+                    yield Progress(rows=len(batch.table), lost=tuple(lost))
         finally:
             writers.abandon()
 
@@ -172,6 +176,11 @@ class ShardScorer:
         scored = work_ahead(clock.run("score", partial(score_batches, self._screener), images), _AHEAD)
         with closing(scored):
             yield from scored
+
+
+def lose_shard(shard: ShardRef, reason: str) -> UnreadableShard:
+    """The entry for a shard without a result."""
+    return UnreadableShard(name_place(shard.path), shard.name, reason)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from export.contract.metadata import ModelContract
-from export.errors import InputChanged, OptionRefused, WriteFailed
+from export.errors import InputChanged, OptionRefused, ShardRefused, WriteFailed
 from screen.files.temporary import temporary_folder
 from screen.input.image_bytes import as_picture, image_sources, read_path, tensor_pixels
 from screen.input.image_file import ImageRefused, open_image
@@ -115,6 +115,8 @@ class Fetcher:
                 self._miss(entry, str(problem), len(rows))
             except InputChanged:
                 self._miss(entry, "changed while it was read", len(rows))
+            except ShardRefused as problem:
+                self._miss(entry, problem.found, len(rows))
             else:
                 found.update((one.position, one) for one in fetched)
         return found

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from export.contract.reader import ExportedModel
-from export.errors import ExitCode, InputChanged, OutputLocked, OutputRefused, Terminated
+from export.errors import ExitCode, OutputLocked, OutputRefused, Terminated
 from export.graph.passes import stamp_metadata
 from screen import Screener
 from screen.columns import COLUMNS, SCORES
@@ -363,9 +363,11 @@ def test_a_shard_that_changes_during_the_run_has_no_result(
     def replace_b(finished: int) -> None:
         write_shard(tmp_path / "in" / "b.parquet", encoded[:19])
 
-    with pytest.raises(InputChanged):
-        run(article_onnx, tmp_path / "in", tmp_path / "out", Recorder(replace_b), batch_size=1)
-    assert set(contents(tmp_path / "out")) == {"a.parquet", MANIFEST_NAME}
+    summary = run(article_onnx, tmp_path / "in", tmp_path / "out", Recorder(replace_b), batch_size=1)
+    assert summary.exit_code is ExitCode.UNREADABLE_INPUT
+    assert [shard.name for shard in summary.unreadable] == ["b.parquet"]
+    assert "changed or was removed" in summary.unreadable[0].reason
+    assert list((tmp_path / "out").glob("*.parquet")) == [tmp_path / "out" / "a.parquet"]
     assert run(article_onnx, tmp_path / "in", tmp_path / "out").rows == 19
 
 
