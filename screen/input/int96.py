@@ -29,7 +29,7 @@ def timestamp_unit(shard: ShardRef, names: Sequence[str]) -> str:
         names: names of the columns that are read together.
 
     Raises:
-        InputRefused: no unit represents all values: one is outside 1677 to 2262, and one has digits below 1 us.
+        ShardRefused: no unit represents all values: one is outside 1677 to 2262, and one has digits below 1 us.
         ReadFailed: the system or the store failed.
     """
     leaves = [leaf for leaf in shard.int96 if any(leaf == name or leaf.startswith(f"{name}.") for name in names)]
