@@ -14,8 +14,8 @@ from export.contract.metadata import ModelContract
 from export.errors import InputRefused
 from screen.columns import COLUMNS
 from screen.config import RunConfig
-from screen.input.column_types import common_type, in_microseconds, plain_type
 from screen.input.int96 import timestamp_unit
+from screen.input.parquet.column_types import common_type, in_microseconds, plain_type
 from screen.input.shards import ShardRef
 
 _DEFAULT_ID = "id"

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from export.errors import InputChanged, OodscreenError, ReadFailed, ShardRefused
 from screen.files.paths import name_place, open_parquet
-from screen.input.column_types import empty_array
-from screen.input.footer import RowGroupGuard
 from screen.input.int96 import timestamp_unit
 from screen.input.mapping import ColumnMapping, tensor_shape
-from screen.input.row_bytes import MAX_ROWS, ReadSizes, read_group
+from screen.input.parquet.column_types import empty_array
+from screen.input.parquet.footer import RowGroupGuard
+from screen.input.parquet.row_bytes import MAX_ROWS, ReadSizes, read_group
+from screen.input.parquet.value_text import as_texts
 from screen.input.shards import ShardRef, first_line
-from screen.input.value_text import as_texts
 
 _IMAGE_BYTES, _KEPT_BYTES = 32 * 2**20, 8 * 2**20
 """Maximum bytes of the image column, and of the copied columns, in a batch of more than one row; several batches are in

@@ -16,7 +16,7 @@ from export.addresses import without_secrets
 from export.errors import InputRefused
 from screen.files.listing import ListedFile, Listing, list_shards
 from screen.files.paths import file_version, name_place, open_bytes, open_parquet
-from screen.input.footer import read_footer
+from screen.input.parquet.footer import read_footer
 from screen.partition import ShardPartition
 
 _MAX_ROWS = 2**20

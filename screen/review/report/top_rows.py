@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from screen.columns import DISTANCES
+from screen.input.parquet.value_text import as_texts
 from screen.input.preview import Preview
-from screen.input.value_text import as_texts
 from screen.review.report.aggregate import SCALARS
 from screen.review.report.findings import ClassValue, TopRow
 from screen.review.report.pictures import PictureFinder

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from screen.input.row_bytes import MAX_ROWS, ReadSizes, value_bytes
+from screen.input.parquet.row_bytes import MAX_ROWS, ReadSizes, value_bytes
 
 _STRUCT = pa.struct([("text", pa.string()), ("number", pa.int16())])
 

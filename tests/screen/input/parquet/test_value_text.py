@@ -7,7 +7,7 @@ import uuid
 import pyarrow as pa
 import pytest
 
-from screen.input.value_text import as_texts
+from screen.input.parquet.value_text import as_texts
 
 NUMBER = uuid.UUID("12345678-1234-5678-1234-567812345678")
 TEXT = str(NUMBER)
