@@ -248,7 +248,7 @@ STATUSES = {
 """Meaning of each value of the column `status`."""
 
 RETRIED_STATUS = "too_slow"
-"""Status that depends on the load of the machine; a shard with such a row is scored again by the next run."""
+"""Status that depends on the load of the machine; a shard with a row of this status is scored again by the next run."""
 
 
 DISTANCES = ("layout_distance", "contrast_distance", "penultimate_distance")

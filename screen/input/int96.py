@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import pyarrow as pa
 
-from export.errors import ReadFailed
+from export.errors import ReadFailed, ShardRefused
 from screen.files.paths import open_parquet
 from screen.input.shards import ShardRef
 

@@ -48,7 +48,7 @@ class RowBatch:
         kept: the columns to copy into the results.
         error: why the rows could not be read; "" if they were read.
         is_last: whether these are the last rows of the shard.
-        lost: why the rest of the shard cannot be read, so that no result is written for the shard; such a batch is the
+        lost: why the rest of the shard cannot be read, so that no result is written for the shard; this batch is the
             last of its shard and has no rows. "" for any other batch.
     """
 

@@ -232,9 +232,9 @@ PARQUET: dict[str, tuple[Made, int, str, dict[str, int]]] = {
         {"ok": 4, "unreadable_page": 4},
     ),
     "a folder called like a shard": (lambda f, d: (f / "x.parquet").mkdir(), 0, "", {}),
-    "a link to nothing": (lambda f, d: (f / "x.parquet").symlink_to("gone.parquet"), 0, "", {}),
-    "a link to itself": (lambda f, d: (f / "x.parquet").symlink_to("x.parquet"), 0, "", {}),
-    "a pipe": (lambda f, d: os.mkfifo(f / "x.parquet"), 0, "", {}),
+    "a link to nothing": (lambda f, d: (f / "x.parquet").symlink_to("gone.parquet"), 3, "x.parquet", {}),
+    "a link to itself": (lambda f, d: (f / "x.parquet").symlink_to("x.parquet"), 3, "x.parquet", {}),
+    "a pipe": (lambda f, d: os.mkfifo(f / "x.parquet"), 3, "x.parquet", {}),
     "no rows": (lambda f, d: write(f, rows()), 0, "", {}),
     "no row groups": (
         lambda f, d: pq.ParquetWriter(f / "x.parquet", pa.schema([("image", pa.binary())])).close(),

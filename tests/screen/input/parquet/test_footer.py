@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from export.errors import ShardRefused
 from screen.config import RunConfig
 from screen.decide.config import CalibrationConfig
-from screen.input import footer
 from screen.input import rows as rows_module
+from screen.input.parquet import footer
 from screen.output.check import check_results
 from screen.run.calibrate import run_calibration
 from screen.run.runner import run_screening
