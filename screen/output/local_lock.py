@@ -70,7 +70,7 @@ def _is_taken_now(path: Path) -> bool:
         return _is_taken_exclusively(path)
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # the caller explains what is not a folder
         return False
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)

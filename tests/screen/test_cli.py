@@ -501,7 +501,16 @@ def test_help_shows_panels_choices_ranges_and_defaults(
     told = capsys.readouterr().out
     panels = ["What to score", "How to decide", "Speed and device", "Scaling out", "Nightly jobs", "General"]
     assert re.findall(r"╭─ ([A-Z][\w ]+?) ─", told) == ["Arguments", *panels]
-    for part in ("shared|per-row", "auto|cpu|cuda", "local|ray", "all|quarantined", "x>=1", "x>=0", "[default: 2048]"):
+    for part in (
+        "shared|per-row",
+        "auto|cpu|cuda",
+        "local|ray",
+        "all|quarantined",
+        "1<=x<=1000000",
+        "0<=x<=1024",
+        "x>=0",
+        "[default: 2048]",
+    ):
         assert part in told
     assert "<str>" not in told.split("What to score")[1]
     assert "<bool>" not in told
@@ -806,7 +815,7 @@ def test_check_finds_results_whole_and_says_what_is_not(
     (place / "out" / "a.parquet").unlink()
     assert oodscreen("check", "out", "--json", monkeypatch=monkeypatch) == 1
     told = capsys.readouterr()
-    assert "'a.parquet': cannot be read" in json.loads(told.out)["problems"][0]
+    assert "'a.parquet': missing, or not the file that the run wrote" in json.loads(told.out)["problems"][0]
     assert "1 problem(s): out does not agree with its manifest" in told.err
 
 

@@ -137,15 +137,16 @@ def test_an_input_that_is_replaced_while_it_is_read_leaves_no_result(folder: Pat
     running = subprocess.Popen(
         [*command(Path("model.onnx"), Path("in"), Path("out")), "--batch-size", "4"],
         cwd=folder,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
     )
     deadline = time.monotonic() + 60
     while not (folder / "out" / "a.parquet").exists() and time.monotonic() < deadline:
         time.sleep(0.002)
     new.rename(folder / "in" / "b.parquet")
-    _, errors = running.communicate(timeout=120)
-    assert running.returncode == 1, errors
+    errors, _ = running.communicate(timeout=120)
+    assert running.returncode == 3, errors
     assert "b.parquet changed or was removed after the command started" in errors
     assert {name for name in contents(folder / "out") if name[0] != "_"} == {"a.parquet"}
     done = subprocess.run(

@@ -24,7 +24,7 @@ from screen.output.record import RECORD_NAME
 from screen.partition import ShardPartition
 from screen.run.runner import run_screening
 from screen.run.summary import RunSummary
-from tests.conftest import Recorder, contents, encode, write_shard
+from tests.conftest import Recorder, contents, encode, read_results, write_shard
 
 
 def run(
@@ -311,7 +311,7 @@ def test_parts_that_cannot_be_merged_now_can_be_merged_later(
     assert contents(out) == whole
 
 
-def test_kept_columns_have_the_type_of_the_first_shard_of_all_in_every_part(
+def test_kept_columns_of_a_part_are_compared_with_the_first_shard_of_all(
     article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     import pyarrow as pa
@@ -320,11 +320,15 @@ def test_kept_columns_have_the_type_of_the_first_shard_of_all_in_every_part(
     from export.errors import InputRefused
 
     (tmp_path / "in").mkdir()
-    for name, kind in (("a", pa.int64()), ("b", pa.int32())):
-        table = pa.table({"image": [encode(digits[0])], "number": pa.array([1], kind)})
-        pq.write_table(table, tmp_path / "in" / f"{name}.parquet")
-    with pytest.raises(InputRefused, match=r"--keep number has the type int64 in a.parquet, but int32 in b.parquet"):
-        run(article_onnx, tmp_path / "in", tmp_path / "out", "2/2", keep=["number"])
+    for name, values in (("a", pa.array([1], pa.int64())), ("b", pa.array([1], pa.int32())), ("d", pa.array(["x"]))):
+        pq.write_table(pa.table({"image": [encode(digits[0])], "number": values}), tmp_path / "in" / f"{name}.parquet")
+    text = ShardPartition.parse(next(f"{k}/2" for k in (1, 2) if ShardPartition.parse(f"{k}/2").contains("d.parquet")))
+    with pytest.raises(InputRefused, match=r"has the type int64 in a\.parquet, but string in d\.parquet"):
+        run(article_onnx, tmp_path / "in", tmp_path / "out", str(text), keep=["number"])
+    (tmp_path / "in" / "d.parquet").unlink()
+    for part in ("1/2", "2/2"):
+        run(article_onnx, tmp_path / "in", tmp_path / "out", part, keep=["number"])
+    assert read_results(tmp_path / "out")["number"].to_pylist() == [1, 1]
 
 
 def test_the_part_is_reported_in_text_and_json(article_onnx: Path, source: Path, tmp_path: Path) -> None:
