@@ -3,8 +3,10 @@
     python -m benchmarks.faults [--kills 200] [--model model.onnx]
 
 Each trial is a chain of runs in one OUTPUT: several runs are killed (SIGKILL) at random moments, and the last one
-finishes. The files in OUTPUT must equal those of an uninterrupted run, and `oodscreen check` must find no problem. The
-state after each kill is written to `benchmarks/results/faults.json`.
+finishes. The files in OUTPUT must equal those of an uninterrupted run, and `oodscreen check` must find no problem.
+INPUT also contains links to folders, a circle of links, a folder that may not be listed, a shard with a false row
+count, a page that takes 300 MiB in memory and a page with a wrong checksum; the log of each run is a file, a full disk,
+closed, or a pipe without a reader. The state after each kill is written to `benchmarks/results/faults.json`.
 """
 
 from __future__ import annotations
@@ -28,15 +30,30 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.networks import export_article
+from benchmarks.shard_mutations import encode_number
+from benchmarks.trees import without_override
 from screen.files.storage import find_stale_staging
 from screen.output.lock import LOCK_NAME
 from screen.output.manifest_file import MANIFEST_NAME
+from screen.output.quarantine import QUARANTINE_NAME, UNREADABLE_SHARD
 from screen.output.record import RECORD_NAME
 
 RESULTS = Path(__file__).parent / "results" / "faults.json"
 _OODSCREEN = Path(sys.executable).with_name("oodscreen")
 _ROWS = (90, 0, 40, 150, 1, 60, 120)
 """Number of rows of each shard."""
+
+_MORE_ROWS = {"linked/a.parquet": 30, "sums.parquet": 40}
+"""Number of rows of the other shards that have results."""
+
+_QUARANTINED = {"closed/", "false.parquet", "large.parquet"}
+"""Names in INPUT that cannot be listed or read."""
+
+_LOGS = ["2>/dev/null", "2>&-", "2> >(:)", *["2>/dev/full"] * Path("/dev/full").exists()]
+"""Redirections of standard error: a file, closed, a pipe whose reader has ended, and a full disk, if there is one."""
+
+_SECONDS = 120
+"""Time limit of a run in seconds; it usually takes a few."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +65,14 @@ class Kill:
         shards: number of shards in its manifest.
         aside: whether a stale staging file exists.
         unnamed: whether a finished result exists that is not in the manifest yet.
+        log: redirection of the run's standard error.
     """
 
     seconds: float
     shards: int
     aside: bool
     unnamed: bool
+    log: str
 
 
 def write_input(folder: Path) -> Path:
@@ -71,10 +90,45 @@ def write_input(folder: Path) -> Path:
     return folder
 
 
+def add_obstacles(source: Path, outside: Path) -> None:
+    """Add to INPUT what must not stop a run, hide a shard or get a score.
+
+    Args:
+        source: the folder of INPUT.
+        outside: a folder that does not exist, to which a link leads.
+    """
+    images = pq.read_table(source / "0.parquet")["image"].combine_chunks()
+    outside.mkdir()
+    pq.write_table(pa.table({"image": images[:30]}), outside / "a.parquet")
+    (source / "linked").symlink_to(outside, target_is_directory=True)
+    (source / "circle").symlink_to(source, target_is_directory=True)
+    (source / "closed").mkdir(mode=0)
+    options = {"compression": "none", "use_dictionary": False, "write_statistics": False, "store_schema": False}
+    pq.write_table(pa.table({"image": images[:77]}), source / "false.parquet", **options)
+    data = (source / "false.parquet").read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    old, new = encode_number(77), encode_number(78)
+    (source / "false.parquet").write_bytes(data[:footer] + data[footer:].replace(b"\x16" + old, b"\x16" + new))
+    large = pa.table({"image": [bytes(300 * 2**20)]})
+    pq.write_table(large, source / "large.parquet", compression="zstd", use_dictionary=False)
+    path = source / "sums.parquet"
+    pq.write_table(pa.table({"image": images[:40]}), path, row_group_size=20, write_page_checksum=True, **options)
+    chunk = pq.read_metadata(path).row_group(1).column(0)
+    content = bytearray(path.read_bytes())
+    content[chunk.data_page_offset + chunk.total_compressed_size - 50] ^= 1
+    path.write_bytes(content)
+
+
 def command(model: Path, source: Path, output: Path) -> list[str]:
     """Command of a run with many small batches, so that kills hit many different states."""
     options = ["--passes", "20", "--batch-size", "16", "--device", "cpu", "--threads", "1"]
     return [str(_OODSCREEN), "run", str(model), str(source), str(output), *options]
+
+
+def _start(model: Path, source: Path, output: Path, log: str) -> subprocess.Popen[bytes]:
+    """Start a run with a redirection of standard error; the process of the shell becomes that of the run."""
+    words = [*without_override(), *command(model, source, output)]
+    return subprocess.Popen(["bash", "-c", f'exec "$@" {log}', "-", *words], stdout=subprocess.DEVNULL)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -83,14 +137,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def run_to_the_end(model: Path, source: Path, output: Path) -> tuple[float, float]:
+def run_to_the_end(model: Path, source: Path, output: Path, log: str) -> tuple[float, float]:
     """Run without interruption; returns the seconds until it holds OUTPUT, and the total seconds."""
     started = time.monotonic()
-    running = subprocess.Popen(command(model, source, output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    running = _start(model, source, output, log)
     while running.poll() is None and not (output / LOCK_NAME).exists():
         time.sleep(0.002)
     held = time.monotonic() - started
-    if running.wait() not in (0, 3):
+    if running.wait(_SECONDS) != 3:
         raise RuntimeError(f"an uninterrupted run ended with exit code {running.returncode}")
     return held, time.monotonic() - started
 
@@ -109,13 +163,14 @@ def kill_one(model: Path, source: Path, output: Path, moments: random.Random, se
         early = moments.random() < 0.1
         wait = moments.uniform(0, seconds[0]) if early else moments.uniform(0, seconds[1] - seconds[0])
         started = time.monotonic()
-        running = subprocess.Popen(command(model, source, output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        log = moments.choice(_LOGS)
+        running = _start(model, source, output, log)
         while not early and running.poll() is None and not _is_held_by(running.pid, output):
             time.sleep(0.001)
         time.sleep(wait)
         running.send_signal(signal.SIGKILL)
-        if running.wait() == -signal.SIGKILL:
-            return _read_state(output, time.monotonic() - started)
+        if running.wait(_SECONDS) == -signal.SIGKILL:
+            return _read_state(output, time.monotonic() - started, log)
         shutil.rmtree(output)
 
 
@@ -124,11 +179,11 @@ def _is_held_by(process: int, output: Path) -> bool:
     return holder.exists() and f"process {process} " in holder.read_text(encoding="utf-8")
 
 
-def _read_state(output: Path, seconds: float) -> Kill:
+def _read_state(output: Path, seconds: float, log: str) -> Kill:
     manifest = output / MANIFEST_NAME
     named = {json.loads(line).get("shard") for line in _whole_lines(manifest)} - {None}
     results = {path.relative_to(output).as_posix() for path in output.rglob("*.parquet")}
-    return Kill(round(seconds, 3), len(named), bool(find_stale_staging(output)), bool(results - named))
+    return Kill(round(seconds, 3), len(named), bool(find_stale_staging(output)), bool(results - named), log)
 
 
 def _whole_lines(path: Path) -> Iterator[str]:
@@ -153,23 +208,40 @@ def kill_and_compare(model: Path, kills: int, chain: int, seed: int, work: Path)
         AssertionError: the results of a resumed run differ from those of an uninterrupted run.
     """
     source = write_input(work / "in")
-    seconds = run_to_the_end(model, source, work / "whole")
+    add_obstacles(source, work / "outside")
+    seconds = run_to_the_end(model, source, work / "whole", _LOGS[0])
     expected = contents(work / "whole")
+    _check_whole(work / "whole")
     moments = random.Random(seed)  # noqa: S311  moments, not secrets
     met: list[Kill] = []
     while len(met) < kills:
         output = work / f"out-{len(met)}"
         here = min(chain, kills - len(met))
         met += [kill_one(model, source, output, moments, seconds) for _ in range(here)]
-        run_to_the_end(model, source, output)
+        run_to_the_end(model, source, output, moments.choice(_LOGS))
         found = contents(output)
         assert found.keys() == expected.keys(), f"files {sorted(found.keys() ^ expected.keys())} differ"
         for name, content in expected.items():
             assert found[name] == content, f"{name} differs after {met[-chain:]}"
-        checked = subprocess.run([_OODSCREEN, "check", output, "--input", source], capture_output=True, check=False)
+        check = [*without_override(), str(_OODSCREEN), "check", str(output), "--input", str(source)]
+        checked = subprocess.run(check, capture_output=True, check=False)
         assert checked.returncode == 0, checked.stdout
         shutil.rmtree(output)
+    (source / "closed").chmod(0o700)
     return met
+
+
+def _check_whole(output: Path) -> None:
+    """Compare the results of an uninterrupted run with what `write_input` and `add_obstacles` wrote."""
+    listed = pq.read_table(output / QUARANTINE_NAME).to_pylist()
+    lost = {row["shard"] for row in listed if row["status"] == UNREADABLE_SHARD}
+    lists_all = os.geteuid() == 0 and not without_override()
+    assert lost == _QUARANTINED - ({"closed/"} if lists_all else set()), lost
+    rows = {f"{index}.parquet": count for index, count in enumerate(_ROWS)} | _MORE_ROWS
+    found = {path.relative_to(output).as_posix(): pq.read_metadata(path).num_rows for path in output.rglob("*.parquet")}
+    assert found == rows, found
+    statuses = pq.read_table(output / "sums.parquet")["status"].to_pylist()
+    assert statuses[20:] == ["unreadable_page"] * 20, statuses
 
 
 def main() -> None:
@@ -187,13 +259,16 @@ def main() -> None:
         "kills": len(met),
         "chain": chosen.chain,
         "seed": chosen.seed,
-        "shards": len(_ROWS),
-        "rows": sum(_ROWS),
+        "shards": len(_ROWS) + len(_MORE_ROWS),
+        "rows": sum(_ROWS) + sum(_MORE_ROWS.values()),
+        "quarantined": sorted(_QUARANTINED),
         "different_outputs": 0,
+        "hangs": 0,
+        "kills_with_a_dead_log": sum(kill.log != _LOGS[0] for kill in met),
         "left_a_file_aside": sum(kill.aside for kill in met),
         "left_a_result_without_its_line": sum(kill.unnamed for kill in met),
         "killed_before_the_first_shard": sum(kill.shards == 0 for kill in met),
-        "killed_after_the_last_shard": sum(kill.shards == len(_ROWS) for kill in met),
+        "killed_after_the_last_shard": sum(kill.shards == len(_ROWS) + len(_MORE_ROWS) for kill in met),
         "cores": os.cpu_count(),
         "each": [asdict(kill) for kill in met],
     }

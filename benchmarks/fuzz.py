@@ -1,34 +1,38 @@
-"""Fuzz the screener with mutated images and Parquet files: no crash, no hang, no lost row.
+"""Fuzz the screener with mutated images, Parquet files and folders: no crash, no hang, no lost row, no wrong score.
 
-    python -m benchmarks.fuzz [--images 10000] [--files 500] [--model model.onnx]
+    python -m benchmarks.fuzz [--images 10000] [--files 500] [--trees 100] [--model model.onnx]
 
 Hypothesis draws mutations of the images of `tests/hostile_images.py` and of small shards. Images are decoded and shards
 are screened in separate processes with a time limit, which detects crashes and hangs. Every mutated shard is screened
-by a whole run, together with a good shard, and the results must pass `oodscreen check`. The outcomes are written to
-`benchmarks/results/fuzz.json`.
+by a whole run, together with a good shard, and the results must pass `oodscreen check`. Where a mutation can be
+noticed (row counts, page sizes, dictionaries, checksums), each row with the status `ok` must have the scores that it
+has in the unmutated shard. Random folders have links, circles of links and folders that may not be listed
+(`benchmarks/trees.py`). The outcomes are written to `benchmarks/results/fuzz.json`.
 """
 
 from __future__ import annotations
 
 import argparse
 import faulthandler
-import io
 import json
 import multiprocessing
+import resource
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
-import zlib
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
 
+from benchmarks.mutations import mutate_images
 from benchmarks.networks import export_article
+from benchmarks.shard_mutations import MutatedShard, good_shard, mutate_shards
+from benchmarks.trees import without_override
 from export.contract.reader import read_model
 from export.errors import InputRefused
 from screen.columns import STATUSES
@@ -39,87 +43,16 @@ from screen.input.shards import find_shards
 from screen.output.check import check_results
 from screen.run.runner import run_screening
 from tests.conftest import IMAGE_TYPE, Recorder
-from tests.hostile_images import CASES
 
 RESULTS = Path(__file__).parent / "results" / "fuzz.json"
 _IMAGES, _FILES = 1000, 25
 """Number of images and of files per process."""
 
+_NAME = "mutated.parquet"
+
 _PROCESSES = multiprocessing.get_context("spawn")
 _SECONDS = 120
 """Time limit of a process in seconds; it usually takes a few."""
-
-Edit = tuple[str, float, bytes]
-"""Kind of the edit, its position as a share of the length, and its bytes."""
-
-_INTERESTING = [b"\0", b"\x7f", b"\x80", b"\xff", b"\0\0\0\0", b"\xff\xff\xff\x7f", b"\xff\xff\xff\xff"]
-_EDITS = st.tuples(
-    st.sampled_from(["flip", "put", "insert", "cut", "repeat", "end"]),
-    st.integers(0, 10**6).map(lambda number: number * 0.6180339887 % 1),  # uniform, without a preference for the ends
-    st.sampled_from(_INTERESTING) | st.binary(min_size=1, max_size=12),
-)
-
-
-def edit(data: bytes, edits: list[Edit]) -> bytes:
-    """Apply edits in order."""
-    for kind, share, new in edits:
-        start = int(share * len(data))
-        if kind == "flip":
-            data = data[:start] + bytes(byte ^ new[0] for byte in data[start : start + 1]) + data[start + 1 :]
-        elif kind == "put":
-            data = data[:start] + new + data[start + len(new) :]
-        elif kind == "insert":
-            data = data[:start] + new + data[start:]
-        elif kind == "cut":
-            data = data[:start] + data[start + 1 + new[0] % 64 :]
-        elif kind == "repeat":
-            data = data[: start + 1 + new[0]] + data[start:]
-        else:
-            data = data[:start]
-    return data
-
-
-def draw(strategy: st.SearchStrategy[bytes], count: int, seed_: int) -> list[bytes]:
-    """Draw `count` examples of a strategy; the same seed gives the same examples."""
-    drawn: list[bytes] = []
-
-    @seed(seed_)
-    @settings(
-        max_examples=count,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(strategy)
-    def collect(data: bytes) -> None:
-        drawn.append(data)
-
-    while len(drawn) < count:
-        collect()
-        seed_ += 1
-    return drawn[:count]
-
-
-def mend_png(data: bytes) -> bytes:
-    """Correct the checksum of each chunk of a PNG, so that decoders read the damaged content."""
-    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return data
-    start, mended = 8, data[:8]
-    while start + 12 <= len(data):
-        length = int.from_bytes(data[start : start + 4])
-        content = data[start + 4 : start + 8 + length]
-        mended += data[start : start + 4] + content + zlib.crc32(content).to_bytes(4)
-        start += 12 + length
-    return mended
-
-
-def mutate_images(count: int, seed_: int) -> list[bytes]:
-    """Mutations of the readable images of all formats, half of them with correct PNG checksums."""
-    seeds = [case.data for case in CASES.values() if case.data and case.status != "decode_failed"]
-    seeds = [data for data in seeds if len(data) < 20_000]
-    edited = st.builds(edit, st.sampled_from(seeds), st.lists(_EDITS, min_size=1, max_size=3))
-    return draw(edited | edited.map(mend_png), count, seed_)
 
 
 def decode_many(model: Path, images: list[bytes], results: multiprocessing.SimpleQueue[dict[str, int]]) -> None:
@@ -140,14 +73,14 @@ def decode_many(model: Path, images: list[bytes], results: multiprocessing.Simpl
     results.put({"ok": len(batch.images), **statuses})
 
 
-def fuzz_images(model: Path, count: int, seed_: int, keep: Path) -> dict[str, int]:
+def fuzz_images(model: Path, count: int, seed: int, keep: Path) -> dict[str, int]:
     """Decode mutated images, a thousand per process; returns the number of images per status.
 
     Raises:
         AssertionError: a process crashed, hung or lost a row; its images are written to `keep`.
     """
     total: Counter[str] = Counter()
-    images = mutate_images(count, seed_)
+    images = mutate_images(count, seed)
     for start in range(0, count, _IMAGES):
         batch = images[start : start + _IMAGES]
         results: multiprocessing.SimpleQueue[dict[str, int]] = _PROCESSES.SimpleQueue()
@@ -164,52 +97,12 @@ def fuzz_images(model: Path, count: int, seed_: int, keep: Path) -> dict[str, in
     return dict(sorted(total.items()))
 
 
-def _seed_files() -> list[bytes]:
-    valid = [case.data for case in CASES.values() if case.status == "ok" and case.data and len(case.data) < 5000]
-    images: list[bytes | None] = [*valid[:6], None]
-    structs = pa.array([{"bytes": data, "path": None} for data in images], IMAGE_TYPE)
-    keys = pa.array([f"k{number}" for number in range(len(images))])
-    tables = [
-        pa.table({"image": structs, "id": keys}),
-        pa.table({"image": pa.array(images, pa.binary()).dictionary_encode(), "id": keys}),
-        pa.table({"image": pa.array([[7] * 784] * 5, pa.list_(pa.uint8(), 784))}),
-    ]
-    files = []
-    for table in tables:
-        for options in (
-            {"compression": "none"},
-            {"compression": "zstd", "row_group_size": 2},
-            {"data_page_version": "2.0"},
-        ):
-            buffer = io.BytesIO()
-            pq.write_table(table, buffer, **options)
-            files.append(buffer.getvalue())
-    return files
-
-
-def edit_within(data: bytes, edits: list[Edit], region: str) -> bytes:
-    """Edit a shard anywhere, or only its pages or footer, with correct magic numbers and length."""
-    length = int.from_bytes(data[-8:-4], "little")
-    pages, footer = data[4 : -8 - length], data[-8 - length : -8]
-    if region == "anywhere":
-        return edit(data, edits)
-    if region == "pages":
-        pages = edit(pages, edits)
-    else:
-        footer = edit(footer, edits)
-    return b"PAR1" + pages + footer + len(footer).to_bytes(4, "little") + b"PAR1"
-
-
-def mutate_files(count: int, seed_: int) -> list[bytes]:
-    """Mutations of small shards."""
-    regions = st.sampled_from(["anywhere", "pages", "footer"])
-    edits = st.lists(_EDITS, min_size=1, max_size=3)
-    return draw(st.builds(edit_within, st.sampled_from(_seed_files()), edits, regions), count, seed_)
-
-
-def screen_one(model: Path, folder: Path) -> str:
+def screen_one(model: Path, folder: Path, mutated: MutatedShard) -> str:
     """Screen a folder with one good and one mutated shard; returns the outcome."""
     config = RunConfig(passes=1, device="cpu", threads=1)
+    (folder / "in").mkdir(parents=True)
+    (folder / "in" / "good.parquet").write_bytes(good_shard())
+    (folder / "in" / _NAME).write_bytes(mutated.data)
     try:
         summary = run_screening(model, str(folder / "in"), folder / "out", config, Recorder())
     except InputRefused:  # the mutated schema does not fit; it must be refused before anything is written
@@ -217,7 +110,8 @@ def screen_one(model: Path, folder: Path) -> str:
             raise AssertionError("refused, but something was written") from None
         return "refused"
     problems = check_results(folder / "out", str(folder / "in")).problems
-    rows = sum(shard.rows for shard in find_shards(str(folder / "in"))[0])
+    lost = {shard.name for shard in summary.unreadable}
+    rows = sum(shard.rows for shard in find_shards(str(folder / "in"))[0] if shard.name not in lost)
     if problems or summary.rows != rows:
         raise AssertionError(f"{summary.rows} of {rows} rows; {problems}")
     if summary.unreadable:
@@ -225,40 +119,83 @@ def screen_one(model: Path, folder: Path) -> str:
     return "damaged" if "unreadable_page" in summary.statuses else "read"
 
 
-def screen_many(model: Path, files: list[bytes], work: Path) -> None:
+def scores_of(results: Path) -> dict[int, tuple[float, ...]]:
+    """Means of the rows with the status `ok`, by their position; none if the shard has no result."""
+    if not results.exists():
+        return {}
+    table = pq.read_table(results, columns=["status", "mean"])
+    rows = zip(table["status"].to_pylist(), table["mean"].to_pylist(), strict=True)
+    return {position: tuple(mean) for position, (status, mean) in enumerate(rows) if status == "ok"}
+
+
+def screen_many(model: Path, kind: str, shards: list[MutatedShard], work: Path) -> None:
     """Screen mutated shards one by one in this process; `work` contains the current one, then the outcomes."""
     faulthandler.enable()
     outcomes: Counter[str] = Counter()
-    for data in files:
-        (work / "in").mkdir(parents=True)
-        (work / "in" / "good.parquet").write_bytes(_seed_files()[0])
-        (work / "in" / "mutated.parquet").write_bytes(data)
-        outcomes[screen_one(model, work)] += 1
+    originals: dict[bytes, dict[int, tuple[float, ...]]] = {}
+    for mutated in shards:
+        if mutated.trusted is not None and mutated.original not in originals:
+            screen_one(model, work, MutatedShard(mutated.original, mutated.original))
+            originals[mutated.original] = scores_of(work / "out" / _NAME)
+            shutil.rmtree(work)
+        outcomes[screen_one(model, work, mutated)] += 1
+        if mutated.trusted is not None:
+            true = originals[mutated.original]
+            for position, mean in scores_of(work / "out" / _NAME).items():
+                if position not in mutated.trusted or mean != true.get(position):
+                    raise AssertionError(f"{kind}: row {position} is silently wrong")
         shutil.rmtree(work)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     work.mkdir()
-    (work / "outcomes").write_text(json.dumps(outcomes), encoding="utf-8")
+    (work / "outcomes").write_text(json.dumps({"outcomes": outcomes, "peak_mib": peak}), encoding="utf-8")
 
 
-def fuzz_files(model: Path, count: int, seed_: int, work: Path, keep: Path) -> dict[str, int]:
-    """Screen mutated shards, `_FILES` per process; returns the number of shards per outcome.
+def fuzz_files(model: Path, count: int, seed: int, work: Path, keep: Path) -> tuple[dict[str, dict[str, int]], int]:
+    """Screen mutated shards, `_FILES` per process.
+
+    Returns:
+        The number of shards per kind and outcome, and the peak memory of a process in MiB.
 
     Raises:
-        AssertionError: a process crashed, hung or lost a row; its shard is written to `keep`.
+        AssertionError: a process crashed, hung, lost a row or took a damaged one for good; its shard is in `keep`.
     """
-    total: Counter[str] = Counter()
-    files = mutate_files(count, seed_)
-    for start in range(0, count, _FILES):
-        folder = work / str(start)
-        process = _PROCESSES.Process(target=screen_many, args=(model, files[start : start + _FILES], folder))
-        process.start()
-        process.join(_SECONDS)
-        if process.exitcode != 0:
-            process.kill()
-            keep.mkdir(parents=True, exist_ok=True)
-            shutil.copy(folder / "in" / "mutated.parquet", keep / f"file-{start}.parquet")
-            raise AssertionError(f"a run ended with {process.exitcode}; its shard is in {keep}")
-        total.update(json.loads((folder / "outcomes").read_text(encoding="utf-8")))
-    return dict(sorted(total.items()))
+    total: dict[str, dict[str, int]] = {}
+    peak = 0
+    for kind, shards in mutate_shards(count, seed).items():
+        counts: Counter[str] = Counter()
+        for start in range(0, len(shards), _FILES):
+            folder = work / f"{kind} {start}"
+            some = shards[start : start + _FILES]
+            process = _PROCESSES.Process(target=screen_many, args=(model, kind, some, folder))
+            process.start()
+            process.join(_SECONDS)
+            if process.exitcode != 0:
+                process.kill()
+                keep.mkdir(parents=True, exist_ok=True)
+                shutil.copy(folder / "in" / _NAME, keep / f"{kind}-{start}.parquet")
+                raise AssertionError(f"a run ended with {process.exitcode}; its shard is in {keep}")
+            found = json.loads((folder / "outcomes").read_text(encoding="utf-8"))
+            counts.update(found["outcomes"])
+            peak = max(peak, found["peak_mib"])
+        total[kind] = dict(sorted(counts.items()))
+    return total, peak
+
+
+def fuzz_trees(model: Path, count: int, seed: int, work: Path) -> dict[str, int]:
+    """Screen random folders with links and folders that may not be listed, in a process without root's permissions.
+
+    Raises:
+        CalledProcessError: a run crashed, lost a shard or scored one twice.
+    """
+    command = [*without_override(), sys.executable, "-m", "benchmarks.trees", str(model), str(work / "trees")]
+    done = subprocess.run(
+        [*command, "--trees", str(count), "--seed", str(seed)],
+        check=True,
+        stdout=subprocess.PIPE,
+        timeout=_SECONDS + count,
+    )
+    result: dict[str, int] = json.loads(done.stdout)
+    return result
 
 
 def main() -> None:
@@ -267,25 +204,34 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="an export of the article's network; default: a new one")
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--files", type=int, default=500)
+    parser.add_argument("--trees", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=RESULTS, help="file of the result")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-findings"), help="folder for failing inputs")
     chosen = parser.parse_args()
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as work:
-        model = chosen.model or export_article(Path(work) / "article.onnx")
+        model = (chosen.model or export_article(Path(work) / "article.onnx")).resolve()
         images = fuzz_images(model, chosen.images, chosen.seed, chosen.keep)
-        files = fuzz_files(model, chosen.files, chosen.seed, Path(work), chosen.keep)
+        files, peak = fuzz_files(model, chosen.files, chosen.seed, Path(work), chosen.keep)
+        trees = fuzz_trees(model, chosen.trees, chosen.seed, Path(work))
+    by_outcome: Counter[str] = Counter()
+    for counts in files.values():
+        by_outcome.update(counts)
     result = {
         "mutations": f"hypothesis {version('hypothesis')}",
         "seed": chosen.seed,
         "images": chosen.images,
         "images_by_status": images,
         "files": chosen.files,
-        "files_by_outcome": files,
+        "files_by_outcome": dict(sorted(by_outcome.items())),
+        "files_by_kind": files,
+        "peak_mib": peak,
+        "trees": trees,
         "crashes": 0,
         "hangs": 0,
         "lost_rows": 0,
+        "silently_wrong": 0,
         "seconds": round(time.monotonic() - started),
     }
     chosen.results.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

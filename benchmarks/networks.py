@@ -66,13 +66,14 @@ def _fit_batch_statistics(model: Any) -> None:
         layer.momentum = value
 
 
-def export_article(path: Path) -> Path:
+def export_article(path: Path, resize: str = "none") -> Path:
     """Export the untrained article network in a separate process, so that this one does not import TensorFlow."""
-    subprocess.run([sys.executable, "-m", "benchmarks.networks", str(path)], check=True, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "benchmarks.networks", str(path), resize]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     return path
 
 
 if __name__ == "__main__":
     from export.exporter import export_model
 
-    export_model(build("article"), Path(sys.argv[1]), scale=1 / 255)
+    export_model(build("article"), Path(sys.argv[1]), scale=1 / 255, resize=sys.argv[2])

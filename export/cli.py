@@ -14,7 +14,7 @@ import typer
 from export.config import AccuracyConfig, FileExportConfig
 from export.contract.labelled import Labelled, LabelledBatch
 from export.contract.metadata import ModelContract
-from export.errors import OptionRefused, printable
+from export.errors import OptionRefused
 from export.options import as_options
 
 
@@ -65,9 +65,9 @@ def export(
         contract = export_keras_file(model, output_file, config)
     for notice in notices:
         if issubclass(notice.category, ExportNotice):
-            typer.echo(printable(f"warning: {notice.message}"), err=True)
+            typer.echo(f"warning: {notice.message}", err=True)
     typer.echo(f"{output_file}")
-    typer.echo(printable(contract.describe()))
+    typer.echo(contract.describe())
 
 
 def _layer(name: str | None, former: str) -> str:

@@ -22,7 +22,7 @@ import typer
 import export.cli
 import screen.review.cli
 from export.addresses import without_secrets
-from export.errors import ExitCode, OodscreenError, printable
+from export.errors import ExitCode, OodscreenError
 from export.options import Selection, as_options
 from screen.commands import Command, CommandLine, explain_unexpected
 from screen.config import ForceChoice, PassSettings, RunConfig
@@ -159,7 +159,7 @@ def run(
                 summary = run_screening(model, source, output, config, listener, stop, open_executor)
         if metrics is not None:
             write_metrics(metrics, output, summary.exit_code, summary)
-    typer.echo(printable(summary.to_text()), err=as_json)
+    typer.echo(summary.to_text(), err=as_json)
     if as_json:
         typer.echo(summary.to_json())
     raise typer.Exit(summary.exit_code)
@@ -182,7 +182,7 @@ def check(
     output = as_path(results)
     refuse_if_held(output)
     report = check_results(output, source)
-    typer.echo(printable(report.to_text()), err=as_json)
+    typer.echo(report.to_text(), err=as_json)
     if as_json:
         typer.echo(report.to_json())
     raise typer.Exit(report.exit_code)
@@ -221,7 +221,7 @@ def forget(
 
     selection = Forgotten(vanished=vanished, damaged=damaged, before=before, shards=tuple(shard or ()))
     report = forget_results(as_path(results), selection, dry_run=dry_run)
-    typer.echo(printable(report.to_text()), err=as_json)
+    typer.echo(report.to_text(), err=as_json)
     if as_json:
         typer.echo(report.to_json())
 
@@ -277,7 +277,7 @@ def calibrate(
 
     with make_listener() as listener:
         report = run_calibration(model, source, output, config, wanted, listener)
-    typer.echo(printable(report.to_text()), err=as_json)
+    typer.echo(report.to_text(), err=as_json)
     if as_json:
         typer.echo(report.to_json())
 
@@ -300,7 +300,7 @@ def inspect(
     from screen.inspection import inspect_file
 
     inspection = inspect_file(file, config)
-    typer.echo(inspection.to_json() if as_json else printable(inspection.to_text()))
+    typer.echo(inspection.to_json() if as_json else inspection.to_text())
 
 
 _command("report", panel=_REVIEW)(screen.review.cli.report)

@@ -12,7 +12,6 @@ from typing import Annotated
 
 import typer
 
-from export.errors import printable
 from export.options import as_options
 from screen.options import LABEL_STUDIO_PANEL, AsJson, ClassNamesModel, InputNow, RunOutput, ServerUrl
 from screen.review.queue.config import QueueConfig, TargetConfig
@@ -105,7 +104,7 @@ def report(
     findings = gather_findings(results, top=top, against=against, moved_to=source)
     size = write_page(findings, page)
     for note in findings.notes:
-        typer.echo(printable(f"note: {note}"))
+        typer.echo(f"note: {note}")
     shown, counts = len(findings.top_rows), findings.counts
     pictures = sum(not isinstance(one.preview, str) for one in findings.top_rows)
     bad = f" ({counts.bad} of them could not be scored)" if counts.bad else ""
@@ -122,7 +121,7 @@ def queue(results: RunOutput, target: TargetConfig, config: QueueConfig, as_json
     from screen.review.queue.targets import choose_destination
 
     report = fill_queue(results, config, partial(choose_destination, config=target))
-    typer.echo(printable(report.to_text()), err=as_json)
+    typer.echo(report.to_text(), err=as_json)
     if as_json:
         typer.echo(report.to_json())
     raise typer.Exit(report.exit_code)

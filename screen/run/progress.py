@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from export.errors import printable
 from screen.output.writer import WrittenShard
 from screen.run.runner import Listener
 
@@ -76,7 +75,7 @@ class PlainLines:
 
     def _print(self, text: str) -> None:
         self._last = time.monotonic()
-        print(printable(f"oodscreen: {text}"), file=sys.stderr, flush=True)
+        print(f"oodscreen: {text}", file=sys.stderr, flush=True)
 
 
 class ProgressBar:
@@ -90,13 +89,13 @@ class ProgressBar:
         """Set the length of the bar; print the device note and the number of skipped shards above the bar."""
         self._progress.update(self._task, total=rows, completed=0)
         if note:
-            self._progress.console.print(printable(note), highlight=False, markup=False)
+            self._progress.console.print(note, highlight=False)
         if skipped:
             self._progress.console.print(f"{skipped} shard(s) finished earlier", highlight=False)
 
     def noted(self, text: str) -> None:
         """Print the notice above the bar."""
-        self._progress.console.print(printable(text), highlight=False, markup=False)
+        self._progress.console.print(text, highlight=False)
 
     def advanced(self, rows: int) -> None:
         """Advance the bar."""

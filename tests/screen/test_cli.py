@@ -817,28 +817,3 @@ def test_check_finds_results_whole_and_says_what_is_not(
     told = capsys.readouterr()
     assert "'a.parquet': missing, or not the file that the run wrote" in json.loads(told.out)["problems"][0]
     assert "1 problem(s): out does not agree with its manifest" in told.err
-
-
-@pytest.mark.hostile("Names of files that contain commands for a terminal", "control characters are printed as escapes")
-def test_control_characters_in_names_are_escaped(
-    article_onnx: Path,
-    digits: NDArray[np.uint8],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    evil = "a\x1b[2J\x07\x9b1A.parquet"
-    write_shard(tmp_path / "in" / "b.parquet", [encode(digits[0])])
-    (tmp_path / "in" / evil).write_bytes(b"no Parquet")
-    (tmp_path / f"{evil}.onnx").write_bytes(article_onnx.read_bytes())
-    output = tmp_path / "out\x1b[2J"
-    words = ("run", article_onnx, tmp_path / "in", output, "-T", "2", "--device", "cpu")
-    assert oodscreen(*words, monkeypatch=monkeypatch) == 3
-    assert oodscreen("check", output, "--input", tmp_path / "in", monkeypatch=monkeypatch) == 0
-    assert oodscreen("report", output, "-o", output / "page.html", monkeypatch=monkeypatch) == 0
-    assert oodscreen("inspect", tmp_path / f"{evil}.onnx", monkeypatch=monkeypatch) == 0
-    assert oodscreen("inspect", tmp_path / f"{evil}.keras", monkeypatch=monkeypatch) == 2
-    told = capsys.readouterr()
-    assert not {"\x1b", "\x07", "\x9b"} & {*told.out, *told.err}
-    assert r"\x1b[2J" in told.out
-    assert r"\x1b[2J" in told.err
