@@ -224,7 +224,8 @@ class ShardWriter:
 
     def __init__(self, shard: ShardRef, path: Path, schema: pa.Schema, owner: str) -> None:
         self._shard, self._schema = shard, schema
-        self._waiting = schema.empty_table()
+        self._waiting: list[pa.Table] = []  # joined when rows are measured or written: joining takes time per piece
+        self._waiting_rows = self._waiting_bytes = 0
         self._measured = self._bytes = 0  # the number of measured rows in `_waiting`, and their bytes
         self._rows = self._flagged = 0
         self._statuses: dict[str, int] = {}
@@ -242,16 +243,20 @@ class ShardWriter:
         self._flagged += pc.sum(table.column("flag")).as_py() or 0
         for entry in table.column("status").value_counts().to_pylist():
             self._statuses[entry["values"]] = self._statuses.get(entry["values"], 0) + entry["counts"]
-        self._waiting = pa.concat_tables([self._waiting, table.replace_schema_metadata(self._schema.metadata)])
+        self._waiting.append(table.replace_schema_metadata(self._schema.metadata))
+        self._waiting_rows += len(table)
+        self._waiting_bytes += table.nbytes
         while end := self._find_group_end():
-            self._write(self._waiting.slice(0, end))
-            self._waiting = self._waiting.slice(end)
+            waiting = self._join_waiting()
+            self._write(waiting.slice(0, end))
+            self._waiting = [waiting.slice(end)]
+            self._waiting_rows, self._waiting_bytes = len(self._waiting[0]), self._waiting[0].nbytes
             self._measured = self._bytes = 0
 
     def finish(self) -> WrittenShard:
         """Write the remaining rows, close, sync and rename the file."""
-        if len(self._waiting):
-            self._write(self._waiting)
+        if self._waiting_rows:
+            self._write(self._join_waiting())
         with self._staging.writing():
             self._file.close()
         content = self._staging.commit()
@@ -268,14 +273,19 @@ class ShardWriter:
 
     def _find_group_end(self) -> int:
         """Number of waiting rows that are the next row group; 0 if rows are missing."""
-        if self._waiting.nbytes >= _GROUP_BYTES:  # values never take more memory than their buffers
-            while self._measured < _GROUP_ROWS and self._measured + _MEASURED_ROWS <= len(self._waiting):
-                rows = self._waiting.slice(self._measured, _MEASURED_ROWS)
+        if self._waiting_bytes >= _GROUP_BYTES:  # values never take more memory than their buffers
+            while self._measured < _GROUP_ROWS and self._measured + _MEASURED_ROWS <= self._waiting_rows:
+                rows = self._join_waiting().slice(self._measured, _MEASURED_ROWS)
                 self._bytes += sum(value_bytes(column) for column in rows.columns)
                 self._measured += _MEASURED_ROWS
                 if self._bytes >= _GROUP_BYTES:
                     return self._measured
-        return _GROUP_ROWS if len(self._waiting) >= _GROUP_ROWS else 0
+        return _GROUP_ROWS if self._waiting_rows >= _GROUP_ROWS else 0
+
+    def _join_waiting(self) -> pa.Table:
+        if len(self._waiting) > 1:
+            self._waiting = [pa.concat_tables(self._waiting)]
+        return self._waiting[0]
 
     def _write(self, table: pa.Table) -> None:
         with self._staging.writing():
