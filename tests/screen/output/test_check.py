@@ -94,7 +94,7 @@ def change_header(folder: Path) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a result that is gone": (lambda folder: (folder / "out" / "a.parquet").unlink(), "'a.parquet': missing, or not the file"),
+    "a result that is gone": (lambda folder: (folder / "out" / "a.parquet").unlink(), "'a.parquet': missing, or not"),
     "a result that is cut": (
         lambda folder: (folder / "out" / "a.parquet").write_bytes((folder / "out" / "a.parquet").read_bytes()[:-9]),
         "'a.parquet': cannot be read",
