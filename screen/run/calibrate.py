@@ -28,7 +28,7 @@ from screen.config import RunConfig
 from screen.decide.adaptive import entropy_limits, refuse_early_exit
 from screen.decide.calibration import Binding, Calibration, is_calibration
 from screen.decide.config import CalibrationConfig
-from screen.decide.copies import MAX_SHARE, WARNING_SHARE, NearCopies, describe_images
+from screen.decide.copies import NearCopies, describe_images
 from screen.decide.detectors import HIGH_IS_UNUSUAL, CombinedScore, Detector
 from screen.decide.reference import MIN_REFERENCE_ROWS, REFERENCE_SHARE, ReferenceSet
 from screen.decide.request import (
@@ -54,6 +54,7 @@ from screen.input.mapping import map_columns
 from screen.input.overlap import StageClock
 from screen.input.rows import read_batches
 from screen.input.shards import ShardRef, open_shards
+from screen.run.copies import CopyCounter
 from screen.run.failures import find_failures
 from screen.run.runner import Listener
 from screen.run.self_test import Examples, run_self_test
@@ -96,8 +97,8 @@ def run_calibration(
         process.rows,
         dict(sorted(process.statuses.items())),
         stopping,
-        copies=process.copies,
-        near_copies=len(process.near_copies),
+        copies=process.copies.exact,
+        near_copies=len(process.copies.near),
     )
 
 
@@ -132,8 +133,6 @@ class _CalibrationProcess:
         self._model, self._config, self._wanted, self._listener = model, config, wanted, listener
         self.rows = 0
         self.statuses: dict[str, int] = {}
-        self.copies = 0
-        self.near_copies: list[str] = []
         self._first_failure = ""
         self._settings = config.settings()
         plan = plan_engine(model, masks=self._settings.masks, features=True)
@@ -146,6 +145,7 @@ class _CalibrationProcess:
         shards = self._find_shards(source)
         self._require_rows(sum(shard.rows for shard in shards), "rows")
         self._shards = shards
+        self.copies = CopyCounter(sum(shard.rows for shard in shards), listener.noted)
         self._reference = None if wanted.reference is None else self._find_shards(wanted.reference)
         self._device = choose_device(config.device, config.threads)
         self._plan = plan
@@ -173,8 +173,9 @@ class _CalibrationProcess:
         distances, reference, near_copies = self._fill_reference()
         own = np.zeros(0, np.uint64) if self._reference is not None else reference
         digests, by_detector = self._score_rows(own, distances, near_copies).close()
-        self._note_copies(len(digests) + len(own))
-        self._require_rows(len(digests) + len(own), "distinct readable rows" if self.copies else "readable rows")
+        self.copies.count(self.rows - sum(self.statuses.values()), len(digests) + len(own))
+        kind = "distinct readable rows" if self.copies.exact else "readable rows"
+        self._require_rows(len(digests) + len(own), kind)
         fitting, calibration_rows = split_rows(digests, (FITTING_SHARE, 1 - FITTING_SHARE))
         self._calibration_digests = digests[calibration_rows]
         constant = [name for name in self._distances if np.ptp(by_detector[name][fitting]) == 0]
@@ -289,7 +290,7 @@ class _CalibrationProcess:
             digests = _digests(batch)
             kept = ~np.isin(digests, reference)
             if near_copies is not None:
-                kept &= ~self._find_near_copies(batch, near_copies, kept)
+                kept &= ~self.copies.find_near_copies(batch, near_copies, kept)
             if not kept.any():
                 continue
             self._examples.add(digests[kept], batch.images[kept])
@@ -305,51 +306,6 @@ class _CalibrationProcess:
                     )
                 rows.scores.setdefault(name, []).append(scores[name])
         return rows
-
-    def _find_near_copies(
-        self, batch: ImageBatch, near_copies: NearCopies, wanted: NDArray[np.bool_]
-    ) -> NDArray[np.bool_]:
-        """Which readable rows of a batch are near-copies of reference images, `[B]`; their ids are collected.
-
-        Args:
-            batch: the rows.
-            near_copies: the search for near-copies.
-            wanted: `[B]`, the rows to compare; a row of the reference set is no copy of itself.
-        """
-        found = wanted.copy()
-        found[wanted] = near_copies.find(describe_images(batch.images[wanted]))
-        ids = np.array([id_ for piece in batch.pieces for id_ in piece.ids], dtype=object)[batch.readable]
-        self.near_copies += ids[found].tolist()
-        total = sum(shard.rows for shard in self._shards)
-        if len(self.near_copies) > MAX_SHARE * total:
-            raise InputRefused(
-                f"At least {len(self.near_copies)} of {total} in-distribution rows are near-copies of reference images "
-                f"(the same picture, compressed again or a few grey levels apart): {', '.join(self.near_copies[:5])}.",
-                wanted=f"reference rows and other in-distribution rows of different pictures (near-copies: at most "
-                f"{MAX_SHARE:.0%}); otherwise more rows are flagged later than the review rate states",
-                next_step="remove these rows and other repetitions from IN_DISTRIBUTION or from --reference; give "
-                "frames of other videos or pictures of other days as --reference",
-            )
-        return found
-
-    def _note_copies(self, distinct: int) -> None:
-        """Count the copies among the rows that were read, and note them if there are many.
-
-        Args:
-            distinct: number of rows with distinct images that were used.
-        """
-        readable = self.rows - sum(self.statuses.values())
-        self.copies = readable - distinct - len(self.near_copies)
-        if self.copies > WARNING_SHARE * readable:
-            self._listener.noted(
-                f"{self.copies} of {readable} rows are exact copies of other rows and were left out; the review rate "
-                "is that of distinct images, and the rate of a stream in which images recur can differ from it"
-            )
-        if self.near_copies:
-            self._listener.noted(
-                f"{len(self.near_copies)} row(s) are near-copies of reference images and were left out: "
-                f"{', '.join(self.near_copies[:5])}"
-            )
 
     def _read(self, shards: list[ShardRef], *, count: bool) -> Iterator[ImageBatch]:
         """Batches of images, decoded ahead; batches without a readable row are skipped.
