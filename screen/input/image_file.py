@@ -22,7 +22,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Image formats that are decoded, by their names in Pillow; Pillow's other plugins are never tried."""
 
-_HEADER_READS = 2**16
+_HEADER_READS = 2**14
 """Maximum number of reads before the pixels of an image. Pillow's plugins read headers in Python, some of them byte by
 byte, so the number of reads bounds their time."""
 
