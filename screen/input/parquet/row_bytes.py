@@ -33,6 +33,8 @@ larger than its average row."""
 _VALUE_BYTES = 8
 """Bytes per value of a column of numbers while pyarrow decodes it: the value and its levels."""
 
+_VARIABLE = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_string, pa.types.is_large_string)
+
 _DICTIONARY_ENCODINGS = frozenset({"PLAIN_DICTIONARY", "RLE_DICTIONARY"})
 _PREFIX_ENCODING = "DELTA_BYTE_ARRAY"
 _HEADER_BYTES = 16
@@ -155,7 +157,7 @@ def _join(batches: Iterator[pa.RecordBatch], count: int) -> Iterator[pa.Table]:
     try:
         for batch in batches:
             waiting.append(batch)
-            rows, size = rows + batch.num_rows, size + batch.nbytes
+            rows, size = rows + batch.num_rows, size + sum(map(_decoded_bytes, batch.columns))
             if rows > MAX_ROWS - count or size >= _JOINED_BYTES:
                 yield pa.Table.from_batches(waiting)
                 waiting, rows, size = [], 0, 0
@@ -165,6 +167,14 @@ def _join(batches: Iterator[pa.RecordBatch], count: int) -> Iterator[pa.Table]:
         raise
     if waiting:
         yield pa.Table.from_batches(waiting)
+
+
+def _decoded_bytes(column: pa.Array) -> int:
+    """Bytes of a column after a dictionary of texts or bytes is decoded."""
+    kind = column.type
+    if not pa.types.is_dictionary(kind) or not any(test(kind.value_type) for test in _VARIABLE):
+        return int(column.nbytes)
+    return int(pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0)
 
 
 def value_bytes(values: pa.Array | pa.ChunkedArray) -> int:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from screen.input.parquet.row_bytes import MAX_ROWS, ReadSizes, value_bytes
+from screen.input.parquet.row_bytes import MAX_ROWS, ReadSizes, read_group, value_bytes
 
 _STRUCT = pa.struct([("text", pa.string()), ("number", pa.int16())])
 
@@ -74,3 +74,14 @@ def test_values_that_repeat_a_prefix_count_as_whole_values(tmp_path: Path) -> No
     values = pa.array([b"x" * 1_000_000] * 300)
     options = {"use_dictionary": False, "column_encoding": {"image": "DELTA_BYTE_ARRAY", "other": "PLAIN"}}
     assert rows_of(tmp_path / "a.parquet", values, **options) * 1_000_000 < 2**28
+
+
+def test_a_dictionary_counts_by_the_values_that_it_becomes(tmp_path: Path) -> None:
+    """pyarrow reads a stored dictionary as one; its rows are copies of the entries only later."""
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 200, pa.int32()), pa.array([bytes(2**20)]))
+    pq.write_table(pa.table({"image": column}), tmp_path / "a.parquet", dictionary_pagesize_limit=2**24)
+    with pq.ParquetFile(tmp_path / "a.parquet") as file:
+        count = ReadSizes(tmp_path / "a.parquet", file.metadata, ["image"]).rows_of(0)
+        tables = list(read_group(file, 0, ["image"], count))
+    assert sum(map(len, tables)) == 200
+    assert max(map(len, tables)) < 16 + count  # 16 MiB, and the last read
