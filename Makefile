@@ -58,6 +58,7 @@ bench: $(STAMP)  ## Measure, keep the results as JSON
 	$(BIN)/python -m benchmarks.article --data $(OODSCREEN_DATA)
 	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.fuzz
+	$(BIN)/python -m benchmarks.hostile
 	$(BIN)/python -m benchmarks.report
 	$(BIN)/python -m benchmarks.scale --data $(OODSCREEN_DATA)
 

@@ -279,7 +279,10 @@ def faults_sentence() -> str:
         "A benchmark kills real runs (SIGKILL) at random moments, restarts them and compares all files: "
         f"of {result['kills']} kills (`python -m benchmarks.faults`), {result['left_a_file_aside']} left a staging "
         f"file and {result['left_a_result_without_its_line']} a result that was not in the manifest yet; "
-        f"{result['different_outputs']} ended with other files than an undisturbed run."
+        f"{result['different_outputs']} ended with other files than an undisturbed run. INPUT contains linked "
+        "folders, a circle of links, a folder that may not be listed, and shards with a false row count, with a page "
+        f"of 300 MiB and with a wrong checksum; {result['kills_with_a_dead_log']} of these runs had a log on a full "
+        f"disk, a closed log, or one without a reader. {result['hangs']} runs hung."
     )
 
 
@@ -288,11 +291,32 @@ def fuzz_sentence() -> str:
     result = _result("fuzz")
     images = ", ".join(f"{status} {count:,}" for status, count in result["images_by_status"].items())
     files = ", ".join(f"{outcome} {count:,}" for outcome, count in result["files_by_outcome"].items())
+    kinds = ", ".join(f"{kind} {sum(counts.values()):,}" for kind, counts in result["files_by_kind"].items())
+    trees = result["trees"]
     return (
         "`tests/screen/test_hostile.py` contains cases of damaged and malicious images, Parquet files and models. "
         f"Of {result['images']:,} mutated images ({images}) and {result['files']:,} mutated "
-        f"Parquet files ({files}), {result['crashes']} crashed the process, {result['hangs']} hung and "
-        f"{result['lost_rows']} lost a row (`python -m benchmarks.fuzz`)."
+        f"Parquet files ({files}; by what was changed: {kinds}), {result['crashes']} crashed the process, "
+        f"{result['hangs']} hung, {result['lost_rows']} lost a row and {result['silently_wrong']} gave a row with the "
+        "status `ok` other scores where a reader can notice the change (all kinds but bytes); a process took at most "
+        f"{result['peak_mib']:,} MiB. In {trees['trees']:,} random folders with {trees['links']:,} links and "
+        f"{trees['unlisted']:,} folders or links that could not be followed, each shard was scored once "
+        "(`python -m benchmarks.fuzz`)."
+    )
+
+
+def hostile_costs_sentence() -> str:
+    """The costs of hostile files, by `benchmarks/hostile.py`."""
+    result = _result("hostile")
+    beyond = ", ".join(result["beyond_limits"])
+    return (
+        f"Each of {result['files']:,} hostile files of up to {result['largest_bytes'] / 2**20:.0f} MiB is screened by "
+        f"a run of its own. The costliest takes {result['most_seconds']:.1f} s more than a run without it (limit: "
+        f"{result['limit_seconds']:.0f} s), and the largest peak memory is {result['most_mib']:,} MiB (limit: "
+        f"{result['limit_mib']:,} MiB; a run without a hostile file: {result['empty_run']['peak_mib']} MiB). "
+        f"{result['crashes']} crashed and {result['hangs']} hung; beyond the limits: {beyond or 'none'} "
+        f"(`python -m benchmarks.hostile`, {result['cores']} cores). The time limit is not one for large numbers of "
+        "rows: rows that are scored take their time."
     )
 
 
@@ -467,6 +491,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "faults": faults_sentence,
     "fuzz": fuzz_sentence,
     "hostile": hostile_text,
+    "hostile-costs": hostile_costs_sentence,
     "report": report_sentence,
     "scale": scale_text,
     "pixel-scale": pixel_scale_text,
