@@ -132,8 +132,8 @@ LARGE_SHARDS: dict[str, Callable[[Path], object]] = {
     "a dictionary of 1 MiB that 5,000 rows refer to": lambda path: _write(path, _dictionary(bytes(2**20), 5000)),
     "a page of 600 MiB": lambda path: _write(path, pa.array([bytes(600 * 2**20)]), use_dictionary=False),
     "a page of 250 MiB": lambda path: _write(path, pa.array([bytes(250 * 2**20)]), use_dictionary=False),
-    "seven pages of 250 MiB": lambda path: _write(
-        path, pa.array([bytes(250 * 2**20)] * 7), use_dictionary=False, row_group_size=1
+    "seven pages of 190 MiB": lambda path: _write(
+        path, pa.array([bytes(190 * 2**20)] * 7), use_dictionary=False, row_group_size=1
     ),
     "a footer with 2**40 rows": lambda path: _state_rows(path, 2**40, in_pages=False),
     "a footer with 63 million rows": lambda path: _state_rows(path, 63 * 10**6, in_pages=False),

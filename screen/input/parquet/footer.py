@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from screen.files.paths import is_local, open_bytes
 
-_MAX_PAGE_BYTES = 256 * 2**20
+_MAX_PAGE_BYTES = 192 * 2**20
 """Maximum bytes of a page in memory, unless the page is less than `_MAX_PAGE_RATIO` times larger than in the file."""
 
 _MAX_PAGE_RATIO = 16
