@@ -187,6 +187,15 @@ class Manifest:
         except OSError as error:
             raise write_failed(self._path, error) from error
 
+    def lose_shard(self, lost: UnreadableShard) -> None:
+        """Remove the result of the shard's earlier content, whose entry `start` has removed; other files stay.
+
+        Raises:
+            WriteFailed: the result could not be removed.
+        """
+        if is_result(self._output / lost.name):
+            remove_results(self._output, [lost.name])
+
     def finish(self, unreadable: Sequence[UnreadableShard] = ()) -> None:
         """Sort the lines, so that the manifest of a resumed run is the same, and append the closing line.
 

@@ -182,6 +182,9 @@ def _plan(shards: list[ShardRef], root: Path, manifest: Manifest, summary: RunSu
         else:
             summary.reasons[shard.name] = reason
             todo.append(shard)
+    unreadable = {shard.name for shard in summary.unreadable}
+    outdated = {entry.shard for entry in manifest.entries()} & unreadable
+    summary.outdated = frozenset(outdated.difference(manifest.gone(outdated)))
     present = [*(shard.name for shard in shards), *(shard.name for shard in summary.unreadable)]
     summary.vanished = manifest.vanished(present, root)
     summary.gone = manifest.gone(summary.vanished)
@@ -201,7 +204,10 @@ def _score_shards(
         with closing(executor.score(shards)) as events:
             stop.check()
             for progress in events:
-                summary.unreadable += progress.lost
+                for lost in progress.lost:
+                    stop.check_output()
+                    manifest.lose_shard(lost)
+                    summary.unreadable.append(lost)
                 for written in progress.finished:
                     stop.check_output()
                     manifest.finish_shard(written)

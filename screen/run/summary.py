@@ -43,7 +43,8 @@ class RunSummary:
         reasons: why each shard had to be scored, by shard name.
         shards: result shards that the run wrote, in the order of INPUT.
         earlier: entries of the unchanged shards of INPUT that an earlier run finished.
-        unreadable: shards that could not be read or scored; they have no result.
+        unreadable: shards that could not be read or scored; they have no result, or that of an earlier run.
+        outdated: names of the unreadable shards that have the intact result of an earlier run.
         vanished: shards with a result whose input no longer exists.
         gone: shards of `vanished` whose results are missing or damaged, too.
         drift: drift test of the run; None if it was not requested or the run has no calibration.
@@ -63,6 +64,7 @@ class RunSummary:
     shards: list[WrittenShard] = field(default_factory=list)
     earlier: list[ManifestEntry] = field(default_factory=list)
     unreadable: list[UnreadableShard] = field(default_factory=list)
+    outdated: frozenset[str] = frozenset()
     vanished: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     drift: Drift | None = None
@@ -186,10 +188,13 @@ class RunSummary:
         ]
 
     def _unreadable_lines(self) -> list[str]:
-        """Lines of text about everything in INPUT that has no result."""
+        """Lines of text about everything in INPUT that was not scored."""
         besides = self.passed_over.describe()
         lines = [f"passed over in INPUT: {besides}"] if besides else []
-        return lines + [f"unreadable, no result: {_plain(shard.name)}: {shard.reason}" for shard in self.unreadable]
+        for shard in self.unreadable:
+            result = "earlier result kept" if shard.name in self.outdated else "no result"
+            lines.append(f"unreadable, {result}: {_plain(shard.name)}: {shard.reason}")
+        return lines
 
     def to_json(self) -> str:
         """The summary as one line of JSON."""

@@ -601,6 +601,21 @@ def test_a_shard_that_cannot_be_read_ends_the_run_with_3(place: Path) -> None:
     assert len(read_results(place / "out")) == 300
 
 
+def test_a_shard_that_can_no_longer_be_opened_keeps_its_result_and_the_run_names_it(place: Path) -> None:
+    def run() -> subprocess.CompletedProcess[str]:
+        command = [str(OODSCREEN), "run", "good.onnx", "shards", "out", "-T", "3"]
+        return subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+
+    run()
+    shard = next((place / "shards").glob("*.parquet"))
+    shutil.copy(place / "text.parquet", shard)
+    done = run()
+    assert done.returncode == 3
+    assert f"unreadable, earlier result kept: {shard.name}" in done.stderr
+    (place / "out" / shard.name).unlink()
+    assert f"unreadable, no result: {shard.name}" in run().stderr
+
+
 def test_a_disk_that_is_full_loses_nothing_that_was_finished(place: Path, digits: NDArray[np.uint8]) -> None:
     """The system's limit on the size of a file stands for the full disk."""
     write_shard(place / "in" / "a.parquet", [encode(image) for image in digits[:3]])

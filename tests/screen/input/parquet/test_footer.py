@@ -146,6 +146,37 @@ def test_a_shard_that_must_not_be_read_is_quarantined(
 
 
 @pytest.mark.hostile(
+    "A shard that was scored, and is replaced by one that is quarantined whole",
+    "The result of the earlier content is removed; `check` finds no problem, and the mended shard is scored again",
+)
+def test_a_lost_shard_leaves_no_result_of_its_earlier_content(
+    article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    good, path = encode(digits[0]), tmp_path / "in" / "m.parquet"
+    for name in ("a", "m"):
+        write_shard(tmp_path / "in" / f"{name}.parquet", [good])
+    screen(article_onnx, tmp_path)
+    encrypt_images(path, good)
+    assert screen(article_onnx, tmp_path).exit_code == 3
+    assert [result.name for result in (tmp_path / "out").glob("*.parquet")] == ["a.parquet"]
+    assert check_results(tmp_path / "out", str(tmp_path / "in")).problems == ()
+    write_shard(path, [good, good])
+    assert screen(article_onnx, tmp_path).exit_code == 0
+    assert check_results(tmp_path / "out", str(tmp_path / "in")).problems == ()
+
+
+def test_a_lost_shard_does_not_remove_a_file_that_oodscreen_did_not_write(
+    article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    good = encode(digits[0])
+    write_shard(tmp_path / "in" / "a.parquet", [good])
+    encrypt_images(tmp_path / "in" / "m.parquet", good)
+    foreign = write_shard(tmp_path / "out" / "m.parquet", [good]).read_bytes()
+    assert screen(article_onnx, tmp_path, force="all").exit_code == 3
+    assert (tmp_path / "out" / "m.parquet").read_bytes() == foreign
+
+
+@pytest.mark.hostile(
     "A small Parquet file in which many rows refer to one large entry of a dictionary, so that all images take more "
     "than 4 GB and 256 times the size of the file",
     "The shard is quarantined with the reason; the others are scored",
