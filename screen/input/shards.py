@@ -114,7 +114,7 @@ def open_shards(
     shards: list[ShardRef] = []
     unreadable = _unlisted(listing, partition)
     for file in listing.files:
-        if partition is not None and not partition.contains(file.name):
+        if partition is not None and not partition.contains(_printable(file.name)):
             continue
         found = _open_or_report(listing.root, file)
         if isinstance(found, ShardRef):
@@ -158,7 +158,7 @@ def _unlisted(listing: Listing, partition: ShardPartition | None = None) -> list
     return [
         UnreadableShard(one.path, _printable(one.name), one.reason)
         for one in listing.unlisted
-        if partition is None or partition.contains(one.name)
+        if partition is None or partition.contains(_printable(one.name))
     ]
 
 

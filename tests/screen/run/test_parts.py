@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,19 @@ def source(digits: NDArray[np.uint8], tmp_path: Path) -> Path:
 def whole(article_onnx: Path, source: Path, tmp_path: Path) -> dict[str, bytes]:
     run(article_onnx, source, tmp_path / "whole")
     return contents(tmp_path / "whole")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no names that are not UTF-8")
+def test_a_part_with_names_that_are_not_utf8_adds_nothing_to_a_closed_run(
+    article_onnx: Path, source: Path, tmp_path: Path
+) -> None:
+    for index in range(8):
+        (source / os.fsdecode(b"%d\xe9.parquet" % index)).write_bytes(b"no Parquet")
+    output = tmp_path / "out"
+    run(article_onnx, source, output, "1/2")
+    for part in ("2/2", "1/2", "2/2"):
+        run(article_onnx, source, output, part)
+        assert check_results(output, str(source)).problems == ()
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "3", "1/0", "a/b", "1/2/3", "-1/3"])
