@@ -45,6 +45,8 @@ def refuse_if_store_failed(output: Path, error: OSError) -> None:
 def has_input(entry: ManifestEntry, root: Path | None = None) -> bool:
     """Whether the input shard of a result still exists; True if its store cannot be reached.
 
+    On a local disk, a folder that has replaced the shard is not a shard.
+
     Args:
         entry: the entry of the result, whose recorded folder has no password.
         root: the folder of the present INPUT, which is used if it is the recorded one.
@@ -52,7 +54,8 @@ def has_input(entry: ManifestEntry, root: Path | None = None) -> bool:
     try:
         with as_os_error():
             folder = root if root is not None and entry.root == name_place(root) else as_path(entry.root)
-            return (folder / entry.shard).exists()
+            path = folder / entry.shard
+            return path.exists() and not (is_local(path) and path.is_dir())
     except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, OptionRefused):

@@ -365,3 +365,19 @@ def test_results_in_a_store_are_forgotten(article_onnx: Path, digit_shards: Path
     finally:
         memory.store.clear()
         memory.pseudo_dirs[:] = [""]
+
+
+@pytest.mark.hostile(
+    "A shard in INPUT is replaced by a folder of the same name",
+    "The shard has vanished; `oodscreen forget --vanished` removes its result, and the shards in the folder are scored",
+)
+def test_a_shard_that_is_replaced_by_a_folder_has_vanished(place: Path) -> None:
+    inner = place / "in" / "inner.parquet"
+    (place / "in" / "a.parquet").rename(inner)
+    (place / "in" / "a.parquet").mkdir()
+    inner.rename(place / "in" / "a.parquet" / inner.name)
+    summary = run(place)
+    assert (summary.vanished, summary.exit_code) == (["a.parquet"], ExitCode.UNREADABLE_INPUT)
+    assert forget_results(place / "out", Forgotten(vanished=True)).shards == ("a.parquet",)
+    assert run(place).exit_code == ExitCode.DONE
+    assert check_results(place / "out", str(place / "in")).problems == ()
