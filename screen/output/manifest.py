@@ -62,6 +62,8 @@ class Manifest:
         self._header = {"configuration": fingerprint(identity), **identity}
         self._force = force
         self._forgotten: frozenset[str] = frozenset()
+        self._replaced: frozenset[str] = frozenset()
+        """Shards with results of another configuration, whose entries are not taken over."""
         self._entries = self._read()
         self._own, self._withdrawn = (self._entries, set[str]()) if partition is None else self._read_own(partition)
         """Entries in the file at `_path`, and the shards that the partition scores again."""
@@ -110,6 +112,11 @@ class Manifest:
     def gone(self, vanished: Iterable[str]) -> list[str]:
         """Names of those vanished shards whose results are missing or damaged, too: no run can write them again."""
         return [name for name in vanished if self._find_damage(self._entries[name])]
+
+    def left_over(self, todo: Sequence[ShardRef]) -> list[str]:
+        """Names of the shards whose results have another configuration, and which the run does not score again."""
+        names = self._replaced.difference(shard.name for shard in todo)
+        return sorted(name for name in names if (self._output / name).is_file())
 
     def refuse_foreign(self, shards: Sequence[ShardRef]) -> None:
         """Raise an error if a file to be replaced is not an earlier result of the same shard, unless `force` is `all`.
@@ -237,6 +244,7 @@ class Manifest:
         header = manifest.header
         if header.get("configuration") != self._header["configuration"]:
             if self._force == "all":
+                self._replaced = frozenset(manifest.entries)
                 return {}
             difference = describe_difference(header, self._header)
             raise refuse_manifest(manifest.path, f"was written with another configuration ({difference})")

@@ -188,6 +188,7 @@ def _plan(shards: list[ShardRef], root: Path, manifest: Manifest, summary: RunSu
     present = [*(shard.name for shard in shards), *(shard.name for shard in summary.unreadable)]
     summary.vanished = manifest.vanished(present, root)
     summary.gone = manifest.gone(summary.vanished)
+    summary.left_over = [] if summary.part is not None else manifest.left_over(todo)
     return todo
 
 

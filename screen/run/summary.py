@@ -46,6 +46,7 @@ class RunSummary:
         unreadable: shards that could not be read or scored; they have no result, or that of an earlier run.
         outdated: names of the unreadable shards that have the intact result of an earlier run.
         vanished: shards with a result whose input no longer exists.
+        left_over: shards that are not scored, and have a result of another configuration.
         gone: shards of `vanished` whose results are missing or damaged, too.
         drift: drift test of the run; None if it was not requested or the run has no calibration.
         passed_over: what INPUT contains besides shards.
@@ -66,6 +67,7 @@ class RunSummary:
     unreadable: list[UnreadableShard] = field(default_factory=list)
     outdated: frozenset[str] = frozenset()
     vanished: list[str] = field(default_factory=list)
+    left_over: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     drift: Drift | None = None
     passed_over: PassedOver = field(default_factory=PassedOver)
@@ -135,7 +137,7 @@ class RunSummary:
             lines.append(f"skipped, finished earlier and unchanged: {_name_some(self.skipped)}")
         if self._kept:
             lines.append(f"no longer in INPUT, results kept: {_name_some(self._kept)}")
-        return lines + self._gone_lines() + self._unreadable_lines()
+        return lines + self._stale_lines() + self._gone_lines() + self._unreadable_lines()
 
     def to_text(self) -> str:
         """The summary as several lines of text."""
@@ -160,7 +162,7 @@ class RunSummary:
             lines.append(f"skipped, finished earlier and unchanged: {len(self.earlier)} shard(s)")
         if self._kept:
             lines.append(f"no longer in INPUT, results kept: {len(self._kept)} shard(s)")
-        lines += self._gone_lines()
+        lines += self._stale_lines() + self._gone_lines()
         lines += self._unreadable_lines()
         if self.part is not None:
             lines.append(f"part {self.part} is finished; {self._describe_open_parts()}")
@@ -177,6 +179,15 @@ class RunSummary:
     def _kept(self) -> list[str]:
         """Names of the vanished shards with intact results."""
         return [name for name in self.vanished if name not in set(self.gone)]
+
+    def _stale_lines(self) -> list[str]:
+        if not self.left_over:
+            return []
+        command = f"oodscreen check {shlex.quote(str(self.output))}"
+        return [
+            "not scored again, and not in the manifest: results of another configuration: "
+            f"{_name_some(self.left_over)}; `{command}` prints the commands that remove them"
+        ]
 
     def _gone_lines(self) -> list[str]:
         if not self.gone:
@@ -220,6 +231,7 @@ class RunSummary:
             "unreadable": {shard.name: shard.reason for shard in self.unreadable},
             "vanished": self.vanished,
             "passed_over": {**asdict(self.passed_over), "endings": dict(self.passed_over.endings)},
+            "left_over": self.left_over,
             "gone": self.gone,
             "drift": None if self.drift is None else {"alarm": self.drift.is_alarm, **asdict(self.drift)},
         }

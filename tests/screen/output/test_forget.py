@@ -381,3 +381,17 @@ def test_a_shard_that_is_replaced_by_a_folder_has_vanished(place: Path) -> None:
     assert forget_results(place / "out", Forgotten(vanished=True)).shards == ("a.parquet",)
     assert run(place).exit_code == ExitCode.DONE
     assert check_results(place / "out", str(place / "in")).problems == ()
+
+
+def test_a_forced_run_names_the_results_of_another_configuration_that_stay(place: Path) -> None:
+    (place / "in" / "a.parquet").unlink()
+    (place / "in" / "b.parquet").write_bytes(b"no Parquet")
+    summary = run(place, passes=3, force="all")
+    assert summary.left_over == ["a.parquet", "b.parquet"]
+    assert (
+        "not in the manifest: results of another configuration: 2 shard(s): a.parquet, b.parquet" in summary.to_text()
+    )
+    assert len(check_results(place / "out").problems) == 2
+    forget_results(place / "out", Forgotten(shards=("a.parquet", "b.parquet")))
+    assert check_results(place / "out").problems == ()
+    assert run(place, passes=3).left_over == []
