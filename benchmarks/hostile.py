@@ -161,17 +161,20 @@ def main() -> None:
     """Measure every case and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="export of a network that resizes images; default: a new one")
-    parser.add_argument("--only", default="", help="part of the names of the cases to measure")
+    parser.add_argument("--only", default="", help="part of the names to measure again; others keep their result")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file of the result")
     chosen = parser.parse_args()
     costs: dict[str, dict[str, Cost]] = {}
+    kept = json.loads(chosen.results.read_text(encoding="utf-8"))["each"] if chosen.only else {}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         model = (chosen.model or export_article(work / "article.onnx", "pil-bilinear")).resolve()
         empty = [measure(model, prepare(work, -number), 0) for number in range(1, _EMPTY_RUNS + 1)]
         seconds = statistics.median(one.seconds for one in empty)
         for number, (kind, name, write) in enumerate(cases()):
-            if chosen.only in name:
+            if chosen.only and chosen.only not in name and name in kept.get(kind, {}):
+                costs.setdefault(kind, {})[name] = Cost(**kept[kind][name])
+            else:
                 size = write(prepare(work, number))
                 costs.setdefault(kind, {})[name] = measure(model, work / str(number), size, seconds)
                 print(f"{kind}: {name}: {costs[kind][name]}", file=sys.stderr, flush=True)
