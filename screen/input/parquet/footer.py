@@ -22,7 +22,7 @@ from screen.files.paths import is_local, open_bytes
 _MAX_PAGE_BYTES = 192 * 2**20
 """Maximum bytes of a page in memory, unless the page is less than `_MAX_PAGE_RATIO` times larger than in the file."""
 
-_MAX_PAGE_RATIO = 16
+_MAX_PAGE_RATIO = 24
 """Maximum ratio of the bytes of a larger page in memory and in the file."""
 
 _TAIL = 8
