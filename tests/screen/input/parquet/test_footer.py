@@ -124,7 +124,7 @@ def screen(model: Path, folder: Path, **options: Any) -> RunSummary:
 
 @pytest.mark.hostile(
     "A Parquet file with an encrypted image column, with more or fewer rows in its footer than in its pages, or with "
-    "a page that takes more than 256 MB and 16 times its stored size in memory",
+    "a page that takes more than 192 MiB and 24 times its stored size in memory",
     "The shard is quarantined with the reason; the others are scored",
 )
 @pytest.mark.parametrize("name", LOST)
