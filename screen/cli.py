@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import gc
-import io
 import sys
 import traceback
 from collections.abc import Callable
@@ -344,9 +343,6 @@ def main() -> None:
     """
     gc.set_threshold(_COLLECTION_THRESHOLD)
     atexit.register(gc.freeze)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors="backslashreplace")  # a name that is not UTF-8 ends no command
     output = keep_streams()
     line: Any = typer.main.get_command(app)
     try:

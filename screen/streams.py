@@ -66,7 +66,7 @@ class StandardOutput:
 
 
 def keep_streams() -> StandardOutput:
-    """Replace `sys.stdout` and `sys.stderr` by streams whose writes never fail.
+    """Replace `sys.stdout` and `sys.stderr` by streams whose writes never fail, also for names that are not UTF-8.
 
     Closed descriptors are opened first; otherwise, the next opened file would get the descriptor of standard error,
     into which native libraries write their messages. Streams that a caller has replaced stay, as does the console
@@ -77,6 +77,9 @@ def keep_streams() -> StandardOutput:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, mode)  # the system assigns the lowest free number, which is this one
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")  # a name that is not UTF-8 ends no command
     sys.stderr, _ = _keep(sys.stderr, sys.__stderr__, 2)
     sys.stdout, output = _keep(sys.stdout, sys.__stdout__, 1)
     return StandardOutput(output)
