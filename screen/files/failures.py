@@ -11,7 +11,7 @@ import os
 import stat
 from pathlib import Path
 
-from export.errors import OodscreenError, ReadFailed
+from export.errors import OodscreenError, ReadFailed, printable
 
 _STORE_LIBRARIES = (
     *("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "httpx", "huggingface_hub"),
@@ -109,11 +109,6 @@ def next_step_for(error: OSError) -> str:
     """The action that resolves an error of the system."""
     code = error.errno or (errno.EACCES if isinstance(error, PermissionError) else errno.EIO)
     return _NEXT_STEPS.get(_SAME_AS.get(code, code), _NEXT_STEPS[errno.EIO])
-
-
-def printable(text: str) -> str:
-    """The text with the bytes of a name that is not UTF-8 as escapes, so that every terminal can print it."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _named(error: OSError) -> str:
