@@ -309,13 +309,43 @@ _command("labels", panel=_REVIEW)(screen.review.cli.labels)
 
 
 @_command("doctor", panel=_START)
-def doctor(as_json: AsJson = False) -> None:
-    """Print package versions, execution providers, devices, CUDA libraries, threads and matrix-product speed of this
-    machine.
-    """  # noqa: D205
-    from screen.doctor import examine
+@as_options
+def doctor(
+    config: Annotated[
+        RunConfig,
+        Selection(
+            only=(
+                "image_column",
+                "image_root",
+                "max_pixels",
+                "passes",
+                "masks",
+                "device",
+                "threads",
+                "memory",
+                "batch_size",
+            ),
+            defaults=asdict(PassSettings()),
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL.onnx", help="Exported model of which a run is measured.", show_default=False),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SHARD",
+            help="Parquet shard, folder of shards, or glob, of which the first rows are measured.",
+            show_default="made-up images",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Describe this machine and measure its speed; with a model, find the stage that bounds a run."""
+    from screen.doctor.examination import examine
 
-    examination = examine()
+    examination = examine(model, source, config)
     typer.echo(examination.to_json() if as_json else examination.to_text())
 
 

@@ -150,13 +150,21 @@ class PassEngine:
         """
         return np.concatenate([self._trunk.features(Rows(rows)) for rows in self._cut_to_fit(images)])
 
+    def run_trunk(self, images: NDArray[np.uint8]) -> list[Boundary]:
+        """The boundary of a batch, in pieces of rows that fit into memory.
+
+        Args:
+            images: `uint8 [B, H, W, C]`, B at least 1.
+        """
+        return [self._trunk.run(Rows(rows)) for rows in self._cut_to_fit(images)]
+
     def raw_passes(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
         """Yield the outputs of each session run of P passes, `[P, B, C]`, in order; requires a `raw` plan.
 
         Args:
             images: `uint8 [B, H, W, C]`, B at least 1.
         """
-        boundaries = [self._trunk.run(Rows(rows)) for rows in self._cut_to_fit(images)]
+        boundaries = self.run_trunk(images)
 
         def run_all_rows(run: Run) -> NDArray[np.float32]:
             parts = []

@@ -465,7 +465,7 @@ def test_an_unexpected_error_says_what_was_found_and_the_next_step(
     def fail() -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("screen.doctor.examine", fail)
+    monkeypatch.setattr("screen.doctor.examination.examine", fail)
     assert oodscreen("doctor", "--json", monkeypatch=monkeypatch) == 1
     told = capsys.readouterr()
     assert told.err.startswith("error: Unexpected ZeroDivisionError: division by zero\n")
@@ -478,7 +478,7 @@ def test_ctrl_c_ends_every_command_with_its_exit_code(
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("screen.doctor.examine", interrupt)
+    monkeypatch.setattr("screen.doctor.examination.examine", interrupt)
     assert oodscreen("doctor", "--json", monkeypatch=monkeypatch) == 130
     assert json.loads(capsys.readouterr().out)["exit_code"] == 130
 
@@ -543,9 +543,20 @@ def test_doctor_prints_json_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert oodscreen("doctor", "--json", monkeypatch=monkeypatch) == 0
     (line,) = capsys.readouterr().out.splitlines()
     told = json.loads(line)
-    assert set(told) == {"versions", "built_for", "device", "libraries", "gflops"}
+    assert set(told) == {
+        "versions",
+        "built_for",
+        "gpus",
+        "gpu_problem",
+        "libraries",
+        "device",
+        "threads",
+        "speed",
+    }
     assert told["device"]["name"] in ("cpu", "cuda")
-    assert told["gflops"] > 0
+    assert told["gpus"] or told["gpu_problem"]
+    assert told["speed"]["precision"] in ("float32", "tf32")
+    assert min(told["speed"][name] for name in ("matrix_gflops", "convolution_gflops", "decoded_per_second")) > 0
 
 
 def test_the_former_name_of_output_layer_still_works(

@@ -47,7 +47,7 @@ def test_errors_of_the_environment_are_explained(
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr("screen.doctor.examine", fail)
+    monkeypatch.setattr("screen.doctor.examination.examine", fail)
     assert oodscreen("doctor", "--json", monkeypatch=monkeypatch) == 1
     explained = json.loads(capsys.readouterr().out)["error"]
     assert found in explained["found"]

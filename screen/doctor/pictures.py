@@ -1,0 +1,40 @@
+"""Made-up photographs in a temporary shard, for measurements without a data set.
+
+In: a size. Out: the path of a shard with JPEG images.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+_ROWS = 64
+"""Number of rows of a shard; their images are equal, because the time to decode one hardly depends on its content."""
+
+_NOISE = 12.0
+"""Standard deviation of the noise on 0..255 pixels, which gives a JPEG of 500 x 375 about the bytes of a photograph."""
+
+
+def write_pictures(folder: Path, height: int, width: int, channels: int) -> Path:
+    """Write a shard of JPEG images with the column `image`.
+
+    Args:
+        folder: existing folder.
+        height: height of the images in pixels.
+        width: width of the images in pixels.
+        channels: 1 for grey images, 3 for colour images.
+    """
+    rng = np.random.default_rng(0)
+    down, across = np.linspace(0, 7, height)[:, None, None], np.linspace(0, 9, width)[None, :, None]
+    waves = 128 + 90 * np.sin(down + np.arange(channels)) * np.cos(across)
+    pixels = np.clip(waves + rng.normal(0, _NOISE, (height, width, channels)), 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels).save(buffer, "JPEG", quality=90)
+    path = folder / f"{width}x{height}.parquet"
+    pq.write_table(pa.table({"image": pa.array([buffer.getvalue()] * _ROWS, pa.binary())}), path, use_dictionary=False)
+    return path
