@@ -462,7 +462,7 @@ def test_without_a_flag_json_a_failure_prints_nothing_on_standard_output(
 def test_an_unexpected_error_says_what_was_found_and_the_next_step(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail() -> None:
+    def fail(*_: object) -> None:
         raise ZeroDivisionError("division by zero")
 
     monkeypatch.setattr("screen.doctor.examination.examine", fail)
@@ -475,7 +475,7 @@ def test_an_unexpected_error_says_what_was_found_and_the_next_step(
 def test_ctrl_c_ends_every_command_with_its_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt() -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("screen.doctor.examination.examine", interrupt)

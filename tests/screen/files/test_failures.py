@@ -44,7 +44,7 @@ StoreError.__module__ = "botocore.exceptions"
 def test_errors_of_the_environment_are_explained(
     error: Exception, found: str, next_step: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail() -> None:
+    def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr("screen.doctor.examination.examine", fail)
