@@ -31,6 +31,9 @@ StageName = Literal["read and decode", "copy", "trunk", "head"]
 _SECONDS = 0.7
 """Time in seconds after which a stage is not measured with more rows."""
 
+_LONGEST = 3.0
+"""Time in seconds after which the passes are not measured a second time, although their time is then not extrapolated."""
+
 _FIRST_ROWS = 16
 """Number of rows of the first measurement of the passes."""
 
@@ -224,7 +227,7 @@ def _time_scoring(engine: PassEngine, images: NDArray[np.uint8]) -> tuple[Timing
     most = min(len(images), engine.rows_per_run)
     rows = min(_FIRST_ROWS, most)
     before, now = None, _time_summary(engine, images[:rows])
-    while rows < most and (now.seconds < _SECONDS / 2 or (before is None and now.seconds < _SECONDS)):
+    while rows < most and (now.seconds < _SECONDS / 2 or (before is None and now.seconds < _LONGEST)):
         before, previous, rows = now, rows, min(_GROWTH * rows, most)
         now = _time_summary(engine, images[:rows])
     if before is None or rows == most:
