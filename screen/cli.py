@@ -292,7 +292,10 @@ def inspect(
             show_default=False,
         ),
     ],
-    config: Annotated[RunConfig, Selection(only=("passes", "masks", "memory"), defaults=asdict(PassSettings()))],
+    config: Annotated[
+        RunConfig,
+        Selection(only=("passes", "masks", "memory"), defaults={**asdict(PassSettings()), "memory": 512}),
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Print the contract of a model and the cost of its passes, or what a calibration flags."""

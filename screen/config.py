@@ -19,6 +19,7 @@ import typer
 
 from export.errors import OptionRefused
 from export.options import check_options
+from screen.device import DeviceRequest
 from screen.options import DECISION_PANEL, INPUT_PANEL, NIGHTLY_PANEL, SCALE_PANEL, SPEED_PANEL
 from screen.partition import ShardPartition
 
@@ -29,7 +30,7 @@ RESULT_FORMAT = 3
 """Version of the results; it changes whenever the same configuration would produce different results."""
 
 MaskMode = Literal["shared", "per-row"]
-DeviceChoice = Literal["auto", "cpu", "cuda"]
+Precision = Literal["float32", "tf32"]
 EngineChoice = Literal["local", "ray"]
 ForceChoice = Literal["all", "quarantined"]
 
@@ -45,11 +46,24 @@ class PassSettings:
         passes: number of passes, T.
         seed: seed for the dropout masks.
         masks: `shared` or `per-row`.
+        precision: `float32`, or `tf32`, with which a GPU rounds the factors of matrix products and convolutions to 10
+            bits.
     """
 
     passes: int = 100
     seed: int = 0
     masks: str = "shared"
+    precision: str = "float32"
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as JSON values.
+
+        `precision` is left out if it is `float32`, as in the files of versions that had no other precision.
+        """
+        values = asdict(self)
+        if self.precision == "float32":
+            del values["precision"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -194,10 +208,22 @@ class RunConfig:
         ),
     ] = None
 
-    device: Annotated[
-        DeviceChoice,
+    precision: Annotated[
+        Precision | None,
         typer.Option(
-            help="Device of the passes; `auto` is CUDA if it works on this machine, else the CPU.",
+            help="Precision of matrix products and convolutions: `float32`, or `tf32`, which rounds their factors to "
+            "10 bits (GPUs only).",
+            show_default="as calibrated, else float32",
+            rich_help_panel=DECISION_PANEL,
+        ),
+    ] = None
+
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda|cuda:N",
+            help="Device of the passes; `auto` is CUDA if it works on this machine, else the CPU; `cuda:1` is the "
+            "second GPU.",
             rich_help_panel=SPEED_PANEL,
         ),
     ] = "auto"
@@ -213,15 +239,16 @@ class RunConfig:
         ),
     ] = 0
     memory: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=1,
             max=2**24,
             metavar="N",
             help="Maximum size of the tensors of all concurrent session runs, in MiB; the process itself needs more.",
+            show_default="512 on the CPU, half of the free memory of a GPU",
             rich_help_panel=SPEED_PANEL,
         ),
-    ] = 512
+    ] = None
     batch_size: Annotated[
         int,
         typer.Option(
@@ -292,6 +319,15 @@ class RunConfig:
         keep = (self.keep,) if isinstance(self.keep, str) else self.keep or ()
         object.__setattr__(self, "keep", tuple(dict.fromkeys(keep)))
         check_options(self)
+        request = DeviceRequest.parse(self.device)
+        if request.index and self.engine == "ray":
+            raise OptionRefused(
+                f"--device is {self.device}, and --engine is ray.",
+                wanted="--device cuda with --engine ray: Ray assigns one GPU to each worker",
+                next_step="give --device cuda; set CUDA_VISIBLE_DEVICES before `ray start` to choose the GPUs of a node",
+            )
+        if request.name == "cpu" and self.precision == "tf32":
+            raise refuse_tf32("--device is cpu")
         if self.image_root is not None:
             if not Path(self.image_root).is_dir():
                 raise OptionRefused(
@@ -324,6 +360,7 @@ class RunConfig:
             passes=rest.passes if self.passes is None else self.passes,
             seed=rest.seed if self.seed is None else self.seed,
             masks=rest.masks if self.masks is None else self.masks,
+            precision=rest.precision if self.precision is None else self.precision,
         )
 
     def identity(
@@ -348,7 +385,7 @@ class RunConfig:
         """
         return {
             **{name: getattr(self, name) for name in _DECIDES},
-            **asdict(settings),
+            **settings.to_json(),
             "keep": list(self.keep),
             "flag_if": rule,
             "model": model.digest,
@@ -357,6 +394,20 @@ class RunConfig:
             "adaptive": adaptive_algorithm if self.adaptive else None,
             "result_format": RESULT_FORMAT,
         }
+
+
+def refuse_tf32(why: str) -> OptionRefused:
+    """The error for the precision tf32 on a device without it.
+
+    Args:
+        why: the reason why the device does not have it.
+    """
+    return OptionRefused(
+        f"The precision is tf32 (by --precision or by the calibration), but {why}.",
+        wanted="an NVIDIA GPU of compute capability 8.0 (Ampere) or higher, the only devices with tf32",
+        next_step="use a GPU of this kind, or give --precision float32; a calibration that was made with tf32 must be made "
+        "again with float32",
+    )
 
 
 def fingerprint(identity: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from screen.config import RunConfig
 from screen.decide.calibration import Calibration, has_signature, read_calibration
 from screen.decide.request import describe_lines, describe_values
 from screen.engine.graph.plan import plan_engine
-from screen.engine.session import usable_cores
+from screen.engine.session import CPU_MEMORY, usable_cores
 from screen.files.paths import as_path, name_place
 
 _MIB = 2**20
@@ -97,6 +97,7 @@ def inspect_model(path: str | Path, config: RunConfig) -> Inspection:
     settings = config.settings()
     plan = plan_engine(model, masks=settings.masks)
     threads = config.threads or usable_cores()
+    memory = CPU_MEMORY if config.memory is None else config.memory * _MIB
     return Inspection(
         model=name_place(path),
         digest=model.digest,
@@ -108,8 +109,8 @@ def inspect_model(path: str | Path, config: RunConfig) -> Inspection:
         trunk_share=plan.trunk_share,
         passes=settings.passes,
         passes_per_run=min(plan.passes_per_run, settings.passes),
-        rows_per_run=plan.rows_per_run(config.memory * _MIB, threads),
-        memory=max(config.memory, -(-plan.least_memory(threads) // _MIB)),
+        rows_per_run=plan.rows_per_run(memory, threads),
+        memory=max(memory // _MIB, -(-plan.least_memory(threads) // _MIB)),
         relative_cost=plan.relative_cost(settings.passes),
     )
 

@@ -115,7 +115,7 @@ def _choose_workers(ray: Any, config: RunConfig) -> tuple[WorkerSize, int]:
     """
     nodes = live_nodes(ray)
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
-    if config.device == "cuda" and not gpus:
+    if config.device.startswith("cuda") and not gpus:
         raise OptionRefused(
             "--device is cuda, but no node of the Ray cluster has a GPU.",
             wanted="nodes for which `ray status` lists GPUs",

@@ -43,7 +43,7 @@ class Binding:
     Attributes:
         model: SHA-256 of the exported file.
         mask_algorithm: version of the algorithm that draws masks from the seed.
-        settings: number of passes, seed and kind of masks.
+        settings: number of passes, seed, kind of masks and precision.
     """
 
     model: str
@@ -125,8 +125,8 @@ class Calibration:
             if calibrated != requested:
                 raise CalibrationRefused(
                     f"The calibration {problem}: {calibrated} in the calibration, {requested} in this run.",
-                    wanted="the model, passes, seed and masks of the calibration",
-                    next_step="leave out --passes, --seed and --masks, which the calibration sets, or run "
+                    wanted="the model, passes, seed, masks and precision of the calibration",
+                    next_step="leave out --passes, --seed, --masks and --precision, which the calibration sets, or run "
                     "`oodscreen calibrate` for this model and these passes",
                 )
 
@@ -144,7 +144,7 @@ class Calibration:
             arrays |= {f"distance/{distance.name}/{name}": array for name, array in _distance_arrays(distance).items()}
         header = {
             "format": FORMAT,
-            "binding": asdict(self.binding),
+            "binding": asdict(self.binding) | {"settings": self.binding.settings.to_json()},
             "review_rate": self.review_rate,
             "detectors": [[detector.name, detector.slope] for detector in self.combined_score.detectors],
             "distances": {one.name: [one.metric, list(one.columns), one.neighbours] for one in self.distances},

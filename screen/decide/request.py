@@ -131,7 +131,7 @@ def describe_lines(calibration: Calibration) -> list[str]:
     reference_rows = len(calibration.distances[0].reference) if calibration.distances else 0
     return [
         f"  for            model {calibration.binding.model[:16]}, {settings.passes} passes, seed {settings.seed}, "
-        f"{settings.masks} masks",
+        f"{settings.masks} masks" + (", precision tf32" if settings.precision == "tf32" else ""),
         f"  rows           {reference_rows} in the reference set, {calibration.fit_rows} in the fitting set, "
         f"{len(calibration.calibration_scores)} in the calibration set",
         f"  detectors      {' + '.join(calibration.combined_score.names)}",

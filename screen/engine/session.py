@@ -12,7 +12,7 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,21 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from export import runtime
-from export.errors import EngineFailed, OptionRefused, OutOfMemory
+from export.errors import EngineFailed, OptionRefused
+from screen.config import refuse_tf32
+from screen.device import DeviceRequest
+from screen.engine.cuda_driver import cuda_cards
+from screen.engine.provider import cuda_options, explain_failure, shorten_failure
 
-DEVICES = ("auto", "cpu", "cuda")
+CPU_MEMORY = 512 * 2**20
+"""Default of `--memory` on the CPU, in bytes."""
+
+_GPU_SHARE = 2
+"""Default of `--memory` on a GPU: its free memory divided by this. Each session has an arena of its own, and an arena
+never shrinks: the arenas of trunk and head together hold up to 1.5 times `--memory`."""
+
+_TF32_CAPABILITY = (8, 0)
+"""Least compute capability of GPUs with TF32 (Ampere)."""
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _FATAL_ONLY = 4
@@ -37,12 +49,23 @@ class Device:
     Attributes:
         name: name of the device in onnxruntime's I/O binding, `cpu` or `cuda`.
         threads: number of CPU threads.
-        note: notice that `auto` fell back to the CPU, with the reason; "" otherwise.
+        note: notice that `auto` fell back to the CPU although the machine has a GPU, with the reason; "" otherwise.
+        index: number of the GPU.
+        precision: `float32` or `tf32`.
+        memory: maximum size of the tensors of all concurrent session runs, in bytes.
     """
 
     name: str
     threads: int
     note: str = ""
+    index: int = 0
+    precision: str = "float32"
+    memory: int = CPU_MEMORY
+
+    @property
+    def label(self) -> str:
+        """Name of the device as `--device` has it, such as `cuda:1`; `cuda` is the first GPU."""
+        return f"{self.name}:{self.index}" if self.index else self.name
 
     @property
     def workers(self) -> int:
@@ -50,44 +73,90 @@ class Device:
         return max(1, self.threads) if self.name == "cpu" else 1
 
     @property
-    def provider(self) -> str:
-        """Name of the execution provider."""
-        return _PROVIDERS[self.name]
+    def providers(self) -> list[Any]:
+        """Execution providers of a session, with their options."""
+        if self.name == "cpu":
+            return [_PROVIDERS["cpu"]]
+        return [(_PROVIDERS["cuda"], cuda_options(self.index, self.precision, self.memory)), _PROVIDERS["cpu"]]
 
 
-def choose_device(wanted: str, threads: int) -> Device:
+def choose_device(wanted: str, threads: int, *, precision: str = "float32", memory: int | None = None) -> Device:
     """The device for the sessions; whether CUDA works is tested by opening a session.
 
+    Without a driver and a GPU, no session is opened.
+
     Args:
-        wanted: `auto` (CUDA if it works, else the CPU), `cpu` or `cuda`.
+        wanted: `auto` (CUDA if it works, else the CPU), `cpu`, `cuda` or `cuda:N`.
         threads: number of CPU threads; 0 for all cores.
+        precision: `float32` or `tf32`.
+        memory: maximum size of the tensors of all concurrent session runs, in MiB; None for the default.
 
     Raises:
-        OptionRefused: the device is unknown, or it is `cuda` and a session does not run on CUDA.
+        OptionRefused: the device is unknown or does not exist, or it is `cuda` and a session does not run on CUDA, or
+            the device does not have the precision.
     """
-    if wanted not in DEVICES:
+    request = DeviceRequest.parse(wanted)
+    cpu = Device("cpu", threads or usable_cores(), memory=CPU_MEMORY if memory is None else memory * 2**20)
+    if request.name == "cpu":
+        if precision == "tf32":
+            raise refuse_tf32("--device is cpu")
+        return cpu
+    found = cuda_cards()
+    if request.index and request.index >= len(found.cards):
+        names = ", ".join(f"cuda:{card.index} ({card.name})" for card in found.cards)
         raise OptionRefused(
-            f"There is no device {wanted!r}.", wanted=" or ".join(DEVICES), next_step="choose one of these"
+            f"--device is {wanted}, but CUDA sees {names or f'no GPU: {found.problem}'}.",
+            wanted="the number of a GPU that CUDA sees; CUDA_VISIBLE_DEVICES hides and renumbers GPUs",
+            next_step=f"give {'one of these devices' if names else '--device cpu'}",
         )
-    threads = threads or usable_cores()
-    if wanted == "cpu":
-        return Device("cpu", threads)
-    if _PROVIDERS["cuda"] in runtime.onnxruntime.get_available_providers():
-        cuda = Device("cuda", threads)
-        with redirect_stdout(io.StringIO()):  # the call prints missing libraries; the session below tests the result
-            runtime.onnxruntime.preload_dlls()
-        if _PROVIDERS["cuda"] in _open(_probe_graph(), cuda).get_providers():
-            return cuda
-        why = "onnxruntime fell back to the CPU (no GPU, or CUDA and cuDNN libraries not found)"
-    else:
-        why = "this onnxruntime was built without CUDA"
-    if wanted == "cuda":
-        raise OptionRefused(
-            f"--device cuda was requested, but {why}.",
+    if not found.cards:
+        problem = OptionRefused(
+            f"--device {wanted} was requested, but {found.problem}.",
             wanted="an NVIDIA GPU with its driver, onnxruntime-gpu, and the CUDA and cuDNN libraries",
             next_step="pip install 'oodscreen[cuda]' on a machine with a GPU, or use --device cpu",
         )
-    return Device("cpu", threads, note=f"running on the CPU: {why}")
+    else:
+        card = found.cards[request.index]
+        if precision == "tf32" and card.compute_capability < _TF32_CAPABILITY:
+            major, minor = card.compute_capability
+            raise refuse_tf32(f"the GPU {card.name} has compute capability {major}.{minor}")
+        free = card.total_bytes if card.free_bytes is None else card.free_bytes
+        budget = free // _GPU_SHARE if memory is None else memory * 2**20
+        cuda = replace(cpu, name="cuda", index=request.index, precision=precision, memory=budget)
+        failed = _probe(cuda)
+        if failed is None:
+            return cuda
+        problem = failed
+    if request.name == "cuda":
+        raise problem
+    if precision == "tf32":
+        raise refuse_tf32(f"no GPU can be used ({found.problem or problem.found})")
+    return replace(cpu, note=f"running on the CPU: {problem.found}") if found.cards else cpu
+
+
+def _probe(device: Device) -> OptionRefused | None:
+    """Run a convolution on a GPU; None if it works, else the error."""
+    if _PROVIDERS["cuda"] not in runtime.onnxruntime.get_available_providers():
+        return OptionRefused(
+            "This onnxruntime was built without CUDA.",
+            wanted="onnxruntime-gpu, instead of onnxruntime",
+            next_step="pip uninstall onnxruntime, then pip install 'oodscreen[cuda]', or use --device cpu",
+        )
+    with redirect_stdout(io.StringIO()):  # the call prints missing libraries; the session below tests the result
+        runtime.onnxruntime.preload_dlls()
+    try:
+        session = _open(_probe_graph(), device)
+        if _PROVIDERS["cuda"] in session.get_providers():
+            with _mapped_errors(device):
+                session.run(None, {"x": np.ones((1, 1, 2, 2), np.float32)})
+            return None
+    except EngineFailed as error:
+        return OptionRefused(error.found, wanted=error.wanted, next_step=error.next_step)
+    return OptionRefused(
+        f"onnxruntime cannot load CUDA for the GPU {device.label} (libraries of CUDA or cuDNN are missing).",
+        wanted="the CUDA and cuDNN libraries for this version of onnxruntime",
+        next_step="pip install 'oodscreen[cuda]' (`oodscreen doctor` lists the libraries), or use --device cpu",
+    )
 
 
 def usable_cores() -> int:
@@ -131,7 +200,9 @@ class GraphSession:
             OutOfMemory: the device has too little free memory.
         """
         with _mapped_errors(self._device):
-            return runtime.onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self._device.name, 0)
+            return runtime.onnxruntime.OrtValue.ortvalue_from_numpy(
+                np.ascontiguousarray(array), self._device.name, self._device.index
+            )
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Run the session on device values, and return its outputs by name, on the device.
@@ -145,7 +216,7 @@ class GraphSession:
             for name, value in inputs.items():
                 binding.bind_ortvalue_input(name, value)
             for name in self.outputs:
-                binding.bind_output(name, self._device.name, 0)
+                binding.bind_output(name, self._device.name, self._device.index)
             self._session.run_with_iobinding(binding)
             return dict(zip(self.outputs, binding.get_outputs(), strict=True))
 
@@ -156,23 +227,12 @@ def _mapped_errors(device: Device) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        lower = str(error).lower()
-        if isinstance(error, MemoryError) or any(sign in lower for sign in _OUT_OF_MEMORY):
-            raise OutOfMemory(
-                f"Memory ran out on the device {device.name}: {text}",
-                wanted="enough memory for the tensors of one session run",
-                next_step="lower --memory or --threads, or use a machine with more memory",
-            ) from error
-        raise EngineFailed(
-            f"onnxruntime failed on the device {device.name}: {text}",
+        raise explain_failure(error, device.label) or EngineFailed(
+            f"onnxruntime failed on the device {device.label}: {shorten_failure(error)}",
             wanted="a model that this version of onnxruntime can run on this device",
             next_step=("" if device.name == "cpu" else "use --device cpu; if that fails too, ")
             + "report this error together with the model",
         ) from error
-
-
-_OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "bad_alloc", "bad allocation", "alloc_failed")
 
 
 def misplaced_nodes(model: onnx.ModelProto, on_cpu: Iterable[str]) -> list[str]:
@@ -202,11 +262,11 @@ def _require_device(model: onnx.ModelProto, session: Any, device: Device) -> Non
     assigned = session.get_provider_graph_assignment_info()
     on_cpu = [node.name for group in assigned if group.ep_name == _PROVIDERS["cpu"] for node in group.get_nodes()]
     misplaced = misplaced_nodes(model, on_cpu)
-    if device.provider not in session.get_providers() or misplaced:
+    if _PROVIDERS[device.name] not in session.get_providers() or misplaced:
         placed = f"onnxruntime placed {len(misplaced)} node(s) on the CPU: {', '.join(misplaced[:5])}"
         without_cuda = "the session has no CUDA execution provider"
         raise OptionRefused(
-            f"The model does not run entirely on {device.name}: {placed if misplaced else without_cuda}.",
+            f"The model does not run entirely on {device.label}: {placed if misplaced else without_cuda}.",
             wanted="every node on the GPU, apart from shape arithmetic",
             next_step="use --device cpu, or replace these operators in the model",
         )
@@ -242,11 +302,14 @@ def _open(
     options.log_severity_level = _FATAL_ONLY
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     runtime.onnxruntime.set_default_logger_severity(_FATAL_ONLY)
-    providers = list(dict.fromkeys([device.provider, _PROVIDERS["cpu"]]))
+    if device.name == "cuda":
+        options.use_deterministic_compute = True
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     try:
-        return runtime.onnxruntime.InferenceSession(data, options, providers=providers)
+        # The fallback of onnxruntime's Python code prints to standard output, and hides the reason.
+        return runtime.onnxruntime.InferenceSession(data, options, providers=device.providers, enable_fallback=False)
     except Exception as error:
-        raise EngineFailed(
+        raise explain_failure(error, device.label) or EngineFailed(
             f"onnxruntime {runtime.onnxruntime.__version__} cannot load the model: {error}",
             wanted="a graph whose operators this version of onnxruntime supports",
             next_step="export the model again with this version of oodscreen; if that fails too, report this error",
@@ -254,9 +317,11 @@ def _open(
 
 
 def _probe_graph() -> bytes:
-    """A graph of one node, to test which execution providers a session uses."""
-    value = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "probe", value[:1], value[1:])
+    """A graph with a convolution, which needs cuDNN, to test whether a device works."""
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 1, 2, 2]) for name in ("x", "y")]
+    nodes = [helper.make_node("Conv", ["x", "weight"], ["y"])]
+    weight = helper.make_tensor("weight", onnx.TensorProto.FLOAT, [1, 1, 1, 1], [1.0])
+    graph = helper.make_graph(nodes, "probe", values[:1], values[1:], [weight])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     data: bytes = model.SerializeToString()
     return data

@@ -147,13 +147,15 @@ class _CalibrationProcess:
         self._shards = shards
         self.copies = CopyCounter(sum(shard.rows for shard in shards), listener.noted)
         self._reference = None if wanted.reference is None else self._find_shards(wanted.reference)
-        self._device = choose_device(config.device, config.threads)
+        self._device = choose_device(
+            config.device, config.threads, precision=self._settings.precision, memory=config.memory
+        )
         self._plan = plan
         self._options: EngineOptions = {
             "passes": self._settings.passes,
             "seed": self._settings.seed,
             "device": self._device,
-            "memory": config.memory * 2**20,
+            "memory": self._device.memory,
             "notify": listener.noted,
         }
         self._engine = PassEngine(plan, **self._options)

@@ -124,7 +124,7 @@ class ShardScorer:
             memory=config.memory,
             notify=notify,
         )
-        self.device = self._screener.device.name
+        self.device = self._screener.device.label
         self.note = self._screener.device.note
         self.stages: dict[str, float] = {}
 

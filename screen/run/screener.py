@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from export.contract.reader import ExportedModel, read_model
 from export.errors import EngineFailed, InputRefused
-from screen.config import MaskMode, RunConfig
+from screen.config import MaskMode, Precision, RunConfig
 from screen.decide.policy import DecisionPolicy, ScoredRows, choose_policy
 from screen.decide.rules import Reason
 from screen.engine.early_exit import EarlyExitEngine
@@ -45,11 +45,14 @@ class Screener:
         calibration: path of a file that `oodscreen calibrate` wrote for this model.
         adaptive: early exit: whether to stop the passes of a row once its flag is decided. `passes` in the summary is
             then the number of completed passes, and the scores are estimates of the scores after T passes.
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, GPU number N.
         threads: number of threads, 0 for one on each core; results do not depend on this number.
-        memory: maximum size of the tensors of one session run, in MiB.
+        memory: maximum size of the tensors of all concurrent session runs, in MiB. The default is 512 on the CPU, and
+            half of the free memory on a GPU.
+        precision: `float32`, or `tf32` on a GPU. The default is that of the calibration, else `float32`.
         notify: callback for one-line notices that memory ran out and that session runs become smaller.
-        policy: existing decision policy, which replaces the arguments passes, seed, masks, flag_if and calibration.
+        policy: existing decision policy, which replaces the arguments passes, seed, masks, precision, flag_if and
+            calibration.
 
     Raises:
         Refused: the model, rule or calibration cannot be used, the device is not available, or an option is invalid.
@@ -67,7 +70,8 @@ class Screener:
         adaptive: bool = False,
         device: str = "auto",
         threads: int = 0,
-        memory: int = 512,
+        memory: int | None = None,
+        precision: Precision | None = None,
         notify: Callable[[str], None] | None = None,
         policy: DecisionPolicy | None = None,
     ) -> None:
@@ -78,19 +82,21 @@ class Screener:
             flag_if=flag_if,
             calibration=None if calibration is None else str(calibration),
             adaptive=adaptive,
+            precision=precision,
+            device=device,
             threads=threads,
             memory=memory,
         )
         self.model = model if isinstance(model, ExportedModel) else read_model(as_path(model))
         self.contract = self.model.contract
         self.policy = policy or choose_policy(self.model, config)
-        self.device = choose_device(device, threads)
         settings = self.policy.settings
+        self.device = choose_device(device, threads, precision=settings.precision, memory=memory)
         self._options: EngineOptions = {
             "passes": settings.passes,
             "seed": settings.seed,
             "device": self.device,
-            "memory": memory * 2**20,
+            "memory": self.device.memory,
             "notify": notify,
         }
         self._distances = () if self.policy.calibration is None else self.policy.calibration.distances

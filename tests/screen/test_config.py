@@ -5,10 +5,10 @@ from typing import Any, get_args
 import pytest
 
 from export.errors import OptionRefused
-from screen.config import BadRowLimit, DeviceChoice, RunConfig
+from screen.config import BadRowLimit, PassSettings, RunConfig
 from screen.decide.config import FEATURE_GROUPS, CalibrationConfig, DistanceChoice, parse_review_rate
+from screen.device import DeviceRequest
 from screen.engine.distance import DISTANCES, Metric, group_of
-from screen.engine.session import DEVICES
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,11 @@ def test_an_unknown_kind_of_force_is_refused() -> None:
         ({"threads": 2**63}, f"--threads is {2**63}.", "a whole number, 0 to 1024"),
         ({"memory": 0}, "--memory is 0.", "a whole number, 1 to 16777216"),
         ({"masks": "some"}, "--masks is 'some'.", "shared or per-row"),
-        ({"device": "tpu"}, "--device is 'tpu'.", "auto or cpu or cuda"),
+        (
+            {"device": "tpu"},
+            "--device is 'tpu'.",
+            "auto, cpu, cuda (the first GPU) or cuda:N (GPU number N, counted from 0)",
+        ),
         ({"engine": "spark"}, "--engine is 'spark'.", "local or ray"),
         ({"force": "some"}, "--force is 'some'.", "all or quarantined"),
     ],
@@ -94,7 +98,6 @@ def test_features_are_known_and_exclude_a_list_of_detectors() -> None:
 
 
 def test_the_choices_of_options_are_those_that_the_code_knows() -> None:
-    assert get_args(DeviceChoice) == DEVICES
     assert get_args(DistanceChoice) == get_args(Metric)
     assert tuple(group_of(name) for name in DISTANCES) == FEATURE_GROUPS
 
@@ -106,3 +109,41 @@ def test_columns_to_keep_are_kept_once_and_in_order() -> None:
 def test_one_name_is_one_name_and_not_its_letters() -> None:
     assert RunConfig(keep="label").keep == ("label",)
     assert CalibrationConfig(0.02, detectors="entropy").detectors == ("entropy",)
+
+
+@pytest.mark.parametrize(("text", "name", "index"), [("auto", "auto", 0), ("cuda", "cuda", 0), ("cuda:12", "cuda", 12)])
+def test_a_device_has_a_name_and_a_number(text: str, name: str, index: int) -> None:
+    assert DeviceRequest.parse(text) == DeviceRequest(name, index)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "gpu", "CUDA", "cuda:", "cuda:-1", "cuda:x", "cpu:0", "cuda:99999", "cuda:\u0663"]
+)
+def test_another_device_is_refused(text: str) -> None:
+    with pytest.raises(OptionRefused, match="--device is"):
+        RunConfig(device=text)
+
+
+def test_on_ray_a_gpu_has_no_number() -> None:
+    RunConfig(engine="ray", device="cuda")
+    with pytest.raises(OptionRefused, match="--device is cuda:1, and --engine is ray"):
+        RunConfig(engine="ray", device="cuda:1")
+
+
+def test_float32_is_the_precision_of_files_that_name_none() -> None:
+    """The identity of a run and the bytes of a calibration are those of versions without the option."""
+    assert PassSettings().to_json() == {"passes": 100, "seed": 0, "masks": "shared"}
+    assert PassSettings(precision="tf32").to_json()["precision"] == "tf32"
+    assert PassSettings(**PassSettings().to_json()).precision == "float32"
+
+
+def test_the_precision_is_that_of_the_calibration_unless_it_is_given() -> None:
+    calibrated = PassSettings(precision="tf32")
+    assert RunConfig().settings(calibrated).precision == "tf32"
+    assert RunConfig(precision="float32").settings(calibrated).precision == "float32"
+    assert RunConfig().settings().precision == "float32"
+
+
+def test_tf32_on_the_cpu_is_refused() -> None:
+    with pytest.raises(OptionRefused, match="The precision is tf32"):
+        RunConfig(device="cpu", precision="tf32")

@@ -24,6 +24,7 @@ _WORDS = {
     "model": "model",
     "passes": "passes T",
     "masks": "masks",
+    "precision": "precision",
     "mask_algorithm": "mask version",
     "result_format": "result format",
     "seed": "seed",
@@ -111,7 +112,7 @@ def _read(results: Results, entry: ManifestEntry, order: str) -> tuple[NDArray[n
 
 
 def _format(key: str, results: Results) -> str:
-    value = results.identity.get(key)
+    value = results.identity.get(key, "float32" if key == "precision" else None)
     if key in _DIGESTS and value is not None:
         name = f"{results.record.model}, " if key == "model" and results.record is not None else ""
         return clip(f"{name}{str(value)[:12]}")

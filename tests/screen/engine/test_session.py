@@ -79,7 +79,7 @@ def test_the_device_has_the_requested_number_of_threads() -> None:
 
 
 def test_a_device_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(OptionRefused, match="no device"):
+    with pytest.raises(OptionRefused, match="--device is 'abacus'"):
         choose_device("abacus", 0)
 
 

@@ -58,15 +58,15 @@ def test_a_row_whose_outputs_are_no_probabilities_is_flagged_without_scores() ->
 
 def test_cuda_is_cuda_or_an_error(article: ExportedModel) -> None:
     if choose_device("auto", 1).name == "cuda":
-        assert Screener(article, passes=2, device="cuda").device.provider == "CUDAExecutionProvider"
+        assert Screener(article, passes=2, device="cuda").device.name == "cuda"
     else:
         with pytest.raises(OptionRefused, match="--device cuda was requested, but"):
             Screener(article, passes=2, device="cuda")
 
 
-def test_auto_notes_the_chosen_device(article: ExportedModel) -> None:
+def test_auto_notes_in_one_line_only_that_a_gpu_does_not_work(article: ExportedModel) -> None:
     device = Screener(article, passes=2, device="auto").device
-    assert (device.name == "cpu") == bool(device.note)
+    assert device.name == "cpu" or not device.note
     assert "\n" not in device.note
 
 
@@ -77,5 +77,5 @@ def test_invalid_options_are_refused(article: ExportedModel, options: dict[str, 
 
 
 def test_an_unknown_device_is_refused(article: ExportedModel) -> None:
-    with pytest.raises(OptionRefused, match="no device 'tpu'"):
+    with pytest.raises(OptionRefused, match="--device is 'tpu'"):
         Screener(article, device="tpu")

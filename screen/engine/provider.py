@@ -1,0 +1,155 @@
+"""Options of onnxruntime's CUDA execution provider, and the errors of CUDA as errors of the project.
+
+In: a GPU's number, a precision and a memory limit; or an exception of onnxruntime. Out: provider options; or an
+`EngineFailed` with a next step.
+
+Three defaults of the provider are replaced, because results must not depend on the batch or the run: TF32 is on, the
+search of convolution algorithms times all of them for each new shape (and may choose another one in the next run), and
+the memory arena grows to the whole GPU in powers of two. See the pages "CUDA Execution Provider" of onnxruntime, and
+`cudaError_t` in the CUDA runtime API for the numbers of failures.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from export.errors import EngineFailed, OutOfMemory
+
+
+def cuda_options(index: int, precision: str, memory: int) -> dict[str, str]:
+    """Options of the CUDA execution provider.
+
+    Args:
+        index: number of the GPU.
+        precision: `float32` or `tf32`.
+        memory: maximum size of the arena of one session, in bytes. It holds the tensors and workspaces of the session's
+            runs, but not its weights (`session.use_device_allocator_for_initializers`).
+    """
+    return {
+        "device_id": str(index),
+        "use_tf32": str(int(precision == "tf32")),
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "gpu_mem_limit": str(memory),
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A kind of failure, and how it is recognised.
+
+    Attributes:
+        codes: numbers in texts such as "CUDA failure 2: out of memory".
+        texts: parts of the text of the exception, in lower case.
+        found, wanted, next_step: the parts of the error; `{device}` stands for the name of the device.
+        error: class of the error.
+    """
+
+    codes: tuple[int, ...]
+    texts: tuple[str, ...]
+    found: str
+    wanted: str
+    next_step: str
+    error: type[EngineFailed] = EngineFailed
+
+
+_FAILURES = (
+    _Failure(
+        (2,),
+        (
+            *("failed to allocate memory", "is smaller than requested bytes", "out of memory"),
+            *("bad_alloc", "bad allocation", "alloc_failed", "allocation_failed"),
+        ),
+        "Memory ran out on the device {device}",
+        "enough memory for the tensors of one session run",
+        "lower --memory or --threads, or use a machine with more memory",
+        OutOfMemory,
+    ),
+    _Failure(
+        (35,),
+        ("driver version is insufficient",),
+        "The NVIDIA driver is too old for the CUDA version of onnxruntime",
+        "a driver that supports this CUDA version",
+        "update the NVIDIA driver (`oodscreen doctor` prints the versions), or use --device cpu",
+    ),
+    _Failure(
+        (802, 803, 804),
+        ("forward compatibility was attempted", "system has unsupported display driver"),
+        "The NVIDIA driver and the CUDA libraries on this machine do not belong together",
+        "a driver whose libraries and kernel module have the same version",
+        "restart the machine after an update of the driver, or use --device cpu",
+    ),
+    _Failure(
+        (38, 100, 101),
+        ("no cuda-capable device", "invalid device ordinal", "match any available gpus"),
+        "CUDA does not find the device {device}",
+        "a GPU that this process may use",
+        "check `nvidia-smi` and CUDA_VISIBLE_DEVICES, or use --device cpu",
+    ),
+    _Failure(
+        (46,),
+        ("devices are busy or unavailable",),
+        "Another process uses the device {device} exclusively",
+        "a GPU in the compute mode Default",
+        "wait for the other process, choose another GPU by --device cuda:N, or use --device cpu",
+    ),
+    _Failure(
+        (209,),
+        ("no kernel image is available",),
+        "onnxruntime has no code for the GPU {device}",
+        "a GPU whose compute capability this build of onnxruntime supports",
+        "use another GPU, or --device cpu",
+    ),
+    _Failure(
+        (),
+        (
+            *("cannot open shared object file", "cudnn frontend", "cudnn_status_not_initialized"),
+            *("cudnn_status_sublibrary", "cudnn_status_version_mismatch", "unable to find symbol cudnn"),
+        ),
+        "A library of CUDA or cuDNN is missing or has another version",
+        "the CUDA and cuDNN libraries for this version of onnxruntime",
+        "pip install 'oodscreen[cuda]', or use --device cpu",
+    ),
+    _Failure(
+        (3, 214, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999),
+        (
+            *("illegal memory access", "unspecified launch failure", "misaligned address", "device-side assert"),
+            *("uncorrectable ecc", "gpu is lost", "fallen off the bus", "_status_execution_failed"),
+        ),
+        "The GPU failed, and this process can no longer use it (device {device})",
+        "a GPU that runs until the end of the command",
+        "run the same command again, which continues after the finished shards; if the GPU fails again, look for Xid "
+        "messages in the system log (`dmesg`), or use --device cpu",
+    ),
+)
+
+
+def explain_failure(error: Exception, device: str) -> EngineFailed | None:
+    """The error of the project for an exception of onnxruntime; None if its text is not known.
+
+    Args:
+        error: the exception.
+        device: name of the device.
+    """
+    text = str(error).strip()
+    code = re.search(r"CUDA failure (\d+)", text)
+    for failure in _FAILURES:
+        known = code is not None and int(code[1]) in failure.codes
+        known = known or any(one in text.lower() for one in failure.texts)
+        if known or (isinstance(error, MemoryError) and failure.error is OutOfMemory):
+            return failure.error(
+                f"{failure.found.format(device=device)}: {shorten_failure(error)}",
+                wanted=failure.wanted,
+                next_step=failure.next_step,
+            )
+    return None
+
+
+def shorten_failure(error: Exception) -> str:
+    """The part of an exception's text that names the failure: that of CUDA if there is one, else the first line."""
+    text = str(error).strip()
+    failure = re.search(r"(CUDA|CUBLAS|CUDNN|CUDNN_FE) failure \d+: [^;\n]+", text)
+    if failure is not None:
+        return failure[0].strip()
+    return text.splitlines()[0] if text else type(error).__name__
