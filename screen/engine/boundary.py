@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import helper
 
 from screen.engine.graph.features import FEATURES
 from screen.engine.graph.plan import EnginePlan
+from screen.engine.graph.trunk import BoundaryTensor
 from screen.engine.runs import MIN_FED, Rows, cut_rows
 from screen.engine.session import Device, GraphSession, to_numpy
 from screen.engine.workers import WorkerPool
@@ -56,6 +60,7 @@ class TrunkRunner:
         self._plan, self._device, self._pool = plan, device, pool
         self._rows = plan.trunk_rows(memory, device.workers)
         self._session = GraphSession(plan.trunk, device, plan.weights_folder)
+        self._device_rows = None if device.name == "cpu" else DeviceRows(plan.boundary, device)
 
     def run(self, rows: Rows) -> Boundary:
         """Run the trunk in parallel on slices of the rows, and return their boundary."""
@@ -81,6 +86,8 @@ class TrunkRunner:
     def take(self, boundary: Boundary, positions: NDArray[np.int64]) -> Boundary:
         """Copy the boundary of the rows at some positions, without features; a single row is stored twice."""
         fed = positions if len(positions) >= MIN_FED else np.repeat(positions, MIN_FED)
+        if self._device_rows is not None:
+            return Boundary(self._device_rows.take(boundary.tensors, fed), Rows(boundary.rows.images[positions]))
         pieces = np.array_split(fed, self._device.workers)
 
         def take_piece(piece: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
@@ -96,20 +103,27 @@ class TrunkRunner:
         """Concatenate the rows of several boundaries, without features; a single boundary is returned unchanged."""
         if len(boundaries) == 1:
             return boundaries[0]
+        images = np.concatenate([boundary.rows.images for boundary in boundaries])
+        if self._device_rows is not None:
+            counts = [boundary.rows.count for boundary in boundaries]
+            return Boundary(self._device_rows.join([one.tensors for one in boundaries], counts), Rows(images))
 
         def own_rows(boundary: Boundary) -> dict[str, NDArray[Any]]:  # a single row only once
             return self._slice_tensors(boundary, 0, boundary.rows.count)
 
         tensors = self._put(self._assemble(boundaries, [boundary.rows.count for boundary in boundaries], own_rows))
-        return Boundary(tensors, Rows(np.concatenate([boundary.rows.images for boundary in boundaries])))
+        return Boundary(tensors, Rows(images))
 
     def split(self, boundary: Boundary, pieces: int) -> list[Boundary]:
-        """Split a boundary into at most `pieces` boundaries of consecutive rows; no tensor is copied."""
+        """Split a boundary into at most `pieces` boundaries of consecutive rows; on the CPU no tensor is copied."""
         slices = cut_rows(boundary.rows.images, pieces)
         if len(slices) == 1:
             return [boundary]
 
         def split_off(start: int, images: NDArray[np.uint8]) -> Boundary:
+            if self._device_rows is not None:
+                positions = np.arange(start, start + len(images))
+                return Boundary(self._device_rows.take(boundary.tensors, positions), Rows(images))
             tensors = self._put(self._slice_tensors(boundary, start, start + len(images)))
             return Boundary(tensors, Rows(images), owner=boundary)
 
@@ -149,6 +163,101 @@ class TrunkRunner:
 
     def _run_slice(self, images: NDArray[np.uint8]) -> dict[str, Any]:
         return self._session.run({self._plan.contract.input_name: self._session.put(images)})
+
+
+class DeviceRows:
+    """Selects and joins rows of boundary tensors on the device, so that no tensor is copied to the host.
+
+    On a GPU, this is one small graph for each of the two operations. The sessions open on first use: only an early exit
+    needs them, and a cut after memory ran out.
+
+    Args:
+        boundary: the boundary tensors.
+        device: device of the sessions.
+    """
+
+    def __init__(self, boundary: Sequence[BoundaryTensor], device: Device) -> None:
+        self._boundary, self._device = tuple(boundary), device
+
+    @cached_property
+    def _gather(self) -> GraphSession:
+        return GraphSession(_gather_rows(self._boundary), self._device)
+
+    @cached_property
+    def _concat(self) -> GraphSession:
+        return GraphSession(_concat_rows(self._boundary), self._device)
+
+    def take(self, tensors: Mapping[str, Any], positions: NDArray[np.int64]) -> dict[str, Any]:
+        """Copies of the rows at some positions, on the device.
+
+        Args:
+            tensors: the boundary tensors, by name.
+            positions: positions of the rows, `int64 [B]`.
+        """
+        inputs = {f"{_FIRST}{one.name}": tensors[one.name] for one in self._boundary}
+        inputs[_POSITIONS] = self._gather.put(positions.astype(np.int64, copy=False))
+        return self._named(self._gather.run(inputs))
+
+    def join(self, boundaries: Sequence[Mapping[str, Any]], counts: Sequence[int]) -> dict[str, Any]:
+        """The rows of several boundaries, joined two by two, so that a row is copied about log2(n) times.
+
+        Args:
+            boundaries: the boundary tensors of each boundary, by name.
+            counts: number of rows of each boundary; a single row is stored twice, and joined once.
+        """
+        own = [
+            self.take(tensors, np.zeros(1, np.int64)) if count < MIN_FED else dict(tensors)
+            for tensors, count in zip(boundaries, counts, strict=True)
+        ]
+        while len(own) > 1:
+            pairs = [self._join_two(*own[i : i + 2]) for i in range(0, len(own) - 1, 2)]
+            own = pairs + (own[-1:] if len(own) % 2 else [])
+        return own[0]
+
+    def _join_two(self, first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+        inputs = {f"{_FIRST}{one.name}": first[one.name] for one in self._boundary}
+        inputs |= {f"{_SECOND}{one.name}": second[one.name] for one in self._boundary}
+        return self._named(self._concat.run(inputs))
+
+    def _named(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
+        return {one.name: outputs[one.name] for one in self._boundary}
+
+
+_FIRST, _SECOND, _POSITIONS = "first/", "second/", "positions"
+"""Prefixes and name of the inputs of the graphs of `DeviceRows`."""
+
+
+def _gather_rows(boundary: Sequence[BoundaryTensor]) -> onnx.ModelProto:
+    """A graph that selects rows of each boundary tensor."""
+    positions = helper.make_tensor_value_info(_POSITIONS, onnx.TensorProto.INT64, ["B"])
+    nodes = [
+        helper.make_node("Gather", [f"{_FIRST}{one.name}", _POSITIONS], [one.name], one.name, axis=one.row_axis)
+        for one in boundary
+    ]
+    return _make_model(nodes, [positions, *(_value(one, _FIRST) for one in boundary)], boundary)
+
+
+def _concat_rows(boundary: Sequence[BoundaryTensor]) -> onnx.ModelProto:
+    """A graph that joins the rows of two boundaries."""
+    nodes = [
+        helper.make_node(
+            "Concat", [f"{_FIRST}{one.name}", f"{_SECOND}{one.name}"], [one.name], one.name, axis=one.row_axis
+        )
+        for one in boundary
+    ]
+    return _make_model(nodes, [_value(one, prefix) for prefix in (_FIRST, _SECOND) for one in boundary], boundary)
+
+
+def _make_model(
+    nodes: Sequence[onnx.NodeProto], inputs: Sequence[onnx.ValueInfoProto], boundary: Sequence[BoundaryTensor]
+) -> onnx.ModelProto:
+    graph = helper.make_graph(nodes, "rows", inputs, [_value(one) for one in boundary])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+def _value(tensor: BoundaryTensor, prefix: str = "") -> onnx.ValueInfoProto:
+    """An input or output of the type of a boundary tensor; the number of rows is free."""
+    return helper.make_tensor_value_info(f"{prefix}{tensor.name}", tensor.type, [None] * (len(tensor.shape) + 1))
 
 
 class _TensorBuffers:
