@@ -233,8 +233,8 @@ class RunConfig:
             min=0,
             max=1024,
             metavar="N",
-            help="Number of threads for passes and for decoding, 0 for one on each core; results do not depend on this "
-            "number.",
+            help="Number of threads for passes and for decoding, 0 for one on each core that this process may use "
+            "(affinity, CPU quota, OMP_NUM_THREADS); results do not depend on this number.",
             rich_help_panel=SPEED_PANEL,
         ),
     ] = 0

@@ -13,10 +13,11 @@ from pathlib import Path
 from export.contract.metadata import ModelContract
 from export.contract.reader import read_model
 from screen.config import RunConfig
+from screen.cores import usable_cores
 from screen.decide.calibration import Calibration, has_signature, read_calibration
 from screen.decide.request import describe_lines, describe_values
 from screen.engine.graph.plan import plan_engine
-from screen.engine.session import CPU_MEMORY, usable_cores
+from screen.engine.session import CPU_MEMORY
 from screen.files.paths import as_path, name_place
 
 _MIB = 2**20

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from export.contract.reader import ExportedModel
 from screen.config import RunConfig
+from screen.cores import usable_cores
 from screen.doctor.source import decode_first, decode_made
 from screen.doctor.speed import product_session
 from screen.doctor.timing import PER, Stopwatch, Timing
 from screen.engine.graph.plan import plan_engine
 from screen.engine.passes import PassEngine
-from screen.engine.session import Device, usable_cores
+from screen.engine.session import Device
 from screen.input.images import batch_rows
 
 StageName = Literal["read and decode", "copy", "trunk", "head"]

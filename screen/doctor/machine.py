@@ -18,8 +18,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
 from export import runtime
+from screen.cores import usable_cores
 from screen.engine.cuda_driver import CudaCards, cuda_cards
-from screen.engine.session import usable_cores
 
 _PACKAGES = (
     "oodscreen",

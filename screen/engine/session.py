@@ -9,7 +9,6 @@ providers differs. This module checks that list: a session on `cuda` runs on CUD
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from onnx import helper
 from export import runtime
 from export.errors import EngineFailed, OptionRefused
 from screen.config import refuse_tf32
+from screen.cores import usable_cores
 from screen.device import DeviceRequest
 from screen.engine.cuda_driver import cuda_cards
 from screen.engine.provider import cuda_options, explain_failure, shorten_failure
@@ -87,7 +87,7 @@ def choose_device(wanted: str, threads: int, *, precision: str = "float32", memo
 
     Args:
         wanted: `auto` (CUDA if it works, else the CPU), `cpu`, `cuda` or `cuda:N`.
-        threads: number of CPU threads; 0 for all cores.
+        threads: number of CPU threads; 0 for `usable_cores`.
         precision: `float32` or `tf32`.
         memory: maximum size of the tensors of all concurrent session runs, in MiB; None for the default.
 
@@ -157,11 +157,6 @@ def _probe(device: Device) -> OptionRefused | None:
         wanted="the CUDA and cuDNN libraries for this version of onnxruntime",
         next_step="pip install 'oodscreen[cuda]' (`oodscreen doctor` lists the libraries), or use --device cpu",
     )
-
-
-def usable_cores() -> int:
-    """Number of CPU cores available to this process."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class GraphSession:

@@ -10,7 +10,6 @@ decodes large images, so threads decode in parallel.
 from __future__ import annotations
 
 import math
-import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from export.contract.metadata import ModelContract
+from screen.cores import usable_cores
 from screen.input.image_bytes import NULL_TENSOR, Failure, as_picture, image_sources, read_path
 from screen.input.image_file import ImageRefused, open_image
 from screen.input.mapping import tensor_shape
@@ -90,7 +90,7 @@ class Decoder:
         contract: the model's image size, colour mode and resize method.
         max_pixels: maximum number of pixels in an image; larger images are not decoded.
         image_root: base folder of the paths in the image column; None: no path is read.
-        threads: number of decoding threads; 0 for one per core.
+        threads: number of decoding threads; 0 for `usable_cores`.
         check: called after each image, and while a long file is read; an exception that it raises ends the batch.
     """
 
@@ -111,7 +111,7 @@ class Decoder:
         self._root = None if image_root is None else Path(image_root).resolve()
         self._check = check
         self._closed = threading.Event()
-        self._threads = threads or os.cpu_count() or 1
+        self._threads = threads or usable_cores()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
         self._pixels = _PixelBudget(max(_PIXELS, self._threads * _PIXELS_PER_THREAD))
 

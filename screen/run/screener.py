@@ -46,7 +46,8 @@ class Screener:
         adaptive: early exit: whether to stop the passes of a row once its flag is decided. `passes` in the summary is
             then the number of completed passes, and the scores are estimates of the scores after T passes.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, GPU number N.
-        threads: number of threads, 0 for one on each core; results do not depend on this number.
+        threads: number of threads, 0 for one on each core that this process may use; results do not depend on this
+            number.
         memory: maximum size of the tensors of all concurrent session runs, in MiB. The default is 512 on the CPU, and
             half of the free memory on a GPU.
         precision: `float32`, or `tf32` on a GPU. The default is that of the calibration, else `float32`.
