@@ -17,6 +17,7 @@ from screen.cores import usable_cores
 from screen.decide.calibration import Calibration, has_signature, read_calibration
 from screen.decide.request import describe_lines, describe_values
 from screen.engine.graph.plan import plan_engine
+from screen.engine.run_sizes import least_memory, size_runs
 from screen.engine.session import CPU_MEMORY
 from screen.files.paths import as_path, name_place
 
@@ -110,8 +111,8 @@ def inspect_model(path: str | Path, config: RunConfig) -> Inspection:
         trunk_share=plan.trunk_share,
         passes=settings.passes,
         passes_per_run=min(plan.passes_per_run, settings.passes),
-        rows_per_run=plan.rows_per_run(memory, threads),
-        memory=max(memory // _MIB, -(-plan.least_memory(threads) // _MIB)),
+        rows_per_run=size_runs(plan, memory, threads).head_rows,
+        memory=max(memory // _MIB, -(-least_memory(plan) // _MIB)),
         relative_cost=plan.relative_cost(settings.passes),
     )
 

@@ -20,9 +20,10 @@ from onnx import helper
 from screen.engine.graph.features import FEATURES
 from screen.engine.graph.plan import EnginePlan
 from screen.engine.graph.trunk import BoundaryTensor
+from screen.engine.run_sizes import RunSizes
 from screen.engine.runs import MIN_FED, Rows, cut_rows
 from screen.engine.session import Device, GraphSession, to_numpy
-from screen.engine.workers import WorkerPool
+from screen.engine.workers import Lane, WorkerPool
 
 Item = TypeVar("Item")
 
@@ -52,13 +53,12 @@ class TrunkRunner:
         plan: plan of the model.
         device: device of the session.
         pool: threads, each of which runs one slice of the rows at a time.
-        memory: maximum size of the tensors of all concurrent session runs, in bytes; determines the rows per trunk
-            slice.
+        sizes: rows per trunk slice, and the number of concurrent slices.
     """
 
-    def __init__(self, plan: EnginePlan, device: Device, pool: WorkerPool, memory: int) -> None:
+    def __init__(self, plan: EnginePlan, device: Device, pool: WorkerPool, sizes: RunSizes) -> None:
         self._plan, self._device, self._pool = plan, device, pool
-        self._rows = plan.trunk_rows(memory, device.workers)
+        self._sizes, self._lane = sizes, Lane(pool, sizes.trunk_runs)
         self._session = GraphSession(plan.trunk, device, plan.weights_folder)
         self._device_rows = None if device.name == "cpu" else DeviceRows(plan.boundary, device)
 
@@ -73,15 +73,15 @@ class TrunkRunner:
         def run_slice(images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
             return to_numpy(self._run_slice(images), self._session.outputs)
 
-        values = self._assemble(slices, [len(images) for images in slices], run_slice)
+        values = self._assemble(slices, [len(images) for images in slices], run_slice, self._lane)
         features = values.pop(FEATURES, None)
         return Boundary(self._put(values), rows, None if features is None else features[: rows.count])
 
     def features(self, rows: Rows) -> NDArray[np.float32]:
         """The features of some rows, `[B, F]`; requires a plan with `features`."""
         assert FEATURES in self._session.outputs, "the plan has no features"  # noqa: S101
-        parts = self._pool.map(lambda images: self._run_slice(images)[FEATURES].numpy(), self._cut(rows))
-        return np.concatenate(list(parts))[: rows.count]
+        parts = self._lane.map(lambda images: self._run_slice(images)[FEATURES].numpy(), self._cut(rows))
+        return np.concatenate(parts)[: rows.count]
 
     def take(self, boundary: Boundary, positions: NDArray[np.int64]) -> Boundary:
         """Copy the boundary of the rows at some positions, without features; a single row is stored twice."""
@@ -140,7 +140,11 @@ class TrunkRunner:
         return {name: self._session.put(value) for name, value in values.items()}
 
     def _assemble(
-        self, items: Sequence[Item], rows: Sequence[int], make: Callable[[Item], Mapping[str, NDArray[Any]]]
+        self,
+        items: Sequence[Item],
+        rows: Sequence[int],
+        make: Callable[[Item], Mapping[str, NDArray[Any]]],
+        lane: Lane | None = None,
     ) -> dict[str, NDArray[Any]]:
         """Call `make` for each item in parallel, and concatenate the rows of its tensors in the order of the items.
 
@@ -148,18 +152,19 @@ class TrunkRunner:
             items: inputs of `make`.
             rows: number of rows of each item's tensors.
             make: returns the boundary tensors of an item, and its features if the trunk outputs them, by name.
+            lane: limits the concurrent calls; None: one in each thread.
         """
         row_axes = {FEATURES: 0, **{tensor.name: tensor.row_axis for tensor in self._plan.boundary}}
         buffers = _TensorBuffers(sum(rows), row_axes)
         starts = accumulate(rows, initial=0)
-        list(self._pool.map(lambda item, start: buffers.fill(start, make(item)), items, starts))
+        list((lane or self._pool).map(lambda item, start: buffers.fill(start, make(item)), items, starts))
         return buffers.values
 
     def _cut(self, rows: Rows) -> list[NDArray[np.uint8]]:
         """Cut the images into trunk slices."""
         if self._device.name != "cpu":
             return [rows.fed]  # a single slice, so that no tensor is copied to the host
-        return cut_rows(rows.fed, max(self._device.workers, -(-len(rows.fed) // self._rows)))
+        return cut_rows(rows.fed, self._sizes.trunk_slices(len(rows.fed)))
 
     def _run_slice(self, images: NDArray[np.uint8]) -> dict[str, Any]:
         return self._session.run({self._plan.contract.input_name: self._session.put(images)})

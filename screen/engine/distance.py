@@ -42,6 +42,8 @@ kernel for a single column."""
 
 _ROWS_PER_RUN = 512
 _MIN_ROWS = 2
+_LEAST_ROWS = 32
+"""Minimum rows of a slice that only serves to occupy another thread: each slice reads the whole reference set."""
 
 
 @dataclass(frozen=True)
@@ -244,7 +246,7 @@ class _Measurement:
         """Results of `finish` for the graph's outputs, joined over slices of the rows."""
         chosen = self.distance.select(features)
         fed = chosen if len(chosen) >= _MIN_ROWS else np.repeat(chosen, _MIN_ROWS, axis=0)
-        slices = max(1, min(max(self._workers, -(-len(fed) // _ROWS_PER_RUN)), len(fed) // _MIN_ROWS))
+        slices = max(1, -(-len(fed) // _ROWS_PER_RUN), min(self._workers, len(fed) // _LEAST_ROWS))
 
         def run_slice(rows: NDArray[np.float32]) -> Floats:
             outputs = self._session.run({_FEATURES: self._session.put(rows)})

@@ -241,7 +241,7 @@ class EarlyExitEngine(PassEngine):
             Summary and statistics of all passes so far, and whether each row is decided, `[B]`; at the last look, every
             row is.
         """
-        statistics = self._run_passes(boundary, self._runs_by_look[look])
+        statistics = self._reduce_all(boundary, self._runs_by_look[look])
         if previous is not None:
             statistics = previous.merge(statistics)
         summary = summarize(statistics, self.plan.contract.task)
@@ -251,11 +251,6 @@ class EarlyExitEngine(PassEngine):
             return summary, statistics, np.ones(len(limit), np.bool_)
         error = entropy_error(statistics, self.passes)
         return summary, statistics, find_decided_rows(entropy, information, error, limit, completed, self.passes)
-
-    def _run_passes(self, boundary: Boundary, runs: list[Run]) -> RunStatistics:
-        """Run passes over rows, in pieces that are small enough for memory and enough to occupy every worker."""
-        pieces = max(-(-self._workers // len(runs)), -(-boundary.rows.count // self.rows_per_run))
-        return self._reduce_all(self._trunk.split(boundary, pieces), runs)
 
     def _measure_distances(self, boundary: Boundary) -> FeatureDistances:
         """Distances of the rows of a boundary from the reference set."""

@@ -28,10 +28,11 @@ from screen.engine.distance import DistanceMeter, NeighbourDistance
 from screen.engine.graph.plan import EnginePlan
 from screen.engine.graph.reduction import ENERGY, ENTROPY, M2, M3, M4, RAW_OUTPUT, VOTES
 from screen.engine.masks import draw_masks, draw_row_masks
+from screen.engine.run_sizes import least_memory, size_runs
 from screen.engine.runs import MIN_FED, Rows, Run, cut_passes, cut_rows
 from screen.engine.session import Device, GraphSession, to_numpy
 from screen.engine.statistics import PassSummary, RunStatistics, concatenate, summarize
-from screen.engine.workers import WorkerPool
+from screen.engine.workers import Lane, WorkerPool
 
 _SUMS = (M2, M3, M4, VOTES, ENTROPY, ENERGY)
 
@@ -87,17 +88,19 @@ class PassEngine:
         self.device = device
         self._workers = device.workers
         self._pool = WorkerPool(self._workers, "passes")
-        self.rows_per_run = plan.rows_per_run(memory, self._workers, self.boundary_copies)
-        least = plan.least_memory(self._workers, self.boundary_copies)
+        self._sizes = sizes = size_runs(plan, memory, self._workers, self.boundary_copies)
+        self._lane = Lane(self._pool, sizes.head_runs)
+        self.rows_per_run = sizes.rows
+        least = least_memory(plan, self.boundary_copies)
         if memory < least and notify is not None:
             notify(
-                f"--memory {memory // 2**20} is too small: two rows in each of {self._workers} session run(s), one per "
-                f"thread (--threads), need {-(-least // 2**20)} MiB; the run uses as much"
+                f"--memory {memory // 2**20} is too small: a session run of two rows needs {-(-least // 2**20)} MiB; "
+                "the run uses as much"
             )
         self._notify = notify
         # The reference features are larger than most heads, so their session opens in parallel with the others.
         opening = self._pool.submit(DistanceMeter, distances, device) if distances else None
-        self._trunk = TrunkRunner(plan, device, self._pool, memory)
+        self._trunk = TrunkRunner(plan, device, self._pool, sizes)
         self._head = GraphSession(plan.head, device, plan.weights_folder)
         self._runs = cut_passes(plan, (passes,))[0]
         self._meter = None if opening is None else opening.result()
@@ -164,7 +167,11 @@ class PassEngine:
         Args:
             images: `uint8 [B, H, W, C]`, B at least 1.
         """
-        boundaries = self.run_trunk(images)
+        boundaries = [
+            part
+            for one in self.run_trunk(images)
+            for part in self._trunk.split(one, -(-one.rows.count // self._sizes.head_rows))
+        ]
 
         def run_all_rows(run: Run) -> NDArray[np.float32]:
             parts = []
@@ -173,21 +180,19 @@ class PassEngine:
                 parts.append(outputs[RAW_OUTPUT][: run.count, : boundary.rows.count])
             return np.concatenate(parts, axis=1)
 
-        for start in range(0, len(self._runs), self._workers):
-            yield from self._pool.map(run_all_rows, self._runs[start : start + self._workers])
+        for start in range(0, len(self._runs), self._sizes.head_runs):
+            yield from self._lane.map(run_all_rows, self._runs[start : start + self._sizes.head_runs])
 
     def _summarize_rows(self, images: NDArray[np.uint8]) -> tuple[PassSummary, NDArray[np.float32] | None]:
         """Run the trunk and all passes for rows that fit into memory, and return their summary and features."""
-        parts = cut_rows(images, -(-self._workers // len(self._runs)))
-        boundaries = [self._trunk.run(Rows(part)) for part in parts]
-        summary = summarize(self._reduce_all(boundaries, self._runs), self.plan.contract.task)
-        features = [boundary.features for boundary in boundaries if boundary.features is not None]
-        return summary, np.concatenate(features) if features else None
+        boundary = self._trunk.run(Rows(images))
+        return summarize(self._reduce_all(boundary, self._runs), self.plan.contract.task), boundary.features
 
-    def _reduce_all(self, pieces: list[Boundary], runs: list[Run]) -> RunStatistics:
-        """Statistics of all pieces of rows, computed in parallel, merged over runs in order and joined over pieces."""
+    def _reduce_all(self, whole: Boundary, runs: list[Run]) -> RunStatistics:
+        """Statistics of slices of the rows, computed in parallel, merged over runs in order and joined over slices."""
+        pieces = self._trunk.split(whole, self._sizes.head_slices(whole.rows.count, len(runs)))
         tasks = [(boundary, run) for boundary in pieces for run in runs]
-        reduced = list(self._pool.map(lambda task: self._reduce(*task), tasks))
+        reduced = self._lane.map(lambda task: self._reduce(*task), tasks)
         count = len(runs)
         merged = [reduce(RunStatistics.merge, reduced[i : i + count]) for i in range(0, len(tasks), count)]
         return RunStatistics.join(merged)
@@ -242,3 +247,4 @@ class PassEngine:
             self._notify(f"memory ran out with {previous} rows per session run; continuing with {rows}")
             self._notify = None
         self.rows_per_run = rows
+        self._sizes = replace(self._sizes, rows=rows, head_rows=min(rows, self._sizes.head_rows))

@@ -48,9 +48,6 @@ _MIN_OPSET = 18
 _RUN_MULTIPLE = 4
 """The number of session runs is rounded up to a multiple of this, so that this many threads have equal work."""
 
-TRUNK_ROWS = 128
-"""Maximum rows per trunk slice: the trunk has the largest tensors, and more rows do not make it faster."""
-
 _MASK_COPIES = 3
 """Number of copies of a mask element in memory while masks are drawn: random word, mask, and mask on the device."""
 
@@ -109,42 +106,6 @@ class EnginePlan:
         Only matrix products and convolutions are counted.
         """
         return (self.once_flops + passes * self.pass_flops) / max(1, self.trunk_flops + self.head_flops)
-
-    def trunk_rows(self, memory: int, workers: int = 1) -> int:
-        """Rows per trunk slice, at least 2, for which all concurrent slices need at most half of `memory`.
-
-        Args:
-            memory: maximum size of the tensors of all concurrent session runs, in bytes.
-            workers: number of concurrent slices.
-        """
-        return max(2, min(TRUNK_ROWS, memory // 2 // (workers * max(self.trunk_row_bytes, 1))))
-
-    def rows_per_run(self, memory: int, workers: int = 1, boundary_copies: int = 2) -> int:
-        """Maximum number of rows, at least 2, that run together within `memory`.
-
-        Args:
-            memory: maximum size of the tensors of all concurrent session runs, in bytes.
-            workers: number of concurrent session runs, first of trunk slices, then of the head.
-            boundary_copies: maximum number of copies of the rows' boundary in memory.
-        """
-        trunk = workers * self.trunk_rows(memory, workers) * self.trunk_row_bytes
-        heads = workers * self.passes_per_run * self.head_pass_bytes
-        row_bytes = self._row_bytes(workers, boundary_copies)
-        return max(2, (memory - max(trunk, heads)) // max(row_bytes, 1))
-
-    def least_memory(self, workers: int = 1, boundary_copies: int = 2) -> int:
-        """Size of the tensors of all concurrent session runs with two rows, the fewest that run together, in bytes.
-
-        Args:
-            workers: as for `rows_per_run`.
-            boundary_copies: as for `rows_per_run`.
-        """
-        heads = workers * self.passes_per_run * self.head_pass_bytes
-        return max(2 * workers * self.trunk_row_bytes, heads) + 2 * self._row_bytes(workers, boundary_copies)
-
-    def _row_bytes(self, workers: int, boundary_copies: int) -> int:
-        """Bytes of one row in the head: copies of its boundary, and its tensors in concurrent session runs."""
-        return boundary_copies * self.boundary_row_bytes + workers * self.passes_per_run * self.head_row_bytes
 
     def runs(self, passes: int) -> tuple[int, ...]:
         """Divide T passes into session runs of nearly equal size; none has a single pass unless T is 1.

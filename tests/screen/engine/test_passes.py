@@ -16,6 +16,7 @@ from export.source.network import KerasNetwork, KerasReference
 from screen.engine.graph.plan import plan_engine
 from screen.engine.masks import draw_mask
 from screen.engine.passes import PassEngine
+from screen.engine.run_sizes import least_memory
 from screen.engine.session import Device
 from screen.engine.statistics import PassSummary
 from tests.agreement import assert_agree, assert_close_to_scale, mean_and_std, mean_entropy
@@ -55,14 +56,11 @@ def test_a_memory_that_is_too_small_for_two_rows_says_what_is_needed(article: Ex
         device = Device("cpu", 2)
         return PassEngine(plan, passes=30, seed=1, device=device, memory=memory, notify=notices.append)
 
-    least = -(-plan.least_memory(workers=2) // 2**20)
+    least = -(-least_memory(plan) // 2**20)
     assert open_engine(least * 2**20).rows_per_run >= 2
     assert not notices
     assert open_engine(1).rows_per_run == 2
-    assert notices == [
-        "--memory 0 is too small: two rows in each of 2 session run(s), one per thread (--threads), "
-        f"need {least} MiB; the run uses as much"
-    ]
+    assert notices == [f"--memory 0 is too small: a session run of two rows needs {least} MiB; the run uses as much"]
 
 
 @pytest.mark.parametrize("passes", [2, 17, 50])

@@ -20,6 +20,7 @@ from screen.engine.graph.split import split_graph
 from screen.engine.graph.subtraction import choose_dropped, subtraction_pays
 from screen.engine.masks import draw_mask, draw_masks
 from screen.engine.passes import PassEngine
+from screen.engine.run_sizes import size_runs
 from screen.engine.session import Device
 from screen.engine.statistics import PassSummary
 from tests.agreement import assert_close_to_scale
@@ -300,10 +301,10 @@ def test_the_predicted_cost_is_that_of_what_is_run(article: ExportedModel) -> No
 
 def test_a_trunk_with_large_tensors_takes_fewer_rows_at_a_time_and_leaves_room_for_the_head() -> None:
     plan = replace(plan_engine(GRAPHS["dense_chain"][0]()), trunk_row_bytes=14 * 2**20)
-    assert plan.trunk_rows(2**29, workers=2) == 9
-    assert plan.rows_per_run(2**29, workers=2) > 1000
-    assert plan.trunk_rows(2**20, workers=2) == 2
-    assert replace(plan, trunk_row_bytes=100).trunk_rows(2**29, workers=2) == 128
+    assert size_runs(plan, 2**29, 2).trunk_rows == 9
+    assert size_runs(plan, 2**29, 2).rows > 1000
+    assert size_runs(plan, 2**20, 2).trunk_rows == 2
+    assert size_runs(replace(plan, trunk_row_bytes=100), 2**29, 2).trunk_rows == 128
 
 
 def test_a_kind_of_noise_that_is_not_known_is_refused() -> None:
