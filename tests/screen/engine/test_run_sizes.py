@@ -25,7 +25,7 @@ _MEMORY = 2**29
 def test_more_threads_take_turns_instead_of_runs_of_few_rows(article: ExportedModel, threads: int, masks: str) -> None:
     plan = plan_engine(article, masks=masks)
     sizes = size_runs(plan, _MEMORY, threads)
-    assert sizes.head_rows >= (256 if masks == "shared" else 16)
+    assert sizes.head_rows >= (256 if masks == "shared" else 8)
     assert sizes.trunk_rows >= 8
     assert 1 <= sizes.head_runs <= threads
     head = sizes.head_runs * plan.passes_per_run * (plan.head_pass_bytes + sizes.head_rows * plan.head_row_bytes)
