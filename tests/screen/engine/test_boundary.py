@@ -8,6 +8,7 @@ from export.contract.reader import ExportedModel
 from screen.engine.boundary import Boundary, DeviceRows, TrunkRunner
 from screen.engine.early_exit import EarlyExitEngine
 from screen.engine.graph.plan import plan_engine
+from screen.engine.run_sizes import size_runs
 from screen.engine.runs import Rows
 from screen.engine.session import Device
 from screen.engine.workers import WorkerPool
@@ -20,7 +21,7 @@ def test_rows_on_the_device_equal_rows_on_the_host(article: ExportedModel) -> No
     plan = plan_engine(article)
     assert {tensor.row_axis for tensor in plan.boundary} == {0, 1}  # one tensor is transposed
     with WorkerPool(2, "test") as pool:
-        runner, other = (TrunkRunner(plan, CPU, pool, 2**28) for _ in range(2))
+        runner, other = (TrunkRunner(plan, CPU, pool, size_runs(plan, 2**28)) for _ in range(2))
         other._device_rows = DeviceRows(plan.boundary, CPU)
         whole = runner.run(Rows(IMAGES))
         for positions in (np.array([3]), np.array([12, 0, 5])):
