@@ -324,7 +324,8 @@ class RunConfig:
             raise OptionRefused(
                 f"--device is {self.device}, and --engine is ray.",
                 wanted="--device cuda with --engine ray: Ray assigns one GPU to each worker",
-                next_step="give --device cuda; set CUDA_VISIBLE_DEVICES before `ray start` to choose the GPUs of a node",
+                next_step="give --device cuda; set CUDA_VISIBLE_DEVICES before `ray start` to choose the GPUs of "
+                "a node",
             )
         if request.name == "cpu" and self.precision == "tf32":
             raise refuse_tf32("--device is cpu")
@@ -405,8 +406,8 @@ def refuse_tf32(why: str) -> OptionRefused:
     return OptionRefused(
         f"The precision is tf32 (by --precision or by the calibration), but {why}.",
         wanted="an NVIDIA GPU of compute capability 8.0 (Ampere) or higher, the only devices with tf32",
-        next_step="use a GPU of this kind, or give --precision float32; a calibration that was made with tf32 must be made "
-        "again with float32",
+        next_step="use a GPU of this kind, or give --precision float32; a calibration that was made with tf32 must "
+        "be made again with float32",
     )
 
 

@@ -33,7 +33,7 @@ _SECONDS = 0.7
 """Time in seconds after which a stage is not measured with more rows."""
 
 _LONGEST = 3.0
-"""Time in seconds after which the passes are not measured a second time, although their time is then not extrapolated."""
+"""Longest time of the first measurement of the passes, in seconds, after which a second one follows."""
 
 _FIRST_ROWS = 16
 """Number of rows of the first measurement of the passes."""
@@ -184,7 +184,7 @@ def measure_bottleneck(
         passes=settings.passes,
         seed=settings.seed,
         device=device,
-        memory=config.memory * 2**20,
+        memory=device.memory,
         notify=notices.append,
     )
     images = _repeat(decoded.images, batch_rows(config, contract))

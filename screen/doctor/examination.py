@@ -98,7 +98,7 @@ def examine(model: str | None = None, source: str | None = None, config: RunConf
     """
     config = config or RunConfig()
     exported = None if model is None else read_model(as_path(model))
-    device = choose_device(config.device, config.threads)
+    device = choose_device(config.device, config.threads, precision=config.settings().precision, memory=config.memory)
     bottleneck = None
     if model is not None and exported is not None:
         bottleneck = measure_bottleneck(name_place(model), exported, source, config, device)

@@ -126,9 +126,10 @@ def test_a_gpu_that_does_not_work_is_named(fake: type[FakeSession], monkeypatch:
     "text",
     [
         f"{CALL}CUDA failure 2: out of memory{PLACE}",
-        "Non-zero status code returned while running ReduceSum node. onnxruntime::BFCArena::AllocateRawInternal Failed to "
-        "allocate memory for requested buffer of size 939524096",
-        "onnxruntime::BFCArena::AllocateRawInternal Available memory of 34699008 is smaller than requested bytes of 945041920",
+        "Non-zero status code returned while running ReduceSum node. onnxruntime::BFCArena::AllocateRawInternal Failed "
+        "to allocate memory for requested buffer of size 939524096",
+        "onnxruntime::BFCArena::AllocateRawInternal Available memory of 34699008 is smaller than requested bytes of "
+        "945041920",
         f"CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED{PLACE}",
         f"CUDNN failure 4: CUDNN_STATUS_ALLOC_FAILED{PLACE}",
         f"CUDNN failure 4003: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED{PLACE}",
