@@ -1,4 +1,4 @@
-"""Three networks with random weights, for measurements of cost.
+"""Four networks with random weights, for measurements of cost.
 
 Their dropout is the textbooks' `MCDropout`, a subclass that calls its parent with `training=True`, because
 `model.predict` of Keras 3 always disables a plain Dropout.
@@ -19,8 +19,10 @@ NETWORKS = {
     "article": "Conv32, Conv64, MaxPool, Dropout, Dense128, Dropout, Dense10 on 28 x 28 x 1",
     "mobilenet": "MobileNetV2 on 224 x 224 x 3, 100 classes, one dropout before the classifier",
     "blocks": "six residual blocks of 32 channels on 32 x 32 x 3, dropout in each",
+    "blocks-spatial": "three residual blocks of 128 channels on 16 x 16 and three of 256 channels on 8 x 8, "
+    "SpatialDropout in each",
 }
-SHAPES = {"article": (28, 28, 1), "mobilenet": (224, 224, 3), "blocks": (32, 32, 3)}
+SHAPES = {"article": (28, 28, 1), "mobilenet": (224, 224, 3), "blocks": (32, 32, 3), "blocks-spatial": (32, 32, 3)}
 
 
 def build(name: str) -> Any:
@@ -30,6 +32,10 @@ def build(name: str) -> Any:
     keras.utils.set_random_seed(0)
 
     class MCDropout(layers.Dropout):  # type: ignore[misc, name-defined]
+        def call(self, inputs: Any, training: bool | None = None) -> Any:
+            return super().call(inputs, training=True)
+
+    class MCSpatialDropout(layers.SpatialDropout2D):  # type: ignore[misc, name-defined]
         def call(self, inputs: Any, training: bool | None = None) -> Any:
             return super().call(inputs, training=True)
 
@@ -45,6 +51,15 @@ def build(name: str) -> Any:
         _fit_batch_statistics(base)
         x = MCDropout(0.2)(base(image))
         classes = 100
+    elif name == "blocks-spatial":
+        x = layers.Conv2D(128, 3, strides=2, padding="same", activation="relu")(image)
+        for channels, strides in ((128, 1), (128, 1), (128, 1), (256, 2), (256, 1), (256, 1)):
+            y = layers.Conv2D(channels, 3, strides=strides, padding="same", activation="relu")(x)
+            y = layers.Conv2D(channels, 3, padding="same")(MCSpatialDropout(0.5)(y))
+            x = layers.Conv2D(channels, 1, strides=strides)(x) if strides > 1 else x
+            x = layers.ReLU()(layers.Add()([x, y]))
+        x = layers.GlobalAveragePooling2D()(x)
+        classes = 10
     else:
         x = layers.Conv2D(32, 3, padding="same", activation="relu")(image)
         for _ in range(6):

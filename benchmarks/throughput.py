@@ -39,8 +39,8 @@ from benchmarks.networks import NETWORKS, SHAPES
 
 RESULT = Path(__file__).parent / "results" / "throughput.json"
 PASSES = (1, 10, 50, 100, 500)
-ROWS = {"article": 10_000, "mobilenet": 256, "blocks": 128}
-BATCH = {"article": 1000, "mobilenet": 64, "blocks": 64}
+ROWS = {"article": 10_000, "mobilenet": 256, "blocks": 128, "blocks-spatial": 64}
+BATCH = {"article": 1000, "mobilenet": 64, "blocks": 64, "blocks-spatial": 64}
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _TIMED_PASSES = 3
 _VERSIONS = ("oodscreen", "onnxruntime-gpu", "onnx", "numpy", "pyarrow", "tensorflow", "keras", "tf2onnx")

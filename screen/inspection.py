@@ -36,7 +36,8 @@ class Inspection:
         features: for each group of features its tensor, from which a calibration measures distances.
         features_cost: arithmetic of the features, once for each row, as a share of that of T passes of the exported
             network.
-        sites: for each site its name and how its masks are applied: `batch`, `weights`, `subtracted` or `compacted`.
+        sites: for each site its name and how its masks are applied: `batch`, `weights`, `subtracted`,
+            `compacted` or `channels`.
         trunk_share: share of one pass's arithmetic before the first dropout site.
         passes: T.
         passes_per_run: passes in one session run.
@@ -69,6 +70,7 @@ class Inspection:
             "weights": "masks multiply the weights of the following layer",
             "subtracted": "the product of the dropped units is subtracted from the product of all units",
             "compacted": "only the kept units are computed",
+            "channels": "the convolutions leave out the dropped channels",
             "batch": "passes are folded into the batch axis",
         }
         boundary = ", ".join(f"{name} [B, {', '.join(map(str, shape))}]" for name, shape in self.boundary.items())

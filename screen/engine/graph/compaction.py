@@ -20,8 +20,8 @@ from screen.engine.graph.sizes import TensorSizes
 from screen.engine.graph.weights import WeightChain
 
 _ACTIVATIONS = ("Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Tanh", "Sigmoid", "HardSigmoid", "HardSwish", "Gelu")
-_UNARY = frozenset((*_ACTIVATIONS, "Softplus", "Softsign", "Erf", "Neg", "Abs", "Identity"))
-_BINARY = frozenset(("Add", "Sub", "Mul", "Div"))
+UNARY = frozenset((*_ACTIVATIONS, "Softplus", "Softsign", "Erf", "Neg", "Abs", "Identity"))
+BINARY = frozenset(("Add", "Sub", "Mul", "Div"))
 
 _ROUND_TO = 8
 """The number of kept units is rounded up to a multiple of this, the float32 elements of a 256-bit register."""
@@ -118,9 +118,9 @@ def _is_elementwise(node: onnx.NodeProto, data: str, sizes: TensorSizes) -> bool
     """Whether a node is elementwise over the units of `data`; a second operand must be one value, or one per unit."""
     if node.domain not in ("", "ai.onnx"):
         return False
-    if node.op_type in _UNARY:
+    if node.op_type in UNARY:
         return True
-    if node.op_type not in _BINARY:
+    if node.op_type not in BINARY:
         return False
     units = sizes.shapes[data][-1:]
     others = [name for name in node.input if name != data]

@@ -9,6 +9,9 @@ Where a site feeds a product with a constant weight (see `screen.engine.graph.we
 and one batched product `[1, B, F] x [P, F, H]` reads the boundary in place. The product leaves out the units that the
 next site drops (see `screen.engine.graph.compaction`). Alternatively, the part of the features that the site itself
 drops is subtracted from the full product, which the trunk computes (see `screen.engine.graph.subtraction`).
+
+Where convolutions leave out the channels that a site drops, the nodes around them are written separately for each pass
+(see `screen.engine.graph.channels`).
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from onnx import TensorProto, helper
 from export.contract.metadata import ALPHA_KINDS, ALPHA_PRIME, DOMAIN, ModelContract
 from export.errors import ContractRefused
 from screen.engine.graph.builder import GraphBuilder
+from screen.engine.graph.channels.writer import ChannelInputs, PassByPassWriter
 from screen.engine.graph.reduction import add_statistics
 from screen.engine.graph.sites import SitePlan
 from screen.engine.graph.sizes import TensorSizes
@@ -71,22 +75,29 @@ def build_head(
     plans = {plan.site.name: plan for plan in sites}
     inputs = [value for plan in sites for value in plan.inputs]
     absorbed = frozenset().union(*(group.outputs for plan in sites for group in (plan.chain, plan.layer) if group))
-    writer = _HeadWriter(GraphBuilder(inputs[0].name), boundary, sizes, RowStability(exported, sizes))
+    stability = RowStability(exported, sizes)
+    builder, names = GraphBuilder(inputs[0].name), frozenset(tensor.name for tensor in boundary)
+    channels = [
+        ChannelInputs(plan.path, plan.channels, plan.mask, plan.count) for plan in sites if plan.path is not None
+    ]
+    by_pass = PassByPassWriter(builder, names, channels, sizes, stability)
+    writer = _HeadWriter(builder, boundary, sizes, stability, by_pass)
     for node in nodes:
         if node.domain != DOMAIN:
             if absorbed.isdisjoint(node.output):
                 writer.copy_node(node)
             continue
         plan = plans[node.name]
-        if plan.layer is not None:
+        if plan.path is not None:
+            by_pass.select_channels(node)
+        elif plan.layer is not None:
             writer.write_compacted_layer(node, plan, plans[plan.layer.second_site])
         elif plan.method == "batch":
             writer.mask_data(node, plan)
         elif plan.method != "compacted":  # the compacted layer before it includes the site
             writer.mask_product(node, plan)
-    statistics = add_statistics(writer.builder, exported, contract, raw=raw)
-
-    builder = writer.builder
+    by_pass.fold_inputs([value.name for value in exported.output])
+    statistics = add_statistics(builder, exported, contract, raw=raw)
     read = {name for node in builder.nodes for name in node.input}
     graph = helper.make_graph(
         builder.nodes,
@@ -102,9 +113,15 @@ class _HeadWriter:
     """Writes each node of the head in its form for P passes."""
 
     def __init__(
-        self, builder: GraphBuilder, boundary: Sequence[BoundaryTensor], sizes: TensorSizes, stability: RowStability
+        self,
+        builder: GraphBuilder,
+        boundary: Sequence[BoundaryTensor],
+        sizes: TensorSizes,
+        stability: RowStability,
+        by_pass: PassByPassWriter,
     ) -> None:
         self.builder = builder
+        self._by_pass = by_pass
         self._stability = stability
         self._boundary = frozenset(tensor.name for tensor in boundary)
         self._rows_source = next(tensor.name for tensor in boundary if tensor.row_axis == 0)
@@ -112,7 +129,11 @@ class _HeadWriter:
         self._repeated: dict[str, str] = {}
 
     def copy_node(self, node: onnx.NodeProto) -> None:
-        """Write a copy of a node that is not a site, with folded values as inputs."""
+        """Write a copy of a node that is not a site, with folded values as inputs, or a copy for each pass."""
+        if self._by_pass.writes(node):
+            self._by_pass.copy_node(node)
+            return
+        self._by_pass.fold_inputs(node.input)
         if node.op_type == "Shape" and self._is_trunk_value(node.input[0]):
             self._shape_with_passes(node)
         else:
@@ -121,22 +142,32 @@ class _HeadWriter:
     def mask_data(self, node: onnx.NodeProto, plan: SitePlan) -> None:
         """Write a site whose masks multiply its input."""
         self._require_row_axis(node.input[0])
-        noisy = self._apply_noise(self._with_pass_axis(node.input[0]), plan)
+        if self._by_pass.masks_site(node):
+            values = self._by_pass.passes_of(node.input[0])
+            masks = [
+                self.builder.add("Gather", [plan.mask, self.builder.constant(index)], axis=0)
+                for index in range(len(values))
+            ]
+            by_pass = [self._apply_noise(value, plan, mask) for value, mask in zip(values, masks, strict=True)]
+            self._by_pass.set_passes(node.output[0], by_pass)
+            return
+        self._by_pass.fold_inputs(node.input)
+        noisy = self._apply_noise(self._with_pass_axis(node.input[0]), plan, plan.mask)
         self.builder.fold(noisy, node.output[0])
 
-    def _apply_noise(self, values: str, plan: SitePlan) -> str:
+    def _apply_noise(self, values: str, plan: SitePlan, mask: str) -> str:
         """Values with a site's noise: `x * m`, or for alpha dropout with mask k, `a (x k + alpha' (1 - k)) + b`.
 
         Alpha dropout preserves mean and variance of a unit normal (Klambauer et al. 2017): `a` is
         `((1 - rate) (1 + rate alpha'^2))^(-1/2)` and `b` is `-a alpha' rate`.
         """
         if plan.site.kind not in ALPHA_KINDS:
-            return self.builder.add("Mul", [values, plan.mask])
+            return self.builder.add("Mul", [values, mask])
         add, rate = self.builder.add, plan.site.rate
         gain = ((1 - rate) * (1 + rate * ALPHA_PRIME**2)) ** -0.5
-        kept = add("Mul", [values, add("Mul", [plan.mask, self._scalar(gain)])])
+        kept = add("Mul", [values, add("Mul", [mask, self._scalar(gain)])])
         # a alpha' (1 - k) + b, as -a alpha' k + a alpha' (1 - rate)
-        shift = add("Mul", [plan.mask, self._scalar(-gain * ALPHA_PRIME)])
+        shift = add("Mul", [mask, self._scalar(-gain * ALPHA_PRIME)])
         return add("Add", [kept, add("Add", [shift, self._scalar(gain * ALPHA_PRIME * (1 - rate))])])
 
     def _scalar(self, value: float) -> str:
@@ -178,6 +209,7 @@ class _HeadWriter:
             units: indices of the selected units, `[P, K]`; "" for all H.
         """
         self._require_row_axis(node.input[0])
+        self._by_pass.fold_inputs(node.input)
         if plan.method == "subtracted":
             return self._subtract(plan, units)
         add, constant, data = self.builder.add, self.builder.constant, node.input[0]

@@ -19,6 +19,7 @@ from onnx import helper
 from export.contract.metadata import ALPHA_KINDS, DOMAIN, GAUSSIAN_KINDS, ZEROING_KINDS, ModelContract
 from export.contract.reader import ExportedModel
 from export.errors import ContractRefused
+from screen.engine.graph.channels.paths import PASSES, saved_flops
 from screen.engine.graph.features import FeaturePlan, plan_features
 from screen.engine.graph.head import build_head
 from screen.engine.graph.sites import Shortcuts, SitePlan, plan_sites
@@ -112,8 +113,11 @@ class EnginePlan:
 
         The number of session runs is 1, 2 or a multiple of 4, so that 2 or 4 threads have equal work; it is lower if T
         is too small for two passes in each. The number must not depend on the number of threads, because the last bit
-        of a result depends on the division.
+        of a result depends on the division. A head that leaves out channels has two passes in each session run; the
+        last run of an odd T has one, which is computed twice.
         """
+        if self.passes_per_run == PASSES:
+            return (PASSES,) * (passes // PASSES) + (1,) * (passes % PASSES)
         count = -(-passes // self.passes_per_run)
         multiple = _RUN_MULTIPLE if count > _RUN_MULTIPLE // 2 else min(count, _RUN_MULTIPLE // 2)
         count = min(-(-count // multiple) * multiple, max(1, passes // 2))
@@ -154,7 +158,7 @@ def plan_engine(
         shortcuts = Shortcuts()
     if masks == "per-row":
         shortcuts = replace(shortcuts, masks_in_weights=False)
-    sites = plan_sites(graph, model.contract.sites, split.boundary, sizes, shortcuts)
+    sites = plan_sites(graph, model.contract.sites, split.boundary, sizes, shortcuts, split.head)
     trunk = build_trunk(graph, split, sites, sizes)
     feature_plan = plan_features(graph, sizes, split.trunk)
     trunk_row_bytes = largest_bytes(split.trunk, sizes)
@@ -177,6 +181,8 @@ def plan_engine(
     head_pass_bytes = int(sum(site.pass_bytes for site in sites))
     fitting = _RUN_BYTES // max(1, head_pass_bytes + _RUN_ROWS * head_row_bytes)
     once_flops, pass_flops = _planned_flops(split, sites, sizes)
+    paths = [site.path for site in sites if site.path is not None]
+    pass_flops -= int(saved_flops(paths, sizes))
     return EnginePlan(
         contract=model.contract,
         trunk=_make_model(model.proto, trunk.graph),
@@ -185,7 +191,7 @@ def plan_engine(
         features=feature_plan,
         sites=sites,
         statistics=head.statistics,
-        passes_per_run=min(max(fitting, PASSES_PER_RUN_MIN), PASSES_PER_RUN_MAX),
+        passes_per_run=PASSES if paths else min(max(fitting, PASSES_PER_RUN_MIN), PASSES_PER_RUN_MAX),
         boundary_row_bytes=sum(tensor.row_bytes for tensor in trunk.boundary),
         trunk_row_bytes=trunk_row_bytes,
         head_row_bytes=head_row_bytes,

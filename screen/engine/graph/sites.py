@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from export.contract.metadata import ALPHA_KINDS, DOMAIN, ZEROING_KINDS, Site
 from screen.engine.graph.builder import PREFIX
+from screen.engine.graph.channels.paths import ChannelPath, choose_channels, find_channel_paths
 from screen.engine.graph.compaction import CompactedLayer, choose_units, find_compactable_layers
 from screen.engine.graph.sizes import TensorSizes
 from screen.engine.graph.subtraction import choose_dropped, subtraction_pays
@@ -28,15 +29,17 @@ class Shortcuts:
     """Optimizations that the planner may apply where they are mathematically exact and faster.
 
     Attributes:
-        masks_in_weights: multiply weights by masks; otherwise every site has the method `batch`, and the other two
+        masks_in_weights: multiply weights by masks; otherwise every site has the method `batch`, and the other
             optimizations do not apply.
         compact_layers: compute only the units that the next site keeps.
         subtract_dropped: compute a product once, and for each pass subtract the part of the dropped features.
+        leave_out_channels: leave out the channels that a site drops from the convolutions around it.
     """
 
     masks_in_weights: bool = True
     compact_layers: bool = True
     subtract_dropped: bool = True
+    leave_out_channels: bool = True
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,14 @@ class SitePlan:
             `subtracted` (the product of the dropped features is subtracted from the full product, see
             `screen.engine.graph.subtraction`);
             `compacted` (as `weights`, and the preceding layer is computed only for the units that this
-            site keeps, see `screen.engine.graph.compaction`).
+            site keeps, see `screen.engine.graph.compaction`);
+            `channels` (the convolutions around the site leave out the dropped channels, see
+            `screen.engine.graph.channels`).
         prefix: prefix of the names of the site's tensors.
-        chain: the nodes from the site to its product; None for `batch`.
+        chain: the nodes from the site to its product; None for `batch` and `channels`.
         layer: the layer between this site and the next, if it is compacted; else None.
-        indices: index into the flattened mask for each feature of the product, `[F]`; None for `batch`.
+        path: the nodes around the site that are computed for its kept channels alone, for `channels`; else None.
+        indices: index into the flattened mask for each feature of the product, `[F]`; None without `chain`.
     """
 
     site: Site
@@ -63,17 +69,32 @@ class SitePlan:
     prefix: str
     chain: WeightChain | None = None
     layer: CompactedLayer | None = None
+    path: ChannelPath | None = None
     indices: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
 
     @property
     def mask(self) -> str:
-        """Input: mask, `[P, 1 or B, *noise_shape]` for `batch`, `[P, F]` for `weights`, `[P, K]` for `compacted`."""
+        """Input: mask.
+
+        `[P, 1 or B, *noise_shape]` for `batch`, `[P, F]` for `weights`, `[P, K]` for `compacted`, `[P, C]` for
+        `channels`.
+        """
         return f"{self.prefix}/mask"
 
     @property
     def units(self) -> str:
         """Input for `compacted`: indices of the kept units, `int64 [P, K]`."""
         return f"{self.prefix}/units"
+
+    @property
+    def channels(self) -> str:
+        """Input for `channels`: indices of the channels, the kept ones first, `int64 [P, C]`."""
+        return f"{self.prefix}/channels"
+
+    @property
+    def count(self) -> str:
+        """Input for `channels`: number of channels to compute, `int64 [P]`."""
+        return f"{self.prefix}/count"
 
     @property
     def dropped(self) -> str:
@@ -137,10 +158,15 @@ class SitePlan:
         if self.method == "subtracted":
             return [make(self.dropped, types.INT64, ["P", None]), make(self.scale, types.FLOAT, ["P", None])]
         mask = make(self.mask, types.FLOAT, ["P", None])
+        if self.method == "channels":
+            return [mask, make(self.channels, types.INT64, ["P", None]), make(self.count, types.INT64, ["P"])]
         return [make(self.units, types.INT64, ["P", None]), mask] if self.method == "compacted" else [mask]
 
     def feed(self, masks: NDArray[np.float32]) -> dict[str, Array]:
         """Values of `inputs` by name, from masks `[P, 1, *noise_shape]` (for `batch` also `[P, B, *noise_shape]`)."""
+        if self.method == "channels":
+            channels, kept, count = choose_channels(masks.reshape(len(masks), -1))
+            return {self.channels: channels, self.mask: kept, self.count: count}
         if self.indices is None:
             return {self.mask: masks}
         flat = masks.reshape(len(masks), -1)[:, self.indices]
@@ -159,6 +185,7 @@ def plan_sites(
     boundary: Sequence[str],
     sizes: TensorSizes,
     shortcuts: Shortcuts,
+    head: Sequence[onnx.NodeProto],
 ) -> tuple[SitePlan, ...]:
     """Plan how each site is run; the plans are in the contract's order.
 
@@ -168,6 +195,7 @@ def plan_sites(
         boundary: names of the trunk values that the head reads.
         sizes: shapes of the graph's values.
         shortcuts: optimizations that may be applied.
+        head: the nodes that are run in every pass.
     """
     nodes = {node.name: node for node in graph.node if node.domain == DOMAIN}
     chains: dict[str, WeightChain] = {}
@@ -176,15 +204,18 @@ def plan_sites(
         found = {name: find_weight_chain(graph, node, sizes) for name, node in nodes.items() if name not in affine}
         chains = {name: chain for name, chain in found.items() if chain is not None}
     layers = find_compactable_layers(graph, sites, chains, sizes) if shortcuts.compact_layers else {}
+    may_leave_out = shortcuts.masks_in_weights and shortcuts.leave_out_channels
+    paths = find_channel_paths(graph, sites, sizes, head) if may_leave_out else {}
     seconds = {layer.second_site for layer in layers.values()}
     plans = []
     for site in sites:
         prefix, chain, layer = f"{PREFIX}{site.name}", chains.get(site.name), layers.get(site.name)
         if chain is None:
-            plans.append(SitePlan(site, "batch", prefix))
+            path = paths.get(site.name)
+            plans.append(SitePlan(site, "channels" if path else "batch", prefix, path=path))
             continue
         method = "compacted" if site.name in seconds else "weights"
-        plan = SitePlan(site, method, prefix, chain, layer, mask_indices(chain, site, sizes))
+        plan = SitePlan(site, method, prefix, chain, layer, indices=mask_indices(chain, site, sizes))
         in_trunk = nodes[site.name].input[0] in boundary
         if (
             shortcuts.subtract_dropped
