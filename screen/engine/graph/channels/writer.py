@@ -1,7 +1,7 @@
 """Write nodes of the head separately for each pass of a session run.
 
 In: nodes of the exported graph between and around the sites whose dropped channels are left out (see
-`screen.engine.graph.channels.paths`). Out: nodes of the head for `PASSES` passes. Every pass has its own copy of such a
+`screen.engine.graph.channels.paths`). Out: nodes of the head for `PASSES` passes. Every pass has its own copy of each
 node, because the passes differ in the number of channels; a boundary tensor is read by all copies. From the first value
 with fewer than three axes, the passes are concatenated along the batch axis, as in the rest of the head.
 """
