@@ -7,6 +7,7 @@ training usually uses the unrounded floats, so a value can differ by 0.5. The me
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,9 @@ _PILLOW = {
 
 _MAX_PIXELS = 2**26
 """Maximum number of pixels of an intermediate image."""
+
+_BLOCK = 32
+"""Number of rows that are interpolated at a time, so that their values stay in the processor's cache."""
 
 Pixels = NDArray[np.uint8]
 
@@ -96,15 +100,29 @@ def _resize_by_tf(
     columns = _axis(pixels.shape[1], width, window[1] if window else width, method)
     if method == "nearest":
         return np.asarray(pixels[rows[0][:, None], columns[0]])
-    trailing = (1,) * (pixels.ndim - 2)
-    across = columns[2].reshape(-1, *trailing)
-    down = rows[2].reshape(-1, 1, *trailing)
-    edges = []
-    for side in rows[:2]:
-        left = pixels[side[:, None], columns[0]].astype(np.float32)
-        right = pixels[side[:, None], columns[1]].astype(np.float32)
-        edges.append(left + (right - left) * across)
-    return np.asarray(np.rint(edges[0] + (edges[1] - edges[0]) * down), np.uint8)
+    resized = np.empty((len(rows[0]), len(columns[0]), *pixels.shape[2:]), np.uint8)
+    channels = np.arange(math.prod(pixels.shape[2:]))
+    left, right = ((side[:, None] * len(channels) + channels).ravel() for side in columns[:2])
+    across = np.repeat(columns[2], len(channels))
+    down = rows[2][:, None]
+    for start in range(0, len(resized), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        upper, lower = (_across(pixels[side[block]], left, right, across) for side in rows[:2])
+        lower -= upper
+        lower *= down[block]
+        lower += upper
+        resized[block] = np.rint(lower, out=lower).reshape(resized[block].shape)
+    return resized
+
+
+def _across(rows: Pixels, left: NDArray[np.int64], right: NDArray[np.int64], weight: NDArray[np.float32]) -> Any:
+    """Rows interpolated between the values at two positions: `float32 [rows, resized width * C]`."""
+    values = rows.reshape(len(rows), -1)
+    first = values.take(left, axis=1).astype(np.float32)
+    between = values.take(right, axis=1) - first
+    between *= weight
+    between += first
+    return between
 
 
 def _axis(size: int, resized: int, kept: int, method: str) -> tuple[Any, Any, Any]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from export.contract.inputs import Resize
-from screen.input.resize import resize_image
+from screen.input.resize import _axis, _crop_to_shape, _size_by_short_side, resize_image
 
 # Height and width of an image, then of the model: smaller, larger, odd, wide and tall, by one pixel, equal.
 SIZES = [
@@ -137,3 +137,26 @@ def test_a_short_side_is_resized_whole_and_then_cut(
     top, left = (round((size - kept) / 2) for size, kept in zip(whole, wanted, strict=True))
     theirs = theirs[top : top + wanted[0], left : left + wanted[1]]
     assert grey_levels_apart(resized(pixels, f"{method}:short={short}", wanted), theirs) <= 1
+
+
+@pytest.mark.parametrize("fit", ["stretch", "crop", "short"])
+def test_bilinear_is_interpolated_across_and_then_down_in_float32(
+    own: Size, wanted: Size, channels: int, fit: str
+) -> None:
+    """Calibrations stay valid only if not one bit of a pixel changes."""
+    pixels = make_pixels(own, channels)
+    short = max(wanted) + 9
+    found = resized(pixels, f"bilinear:short={short}" if fit == "short" else f"bilinear:{fit}", wanted)
+    if fit == "crop":
+        pixels = _crop_to_shape(pixels, *wanted)
+    full = _size_by_short_side(*own, short) if fit == "short" else wanted
+    (above, below, down), (left, right, across) = (
+        _axis(size, resized, kept, "bilinear") for size, resized, kept in zip(pixels.shape, full, wanted, strict=False)
+    )
+    values = pixels.astype(np.float32)
+    edges = [
+        values[rows][:, left] + (values[rows][:, right] - values[rows][:, left]) * across[:, None]
+        for rows in (above, below)
+    ]
+    levels = edges[0] + (edges[1] - edges[0]) * down[:, None, None]
+    np.testing.assert_array_equal(found, np.rint(levels).astype(np.uint8))
