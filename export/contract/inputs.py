@@ -151,11 +151,12 @@ RESIZE_METHODS = (
 )  # fmt: skip
 RESIZE_FITS = ("stretch", "crop", "pad", "short=N")
 _SHORT = "short="
+_SCALED = ":scaled"
 
 
 @dataclass(frozen=True)
 class Resize:
-    """Resizing of an image to the model's input size, written as text `METHOD` or `METHOD:FIT`.
+    """Resizing of an image to the model's input size, written as text `METHOD[:FIT][:scaled]`.
 
     Attributes:
         method: `none`: images of another size are not scored. `bilinear` and `nearest` are the methods of
@@ -166,16 +167,17 @@ class Resize:
             model's aspect ratio. `pad`: the whole image with its aspect ratio, padded with black. `short`: the shorter
             side is resized to `short_side` pixels, then the centre is cropped.
         short_side: length of the shorter side in pixels, for `short` only.
+        scaled: whether large JPEG images are decoded at 1/2, 1/4 or 1/8 of their size before they are resized.
     """
 
     method: str = "none"
     fit: str = "stretch"
     short_side: int = 0
+    scaled: bool = False
 
     def __str__(self) -> str:
-        if self.fit == "stretch":
-            return self.method
-        return f"{self.method}:{_SHORT}{self.short_side}" if self.fit == "short" else f"{self.method}:{self.fit}"
+        fit = f"{_SHORT}{self.short_side}" if self.fit == "short" else self.fit
+        return self.method + (f":{fit}" if fit != "stretch" else "") + (_SCALED if self.scaled else "")
 
     @property
     def is_needed_at_same_size(self) -> bool:
@@ -195,22 +197,24 @@ class Resize:
             "pad": "whole image, padded with black",
             "short": f"shorter side to {self.short_side} pixels, then centre crop",
         }
-        return f"{self}: {fits[self.fit]}, as {library} does"
+        scaled = ", after large JPEG images are decoded at a fraction of their size" if self.scaled else ""
+        return f"{self}: {fits[self.fit]}, as {library} does{scaled}"
 
     @classmethod
     def parse(cls, text: str) -> Resize:
         """The `Resize` that a text describes; the inverse of `str`.
 
         Raises:
-            ValueError: the text is not a valid METHOD or METHOD:FIT.
+            ValueError: the text is not a valid METHOD[:FIT][:scaled].
         """
-        method, colon, fit = text.partition(":")
+        scaled = text.endswith(_SCALED)
+        method, colon, fit = text.removesuffix(_SCALED).partition(":")
         short_side = 0
         if fit.startswith(_SHORT) and fit.removeprefix(_SHORT).isdecimal():
             fit, short_side = "short", int(fit.removeprefix(_SHORT))
-        resize = cls(method, fit if colon else "stretch", short_side)
+        resize = cls(method, fit if colon else "stretch", short_side, scaled)
         fits = resize.fit in ("stretch", "crop", "pad") or (resize.fit == "short" and short_side > 0)
-        combines = resize.fit == "stretch" or method not in ("none", "crop-or-pad")
+        combines = (resize.fit == "stretch" and not scaled) or method not in ("none", "crop-or-pad")
         if method not in RESIZE_METHODS or not fits or not combines:
             raise ValueError(f"resize {text!r}")
         return resize
@@ -227,8 +231,8 @@ def choose_resize(text: str, *, height: int, width: int) -> Resize:
     except ValueError:
         raise OptionRefused(
             f"--resize is {text!r}.",
-            wanted=f"METHOD or METHOD:FIT; METHOD is one of {', '.join(RESIZE_METHODS)}; FIT is one of "
-            f"{', '.join(RESIZE_FITS)} (not with none or crop-or-pad)",
+            wanted=f"METHOD[:FIT][:scaled]; METHOD is one of {', '.join(RESIZE_METHODS)}; FIT is one of "
+            f"{', '.join(RESIZE_FITS)} (FIT and scaled not with none or crop-or-pad)",
             next_step="give the resizing of the training, such as bilinear, pil-bicubic:crop or pil-bilinear:short=256",
         ) from None
     if resize.fit == "short" and resize.short_side < max(height, width):

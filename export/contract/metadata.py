@@ -13,8 +13,9 @@ from typing import Any, Literal, get_args
 from export.contract.inputs import Preprocessing, Resize
 from export.errors import ContractRefused
 
-CONTRACT_VERSION = 1
-"""Version of the metadata layout; a reader refuses any other version."""
+CONTRACT_VERSION, _SCALED_VERSION = 1, 2
+"""Versions of the metadata layout; a reader refuses any other version. Only a contract with scaled decoding has the
+second, because versions of oodscreen that read only the first would decode other pixels."""
 
 DOMAIN = "oodscreen"
 """ONNX domain of the model-local noise functions; each site is a node in this domain."""
@@ -197,7 +198,7 @@ class ModelContract:
     def to_metadata(self) -> dict[str, str]:
         """The contract as ONNX metadata with keys `oodscreen.*`."""
         values: dict[str, Any] = {key: getattr(self, key) for key in _TEXT_KEYS}
-        values["contract_version"] = str(CONTRACT_VERSION)
+        values["contract_version"] = str(_SCALED_VERSION if self.resize.scaled else CONTRACT_VERSION)
         values["image_shape"] = json.dumps(list(self.image_shape))
         values["classes"] = str(self.classes)
         values["class_names"] = json.dumps(list(self.class_names))
@@ -227,10 +228,10 @@ class ModelContract:
                 wanted="a file written by `oodscreen export`, which verifies that dropout stays stochastic",
                 next_step="export the Keras model, for example: oodscreen export MODEL.keras OUT.onnx --scale 1/255",
             )
-        if values["contract_version"] != str(CONTRACT_VERSION):
+        if values["contract_version"] not in (str(CONTRACT_VERSION), str(_SCALED_VERSION)):
             raise ContractRefused(
                 f"{origin} has contract version {values['contract_version']}.",
-                wanted=f"contract version {CONTRACT_VERSION}, which this version of oodscreen reads",
+                wanted=f"version {CONTRACT_VERSION} or {_SCALED_VERSION}, which this version of oodscreen reads",
                 next_step="export the model again with the installed version of oodscreen",
             )
         try:

@@ -22,13 +22,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from export.contract.metadata import ModelContract
 from screen.cores import usable_cores
 from screen.input.image_bytes import NULL_TENSOR, Failure, as_picture, image_sources, read_path
 from screen.input.image_file import ImageRefused, open_image
 from screen.input.mapping import tensor_shape
-from screen.input.resize import resize_image
+from screen.input.resize import resize_image, scale_jpeg
 from screen.input.rows import RowBatch
 
 _EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
@@ -209,6 +210,8 @@ class Decoder:
             if self._resize.method == "none" and (image.height, image.width) != (height, width):
                 return "wrong_shape", f"{image.width} x {image.height} pixels, the model takes {width} x {height}"
             pixels = image.width * image.height
+            if self._resize.scaled and isinstance(image, JpegImageFile):
+                scale_jpeg(image, self._resize, height, width)
             if pixels <= _FREE_PIXELS:
                 self._convert(image, into)
             else:

@@ -99,6 +99,7 @@ def test_the_formula_is_told_in_the_order_in_which_it_is_done() -> None:
 def test_every_resize_survives_its_text() -> None:
     texts = [*RESIZE_METHODS]
     texts += [f"{method}:{fit}" for method in RESIZE_METHODS[1:-1] for fit in ("crop", "pad", "short=256")]
+    texts += [f"{text}:scaled" for text in texts if text not in ("none", "crop-or-pad")]
     for text in texts:
         assert str(Resize.parse(text)) == text
         assert Resize.parse(text).describe()
@@ -107,6 +108,7 @@ def test_every_resize_survives_its_text() -> None:
 
 
 NONSENSE = ["", "cubic", "bilinear:", "bilinear:squash", "none:crop", "crop-or-pad:pad", "bilinear:crop:pad"]
+NONSENSE += ["none:scaled", "crop-or-pad:scaled", "scaled", ":scaled", "bilinear:scaled:crop", "bilinear:scaled:scaled"]
 NONSENSE += ["bilinear:short=", "bilinear:short=-3", "bilinear:short=0"]
 
 

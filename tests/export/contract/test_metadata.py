@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from export.contract.inputs import Preprocessing
+from export.contract.inputs import Preprocessing, Resize
 from export.contract.metadata import ModelContract, Site
 from export.contract.reader import read_model
 from export.errors import ContractRefused
@@ -66,10 +66,17 @@ def test_metadata_of_others_is_no_matter() -> None:
     assert ModelContract.from_metadata(metadata, origin="x") == CONTRACT
 
 
+def test_only_scaled_decoding_needs_a_contract_version_that_older_readers_refuse() -> None:
+    scaled = replace(CONTRACT, resize=Resize.parse("bilinear:crop:scaled"))
+    assert CONTRACT.to_metadata()["oodscreen.contract_version"] == "1"
+    assert scaled.to_metadata()["oodscreen.contract_version"] == "2"
+    assert ModelContract.from_metadata(scaled.to_metadata(), origin="x") == scaled
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"oodscreen.contract_version": "2"}, "contract version 2"),
+        ({"oodscreen.contract_version": "3"}, "contract version 3"),
         ({"oodscreen.image_shape": "[28]"}, "damaged"),
         ({"oodscreen.image_shape": "[28, 20, 5]"}, "damaged"),
         ({"oodscreen.sites": "nonsense"}, "damaged"),

@@ -391,6 +391,54 @@ def test_a_resize_in_the_contract_is_obeyed(contract: ModelContract) -> None:
     assert np.array_equal(decode(replace(contract, resize=Resize("bilinear")), column).images[0], arrays[0])
 
 
+def make_picture(height: int, width: int, mode: str = "RGB") -> Image.Image:
+    """Smooth structure and noise; another size of decoding gives other pixels."""
+    coarse = np.random.default_rng((height, width)).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    fine = np.random.default_rng(1).integers(0, 32, (height, width, 3), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+    return Image.fromarray(np.maximum(smooth, fine)).convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("text", "denominator"),
+    [("bilinear", 2), ("pil-bicubic:crop", 2), ("nearest:pad", 4), ("pil-box:short=56", 1), ("bilinear:short=28", 2)],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_scaled_decoding_is_that_of_libjpeg_at_twice_the_resized_size_or_more(
+    contract: ModelContract, text: str, denominator: int, mode: str, progressive: bool
+) -> None:
+    how = Resize.parse(f"{text}:scaled")
+    buffer = io.BytesIO()
+    make_picture(151, 350, mode).save(buffer, "JPEG", quality=90, progressive=progressive)
+    scaled = Image.open(io.BytesIO(buffer.getvalue()))
+    scaled.draft(None, (350 // denominator, 151 // denominator))
+    assert scaled.size == (-(-350 // denominator), -(-151 // denominator))
+    wanted = resize_image(scaled.convert("RGB"), how, 28, 28)
+    batch = decode(replace(contract, channels=3, resize=how), pa.array([buffer.getvalue()]))
+    np.testing.assert_array_equal(batch.images[0], wanted)
+    plain = decode(replace(contract, channels=3, resize=Resize.parse(text)), pa.array([buffer.getvalue()]))
+    assert np.array_equal(batch.images, plain.images) == (denominator == 1)
+
+
+def test_scaled_decoding_changes_neither_other_formats_nor_a_status(contract: ModelContract) -> None:
+    picture = make_picture(240, 320)
+    files = {}
+    for form in ("PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG"):
+        buffer = io.BytesIO()
+        picture.save(buffer, form)
+        files[form] = buffer.getvalue()
+    damaged = [files["JPEG"][:2000], files["JPEG"][:300], files["JPEG"][:-2], b"", None]
+    column = pa.array([*files.values(), *damaged])
+    small = replace(contract, channels=3)
+    plain = decode(replace(small, resize=Resize.parse("bilinear")), column)
+    scaled = decode(replace(small, resize=Resize.parse("bilinear:scaled")), column)
+    assert plain.failures == scaled.failures
+    others = len(files) - 1
+    np.testing.assert_array_equal(scaled.images[:others], plain.images[:others])
+    assert np.any(scaled.images[others] != plain.images[others])
+
+
 def test_tensors_of_another_size_are_resized_too(contract: ModelContract, digits: NDArray[np.uint8]) -> None:
     column = pa.array([digits[0, :20, :20, 0].tolist(), None], pa.list_(pa.list_(pa.uint8(), 20), 20))
     batch = decode(replace(contract, resize=Resize("bilinear")), column)
