@@ -438,6 +438,25 @@ def billion_table() -> str:
     )
 
 
+def decoding_table() -> str:
+    """Processor time of JPEG decoders, and equality of their pixels with Pillow's."""
+    result = _result("decoding")
+    total, sizes = sum(result["files"].values()), list(result["ms"])
+    rows = [
+        f"| decoder | {' | '.join(f'{size}: decode | with resize' for size in sizes)} | equal to Pillow |",
+        "|---" * (2 * len(sizes) + 2) + "|",
+    ]
+    for name in result["equal"]:
+        taken = [f"{result['ms'][size][name][step]:.1f} ms" for size in sizes for step in ("decode", "resize")]
+        rows.append(f"| {name} | {' | '.join(taken)} | {sum(result['equal'][name].values()):,} of {total:,} files |")
+    large = result["ms_of_a_run"][sizes[-1]]
+    return (
+        "\n".join(rows)
+        + f"\n\nA run takes {large['bilinear']:.0f} ms for a JPEG image of {sizes[-1]} with `bilinear`, and "
+        f"{large['bilinear:scaled']:.0f} ms with `bilinear:scaled`."
+    )
+
+
 def proof_text() -> str:
     """Refusals of correct files by the verification of exports, and planted faults that it found."""
     networks = _result("proof")["networks"]
@@ -474,6 +493,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "statuses": statuses_table,
     "exit-codes": exit_codes_table,
     "mnist": mnist_sentence,
+    "decoding": decoding_table,
     "throughput": throughput_table,
     "detection": detection_table,
     "moments": moments_table,
