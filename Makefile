@@ -11,6 +11,8 @@ export OODSCREEN_DATA ?= $(abspath ../shared/data)
 export OODSCREEN_MODELS ?= $(abspath ../shared/models)
 # TensorFlow is only used on the CPU here, whatever the machine has.
 PYTEST := $(BIN)/python -m pytest
+# Tests start many processes; without compiled modules, each of them and each worker compiles all modules again.
+unexport PYTHONDONTWRITEBYTECODE
 # Processes that share the tests; `make test WORKERS=0` runs them one after the other, in one process.
 WORKERS ?= auto
 PARALLEL = -n $(WORKERS) --dist worksteal
