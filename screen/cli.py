@@ -27,6 +27,7 @@ from screen.commands import Command, CommandLine, explain_unexpected
 from screen.config import ForceChoice, PassSettings, RunConfig
 from screen.decide.config import CalibrationConfig
 from screen.options import CALIBRATION_PANEL, NIGHTLY_PANEL, AsJson, ModelFile, RunOutput
+from screen.startup import keep_pandas_out_of_pyarrow
 from screen.streams import keep_streams
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Score every image of INPUT with T dropout passes, and flag the images that a person should review."""
+    keep_pandas_out_of_pyarrow()
     from screen.run.stopping import stop_on_signals
 
     with stop_on_signals() as stop:
@@ -271,6 +273,7 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Fit the flag threshold on in-distribution rows."""
+    keep_pandas_out_of_pyarrow()
     from screen.run.calibrate import run_calibration
     from screen.run.progress import make_listener
 
