@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -227,8 +228,8 @@ def adaptive(setup: Setup, recorder: Recorder) -> None:
                 "passes_differ": int((found.passes != wanted.passes).sum()),
                 "mean_passes": float(found.passes.mean()),
                 "same_bits": same,
-                "seconds": _seconds(lambda: _summarize(early, images)),
-                "seconds_of_all_passes": _seconds(lambda: _summarize(full, images)),
+                "seconds": _seconds(partial(_summarize, early, images)),
+                "seconds_of_all_passes": _seconds(partial(_summarize, full, images)),
             }
             recorder.add(name, "adaptive", same and not figures["flags_differ_away"], **figures)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -79,7 +80,7 @@ class _Builder:
         self.weights.append(numpy_helper.from_array(array, f"weight_{len(self.weights)}"))
         return str(self.weights[-1].name)
 
-    def node(self, op_type: str, *inputs: str, output: str = "", **attributes: object) -> str:
+    def node(self, op_type: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         output = output or f"value_{len(self.nodes)}"
         name = f"{op_type}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(op_type, list(inputs), [output], name=name, **attributes))

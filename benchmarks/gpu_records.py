@@ -70,9 +70,11 @@ class Recorder:
         """Seconds until the end of the part's time; negative afterwards."""
         return self._end - time.monotonic()
 
-    def add(self, network: str, name: str, passed: bool | None = None, error: str = "", **values: Any) -> None:
-        """Write one record."""
-        record = Record(self.part, network, name, passed, values, error)
+    def add(self, network: str, name: str, passed: bool | None = None, **values: Any) -> None:
+        """Write the record of a check or measurement that ended."""
+        self._write(Record(self.part, network, name, passed, values))
+
+    def _write(self, record: Record) -> None:
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(record)) + "\n")
 
@@ -89,7 +91,8 @@ class Recorder:
         except Exception as error:  # noqa: BLE001  one failed check must not end the others
             frame = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(frame.filename).name}:{frame.lineno}"
-            self.add(network, name, passed=False, error=f"{type(error).__name__}: {error} ({where})")
+            text = f"{type(error).__name__}: {error} ({where})"
+            self._write(Record(self.part, network, name, passed=False, error=text))
 
 
 def read_records(file: Path) -> list[Record]:

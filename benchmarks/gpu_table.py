@@ -17,8 +17,8 @@ def gpu_table(result: dict[str, Any]) -> str:
     """Images per second of each network and T, then the checks that failed."""
     found = {(one["network"], one["name"]): one["values"] for one in result["records"] if not one["error"]}
     rows = [
-        "| network | T | oodscreen | exported file, looped | PyTorch, eager | PyTorch, compiled | faster than the loops "
-        "| GPU busy |",
+        "| network | T | oodscreen | exported file, looped | PyTorch, eager | PyTorch, compiled "
+        "| faster than the loops | GPU busy |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name in result["networks"]:
@@ -39,7 +39,8 @@ def gpu_table(result: dict[str, Any]) -> str:
     checks = [one for one in result["records"] if one["passed"] is not None]
     failed = [one for one in checks if not one["passed"]]
     lines = [
-        f"Images per second with T passes each, on {result['where']}. {len(checks) - len(failed)} of {len(checks)} checks passed."
+        f"Images per second with T passes each, on {result['where']}. "
+        f"{len(checks) - len(failed)} of {len(checks)} checks passed."
     ]
     for name in result["networks"]:
         run, decoding = found.get((name, "oodscreen run")), found.get((name, "decoding"))

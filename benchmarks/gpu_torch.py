@@ -105,7 +105,7 @@ def _article(nn: Any) -> Any:
 def _residual(nn: Any, branch: Any, shortcut: Any = None, last: Any = None) -> Any:
     """`last(shortcut(x) + branch(x))`."""
 
-    class Residual(nn.Module):  # type: ignore[misc, name-defined]
+    class Residual(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.branch, self.shortcut = branch, shortcut or nn.Identity()

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.gpu_table import NOT_MEASURED, gpu_table
 from export.errors import ExitCode
 from screen.columns import COLUMNS, DISTANCES, STATUSES, Column
 from screen.review.labels.summary import LABEL_COLUMNS
@@ -120,6 +121,12 @@ def throughput_table() -> str:
         + f"start-up. The time of one pass of the head, divided by the time of one head in method (d), is: {heads}. "
         + f"The time of 100 passes, divided by the time of one deterministic pass, is: {hundred}."
     )
+
+
+def gpu_part() -> str:
+    """Results of `benchmarks/gpu.py`; without a visit to a GPU, that none was measured."""
+    path = REPOSITORY / "benchmarks" / "results" / "gpu.json"
+    return gpu_table(json.loads(path.read_text())) if path.exists() else NOT_MEASURED
 
 
 def _result(name: str) -> dict[str, Any]:
@@ -495,6 +502,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "mnist": mnist_sentence,
     "decoding": decoding_table,
     "throughput": throughput_table,
+    "gpu": gpu_part,
     "detection": detection_table,
     "moments": moments_table,
     "choice": choice_table,
