@@ -34,12 +34,12 @@ from benchmarks.gpu_usage import find_card
 RESULTS = Path(__file__).parent / "results"
 PARTS: dict[str, tuple[Callable[[Setup, Recorder], None], float]] = {
     "agreement": (gpu_checks.agreement, 4),
-    "bits": (gpu_checks.bits, 2),
-    "bits again": (gpu_checks.bits, 2),
+    "bits": (gpu_checks.bits, 4),
+    "bits again": (gpu_checks.bits_again, 1),
     "placement": (gpu_checks.placement, 1),
     "memory": (gpu_checks.memory, 1),
-    "adaptive": (gpu_checks.adaptive, 1),
-    "costs": (gpu_throughput.costs, 1),
+    "adaptive": (gpu_checks.adaptive, 3),
+    "costs": (gpu_throughput.costs, 2),
     "throughput": (gpu_throughput.throughput, 8),
     "runs": (gpu_throughput.runs, 3),
     "torch": (gpu_torch.torch_loops, 6),

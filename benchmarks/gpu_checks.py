@@ -156,6 +156,16 @@ def bits(setup: Setup, recorder: Recorder) -> None:
                 recorder.add(name, f"same bits in batches of {size}", equal, largest_difference=largest)
 
 
+def bits_again(setup: Setup, recorder: Recorder) -> None:
+    """The digest of the same rows in another process."""
+    for name in DESCRIPTIONS:
+        with recorder.attempt(name, "digest"):
+            recorder.require_time()
+            model = read_model(setup.models[name])
+            summary = _summarize(Screener(model, passes=_PASSES, device=setup.device), _images(model))
+            recorder.add(name, "digest", None, digest=digest(summary))
+
+
 def placement(setup: Setup, recorder: Recorder) -> None:
     """No node on another device, apart from shape arithmetic."""
     for name in DESCRIPTIONS:
@@ -212,7 +222,7 @@ def adaptive(setup: Setup, recorder: Recorder) -> None:
         with recorder.attempt(name, "adaptive"):
             recorder.require_time()
             model = read_model(setup.models[name])
-            images = _images(model, 256 if name == "article" else 24)
+            images = _images(model, 256 if name == "article" else 8)
             limit = float(np.median(_entropy(_summarize(Screener(model, passes=_PASSES, device="cpu"), images))))
             options: dict[str, Any] = {"passes": 100, "adaptive": True, "flag_if": f"entropy > {limit:.6f}"}
             early = Screener(model, device=setup.device, **options)

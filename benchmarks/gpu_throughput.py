@@ -130,7 +130,7 @@ def costs(setup: Setup, recorder: Recorder) -> None:
             recorder.require_time()
             model = read_model(setup.models[name])
             large = setup.device != "cpu"
-            images = make_images(model.contract.image_shape, 64 if large else 16)
+            images = make_images(model.contract.image_shape, 64 if large else 8)
             screener = Screener(model, passes=20, device=setup.device)
             score = _scoring(screener, images)
             taken: dict[str, list[float]] = {}
