@@ -41,9 +41,16 @@ _LEAST_ROWS = 4
 _GROWTH = 8
 
 
-def measure_speed(run: Callable[[int], None], seconds: float) -> dict[str, Any]:
-    """Images per second of `run(rows)`, which grows from 4 rows until it takes `seconds`, and then runs once more."""
-    rows = _LEAST_ROWS
+def measure_speed(run: Callable[[int], None], seconds: float, batch: int, least: int = _LEAST_ROWS) -> dict[str, Any]:
+    """Images per second of `run(rows)`.
+
+    Args:
+        run: runs a number of rows.
+        seconds: the rows grow until they take a third of this time or more; then they run once more.
+        batch: above this number, the rows are a multiple of it, so that no batch is smaller than the others.
+        least: first number of rows.
+    """
+    rows = min(least, batch)
     run(rows)  # a new shape: the first run is slower
     while True:
         started = time.perf_counter()
@@ -53,6 +60,7 @@ def measure_speed(run: Callable[[int], None], seconds: float) -> dict[str, Any]:
             break
         grown = min(_GROWTH, max(2, seconds / max(taken, 1e-6) / 2))
         rows = math.ceil(rows * grown)
+        rows = rows if rows <= batch else round(rows / batch) * batch
         run(rows)
     with watch_card() as load:
         started = time.perf_counter()
@@ -75,7 +83,7 @@ def throughput(setup: Setup, recorder: Recorder) -> None:
                 screener = Screener(model, passes=passes, device=setup.device)
 
                 run = _scoring(screener, images)
-                recorder.add(name, f"T = {passes}", None, passes=passes, **measure_speed(run, share))
+                recorder.add(name, f"T = {passes}", None, passes=passes, **measure_speed(run, share, size))
         variants = {"loop": {}} if setup.device == "cpu" else {"loop": {"use_tf32": "0"}, "loop with tf32": {}}
         for loop, options in variants.items():
             with recorder.attempt(name, loop):
@@ -120,7 +128,7 @@ def _loop_speed(
         for _ in range(max(1, round(rows / size))):
             one_pass(min(rows, size))
 
-    return measure_speed(run, seconds)
+    return measure_speed(run, seconds, size)
 
 
 def costs(setup: Setup, recorder: Recorder) -> None:
@@ -160,7 +168,7 @@ def runs(setup: Setup, recorder: Recorder) -> None:
             screener = Screener(model, passes=RUN_PASSES, device=setup.device)
             images = make_images(model.contract.image_shape, 16)
             score = _scoring(screener, np.resize(images, (128, *images.shape[1:])))
-            scored = measure_speed(score, share / 2)
+            scored = measure_speed(score, share / 2, 128)
             rows = max(8, int(share * min(decoded["per_second"], scored["per_second"])))
             shards = write_images(model.contract, rows, setup.scratch / f"run-{name}")
             output = setup.scratch / f"run-{name}-out"
@@ -184,7 +192,7 @@ def runs(setup: Setup, recorder: Recorder) -> None:
             if done.returncode != 0:
                 raise RuntimeError(f"oodscreen run ended with {done.returncode}: {done.stderr[-500:]}")
             record = json.loads((output / RECORD_NAME).read_text(encoding="utf-8"))
-            stages = record["stages"]
+            stages = dict(record["stages"])
             figures = {"rows": rows, "seconds": taken, "per_second": rows / taken, "stages": stages}
             longest = max(stages, key=lambda stage: float(stages[stage]))
             busy = {"gpu_busy": load.busy, "mib": load.memory_mib, "device": record["device"]}
@@ -210,6 +218,6 @@ def _decode_speed(setup: Setup, model: ExportedModel, seconds: float) -> dict[st
                 return
 
     try:
-        return measure_speed(run, seconds)
+        return measure_speed(run, seconds, 256)
     finally:
         decoder.close()

@@ -47,12 +47,18 @@ def torch_loops(setup: Setup, recorder: Recorder) -> None:
                         if layout == "channels_last":
                             network = network.to(memory_format=torch.channels_last)
                         function = torch.compile(network) if compiled else network
-                        run = _loop(function, torch.from_numpy(images).to(setup.device), layout)
-                        recorder.add(name, way, None, **measure_speed(run, share))
+                        batch = images[:16] if compiled and setup.device == "cpu" else images
+                        run = _loop(function, torch.from_numpy(batch).to(setup.device), layout, compiled)
+                        recorder.add(
+                            name, way, None, **measure_speed(run, share, len(batch), len(batch) if compiled else 4)
+                        )
 
 
-def _loop(network: Any, images: Any, layout: str) -> Callable[[int], None]:
-    """A function that runs as many passes over the batch as give a number of row-passes."""
+def _loop(network: Any, images: Any, layout: str, whole: bool) -> Callable[[int], None]:
+    """A function that runs as many passes over the batch as give a number of row-passes.
+
+    With `whole`, each pass has the whole batch, because each number of rows would be compiled separately.
+    """
     import torch
 
     def one_pass(rows: int) -> Any:
@@ -68,7 +74,8 @@ def _loop(network: Any, images: Any, layout: str) -> Callable[[int], None]:
             torch.cuda.synchronize()
 
     with torch.no_grad():
-        first, second = one_pass(4), one_pass(4)
+        rows = len(images) if whole else 4
+        first, second = one_pass(rows), one_pass(rows)
     assert not torch.equal(first, second), "dropout must be on"
     return run
 
