@@ -57,9 +57,9 @@ class StandardOutput:
         if error is None or (error.errno == errno.EBADF and not required):
             return None
         return WriteFailed(
-            f"Standard output could not be written: {error.strerror}. The command itself has ended, and its files "
-            "are written.",
-            wanted="a standard output that is open, with free space or a reader",
+            f"Standard output could not be written: {error.strerror}. Only this output is lost: the command has ended, "
+            "and its files are written.",
+            wanted="a standard output that is open, and goes to a process that reads it or to a disk with free space",
             next_step="redirect standard output to a file on a disk with free space, and run the command again "
             "(`oodscreen run` skips finished shards)",
         )

@@ -235,8 +235,8 @@ CASES: dict[str, Case] = {
     # More work or memory than the pixels justify.
     "a PPM that is all comment": Case(b"P5 #" + b"x" * 100_000, "too_large", "in more than 16384 parts"),
     "a PPM in text with 2,000 comments": Case(b"P2 28 28 255\n" + b"#\n" * 2000, "too_large", "comments"),
-    "a PPM of another range with 4,194,304 pixels": Case(b"P5 2048 2048 100\n", "too_large", "in a slow encoding"),
-    "a run-length encoded BMP of 67,108,864 pixels": Case(rle_bmp(2**26, 1), "too_large", "in a slow encoding"),
+    "a PPM of another range with 4,194,304 pixels": Case(b"P5 2048 2048 100\n", "too_large", "for its encoding"),
+    "a run-length encoded BMP of 67,108,864 pixels": Case(rle_bmp(2**26, 1), "too_large", "for its encoding"),
     "a JPEG of fill bytes": Case(jpeg_with(b"\xff" * 100_000), "too_large", "in more than 16384 parts"),
     "a JPEG of 30,000 comments": Case(jpeg_with(b"\xff\xfe\0\2" * 30_000), "too_large", "in more than 16384 parts"),
     "a progressive JPEG of 200 scans": Case(jpeg_scans(200, progressive=True), "too_large", "more than 100 scans"),

@@ -124,7 +124,7 @@ def _choose_workers(ray: Any, config: RunConfig) -> tuple[WorkerSize, int]:
     cores = [int(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1]
     if not cores:
         raise OptionRefused(
-            "No live node of the Ray cluster has CPUs.",
+            "No node of the Ray cluster has CPUs.",
             wanted="nodes with CPUs: each worker needs at least one, even if it uses a GPU",
             next_step="start nodes with CPUs (`ray start --num-cpus`)",
         )

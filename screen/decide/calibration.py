@@ -268,7 +268,7 @@ def _check_values(calibration: Calibration) -> None:
         raise ValueError(f"review rate {rate} with {len(scores)} calibration scores")
     _require_ascending("scores", scores)
     if not detectors or len({one.name for one in detectors}) < len(detectors):
-        raise ValueError("no detectors, or one twice")
+        raise ValueError("no detectors, or a detector that occurs twice")
     for one in detectors:
         if one.name not in HIGH_IS_UNUSUAL or not 0 < one.slope < np.inf:
             raise ValueError(f"detector {one.name!r} with slope {one.slope}")

@@ -306,7 +306,7 @@ class _Parser:
             raise self._refuse(f"contains the column {token!r}, which is always null {why}")
         if token == FEATURE_DISTANCE.name:
             successors = "layout_distance, contrast_distance and penultimate_distance"
-            raise self._refuse(f"contains the column {token!r}, which {successors} replace")
+            raise self._refuse(f"contains the column {token!r}, which was replaced by {successors}")
         raise self._refuse(f"has {token!r} instead of a column or a number" if token else "is incomplete")
 
     def _take(self, word: str) -> bool:

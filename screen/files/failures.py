@@ -20,15 +20,15 @@ _STORE_LIBRARIES = (
 """Top-level packages whose exceptions come from an object store or from the network."""
 
 _NEXT_STEPS = {
-    errno.EACCES: "give this user the permission, for example with chmod or a shared group, or run the command as the "
-    "owner of the files; in an object store, check the credentials and their rights",
-    errno.EROFS: "choose a location that can be written to",
+    errno.EACCES: "give this user access to the path, for example with chmod or a shared group, or run the command as "
+    "the owner of the path; in an object store, check the credentials and their rights",
+    errno.EROFS: "choose a location on a file system that is not read-only",
     errno.ENOSPC: "free space, or choose another location",
-    errno.ENOENT: "check that the path still exists, and that no other program moves or deletes it; then run the "
-    "command again",
+    errno.ENOENT: "check that the path still exists and that no other program moves or deletes files there; then run "
+    "the command again",
     errno.EMFILE: "raise the limit of open files (ulimit -n), or use fewer processes or threads",
     errno.EIO: "check the disk, the mount or the network; then run the command again",
-    errno.EBUSY: "wait, and run the command again: the store or the file system is busy",
+    errno.EBUSY: "wait until the store or the file system is no longer busy; then run the command again",
     errno.ENAMETOOLONG: "use a shorter path",
 }
 _SAME_AS = {
@@ -52,7 +52,7 @@ def explain_environment(error: Exception) -> OodscreenError | None:
     if isinstance(error, OSError):
         return OodscreenError(
             f"{_named(error)}{_reason(error, error.filename)}.",
-            wanted="files and folders that this process can read, and an output that it can write to",
+            wanted="an input that this process can read, and an output that this process can write",
             next_step=next_step_for(error),
         )
     if isinstance(error, UnicodeEncodeError):
@@ -60,18 +60,18 @@ def explain_environment(error: Exception) -> OodscreenError | None:
         return OodscreenError(
             f"The text {printable(shown)!r} cannot be written as {error.encoding}.",
             wanted="names of files that are valid UTF-8, and a UTF-8 locale",
-            next_step="set LC_ALL=C.UTF-8, and rename files whose names are not UTF-8",
+            next_step="set the environment variable LC_ALL to C.UTF-8, and rename files with names that are not UTF-8",
         )
     if isinstance(error, MemoryError):
         return OodscreenError(
-            f"The memory is too small: {error or 'an allocation failed'}.",
+            f"The memory of this process is too small: {error or 'an allocation failed'}.",
             wanted="free memory for the data of this command",
             next_step="stop other processes, or use a machine or a container with more memory",
         )
     if type(error).__module__.partition(".")[0] in _STORE_LIBRARIES:
         return OodscreenError(
             f"The object store or the server failed: {type(error).__name__}: {printable(str(error))}.",
-            wanted="a store that answers, and credentials that are valid",
+            wanted="a store or a server that can be reached, and valid credentials",
             next_step="check the address, the network and the credentials; then run the command again",
         )
     return None

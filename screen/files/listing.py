@@ -25,7 +25,7 @@ ENDING = ".parquet"
 _REFUSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 """Error numbers of a path that cannot be listed until it is changed; others may be temporary."""
 
-_NO_NAME = "a part of the name is empty, `.` or `..`, which is no name of a file"
+_NO_NAME = "a part of the name is empty, `.` or `..`, which cannot be the name of a file"
 
 _NAMED = 5
 """Maximum number of endings that are named in one line."""
@@ -141,12 +141,12 @@ def list_shards(source: str) -> Listing:
             wanted="a file or a folder that this user may read",
             next_step="check the path and its permissions"
             if refused
-            else "check the disk, or the network and the credentials of the store, and start the same command again",
+            else "check the disk, or the network and the credentials for the store; then run the same command again",
         ) from error
     raise InputRefused(
         f"{source} does not exist or matches no file.",
         wanted="a Parquet file, a folder of Parquet files, or a glob that matches Parquet files",
-        next_step="check the path; put a glob in quotation marks",
+        next_step="check the path; put a glob in quotation marks, so that the shell does not expand the glob",
     )
 
 

@@ -38,7 +38,7 @@ def as_path(text: str | Path) -> Path:
         return Path(text)
     if address[1] == "file":
         return Path(str(text)[address.end() :])
-    wanted = "an address of a store that fsspec supports, with its library installed and its credentials set"
+    wanted = "an address of a store that fsspec supports, the Python library of that store, and valid credentials"
     try:
         from upath import UPath
 

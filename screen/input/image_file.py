@@ -114,7 +114,7 @@ def open_image(data: bytes, max_pixels: int, check: Callable[[], None] = lambda:
         if _has_more_scans(data, file.tell(), image):
             _check_scans(data, image)
     elif pixels > _PYTHON_PIXELS and image.tile and image.tile[0][0] in _PYTHON_DECODERS:
-        raise ImageRefused("too_large", f"{_size(image)} in a slow encoding, more than the limit of {_PYTHON_PIXELS}")
+        raise ImageRefused("too_large", f"{_size(image)}, more than the limit of {_PYTHON_PIXELS} for its encoding")
     return image
 
 
@@ -138,7 +138,7 @@ class _CountedFile(io.BytesIO):
     def read(self, size: int | None = -1, /) -> bytes:
         self._reads += 1
         if self._reads > self._most:
-            raise ImageRefused("too_large", f"a header or pixels in more than {self._most} parts")
+            raise ImageRefused("too_large", f"the header or the pixels need more than {self._most} reads of the file")
         if not self._reads % 256 or size is None or not 0 <= size < 4096:
             self._check()
             if time.thread_time() > self._end:
@@ -163,7 +163,7 @@ def _check_png(data: bytes) -> None:
     if chunks > _PNG_CHUNKS:
         raise ImageRefused("too_large", f"a PNG file with more than {_PNG_CHUNKS} chunks")
     if text > _PNG_TEXT_BYTES:
-        raise ImageRefused("too_large", f"a PNG file whose texts may unpack to more than {_PNG_TEXT_BYTES} bytes")
+        raise ImageRefused("too_large", f"a PNG file whose texts may have more than {_PNG_TEXT_BYTES} bytes")
 
 
 def _is_packed(data: bytes, start: int, length: int) -> bool:
@@ -207,7 +207,7 @@ def _check_scans(data: bytes, image: JpegImageFile) -> None:
         scans += marker[1] == b"\xda"
         position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
     if scans > most or markers > _HEADER_READS:
-        raise ImageRefused("too_large", f"more than {most} scans of {_size(image)}")
+        raise ImageRefused("too_large", f"a JPEG file with more than {most} scans of {_size(image)}")
 
 
 def _check_tiff(data: bytes) -> None:
@@ -227,13 +227,13 @@ def _check_tiff(data: bytes) -> None:
     for tag, kind, number, value in struct.iter_unpack(order + entry, table[: len(table) // width * width]):
         total += number * _TIFF_SIZES.get(kind, 0)
         if tag in (_STRIPS, _TILE_OFFSETS) and number > _TILES:
-            raise ImageRefused("too_large", f"a TIFF file of {number} tiles or strips, more than the limit of {_TILES}")
+            raise ImageRefused("too_large", f"a TIFF file with {number} tiles or strips, more than the limit {_TILES}")
         if tag in (_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH):
             if number != 1 or tag in values or kind not in _TIFF_INTEGERS:
                 raise ImageRefused("decode_failed", f"the TIFF field {tag} is not a single integer")
             (values[tag],) = struct.unpack_from(order + _TIFF_INTEGERS[kind], value)
     if total > len(data) + 8 * fields:  # a value of up to 8 bytes is in the table itself
-        raise ImageRefused("decode_failed", f"a TIFF file of {len(data)} bytes with fields of {total} bytes")
+        raise ImageRefused("decode_failed", f"a TIFF file of {len(data)} bytes whose fields have {total} bytes")
     sides, tile = [values.get(tag, 0) for tag in (_WIDTH, _LENGTH)], [values.get(tag, 0) for tag in _TILE_SIDES]
     image_pixels, tile_pixels = math.prod(sides), math.prod(tile)
     if not tile_pixels:

@@ -29,7 +29,7 @@ def timestamp_unit(shard: ShardRef, names: Sequence[str]) -> str:
         names: names of the columns that are read together.
 
     Raises:
-        ShardRefused: no unit represents all values: one is outside 1677 to 2262, and one has digits below 1 us.
+        ShardRefused: no unit represents all values: one is outside 1677 to 2262, and one has a fraction of 1 us.
         ReadFailed: the system or the store failed.
     """
     leaves = [leaf for leaf in shard.int96 if any(leaf == name or leaf.startswith(f"{name}.") for name in names)]
@@ -38,9 +38,9 @@ def timestamp_unit(shard: ShardRef, names: Sequence[str]) -> str:
     if distant and precise:
         raise ShardRefused(
             f"The INT96 timestamps of {shard.name} contain dates outside 1677 to 2262 ({', '.join(distant)}), "
-            f"and digits below 1 us ({', '.join(precise)}).",
+            f"and fractions of 1 us ({', '.join(precise)}).",
             wanted="timestamps that are all exact in ns (1677 to 2262) or in us",
-            next_step="do not read one of these columns (--keep, --id-column), or write it as text",
+            next_step="leave out the columns of one kind (--keep, --id-column), or write these columns as text",
         )
     return "us" if distant else "ns"
 
@@ -51,7 +51,7 @@ class _Values:
 
     Attributes:
         is_distant: whether a value is outside the range of ns.
-        is_precise: whether a value has digits below 1 us.
+        is_precise: whether a value has a fraction of 1 us.
     """
 
     is_distant: bool
@@ -66,7 +66,7 @@ def _examine(shard: ShardRef, leaf: str) -> _Values:
             in_us.cast(in_ns.schema)
         except pa.ArrowInvalid:
             is_distant = True
-        # Both wrap in the same way, so that only digits below 1 us differ.
+        # Both wrap in the same way, so that only fractions of 1 us differ.
         is_precise = is_precise or not in_us.cast(in_ns.schema, safe=False).equals(in_ns)
     return _Values(is_distant, is_precise)
 

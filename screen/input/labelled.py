@@ -88,7 +88,7 @@ def _add_labels(shards: list[ShardRef], columns: ColumnMapping, label_column: st
                 f"{shard.name} has {'no' if count == 0 else count} column(s) {label_column!r}. "
                 f"Its columns: {', '.join(shard.schema.names) or 'none'}.",
                 wanted="one label column in every shard",
-                next_step="name it with --label-column",
+                next_step="give the name of the label column with --label-column",
             )
     return replace(columns, keep=(label_column,), kept_schema=pa.schema([common_field(shards, label_column)]))
 

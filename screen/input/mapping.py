@@ -101,7 +101,7 @@ def common_field(shards: Sequence[ShardRef], name: str) -> pa.Field:
             raise InputRefused(
                 f"The column {name!r} has the type {widest.schema.field(name).type} in {widest.name}, but {given} in "
                 f"{shard.name}; no type represents the values of both.",
-                wanted="types that have a common type without a change of values, such as int32 and int64",
+                wanted="types that one common type represents without a change of values, such as int32 and int64",
                 next_step=f"leave out the column {name!r}, or write all shards with the same type",
             )
         if common != kind:

@@ -135,7 +135,7 @@ def check_results(output: Path, source: str | None = None) -> CheckReport:
     if open_parts:
         steps.append(f"run the unfinished parts: --part {', --part '.join(open_parts)}; then check again")
     elif problems:
-        steps.append("repeat the run, which scores each shard that is new, changed or without a result")
+        steps.append("repeat the `oodscreen run`, which scores each shard that is new, changed or without a result")
     next_steps = tuple(dict.fromkeys(steps))
     return CheckReport(
         name_place(output), len(entries), rows, bad, tuple(problems), tuple(notes), open_parts, next_steps
@@ -146,7 +146,7 @@ def _describe_unfinished(manifest: ManifestFile) -> str:
     if manifest.missing:
         return f"unfinished part(s): {', '.join(map(str, manifest.missing))}; run them"
     if manifest.partitions:
-        return "all parts are finished, but their manifests are not merged; repeat the run of any part"
+        return "all parts are finished, but their manifests are not merged; repeat the `oodscreen run` of any part"
     return "the last run did not finish; repeat it"
 
 

@@ -153,7 +153,7 @@ def forget_results(output: Path, selection: Forgotten, *, dry_run: bool = False)
                 wanted="the results of a run without unfinished parts",
                 next_step=f"run the parts {', '.join(map(str, manifest.missing))}"
                 if manifest.missing
-                else "repeat the run of any part, which merges the manifests",
+                else "repeat the `oodscreen run` of any part, which merges the manifests",
             )
         names = _select(output, manifest, selection)
         report = _report(output, manifest, names, dry_run=False)

@@ -290,7 +290,7 @@ def _refuse_blocked(output: Path, name: str) -> None:
     if path.is_dir() or file is not None:
         raise OutputRefused(
             f"The result {path} cannot be written: {file or path} is a {'file' if file else 'folder'}.",
-            wanted="an OUTPUT in which only results have the names of results",
+            wanted="an OUTPUT in which this path is free",
             next_step=f"move or delete {file or path}, then run the same command again",
         )
 

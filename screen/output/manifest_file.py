@@ -186,7 +186,7 @@ class ManifestFile:
             if partition.count != first.count:
                 raise refuse_manifest(
                     manifest_path(output, partition),
-                    f"belongs to a run of {partition.count} parts, but that of part {first} to a run of {first.count}",
+                    f"belongs to a run of {partition.count} parts, but part {first} to a run of {first.count} parts",
                 )
             if one.header != header:
                 difference = describe_difference(one.header, header)
@@ -287,6 +287,6 @@ def refuse_manifest(path: Path, problem: str) -> OutputRefused:
     """The `OutputRefused` for a manifest that a run cannot continue."""
     return OutputRefused(
         f"The manifest {path} {problem}.",
-        wanted="an undamaged manifest of the same configuration and number of parts",
+        wanted="an undamaged manifest, and a run with the configuration and the number of parts in this manifest",
         next_step="choose another OUTPUT, or add --force to `oodscreen run` to score every shard again",
     )

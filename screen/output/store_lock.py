@@ -125,8 +125,8 @@ def lock_name(partition: ShardPartition | None) -> str:
 def locked(output: Path, partition: ShardPartition | None, holder: str) -> OutputLocked:
     """The `OutputLocked` for an OUTPUT, or a partition of it, that another run holds."""
     return OutputLocked(
-        f"{output} is held by {holder}." if partition is None else f"Part {partition} of {output} is held by {holder}.",
-        wanted="one run at a time in an OUTPUT, or one for each part of it with one number of parts",
+        f"{'' if partition is None else f'Part {partition} of '}{output} is in use by {holder}.",
+        wanted="at most one run in an OUTPUT at a time, or one for each part I/N with the same N in all these runs",
         next_step="wait until that run ends, or choose another OUTPUT",
     )
 

@@ -37,7 +37,7 @@ def refuse_if_store_failed(output: Path, error: OSError) -> None:
     if not is_local(output) and error.errno is not None and not isinstance(error, FileNotFoundError):
         raise ReadFailed(
             f"A result in {output} could not be read: {error.strerror or error}.",
-            wanted="an object store that answers",
+            wanted="an object store that can be reached",
             next_step="check the network and the credentials, then run the same command again",
         ) from error
 

@@ -113,7 +113,8 @@ def name_classes(results: Results, model: str | None) -> tuple[ClassNames, Model
     read = read_model(as_path(model))
     if read.digest != results.model:
         raise OptionRefused(
-            f"--model {model} has the digest {read.digest[:16]}; the model of the results has {results.model[:16]}.",
+            f"The digest of --model {model} is {read.digest[:16]}; that of the model of the results is "
+            f"{results.model[:16]}.",
             wanted="the model file that produced these results",
             next_step="give that file, or leave out --model to use the class names recorded by the run",
         )

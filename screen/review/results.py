@@ -240,8 +240,8 @@ class Results:
         return InputRefused(
             f"The result shard {clip(entry.shard)} of {self.folder} cannot be used: {clip(why, 300)}.",
             wanted="unchanged results of a run",
-            next_step=f"run `oodscreen forget {shlex.quote(str(self.folder))} --damaged`, and repeat the run, which "
-            "scores the shard again if its input still exists",
+            next_step=f"run `oodscreen forget {shlex.quote(str(self.folder))} --damaged`, then repeat the "
+            "`oodscreen run`, which scores the shard again if its input still exists",
         )
 
 
@@ -284,7 +284,8 @@ def open_results(source: str) -> Results:
     try:
         manifest = ManifestFile.read(folder)
     except OutputRefused as error:
-        raise InputRefused(error.found, wanted="undamaged results", next_step="repeat the run with --force") from error
+        step = "repeat the `oodscreen run` with --force"
+        raise InputRefused(error.found, wanted="undamaged results", next_step=step) from error
     if manifest is None:
         raise InputRefused(f"{source} holds no {MANIFEST_NAME}.", wanted=wanted, next_step=_suggest(folder))
     entries = _in_order(manifest)
@@ -304,7 +305,7 @@ def open_results(source: str) -> Results:
         raise InputRefused(
             f"The manifest of {source} does not record {', '.join(missing)}.",
             wanted="results of this version of oodscreen",
-            next_step="repeat the run with --force",
+            next_step="repeat the `oodscreen run` with --force",
         )
     record = RunRecord.read(folder, str(manifest.header["configuration"]))
     return Results(folder, clip(base_name(folder) or folder.resolve().name), dict(manifest.header), entries, record)

@@ -47,7 +47,7 @@ def find_source(entry: ManifestEntry, columns: ColumnMapping, moved_to: str | No
         with as_os_error():
             exists = (root / entry.shard).exists()
         if not exists:
-            raise SourceMissing(f"no longer exists in {clip(name_place(root), 200)}")
+            raise SourceMissing(f"does not exist in {clip(name_place(root), 200)}")
         shard = open_shard(root, entry.shard)
     except OptionRefused as error:  # an address may need a password, which is not recorded
         raise SourceMissing(first_line(error)) from error

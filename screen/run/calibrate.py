@@ -260,7 +260,7 @@ class _CalibrationProcess:
             raise InputRefused(
                 f"The reference set has {len(digests)} distinct rows, selected from {len(seen)} readable "
                 f"rows{self._describe_failure()}.",
-                wanted=f"at least {MIN_REFERENCE_ROWS} distinct rows, better thousands",
+                wanted=f"at least {MIN_REFERENCE_ROWS} distinct rows; thousands are better",
                 next_step="give more rows with distinct images, in the image size of the model; reference rows may be "
                 "training rows",
             )

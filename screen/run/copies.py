@@ -55,11 +55,11 @@ class CopyCounter:
         if len(self.near) > MAX_SHARE * self._total:
             raise InputRefused(
                 f"At least {len(self.near)} of {self._total} in-distribution rows are near-copies of reference images "
-                f"(the same picture, compressed again or a few grey levels apart): {', '.join(self.near[:_NAMED])}.",
-                wanted=f"reference rows and other in-distribution rows of different pictures (near-copies: at most "
-                f"{MAX_SHARE:.0%}); otherwise more rows are flagged later than the review rate states",
-                next_step="remove these rows and other repetitions from IN_DISTRIBUTION or from --reference; give "
-                "frames of other videos or pictures of other days as --reference",
+                f"(the same image, compressed again or a few grey levels apart): {', '.join(self.near[:_NAMED])}.",
+                wanted=f"near-copies in at most {MAX_SHARE:.0%} of the in-distribution rows; with more near-copies, "
+                "runs with this calibration would flag more rows than the review rate states",
+                next_step="remove near-copies from IN_DISTRIBUTION or from --reference, or give frames of other "
+                "videos or images of other days as --reference",
             )
         return found
 

@@ -39,7 +39,7 @@ def record_failure(path: Path, output: str) -> Iterator[None]:
         raise OptionRefused(
             f"--metrics is {str(path)!r}.",
             wanted="a file name that ends in .prom, in an existing folder; the textfile collector reads no other files",
-            next_step="give a .prom file in the folder that node_exporter has as --collector.textfile.directory",
+            next_step="give a .prom file in the folder of node_exporter's option --collector.textfile.directory",
         )
     try:
         yield

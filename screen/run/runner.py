@@ -243,8 +243,8 @@ def _check_output(output: Path, source: str, shards: list[ShardRef], folders: tu
     if any(is_within(resolved, folder.resolve()) for folder in folders):
         raise OutputRefused(
             f"OUTPUT {output} is inside INPUT {source}.",
-            wanted="a folder outside INPUT and outside the folders that links in INPUT lead to: the next run would "
-            "read the results as input",
+            wanted="a folder outside INPUT and outside the folders to which links in INPUT lead, because the next run "
+            "would read the results as input",
             next_step="choose a folder outside INPUT",
         )
     for shard in shards:

@@ -123,8 +123,8 @@ class Screener:
         if self.device.name != "cpu":
             raise EngineFailed(
                 f"The screener was created in process {self._process} on {self.device.name}, "
-                f"and its fork {os.getpid()} uses it.",
-                wanted="a process that was not forked from one that uses the GPU",
+                f"and is used in process {os.getpid()}, a fork of that process.",
+                wanted="a process that was not forked from a process that uses the GPU",
                 next_step='start the process with multiprocessing.get_context("spawn"), and create the screener in it',
             )
         self._open(self._engine.plan)

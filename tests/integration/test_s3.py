@@ -134,7 +134,7 @@ def test_a_killed_run_leaves_complete_objects_and_the_next_run_continues(
         if held := held_locks(bucket, "out"):
             refused = call(environment, *command("s3://bucket/out"))
             assert refused.returncode == 75
-            assert f"held by process {running.pid} on " in refused.stderr
+            assert f"in use by process {running.pid} on " in refused.stderr
             bucket.rm(held)
     assert call(environment, *command("s3://bucket/out")).returncode == 0
     assert objects(bucket, "out") == objects(bucket, "whole")
@@ -149,7 +149,7 @@ def test_a_suspended_run_leaves_its_results_and_lock_to_its_successor(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     output, clock = as_path("s3://bucket/out"), store_lock._clock
     with hold_output(output) as first:
-        with pytest.raises(OutputLocked, match="held by process"), hold_output(output):
+        with pytest.raises(OutputLocked, match="in use by process"), hold_output(output):
             raise AssertionError("not reached")
         time.sleep(2)
         monkeypatch.setattr(store_lock, "_DEAD_SECONDS", 1.0)

@@ -44,7 +44,7 @@ def read_rows(source: str, label: str | None) -> tuple[pa.Table, tuple[str, ...]
         return pa.concat_tables(tables, promote_options="permissive"), class_names
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise OptionRefused(
-            f"The shards of {source} have columns of different types: {str(error).splitlines()[0]}.",
+            f"A column of {source} has different types in different shards: {str(error).splitlines()[0]}.",
             wanted="the same type in every shard, also of the column given with --label",
             next_step="evaluate the results of a single run",
         ) from error
@@ -82,7 +82,7 @@ def _read_shard(path: Path, label: str | None) -> pa.Table:
     if missing == [label]:
         raise OptionRefused(
             f"{path} has no column {label!r}.",
-            wanted="a column of labels copied by the run",
+            wanted="a column of labels that the run copied from its input",
             next_step=f"run `oodscreen run` again with --keep {label}",
         )
     raise _no_results(path, f"the file lacks the columns {', '.join(missing[:3])}")

@@ -56,7 +56,7 @@ class BoundedTransport(httpx.BaseTransport):
             response.close()
             raise OptionRefused(
                 f"{_address(request.url)} redirects {request.url.path} to {_address(target)}{target.path}.",
-                wanted="the address of the server itself: a token is not sent to another address",
+                wanted="the address of the server itself, because oodscreen does not send the token to other addresses",
                 next_step=f"if {_address(target)} is your server, give it with --url",
             )
         if response.headers.get("Content-Encoding", "identity") != "identity":
@@ -84,7 +84,7 @@ class _BoundedStream(httpx.SyncByteStream):
             if size > self._most:
                 raise _too_much(self._request, f"more than {self._most} bytes")
             if time.monotonic() > self._deadline:
-                raise _too_much(self._request, "a response that does not end")
+                raise _too_much(self._request, "a response that did not end within the time limit")
             yield block
 
     def close(self) -> None:

@@ -97,7 +97,7 @@ class LabelStudioProject:
                     raise WriteFailed(
                         f"{self.describe()} imported {response.task_count} of {len(tasks)} tasks.",
                         wanted="an import of all tasks",
-                        next_step="check the project, and run again; images in the project are not imported twice",
+                        next_step="check the project, then run the same command again, which imports no image twice",
                     )
                 done += len(tasks)
         finally:

@@ -96,7 +96,7 @@ def _aggregate(results: Results, top: int) -> Aggregate:
                 f"{clip(entry.shard)} has {aggregate.all_flagged - before} flagged rows; "
                 f"the manifest records {entry.flagged}.",
                 wanted="unchanged results of a run",
-                next_step=f"run `{command}`, and repeat the run, which scores the shard again",
+                next_step=f"run `{command}`, then repeat the `oodscreen run`, which scores the shard again",
             )
     return aggregate
 
@@ -203,7 +203,7 @@ def _quarantine(results: Results) -> Quarantine:
         raise InputRefused(
             f"{results.folder / QUARANTINE_NAME} cannot be read: {type(error).__name__}.",
             wanted="unchanged results of a run",
-            next_step="repeat the run, which rewrites the quarantine table",
+            next_step="repeat the `oodscreen run`, which writes the quarantine table again",
         ) from error
     return Quarantine(total, tuple(sorted(statuses.items(), key=lambda item: (-item[1], item[0]))), tuple(first))
 

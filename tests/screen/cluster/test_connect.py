@@ -82,7 +82,7 @@ class ListedNodes:
 def test_a_cluster_whose_nodes_have_no_cpus_is_refused() -> None:
     lists: list[list[dict[str, float]]] = [[], [{}], [{"CPU": 0.0, "GPU": 1.0}]]
     for nodes in lists:
-        with pytest.raises(OptionRefused, match="No live node of the Ray cluster has CPUs") as refused:
+        with pytest.raises(OptionRefused, match="No node of the Ray cluster has CPUs") as refused:
             _choose_workers(ListedNodes(*nodes), RunConfig())
         assert "start nodes with CPUs" in refused.value.next_step
 

@@ -171,7 +171,7 @@ def test_the_lock_of_a_store_lets_one_run_in(store: Any) -> None:
     with hold_output(output) as held:
         assert held.note == ""
         with (
-            pytest.raises(OutputLocked, match=r"held by process \d+ on .*, which renewed its lock 0 s ago"),
+            pytest.raises(OutputLocked, match=r"in use by process \d+ on .*, which renewed its lock 0 s ago"),
             hold_output(output),
         ):
             raise AssertionError("not reached")
@@ -368,7 +368,7 @@ def test_a_report_is_made_of_results_and_pictures_in_a_store(store: Any) -> None
     assert len(store.cat("/pages/report.html")) == size
     store.rm("/in/sub/d.parquet")
     note, next_step = gather_findings("memory://out", top=300).notes
-    assert "memory://in/sub/d.parquet no longer exists in memory://in" in note.replace("memory:///", "memory://")
+    assert "memory://in/sub/d.parquet does not exist in memory://in" in note.replace("memory:///", "memory://")
     assert "--input" in next_step
 
 

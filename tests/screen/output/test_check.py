@@ -216,6 +216,6 @@ def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
 
 def test_results_are_not_checked_while_a_run_writes_them(folder: Path) -> None:
     refuse_if_held(folder / "out")
-    with hold_output(folder / "out"), pytest.raises(OutputLocked, match="held by process"):
+    with hold_output(folder / "out"), pytest.raises(OutputLocked, match="in use by process"):
         refuse_if_held(folder / "out")
     refuse_if_held(folder / "out")

@@ -58,7 +58,7 @@ def test_readers_in_a_loop_never_keep_a_run_out(tmp_path: Path) -> None:
 def test_a_second_writer_is_refused_at_once(tmp_path: Path) -> None:
     with hold_output(tmp_path):
         started = time.monotonic()
-        with pytest.raises(OutputLocked, match=rf"held by process {os.getpid()} on "), hold_output(tmp_path):
+        with pytest.raises(OutputLocked, match=rf"in use by process {os.getpid()} on "), hold_output(tmp_path):
             raise AssertionError("not reached")
         assert time.monotonic() - started < 1
         assert is_taken(tmp_path / LOCK_NAME)

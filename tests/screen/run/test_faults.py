@@ -117,7 +117,7 @@ def test_of_two_concurrent_runs_one_is_refused(folder: Path) -> None:
     )
     first.send_signal(signal.SIGCONT)
     assert second.returncode == 75, second.stderr
-    assert f"out is held by process {first.pid} on " in second.stderr
+    assert f"out is in use by process {first.pid} on " in second.stderr
     assert first.wait() == 0
     done = subprocess.run([OODSCREEN, "check", folder / "out", "--input", folder / "in"], check=False)
     assert done.returncode == 0

@@ -300,13 +300,13 @@ def test_parts_run_at_the_same_time_but_not_with_a_whole_run(
     out = tmp_path / "out"
     with hold_output(out, ShardPartition(1, 2)):
         run(article_onnx, source, out, "2/2")
-        with pytest.raises(OutputLocked, match=r"Part 1/2 of .* is held by process"):
+        with pytest.raises(OutputLocked, match=r"Part 1/2 of .* is in use by process"):
             run(article_onnx, source, out, "1/2")
         with pytest.raises(OutputLocked, match="Part 1/2 of"):
             run(article_onnx, source, out)
         with pytest.raises(OutputLocked, match="Part 1/2 of"):
             refuse_if_held(out)
-    with hold_output(out), pytest.raises(OutputLocked, match="out is held by"):
+    with hold_output(out), pytest.raises(OutputLocked, match="out is in use by"):
         run(article_onnx, source, out, "1/2")
 
 
@@ -320,7 +320,7 @@ def test_parts_that_cannot_be_merged_now_can_be_merged_later(
     with hold_output(out, ShardPartition(1, 2)), pytest.raises(OutputLocked, match="Part 1/2"):
         run(article_onnx, source, out, "2/2")
     assert check_results(out).problems == (
-        "all parts are finished, but their manifests are not merged; repeat the run of any part",
+        "all parts are finished, but their manifests are not merged; repeat the `oodscreen run` of any part",
     )
     assert close_partitions(out) == ()
     assert contents(out) == whole

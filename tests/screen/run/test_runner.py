@@ -418,7 +418,7 @@ def test_shards_with_the_same_name_from_two_inputs_do_not_replace_each_other(
 def test_a_second_run_on_the_same_output_fails_with_the_holder_of_the_lock(
     article_onnx: Path, digit_shards: Path, tmp_path: Path
 ) -> None:
-    with hold_output(tmp_path / "out"), pytest.raises(OutputLocked, match="held by process") as locked:
+    with hold_output(tmp_path / "out"), pytest.raises(OutputLocked, match="in use by process") as locked:
         run(article_onnx, digit_shards, tmp_path / "out")
     assert locked.value.exit_code is ExitCode.LOCKED
     assert run(article_onnx, digit_shards, tmp_path / "out").rows == 300

@@ -149,7 +149,7 @@ def test_results_of_other_versions_are_evaluated_with_the_scores_that_they_conta
         risk.score: found.rows if risk.score == "energy" else 2 * found.rows for risk in found.risks
     }
     pq.write_table(table.set_column(number, "number", table["name"]), tmp_path / "b.parquet")
-    with pytest.raises(OptionRefused, match="columns of different types"):
+    with pytest.raises(OptionRefused, match="has different types in different shards"):
         evaluate_results(str(tmp_path / "*.parquet"), [], label="number")
 
 

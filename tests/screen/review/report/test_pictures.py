@@ -82,7 +82,7 @@ def test_moved_shards_are_found_at_their_new_location(place: Path) -> None:
     (place / "in").rename(place / "elsewhere")
     *gone, hint = find(place).notes
     assert len(gone) == 2
-    assert all("no longer exists in" in note for note in gone)
+    assert all("does not exist in" in note for note in gone)
     assert "with --input" in hint
     assert find(place, place / "elsewhere").notes == ()
     shutil.copytree(place / "elsewhere", place / "copied", copy_function=shutil.copy)  # resets the modification time
