@@ -270,7 +270,7 @@ def _check_half_precision(without_dropout: _Compared, images: Images, reference:
     difference = float((differences[finite] if finite.any() else differences).max())
     if not difference <= _HALF_PRECISION_TOLERANCE:
         raise VerificationFailed(
-            f"In float32, {what} differs by {difference:.2g} from the one in the precision of the Keras model, "
+            f"In float32, {what} differs by {difference:.2g} from the same value in the precision of the Keras model, "
             "relative to the largest value.",
             wanted=f"a relative difference of at most {_HALF_PRECISION_TOLERANCE:g}",
             next_step="measure the accuracy of the Keras model under the dtype policy float32; if it is as high as "

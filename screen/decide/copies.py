@@ -1,4 +1,4 @@
-"""Find near-copies of reference images: the same picture, compressed again or a few grey levels apart.
+"""Find near-copies of reference images: the same image, compressed again or a few grey levels apart.
 
 In: images, as `uint8 [B, H, W, C]`. Out: their descriptors, and which images are near-copies of a reference image.
 Pure: no model, no I/O.

@@ -1,4 +1,4 @@
-"""Division of in-distribution rows into sets, and how many rows a target review rate needs.
+"""Division of in-distribution rows into sets, and number of rows that a target review rate requires.
 
 In: digests of images, numbers of rows and a target rate. Out: disjoint sets of rows, minimum numbers of rows, and the
 confidence interval of the true rate. Pure: no model, no I/O.

@@ -44,7 +44,7 @@ QUARANTINE_SCHEMA = pa.schema(
 def read_bad_rows(output: Path, entries: Sequence[ManifestEntry]) -> Iterator[pa.Table]:
     """The rows of the results that could not be scored, shard by shard, in the quarantine's schema.
 
-    Missing and damaged results are left out: `oodscreen run` and `oodscreen check` name them.
+    Missing and damaged results are left out; `oodscreen run` and `oodscreen check` print the names of these results.
 
     Raises:
         ReadFailed: the object store failed.

@@ -103,7 +103,7 @@ def name_classes(results: Results, model: str | None) -> tuple[ClassNames, Model
 
     Args:
         results: results of the model.
-        model: path of the model file; None if it was not given.
+        model: path of the model file; None without `--model`.
 
     Raises:
         OptionRefused: the results were produced by another model.

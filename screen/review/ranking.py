@@ -45,7 +45,7 @@ class Candidates:
         source: `flagged` or `audit`, the same for all rows.
         score: the score that orders the rows; `draw` for the audit sample.
         reasons: counts of all flagged rows by main reason; empty for the audit sample.
-        without_image: counts of the selected rows whose image cannot be shown, by status; they are not candidates.
+        without_image: counts of the selected rows whose image cannot be shown, by status; not among the rows.
     """
 
     shard: NDArray[np.int32]

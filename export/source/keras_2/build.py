@@ -171,7 +171,7 @@ class _Graph:
         self._first = {name: int(bool(nodes) and (name, len(nodes)) in used) for name, nodes in self._nodes.items()}
 
     def run(self) -> None:
-        """Call all layers; each call waits for its inputs, and for the earlier calls of the same layer.
+        """Call all layers; each call follows the calls that compute its inputs, and earlier calls of the same layer.
 
         Raises:
             ModelRefused: a layer is not connected to the inputs.

@@ -56,7 +56,7 @@ def match_labels(
         results: results that the labelled rows belong to.
         classes: the choices of an annotator.
         report: receives the counts of excluded labels.
-        model: value of `--model`, for the error message; None if it was not given.
+        model: value of `--model`, for the error message; None without the option.
         keys: reads the keys of the current images; None: images are not compared.
 
     Raises:
