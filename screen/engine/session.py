@@ -73,11 +73,16 @@ class Device:
         return max(1, self.threads) if self.name == "cpu" else 1
 
     @property
+    def provider(self) -> str:
+        """Name of the execution provider."""
+        return _PROVIDERS[self.name]
+
+    @property
     def providers(self) -> list[Any]:
         """Execution providers of a session, with their options."""
         if self.name == "cpu":
-            return [_PROVIDERS["cpu"]]
-        return [(_PROVIDERS["cuda"], cuda_options(self.index, self.precision, self.memory)), _PROVIDERS["cpu"]]
+            return [self.provider]
+        return [(self.provider, cuda_options(self.index, self.precision, self.memory)), _PROVIDERS["cpu"]]
 
 
 def choose_device(wanted: str, threads: int, *, precision: str = "float32", memory: int | None = None) -> Device:
