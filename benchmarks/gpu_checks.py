@@ -11,7 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -204,7 +204,7 @@ def memory(setup: Setup, recorder: Recorder) -> None:
         small = Screener(model, passes=5, device=setup.device, memory=128, threads=1, notify=notes.append)
         engine = small._engine
         _summarize(small, images[:50])
-        engine.rows_per_run = rows
+        engine._trunk.sizes = replace(engine._trunk.sizes, rows=rows, head_rows=rows)
         if setup.device == "cpu" and sys.platform == "linux":
             with open("/proc/self/statm") as file:
                 used = int(file.read().split()[0]) * resource.getpagesize()
@@ -212,8 +212,10 @@ def memory(setup: Setup, recorder: Recorder) -> None:
         found = _summarize(small, images)
         ran_out = any("memory ran out" in note for note in notes)
         equal = digest(found) == digest(wanted)
-        figures = {"notes": notes, "rows_per_run": engine.rows_per_run, "same_bits": equal}
-        recorder.add(name, "out of memory halves the rows", ran_out and equal, **figures)
+        close = bool(np.abs(found.mean - wanted.mean).max() <= 1e-5)  # on a GPU, fewer rows may have other kernels
+        figures = {"notes": notes, "rows_per_run": engine.rows_per_run, "same_bits": equal, "close": close}
+        same = equal if setup.device == "cpu" else close
+        recorder.add(name, "out of memory halves the rows", ran_out and same, **figures)
 
 
 def adaptive(setup: Setup, recorder: Recorder) -> None:

@@ -15,7 +15,6 @@ from benchmarks.gpu_networks import make_images
 from benchmarks.gpu_records import Recorder, Setup
 from export.contract.reader import read_model
 from export.runtime import onnxruntime
-from screen.engine.runs import Rows
 from screen.run.screener import Screener
 
 _COPY_BYTES = 32 * 2**20
@@ -44,7 +43,7 @@ def _head_seconds(setup: Setup, rows: int, graph: str) -> float:
     """Seconds of one session run of the head, with all tensors at fixed addresses on the device."""
     model = read_model(setup.models["article"])
     engine = Screener(model, passes=30, device=setup.device)._engine
-    boundary = engine._trunk.run(Rows(np.resize(make_images((28, 28, 1), 64), (rows, 28, 28, 1))))
+    boundary = engine._trunk.run(np.resize(make_images((28, 28, 1), 64), (rows, 28, 28, 1)))
     inputs = {**boundary.tensors, **engine._masks(engine._runs[0], boundary.rows)}
     outputs = engine._head.run(inputs)
     cuda: Any = ("CUDAExecutionProvider", {"enable_cuda_graph": graph, "use_tf32": "0"})

@@ -210,7 +210,6 @@ def measure_stages(name: str, data: Path, work: Path) -> dict[str, Any]:
     from export.contract.reader import read_model
     from export.exporter import export_model
     from screen.config import RunConfig
-    from screen.engine.runs import Rows
     from screen.input.decode import Decoder
     from screen.input.images import batch_rows
     from screen.input.mapping import map_columns
@@ -246,7 +245,7 @@ def measure_stages(name: str, data: Path, work: Path) -> dict[str, Any]:
     taken = {
         "read": _cpu_seconds(read),
         "decode": _cpu_seconds(lambda: [decoder.decode(one) for one in pieces]),
-        "trunk": _cpu_seconds(lambda: [engine._trunk.run(Rows(one.images)) for one in images]),
+        "trunk": _cpu_seconds(lambda: [engine._trunk.run(one.images) for one in images]),
         "passes": _cpu_seconds(lambda: [screener.score(one.images) for one in images]),
         "write": _cpu_seconds(write),
     }

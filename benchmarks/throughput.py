@@ -147,7 +147,6 @@ def measure_engine(name: str, images: NDArray[np.uint8], model: Path, device: st
     from export.contract.reader import read_model
     from export.graph.variants import with_rate
     from export.runtime import onnxruntime
-    from screen.engine.runs import Rows
     from screen.run.screener import Screener
 
     passes = 100
@@ -159,7 +158,7 @@ def measure_engine(name: str, images: NDArray[np.uint8], model: Path, device: st
     rows, engine = images[: BATCH[name]], screener._engine
 
     once, whole = _medians_in_turn(lambda: plain.run(None, {"image": rows}), lambda: engine.summarize(rows))
-    trunk = _median_of_passes(lambda: engine._trunk.run(Rows(rows)))
+    trunk = _median_of_passes(lambda: engine._trunk.run(rows))
     return {
         "seconds_a_pass": (whole - trunk) / passes * len(images) / len(rows),
         "hundred_passes_over_deterministic": whole / once,

@@ -1,6 +1,7 @@
 """Run the trunk, and select, join and split the rows of its boundary tensors.
 
-In: `Rows`. Out: a `Boundary`, with the boundary tensors on the device and the trunk's features on the host.
+In: images. Out: a `Boundary`, with the boundary tensors on the device and the trunk's features on the host. Every
+session run of trunk and head has `RunSizes.padded` rows or more; on a GPU, exactly as many.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from screen.engine.graph.features import FEATURES
 from screen.engine.graph.plan import EnginePlan
 from screen.engine.graph.trunk import BoundaryTensor
 from screen.engine.run_sizes import RunSizes
-from screen.engine.runs import MIN_FED, Rows, cut_rows
+from screen.engine.runs import Rows, cut_rows
 from screen.engine.session import Device, GraphSession, to_numpy
 from screen.engine.workers import Lane, WorkerPool
 
@@ -34,7 +35,7 @@ class Boundary:
 
     Attributes:
         tensors: device values by name.
-        rows: the rows of the tensors; a single row is stored twice.
+        rows: the rows of the tensors; the last row is stored several times if the tensors are padded.
         features: the trunk's features, `float32 [B, F]`, on the host; None if the trunk does not output them.
         owner: the boundary whose memory the tensors view; None if the tensors own their memory. The attribute is never
             read; the reference prevents that memory from being freed.
@@ -53,17 +54,19 @@ class TrunkRunner:
         plan: plan of the model.
         device: device of the session.
         pool: threads, each of which runs one slice of the rows at a time.
-        sizes: rows per trunk slice, and the number of concurrent slices.
+        sizes: rows per trunk slice, the number of concurrent slices, and the rows to which session runs are padded.
+            The engine replaces them when memory runs out.
     """
 
     def __init__(self, plan: EnginePlan, device: Device, pool: WorkerPool, sizes: RunSizes) -> None:
         self._plan, self._device, self._pool = plan, device, pool
-        self._sizes, self._lane = sizes, Lane(pool, sizes.trunk_runs)
+        self.sizes, self._lane = sizes, Lane(pool, sizes.trunk_runs)
         self._session = GraphSession(plan.trunk, device, plan.weights_folder)
         self._device_rows = None if device.name == "cpu" else DeviceRows(plan.boundary, device)
 
-    def run(self, rows: Rows) -> Boundary:
+    def run(self, images: NDArray[np.uint8]) -> Boundary:
         """Run the trunk in parallel on slices of the rows, and return their boundary."""
+        rows = self._pad(images)
         slices = self._cut(rows)
         if len(slices) == 1:
             values = self._run_slice(slices[0])
@@ -77,17 +80,19 @@ class TrunkRunner:
         features = values.pop(FEATURES, None)
         return Boundary(self._put(values), rows, None if features is None else features[: rows.count])
 
-    def features(self, rows: Rows) -> NDArray[np.float32]:
+    def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The features of some rows, `[B, F]`; requires a plan with `features`."""
+        rows = self._pad(images)
         assert FEATURES in self._session.outputs, "the plan has no features"  # noqa: S101
         parts = self._lane.map(lambda images: self._run_slice(images)[FEATURES].numpy(), self._cut(rows))
         return np.concatenate(parts)[: rows.count]
 
     def take(self, boundary: Boundary, positions: NDArray[np.int64]) -> Boundary:
         """Copy the boundary of the rows at some positions, without features; a single row is stored twice."""
-        fed = positions if len(positions) >= MIN_FED else np.repeat(positions, MIN_FED)
+        rows = Rows(boundary.rows.images[positions])
+        fed = positions[rows.positions]
         if self._device_rows is not None:
-            return Boundary(self._device_rows.take(boundary.tensors, fed), Rows(boundary.rows.images[positions]))
+            return Boundary(self._device_rows.take(boundary.tensors, fed), rows)
         pieces = np.array_split(fed, self._device.workers)
 
         def take_piece(piece: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
@@ -97,7 +102,7 @@ class TrunkRunner:
             }
 
         tensors = self._put(self._assemble(pieces, [len(piece) for piece in pieces], take_piece))
-        return Boundary(tensors, Rows(boundary.rows.images[positions]))
+        return Boundary(tensors, rows)
 
     def join(self, boundaries: list[Boundary]) -> Boundary:
         """Concatenate the rows of several boundaries, without features; a single boundary is returned unchanged."""
@@ -105,8 +110,7 @@ class TrunkRunner:
             return boundaries[0]
         images = np.concatenate([boundary.rows.images for boundary in boundaries])
         if self._device_rows is not None:
-            counts = [boundary.rows.count for boundary in boundaries]
-            return Boundary(self._device_rows.join([one.tensors for one in boundaries], counts), Rows(images))
+            return Boundary(self._device_rows.join(boundaries), Rows(images))
 
         def own_rows(boundary: Boundary) -> dict[str, NDArray[Any]]:  # a single row only once
             return self._slice_tensors(boundary, 0, boundary.rows.count)
@@ -115,19 +119,25 @@ class TrunkRunner:
         return Boundary(tensors, Rows(images))
 
     def split(self, boundary: Boundary, pieces: int) -> list[Boundary]:
-        """Split a boundary into at most `pieces` boundaries of consecutive rows; on the CPU no tensor is copied."""
+        """Split a boundary into at most `pieces` boundaries of consecutive rows; on the CPU no tensor is copied.
+
+        The pieces can be the input of the head: they are padded.
+        """
         slices = cut_rows(boundary.rows.images, pieces)
-        if len(slices) == 1:
+        if len(slices) == 1 and len(boundary.rows.positions) >= self.sizes.padded:
             return [boundary]
 
         def split_off(start: int, images: NDArray[np.uint8]) -> Boundary:
             if self._device_rows is not None:
-                positions = np.arange(start, start + len(images))
-                return Boundary(self._device_rows.take(boundary.tensors, positions), Rows(images))
+                rows = self._pad(images)
+                return Boundary(self._device_rows.take(boundary.tensors, start + rows.positions), rows)
             tensors = self._put(self._slice_tensors(boundary, start, start + len(images)))
             return Boundary(tensors, Rows(images), owner=boundary)
 
         return list(self._pool.map(split_off, accumulate((len(images) for images in slices), initial=0), slices))
+
+    def _pad(self, images: NDArray[np.uint8]) -> Rows:
+        return Rows(images, self.sizes.padded)
 
     def _slice_tensors(self, boundary: Boundary, start: int, end: int) -> dict[str, NDArray[Any]]:
         """Views of rows `start` to `end - 1` of a boundary's tensors."""
@@ -163,8 +173,8 @@ class TrunkRunner:
     def _cut(self, rows: Rows) -> list[NDArray[np.uint8]]:
         """Cut the images into trunk slices."""
         if self._device.name != "cpu":
-            return [rows.fed]  # a single slice, so that no tensor is copied to the host
-        return cut_rows(rows.fed, self._sizes.trunk_slices(len(rows.fed)))
+            return [rows.fed]  # a single slice: at most `RunSizes.rows`, and no tensor is copied to the host
+        return cut_rows(rows.fed, self.sizes.trunk_slices(len(rows.fed)))
 
     def _run_slice(self, images: NDArray[np.uint8]) -> dict[str, Any]:
         return self._session.run({self._plan.contract.input_name: self._session.put(images)})
@@ -174,7 +184,7 @@ class DeviceRows:
     """Selects and joins rows of boundary tensors on the device, so that no tensor is copied to the host.
 
     On a GPU, this is one small graph for each of the two operations. The sessions open on first use: only an early exit
-    needs them, and a cut after memory ran out.
+    needs them.
 
     Args:
         boundary: the boundary tensors.
@@ -203,16 +213,11 @@ class DeviceRows:
         inputs[_POSITIONS] = self._gather.put(positions.astype(np.int64, copy=False))
         return self._named(self._gather.run(inputs))
 
-    def join(self, boundaries: Sequence[Mapping[str, Any]], counts: Sequence[int]) -> dict[str, Any]:
-        """The rows of several boundaries, joined two by two, so that a row is copied about log2(n) times.
-
-        Args:
-            boundaries: the boundary tensors of each boundary, by name.
-            counts: number of rows of each boundary; a single row is stored twice, and joined once.
-        """
+    def join(self, boundaries: Sequence[Boundary]) -> dict[str, Any]:
+        """The rows of several boundaries, without padding, joined two by two: a row is copied about log2(n) times."""
         own = [
-            self.take(tensors, np.zeros(1, np.int64)) if count < MIN_FED else dict(tensors)
-            for tensors, count in zip(boundaries, counts, strict=True)
+            one.tensors if len(one.rows.fed) == one.rows.count else self.take(one.tensors, np.arange(one.rows.count))
+            for one in boundaries
         ]
         while len(own) > 1:
             pairs = [self._join_two(*own[i : i + 2]) for i in range(0, len(own) - 1, 2)]

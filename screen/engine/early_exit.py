@@ -24,7 +24,7 @@ from screen.engine.boundary import Boundary
 from screen.engine.distance import FeatureDistances
 from screen.engine.interim import entropy_error, find_decided_rows, plan_interim_looks
 from screen.engine.passes import PassEngine
-from screen.engine.runs import Rows, Run, cut_passes
+from screen.engine.runs import Run, cut_passes
 from screen.engine.statistics import PassSummary, RunStatistics, concatenate, summarize
 from screen.engine.workers import WorkerPool
 
@@ -198,7 +198,7 @@ class EarlyExitEngine(PassEngine):
 
     def _run_first_look(self, images: NDArray[np.uint8], limits: EntropyLimits) -> _FirstLook:
         """Run the trunk and the passes up to the first interim look, for rows that fit into memory."""
-        boundary = self._trunk.run(Rows(images))
+        boundary = self._trunk.run(images)
         distances = self._measure_distances(boundary)
         limit = limits(len(images), distances)
         summary, statistics, decided = self._run_to_look(boundary, None, limit, 0)

@@ -28,7 +28,7 @@ from screen.engine.distance import DistanceMeter, NeighbourDistance
 from screen.engine.graph.plan import EnginePlan
 from screen.engine.graph.reduction import ENERGY, ENTROPY, M2, M3, M4, RAW_OUTPUT, VOTES
 from screen.engine.masks import draw_masks, draw_row_masks
-from screen.engine.run_sizes import least_memory, size_runs
+from screen.engine.run_sizes import RunSizes, least_memory, size_gpu_runs, size_runs
 from screen.engine.runs import MIN_FED, Rows, Run, cut_passes, cut_rows
 from screen.engine.session import Device, GraphSession, to_numpy
 from screen.engine.statistics import PassSummary, RunStatistics, concatenate, summarize
@@ -88,9 +88,12 @@ class PassEngine:
         self.device = device
         self._workers = device.workers
         self._pool = WorkerPool(self._workers, "passes")
-        self._sizes = sizes = size_runs(plan, memory, self._workers, self.boundary_copies)
+        sizes = (
+            size_runs(plan, memory, self._workers, self.boundary_copies)
+            if device.name == "cpu"
+            else size_gpu_runs(plan, memory, self.boundary_copies)
+        )
         self._lane = Lane(self._pool, sizes.head_runs)
-        self.rows_per_run = sizes.rows
         least = least_memory(plan, self.boundary_copies)
         if memory < least and notify is not None:
             notify(
@@ -151,7 +154,16 @@ class PassEngine:
         Args:
             images: `uint8 [B, H, W, C]`, B at least 1.
         """
-        return np.concatenate([self._trunk.features(Rows(rows)) for rows in self._cut_to_fit(images)])
+        return np.concatenate([self._trunk.features(rows) for rows in self._cut_to_fit(images)])
+
+    @property
+    def rows_per_run(self) -> int:
+        """Maximum number of rows whose boundary is in memory at the same time."""
+        return self._sizes.rows
+
+    @property
+    def _sizes(self) -> RunSizes:
+        return self._trunk.sizes
 
     def run_trunk(self, images: NDArray[np.uint8]) -> list[Boundary]:
         """The boundary of a batch, in pieces of rows that fit into memory.
@@ -159,7 +171,7 @@ class PassEngine:
         Args:
             images: `uint8 [B, H, W, C]`, B at least 1.
         """
-        return [self._trunk.run(Rows(rows)) for rows in self._cut_to_fit(images)]
+        return [self._trunk.run(rows) for rows in self._cut_to_fit(images)]
 
     def raw_passes(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
         """Yield the outputs of each session run of P passes, `[P, B, C]`, in order; requires a `raw` plan.
@@ -185,7 +197,7 @@ class PassEngine:
 
     def _summarize_rows(self, images: NDArray[np.uint8]) -> tuple[PassSummary, NDArray[np.float32] | None]:
         """Run the trunk and all passes for rows that fit into memory, and return their summary and features."""
-        boundary = self._trunk.run(Rows(images))
+        boundary = self._trunk.run(images)
         return summarize(self._reduce_all(boundary, self._runs), self.plan.contract.task), boundary.features
 
     def _reduce_all(self, whole: Boundary, runs: list[Run]) -> RunStatistics:
@@ -246,5 +258,4 @@ class PassEngine:
         if self._notify is not None:
             self._notify(f"memory ran out with {previous} rows per session run; continuing with {rows}")
             self._notify = None
-        self.rows_per_run = rows
-        self._sizes = replace(self._sizes, rows=rows, head_rows=min(rows, self._sizes.head_rows))
+        self._trunk.sizes = self._trunk.sizes.limit(rows)

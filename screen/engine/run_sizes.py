@@ -2,14 +2,15 @@
 
 In: a plan, `--memory` and the number of threads. Out: `RunSizes`. All threads share one boundary. Where memory does not
 suffice for a session run in each thread, fewer runs are concurrent: a run with too few rows spends most of its time on
-work that does not depend on the rows. No result depends on these sizes.
+work that does not depend on the rows. On the CPU, no result depends on these sizes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from screen.engine.graph.plan import EnginePlan
+from screen.engine.runs import MIN_FED
 
 TRUNK_ROWS = 128
 """Maximum rows per trunk slice: the trunk has the largest tensors, and more rows do not make it faster."""
@@ -24,6 +25,13 @@ at most about a quarter of a session run (measured with 2 to 1,024 rows)."""
 _MOST_ROWS_NEEDED = 512
 """Upper bound of the rows that a session run needs."""
 
+_GPU_FLOPS = 2 * 10**11
+"""Arithmetic of a trunk slice on a GPU, in floating point operations: about 10 ms of a large GPU, estimated, not
+measured."""
+
+_LEAST_GPU_ROWS, _MOST_GPU_ROWS = 32, 1024
+"""Bounds of the rows of a session run on a GPU, if memory suffices."""
+
 
 @dataclass(frozen=True)
 class RunSizes:
@@ -36,6 +44,7 @@ class RunSizes:
         head_rows: maximum rows in a session run of the head.
         head_runs: maximum number of concurrent session runs of the head.
         trunk_least, head_least: a batch is not cut into smaller slices only to occupy more threads.
+        padded: number of rows to which the rows of every session run are padded.
     """
 
     rows: int
@@ -45,6 +54,11 @@ class RunSizes:
     head_runs: int
     trunk_least: int
     head_least: int
+    padded: int = MIN_FED
+
+    def limit(self, rows: int) -> RunSizes:
+        """The sizes with at most this number of rows in memory at the same time."""
+        return replace(self, rows=rows, head_rows=min(rows, self.head_rows), padded=min(rows, self.padded))
 
     def trunk_slices(self, rows: int) -> int:
         """Number of trunk slices for some rows."""
@@ -92,6 +106,26 @@ def size_runs(plan: EnginePlan, memory: int, workers: int = 1, boundary_copies: 
         trunk_least=max(2, trunk_needed // 2),
         head_least=max(2, head_needed // 2),
     )
+
+
+def size_gpu_runs(plan: EnginePlan, memory: int, boundary_copies: int = 2) -> RunSizes:
+    """The sizes for a GPU: one session run at a time, and the same number of rows B in every run.
+
+    B is a power of two. Runs of other shapes would use other kernels, whose results have other bits, and cuDNN would
+    choose an algorithm for each new shape.
+
+    Args:
+        plan: plan of the model.
+        memory: maximum size of the tensors of a session run, in bytes.
+        boundary_copies: maximum number of copies of the rows' boundary in memory.
+    """
+    passes = plan.passes_per_run
+    row = max(plan.trunk_row_bytes, passes * plan.head_row_bytes, 1) + boundary_copies * plan.boundary_row_bytes
+    fitting = (memory - passes * plan.head_pass_bytes) // row
+    needed = _GPU_FLOPS // max(plan.once_flops, 1)
+    most = max(MIN_FED, min(fitting, max(needed, _LEAST_GPU_ROWS), _MOST_GPU_ROWS))
+    rows = 2 ** (most.bit_length() - 1)
+    return RunSizes(rows, rows, 1, rows, 1, rows, rows, padded=rows)
 
 
 def least_memory(plan: EnginePlan, boundary_copies: int = 2) -> int:

@@ -36,9 +36,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one session run; a single row is computed twice."""
+    """Rows of one session run; a single row is computed twice.
+
+    Attributes:
+        images: `uint8 [B, H, W, C]`.
+        padded: number of rows in the session's inputs, where it is larger than B: the last row is repeated.
+    """
 
     images: NDArray[np.uint8]
+    padded: int = MIN_FED
 
     @property
     def count(self) -> int:
@@ -47,8 +53,13 @@ class Rows:
 
     @property
     def fed(self) -> NDArray[np.uint8]:
-        """The images in the session's input: `images`, or a single image twice."""
-        return self.images if self.count >= MIN_FED else np.repeat(self.images, MIN_FED, axis=0)
+        """The images in the session's input: `images`, then the last one as often as needed."""
+        return self.images if self.count >= self.padded else self.images[self.positions]
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """Position in `images` of each row of `fed`."""
+        return np.minimum(np.arange(max(self.count, self.padded)), self.count - 1)
 
     @cached_property
     def identities(self) -> list[int]:
