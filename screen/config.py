@@ -222,6 +222,7 @@ class RunConfig:
         str,
         typer.Option(
             metavar="auto|cpu|cuda|cuda:N",
+            autocompletion=lambda: ["auto", "cpu", "cuda"],
             help="Device of the passes; `auto` is CUDA if it works on this machine, else the CPU; `cuda:1` is the "
             "second GPU.",
             rich_help_panel=SPEED_PANEL,

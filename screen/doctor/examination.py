@@ -108,7 +108,8 @@ def examine(model: str | None = None, source: str | None = None, config: RunConf
         device=device,
         threads_from="from --threads"
         if config.threads
-        else f"one for each core available to this process (the machine has {machine.cores_of_machine})",
+        else f"one for each core that this process may use: affinity, CPU quota, OMP_NUM_THREADS (the machine has "
+        f"{machine.cores_of_machine})",
         speed=measure_speed(device, config.threads),
         bottleneck=bottleneck,
     )

@@ -140,12 +140,14 @@ class PassEngine:
             try:
                 results.append(work(waiting[0]))
                 waiting.pop(0)
+                continue
             except (OutOfMemory, MemoryError):  # raised by a session, or by numpy between session runs
                 rows = len(waiting[0])
                 if rows <= MIN_FED:
                     raise
-                self._reduce_rows_per_run(max(MIN_FED, rows // 2), previous=rows)
-                waiting = self._cut_to_fit(np.concatenate(waiting))
+            # Not in the `except` block, in which the error keeps the tensors of the failed run in memory.
+            self._reduce_rows_per_run(max(MIN_FED, rows // 2), previous=rows)
+            waiting = [part for piece in waiting for part in self._cut_to_fit(piece)]
         return results
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

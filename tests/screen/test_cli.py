@@ -358,7 +358,7 @@ BAD: dict[str, tuple[str, str]] = {
     ),
     "a rule on a distance of an older version": (
         "run good.onnx shards out --flag-if feature_distance>1",
-        "layout_distance, contrast_distance and penultimate_distance replace",
+        "which was replaced by layout_distance, contrast_distance and penultimate_distance",
     ),
     "inspecting a file that is neither": ("inspect text.onnx", "not an ONNX file"),
     "no such detector": (

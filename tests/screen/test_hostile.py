@@ -512,7 +512,7 @@ def fuzz(model: Path, results: Path, *words: str) -> dict[str, Any]:
 
 
 def test_mutated_images_and_shards_crash_nothing_and_lose_no_row(article_onnx: Path, tmp_path: Path) -> None:
-    words = ["--images", "300", "--files", "15", "--seed", "1", "--keep", str(tmp_path / "kept")]
+    words = ["--images", "300", "--files", "15", "--trees", "20", "--seed", "1", "--keep", str(tmp_path / "kept")]
     result = fuzz(article_onnx, tmp_path / "result.json", *words)
     assert sum(result["images_by_status"].values()) == 300
     assert sum(result["files_by_outcome"].values()) == 15

@@ -30,13 +30,13 @@ StoreError.__module__ = "botocore.exceptions"
 @pytest.mark.parametrize(
     ("error", "found", "next_step"),
     [
-        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), "/x/y: Permission denied", "permission"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), "/x/y: Permission denied", "access to the path"),
         (OSError(errno.ENOSPC, "No space left on device", "/x"), "/x: No space left on device", "free space"),
-        (OSError(errno.EROFS, "Read-only file system"), "Read-only file system", "can be written to"),
+        (OSError(errno.EROFS, "Read-only file system"), "Read-only file system", "not read-only"),
         (OSError(errno.EMFILE, "Too many open files"), "Too many open files", "ulimit -n"),
         (OSError("no errno"), "no errno", "check the disk"),
         (PermissionError("Forbidden"), "Forbidden", "credentials"),
-        (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"), r"a\\udcff", "LC_ALL=C.UTF-8"),
+        (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"), r"a\\udcff", "LC_ALL to C.UTF-8"),
         (MemoryError("Unable to allocate 8 EiB"), "8 EiB", "more memory"),
         (StoreError("503 Slow Down"), "StoreError: 503 Slow Down", "credentials"),
     ],
