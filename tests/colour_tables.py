@@ -83,8 +83,8 @@ def colour_combinations_table(result: Result) -> str:
     return (
         "\n".join(rows)
         + f"\n\nAUROC in percent / percent of the rows that are flagged at a review rate of {rate:.0%}, "
-        f"mean over the sets on which the settings of the distances were compared: {choosing}. The synthetic outliers "
-        f"are {synthetic}."
+        f"mean over the sets on which the settings of the distances were compared: {choosing}. The kinds of "
+        f"synthetic outliers are: {synthetic}."
     )
 
 
@@ -126,11 +126,12 @@ def colour_shift_table(result: Result) -> str:
     rate = result["review_rates"][0]
     return (
         "\n".join(rows)
-        + "\n\nAll numbers are percentages. Accuracy and flagged: at five strengths, from weak to strong "
-        f"({strengths}); flags of `ood_score` at a review rate of {rate:.0%}. The other columns are over all "
-        "strengths. The last three columns: area under the risk-coverage curve, which is the mean error rate of the "
-        "accepted rows if rows are accepted in ascending order of the score (lower is better); errors last: the "
-        "lowest possible area."
+        + "\n\nAll numbers are percentages. The columns of the accuracy and of the flagged rows have one number for "
+        f"each of five strengths, from weak to strong ({strengths}); rows are flagged by `ood_score` at a review rate "
+        f"of {rate:.0%}. The numbers of the other columns are measured on the rows of all strengths together. The last "
+        "three columns are areas under the risk-coverage curve, which is the mean error rate of the accepted rows if "
+        "rows are accepted in ascending order of the score (lower is better). `errors last` is the lowest possible "
+        "area."
     )
 
 

@@ -67,10 +67,12 @@ class CudaCards:
     Attributes:
         cards: all cards, in CUDA's order.
         problem: why there are no cards, or why their free memory is not known; "" if all was found.
+        failed: whether the driver is installed, and failed for another reason than that there is no GPU.
     """
 
     cards: tuple[CudaCard, ...] = ()
     problem: str = ""
+    failed: bool = False
 
 
 def cuda_cards(load: Callable[[str], Any] = ctypes.CDLL) -> CudaCards:
@@ -88,7 +90,10 @@ def cuda_cards(load: Callable[[str], Any] = ctypes.CDLL) -> CudaCards:
         cuda.call("cuDriverGetVersion", ctypes.byref(version))
         cuda.call("cuDeviceGetCount", ctypes.byref(count))
     except _CallFailed as failure:
-        return CudaCards(problem=f"{failure}{_hidden() if failure.status == _NO_DEVICE else ''}")
+        no_device = failure.status == _NO_DEVICE
+        return CudaCards(
+            problem=f"{failure}{_hidden() if no_device else ''}", failed=failure.status > 0 and not no_device
+        )
     if not count.value:
         return CudaCards(problem=f"the NVIDIA driver sees no GPU{_hidden()}")
     try:
@@ -103,7 +108,7 @@ def cuda_cards(load: Callable[[str], Any] = ctypes.CDLL) -> CudaCards:
             cards.append(card)
             problem = problem or why
     except _CallFailed as failure:
-        return CudaCards(tuple(cards), str(failure))
+        return CudaCards(tuple(cards), str(failure), failed=True)
     finally:
         if nvml is not None:
             nvml.close()

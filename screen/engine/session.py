@@ -136,7 +136,8 @@ def choose_device(wanted: str, threads: int, *, precision: str = "float32", memo
         raise problem
     if precision == "tf32":
         raise refuse_tf32(f"no GPU can be used ({found.problem or problem.found})")
-    return replace(cpu, note=f"running on the CPU: {problem.found}") if found.cards else cpu
+    why = problem.found if found.cards else found.problem
+    return replace(cpu, note=f"running on the CPU: {why}") if found.cards or found.failed else cpu
 
 
 def _probe(device: Device) -> OptionRefused | None:

@@ -157,24 +157,23 @@ def test_a_mig_instance_has_its_own_free_memory_and_not_that_of_the_whole_gpu(fa
 
 
 @pytest.mark.parametrize(
-    ("cuda", "problem"),
+    ("cuda", "failed", "problem"),
     [
-        (None, "no NVIDIA driver was found"),
-        (
-            FakeCuda(cuInit=100),
-            r"cuInit failed: .* is detected \(CUDA_ERROR_NO_DEVICE\); CUDA_VISIBLE",
-        ),
-        (FakeCuda(), "the NVIDIA driver sees no GPU; CUDA_VISIBLE_DEVICES is ''"),
-        (FakeCuda(LARGE, cuDeviceGetName=999), "cuDeviceGetName failed"),
-        (object(), "has no function cuInit: the NVIDIA driver is too old"),
+        (None, False, "no NVIDIA driver was found"),
+        (FakeCuda(cuInit=100), False, r"cuInit failed: .* is detected \(CUDA_ERROR_NO_DEVICE\); CUDA_VISIBLE"),
+        (FakeCuda(cuInit=803), True, "cuInit failed"),
+        (FakeCuda(), False, "the NVIDIA driver sees no GPU; CUDA_VISIBLE_DEVICES is ''"),
+        (FakeCuda(LARGE, cuDeviceGetName=999), True, "cuDeviceGetName failed"),
+        (object(), False, "has no function cuInit: the NVIDIA driver is too old"),
     ],
 )
 def test_a_failure_of_the_driver_is_the_reason_why_there_is_no_card(
-    cuda: object | None, problem: str, monkeypatch: pytest.MonkeyPatch
+    cuda: object | None, failed: bool, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     found = cuda_cards(driver(cuda, FakeNvml({LARGE.bus_id: (80 * GIB, 70 * GIB)})))
     assert found.cards == ()
+    assert found.failed == failed
     assert re.search(problem, found.problem)
 
 

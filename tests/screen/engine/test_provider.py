@@ -106,6 +106,12 @@ def test_without_a_gpu_no_session_is_opened_and_auto_says_nothing(
         choose_device("cuda", 1)
 
 
+def test_a_driver_that_fails_is_named(fake: type[FakeSession], monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = CudaCards(problem="cuInit failed: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH (803)", failed=True)
+    monkeypatch.setattr(sessions, "cuda_cards", lambda: cards)
+    assert choose_device("auto", 1).note == f"running on the CPU: {cards.problem}"
+
+
 def test_a_gpu_that_does_not_work_is_named(fake: type[FakeSession], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         fake,
