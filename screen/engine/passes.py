@@ -256,7 +256,7 @@ class PassEngine:
         return cut_rows(images, -(-len(images) // self.rows_per_run))
 
     def _reduce_rows_per_run(self, rows: int, *, previous: int) -> None:
-        """Reduce the rows per session run after memory ran out, and notify once; no result depends on this number."""
+        """Reduce the rows per session run after memory ran out, and notify once; on a CPU no result depends on it."""
         if self._notify is not None:
             self._notify(f"memory ran out with {previous} rows per session run; continuing with {rows}")
             self._notify = None
