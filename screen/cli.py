@@ -23,12 +23,12 @@ import screen.review.cli
 from export.addresses import without_secrets
 from export.errors import ExitCode, OodscreenError
 from export.options import Selection, as_options
-from screen.commands import Command, CommandLine, explain_unexpected
+from screen.command_line.command import Command, CommandLine, explain_unexpected
+from screen.command_line.options import CALIBRATION_PANEL, NIGHTLY_PANEL, AsJson, ModelFile, RunOutput
+from screen.command_line.startup import keep_pandas_out_of_pyarrow
+from screen.command_line.streams import keep_streams
 from screen.config import ForceChoice, PassSettings, RunConfig
 from screen.decide.config import CalibrationConfig
-from screen.options import CALIBRATION_PANEL, NIGHTLY_PANEL, AsJson, ModelFile, RunOutput
-from screen.startup import keep_pandas_out_of_pyarrow
-from screen.streams import keep_streams
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -19,8 +19,8 @@ import typer
 
 from export.errors import OptionRefused
 from export.options import check_options
+from screen.command_line.options import DECISION_PANEL, INPUT_PANEL, NIGHTLY_PANEL, SCALE_PANEL, SPEED_PANEL
 from screen.device import DeviceRequest
-from screen.options import DECISION_PANEL, INPUT_PANEL, NIGHTLY_PANEL, SCALE_PANEL, SPEED_PANEL
 from screen.partition import ShardPartition
 
 if TYPE_CHECKING:

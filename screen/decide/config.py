@@ -15,7 +15,7 @@ import typer
 
 from export.errors import OptionRefused
 from export.options import FromText, check_options
-from screen.options import CALIBRATION_PANEL
+from screen.command_line.options import CALIBRATION_PANEL
 
 DistanceChoice = Literal["cosine", "euclidean"]
 FEATURE_GROUPS = ("layout", "contrast", "penultimate")

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from export.options import as_options
-from screen.options import LABEL_STUDIO_PANEL, AsJson, ClassNamesModel, InputNow, RunOutput, ServerUrl
+from screen.command_line.options import LABEL_STUDIO_PANEL, AsJson, ClassNamesModel, InputNow, RunOutput, ServerUrl
 from screen.review.queue.config import QueueConfig, TargetConfig
 
 

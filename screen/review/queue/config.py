@@ -15,7 +15,7 @@ import typer
 
 from export.errors import OptionRefused
 from export.options import check_options
-from screen.options import LABEL_STUDIO_PANEL, ClassNamesModel, InputNow, ServerUrl
+from screen.command_line.options import LABEL_STUDIO_PANEL, ClassNamesModel, InputNow, ServerUrl
 
 QueueFormat = Literal["parquet", "jsonl", "imagefolder", "label-studio-tasks", "label-studio"]
 

@@ -9,7 +9,7 @@ import pytest
 
 SCRIPT = """
 import sys
-from screen.startup import keep_pandas_out_of_pyarrow
+from screen.command_line.startup import keep_pandas_out_of_pyarrow
 
 keep_pandas_out_of_pyarrow()
 import pyarrow as pa

@@ -16,9 +16,9 @@ from typer.core import TyperCommand, TyperGroup
 
 from export.errors import Interrupted, OodscreenError, OptionRefused
 from export.options import explain_value
+from screen.command_line.options import GENERAL_PANEL
 from screen.files.failures import explain_environment
 from screen.files.temporary import provide_temporary_folder
-from screen.options import GENERAL_PANEL
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """Typer's error for a command line that cannot be parsed; Typer makes only its subclass `BadParameter` public."""
