@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from benchmarks.detection import train
 from benchmarks.sets import read_folder
 from screen import Screener
-from screen.config import MaskMode
 from screen.demo import ARTICLE_ROW
+from screen.settings.passes import MaskMode
 
 RESULT = Path(__file__).parent / "results" / "article.json"
 PASSES = 500

@@ -27,8 +27,9 @@ from screen.command_line.command import Command, CommandLine, explain_unexpected
 from screen.command_line.options import CALIBRATION_PANEL, NIGHTLY_PANEL, AsJson, ModelFile, RunOutput
 from screen.command_line.startup import keep_pandas_out_of_pyarrow
 from screen.command_line.streams import keep_streams
-from screen.config import ForceChoice, PassSettings, RunConfig
+from screen.config import ForceChoice, RunConfig
 from screen.decide.config import CalibrationConfig
+from screen.settings.passes import PassSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -24,13 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import CalibrationRefused
-from screen.config import PassSettings
 from screen.decide.detectors import HIGH_IS_UNUSUAL, CombinedScore, Detector, Floats
 from screen.decide.row_sets import rate_interval, threshold_rank
 from screen.engine.distance import DISTANCES, Metric, NeighbourDistance
 from screen.engine.transform import Transform
 from screen.files.paths import as_path, open_bytes
 from screen.files.storage import StagingFile
+from screen.settings.passes import PassSettings
 
 FORMAT = 2
 """Version of the file format; it changes whenever older files would be misread."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from export.contract.reader import ExportedModel
 from screen.columns import CALIBRATED
-from screen.config import PassSettings, RunConfig
+from screen.config import RunConfig
 from screen.decide.adaptive import entropy_limits, refuse_early_exit
 from screen.decide.calibration import Binding, Calibration, read_calibration
 from screen.decide.detectors import Floats
@@ -24,6 +24,7 @@ from screen.decide.scores import score_columns
 from screen.engine.distance import DISTANCES, FeatureDistances
 from screen.engine.masks import ALGORITHM
 from screen.engine.statistics import PassSummary
+from screen.settings.passes import PassSettings
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from onnx import helper
 
 from export import runtime
 from export.errors import EngineFailed, OptionRefused
-from screen.config import refuse_tf32
 from screen.cores import usable_cores
 from screen.device import DeviceRequest
 from screen.engine.cuda_driver import cuda_cards
 from screen.engine.provider import cuda_options, explain_failure, shorten_failure
+from screen.settings.passes import refuse_tf32
 
 CPU_MEMORY = 512 * 2**20
 """Default of `--memory` on the CPU, in bytes."""

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from export.contract.reader import read_model
 from export.errors import InputRefused, OutputRefused
-from screen.config import BadRowLimit, RunConfig, fingerprint
+from screen.config import RunConfig, fingerprint
 from screen.decide.policy import choose_policy
 from screen.engine import interim
 from screen.engine.masks import ALGORITHM
@@ -35,6 +35,7 @@ from screen.partition import ShardPartition
 from screen.run.scoring import Executor, Job, OpenExecutor, open_here
 from screen.run.stopping import StopRequest
 from screen.run.summary import RunSummary
+from screen.settings.bad_rows import BadRowLimit
 
 _RESERVED_NAMES = (LOCK_NAME, MANIFEST_STEM, QUARANTINE_STEM, RECORD_STEM, STAGING_PREFIX)
 """Prefixes that are reserved for the names of OUTPUT's own files; no shard may have one."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from export.contract.reader import ExportedModel, read_model
 from export.errors import EngineFailed, InputRefused
-from screen.config import MaskMode, Precision, RunConfig
+from screen.config import RunConfig
 from screen.decide.policy import DecisionPolicy, ScoredRows, choose_policy
 from screen.decide.rules import Reason
 from screen.engine.early_exit import EarlyExitEngine
@@ -25,6 +25,7 @@ from screen.engine.session import choose_device
 from screen.engine.statistics import PassSummary
 from screen.files.paths import as_path
 from screen.run.failures import find_failures
+from screen.settings.passes import MaskMode, Precision
 
 
 class Screener:

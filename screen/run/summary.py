@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import ExitCode
-from screen.config import BadRowLimit
 from screen.decide.intervals import Drift
 from screen.files.listing import PassedOver
 from screen.files.paths import name_place
@@ -21,6 +20,7 @@ from screen.input.shards import UnreadableShard
 from screen.output.manifest_file import ManifestEntry
 from screen.output.writer import WrittenShard
 from screen.partition import ShardPartition
+from screen.settings.bad_rows import BadRowLimit
 
 _NAMED = 5
 """Maximum number of shards or parts that are named on one line."""

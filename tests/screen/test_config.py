@@ -5,10 +5,12 @@ from typing import Any, get_args
 import pytest
 
 from export.errors import OptionRefused
-from screen.config import BadRowLimit, PassSettings, RunConfig
+from screen.config import RunConfig
 from screen.decide.config import FEATURE_GROUPS, CalibrationConfig, DistanceChoice, parse_review_rate
 from screen.device import DeviceRequest
 from screen.engine.distance import DISTANCES, Metric, group_of
+from screen.settings.bad_rows import BadRowLimit
+from screen.settings.passes import PassSettings
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from export.errors import CalibrationRefused
-from screen.config import PassSettings
 from screen.decide.calibration import Binding, Calibration, read_calibration
 from screen.decide.detectors import CombinedScore, Detector
 from screen.decide.row_sets import min_calibration_rows, rate_interval, split_rows, threshold_rank
 from screen.engine.distance import DistanceMeter, Metric, fit_distance
 from screen.engine.session import Device
+from screen.settings.passes import PassSettings
 
 BINDING = Binding("a" * 64, "m/1", PassSettings())
 RATES = st.floats(1e-3, 0.5)

@@ -1,0 +1,56 @@
+"""PassSettings: what determines the passes of a row, besides the model.
+
+In: options, or a calibration. Out: a frozen dataclass, also as JSON values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from export.errors import OptionRefused
+
+MaskMode = Literal["shared", "per-row"]
+Precision = Literal["float32", "tf32"]
+
+
+@dataclass(frozen=True)
+class PassSettings:
+    """Settings that, together with the model, determine the passes of a row.
+
+    Attributes:
+        passes: number of passes, T.
+        seed: seed for the dropout masks.
+        masks: `shared` or `per-row`.
+        precision: `float32`, or `tf32`, with which a GPU rounds the factors of matrix products and convolutions to 10
+            bits.
+    """
+
+    passes: int = 100
+    seed: int = 0
+    masks: str = "shared"
+    precision: str = "float32"
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as JSON values.
+
+        `precision` is left out if it is `float32`, as in the files of versions that had no other precision.
+        """
+        values = asdict(self)
+        if self.precision == "float32":
+            del values["precision"]
+        return values
+
+
+def refuse_tf32(why: str) -> OptionRefused:
+    """The error for the precision tf32 on a device without it.
+
+    Args:
+        why: the reason why the device does not have it.
+    """
+    return OptionRefused(
+        f"The precision is tf32 (by --precision or by the calibration), but {why}.",
+        wanted="an NVIDIA GPU of compute capability 8.0 (Ampere) or higher, the only devices with tf32",
+        next_step="use a GPU of this kind, or give --precision float32; a calibration that was made with tf32 must "
+        "be made again with float32",
+    )
