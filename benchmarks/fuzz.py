@@ -38,7 +38,7 @@ from export.errors import InputRefused
 from screen.columns import STATUSES
 from screen.config import RunConfig
 from screen.input.decode import Decoder
-from screen.input.rows import RowBatch
+from screen.input.row_batch import RowBatch
 from screen.input.shards import find_shards
 from screen.output.check import check_results
 from screen.run.runner import run_screening

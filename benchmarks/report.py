@@ -32,7 +32,8 @@ from screen.decide.rules import MOST_UNUSUAL, Decision, Reason
 from screen.engine.statistics import PassSummary
 from screen.input.decode import ImageBatch
 from screen.input.mapping import ColumnMapping
-from screen.input.rows import RowBatch, read_batches
+from screen.input.row_batch import RowBatch
+from screen.input.rows import read_batches
 from screen.input.shards import find_shards
 from screen.output.manifest import Manifest
 from screen.output.quarantine import write_quarantine

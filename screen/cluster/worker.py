@@ -17,7 +17,7 @@ from export.contract.reader import read_model
 from export.errors import InputRefused, OodscreenError, OptionRefused, OutputRefused
 from screen.cluster.tasks import Task
 from screen.files.paths import is_local
-from screen.input.rows import SHARD_ERRORS
+from screen.input.shard_errors import SHARD_ERRORS
 from screen.input.shards import ShardRef, UnreadableShard
 from screen.output.writer import WrittenShard
 from screen.run.scoring import Job, ShardScorer, lose_shard

@@ -30,7 +30,7 @@ from screen.input.image_bytes import NULL_TENSOR, Failure, as_picture, image_sou
 from screen.input.image_file import ImageRefused, open_image
 from screen.input.mapping import tensor_shape
 from screen.input.resize import resize_image, scale_jpeg
-from screen.input.rows import RowBatch
+from screen.input.row_batch import RowBatch
 
 _EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 _PILLOW_MODES = {"grey": "L", "rgb": "RGB"}

@@ -17,7 +17,7 @@ from PIL import Image
 from screen.input.image_bytes import NULL_TENSOR, as_picture, image_sources, read_path, tensor_pixels
 from screen.input.image_file import ImageRefused, open_image
 from screen.input.mapping import tensor_shape
-from screen.input.rows import RowBatch
+from screen.input.row_batch import RowBatch
 
 _LOSSLESS_SIDE = 64
 """Maximum side, in pixels, of a thumbnail that is written as PNG, without loss; larger ones are written as JPEG."""

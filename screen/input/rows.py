@@ -6,101 +6,28 @@ on the sizes of rows, pages and dictionaries, but not on the size of a row group
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from export.errors import InputChanged, OodscreenError, ReadFailed, ShardRefused
-from screen.files.paths import name_place, open_parquet
+from export.errors import ShardRefused
+from screen.files.paths import open_parquet
 from screen.input.int96 import timestamp_unit
 from screen.input.mapping import ColumnMapping, tensor_shape
 from screen.input.parquet.column_types import empty_array
 from screen.input.parquet.footer import RowGroupGuard
 from screen.input.parquet.row_bytes import MAX_ROWS, ReadSizes, read_group
 from screen.input.parquet.value_text import as_texts
+from screen.input.row_batch import RowBatch, in_batches
+from screen.input.shard_errors import SHARD_ERRORS, changed_shard, names_shard, shard_error
 from screen.input.shards import ShardRef, first_line
-
-_IMAGE_BYTES, _KEPT_BYTES = 32 * 2**20, 8 * 2**20
-"""Maximum bytes of the image column, and of the copied columns, in a batch of more than one row; several batches are in
-memory at the same time, images only until they are decoded."""
 
 _BUFFER_BYTES = 2**20
 """Bytes that are read at a time from each column of a row group."""
-
-SHARD_ERRORS = (InputChanged, ReadFailed, ShardRefused)
-"""Errors that concern a single shard."""
-
-
-@dataclass(frozen=True)
-class RowBatch:
-    """Consecutive rows of one shard.
-
-    Attributes:
-        shard: the shard that contains them.
-        start: position of the first row in the shard.
-        count: number of rows.
-        images: the image column; None if these rows could not be read.
-        ids: key of each row.
-        kept: the columns to copy into the results.
-        error: why the rows could not be read; "" if they were read.
-        is_last: whether these are the last rows of the shard.
-        lost: why the rest of the shard cannot be read, so that no result is written for the shard; this batch is the
-            last of its shard and has no rows. "" for any other batch.
-    """
-
-    shard: ShardRef
-    start: int
-    count: int
-    images: pa.Array | None
-    ids: tuple[str, ...]
-    kept: pa.Table
-    error: str
-    is_last: bool
-    lost: str = ""
-
-    @property
-    def load(self) -> float:
-        """Size of the rows, as a fraction of the maximum size of a batch."""
-        images = 0 if self.images is None else self.images.nbytes
-        return float(max(images / _IMAGE_BYTES, self.kept.nbytes / _KEPT_BYTES))
-
-    def parts(self) -> Iterator[RowBatch]:
-        """Yield the rows in parts that fit into a batch; a part of one row may be larger."""
-        rest, count = self, max(1, int(self.count / max(1.0, self.load)))
-        while rest.count > count:
-            first, rest = rest.split(count)
-            yield first
-        yield rest
-
-    def split(self, count: int) -> tuple[RowBatch, RowBatch]:
-        """Split into the first `count` rows and the remaining rows."""
-        images = (None, None) if self.images is None else (self.images[:count], self.images[count:])
-        first = replace(
-            self, count=count, images=images[0], ids=self.ids[:count], kept=self.kept.slice(0, count), is_last=False
-        )
-        rest = replace(
-            self,
-            start=self.start + count,
-            count=self.count - count,
-            images=images[1],
-            ids=self.ids[count:],
-            kept=self.kept.slice(count),
-        )
-        return first, rest
-
-    def take(self, positions: NDArray[np.int64]) -> RowBatch:
-        """The rows at some positions in the batch, which need not be consecutive; `start` of the result is invalid."""
-        return replace(
-            self,
-            count=len(positions),
-            images=None if self.images is None else self.images.take(pa.array(positions)),
-            ids=tuple(self.ids[position] for position in positions),
-            kept=self.kept.take(pa.array(positions)) if self.kept.num_columns else self.kept,
-        )
 
 
 def read_batches(
@@ -153,34 +80,12 @@ def read_chosen_rows(shard: ShardRef, columns: ColumnMapping, positions: NDArray
     ends = np.cumsum(shard.row_groups)
     for group in np.unique(np.searchsorted(ends, positions, side="right")).tolist():
         start = int(ends[group]) - shard.row_groups[group]
-        with _names_shard(shard):
+        with names_shard(shard):
             for table, error in _read_tables(shard, columns, [group]):
                 here = positions[(positions >= start) & (positions < start + len(table))] - start
                 if len(here):
                     yield _row_batch(shard, columns, start, table, error).take(here)
                 start += len(table)
-
-
-def in_batches(pieces: Iterable[RowBatch], batch_size: int) -> Iterator[list[RowBatch]]:
-    """The pieces in lists of `batch_size` rows; a piece may be split between lists.
-
-    The last list may have fewer rows, and a list whose rows would exceed the maximum size of a batch has fewer.
-    """
-    waiting: list[RowBatch] = []
-    room, load = batch_size, 0.0
-    for rest in (part for piece in pieces for part in piece.parts()):
-        if waiting and load + rest.load > 1:
-            yield waiting
-            waiting, room, load = [], batch_size, 0.0
-        while rest.count > room:
-            first, rest = rest.split(room)
-            yield [*waiting, first]
-            waiting, room, load = [], batch_size, 0.0
-        waiting.append(rest)
-        room -= rest.count
-        load += rest.load
-    if waiting:
-        yield waiting
 
 
 def _read_or_skip(shard: ShardRef, columns: ColumnMapping) -> Iterator[RowBatch]:
@@ -209,7 +114,7 @@ def _read_shard(shard: ShardRef, columns: ColumnMapping, groups: range | None = 
     end = sum(shard.row_groups[: groups.stop])
     is_tensor = tensor_shape(shard.schema.field(columns.image).type) is not None
     size, most = 0, max(_LEAST_BYTES, _MOST_RATIO * shard.size)
-    with _names_shard(shard):
+    with names_shard(shard):
         for table, error in _read_tables(shard, columns, groups):
             batch = _row_batch(shard, columns, start, table, error)
             if batch.images is not None and not is_tensor:  # a tensor of one colour is small in the file
@@ -221,7 +126,7 @@ def _read_shard(shard: ShardRef, columns: ColumnMapping, groups: range | None = 
             yield batch
             start += len(table)
     if start != end or not shard.is_unchanged():
-        raise _changed(shard)
+        raise changed_shard(shard)
     yield replace(_end_of(shard, columns), start=start, is_last=groups.stop == len(shard.row_groups))
 
 
@@ -255,9 +160,9 @@ def _read_tables(shard: ShardRef, columns: ColumnMapping, groups: Sequence[int])
         try:
             file = stack.enter_context(open_parquet(shard.path, unit, _BUFFER_BYTES))
         except (OSError, pa.ArrowException) as error:
-            raise _changed(shard) from error
+            raise changed_shard(shard) from error
         if file.metadata.num_rows != shard.rows or file.num_row_groups != len(shard.row_groups):
-            raise _changed(shard)
+            raise changed_shard(shard)
         sizes = ReadSizes(shard.path, file.metadata, names)
         guard = RowGroupGuard(shard.path, file.metadata.schema, names)
         for group in groups:
@@ -268,7 +173,7 @@ def _read_tables(shard: ShardRef, columns: ColumnMapping, groups: Sequence[int])
                     done += len(table)
                     yield table.select(names), ""
             except (OSError, pa.ArrowException) as error:
-                found = _shard_error(shard, error)
+                found = shard_error(shard, error)
                 if not isinstance(found, ShardRefused) or rows - done > max(_MAX_LOST_ROWS, shard.size // _LOST_BYTES):
                     raise found from error
                 reason = f"row group {group}: {first_line(error)}"
@@ -352,42 +257,3 @@ def _nulls(count: int, kind: pa.DataType) -> pa.Array:
 
 def _nullable(schema: pa.Schema) -> pa.Schema:
     return pa.schema([field.with_nullable(True) for field in schema])
-
-
-@contextmanager
-def _names_shard(shard: ShardRef) -> Iterator[None]:
-    """Turn any error in the block, whatever a library raises, into one that names the shard."""
-    try:
-        yield
-    except OodscreenError:
-        raise
-    except Exception as error:
-        raise _shard_error(shard, error) from error
-
-
-def _shard_error(shard: ShardRef, error: Exception) -> InputChanged | ReadFailed | ShardRefused:
-    """The error that names the shard: it changed, the system or the store failed, or the shard is damaged."""
-    if getattr(error, "errno", None) is not None or isinstance(error, MemoryError):
-        return ReadFailed(
-            f"{name_place(shard.path)} could not be read: {error}.",
-            wanted="a disk or an object store without read errors, and enough memory (unreadable rows of a damaged "
-            "file get a status instead)",
-            next_step="check the disk, the object store and the memory, then run the command again (`oodscreen run` "
-            "skips finished shards)",
-        )
-    if not shard.is_unchanged():
-        return _changed(shard)
-    kind = "" if isinstance(error, OSError | pa.ArrowException) else f"{type(error).__name__}: "
-    return ShardRefused(
-        f"{name_place(shard.path)} cannot be read: {kind}{first_line(error)}",
-        wanted="a complete Parquet file whose image, id and copied columns are not encrypted",
-        next_step="write the shard again, or remove it from INPUT",
-    )
-
-
-def _changed(shard: ShardRef) -> InputChanged:
-    return InputChanged(
-        f"{name_place(shard.path)} changed or was removed after the command started.",
-        wanted="shards that do not change while they are read",
-        next_step="run the command again when no process writes to INPUT (`oodscreen run` skips finished shards)",
-    )

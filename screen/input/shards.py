@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from export.addresses import without_secrets
 from export.errors import InputRefused
-from screen.files.listing import ListedFile, Listing, list_shards
+from screen.files.listed import ListedFile, Listing
+from screen.files.listing import list_shards
 from screen.files.paths import file_version, name_place, open_bytes, open_parquet
 from screen.input.parquet.footer import read_footer
 from screen.partition import ShardPartition

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from screen.files.listing import Listing
+from screen.files.listed import Listing
 from screen.files.paths import is_local, name_place
 from screen.input.shards import ShardRef, UnreadableShard
 

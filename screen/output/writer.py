@@ -25,7 +25,7 @@ from screen.files.paths import open_parquet
 from screen.files.storage import StagingFile
 from screen.input.decode import ImageBatch
 from screen.input.parquet.row_bytes import value_bytes
-from screen.input.rows import RowBatch
+from screen.input.row_batch import RowBatch
 from screen.input.shards import ShardRef
 
 _GROUP_ROWS = 8192

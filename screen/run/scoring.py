@@ -26,7 +26,8 @@ from screen.input.decode import ImageBatch
 from screen.input.images import batch_rows, decode_ahead
 from screen.input.mapping import ColumnMapping
 from screen.input.overlap import StageClock, work_ahead
-from screen.input.rows import RowBatch, read_batches, read_groups
+from screen.input.row_batch import RowBatch
+from screen.input.rows import read_batches, read_groups
 from screen.input.shards import ShardRef, UnreadableShard
 from screen.output.writer import ShardWriters, WrittenShard, make_table
 from screen.run.failures import find_failures

@@ -14,7 +14,7 @@ from typing import Any
 
 from export.errors import ExitCode
 from screen.decide.intervals import Drift
-from screen.files.listing import PassedOver
+from screen.files.listed import PassedOver
 from screen.files.paths import name_place
 from screen.input.shards import UnreadableShard
 from screen.output.manifest_file import ManifestEntry

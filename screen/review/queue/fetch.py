@@ -27,7 +27,8 @@ from screen.files.temporary import temporary_folder
 from screen.input.image_bytes import as_picture, image_sources, read_path, tensor_pixels
 from screen.input.image_file import ImageRefused, open_image
 from screen.input.mapping import tensor_shape
-from screen.input.rows import RowBatch, read_chosen_rows
+from screen.input.row_batch import RowBatch
+from screen.input.rows import read_chosen_rows
 from screen.input.shards import ShardRef
 from screen.output.manifest_file import ManifestEntry
 from screen.review.queue.row import RESULT_COLUMNS, QueuedImage

@@ -14,7 +14,8 @@ from fsspec.spec import AbstractFileSystem
 from upath import UPath
 
 from export.errors import InputRefused, ReadFailed
-from screen.files.listing import Listing, list_shards
+from screen.files.listed import Listing
+from screen.files.listing import list_shards
 from screen.files.paths import base_name, name_place
 
 

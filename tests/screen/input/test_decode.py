@@ -23,7 +23,7 @@ from screen.columns import STATUSES
 from screen.input import image_file
 from screen.input.decode import _SMALL_PIXELS, Decoder, ImageBatch, _PixelBudget
 from screen.input.resize import resize_image
-from screen.input.rows import RowBatch
+from screen.input.row_batch import RowBatch
 from screen.run.stopping import StopRequest
 from tests import hostile_images
 from tests.conftest import IMAGE_TYPE, encode

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from screen.input.preview import Preview, PreviewLimits, preview_rows
-from screen.input.rows import RowBatch
+from screen.input.row_batch import RowBatch
 from screen.input.shards import ShardRef
 from tests.hostile_images import CASES
 

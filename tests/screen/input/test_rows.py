@@ -14,7 +14,8 @@ from export.contract.reader import ExportedModel
 from export.errors import InputChanged
 from screen.config import RunConfig
 from screen.input.mapping import map_columns
-from screen.input.rows import RowBatch, read_batches, read_chosen_rows
+from screen.input.row_batch import RowBatch
+from screen.input.rows import read_batches, read_chosen_rows
 from screen.input.shards import find_shards
 from tests.conftest import write_shard
 

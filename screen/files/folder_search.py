@@ -1,0 +1,102 @@
+"""Search a folder, local or in an object store, for Parquet files.
+
+In: a folder. Out: a `Listing`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from export.errors import InputRefused
+from screen.files.entries import Entry, has_folders, read_keys
+from screen.files.listed import ENDING, Listing, PassedOver
+from screen.files.search import Search, identify_folder, is_shard
+
+
+class FolderSearch(Search):
+    """Search a folder with its subfolders; folders come before links to folders, so that a link is followed last."""
+
+    def __init__(self, source: str, root: Path) -> None:
+        super().__init__(source, root)
+        self._seen: set[Any] = set()
+        self._links: list[tuple[Path, str]] = []
+        self._endings: Counter[str] = Counter()
+        self._hidden = self._listed = self._broken = 0
+
+    def search(self) -> Listing:
+        """List the folder.
+
+        Raises:
+            InputRefused: the folder contains no shard.
+            OSError: the folder cannot be listed.
+        """
+        if has_folders(self.root):
+            self._search_below(self.root, "")
+            for path, name in self._links:  # grows: a linked folder may contain links
+                self._follow(path, name)
+        else:
+            for key in read_keys(self.root):
+                self._add_key(key)
+        endings = tuple(sorted(self._endings.items(), key=lambda item: (-item[1], item[0])))
+        passed_over = PassedOver(endings, self._hidden, self._listed, self._broken)
+        if not self.files and not self.unlisted:
+            besides = passed_over.describe()
+            raise InputRefused(
+                f"The folder {self.source} contains no {ENDING} file{f'; passed over: {besides}' if besides else ''}.",
+                wanted="Parquet shards with an image column",
+                next_step=f"check the path; to read files whose names do not end in {ENDING}, give a glob",
+            )
+        return self.finish(passed_over)
+
+    def _follow(self, path: Path, name: str) -> None:
+        if identify_folder(path) in self._seen:
+            self._listed += 1
+        else:
+            self.folders.append(path)
+            self._search_below(path, name)
+
+    def _search_below(self, path: Path, name: str) -> None:
+        waiting = [(path, name)]
+        while waiting:
+            path, name = waiting.pop()
+            key = identify_folder(path)
+            if key is not None and key in self._seen:
+                continue
+            self._seen.add(key)
+            for entry in self.entries(path, name):
+                inner = f"{name}/{entry.name}" if name else entry.name
+                if entry.name[0] in "._":
+                    self._hidden += 1
+                elif entry.kind == "folder":
+                    (self._links if entry.is_link else waiting).append((entry.path, inner))
+                else:
+                    self._add_entry(entry, inner)
+
+    def _add_entry(self, entry: Entry, name: str) -> None:
+        if not is_shard(entry.name):
+            if entry.kind == "file":
+                self._endings[_ending(entry.name)] += 1
+            elif entry.kind == "broken":
+                self._broken += 1
+            elif entry.kind == "unknown":
+                self.refuse(name, entry.path, entry.problem)
+        elif entry.kind == "file":
+            self.add(name, entry.path)
+        else:
+            self.refuse(name, entry.path, entry.problem)
+
+    def _add_key(self, name: str) -> None:
+        parts = PurePosixPath(name).parts
+        if any(part[0] in "._" and part != ".." for part in parts):
+            self._hidden += 1
+        elif is_shard(name):
+            self.add(name, self.root / name)
+        else:
+            self._endings[_ending(parts[-1])] += 1
+
+
+def _ending(name: str) -> str:
+    """The ending of a name with all its parts, such as `.parquet.gzip`; "" without an ending."""
+    return "".join(PurePosixPath(name).suffixes[-2:])

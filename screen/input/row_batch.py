@@ -1,0 +1,109 @@
+"""Rows of a shard, and lists of them with a limited size.
+
+In: rows as they are read from a shard. Out: `RowBatch`es, and lists of `RowBatch`es with a given number of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from screen.input.shards import ShardRef
+
+_IMAGE_BYTES, _KEPT_BYTES = 32 * 2**20, 8 * 2**20
+"""Maximum bytes of the image column, and of the copied columns, in a batch of more than one row; several batches are in
+memory at the same time, images only until they are decoded."""
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """Consecutive rows of one shard.
+
+    Attributes:
+        shard: the shard that contains them.
+        start: position of the first row in the shard.
+        count: number of rows.
+        images: the image column; None if these rows could not be read.
+        ids: key of each row.
+        kept: the columns to copy into the results.
+        error: why the rows could not be read; "" if they were read.
+        is_last: whether these are the last rows of the shard.
+        lost: why the rest of the shard cannot be read, so that no result is written for the shard; this batch is the
+            last of its shard and has no rows. "" for any other batch.
+    """
+
+    shard: ShardRef
+    start: int
+    count: int
+    images: pa.Array | None
+    ids: tuple[str, ...]
+    kept: pa.Table
+    error: str
+    is_last: bool
+    lost: str = ""
+
+    @property
+    def load(self) -> float:
+        """Size of the rows, as a fraction of the maximum size of a batch."""
+        images = 0 if self.images is None else self.images.nbytes
+        return float(max(images / _IMAGE_BYTES, self.kept.nbytes / _KEPT_BYTES))
+
+    def parts(self) -> Iterator[RowBatch]:
+        """Yield the rows in parts that fit into a batch; a part of one row may be larger."""
+        rest, count = self, max(1, int(self.count / max(1.0, self.load)))
+        while rest.count > count:
+            first, rest = rest.split(count)
+            yield first
+        yield rest
+
+    def split(self, count: int) -> tuple[RowBatch, RowBatch]:
+        """Split into the first `count` rows and the remaining rows."""
+        images = (None, None) if self.images is None else (self.images[:count], self.images[count:])
+        first = replace(
+            self, count=count, images=images[0], ids=self.ids[:count], kept=self.kept.slice(0, count), is_last=False
+        )
+        rest = replace(
+            self,
+            start=self.start + count,
+            count=self.count - count,
+            images=images[1],
+            ids=self.ids[count:],
+            kept=self.kept.slice(count),
+        )
+        return first, rest
+
+    def take(self, positions: NDArray[np.int64]) -> RowBatch:
+        """The rows at some positions in the batch, which need not be consecutive; `start` of the result is invalid."""
+        return replace(
+            self,
+            count=len(positions),
+            images=None if self.images is None else self.images.take(pa.array(positions)),
+            ids=tuple(self.ids[position] for position in positions),
+            kept=self.kept.take(pa.array(positions)) if self.kept.num_columns else self.kept,
+        )
+
+
+def in_batches(pieces: Iterable[RowBatch], batch_size: int) -> Iterator[list[RowBatch]]:
+    """The pieces in lists of `batch_size` rows; a piece may be split between lists.
+
+    The last list may have fewer rows, and a list whose rows would exceed the maximum size of a batch has fewer.
+    """
+    waiting: list[RowBatch] = []
+    room, load = batch_size, 0.0
+    for rest in (part for piece in pieces for part in piece.parts()):
+        if waiting and load + rest.load > 1:
+            yield waiting
+            waiting, room, load = [], batch_size, 0.0
+        while rest.count > room:
+            first, rest = rest.split(room)
+            yield [*waiting, first]
+            waiting, room, load = [], batch_size, 0.0
+        waiting.append(rest)
+        room -= rest.count
+        load += rest.load
+    if waiting:
+        yield waiting
