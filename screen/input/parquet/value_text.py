@@ -27,6 +27,12 @@ def as_texts(column: pa.Array | pa.ChunkedArray) -> list[str | None]:
     return [text for chunk in chunks for text in _texts(chunk)]
 
 
+def as_json_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """The values as JSON values: null, bool, finite numbers, lists and objects; everything else as text."""
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    return [value for chunk in chunks for value in _json_values(chunk)]
+
+
 def _texts(array: pa.Array) -> list[str | None]:
     kind = array.type
     if pa.types.is_dictionary(kind):
@@ -63,7 +69,6 @@ def _text_of_bytes(data: bytes) -> str:
 
 
 def _json_values(array: pa.Array) -> list[Any]:
-    """The values as JSON values: null, bool, finite numbers, lists and objects; everything else as text."""
     kind = array.type
     if pa.types.is_dictionary(kind):
         return _json_values(array.dictionary_decode())

@@ -215,7 +215,7 @@ def _add_images(
             row["image"] = None
             report.without_image += 1
             continue
-        image = fetcher.load(one)[1]
+        *_, image = fetcher.load(one)
         row["key"] = one.key.hex()
         row["image"] = {"bytes": image.data, "path": image.path}
 

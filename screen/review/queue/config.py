@@ -17,7 +17,7 @@ from export.errors import OptionRefused
 from export.options import check_options
 from screen.command_line.options import LABEL_STUDIO_PANEL, ClassNamesModel, InputNow, ServerUrl
 
-QueueFormat = Literal["parquet", "jsonl", "imagefolder", "label-studio-tasks", "label-studio"]
+QueueFormat = Literal["parquet", "jsonl", "csv", "imagefolder", "label-studio-tasks", "label-studio"]
 
 _ROWS = "Which rows"
 _TARGET = "Where the queue goes"
@@ -138,8 +138,8 @@ class TargetConfig:
         QueueFormat | None,
         typer.Option(
             metavar="FORMAT",
-            help="Format of QUEUE: parquet, jsonl, imagefolder or label-studio-tasks; or label-studio for a project "
-            "on a server.",
+            help="Format of QUEUE: parquet, jsonl, csv, imagefolder or label-studio-tasks; or label-studio for a "
+            "project on a server.",
             show_default="by the ending of QUEUE",
             rich_help_panel=_TARGET,
         ),

@@ -1,7 +1,8 @@
 """Fetch rows of the results and their images from input shards that are unchanged since they were scored.
 
 In: positions in the results. Out: a digest of each row's image. Row and image are stored in a temporary file, because
-shards are read sequentially, but a queue is written in the order of suspicion.
+shards are read sequentially, but a queue is written in the order of suspicion. A copied input column whose type differs
+between result shards becomes text.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,12 @@ from screen.files.temporary import temporary_folder
 from screen.input.image_bytes import as_picture, image_sources, read_path, tensor_pixels
 from screen.input.image_file import ImageRefused, open_image
 from screen.input.mapping import tensor_shape
+from screen.input.parquet.value_text import as_texts
 from screen.input.row_batch import RowBatch
 from screen.input.rows import read_chosen_rows
 from screen.input.shards import ShardRef
 from screen.output.manifest_file import ManifestEntry
-from screen.review.queue.row import RESULT_COLUMNS, QueuedImage
+from screen.review.queue.row import RESULT_COLUMNS, QueuedImage, name_kept
 from screen.review.results import Results, RowPosition
 from screen.review.sources import SourceMismatch, find_source
 
@@ -76,13 +78,18 @@ class Fetcher:
         contract: contract of the model, which is required for pixels that are stored without a shape; None if the model
             was not given.
         source: current location of the input shards; None if they were not moved.
+        dry_run: whether the images are needed only for their digests, and are not stored.
 
     Raises:
         WriteFailed: the temporary file cannot be created.
     """
 
-    def __init__(self, results: Results, contract: ModelContract | None, source: str | None) -> None:
-        self._results, self._contract = results, contract
+    def __init__(
+        self, results: Results, contract: ModelContract | None, source: str | None, *, dry_run: bool = False
+    ) -> None:
+        self._results, self._contract, self._dry_run = results, contract, dry_run
+        self._keep = [str(name) for name in results.identity.get("keep", [])]
+        self._kept_types: dict[str, set[pa.DataType]] = {name: set() for name in name_kept(self._keep)}
         self._source = source
         self._root, self._max_pixels, self._columns = results.image_root, results.max_pixels, results.columns
         self._spool = tempfile.TemporaryFile(prefix="oodscreen-queue-", dir=temporary_folder())  # noqa: SIM115  closed by close()
@@ -122,35 +129,44 @@ class Fetcher:
                 found.update((one.position, one) for one in fetched)
         return found
 
-    def load(self, one: FetchedRow) -> tuple[dict[str, Any], QueuedImage]:
-        """The values of a fetched row by result column, and its image."""
+    def load(self, one: FetchedRow) -> tuple[dict[str, Any], pa.Table, QueuedImage]:
+        """The values of a fetched row by result column, its copied input columns as a table, and its image."""
         self._spool.seek(one.offset)
-        row, image = pickle.load(self._spool)  # noqa: S301  written by this process, and inaccessible to others
-        return row, image
+        row, kept, image = pickle.load(self._spool)  # noqa: S301  written by this process, and inaccessible to others
+        for index, (name, kinds) in enumerate(self._kept_types.items()):
+            if len(kinds) > 1:
+                kept = kept.set_column(index, name, pa.array(as_texts(kept[name]), pa.string()))
+        return row, kept, image
 
     def _miss(self, entry: ManifestEntry, why: str, rows: int) -> None:
         self.missing.shards[entry.shard] = why
         self.missing.rows += rows
 
     def _fetch_shard(self, index: int, shard: ShardRef, rows: NDArray[np.int64]) -> Iterator[FetchedRow]:
-        scored = self._results.take(self._results.entries[index], rows, RESULT_COLUMNS)
+        table = self._results.take(self._results.entries[index], rows, [*RESULT_COLUMNS, *self._keep])
+        scored, all_kept = table.select(RESULT_COLUMNS), table.select(self._keep).rename_columns([*self._kept_types])
+        for name, kinds in self._kept_types.items():
+            kinds.add(all_kept.schema.field(name).type)
         start = 0
         for batch in read_chosen_rows(shard, self._columns, rows):
             result_rows = scored.slice(start, batch.count).to_pylist()
+            kept_rows = (all_kept.take([index]) for index in range(start, start + batch.count))  # copies, to pickle
             start += batch.count
-            for row, key, image in zip(result_rows, batch.ids, self._images(batch), strict=True):
+            for row, kept, key, image in zip(result_rows, kept_rows, batch.ids, self._images(batch), strict=True):
                 if batch.images is not None and row["id"] != key:
                     raise SourceMismatch(f"has id {key!r} in row {row['row']}, but the scored id is {row['id']!r}")
                 if isinstance(image, str):
                     self.missing.images[image] += 1
                 else:
                     digest, queued = image
-                    yield FetchedRow(RowPosition(index, row["row"]), digest, self._store(row, queued))
+                    yield FetchedRow(RowPosition(index, row["row"]), digest, self._store(row, kept, queued))
 
-    def _store(self, row: dict[str, Any], image: QueuedImage) -> int:
+    def _store(self, row: dict[str, Any], kept: pa.Table, image: QueuedImage) -> int:
+        if self._dry_run:
+            image = replace(image, data=b"")
         try:
             offset = self._spool.seek(0, io.SEEK_END)
-            pickle.dump((row, image), self._spool, pickle.HIGHEST_PROTOCOL)
+            pickle.dump((row, kept, image), self._spool, pickle.HIGHEST_PROTOCOL)
             self._spool.flush()
         except OSError as error:
             raise WriteFailed(

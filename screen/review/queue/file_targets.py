@@ -1,4 +1,4 @@
-"""Write a queue to files: Parquet, JSON Lines, a folder of images, or tasks for Label Studio's import.
+"""Write a queue to files: Parquet, JSON Lines, CSV, a folder of images, or tasks for Label Studio's import.
 
 In: an iterator of `QueueRow`s. Out: the file or folder, written atomically, and ledger entries for its images.
 """
@@ -9,14 +9,11 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from export.errors import OptionRefused, OutputRefused
 from screen.files.paths import as_path, is_local, name_place
@@ -24,12 +21,12 @@ from screen.files.storage import STAGING_PREFIX, FileContent, StagingFile, sync_
 from screen.review.classes import ClassNames
 from screen.review.queue.labelstudio import ImageUrl, embed, label_config, make_task, standard_form
 from screen.review.queue.ledger import Ledger, LedgerEntry
-from screen.review.queue.row import QueueRow, queue_schema
+from screen.review.queue.row import QueueRow
+from screen.review.queue.table_files import write_csv, write_parquet
 
-FILE_FORMATS = ("parquet", "jsonl", "imagefolder", "label-studio-tasks")
+FILE_FORMATS = ("parquet", "jsonl", "csv", "imagefolder", "label-studio-tasks")
 METADATA_NAME = "metadata.jsonl"
-_ENDINGS = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-_ROW_GROUP_ROWS = 256
+_ENDINGS = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
 
 
 def format_of(target: str, chosen: str | None) -> str:
@@ -122,32 +119,24 @@ class FileDestination:
             return
         staging = StagingFile(self.target)
         with staging.writing():
-            write = {"parquet": self._parquet, "jsonl": self._lines, "label-studio-tasks": self._tasks}[self.format]
-            write(rows, staging.path)
+            writers: dict[str, Callable[[Iterable[QueueRow], Path], None]] = {
+                "parquet": partial(write_parquet, images=self.images),
+                "jsonl": self._lines,
+                "csv": write_csv,
+                "label-studio-tasks": self._tasks,
+            }
+            writers[self.format](rows, staging.path)
             if self.format == "label-studio-tasks":
                 write_text(self.target.with_suffix(".xml"), self._form().decode())
             pending = ledger.add_pending(entries, self.target, FileContent.of(staging.path))
         staging.commit()
         ledger.confirm(pending)
 
-    def _parquet(self, rows: Iterable[QueueRow], path: Path) -> None:
-        schema = queue_schema(images=self.images)
-        with pq.ParquetWriter(path, schema, compression="zstd") as file:
-            remaining = iter(rows)
-            while group := list(islice(remaining, _ROW_GROUP_ROWS)):
-                values = [row.values() for row in group]
-                if self.images:
-                    for value, row in zip(values, group, strict=True):
-                        value["image"] = {"bytes": row.image.data, "path": row.image.path}
-                file.write_table(pa.Table.from_pylist(values, schema=schema))
-
     def _lines(self, rows: Iterable[QueueRow], path: Path) -> None:
         with open(path, "w", encoding="utf-8", newline="\n") as file:
             for row in rows:
-                values = row.values()
-                if self.images:
-                    values["image"] = embed(row.image)
-                file.write(to_json(values) + "\n")
+                image = {"image": embed(row.image)} if self.images else {}
+                file.write(to_json({**row.values(), **row.kept_values(), **image}) + "\n")
 
     def _tasks(self, rows: Iterable[QueueRow], path: Path) -> None:
         form = standard_form(self.classes)
@@ -169,7 +158,7 @@ class FileDestination:
                     with open(staging / name, "wb") as image:
                         image.write(row.image.data)
                         _sync(image)
-                    file.write(to_json({"file_name": name, **row.values()}) + "\n")
+                    file.write(to_json({"file_name": name, **row.values(), **row.kept_values()}) + "\n")
                 _sync(file)
             sync_folder(staging)
             pending = ledger.add_pending(entries, self.target / METADATA_NAME, FileContent.of(staging / METADATA_NAME))
@@ -202,6 +191,7 @@ def make_file_destination(
             f"--no-images was given with the format {kind}.",
             wanted="--no-images only with parquet or jsonl",
             next_step="leave out --no-images"
+            + ("; a CSV queue contains no image bytes" if kind == "csv" else "")
             + ("; --image-url links to images instead of embedding them" if kind == "label-studio-tasks" else ""),
         )
     if kind == "label-studio-tasks" and target.lower().endswith(".xml"):

@@ -89,7 +89,7 @@ def _rows(
     """The queue rows in order, each read from the temporary file."""
     sign = 1.0 if is_high_suspicious(results, score) else -1.0
     for index, (source, one) in enumerate(chosen):
-        row, image = fetcher.load(one)
+        row, kept, image = fetcher.load(one)
         value = row[score]
         yield QueueRow(
             rank=index + 1,
@@ -100,5 +100,6 @@ def _rows(
             model_version=results.model_version,
             input_footer=str(results.entries[one.position.shard].input["footer"]),
             result=row,
+            kept=kept,
             image=image,
         )

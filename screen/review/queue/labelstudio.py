@@ -118,6 +118,7 @@ def make_task(row: QueueRow, form: LabelForm, url: ImageUrl | None) -> dict[str,
     The prediction's score is the confidence: Label Studio's uncertainty sampling shows tasks with low scores first.
     """
     scores = {name: row.result[name] for name in _NUMBERS if row.result[name] is not None}
+    kept = {name if name != form.image else f"input_{name}": value for name, value in row.kept_values().items()}
     data = {
         form.image: embed(row.image) if url is None else url.of(row),
         KEY: row.key,
@@ -133,6 +134,7 @@ def make_task(row: QueueRow, form: LabelForm, url: ImageUrl | None) -> dict[str,
         "id": row.result["id"],
         "model_version": row.model_version,
         "input_footer": row.input_footer,
+        **kept,
     }
     task: dict[str, Any] = {"data": {name: value for name, value in data.items() if value is not None}}
     chosen = [name for name in row.predicted if name in form.choices]

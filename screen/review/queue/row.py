@@ -5,12 +5,14 @@ In: a row of the results with its image. Out: a `QueueRow`, and the Arrow schema
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from screen.columns import DECISION, IDENTITY, SCORES_OF_ALL_FORMATS, Column
+from screen.input.parquet.value_text import as_json_values
 
 ADDED_COLUMNS = (
     Column(
@@ -46,6 +48,30 @@ IMAGE_FIELD = pa.field(
     metadata={"description": "The image from the input, in the Hugging Face layout."},
 )
 
+IMAGE_PATH = Column(
+    "image_path", pa.string(), "", "", "Path of the image in the input; null if the input contains only the bytes."
+)
+"""Column of a CSV queue in place of `image`."""
+
+_ADDED_BY_REVIEWERS = ("label", "annotator")
+_ADDED_BY_FORMATS = ("image", IMAGE_PATH.name, "file_name", "oodscreen_key", "reason")
+_TAKEN = frozenset([*(column.name for column in QUEUE_COLUMNS), *_ADDED_BY_FORMATS, *_ADDED_BY_REVIEWERS])
+_PREFIX = "input_"
+
+
+def name_kept(names: Iterable[str]) -> list[str]:
+    """The names of the copied input columns in a queue.
+
+    A name that a queue has for another column, in any format, gets the prefix `input_`. So do `label` and `annotator`,
+    so that labels of the input are never taken for labels of a reviewer.
+    """
+    kept: list[str] = []
+    for name in names:
+        while name in _TAKEN or name in kept:
+            name = _PREFIX + name
+        kept.append(name)
+    return kept
+
 
 @dataclass(frozen=True)
 class QueuedImage:
@@ -77,6 +103,7 @@ class QueueRow:
         model_version: digests of model and configuration, by `Results.model_version`.
         input_footer: digest of the input shard's footer.
         result: the row of the results, by column.
+        kept: one row, the copied input columns, with their names in a queue.
         image: the image.
     """
 
@@ -88,6 +115,7 @@ class QueueRow:
     model_version: str
     input_footer: str
     result: dict[str, Any]
+    kept: pa.Table
     image: QueuedImage
 
     def values(self) -> dict[str, Any]:
@@ -103,8 +131,17 @@ class QueueRow:
         }
         return {**own, **{name: self.result[name] for name in RESULT_COLUMNS}}
 
+    def kept_values(self) -> dict[str, Any]:
+        """JSON values of the copied input columns, by name."""
+        return {name: as_json_values(self.kept[name])[0] for name in self.kept.column_names}
 
-def queue_schema(*, images: bool) -> pa.Schema:
-    """Arrow schema of a queue."""
-    fields = [column.field() for column in QUEUE_COLUMNS]
+
+def queue_schema(kept: pa.Schema, *, images: bool) -> pa.Schema:
+    """Arrow schema of a queue.
+
+    Args:
+        kept: fields of the copied input columns.
+        images: whether the queue has a column with the bytes of the images.
+    """
+    fields = [*(column.field() for column in QUEUE_COLUMNS), *kept]
     return pa.schema([*fields, IMAGE_FIELD] if images else fields)

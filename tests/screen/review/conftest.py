@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from dataclasses import dataclass
@@ -76,12 +77,15 @@ def night(made_night: Night, tmp_path: Path) -> Night:
 
 
 def read_queue(path: Path) -> list[dict[str, Any]]:
-    """The rows of a queue in any format; for tasks, their data."""
+    """The rows of a queue in any format; for tasks, their data; for CSV, their cells."""
     if path.is_dir():
         path = path / "metadata.jsonl"
     if path.suffix == ".parquet":
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
         return rows
+    if path.suffix == ".csv":
+        with open(path, encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
     if path.suffix == ".json":
         return [task["data"] for task in json.loads(path.read_text())]
     return [json.loads(line) for line in path.read_text().splitlines()]

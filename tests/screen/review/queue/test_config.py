@@ -29,8 +29,8 @@ def test_an_unknown_reason_is_refused() -> None:
 
 
 def test_an_unknown_format_is_refused() -> None:
-    with pytest.raises(OptionRefused, match="--to is 'csv'"):
-        TargetConfig(to="csv")  # type: ignore[arg-type]
+    with pytest.raises(OptionRefused, match="--to is 'xlsx'"):
+        TargetConfig(to="xlsx")  # type: ignore[arg-type]
 
 
 def test_the_formats_are_those_of_files_and_the_server() -> None:

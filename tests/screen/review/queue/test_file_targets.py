@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from screen.review.queue.file_targets import make_file_destination
 from screen.review.queue.fill import fill_queue
 from screen.review.queue.labelstudio import KEY, ImageUrl
 from screen.review.queue.row import QUEUE_COLUMNS, queue_schema
+from screen.review.queue.table_files import unmark_formula
 from tests.screen.review.conftest import Night, read_queue
 
 
@@ -34,7 +36,7 @@ def fill(night: Night, target: Path, to: str | None = None, *, images: bool = Tr
 def test_parquet_has_every_column_with_its_description(night: Night, tmp_path: Path) -> None:
     fill(night, tmp_path / "q.parquet")
     schema = pq.read_schema(tmp_path / "q.parquet")
-    assert schema.equals(queue_schema(images=True))
+    assert schema.equals(queue_schema(pa.schema([("input_label", pa.int64())]), images=True))
     for column in QUEUE_COLUMNS:
         assert schema.field(column.name).metadata[b"description"].decode() == column.sentence
     assert {column.name for column in COLUMNS} <= set(schema.names)
@@ -103,6 +105,94 @@ def test_values_from_data_are_percent_encoded_in_an_address(night: Night, tmp_pa
 
 
 HOSTILE = ["../../../etc/passwd", "<script>alert(1)</script>", "a\x00b", "\U0001f600", "-" * 300, "/abs", "C:\\x", ""]
+
+
+FORMATS = {"q.parquet": None, "q.jsonl": None, "q.csv": None, "q": "imagefolder", "q.json": "label-studio-tasks"}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_copied_columns_are_in_every_format(name: str, night: Night, tmp_path: Path) -> None:
+    """The copied column is called label, as the column of labels that a reviewer adds."""
+    fill(night, tmp_path / name, FORMATS[name])
+    rows = read_queue(tmp_path / name)
+    assert len(rows) > 10
+    for row in rows:
+        there = pq.read_table(night.input / row["shard"]).to_pylist()[int(row["row"])]
+        assert row["input_label"] == (str(there["label"]) if name == "q.csv" else there["label"])
+        assert "label" not in row
+
+
+KEPT: dict[str, pa.Array] = {
+    "rank": pa.array([1, 2]),
+    "input_rank": pa.array(["a", None]),
+    "image_path": pa.array(["x", "y"]),
+    "when": pa.array([0, 1], pa.timestamp("ns", "UTC")),
+    "price": pa.array([Decimal("-1.5"), None], pa.decimal128(5, 2)),
+    "tags": pa.array([["=x"], None], pa.list_(pa.string())),
+    "raw": pa.array([b"\xff", b"ok"]),
+    "=note": pa.array(["=1+1", "'=1"]),
+}
+
+
+def test_copied_columns_of_any_name_and_type_keep_their_values(night: Night, tmp_path: Path, digits: Any) -> None:
+    run_kept(night.model, tmp_path, {"x.parquet": KEPT}, digits)
+    there = Night(night.model, tmp_path / "k", tmp_path / "kout")
+    for name in ("q.parquet", "q.jsonl", "q.csv"):
+        fill(there, tmp_path / name)
+    renamed = {"rank": "input_input_rank", "input_rank": "input_rank", "image_path": "input_image_path"}
+    table = pq.read_table(tmp_path / "q.parquet").sort_by("row")
+    for name, values in KEPT.items():
+        column = table[{"rank": "input_rank", "input_rank": "input_input_rank"}.get(name, renamed.get(name, name))]
+        assert column.combine_chunks().equals(values), name
+    lines = sorted(read_queue(tmp_path / "q.jsonl"), key=lambda row: row["row"])
+    assert [row["when"] for row in lines] == ["1970-01-01 00:00:00.000000000Z", "1970-01-01 00:00:00.000000001Z"]
+    assert [(row["price"], row["tags"], row["raw"]) for row in lines] == [("-1.50", ["=x"], "ff"), (None, None, "ok")]
+    cells = sorted(read_queue(tmp_path / "q.csv"), key=lambda row: str(row["row"]))
+    assert [row["'=note"] for row in cells] == ["'=1+1", "''=1"]
+    assert [(row["price"], row["tags"]) for row in cells] == [("-1.50", '["=x"]'), ("", "")]
+
+
+def run_kept(model: Path, place: Path, shards: dict[str, dict[str, pa.Array]], digits: Any) -> None:
+    """Results in `kout` of shards in `k`, each scored by its own run and with its own copied columns."""
+    from screen.config import RunConfig
+    from screen.run.runner import run_screening
+    from tests.conftest import IMAGE_TYPE, Recorder, encode
+
+    (place / "k").mkdir()
+    start = 0
+    for name, columns in shards.items():
+        rows = len(next(iter(columns.values())))
+        images = [{"bytes": encode(image), "path": None} for image in digits[start : start + rows]]
+        start += rows
+        pq.write_table(pa.table({"image": pa.array(images, IMAGE_TYPE), **columns}), place / "k" / name)
+        config = RunConfig(passes=2, device="cpu", flag_if="entropy >= 0", keep=list(columns))
+        run_screening(model, str(place / "k" / name), place / "kout", config, Recorder())
+
+
+def test_a_copied_column_of_several_types_becomes_text(night: Night, tmp_path: Path, digits: Any) -> None:
+    run_kept(night.model, tmp_path, {"a.parquet": {"n": pa.array([1])}, "b.parquet": {"n": pa.array(["x"])}}, digits)
+    there = Night(night.model, tmp_path / "k", tmp_path / "kout")
+    for name in ("q.parquet", "q.jsonl"):
+        fill(there, tmp_path / name)
+        assert sorted(row["n"] for row in read_queue(tmp_path / name)) == ["1", "x"]
+
+
+def test_csv_holds_paths_instead_of_bytes_and_no_formula(night: Night, tmp_path: Path, digits: Any) -> None:
+    from screen.config import RunConfig
+    from screen.run.runner import run_screening
+    from tests.conftest import Recorder, encode, write_shard
+
+    ids = ["=1+1", "+1", "-1", "@x", "\tx", "'=x", "'x", 'a"b,c\nd', "＝x"]  # noqa: RUF001
+    write_shard(tmp_path / "h" / "=x.parquet", [encode(image) for image in digits[: len(ids)]], ids=ids)
+    config = RunConfig(passes=2, device="cpu", flag_if="entropy >= 0")
+    run_screening(night.model, str(tmp_path / "h"), tmp_path / "hout", config, Recorder())
+    fill(Night(night.model, tmp_path / "h", tmp_path / "hout"), tmp_path / "q.csv")
+    rows = sorted(read_queue(tmp_path / "q.csv"), key=lambda row: int(row["row"]))
+    assert [row["id"] for row in rows] == [f"'{one}" for one in ids[:6]] + [*ids[6:8], f"'{ids[8]}"]
+    assert {row["shard"] for row in rows} == {"'=x.parquet"}
+    assert "image" not in rows[0]
+    assert {row["image_path"] for row in rows} == {""}
+    assert [unmark_formula(row["id"]) for row in rows] == ids
 
 
 def test_hostile_ids_are_text_in_every_format(night: Night, tmp_path: Path, digits: Any) -> None:

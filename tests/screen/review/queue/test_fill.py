@@ -379,9 +379,13 @@ def test_a_full_disk_leaves_neither_file_nor_ledger(
     def full(*arguments: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    for name, to in (("pq.ParquetWriter", "parquet"), ("make_task", "label-studio-tasks")):
+    for name, to in (
+        ("table_files.pq.ParquetWriter", "parquet"),
+        ("table_files.pyarrow.csv.CSVWriter", "csv"),
+        ("file_targets.make_task", "label-studio-tasks"),
+    ):
         with monkeypatch.context() as patched:
-            patched.setattr(f"screen.review.queue.file_targets.{name}", full)
+            patched.setattr(f"screen.review.queue.{name}", full)
             target = tmp_path / f"{name}.json"
             assert oodscreen("queue", night.results, "-o", target, "--to", to, monkeypatch=patched) == 1
         assert "No space left on device" in capsys.readouterr().err
@@ -440,7 +444,8 @@ REFUSED = {
     "no results": (["{in}", "-o", "q.parquet"], "holds no _manifest.jsonl"),
     "no target": (["{out}"], "Neither --output nor"),
     "no format": (["{out}", "-o", "queue"], "has no extension that determines the format"),
-    "unknown format": (["{out}", "-o", "q", "--to", "csv"], "--to is 'csv'"),
+    "unknown format": (["{out}", "-o", "q", "--to", "xlsx"], "--to is 'xlsx'"),
+    "no images in csv": (["{out}", "-o", "q.csv", "--no-images"], "--no-images was given with"),
     "top": (["{out}", "-o", "q.parquet", "--top", "0"], "--top is 0"),
     "share": (["{out}", "-o", "q.parquet", "--include-random", "5"], "--include-random is '5'"),
     "too large a share": (["{out}", "-o", "q.parquet", "--include-random", "101%"], "--include-random is '101%'"),
