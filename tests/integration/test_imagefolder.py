@@ -33,7 +33,9 @@ def test_a_folder_of_images_loads_in_datasets(article_onnx: Path, digits: NDArra
         fill_queue(
             str(tmp_path / "out"),
             QueueConfig(**options),
-            lambda _, classes: make_file_destination(str(tmp_path / name), to, name, classes, images=True, url=None),
+            lambda _, classes, dry_run: make_file_destination(
+                str(tmp_path / name), to, name, classes, images=True, url=None
+            ),
         )
         return tmp_path / name
 

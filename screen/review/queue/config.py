@@ -88,6 +88,14 @@ class QueueConfig:
             rich_help_panel=_TARGET,
         ),
     ] = None
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print what the command would export, and write nothing. A Label Studio server is only read.",
+            rich_help_panel=_TARGET,
+        ),
+    ] = False
     source: InputNow = None
     model: ClassNamesModel = None
 

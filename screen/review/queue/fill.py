@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import islice
 
 from screen.review.classes import ClassNames, name_classes
 from screen.review.queue.config import QueueConfig
@@ -16,7 +17,7 @@ from screen.review.queue.fetch import FetchedRow, Fetcher
 from screen.review.queue.ledger import LEDGER_NAME, open_ledger
 from screen.review.queue.picking import Destination, Picker
 from screen.review.queue.row import QueueRow
-from screen.review.queue.summary import QueueReport
+from screen.review.queue.summary import SHOWN_ROWS, PlannedRow, QueueReport
 from screen.review.ranking import (
     AUDIT,
     FLAGGED,
@@ -30,15 +31,17 @@ from screen.review.results import Results, open_results
 
 
 def fill_queue(
-    source: str, config: QueueConfig, choose_destination: Callable[[Results, ClassNames], Destination]
+    source: str, config: QueueConfig, choose_destination: Callable[[Results, ClassNames, bool], Destination]
 ) -> QueueReport:
     """Export the selected rows whose images are not in the project yet.
+
+    A dry run selects the same rows, writes nothing but a temporary file, and takes no lock.
 
     Args:
         source: folder of results.
         config: selection of the rows.
-        choose_destination: function that returns the destination; called before rows are ranked, so that wrong options
-            are reported early.
+        choose_destination: function that returns the destination, given the results, the choices of an annotator and
+            whether this is a dry run; called before rows are ranked, so that wrong options are reported early.
 
     Raises:
         Refused: the source contains no finished results, or an option is invalid.
@@ -49,7 +52,7 @@ def fill_queue(
     if config.per_class is not None:
         check_per_class(results)
     classes, contract = name_classes(results, config.model)
-    destination = choose_destination(results, classes)
+    destination = choose_destination(results, classes, config.dry_run)
     flagged = rank_flagged(results, score, tuple(config.reasons))
     audit = draw_audit(results, config.share(), config.seed)
     report = QueueReport(
@@ -59,11 +62,12 @@ def fill_queue(
         len(flagged) + sum(flagged.without_image.values()),
         score,
         reasons=flagged.reasons,
+        dry_run=config.dry_run,
     )
     folder = results.folder / LEDGER_NAME if config.ledger is None else config.ledger
     with (
-        open_ledger(folder, destination.project) as ledger,
-        closing(Fetcher(results, contract, config.source)) as fetcher,
+        open_ledger(folder, destination.project, dry_run=config.dry_run) as ledger,
+        closing(Fetcher(results, contract, config.source, dry_run=config.dry_run)) as fetcher,
     ):
         report.notes = ledger.notes
         picker = Picker(results, fetcher, ledger, destination, report)
@@ -76,9 +80,12 @@ def fill_queue(
         results.refuse_if_changed()
         if chosen:
             destination.refuse_overwrite()
-            entries = [picker.ledger_entry(one) for _, one in chosen]
-            destination.export(_rows(chosen, results, fetcher, classes, score), entries, ledger)
-        if picker.seen:
+            rows = _rows(chosen, results, fetcher, classes, score)
+            if config.dry_run:
+                report.first_rows = [PlannedRow.of(row) for row in islice(rows, SHOWN_ROWS)]
+            else:
+                destination.export(rows, [picker.ledger_entry(one) for _, one in chosen], ledger)
+        if picker.seen and not config.dry_run:
             ledger.add(picker.seen)
     return report
 

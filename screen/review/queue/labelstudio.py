@@ -55,10 +55,15 @@ def standard_form(classes: ClassNames) -> LabelForm:
 
 
 def label_config(classes: ClassNames) -> str:
-    """Labelling configuration of a new project, as XML with escaped class names."""
+    """Labelling configuration of a new project, as XML with escaped class names.
+
+    Image, suspicion and reason are shown first, before the choices.
+    """
     form = standard_form(classes)
     view = ElementTree.Element("View")
     ElementTree.SubElement(view, "Image", name=form.object, value=f"${form.image}", zoom="true")
+    ElementTree.SubElement(view, "Header", value="Suspicion: $suspicion", size="4")
+    ElementTree.SubElement(view, "Header", value="Reason: $reason", size="5")
     kind = "multiple" if classes.several else "single"
     choices = ElementTree.SubElement(
         view, "Choices", name=form.control, toName=form.object, choice=kind, required="true", showInline="true"
@@ -113,7 +118,9 @@ class ImageUrl:
 
 
 def make_task(row: QueueRow, form: LabelForm, url: ImageUrl | None) -> dict[str, Any]:
-    """One task: the image, the scores for ordering, and the model's prediction.
+    """One task: the image, suspicion and reason, the scores for ordering, and the model's prediction.
+
+    The order of the fields is that of the columns in Label Studio's list of tasks.
 
     The prediction's score is the confidence: Label Studio's uncertainty sampling shows tasks with low scores first.
     """
@@ -121,17 +128,17 @@ def make_task(row: QueueRow, form: LabelForm, url: ImageUrl | None) -> dict[str,
     kept = {name if name != form.image else f"input_{name}": value for name, value in row.kept_values().items()}
     data = {
         form.image: embed(row.image) if url is None else url.of(row),
-        KEY: row.key,
-        "rank": row.rank,
-        "suspicion": row.suspicion,
-        "source": row.source,
-        "predicted": ", ".join(row.predicted),
-        **scores,
+        "suspicion": None if row.suspicion is None else float(f"{row.suspicion:.6g}"),
         "reason": row.result["flag_reason"],
+        "predicted": ", ".join(row.predicted),
+        "rank": row.rank,
+        "source": row.source,
         "status": row.result["status"],
+        **scores,
         "shard": row.result["shard"],
         "row": row.result["row"],
         "id": row.result["id"],
+        KEY: row.key,
         "model_version": row.model_version,
         "input_footer": row.input_footer,
         **kept,

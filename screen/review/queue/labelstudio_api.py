@@ -35,7 +35,7 @@ class LabelStudioProject:
     Attributes:
         client: client of the SDK.
         url: address of the server.
-        id: number of the project.
+        id: number of the project; None for a project that a dry run does not create.
         title: title of the project.
         created: time of creation, which distinguishes a project from a deleted one with the same number.
         form: names in the labelling configuration to which tasks refer; None if only labels are read.
@@ -44,7 +44,7 @@ class LabelStudioProject:
 
     client: Any
     url: str
-    id: int
+    id: int | None
     title: str
     created: str
     form: LabelForm | None
@@ -57,6 +57,8 @@ class LabelStudioProject:
 
     def describe(self) -> str:
         """Description for messages."""
+        if self.id is None:
+            return f"the new Label Studio project {self.title!r} ({name_place(self.url)})"
         return f"Label Studio project {self.title!r} ({name_place(self.url)}/projects/{self.id})"
 
     def find_existing(self, keys: Sequence[bytes]) -> set[bytes]:
@@ -66,7 +68,7 @@ class LabelStudioProject:
             OodscreenError: the server cannot be reached or refused the request.
         """
         found: set[bytes] = set()
-        texts = [key.hex() for key in keys]
+        texts = [key.hex() for key in keys] if self.id is not None else []
         for start in range(0, len(texts), _KEYS_PER_REQUEST):
             asked = texts[start : start + _KEYS_PER_REQUEST]
             items = [
@@ -134,7 +136,12 @@ class LabelStudioProject:
 
 
 def open_project(
-    url: str | None, name: str | None, classes: ClassNames | None, image_url: ImageUrl | None = None
+    url: str | None,
+    name: str | None,
+    classes: ClassNames | None,
+    image_url: ImageUrl | None = None,
+    *,
+    dry_run: bool = False,
 ) -> LabelStudioProject:
     """The project with the given number or title.
 
@@ -145,6 +152,7 @@ def open_project(
         name: number or title of the project; None for `oodscreen`.
         classes: the choices of an annotator; None to read labels, which requires an existing project.
         image_url: template for the addresses of the images; None to embed the images.
+        dry_run: whether to read the server only, and to create neither a project nor a view.
 
     Raises:
         OptionRefused: the SDK is not installed, the token is missing or refused, the server or project does not exist,
@@ -165,7 +173,10 @@ def open_project(
                     if existing
                     else "create a project with `oodscreen queue --to label-studio`",
                 )
-            found = _create(client, name, classes)
+            _check_title(name)
+            if dry_run:
+                return LabelStudioProject(client, address, None, name, "", None, image_url)
+            found = client.projects.create(title=name, label_config=label_config(classes))
         project = client.projects.get(id=found.id)
         form = None
         if classes is not None:
@@ -177,7 +188,8 @@ def open_project(
                     next_step="add the choices in the project's settings, or give a new title with --project",
                 )
             form = parsed
-            _add_view(client, project.id)
+            if not dry_run:
+                _add_view(client, project.id)
     created = project.created_at.isoformat() if project.created_at else ""
     return LabelStudioProject(client, address, int(project.id), str(project.title), created, form, image_url)
 
@@ -211,7 +223,7 @@ def _find(client: Any, name: str) -> Any:
     return found[0] if found else None
 
 
-def _create(client: Any, name: str, classes: ClassNames) -> Any:
+def _check_title(name: str) -> None:
     least, most = _TITLE_LENGTHS
     if not least <= len(name) <= most:
         raise OptionRefused(
@@ -219,7 +231,6 @@ def _create(client: Any, name: str, classes: ClassNames) -> Any:
             wanted=f"{least} to {most} characters, or the number of an existing project",
             next_step="give another title",
         )
-    return client.projects.create(title=name, label_config=label_config(classes))
 
 
 def _add_view(client: Any, project: int) -> None:

@@ -122,15 +122,20 @@ class Ledger:
         pending.unlink()
         self._remember(entries)
 
-    def load(self) -> None:
+    def load(self, *, dry_run: bool = False) -> None:
         """Read the project's ledger files, and confirm or remove the pending files of killed exports.
+
+        Args:
+            dry_run: whether to leave the pending files as they are, and only to take them into account.
 
         Raises:
             OutputRefused: a ledger file cannot be read.
         """
         for pending in sorted(self.folder.glob(f"{self._prefix()}*{_ENDING}{_PENDING}")):
             entries, header = _read(pending)
-            if _target_exists(header):
+            if dry_run:
+                self._remember(entries if _target_exists(header) else [])
+            elif _target_exists(header):
                 self.confirm(pending)
                 self.notes.append(
                     f"an earlier export was killed after it wrote {header['target']}; "
@@ -168,8 +173,13 @@ class Ledger:
 
 
 @contextmanager
-def open_ledger(folder: str | Path, project: str) -> Iterator[Ledger]:
+def open_ledger(folder: str | Path, project: str, *, dry_run: bool = False) -> Iterator[Ledger]:
     """The ledger of a project; its folder is locked within the block.
+
+    Args:
+        folder: folder of the ledger, which need not exist.
+        project: name of the project.
+        dry_run: whether to read the ledger without the lock, and to write nothing.
 
     Raises:
         OutputLocked: another `oodscreen queue` holds the lock.
@@ -177,6 +187,11 @@ def open_ledger(folder: str | Path, project: str) -> Iterator[Ledger]:
         WriteFailed: the folder cannot be created or written to.
     """
     path = as_path(folder) if isinstance(folder, str) else folder
+    if dry_run:
+        ledger = Ledger(path, project, set(), {}, [], lambda: None)
+        ledger.load(dry_run=True)
+        yield ledger
+        return
     try:
         with hold_output(path) as held:
             ledger = Ledger(path, project, set(), {}, [held.note] if held.note else [], held.check)

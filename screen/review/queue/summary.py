@@ -9,6 +9,60 @@ import json
 from dataclasses import asdict, dataclass, field
 
 from export.errors import ExitCode
+from screen.review.queue.row import QueueRow
+from screen.review.text import clip
+
+SHOWN_ROWS = 20
+"""Maximum number of rows that a dry run prints."""
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """A row that a dry run would export.
+
+    Attributes:
+        rank: position in the queue, from 1.
+        source: `flagged` or `audit`.
+        shard: name of the input shard.
+        row: position in the shard.
+        id: key of the row.
+        suspicion: the score that orders the queue, negated if low values are suspicious; None if the score is null.
+        predicted: names of the predicted classes, joined by `, `; None without a prediction.
+        reason: reason of the flag; None for a row of the random sample.
+    """
+
+    rank: int
+    source: str
+    shard: str
+    row: int
+    id: str
+    suspicion: float | None
+    predicted: str | None
+    reason: str | None
+
+    @classmethod
+    def of(cls, row: QueueRow) -> PlannedRow:
+        """The planned row of a queue row."""
+        values = row.values()
+        return cls(
+            rank=row.rank,
+            source=row.source,
+            shard=values["shard"],
+            row=values["row"],
+            id=values["id"],
+            suspicion=row.suspicion,
+            predicted=values["predicted"],
+            reason=values["flag_reason"],
+        )
+
+    def to_text(self) -> str:
+        """The row as one line of text."""
+        suspicion = "" if self.suspicion is None else f" {self.suspicion:.4g}"
+        reason = self.source if self.reason is None else self.reason
+        predicted = "" if self.predicted is None else f" predicted {clip(self.predicted, 40)!r},"
+        return (
+            f"{self.rank:>6}{suspicion} {clip(self.shard)}:{self.row} id {clip(self.id)!r},{predicted} {clip(reason)}"
+        )
 
 
 @dataclass
@@ -30,6 +84,8 @@ class QueueReport:
         shard_rows: number of selected rows in the shards that cannot be used.
         reasons: counts of the flagged rows by main reason.
         notes: further messages for the user.
+        dry_run: whether the rows were only selected; `handed_on` and `audit` are then the rows that would be exported.
+        first_rows: the first rows that a dry run would export.
     """
 
     to: str
@@ -46,6 +102,8 @@ class QueueReport:
     shard_rows: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    dry_run: bool = False
+    first_rows: list[PlannedRow] = field(default_factory=list)
 
     @property
     def exit_code(self) -> ExitCode:
@@ -65,7 +123,11 @@ class QueueReport:
             lines.append(f"  reasons: {_format_counts(self.reasons)}")
         if self.handed_on or self.audit:
             audit = f" and {self.audit} random unflagged row(s) as an audit" if self.audit else ""
-            lines.append(f"exported to {self.to}: {self.handed_on} flagged row(s) by {self.order}{audit}")
+            exported = "would be exported" if self.dry_run else "exported"
+            lines.append(f"{exported} to {self.to}: {self.handed_on} flagged row(s) by {self.order}{audit}")
+            lines += [row.to_text() for row in self.first_rows]
+            if self.dry_run and (rest := self.handed_on + self.audit - len(self.first_rows)):
+                lines.append(f"   ... and {rest} more row(s)")
         else:
             lines.append(f"no new rows for {self.to}")
         if self.before:
@@ -85,6 +147,8 @@ class QueueReport:
                 f"  {more}{self.shard_rows} row(s) in {len(self.shards)} shard(s) are pending; next: restore the "
                 "shards, give their current location with --input, or score the changed ones with `oodscreen run`"
             )
+        if self.dry_run:
+            lines.append("dry run: nothing was written")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 

@@ -20,8 +20,8 @@ DEFAULT_PROJECT = "default"
 _SERVER = "label-studio"
 
 
-def choose_destination(results: Results, classes: ClassNames, config: TargetConfig) -> Destination:
-    """The destination of a queue; a missing Label Studio project is created.
+def choose_destination(results: Results, classes: ClassNames, dry_run: bool, config: TargetConfig) -> Destination:
+    """The destination of a queue; a missing Label Studio project is created, unless this is a dry run.
 
     Raises:
         OptionRefused: the options are incomplete or contradict each other, or the server or project is not available.
@@ -38,7 +38,7 @@ def choose_destination(results: Results, classes: ClassNames, config: TargetConf
             )
         from screen.review.queue.labelstudio_api import open_project
 
-        return open_project(config.url, project, classes, template)
+        return open_project(config.url, project, classes, template, dry_run=dry_run)
     if output is None:
         raise OptionRefused(
             "Neither --output nor --to label-studio was given.",

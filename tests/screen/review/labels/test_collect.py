@@ -35,7 +35,7 @@ def tasks_of(night: Night, folder: Path) -> list[dict[str, Any]]:
     fill_queue(
         str(night.results),
         QueueConfig(include_random="50%", ledger=str(folder / "ledger")),
-        lambda _, classes: make_file_destination(
+        lambda _, classes, dry_run: make_file_destination(
             str(target), "label-studio-tasks", "p", classes, images=True, url=None
         ),
     )

@@ -26,7 +26,7 @@ from tests.screen.review.conftest import Night, read_queue
 
 
 def fill(night: Night, target: Path, to: str | None = None, *, images: bool = True, url: str | None = None) -> None:
-    def choose(results: Any, classes: ClassNames) -> Any:
+    def choose(results: Any, classes: ClassNames, dry_run: bool) -> Any:
         template = None if url is None else ImageUrl(url)
         return make_file_destination(str(target), to, target.name, classes, images=images, url=template)
 
@@ -88,6 +88,8 @@ def test_tasks_have_the_image_the_prediction_and_the_scores(night: Night, tmp_pa
         assert data["image"].startswith("data:image/png;base64,")
         assert len(data[KEY]) == 64
         assert {"suspicion", "entropy", "confidence", "model_version", "source"} <= set(data)
+        first = ["image", "suspicion", "reason", "predicted"]
+        assert list(data)[: len(first)] == first or data["source"] == "audit"
         assert ("reason" in data) == (data["source"] == "flagged")
         assert prediction["score"] == data["confidence"]
         assert prediction["model_version"] == data["model_version"]
@@ -231,7 +233,7 @@ def test_raw_pixels_are_exported_as_png(night: Night, tmp_path: Path, digits: An
         config = RunConfig(passes=2, device="cpu", flag_if="entropy >= 0")
         run_screening(night.model, str(tmp_path / name), tmp_path / f"{name}-out", config, Recorder())
 
-    def choose(results: Any, classes: ClassNames) -> Any:
+    def choose(results: Any, classes: ClassNames, dry_run: bool) -> Any:
         return make_file_destination(str(tmp_path / "q.parquet"), None, "p", classes, images=True, url=None)
 
     with pytest.raises(OptionRefused, match="without height and width"):

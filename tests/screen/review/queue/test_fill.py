@@ -16,14 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from export.errors import OptionRefused
+from screen.files.storage import FileContent
 from screen.review.classes import name_classes
 from screen.review.queue.config import QueueConfig
 from screen.review.queue.file_targets import make_file_destination
 from screen.review.queue.fill import fill_queue
-from screen.review.queue.ledger import Ledger
+from screen.review.queue.ledger import Ledger, LedgerEntry, input_digest, open_ledger
 from screen.review.queue.summary import QueueReport
 from screen.review.results import open_results
-from tests.conftest import oodscreen, write_shard
+from tests.conftest import contents, oodscreen, write_shard
 from tests.screen.review.conftest import Night, read_queue
 
 
@@ -31,7 +32,9 @@ def fill(night: Night, target: Path, to: str | None = None, project: str = "defa
     return fill_queue(
         str(night.results),
         QueueConfig(**options),
-        lambda results, classes: make_file_destination(str(target), to, project, classes, images=True, url=None),
+        lambda results, classes, dry_run: make_file_destination(
+            str(target), to, project, classes, images=True, url=None
+        ),
     )
 
 
@@ -236,6 +239,51 @@ def test_a_kill_before_the_file_exists_loses_nothing(
     assert "can be exported again" in again.to_text()
     assert again.handed_on > 10
     assert list(tmp_path.glob(".oodscreen-*")) == []
+
+
+@pytest.mark.parametrize("to", ["parquet", "csv", "imagefolder", "label-studio-tasks"])
+def test_a_dry_run_prints_the_rows_that_are_then_exported_and_writes_nothing(
+    to: str, night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(tmp_path)
+    words = ("queue", night.results, "-o", tmp_path / "q", "--to", to, "--top", "25", "--include-random", "20%")
+    assert oodscreen(*words, "--dry-run", "--json", monkeypatch=monkeypatch) == 0
+    assert contents(tmp_path) == before
+    printed = capsys.readouterr()
+    planned = json.loads(printed.out)
+    assert "dry run: nothing was written" in printed.err
+    assert f"... and {planned['handed_on'] + planned['audit'] - 20} more row(s)" in printed.err
+    assert oodscreen(*words, "--json", monkeypatch=monkeypatch) == 0
+    exported = json.loads(capsys.readouterr().out)
+    assert planned["dry_run"]
+    assert {name: planned[name] for name in exported if name not in ("dry_run", "first_rows")} == {
+        name: value for name, value in exported.items() if name not in ("dry_run", "first_rows")
+    }
+    if to == "parquet":
+        rows = pq.read_table(tmp_path / "q").to_pylist()
+        assert places(planned["first_rows"]) == places(rows)[:20]
+        assert planned["first_rows"][0]["reason"] == rows[0]["flag_reason"]
+    again = contents(tmp_path)
+    assert oodscreen(*words[:3], tmp_path / "q2", *words[4:], "--dry-run", monkeypatch=monkeypatch) == 0
+    assert f"exported earlier: {exported['handed_on'] + exported['audit']} row(s)" in capsys.readouterr().out
+    assert oodscreen(*words, "--project", "other", "--dry-run", monkeypatch=monkeypatch) == 2
+    assert "already exists" in capsys.readouterr().err
+    assert contents(tmp_path) == again
+
+
+def test_a_dry_run_leaves_the_ledger_of_a_killed_export(night: Night, tmp_path: Path) -> None:
+    """Its images count as exported only if its file exists."""
+    (tmp_path / "q.parquet").write_bytes(b"the file of the killed export")
+    with open_ledger(night.results / "_queue.ledger", "default") as ledger:
+        first = open_results(str(night.results))
+        entries = [LedgerEntry(b"0" * 32, input_digest(first.entries[0]), row) for row in range(60)]
+        ledger.add_pending(entries, tmp_path / "q.parquet", FileContent.of(tmp_path / "q.parquet"))
+    before = contents(tmp_path)
+    assert fill(night, tmp_path / "r.parquet", dry_run=True).before > 5
+    (tmp_path / "q.parquet").write_bytes(b"another file")
+    assert fill(night, tmp_path / "r.parquet", dry_run=True).before == 0
+    (tmp_path / "q.parquet").write_bytes(b"the file of the killed export")
+    assert contents(tmp_path) == before
 
 
 def test_an_existing_target_is_not_replaced(night: Night, tmp_path: Path) -> None:

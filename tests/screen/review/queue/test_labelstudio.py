@@ -49,6 +49,16 @@ def test_names_of_classes_are_text_in_the_labeling_configuration() -> None:
     assert [choices.get("choice") for choices in several.iter("Choices")] == ["multiple"]
 
 
+def test_image_suspicion_and_reason_are_shown_before_the_choices() -> None:
+    view = ElementTree.fromstring(label_config(ClassNames(("a",), several=False)))  # noqa: S314  our own
+    assert [(tag.tag, tag.get("value")) for tag in view][:3] == [
+        ("Image", "$image"),
+        ("Header", "Suspicion: $suspicion"),
+        ("Header", "Reason: $reason"),
+    ]
+    assert [tag.tag for tag in view][3:] == ["Choices"]
+
+
 def test_predictions_have_class_names() -> None:
     single, several = ClassNames(("a", "b", "c"), several=False), ClassNames(("a", "b", "c"), several=True)
     assert single.predicted({"mean": [0.1, 0.7, 0.2], "prediction": 1}) == ("b",)

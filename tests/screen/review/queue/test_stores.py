@@ -40,7 +40,7 @@ def fill(target: str, to: str | None = None) -> QueueReport:
     return fill_queue(
         "memory://out",
         QueueConfig(),
-        lambda _, classes: make_file_destination(target, to, "p", classes, images=True, url=None),
+        lambda _, classes, dry_run: make_file_destination(target, to, "p", classes, images=True, url=None),
     )
 
 
