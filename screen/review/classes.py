@@ -6,6 +6,7 @@ choices are all different; and the classes that each text names.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from dataclasses import dataclass
 from typing import Any
@@ -65,9 +66,18 @@ class ClassNames:
         return (self.names[row["prediction"]],)
 
     def name_choice(self, choice: Choice) -> str:
-        """Name of a choice; an integer is always a class number, even if the class names are numerals."""
+        """Name of a choice; an integer is always a class number, even if the class names are numerals.
+
+        A text is the name of a choice or, if no class name is a numeral, a class number such as `3` or `3.0`.
+        """
         if isinstance(choice, str):
-            return choice
+            number = re.fullmatch(r"(\d+)(?:\.0+)?", choice, re.ASCII)
+            if choice in self.choices or number is None:
+                return choice
+            if number[1] in self.choices:
+                return number[1]
+            is_number = int(number[1]) < len(self.names) and not any(name.isdecimal() for name in self.names)
+            return self.names[int(number[1])] if is_number else choice
         if 0 <= choice < len(self.names):
             return self.names[choice]
         return f"class {choice}" if str(choice) in self.choices else str(choice)

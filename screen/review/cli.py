@@ -132,8 +132,8 @@ def labels(
         str,
         typer.Argument(
             metavar="LABELS",
-            help="Labels: a JSON export of Label Studio, a .parquet or .jsonl file, or the word label-studio for a "
-            "project on a server.",
+            help="Labels: a JSON export of Label Studio, a .parquet, .jsonl or .csv file, or the word label-studio for "
+            "a project on a server.",
             show_default=False,
         ),
     ],
@@ -145,7 +145,7 @@ def labels(
         ),
     ],
     label_column: Annotated[
-        str, typer.Option(metavar="COLUMN", help="Column of the label in a .parquet or .jsonl file.")
+        str, typer.Option(metavar="COLUMN", help="Column of the label in a .parquet, .jsonl or .csv file.")
     ] = "label",
     label_control: Annotated[
         str | None,
@@ -165,6 +165,14 @@ def labels(
         ),
     ] = None,
     images: Annotated[bool, typer.Option("--images", help="Write the image bytes too.")] = False,
+    ledger: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Directory of the deduplication ledger, which lists the rows of labels that have only a `key`.",
+            show_default="RESULTS/_queue.ledger",
+        ),
+    ] = None,
     source: InputNow = None,
     model: ClassNamesModel = None,
     project: Annotated[
@@ -195,6 +203,7 @@ def labels(
         images=images,
         input_source=source,
         control=label_control,
+        ledger=ledger,
     )
     print_labels(report, Console(highlight=False, stderr=as_json, width=None if sys.stdout.isatty() else 110))
     if as_json:

@@ -1,4 +1,4 @@
-"""Read annotations from Label Studio's JSON export, from Parquet or from JSON Lines.
+"""Read annotations from Label Studio's JSON export, or from a table: Parquet, JSON Lines or CSV.
 
 In: a file. Out: `LabelSets`, for each question of the form the votes of the annotators for each labelled row. If an
 annotator voted on a row several times, only the last vote counts. Cancelled and empty annotations are not votes, and
@@ -8,20 +8,17 @@ neither are choices for a region of an image.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import IO, Any
 
 import pyarrow as pa
 
 from export.errors import InputRefused, OptionRefused
-from screen.files.paths import as_path, open_bytes, open_parquet
-from screen.review.classes import Choice, as_choice
+from screen.files.paths import as_path, open_bytes
+from screen.review.classes import Choice
+from screen.review.labels.label_tables import TABLE_ENDINGS, name_row, read_table, refuse_foreign, without_images
 from screen.review.labels.votes import Annotations, RowName
-from screen.review.queue.labelstudio import KEY
 from screen.review.text import valid_text
-
-_EMBEDDED = "data:"
 
 LabelSets = dict[str, Annotations]
 """Annotations by the name of the question: a Choices tag of Label Studio; "" for files with one column of labels."""
@@ -31,28 +28,26 @@ def read_annotations(source: str, label_column: str) -> LabelSets:
     """The annotations in a file, by question; the file's extension determines the format.
 
     Args:
-        source: a `.json` (Label Studio's export), `.parquet`, `.jsonl` or `.ndjson` file.
-        label_column: column or field with the label in the latter three: text, a class number, or a list of texts or
+        source: a `.json` (Label Studio's export), `.parquet`, `.jsonl`, `.ndjson` or `.csv` file.
+        label_column: column or field with the label in the latter four: text, a class number, or a list of texts or
             numbers.
 
     Raises:
-        InputRefused: the file cannot be read, has another format, or has no task or row with a valid `shard` and `row`.
+        InputRefused: the file cannot be read, has another format, or no task or row of it names a row of results.
     """
     path = as_path(source)
     ending = path.suffix.lower()
-    if ending not in (".json", ".parquet", ".jsonl", ".ndjson"):
+    if ending not in (".json", *TABLE_ENDINGS):
         raise InputRefused(
             f"LABELS is {source}.",
-            wanted="a .json file (Label Studio's export), a .parquet or .jsonl file, or the word label-studio",
+            wanted="a .json file (Label Studio's export), a .parquet, .jsonl or .csv file, or the word label-studio",
             next_step="export the project as JSON, or read it from the server: label-studio --url URL --project P",
         )
     try:
-        if ending == ".parquet":
-            return {"": _read_rows(_parquet_rows(path, label_column), source, label_column)}
+        if ending != ".json":
+            return {"": read_table(path, source, label_column)}
         with open_bytes(path) as file:
-            if ending == ".json":
-                return read_export(file, source)
-            return {"": _read_rows(_lines(file), source, label_column)}
+            return read_export(file, source)
     except FileNotFoundError as error:
         raise InputRefused(
             f"LABELS {source} does not exist.", wanted="an existing file of labels", next_step="check the path"
@@ -73,7 +68,7 @@ def read_export(file: IO[bytes], origin: str) -> LabelSets:
         InputRefused: the file is not a JSON export of Label Studio, or has no task with a valid `shard` and `row`.
     """
     try:
-        tasks = json.load(file, object_pairs_hook=_without_images)
+        tasks = json.load(file, object_pairs_hook=without_images)
     except (ValueError, RecursionError) as error:
         raise _bad_export(origin, f"is not JSON ({error})") from error
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
@@ -86,7 +81,7 @@ def read_export(file: IO[bytes], origin: str) -> LabelSets:
     )
     sets = {control: _read_tasks(tasks, control) for control in controls or ("",)}
     for one in sets.values():
-        _refuse_foreign(one, origin)
+        refuse_foreign(one, origin)
     return sets
 
 
@@ -95,7 +90,7 @@ def _read_tasks(tasks: list[dict[str, Any]], control: str) -> Annotations:
     annotations = Annotations()
     for task in tasks:
         annotations.read += 1
-        name = _name_row(task["data"])
+        name = name_row(task["data"])
         if name is None:
             annotations.foreign += 1
         else:
@@ -170,91 +165,6 @@ def choose_question(sets: LabelSets, control: str | None, wanted: Sequence[str])
         wanted="the name of the Choices tag whose answers are the labels",
         next_step="give its name with --label-control",
     )
-
-
-def _read_rows(rows: Iterator[dict[str, Any]], origin: str, label_column: str) -> Annotations:
-    annotations = Annotations()
-    for row in rows:
-        annotations.read += 1
-        if label_column not in row and annotations.read == 1:
-            raise InputRefused(
-                f"{origin} has no column {label_column!r}. Its columns: {', '.join(map(str, row)) or 'none'}.",
-                wanted="a column of labels",
-                next_step="give its name with --label-column",
-            )
-        name = _name_row(row)
-        if name is None:
-            annotations.foreign += 1
-            continue
-        choices = _as_choices(row.get(label_column))
-        if not choices:
-            annotations.unlabelled += 1
-            continue
-        annotations.repeated += name in annotations.votes
-        annotations.add(name, str(row.get("annotator", "")), choices)
-    _refuse_foreign(annotations, origin)
-    return annotations
-
-
-def _as_choices(value: Any) -> tuple[Choice, ...]:
-    values = value if isinstance(value, list) else [value]
-    choices = (as_choice(valid_text(one) if isinstance(one, str) else one) for one in values)
-    return tuple(dict.fromkeys(choice for choice in choices if choice is not None))
-
-
-def _parquet_rows(path: Path, label_column: str) -> Iterator[dict[str, Any]]:
-    with open_parquet(path) as file:
-        present = file.schema_arrow.names
-        wanted = [label_column, "shard", "row", "id", "input_footer", "key", "source", "annotator"]
-        names = [name for name in wanted if name in present] if label_column in present else []
-        if not names:
-            yield dict.fromkeys(present)
-            return
-        for batch in file.iter_batches(columns=list(dict.fromkeys(names))):
-            yield from batch.to_pylist()
-
-
-def _lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(file, start=1):
-        if line.strip():
-            row = json.loads(line, object_pairs_hook=_without_images)
-            if not isinstance(row, dict):
-                raise ValueError(f"line {number} is not a JSON object")
-            yield row
-
-
-def _name_row(data: dict[str, Any]) -> RowName | None:
-    shard, row = data.get("shard"), data.get("row")
-    if not isinstance(shard, str) or not isinstance(row, int) or isinstance(row, bool) or row < 0:
-        return None
-    texts = {name: data[name] for name in ("id", "input_footer", "source") if isinstance(data.get(name), str)}
-    key = data.get(KEY, data.get("key"))
-    return RowName(
-        shard,
-        row,
-        texts.get("id"),
-        texts.get("input_footer"),
-        key if isinstance(key, str) else None,
-        texts.get("source"),
-    )
-
-
-def _without_images(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The pairs without embedded images, with text that can be written as UTF-8."""
-    return {
-        valid_text(name): valid_text(value) if isinstance(value, str) else value
-        for name, value in pairs
-        if not (isinstance(value, str) and value.startswith(_EMBEDDED))
-    }
-
-
-def _refuse_foreign(annotations: Annotations, origin: str) -> None:
-    if annotations.read and annotations.foreign == annotations.read:
-        raise InputRefused(
-            f"None of the {annotations.read} task(s) or row(s) of {origin} has a valid `shard` and `row`.",
-            wanted="the fields or columns `shard` and `row` that `oodscreen queue` writes",
-            next_step="give labels of a queue, exported with `shard` and `row`",
-        )
 
 
 def _bad_export(origin: str, problem: str) -> InputRefused:

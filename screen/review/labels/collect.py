@@ -41,6 +41,7 @@ def join_labels(
     images: bool = False,
     input_source: str | None = None,
     control: str | None = None,
+    ledger: str | None = None,
 ) -> LabelReport:
     """Join labels to results, write the labelled rows, and evaluate the flag.
 
@@ -53,6 +54,7 @@ def join_labels(
         images: whether to write image bytes, and to compare the images with the keys of the labels.
         input_source: current location of the input shards; None if they were not moved.
         control: name of the question whose answers are the labels; None: the question that asks for the classes.
+        ledger: folder of the ledger with the exported rows of each image; None for the default folder.
 
     Raises:
         InputRefused: the source holds no finished results, or no label matches them.
@@ -89,7 +91,9 @@ def join_labels(
             fetched.update(found)
             return {position: one.key for position, one in found.items()}
 
-        labelled = match_labels(annotations, results, classes, report, model=model, keys=read_keys if images else None)
+        labelled = match_labels(
+            annotations, results, classes, report, model=model, ledger=ledger, keys=read_keys if images else None
+        )
         report.shards = fetcher.missing.shards
         staging = StagingFile(target)
         with staging.writing():
@@ -113,7 +117,7 @@ def read_labels(source: str, output: str, *, label_column: str, project: str | N
     Args:
         source: a file, or `label-studio` for a project on a server.
         output: the file to write, which must not be `source`.
-        label_column: column or field with the label, in Parquet and JSON Lines.
+        label_column: column or field with the label, in Parquet, JSON Lines and CSV.
         project: number or title of the project; None for the default project of a queue.
         url: address of the server; None for the address in the environment.
 

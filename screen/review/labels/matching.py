@@ -7,7 +7,7 @@ These labels are excluded before votes are merged, so that labels of other resul
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from export.errors import OptionRefused
 from screen.output.manifest_file import ManifestEntry
 from screen.review.classes import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, UNUSABLE, ClassNames
+from screen.review.labels.joining import complete_names
 from screen.review.labels.summary import LabelReport
 from screen.review.labels.votes import Annotations, RowName, Votes
 from screen.review.results import Results, RowPosition
@@ -47,6 +48,7 @@ def match_labels(
     report: LabelReport,
     *,
     model: str | None,
+    ledger: str | None,
     keys: ReadKeys | None,
 ) -> list[LabelledRow]:
     """The labelled rows of the results; `report` counts the excluded labels.
@@ -57,6 +59,7 @@ def match_labels(
         classes: the choices of an annotator.
         report: receives the counts of excluded labels.
         model: value of `--model`, for the error message; None without the option.
+        ledger: folder of the ledger with the exported rows of each image; None for the default folder.
         keys: reads the keys of the current images; None: images are not compared.
 
     Raises:
@@ -65,7 +68,8 @@ def match_labels(
     """
     excluded: Counter[str] = Counter()
     found: list[LabelledRow] = []
-    for index, candidates in _by_shard(annotations, results, excluded).items():
+    named = complete_names(annotations.votes.values(), results, ledger, excluded)
+    for index, candidates in _by_shard(named, results, excluded).items():
         matching = list(_with_same_id(candidates, results, index, excluded))
         if keys is not None:
             matching = list(_with_same_image(matching, index, keys, excluded))
@@ -85,13 +89,13 @@ def match_labels(
     return found
 
 
-def _by_shard(annotations: Annotations, results: Results, excluded: Counter[str]) -> dict[int, list[Votes]]:
+def _by_shard(named: Iterable[Votes], results: Results, excluded: Counter[str]) -> dict[int, list[Votes]]:
     """Votes on rows of existing result shards, by the shard's index."""
     entries = {entry.shard: index for index, entry in enumerate(results.entries)}
     found: dict[int, list[Votes]] = {}
-    for name, votes in annotations.votes.items():
-        index = entries.get(name.shard)
-        reason = "shard not in the results" if index is None else _mismatch(results.entries[index], name)
+    for votes in named:
+        index = entries.get(votes.name.shard)
+        reason = "shard not in the results" if index is None else _mismatch(results.entries[index], votes.name)
         if index is None or reason:
             excluded[reason] += 1
         else:

@@ -65,7 +65,7 @@ def _lines(report: LabelReport) -> Iterable[str]:
         (report.skipped, "cancelled annotation(s), which are not votes"),
         (report.repeated, "task(s) or row(s) that repeat a labelled row; votes merged"),
         (report.disputed, "row(s) with a tied vote, left out"),
-        (report.foreign, "task(s) or row(s) without a valid `shard` and `row`"),
+        (report.foreign, "task(s) or row(s) that name no row of results"),
         (sum(report.no_result.values()), "labelled row(s) that do not match these results"),
         (report.not_predicted, "row(s) without a prediction, excluded from the shares"),
         (report.other, "row(s) neither flagged nor in the random sample, excluded from the shares"),

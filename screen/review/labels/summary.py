@@ -53,7 +53,7 @@ class LabelReport:
         read: number of tasks or rows read.
         labelled: number of labelled rows in the file.
         worth: precision of the flag.
-        foreign: number of tasks or rows without a valid `shard` and `row`.
+        foreign: number of tasks or rows that name no row of results.
         unlabelled: number of tasks or rows without a label.
         skipped: number of cancelled annotations.
         repeated: number of tasks or rows that repeat a labelled row; their votes are merged.

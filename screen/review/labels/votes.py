@@ -20,8 +20,8 @@ class RowName:
     were rewritten and shards of other results can have the same name.
 
     Attributes:
-        shard: name of the shard.
-        row: position in the shard.
+        shard: name of the shard; "" if the label lacks it.
+        row: position in the shard; -1 if the label lacks it.
         id: key of the row; None if the label lacks it.
         input_footer: digest of the input shard's footer; None if the label lacks it.
         key: SHA-256 of the image; None if the label lacks it.
@@ -34,6 +34,11 @@ class RowName:
     input_footer: str | None
     key: str | None
     source: str | None = field(compare=False)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether shard and row are known."""
+        return self.shard != "" and self.row >= 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +133,7 @@ class Annotations:
     Attributes:
         votes: votes by row.
         read: number of tasks or rows read.
-        foreign: number of tasks or rows without a valid `shard` and `row`.
+        foreign: number of tasks or rows that name no row of results.
         unlabelled: number of tasks or rows without a label.
         skipped: number of cancelled annotations.
         repeated: number of tasks or rows that repeat a labelled row; their votes are merged.

@@ -205,6 +205,21 @@ def open_ledger(folder: str | Path, project: str, *, dry_run: bool = False) -> I
         ) from error
 
 
+def read_exported(results: Path, folder: str | None) -> Iterator[LedgerEntry]:
+    """The images that were exported to any project.
+
+    Args:
+        results: folder of results.
+        folder: folder of the ledger; None for the default folder, in the folder of results.
+
+    Raises:
+        OutputRefused: a ledger file cannot be read.
+    """
+    path = results / LEDGER_NAME if folder is None else as_path(folder)
+    for one in sorted(path.glob(f"*{_ENDING}")):
+        yield from _read(one)[0]
+
+
 def _confirmed_path(pending: Path) -> Path:
     return pending.with_name(pending.name.removesuffix(_PENDING))
 

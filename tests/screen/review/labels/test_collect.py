@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 
 from export.graph.passes import stamp_metadata
 from screen.config import RunConfig
+from screen.review.classes import ClassNames
 from screen.review.labels.annotations import read_annotations
 from screen.review.labels.summary import LABEL_COLUMNS
 from screen.review.queue.config import QueueConfig
@@ -160,7 +163,7 @@ def test_labels_of_other_rows_are_counted_with_their_reasons(
     }  # fmt: skip
     assert (report["foreign"], report["repeated"]) == (1, 1)
     assert "4 labelled row(s) that do not match these results" in printed.err
-    assert "1 task(s) or row(s) without a valid `shard` and `row`" in printed.err
+    assert "1 task(s) or row(s) that name no row of results" in printed.err
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["foreign last", "foreign first"])
@@ -237,6 +240,89 @@ def test_a_queue_with_a_column_of_labels_is_read_back(kind: str, night: Night, t
     assert {row["source"] for row in found} == {"flagged", "audit"}
 
 
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """A table with the keys of the first row as its header, in UTF-8 with a mark, as table programs write it."""
+    with open(path, "w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_a_csv_queue_is_read_back_with_its_labels(night: Night, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        assert oodscreen("queue", night.results, "-o", tmp_path / "q.csv", monkeypatch=patched) == 0
+    rows = [{**row, "label": row["predicted"] or "unusable"} for row in read_queue(tmp_path / "q.csv")]
+    found = join(night, write_csv(tmp_path / "said.csv", rows))
+    assert [(row["shard"], row["row"]) for row in found] == sorted((row["shard"], int(row["row"])) for row in rows)
+    assert {row["outcome"] for row in found} == {"kept", "unusable"}
+    assert {row["key"] for row in found} == {row["key"] for row in rows}
+
+
+@pytest.mark.parametrize("by", ["id", "key"])
+def test_labels_without_shard_and_row_are_joined_by_id_or_key(by: str, night: Night, tmp_path: Path) -> None:
+    """The first image is in three rows; the ledger has all of them after a second export."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("q.parquet", "r.parquet"):
+            words = ("queue", night.results, "-o", tmp_path / name, "--include-random", "100%")
+            assert oodscreen(*words, monkeypatch=patched) == 0
+    rows = read_queue(tmp_path / "q.parquet")
+    expected = {(row["shard"], row["row"]): row["predicted"] or "unusable" for row in rows}
+    labels = [{by: row[by], "label": row["predicted"] or "unusable", "note": "=x"} for row in rows]
+    pq.write_table(pa.Table.from_pylist(labels), tmp_path / "l.parquet")
+    (tmp_path / "l.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labels))
+    for path in (write_csv(tmp_path / "l.csv", labels), tmp_path / "l.parquet", tmp_path / "l.jsonl"):
+        found = {(row["shard"], row["row"]): row["label"] for row in join(night, path)}
+        if by == "key":  # of several rows with one image, the first of the results
+            assert found.keys() >= {place for place in expected if place[0] == "a.parquet"}
+            assert sorted(found.values()) == sorted(expected.values())
+        else:
+            assert found == expected
+    with pytest.MonkeyPatch.context() as patched:
+        shutil.move(night.results / "_queue.ledger", tmp_path / "ledger")
+        again = ("labels", tmp_path / "l.csv", night.results, "-o", tmp_path / "labels.parquet")
+        assert oodscreen(*again, monkeypatch=patched) == (0 if by == "id" else 2)
+        assert oodscreen(*again, "--ledger", tmp_path / "ledger", monkeypatch=patched) == 0
+
+
+def test_an_id_of_several_rows_needs_the_key_or_the_shard(
+    night: Night, tmp_path: Path, digits: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shard(night.input / "c.parquet", [encode(image) for image in digits[200:203]], ids=["a-1", "a-2", "c-2"])
+    night.run()
+    with pytest.MonkeyPatch.context() as patched:
+        words = ("queue", night.results, "-o", tmp_path / "q.parquet", "--include-random", "100%")
+        assert oodscreen(*words, monkeypatch=patched) == 0
+    capsys.readouterr()
+    (row,) = [row for row in read_queue(tmp_path / "q.parquet") if (row["shard"], row["row"]) == ("c.parquet", 1)]
+    labels = [
+        {"shard": "", "id": "a-1", "key": "", "label": "1"},
+        {"shard": "a.parquet", "id": "a-1", "key": "", "label": "2"},
+        {"shard": "", "id": "a-2", "key": row["key"].upper(), "label": "3"},
+        {"shard": "", "id": "c-2", "key": "", "label": "4.0"},
+        {"shard": "", "id": "c-2", "key": "", "label": "5"},
+    ]
+    found = join(night, write_csv(tmp_path / "l.csv", labels), "--json")
+    assert [(row["shard"], row["row"], row["label"]) for row in found] == [
+        ("a.parquet", 1, "2"),
+        ("c.parquet", 1, "3"),
+        ("c.parquet", 2, "5"),
+    ]
+    report = json.loads(capsys.readouterr().out)
+    assert report["no_result"] == {"id of several rows": 1}
+    assert (report["repeated"], report["read"]) == (1, 5)
+
+
+def test_labels_of_the_input_in_a_queue_are_no_labels_of_a_reviewer(
+    night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        assert oodscreen("queue", night.results, "-o", tmp_path / "q.parquet", monkeypatch=patched) == 0
+    assert "input_label" in pq.read_schema(tmp_path / "q.parquet").names
+    assert join(night, tmp_path / "q.parquet", code=2) == []
+    assert "has no column 'label'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["parquet", "jsonl", "lists"])
 def test_nan_is_not_a_label(kind: str, night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said: list[Any] = [2.0, math.nan, math.nan]
@@ -300,6 +386,13 @@ def test_numbers_alone_are_classes_of_a_model_with_names(named: Night, tmp_path:
     assert [row["label"] for row in rows] == ["nil", "one", "12"]
 
 
+def test_a_number_as_text_is_a_class_if_no_class_name_is_a_numeral() -> None:
+    names = ClassNames(("cat", "dog"), several=False)
+    assert [names.name_choice(text) for text in ("1", "1.0", "2", "dog", "-1")] == ["dog", "dog", "2", "dog", "-1"]
+    numerals = ClassNames(("1", "dog"), several=False)
+    assert [numerals.name_choice(text) for text in ("1", "1.0", "0")] == ["1", "1", "0"]
+
+
 @pytest.mark.parametrize(("with_model", "message"), [(True, "integers (not text) from 0 to 9"), (False, "add --model")])
 def test_the_next_step_suggests_the_model_only_if_it_was_not_given(
     with_model: bool, message: str, named: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -341,7 +434,14 @@ def test_images_can_be_written_with_their_labels(night: Night, tmp_path: Path) -
 
 REFUSED = {
     "no file": ("missing.json", None, "LABELS missing.json does not exist"),
-    "another kind": ("l.csv", "x", "LABELS is l.csv"),
+    "another kind": ("l.xlsx", "x", "LABELS is l.xlsx"),
+    "semicolons": ("l.csv", "shard;row;label\na.parquet;1;3\n", "Its columns: shard;row;label"),
+    "a cell too many": ("l.csv", "id,label\na-1,3,4\n", "line 2 has 3 cell(s), and the header 2"),
+    "an open quote": ("l.csv", 'id,label\n"a-1,3\n', "cannot be read"),
+    "two columns": ("l.csv", "id,label,label\na-1,3,4\n", "several columns 'label'"),
+    "nothing that names a row": ("l.csv", "name,label\na-1,3\n", "`shard` and `row`, an `id` or a `key`"),
+    "unknown ids": ("l.csv", "id,label\nzz,3\n", "id not in the results: 1"),
+    "unknown keys": ("l.csv", f"key,label\n{'0' * 64},3\n", "key not in the ledger of these results: 1"),
     "no json": ("l.json", "{nonsense", "is not JSON"),
     "no list": ("l.json", "{}", "is not a list of tasks"),
     "json-min": ("l.json", '[{"image": "x", "label": "3"}]', "without `annotations` and `data`"),
