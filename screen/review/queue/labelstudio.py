@@ -31,6 +31,17 @@ _BROWSER_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/b
 _PLACEHOLDERS = ("path", "id", "shard", "row", "key")
 _NUMBERS = tuple(column.name for column in SCORES if not pa.types.is_list(column.type) and column.name != "prediction")
 
+_SERVER_COLUMNS = (
+    "id", "inner_id", "completed_at", "cancelled_annotations", "total_predictions", "annotators", "annotations_results",
+    "annotations_ids", "predictions_score", "predictions_model_versions", "predictions_results", "file_upload",
+    "storage_filename", "created_at", "updated_at", "updated_by", "avg_lead_time", "draft_exists",
+)  # fmt: skip
+"""Columns of Label Studio's list of tasks, except the number of annotations."""
+
+_FIELDS_IN_MENU = (*_NUMBERS, "shard", "row", KEY, "model_version", "input_footer")
+HIDDEN_COLUMNS = (*(f"tasks:{name}" for name in _SERVER_COLUMNS), *(f"tasks:data.{name}" for name in _FIELDS_IN_MENU))
+"""Columns that the view of a queue hides, so that image, suspicion and reason come first; its menu can show them."""
+
 
 @dataclass(frozen=True)
 class LabelForm:
@@ -57,16 +68,18 @@ def standard_form(classes: ClassNames) -> LabelForm:
 def label_config(classes: ClassNames) -> str:
     """Labelling configuration of a new project, as XML with escaped class names.
 
-    Image, suspicion and reason are shown first, before the choices.
+    Suspicion, reason and choices are beside the image, so that they are visible without scrolling.
     """
     form = standard_form(classes)
-    view = ElementTree.Element("View")
-    ElementTree.SubElement(view, "Image", name=form.object, value=f"${form.image}", zoom="true")
-    ElementTree.SubElement(view, "Header", value="Suspicion: $suspicion", size="4")
-    ElementTree.SubElement(view, "Header", value="Reason: $reason", size="5")
+    view = ElementTree.Element("View", style="display: flex; gap: 1em; align-items: flex-start")
+    left = ElementTree.SubElement(view, "View", style="flex: 2 1 0; min-width: 0")
+    ElementTree.SubElement(left, "Image", name=form.object, value=f"${form.image}", zoom="true")
+    right = ElementTree.SubElement(view, "View", style="flex: 1 1 0; min-width: 12em")
+    ElementTree.SubElement(right, "Header", value="Suspicion: $suspicion", size="4")
+    ElementTree.SubElement(right, "Header", value="Reason: $reason", size="5")
     kind = "multiple" if classes.several else "single"
     choices = ElementTree.SubElement(
-        view, "Choices", name=form.control, toName=form.object, choice=kind, required="true", showInline="true"
+        right, "Choices", name=form.control, toName=form.object, choice=kind, required="true", showInline="true"
     )
     for choice in form.choices:
         ElementTree.SubElement(choices, "Choice", value=choice)

@@ -14,7 +14,15 @@ from export.errors import OptionRefused, WriteFailed
 from screen.files.paths import name_place
 from screen.review.classes import ClassNames
 from screen.review.queue.file_targets import to_json
-from screen.review.queue.labelstudio import KEY, ImageUrl, LabelForm, label_config, make_task, parse_form
+from screen.review.queue.labelstudio import (
+    HIDDEN_COLUMNS,
+    KEY,
+    ImageUrl,
+    LabelForm,
+    label_config,
+    make_task,
+    parse_form,
+)
 from screen.review.queue.labelstudio_client import connect, sdk_errors, server_address
 from screen.review.queue.ledger import Ledger, LedgerEntry
 from screen.review.queue.row import QueueRow
@@ -247,6 +255,7 @@ def _add_view(client: Any, project: int) -> None:
             "target": "tasks",
             "ordering": ["-tasks:data.suspicion"],
             "filters": {"conjunction": "and", "items": []},
+            "hiddenColumns": {"explore": list(HIDDEN_COLUMNS), "labeling": list(HIDDEN_COLUMNS)},
         },
     )
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from export.errors import OptionRefused
 from screen.review.classes import ClassNames, _make_distinct
-from screen.review.queue.labelstudio import embed, label_config, parse_form
+from screen.review.queue.labelstudio import HIDDEN_COLUMNS, embed, label_config, parse_form
 from screen.review.queue.labelstudio_api import open_project
 from screen.review.queue.labelstudio_client import TOKEN_VARIABLE
 from screen.review.queue.row import QueuedImage
@@ -43,7 +43,7 @@ def test_names_of_classes_are_text_in_the_labeling_configuration() -> None:
     classes = ClassNames(_make_distinct(HOSTILE), several=False)
     root = ElementTree.fromstring(label_config(classes))  # noqa: S314  our own
     assert [choice.get("value") for choice in root.iter("Choice")] == list(classes.choices)
-    assert {element.tag for element in root.iter()} == {"View", "Image", "Choices", "Choice"}
+    assert {element.tag for element in root.iter()} == {"View", "Image", "Header", "Choices", "Choice"}
     assert [choices.get("choice") for choices in root.iter("Choices")] == ["single"]
     several = ElementTree.fromstring(label_config(ClassNames(("a", "b"), several=True)))  # noqa: S314
     assert [choices.get("choice") for choices in several.iter("Choices")] == ["multiple"]
@@ -51,12 +51,13 @@ def test_names_of_classes_are_text_in_the_labeling_configuration() -> None:
 
 def test_image_suspicion_and_reason_are_shown_before_the_choices() -> None:
     view = ElementTree.fromstring(label_config(ClassNames(("a",), several=False)))  # noqa: S314  our own
-    assert [(tag.tag, tag.get("value")) for tag in view][:3] == [
+    assert [(tag.tag, tag.get("value")) for tag in view.iter() if tag.tag != "View"][:4] == [
         ("Image", "$image"),
         ("Header", "Suspicion: $suspicion"),
         ("Header", "Reason: $reason"),
+        ("Choices", None),
     ]
-    assert [tag.tag for tag in view][3:] == ["Choices"]
+    assert not {f"tasks:data.{name}" for name in ("image", "suspicion", "reason")} & set(HIDDEN_COLUMNS)
 
 
 def test_predictions_have_class_names() -> None:
