@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from export.errors import InputRefused
 from screen.decide.detectors import HIGH_IS_SUSPICIOUS
+from screen.review.evaluate.comparable import compare_settings
 from screen.review.evaluate.labelled import LabelledEvaluation, compare_labels
 from screen.review.evaluate.risk import SHARES
 from screen.review.evaluate.shards import import_metrics, read_rows, read_values
@@ -69,6 +70,7 @@ class Evaluation:
         flagged: share of all in-distribution rows that the run flagged.
         labelled: metrics against labels; None without labels.
         sets: metrics of each out-of-distribution set.
+        notes: settings in which the sets differ, so that their scores are not or only roughly comparable.
     """
 
     rows: int
@@ -76,6 +78,7 @@ class Evaluation:
     flagged: float
     labelled: LabelledEvaluation | None
     sets: tuple[SetEvaluation, ...]
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """The evaluation as indented JSON."""
@@ -91,12 +94,15 @@ def evaluate_results(known: str, others: Sequence[str], *, label: str | None = N
         label: column with the correct class of each in-distribution row, copied by `--keep`; None without labels.
 
     Raises:
-        InputRefused: a source contains no results or unfinished results, or no in-distribution row was scored.
+        InputRefused: a source contains no results or unfinished results, no in-distribution row was scored, or the
+            results were produced by different models.
         OutputLocked: a run is writing the results.
         OptionRefused: scikit-learn is not installed, or the label column does not exist.
     """
     import_metrics()
-    table, class_names = read_rows(known, label)
+    rows = read_rows(known, label)
+    own = compare_settings(rows, rows)
+    table = rows.table
     scored = _scored(table)
     if not len(scored):
         raise InputRefused(
@@ -104,16 +110,24 @@ def evaluate_results(known: str, others: Sequence[str], *, label: str | None = N
             wanted="results with rows of status `ok`",
             next_step="read the reasons in the column `error` of these results",
         )
-    scores = _scores_of(scored)
+    scores = [name for name in _scores_of(scored) if name not in own.left_out]
     labelled = None
     if label is not None:
-        labelled = compare_labels(scored, label, class_names, scores, unscored=len(table) - len(scored))
+        labelled = compare_labels(scored, label, rows.class_names, scores, unscored=len(table) - len(scored))
+    sets, notes = [], list(own.notes)
+    for source in others:
+        other = read_rows(source, None)
+        comparison = compare_settings(rows, other)
+        notes += comparison.notes
+        usable = [name for name in scores if name not in comparison.left_out]
+        sets.append(_compare(scored, other.name, other.table, usable))
     return Evaluation(
         rows=len(table),
         scored=len(scored),
         flagged=_share(table["flag"]),
         labelled=labelled,
-        sets=tuple(_compare(scored, other, read_rows(other, None)[0], scores) for other in others),
+        sets=tuple(sets),
+        notes=tuple(dict.fromkeys(notes)),
     )
 
 

@@ -1,10 +1,12 @@
 """Read the rows of results that an evaluation needs.
 
-In: a source: a folder, a file or a glob. Out: a table of all rows, and the class names in the record of the run.
+In: a source: a folder, a file or a glob. Out: a table of all rows, the class names in the record of the run, and the
+settings of the runs.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,32 @@ from screen.files.failures import raise_if_refused
 from screen.files.listing import list_shards
 from screen.files.paths import as_path
 from screen.output.manifest_file import MANIFEST_NAME
+from screen.output.writer import read_identity
 from screen.review.extras import missing_library
 from screen.review.results import open_results
 
 _NEEDED = ("prediction", "mean", "flag", "status")
 
 
-def read_rows(source: str, label: str | None) -> tuple[pa.Table, tuple[str, ...]]:
-    """All rows of a source with every score that its files contain; and the class names in the record of the run.
+@dataclass(frozen=True)
+class SourceRows:
+    """The rows of a source.
+
+    Attributes:
+        name: the source, as given by the user.
+        table: all rows, with every score that the files contain.
+        class_names: class names in the record of the run; empty if they are unknown.
+        settings: settings of the runs that wrote the files, without repetition; files of other programs have none.
+    """
+
+    name: str
+    table: pa.Table
+    class_names: tuple[str, ...]
+    settings: tuple[dict[str, Any], ...]
+
+
+def read_rows(source: str, label: str | None) -> SourceRows:
+    """All rows of a source.
 
     Args:
         source: a folder of results, a file or a glob. Of a folder with a manifest, only the shards in the manifest are
@@ -40,8 +60,14 @@ def read_rows(source: str, label: str | None) -> tuple[pa.Table, tuple[str, ...]
     """
     paths, class_names = _shards_of(source)
     tables = [_read_shard(path, label) for path in paths]
+    settings: list[dict[str, Any]] = []
+    for path, table in zip(paths, tables, strict=True):
+        found = _read_settings(path, table.schema)
+        if found is not None and found not in settings:
+            settings.append(found)
     try:
-        return pa.concat_tables(tables, promote_options="permissive"), class_names
+        whole = pa.concat_tables(tables, promote_options="permissive")
+        return SourceRows(source, whole, class_names, tuple(settings))
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise OptionRefused(
             f"A column of {source} has different types in different shards: {str(error).splitlines()[0]}.",
@@ -86,6 +112,13 @@ def _read_shard(path: Path, label: str | None) -> pa.Table:
             next_step=f"run `oodscreen run` again with --keep {label}",
         )
     raise _no_results(path, f"the file lacks the columns {', '.join(missing[:3])}")
+
+
+def _read_settings(path: Path, schema: pa.Schema) -> dict[str, Any] | None:
+    try:
+        return read_identity(schema)
+    except ValueError as error:
+        raise _no_results(path, "its metadata entry `oodscreen` is not a JSON object") from error
 
 
 def _shards_of(source: str) -> tuple[list[Path], tuple[str, ...]]:

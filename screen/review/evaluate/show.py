@@ -15,6 +15,7 @@ from screen.review.evaluate.labelled import LabelledEvaluation
 from screen.review.evaluate.metrics import Evaluation
 from screen.review.evaluate.risk import SHARES
 from screen.review.extras import missing_library
+from screen.review.text import escape
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
@@ -22,6 +23,8 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     console.print(
         f"in distribution: {evaluation.rows} rows, {evaluation.scored} scored, {evaluation.flagged:.1%} flagged"
     )
+    for note in evaluation.notes:
+        console.print(f"note: {escape(note)}", soft_wrap=True)
     for one in evaluation.sets:
         console.print(f"{one.name}: {one.rows} rows, {one.scored} scored, {one.flagged:.1%} flagged", soft_wrap=True)
         table = Table(Column("score", no_wrap=True), "AUROC", "AUPR", "FPR at 95 % TPR")

@@ -116,6 +116,47 @@ def test_only_the_shards_of_a_runs_manifest_are_evaluated(results: Path, labelle
         evaluate_results(str(tmp_path / "noise"), [])
 
 
+def with_settings(table: pa.Table, path: Path, **changed: object) -> str:
+    """The file of a table of results, as if a run with other settings had written it; gives its path."""
+    identity = json.loads(table.schema.metadata[b"oodscreen"]) | changed
+    pq.write_table(table.replace_schema_metadata({"oodscreen": json.dumps(identity)}), path)
+    return str(path)
+
+
+def test_scores_of_two_calibrations_are_left_out_by_name_and_two_models_are_refused(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known, noise = (pq.read_table(results / name / "a.parquet") for name in ("digits", "noise"))
+    place = known.column_names.index("ood_score")
+    field = known.schema.field("ood_score")
+    known, noise = (one.set_column(place, field, one["entropy"].cast(pa.float64())) for one in (known, noise))
+    first = with_settings(known, tmp_path / "known.parquet", calibration="a" * 64)
+    same = with_settings(noise, tmp_path / "same.parquet", calibration="a" * 64)
+    other = with_settings(noise, tmp_path / "other.parquet", calibration="b" * 64, passes=20)
+    evaluation = evaluate_results(first, [same, other])
+    names = [{one.score for one in found.separations} for found in evaluation.sets]
+    assert names[0] - names[1] == {"ood_score"}
+    assert evaluation.sets[0].separations[:3] == evaluation.sets[1].separations[:3]
+    calibrations, passes = evaluation.notes
+    assert f"{other} were scored with different calibrations (aaaaaaaaaaaa, bbbbbbbbbbbb): ood_score" in calibrations
+    assert "differ in the number of passes (10, 20)" in passes
+    print_evaluation(evaluation, Console(width=120))
+    assert capsys.readouterr().out.count("note: ") == 2
+    assert evaluate_results(first, [same]).notes == ()
+    foreign = with_settings(noise, tmp_path / "foreign.parquet", model="c" * 64)
+    with pytest.raises(InputRefused, match="produced by different models"):
+        evaluate_results(first, [same, foreign])
+    with pytest.raises(InputRefused, match="produced by different models"):
+        evaluate_results(str(tmp_path / "*.parquet"), [])
+    (tmp_path / "foreign.parquet").unlink()
+    assert "ood_score" not in {
+        one.score for one in evaluate_results(str(tmp_path / "*.parquet"), [same]).sets[0].separations
+    }
+    pq.write_table(noise.replace_schema_metadata({"oodscreen": "{"}), tmp_path / "broken.parquet")
+    with pytest.raises(InputRefused, match="is not a scored shard"):
+        evaluate_results(first, [str(tmp_path / "broken.parquet")])
+
+
 def test_what_cannot_be_compared_is_refused(
     results: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
