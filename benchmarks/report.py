@@ -38,7 +38,8 @@ from screen.input.shards import find_shards
 from screen.output.manifest import Manifest
 from screen.output.quarantine import write_quarantine
 from screen.output.record import RunRecord, TargetRate
-from screen.output.writer import ShardWriters, make_table
+from screen.output.result_table import make_table
+from screen.output.writer import ShardWriters
 
 RESULTS = Path(__file__).parent / "results" / "report.json"
 REVIEW_RATE = 0.02

@@ -215,7 +215,8 @@ def measure_stages(name: str, data: Path, work: Path) -> dict[str, Any]:
     from screen.input.mapping import map_columns
     from screen.input.rows import read_batches
     from screen.input.shards import find_shards
-    from screen.output.writer import ShardWriters, make_table
+    from screen.output.result_table import make_table
+    from screen.output.writer import ShardWriters
     from screen.run.screener import Screener
 
     folder = sample_shard(name, data, work / f"stages-{name}")

@@ -10,6 +10,7 @@ decodes large images, so threads decode in parallel.
 from __future__ import annotations
 
 import math
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -130,6 +131,24 @@ class Decoder:
         rows = tuple(replace(piece, images=None) for piece in pieces)  # the encoded images are no longer needed
         return ImageBatch(rows, images[readable] if failures else images, readable, failures)
 
+    def decode_images(self, images: Sequence[bytes | Path | Image.Image]) -> ImageBatch:
+        """Decode images that are in no shard, as the same bytes, files and pixels in a shard.
+
+        Args:
+            images: encoded images, paths of image files, and opened images, whose pixels are used.
+        """
+        pixels = np.empty((len(images), *self._shape), np.uint8)
+        readable = np.ones(len(images), np.bool_)
+        failures: dict[int, Failure] = {}
+        # An opened image is decoded in this thread: it may be in the list twice, and Pillow opens its file lazily.
+        for index, found in enumerate(self._pool.map(self._decode_file, images, pixels)):
+            image = images[index]
+            failure = self._decode_one(image, None, pixels[index]) if isinstance(image, Image.Image) else found
+            if failure is not None:
+                failures[index] = failure
+        readable[list(failures)] = False
+        return ImageBatch((), pixels[readable] if failures else pixels, readable, failures)
+
     def close(self) -> None:
         """Cancel pending tasks, and wait for each thread to finish its current image."""
         self._closed.set()
@@ -182,9 +201,23 @@ class Decoder:
                 return [(index, ("too_large", str(error))) for index in range(len(into))]
         return [(int(index), ("null_image", NULL_TENSOR)) for index in np.flatnonzero(null)]
 
-    def _decode_one(self, data: bytes | None, path: bytes | None, into: NDArray[np.uint8]) -> Failure | None:
+    def _decode_file(self, image: bytes | Path | Image.Image, into: NDArray[np.uint8]) -> Failure | None:
+        """Decode an encoded image or the file of a path; nothing for an opened image."""
+        if isinstance(image, Image.Image):
+            return None
+        if isinstance(image, bytes):
+            return self._decode_one(image, None, into)
+        file = image.absolute()
+        found = read_path(Path(file.anchor), os.fsencode(file), self._max_pixels)
+        return self._decode_one(found, None, into) if isinstance(found, bytes) else found
+
+    def _decode_one(
+        self, data: bytes | Image.Image | None, path: bytes | None, into: NDArray[np.uint8]
+    ) -> Failure | None:
         """Decode one image into its slice of the batch; on failure, return status and reason."""
         try:
+            if isinstance(data, Image.Image):
+                return self._decode_opened(data, into)
             if data is None and path:
                 found = read_path(self._root, path, self._max_pixels)
                 if isinstance(found, tuple):
@@ -204,19 +237,25 @@ class Decoder:
 
     def _decode_bytes(self, data: bytes, into: NDArray[np.uint8]) -> Failure | None:
         with open_image(data, self._max_pixels, self._check) as image:
-            if image.mode not in _EIGHT_BIT:
-                return "decode_failed", f"the image has Pillow's mode {image.mode}, not 8 bits per channel"
-            height, width, _ = self._shape
-            if self._resize.method == "none" and (image.height, image.width) != (height, width):
-                return "wrong_shape", f"{image.width} x {image.height} pixels, the model takes {width} x {height}"
-            pixels = image.width * image.height
-            if self._resize.scaled and isinstance(image, JpegImageFile):
-                scale_jpeg(image, self._resize, height, width)
-            if pixels <= _FREE_PIXELS:
+            return self._decode_opened(image, into, is_own=True)
+
+    def _decode_opened(self, image: Image.Image, into: NDArray[np.uint8], *, is_own: bool = False) -> Failure | None:
+        """Decode an opened image; one that is not our own keeps its size."""
+        height, width, _ = self._shape
+        pixels = image.width * image.height
+        if image.mode not in _EIGHT_BIT:
+            return "decode_failed", f"the image has Pillow's mode {image.mode}, not 8 bits per channel"
+        if pixels > self._max_pixels:
+            return "too_large", f"{image.width} x {image.height} pixels, more than the limit of {self._max_pixels}"
+        if self._resize.method == "none" and (image.height, image.width) != (height, width):
+            return "wrong_shape", f"{image.width} x {image.height} pixels, the model takes {width} x {height}"
+        if is_own and self._resize.scaled and isinstance(image, JpegImageFile):
+            scale_jpeg(image, self._resize, height, width)
+        if pixels <= _FREE_PIXELS:
+            self._convert(image, into)
+        else:
+            with self._pixels.reserve(pixels):
                 self._convert(image, into)
-            else:
-                with self._pixels.reserve(pixels):
-                    self._convert(image, into)
         return None
 
     def _convert(self, image: Image.Image, into: NDArray[np.uint8]) -> None:

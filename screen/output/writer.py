@@ -1,6 +1,6 @@
 """Write result shards atomically, one for each input shard.
 
-In: an `ImageBatch` and its `ScoredRows`. Out: `OUTPUT/<shard name>`, renamed into place after its last row is written.
+In: tables of result columns. Out: `OUTPUT/<shard name>`, renamed into place after its last row is written.
 Where a row group ends depends on the rows alone, so that the file does not depend on the batch size.
 """
 
@@ -13,17 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from screen.columns import DECISION, IDENTITY, SCORES, result_schema
-from screen.decide.policy import ScoredRows
+from screen.columns import result_schema
 from screen.files.paths import open_parquet
 from screen.files.storage import StagingFile
-from screen.input.decode import ImageBatch
 from screen.input.parquet.row_bytes import value_bytes
 from screen.input.row_batch import RowBatch
 from screen.input.shards import ShardRef
@@ -65,79 +61,8 @@ class WrittenShard:
     statuses: dict[str, int]
 
 
-def make_table(batch: ImageBatch, rows: ScoredRows | None) -> pa.Table:
-    """Table with the result columns of all rows of a batch.
-
-    Args:
-        batch: the rows, readable and unreadable.
-        rows: scores and flags of the readable rows; None if no row is readable.
-    """
-    readable = batch.readable
-    scores = {} if rows is None else rows.scores
-    position = np.full(len(readable), -1, np.int64)
-    position[readable] = np.arange(readable.sum())
-    take = pa.array(position, mask=~readable)
-    columns: dict[str, pa.Array] = {
-        "shard": pa.array(np.repeat([piece.shard.name for piece in batch.pieces], _counts(batch)), pa.string()),
-        "row": pa.array(np.concatenate([np.arange(p.start, p.start + p.count) for p in batch.pieces])),
-        "id": pa.array([key for piece in batch.pieces for key in piece.ids], pa.string()),
-    }
-    kept = pa.concat_tables([piece.kept for piece in batch.pieces])
-    for column in SCORES:
-        if column.name in scores:
-            columns[column.name] = _as_arrow(scores[column.name], column.type).take(take)
-        else:
-            columns[column.name] = pa.nulls(len(readable), column.type)
-    columns |= _decision_columns(batch, rows)
-    ordered = [columns[column.name] for column in IDENTITY]
-    ordered += [column.combine_chunks() if column.num_chunks != 1 else column.chunk(0) for column in kept.columns]
-    ordered += [columns[column.name] for column in (*SCORES, *DECISION)]
-    return pa.Table.from_arrays(ordered, schema=result_schema(kept.schema))
-
-
-def _decision_columns(batch: ImageBatch, rows: ScoredRows | None) -> dict[str, pa.Array]:
-    """Flag, reasons, passes, status and error of all rows; rows that could not be scored are flagged."""
-    size = len(batch.readable)
-    flag, passes = np.ones(size, np.bool_), np.zeros(size, np.int32)
-    sentences: list[str | None] = [None] * size
-    conditions: list[list[str] | None] = [None] * size
-    statuses = ["ok"] * size
-    errors: list[str | None] = [None] * size
-    if rows is not None:
-        positions = np.flatnonzero(batch.readable)
-        flag[positions], passes[positions] = rows.flag, rows.summary.passes
-        for row in np.flatnonzero(rows.flag).tolist():
-            position = positions[row]
-            sentences[position] = "; ".join(reason.sentence for reason in rows.reasons[row])
-            conditions[position] = [reason.condition for reason in rows.reasons[row]]
-    for position, (status, error) in batch.failures.items():
-        sentences[position] = statuses[position] = status
-        conditions[position], errors[position] = [status], error
-    return {
-        "flag": pa.array(flag),
-        "flag_reason": pa.array(sentences, pa.string()),
-        "flag_reasons": pa.array(conditions, pa.list_(pa.string())),
-        "passes": pa.array(passes),
-        "status": pa.array(statuses, pa.string()),
-        "error": pa.array(errors, pa.string()),
-    }
-
-
 def _holds_floats(kind: pa.DataType) -> bool:
     return bool(pa.types.is_floating(kind.value_type if pa.types.is_list(kind) else kind))
-
-
-def _counts(batch: ImageBatch) -> list[int]:
-    """Number of rows in each piece of a batch."""
-    return [piece.count for piece in batch.pieces]
-
-
-def _as_arrow(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
-    """Arrow array of values `[B]`, or list array of values `[B, C]`."""
-    if values.ndim == 1:
-        return pa.array(values, kind)
-    offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
-    return pa.ListArray.from_arrays(offsets, pa.array(values.ravel(), kind.value_type))
 
 
 def is_result(path: Path) -> bool:

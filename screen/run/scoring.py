@@ -29,8 +29,8 @@ from screen.input.overlap import StageClock, work_ahead
 from screen.input.row_batch import RowBatch
 from screen.input.rows import read_batches, read_groups
 from screen.input.shards import ShardRef, UnreadableShard
-from screen.output.writer import ShardWriters, WrittenShard, make_table
-from screen.run.failures import find_failures
+from screen.output.result_table import make_table
+from screen.output.writer import ShardWriters, WrittenShard
 from screen.run.screener import Screener
 from screen.run.stopping import StopRequest
 
@@ -214,9 +214,5 @@ def score_batches(screener: Screener, batches: Iterator[ImageBatch]) -> Iterator
 
     for summary in screener.summarize_each(readable_images()):
         batch = waiting.popleft()
-        rows = None
-        if summary is not None:
-            failures = find_failures(summary, screener.contract.task)
-            batch = batch.fail_readable(failures)
-            rows = screener.policy.apply(summary.drop(failures))
+        batch, rows = screener.decide(batch, summary)
         yield ScoredBatch(batch.pieces, make_table(batch, rows))

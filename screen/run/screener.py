@@ -1,14 +1,16 @@
 """Screener: an exported model with its decision policy, for batches in memory.
 
-In: `uint8 [B, H, W, C]`. Out: `ScoredRows`, or the output of every pass. `oodscreen run` uses the same class, so both
-compute the same scores.
+In: `uint8 [B, H, W, C]`, or a list of images. Out: `ScoredImages`, or the output of every pass. `oodscreen run` uses
+the same class, so both compute the same scores.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +19,16 @@ from export.contract.reader import ExportedModel, read_model
 from export.errors import EngineFailed, InputRefused
 from screen.config import RunConfig
 from screen.decide.policy import DecisionPolicy, ScoredRows, choose_policy
-from screen.decide.rules import Reason
 from screen.engine.early_exit import EarlyExitEngine
 from screen.engine.graph.plan import EnginePlan, plan_engine
 from screen.engine.passes import EngineOptions, PassEngine
 from screen.engine.session import choose_device
 from screen.engine.statistics import PassSummary
 from screen.files.paths import as_path
+from screen.input.decode import Decoder, ImageBatch
 from screen.run.failures import find_failures
+from screen.run.loose_images import LooseImage, as_source
+from screen.run.scored import ScoredImages, collect_scores
 from screen.settings.passes import MaskMode, Precision
 
 
@@ -101,6 +105,7 @@ class Screener:
             "memory": self.device.memory,
             "notify": notify,
         }
+        self._max_pixels, self._threads = config.max_pixels, config.threads
         self._distances = () if self.policy.calibration is None else self.policy.calibration.distances
         self._adaptive = adaptive
         self._open(plan_engine(self.model, masks=settings.masks, features=bool(self._distances)))
@@ -130,26 +135,44 @@ class Screener:
             )
         self._open(self._engine.plan)
 
-    def score(self, images: NDArray[np.uint8]) -> ScoredRows:
+    def score(self, images: NDArray[np.uint8] | Sequence[LooseImage]) -> ScoredImages:
         """Score and flag images.
 
-        A row whose outputs cannot be scored is flagged, with its status as the reason. Its scores are NaN, and its
-        prediction is -1.
+        A list may contain encoded images (`bytes`), paths of image files on a local disk, opened images of Pillow, and
+        arrays `uint8 [H, W, C]`, or `[H, W]` for a grey model. They are converted and resized as in a run. An image
+        that cannot be read or scored is flagged, with its status as the reason. Its scores are NaN, and its prediction
+        is -1.
 
         Args:
-            images: `uint8 [B, H, W, C]` of the model's image size, raw pixels.
+            images: `uint8 [B, H, W, C]` of the model's image size, raw pixels; or a list of B images.
 
         Raises:
-            InputRefused: the array has another type or shape.
+            InputRefused: the images, or an array in the list, have another type or shape.
         """
-        (summary,) = self.summarize_each([images])
-        assert summary is not None  # noqa: S101  only None yields None
-        rows = self.policy.apply(summary)
-        for row, (status, error) in find_failures(summary, self.contract.task).items():
-            rows.flag[row], rows.reasons[row] = True, (Reason(status, f"{status}: {error}"),)
-            for values in rows.scores.values():
-                values[row] = np.nan if np.issubdtype(values.dtype, np.floating) else -1
-        return rows
+        batch = self._decode(images)
+        (summary,) = self.summarize_each([batch.images if batch.readable.any() else None])
+        return collect_scores(batch, summary, *self.decide(batch, summary), self.contract, self.policy)
+
+    def decide(self, batch: ImageBatch, summary: PassSummary | None) -> tuple[ImageBatch, ScoredRows | None]:
+        """The batch with the failures of scoring, and the scores and flags of its readable rows.
+
+        Args:
+            batch: decoded rows.
+            summary: statistics of the readable rows; None if no row is readable.
+        """
+        if summary is None:
+            return batch, None
+        failures = find_failures(summary, self.contract.task)
+        return batch.fail_readable(failures), self.policy.apply(summary.drop(failures))
+
+    def _decode(self, images: NDArray[np.uint8] | Sequence[LooseImage]) -> ImageBatch:
+        if not isinstance(images, list | tuple) or not images:
+            pixels = self._check(images)
+            return ImageBatch((), pixels, np.ones(len(pixels), np.bool_), {})
+        loose = [as_source(image, index, self.contract) for index, image in enumerate(images)]
+        decoder = Decoder(self.contract, max_pixels=self._max_pixels, image_root=None, threads=self._threads)
+        with closing(decoder):
+            return decoder.decode_images(loose)
 
     def summarize_each(self, batches: Iterable[NDArray[np.uint8] | None]) -> Iterator[PassSummary | None]:
         """Yield the statistics of each batch, in order.
@@ -184,7 +207,7 @@ class Screener:
             self._raw_engine = PassEngine(plan, **self._options)
         return self._raw_engine.raw_passes(self._check(images))
 
-    def _check(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _check(self, images: Any) -> NDArray[np.uint8]:
         """The images, after a check of their type and shape.
 
         Raises:
@@ -197,6 +220,7 @@ class Screener:
                 f"The images are {getattr(images, 'dtype', type(images).__name__)} {list(found)}.",
                 wanted=f"uint8 [B, {wanted[0]}, {wanted[1]}, {wanted[2]}] with B at least 1, raw pixels 0..255",
                 next_step="decode and resize the images to this shape, and leave the scaling of pixels to the exported "
-                "model",
+                "model; `score` also takes a list of images, paths or arrays",
             )
-        return images
+        checked: NDArray[np.uint8] = images
+        return checked
