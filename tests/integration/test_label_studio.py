@@ -77,6 +77,11 @@ def tasks_of(client: Any, title: str) -> list[Any]:
 
 
 def test_a_project_is_created_filled_and_ordered_by_suspicion(server: Server, client: Any, results: Path) -> None:
+    planned = queue(server, results, "order", "--include-random", "20%", "--dry-run")
+    assert planned.returncode == 0, planned.stderr
+    assert "would be exported to the new Label Studio project 'order'" in planned.stdout
+    assert not list(client.projects.list(title="order"))
+    assert not (results / "_queue.ledger").exists()
     done = queue(server, results, "order", "--include-random", "20%")
     assert done.returncode == 0, done.stderr
     tasks = tasks_of(client, "order")
@@ -89,6 +94,7 @@ def test_a_project_is_created_filled_and_ordered_by_suspicion(server: Server, cl
     (view,) = [
         view for view in client.views.list(project=project_of(client, "order").id) if view.data["title"] == VIEW_TITLE
     ]
+    assert "tasks:data.model_version" in view.data["hiddenColumns"]["explore"]
     suspicions = [task.data["suspicion"] for task in client.tasks.list(view=view.id)]
     assert suspicions == sorted(suspicions, reverse=True)
     assert len(set(suspicions)) > 10
