@@ -56,7 +56,7 @@ def read_annotations(source: str, label_column: str) -> LabelSets:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputRefused(
             f"{source} cannot be read: {reason}.",
-            wanted=f"an undamaged {ending} file",
+            wanted=f"an undamaged {ending} file{' in UTF-8' if ending == '.csv' else ''}",
             next_step="check the permissions of the file, or export the labels again",
         ) from error
 

@@ -437,6 +437,7 @@ REFUSED = {
     "another kind": ("l.xlsx", "x", "LABELS is l.xlsx"),
     "semicolons": ("l.csv", "shard;row;label\na.parquet;1;3\n", "Its columns: shard;row;label"),
     "a cell too many": ("l.csv", "id,label\na-1,3,4\n", "line 2 has 3 cell(s), and the header 2"),
+    "another encoding": ("l.csv", "id,label\na-1,3\n", "an undamaged .csv file in UTF-8"),
     "an open quote": ("l.csv", 'id,label\n"a-1,3\n', "cannot be read"),
     "two columns": ("l.csv", "id,label,label\na-1,3,4\n", "several columns 'label'"),
     "nothing that names a row": ("l.csv", "name,label\na-1,3\n", "`shard` and `row`, an `id` or a `key`"),
@@ -475,7 +476,7 @@ def test_invalid_labels_are_refused(
     name, text, message = REFUSED[case]
     monkeypatch.chdir(tmp_path)
     if text is not None:
-        Path(name).write_text(text)
+        Path(name).write_text(text, encoding="utf-16" if case == "another encoding" else "utf-8")
     assert oodscreen("labels", name, night.results, "-o", "out.parquet", monkeypatch=monkeypatch) == 2
     assert message in capsys.readouterr().err
     assert not Path("out.parquet").exists()

@@ -604,7 +604,7 @@ def test_the_command_prints_its_report_and_writes_it_as_json(
     assert report["audit"] == len(read_queue(tmp_path / "q.jsonl")) - 5
 
 
-@pytest.mark.parametrize("to", ["parquet", "jsonl", "label-studio-tasks", "imagefolder"])
+@pytest.mark.parametrize("to", ["parquet", "jsonl", "csv", "label-studio-tasks", "imagefolder"])
 def test_a_file_size_limit_ends_with_one_message(to: str, night: Night, tmp_path: Path) -> None:
     """Simulates a full disk in a subprocess; the limit may affect the temporary file or the target."""
     words = ["queue", str(night.results), "-o", str(tmp_path / "q.json"), "--to", to]
