@@ -201,7 +201,7 @@ class Killed(BaseException):
     """Simulates SIGKILL: no code handles it."""
 
 
-@pytest.mark.parametrize("to", ["parquet", "imagefolder", "label-studio-tasks"])
+@pytest.mark.parametrize("to", ["parquet", "csv", "imagefolder", "label-studio-tasks"])
 def test_a_kill_between_file_and_ledger_exports_nothing_twice(
     to: str, night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
