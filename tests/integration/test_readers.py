@@ -77,6 +77,13 @@ def by_lazy_polars(folder: Path) -> Rows:
     return rows
 
 
+def by_lazy_polars_from_the_folder(folder: Path) -> Rows:
+    polars = pytest.importorskip("polars", reason="polars is not installed")
+    frame = polars.scan_parquet(f"{folder}/", hidden_file_prefix="_")
+    rows: Rows = frame.sort("shard", "row").collect().to_dicts()
+    return rows
+
+
 def by_pyarrow_from_the_folder(folder: Path) -> Rows:
     rows: Rows = pq.read_table(f"{folder}/").sort_by([("shard", "ascending"), ("row", "ascending")]).to_pylist()
     return rows
@@ -111,6 +118,7 @@ READERS: tuple[Callable[[Path], Rows], ...] = (
     by_duckdb_from_the_folder,
     by_polars,
     by_lazy_polars,
+    by_lazy_polars_from_the_folder,
     by_pyarrow_from_the_folder,
     by_pandas_from_the_folder,
     by_datasets,
