@@ -12,6 +12,9 @@ import pyarrow as pa
 
 from export.contract.metadata import ModelContract
 
+RESULT_KEY = b"oodscreen"
+"""Key in the metadata of a result file; the value is the configuration of the run as JSON."""
+
 
 @dataclass(frozen=True)
 class Column:

@@ -25,6 +25,7 @@ from tests.test_recipes import RECIPES
 NOT_RUN = {
     "make demo": "the tests are started by make; `console.py` runs the demo for README",
     "make test": "the tests themselves",
+    "TFRecordDataset": "needs a TFRecord file, and loads TensorFlow",
     "pip install": "installs packages from the network",
     "s3://": "needs a bucket; tests/integration/test_s3.py runs against moto's server",
     "label-studio": "needs a Label Studio server; tests/integration/test_label_studio.py starts one",

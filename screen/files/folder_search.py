@@ -11,6 +11,7 @@ from typing import Any
 
 from export.errors import InputRefused
 from screen.files.entries import Entry, has_folders, read_keys
+from screen.files.kinds import recognise_folder
 from screen.files.listed import ENDING, Listing, PassedOver
 from screen.files.search import Search, identify_folder, is_shard
 
@@ -23,6 +24,7 @@ class FolderSearch(Search):
         self._seen: set[Any] = set()
         self._links: list[tuple[Path, str]] = []
         self._endings: Counter[str] = Counter()
+        self._examples: dict[str, Path] = {}
         self._hidden = self._listed = self._broken = 0
 
     def search(self) -> Listing:
@@ -43,10 +45,15 @@ class FolderSearch(Search):
         passed_over = PassedOver(endings, self._hidden, self._listed, self._broken)
         if not self.files and not self.unlisted:
             besides = passed_over.describe()
+            content = recognise_folder(self.root, [self._examples[ending] for ending, _ in endings])
+            is_content = "" if content is None else f" It contains {content.found}."
             raise InputRefused(
-                f"The folder {self.source} contains no {ENDING} file{f'; passed over: {besides}' if besides else ''}.",
+                f"The folder {self.source} contains no {ENDING} file{f'; passed over: {besides}' if besides else ''}."
+                f"{is_content}",
                 wanted="Parquet shards with an image column",
-                next_step=f"check the path; to read files whose names do not end in {ENDING}, give a glob",
+                next_step=f"check the path; to read files whose names do not end in {ENDING}, give a glob"
+                if content is None
+                else content.next_step,
             )
         return self.finish(passed_over)
 
@@ -77,7 +84,7 @@ class FolderSearch(Search):
     def _add_entry(self, entry: Entry, name: str) -> None:
         if not is_shard(entry.name):
             if entry.kind == "file":
-                self._endings[_ending(entry.name)] += 1
+                self._pass_over(entry.path, entry.name)
             elif entry.kind == "broken":
                 self._broken += 1
             elif entry.kind == "unknown":
@@ -94,7 +101,12 @@ class FolderSearch(Search):
         elif is_shard(name):
             self.add(name, self.root / name)
         else:
-            self._endings[_ending(parts[-1])] += 1
+            self._pass_over(self.root / name, parts[-1])
+
+    def _pass_over(self, path: Path, name: str) -> None:
+        ending = _ending(name)
+        self._endings[ending] += 1
+        self._examples.setdefault(ending, path)
 
 
 def _ending(name: str) -> str:

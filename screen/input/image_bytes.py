@@ -26,15 +26,26 @@ NULL_TENSOR = "the tensor or one of its values is null"
 
 def image_sources(column: pa.Array) -> list[tuple[bytes | None, bytes | None]]:
     """Encoded bytes and path of each row; the path is returned as bytes, because it may be invalid UTF-8."""
+    if is_text(column.type):
+        return [(None, path) for path in column.cast(pa.large_binary()).to_pylist()]
     if not pa.types.is_struct(column.type):
         return [(data, None) for data in column.to_pylist()]
     data = pc.struct_field(column, "bytes").to_pylist()
-    index = column.type.get_field_index("path")
-    is_text = index >= 0 and (
-        pa.types.is_string(column.type.field(index).type) or pa.types.is_large_string(column.type.field(index).type)
-    )
-    paths = pc.struct_field(column, "path").cast(pa.large_binary()).to_pylist() if is_text else [None] * len(data)
-    return list(zip(data, paths, strict=True))
+    has_paths = column.type.get_field_index("path") >= 0
+    paths = _plain(pc.struct_field(column, "path")) if has_paths else pa.nulls(len(data))
+    if not is_text(paths.type):
+        paths = pa.nulls(len(data), pa.string())
+    return list(zip(data, paths.cast(pa.large_binary()).to_pylist(), strict=True))
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a type is text of variable length."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _plain(values: pa.Array) -> pa.Array:
+    """The values, dictionary decoded."""
+    return values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values
 
 
 def tensor_pixels(value: pa.Scalar, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:

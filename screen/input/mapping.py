@@ -12,8 +12,9 @@ import pyarrow as pa
 
 from export.contract.metadata import ModelContract
 from export.errors import InputRefused
-from screen.columns import COLUMNS
+from screen.columns import COLUMNS, RESULT_KEY
 from screen.config import RunConfig
+from screen.input.image_bytes import is_text
 from screen.input.int96 import timestamp_unit
 from screen.input.parquet.column_types import common_type, in_microseconds, plain_type
 from screen.input.shards import ShardRef
@@ -44,9 +45,10 @@ class ColumnMapping:
         return self.id
 
     def names_of(self, shard: ShardRef) -> list[str]:
-        """Names of all columns to read from the shard, without repetition."""
+        """Names of all columns to read from the shard, without repetition; not those of its Hive folders."""
         key = self.id_of(shard)
-        return list(dict.fromkeys([self.image, *([key] if key else []), *self.keep]))
+        keep = (name for name in self.keep if not shard.folder_values(name))
+        return list(dict.fromkeys([self.image, *([key] if key else []), *keep]))
 
 
 def map_columns(shards: Sequence[ShardRef], config: RunConfig, contract: ModelContract) -> ColumnMapping:
@@ -67,17 +69,33 @@ def map_columns(shards: Sequence[ShardRef], config: RunConfig, contract: ModelCo
             )
     for shard in shards:
         for name in (config.image_column, *([key] if key else []), *keep):
-            count = shard.schema.names.count(name)
+            count = shard.schema.names.count(name) or (len(shard.folder_values(name)) if name in keep else 0)
             if count != 1:
+                _refuse_result(shard)
                 raise InputRefused(
                     f"{shard.name} has {'no' if count == 0 else count} column(s) {name!r}. "
-                    f"Its columns: {', '.join(shard.schema.names) or 'none'}.",
+                    f"Its columns: {', '.join(shard.column_names) or 'none'}.",
                     wanted=f"one column {name!r} in every shard",
                     next_step=_suggest_column(shard.schema, name == config.image_column),
                 )
-        _check_image_type(shard, config.image_column, contract)
+        _check_image_type(shard, config, contract)
     kept_schema = pa.schema([common_field(shards, name) for name in keep])
     return ColumnMapping(config.image_column, key, keep, kept_schema)
+
+
+def _refuse_result(shard: ShardRef) -> None:
+    """Raise an error if a shard is the result of a run.
+
+    Raises:
+        InputRefused: the shard is a result.
+    """
+    if RESULT_KEY in (shard.schema.metadata or {}):
+        raise InputRefused(
+            f"{shard.name} is a result of `oodscreen run`: it contains scores, but no images.",
+            wanted="Parquet shards with an image column",
+            next_step="give the shards that the run scored; to read results, give the folder to `oodscreen report`, "
+            "`queue` or `evaluate`",
+        )
 
 
 def common_field(shards: Sequence[ShardRef], name: str) -> pa.Field:
@@ -92,14 +110,14 @@ def common_field(shards: Sequence[ShardRef], name: str) -> pa.Field:
     Raises:
         InputRefused: the types of two shards have no common type.
     """
-    kind = plain_type(shards[0].schema.field(name).type)
+    kind = plain_type(shards[0].column_type(name))
     widest, is_distant = shards[0], False
     for shard in shards:
-        given = shard.schema.field(name).type
+        given = shard.column_type(name)
         common = common_type(kind, plain_type(given))
         if common is None:
             raise InputRefused(
-                f"The column {name!r} has the type {widest.schema.field(name).type} in {widest.name}, but {given} in "
+                f"The column {name!r} has the type {widest.column_type(name)} in {widest.name}, but {given} in "
                 f"{shard.name}; no type represents the values of both.",
                 wanted="types that one common type represents without a change of values, such as int32 and int64",
                 next_step=f"leave out the column {name!r}, or write all shards with the same type",
@@ -110,12 +128,23 @@ def common_field(shards: Sequence[ShardRef], name: str) -> pa.Field:
     return pa.field(name, in_microseconds(kind) if is_distant else kind)
 
 
-def _check_image_type(shard: ShardRef, name: str, contract: ModelContract) -> None:
+def _check_image_type(shard: ShardRef, config: RunConfig, contract: ModelContract) -> None:
+    name = config.image_column
     kind = shard.schema.field(name).type
+    if is_text(plain_type(kind)):
+        if config.image_root is None:
+            raise InputRefused(
+                f"The column {name!r} of {shard.name} has the type {kind}, and --image-root is not set.",
+                wanted="encoded images, or paths of image files together with --image-root",
+                next_step="if the texts are paths, add --image-root FOLDER with the folder to which they are relative"
+                + _suggest_other(shard.schema),
+            )
+        return
     if not _is_image_type(kind):
         raise InputRefused(
             f"The column {name!r} of {shard.name} has the type {kind}.",
-            wanted="encoded images (binary, or struct<bytes: binary, path: string>) or a fixed-size tensor of uint8",
+            wanted="encoded images (binary, or struct<bytes: binary, path: string>), a fixed-size tensor of uint8, or "
+            "paths of image files (string) together with --image-root",
             next_step=_suggest_column(shard.schema, True),
         )
     shape = tensor_shape(kind)
@@ -146,10 +175,25 @@ def _tensor_fits(shape: tuple[int, ...], contract: ModelContract) -> bool:
 def _suggest_column(schema: pa.Schema, is_image: bool) -> str:
     if not is_image:
         return "give the name of a column that every shard has"
-    fitting = [field.name for field in schema if _is_image_type(field.type)]
+    fitting = image_columns(schema)
     if fitting:
         return f"use --image-column {fitting[0]!r}, if this column contains the images"
-    return "give shards with a column of encoded images: binary, or struct<bytes, path>"
+    texts = [field.name for field in schema if is_text(plain_type(field.type))]
+    return "give shards with a column of encoded images: binary, or struct<bytes, path>" + (
+        f"; if {texts[0]!r} contains paths of image files, use --image-column {texts[0]!r} --image-root FOLDER"
+        if texts
+        else ""
+    )
+
+
+def image_columns(schema: pa.Schema) -> list[str]:
+    """Names of the columns that can contain images."""
+    return [field.name for field in schema if _is_image_type(field.type)]
+
+
+def _suggest_other(schema: pa.Schema) -> str:
+    fitting = image_columns(schema)
+    return f"; if the column {fitting[0]!r} contains the images, use --image-column {fitting[0]!r}" if fitting else ""
 
 
 def _is_image_type(kind: pa.DataType) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -81,10 +82,19 @@ class RowBatch:
         return replace(
             self,
             count=len(positions),
-            images=None if self.images is None else self.images.take(pa.array(positions)),
+            images=None if self.images is None else _take(self.images, positions),
             ids=tuple(self.ids[position] for position in positions),
-            kept=self.kept.take(pa.array(positions)) if self.kept.num_columns else self.kept,
+            kept=_take(self.kept, positions) if self.kept.num_columns else self.kept,
         )
+
+
+def _take(values: Any, positions: NDArray[np.int64]) -> Any:
+    """The values of an array, or the rows of a table, at some positions."""
+    try:
+        return values.take(pa.array(positions))
+    except pa.ArrowNotImplementedError:  # pyarrow 26 takes no values of the types string_view and binary_view
+        slices = [values.slice(position, 1) for position in positions] or [values.slice(0, 0)]
+        return (pa.concat_tables if isinstance(values, pa.Table) else pa.concat_arrays)(slices)
 
 
 def in_batches(pieces: Iterable[RowBatch], batch_size: int) -> Iterator[list[RowBatch]]:

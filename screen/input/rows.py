@@ -215,23 +215,30 @@ def _row_batch(
     images = None if error else _plain(table.column(columns.image)).combine_chunks()
     if isinstance(images, pa.ChunkedArray):
         images = pa.concat_arrays(images.chunks) if images.num_chunks else pa.array([], images.type)
-    if error:
-        kept = pa.Table.from_arrays(
-            [_nulls(count, one.type) for one in columns.kept_schema], schema=columns.kept_schema
-        )
-    else:
-        kept = _copied(shard, columns, table)
+    kept = _copied(shard, columns, None if error else table, count)
     return RowBatch(shard, start, count, images, tuple(ids), kept, error, is_last)
 
 
-def _copied(shard: ShardRef, columns: ColumnMapping, table: pa.Table) -> pa.Table:
+def _copied(shard: ShardRef, columns: ColumnMapping, table: pa.Table | None, count: int) -> pa.Table:
     """The columns to copy into the results, in the types of the results.
 
+    Args:
+        shard: the shard.
+        columns: the columns to copy.
+        table: the rows; None if they cannot be read: then only the values of Hive folders are not null.
+        count: number of rows.
+
     Raises:
-        InputRefused: the type in the results cannot represent a value.
+        ShardRefused: the type in the results cannot represent a value.
     """
     copied = []
     for field in columns.kept_schema:
+        if folders := shard.folder_values(field.name):
+            copied.append(pa.repeat(pa.scalar(folders[0], pa.string()), count).cast(field.type))
+            continue
+        if table is None:
+            copied.append(_nulls(count, field.type))
+            continue
         column = table.column(field.name)
         try:
             copied.append(column if column.type == field.type else column.cast(field.type))

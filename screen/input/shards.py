@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 
 from export.addresses import without_secrets
 from export.errors import InputRefused
+from screen.files.hive import folder_values
+from screen.files.kinds import recognise_files
 from screen.files.listed import ListedFile, Listing
 from screen.files.listing import list_shards
 from screen.files.paths import file_version, name_place, open_bytes, open_parquet
@@ -54,6 +56,26 @@ class ShardRef:
     def rows(self) -> int:
         """Total number of rows."""
         return sum(self.row_groups)
+
+    @property
+    def column_names(self) -> list[str]:
+        """Names of the columns of the file, followed by the keys of its Hive folders that are not columns."""
+        keys = dict.fromkeys(key for key, _ in folder_values(self.name))
+        return [*self.schema.names, *(key for key in keys if key not in self.schema.names)]
+
+    def folder_values(self, column: str) -> list[str | None]:
+        """The values of the Hive folders with this key in the shard's name; none if the file has this column."""
+        if column in self.schema.names:
+            return []
+        return [value for key, value in folder_values(self.name) if key == column]
+
+    def column_type(self, column: str) -> pa.DataType:
+        """The type of a column of the file; that of a Hive folder is text.
+
+        Raises:
+            KeyError: the shard does not have the column.
+        """
+        return pa.string() if self.folder_values(column) else self.schema.field(column).type
 
     @property
     def fingerprint(self) -> dict[str, int | str]:
@@ -123,7 +145,7 @@ def open_shards(
         else:
             unreadable.append(found)
     if not shards and partition is None:
-        raise _nothing_readable(listing.source, unreadable)
+        raise _nothing_readable(listing, unreadable)
     return shards, sorted(unreadable, key=lambda shard: shard.name)
 
 
@@ -152,7 +174,7 @@ def open_first_shard(listing: Listing) -> ShardRef:
         if isinstance(found, ShardRef):
             return found
         unreadable.append(found)
-    raise _nothing_readable(listing.source, unreadable)
+    raise _nothing_readable(listing, unreadable)
 
 
 def _unlisted(listing: Listing, partition: ShardPartition | None = None) -> list[UnreadableShard]:
@@ -163,11 +185,16 @@ def _unlisted(listing: Listing, partition: ShardPartition | None = None) -> list
     ]
 
 
-def _nothing_readable(source: str, unreadable: list[UnreadableShard]) -> InputRefused:
-    first = unreadable[0]
+def _nothing_readable(listing: Listing, unreadable: list[UnreadableShard]) -> InputRefused:
+    first, wanted = unreadable[0], "Parquet shards with an image column"
+    known = recognise_files([file.path for file in listing.files], listing.root)
+    if known is not None:
+        others = f"; none of the {len(listing.files)} files can be read as Parquet" if len(listing.files) > 1 else ""
+        return InputRefused(f"{known.found}{others}.", wanted=wanted, next_step=known.next_step)
     return InputRefused(
-        f"None of the {len(unreadable)} file(s) of {source} can be read as Parquet; {first.name}: {first.reason}",
-        wanted="Parquet shards with an image column",
+        f"None of the {len(unreadable)} file(s) of {listing.source} can be read as Parquet; "
+        f"{first.name}: {first.reason}",
+        wanted=wanted,
         next_step="check that the files are complete Parquet files and that their permissions allow reading",
     )
 

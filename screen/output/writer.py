@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from screen.columns import result_schema
+from screen.columns import RESULT_KEY, result_schema
 from screen.files.paths import open_parquet
 from screen.files.storage import StagingFile
 from screen.input.parquet.row_bytes import value_bytes
@@ -33,9 +33,6 @@ values, or more than 1,400 classes, reach it before `_GROUP_ROWS`."""
 
 _MEASURED_ROWS = 64
 """Number of rows that are measured together."""
-
-_METADATA_KEY = b"oodscreen"
-"""Key of the identity in the metadata of a result file."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ def read_identity(schema: pa.Schema) -> dict[str, Any] | None:
     Raises:
         ValueError: the metadata entry is not a JSON object.
     """
-    text = (schema.metadata or {}).get(_METADATA_KEY)
+    text = (schema.metadata or {}).get(RESULT_KEY)
     return None if text is None else dict(json.loads(text))
 
 
@@ -131,7 +128,7 @@ class ShardWriters:
 
 def file_schema(kept_schema: pa.Schema, identity: dict[str, Any]) -> pa.Schema:
     """The schema of a result file, with the identity in its metadata."""
-    return result_schema(kept_schema).with_metadata({_METADATA_KEY: json.dumps(identity, sort_keys=True)})
+    return result_schema(kept_schema).with_metadata({RESULT_KEY: json.dumps(identity, sort_keys=True)})
 
 
 class ShardWriter:
