@@ -13,8 +13,7 @@ scores of the calibration set must be those of images that are not known already
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -45,15 +44,8 @@ from screen.engine.graph.plan import plan_engine
 from screen.engine.masks import ALGORITHM, identify_rows
 from screen.engine.passes import EngineOptions, PassEngine
 from screen.engine.session import choose_device
-from screen.files.listing import list_shards
-from screen.files.paths import name_place
 from screen.input.decode import ImageBatch
-from screen.input.image_bytes import Failure
-from screen.input.images import batch_rows, decode_ahead
-from screen.input.mapping import map_columns
-from screen.input.overlap import StageClock
-from screen.input.rows import read_batches
-from screen.input.shards import ShardRef, open_shards
+from screen.run.calibration_rows import CalibrationRows
 from screen.run.copies import CopyCounter
 from screen.run.failures import find_failures
 from screen.run.runner import Listener
@@ -94,8 +86,8 @@ def run_calibration(
         Path(output),
         saved,
         reference_rows,
-        process.rows,
-        dict(sorted(process.statuses.items())),
+        process.rows.count,
+        dict(sorted(process.rows.statuses.items())),
         stopping,
         copies=process.copies.exact,
         near_copies=len(process.copies.near),
@@ -131,9 +123,7 @@ class _CalibrationProcess:
         self, model: ExportedModel, source: str, config: RunConfig, wanted: CalibrationConfig, listener: Listener
     ) -> None:
         self._model, self._config, self._wanted, self._listener = model, config, wanted, listener
-        self.rows = 0
-        self.statuses: dict[str, int] = {}
-        self._first_failure = ""
+        self.rows = CalibrationRows(model.contract, config, listener)
         self._settings = config.settings()
         plan = plan_engine(model, masks=self._settings.masks, features=True)
         self._features = plan.features
@@ -142,14 +132,15 @@ class _CalibrationProcess:
             listener.noted(f"no distance is available ({plan.features.early.why}); uncertainty is the only detector")
         if config.adaptive:
             refuse_early_exit(model.contract, None, self._detectors)
-        shards = self._find_shards(source)
+        shards = self.rows.find(source)
         self._require_rows(sum(shard.rows for shard in shards), "rows")
         self._shards = shards
         self.copies = CopyCounter(sum(shard.rows for shard in shards), listener.noted)
-        self._reference = None if wanted.reference is None else self._find_shards(wanted.reference)
+        self._reference = None if wanted.reference is None else self.rows.find(wanted.reference)
         self._device = choose_device(
             config.device, config.threads, precision=self._settings.precision, memory=config.memory
         )
+        self.rows.device_note = self._device.note
         self._plan = plan
         self._options: EngineOptions = {
             "passes": self._settings.passes,
@@ -175,7 +166,7 @@ class _CalibrationProcess:
         distances, reference, near_copies = self._fill_reference()
         own = np.zeros(0, np.uint64) if self._reference is not None else reference
         digests, by_detector = self._score_rows(own, distances, near_copies).close()
-        self.copies.count(self.rows - sum(self.statuses.values()), len(digests) + len(own))
+        self.copies.count(self.rows.count - sum(self.rows.statuses.values()), len(digests) + len(own))
         kind = "distinct readable rows" if self.copies.exact else "readable rows"
         self._require_rows(len(digests) + len(own), kind)
         fitting, calibration_rows = split_rows(digests, (FITTING_SHARE, 1 - FITTING_SHARE))
@@ -229,7 +220,7 @@ class _CalibrationProcess:
     def _calibration_images(self) -> Iterator[NDArray[np.uint8] | None]:
         """Distinct images of the calibration set, in batches; None for a batch without a further one."""
         left = self._calibration_digests
-        for batch in self._read(self._shards, count=False):
+        for batch in self.rows.read(self._shards, count=False):
             digests, first = np.unique(_digests(batch), return_index=True)
             kept = first[np.isin(digests, left)]
             left = np.setdiff1d(left, digests)
@@ -248,7 +239,7 @@ class _CalibrationProcess:
             return (), np.zeros(0, np.uint64), None
         groups = {name: self._features.groups[group_of(name)] for name in self._distances}
         reference = ReferenceSet(sum(columns.stop - columns.start for columns in groups.values()))
-        for batch in self._read(self._reference or self._shards, count=False):
+        for batch in self.rows.read(self._reference or self._shards, count=False):
             reference.add(_digests(batch), self._engine.features(batch.images), describe_images(batch.images))
         seen = reference.all_seen()
         if self._reference is None:
@@ -259,7 +250,7 @@ class _CalibrationProcess:
         if len(digests) < MIN_REFERENCE_ROWS:
             raise InputRefused(
                 f"The reference set has {len(digests)} distinct rows, selected from {len(seen)} readable "
-                f"rows{self._describe_failure()}.",
+                f"rows{self.rows.describe_failure()}.",
                 wanted=f"at least {MIN_REFERENCE_ROWS} distinct rows; thousands are better",
                 next_step="give more rows with distinct images, in the image size of the model; reference rows may be "
                 "training rows",
@@ -288,7 +279,7 @@ class _CalibrationProcess:
         """
         self._engine.set_distances(distances)
         rows = _CollectedScores()
-        for batch in self._read(self._shards, count=True):
+        for batch in self.rows.read(self._shards, count=True):
             digests = _digests(batch)
             kept = ~np.isin(digests, reference)
             if near_copies is not None:
@@ -298,7 +289,7 @@ class _CalibrationProcess:
             self._examples.add(digests[kept], batch.images[kept])
             summary = self._engine.summarize(batch.images[kept])
             failures = find_failures(summary, self._model.contract.task)
-            self._add_failures(failures.values())
+            self.rows.add_failures(failures.values())
             scores = score_columns(summary.drop(failures))
             rows.digests.append(np.delete(digests[kept], list(failures)))
             for name in self._detectors:
@@ -309,50 +300,9 @@ class _CalibrationProcess:
                 rows.scores.setdefault(name, []).append(scores[name])
         return rows
 
-    def _read(self, shards: list[ShardRef], *, count: bool) -> Iterator[ImageBatch]:
-        """Batches of images, decoded ahead; batches without a readable row are skipped.
-
-        Args:
-            shards: the shards to read.
-            count: whether to add the rows to `rows` and `statuses`; False for reading rows that are counted in another
-                reading, or reference rows.
-        """
-        config, contract = self._config, self._model.contract
-        columns = map_columns(shards, config, contract)
-        self._listener.started(len(shards), sum(shard.rows for shard in shards), 0, self._device.note)
-        batches = read_batches(shards, columns, batch_rows(config, contract))
-        with closing(decode_ahead(batches, contract, config, StageClock())) as decoded:
-            for batch in decoded:
-                self._add_failures(batch.failures.values(), count=count)
-                self.rows += len(batch.readable) if count else 0
-                if batch.readable.any():
-                    yield batch
-                self._listener.advanced(len(batch.readable))
-
-    def _add_failures(self, failures: Iterable[Failure], *, count: bool = True) -> None:
-        """Add rows that could not be scored to `statuses` if `count` is set; the first is kept for an error."""
-        for status, error in failures:
-            self._first_failure = self._first_failure or f"{status}: {error}"
-            if count:
-                self.statuses[status] = self.statuses.get(status, 0) + 1
-
-    def _find_shards(self, source: str) -> list[ShardRef]:
-        """The readable shards of a source; a notice names those that are left out."""
-        listing = list_shards(source)
-        shards, unreadable = open_shards(listing)
-        if besides := listing.passed_over.describe():
-            self._listener.noted(f"passed over in {name_place(source)}: {besides}")
-        for one in unreadable:
-            self._listener.noted(f"left out, because the shard cannot be read: {one.name} ({one.reason})")
-        return shards
-
-    def _describe_failure(self) -> str:
-        """The reason why the first unreadable row could not be read, for an error; "" without unreadable rows."""
-        return f" (first unreadable row: {self._first_failure})" if self._first_failure else ""
-
     def _refuse_overlap(self, reference: NDArray[np.uint64]) -> None:
         """Refuse in-distribution rows whose pixels are also in the reference shards, before any row is scored."""
-        digests = [_digests(batch) for batch in self._read(self._shards, count=False)]
+        digests = [_digests(batch) for batch in self.rows.read(self._shards, count=False)]
         rows = np.concatenate([np.zeros(0, np.uint64), *digests])
         both = np.isin(rows, reference)
         if both.any():
@@ -376,7 +326,7 @@ class _CalibrationProcess:
         needed = least_rows(self._wanted.review_rate, share)
         if rows < needed:
             raise InputRefused(
-                f"The in-distribution shards contain {rows} {kind}{self._describe_failure()}.",
+                f"The in-distribution shards contain {rows} {kind}{self.rows.describe_failure()}.",
                 wanted=f"at least {needed} readable rows for a review rate of {self._wanted.review_rate:g}; "
                 f"{10 * needed} are better",
                 next_step="give more rows on which the model was not trained, in the image size of the model, or a "

@@ -1,0 +1,85 @@
+"""Find and read the shards of a calibration, and count the rows that cannot be scored.
+
+In: a source, a `RunConfig` and a model's contract. Out: `ShardRef`s, and batches of decoded images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+
+from export.contract.metadata import ModelContract
+from screen.config import RunConfig
+from screen.files.listing import list_shards
+from screen.files.paths import name_place
+from screen.input.decode import ImageBatch
+from screen.input.image_bytes import Failure
+from screen.input.images import batch_rows, decode_ahead
+from screen.input.mapping import map_columns
+from screen.input.overlap import StageClock
+from screen.input.rows import read_batches
+from screen.input.shards import ShardRef, open_shards
+from screen.run.runner import Listener
+
+
+class CalibrationRows:
+    """Finds and reads shards.
+
+    Args:
+        contract: image size and colour of the model.
+        config: settings for reading rows.
+        listener: object that receives progress and notices.
+
+    Attributes:
+        count: number of rows of the readings that are counted.
+        statuses: number of these rows that could not be scored, by status.
+        device_note: one-line note on the device, or "", for the listener.
+    """
+
+    def __init__(self, contract: ModelContract, config: RunConfig, listener: Listener) -> None:
+        self._contract, self._config, self._listener = contract, config, listener
+        self.count = 0
+        self.statuses: dict[str, int] = {}
+        self.device_note = ""
+        self._first_failure = ""
+
+    def find(self, source: str) -> list[ShardRef]:
+        """The readable shards of a source; a notice names those that are left out."""
+        listing = list_shards(source)
+        shards, unreadable = open_shards(listing)
+        if besides := listing.passed_over.describe():
+            self._listener.noted(f"passed over in {name_place(source)}: {besides}")
+        for one in unreadable:
+            self._listener.noted(f"left out, because the shard cannot be read: {one.name} ({one.reason})")
+        return shards
+
+    def read(self, shards: list[ShardRef], *, count: bool) -> Iterator[ImageBatch]:
+        """Batches of images, decoded ahead; batches without a readable row are skipped.
+
+        Args:
+            shards: the shards to read.
+            count: whether to add the rows to `count` and `statuses`; False for reading rows that are counted in another
+                reading, or reference rows.
+        """
+        config, contract = self._config, self._contract
+        columns = map_columns(shards, config, contract)
+        self._listener.started(len(shards), sum(shard.rows for shard in shards), 0, self.device_note)
+        batches = read_batches(shards, columns, batch_rows(config, contract))
+        with closing(decode_ahead(batches, contract, config, StageClock())) as decoded:
+            for batch in decoded:
+                self.add_failures(batch.failures.values(), count=count)
+                self.count += len(batch.readable) if count else 0
+                if batch.readable.any():
+                    yield batch
+                self._listener.advanced(len(batch.readable))
+
+    def add_failures(self, failures: Iterable[Failure], *, count: bool = True) -> None:
+        """Add rows that could not be scored to `statuses` if `count` is set; the first is kept for an error."""
+        for status, error in failures:
+            self._first_failure = self._first_failure or f"{status}: {error}"
+            if count:
+                self.statuses[status] = self.statuses.get(status, 0) + 1
+
+    def describe_failure(self) -> str:
+        """The reason why the first unreadable row could not be read, for an error; "" without unreadable rows."""
+        return f" (first unreadable row: {self._first_failure})" if self._first_failure else ""
