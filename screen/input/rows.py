@@ -29,6 +29,9 @@ from screen.input.shards import ShardRef, first_line
 _BUFFER_BYTES = 2**20
 """Bytes that are read at a time from each column of a row group."""
 
+_FEW_ROWS = 16
+"""Maximum number of rows in a piece of `read_first_rows`."""
+
 
 def read_batches(
     shards: Sequence[ShardRef], columns: ColumnMapping, batch_size: int, *, skip_lost: bool = False
@@ -88,6 +91,26 @@ def read_chosen_rows(shard: ShardRef, columns: ColumnMapping, positions: NDArray
                 start += len(table)
 
 
+def read_first_rows(shard: ShardRef, columns: ColumnMapping, rows: int) -> Iterator[RowBatch]:
+    """The first rows of one shard, in small pieces, so that a caller that needs few rows reads few.
+
+    Args:
+        shard: the shard.
+        columns: the columns to read.
+        rows: maximum number of rows.
+
+    Raises:
+        InputChanged, ReadFailed, ShardRefused: the shard cannot be read.
+    """
+    start = 0
+    with names_shard(shard):
+        for table, error in _read_tables(shard, columns, range(len(shard.row_groups)), min(rows, _FEW_ROWS)):
+            yield _row_batch(shard, columns, start, table[: rows - start], error)
+            start += len(table)
+            if start >= rows:
+                return
+
+
 def _read_or_skip(shard: ShardRef, columns: ColumnMapping) -> Iterator[RowBatch]:
     """The rows of one shard, followed by an empty batch, whose `lost` is set if the shard cannot be read.
 
@@ -137,8 +160,10 @@ def _end_of(shard: ShardRef, columns: ColumnMapping) -> RowBatch:
     return _row_batch(shard, columns, shard.rows, empty, "", is_last=True)
 
 
-def _read_tables(shard: ShardRef, columns: ColumnMapping, groups: Sequence[int]) -> Iterator[tuple[pa.Table, str]]:
-    """Yield tables of at most `MAX_ROWS` rows, each with "", or with nulls and the reason why it is unreadable.
+def _read_tables(
+    shard: ShardRef, columns: ColumnMapping, groups: Sequence[int], most: int = MAX_ROWS
+) -> Iterator[tuple[pa.Table, str]]:
+    """Yield tables of at most `most` rows, each with "", or with nulls and the reason why it is unreadable.
 
     The caller turns other errors than those below into one that names the shard.
 
@@ -146,6 +171,7 @@ def _read_tables(shard: ShardRef, columns: ColumnMapping, groups: Sequence[int])
         shard: the shard.
         columns: the columns to read.
         groups: indices of the row groups to read.
+        most: maximum number of rows in a table.
 
     Raises:
         InputChanged: the shard changed since it was found.
@@ -169,7 +195,7 @@ def _read_tables(shard: ShardRef, columns: ColumnMapping, groups: Sequence[int])
             rows, done = shard.row_groups[group], 0
             guard.check(group, rows)
             try:
-                for table in read_group(file, group, names, sizes.rows_of(group)):
+                for table in read_group(file, group, names, min(most, sizes.rows_of(group)), most):
                     done += len(table)
                     yield table.select(names), ""
             except (OSError, pa.ArrowException) as error:
@@ -178,7 +204,7 @@ def _read_tables(shard: ShardRef, columns: ColumnMapping, groups: Sequence[int])
                     raise found from error
                 reason = f"row group {group}: {first_line(error)}"
                 while done < rows:
-                    count = min(MAX_ROWS, rows - done)
+                    count = min(most, rows - done)
                     done += count
                     nulls = [pa.nulls(count, field.type) for field in schema]
                     yield pa.Table.from_arrays(nulls, schema=_nullable(schema)), reason

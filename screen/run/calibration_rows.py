@@ -13,6 +13,7 @@ from screen.config import RunConfig
 from screen.files.listing import list_shards
 from screen.files.paths import name_place
 from screen.input.decode import ImageBatch
+from screen.input.first_rows import refuse_failing_rows
 from screen.input.image_bytes import Failure
 from screen.input.images import batch_rows, decode_ahead
 from screen.input.mapping import map_columns
@@ -44,13 +45,19 @@ class CalibrationRows:
         self._first_failure = ""
 
     def find(self, source: str) -> list[ShardRef]:
-        """The readable shards of a source; a notice names those that are left out."""
+        """The readable shards of a source; a notice names those that are left out.
+
+        Raises:
+            InputRefused: no shard can be read, or no row for a reason that an option corrects.
+        """
         listing = list_shards(source)
         shards, unreadable = open_shards(listing)
         if besides := listing.passed_over.describe():
             self._listener.noted(f"passed over in {name_place(source)}: {besides}")
         for one in unreadable:
             self._listener.noted(f"left out, because the shard cannot be read: {one.name} ({one.reason})")
+        columns = map_columns(shards, self._config, self._contract)
+        refuse_failing_rows(shards, columns, self._config, self._contract)
         return shards
 
     def read(self, shards: list[ShardRef], *, count: bool) -> Iterator[ImageBatch]:

@@ -21,6 +21,7 @@ from screen.engine.masks import ALGORITHM
 from screen.files.listing import list_shards
 from screen.files.paths import as_path, base_name, is_within
 from screen.files.storage import STAGING_PREFIX
+from screen.input.first_rows import refuse_failing_rows
 from screen.input.mapping import map_columns
 from screen.input.shards import ShardRef, open_first_shard, open_shards
 from screen.output.lock import LOCK_NAME, hold_output, refuse_if_held
@@ -115,8 +116,10 @@ def run_screening(
     manifest.refuse_foreign(shards)  # raises before anything is written
     if part is None:
         refuse_if_held(output)
-    job = Job(model, output, config, policy, columns, identity, "" if part is None else part.name)
     stop = stop or StopRequest()
+    if not known:
+        refuse_failing_rows(shards, columns, config, model.contract, stop.check)
+    job = Job(model, output, config, policy, columns, identity, "" if part is None else part.name)
     limit = BadRowLimit.parse(config.max_bad_rows)
     summary = RunSummary(output, policy.rule.text, policy.settings.passes, limit, part=part, unreadable=unreadable)
     summary.passed_over = listing.passed_over

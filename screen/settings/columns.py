@@ -60,6 +60,15 @@ class ColumnOptions:
             rich_help_panel=INPUT_PANEL,
         ),
     ] = 2**26
+    go_on: Annotated[
+        bool,
+        typer.Option(
+            "--go-on",
+            help="Continue if none of the first rows can be read; without this option, the command then stops before "
+            "it writes anything.",
+            rich_help_panel=INPUT_PANEL,
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
         keep = (self.keep,) if isinstance(self.keep, str) else self.keep or ()

@@ -125,21 +125,24 @@ def _page_bytes(header: bytes, default: int) -> int:
     return size >> 1
 
 
-def read_group(file: pq.ParquetFile, group: int, names: list[str], count: int) -> Iterator[pa.Table]:
-    """Yield the rows of a row group in tables of at most `MAX_ROWS` rows, or of about `_JOINED_BYTES`.
+def read_group(
+    file: pq.ParquetFile, group: int, names: list[str], count: int, most: int = MAX_ROWS
+) -> Iterator[pa.Table]:
+    """Yield the rows of a row group in tables of at most `most` rows, or of about `_JOINED_BYTES`.
 
     Args:
         file: the open shard.
         group: index of the row group.
         names: names of the columns to read.
-        count: number of rows to read at a time.
+        count: number of rows to read at a time, at most `most`.
+        most: maximum number of rows in a table.
 
     Raises:
         OSError, pyarrow.ArrowException: the next row cannot be read; all rows before it were yielded.
     """
     done = 0
     try:
-        for table in _join(file.iter_batches(count, row_groups=[group], columns=names), count):
+        for table in _join(file.iter_batches(count, row_groups=[group], columns=names), count, most):
             done += len(table)
             yield table
     except pa.ArrowNotImplementedError:  # nested values of more than 2 GB in `count` rows, far above the average
@@ -150,7 +153,7 @@ def read_group(file: pq.ParquetFile, group: int, names: list[str], count: int) -
                 yield pa.Table.from_batches([batch])
 
 
-def _join(batches: Iterator[pa.RecordBatch], count: int) -> Iterator[pa.Table]:
+def _join(batches: Iterator[pa.RecordBatch], count: int, most: int) -> Iterator[pa.Table]:
     """Join batches of `count` rows; an exception of `batches` is raised after all rows before it were yielded."""
     waiting: list[pa.RecordBatch] = []
     rows = size = 0
@@ -158,7 +161,7 @@ def _join(batches: Iterator[pa.RecordBatch], count: int) -> Iterator[pa.Table]:
         for batch in batches:
             waiting.append(batch)
             rows, size = rows + batch.num_rows, size + sum(map(_decoded_bytes, batch.columns))
-            if rows > MAX_ROWS - count or size >= _JOINED_BYTES:
+            if rows > most - count or size >= _JOINED_BYTES:
                 yield pa.Table.from_batches(waiting)
                 waiting, rows, size = [], 0, 0
     except (OSError, pa.ArrowException):
