@@ -90,7 +90,7 @@ def measure(model: Path, folder: Path, size: int, empty_seconds: float = 0.0) ->
     options = ["-T", "1", "--device", "cpu", "--json"]
     if (folder / "images").exists():
         options += ["--image-root", str(folder / "images")]
-    command = [str(_OODSCREEN), "run", str(model), str(folder / "in"), str(folder / "out"), *options]
+    command = [str(_OODSCREEN), "run", str(model), str(folder / "in"), str(folder / "out"), "--go-on", *options]
     done = subprocess.run(
         [sys.executable, "-S", "-c", _LAUNCHER, str(_SECONDS), *command], capture_output=True, text=True, check=True
     )

@@ -782,7 +782,7 @@ def test_a_run_resizes_as_the_export_said(
         assert oodscreen("export", article_keras, model, *options, monkeypatch=monkeypatch) == 0
         out = tmp_path / resize
         code = {"none": 3, "pil-box": 0}[resize]
-        assert oodscreen("run", model, tmp_path / "in", out, "-T", "3", monkeypatch=monkeypatch) == code
+        assert oodscreen("run", model, tmp_path / "in", out, "-T", "3", "--go-on", monkeypatch=monkeypatch) == code
         statuses[resize] = set(read_results(out)["status"].to_pylist())
     assert statuses == {"none": {"wrong_shape"}, "pil-box": {"ok"}}
     same = tmp_path / "of-same-size"
