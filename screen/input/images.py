@@ -11,8 +11,8 @@ from contextlib import closing
 from export.contract.metadata import ModelContract
 from screen.config import RunConfig
 from screen.input.decode import Decoder, ImageBatch
-from screen.input.overlap import StageClock, work_ahead
 from screen.input.row_batch import RowBatch
+from screen.overlap import StageClock, work_ahead
 
 _BATCH_BYTES = 32 * 2**20
 """Maximum bytes of pixels per batch (at least one row); several batches are in memory at the same time."""

@@ -21,10 +21,10 @@ from screen.config import RunConfig
 from screen.input.decode import ImageBatch
 from screen.input.images import decode_ahead
 from screen.input.mapping import ColumnMapping, common_field, map_columns
-from screen.input.overlap import StageClock
 from screen.input.row_batch import in_batches
 from screen.input.rows import read_chosen_rows
 from screen.input.shards import ShardRef, find_shards
+from screen.overlap import StageClock
 
 _BATCH_ROWS = 256
 """Maximum rows per batch."""

@@ -17,9 +17,9 @@ from screen.input.first_rows import refuse_failing_rows
 from screen.input.image_bytes import Failure
 from screen.input.images import batch_rows, decode_ahead
 from screen.input.mapping import map_columns
-from screen.input.overlap import StageClock
 from screen.input.rows import read_batches
 from screen.input.shards import ShardRef, open_shards
+from screen.overlap import StageClock
 from screen.run.runner import Listener
 
 

@@ -25,12 +25,12 @@ from screen.files.paths import name_place
 from screen.input.decode import ImageBatch
 from screen.input.images import batch_rows, decode_ahead
 from screen.input.mapping import ColumnMapping
-from screen.input.overlap import StageClock, work_ahead
 from screen.input.row_batch import RowBatch
 from screen.input.rows import read_batches, read_groups
 from screen.input.shards import ShardRef, UnreadableShard
 from screen.output.result_table import make_table
 from screen.output.writer import ShardWriters, WrittenShard
+from screen.overlap import StageClock, work_ahead
 from screen.run.screener import Screener
 from screen.run.stopping import StopRequest
 

@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-from screen.input.overlap import StageClock, work_ahead
+from screen.overlap import StageClock, work_ahead
 
 
 def count(to: int, made: list[int] | None = None, closed: list[bool] | None = None) -> Generator[int, None, None]:
