@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
@@ -90,6 +91,15 @@ def test_a_tar_archive_or_a_folder_of_them_is_refused_with_the_command_that_pack
     tar(tmp_path / "00001.tar")
     for source in (tmp_path, tmp_path / "*.tar"):
         assert command(refuse(source)) == ["oodscreen", "pack", str(tmp_path), "SHARDS"], source
+
+
+def test_images_in_a_store_are_refused_with_the_command_that_packs_them() -> None:
+    store = fsspec.filesystem("memory")
+    try:
+        store.pipe({"/my images/cat/0.jpg": JPEG, "/my images/1.jpg": JPEG})
+        assert command(refuse("memory://my images")) == ["oodscreen", "pack", "memory://my images", "SHARDS"]
+    finally:
+        store.store.clear()
 
 
 def test_a_zip_archive_is_refused_with_the_command_that_unpacks_it(

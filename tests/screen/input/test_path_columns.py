@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +18,7 @@ from screen.config import RunConfig
 from screen.files.hive import folder_values
 from screen.input.decode import Decoder, ImageBatch
 from screen.input.mapping import map_columns
-from screen.input.rows import read_batches, read_chosen_rows
+from screen.input.rows import read_batches, read_chosen_rows, read_groups
 from screen.input.shards import find_shards
 from tests.conftest import encode
 
@@ -129,6 +131,22 @@ def test_a_hive_folder_is_a_column_that_can_be_kept(tmp_path: Path, article: Exp
         kept_of(tmp_path, article, "day")
     with pytest.raises(InputRefused, match=r"no column\(s\) 'year'"):  # the folder is not below INPUT
         kept_of(tmp_path / "year=2024", article, "year")
+
+
+def test_a_hive_folder_of_a_store_is_a_column_that_can_be_kept(article: ExportedModel) -> None:
+    store = fsspec.filesystem("memory")
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"image": [b"x"]}), buffer)
+    try:
+        store.pipe("/hive/year=2024/month=a%20b/x.parquet", buffer.getvalue())
+        shards, _ = find_shards("memory://hive")
+        columns = map_columns(shards, RunConfig(keep=("year", "month")), article.contract)
+        read = [one for batches in read_batches(shards, columns, 10) for one in batches]
+        read += [one for batches in read_groups(shards[0], columns, range(1), 10) for one in batches]  # as on Ray
+        for batch in (one for one in read if one.count):
+            assert batch.kept.to_pylist() == [{"year": "2024", "month": "a b"}]
+    finally:
+        store.store.clear()
 
 
 def test_a_column_of_the_file_is_kept_instead_of_the_folder(tmp_path: Path, article: ExportedModel) -> None:
