@@ -8,6 +8,7 @@ Parquet shards does not read these bytes.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import zipfile
 from collections import Counter
@@ -28,8 +29,10 @@ class FileKind(Enum):
     """What a file is; the value is a noun phrase."""
 
     IMAGE = "an image file"
+    UNDECODED = "an image file of a format that is not decoded (HEIC or AVIF)"
     TAR = "a tar archive"
     ZIP = "a ZIP archive"
+    PACKED_TAR = "a tar archive that is compressed with gzip"
     GZIP = "a gzip file"
     TABLE = "a CSV or JSONL file"
     PARQUET = "a Parquet file"
@@ -51,8 +54,8 @@ _SIGNATURES = (
     (0, b"II*\0", FileKind.IMAGE),
     (0, b"MM\0*", FileKind.IMAGE),
     (8, b"WEBP", FileKind.IMAGE),
-    (4, b"ftypheic", FileKind.IMAGE),
-    (4, b"ftypavif", FileKind.IMAGE),
+    (4, b"ftypheic", FileKind.UNDECODED),
+    (4, b"ftypavif", FileKind.UNDECODED),
     (0, b"PAR1", FileKind.PARQUET),
     (0, b"PK\x03\x04", FileKind.ZIP),
     (257, b"ustar", FileKind.TAR),
@@ -66,11 +69,18 @@ _SIGNATURES = (
 )
 """Position and bytes of each signature."""
 
+_IMAGE_ENDINGS = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".jfif", ".jpe", ".dib"),
+)
+"""Endings of the names of image files, by which `oodscreen pack` finds them."""
+
 _SUFFIXES = {
-    **dict.fromkeys((".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm"), FileKind.IMAGE),
-    **dict.fromkeys((".csv", ".jsonl"), FileKind.TABLE),
+    **dict.fromkeys(_IMAGE_ENDINGS, FileKind.IMAGE),
+    **dict.fromkeys((".csv", ".tsv", ".jsonl", ".ndjson"), FileKind.TABLE),
     **dict.fromkeys((".onnx", ".keras", ".h5", ".hdf5", ".pb", ".tflite", ".pt", ".pth"), FileKind.MODEL),
-    **dict.fromkeys((".tar", ".tgz"), FileKind.TAR),
+    ".tar": FileKind.TAR,
+    ".tgz": FileKind.PACKED_TAR,
     ".gz": FileKind.GZIP,
     ".zip": FileKind.ZIP,
     ".npy": FileKind.ARRAY,
@@ -161,7 +171,7 @@ def _kind_of(path: Path) -> FileKind | None:
     if "tfrecord" in name:
         return FileKind.TFRECORD
     if name.endswith(".tar.gz"):
-        return FileKind.TAR
+        return FileKind.PACKED_TAR
     return _SUFFIXES.get(Path(name).suffix)
 
 
@@ -195,6 +205,11 @@ def _next_step(kind: FileKind, path: Path, source: Path) -> str:
     place = name_place(path)
     if kind in (FileKind.IMAGE, FileKind.TAR, FileKind.TABLE):
         packed = place if kind is FileKind.TABLE else name_place(source)
+        if kind is FileKind.IMAGE and path.suffix.lower() not in _IMAGE_ENDINGS:
+            return (
+                f"rename the files so that their names end in {', '.join(_IMAGE_ENDINGS[:3])} or the ending of another "
+                f"image format; then run `oodscreen pack {shlex.quote(packed)} SHARDS`, and give SHARDS as INPUT"
+            )
         return f"run `oodscreen pack {shlex.quote(packed)} SHARDS`, then give SHARDS as INPUT"
     if kind is FileKind.PARQUET:
         pattern = f"{name_place(source).rstrip('/')}/**/*{path.suffix}"
@@ -217,6 +232,12 @@ def _next_step(kind: FileKind, path: Path, source: Path) -> str:
         return "run `git lfs pull` in the clone, then the same command again"
     if kind in (FileKind.TFRECORD, FileKind.ARRAY):
         return f"write the images as Parquet shards, as described in {_RECIPES}"
+    if kind is FileKind.UNDECODED:
+        return "convert the images to PNG or JPEG, then run `oodscreen pack` with their folder"
+    if kind is FileKind.PACKED_TAR:
+        unpacked = re.sub(r"(\.tar\.gz|\.tgz)$", ".tar", place, flags=re.IGNORECASE)
+        pack = f"oodscreen pack {shlex.quote(unpacked)} SHARDS"
+        return f"run `gzip -dk {shlex.quote(place)}`, then `{pack}`, and give SHARDS as INPUT"
     if kind is FileKind.GZIP:
         return f"run `gzip -dk {shlex.quote(place)}`, then give the unpacked file as INPUT"
     return "get the file again, and check its size and content"

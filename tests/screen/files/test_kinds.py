@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import re
@@ -67,7 +68,7 @@ def test_a_folder_of_images_is_refused_with_the_command_that_packs_it(tmp_path: 
 
 
 def test_an_image_is_refused_with_the_command_that_packs_its_folder(tmp_path: Path) -> None:
-    image = write(tmp_path / "images/photo", JPEG)  # recognised by its bytes
+    image = write(tmp_path / "images/photo.JPG", JPEG)
     assert command(refuse(image)) == ["oodscreen", "pack", str(tmp_path / "images"), "SHARDS"]
     write(tmp_path / "images/cat/x.jpg", JPEG)
     assert command(refuse(tmp_path / "images" / "**" / "*")) == [
@@ -91,6 +92,26 @@ def test_a_tar_archive_or_a_folder_of_them_is_refused_with_the_command_that_pack
     tar(tmp_path / "00001.tar")
     for source in (tmp_path, tmp_path / "*.tar"):
         assert command(refuse(source)) == ["oodscreen", "pack", str(tmp_path), "SHARDS"], source
+
+
+def test_images_without_an_ending_are_refused_with_the_endings_that_pack_finds(tmp_path: Path) -> None:
+    error = refuse(write(tmp_path / "photo", JPEG))  # recognised by its bytes
+    assert "photo is an image file" in error.found
+    assert "rename the files so that their names end in .jpg, .jpeg, .png" in error.next_step
+
+
+def test_a_compressed_tar_archive_is_refused_with_the_commands_that_unpack_and_pack_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a b.tar.gz", "c.tgz"):
+        with gzip.open(name, "wb") as file:
+            file.write(tar(tmp_path / "plain.tar").read_bytes())
+        error = refuse(name)
+        subprocess.run(command(error), check=True)
+        pack = shlex.split(error.next_step.split("`")[3])
+        assert pack[:2] == ["oodscreen", "pack"]
+        assert tarfile.is_tarfile(pack[2])
 
 
 def test_images_in_a_store_are_refused_with_the_command_that_packs_them() -> None:
