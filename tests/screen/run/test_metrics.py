@@ -80,7 +80,8 @@ def test_a_run_with_bad_rows_is_not_a_success(
     article_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write_shard(tmp_path / "a.parquet", [None])
-    assert run(monkeypatch, article_onnx, source, tmp_path / "out", "-T", "2", "--metrics", tmp_path / "m.prom") == 3
+    words = (article_onnx, source, tmp_path / "out", "-T", "2", "--go-on", "--metrics", tmp_path / "m.prom")
+    assert run(monkeypatch, *words) == 3
     samples = read(tmp_path / "m.prom", str(tmp_path / "out"))
     assert (samples["last_run_exit_code", ""], samples["run_rows_by_status", "null_image"]) == (3, 1)
     assert not {"last_success_timestamp_seconds", "run_flag_rate"} & {name for name, _ in samples}
