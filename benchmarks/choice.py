@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.contract.reader import read_model
+from screen.engine.device.choice import choose_device
 from screen.engine.distance import (
     DEFAULT_METRICS,
     DENSITY_EXPONENT,
@@ -32,7 +33,6 @@ from screen.engine.graph import features as feature_module
 from screen.engine.graph.features import GRID
 from screen.engine.graph.plan import plan_engine
 from screen.engine.passes import PassEngine
-from screen.engine.session import choose_device
 from screen.review.evaluate.metrics import separate
 
 Images = NDArray[np.uint8]
@@ -113,7 +113,7 @@ def compare_distances(
     for grid in dict.fromkeys(variant.grid for variant in variants):
         with patch.object(feature_module, "GRID", grid):
             plan = plan_engine(read_model(model), features=True)
-        engine = PassEngine(plan, passes=1, seed=0, device=device, memory=2**30)
+        engine = PassEngine(plan, passes=1, seed=0, device=device)
         features = {name: engine.features(images) for name, images in {**sets, "known": known}.items()}
         of_reference = engine.features(reference)
         for variant in variants:

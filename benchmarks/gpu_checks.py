@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from benchmarks.gpu_networks import DESCRIPTIONS, RESNET, make_images
 from benchmarks.gpu_records import Recorder, Setup
 from export.contract.reader import ExportedModel, read_model
+from screen.engine.device.choice import choose_device
+from screen.engine.device.placement import misplaced_nodes
+from screen.engine.device.provider import Device
 from screen.engine.distance import DEFAULT_METRICS, fit_distance
 from screen.engine.graph.plan import plan_engine
 from screen.engine.passes import PassEngine
-from screen.engine.session import Device, choose_device, misplaced_nodes
 from screen.engine.statistics import PassSummary
 from screen.run.screener import Screener
 

@@ -39,11 +39,11 @@ from benchmarks.sets import read_folder
 from screen.config import RunConfig
 from screen.decide.config import CalibrationConfig
 from screen.decide.reference import REFERENCE_NUMBERS, REFERENCE_ROWS
+from screen.engine.device.choice import choose_device
 from screen.engine.distance import DEFAULT_METRICS, fit_distance
 from screen.engine.graph.plan import plan_engine
 from screen.engine.masks import identify_rows
 from screen.engine.passes import PassEngine
-from screen.engine.session import choose_device
 from screen.input.images import batch_rows
 from screen.run.calibrate import run_calibration
 from screen.run.progress import PlainLines
@@ -181,9 +181,7 @@ def measure_mobilenet(work: Path) -> dict[str, float]:
         for group, columns in features.groups.items()
     )
     engines = {
-        name: PassEngine(
-            plan_engine(model, features=bool(some)), passes=50, seed=0, device=device, memory=2**29, distances=some
-        )
+        name: PassEngine(plan_engine(model, features=bool(some)), passes=50, seed=0, device=device, distances=some)
         for name, some in {"without": (), "with": distances}.items()
     }
     times: dict[str, list[float]] = {name: [] for name in engines}

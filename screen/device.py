@@ -1,7 +1,7 @@
 """Parse the device that `--device` names.
 
 In: `auto`, `cpu`, `cuda` or `cuda:N`. Out: a `DeviceRequest`. Whether the machine has the device is tested when the
-engine opens it (`screen.engine.session`).
+engine opens it (`screen.engine.device.choice`).
 """
 
 from __future__ import annotations

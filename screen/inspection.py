@@ -16,9 +16,9 @@ from screen.config import RunConfig
 from screen.cores import usable_cores
 from screen.decide.calibration import Calibration, has_signature, read_calibration
 from screen.decide.request import describe_lines, describe_values
+from screen.engine.device.provider import CPU_MEMORY
 from screen.engine.graph.plan import plan_engine
 from screen.engine.run_sizes import least_memory, size_runs
-from screen.engine.session import CPU_MEMORY
 from screen.files.paths import as_path, name_place
 
 _MIB = 2**20

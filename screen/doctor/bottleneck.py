@@ -22,9 +22,9 @@ from screen.cores import usable_cores
 from screen.doctor.source import decode_first, decode_made
 from screen.doctor.speed import product_session
 from screen.doctor.timing import PER, Stopwatch, Timing
+from screen.engine.device.provider import Device
 from screen.engine.graph.plan import plan_engine
 from screen.engine.passes import PassEngine
-from screen.engine.session import Device
 from screen.input.images import batch_rows
 
 StageName = Literal["read and decode", "copy", "trunk", "head"]
@@ -184,7 +184,6 @@ def measure_bottleneck(
         passes=settings.passes,
         seed=settings.seed,
         device=device,
-        memory=device.memory,
         notify=notices.append,
     )
     images = _repeat(decoded.images, batch_rows(config, contract))

@@ -14,8 +14,9 @@ from screen.config import RunConfig
 from screen.doctor.bottleneck import Bottleneck, measure_bottleneck
 from screen.doctor.machine import Library, Machine, describe_machine
 from screen.doctor.speed import PHOTO, Speed, measure_speed
-from screen.engine.cuda_driver import CudaCard
-from screen.engine.session import Device, choose_device
+from screen.engine.device.choice import choose_device
+from screen.engine.device.cuda_driver import CudaCard
+from screen.engine.device.provider import Device
 from screen.files.paths import as_path, name_place
 
 _GIB = 2**30

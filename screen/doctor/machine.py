@@ -19,7 +19,7 @@ from typing import Any
 
 from export import runtime
 from screen.cores import usable_cores
-from screen.engine.cuda_driver import CudaCards, cuda_cards
+from screen.engine.device.cuda_driver import CudaCards, cuda_cards
 
 _PACKAGES = (
     "oodscreen",

@@ -20,7 +20,8 @@ from export.contract.metadata import ModelContract
 from screen.config import RunConfig
 from screen.doctor.source import decode_made
 from screen.doctor.timing import PER
-from screen.engine.session import Device, GraphSession
+from screen.engine.device.provider import Device
+from screen.engine.device.session import GraphSession
 
 _SECONDS = 0.5
 """Seconds of each test."""

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
 from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import helper
 
+from screen.engine.device.provider import Device
+from screen.engine.device.rows import DeviceRows
+from screen.engine.device.session import GraphSession, to_numpy
 from screen.engine.graph.features import FEATURES
 from screen.engine.graph.plan import EnginePlan
-from screen.engine.graph.trunk import BoundaryTensor
 from screen.engine.run_sizes import RunSizes
 from screen.engine.runs import Rows, cut_rows
-from screen.engine.session import Device, GraphSession, to_numpy
 from screen.engine.workers import Lane, WorkerPool
 
 Item = TypeVar("Item")
@@ -110,13 +108,20 @@ class TrunkRunner:
             return boundaries[0]
         images = np.concatenate([boundary.rows.images for boundary in boundaries])
         if self._device_rows is not None:
-            return Boundary(self._device_rows.join(boundaries), Rows(images))
+            return Boundary(self._device_rows.join([self._own_tensors(one) for one in boundaries]), Rows(images))
 
         def own_rows(boundary: Boundary) -> dict[str, NDArray[Any]]:  # a single row only once
             return self._slice_tensors(boundary, 0, boundary.rows.count)
 
         tensors = self._put(self._assemble(boundaries, [boundary.rows.count for boundary in boundaries], own_rows))
         return Boundary(tensors, Rows(images))
+
+    def _own_tensors(self, boundary: Boundary) -> Mapping[str, Any]:
+        """The tensors of a boundary on a GPU without the rows that pad them."""
+        count = boundary.rows.count
+        if self._device_rows is None or len(boundary.rows.positions) == count:
+            return boundary.tensors
+        return self._device_rows.take(boundary.tensors, np.arange(count))
 
     def split(self, boundary: Boundary, pieces: int) -> list[Boundary]:
         """Split a boundary into at most `pieces` boundaries of consecutive rows; on the CPU no tensor is copied.
@@ -178,96 +183,6 @@ class TrunkRunner:
 
     def _run_slice(self, images: NDArray[np.uint8]) -> dict[str, Any]:
         return self._session.run({self._plan.contract.input_name: self._session.put(images)})
-
-
-class DeviceRows:
-    """Selects and joins rows of boundary tensors on the device, so that no tensor is copied to the host.
-
-    On a GPU, this is one small graph for each of the two operations. The sessions open on first use: only an early exit
-    needs them.
-
-    Args:
-        boundary: the boundary tensors.
-        device: device of the sessions.
-    """
-
-    def __init__(self, boundary: Sequence[BoundaryTensor], device: Device) -> None:
-        self._boundary, self._device = tuple(boundary), device
-
-    @cached_property
-    def _gather(self) -> GraphSession:
-        return GraphSession(_gather_rows(self._boundary), self._device)
-
-    @cached_property
-    def _concat(self) -> GraphSession:
-        return GraphSession(_concat_rows(self._boundary), self._device)
-
-    def take(self, tensors: Mapping[str, Any], positions: NDArray[np.int64]) -> dict[str, Any]:
-        """Copies of the rows at some positions, on the device.
-
-        Args:
-            tensors: the boundary tensors, by name.
-            positions: positions of the rows, `int64 [B]`.
-        """
-        inputs = {f"{_FIRST}{one.name}": tensors[one.name] for one in self._boundary}
-        inputs[_POSITIONS] = self._gather.put(positions.astype(np.int64, copy=False))
-        return self._named(self._gather.run(inputs))
-
-    def join(self, boundaries: Sequence[Boundary]) -> dict[str, Any]:
-        """The rows of several boundaries, without padding, joined two by two: a row is copied about log2(n) times."""
-        own = [
-            one.tensors if len(one.rows.fed) == one.rows.count else self.take(one.tensors, np.arange(one.rows.count))
-            for one in boundaries
-        ]
-        while len(own) > 1:
-            pairs = [self._join_two(*own[i : i + 2]) for i in range(0, len(own) - 1, 2)]
-            own = pairs + (own[-1:] if len(own) % 2 else [])
-        return own[0]
-
-    def _join_two(self, first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-        inputs = {f"{_FIRST}{one.name}": first[one.name] for one in self._boundary}
-        inputs |= {f"{_SECOND}{one.name}": second[one.name] for one in self._boundary}
-        return self._named(self._concat.run(inputs))
-
-    def _named(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
-        return {one.name: outputs[one.name] for one in self._boundary}
-
-
-_FIRST, _SECOND, _POSITIONS = "first/", "second/", "positions"
-"""Prefixes and name of the inputs of the graphs of `DeviceRows`."""
-
-
-def _gather_rows(boundary: Sequence[BoundaryTensor]) -> onnx.ModelProto:
-    """A graph that selects rows of each boundary tensor."""
-    positions = helper.make_tensor_value_info(_POSITIONS, onnx.TensorProto.INT64, ["B"])
-    nodes = [
-        helper.make_node("Gather", [f"{_FIRST}{one.name}", _POSITIONS], [one.name], one.name, axis=one.row_axis)
-        for one in boundary
-    ]
-    return _make_model(nodes, [positions, *(_value(one, _FIRST) for one in boundary)], boundary)
-
-
-def _concat_rows(boundary: Sequence[BoundaryTensor]) -> onnx.ModelProto:
-    """A graph that joins the rows of two boundaries."""
-    nodes = [
-        helper.make_node(
-            "Concat", [f"{_FIRST}{one.name}", f"{_SECOND}{one.name}"], [one.name], one.name, axis=one.row_axis
-        )
-        for one in boundary
-    ]
-    return _make_model(nodes, [_value(one, prefix) for prefix in (_FIRST, _SECOND) for one in boundary], boundary)
-
-
-def _make_model(
-    nodes: Sequence[onnx.NodeProto], inputs: Sequence[onnx.ValueInfoProto], boundary: Sequence[BoundaryTensor]
-) -> onnx.ModelProto:
-    graph = helper.make_graph(nodes, "rows", inputs, [_value(one) for one in boundary])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-
-
-def _value(tensor: BoundaryTensor, prefix: str = "") -> onnx.ValueInfoProto:
-    """An input or output of the type of a boundary tensor; the number of rows is free."""
-    return helper.make_tensor_value_info(f"{prefix}{tensor.name}", tensor.type, [None] * (len(tensor.shape) + 1))
 
 
 class _TensorBuffers:

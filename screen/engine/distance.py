@@ -16,7 +16,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from screen.engine.session import Device, GraphSession, external_weight, to_numpy
+from screen.engine.device.provider import Device
+from screen.engine.device.session import GraphSession, external_weight, to_numpy
 from screen.engine.transform import Transform, normalize
 from screen.engine.workers import WorkerPool
 

@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 
 from export.errors import OutOfMemory
 from screen.engine.boundary import Boundary, TrunkRunner
+from screen.engine.device.provider import Device
+from screen.engine.device.session import GraphSession, to_numpy
 from screen.engine.distance import DistanceMeter, NeighbourDistance
 from screen.engine.graph.plan import EnginePlan
 from screen.engine.graph.reduction import ENERGY, ENTROPY, M2, M3, M4, RAW_OUTPUT, VOTES
 from screen.engine.masks import draw_masks, draw_row_masks
 from screen.engine.run_sizes import RunSizes, least_memory, size_gpu_runs, size_runs
 from screen.engine.runs import MIN_FED, Rows, Run, cut_passes, cut_rows
-from screen.engine.session import Device, GraphSession, to_numpy
 from screen.engine.statistics import PassSummary, RunStatistics, concatenate, summarize
 from screen.engine.workers import Lane, WorkerPool
 
@@ -49,7 +50,6 @@ class EngineOptions(TypedDict):
     passes: int
     seed: int
     device: Device
-    memory: int
     notify: Callable[[str], None] | None
 
 
@@ -60,12 +60,10 @@ class PassEngine:
         plan: plan of the model.
         passes: T, the number of passes.
         seed: seed for the dropout masks.
-        device: device of the sessions.
-        memory: maximum size of the tensors of all concurrent session runs, in bytes; determines the rows per session
-            run.
+        device: device of the sessions; its memory determines the rows per session run.
         distances: distances to measure, with a plan that has `features`.
-        notify: callback for one-line notices, each at most once: `memory` is too small for two rows; memory ran out and
-            session runs have fewer rows.
+        notify: callback for one-line notices, each at most once: the memory is too small for two rows; memory ran out
+            and session runs have fewer rows.
     """
 
     boundary_copies = 2
@@ -78,7 +76,6 @@ class PassEngine:
         passes: int,
         seed: int,
         device: Device,
-        memory: int,
         distances: tuple[NeighbourDistance, ...] = (),
         notify: Callable[[str], None] | None = None,
     ) -> None:
@@ -86,7 +83,7 @@ class PassEngine:
         self.passes = passes
         self.seed = seed
         self.device = device
-        self._workers = device.workers
+        self._workers, memory = device.workers, device.memory
         self._pool = WorkerPool(self._workers, "passes")
         sizes = (
             size_runs(plan, memory, self._workers, self.boundary_copies)

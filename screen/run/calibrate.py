@@ -38,12 +38,12 @@ from screen.decide.request import (
 )
 from screen.decide.row_sets import FITTING_SHARE, least_rows, split_rows
 from screen.decide.scores import score_columns
+from screen.engine.device.choice import choose_device
 from screen.engine.distance import DEFAULT_METRICS, DISTANCES, NeighbourDistance, fit_distance, group_of
 from screen.engine.early_exit import EarlyExitEngine
 from screen.engine.graph.plan import plan_engine
 from screen.engine.masks import ALGORITHM, identify_rows
 from screen.engine.passes import EngineOptions, PassEngine
-from screen.engine.session import choose_device
 from screen.input.decode import ImageBatch
 from screen.run.calibration_rows import CalibrationRows
 from screen.run.copies import CopyCounter
@@ -146,7 +146,6 @@ class _CalibrationProcess:
             "passes": self._settings.passes,
             "seed": self._settings.seed,
             "device": self._device,
-            "memory": self._device.memory,
             "notify": listener.noted,
         }
         self._engine = PassEngine(plan, **self._options)

@@ -19,10 +19,10 @@ from export.contract.reader import ExportedModel, read_model
 from export.errors import EngineFailed, InputRefused
 from screen.config import RunConfig
 from screen.decide.policy import DecisionPolicy, ScoredRows, choose_policy
+from screen.engine.device.choice import choose_device
 from screen.engine.early_exit import EarlyExitEngine
 from screen.engine.graph.plan import EnginePlan, plan_engine
 from screen.engine.passes import EngineOptions, PassEngine
-from screen.engine.session import choose_device
 from screen.engine.statistics import PassSummary
 from screen.files.paths import as_path
 from screen.input.decode import Decoder, ImageBatch
@@ -102,7 +102,6 @@ class Screener:
             "passes": settings.passes,
             "seed": settings.seed,
             "device": self.device,
-            "memory": self.device.memory,
             "notify": notify,
         }
         self._max_pixels, self._threads = config.max_pixels, config.threads

@@ -104,7 +104,7 @@ def test_a_seed_in_the_file_makes_a_new_session_begin_anew() -> None:
 
 
 def test_a_graph_in_memory_finds_its_weights_in_the_folder_that_the_session_is_told(tmp_path: Path) -> None:
-    """How `screen.engine.session` runs graphs whose weights are in a file."""
+    """How `screen.engine.device.session` runs graphs whose weights are in a file."""
     weights = np.arange(9, dtype=np.float32)
     (tmp_path / "w.data").write_bytes(weights.tobytes())
     outside = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[9], data_location=TensorProto.EXTERNAL)
@@ -225,8 +225,9 @@ def test_a_batched_product_gives_the_same_bits_for_any_number_of_rows() -> None:
 
 def test_what_a_session_gave_stays_when_its_value_is_gone_but_a_value_that_was_put_is_only_lent() -> None:
     """Why `screen.engine.boundary` copies rows of a boundary tensor: on the CPU, `put` does not copy."""
+    from screen.engine.device.provider import Device
+    from screen.engine.device.session import GraphSession
     from screen.engine.distance import fit_distance
-    from screen.engine.session import Device, GraphSession
     from tests.screen.engine.test_distance import KNOWN
 
     distance = fit_distance("layout_distance", KNOWN, slice(0, KNOWN.shape[1]), Device("cpu", 1), "cosine")
@@ -246,7 +247,7 @@ def test_only_the_session_tells_which_provider_it_got() -> None:
     available = onnxruntime.get_available_providers()
     if "CUDAExecutionProvider" not in available:
         pytest.skip("this onnxruntime was built without CUDA")
-    from screen.engine.session import choose_device
+    from screen.engine.device.choice import choose_device
 
     assert choose_device("auto", 1).name in ("cpu", "cuda")
 

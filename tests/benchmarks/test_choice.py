@@ -11,9 +11,9 @@ from benchmarks.choice import _AnyDensity, compare_distances, list_variants
 from export.article import SCALE, train_article_network
 from export.exporter import export_model
 from screen.demo import read_images
+from screen.engine.device.choice import choose_device
 from screen.engine.distance import DENSITY_EXPONENT, DISTANCES, DistanceMeter, fit_distance
 from screen.engine.graph import features as feature_module
-from screen.engine.session import choose_device
 
 
 def test_every_variant_differs_from_the_default_in_one_way() -> None:

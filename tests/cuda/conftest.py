@@ -7,7 +7,8 @@ import os
 import pytest
 
 from export.errors import OptionRefused
-from screen.engine.session import Device, choose_device
+from screen.engine.device.choice import choose_device
+from screen.engine.device.provider import Device
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from export.contract.reader import ExportedModel
+from screen.engine.device.choice import choose_device
+from screen.engine.device.placement import misplaced_nodes
+from screen.engine.device.provider import Device
 from screen.engine.distance import DEFAULT_METRICS, fit_distance
 from screen.engine.graph.plan import plan_engine
 from screen.engine.passes import PassEngine
-from screen.engine.session import Device, choose_device, misplaced_nodes
 from screen.engine.statistics import PassSummary
 from screen.run.screener import Screener
 from tests.screen.engine.graphs import GRAPHS

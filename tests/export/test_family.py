@@ -15,9 +15,9 @@ from export.contract.reader import ExportedModel, read_model
 from export.source.choice import SiteChoice
 from export.source.load import load_model
 from export.source.network import KerasReference
+from screen.engine.device.provider import Device
 from screen.engine.graph.plan import plan_engine
 from screen.engine.passes import PassEngine
-from screen.engine.session import Device
 from tests.agreement import assert_agree, mean_and_std
 from tests.conftest import encode, oodscreen, write_shard
 from tests.export.family import FAMILY, Member
@@ -84,7 +84,7 @@ def compare(model: ExportedModel, keras: KerasReference, images: NDArray[np.uint
     """Check mean and std: 99.9 % of the values within 4 pooled standard errors plus 1e-4, all values within 8."""
     # Independent masks for every row, as in Keras; this mode covers every kind of noise.
     plan = plan_engine(model, masks="per-row", raw=True)
-    engine = PassEngine(plan, passes=PASSES, seed=1, device=Device("cpu", 2), memory=2**28)
+    engine = PassEngine(plan, passes=PASSES, seed=1, device=Device("cpu", 2))
     ours = np.concatenate(list(engine.raw_passes(images))).astype(np.float64)
     repeated = np.tile(images, (PASSES // 4, 1, 1, 1))
     free = np.concatenate([keras.draw(repeated, seed).outputs.reshape(PASSES // 4, ROWS, -1) for seed in range(4)])

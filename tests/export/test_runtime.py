@@ -14,10 +14,10 @@ from export.runtime import OPT_OUT
 MAKE_A_SESSION = """
 import sys
 assert "onnxruntime" not in sys.modules
-from screen.engine.session import choose_device
+from screen.engine.device.choice import choose_device
 choose_device("auto", 1)
 from export.runtime import onnxruntime
-from screen.engine.session import _probe_graph
+from screen.engine.device.choice import _probe_graph
 onnxruntime.InferenceSession(_probe_graph(), providers=["CPUExecutionProvider"])
 """
 

@@ -15,8 +15,8 @@ from export.errors import CalibrationRefused
 from screen.decide.calibration import Binding, Calibration, read_calibration
 from screen.decide.detectors import CombinedScore, Detector
 from screen.decide.row_sets import min_calibration_rows, rate_interval, split_rows, threshold_rank
+from screen.engine.device.provider import Device
 from screen.engine.distance import DistanceMeter, Metric, fit_distance
-from screen.engine.session import Device
 from screen.settings.passes import PassSettings
 
 BINDING = Binding("a" * 64, "m/1", PassSettings())

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from export.contract.reader import ExportedModel
-from screen.engine.boundary import Boundary, DeviceRows, TrunkRunner
+from screen.engine.boundary import Boundary, TrunkRunner
+from screen.engine.device.provider import Device
+from screen.engine.device.rows import DeviceRows
 from screen.engine.early_exit import EarlyExitEngine
 from screen.engine.graph.plan import plan_engine
 from screen.engine.run_sizes import RunSizes, size_gpu_runs, size_runs
-from screen.engine.session import Device
 from screen.engine.workers import WorkerPool
 
 CPU = Device("cpu", 2)
@@ -48,7 +49,7 @@ def test_early_exit_is_the_same_with_rows_on_the_device(article: ExportedModel) 
     batches = [IMAGES[:6], IMAGES[6:7], IMAGES[7:]]
     found = []
     for on_device in (False, True):
-        engine = EarlyExitEngine(plan, passes=200, seed=1, device=CPU, memory=2**28)
+        engine = EarlyExitEngine(plan, passes=200, seed=1, device=CPU)
         if on_device:
             rows = DeviceRows(plan.boundary, CPU)
             engine._trunk._device_rows = rows
@@ -64,7 +65,7 @@ def test_early_exit_is_the_same_with_rows_on_the_device(article: ExportedModel) 
 def test_rows_padded_to_one_shape_have_the_same_results(article: ExportedModel, count: int) -> None:
     """The way of a GPU, on the CPU: every session run of trunk and head has 8 rows."""
     plan = plan_engine(article, features=True)
-    usual, padded = (EarlyExitEngine(plan, passes=200, seed=1, device=CPU, memory=2**28) for _ in range(2))
+    usual, padded = (EarlyExitEngine(plan, passes=200, seed=1, device=CPU) for _ in range(2))
     padded._trunk.sizes = RunSizes(8, 8, 1, 8, 1, 8, 8, padded=8)
     padded._trunk._device_rows = DeviceRows(plan.boundary, CPU)
     rows_of_runs = _record_rows(padded)

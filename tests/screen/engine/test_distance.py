@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from screen import columns
+from screen.engine.device.provider import Device
 from screen.engine.distance import (
     DEFAULT_METRICS,
     DISTANCES,
@@ -17,7 +18,6 @@ from screen.engine.distance import (
     NeighbourDistance,
     fit_distance,
 )
-from screen.engine.session import Device
 from screen.engine.transform import Transform
 from tests.agreement import assert_close_to_scale
 from tests.assumptions.cuda_kernels import CUDA_KERNELS

@@ -16,6 +16,7 @@ from scipy import stats
 
 from export.contract.reader import ExportedModel
 from export.errors import OutOfMemory
+from screen.engine.device.provider import Device
 from screen.engine.early_exit import CONCURRENT_BATCHES, MAX_WAITING_BATCHES, EarlyExitEngine, EntropyLimits
 from screen.engine.graph.plan import plan_engine
 from screen.engine.interim import (
@@ -32,7 +33,6 @@ from screen.engine.interim import (
     plan_interim_looks,
 )
 from screen.engine.passes import PassEngine
-from screen.engine.session import Device
 from screen.engine.statistics import PassSummary, RunStatistics
 from tests.agreement import assert_close_to_scale
 
@@ -182,7 +182,7 @@ def test_rows_with_rare_but_certain_dissenting_passes_keep_nearly_all_their_flag
 
 
 def engine_of(model: ExportedModel, threads: int = 1) -> EarlyExitEngine:
-    return EarlyExitEngine(plan_engine(model), passes=PASSES, seed=0, device=Device("cpu", threads), memory=2**28)
+    return EarlyExitEngine(plan_engine(model), passes=PASSES, seed=0, device=Device("cpu", threads))
 
 
 def summarize_batch(engine: EarlyExitEngine, rows: NDArray[np.uint8], limits: EntropyLimits) -> PassSummary:
@@ -196,7 +196,7 @@ def test_a_row_that_completes_all_passes_has_the_scores_of_a_run_without_early_e
     article: ExportedModel, digits: NDArray[np.uint8]
 ) -> None:
     """Each row's limit is its entropy after all passes, so that few rows are decided early."""
-    plain = PassEngine(plan_engine(article), passes=PASSES, seed=0, device=Device("cpu", 1), memory=2**28)
+    plain = PassEngine(plan_engine(article), passes=PASSES, seed=0, device=Device("cpu", 1))
     whole = plain.summarize(digits[:40])
     entropy = whole.entropy
     assert entropy is not None
@@ -216,12 +216,12 @@ def test_a_row_that_exits_has_the_scores_of_a_run_with_that_number_of_passes(
     passes = plan_interim_looks(PASSES)[look]
     exited = summary.passes == passes
     assert exited.any()
-    few = PassEngine(plan_engine(article), passes=passes, seed=0, device=Device("cpu", 1), memory=2**28)
+    few = PassEngine(plan_engine(article), passes=passes, seed=0, device=Device("cpu", 1))
     assert_close_to_scale(summary.mean[exited], few.summarize(digits[:300]).mean[exited], 1e-6)
 
 
 def test_nearly_every_flag_is_that_of_all_passes(article: ExportedModel, digits: NDArray[np.uint8]) -> None:
-    plain = PassEngine(plan_engine(article), passes=PASSES, seed=0, device=Device("cpu", 2), memory=2**28)
+    plain = PassEngine(plan_engine(article), passes=PASSES, seed=0, device=Device("cpu", 2))
     entropy = plain.summarize(digits[:600]).entropy
     assert entropy is not None
     limit = float(np.quantile(entropy, 0.9))
@@ -242,7 +242,7 @@ def test_when_a_row_exits_does_not_depend_on_its_neighbours(
 
     @functools.cache
     def open_engine(threads: int, memory: int) -> EarlyExitEngine:
-        return EarlyExitEngine(plan, passes=60, seed=0, device=Device("cpu", threads), memory=memory)
+        return EarlyExitEngine(plan, passes=60, seed=0, device=Device("cpu", threads, memory=memory))
 
     def score(rows: NDArray[np.uint8], threads: int, memory: int = 2**28) -> NDArray[np.float64]:
         engine = open_engine(threads, memory)

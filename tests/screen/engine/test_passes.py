@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import subprocess
+import sys
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,11 @@ from numpy.typing import NDArray
 from export.contract.reader import ExportedModel
 from export.source.load import load_model
 from export.source.network import KerasNetwork, KerasReference
+from screen.engine.device.provider import Device
 from screen.engine.graph.plan import plan_engine
 from screen.engine.masks import draw_mask
 from screen.engine.passes import PassEngine
 from screen.engine.run_sizes import least_memory
-from screen.engine.session import Device
 from screen.engine.statistics import PassSummary
 from tests.agreement import assert_agree, assert_close_to_scale, mean_and_std, mean_entropy
 
@@ -25,7 +27,7 @@ CPU = Device("cpu", 2)
 
 
 def engine(model: ExportedModel, passes: int, seed: int = 1, memory: int = 2**28, raw: bool = False) -> PassEngine:
-    return PassEngine(plan_engine(model, raw=raw), passes=passes, seed=seed, device=CPU, memory=memory)
+    return PassEngine(plan_engine(model, raw=raw), passes=passes, seed=seed, device=replace(CPU, memory=memory))
 
 
 def assert_equal_rows(summary: PassSummary, whole: PassSummary, rows: slice) -> None:
@@ -53,8 +55,8 @@ def test_a_memory_that_is_too_small_for_two_rows_says_what_is_needed(article: Ex
     plan, notices = plan_engine(article), list[str]()
 
     def open_engine(memory: int) -> PassEngine:
-        device = Device("cpu", 2)
-        return PassEngine(plan, passes=30, seed=1, device=device, memory=memory, notify=notices.append)
+        device = Device("cpu", 2, memory=memory)
+        return PassEngine(plan, passes=30, seed=1, device=device, notify=notices.append)
 
     least = -(-least_memory(plan) // 2**20)
     assert open_engine(least * 2**20).rows_per_run >= 2
@@ -70,7 +72,7 @@ def test_a_row_has_the_same_bits_with_any_number_of_threads(
     plan = plan_engine(article)
     whole = engine(article, passes).summarize(digits[:100])
     for threads in (1, 3, 8):
-        other = PassEngine(plan, passes=passes, seed=1, device=Device("cpu", threads), memory=2**28)
+        other = PassEngine(plan, passes=passes, seed=1, device=Device("cpu", threads))
         assert_equal_rows(other.summarize(digits[:100]), whole, slice(None))
         assert_equal_rows(other.summarize(digits[40:45]), whole, slice(40, 45))
 
@@ -165,3 +167,33 @@ def test_mean_and_std_agree_with_free_running_keras_passes(
         (numbers, errors), (entropy, error) = mean_and_std(values), mean_entropy(values)
         sides.append(([*numbers, entropy], [*errors, error]))
     assert_agree(sides[0][0], sides[1][0], (sides[0][1], sides[1][1]), slack=1e-4)
+
+
+OUT_OF_MEMORY = """
+import resource, sys
+import numpy as np
+from export.contract.reader import read_model
+from screen.engine.passes import PassEngine
+from screen.engine.graph.plan import plan_engine
+from screen.engine.device.provider import Device
+
+notices = []
+model = read_model(sys.argv[1])
+engine = PassEngine(plan_engine(model), passes=5, seed=1, device=Device("cpu", 1, memory=2**40), notify=notices.append)
+images = np.random.default_rng(0).integers(0, 256, (4000, 28, 28, 1), dtype=np.uint8)
+before = engine.summarize(images[:50])
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 220 * 2**20,) * 2)
+summary = engine.summarize(images)
+assert len(summary.mean) == 4000
+assert np.array_equal(summary.mean[:50], before.mean)
+print(len(notices), notices[0])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
+def test_when_memory_runs_out_the_run_continues_with_smaller_batches_and_notifies_once(article_onnx: Path) -> None:
+    command = [sys.executable, "-c", OUT_OF_MEMORY, str(article_onnx)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "1 memory ran out with 4000 rows per session run; continuing with 2000\n"

@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from export.contract.reader import ExportedModel
+from screen.engine.device.provider import Device
 from screen.engine.graph.plan import plan_engine
 from screen.engine.passes import PassEngine
 from screen.engine.run_sizes import size_runs
-from screen.engine.session import Device
 from screen.engine.statistics import PassSummary
 from screen.engine.workers import Lane, WorkerPool
 
@@ -59,8 +59,8 @@ def test_a_row_has_the_same_bits_with_64_threads_and_with_little_memory(
     plan = plan_engine(article)
 
     def score(threads: int, memory: int) -> PassSummary:
-        device = Device("cpu", threads)
-        return PassEngine(plan, passes=passes, seed=1, device=device, memory=memory).summarize(digits[:600])
+        device = Device("cpu", threads, memory=memory)
+        return PassEngine(plan, passes=passes, seed=1, device=device).summarize(digits[:600])
 
     whole = score(1, _MEMORY)
     for threads, memory in ((2, _MEMORY), (3, 2**25), (64, _MEMORY), (64, 2**26)):

@@ -18,7 +18,7 @@ import pytest
 from export.graph.passes import stamp_metadata
 from screen import Screener
 from screen.config import RunConfig
-from screen.engine.session import Device
+from screen.engine.device.provider import Device
 from screen.run.runner import run_screening
 from tests.conftest import Recorder, encode, write_shard
 from tests.screen.engine.graphs import SHAPE, dense_chain

@@ -18,7 +18,7 @@ from export.errors import InputRefused, OptionRefused
 from screen import Screener
 from screen.columns import DECISION, SCORES
 from screen.config import RunConfig
-from screen.engine.session import choose_device
+from screen.engine.device.choice import choose_device
 from screen.run.runner import run_screening
 from tests.conftest import Recorder, encode, write_shard
 from tests.screen.engine.graphs import raw_values

@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from export.contract.reader import ExportedModel
+from screen.engine.device.provider import Device
 from screen.engine.graph.channels.paths import choose_channels, relative_time
 from screen.engine.graph.plan import EnginePlan, plan_engine
 from screen.engine.graph.sites import Shortcuts
 from screen.engine.graph.sizes import infer_sizes
 from screen.engine.passes import PassEngine
-from screen.engine.session import Device
 from tests.agreement import assert_close_to_scale
 from tests.screen.engine.graphs import SHAPE, Graph, pass_by_pass
 
@@ -177,7 +177,7 @@ computed."""
 
 def run(plan: EnginePlan, images: Any, passes: int = PASSES, threads: int = 1) -> Any:
     device = Device("cpu", threads)
-    return np.concatenate(list(PassEngine(plan, passes=passes, seed=1, device=device, memory=2**28).raw_passes(images)))
+    return np.concatenate(list(PassEngine(plan, passes=passes, seed=1, device=device).raw_passes(images)))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -11,12 +11,12 @@ from onnx import helper
 from export.contract.metadata import DOMAIN
 from export.contract.reader import ExportedModel
 from export.runtime import onnxruntime
+from screen.engine.device.provider import Device
 from screen.engine.distance import DEFAULT_METRICS, DISTANCES, DistanceMeter, fit_distance, group_of
 from screen.engine.graph.features import FEATURES, FEATURES_MAX, GRID, FeaturePlan
 from screen.engine.graph.plan import plan_engine
 from screen.engine.graph.summaries import cell_weights
 from screen.engine.passes import PassEngine
-from screen.engine.session import Device
 from tests.agreement import assert_close_to_scale
 from tests.assumptions.cuda_kernels import CUDA_KERNELS
 from tests.screen.engine.graphs import Graph
@@ -130,7 +130,7 @@ def plan_of(model: ExportedModel) -> FeaturePlan:
 
 def features_of(model: ExportedModel, images: NDArray[np.uint8], threads: int = 1) -> NDArray[np.float32]:
     plan = plan_engine(model, features=True)
-    return PassEngine(plan, passes=1, seed=0, device=Device("cpu", threads), memory=2**22).features(images)
+    return PassEngine(plan, passes=1, seed=0, device=Device("cpu", threads, memory=2**22)).features(images)
 
 
 def deterministic(model: ExportedModel, name: str) -> NDArray[np.float32]:
@@ -278,7 +278,7 @@ def test_features_are_the_same_bits_in_every_batch_and_with_the_passes(name: str
     cpu = Device("cpu", 1)
     distances = tuple(fit_distance(one, whole[:10], groups[group_of(one)], cpu, DEFAULT_METRICS[one]) for one in names)
     far = DistanceMeter(distances, cpu).measure(whole)
-    engine = PassEngine(plan, passes=3, seed=0, device=Device("cpu", 2), memory=2**22, distances=distances)
+    engine = PassEngine(plan, passes=3, seed=0, device=Device("cpu", 2, memory=2**22), distances=distances)
 
     @settings(max_examples=20, deadline=None)
     @given(st.integers(0, 29), st.integers(1, 30))
@@ -296,7 +296,7 @@ def test_features_are_the_same_bits_in_every_batch_and_with_the_passes(name: str
 def test_features_change_no_statistic(name: str) -> None:
     model = MODELS[name]
     with_features, without = (
-        PassEngine(plan_engine(model, features=features), passes=5, seed=0, device=Device("cpu", 1), memory=2**22)
+        PassEngine(plan_engine(model, features=features), passes=5, seed=0, device=Device("cpu", 1, memory=2**22))
         for features in (True, False)
     )
     one, other = with_features.summarize(IMAGES), without.summarize(IMAGES)

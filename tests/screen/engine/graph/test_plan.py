@@ -13,6 +13,7 @@ from onnx import helper
 from export.contract.metadata import ZEROING_KINDS, Site
 from export.contract.reader import ExportedModel
 from export.errors import ContractRefused
+from screen.engine.device.provider import Device
 from screen.engine.graph.compaction import choose_units
 from screen.engine.graph.plan import plan_engine
 from screen.engine.graph.sites import Shortcuts
@@ -21,7 +22,6 @@ from screen.engine.graph.subtraction import choose_dropped, subtraction_pays
 from screen.engine.masks import draw_mask, draw_masks
 from screen.engine.passes import PassEngine
 from screen.engine.run_sizes import size_runs
-from screen.engine.session import Device
 from screen.engine.statistics import PassSummary
 from tests.agreement import assert_close_to_scale
 from tests.screen.engine.graphs import GRAPHS, SHAPE, Graph, pass_by_pass
@@ -47,7 +47,7 @@ def subtraction_always_pays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run_engine(model: ExportedModel, passes: int, way: str = "all") -> PassSummary:
     plan = plan_engine(model, shortcuts=WAYS[way])
-    return PassEngine(plan, passes=passes, seed=5, device=CPU, memory=2**28).summarize(IMAGES)
+    return PassEngine(plan, passes=passes, seed=5, device=CPU).summarize(IMAGES)
 
 
 @pytest.mark.usefixtures("subtraction_always_pays")
@@ -175,7 +175,7 @@ def test_sub_graphs_in_the_head_are_refused() -> None:
 
 def summaries_over_seeds(model: ExportedModel, masks: str, seeds: range) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Mean and std of class 0 and predictive entropy after few passes, for each seed: `[seeds, 3, B]`."""
-    engine = PassEngine(plan_engine(model, masks=masks), passes=8, seed=seeds[0], device=CPU, memory=2**28)
+    engine = PassEngine(plan_engine(model, masks=masks), passes=8, seed=seeds[0], device=CPU)
     rows = []
     for seed in seeds:
         # One pair of sessions serves all seeds: only the masks depend on the seed.
@@ -216,11 +216,11 @@ def test_masks_per_row_differ_between_rows_and_not_between_batches() -> None:
     model = GRAPHS["dense_chain"][0]()
     plan = plan_engine(model, masks="per-row")
     assert {site.method for site in plan.sites} == {"batch"}
-    engine = PassEngine(plan, passes=12, seed=3, device=CPU, memory=2**28)
+    engine = PassEngine(plan, passes=12, seed=3, device=CPU)
     whole = engine.summarize(IMAGES)
     for rows in (slice(0, 1), slice(2, 7), slice(8, 9)):
         np.testing.assert_array_equal(engine.summarize(IMAGES[rows]).std, whole.std[rows])
-    raw = PassEngine(plan_engine(model, masks="per-row", raw=True), passes=12, seed=3, device=CPU, memory=2**28)
+    raw = PassEngine(plan_engine(model, masks="per-row", raw=True), passes=12, seed=3, device=CPU)
     passes = np.concatenate(list(raw.raw_passes(IMAGES)))
     assert_close_to_scale(passes.mean(axis=0), whole.mean, 1e-6)
 

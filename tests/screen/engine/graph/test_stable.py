@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from export.contract.reader import ExportedModel
+from screen.engine.device.provider import Device
 from screen.engine.graph.plan import plan_engine
 from screen.engine.graph.stable import VECTORIZED
 from screen.engine.passes import PassEngine
-from screen.engine.session import Device
 from screen.engine.statistics import PassSummary
 from tests.agreement import assert_close_to_scale
 from tests.screen.engine.graphs import SHAPE, Graph, pass_by_pass
@@ -24,7 +24,7 @@ PASSES = 13
 
 def engine(model: ExportedModel, masks: str, threads: int, memory: int = 2**28) -> PassEngine:
     plan = plan_engine(model, masks=masks)
-    return PassEngine(plan, passes=PASSES, seed=1, device=Device("cpu", threads), memory=memory)
+    return PassEngine(plan, passes=PASSES, seed=1, device=Device("cpu", threads, memory=memory))
 
 
 def assert_same_bits(model: ExportedModel, masks: str) -> None:
@@ -42,7 +42,7 @@ def assert_same_bits(model: ExportedModel, masks: str) -> None:
 
 def assert_right_numbers(model: ExportedModel) -> None:
     raw = plan_engine(model, raw=True)
-    passes = PassEngine(raw, passes=PASSES, seed=1, device=Device("cpu", 2), memory=2**28).raw_passes(IMAGES)
+    passes = PassEngine(raw, passes=PASSES, seed=1, device=Device("cpu", 2)).raw_passes(IMAGES)
     assert_close_to_scale(np.concatenate(list(passes)), pass_by_pass(model, IMAGES, PASSES, 1), 1e-5)
 
 

@@ -1,38 +1,17 @@
-"""Options of onnxruntime's CUDA execution provider, and the errors of CUDA as errors of the project.
+"""Map the exceptions of onnxruntime and CUDA to the errors of the project.
 
-In: a GPU's number, a precision and a memory limit; or an exception of onnxruntime. Out: provider options; or an
-`EngineFailed` with a next step.
-
-Three defaults of the provider are replaced, because results must not depend on the batch or the run: TF32 is on, the
-search of convolution algorithms times all of them for each new shape (and may choose another one in the next run), and
-the memory arena grows to the whole GPU in powers of two. See the pages "CUDA Execution Provider" of onnxruntime, and
-`cudaError_t` in the CUDA runtime API for the numbers of failures.
+In: an exception of onnxruntime. Out: an `EngineFailed` with a next step. The numbers of failures are those of
+`cudaError_t` in the CUDA runtime API.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from export.errors import EngineFailed, OutOfMemory
-
-
-def cuda_options(index: int, precision: str, memory: int) -> dict[str, str]:
-    """Options of the CUDA execution provider.
-
-    Args:
-        index: number of the GPU.
-        precision: `float32` or `tf32`.
-        memory: maximum size of the arena of one session, in bytes. It holds the tensors and workspaces of the session's
-            runs, but not its weights (`session.use_device_allocator_for_initializers`).
-    """
-    return {
-        "device_id": str(index),
-        "use_tf32": str(int(precision == "tf32")),
-        "cudnn_conv_algo_search": "HEURISTIC",
-        "gpu_mem_limit": str(memory),
-        "arena_extend_strategy": "kSameAsRequested",
-    }
 
 
 @dataclass(frozen=True)
@@ -123,6 +102,28 @@ _FAILURES = (
         "messages in the system log (`dmesg`), or use --device cpu",
     ),
 )
+
+
+@contextmanager
+def map_errors(device: str) -> Iterator[None]:
+    """Map onnxruntime's exceptions to `OutOfMemory` and `EngineFailed`.
+
+    Args:
+        device: name of the device.
+
+    Raises:
+        OutOfMemory: the device has too little free memory.
+        EngineFailed: onnxruntime failed for another reason.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise explain_failure(error, device) or EngineFailed(
+            f"onnxruntime failed on the device {device}: {shorten_failure(error)}",
+            wanted="a model that this version of onnxruntime can run on this device",
+            next_step=("" if device == "cpu" else "use --device cpu; if that fails too, ")
+            + "report this error together with the model",
+        ) from error
 
 
 def explain_failure(error: Exception, device: str) -> EngineFailed | None:

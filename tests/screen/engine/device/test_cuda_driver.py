@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from screen.engine.cuda_driver import CudaCard, cuda_cards
+from screen.engine.device.cuda_driver import CudaCard, cuda_cards
 
 GIB = 2**30
 INSTANCE = UUID("c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f")
