@@ -29,8 +29,8 @@ from screen.engine.distance import (
     fit_distance,
     group_of,
 )
-from screen.engine.graph import features as feature_module
-from screen.engine.graph.features import GRID
+from screen.engine.graph.features import tensors
+from screen.engine.graph.features.tensors import GRID
 from screen.engine.graph.plan import plan_engine
 from screen.engine.passes import PassEngine
 from screen.review.evaluate.metrics import separate
@@ -111,7 +111,7 @@ def compare_distances(
     variants = list(list_variants())
     results = []
     for grid in dict.fromkeys(variant.grid for variant in variants):
-        with patch.object(feature_module, "GRID", grid):
+        with patch.object(tensors, "GRID", grid):
             plan = plan_engine(read_model(model), features=True)
         engine = PassEngine(plan, passes=1, seed=0, device=device)
         features = {name: engine.features(images) for name, images in {**sets, "known": known}.items()}

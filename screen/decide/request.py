@@ -20,7 +20,7 @@ from screen.decide.config import CalibrationConfig
 from screen.decide.detectors import HIGH_IS_UNUSUAL
 from screen.decide.row_sets import threshold_rank
 from screen.engine.distance import group_of
-from screen.engine.graph.features import FeaturePlan
+from screen.engine.graph.features.plan import FeaturePlan
 
 
 @dataclass(frozen=True)

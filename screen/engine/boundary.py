@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from screen.engine.device.provider import Device
 from screen.engine.device.rows import DeviceRows
 from screen.engine.device.session import GraphSession, to_numpy
-from screen.engine.graph.features import FEATURES
+from screen.engine.graph.features.plan import FEATURES
 from screen.engine.graph.plan import EnginePlan
 from screen.engine.run_sizes import RunSizes
 from screen.engine.runs import Rows, cut_rows

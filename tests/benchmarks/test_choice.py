@@ -13,7 +13,7 @@ from export.exporter import export_model
 from screen.demo import read_images
 from screen.engine.device.choice import choose_device
 from screen.engine.distance import DENSITY_EXPONENT, DISTANCES, DistanceMeter, fit_distance
-from screen.engine.graph import features as feature_module
+from screen.engine.graph.features import tensors
 
 
 def test_every_variant_differs_from_the_default_in_one_way() -> None:
@@ -49,4 +49,4 @@ def test_noise_is_far_by_the_default_and_the_grid_changes_the_features(tmp_path:
     assert len(by_key) == len(list(list_variants()))
     assert by_key["layout_distance", "default"]["auroc"] > 0.95
     assert by_key["layout_distance", "1 x 1 cells"]["features"] * 9 == by_key["layout_distance", "default"]["features"]
-    assert feature_module.GRID == 3
+    assert tensors.GRID == 3

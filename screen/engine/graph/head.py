@@ -5,10 +5,8 @@ statistics. Every stochastic value has the pass axis folded into its batch axis,
 used unchanged. A site multiplies `[P, B, ...]` by masks `[P, 1, ...]` (`[P, B, ...]` with masks per row); a boundary
 tensor enters as `[1, B, ...]`, broadcast without a copy.
 
-Where a site feeds a product with a constant weight (see `screen.engine.graph.weights`), the mask multiplies the weight,
-and one batched product `[1, B, F] x [P, F, H]` reads the boundary in place. The product leaves out the units that the
-next site drops (see `screen.engine.graph.compaction`). Alternatively, the part of the features that the site itself
-drops is subtracted from the full product, which the trunk computes (see `screen.engine.graph.subtraction`).
+Where a site feeds a product with a constant weight, the mask multiplies the weight (see
+`screen.engine.graph.products`).
 
 Where convolutions leave out the channels that a site drops, the nodes around them are written separately for each pass
 (see `screen.engine.graph.channels`).
@@ -16,7 +14,7 @@ Where convolutions leave out the channels that a site drops, the nodes around th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,12 +25,12 @@ from export.contract.metadata import ALPHA_KINDS, ALPHA_PRIME, DOMAIN, ModelCont
 from export.errors import ContractRefused
 from screen.engine.graph.builder import GraphBuilder
 from screen.engine.graph.channels.writer import ChannelInputs, PassByPassWriter
+from screen.engine.graph.products import ProductWriter
 from screen.engine.graph.reduction import add_statistics
 from screen.engine.graph.sites import SitePlan
 from screen.engine.graph.sizes import TensorSizes
-from screen.engine.graph.stable import RowStability, pad_column
+from screen.engine.graph.stable import RowStability
 from screen.engine.graph.trunk import BoundaryTensor
-from screen.engine.graph.weights import WeightChain
 
 
 @dataclass(frozen=True)
@@ -124,6 +122,7 @@ class _HeadWriter:
         self._by_pass = by_pass
         self._stability = stability
         self._boundary = frozenset(tensor.name for tensor in boundary)
+        self._products = ProductWriter(builder, self._boundary, sizes, stability)
         self._rows_source = next(tensor.name for tensor in boundary if tensor.row_axis == 0)
         self._sizes = sizes
         self._repeated: dict[str, str] = {}
@@ -137,7 +136,7 @@ class _HeadWriter:
         if node.op_type == "Shape" and self._is_trunk_value(node.input[0]):
             self._shape_with_passes(node)
         else:
-            self._copy(node, (self._folded(name) for name in node.input))
+            self._stability.copy(self.builder, node, (self._folded(name) for name in node.input))
 
     def mask_data(self, node: onnx.NodeProto, plan: SitePlan) -> None:
         """Write a site whose masks multiply its input."""
@@ -175,116 +174,17 @@ class _HeadWriter:
 
     def mask_product(self, node: onnx.NodeProto, plan: SitePlan) -> None:
         """Write a site together with its product."""
-        chain = _chain(plan)
-        values = self._product(node, plan)
-        if chain.bias:
-            values = self.builder.add("Add", [values, chain.bias])
-        self.builder.fold(values, chain.product.output[0])
+        self._prepare_product(node)
+        self._products.mask_product(node, plan)
 
     def write_compacted_layer(self, node: onnx.NodeProto, plan: SitePlan, second: SitePlan) -> None:
         """Write a site, its product, the elementwise nodes behind it, the second site and the second product."""
-        add, constant, first, next_chain = self.builder.add, self.builder.constant, _chain(plan), _chain(second)
-        units = second.units
-        values = self._product(node, plan, units)  # [P, B, K]
-        if first.bias:
-            values = add("Add", [values, self._select_units(first.bias, units)])
-        data = first.product.output[0]
-        for step in plan.layer.elementwise if plan.layer else ():
-            inputs = [values if name == data else self._select_units(name, units) for name in step.input]
-            values = self._copy(step, iter(inputs), self.builder.unique_name("units"))
-            data = step.output[0]
-        column = add("Unsqueeze", [second.mask, constant([2])])
-        masked = add("Mul", [add("Gather", [self._weight(next_chain), units], axis=0), column])  # [P, K, outputs]
-        product = self._multiply(values, masked, next_chain.outer)
-        if next_chain.bias:
-            product = add("Add", [product, next_chain.bias])
-        self.builder.fold(product, next_chain.product.output[0])
+        self._prepare_product(node)
+        self._products.write_compacted_layer(node, plan, second)
 
-    def _product(self, node: onnx.NodeProto, plan: SitePlan, units: str = "") -> str:
-        """A site's product without its bias, `[P, B, H]`, or `[P, B, K]` for K selected units.
-
-        Args:
-            node: the node of the site.
-            plan: plan of the site.
-            units: indices of the selected units, `[P, K]`; "" for all H.
-        """
+    def _prepare_product(self, node: onnx.NodeProto) -> None:
         self._require_row_axis(node.input[0])
         self._by_pass.fold_inputs(node.input)
-        if plan.method == "subtracted":
-            return self._subtract(plan, units)
-        add, constant, data = self.builder.add, self.builder.constant, node.input[0]
-        rows = self._reshape_rows(_chain(plan), data)
-        if data in self._boundary and (units or _chain(plan).outer == 1):
-            return self._multiply_once(rows, self._masked_units(plan, units))
-        if units:
-            masked = add("Transpose", [self._masked_units(plan, units)], perm=[0, 2, 1])
-        else:
-            masked = add("Mul", [add("Unsqueeze", [plan.mask, constant([2])]), self._weight(_chain(plan))])
-        rows = add("Unsqueeze", [rows, constant([0])]) if data in self._boundary else self.builder.unfold(rows)
-        return self._multiply(rows, masked, _chain(plan).outer)
-
-    def _subtract(self, plan: SitePlan, units: str) -> str:
-        """The full product from the trunk, minus the product of the dropped features: `[P, B, H]` or `[P, B, K]`."""
-        add, constant = self.builder.add, self.builder.constant
-        full = add("Unsqueeze", [plan.full_product, constant([0])])  # [1, B, H]
-        dropped = add("Gather", [plan.features, plan.dropped], axis=0)  # [P, D, B]
-        weight = add("Gather", [self._weight(_chain(plan)), plan.dropped], axis=0)  # [P, D, H]
-        if units:  # selecting columns by a product with a one-hot matrix is exact, and faster than Gather
-            off_on = constant([0, 1], np.float32)
-            selection = add("OneHot", [units, constant(_chain(plan).outer), off_on], axis=1)  # [P, H, K]
-            full, weight = add("MatMul", [full, selection]), add("MatMul", [weight, selection])
-        weight = add("Mul", [weight, add("Unsqueeze", [plan.scale, constant([2])])])
-        by_row = add("Transpose", [dropped], perm=[0, 2, 1])  # [P, B, D]
-        dropped_product = self._multiply(by_row, weight, _chain(plan).outer)
-        return add("Sub", [full, dropped_product])
-
-    def _multiply(self, rows: str, weights: str, outputs: int) -> str:
-        """Product of rows `[P or 1, B, F]` and the weights of each pass, `[P, F, outputs or K]`."""
-        product = self.builder.add("MatMul", [rows, weights])
-        if outputs == 1:
-            self.builder.nodes[-1:] = pad_column(self.builder.nodes[-1])
-        return product
-
-    def _copy(self, node: onnx.NodeProto, inputs: Iterator[str], output: str = "") -> str:
-        """Write a copy of a node in a form in which no row depends on its position, and return its output's name."""
-        name = self.builder.add_copy(node, inputs, output)
-        self.builder.nodes[-1:] = self._stability.rewrite(self.builder.nodes[-1], node)
-        return name
-
-    def _masked_units(self, plan: SitePlan, units: str) -> str:
-        """The masked weights of the selected units, `[P, K, F]`; of all H units if `units` is ""."""
-        add, chain = self.builder.add, _chain(plan)
-        by_unit = chain.weight if chain.transposed else add("Transpose", [chain.weight], perm=[1, 0])
-        row = add("Unsqueeze", [plan.mask, self.builder.constant([1])])
-        return add("Mul", [add("Gather", [by_unit, units], axis=0) if units else by_unit, row])
-
-    def _multiply_once(self, rows: str, masked: str) -> str:
-        """Product of boundary rows `[B, F]` with masked weights `[P, K, F]` of few units, `[P, B, K]`.
-
-        A single product with P * K columns reads the boundary once for all passes of a run.
-        """
-        add, constant = self.builder.add, self.builder.constant
-        columns = add("Concat", [constant([-1]), add("Shape", [masked], start=2)], axis=0)
-        joined = add("Gemm", [rows, add("Reshape", [masked, columns])], transB=1)
-        target = add("Concat", [constant([-1]), add("Shape", [masked], start=0, end=2)], axis=0)
-        return add("Transpose", [add("Reshape", [joined, target])], perm=[1, 0, 2])
-
-    def _weight(self, chain: WeightChain) -> str:
-        """The weight as `[F, H]`."""
-        return self.builder.add("Transpose", [chain.weight], perm=[1, 0]) if chain.transposed else chain.weight
-
-    def _select_units(self, name: str, units: str) -> str:
-        """The elements of a layer's constant for the selected units, `[P, 1, K]`; a scalar is returned unchanged."""
-        if self._sizes.shapes[name] in ((), (1,)):
-            return name
-        selected = self.builder.add("Gather", [name, units], axis=0)
-        return self.builder.add("Unsqueeze", [selected, self.builder.constant([1])])
-
-    def _reshape_rows(self, chain: WeightChain, value: str) -> str:
-        """Apply the chain's shape operations to a value with any number of rows."""
-        for node in chain.shape_nodes:
-            value = self.builder.add_copy(node, iter([value]), self.builder.unique_name("row_shape"))
-        return value
 
     def _folded(self, name: str) -> str:
         """The value as `[P * B, ...]`: a boundary tensor is repeated for every pass."""
@@ -324,12 +224,6 @@ class _HeadWriter:
         if not self._sizes.has_row_axis(name):
             shape = self._sizes.shapes.get(name, ("unknown",))
             raise _cannot_fold(name, f"does not have the batch axis as its first axis (shape {list(shape)})")
-
-
-def _chain(plan: SitePlan) -> WeightChain:
-    """The chain of a site whose method is not `batch`."""
-    assert plan.chain is not None  # noqa: S101  only `batch` sites have none
-    return plan.chain
 
 
 def _cannot_fold(name: str, why: str) -> ContractRefused:

@@ -20,13 +20,13 @@ from export.contract.metadata import ALPHA_KINDS, DOMAIN, GAUSSIAN_KINDS, ZEROIN
 from export.contract.reader import ExportedModel
 from export.errors import ContractRefused
 from screen.engine.graph.channels.paths import PASSES, saved_flops
-from screen.engine.graph.features import FeaturePlan, plan_features
+from screen.engine.graph.features.nodes import add_features
+from screen.engine.graph.features.plan import FeaturePlan, plan_features
 from screen.engine.graph.head import build_head
 from screen.engine.graph.sites import Shortcuts, SitePlan, plan_sites
 from screen.engine.graph.sizes import TensorSizes, count_flops, infer_sizes, largest_bytes
 from screen.engine.graph.split import GraphSplit, ancestors, split_graph
 from screen.engine.graph.stable import RowStability
-from screen.engine.graph.summaries import add_features
 from screen.engine.graph.trunk import BoundaryTensor, build_trunk
 
 PASSES_PER_RUN_MIN = 3

@@ -18,14 +18,14 @@ Nodes whose rows fill whole vectors are not rewritten: their vectors never cross
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from screen.engine.graph.builder import PREFIX
+from screen.engine.graph.builder import PREFIX, GraphBuilder
 from screen.engine.graph.sizes import TensorSizes
 
 VECTORIZED = ("Acos", "Asin", "Atan", "Celu", "Cos", "Elu", "Log", "Mish", "Selu", "Sin", "Softplus")
@@ -76,6 +76,19 @@ class RowStability:
         if node.op_type in ("MatMul", "Gemm") and self._has_one_dynamic_column(exported):
             return pad_column(node)
         return [node]
+
+    def copy(self, builder: GraphBuilder, node: onnx.NodeProto, inputs: Iterator[str], output: str = "") -> str:
+        """Append a copy of a node to a head in the form of `rewrite`, and return its output's name.
+
+        Args:
+            builder: collects the nodes of the head.
+            node: a node of the exported graph.
+            inputs: names of the copy's inputs.
+            output: name of the copy's output; "" for that of the node.
+        """
+        name = builder.add_copy(node, inputs, output)
+        builder.nodes[-1:] = self.rewrite(builder.nodes[-1], node)
+        return name
 
     def _rewrite_reduction(self, node: onnx.NodeProto, exported: onnx.NodeProto) -> list[onnx.NodeProto]:
         shape = self._sizes.shapes.get(exported.input[0], ())

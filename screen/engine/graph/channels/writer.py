@@ -97,8 +97,7 @@ class PassByPassWriter:
                     data[own][index] if own in data else name for own, name in zip(node.input, inputs, strict=True)
                 ]
             output = f"{node.output[0]}/pass_{index}"
-            self._builder.add_copy(node, iter(inputs), output)
-            self._builder.nodes[-1:] = self._stability.rewrite(self._builder.nodes[-1], node)
+            self._stability.copy(self._builder, node, iter(inputs), output)
             self._values.setdefault(node.output[0], []).append(output)
 
     def masks_site(self, node: onnx.NodeProto) -> bool:

@@ -13,9 +13,10 @@ from export.contract.reader import ExportedModel
 from export.runtime import onnxruntime
 from screen.engine.device.provider import Device
 from screen.engine.distance import DEFAULT_METRICS, DISTANCES, DistanceMeter, fit_distance, group_of
-from screen.engine.graph.features import FEATURES, FEATURES_MAX, GRID, FeaturePlan
+from screen.engine.graph.features.nodes import cell_weights
+from screen.engine.graph.features.plan import FEATURES, FeaturePlan
+from screen.engine.graph.features.tensors import FEATURES_MAX, GRID
 from screen.engine.graph.plan import plan_engine
-from screen.engine.graph.summaries import cell_weights
 from screen.engine.passes import PassEngine
 from tests.agreement import assert_close_to_scale
 from tests.assumptions.cuda_kernels import CUDA_KERNELS

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.contract.metadata import DOMAIN
-from screen.engine.graph.features import FEATURES, FeaturePlan, SummarizedTensor
+from screen.engine.graph.features.plan import FEATURES, FeaturePlan
+from screen.engine.graph.features.tensors import SummarizedTensor
 from screen.engine.graph.split import ancestors
 
 _LANES = 8
