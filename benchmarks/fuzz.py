@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -128,17 +128,17 @@ def scores_of(results: Path) -> dict[int, tuple[float, ...]]:
     return {position: tuple(mean) for position, (status, mean) in enumerate(rows) if status == "ok"}
 
 
-def screen_many(model: Path, kind: str, shards: list[MutatedShard], work: Path) -> None:
-    """Screen mutated shards one by one in this process; `work` contains the current one, then the outcomes."""
+def screen_many(model: Path, shards: list[tuple[str, MutatedShard]], work: Path) -> None:
+    """Screen mutated shards of some kinds one by one; `work` contains the current one, then the outcomes."""
     faulthandler.enable()
-    outcomes: Counter[str] = Counter()
+    outcomes: dict[str, Counter[str]] = defaultdict(Counter)
     originals: dict[bytes, dict[int, tuple[float, ...]]] = {}
-    for mutated in shards:
+    for kind, mutated in shards:
         if mutated.trusted is not None and mutated.original not in originals:
             screen_one(model, work, MutatedShard(mutated.original, mutated.original))
             originals[mutated.original] = scores_of(work / "out" / _NAME)
             shutil.rmtree(work)
-        outcomes[screen_one(model, work, mutated)] += 1
+        outcomes[kind][screen_one(model, work, mutated)] += 1
         if mutated.trusted is not None:
             true = originals[mutated.original]
             for position, mean in scores_of(work / "out" / _NAME).items():
@@ -159,26 +159,24 @@ def fuzz_files(model: Path, count: int, seed: int, work: Path, keep: Path) -> tu
     Raises:
         AssertionError: a process crashed, hung, lost a row or took a damaged one for good; its shard is in `keep`.
     """
-    total: dict[str, dict[str, int]] = {}
+    total: dict[str, Counter[str]] = defaultdict(Counter)
     peak = 0
-    for kind, shards in mutate_shards(count, seed).items():
-        counts: Counter[str] = Counter()
-        for start in range(0, len(shards), _FILES):
-            folder = work / f"{kind} {start}"
-            some = shards[start : start + _FILES]
-            process = _PROCESSES.Process(target=screen_many, args=(model, kind, some, folder))
-            process.start()
-            process.join(_SECONDS)
-            if process.exitcode != 0:
-                process.kill()
-                keep.mkdir(parents=True, exist_ok=True)
-                shutil.copy(folder / "in" / _NAME, keep / f"{kind}-{start}.parquet")
-                raise AssertionError(f"a run ended with {process.exitcode}; its shard is in {keep}")
-            found = json.loads((folder / "outcomes").read_text(encoding="utf-8"))
-            counts.update(found["outcomes"])
-            peak = max(peak, found["peak_mib"])
-        total[kind] = dict(sorted(counts.items()))
-    return total, peak
+    shards = [(kind, shard) for kind, some in mutate_shards(count, seed).items() for shard in some]
+    for start in range(0, len(shards), _FILES):
+        folder = work / f"files {start}"
+        process = _PROCESSES.Process(target=screen_many, args=(model, shards[start : start + _FILES], folder))
+        process.start()
+        process.join(_SECONDS)
+        if process.exitcode != 0:
+            process.kill()
+            keep.mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / "in" / _NAME, keep / f"{start}.parquet")
+            raise AssertionError(f"a run ended with {process.exitcode}; its shard is in {keep}")
+        found = json.loads((folder / "outcomes").read_text(encoding="utf-8"))
+        for kind, counts in found["outcomes"].items():
+            total[kind].update(counts)
+        peak = max(peak, found["peak_mib"])
+    return {kind: dict(sorted(counts.items())) for kind, counts in total.items()}, peak
 
 
 def fuzz_trees(model: Path, count: int, seed: int, work: Path) -> dict[str, int]:

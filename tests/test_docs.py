@@ -240,6 +240,7 @@ def shown_block(name: str) -> str:
     raise KeyError(name)
 
 
+@pytest.mark.integration
 def test_the_console_output_that_is_shown_is_printed(workplace: Path, tmp_path: Path) -> None:
     """By a network of one epoch and on fewer rows than the demo has: numbers and the layout of columns aside."""
     folder = tmp_path / "folder"

@@ -134,8 +134,9 @@ def teachable_machine(keras: Any) -> Any:
 
 
 def transfer_learning(keras: Any) -> Any:
-    """A frozen network of `keras.applications` with a new head."""
-    base = keras.applications.MobileNetV2(weights=None, include_top=False, input_shape=(32, 32, 3), alpha=0.35)
+    """The first blocks of a network of `keras.applications`, frozen, with a new head."""
+    whole = keras.applications.MobileNetV2(weights=None, include_top=False, input_shape=(32, 32, 3), alpha=0.35)
+    base = keras.Model(whole.input, whole.get_layer("block_4_add").output, name="base")
     base.trainable = False
     layers = keras.layers
     image = keras.Input((32, 32, 3))

@@ -39,7 +39,7 @@ def call(place: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 def stop_by(number: signal.Signals, place: Path) -> subprocess.CompletedProcess[str]:
     """Stop a run that has finished its first shard and has much to do yet."""
-    command = [*RUN, "--batch-size", "3", "-T", "300", "--threads", "1"]
+    command = [*RUN, "--batch-size", "3", "-T", "120", "--threads", "1"]
     running = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (place / "out" / "a.parquet").exists() and time.monotonic() < deadline:
@@ -130,7 +130,7 @@ def test_an_option_that_cannot_be_meant_is_told_in_json_too(place: Path) -> None
 
 def test_a_run_that_was_stopped_goes_on_when_it_is_started_again(place: Path) -> None:
     assert stop_by(signal.SIGTERM, place).returncode == 143
-    again = call(place, *RUN, "-T", "300")
+    again = call(place, *RUN, "-T", "120")
     told = json.loads(again.stdout.splitlines()[-1])
     assert (told["skipped"], told["scored"]) == (["a.parquet"], {"b.parquet": "new"})
     assert call(place, str(OODSCREEN), "check", "out", "--input", "in").returncode == 0

@@ -32,7 +32,7 @@ def draw_images(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def train_network(folder: Path) -> None:
-    """A small network with dropout in every block, trained for a few epochs."""
+    """A small network with dropout in every block, trained for a few epochs, and the shards of its images."""
     keras = import_keras()
     keras.utils.set_random_seed(0)
     layers = keras.layers
@@ -47,6 +47,8 @@ def train_network(folder: Path) -> None:
     images, labels = draw_images(0)
     model.fit(images, labels, batch_size=32, epochs=4, verbose=0)
     export_model(model, folder / "blocks.onnx")
+    for name, seed in (("train", 0), ("held", 1)):
+        write_shard(folder / name / "a.parquet", [encode(image) for image in draw_images(seed)[0]])
 
 
 @pytest.mark.parametrize(
@@ -59,13 +61,11 @@ def train_network(folder: Path) -> None:
 def test_the_self_test_warns_of_a_blind_detector_and_not_of_the_default(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, wanted: dict[str, Any], blind: set[str]
 ) -> None:
-    model = make_once("blocks", train_network, tmp_path_factory) / "blocks.onnx"
-    for name, seed in (("train", 0), ("held", 1)):
-        write_shard(tmp_path / name / "a.parquet", [encode(image) for image in draw_images(seed)[0]])
+    made = make_once("blocks", train_network, tmp_path_factory)
     recorder = Recorder()
     config = RunConfig(passes=20, device="cpu")
-    asked = CalibrationConfig(reference=str(tmp_path / "train"), **wanted)
-    report = run_calibration(model, str(tmp_path / "held"), tmp_path / "c", config, asked, recorder)
+    asked = CalibrationConfig(reference=str(made / "train"), **wanted)
+    report = run_calibration(made / "blocks.onnx", str(made / "held"), tmp_path / "c", config, asked, recorder)
     warnings = [line for line in recorder.notes if line.startswith("WARNING")]
     shares = dict(report.calibration.self_test)
     assert {kind for kind in blind if shares[kind] < 0.5} == blind

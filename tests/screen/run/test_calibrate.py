@@ -166,13 +166,14 @@ def test_a_rule_and_a_calibration_flag_either_one(calibrate: Calibrate, article_
 
 
 def test_scores_are_the_same_bits_in_every_batch(
-    calibrate: Calibrate, article_onnx: Path, shards: Path, tmp_path: Path
+    calibrate: Calibrate, article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     calibration = str(calibrate().output)
+    write_shard(tmp_path / "test" / "a.parquet", [encode(image) for image in digits[:90]])
     tables = []
     for batch_size, threads in ((1, 1), (64, 2), (2048, 3)):
         config = RunConfig(calibration=calibration, device="cpu", batch_size=batch_size, threads=threads)
-        run_screening(article_onnx, str(shards / "test"), tmp_path / f"out-{batch_size}", config, Recorder())
+        run_screening(article_onnx, str(tmp_path / "test"), tmp_path / f"out-{batch_size}", config, Recorder())
         tables.append(read_results(tmp_path / f"out-{batch_size}"))
     assert tables[0].equals(tables[1])
     assert tables[0].equals(tables[2])

@@ -29,8 +29,9 @@ OODSCREEN = str(Path(sys.executable).with_name("oodscreen"))
 
 
 def test_runs_that_are_killed_and_started_again_end_as_one_that_was_not(article_onnx: Path, tmp_path: Path) -> None:
-    met = kill_and_compare(article_onnx, kills=5, chain=2, seed=int.from_bytes(os.urandom(4)), work=tmp_path)
-    assert len(met) == 5
+    """Two kills; `tests/integration/test_faults.py` has thirty."""
+    met = kill_and_compare(article_onnx, kills=2, chain=2, seed=int.from_bytes(os.urandom(4)), work=tmp_path)
+    assert len(met) == 2
 
 
 def can_mount() -> bool:
@@ -55,7 +56,7 @@ def in_namespace(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def folder(article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path) -> Path:
     shutil.copy(article_onnx, tmp_path / "model.onnx")
-    encoded = [encode(image) for image in digits]
+    encoded = [encode(image) for image in digits[:600]]
     write_shard(tmp_path / "in" / "a.parquet", encoded[:3])
     write_shard(tmp_path / "in" / "b.parquet", encoded)
     (tmp_path / "out").mkdir()
@@ -63,8 +64,9 @@ def folder(article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path) -> Pat
 
 
 @needs_mounts
-def test_a_full_file_system_loses_nothing_that_was_finished(folder: Path) -> None:
+def test_a_full_file_system_loses_nothing_that_was_finished(folder: Path, digits: NDArray[np.uint8]) -> None:
     """The results are on a small tmpfs, which is enlarged for the rerun."""
+    write_shard(folder / "in" / "b.parquet", [encode(image) for image in digits])
     run = f"{OODSCREEN} run model.onnx in out -T 2 --device cpu"
     done = in_namespace(
         f"""

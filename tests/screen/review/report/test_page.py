@@ -149,6 +149,7 @@ def test_long_tables_end_with_the_number_of_hidden_entries(tmp_path: Path) -> No
     assert page.has("more flagged rows in the results")
 
 
+@pytest.mark.integration
 def test_a_page_of_ten_times_the_rows_is_no_larger_and_takes_no_more_memory(tmp_path: Path) -> None:
     found = []
     for rows in (20_000, 200_000):
