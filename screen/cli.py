@@ -327,6 +327,7 @@ def doctor(
                 "max_pixels",
                 "passes",
                 "masks",
+                "precision",
                 "device",
                 "threads",
                 "memory",

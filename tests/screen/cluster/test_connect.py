@@ -18,6 +18,9 @@ from screen.cluster.executor import WorkerSize
 from screen.cluster.tasks import Task
 from screen.cluster.worker import Opened, RemoteJob, Worker, installed_versions
 from screen.config import RunConfig
+from screen.decide.policy import choose_policy
+from screen.engine.device import choice
+from screen.engine.device.cuda_driver import CudaCards
 from screen.input.shards import find_shards
 from screen.run.scoring import Job
 from screen.run.stopping import StopRequest
@@ -51,6 +54,16 @@ def test_a_worker_says_what_it_does_not_see(job: Job, tmp_path: Path, article_on
     answer = open_worker(replace(job, output=tmp_path / "none"))
     assert isinstance(answer, OutputRefused)
     assert "cannot find OUTPUT" in str(answer)
+
+
+def test_a_worker_without_a_gpu_refuses_tf32(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that starts the run may have no GPU, so each worker chooses its own device."""
+    monkeypatch.setattr(choice, "cuda_cards", lambda: CudaCards(problem="there is no driver"))
+    config = replace(job.config, device="auto", precision="tf32")
+    answer = open_worker(replace(job, config=config, policy=choose_policy(job.model, config)))
+    assert isinstance(answer, OptionRefused)
+    assert "The precision is tf32" in answer.found
+    assert "no GPU can be used (there is no driver)" in answer.found
 
 
 def test_a_worker_with_other_versions_is_refused(job: Job) -> None:

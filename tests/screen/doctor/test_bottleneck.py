@@ -10,6 +10,8 @@ import pytest
 
 from screen.doctor.bottleneck import Bottleneck, Stage
 from screen.doctor.timing import Stopwatch
+from screen.engine.device import choice
+from screen.engine.device.cuda_driver import CudaCards
 from tests.conftest import oodscreen
 
 
@@ -89,3 +91,14 @@ def test_doctor_refuses_a_model_and_shards_that_it_cannot_measure(
     for words, told in cases:
         assert oodscreen("doctor", *words, "--device", "cpu", "-T", "2", monkeypatch=monkeypatch) == 2
         assert told in capsys.readouterr().err
+
+
+def test_doctor_refuses_tf32_without_a_gpu(
+    article_onnx: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(choice, "cuda_cards", lambda: CudaCards(problem="there is no driver"))
+    for words in ([], ["--device", "auto"], ["--device", "cpu"]):
+        assert oodscreen("doctor", article_onnx, "--precision", "tf32", *words, monkeypatch=monkeypatch) == 2
+        told = capsys.readouterr()
+        assert "The precision is tf32" in told.err
+        assert not told.out
