@@ -1,4 +1,8 @@
-"""Compare JPEG decoders with Pillow: equal pixels, and processor time per image, alone and with the resize.
+"""Compare JPEG decoders with Pillow, and threads with processes.
+
+Of each decoder: whether its pixels equal those of Pillow, and its processor time per image, alone and with the resize.
+Of threads and processes: images per second of wall time, so the machine must have nothing else to do. Takes about two
+minutes.
 
 In: photographs of `imagenet_sample_jpeg` in the data folder, cropped or tiled to the measured sizes. Out:
 `results/decoding.json`. The other decoders are not dependencies of oodscreen: install simplejpeg, PyTurboJPEG,
@@ -31,15 +35,18 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from export.contract.inputs import Resize
+from screen.cores import usable_cores
 from screen.input.image_file import open_image
 from screen.input.resize import resize_image, scale_jpeg
 
 RESULTS = Path(__file__).parent / "results" / "decoding.json"
-SIZES = {"500 x 375": (375, 500, 20), "4,000 x 3,000": (3000, 4000, 2)}
+SIZES = {"500 x 375": (375, 500, 100), "4,000 x 3,000": (3000, 4000, 6)}
 """Height and width of the measured images in pixels, and their number."""
 
 _INPUT = 224
-_REPEATS = 3
+_REPEATS = 5
+_SMALL = "PNG of 32 x 32"
+_SMALL_IMAGES, _SMALL_PER_TASK = 4096, 512
 _MAX_PIXELS = 2**26
 
 Pixels = NDArray[np.uint8]
@@ -182,19 +189,38 @@ def resized_by_run(how: Resize, data: bytes) -> Pixels:
 
 
 def decode_many(files: Sequence[bytes]) -> Pixels:
-    """Pixels of small images of one size, as a process returns them."""
+    """Pixels of images of the model's size, as a process returns them."""
     return np.stack([np.asarray(open_image(data, _MAX_PIXELS)) for data in files])
 
 
-def rate(pool: Executor, files: Sequence[bytes], chunk: int) -> float:
-    """Images per second of wall time, the best of the repeats."""
-    chunks = [files[start : start + chunk] for start in range(0, len(files), chunk)]
-    list(pool.map(decode_many, chunks))
-    best = 0.0
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        list(pool.map(decode_many, chunks))
-        best = max(best, len(files) / (time.perf_counter() - start))
+def resize_many(files: Sequence[bytes]) -> Pixels:
+    """Pixels of images that a run resizes with `bilinear`, as a process returns them."""
+    return np.stack([resized_by_run(Resize("bilinear"), data) for data in files])
+
+
+def compare_pools(work: Callable[[Sequence[bytes]], Pixels], files: Sequence[bytes], per_task: int) -> dict[str, float]:
+    """Images per second of wall time with threads and with processes: the best of interleaved repeats.
+
+    Args:
+        work: decodes the images of one task.
+        files: encoded images.
+        per_task: number of images of a task.
+    """
+    tasks = [files[start : start + per_task] for start in range(0, len(files), per_task)]
+    with (
+        ThreadPoolExecutor(1) as one,
+        ThreadPoolExecutor(2) as two,
+        ProcessPoolExecutor(2, get_context("spawn")) as processes,
+    ):
+        pools: dict[str, Executor] = {"1 thread": one, "2 threads": two, "2 processes": processes}
+        best = dict.fromkeys(pools, 0.0)
+        for pool in pools.values():  # starts threads and processes
+            list(pool.map(work, tasks))
+        for _ in range(_REPEATS):
+            for name, pool in pools.items():
+                start = time.perf_counter()
+                list(pool.map(work, tasks))
+                best[name] = max(best[name], len(files) / (time.perf_counter() - start))
     return best
 
 
@@ -218,9 +244,10 @@ def main() -> None:
     bilinear = Resize("bilinear")
     times: dict[str, Any] = {}
     methods: dict[str, Any] = {}
-    threads: dict[str, dict[str, float]] = {}
+    speeds: dict[str, dict[str, float]] = {}
     for size, (height, width, count) in SIZES.items():
-        files = [encode(fit(image, height, width), quality=90) for image in images[:count]]
+        chosen = itertools.islice(itertools.cycle(images), count)
+        files = [encode(fit(image, height, width), quality=90) for image in chosen]
         work: list[Callable[[bytes], object]] = [decode for decode, _ in decoders.values()]
         work += [partial(resized, decode, bilinear) for decode, _ in decoders.values()]
         taken = measure(work, files)
@@ -231,34 +258,22 @@ def main() -> None:
         texts = ("bilinear", "bilinear:scaled", "pil-bilinear", "pil-bilinear:scaled")
         runs = [partial(resized_by_run, Resize.parse(text)) for text in texts]
         methods[size] = dict(zip(texts, measure(runs, files), strict=True))
-        threads[size] = {}
-        for number in (1, 2):
-            with ThreadPoolExecutor(number) as pool:
-                start = time.perf_counter()
-                list(pool.map(runs[0], files * 2))
-                threads[size][str(number)] = 2 * len(files) / (time.perf_counter() - start)
-    buffer = io.BytesIO()
+        speeds[size] = compare_pools(resize_many, files, max(1, count // 20))
     small = []
-    for image in images[:64]:
+    for image in itertools.islice(itertools.cycle(images), _SMALL_IMAGES):
         buffer = io.BytesIO()
         Image.fromarray(image[:32, :32]).save(buffer, "PNG")
         small.append(buffer.getvalue())
-    small *= 32
-    with (
-        ThreadPoolExecutor(1) as one,
-        ThreadPoolExecutor(2) as two,
-        ProcessPoolExecutor(2, get_context("spawn")) as processes,
-    ):
-        pools: dict[str, Executor] = {"1 thread": one, "2 threads": two, "2 processes": processes}
-        png = {name: rate(pool, small, 512) for name, pool in pools.items()}
+    speeds[_SMALL] = compare_pools(decode_many, small, _SMALL_PER_TASK)
     found = {
         "versions": {name: text for name, (_, text) in decoders.items()},
         "files": {name: len(files) for name, files in classes.items()},
         "equal": equal,
         "ms": times,
         "ms_of_a_run": methods,
-        "images_per_second": threads,
-        "small_png_per_second": png,
+        "images": {size: count for size, (_, _, count) in SIZES.items()},
+        "cores": usable_cores(),
+        "images_per_second": speeds,
     }
     RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=2))

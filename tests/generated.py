@@ -456,12 +456,23 @@ def decoding_table() -> str:
     for name in result["equal"]:
         taken = [f"{result['ms'][size][name][step]:.1f} ms" for size in sizes for step in ("decode", "resize")]
         rows.append(f"| {name} | {' | '.join(taken)} | {sum(result['equal'][name].values()):,} of {total:,} files |")
+    speeds = result["images_per_second"]
+    pools = list(next(reversed(speeds.values())))
+    rows += ["", f"| images per second | {' | '.join(pools)} |", "|---" * (len(pools) + 1) + "|"]
+    for what, found in speeds.items():
+        cells = [_speed(found[pool]) if pool in found else "not measured" for pool in pools]
+        rows.append(f"| {what} | {' | '.join(cells)} |")
+    numbers = ", ".join(f"{result['images'][size]} of {size}" for size in sizes)
     large = result["ms_of_a_run"][sizes[-1]]
     return (
         "\n".join(rows)
-        + f"\n\nA run takes {large['bilinear']:.0f} ms for a JPEG image of {sizes[-1]} with `bilinear`, and "
-        f"{large['bilinear:scaled']:.0f} ms with `bilinear:scaled`."
+        + f"\n\nNumber of JPEG images: {numbers}. A run takes {large['bilinear']:.0f} ms for a JPEG image of "
+        f"{sizes[-1]} with `bilinear`, and {large['bilinear:scaled']:.0f} ms with `bilinear:scaled`."
     )
+
+
+def _speed(per_second: float) -> str:
+    return f"{per_second:,.0f}" if per_second >= 10 else f"{per_second:.1f}"
 
 
 def proof_text() -> str:
