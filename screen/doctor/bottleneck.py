@@ -230,6 +230,8 @@ def _time_scoring(engine: PassEngine, images: NDArray[np.uint8]) -> tuple[Timing
     while rows < most and (now.seconds < _SECONDS / 2 or (before is None and now.seconds < _LONGEST)):
         before, previous, rows = now, rows, min(_GROWTH * rows, most)
         now = _time_summary(engine, images[:rows])
+    if now.seconds < _LONGEST:  # the first batch of a size allocates memory, which later batches of a run use again
+        now = min(now, _time_summary(engine, images[:rows]), key=lambda watch: watch.cpu_seconds)
     if before is None or rows == most:
         return now.timing(rows), rows
     return now.extrapolate(before, rows, previous, most).timing(most), rows

@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,9 @@ from screen.input.shards import open_shards
 
 _ROWS = 256
 """Maximum number of rows that are decoded between two looks at the clock."""
+
+_WARMING = 2
+"""Number of rows that are decoded before the measurement."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ def decode_first(source: str, contract: ModelContract, config: RunConfig, second
     first: tuple[int, int] | None = None  # rows, and unreadable rows, when the shards had been read once
     decoder = Decoder(contract, max_pixels=config.max_pixels, image_root=config.image_root, threads=config.threads)
     with closing(decoder):
+        for warming in islice(read_batches(shards, columns, _WARMING), 1):  # loads decoders, opens the shard
+            decoder.decode(warming)
         while first is None or (unreadable < rows < most and watch.seconds < seconds):
             batches = read_batches(shards, columns, min(_ROWS, most))
             while rows < most and watch.seconds < seconds:
