@@ -99,7 +99,7 @@ def agreement(setup: Setup, recorder: Recorder) -> None:
 def _distance_difference(model: ExportedModel, images: NDArray[np.uint8], device: Device) -> dict[str, float]:
     """Largest difference of each distance from the CPU's, relative to the largest distance."""
     plan, cpu = plan_engine(model, features=True), choose_device("cpu", 0)
-    options: dict[str, Any] = {"passes": 2, "seed": 0, "memory": 2**29}
+    options: dict[str, Any] = {"passes": 2, "seed": 0}
     reference = PassEngine(plan, device=cpu, **options).features(_images(model, 24)[::-1])
     distances = tuple(
         fit_distance(f"{group}_distance", reference, columns, cpu, DEFAULT_METRICS[f"{group}_distance"], 3)

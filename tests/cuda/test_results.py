@@ -64,7 +64,7 @@ def test_flags_are_equal_away_from_the_threshold(name: str, device: Device) -> N
 @pytest.mark.parametrize("name", SOME)
 def test_distances_agree_with_the_cpu(name: str, device: Device) -> None:
     plan, cpu = plan_engine(GRAPHS[name][0](), features=True), choose_device("cpu", 0)
-    options: dict[str, Any] = {"passes": 2, "seed": 0, "memory": 2**28}
+    options: dict[str, Any] = {"passes": 2, "seed": 0}
     reference = PassEngine(plan, device=cpu, **options).features(IMAGES[:20])
     distances = tuple(
         fit_distance(f"{group}_distance", reference, columns, cpu, DEFAULT_METRICS[f"{group}_distance"], 3)
