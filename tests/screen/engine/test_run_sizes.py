@@ -33,6 +33,14 @@ def test_more_threads_take_turns_instead_of_runs_of_few_rows(article: ExportedMo
     assert sizes.trunk_runs * sizes.trunk_rows * plan.trunk_row_bytes <= _MEMORY // 2
 
 
+def test_many_threads_take_slices_of_one_boundary(article: ExportedModel) -> None:
+    """Its rows are not limited to those that one session run of the head takes beside all others."""
+    plan = plan_engine(article)
+    sizes = size_runs(plan, _MEMORY, 64)
+    assert sizes.rows > 3 * sizes.head_rows
+    assert 2 * sizes.rows * plan.boundary_row_bytes <= _MEMORY // 4
+
+
 def test_all_of_64_threads_run_where_memory_suffices(article: ExportedModel) -> None:
     sizes = size_runs(plan_engine(article), 64 * _MEMORY, 64)
     assert (sizes.trunk_runs, sizes.head_runs) == (64, 64)

@@ -69,6 +69,14 @@ def test_the_options_of_cuda_keep_the_numbers_of_float32(fake: type[FakeSession]
         "arena_extend_strategy": "kSameAsRequested",
     }
     assert fake.options.use_deterministic_compute
+    assert fake.options.get_session_config_entry("session.use_device_allocator_for_initializers") == "1"
+
+
+def test_half_of_all_memory_is_the_default_where_free_memory_is_not_known(
+    fake: type[FakeSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "cuda_cards", lambda: CudaCards((card(free=None),)))
+    assert choose_device("cuda", 1).memory == 40 * GIB
 
 
 def test_tf32_and_the_memory_are_as_requested(fake: type[FakeSession]) -> None:
