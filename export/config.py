@@ -23,7 +23,8 @@ from export.contract.inputs import RESIZE_FITS, RESIZE_METHODS, PreprocessingNam
 from export.contract.labelled import Labelled
 from export.contract.metadata import OUTPUT_KINDS, OutputKind
 from export.errors import OptionRefused
-from export.options import FromText, check_options
+from export.option import FromText
+from export.options import check_options
 
 _PIXELS = "Pixels"
 _DROPOUT = "Dropout"

@@ -8,171 +8,21 @@ from __future__ import annotations
 
 import functools
 import inspect
-import types
-from collections.abc import Callable, Mapping, Sequence
-from copy import copy
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from typing import (
-    Annotated,
-    Any,
-    Concatenate,
-    Literal,
-    ParamSpec,
-    TypeVar,
-    Union,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+import re
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from typer.models import OptionInfo
+from typer.models import ArgumentInfo
 
 from export.errors import OptionRefused
+from export.option import Option, Selection, options_of
 
 Keywords = ParamSpec("Keywords")
 Config = TypeVar("Config")
 First = TypeVar("First")
 Second = TypeVar("Second")
 Result = TypeVar("Result")
-
-_LARGEST = 2**64 - 1
-"""Maximum of a whole number: seeds are keys of a counter-based generator with 64-bit words."""
-
-
-@dataclass(frozen=True)
-class FromText:
-    """Conversion of an option's text into the value of its field.
-
-    Attributes:
-        kind: type of the value that Typer parses: `str`, `Path`, or `list[str]` for an option that may be repeated.
-        convert: function from that type to the type of the field; called only if the option was given.
-    """
-
-    kind: Any
-    convert: Callable[[Any], Any]
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Options that one command takes from a dataclass: `config: Annotated[RunConfig, Selection(...)]`.
-
-    Attributes:
-        only: names of the fields that become options of this command; empty for all fields.
-        leave_out: names of the fields that do not become options of this command.
-        defaults: by field name, defaults of this command that replace those of the dataclass.
-        help: by field name, help texts of this command that replace those of the dataclass.
-    """
-
-    only: tuple[str, ...] = ()
-    leave_out: tuple[str, ...] = ()
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    help: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Option:
-    """One option: name, default and type of a field or parameter, and the metadata in its annotation."""
-
-    name: str
-    default: Any
-    kind: Any
-    info: OptionInfo
-    conversion: FromText | None = None
-
-    @classmethod
-    def of(cls, name: str, default: Any, annotation: Any) -> _Option | None:
-        """The option of a field or parameter; None if its annotation contains no `typer.Option`."""
-        kind, *metadata = get_args(annotation) if get_origin(annotation) is Annotated else [annotation]
-        info = next((one for one in metadata if isinstance(one, OptionInfo)), None)
-        conversion = next((one for one in metadata if isinstance(one, FromText)), None)
-        return None if info is None else cls(name, default, kind, info, conversion)
-
-    @property
-    def flag(self) -> str:
-        """The option as written on the command line, such as `--max-pixels`."""
-        long = [text.split("/")[0] for text in self.info.param_decls or () if text.startswith("--")]
-        return long[0] if long else f"--{self.name.replace('_', '-')}"
-
-    @property
-    def choices(self) -> tuple[Any, ...]:
-        """Values of a `Literal`; empty for other types."""
-        return get_args(self.bare) if get_origin(self.bare) is Literal else ()
-
-    @property
-    def bare(self) -> Any:
-        """The type without `| None`."""
-        if get_origin(self.kind) in (Union, types.UnionType):
-            some = [one for one in get_args(self.kind) if one is not types.NoneType]
-            return some[0] if len(some) == 1 else self.kind
-        return self.kind
-
-    def allows(self, value: Any) -> bool:
-        """Whether a value is one of the choices, or within the limits if the option has no choices."""
-        if self.choices:
-            return value in self.choices
-        least, most = self.limits
-        return (least is None or value >= least) and (most is None or value <= most)
-
-    @property
-    def limits(self) -> tuple[float | None, float | None]:
-        """Minimum and maximum; None for no limit."""
-        least, most = self.info.min, self.info.max
-        return least, _LARGEST if most is None and self.bare is int else most
-
-    def refusal(self, shown: str) -> OptionRefused:
-        """The error for a value that is not allowed."""
-        if self.choices:
-            return OptionRefused(
-                f"{self.flag} is {shown}.", wanted=" or ".join(self.choices), next_step="give one of these values"
-            )
-        noun = "a whole number" if self.bare is int else "a number"
-        least, most = self.info.min, self.info.max
-        if most is None:
-            limits = "" if least is None else f", {least} or more"
-        else:
-            limits = f", {most} or less" if least is None else f", {least} to {most}"
-        is_required = self.default in (MISSING, inspect.Parameter.empty)
-        return OptionRefused(
-            f"{self.flag} is {shown}.",
-            wanted=noun + limits,
-            next_step="give another value" + ("" if is_required else ", or leave the option out"),
-        )
-
-    def parameter(self, selection: Selection) -> inspect.Parameter:
-        """The parameter of the function from which Typer makes the option."""
-        info, kind, default = copy(self.info), self.kind, self.default
-        if self.conversion is not None:
-            kind, default = self.conversion.kind | None, None
-        elif get_origin(self.bare) is Sequence or _is_sequence(self.bare):
-            kind, default = list[get_args(self.bare)[0]] | None, None  # type: ignore[misc]
-        if default is MISSING:
-            default = inspect.Parameter.empty
-        if self.name in selection.defaults:
-            default = selection.defaults[self.name]
-            info.show_default = True
-        info.help = selection.help.get(self.name, info.help)
-        return inspect.Parameter(
-            self.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info]
-        )
-
-    def convert(self, value: Any) -> Any:
-        """The value of the field for a value that Typer parsed."""
-        if self.conversion is not None:
-            return self.conversion.convert(value)
-        return tuple(value) if isinstance(value, list) else value
-
-
-def _is_sequence(kind: Any) -> bool:
-    origin = get_origin(kind)
-    return isinstance(origin, type) and issubclass(origin, Sequence)
-
-
-@functools.cache
-def _options(config: type) -> tuple[_Option, ...]:
-    hints = get_type_hints(config, include_extras=True)
-    found = [_Option.of(one.name, one.default, hints[one.name]) for one in fields(config)]
-    return tuple(option for option in found if option is not None)
 
 
 def _select(annotation: Any) -> tuple[type, Selection] | None:
@@ -184,42 +34,58 @@ def _select(annotation: Any) -> tuple[type, Selection] | None:
     return (annotation, selection) if is_dataclass(annotation) and isinstance(annotation, type) else None
 
 
+def _argument_key(name: str, annotation: Any) -> str:
+    """The word of the usage in lower case for an argument, such as `model` for `MODEL.onnx`; else the name."""
+    info = next((one for one in get_args(annotation) if isinstance(one, ArgumentInfo)), None)
+    word = None if info is None else re.match(r"[A-Z_]+", str(info.metavar))
+    return name if word is None else word[0].lower()
+
+
 def as_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A Typer command like the given one, but with an option for each field in place of a dataclass parameter."""
+    """A Typer command like the given one, but with an option for each field in place of a dataclass parameter.
+
+    The parameters of the new command have the names of its options and arguments, such as `max_pixels` for
+    `--max-pixels` and `model` for `MODEL.onnx`: Typer looks them up by these names in the environment and in
+    configuration files. A command that this function returned is returned unchanged.
+    """
+    if hasattr(command, "options"):
+        return command
     signature = inspect.signature(command, eval_str=True)
     parameters: list[inspect.Parameter] = []
-    configs: dict[str, tuple[type, list[_Option]]] = {}
-    known: dict[str, _Option] = {}
+    configs: dict[str, tuple[type, list[Option]]] = {}
+    names: dict[str, str] = {}
+    known: dict[str, Option] = {}
     for name, parameter in signature.parameters.items():
         selected = _select(parameter.annotation)
         if selected is None:
-            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-            own = _Option.of(name, parameter.default, parameter.annotation)
-            known |= {} if own is None else {name: own}
+            own = Option.of(name, parameter.default, parameter.annotation)
+            names[name] = _argument_key(name, parameter.annotation) if own is None else own.key
+            parameters.append(parameter.replace(name=names[name], kind=inspect.Parameter.KEYWORD_ONLY))
+            known |= {} if own is None else {own.key: own}
             continue
         config, selection = selected
         options = [
             option
-            for option in _options(config)
+            for option in options_of(config)
             if option.name not in selection.leave_out and (not selection.only or option.name in selection.only)
         ]
         configs[name] = config, options
-        known |= {option.name: option for option in options}
+        known |= {option.key: option for option in options}
         parameters += [option.parameter(selection) for option in options]
 
     @functools.wraps(command)
     def with_options(**values: Any) -> None:
         made = {}
         for name, (config, options) in configs.items():
-            given = {option: values.pop(option.name) for option in options}
+            given = [(option, values[option.key]) for option in options]
             made[name] = config(
                 **{
                     option.name: option.convert(value)
-                    for option, value in given.items()
+                    for option, value in given
                     if value is not None and value != []  # else the default of the field
                 }
             )
-        command(**values, **made)
+        command(**{name: values[key] for name, key in names.items()}, **made)
 
     del with_options.__wrapped__  # Typer would read the signature of the command through it
     with_options.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -245,7 +111,7 @@ def with_keywords(
 
     del call.__wrapped__
     call.__signature__ = signature  # type: ignore[attr-defined]
-    help_texts = {option.name: option.info.help for option in _options(kind)}
+    help_texts = {option.name: option.info.help for option in options_of(kind)}
     lines: list[str] = []
     for line in inspect.cleandoc(function.__doc__ or "").splitlines():
         if line.startswith(f"    {third.name}: "):
@@ -263,7 +129,7 @@ def check_options(config: Any) -> None:
         OptionRefused: a value is not one of the choices, or is outside the limits.
     """
     kind: type = type(config)
-    for option in _options(kind):
+    for option in options_of(kind):
         value = getattr(config, option.name)
         if value is not None and not option.allows(value):
             raise option.refusal(repr(value) if option.choices else str(value))
@@ -277,7 +143,7 @@ def explain_value(command: Callable[..., Any] | None, name: str, text: str) -> O
         name: name of the parameter.
         text: value as given on the command line.
     """
-    option: _Option | None = getattr(command, "options", {}).get(name)
+    option: Option | None = getattr(command, "options", {}).get(name)
     if option is None:
         return None
     return option.refusal(text if not option.choices and _is_number(text) else repr(text))

@@ -22,9 +22,12 @@ import export.cli
 import screen.review.cli
 from export.addresses import without_secrets
 from export.errors import ExitCode, OodscreenError
-from export.options import Selection, as_options
+from export.option import Selection
+from export.options import as_options
 from screen.command_line.command import Command, CommandLine, explain_unexpected
+from screen.command_line.configuration import Derive, with_configuration
 from screen.command_line.options import CALIBRATION_PANEL, NIGHTLY_PANEL, AsJson, ModelFile, RunOutput
+from screen.command_line.sources import PREFIX
 from screen.command_line.startup import keep_pandas_out_of_pyarrow
 from screen.command_line.streams import keep_streams
 from screen.config import ForceChoice, RunConfig
@@ -32,7 +35,7 @@ from screen.decide.config import CalibrationConfig
 from screen.settings.passes import PassSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from export.contract.labelled import LabelledBatch
     from export.contract.metadata import ModelContract
@@ -45,14 +48,22 @@ app = typer.Typer(
     cls=CommandLine,
     help="Find out-of-distribution images in large data sets, with Monte Carlo dropout.",
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": PREFIX},
 )
 _PREPARE, _SCREEN, _REVIEW, _START = "Prepare a model", "Screen", "Review results", "Get started"
 """Titles of the panels of commands in `oodscreen --help`."""
 
 
-def _command(name: str, *, panel: str, cls: type[Command] = Command) -> Callable[[_Function], _Function]:
-    return app.command(name, cls=cls, rich_help_panel=panel)
+def _command(
+    name: str, *, panel: str, cls: type[Command] = Command, derive: Derive | None = None
+) -> Callable[[_Function], _Function]:
+    """A decorator that adds a command with the options `--config` and `--print-config`; the function stays as it is."""
+
+    def add(function: _Function) -> _Function:
+        app.command(name, cls=cls, rich_help_panel=panel)(with_configuration(as_options(function), derive))
+        return function
+
+    return add
 
 
 _command("export", panel=_PREPARE)(export.cli.export)
@@ -122,7 +133,19 @@ def _choose_executor(config: RunConfig) -> OpenExecutor:
     return open_here
 
 
-@_command("run", panel=_SCREEN, cls=_RunCommand)
+def _derive_settings(values: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    """The pass settings that hold for a run whose options do not set them."""
+    if values["calibration"] is None:
+        return {name: (value, "default") for name, value in asdict(PassSettings()).items()}
+    from screen.decide.calibration import read_calibration
+    from screen.files.paths import name_place
+
+    settings = read_calibration(values["calibration"]).binding.settings
+    source = f"calibration {name_place(values['calibration'])}"
+    return {name: (value, source) for name, value in asdict(settings).items()}
+
+
+@_command("run", panel=_SCREEN, cls=_RunCommand, derive=_derive_settings)
 @as_options
 def run(
     model: ModelFile,

@@ -1,7 +1,7 @@
-"""Command classes: they report errors with exit codes, and arrange `--help`.
+"""Command classes: they report errors with exit codes, arrange `--help`, and print the configuration.
 
-In: a command line and an exception. Out: the error on standard error and the exit code; with `--json`, one line of JSON
-on standard output too.
+In: a command line, environment variables and an exception. Out: the error on standard error and the exit code; with
+`--json`, one line of JSON on standard output too.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from export.errors import Interrupted, OodscreenError, OptionRefused
+from export.errors import Interrupted, OodscreenError, OptionRefused, Refused
 from export.options import explain_value
 from screen.command_line.options import GENERAL_PANEL
+from screen.command_line.sources import find_unknown_variables, name_sources, print_configuration, value_beside_line
 from screen.files.failures import explain_environment
 from screen.files.temporary import provide_temporary_folder
 
@@ -24,7 +26,7 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """Typer's error for a command line that cannot be parsed; Typer makes only its subclass `BadParameter` public."""
 
 
-_OUTPUTS = ("output", "output_file", "page", "plot", "json_file", "ledger", "results")
+_OUTPUTS = ("output", "out", "plot", "ledger", "results")
 """Parameters of commands that name an output; the last one because RESULTS contains the ledger of `queue`."""
 
 
@@ -58,7 +60,7 @@ class CommandLine(TyperGroup):
 
     def get_params(self, ctx: Any) -> Any:
         """The options, in the form for `--help`."""
-        return _without_flag_types(super().get_params(ctx))
+        return _arrange(super().get_params(ctx))
 
     def end(self, error: OodscreenError) -> NoReturn:
         """Print an error and end the process with its exit code."""
@@ -79,23 +81,33 @@ class Command(TyperCommand):
         flag = _json_flag(self)
         options = args[: args.index("--")] if "--" in args else args
         line.as_json = flag is not None and any(word.split("=")[0] == "--json" for word in options)
+        if not ctx.resilient_parsing:  # not while a shell completes a word
+            for sentence in find_unknown_variables(ctx):
+                typer.echo(f"warning: {sentence}", err=True)
+        ctx.meta[_PRINTS] = "--print-config" in options
         with _explained(ctx, list(args)):
             rest = super().parse_args(ctx, args)
         line.as_json = flag is not None and bool(ctx.params[flag.name])
         return rest
 
     def get_params(self, ctx: Any) -> Any:
-        """The arguments and options, in the form for `--help`: the option `--help` is in the last panel."""
-        *own, help_option = _without_flag_types(super().get_params(ctx))
+        """The arguments and options, in the form for `--help`: the option `--help` is in the last panel.
+
+        With `--print-config`, nothing is required.
+        """
+        *own, help_option = _arrange(super().get_params(ctx))
         help_option.rich_help_panel = GENERAL_PANEL
-        return [*own, help_option]
+        return [*(map(_optional, own) if ctx.meta.get(_PRINTS) else own), help_option]
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the subcommand; Ctrl-C raises `Interrupted`, whose exit code is 130.
+        """Run the subcommand, or print its configuration; Ctrl-C raises `Interrupted`, whose exit code is 130.
 
         Raises:
             OodscreenError: also for an error of the system or of an object store that no module has explained.
         """
+        if ctx.params.get("print_config"):
+            typer.echo(print_configuration(ctx))
+            return None
         provide_temporary_folder(ctx.params.get(name) for name in _OUTPUTS)
         try:
             return super().invoke(ctx)
@@ -105,11 +117,24 @@ class Command(TyperCommand):
                 wanted="a command that runs to its end",
                 next_step="run the same command again",
             ) from error
+        except Refused as error:
+            raise name_sources(error, ctx) from error
         except Exception as error:
             explained = None if isinstance(error, OodscreenError) else explain_environment(error)
             if explained is None:
                 raise
             raise explained from error
+
+
+_PRINTS = "oodscreen.prints_configuration"
+"""Key of Typer's `Context.meta`: whether the command only prints its configuration."""
+
+
+def _optional(parameter: Any) -> Any:
+    """A copy of a parameter that is not required."""
+    optional = copy(parameter)
+    optional.required = False
+    return optional
 
 
 @contextmanager
@@ -123,7 +148,8 @@ def _explained(context: Any, words: Sequence[str] = ()) -> Iterator[None]:
     try:
         yield
     except _UsageError as error:
-        raise _explain_value(error, context, words) or _explain_usage(error, context) from None
+        explained = _explain_value(error, context, words)
+        raise _explain_usage(error, context) if explained is None else name_sources(explained, context) from None
 
 
 def _explain_value(error: Any, context: Any, words: Sequence[str]) -> OptionRefused | None:
@@ -131,14 +157,28 @@ def _explain_value(error: Any, context: Any, words: Sequence[str]) -> OptionRefu
     name = error.param.name if isinstance(error, typer.BadParameter) and error.param is not None else None
     if name is None or not words:
         return None
-    text = context.command.make_parser(context).parse_args(list(words))[0].get(name)
-    return explain_value(context.command.callback, name, text) if isinstance(text, str) else None
+    given = context.command.make_parser(context).parse_args(list(words))[0].get(name)
+    value = value_beside_line(context, name) if given is None else given
+    return explain_value(context.command.callback, name, str(value)) if isinstance(value, str | int | float) else None
 
 
 def _explain_usage(error: Any, context: Any) -> OptionRefused:
     """The error for a command line that does not match the usage of the command."""
     usage = " ".join(context.get_usage().split()).removeprefix("Usage: ")
+    option = getattr(error, "option_name", None)
+    owners = [one.name for one in getattr(context.command, "commands", {}).values() if _has_option(one, option)]
+    if owners:
+        command = owners[0] if len(owners) == 1 else "COMMAND"
+        return OptionRefused(
+            f"{option} is written before the name of the command.",
+            wanted="the options of a command after its name",
+            next_step=f"write it after the command: oodscreen {command} {option} ...",
+        )
     return OptionRefused(error.format_message(), wanted=usage, next_step=f"see {context.command_path} --help")
+
+
+def _has_option(command: Any, option: str | None) -> bool:
+    return any(option in (*one.opts, *one.secondary_opts) for one in command.params)
 
 
 def explain_unexpected(error: Exception) -> OodscreenError:
@@ -155,9 +195,11 @@ def _json_flag(command: Any) -> Any:
     return next((one for one in command.params if "--json" in one.opts and one.is_flag), None)
 
 
-def _without_flag_types(parameters: list[Any]) -> list[Any]:
-    """The parameters, changed so that `--help` shows no `<bool>` beside a flag."""
+def _arrange(parameters: list[Any]) -> list[Any]:
+    """The parameters, changed so that `--help` shows no `<bool>` beside a flag, and no variables with our prefix."""
     for one in parameters:
         if getattr(one, "is_flag", False):
             one.metavar = ""
+        if one.envvar is None:
+            one.show_envvar = False
     return parameters

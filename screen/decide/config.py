@@ -14,7 +14,8 @@ from typing import Annotated, Literal
 import typer
 
 from export.errors import OptionRefused
-from export.options import FromText, check_options
+from export.option import FromText
+from export.options import check_options
 from screen.command_line.options import CALIBRATION_PANEL
 
 DistanceChoice = Literal["cosine", "euclidean"]

@@ -11,7 +11,8 @@ import typer
 from typer.testing import CliRunner
 
 from export.errors import OptionRefused
-from export.options import FromText, Selection, as_options, check_options, explain_value, with_keywords
+from export.option import FromText, Selection
+from export.options import as_options, check_options, explain_value, with_keywords
 
 
 def halve(text: str) -> float:
