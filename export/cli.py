@@ -49,15 +49,10 @@ def export(
     output_file: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="ONNX file to write.", show_default=False)],
     config: FileExportConfig,
     accuracy: AccuracyConfig,
-    former_output: Annotated[
-        str | None, typer.Option("--output", help="Former name of --output-layer.", hidden=True)
-    ] = None,
 ) -> None:
     """Convert a trained Keras model to an ONNX file in which dropout stays stochastic, and verify the file."""
     from export.exporter import ExportNotice, export_keras_file
 
-    if former_output is not None:
-        config = replace(config, output_layer=_layer(config.output_layer, former_output))
     if accuracy.check_data is not None:
         config = replace(config, labelled=_labelled(context, accuracy, accuracy.check_data))
     with warnings.catch_warnings(record=True) as notices:
@@ -68,16 +63,6 @@ def export(
             typer.echo(f"warning: {notice.message}", err=True)
     typer.echo(f"{output_file}")
     typer.echo(contract.describe())
-
-
-def _layer(name: str | None, former: str) -> str:
-    if name not in (None, former):
-        raise OptionRefused(
-            f"--output-layer is {name}, and --output, the former name of --output-layer, is {former}.",
-            wanted="the name of one output",
-            next_step="leave out --output, and name the output with --output-layer",
-        )
-    return former
 
 
 def _labelled(context: typer.Context, accuracy: AccuracyConfig, source: str) -> Labelled:

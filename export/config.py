@@ -23,7 +23,7 @@ from export.contract.inputs import RESIZE_FITS, RESIZE_METHODS, PreprocessingNam
 from export.contract.labelled import Labelled
 from export.contract.metadata import OUTPUT_KINDS, OutputKind
 from export.errors import OptionRefused
-from export.option import FromText
+from export.option import FormerName, FromText
 from export.options import check_options
 
 _PIXELS = "Pixels"
@@ -200,7 +200,9 @@ class ExportConfig:
 
     keep: Annotated[
         Sequence[str],
+        FormerName("--keep"),
         typer.Option(
+            "--keep-layer",
             metavar="PATTERN",
             help="Name or pattern of the dropout layers that stay stochastic, such as 'top_dropout*'; may be repeated.",
             show_default="all",
@@ -231,6 +233,7 @@ class ExportConfig:
     ] = None
     output_layer: Annotated[
         str | None,
+        FormerName("--output"),
         typer.Option(
             metavar="NAME",
             help="Name of the output to export, for a model with several outputs.",

@@ -90,6 +90,8 @@ def as_options(command: Callable[..., None]) -> Callable[..., None]:
     del with_options.__wrapped__  # Typer would read the signature of the command through it
     with_options.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     with_options.options = known  # type: ignore[attr-defined]
+    former = {name: option.flag for option in known.values() for name in option.former}
+    with_options.former_names = former  # type: ignore[attr-defined]
     with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return with_options
 

@@ -1,4 +1,4 @@
-"""Select the noise layers that an export keeps, and their rates: `--keep` and `--rate`.
+"""Select the noise layers that an export keeps, and their rates: `--keep-layer` and `--rate`.
 
 In: the layers of a model by path, and a `SiteChoice`. Out: the `NoiseLayer`s of the export.
 """
@@ -69,14 +69,16 @@ def _rate_of(path: str, layer: Any, choice: SiteChoice, origin: str) -> float:
         raise error(
             f"The dropout layer {path} of {origin} would have rate {rate:g}.",
             wanted="a rate above 0 and below 1",
-            next_step="give another rate by --rate 'PATTERN=RATE', or select only other layers by --keep",
+            next_step="give another rate by --rate 'PATTERN=RATE', or select only other layers by --keep-layer",
         )
     return rate
 
 
 def _check_patterns(choice: SiteChoice, paths: Sequence[str], origin: str) -> None:
     kept = [path for path in paths if choice.keeps(path)]
-    unmatched = [("--keep", pattern) for pattern in choice.keep if not any(matches(path, pattern) for path in paths)]
+    unmatched = [
+        ("--keep-layer", pattern) for pattern in choice.keep if not any(matches(path, pattern) for path in paths)
+    ]
     unmatched += [("--rate", pattern) for pattern in choice.rates if not any(matches(path, pattern) for path in kept)]
     if unmatched:
         option, pattern = unmatched[0]

@@ -48,12 +48,12 @@ def find_hidden_noise(
         layers: its layers by path.
         kept: paths of the kept noise layers.
         input_shape: shape of the network's input without the batch axis.
-        choice: selection of sites; with `--keep`, the export may disable other noise.
+        choice: selection of sites; with `--keep-layer`, the export may disable other noise.
         origin: name of the model, for messages.
 
     Raises:
         ModelRefused: an operation outside the sites draws random numbers in inference, a kept layer is called only in
-            training, or the export would disable noise of the training although `--keep` was not given.
+            training, or the export would disable noise of the training although `--keep-layer` was not given.
     """
     inference, called = _random_operations(network, input_shape, origin, training=False)
     if inference:
@@ -82,14 +82,16 @@ def find_hidden_noise(
         raise ModelRefused(
             f"{origin} was trained with noise that the export would disable: {_format_names(lost, sources)}.",
             wanted=f"noise only from {_NOISE_LAYERS}",
-            next_step="add --keep '*' to keep all other dropout layers and disable this noise, or replace it by one of "
-            "these layers and train again",
+            next_step="add --keep-layer '*' to keep all other dropout layers and disable this noise, or replace it by "
+            "one of these layers and train again",
         )
     notices += [
         f"{name} ({type(sources[name]).__name__}) is disabled, as in Keras' inference mode"
         for name in sorted(augmentation)
     ]
-    notices += [f"{_format_names([name], sources)} is disabled, because --keep selects other sites" for name in lost]
+    notices += [
+        f"{_format_names([name], sources)} is disabled, because --keep-layer selects other sites" for name in lost
+    ]
     return tuple(notices)
 
 
@@ -97,7 +99,7 @@ def _keep_only(paths: Sequence[str]) -> str:
     """The end of a next step: the options that keep only these layers; "" without layers."""
     if not paths:
         return ""
-    return ", or keep only other layers: " + " ".join(f"--keep '{path}'" for path in paths)
+    return ", or keep only other layers: " + " ".join(f"--keep-layer '{path}'" for path in paths)
 
 
 def random_operations(graph: Any) -> list[str]:

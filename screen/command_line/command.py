@@ -7,7 +7,7 @@ In: a command line, environment variables and an exception. Out: the error on st
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from typing import Any, NoReturn
@@ -78,6 +78,7 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words after the name of the subcommand, and record whether the flag `--json` is among them."""
         line: Any = ctx.find_root().command
+        args = _replace_former_names(args, self.callback)
         flag = _json_flag(self)
         options = args[: args.index("--")] if "--" in args else args
         line.as_json = flag is not None and any(word.split("=")[0] == "--json" for word in options)
@@ -124,6 +125,27 @@ class Command(TyperCommand):
             if explained is None:
                 raise
             raise explained from error
+
+
+def _replace_former_names(args: Sequence[str], command: Any) -> list[str]:
+    """The words of a command line, with the present name of each option that has its former name.
+
+    Raises:
+        OptionRefused: an option is given by both names.
+    """
+    former: Mapping[str, str] = getattr(command, "former_names", {})
+    end = args.index("--") if "--" in args else len(args)
+    given = {word.partition("=")[0] for word in args[:end]}
+    for name, present in former.items():
+        if name in given and present in given:
+            raise OptionRefused(
+                f"{present} was given, and also {name}, the former name of {present}.",
+                wanted="the option once",
+                next_step=f"leave out {name}",
+            )
+    words = [(word.partition("="), word) for word in args[:end]]
+    return [*(f"{former[name]}{sign}{value}" if name in former else word for (name, sign, value), word in words),
+            *args[end:]]  # fmt: skip
 
 
 _PRINTS = "oodscreen.prints_configuration"

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from export.option import FormerName
 from export.options import as_options
 from screen.command_line.options import LABEL_STUDIO_PANEL, AsJson, ClassNamesModel, InputNow, RunOutput, ServerUrl
 from screen.review.queue.config import QueueConfig, TargetConfig
@@ -30,15 +31,20 @@ def evaluate(
     ] = None,
     label: Annotated[
         str | None,
+        FormerName("--label"),
         typer.Option(
+            "--label-column",
             metavar="COLUMN",
-            help="Column of the true class, copied into the results by `run --keep`.",
+            help="Column of the labels, copied into the results by `run --keep`.",
             show_default=False,
         ),
     ] = None,
     json_file: Annotated[
         Path | None,
-        typer.Option("--json", metavar="FILE", help="JSON file to write the metrics to.", show_default=False),
+        FormerName("--json"),
+        typer.Option(
+            "--output", "-o", metavar="FILE.json", help="JSON file to write the metrics to.", show_default=False
+        ),
     ] = None,
     plot: Annotated[
         Path | None,
@@ -47,7 +53,7 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Measure how well each score separates OTHERS from RESULTS and, with --label, wrong from right predictions."""
+    """Measure how well each score separates OTHERS from RESULTS and, with labels, wrong from right predictions."""
     from rich.console import Console
 
     from screen.files.storage import write_text
@@ -145,7 +151,7 @@ def labels(
         ),
     ],
     label_column: Annotated[
-        str, typer.Option(metavar="COLUMN", help="Column of the label in a .parquet, .jsonl or .csv file.")
+        str, typer.Option(metavar="COLUMN", help="Column of the labels in a .parquet, .jsonl or .csv file.")
     ] = "label",
     label_control: Annotated[
         str | None,
@@ -164,7 +170,7 @@ def labels(
             show_default="ood_score, else the first score of the flag rule",
         ),
     ] = None,
-    images: Annotated[bool, typer.Option("--images", help="Write the image bytes too.")] = False,
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Write the image bytes too.")] = False,
     ledger: Annotated[
         str | None,
         typer.Option(

@@ -612,10 +612,10 @@ FAMILY = (
     Member(
         "keep_and_rate",
         "dropout",
-        "a choice of layers, at other rates (`--keep`, `--rate`)",
+        "a choice of layers, at other rates (`--keep-layer`, `--rate`)",
         residual,
         (D, B),
-        options=(*UNIT, "--keep", "dropout_1", "--keep", "spatial_dropout2d_2", "--rate", "dropout*=0.4"),
+        options=(*UNIT, "--keep-layer", "dropout_1", "--keep-layer", "spatial_dropout2d_2", "--rate", "dropout*=0.4"),
     ),
     Member(
         "custom_layer",

@@ -71,7 +71,7 @@ def reference(member: Member, source: Path, model: ExportedModel) -> KerasRefere
         custom_objects=dict(_find_object(text) for option, text in given if option == "--custom-objects"),
         unsafe="--unsafe" in member.options,
         choice=SiteChoice(
-            tuple(text for option, text in given if option == "--keep"),
+            tuple(text for option, text in given if option == "--keep-layer"),
             {pattern or "*": float(rate) for pattern, _, rate in rates},
         ),
         output=next((text for option, text in given if option == "--output-layer"), None),

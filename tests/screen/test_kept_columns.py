@@ -54,7 +54,7 @@ def test_a_second_night_with_other_types_is_scored_and_all_commands_read_both(
     assert [key for table in tables for key in table["id"].to_pylist()] == [str(key) for key in keys]
     assert oodscreen("check", results, "--input", shards) == 0
     assert oodscreen("report", results, "-o", tmp_path / "page.html") == 0
-    assert oodscreen("evaluate", results, "--label", "label") == 0
+    assert oodscreen("evaluate", results, "--label-column", "label") == 0
     queue = tmp_path / "queue.parquet"
     assert oodscreen("queue", results, "-o", queue, "--top", "9") == 0
     queued = pq.read_table(queue)["id"].to_pylist()

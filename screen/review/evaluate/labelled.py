@@ -70,8 +70,8 @@ def compare_labels(
     if scored["prediction"].null_count:
         raise OptionRefused(
             "The in-distribution results hold no predicted class: the column prediction is null.",
-            wanted="results of a classifier, because --label compares predicted classes",
-            next_step="leave out --label",
+            wanted="results of a classifier, because --label-column compares predicted classes",
+            next_step="leave out --label-column",
         )
     classes = max(2, len(scored["mean"][0]))
     labels = read_classes(scored[label], label, class_names, classes)
@@ -80,7 +80,7 @@ def compare_labels(
         raise InputRefused(
             f"None of the {len(scored)} scored row(s) has a label: the column {label!r} is null or blank.",
             wanted="a label in at least one scored row",
-            next_step="give another --label, or leave it out",
+            next_step="give another --label-column, or leave it out",
         )
     known, labels = scored.filter(pa.array(has_label)), labels[has_label]
     right = np.asarray(known["prediction"]) == labels

@@ -71,7 +71,7 @@ def read_rows(source: str, label: str | None) -> SourceRows:
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise OptionRefused(
             f"A column of {source} has different types in different shards: {str(error).splitlines()[0]}.",
-            wanted="the same type in every shard, also of the column given with --label",
+            wanted="the same type in every shard, also of the column given with --label-column",
             next_step="evaluate the results of a single run",
         ) from error
 

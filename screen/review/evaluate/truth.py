@@ -39,7 +39,7 @@ def read_classes(column: pa.ChunkedArray, name: str, class_names: tuple[str, ...
         positions = np.asarray(pc.index_in(column, value_set=values))
     except pa.ArrowNotImplementedError as error:
         raise OptionRefused(
-            f"The column {name!r} of --label has the type {column.type}.",
+            f"The column {name!r} of --label-column has the type {column.type}.",
             wanted=f"one label in each row: {_describe(class_names, count)}",
             next_step="give a column of integers or text",
         ) from error
@@ -70,7 +70,7 @@ def _refuse(
     if len(class_names) != count:
         next_step = "give class numbers, or results of a model with class names (`oodscreen export --classes`)"
     return OptionRefused(
-        f"{rows} of {of} scored row(s) have a label in --label {name} that is not one class of the model: "
+        f"{rows} of {of} scored row(s) have a label in --label-column {name} that is not one class of the model: "
         f"{', '.join(unusable[:_EXAMPLES])}{more}.",
         wanted=_describe(class_names, count),
         next_step=next_step,

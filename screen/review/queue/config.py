@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import typer
 
 from export.errors import OptionRefused
+from export.option import FormerName
 from export.options import check_options
 from screen.command_line.options import LABEL_STUDIO_PANEL, ClassNamesModel, InputNow, ServerUrl
 
@@ -77,7 +78,11 @@ class QueueConfig:
         ),
     ] = None
     seed: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Seed for the draw of --include-random.", rich_help_panel=_ROWS)
+        int,
+        FormerName("--seed"),
+        typer.Option(
+            "--audit-seed", min=0, metavar="N", help="Seed for the draw of --include-random.", rich_help_panel=_ROWS
+        ),
     ] = 0
     ledger: Annotated[
         str | None,

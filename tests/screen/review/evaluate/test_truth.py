@@ -34,7 +34,7 @@ def test_a_class_can_be_given_by_number_and_by_name(kind: str) -> None:
 
 
 REFUSED: dict[str, tuple[list[Any], tuple[str, ...], str]] = {
-    "number beyond the last class": ([0, 3, 3, 1], (), "2 of 4 .* --label truth .*: 3.$"),
+    "number beyond the last class": ([0, 3, 3, 1], (), "2 of 4 .* --label-column truth .*: 3.$"),
     "negative number": ([0, -1], (), "1 of 2 .*: -1.$"),
     "float between numbers": ([1.0, 1.5], (), "1 of 2 .*: '1.5'.$"),
     "unknown name": (["cat", "kat"], NAMES, "1 of 2 .*: 'kat'.$"),

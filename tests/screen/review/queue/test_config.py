@@ -14,7 +14,7 @@ from screen.review.queue.file_targets import FILE_FORMATS
     [
         ({"top": 0}, "--top is 0.", "a whole number, 1 or more"),
         ({"per_class": 0}, "--per-class is 0.", "a whole number, 1 or more"),
-        ({"seed": -1}, "--seed is -1.", "a whole number, 0 or more"),
+        ({"seed": -1}, "--audit-seed is -1.", "a whole number, 0 or more"),
     ],
 )
 def test_a_number_out_of_range_is_refused(values: dict[str, Any], found: str, wanted: str) -> None:
