@@ -25,6 +25,7 @@ from export.contract.metadata import OUTPUT_KINDS, OutputKind
 from export.errors import OptionRefused
 from export.option import FormerName, FromText
 from export.options import check_options
+from export.shares import parse_share
 
 _PIXELS = "Pixels"
 _DROPOUT = "Dropout"
@@ -56,11 +57,12 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
 
 
 def _rates(texts: Sequence[str]) -> dict[str, float]:
-    """Rates by layer pattern: `0.3` has the pattern `*`, `PATTERN=0.3` its own."""
+    """Rates by layer pattern: `0.3` and `30%` have the pattern `*`, `PATTERN=0.3` its own."""
     rates = {}
     for text in texts:
         pattern, _, number = text.rpartition("=")
-        rates[pattern or "*"] = _number("--rate", number)
+        is_percentage = number.rstrip().endswith("%")
+        rates[pattern or "*"] = (parse_share if is_percentage else _number)("--rate", number)
     return rates
 
 

@@ -44,7 +44,7 @@ class RunConfig(ExecutionOptions, DecisionOptions, ColumnOptions):
     max_bad_rows: Annotated[
         str,
         typer.Option(
-            metavar="N|P%",
+            metavar="N|P%|SHARE",
             help="Maximum number or share of rows that could not be scored; above this limit the run ends with exit "
             "code 3.",
             rich_help_panel=NIGHTLY_PANEL,

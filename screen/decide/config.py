@@ -6,9 +6,9 @@ declared once, as a field (`export.options`).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 import typer
@@ -16,6 +16,7 @@ import typer
 from export.errors import OptionRefused
 from export.option import FromText
 from export.options import check_options
+from export.shares import parse_share
 from screen.command_line.options import CALIBRATION_PANEL
 
 DistanceChoice = Literal["cosine", "euclidean"]
@@ -28,26 +29,6 @@ LEAST_REVIEW_RATE = 1e-6
 """Lower bound of the target share; it requires more than a million rows."""
 
 
-def parse_review_rate(text: str) -> float:
-    """A share from text: `0.02` or `2%`.
-
-    Raises:
-        OptionRefused: the text has neither form.
-    """
-    match = re.fullmatch(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(%?)", text.strip(), re.ASCII)
-    try:
-        share = float(match[1]) / (100 if match[2] else 1) if match else None
-    except ValueError:
-        share = None
-    if share is None:
-        raise OptionRefused(
-            f"--review-rate is {text!r}.",
-            wanted="a share such as 0.02, or a percentage such as 2%",
-            next_step="give a share or a percentage, or leave the option out for 2%",
-        )
-    return share
-
-
 @dataclass(frozen=True)
 class CalibrationConfig:
     """Options of a calibration, in addition to those for reading rows and running passes (`RunConfig`)."""
@@ -55,12 +36,12 @@ class CalibrationConfig:
     review_rate: Annotated[
         float,
         typer.Option(
-            metavar="SHARE|P%",
+            metavar="P%|SHARE",
             help="Target share of in-distribution rows that are flagged, above 0 and below 1: 0.02 or 2%.",
             show_default="2%",
             rich_help_panel=CALIBRATION_PANEL,
         ),
-        FromText(str, parse_review_rate),
+        FromText(str, partial(parse_share, "--review-rate")),
     ] = REVIEW_RATE
     reference: Annotated[
         str | None,

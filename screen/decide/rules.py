@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from export.contract.metadata import ModelContract
 from export.errors import OptionRefused
 from screen.columns import CALIBRATED, FEATURE_DISTANCE, SCORES, null_columns
+from screen.decide.rule_text import write_out_percentages
 
 REVIEW_SHARE = 0.25
 """Entropy threshold of the default flag rule, as a share of the maximum possible entropy."""
@@ -39,8 +40,6 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 }
 _TOKEN = re.compile(r"\s*(?:(?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)|(?P<word>[A-Za-z_]\w*)"
                     r"|(?P<sign>>=|<=|==|!=|>|<|\(|\)|-))")  # fmt: skip
-
-_WORD, _SIGN, _NUMBER = r"\b([A-Za-z_]\w*)", r"(?:[><]=?|==|!=)", r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 
 MOST_UNUSUAL = "most unusual: "
 """Prefix of the condition that contains the name of the detector with the largest surprisal."""
@@ -125,7 +124,7 @@ class FlagRule:
     """A parsed flag rule.
 
     Attributes:
-        text: text of the rule, as given.
+        text: text of the rule, as given, except that percentages are numbers.
         columns: names of the columns in the rule.
     """
 
@@ -196,40 +195,13 @@ def parse_rule(text: str, contract: ModelContract, calibrated: frozenset[str] = 
         OptionRefused: the text is not a valid rule, or contains a column that is always null for this model.
     """
     try:
-        return _Parser(text, contract, calibrated).parse()
+        return _Parser(write_out_percentages(text), contract, calibrated).parse()
     except RecursionError as error:
         raise OptionRefused(
             f"The flag rule {text[:40]!r}... is nested too deeply.",
             wanted="a rule with fewer levels of parentheses and `not`",
             next_step="remove parentheses and `not` that are not needed",
         ) from error
-
-
-def find_limits(text: str) -> tuple[tuple[str, float], ...]:
-    """Pairs of a column and a number that are compared in a rule, without repetition; used to draw thresholds in plots.
-
-    Args:
-        text: a valid rule of the model.
-    """
-    found = re.findall(rf"{_WORD}\s*{_SIGN}\s*({_NUMBER})|({_NUMBER})\s*{_SIGN}\s*{_WORD}", text)
-    pairs = [(column or other, float(number or its)) for column, number, its, other in found]
-    return tuple(dict.fromkeys(pairs))
-
-
-def flags_high(text: str, column: str) -> bool | None:
-    """Whether a rule flags high values of a column; None if undetermined, or if it flags both high and low values.
-
-    Args:
-        text: a valid rule of the model.
-        column: name of the column.
-    """
-    if re.search(r"\bnot\b", text):
-        return None
-    name = rf"\b{re.escape(column)}\b"
-    after = re.findall(rf"{name}\s*([><])", text)
-    before = re.findall(rf"([><])=?\s*{name}", text)
-    sides = {sign == ">" for sign in after} | {sign == "<" for sign in before}
-    return sides.pop() if len(sides) == 1 else None
 
 
 class _Parser:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from export.errors import OptionRefused
 from screen.columns import SCORES_OF_ALL_FORMATS, STATUSES
 from screen.decide.detectors import HIGH_IS_SUSPICIOUS
-from screen.decide.rules import MOST_UNUSUAL, flags_high
+from screen.decide.rule_text import flags_high
+from screen.decide.rules import MOST_UNUSUAL
 from screen.review.results import Results
 
 FLAGGED, AUDIT = "flagged", "audit"

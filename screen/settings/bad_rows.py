@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 
-from export.errors import OptionRefused
+from export.shares import parse_share
 
 
 @dataclass(frozen=True)
@@ -25,20 +26,16 @@ class BadRowLimit:
 
     @classmethod
     def parse(cls, text: str) -> BadRowLimit:
-        """Parse a limit of the form `N` or `P%`.
+        """Parse a limit of the form `N` (rows), `P%`, or a share below 1 such as `0.02`.
 
         Raises:
-            OptionRefused: the text has neither form, or the percentage is above 100.
+            OptionRefused: the text has another form, or the percentage is above 100.
         """
-        match = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)\s*%", text.strip(), re.ASCII)
-        limit = cls(float(match[1] or match[2]), match[2] is not None) if match else None
-        if limit is None or (limit.is_percent and limit.number > 100):
-            raise OptionRefused(
-                f"--max-bad-rows is {text!r}.",
-                wanted="a number of rows such as 100, or a percentage such as 0.5%, at most 100%",
-                next_step="give a number or a percentage, or leave the option out for 1%",
-            )
-        return limit
+        if re.fullmatch(r"\s*\d+\s*", text, re.ASCII):
+            return cls(int(text), is_percent=False)
+        parse_share("--max-bad-rows", text)
+        number = Decimal(text.strip().removesuffix("%").rstrip())
+        return cls(float(number if "%" in text else number * 100), is_percent=True)
 
     def is_exceeded(self, bad: int, rows: int) -> bool:
         """Whether the number of bad rows is above the limit."""

@@ -6,7 +6,7 @@ import pytest
 
 from export.errors import OptionRefused
 from screen.config import RunConfig
-from screen.decide.config import FEATURE_GROUPS, CalibrationConfig, DistanceChoice, parse_review_rate
+from screen.decide.config import FEATURE_GROUPS, CalibrationConfig, DistanceChoice
 from screen.device import DeviceRequest
 from screen.engine.distance import DISTANCES, Metric, group_of
 from screen.settings.bad_rows import BadRowLimit
@@ -27,13 +27,15 @@ from screen.settings.passes import PassSettings
         ("0", 1, 2, True),
         ("100%", 5, 5, False),
         ("1%", 0, 0, False),
+        ("0.07", 7, 100, False),
+        ("0.07", 8, 100, True),
     ],
 )
 def test_bad_rows_are_too_many_above_the_limit_and_not_at_it(text: str, bad: int, rows: int, is_exceeded: bool) -> None:
     assert BadRowLimit.parse(text).is_exceeded(bad, rows) is is_exceeded
 
 
-@pytest.mark.parametrize("text", ["", "%", "-1", "101%", "1e3", "many", "1%%", "0x10", "٣", "nan%"])
+@pytest.mark.parametrize("text", ["", "%", "-1", "101%", "1.0", "1.5", "1e3", "many", "1%%", "0x10", "٣", "nan%"])
 def test_a_limit_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(OptionRefused, match="--max-bad-rows is"):
         RunConfig(max_bad_rows=text)
@@ -78,17 +80,6 @@ def test_values_from_python_are_checked_as_those_of_the_command_line(
 def test_a_review_rate_is_a_share_above_0_and_below_1(rate: float) -> None:
     with pytest.raises(OptionRefused, match="--review-rate is"):
         CalibrationConfig(rate)
-
-
-@pytest.mark.parametrize(("text", "share"), [("0.02", 0.02), ("2%", 0.02), ("0.5 %", 0.005), ("1e-3", 1e-3)])
-def test_a_review_rate_is_a_share_or_a_percentage(text: str, share: float) -> None:
-    assert parse_review_rate(text) == pytest.approx(share)
-
-
-@pytest.mark.parametrize("text", ["", "two", "2 percent", "%", "1.2.3", "2%%", "nan"])
-def test_another_review_rate_is_refused(text: str) -> None:
-    with pytest.raises(OptionRefused, match=r"a share such as 0\.02, or a percentage such as 2%"):
-        parse_review_rate(text)
 
 
 def test_features_are_known_and_exclude_a_list_of_detectors() -> None:

@@ -6,7 +6,6 @@ declared once, as a field (`export.options`).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -16,6 +15,7 @@ import typer
 from export.errors import OptionRefused
 from export.option import FormerName
 from export.options import check_options
+from export.shares import parse_share
 from screen.command_line.options import LABEL_STUDIO_PANEL, ClassNamesModel, InputNow, ServerUrl
 
 QueueFormat = Literal["parquet", "jsonl", "csv", "imagefolder", "label-studio-tasks", "label-studio"]
@@ -71,7 +71,7 @@ class QueueConfig:
     include_random: Annotated[
         str | None,
         typer.Option(
-            metavar="P%",
+            metavar="P%|SHARE",
             help="Percentage of the unflagged rows to draw at random and add, marked `audit`; for example 0.5%.",
             show_default=False,
             rich_help_panel=_ROWS,
@@ -121,9 +121,8 @@ class QueueConfig:
         """
         if self.include_random is None:
             return 0.0
-        match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*%", self.include_random.strip(), re.ASCII)
-        share = float(match[1]) / 100 if match else -1.0
-        if not 0 < share <= 1:
+        share = parse_share("--include-random", self.include_random)
+        if not share > 0:
             raise OptionRefused(
                 f"--include-random is {self.include_random!r}.",
                 wanted="a percentage of the unflagged rows, above 0% and at most 100%",

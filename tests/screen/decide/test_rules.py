@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from export.errors import OptionRefused
-from screen.decide.rules import Reason, default_rule, find_limits, parse_rule
+from screen.decide.rule_text import find_limits
+from screen.decide.rules import Reason, default_rule, parse_rule
 from tests.export.contract.test_metadata import CONTRACT
 
 SCORES = {
@@ -111,3 +112,22 @@ def test_a_regression_needs_a_rule_of_its_own() -> None:
 def test_the_limits_of_a_rule_are_its_numbers_by_column() -> None:
     rule = "p_value <= 0.02 or (not entropy > .5 and 3e-1 < largest_std and energy>-4.5 and entropy > expected_entropy)"
     assert find_limits(rule) == (("p_value", 0.02), ("entropy", 0.5), ("largest_std", 0.3), ("energy", -4.5))
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("confidence < 90%", "confidence < 0.9"),
+        ("12.5 % <= variation_ratio", "0.125 <= variation_ratio"),
+        ("confidence<7% and entropy > 0.5", "confidence<0.07 and entropy > 0.5"),
+    ],
+)
+def test_a_percentage_in_a_rule_is_the_number(text: str, same: str) -> None:
+    assert parse_rule(text, CONTRACT) == parse_rule(same, CONTRACT)
+    assert parse_rule(text, CONTRACT).text == same
+
+
+def test_a_percentage_of_a_column_without_a_maximum_of_1_is_refused() -> None:
+    with pytest.raises(OptionRefused, match="compares entropy with a percentage") as refused:
+        parse_rule("entropy > 25%", CONTRACT)
+    assert "confidence" in refused.value.wanted

@@ -37,8 +37,8 @@ def test_the_formats_are_those_of_files_and_the_server() -> None:
     assert get_args(QueueFormat) == (*FILE_FORMATS, "label-studio")
 
 
-@pytest.mark.parametrize("text", ["0%", "101%", "half", "0.5", "-1%"])
+@pytest.mark.parametrize("text", ["0%", "0", "101%", "half", "1", "5", "-1%"])
 def test_a_random_share_is_a_percentage(text: str) -> None:
     with pytest.raises(OptionRefused, match="--include-random is"):
         QueueConfig(include_random=text)
-    assert QueueConfig(include_random="0.5 %").share() == 0.005
+    assert QueueConfig(include_random="0.5 %").share() == QueueConfig(include_random="0.005").share() == 0.005
