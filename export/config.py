@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
+from export.class_names import CLASSES_HELP, parse_class_names
 from export.contract.inputs import RESIZE_FITS, RESIZE_METHODS, PreprocessingName
 from export.contract.labelled import Labelled
 from export.contract.metadata import OUTPUT_KINDS, OutputKind
@@ -81,17 +82,6 @@ def _image_shape(text: str) -> tuple[int, int, int]:
         )
     height, width, channels = map(int, match.groups())
     return height, width, channels
-
-
-def _read_classes(path: Path) -> tuple[str, ...]:
-    try:
-        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionRefused(
-            f"The file of class names {path} cannot be read: {error}.",
-            wanted="a text file (UTF-8) with one name per line",
-            next_step="check the path and the encoding of the file",
-        ) from error
 
 
 def _find_objects(texts: Sequence[str]) -> dict[str, Any]:
@@ -245,11 +235,11 @@ class ExportConfig:
     ] = None
     class_names: Annotated[
         Sequence[str],
-        FromText(Path, _read_classes),
+        FromText(str, parse_class_names),
         typer.Option(
             "--classes",
-            metavar="FILE",
-            help="Text file with one class name per line, in the order of the model's outputs.",
+            metavar="NAMES|FILE",
+            help=CLASSES_HELP,
             show_default=False,
             rich_help_panel=_OUTPUT,
         ),

@@ -60,7 +60,10 @@ def as_options(command: Callable[..., None]) -> Callable[..., None]:
         if selected is None:
             own = Option.of(name, parameter.default, parameter.annotation)
             names[name] = _argument_key(name, parameter.annotation) if own is None else own.key
-            parameters.append(parameter.replace(name=names[name], kind=inspect.Parameter.KEYWORD_ONLY))
+            if own is not None and own.conversion is not None:
+                parameters.append(own.parameter(Selection()))
+            else:
+                parameters.append(parameter.replace(name=names[name], kind=inspect.Parameter.KEYWORD_ONLY))
             known |= {} if own is None else {own.key: own}
             continue
         config, selection = selected
@@ -85,6 +88,9 @@ def as_options(command: Callable[..., None]) -> Callable[..., None]:
                     if value is not None and value != []  # else the default of the field
                 }
             )
+        for key, option in known.items():
+            if option.conversion is not None and key in names.values():
+                values[key] = option.default if values[key] is None else option.convert(values[key])
         command(**{name: values[key] for name, key in names.items()}, **made)
 
     del with_options.__wrapped__  # Typer would read the signature of the command through it

@@ -283,6 +283,7 @@ def calibrate(
                 "flag_if",
                 "id_column",
                 "keep",
+                "class_names",
                 "max_bad_rows",
                 "alarm",
                 "engine",

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from export.class_names import CLASSES_HELP, parse_class_names
 from export.errors import OptionRefused
+from export.option import FromText
 from export.options import check_options
-from screen.command_line.options import NIGHTLY_PANEL
+from screen.command_line.options import INPUT_PANEL, NIGHTLY_PANEL
 from screen.device import DeviceRequest
 from screen.partition import ShardPartition
 from screen.settings.bad_rows import BadRowLimit
@@ -41,6 +44,17 @@ _DECIDES = ("image_column", "id_column", "keep", "image_root", "max_pixels")
 class RunConfig(ExecutionOptions, DecisionOptions, ColumnOptions):
     """Options of a run, in addition to those of its base classes; the help text of each option documents its field."""
 
+    class_names: Annotated[
+        Sequence[str],
+        FromText(str, parse_class_names),
+        typer.Option(
+            "--classes",
+            metavar="NAMES|FILE",
+            help=CLASSES_HELP,
+            show_default="as recorded in OUTPUT, else as exported",
+            rich_help_panel=INPUT_PANEL,
+        ),
+    ] = ()
     max_bad_rows: Annotated[
         str,
         typer.Option(
@@ -71,6 +85,8 @@ class RunConfig(ExecutionOptions, DecisionOptions, ColumnOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        names = self.class_names
+        object.__setattr__(self, "class_names", parse_class_names(names) if isinstance(names, str) else tuple(names))
         check_options(self)
         request = DeviceRequest.parse(self.device)
         if request.index and self.engine == "ray":

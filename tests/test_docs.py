@@ -139,7 +139,7 @@ def test_code_stands_in_fenced_blocks(page: Path) -> None:
 def test_every_block_is_run_or_generated_or_listed(page: Path) -> None:
     for block in find_blocks(page):
         known = {
-            "": block.language in ("python", "sh"),
+            "": block.language in ("python", "sh", "toml"),
             "recipe": block.name in RECIPES,
             "generated": True,
             "console": block.language == "console",
@@ -220,6 +220,8 @@ def test_the_blocks_of_a_page_run(page: Path, workplace: Path, tmp_path: Path, m
     for block in filter(is_run, find_blocks(page)):
         if block.language == "python":
             exec(compile(block.text, str(block), "exec"), names)  # noqa: S102  the page's own code
+        elif block.language == "toml":
+            Path(block.text.splitlines()[0].removeprefix("# ")).write_text(block.text)
         else:
             run_lines(block, monkeypatch)
 

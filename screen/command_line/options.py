@@ -5,9 +5,13 @@ In: nothing. Out: annotations and titles for Typer. Options of a single command 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+
+from export.class_names import CLASSES_HELP, parse_class_names
+from export.option import FromText
 
 INPUT_PANEL = "What to score"
 DECISION_PANEL = "How to decide"
@@ -54,6 +58,18 @@ ClassNamesModel = Annotated[
     typer.Option(
         metavar="MODEL.onnx",
         help="Exported model from which the class names are read.",
+        show_default="names recorded by the run, else numbers",
+        rich_help_panel=SOURCE_PANEL,
+    ),
+]
+
+GivenClassNames = Annotated[
+    Sequence[str],
+    FromText(str, parse_class_names),
+    typer.Option(
+        "--classes",
+        metavar="NAMES|FILE",
+        help=CLASSES_HELP,
         show_default="names recorded by the run, else numbers",
         rich_help_panel=SOURCE_PANEL,
     ),

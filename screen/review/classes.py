@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from export.contract.metadata import ModelContract
 from export.contract.reader import read_model
 from export.errors import OptionRefused
 from screen.files.paths import as_path
+from screen.output.class_names import wrong_number
 from screen.review.results import Results
 
 OUT_OF_DISTRIBUTION = "out of distribution"
@@ -132,21 +133,36 @@ def name_classes(results: Results, model: str | None) -> tuple[ClassNames, Model
     if contract.task == "values":
         return ClassNames((), several=False), contract
     count = 2 if contract.task == "binary" else contract.classes
-    names = contract.class_names if len(contract.class_names) == count else tuple(map(str, range(count)))
+    names = results.given_names or contract.class_names
+    names = names if len(names) == count else tuple(map(str, range(count)))
     return ClassNames(_make_distinct(names), several=contract.task == "labels"), contract
+
+
+def use_class_names(results: Results, names: tuple[str, ...]) -> Results:
+    """The results with these class names in place of the recorded ones; unchanged without names.
+
+    Raises:
+        OptionRefused: the number of names is not the number of classes, or the model is a regression.
+    """
+    if not names:
+        return results
+    numbers = _number_classes(results)
+    if numbers is not None and len(numbers.names) != len(names):
+        raise wrong_number(len(names), len(numbers.names))
+    return replace(results, given_names=names)
 
 
 def _recorded_classes(results: Results) -> ClassNames:
     """The class names in the record of the run, if it has a name for each class; else class numbers."""
-    numbers = _number_classes(results)
-    recorded = () if results.record is None else results.record.class_names
+    numbers = _number_classes(results) or ClassNames((), several=False)
+    recorded = results.class_names
     if not recorded or len(recorded) != len(numbers.names):
         return numbers
     return ClassNames(_make_distinct(recorded), several=numbers.several)
 
 
-def _number_classes(results: Results) -> ClassNames:
-    """Class numbers as names, their count from the first scored row; empty for a regression or without scored rows."""
+def _number_classes(results: Results) -> ClassNames | None:
+    """Class numbers as names, counted in the first scored row; empty for a regression, None without a scored row."""
     for entry in results.entries:
         for table in results.batches(entry, ["mean", "prediction", "largest_label_entropy"]):
             for row in table.to_pylist():
@@ -156,7 +172,7 @@ def _number_classes(results: Results) -> ClassNames:
                     return ClassNames((), several=False)
                 count = max(2, len(row["mean"])) if row["prediction"] is not None else len(row["mean"])
                 return ClassNames(tuple(map(str, range(count))), several=row["prediction"] is None)
-    return ClassNames((), several=False)
+    return None
 
 
 def _make_distinct(texts: tuple[str, ...]) -> tuple[str, ...]:

@@ -14,7 +14,15 @@ import typer
 
 from export.option import FormerName
 from export.options import as_options
-from screen.command_line.options import LABEL_STUDIO_PANEL, AsJson, ClassNamesModel, InputNow, RunOutput, ServerUrl
+from screen.command_line.options import (
+    LABEL_STUDIO_PANEL,
+    AsJson,
+    ClassNamesModel,
+    GivenClassNames,
+    InputNow,
+    RunOutput,
+    ServerUrl,
+)
 from screen.review.queue.config import QueueConfig, TargetConfig
 
 
@@ -100,6 +108,7 @@ def report(
             show_default="the location recorded by the run",
         ),
     ] = None,
+    class_names: GivenClassNames = (),
 ) -> None:
     """Write an HTML page with counts, score distributions, the most suspicious images, quarantined rows and changes."""
     from screen.files.paths import as_path, name_place
@@ -107,7 +116,7 @@ def report(
     from screen.review.report.page import refuse_foreign, write_page
 
     refuse_foreign(as_path(page))
-    findings = gather_findings(results, top=top, against=against, moved_to=source)
+    findings = gather_findings(results, top=top, against=against, moved_to=source, class_names=tuple(class_names))
     size = write_page(findings, page)
     for note in findings.notes:
         typer.echo(f"note: {note}")

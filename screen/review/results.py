@@ -85,6 +85,7 @@ class Results:
         identity: settings of the run, as recorded in the manifest.
         entries: manifest entries of the result shards, sorted by name.
         record: record of the last run; None if it is missing or of another configuration.
+        given_names: class names that replace the recorded ones; empty if none were given.
     """
 
     folder: Path
@@ -92,6 +93,12 @@ class Results:
     identity: dict[str, Any]
     entries: tuple[ManifestEntry, ...]
     record: RunRecord | None
+    given_names: tuple[str, ...] = ()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The class names that were given, else those in the record of the run; empty if there are none."""
+        return self.given_names or (() if self.record is None else self.record.class_names)
 
     @property
     def settings(self) -> Settings:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +25,7 @@ from screen.files.storage import STAGING_PREFIX
 from screen.input.first_rows import refuse_failing_rows
 from screen.input.mapping import map_columns
 from screen.input.shards import ShardRef, open_first_shard, open_shards
+from screen.output.class_names import check_class_names, choose_class_names, rename_classes
 from screen.output.lock import LOCK_NAME, hold_output, refuse_if_held
 from screen.output.manifest import Manifest
 from screen.output.manifest_file import MANIFEST_STEM
@@ -94,6 +96,7 @@ def run_screening(
     started = time.monotonic()
     output = as_path(output)
     model = read_model(as_path(model_path))
+    check_class_names(tuple(config.class_names), model.contract)
     part = None if config.part is None else ShardPartition.parse(config.part)
     listing = list_shards(source)
     shards, unreadable = open_shards(listing, part)
@@ -167,7 +170,10 @@ def run_screening(
                 shards=len(summary.shards),
                 rows=summary.rows,
             )
-            record.write(output)
+            names = choose_class_names(tuple(config.class_names), model.contract, output, fingerprint(identity))
+            replace(record, class_names=names).write(output)
+        elif part is None:
+            rename_classes(output, fingerprint(identity), tuple(config.class_names))
         held.check()
         manifest.finish(summary.unreadable)
     if part is not None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -45,10 +44,3 @@ def test_options_of_the_accuracy_check_need_its_data(name: str) -> None:
     with pytest.raises(OptionRefused, match=f"--{name.replace('_', '-')} was given without --check-data"):
         AccuracyConfig(**values)
     assert AccuracyConfig(check_data="shards", **values).rows == 500
-
-
-def test_a_file_of_class_names_is_read_line_by_line(tmp_path: Path) -> None:
-    from export.config import _read_classes
-
-    (tmp_path / "names.txt").write_text("cat\n\n dog \n")
-    assert _read_classes(tmp_path / "names.txt") == ("cat", "dog")

@@ -154,3 +154,16 @@ def test_a_keyword_that_is_no_field_is_refused() -> None:
     call: Any = with_keywords(paint, Config)
     with pytest.raises(TypeError, match="weight"):
         call("a", "b", weight=2)
+
+
+def test_an_option_of_a_command_itself_is_converted_too() -> None:
+    made: list[Any] = []
+
+    def command(half: Annotated[float, FromText(str, halve), typer.Option("--twice", help="Twice.")] = 7.0) -> None:
+        made.append(half)
+
+    command.__annotations__["half"] = Annotated[float, FromText(str, halve), typer.Option("--twice", help="Twice.")]
+    assert invoke(as_options(command), "--twice", "3").exit_code == 0
+    assert invoke(as_options(command)).exit_code == 0
+    assert made == [1.5, 7.0]
+    assert list(inspect.signature(as_options(command)).parameters) == ["twice"]

@@ -135,8 +135,7 @@ def _shards_of(source: str) -> tuple[list[Path], tuple[str, ...]]:
             wanted="results of `oodscreen run`",
             next_step="run `oodscreen check` on these results",
         )
-    class_names = () if results.record is None else results.record.class_names
-    return [results.folder / entry.shard for entry in results.entries], class_names
+    return [results.folder / entry.shard for entry in results.entries], results.class_names
 
 
 def _no_results(path: Path | str, why: str) -> InputRefused:

@@ -12,11 +12,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from export.class_names import parse_class_names
 from export.errors import OptionRefused
 from export.option import FormerName
 from export.options import check_options
 from export.shares import parse_share
-from screen.command_line.options import LABEL_STUDIO_PANEL, ClassNamesModel, InputNow, ServerUrl
+from screen.command_line.options import LABEL_STUDIO_PANEL, ClassNamesModel, GivenClassNames, InputNow, ServerUrl
 
 QueueFormat = Literal["parquet", "jsonl", "csv", "imagefolder", "label-studio-tasks", "label-studio"]
 
@@ -103,8 +104,11 @@ class QueueConfig:
     ] = False
     source: InputNow = None
     model: ClassNamesModel = None
+    class_names: GivenClassNames = ()
 
     def __post_init__(self) -> None:
+        names = self.class_names
+        object.__setattr__(self, "class_names", parse_class_names(names) if isinstance(names, str) else tuple(names))
         object.__setattr__(self, "reasons", tuple(self.reasons))
         if self.reasons:
             from screen.review.ranking import check_reasons

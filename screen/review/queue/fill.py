@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
 
-from screen.review.classes import ClassNames, name_classes
+from screen.review.classes import ClassNames, name_classes, use_class_names
 from screen.review.queue.config import QueueConfig
 from screen.review.queue.fetch import FetchedRow, Fetcher
 from screen.review.queue.ledger import LEDGER_NAME, open_ledger
@@ -47,7 +47,7 @@ def fill_queue(
         Refused: the source contains no finished results, or an option is invalid.
         OodscreenError: the export failed; exported images are recorded in the ledger or in the project.
     """
-    results = open_results(source)
+    results = use_class_names(open_results(source), tuple(config.class_names))
     score = choose_score(results, config.order_by)
     if config.per_class is not None:
         check_per_class(results)

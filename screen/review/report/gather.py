@@ -16,6 +16,7 @@ from screen.decide.rule_text import find_limits
 from screen.files.failures import raise_if_refused
 from screen.files.paths import open_parquet
 from screen.output.quarantine import QUARANTINE_NAME
+from screen.review.classes import use_class_names
 from screen.review.ranking import choose_score, is_high_suspicious
 from screen.review.report.aggregate import NEEDED, Aggregate
 from screen.review.report.changes import compare_rows, differing_settings, incomparable_settings
@@ -35,7 +36,12 @@ _UNITS = {column.name: column.unit for column in SCORES_OF_ALL_FORMATS}
 
 
 def gather_findings(
-    source: str, *, top: int = 100, against: str | None = None, moved_to: str | None = None
+    source: str,
+    *,
+    top: int = 100,
+    against: str | None = None,
+    moved_to: str | None = None,
+    class_names: tuple[str, ...] = (),
 ) -> Findings:
     """The contents of a report, from one pass over all results and a second read of the top-ranked rows.
 
@@ -44,9 +50,10 @@ def gather_findings(
         top: number of top-ranked rows to show.
         against: OUTPUT folder of an earlier run to compare with; None for no comparison.
         moved_to: current location of the input shards; None if they were not moved.
+        class_names: class names that replace the recorded ones; empty if none were given.
 
     Raises:
-        OptionRefused: `top` is out of range, or `against` is `source`.
+        OptionRefused: `top` is out of range, `against` is `source`, or the number of names is wrong.
         InputRefused: `source` or `against` contains no results, or unfinished or damaged results.
         OutputLocked: a run is writing the results.
     """
@@ -54,7 +61,7 @@ def gather_findings(
         raise OptionRefused(
             f"--top is {top}.", wanted=f"0 to {MAX_TOP_ROWS} rows", next_step="give another number, or leave out --top"
         )
-    results = open_results(source)
+    results = use_class_names(open_results(source), class_names)
     earlier = None if against is None else open_results(against)
     if earlier is not None and earlier.folder.resolve() == results.folder.resolve():
         raise OptionRefused(

@@ -47,8 +47,8 @@ class ShownNames:
 
     @classmethod
     def of(cls, results: Results) -> ShownNames:
-        """The class names recorded with the results."""
-        return cls(() if results.record is None else results.record.class_names)
+        """The class names that were given, or recorded with the results."""
+        return cls(results.class_names)
 
     def name(self, number: int) -> str:
         """Display name of a class."""

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from export.errors import OptionRefused
+from screen.output.class_names import check_class_names
+from tests.export.contract.test_metadata import CONTRACT
+
+
+@pytest.mark.parametrize(("kind", "outputs", "count"), [("softmax", 3, 3), ("sigmoid", 1, 2), ("sigmoid", 3, 3)])
+def test_there_is_one_name_for_each_class(kind: Any, outputs: int, count: int) -> None:
+    contract = replace(CONTRACT, output_kind=kind, classes=outputs, class_names=())
+    check_class_names(tuple("abc"[:count]), contract)
+    check_class_names((), contract)
+    with pytest.raises(OptionRefused, match=rf"has {count + 1} name\(s\), and the model has {count} classes"):
+        check_class_names(tuple("abcd"[: count + 1]), contract)
+
+
+def test_a_regression_has_no_class_names() -> None:
+    with pytest.raises(OptionRefused, match="the model is a regression"):
+        check_class_names(("a",), replace(CONTRACT, output_kind="regression", classes=1, class_names=()))
