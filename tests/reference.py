@@ -26,10 +26,11 @@ def commands() -> dict[str, Any]:
 
 
 def known_options() -> set[str]:
-    """Every option of every command."""
+    """Every option of every command, with former names."""
     group: Any = typer.main.get_command(cli.app)
+    former = {name for command in group.commands.values() for name in command.callback.former_names}
     parameters = [*group.params, *(one for command in group.commands.values() for one in command.params)]
-    return {"--help"} | {name for one in parameters for name in (*one.opts, *one.secondary_opts)}
+    return {"--help"} | former | {name for one in parameters for name in (*one.opts, *one.secondary_opts)}
 
 
 def reference_text() -> str:

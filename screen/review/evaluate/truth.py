@@ -68,7 +68,7 @@ def _refuse(
     more = f", and {len(unusable) - _EXAMPLES} more" if len(unusable) > _EXAMPLES else ""
     next_step = "give another column, or set these labels to null, which leaves out their rows"
     if len(class_names) != count:
-        next_step = "give class numbers, or results of a model with class names (`oodscreen export --classes`)"
+        next_step = "give class numbers, or record class names: run the same `oodscreen run` again with --classes"
     return OptionRefused(
         f"{rows} of {of} scored row(s) have a label in --label-column {name} that is not one class of the model: "
         f"{', '.join(unusable[:_EXAMPLES])}{more}.",
