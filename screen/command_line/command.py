@@ -26,7 +26,7 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """Typer's error for a command line that cannot be parsed; Typer makes only its subclass `BadParameter` public."""
 
 
-_OUTPUTS = ("output", "out", "plot", "ledger", "results")
+_OUTPUTS = ("output", "out", "plot", "ledger", "results", "shards")
 """Parameters of commands that name an output; the last one because RESULTS contains the ledger of `queue`."""
 
 

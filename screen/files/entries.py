@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from screen.files.paths import as_os_error, is_local
+from screen.files.paths import as_os_error, is_local, version_in
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Entry:
             `other` is for example a pipe.
         is_link: whether the entry is a link.
         problem: why the entry is neither a file nor a folder, or "".
+        version: of an object in a store, its size in bytes and its version as of `file_version`; else (0, "").
     """
 
     name: str
@@ -32,6 +33,7 @@ class Entry:
     kind: Literal["file", "folder", "broken", "other", "unknown"]
     is_link: bool = False
     problem: str = ""
+    version: tuple[int, int | str] = (0, "")
 
 
 def read_folder(folder: Path) -> list[Entry]:
@@ -98,7 +100,9 @@ def _read_store(folder: Path) -> list[Entry]:
             if kind not in ("file", "directory"):
                 kind = "file" if store.isfile(info["name"]) else "other"
             problem = "a link of this store that is not followed, or not a regular file" if kind == "other" else ""
-            entries.append(Entry(name, folder / name, "folder" if kind == "directory" else kind, problem=problem))
+            version = int(info.get("size") or 0), version_in(info)
+            path = folder / name
+            entries.append(Entry(name, path, "folder" if kind == "directory" else kind, False, problem, version))
     return sorted(entries, key=lambda entry: entry.name)
 
 

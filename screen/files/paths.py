@@ -10,7 +10,7 @@ import errno
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -99,8 +99,13 @@ def file_version(path: Path) -> tuple[int, int | str]:
     if is_local(path):
         return status.st_size, status.st_mtime_ns
     info: dict[str, Any] = path.fs.info(path.path)  # type: ignore[attr-defined]
+    return status.st_size, version_in(info)
+
+
+def version_in(info: Mapping[str, Any]) -> str:
+    """The version of an object, from the description of a store: as by `file_version`."""
     tags = (info.get(key) for key in ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "mtime", "created"))
-    return status.st_size, str(next((tag for tag in tags if tag), ""))
+    return str(next((tag for tag in tags if tag), ""))
 
 
 class _StoreFile(io.RawIOBase):

@@ -488,7 +488,7 @@ def test_without_a_command_the_help_is_printed(
 ) -> None:
     assert oodscreen(monkeypatch=monkeypatch) == 2
     told = capsys.readouterr().out
-    for panel in ("Prepare a model", "Screen", "Review results", "Get started"):
+    for panel in ("Prepare", "Screen", "Review results", "Get started"):
         assert panel in told
 
 

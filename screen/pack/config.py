@@ -1,0 +1,75 @@
+"""PackConfig: the options of `oodscreen pack`.
+
+In: options of the command line, or keywords from Python. Out: a frozen dataclass with checked values. Each option is
+declared once, as a field (`export.options`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import typer
+
+from export.options import check_options
+from screen.command_line.options import INPUT_PANEL
+
+SHARD_PANEL = "Shards"
+
+LabelChoice = Literal["first", "last", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackConfig:
+    """Options of a pack; the help text of each option documents its field."""
+
+    label_from: Annotated[
+        LabelChoice,
+        typer.Option(
+            help="Folder whose name is the label, in a folder of images: the `first` or the `last` folder of the path "
+            "below SOURCE, or `none`.",
+            rich_help_panel=INPUT_PANEL,
+        ),
+    ] = "first"
+    path_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Column of the paths, in a list of paths.",
+            show_default="path, file_name, filename, file or image",
+            rich_help_panel=INPUT_PANEL,
+        ),
+    ] = None
+    image_root: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Base folder of the paths in a list of paths; files outside this folder are not read.",
+            show_default="the folder of the list",
+            rich_help_panel=INPUT_PANEL,
+        ),
+    ] = None
+    shard_rows: Annotated[
+        int,
+        typer.Option(
+            min=1, max=1_000_000, metavar="N", help="Maximum number of rows in a shard.", rich_help_panel=SHARD_PANEL
+        ),
+    ] = 20_000
+    shard_size: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=16_384,
+            metavar="N",
+            help="Size of the images, in MiB, at which a shard ends.",
+            rich_help_panel=SHARD_PANEL,
+        ),
+    ] = 512
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            OptionRefused: a value is not allowed.
+        """
+        check_options(self)

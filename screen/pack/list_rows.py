@@ -1,0 +1,165 @@
+"""Rows of a list: a CSV, TSV, JSONL or Parquet file.
+
+In: a file, local or in an object store. Out: a `ListRows` with the columns, and its rows, one at a time. The values of
+CSV and JSONL are text, so that the types do not depend on the rows: in JSONL, values other than text are their JSON.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from export.errors import InputRefused
+from screen.files.failures import raise_if_refused
+from screen.files.paths import base_name, open_bytes, open_parquet
+
+_BATCH_ROWS = 1024
+"""Number of rows that are read together from a Parquet list."""
+
+LIST_ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+
+
+@dataclass(frozen=True)
+class ListRows:
+    """An opened list.
+
+    Attributes:
+        columns: names and types of the columns.
+        read: function that returns an iterator over the rows; a row has a value for each column, a Python value or an
+            Arrow scalar.
+    """
+
+    columns: pa.Schema
+    read: Callable[[], Iterator[tuple[Any, ...]]]
+
+
+def open_list(path: Path) -> ListRows:
+    """Open a list, by the ending of its name.
+
+    Raises:
+        InputRefused: the list cannot be read.
+    """
+    ending = PurePosixPath(base_name(path)).suffix.lower()
+    if ending == ".parquet":
+        return _open_parquet_list(path)
+    if ending in (".csv", ".tsv"):
+        lines = partial(_read_csv, path, "\t" if ending == ".tsv" else ",")
+        header = next(lines(), ())
+        return ListRows(_text_columns(path, [name or "" for name in header]), partial(_without_first, lines))
+    names = tuple(dict.fromkeys(name for row in _read_json_lines(path) for name in row))
+    return ListRows(_text_columns(path, names), partial(_read_json_rows, path, names))
+
+
+def _text_columns(path: Path, names: Sequence[str]) -> pa.Schema:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if not names or twice:
+        raise InputRefused(
+            f"The list {path} has {f'more than one column {twice[0]!r}' if twice else 'no columns'}.",
+            wanted="a first line with a name for each column (CSV), or objects with these names (JSONL)",
+            next_step="correct the list",
+        )
+    return pa.schema([(name, pa.string()) for name in names])
+
+
+def _without_first(read: Callable[[], Iterator[tuple[Any, ...]]]) -> Iterator[tuple[Any, ...]]:
+    rows = read()
+    next(rows, None)
+    return rows
+
+
+def _read_csv(path: Path, delimiter: str) -> Iterator[tuple[str | None, ...]]:
+    """The rows of a CSV file, the names of the columns first; a missing value is None."""
+    with open_bytes(path) as raw, io.TextIOWrapper(raw, "utf-8-sig", newline="") as text:
+        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        width = 0
+        try:
+            for row in reader:
+                width = width or len(row)
+                if row and len(row) != width:
+                    raise _refuse(path, reader.line_num, f"{len(row)} values, not {width} as in the first line")
+                if row:
+                    yield tuple(value or None for value in row)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise _refuse(path, reader.line_num, str(error)) from error
+
+
+def _read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    with open_bytes(path) as raw:
+        for number, line in enumerate(raw, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise _refuse(path, number, str(error) or type(error).__name__) from error
+            if not isinstance(row, dict):
+                raise _refuse(path, number, "not a JSON object")
+            yield row
+
+
+def _read_json_rows(path: Path, names: tuple[str, ...]) -> Iterator[tuple[str | None, ...]]:
+    for row in _read_json_lines(path):
+        values = (row.get(name) for name in names)
+        yield tuple(
+            value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            for value in values
+        )
+
+
+def _refuse(path: Path, line: int, reason: str) -> InputRefused:
+    return InputRefused(
+        f"The list {path} cannot be read at line {line}: {reason}.",
+        wanted="a CSV file with a line of column names, or a JSONL file with an object on each line, both in UTF-8",
+        next_step="correct this line",
+    )
+
+
+def _open_parquet_list(path: Path) -> ListRows:
+    try:
+        with open_parquet(path) as file:
+            schema: pa.Schema = file.schema_arrow
+    except (OSError, pa.ArrowException) as error:
+        raise_if_refused(path, error)
+        raise _refuse_parquet(path, error) from error
+    fields = [pa.field(field.name, _plain_type(field.type)) for field in schema]
+    return ListRows(pa.schema(fields), partial(_read_parquet, path))
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[Any, ...]]:
+    try:
+        with open_parquet(path) as file:
+            for batch in file.iter_batches(_BATCH_ROWS):
+                yield from zip(*map(_plain, batch.columns), strict=True)
+    except (OSError, pa.ArrowException) as error:
+        raise_if_refused(path, error)
+        raise _refuse_parquet(path, error) from error
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        return kind.value_type
+    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """The column without a dictionary or an extension type."""
+    if pa.types.is_dictionary(column.type):
+        return column.dictionary_decode()
+    return column.storage if isinstance(column, pa.ExtensionArray) else column
+
+
+def _refuse_parquet(path: Path, error: Exception) -> InputRefused:
+    return InputRefused(
+        f"The list {path} cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}.",
+        wanted="a Parquet file with a column of paths",
+        next_step="write the list again",
+    )

@@ -1,0 +1,278 @@
+"""Pack SOURCE into shards: the loop over its files, with the shards of an earlier pack skipped.
+
+In: SOURCE, SHARDS and the options. Out: shards, written one after another, and a `PackSummary`. Killed at any moment
+and started again, a pack ends with the same files. Memory is flat in the number of files.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import chain, count, islice
+from pathlib import Path
+from typing import Protocol
+
+from export.errors import InputRefused, OutputRefused
+from screen.files.paths import as_path, name_place, open_parquet
+from screen.pack.config import PackConfig
+from screen.pack.destination import hold_shards, read_records, remove_summary, write_summary
+from screen.pack.findings import Findings
+from screen.pack.image_file import ImageBytes, ImageFile, read_image
+from screen.pack.shard_file import FilesDigest, ShardFile, ShardRecord, shard_name
+from screen.pack.sources import ImageSource, open_source
+from screen.pack.summary import LabelCounts, PackSummary
+from screen.run.stopping import StopRequest
+
+_THREADS = 8
+"""Number of files that are read at the same time."""
+
+_AHEAD_FILES, _AHEAD_BYTES = 64, 64 * 2**20
+"""Maximum number of files that are read ahead, and of their bytes; one file is always read."""
+
+_JUDGED = 1000
+"""Number of files of which at least one must be readable."""
+
+
+class Listener(Protocol):
+    """Receives the progress of a pack."""
+
+    def noted(self, text: str) -> None:
+        """A notice."""
+
+    def advanced(self, rows: int, size: int) -> None:
+        """Rows were packed or compared, with images of `size` bytes."""
+
+    def finished(self, shard: str) -> None:
+        """A shard was written or skipped."""
+
+
+def pack_images(
+    source: str, shards: str, config: PackConfig, listener: Listener, stop: StopRequest | None = None
+) -> PackSummary:
+    """Pack images into shards.
+
+    Args:
+        source: a folder of images, a list of paths, a WebDataset tar, or a folder of such tars.
+        shards: folder of the shards.
+        config: the options.
+        listener: receives the progress.
+        stop: checked before each file; None: nothing stops the pack.
+
+    Raises:
+        InputChanged: a file changed while it was packed.
+        InputRefused: SOURCE is nothing that can be packed, contains no image, or has changed since an earlier pack.
+        Interrupted, Terminated: a signal stopped the pack.
+        OutputLocked: another pack holds SHARDS.
+        OutputRefused: SHARDS contains something else, or shards of a pack with other options.
+        ReadFailed, WriteFailed: the system or a store failed.
+    """
+    destination = as_path(shards)
+    opened = open_source(source, destination, config)
+    findings, labels = Findings(), LabelCounts(opened.columns)
+    files = _refuse_unreadable(source, opened.files(findings), findings)
+    with hold_shards(destination) as held:
+        if held.note:
+            listener.noted(held.note)
+        pack = _Pack(opened, destination, config, read_records(destination), listener)
+        with _read_ahead(labels.counting(files), stop or StopRequest()) as reader:
+            for number in count():
+                if not reader.has_more():
+                    break
+                pack.add_shard(number, reader)
+        pack.refuse_surplus()
+        summary = PackSummary(
+            name_place(source),
+            name_place(destination),
+            tuple(pack.done),
+            pack.skipped,
+            labels.counts,
+            findings.passed_over,
+            tuple(findings.unread),
+            findings.unread_count,
+        )
+        write_summary(destination, summary.lasting_json())
+    return summary
+
+
+def _refuse_unreadable(source: str, files: Iterator[ImageFile], findings: Findings) -> Iterator[ImageFile]:
+    """The files; raise an error if there is none, or if none of the first can be read, before SHARDS is written."""
+    first = list(islice(files, _JUDGED))
+    besides = findings.passed_over.describe()
+    if not first:
+        unread = "; ".join(f"{one.name}: {one.reason}" for one in findings.unread)
+        raise InputRefused(
+            f"SOURCE {source} contains no image."
+            + (f" Passed over: {besides}." if besides else "")
+            + (f" Not read: {unread}." if unread else ""),
+            wanted="files with the endings of images that a run decodes: .png, .jpg, .jpeg, .webp, .bmp, .gif, .tif, "
+            ".tiff, .ppm and their variants",
+            next_step="check the path; give a folder of tars itself, not the folder above it; to pack files with other "
+            "names, give a list of their paths",
+        )
+    if all(file.problem for file in first):
+        raise InputRefused(
+            f"None of the first {len(first)} file(s) of SOURCE {source} can be read; the first is {first[0].name!r}: "
+            f"{first[0].problem}.",
+            wanted="files that exist below the folder of SOURCE",
+            next_step="check the paths; if the paths of a list are relative to another folder, give it with "
+            "--image-root",
+        )
+    return chain(first, files)
+
+
+class _Reader:
+    """Files of SOURCE, in order, read ahead in threads."""
+
+    def __init__(self, files: Iterator[ImageFile], pool: ThreadPoolExecutor, stop: StopRequest) -> None:
+        self._files, self._pool, self._stop = files, pool, stop
+        self._waiting: deque[tuple[ImageFile, Future[ImageBytes]]] = deque()
+        self._bytes = 0
+        self._next: ImageFile | None = next(files, None)
+
+    def has_more(self) -> bool:
+        """Whether a file is left."""
+        return bool(self._waiting) or self._next is not None
+
+    def read(self) -> tuple[ImageFile, ImageBytes]:
+        """The next file with its bytes."""
+        self._stop.check()
+        while self._next is not None and (
+            not self._waiting or (len(self._waiting) < _AHEAD_FILES and self._bytes + self._next.size <= _AHEAD_BYTES)
+        ):
+            self._waiting.append((self._next, self._pool.submit(read_image, self._next)))
+            self._bytes += self._next.size
+            self._next = next(self._files, None)
+        file, future = self._waiting.popleft()
+        self._bytes -= file.size
+        return file, future.result()
+
+    def skip(self) -> ImageFile:
+        """The next file, which need not be read."""
+        self._stop.check()
+        if self._waiting:
+            file, future = self._waiting.popleft()
+            future.cancel()
+            self._bytes -= file.size
+            return file
+        assert self._next is not None  # noqa: S101  the caller has asked `has_more`
+        file, self._next = self._next, next(self._files, None)
+        return file
+
+    def close(self) -> None:
+        """Do not read the files that wait."""
+        for _, future in self._waiting:
+            future.cancel()
+
+
+@contextmanager
+def _read_ahead(files: Iterator[ImageFile], stop: StopRequest) -> Iterator[_Reader]:
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="pack") as pool:
+        reader = _Reader(files, pool, stop)
+        try:
+            yield reader
+        finally:
+            reader.close()
+
+
+class _Pack:
+    """The shards of one pack, finished earlier or now."""
+
+    def __init__(
+        self,
+        source: ImageSource,
+        shards: Path,
+        config: PackConfig,
+        records: dict[int, ShardRecord],
+        listener: Listener,
+    ) -> None:
+        self.done: list[ShardRecord] = []
+        self.skipped = 0
+        self._source, self._shards, self._listener = source, shards, listener
+        self._columns = source.columns
+        self._most_rows, self._most_bytes = config.shard_rows, config.shard_size * 2**20
+        self._identity = source.identity | {
+            "--shard-rows": str(config.shard_rows),
+            "--shard-size": str(config.shard_size),
+        }
+        self._earlier = records
+        for number, record in sorted(records.items()):
+            if record.identity != self._identity:
+                raise self._refuse_options(number, record)
+
+    def add_shard(self, number: int, reader: _Reader) -> None:
+        """Write a shard with the next files, or compare it with them if it exists."""
+        earlier = self._earlier.get(number)
+        if earlier is not None:
+            self._compare(number, earlier, reader)
+            self.done.append(earlier)
+            self.skipped += 1
+        else:
+            self.done.append(self._write(number, reader))
+        self._listener.finished(shard_name(number))
+
+    def refuse_surplus(self) -> None:
+        """Raise an error if SHARDS has more shards than SOURCE has files for."""
+        surplus = sorted(number for number in self._earlier if number >= len(self.done))
+        if surplus:
+            raise self._refuse_changed(surplus[0], "SOURCE has no more files for it")
+
+    def _write(self, number: int, reader: _Reader) -> ShardRecord:
+        remove_summary(self._shards)
+        shard = ShardFile(self._shards / shard_name(number), self._columns, self._identity)
+        try:
+            while reader.has_more() and shard.rows < self._most_rows and shard.size < self._most_bytes:
+                file, image = reader.read()
+                shard.add(file, image)
+                self._listener.advanced(1, len(image.data or b""))
+        except BaseException:
+            shard.abandon()
+            raise
+        return shard.finish()
+
+    def _compare(self, number: int, record: ShardRecord, reader: _Reader) -> None:
+        digest = FilesDigest()
+        names: list[str] = []
+        while reader.has_more() and len(names) < record.rows:
+            file = reader.skip()
+            digest.add(file)
+            names.append(file.name)
+        if digest.text() != record.files:
+            raise self._refuse_changed(number, self._find_difference(number, names))
+        self._listener.advanced(record.rows, record.size)
+
+    def _find_difference(self, number: int, names: list[str]) -> str:
+        """How the files of a shard differ from those of SOURCE, in words."""
+        with open_parquet(self._shards / shard_name(number)) as file:
+            stored = file.read(columns=["image.path"])["image"].to_pylist()
+        for row, (before, now) in enumerate(zip(stored, names, strict=False)):
+            if before is not None and before["path"] != now:
+                return f"its row {row} is {before['path']!r}, where SOURCE has {now!r} now"
+        if len(stored) != len(names):
+            return f"it has {len(stored)} rows, and SOURCE has only {len(names)} more files"
+        return "the names are the same, but the size or the modification time of a file is not"
+
+    def _refuse_changed(self, number: int, difference: str) -> InputRefused:
+        return InputRefused(
+            f"SOURCE has changed since {shard_name(number)} in {name_place(self._shards)} was written: {difference}.",
+            wanted="the SOURCE of the finished shards, unchanged",
+            next_step="to pack the present files, choose a new folder for the shards (or delete the old shards); files "
+            "that arrive later can be packed from a folder of their own",
+        )
+
+    def _refuse_options(self, number: int, record: ShardRecord) -> OutputRefused:
+        names = sorted(
+            name
+            for name in record.identity.keys() | self._identity.keys()
+            if record.identity.get(name) != self._identity.get(name)
+        )
+        before, now = (
+            ", ".join(f"{name} {identity.get(name, 'none')}" for name in names)
+            for identity in (record.identity, self._identity)
+        )
+        return OutputRefused(
+            f"{shard_name(number)} in {name_place(self._shards)} was packed with {before}; this pack has {now}.",
+            wanted="the same kind of SOURCE and the same options for all shards of a folder",
+            next_step="give the same options again, or choose a new folder for the shards",
+        )
