@@ -6,10 +6,7 @@ and started again, a pack ends with the same files. Memory is flat in the number
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Protocol
@@ -19,17 +16,12 @@ from screen.files.paths import as_path, name_place, open_parquet
 from screen.pack.config import PackConfig
 from screen.pack.destination import hold_shards, read_records, remove_summary, write_summary
 from screen.pack.findings import Findings
-from screen.pack.image_file import ImageBytes, ImageFile, read_image
+from screen.pack.image_file import ImageFile
+from screen.pack.reading import Reader, read_ahead
 from screen.pack.shard_file import FilesDigest, ShardFile, ShardRecord, shard_name
-from screen.pack.sources import ImageSource, open_source
+from screen.pack.sources.opening import ImageSource, open_source
 from screen.pack.summary import LabelCounts, PackSummary
 from screen.run.stopping import StopRequest
-
-_THREADS = 8
-"""Number of files that are read at the same time."""
-
-_AHEAD_FILES, _AHEAD_BYTES = 64, 64 * 2**20
-"""Maximum number of files that are read ahead, and of their bytes; one file is always read."""
 
 _JUDGED = 1000
 """Number of files of which at least one must be readable."""
@@ -76,7 +68,9 @@ def pack_images(
         if held.note:
             listener.noted(held.note)
         pack = _Pack(opened, destination, config, read_records(destination), listener)
-        with _read_ahead(labels.counting(files), stop or StopRequest()) as reader:
+        stop = stop or StopRequest()
+        stop.check_output = held.check
+        with read_ahead(labels.counting(files), stop) as reader:
             for number in count():
                 if not reader.has_more():
                     break
@@ -122,60 +116,6 @@ def _refuse_unreadable(source: str, files: Iterator[ImageFile], findings: Findin
     return chain(first, files)
 
 
-class _Reader:
-    """Files of SOURCE, in order, read ahead in threads."""
-
-    def __init__(self, files: Iterator[ImageFile], pool: ThreadPoolExecutor, stop: StopRequest) -> None:
-        self._files, self._pool, self._stop = files, pool, stop
-        self._waiting: deque[tuple[ImageFile, Future[ImageBytes]]] = deque()
-        self._bytes = 0
-        self._next: ImageFile | None = next(files, None)
-
-    def has_more(self) -> bool:
-        """Whether a file is left."""
-        return bool(self._waiting) or self._next is not None
-
-    def read(self) -> tuple[ImageFile, ImageBytes]:
-        """The next file with its bytes."""
-        self._stop.check()
-        while self._next is not None and (
-            not self._waiting or (len(self._waiting) < _AHEAD_FILES and self._bytes + self._next.size <= _AHEAD_BYTES)
-        ):
-            self._waiting.append((self._next, self._pool.submit(read_image, self._next)))
-            self._bytes += self._next.size
-            self._next = next(self._files, None)
-        file, future = self._waiting.popleft()
-        self._bytes -= file.size
-        return file, future.result()
-
-    def skip(self) -> ImageFile:
-        """The next file, which need not be read."""
-        self._stop.check()
-        if self._waiting:
-            file, future = self._waiting.popleft()
-            future.cancel()
-            self._bytes -= file.size
-            return file
-        assert self._next is not None  # noqa: S101  the caller has asked `has_more`
-        file, self._next = self._next, next(self._files, None)
-        return file
-
-    def close(self) -> None:
-        """Do not read the files that wait."""
-        for _, future in self._waiting:
-            future.cancel()
-
-
-@contextmanager
-def _read_ahead(files: Iterator[ImageFile], stop: StopRequest) -> Iterator[_Reader]:
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="pack") as pool:
-        reader = _Reader(files, pool, stop)
-        try:
-            yield reader
-        finally:
-            reader.close()
-
-
 class _Pack:
     """The shards of one pack, finished earlier or now."""
 
@@ -201,7 +141,7 @@ class _Pack:
             if record.identity != self._identity:
                 raise self._refuse_options(number, record)
 
-    def add_shard(self, number: int, reader: _Reader) -> None:
+    def add_shard(self, number: int, reader: Reader) -> None:
         """Write a shard with the next files, or compare it with them if it exists."""
         earlier = self._earlier.get(number)
         if earlier is not None:
@@ -218,7 +158,7 @@ class _Pack:
         if surplus:
             raise self._refuse_changed(surplus[0], "SOURCE has no more files for it")
 
-    def _write(self, number: int, reader: _Reader) -> ShardRecord:
+    def _write(self, number: int, reader: Reader) -> ShardRecord:
         remove_summary(self._shards)
         shard = ShardFile(self._shards / shard_name(number), self._columns, self._identity)
         try:
@@ -231,7 +171,7 @@ class _Pack:
             raise
         return shard.finish()
 
-    def _compare(self, number: int, record: ShardRecord, reader: _Reader) -> None:
+    def _compare(self, number: int, record: ShardRecord, reader: Reader) -> None:
         digest = FilesDigest()
         names: list[str] = []
         while reader.has_more() and len(names) < record.rows:

@@ -19,10 +19,10 @@ import pyarrow as pa
 from export.errors import InputRefused
 from screen.files.paths import as_os_error, file_version, is_local, is_within, name_place
 from screen.files.storage import FileContent
-from screen.pack.ahead import map_ahead
 from screen.pack.findings import Findings
 from screen.pack.image_file import ImageFile, changed, why_one_file
-from screen.pack.list_rows import ListRows, open_list
+from screen.pack.sources.ahead import map_ahead
+from screen.pack.sources.list_rows import ListRows, open_list
 
 _USUAL = ("path", "file_name", "filename", "file", "image")
 """Usual names of the column of paths; `file_name` is the one of Hugging Face."""

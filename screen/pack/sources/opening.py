@@ -19,10 +19,10 @@ from screen.files.paths import as_os_error, as_path, base_name, is_local, is_wit
 from screen.pack.config import PackConfig
 from screen.pack.findings import Findings
 from screen.pack.image_file import ImageFile, is_image
-from screen.pack.image_folder import ImageFolder
-from screen.pack.list_rows import LIST_ENDINGS
-from screen.pack.path_list import PathList
-from screen.pack.webdataset import WebDataset, is_tar
+from screen.pack.sources.image_folder import ImageFolder
+from screen.pack.sources.list_rows import LIST_ENDINGS
+from screen.pack.sources.path_list import PathList
+from screen.pack.sources.webdataset import WebDataset, is_tar
 
 _WANTED = (
     "a folder of image files, a list of paths (.csv, .tsv, .jsonl, .ndjson or .parquet), a WebDataset tar, or a folder "

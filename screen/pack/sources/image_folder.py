@@ -14,7 +14,7 @@ import pyarrow as pa
 from screen.pack.config import LabelChoice
 from screen.pack.findings import Findings
 from screen.pack.image_file import ImageFile, is_image
-from screen.pack.walk import walk
+from screen.pack.sources.walk import walk
 
 
 @dataclass(frozen=True)
