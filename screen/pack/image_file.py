@@ -148,7 +148,10 @@ def _read(file: ImageFile, place: Path) -> tuple[bytes, int | str]:
             return data, os.fstat(opened.fileno()).st_mtime_ns
     start, end = (None, None) if file.offset is None else (file.offset, file.offset + file.size)
     with as_os_error():
-        content: bytes = place.fs.cat_file(place.path, start=start, end=end)  # type: ignore[attr-defined]
+        try:
+            content: bytes = place.fs.cat_file(place.path, start=start, end=end)  # type: ignore[attr-defined]
+        except FileNotFoundError as error:  # without `errno` in many stores
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place)) from error
     return content, file.version
 
 

@@ -140,11 +140,12 @@ class PathList:
         place = self.root / inner
         try:
             with as_os_error():
-                if not place.fs.isfile(place.path):  # type: ignore[attr-defined]
-                    raise _NotReadError("the file does not exist")
-                return place, *file_version(place)
+                found = file_version(place) if place.is_file() else None
         except OSError as error:
             raise _NotReadError(why_one_file(error, place)) from error
+        if found is None:
+            raise _NotReadError("the file does not exist")
+        return place, *found
 
 
 class _NotReadError(Exception):

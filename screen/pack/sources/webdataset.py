@@ -138,7 +138,7 @@ def _samples(file: _TarFile, prefix: str, findings: Findings) -> Iterator[_Sampl
                 continue
             folder, slash, base = name.rpartition("/")
             stem, _, ending = base.partition(".")
-            if not stem or any(part.startswith(".") for part in folder.split("/")):
+            if not stem or any(part.startswith(".") and part != ".." for part in folder.split("/")):
                 findings.pass_hidden(prefix + name)
                 continue
             if not member.isreg() or member.issparse():
@@ -175,6 +175,7 @@ def _add(sample: _Sample, ending: str, name: str, member: tarfile.TarInfo, file:
         file.seek(member.offset_data)
         text = file.read(member.size)
         file.seek(position)
-        sample.texts[ending] = name, text.decode(errors="backslashreplace")
+        if len(text) == member.size:  # else the tar ends here, which is found next
+            sample.texts[ending] = name, text.decode(errors="backslashreplace")
     else:
         findings.pass_over(name, f".{ending}" if ending else "")
