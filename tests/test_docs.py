@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from screen.demo import read_images, write_shards
 from tests import console
-from tests.conftest import oodscreen
+from tests.conftest import encode, oodscreen
 from tests.export import family
 from tests.generated import PARTS, find_parts, make_parts, renew
 from tests.pages import GUIDE, PAGES, README, REPOSITORY, Block, find_anchors, find_blocks, find_links, read
@@ -175,6 +176,7 @@ def workplace(
     noise = np.random.default_rng(0).integers(0, 256, (100, 28, 28, 1), dtype=np.uint8)
     write_shards(folder / "noise", noise, np.full(100, -1), "noise")
     (folder / "images").mkdir()
+    _save_pictures(folder, read_images("test")[0][:20])
     (folder / "my_layers.py").write_text("import keras\n\n\nclass MyLayer(keras.layers.Layer):\n    pass\n")
     _save_models(folder)
     _save_in_two_files(article_keras, folder)
@@ -187,6 +189,18 @@ def workplace(
         assert oodscreen(*tasks.split(), monkeypatch=patch) == 0
     console.label_tasks(folder / "tasks.json", folder / "export.json")
     return folder
+
+
+def _save_pictures(folder: Path, images: NDArray[np.uint8]) -> None:
+    """The same digits as a folder, a list and a tar."""
+    files = [(f"photos/{'ab'[number % 2]}/{number}.png", encode(image)) for number, image in enumerate(images)]
+    (folder / "webdataset").mkdir()
+    with tarfile.open(folder / "webdataset" / "0.tar", "w") as tar:
+        for name, data in files:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+            tar.add(folder / name, name)
+    (folder / "photos.csv").write_text("\n".join(["file_name", *(name for name, _ in files)]))
 
 
 def _save_models(folder: Path) -> None:

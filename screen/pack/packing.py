@@ -46,7 +46,7 @@ def pack_images(
     """Pack images into shards.
 
     Args:
-        source: a folder of images, a list of paths, a WebDataset tar, or a folder of such tars.
+        source: a folder of images, a list of paths, a WebDataset tar, or a folder of these tars.
         shards: folder of the shards.
         config: the options.
         listener: receives the progress.

@@ -26,7 +26,7 @@ from screen.pack.sources.webdataset import WebDataset, is_tar
 
 _WANTED = (
     "a folder of image files, a list of paths (.csv, .tsv, .jsonl, .ndjson or .parquet), a WebDataset tar, or a folder "
-    "of such tars"
+    "of these tars"
 )
 
 _PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
