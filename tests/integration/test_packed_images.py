@@ -1,0 +1,152 @@
+"""A folder of 10,000 JPEG files, from pack to queue: each command is killed, restarted, and ends with the same files."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from screen.demo import read_images
+from screen.output.lock import LOCK_NAME
+from screen.output.record import RECORD_NAME
+from tests.conftest import encode
+from tests.screen.pack.packs import pack, shard_files, write_files
+
+pytestmark = pytest.mark.integration
+
+OODSCREEN = str(Path(sys.executable).with_name("oodscreen"))
+FILES = 10_000
+
+
+def write_photos(folder: Path, count: int) -> Path:
+    """JPEG files in the class folders 0 to 9, made from digits with noise; one is empty, one is text."""
+    images, labels = read_images("test")
+    random_numbers = np.random.default_rng(5)
+    for digit in range(10):
+        (folder / str(digit)).mkdir(parents=True)
+    for number in range(count):
+        index = number % len(images)
+        noise = random_numbers.integers(0, 32, images[index].shape, dtype=np.uint8)
+        data = encode(np.maximum(images[index], noise), "JPEG")
+        (folder / str(labels[index]) / f"{number:05d}.jpg").write_bytes(data)
+    (folder / "3" / "empty.jpg").write_bytes(b"")
+    (folder / "4" / "text.jpg").write_bytes(b"no image")
+    return folder
+
+
+def all_files(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder but locks and the record of a run, which holds times."""
+    return {name: data for name, data in shard_files(folder).items() if Path(name).name != RECORD_NAME}
+
+
+class Stage:
+    """One command; it writes into a folder, of which each trial has one.
+
+    Args:
+        folder: folder of the trials.
+        words: the words of the command, given the folder of a trial.
+        prepare: makes the new folder of a trial.
+    """
+
+    def __init__(
+        self, folder: Path, words: Callable[[Path], list[str]], prepare: Callable[[Path], object] = Path.mkdir
+    ) -> None:
+        self.whole, self._folder, self._words, self._prepare = folder / "whole", folder, words, prepare
+        folder.mkdir()
+
+    def kill_and_compare(self, moments: random.Random, kills: int) -> int:
+        """Run the command; then kill it, run it again and compare; returns how many of the kills met the process."""
+        self._prepare(self.whole)
+        started = time.monotonic()
+        self._run(self.whole)
+        seconds = time.monotonic() - started
+        self._prepare(self._folder / "killed")
+        met = sum(self._kill(self._folder / "killed", moments.uniform(0.3, 1) * seconds) for _ in range(kills))
+        self._run(self._folder / "killed")
+        expected, found = all_files(self.whole), all_files(self._folder / "killed")
+        assert found.keys() == expected.keys()
+        for name, data in expected.items():
+            assert found[name] == data, f"{name} differs"
+        return met
+
+    def _run(self, folder: Path) -> None:
+        done = subprocess.run(
+            [OODSCREEN, *self._words(folder)], cwd=folder, check=False, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def _kill(self, folder: Path, seconds: float) -> bool:
+        words = [OODSCREEN, *self._words(folder)]
+        running = subprocess.Popen(words, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(seconds)
+        running.send_signal(signal.SIGKILL)
+        return running.wait() == -signal.SIGKILL
+
+
+def test_ten_thousand_files_survive_kills_in_every_command(article_onnx: Path, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", FILES)
+    model, moments, met = str(article_onnx), random.Random(7), []  # noqa: S311
+
+    packing = Stage(tmp_path / "pack", lambda _: ["pack", str(photos), "shards", "--shard-rows", "1000"])
+    met.append(packing.kill_and_compare(moments, 4))
+    shards = packing.whole / "shards"
+    assert sum(pq.read_metadata(path).num_rows for path in shards.glob("*.parquet")) == FILES + 2
+
+    calibrating = Stage(
+        tmp_path / "calibrate", lambda _: ["calibrate", model, str(shards), "-o", "c", "-T", "2", "--device", "cpu"]
+    )
+    met.append(calibrating.kill_and_compare(moments, 2))
+
+    words = ["--calibration", str(calibrating.whole / "c"), "--keep", "label", "--device", "cpu"]
+    running = Stage(tmp_path / "run", lambda _: ["run", model, str(shards), "out", *words])
+    met.append(running.kill_and_compare(moments, 3))
+    results = running.whole / "out"
+    table = pq.read_table(results, columns=["id", "label", "status"])
+    assert sorted(table["id"].to_pylist()) == sorted(str(path.relative_to(photos)) for path in photos.rglob("*.jpg"))
+    assert all(row["id"].startswith(f"{row['label']}/") for row in table.to_pylist())
+    failed = {row["id"]: row["status"] for row in table.to_pylist() if row["status"] != "ok"}
+    assert failed == {"3/empty.jpg": "decode_failed", "4/text.jpg": "decode_failed"}
+    evaluated = subprocess.run(
+        [OODSCREEN, "evaluate", results, "--label", "label"], check=True, capture_output=True, text=True
+    )
+    assert "ood_score" in evaluated.stdout
+
+    reporting = Stage(tmp_path / "report", lambda _: ["report", str(results), "-o", "page.html"])
+    met.append(reporting.kill_and_compare(moments, 2))
+    queueing = Stage(
+        tmp_path / "queue",
+        lambda _: ["queue", "out", "-o", "queue.jsonl", "--to", "jsonl", "--top", "100"],
+        lambda folder: shutil.copytree(results, folder / "out"),
+    )
+    met.append(queueing.kill_and_compare(moments, 2))
+    assert all(met), met
+    assert not list(tmp_path.rglob(f"{LOCK_NAME}.holder"))
+
+
+@pytest.mark.filterwarnings("ignore")  # warnings of third-party libraries
+def test_shards_open_in_hugging_face_datasets(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+    photos = write_photos(tmp_path / "photos", 40)
+    for name in ("3/empty.jpg", "4/text.jpg"):
+        (photos / name).unlink()
+    write_files(photos, {"9/notes.txt": b"no image"})
+    (photos / "9" / "lost.jpg").symlink_to("nowhere")
+    pack(photos, tmp_path / "shards", shard_rows=25)
+    for options in ({"path": "parquet", "data_dir": "shards"}, {"path": "shards"}):
+        options = {key: value if value == "parquet" else str(tmp_path / value) for key, value in options.items()}
+        loaded = datasets.load_dataset(**options, split="train", cache_dir=str(tmp_path / "cache"))
+        assert len(loaded) == 41
+        assert isinstance(loaded.features["image"], datasets.Image)
+        assert loaded[0]["image"].size == (28, 28)
+        assert loaded[0]["label"] == "0"
+        assert loaded[40]["id"] == "9/lost.jpg"
+        assert loaded[40]["image"] is None
