@@ -145,14 +145,19 @@ def _predict(probabilities: NDArray[np.floating[Any]], contract: ModelContract) 
 
 
 def _read_label(label: Any, contract: ModelContract) -> list[int] | None:
-    """A label in the format of `_predict`; None if the label is not one of the model's."""
+    """A label in the format of `_predict`; None if the label is not one of the model's.
+
+    As for `oodscreen evaluate`, a class number as text (`3`) is a class number if no class name is a numeral.
+    """
+    if isinstance(label, bytes):
+        label = label.decode(errors="replace")
+    if isinstance(label, str) and label.isdecimal() and not any(name.isdecimal() for name in contract.class_names):
+        label = int(label)
     if contract.task in ("binary", "labels"):
         values = label if isinstance(label, list) else [label]
         numbers = [_whole_number(value) for value in values]
         fits = len(numbers) == contract.classes and all(number in (0, 1) for number in numbers)
         return [int(number) for number in numbers if number is not None] if fits else None
-    if isinstance(label, bytes):
-        label = label.decode(errors="replace")
     if isinstance(label, str):
         return [contract.class_names.index(label)] if label in contract.class_names else None
     number = _whole_number(label)

@@ -176,5 +176,5 @@ def write_failed(target: Path, error: OSError) -> WriteFailed:
         f"{target} could not be written: {error.strerror or error}.",
         wanted="a writable location with free space",
         next_step="check the permissions and the free space, or choose another location; then run the command again "
-        "(`oodscreen run` skips finished shards)",
+        "(`oodscreen run` and `oodscreen pack` skip finished shards)",
     )

@@ -12,9 +12,10 @@ from typing import Annotated, Literal
 import typer
 
 from export.options import check_options
-from screen.command_line.options import INPUT_PANEL
 
+SOURCE_PANEL = "What to pack"
 SHARD_PANEL = "Shards"
+"""Titles of the panels in `oodscreen pack --help`."""
 
 LabelChoice = Literal["first", "last", "none"]
 
@@ -28,7 +29,7 @@ class PackConfig:
         typer.Option(
             help="Folder whose name is the label, in a folder of images: the `first` or the `last` folder of the path "
             "below SOURCE, or `none`.",
-            rich_help_panel=INPUT_PANEL,
+            rich_help_panel=SOURCE_PANEL,
         ),
     ] = "first"
     path_column: Annotated[
@@ -37,7 +38,7 @@ class PackConfig:
             metavar="COLUMN",
             help="Column of the paths, in a list of paths.",
             show_default="path, file_name, filename, file or image",
-            rich_help_panel=INPUT_PANEL,
+            rich_help_panel=SOURCE_PANEL,
         ),
     ] = None
     image_root: Annotated[
@@ -46,7 +47,7 @@ class PackConfig:
             metavar="FOLDER",
             help="Base folder of the paths in a list of paths; files outside this folder are not read.",
             show_default="the folder of the list",
-            rich_help_panel=INPUT_PANEL,
+            rich_help_panel=SOURCE_PANEL,
         ),
     ] = None
     shard_rows: Annotated[

@@ -142,8 +142,9 @@ class PackSummary:
     def _label_lines(self) -> list[str]:
         if not self.labels:
             return []
+        more_than = "at least " if len(self.labels) == _LABELS else ""
         named = ", ".join(f"{label} {count}" for label, count in self.labels[:NAMED])
-        lines = [f"labels: {len(self.labels)} ({named}{', ...' if len(self.labels) > NAMED else ''})"]
+        lines = [f"labels: {more_than}{len(self.labels)} ({named}{', ...' if len(self.labels) > NAMED else ''})"]
         if all(label.lower() in _SPLITS for label, _ in self.labels):
             lines.append(
                 "these labels look like parts of a data set: pack each folder by itself, or add --label-from last"

@@ -86,10 +86,18 @@ def test_labels_are_numbers_or_names_and_nothing_is_guessed() -> None:
     named = replace(CONTRACT, class_names=("cat", "dog", "eel"))
     good: list[Any] = [0, True, 2.0, "eel", b"dog"]
     assert measure([batch([0, 1, 2, 2, 1], good)], named).exported == 1
-    bad: list[Any] = [3, -1, 1.5, float("nan"), "cow", None, [1], "1"]
+    bad: list[Any] = [3, -1, 1.5, float("nan"), "cow", None, [1], "3"]
     found = measure([batch([0] * 9, [0, *bad])], named)
     assert (found.rows, found.unlabelled) == (1, 8)
     assert measure([batch([0, 0], [0, "cat"])]).unlabelled == 1
+
+
+def test_a_class_number_may_be_text_unless_a_class_name_is_a_numeral() -> None:
+    assert measure([batch([0, 1, 2], ["0", b"1", "2"])]).exported == 1
+    assert measure([batch([0, 1], ["cat", "1"])], replace(CONTRACT, class_names=("cat", "dog", "eel"))).exported == 1
+    numerals = replace(CONTRACT, class_names=("2", "1", "0"))
+    assert measure([batch([0, 1, 2], ["2", "1", "0"])], numerals).exported == 1
+    assert measure([batch([0, 0], ["2", "3"])], numerals).unlabelled == 1
 
 
 def test_sigmoids_count_each_label() -> None:
