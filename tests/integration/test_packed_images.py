@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import signal
@@ -18,6 +19,7 @@ import pytest
 from screen.demo import read_images
 from screen.output.lock import LOCK_NAME
 from screen.output.record import RECORD_NAME
+from screen.review.queue.ledger import LEDGER_NAME
 from tests.conftest import encode
 from tests.screen.pack.packs import pack, shard_files, write_files
 
@@ -44,8 +46,9 @@ def write_photos(folder: Path, count: int) -> Path:
 
 
 def all_files(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder but locks and the record of a run, which holds times."""
-    return {name: data for name, data in shard_files(folder).items() if Path(name).name != RECORD_NAME}
+    """Every file below a folder but locks, the record of a run and the ledger of a queue, which hold times."""
+    files = shard_files(folder).items()
+    return {name: data for name, data in files if not {RECORD_NAME, LEDGER_NAME} & set(Path(name).parts)}
 
 
 class Stage:
@@ -79,9 +82,8 @@ class Stage:
         return met
 
     def _run(self, folder: Path) -> None:
-        done = subprocess.run(
-            [OODSCREEN, *self._words(folder)], cwd=folder, check=False, capture_output=True, text=True
-        )
+        words = [OODSCREEN, *self._words(folder)]
+        done = subprocess.run(words, cwd=folder, check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def _kill(self, folder: Path, seconds: float) -> bool:
@@ -128,8 +130,21 @@ def test_ten_thousand_files_survive_kills_in_every_command(article_onnx: Path, t
         lambda folder: shutil.copytree(results, folder / "out"),
     )
     met.append(queueing.kill_and_compare(moments, 2))
+    compare_what_is_left(queueing)
     assert all(met), met
     assert not list(tmp_path.rglob(f"{LOCK_NAME}.holder"))
+
+
+def compare_what_is_left(queueing: Stage) -> None:
+    """The ledgers hold the same images: the next queue has the other flagged images in both folders."""
+    queues = []
+    for folder in (queueing.whole, queueing.whole.with_name("killed")):
+        subprocess.run([OODSCREEN, "queue", "out", "-o", "rest.jsonl"], cwd=folder, check=True, capture_output=True)
+        queues.append((folder / "rest.jsonl").read_bytes())
+        lines = (folder / "queue.jsonl").read_text().splitlines() + (folder / "rest.jsonl").read_text().splitlines()
+        keys = [json.loads(line)["key"] for line in lines]
+        assert len(keys) == len(set(keys)) > 100
+    assert queues[0] == queues[1]
 
 
 @pytest.mark.filterwarnings("ignore")  # warnings of third-party libraries
