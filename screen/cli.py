@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 import typer
 
 import export.cli
+import screen.pack.cli
 import screen.review.cli
 from export.addresses import without_secrets
-from export.errors import ExitCode, OodscreenError, printable
+from export.errors import ExitCode, OodscreenError
 from export.option import Selection
 from export.options import as_options
 from screen.command_line.command import Command, CommandLine, explain_unexpected
@@ -32,7 +33,6 @@ from screen.command_line.startup import keep_pandas_out_of_pyarrow
 from screen.command_line.streams import keep_streams
 from screen.config import ForceChoice, RunConfig
 from screen.decide.config import CalibrationConfig
-from screen.pack.config import PackConfig
 from screen.settings.passes import PassSettings
 
 if TYPE_CHECKING:
@@ -334,35 +334,7 @@ def inspect(
     typer.echo(inspection.to_json() if as_json else inspection.to_text())
 
 
-@_command("pack", panel=_PREPARE)
-def pack(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="Folder of image files, list of paths (CSV, TSV, JSONL or Parquet), WebDataset tar, or folder of "
-            "tars.",
-            show_default=False,
-        ),
-    ],
-    shards: Annotated[str, typer.Argument(metavar="SHARDS", help="Folder of the shards.", show_default=False)],
-    config: PackConfig,
-    as_json: AsJson = False,
-) -> None:
-    """Pack image files into Parquet shards, one row for each file; the bytes of the files stay as they are."""
-    keep_pandas_out_of_pyarrow()
-    from screen.pack.packing import pack_images
-    from screen.pack.progress import make_listener
-    from screen.run.stopping import stop_on_signals
-
-    with stop_on_signals() as stop, make_listener() as listener:
-        summary = pack_images(source, shards, config, listener, stop)
-    typer.echo(printable(summary.to_text()), err=as_json)
-    if as_json:
-        typer.echo(summary.to_json())
-    raise typer.Exit(summary.exit_code)
-
-
+_command("pack", panel=_PREPARE)(screen.pack.cli.pack)
 _command("report", panel=_REVIEW)(screen.review.cli.report)
 _command("evaluate", panel=_REVIEW)(screen.review.cli.evaluate)
 _command("queue", panel=_REVIEW)(screen.review.cli.queue)

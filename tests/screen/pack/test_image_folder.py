@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from export.errors import InputRefused, OutputRefused
+from screen.pack import progress
 from tests.conftest import oodscreen
 from tests.screen.pack.packs import pack, rows_of, write_files
 
@@ -160,3 +161,20 @@ def test_the_command_prints_what_it_packed(
     assert json.loads(printed.out)["labels"] == {"cat": 1, "dog": 1}
     assert printed.err.startswith("2 rows in 1 shard(s)")
     assert oodscreen("pack", source, tmp_path / "out", "--shard-rows", "0", monkeypatch=monkeypatch) == 2
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_progress_is_printed_as_lines_or_as_one_line_that_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_terminal: bool
+) -> None:
+    monkeypatch.setattr(progress, "_LINE_SECONDS", -1)
+    monkeypatch.setattr(progress, "_TERMINAL_SECONDS", -1)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal, raising=False)
+    with progress.make_listener() as listener:
+        listener.advanced(1, 2**20)
+        listener.finished("images-000000.parquet")
+        listener.advanced(1, 2**20)
+    start, end = ("\r", "") if is_terminal else ("", "\n")
+    first = f"{start}oodscreen: 1 rows packed, 1 MiB, 0 shard(s) finished{end}"
+    second = f"{start}oodscreen: 2 rows packed, 2 MiB, 1 shard(s) finished\n"
+    assert capsys.readouterr().err == first + second
