@@ -29,7 +29,7 @@ def hold_shards(shards: Path) -> Iterator[HeldOutput]:
 
     Raises:
         OutputLocked: another pack holds SHARDS.
-        OutputRefused: SHARDS is no folder, or contains files that no pack wrote.
+        OutputRefused: SHARDS is not a folder, or contains files that `oodscreen pack` did not write.
         WriteFailed: the folder cannot be created or written to.
     """
     _refuse_others(shards)
@@ -50,7 +50,7 @@ def read_records(shards: Path) -> dict[int, ShardRecord]:
     """The records of the finished shards, by number.
 
     Raises:
-        OutputRefused: a file has the name of a shard, and is none.
+        OutputRefused: a file has the name of a shard, but is damaged or was not written by `oodscreen pack`.
         ReadFailed: the system or the store refused to read a shard.
     """
     records = {}
@@ -70,7 +70,7 @@ def _read_record(path: Path) -> ShardRecord:
     if record is None:
         raise OutputRefused(
             f"{name_place(path)} is damaged, or was not written by this version of `oodscreen pack`.",
-            wanted="SHARDS that contains nothing but shards of the same pack",
+            wanted="SHARDS that contains only shards of the same pack",
             next_step="delete this file if you do not need it, and run the same command again, which writes the shard; "
             "or choose another folder for the shards",
         )

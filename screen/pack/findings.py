@@ -1,4 +1,4 @@
-"""Findings: the files and folders of SOURCE that become no row, by number and by name.
+"""Findings: the files and folders of SOURCE that get no row, by number and by name.
 
 In: names, while SOURCE is searched. Out: a `PassedOver` and a list of `Unread` for the summary.
 """
@@ -31,7 +31,7 @@ class Unread:
 
 @dataclass(frozen=True)
 class PassedOver:
-    """Files of SOURCE that are no images.
+    """Files of SOURCE that are not images.
 
     Attributes:
         endings: number of files without the ending of an image, by ending.
@@ -77,7 +77,7 @@ class Findings:
         self._hidden_names: list[str] = []
 
     def pass_over(self, name: str, ending: str | None = None) -> None:
-        """Count a file that is no image.
+        """Count a file that is not an image.
 
         Args:
             name: name of the file.
@@ -102,7 +102,7 @@ class Findings:
 
     @property
     def passed_over(self) -> PassedOver:
-        """The files that are no images, so far."""
+        """The files that are not images, so far."""
         endings = tuple(sorted(self._endings.items(), key=lambda item: (-item[1], item[0])))
         return PassedOver(endings, tuple(self._names), self._hidden, tuple(self._hidden_names))
 

@@ -54,7 +54,7 @@ def pack_images(
 
     Raises:
         InputChanged: a file changed while it was packed.
-        InputRefused: SOURCE is nothing that can be packed, contains no image, or has changed since an earlier pack.
+        InputRefused: SOURCE cannot be packed, contains no image, or has changed since an earlier pack.
         Interrupted, Terminated: a signal stopped the pack.
         OutputLocked: another pack holds SHARDS.
         OutputRefused: SHARDS contains something else, or shards of a pack with other options.

@@ -71,7 +71,7 @@ class ShardRecord:
 
     @classmethod
     def read(cls, path: Path) -> ShardRecord | None:
-        """The record of a shard; None if the file is no shard that a pack of this format wrote.
+        """The record of a shard; None if the file was not written by a pack of this format.
 
         Raises:
             OSError: the file cannot be opened; with `errno` if the system or the store refused.

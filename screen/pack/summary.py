@@ -65,7 +65,7 @@ class PackSummary:
         shards: the records of all shards, in order.
         skipped: number of shards that an earlier pack finished.
         labels: number of rows of each label.
-        passed_over: files of SOURCE that are no images.
+        passed_over: files of SOURCE that are not images.
         unread: the first folders and tars that could not be read.
         unread_count: number of these folders and tars.
     """

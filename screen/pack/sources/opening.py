@@ -57,7 +57,7 @@ def open_source(source: str, shards: Path, config: PackConfig) -> ImageSource:
 
     Raises:
         InputRefused: SOURCE does not exist, or is something else.
-        OptionRefused: an option of lists is given, and SOURCE is no list.
+        OptionRefused: an option of lists is given, and SOURCE is not a list.
         OutputRefused: SHARDS is in SOURCE.
     """
     path = as_path(source)
@@ -89,7 +89,7 @@ def _open_folder(source: str, root: Path, shards: Path, config: PackConfig) -> I
     if is_within(_resolved(shards), root):
         raise OutputRefused(
             f"SHARDS {name_place(shards)} is in SOURCE {source}.",
-            wanted="a folder outside SOURCE, so that no shard is taken for a part of SOURCE",
+            wanted="a folder outside SOURCE, because a pack must not read its own shards",
             next_step="choose another folder for the shards",
         )
     has_tar = has_image = has_shard = False
@@ -127,14 +127,14 @@ def _refuse_list_options(source: str, config: PackConfig, is_list: bool) -> None
     ]
     if given and not is_list:
         raise OptionRefused(
-            f"{given[0]} is given, but SOURCE {source} is no list of paths.",
+            f"{given[0]} is given, but SOURCE {source} is not a list of paths.",
             wanted="a list of paths (.csv, .tsv, .jsonl, .ndjson or .parquet) as SOURCE",
             next_step="leave the option out, or give the list as SOURCE",
         )
 
 
 def _refuse_file(source: str, path: Path) -> InputRefused:
-    """The error for a file that is no list and no tar, with the command that helps."""
+    """The error for a file that is neither a list nor a tar, with the command that helps."""
     name, quoted = base_name(path).lower(), shlex.quote(source)
     if name.endswith(".zip"):
         what = "a zip file"

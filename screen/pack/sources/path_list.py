@@ -82,7 +82,7 @@ class PathList:
 
     @property
     def columns(self) -> pa.Schema:
-        """The columns after `image`; `id` is the path, if the list has no such column."""
+        """The columns after `image`; a list without a column `id` gets one with the paths."""
         kept = self.rows.columns.remove(self.path_column)
         return kept if "id" in kept.names else kept.append(pa.field("id", pa.string()))
 

@@ -25,7 +25,7 @@ _TEXTS = ("cls", "txt", "json")
 """Endings of the members whose texts become columns."""
 
 _TEXT_BYTES = 2**20
-"""Maximum size of such a member."""
+"""Maximum size of one of these members, in bytes."""
 
 
 @dataclass
@@ -119,7 +119,7 @@ class _TarFile:
         return self.last
 
     def why_damaged(self) -> str:
-        """Why the end of the tar is no end, or "": tarfile takes any damaged header for the end."""
+        """Why the tar is damaged, or "": tarfile treats any damaged header as the end of the tar."""
         if self.last.strip(b"\0"):
             return f"there is no valid header at byte {self._raw.tell() - len(self.last)}"
         while block := self._raw.read(2**20):
