@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from export.errors import printable
 from export.options import as_options
 from screen.command_line.options import AsJson
 from screen.command_line.startup import keep_pandas_out_of_pyarrow
@@ -39,7 +38,7 @@ def pack(
 
     with stop_on_signals() as stop, make_listener() as listener:
         summary = pack_images(source, shards, config, listener, stop)
-    typer.echo(printable(summary.to_text()), err=as_json)
+    typer.echo(summary.to_text(), err=as_json)
     if as_json:
         typer.echo(summary.to_json())
     raise typer.Exit(summary.exit_code)

@@ -9,6 +9,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from export.errors import printable
+
 NAMED = 5
 """Maximum number of names in a line of the summary."""
 
@@ -107,6 +109,11 @@ class Findings:
         return PassedOver(endings, tuple(self._names), self._hidden, tuple(self._hidden_names))
 
 
+def on_one_line(name: str) -> str:
+    """A name with control characters escaped, line breaks too."""
+    return printable(name).replace("\n", "\\n")
+
+
 def name_some(names: tuple[str, ...] | list[str], count: int) -> str:
     """The first names, with "..." if there are more."""
-    return ", ".join(names[:NAMED]) + (", ..." if count > min(NAMED, len(names)) else "")
+    return ", ".join(map(on_one_line, names[:NAMED])) + (", ..." if count > min(NAMED, len(names)) else "")

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from export.errors import ExitCode
-from screen.pack.findings import NAMED, PassedOver, Unread, name_some
+from screen.pack.findings import NAMED, PassedOver, Unread, name_some, on_one_line
 from screen.pack.image_file import ImageFile
 from screen.pack.shard_file import ShardRecord
 
@@ -143,7 +143,7 @@ class PackSummary:
         if not self.labels:
             return []
         more_than = "at least " if len(self.labels) == _LABELS else ""
-        named = ", ".join(f"{label} {count}" for label, count in self.labels[:NAMED])
+        named = ", ".join(f"{on_one_line(label)} {count}" for label, count in self.labels[:NAMED])
         lines = [f"labels: {more_than}{len(self.labels)} ({named}{', ...' if len(self.labels) > NAMED else ''})"]
         if all(label.lower() in _SPLITS for label, _ in self.labels):
             lines.append(

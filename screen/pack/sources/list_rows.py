@@ -117,9 +117,9 @@ def _read_json_rows(path: Path, names: tuple[str, ...]) -> Iterator[tuple[str | 
 
 def _refuse(path: Path, line: int, reason: str) -> InputRefused:
     return InputRefused(
-        f"The list {path} cannot be read at line {line}: {reason}.",
+        f"The list {path} cannot be read near line {max(1, line)}: {reason}.",
         wanted="a CSV file with a line of column names, or a JSONL file with an object on each line, both in UTF-8",
-        next_step="correct this line",
+        next_step="correct the line, or write the list again",
     )
 
 

@@ -92,6 +92,14 @@ def test_names_that_are_not_utf_8_are_escaped(tmp_path: Path) -> None:
     assert [(row["label"], row["id"]) for row in rows_of(tmp_path / "out")] == [("caf\\xe9", "caf\\xe9/1.png")]
 
 
+def test_names_with_control_characters_stay_on_one_line_of_the_summary(tmp_path: Path) -> None:
+    source = write_files(tmp_path / "in", {"a\nb\x1b/1.png": b"1", "c\n.txt": b"1"})
+    text = pack(source, tmp_path / "out").to_text()
+    assert "labels: 1 (a\\nb\\x1b 1)\n" in text
+    assert "(.txt 1): c\\n.txt\n" in text
+    assert [row["label"] for row in rows_of(tmp_path / "out")] == ["a\nb\x1b"]
+
+
 def test_shards_and_row_groups_end_at_their_limits(tmp_path: Path) -> None:
     source = write_files(tmp_path / "in", {f"{number:04}.png": b"x" * 2**19 for number in range(7)})
     pack(source, tmp_path / "rows", shard_rows=3)
