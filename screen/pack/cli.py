@@ -9,13 +9,11 @@ from typing import Annotated
 
 import typer
 
-from export.options import as_options
 from screen.command_line.options import AsJson
 from screen.command_line.startup import keep_pandas_out_of_pyarrow
 from screen.pack.config import PackConfig
 
 
-@as_options
 def pack(
     source: Annotated[
         str,
