@@ -9,6 +9,7 @@ The surprisal, -ln of the share of in-distribution rows with a score at least as
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,20 @@ HIGH_IS_UNUSUAL = {
 HIGH_IS_SUSPICIOUS = {**HIGH_IS_UNUSUAL, "feature_distance": True, "ood_score": True, "p_value": False}
 """Scores by which rows can be ordered: detectors, those of a calibration, and `feature_distance` of results of format 1
 or 2; True if high values are unusual."""
+
+_WORD = re.compile(r"[A-Za-z_]\w*")
+
+
+def ranking_score(rule: str, *, calibrated: bool) -> str:
+    """The score that ranks rows by suspicion: `ood_score`, else the first score in the flag rule, else `entropy`.
+
+    Args:
+        rule: text of the flag rule.
+        calibrated: whether the rows have an `ood_score`.
+    """
+    if calibrated:
+        return "ood_score"
+    return next((word for word in _WORD.findall(rule) if word in HIGH_IS_SUSPICIOUS), "entropy")
 
 
 def orient(name: str, values: NDArray[Any]) -> Floats:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from export.errors import OptionRefused
 from screen.columns import SCORES_OF_ALL_FORMATS, STATUSES
-from screen.decide.detectors import HIGH_IS_SUSPICIOUS
+from screen.decide.detectors import HIGH_IS_SUSPICIOUS, ranking_score
 from screen.decide.rule_text import flags_high
 from screen.decide.rules import MOST_UNUSUAL
 from screen.review.results import Results
@@ -104,9 +104,7 @@ def choose_score(results: Results, order_by: str | None) -> str:
                     next_step="give one of these, or leave out --order-by",
                 )
         return order_by
-    if results.calibrated:
-        return "ood_score"
-    return next((word for word in _WORD.findall(results.rule) if word in HIGH_IS_SUSPICIOUS), "entropy")
+    return ranking_score(results.rule, calibrated=results.calibrated)
 
 
 def is_high_suspicious(results: Results, score: str) -> bool:
