@@ -57,7 +57,7 @@ from screen.engine.masks import identify_rows
 from screen.review.evaluate.metrics import separate
 from screen.review.evaluate.risk import risk_coverage_area
 from screen.run.calibrate import run_calibration
-from screen.run.progress import PlainLines
+from screen.run.progress import LogLines
 from screen.run.runner import run_screening
 from screen.run.self_test import find_blind
 
@@ -80,7 +80,7 @@ def calibrate(
     """A calibration with the default detectors or with others, and what its self-test says."""
     wanted = CalibrationConfig(RATES[0], reference=str(reference), detectors=detectors)
     config = RunConfig(passes=PASSES, device="cpu")
-    report = run_calibration(model, str(held), output, config, wanted, PlainLines())
+    report = run_calibration(model, str(held), output, config, wanted, LogLines())
     print(report.to_text(), flush=True)
     shares = dict(report.calibration.self_test)
     return report.calibration, {"flagged": shares, "blind": find_blind(shares)}
@@ -91,7 +91,7 @@ def screen(model: Path, sets: Mapping[str, Path], output: Path, calibration: Pat
     folder = sets["test"].parent
     source = str(folder / "*" / "*.parquet")
     config = RunConfig(calibration=str(calibration), keep=["label"], device="cpu")
-    run_screening(model, source, output, config, PlainLines())
+    run_screening(model, source, output, config, LogLines())
     return {name: read_columns(output / one.relative_to(folder)) for name, one in sets.items()}
 
 

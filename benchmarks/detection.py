@@ -40,7 +40,7 @@ from screen.decide.row_sets import threshold_rank
 from screen.engine.distance import DISTANCES
 from screen.review.evaluate.metrics import separate
 from screen.run.calibrate import run_calibration
-from screen.run.progress import PlainLines
+from screen.run.progress import LogLines
 from screen.run.runner import run_screening
 
 RESULT = Path(__file__).parent / "results" / "detection.json"
@@ -85,7 +85,7 @@ def train(data: Path, work: Path, seed: int) -> Path:
 def screen(model: Path, source: Path, output: Path, calibration: Path) -> dict[str, NDArray[Any]]:
     """Score a set and read its columns; finished shards are not scored again."""
     config = RunConfig(calibration=str(calibration), device="cpu")
-    run_screening(model, str(source), output, config, PlainLines())
+    run_screening(model, str(source), output, config, LogLines())
     table = pa.concat_tables([pq.read_table(path) for path in sorted(output.glob("*.parquet"))])
     return {name: np.asarray(table[name]) for name in (*SCORES, "ood_score", "flag", "p_value")}
 
@@ -96,7 +96,7 @@ def measure_seed(data: Path, work: Path, sets: dict[str, Path], seed: int) -> di
     calibration = work / f"article-{seed}.calibration"
     wanted = CalibrationConfig(REVIEW_RATE, reference=str(data / "mnist" / "train"))
     config = RunConfig(passes=PASSES, device="cpu")
-    report = run_calibration(model, str(data / "mnist" / "valid"), calibration, config, wanted, PlainLines())
+    report = run_calibration(model, str(data / "mnist" / "valid"), calibration, config, wanted, LogLines())
     print(report.to_text(), flush=True)
     folders = {"valid": data / "mnist" / "valid", "test": data / "mnist" / "test", **sets}
     columns = {

@@ -33,6 +33,7 @@ from benchmarks.networks import export_article
 from benchmarks.shard_mutations import encode_number
 from benchmarks.trees import without_override
 from screen.files.storage import find_stale_staging
+from screen.output.history import HISTORY_FOLDER
 from screen.output.lock import LOCK_NAME
 from screen.output.manifest_file import MANIFEST_NAME
 from screen.output.quarantine import QUARANTINE_NAME, UNREADABLE_SHARD
@@ -132,9 +133,10 @@ def _start(model: Path, source: Path, output: Path, log: str) -> subprocess.Pope
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Content of every file by name, without the lock (empty) and the record of the run (with durations)."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in (LOCK_NAME, RECORD_NAME))
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    """Content of every file by name, without the lock (empty), and the record and the history (with times)."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    left_out = {LOCK_NAME, RECORD_NAME, HISTORY_FOLDER}
+    return {name: path.read_bytes() for name, path in files.items() if name.split("/")[0] not in left_out}
 
 
 def run_to_the_end(model: Path, source: Path, output: Path, log: str) -> tuple[float, float]:

@@ -28,7 +28,7 @@ from export.exporter import export_model
 from export.source.describe import import_keras
 from screen.config import RunConfig
 from screen.demo import ARTICLE_ROW, decode_images
-from screen.run.progress import PlainLines
+from screen.run.progress import LogLines
 from screen.run.runner import run_screening
 
 RESULT = Path(__file__).parent / "results" / "mnist.json"
@@ -46,7 +46,7 @@ def measure(data: Path, work: Path, *, epochs: int, passes: int = 100, seed: int
     model.save(work / "mnist.keras")
     export_model(model, work / "mnist.onnx", scale=SCALE)
     config = RunConfig(passes=passes, keep=["label"], force="all")
-    summary = run_screening(work / "mnist.onnx", str(data / "mnist" / "test"), work / "results", config, PlainLines())
+    summary = run_screening(work / "mnist.onnx", str(data / "mnist" / "test"), work / "results", config, LogLines())
     table = pa.concat_tables([pq.read_table(file) for file in sorted((work / "results").glob("*.parquet"))])
     given = pa.concat_tables([pq.read_table(file) for file in sorted((data / "mnist" / "test").glob("*.parquet"))])
     return {

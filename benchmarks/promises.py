@@ -46,7 +46,7 @@ from screen.engine.masks import identify_rows
 from screen.engine.passes import PassEngine
 from screen.input.images import batch_rows
 from screen.run.calibrate import run_calibration
-from screen.run.progress import PlainLines
+from screen.run.progress import LogLines
 
 RESULT = Path(__file__).parent / "results" / "promises.json"
 PASSES = 500
@@ -60,7 +60,7 @@ def calibrate(model: Path, data: Path, work: Path, rate: float, passes: int) -> 
     path = work / f"promises-{passes}-{rate}.calibration"
     config = RunConfig(passes=passes, device="cpu")
     wanted = CalibrationConfig(rate, reference=str(data / "mnist" / "train"))
-    run_calibration(model, str(data / "mnist" / "valid"), path, config, wanted, PlainLines())
+    run_calibration(model, str(data / "mnist" / "valid"), path, config, wanted, LogLines())
     return path
 
 

@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 from benchmarks.networks import NETWORKS, SHAPES
 from benchmarks.throughput import make_model, run_process
 from screen.output.writer import WrittenShard
-from screen.run.progress import PlainLines
+from screen.run.progress import LogLines
 
 RESULT = Path(__file__).parent / "results" / "scale.json"
 PASSES = 100
@@ -56,7 +56,7 @@ ASSUMED: dict[str, Any] = {
 NVIDIA's data sheet gives for an A10."""
 
 
-class _Timed(PlainLines):
+class _Timed(LogLines):
     """Records the start of the run and the end of its last shard, in seconds of `time.perf_counter`."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class _Timed(PlainLines):
         self._all = rows
         self.began = time.perf_counter()
 
-    def advanced(self, rows: int) -> None:
+    def advanced(self, rows: int, flagged: int | None = None) -> None:
         """Count rows, and set `half` once half of them are scored."""
         super().advanced(rows)
         self.rows += rows

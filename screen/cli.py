@@ -27,6 +27,7 @@ from export.option import Selection
 from export.options import as_options
 from screen.command_line.command import Command, CommandLine, explain_unexpected
 from screen.command_line.configuration import Derive, with_configuration
+from screen.command_line.log import LogConfig, log_error, print_outcome, start_log
 from screen.command_line.options import CALIBRATION_PANEL, NIGHTLY_PANEL, AsJson, ModelFile, RunOutput
 from screen.command_line.sources import PREFIX
 from screen.command_line.startup import keep_pandas_out_of_pyarrow
@@ -155,6 +156,7 @@ def run(
     ],
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder of the result shards.", show_default=False)],
     config: RunConfig,
+    log: LogConfig,
     metrics: Annotated[
         Path | None,
         typer.Option(
@@ -167,6 +169,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Score every image of INPUT with T dropout passes, and flag the images that a person should review."""
+    start_log(log, as_json=as_json)
     keep_pandas_out_of_pyarrow()
     from screen.run.stopping import stop_on_signals
 
@@ -181,13 +184,12 @@ def run(
             from screen.run.runner import run_screening
 
             open_executor = _choose_executor(config)
-            with make_listener() as listener:
+            with make_listener(log) as listener:
                 summary = run_screening(model, source, output, config, listener, stop, open_executor)
         if metrics is not None:
             write_metrics(metrics, output, summary.exit_code, summary)
-    typer.echo(summary.to_text(), err=as_json)
-    if as_json:
-        typer.echo(summary.to_json())
+    lines = [(line.text, line.is_warning) for line in summary.lines()]
+    print_outcome(lines, log, summary.to_json() if as_json else None)
     raise typer.Exit(summary.exit_code)
 
 
@@ -287,6 +289,7 @@ def calibrate(
                 "class_names",
                 "max_bad_rows",
                 "alarm",
+                "alarm_rows",
                 "engine",
                 "address",
                 "part",
@@ -296,18 +299,19 @@ def calibrate(
             help={"adaptive": "Measure the effect of `run --adaptive` on the calibration set."},
         ),
     ],
+    log: LogConfig,
     as_json: AsJson = False,
 ) -> None:
     """Fit the flag threshold on in-distribution rows."""
+    start_log(log, as_json=as_json)
     keep_pandas_out_of_pyarrow()
     from screen.run.calibrate import run_calibration
     from screen.run.progress import make_listener
 
-    with make_listener() as listener:
+    with make_listener(log) as listener:
         report = run_calibration(model, source, output, config, wanted, listener)
-    typer.echo(report.to_text(), err=as_json)
-    if as_json:
-        typer.echo(report.to_json())
+    lines = [(text, False) for text in report.to_text().splitlines()]
+    print_outcome(lines, log, report.to_json() if as_json else None)
 
 
 @_command("inspect", panel=_PREPARE)
@@ -407,6 +411,7 @@ def main() -> None:
     gc.set_threshold(_COLLECTION_THRESHOLD)
     atexit.register(gc.freeze)
     output = keep_streams()
+    start_log()
     line: Any = typer.main.get_command(app)
     try:
         _run(line)
@@ -414,7 +419,7 @@ def main() -> None:
         failure = output.failure(required=line.as_json)
         if failure is None:
             raise
-        typer.echo(f"error: {failure}", err=True)
+        log_error(failure)
         is_done = ended.code in (ExitCode.DONE, ExitCode.UNREADABLE_INPUT, ExitCode.DRIFT)
         raise SystemExit(int(failure.exit_code) if is_done else ended.code) from None
 

@@ -73,6 +73,18 @@ class RunConfig(ExecutionOptions, DecisionOptions, ColumnOptions):
             rich_help_panel=NIGHTLY_PANEL,
         ),
     ] = False
+    alarm_rows: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=10**9,
+            metavar="N",
+            help="Minimum number of readable rows that `--alarm` judges; if a run has fewer, the rows of the runs "
+            "before it are judged with them.",
+            show_default="1000",
+            rich_help_panel=NIGHTLY_PANEL,
+        ),
+    ] = None
     force: Annotated[
         ForceChoice | None,
         typer.Option(
@@ -113,6 +125,12 @@ class RunConfig(ExecutionOptions, DecisionOptions, ColumnOptions):
                 wanted="rows flagged by a calibration alone, because the alarm compares the flags with its prediction "
                 "interval",
                 next_step="add --calibration and leave out --flag-if, or leave out --alarm",
+            )
+        if self.alarm_rows is not None and not self.alarm:
+            raise OptionRefused(
+                f"--alarm-rows is {self.alarm_rows}, and --alarm was not given.",
+                wanted="--alarm-rows together with --alarm only",
+                next_step="add --alarm, or leave out --alarm-rows",
             )
 
     def identity(

@@ -22,6 +22,7 @@ from PIL import Image
 from export.contract.reader import ExportedModel, read_model
 from screen import cli
 from screen.demo import read_images
+from screen.output.history import HISTORY_FOLDER
 from screen.output.lock import LOCK_NAME
 from screen.output.record import RECORD_NAME
 
@@ -214,7 +215,9 @@ class Recorder:
     def noted(self, text: str) -> None:
         self.notes.append(text)
 
-    def advanced(self, rows: int) -> None:
+    warned = noted
+
+    def advanced(self, rows: int, flagged: int | None = None) -> None:
         self.rows += rows
 
     def finished(self, shard: Any) -> None:
@@ -224,6 +227,8 @@ class Recorder:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of an OUTPUT but locks, which are empty and stay, and the record of the run, which holds times."""
+    """Every file of an OUTPUT but locks, which are empty and stay, and the record and the history, which hold times."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(LOCK_NAME))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.name != RECORD_NAME}
+    with_times = {RECORD_NAME, HISTORY_FOLDER}
+    named = {str(path.relative_to(folder)): path for path in files}
+    return {name: path.read_bytes() for name, path in named.items() if name.split("/")[0] not in with_times}

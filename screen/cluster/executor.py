@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+
 from export.errors import EngineFailed, InputChanged, OodscreenError
 from screen.cluster.merge import RangeMerger
 from screen.cluster.tasks import TRIES, Task, TaskQueue, plan_tasks
@@ -150,7 +152,10 @@ class RayExecutor:
         if done.table is not None and task.shards[0].name not in queue.given_up:
             finished += merger.add(task, done.table)
         rows = task.rows if done.error is None else sum(written.rows for written in finished)
-        return Progress(rows, tuple(finished), tuple(lost))
+        flagged = sum(written.flagged for written in done.finished)
+        if done.table is not None:
+            flagged += pc.sum(done.table.column("flag")).as_py() or 0
+        return Progress(rows, flagged, tuple(finished), tuple(lost))
 
     def _poll(self) -> list[tuple[Task, Done | None]]:
         """Wait briefly for workers; returns each ended task with its result, or with None if the worker was lost."""

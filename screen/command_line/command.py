@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from export.errors import Interrupted, OodscreenError, OptionRefused, Refused
 from export.options import explain_value
+from screen.command_line.log import log_error
 from screen.command_line.options import GENERAL_PANEL
 from screen.command_line.sources import find_unknown_variables, name_sources, print_configuration, value_beside_line
 from screen.files.failures import explain_environment
@@ -65,7 +66,7 @@ class CommandLine(TyperGroup):
     def end(self, error: OodscreenError) -> NoReturn:
         """Print an error and end the process with its exit code."""
         code = error.exit_code
-        typer.echo(f"error: {error}", err=True)
+        log_error(error)
         if self.as_json:
             parts = {"found": error.found, "wanted": error.wanted, "next": error.next_step}
             typer.echo(json.dumps({"exit_code": int(code), "meaning": code.meaning, "error": parts}))

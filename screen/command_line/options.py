@@ -21,6 +21,7 @@ SCALE_PANEL = "Scaling out"
 NIGHTLY_PANEL = "Nightly jobs"
 SOURCE_PANEL = "Images and class names"
 LABEL_STUDIO_PANEL = "Label Studio"
+LOG_PANEL = "Log"
 GENERAL_PANEL = "General"
 """Titles of the panels; the panel `General` holds `--json` and `--help`."""
 

@@ -2,7 +2,7 @@
 
 In: the size of a calibration set, the rank of its threshold and the number of flags of a run; or hits among rows. Out:
 the prediction interval, which contains the number of flags with 99.9 % probability if the rows of the run are
-distributed like the calibration set, and a drift test; or a confidence interval of a share.
+distributed like the calibration set; or a confidence interval of a share.
 """
 
 from __future__ import annotations
@@ -33,47 +33,7 @@ class FlagInterval:
 
 
 MIN_DRIFT_ROWS = 1000
-"""Minimum number of readable rows of a run for the drift test."""
-
-
-@dataclass(frozen=True)
-class Drift:
-    """Drift test of a run: flags among its readable rows, and the prediction interval of the calibration.
-
-    Attributes:
-        rows: number of readable rows of the run.
-        flags: number of flagged rows among the readable rows.
-        band: the prediction interval; None if the run has fewer than `MIN_DRIFT_ROWS` readable rows.
-    """
-
-    rows: int
-    flags: int
-    band: FlagInterval | None
-
-    @property
-    def is_alarm(self) -> bool:
-        """Whether the number of flags is outside the prediction interval."""
-        return self.band is not None and not self.band.holds(self.flags)
-
-    def describe(self) -> str:
-        """The result of the test on one line."""
-        found = f"{self.flags} of {self.rows} readable rows flagged"
-        if self.band is None:
-            return f"drift: not tested: {found}, at least {MIN_DRIFT_ROWS} readable rows needed"
-        result = "ALARM, outside" if self.is_alarm else "none, within"
-        return f"drift: {result} the prediction interval: {found}, {self.band.low} to {self.band.high} expected"
-
-
-def find_drift(calibration_rows: int, rank: int, rows: int, flags: int) -> Drift:
-    """Test the number of flags of a run against the prediction interval of the calibration.
-
-    Args:
-        calibration_rows: number of rows in the calibration set.
-        rank: rank of the threshold among the calibration scores, from the highest.
-        rows: number of readable rows of the run.
-        flags: number of flagged rows among the readable rows.
-    """
-    return Drift(rows, flags, flag_interval(calibration_rows, rank, rows) if rows >= MIN_DRIFT_ROWS else None)
+"""Default minimum number of readable rows for the drift test."""
 
 
 def flag_interval(calibration_rows: int, rank: int, rows: int, level: float = 0.999) -> FlagInterval:

@@ -5,6 +5,7 @@ In: a `RunConfig` and a model, then a `PassSummary` for each batch. Out: `Scored
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from screen.config import RunConfig
 from screen.decide.adaptive import entropy_limits, refuse_early_exit
 from screen.decide.calibration import Binding, Calibration, read_calibration
 from screen.decide.detectors import Floats
-from screen.decide.intervals import Drift, find_drift
+from screen.decide.drift import Drift, FlagCount, find_drift
 from screen.decide.row_sets import threshold_rank
 from screen.decide.rules import MOST_UNUSUAL, Decision, FlagRule, Reason, default_rule, parse_rule
 from screen.decide.scores import score_columns
@@ -97,18 +98,18 @@ class DecisionPolicy:
             decision.reasons[row] += (most,)
         return ScoredRows(summary, scores, decision)
 
-    def find_drift(self, rows: int, flags: int) -> Drift | None:
-        """Compare a number of flags with the prediction interval of the calibration; None without a calibration.
+    def find_drift(self, counts: Iterable[FlagCount], needed: int) -> Drift | None:
+        """Compare flags with the prediction interval of the calibration; None without a calibration.
 
         Args:
-            rows: number of readable rows of the run.
-            flags: number of flagged rows among the readable rows.
+            counts: the readable and flagged rows of runs, the newest first.
+            needed: minimum number of rows that are judged together.
         """
         if self.calibration is None:
             return None
         calibration_rows = len(self.calibration.calibration_scores)
         rank = threshold_rank(calibration_rows, self.calibration.review_rate)
-        return find_drift(calibration_rows, rank, rows, flags)
+        return find_drift(calibration_rows, rank, counts, needed)
 
 
 def choose_policy(model: ExportedModel, config: RunConfig) -> DecisionPolicy:

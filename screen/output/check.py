@@ -24,6 +24,7 @@ from screen.files.listing import list_shards
 from screen.files.paths import name_place, open_parquet
 from screen.files.storage import find_stale_staging
 from screen.input.shards import UnreadableShard, open_shards
+from screen.output.history import HISTORY_FOLDER, read_history
 from screen.output.manifest_file import MANIFEST_NAME, ManifestEntry, ManifestFile, OneManifest
 from screen.output.names import split_usable
 from screen.output.quarantine import QUARANTINE_NAME, QUARANTINE_SCHEMA, UNREADABLE_SHARD, bad_rows
@@ -130,6 +131,10 @@ def check_results(output: Path, source: str | None = None) -> CheckReport:
             problems.append(f"{name!a}: a Parquet file that the manifest does not list")
             listed = f"`{forget} --shard {shlex.quote(name)}`" if is_result(path) else f"delete or move {name!a}"
             steps.append(listed)
+    notes += [
+        f"{HISTORY_FOLDER}/{name} cannot be read, so this night is not in the history"
+        for name in read_history(output).damaged
+    ]
     rows, bad = sum(entry.rows for entry in entries), sum(entry.bad for entry in entries)
     open_parts = () if manifest.finished else tuple(map(str, manifest.missing))
     if open_parts:

@@ -32,7 +32,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 _FORMAT = 1
 _NAME = re.compile(r"(\d{8}T\d{6}\.\d{6}Z)(?:\.(\d+-of-\d+))?\.json", re.ASCII)
-_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """Errors of a file that is missing or damaged."""
 
 
@@ -53,6 +53,7 @@ class Night:
         unreadable: number of shards that could not be read.
         score: column whose scores are counted in `scores`.
         scores: counts of the scores of the readable rows.
+        rescored: whether the run scored all shards of INPUT again, so that earlier nights have the same rows.
         merged: names of the files that were merged into this one.
     """
 
@@ -68,6 +69,7 @@ class Night:
     unreadable: int
     score: str
     scores: ScoreCounts
+    rescored: bool = False
     merged: tuple[str, ...] = ()
 
     @property
@@ -151,7 +153,7 @@ def read_history(output: Path, *, without: str = "") -> History:
     for name in _names(output):
         try:
             read[name] = _read(output, name)
-        except _ERRORS:
+        except DAMAGED:
             damaged.append(name)
     left_out = {without, *(name for night in read.values() for name in night.merged)}
     nights = [night for name, night in read.items() if name not in left_out and not _is_part(name)]
@@ -173,7 +175,7 @@ def latest_nights(output: Path, *, without: str = "") -> Iterator[Night]:
         return
     for name in reversed(names):
         if name != without:
-            with suppress(*_ERRORS):
+            with suppress(*DAMAGED):
                 yield _read(output, name)
 
 
@@ -202,6 +204,7 @@ def merge_nights(nights: Sequence[Night]) -> Night:
         scores=reduce(
             ScoreCounts.__add__, (night.scores for night in nights if night.score == last.score), ScoreCounts()
         ),
+        rescored=any(night.rescored for night in nights),
     )
 
 
@@ -247,7 +250,7 @@ def close_parts(output: Path) -> None:
         return
     read = {}
     for name in _names(output):
-        with suppress(*_ERRORS):
+        with suppress(*DAMAGED):
             read[name] = _read(output, name)
     merged = {name for night in read.values() for name in night.merged}
     parts = {name: read[name] for name in names if name in read and name not in merged}

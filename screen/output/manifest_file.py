@@ -19,12 +19,14 @@ from screen.files.failures import raise_if_refused
 from screen.files.paths import is_local
 from screen.input.shards import UnreadableShard
 from screen.partition import ShardPartition
+from screen.version import own_version
 
 MANIFEST_STEM = "_manifest."
 MANIFEST_NAME = f"{MANIFEST_STEM}jsonl"
 FINISHED = "finished"
 UNREADABLE = "unreadable"
 WITHDRAWN = "withdrawn"
+VERSION = "version"
 
 
 @dataclass(frozen=True)
@@ -245,9 +247,13 @@ def manifest_text(header: dict[str, Any], entries: dict[str, ManifestEntry], wit
 
 
 def closing_line(shards: int, rows: int, unreadable: Iterable[UnreadableShard]) -> str:
-    """The last line of a finished run's manifest."""
+    """The last line of a finished run's manifest; the version is not part of the configuration."""
     in_order = sorted(unreadable, key=lambda shard: shard.name)
-    closing = {FINISHED: {"shards": shards, "rows": rows}, UNREADABLE: [asdict(shard) for shard in in_order]}
+    closing = {
+        FINISHED: {"shards": shards, "rows": rows},
+        UNREADABLE: [asdict(shard) for shard in in_order],
+        VERSION: own_version(),
+    }
     return json.dumps(closing) + "\n"
 
 

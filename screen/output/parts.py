@@ -12,6 +12,7 @@ from pathlib import Path
 
 from export.errors import OutputLocked
 from screen.files.storage import remove_stale_staging, write_text
+from screen.output.history import close_parts
 from screen.output.lock import hold_output
 from screen.output.manifest import remove_partitions
 from screen.output.manifest_file import ManifestFile, closing_line, manifest_path, manifest_text
@@ -89,6 +90,7 @@ def _close(output: Path, manifest: ManifestFile) -> None:
     remove_stale_staging(output)
     remove_results(output, manifest.forgotten)
     write_quarantine(output, entries, sorted(unreadable, key=lambda shard: shard.name))
+    close_parts(output)
     closing = closing_line(len(entries), sum(entry.rows for entry in entries), unreadable)
     write_text(manifest_path(output, None), manifest_text(manifest.header, manifest.entries) + closing)
     remove_partitions(output)

@@ -1,7 +1,8 @@
 """Record of the last run of an OUTPUT: model and class names, device and durations; no result depends on it.
 
 In: facts about a finished run. Out: `_run.json` in OUTPUT, and a `RunRecord` read back from this file. Because of the
-durations, `_run.json` is the only file in OUTPUT that differs between equal runs. Results are complete without it.
+durations, `_run.json` differs between equal runs, as the files in `_history/` do, and no other file in OUTPUT does.
+Results are complete without it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from export.contract.metadata import ModelContract
 from screen.decide.calibration import Calibration
 from screen.decide.row_sets import threshold_rank
 from screen.files.storage import write_text
+from screen.version import own_version
 
 RECORD_STEM = "_run."
 RECORD_NAME = f"{RECORD_STEM}json"
@@ -76,6 +78,7 @@ class RunRecord:
         stages: busy time of each stage in seconds; stages overlap.
         shards: number of shards that the run scored.
         rows: number of rows in the scored shards.
+        version: version of oodscreen that ended the run; "" in older records.
     """
 
     configuration: str
@@ -90,6 +93,7 @@ class RunRecord:
     stages: tuple[tuple[str, float], ...]
     shards: int
     rows: int
+    version: str = ""
 
     @classmethod
     def make(
@@ -119,6 +123,7 @@ class RunRecord:
             stages=tuple((stage, round(busy, 3)) for stage, busy in stages.items()),
             shards=shards,
             rows=rows,
+            version=own_version(),
         )
 
     def write(self, output: Path) -> None:

@@ -18,11 +18,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from screen.columns import RESULT_KEY, result_schema
+from screen.decide.detectors import ranking_score
+from screen.decide.score_counts import ScoreCounts
 from screen.files.paths import open_parquet
 from screen.files.storage import StagingFile
 from screen.input.parquet.row_bytes import value_bytes
 from screen.input.row_batch import RowBatch
 from screen.input.shards import ShardRef
+from screen.version import own_version
 
 _GROUP_ROWS = 8192
 """Maximum number of rows per row group, a multiple of `_MEASURED_ROWS`."""
@@ -33,6 +36,10 @@ values, or more than 1,400 classes, reach it before `_GROUP_ROWS`."""
 
 _MEASURED_ROWS = 64
 """Number of rows that are measured together."""
+
+
+_VERSION_KEY = b"oodscreen.version"
+"""Key of the version that wrote a result file; no part of the identity, so that an upgrade alone changes no shard."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,7 @@ class WrittenShard:
         rows: number of rows.
         flagged: number of flagged rows.
         statuses: number of rows by status.
+        scores: counts of the scores that rank the rows by suspicion.
     """
 
     shard: ShardRef
@@ -56,6 +64,7 @@ class WrittenShard:
     rows: int
     flagged: int
     statuses: dict[str, int]
+    scores: ScoreCounts = ScoreCounts()
 
 
 def _holds_floats(kind: pa.DataType) -> bool:
@@ -127,8 +136,9 @@ class ShardWriters:
 
 
 def file_schema(kept_schema: pa.Schema, identity: dict[str, Any]) -> pa.Schema:
-    """The schema of a result file, with the identity in its metadata."""
-    return result_schema(kept_schema).with_metadata({RESULT_KEY: json.dumps(identity, sort_keys=True)})
+    """The schema of a result file, with the identity and the version of oodscreen in its metadata."""
+    metadata = {RESULT_KEY: json.dumps(identity, sort_keys=True), _VERSION_KEY: own_version()}
+    return result_schema(kept_schema).with_metadata(metadata)
 
 
 class ShardWriter:
@@ -151,6 +161,9 @@ class ShardWriter:
         self._measured = self._bytes = 0  # the number of measured rows in `_waiting`, and their bytes
         self._rows = self._flagged = 0
         self._statuses: dict[str, int] = {}
+        identity = read_identity(schema) or {}
+        self._score = ranking_score(str(identity.get("flag_if")), calibrated=identity.get("calibration") is not None)
+        self._scores = ScoreCounts()
         self._staging = StagingFile(path, owner)
         with self._staging.writing():
             # Scores hardly repeat, so a dictionary would only add indices. Kept nested columns have no dictionary
@@ -165,6 +178,7 @@ class ShardWriter:
         self._flagged += pc.sum(table.column("flag")).as_py() or 0
         for entry in table.column("status").value_counts().to_pylist():
             self._statuses[entry["values"]] = self._statuses.get(entry["values"], 0) + entry["counts"]
+        self._scores += ScoreCounts.of(table.column(self._score).drop_null().to_numpy())
         self._waiting.append(table.replace_schema_metadata(self._schema.metadata))
         self._waiting_rows += len(table)
         self._waiting_bytes += table.nbytes
@@ -183,9 +197,8 @@ class ShardWriter:
             self._file.close()
         content = self._staging.commit()
         statuses = dict(sorted(self._statuses.items()))
-        return WrittenShard(
-            self._shard, self._staging.target, content.size, content.sha256, self._rows, self._flagged, statuses
-        )
+        counts = (self._rows, self._flagged, statuses, self._scores)
+        return WrittenShard(self._shard, self._staging.target, content.size, content.sha256, *counts)
 
     def abandon(self) -> None:
         """Remove the staging file."""

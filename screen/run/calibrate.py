@@ -197,7 +197,7 @@ class _CalibrationProcess:
         unused = [name for name in available if name not in (*names, *constant)]
         shares, warnings = run_self_test(self._engine, calibration, self._examples.images, unused)
         for warning in warnings:
-            self._listener.noted(warning)
+            self._listener.warned(warning)
         return replace(calibration, self_test=shares), len(reference)
 
     def measure_early_exit(self, calibration: Calibration) -> StoppingReport:
@@ -234,7 +234,7 @@ class _CalibrationProcess:
         """
         if not self._distances:
             if self._reference is not None:
-                self._listener.noted("--reference has no effect: no distance is a detector of this calibration")
+                self._listener.warned("--reference has no effect: no distance is a detector of this calibration")
             return (), np.zeros(0, np.uint64), None
         groups = {name: self._features.groups[group_of(name)] for name in self._distances}
         reference = ReferenceSet(sum(columns.stop - columns.start for columns in groups.values()))

@@ -55,7 +55,7 @@ class CalibrationRows:
         if besides := listing.passed_over.describe():
             self._listener.noted(f"passed over in {name_place(source)}: {besides}")
         for one in unreadable:
-            self._listener.noted(f"left out, because the shard cannot be read: {one.name} ({one.reason})")
+            self._listener.warned(f"left out, because the shard cannot be read: {one.name} ({one.reason})")
         columns = map_columns(shards, self._config, self._contract)
         refuse_failing_rows(shards, columns, self._config, self._contract)
         return shards

@@ -1,7 +1,8 @@
 """Metrics of the last run for the textfile collector of Prometheus' node_exporter.
 
 In: a `RunSummary`, or the exit code of a failed run. Out: a `.prom` file. Prometheus' client library writes a temporary
-file and renames it to this path. After a failed run, the time of the last success is copied from the existing file.
+file and renames it to this path. After a failed run, the time of the last success and the drift alarm are copied from
+the existing file.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from screen.files.storage import write_failed
 from screen.run.summary import RunSummary
 
 _LAST_SUCCESS = "oodscreen_last_success_timestamp_seconds"
+_ALARM = "oodscreen_run_drift_alarm"
 
 
 @contextmanager
@@ -71,11 +73,12 @@ def write_metrics(path: Path, output: str, code: ExitCode, summary: RunSummary |
             (metric.labels(output, key) if label else metric.labels(output)).set(value)
 
     now = time.time()
-    success = now if code is ExitCode.DONE else _read_last_success(path, output)
+    success = now if code is ExitCode.DONE else _read_last(path, _LAST_SUCCESS, output)
     gauge("last_run_timestamp_seconds", "Unix time of the end of the last run.", {"": now})
     gauge("last_run_exit_code", "Exit code of the last run.", {"": int(code)})
     if success is not None:
         gauge("last_success_timestamp_seconds", "Unix time of the end of the last run with exit code 0.", {"": success})
+    alarm = _read_last(path, _ALARM, output) if summary is None else None  # a failed run judges no rows
     if summary is not None:
         readable = summary.rows - summary.bad
         gauge("run_duration_seconds", "Wall time of the last run.", {"": summary.seconds})
@@ -92,11 +95,8 @@ def write_metrics(path: Path, output: str, code: ExitCode, summary: RunSummary |
         if readable:
             gauge("run_flag_rate", "Share of the last run's readable rows that are flagged.", {"": summary.flag_rate})
         if summary.drift is not None and summary.drift.band is not None:
-            gauge(
-                "run_drift_alarm",
-                "1 if the flags are outside the prediction interval.",
-                {"": int(summary.drift.is_alarm)},
-            )
+            alarm = int(summary.drift.is_alarm)
+            gauge("run_drift_rows", "Readable rows that the drift alarm judges together.", {"": summary.drift.rows})
         shards = {
             "scored": len(summary.shards),
             "skipped": len(summary.earlier),
@@ -104,19 +104,21 @@ def write_metrics(path: Path, output: str, code: ExitCode, summary: RunSummary |
             "vanished": len(summary.vanished),
         }
         gauge("run_shards", "Shards of the last run by state.", shards, "state")
+    if alarm is not None:
+        gauge("run_drift_alarm", "1 if the flags of the last runs are outside the prediction interval.", {"": alarm})
     try:
         write_to_textfile(str(path), registry)
     except OSError as error:
         raise write_failed(path, error) from error
 
 
-def _read_last_success(path: Path, output: str) -> float | None:
-    """Unix time of the last success in the existing file; None if there is no readable file or no success."""
+def _read_last(path: Path, name: str, output: str) -> float | None:
+    """The value of a metric in the existing file; None if there is no readable file, or it has no such metric."""
     try:
         text = path.read_text(encoding="utf-8")
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                if sample.name == _LAST_SUCCESS and sample.labels.get("output") == output:
+                if sample.name == name and sample.labels.get("output") == output:
                     return float(sample.value)
     except (OSError, ValueError):  # there is no existing file, or it is unreadable
         pass

@@ -1,16 +1,17 @@
-"""Progress of a run on standard error: a progress bar on a terminal, otherwise plain lines.
+"""Progress of a run on standard error and in the log: a progress bar on a terminal, otherwise lines that become sparse.
 
-In: the events of a `Listener`. Out: text on standard error.
+In: the events of a `Listener`. Out: records of the loggers of `screen.command_line.log`, and the bar.
 """
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from screen.command_line.log import LOG, PROGRESS, LogConfig
 from screen.output.writer import WrittenShard
 from screen.run.runner import Listener
 
@@ -18,88 +19,158 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 _LINE_SECONDS = 10.0
-"""Minimum seconds between two lines on standard error, of which the second is a progress line."""
+"""Seconds from the start to the first progress line; each interval is twice as long as the one before."""
+
+_MAX_LINE_SECONDS = 300.0
+"""Maximum seconds between two progress lines."""
 
 
 @contextmanager
-def make_listener() -> Iterator[Listener]:
-    """Yield a listener that shows a progress bar if standard error is a terminal, otherwise plain lines."""
-    if not sys.stderr.isatty():
-        yield PlainLines()
+def make_listener(log: LogConfig | None = None) -> Iterator[Listener]:
+    """Yield a listener that logs, and shows a progress bar if standard error is a terminal that gets text."""
+    if not (log or LogConfig()).shows_bar:
+        yield LogLines()
         return
     from rich import progress as bars
     from rich.console import Console
 
-    console = Console(stderr=True)
-    with bars.Progress(
-        bars.TextColumn("scoring"),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TextColumn("rows"),
-        bars.TimeElapsedColumn(),
-        bars.TimeRemainingColumn(),
-        console=console,
-    ) as progress:
+    columns = [
+        bars.TextColumn("{task.completed:.0f}/{task.total:.0f} rows"),
+        bars.BarColumn(bar_width=None),
+        bars.TextColumn("{task.percentage:.0f}%"),
+        bars.TextColumn("{task.fields[pace]}"),
+    ]
+    with bars.Progress(*columns, console=Console(stderr=True), expand=True) as progress:
         yield ProgressBar(progress)
 
 
-class PlainLines:
-    """Listener that prints a line at the start, each notice, and a progress line at most every `_LINE_SECONDS`."""
+@dataclass
+class Pace:
+    """Rows that were scored, and how fast.
 
-    def __init__(self) -> None:
-        self._shards = self._rows = self._done_shards = self._done_rows = 0
-        self._last = 0.0
+    Attributes:
+        total: number of rows to score.
+        started: time of the start in seconds, of a monotonic clock.
+        now: time of the last rows, of the same clock.
+        rows: number of scored rows.
+        flagged: number of flagged rows among them; None if no row is flagged, as in a calibration.
+    """
+
+    total: int
+    started: float
+    now: float
+    rows: int = 0
+    flagged: int | None = None
+
+    @property
+    def rate(self) -> float:
+        """Rows per second since the start."""
+        return self.rows / max(self.now - self.started, 1e-9)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated seconds until all rows are scored; None before the first row."""
+        return max(0, self.total - self.rows) / self.rate if self.rows else None
+
+    def describe(self) -> str:
+        """Rate, flagged rows and time left."""
+        parts = [f"{self.rate:.{0 if self.rate >= 10 else 1}f} rows/s"]
+        if self.flagged is not None:
+            parts.append(f"{self.flagged} flagged")
+        if self.seconds_left is not None:
+            parts.append(f"{_describe_time(self.seconds_left)} left")
+        return ", ".join(parts)
+
+
+def _describe_time(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+class LogLines:
+    """Listener that logs a line at the start, each notice, and progress lines at growing intervals.
+
+    Args:
+        clock: monotonic clock, in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._pace = Pace(0, clock(), clock())
+        self._shards = self._done_shards = 0
+        self._interval = _LINE_SECONDS
+        self._next = clock() + self._interval
 
     def started(self, shards: int, rows: int, skipped: int, note: str) -> None:
-        """Print the number of rows and shards to score."""
-        self._shards, self._rows = shards, rows
-        self._done_shards = self._done_rows = 0
-        self._print(
-            f"{rows} rows in {shards} shard(s) to score, {skipped} shard(s) finished earlier"
-            + (f"; {note}" if note else "")
-        )
+        """Log the number of rows and shards to score."""
+        now = self._clock()
+        self._pace = Pace(rows, now, now)
+        self._shards, self._done_shards = shards, 0
+        self._interval = _LINE_SECONDS
+        self._next = now + self._interval
+        text = f"{rows} rows in {shards} shard(s) to score, {skipped} shard(s) finished earlier"
+        self.noted(text + (f"; {note}" if note else ""))
 
     def noted(self, text: str) -> None:
-        """Print the notice."""
-        self._print(text)
+        """Log the notice."""
+        LOG.info("%s", text)
 
-    def advanced(self, rows: int) -> None:
-        """Count rows, and print a progress line if the last line is older than `_LINE_SECONDS`."""
-        self._done_rows += rows
-        if time.monotonic() - self._last > _LINE_SECONDS:
-            self._print(f"{self._done_rows} of {self._rows} rows, {self._done_shards} of {self._shards} shards")
+    def warned(self, text: str) -> None:
+        """Log the warning."""
+        LOG.warning("%s", text)
+
+    def advanced(self, rows: int, flagged: int | None = None) -> None:
+        """Count rows, and log a progress line if it is time for the next one."""
+        pace = self._pace
+        pace.rows, pace.now = pace.rows + rows, self._clock()
+        if flagged is not None:
+            pace.flagged = (pace.flagged or 0) + flagged
+        if pace.now < self._next:
+            return
+        self._interval = min(2 * self._interval, _MAX_LINE_SECONDS)
+        self._next = pace.now + self._interval
+        share = f" ({pace.rows / pace.total:.0%})" if pace.total else ""
+        shards = f"{self._done_shards} of {self._shards} shards"
+        left = None if pace.seconds_left is None else round(pace.seconds_left)
+        values = {
+            "rows": pace.rows,
+            "of_rows": pace.total,
+            "shards": self._done_shards,
+            "of_shards": self._shards,
+            "rows_per_second": round(pace.rate, 1),
+            "flagged": pace.flagged,
+            "seconds_left": left,
+        }
+        text = f"{pace.rows} of {pace.total} rows{share}, {shards}, {pace.describe()}"
+        PROGRESS.info("%s", text, extra={"values": values})
 
     def finished(self, shard: WrittenShard) -> None:
-        """Count the shard."""
+        """Count the shard, and log it with `--verbose`."""
         self._done_shards += 1
-
-    def _print(self, text: str) -> None:
-        self._last = time.monotonic()
-        print(f"oodscreen: {text}", file=sys.stderr, flush=True)
+        bad = shard.rows - shard.statuses.get("ok", 0)
+        LOG.debug("finished %r: %d rows, %d flagged, %d not scored", shard.shard.name, shard.rows, shard.flagged, bad)
 
 
-class ProgressBar:
-    """Listener that shows a progress bar of rich, which counts rows."""
+class ProgressBar(LogLines):
+    """Listener that also shows a progress bar of rich; log lines appear above it."""
 
     def __init__(self, progress: Progress) -> None:
+        super().__init__()
         self._progress = progress
-        self._task = progress.add_task("scoring", total=None)
+        self._task = progress.add_task("scoring", total=None, pace="", visible=False)
 
     def started(self, shards: int, rows: int, skipped: int, note: str) -> None:
-        """Set the length of the bar; print the device note and the number of skipped shards above the bar."""
-        self._progress.update(self._task, total=rows, completed=0)
-        if note:
-            self._progress.console.print(note, highlight=False)
-        if skipped:
-            self._progress.console.print(f"{skipped} shard(s) finished earlier", highlight=False)
+        """Log the number of rows and shards to score, and show the bar if there are rows."""
+        super().started(shards, rows, skipped, note)
+        self._progress.update(self._task, total=rows, completed=0, pace="", visible=rows > 0)
 
-    def noted(self, text: str) -> None:
-        """Print the notice above the bar."""
-        self._progress.console.print(text, highlight=False)
-
-    def advanced(self, rows: int) -> None:
+    def advanced(self, rows: int, flagged: int | None = None) -> None:
         """Advance the bar."""
-        self._progress.advance(self._task, rows)
-
-    def finished(self, shard: WrittenShard) -> None:
-        """Do nothing: the bar counts rows, not shards."""
+        super().advanced(rows, flagged)
+        self._progress.update(self._task, advance=rows, pace=self._pace.describe())

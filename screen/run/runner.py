@@ -16,6 +16,8 @@ from typing import Protocol
 from export.contract.reader import read_model
 from export.errors import InputRefused, OutputRefused
 from screen.config import RunConfig, fingerprint
+from screen.decide.detectors import ranking_score
+from screen.decide.intervals import MIN_DRIFT_ROWS
 from screen.decide.policy import choose_policy
 from screen.engine import interim
 from screen.engine.masks import ALGORITHM
@@ -26,6 +28,7 @@ from screen.input.first_rows import refuse_failing_rows
 from screen.input.mapping import map_columns
 from screen.input.shards import ShardRef, open_first_shard, open_shards
 from screen.output.class_names import check_class_names, choose_class_names, rename_classes
+from screen.output.history import HISTORY_FOLDER
 from screen.output.lock import LOCK_NAME, hold_output, refuse_if_held
 from screen.output.manifest import Manifest
 from screen.output.manifest_file import MANIFEST_STEM
@@ -35,12 +38,13 @@ from screen.output.quarantine import QUARANTINE_STEM, write_quarantine
 from screen.output.record import RECORD_STEM, RunRecord
 from screen.output.writer import WrittenShard
 from screen.partition import ShardPartition
+from screen.run.night import RunNight
 from screen.run.scoring import Executor, Job, OpenExecutor, open_here
 from screen.run.stopping import StopRequest
 from screen.run.summary import RunSummary
 from screen.settings.bad_rows import BadRowLimit
 
-_RESERVED_NAMES = (LOCK_NAME, MANIFEST_STEM, QUARANTINE_STEM, RECORD_STEM, STAGING_PREFIX)
+_RESERVED_NAMES = (f"{HISTORY_FOLDER}/", LOCK_NAME, MANIFEST_STEM, QUARANTINE_STEM, RECORD_STEM, STAGING_PREFIX)
 """Prefixes that are reserved for the names of OUTPUT's own files; no shard may have one."""
 
 
@@ -60,8 +64,16 @@ class Listener(Protocol):
     def noted(self, text: str) -> None:
         """Called with a one-line notice."""
 
-    def advanced(self, rows: int) -> None:
-        """Called after `rows` more rows were scored."""
+    def warned(self, text: str) -> None:
+        """Called with a one-line warning, which also quiet commands print."""
+
+    def advanced(self, rows: int, flagged: int | None = None) -> None:
+        """Called after `rows` more rows were scored.
+
+        Args:
+            rows: number of rows since the last call.
+            flagged: number of flagged rows among them; None in a calibration, which flags no rows.
+        """
 
     def finished(self, shard: WrittenShard) -> None:
         """Called after a result shard was completed, renamed into place and listed in the manifest."""
@@ -133,13 +145,21 @@ def run_screening(
         held = stack.enter_context(hold_output(output, part))
         stop.check_output = held.check
         if held.note:
-            listener.noted(held.note)
+            listener.warned(held.note)
         manifest = open_manifest()
         manifest.refuse_foreign(shards)
         todo = _plan(shards, listing.root.resolve(), manifest, summary)
+        night = RunNight(
+            output,
+            part,
+            configuration=fingerprint(identity),
+            calibration=identity["calibration"],
+            score=ranking_score(policy.rule.text, calibrated=policy.calibration is not None),
+        )
         stop.check()
         if todo and executor is None:  # a run without shards to score opens no session, worker or cluster
             executor = stack.enter_context(open_executor(job, listener.noted, stop))
+        night.start(todo, summary.earlier, rescored=config.force == "all")
         manifest.start(todo)
         device_note = "" if executor is None else executor.note
         listener.started(len(todo), sum(shard.rows for shard in todo), len(summary.earlier), device_note)
@@ -152,9 +172,10 @@ def run_screening(
                     "so noise may not be flagged; `oodscreen calibrate` fits a threshold"
                 )
             _score_shards(todo, executor, manifest, summary, listener, stop)
-        if config.alarm:
-            summary.drift = policy.find_drift(*summary.readable)
         held.check()
+        night.record(summary.shards, len(summary.unreadable))
+        if config.alarm:
+            summary.drift = policy.find_drift(night.flag_counts(), config.alarm_rows or MIN_DRIFT_ROWS)
         if part is None:
             write_quarantine(output, manifest.entries(), summary.unreadable)
         # The record describes a whole run; a part lacks the time and the rows of the other parts.
@@ -176,6 +197,7 @@ def run_screening(
             rename_classes(output, fingerprint(identity), tuple(config.class_names))
         held.check()
         manifest.finish(summary.unreadable)
+        night.close()
     if part is not None:
         summary.open_parts = close_partitions(output, fingerprint(identity))
     summary.seconds = time.monotonic() - started
@@ -224,7 +246,7 @@ def _score_shards(
                     manifest.finish_shard(written)
                     summary.shards.append(written)
                     listener.finished(written)
-                listener.advanced(progress.rows)
+                listener.advanced(progress.rows, progress.flagged)
                 stop.check()
     finally:
         summary.device, summary.stages = executor.device, executor.stages

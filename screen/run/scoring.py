@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from export.contract.reader import ExportedModel
@@ -67,11 +68,13 @@ class Progress:
 
     Attributes:
         rows: number of rows that were scored.
+        flagged: number of flagged rows among them.
         finished: result shards that were completed.
         lost: shards that could not be read, or not be scored after several tries; they have no result.
     """
 
     rows: int = 0
+    flagged: int = 0
     finished: tuple[WrittenShard, ...] = ()
     lost: tuple[UnreadableShard, ...] = ()
 
@@ -149,7 +152,8 @@ class ShardScorer:
                         for written in writers.write(batch.pieces, batch.table):
                             yield Progress(finished=(written,))
                     lost = [lose_shard(piece.shard, piece.lost) for piece in batch.pieces if piece.lost]
-                    yield Progress(rows=len(batch.table), lost=tuple(lost))
+                    flagged = pc.sum(batch.table.column("flag")).as_py() or 0
+                    yield Progress(len(batch.table), flagged, lost=tuple(lost))
         finally:
             writers.abandon()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import ExitCode
-from screen.decide.intervals import Drift
+from screen.decide.drift import Drift
 from screen.files.listed import PassedOver
 from screen.files.paths import name_place
 from screen.input.shards import UnreadableShard
@@ -24,6 +24,19 @@ from screen.settings.bad_rows import BadRowLimit
 
 _NAMED = 5
 """Maximum number of shards or parts that are named on one line."""
+
+
+@dataclass(frozen=True)
+class SummaryLine:
+    """One line of the summary of a run.
+
+    Attributes:
+        text: the line.
+        is_warning: whether the line states why the exit code is not 0, or that results are missing or outdated.
+    """
+
+    text: str
+    is_warning: bool = False
 
 
 @dataclass
@@ -48,7 +61,8 @@ class RunSummary:
         vanished: shards with a result whose input no longer exists.
         left_over: shards that are not scored, and have a result of another configuration.
         gone: shards of `vanished` whose results are missing or damaged, too.
-        drift: drift test of the run; None if it was not requested or the run has no calibration.
+        drift: drift test of this run and, if needed, the runs before it; None if it was not requested or the run has no
+            calibration.
         passed_over: what INPUT contains besides shards.
     """
 
@@ -113,19 +127,28 @@ class RunSummary:
         return flags / rows if rows else 0.0
 
     @property
-    def exit_code(self) -> ExitCode:
-        """Exit code of the process.
+    def has_too_many_bad(self) -> bool:
+        """Whether the limit on bad rows is exceeded.
 
-        The limit on bad rows is applied to the rows of this run and again to all rows of INPUT, so that bad rows are
-        reported even if an interrupted run scored them, or if earlier runs scored many good rows.
+        The limit is applied to the rows of this run and again to all rows of INPUT, so that bad rows are reported even
+        if an interrupted run scored them, or if earlier runs scored many good rows.
         """
         all_rows = self.rows + sum(entry.rows for entry in self.earlier)
         all_bad = self.bad + sum(entry.bad for entry in self.earlier)
-        too_many = self.max_bad_rows.is_exceeded(self.bad, self.rows)
-        too_many |= self.max_bad_rows.is_exceeded(all_bad, all_rows)
-        if self.unreadable or self.gone or too_many:
+        limit = self.max_bad_rows
+        return limit.is_exceeded(self.bad, self.rows) or limit.is_exceeded(all_bad, all_rows)
+
+    @property
+    def has_alarm(self) -> bool:
+        """Whether the drift alarm is raised by this run; an alarm of earlier runs is not raised again."""
+        return self.drift is not None and self.drift.is_new and self.drift.is_alarm
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Exit code of the process."""
+        if self.unreadable or self.gone or self.has_too_many_bad:
             return ExitCode.UNREADABLE_INPUT
-        return ExitCode.DRIFT if self.drift is not None and self.drift.is_alarm else ExitCode.DONE
+        return ExitCode.DRIFT if self.has_alarm else ExitCode.DONE
 
     def plan_lines(self) -> list[str]:
         """Lines of text: the shards to score, one line per reason; then the skipped, vanished and unreadable shards."""
@@ -137,37 +160,43 @@ class RunSummary:
             lines.append(f"skipped, finished earlier and unchanged: {_name_some(self.skipped)}")
         if self._kept:
             lines.append(f"no longer in INPUT, results kept: {_name_some(self._kept)}")
-        return lines + self._stale_lines() + self._gone_lines() + self._unreadable_lines()
+        lines += self._stale_lines() + self._gone_lines()
+        return lines + self._passed_over_lines() + self._unreadable_lines()
 
     def to_text(self) -> str:
         """The summary as several lines of text."""
+        return "\n".join(line.text for line in self.lines())
+
+    def lines(self) -> list[SummaryLine]:
+        """The lines of the summary, each with its level."""
         rate = self.flagged / self.rows if self.rows else 0.0
         speed = self.rows / self.seconds if self.seconds else 0.0
-        lines = [
-            f"{self.rows} rows in {len(self.shards)} shard(s), {self.flagged} flagged ({rate:.1%}), "
-            f"{self.seconds:.1f} s" + (f" on {self.device} ({speed:.0f} rows/s)" if self.device else "")
-        ]
+        counts = f"{self.rows} rows in {len(self.shards)} shard(s), {self.flagged} flagged ({rate:.1%}), "
+        where = f" on {self.device} ({speed:.0f} rows/s)" if self.device else ""
+        lines = [SummaryLine(f"{counts}{self.seconds:.1f} s{where}")]
         if self.stages:
             times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.stages.items())
             slowest = max(self.stages, key=lambda stage: self.stages[stage])
-            lines.append(f"stages (overlapping): {times}; slowest: {slowest}")
-        lines.append(f"flag rule: {self.rule}")
+            lines.append(SummaryLine(f"stages (overlapping): {times}; slowest: {slowest}"))
+        lines.append(SummaryLine(f"flag rule: {self.rule}"))
         if self.drift is not None:
-            lines.append(self.drift.describe())
+            lines.append(SummaryLine(self.drift.describe(), self.has_alarm))
         bad = {status: count for status, count in sorted(self.statuses.items()) if status != "ok"}
         if bad:
             counts = ", ".join(f"{status} {count}" for status, count in bad.items())
-            lines.append(f"not scored, flagged for review: {self.bad} row(s) ({counts})")
+            text = f"not scored, flagged for review: {self.bad} row(s) ({counts})"
+            lines.append(SummaryLine(text, self.has_too_many_bad))
         if self.earlier:
-            lines.append(f"skipped, finished earlier and unchanged: {len(self.earlier)} shard(s)")
+            lines.append(SummaryLine(f"skipped, finished earlier and unchanged: {len(self.earlier)} shard(s)"))
         if self._kept:
-            lines.append(f"no longer in INPUT, results kept: {len(self._kept)} shard(s)")
-        lines += self._stale_lines() + self._gone_lines()
-        lines += self._unreadable_lines()
+            lines.append(SummaryLine(f"no longer in INPUT, results kept: {len(self._kept)} shard(s)"))
+        lines += [SummaryLine(text, is_warning=True) for text in self._stale_lines() + self._gone_lines()]
+        lines += [SummaryLine(text) for text in self._passed_over_lines()]
+        lines += [SummaryLine(text, is_warning=True) for text in self._unreadable_lines()]
         if self.part is not None:
-            lines.append(f"part {self.part} is finished; {self._describe_open_parts()}")
-        lines.append(f"results: {name_place(self.output)}")
-        return "\n".join(lines)
+            lines.append(SummaryLine(f"part {self.part} is finished; {self._describe_open_parts()}"))
+        lines.append(SummaryLine(f"results: {name_place(self.output)}"))
+        return lines
 
     def _describe_open_parts(self) -> str:
         if not self.open_parts:
@@ -198,10 +227,13 @@ class RunSummary:
             f"restore the files, or run `{command}`"
         ]
 
-    def _unreadable_lines(self) -> list[str]:
-        """Lines of text about everything in INPUT that was not scored."""
+    def _passed_over_lines(self) -> list[str]:
         besides = self.passed_over.describe()
-        lines = [f"passed over in INPUT: {besides}"] if besides else []
+        return [f"passed over in INPUT: {besides}"] if besides else []
+
+    def _unreadable_lines(self) -> list[str]:
+        """One line for each shard that could not be read or scored."""
+        lines = []
         for shard in self.unreadable:
             result = "earlier result kept" if shard.name in self.outdated else "no result"
             lines.append(f"unreadable, {result}: {_plain(shard.name)}: {shard.reason}")

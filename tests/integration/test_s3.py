@@ -18,6 +18,7 @@ from benchmarks.faults import contents, write_input
 from export.errors import OutputLocked
 from screen.files.paths import as_path
 from screen.output import store_lock
+from screen.output.history import HISTORY_FOLDER
 from screen.output.lock import LOCK_NAME, hold_output
 from screen.output.record import RECORD_NAME
 from tests.conftest import write_shard
@@ -73,7 +74,8 @@ def call(environment: dict[str, str], *words: str) -> subprocess.CompletedProces
 def objects(bucket: Any, folder: str) -> dict[str, bytes]:
     prefix = f"bucket/{folder}/"
     found = {name.removeprefix(prefix): bucket.cat(name) for name in bucket.find(prefix)}
-    return {name: content for name, content in found.items() if name != RECORD_NAME and not name.startswith(LOCK_NAME)}
+    left_out = (RECORD_NAME, HISTORY_FOLDER, LOCK_NAME)
+    return {name: content for name, content in found.items() if not name.startswith(left_out)}
 
 
 def held_locks(bucket: Any, folder: str) -> list[str]:

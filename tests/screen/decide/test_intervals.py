@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from screen.decide.intervals import FlagInterval, find_drift, flag_interval, probability_above, wilson_interval
+from screen.decide.intervals import FlagInterval, flag_interval, probability_above, wilson_interval
 
 
 def exact_above(flags: int, n: int, rank: int, m: int) -> Fraction:
@@ -73,18 +73,6 @@ def test_fresh_rows_of_the_same_kind_leave_the_band_as_often_as_it_says() -> Non
 def test_a_billion_rows_are_no_trouble() -> None:
     band = flag_interval(10_000, 200, 10**9)
     assert 0.015 < band.low / 10**9 < 0.02 < band.high / 10**9 < 0.026
-
-
-def test_drift_is_tested_from_a_thousand_rows_on() -> None:
-    within, few, many = (find_drift(5000, 100, 1000, flags) for flags in (20, 0, 60))
-    assert (within.is_alarm, few.is_alarm, many.is_alarm) == (False, True, True)
-    assert within.describe().startswith(
-        "drift: none, within the prediction interval: 20 of 1000 readable rows flagged, "
-    )
-    assert many.describe().startswith("drift: ALARM, outside the prediction interval: 60 of 1000")
-    unknown = find_drift(5000, 100, 999, 999)
-    assert (unknown.band, unknown.is_alarm) == (None, False)
-    assert "at least 1000 readable rows needed" in unknown.describe()
 
 
 def test_the_ends() -> None:

@@ -20,6 +20,7 @@ from screen.files.paths import as_path, is_local, open_bytes
 from screen.input.preview import Preview
 from screen.output import store_lock
 from screen.output.check import check_results
+from screen.output.history import HISTORY_FOLDER, read_history
 from screen.output.lock import LOCK_NAME, hold_output, refuse_if_held
 from screen.output.manifest_file import MANIFEST_NAME
 from screen.output.quarantine import QUARANTINE_NAME
@@ -52,8 +53,9 @@ def run(source: str = "memory://in", output: str = "memory://out", **options: An
 
 
 def there(store: Any, folder: str = "/out") -> list[str]:
-    """Names of all objects of a folder but released locks, which are empty and stay."""
+    """Names of all objects of a folder but released locks, which are empty and stay, and the history."""
     names = sorted(name.removeprefix(folder + "/") for name in store.find(folder))
+    names = [name for name in names if not name.startswith(f"{HISTORY_FOLDER}/")]
     return [name for name in names if not (name.startswith(LOCK_NAME) and store.size(f"{folder}/{name}") == 0)]
 
 
@@ -108,6 +110,9 @@ def test_a_run_that_is_stopped_goes_on_and_ends_the_same(store: Any) -> None:
     assert check_results(as_path("memory://out")).problems == ("the last run did not finish; repeat it",)
     assert run().skipped == ["a.parquet", "b.parquet"]
     assert there(store) == there(store, "/whole")
+    nights = [read_history(as_path(f"memory://{name}")).nights for name in ("out", "whole")]
+    assert [(night.rows, night.scores) for night in nights[0]] == [(night.rows, night.scores) for night in nights[1]]
+    assert len(store.find(f"/out/{HISTORY_FOLDER}")) == 1
     for name in set(there(store)) - {RECORD_NAME}:  # its durations differ
         assert store.cat(f"/out/{name}") == store.cat(f"/whole/{name}"), name
 

@@ -18,6 +18,7 @@ from export.errors import ExitCode, OptionRefused, OutputLocked, OutputRefused
 from screen.config import RunConfig
 from screen.files.paths import as_path
 from screen.output.check import check_results
+from screen.output.history import HISTORY_FOLDER, read_history
 from screen.output.lock import LOCK_NAME, hold_output, refuse_if_held
 from screen.output.manifest_file import MANIFEST_NAME, ManifestFile
 from screen.output.parts import close_partitions
@@ -380,8 +381,10 @@ def test_parts_in_a_store_give_the_results_of_a_whole_run(
     ):
         run(article_onnx, source, "memory://out")
     assert len(run(article_onnx, source, "memory://out", "2/2").earlier) == 1
-    names = [name for name in memory.find("/out") if RECORD_NAME not in name and f"/{LOCK_NAME}" not in name]
+    left_out = (RECORD_NAME, LOCK_NAME, HISTORY_FOLDER)
+    names = [name for name in memory.find("/out") if not name.removeprefix("/out/").startswith(left_out)]
     found = {name.removeprefix("/out/"): memory.cat(name) for name in names}
+    assert [night.rows for night in read_history(as_path("memory://out")).nights] == [300]
     assert found.keys() == whole.keys()
     for name in found.keys() - {QUARANTINE_NAME}:
         assert found[name] == whole[name], name
