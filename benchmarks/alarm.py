@@ -158,6 +158,7 @@ def main() -> None:
         "seed": chosen.seed,
         "rate": _RATE,
         "ratios": _RATIOS,
+        "longest_wait": _WAIT,
         "settings": found,
     }
     RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -23,6 +23,7 @@ from screen.columns import COLUMNS, DISTANCES, STATUSES, Column
 from screen.review.labels.summary import LABEL_COLUMNS
 from screen.review.queue.row import ADDED_COLUMNS
 from tests import colour_tables, console
+from tests.alarm_table import alarm_table
 from tests.export.family import FAMILY
 from tests.export.source.test_saved_model import FUNCTIONS
 from tests.export.test_refusals import REFUSALS
@@ -527,6 +528,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "review-rates": lambda: colour_tables.review_rates_table(_result("promises"), _result("colour")),
     "promises": promises_text,
     "article": article_text,
+    "alarm": lambda: alarm_table(_result("alarm")),
     "faults": faults_sentence,
     "fuzz": fuzz_sentence,
     "hostile": hostile_text,

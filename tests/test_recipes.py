@@ -56,6 +56,16 @@ def test_every_option_and_argument_of_a_recipe_is_one_of_the_command() -> None:
     assert used <= known
 
 
+def test_the_line_of_cron_keeps_the_exit_code_and_the_errors(tmp_path: Path) -> None:
+    """With a command that fails in place of `oodscreen`; a pipe would end with the code of its last command."""
+    command = tmp_path / "oodscreen"
+    command.write_text("#!/bin/sh\necho broken >&2\nexit 4\n")
+    command.chmod(0o755)
+    line = recipe("cron").splitlines()[-1].split(maxsplit=5)[5].replace("/opt/oodscreen/bin/oodscreen", str(command))
+    done = subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (4, "broken\n")
+
+
 def test_the_units_pass_systemd_analyze_verify(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
