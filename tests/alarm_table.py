@@ -35,7 +35,7 @@ def alarm_table(result: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + (
         f"\n\nEach row contains {result['calibrations']:,} calibrations with a target rate of {result['rate']:.0%}, "
-        f"and {result['nights']} nights for each calibration (`python -m benchmarks.alarm`); ± is the standard error of "
-        "the mean. The nights until an alarm are medians over calibrations, after the share of flagged rows has grown "
-        "by the factor."
+        f"and {result['nights']} nights for each calibration (`python -m benchmarks.alarm`); ± is the standard error "
+        "of the mean. The nights until an alarm are medians over calibrations, after the share of flagged rows has "
+        "grown by the factor."
     )

@@ -10,7 +10,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from export.errors import ExitCode, OptionRefused, OutputLocked, WriteFailed
 from screen import cli
+from screen.decide.drift import FlagCount, find_drift
 from screen.run.metrics import record_failure, write_metrics
+from screen.run.summary import RunSummary
+from screen.settings.bad_rows import BadRowLimit
 from tests.conftest import write_shard
 
 Samples = dict[tuple[str, str], float]
@@ -103,6 +106,22 @@ def test_a_metrics_file_that_cannot_be_parsed_is_replaced(tmp_path: Path) -> Non
         path.write_bytes(garbage)
         write_metrics(path, "out", ExitCode.FAILED, None)
         assert ("last_success_timestamp_seconds", "") not in read(path, "out")
+
+
+def test_neither_an_empty_night_nor_a_failed_run_removes_the_alarm(tmp_path: Path) -> None:
+    path, night = tmp_path / "m.prom", FlagCount(1000, 60)
+    summary = RunSummary(tmp_path / "out", "p_value <= 0.02", 10, BadRowLimit.parse("1%"))
+    for counts in ([night], [FlagCount(0, 0), night]):
+        summary.drift = find_drift(5000, 100, counts, 1000)
+        write_metrics(path, "out", summary.exit_code, summary)
+        samples = read(path, "out")
+        assert (samples["run_drift_alarm", ""], samples["run_drift_rows", ""]) == (1, 1000)
+    assert summary.exit_code is ExitCode.DONE
+    write_metrics(path, "out", ExitCode.FAILED, None)
+    assert read(path, "out")["run_drift_alarm", ""] == 1
+    summary.drift = find_drift(5000, 100, [FlagCount(1000, 20)], 1000)
+    write_metrics(path, "out", ExitCode.DONE, summary)
+    assert read(path, "out")["run_drift_alarm", ""] == 0
 
 
 @pytest.mark.parametrize("name", ["m.txt", "nowhere/m.prom", "m"])
