@@ -27,7 +27,7 @@ from export.option import Selection
 from export.options import as_options
 from screen.command_line.command import Command, CommandLine, explain_unexpected
 from screen.command_line.configuration import Derive, with_configuration
-from screen.command_line.log import LogConfig, log_error, print_outcome, start_log
+from screen.command_line.log_config import LogConfig
 from screen.command_line.options import CALIBRATION_PANEL, NIGHTLY_PANEL, AsJson, ModelFile, RunOutput
 from screen.command_line.sources import PREFIX
 from screen.command_line.startup import keep_pandas_out_of_pyarrow
@@ -169,6 +169,8 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Score every image of INPUT with T dropout passes, and flag the images that a person should review."""
+    from screen.command_line.log import print_outcome, start_log
+
     start_log(log, as_json=as_json)
     keep_pandas_out_of_pyarrow()
     from screen.run.stopping import stop_on_signals
@@ -303,6 +305,8 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Fit the flag threshold on in-distribution rows."""
+    from screen.command_line.log import print_outcome, start_log
+
     start_log(log, as_json=as_json)
     keep_pandas_out_of_pyarrow()
     from screen.run.calibrate import run_calibration
@@ -411,7 +415,6 @@ def main() -> None:
     gc.set_threshold(_COLLECTION_THRESHOLD)
     atexit.register(gc.freeze)
     output = keep_streams()
-    start_log()
     line: Any = typer.main.get_command(app)
     try:
         _run(line)
@@ -419,7 +422,7 @@ def main() -> None:
         failure = output.failure(required=line.as_json)
         if failure is None:
             raise
-        log_error(failure)
+        line.print_error(failure)
         is_done = ended.code in (ExitCode.DONE, ExitCode.UNREADABLE_INPUT, ExitCode.DRIFT)
         raise SystemExit(int(failure.exit_code) if is_done else ended.code) from None
 

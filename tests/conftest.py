@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import io
+import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -61,6 +62,13 @@ def pytest_collection_finish() -> None:
     """Turn collections of garbage on again; later ones skip the modules and tests."""
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(autouse=True)
+def _log_of_each_test() -> Iterator[None]:
+    """End the log of the commands that a test runs in its process."""
+    yield
+    logging.getLogger("oodscreen").handlers.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,6 @@ from typer.core import TyperCommand, TyperGroup
 
 from export.errors import Interrupted, OodscreenError, OptionRefused, Refused
 from export.options import explain_value
-from screen.command_line.log import log_error
 from screen.command_line.options import GENERAL_PANEL
 from screen.command_line.sources import find_unknown_variables, name_sources, print_configuration, value_beside_line
 from screen.files.failures import explain_environment
@@ -63,10 +62,16 @@ class CommandLine(TyperGroup):
         """The options, in the form for `--help`."""
         return _arrange(super().get_params(ctx))
 
+    def print_error(self, error: OodscreenError) -> None:
+        """Print an error on standard error, and log it."""
+        from screen.command_line.log import log_error
+
+        log_error(error)
+
     def end(self, error: OodscreenError) -> NoReturn:
         """Print an error and end the process with its exit code."""
         code = error.exit_code
-        log_error(error)
+        self.print_error(error)
         if self.as_json:
             parts = {"found": error.found, "wanted": error.wanted, "next": error.next_step}
             typer.echo(json.dumps({"exit_code": int(code), "meaning": code.meaning, "error": parts}))

@@ -14,15 +14,14 @@ import re
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import typer
 
 from export.errors import OodscreenError, OptionRefused
-from screen.command_line.options import LOG_PANEL
+from screen.command_line.log_config import LogConfig
 
 LOG = logging.getLogger("oodscreen")
 OUTCOME = LOG.getChild("outcome")
@@ -34,48 +33,6 @@ PROGRESS = LOG.getChild("progress")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.ENXIO)
 """Errors that do not refuse a log file: a full disk, and a pipe without a reader."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogConfig:
-    """Options of the log."""
-
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Log each finished shard, too.", rich_help_panel=LOG_PANEL)
-    ] = False
-    quiet: Annotated[
-        bool,
-        typer.Option(
-            "--quiet",
-            "-q",
-            help="Print only warnings and errors, on standard error, and the line of `--json`; a log file still gets "
-            "all lines.",
-            rich_help_panel=LOG_PANEL,
-        ),
-    ] = False
-    log_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="File to which the log is appended, in addition to standard error. The file can be rotated while "
-            "the command runs.",
-            show_default=False,
-            rich_help_panel=LOG_PANEL,
-        ),
-    ] = None
-    log_format: Annotated[
-        Literal["text", "json"],
-        typer.Option(
-            help="Format of the log: `text`, or `json` for one JSON object per line; with `json` no progress bar is "
-            "shown.",
-            rich_help_panel=LOG_PANEL,
-        ),
-    ] = "text"
-
-    @property
-    def shows_bar(self) -> bool:
-        """Whether progress is shown as a bar: standard error is a terminal, and gets text."""
-        return sys.stderr.isatty() and not self.quiet and self.log_format == "text"
 
 
 def start_log(config: LogConfig | None = None, *, as_json: bool = False) -> None:
@@ -124,7 +81,12 @@ def print_outcome(lines: Iterable[tuple[str, bool]], config: LogConfig, as_json:
 
 
 def log_error(error: OodscreenError) -> None:
-    """Log an error with its three parts; as text on standard error it has three lines, without time and level."""
+    """Log an error with its three parts; as text on standard error it has three lines, without time and level.
+
+    If the command has not started a log, the error is logged to standard error alone.
+    """
+    if not any(isinstance(handler, _StandardError) for handler in LOG.handlers):
+        start_log()
     LOG.error("%s", error.found, extra={"error": error})
 
 

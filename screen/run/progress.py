@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from screen.command_line.log import LOG, PROGRESS, LogConfig
+from screen.command_line.log import LOG, PROGRESS
+from screen.command_line.log_config import LogConfig
 from screen.output.writer import WrittenShard
 from screen.run.runner import Listener
 

@@ -6,22 +6,16 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from export.errors import ExitCode, OptionRefused
-from screen.command_line.log import LOG, PROGRESS, LogConfig, log_error, print_outcome, start_log
+from screen.command_line.log import LOG, PROGRESS, log_error, print_outcome, start_log
+from screen.command_line.log_config import LogConfig
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d (DEBUG|INFO|WARNING|ERROR) (.*)")
 OUTCOME = [("300 rows", False), ("drift: ALARM", True)]
-
-
-@pytest.fixture(autouse=True)
-def _quiet_afterwards() -> Iterator[None]:
-    yield
-    LOG.handlers.clear()
 
 
 def refusal() -> OptionRefused:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
 
 import pytest
 
-from screen.command_line.log import LOG, LogConfig, start_log
+from screen.command_line.log import LOG, start_log
+from screen.command_line.log_config import LogConfig
 from screen.run.progress import LogLines, ProgressBar, make_listener
 
 
@@ -22,14 +22,13 @@ class Clock:
 
 
 @pytest.fixture
-def records(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[logging.LogRecord]]:
+def records(monkeypatch: pytest.MonkeyPatch) -> list[logging.LogRecord]:
     found: list[logging.LogRecord] = []
     handler = logging.Handler()
     monkeypatch.setattr(handler, "emit", found.append)
     start_log()
     LOG.addHandler(handler)
-    yield found
-    LOG.handlers.clear()
+    return found
 
 
 def test_a_line_has_rate_flags_and_time_left_and_lines_become_sparse(records: list[logging.LogRecord]) -> None:
@@ -74,7 +73,6 @@ def test_the_bar_fits_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch) 
         listener.started(10, 7_000_000, 3, "")
         listener.advanced(1_200_000, 34_000)
         listener.warned("a warning above the bar")
-    LOG.handlers.clear()
     shown = terminal.getvalue()
     assert "WARNING a warning above the bar" in shown
     assert "1200000/7000000 rows" in shown

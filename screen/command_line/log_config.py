@@ -1,0 +1,58 @@
+"""LogConfig: the options of the log.
+
+In: options of the command line. Out: a frozen dataclass. This module does not import `logging`, which `--help` does not
+need.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from screen.command_line.options import LOG_PANEL
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """Options of the log."""
+
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log each finished shard, too.", rich_help_panel=LOG_PANEL)
+    ] = False
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet",
+            "-q",
+            help="Print only warnings and errors, on standard error, and the line of `--json`; a log file still gets "
+            "all lines.",
+            rich_help_panel=LOG_PANEL,
+        ),
+    ] = False
+    log_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="File to which the log is appended, in addition to standard error. The file can be rotated while "
+            "the command runs.",
+            show_default=False,
+            rich_help_panel=LOG_PANEL,
+        ),
+    ] = None
+    log_format: Annotated[
+        Literal["text", "json"],
+        typer.Option(
+            help="Format of the log: `text`, or `json` for one JSON object per line; with `json` no progress bar is "
+            "shown.",
+            rich_help_panel=LOG_PANEL,
+        ),
+    ] = "text"
+
+    @property
+    def shows_bar(self) -> bool:
+        """Whether progress is shown as a bar: standard error is a terminal, and gets text."""
+        return sys.stderr.isatty() and not self.quiet and self.log_format == "text"
