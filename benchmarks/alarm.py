@@ -1,10 +1,10 @@
-"""Simulate the drift alarm as users get it: calibrations, then nights whose rows are judged together.
+"""Simulate the drift alarm as users get it: calibrations, then nights whose rows are tested together.
 
     python -m benchmarks.alarm [--calibrations 1500] [--nights 200]
 
 For each setting, thresholds are fitted on calibration sets of uniform scores, as `oodscreen calibrate` fits them.
 Nights of in-distribution rows follow, then nights whose flag rate is a multiple of that of the calibration.
-`screen.decide.drift` judges each night together with the nights before it. The results are written to
+`screen.decide.drift` tests each night together with the nights before it. The results are written to
 `benchmarks/results/alarm.json`.
 """
 
@@ -89,7 +89,7 @@ def draw_rates(rows: int, calibrations: int, random: np.random.Generator) -> NDA
     return 1 - np.array(thresholds)
 
 
-def judge(setting: Setting, rows: NDArray[np.int64], flags: NDArray[np.int64]) -> NDArray[np.bool_]:
+def find_alarms(setting: Setting, rows: NDArray[np.int64], flags: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether each night of one deployment raises an alarm, `[nights]`; both arguments are `[nights]`."""
     rank = threshold_rank(setting.calibration_rows, _RATE)
     nights = [FlagCount(int(many), int(flagged)) for many, flagged in zip(rows, flags, strict=True)]
@@ -111,12 +111,12 @@ def simulate(setting: Setting, calibrations: int, nights: int, random: np.random
     for number, rate in enumerate(rates):
         rows = random.poisson(setting.night_rows, nights + warm)
         flags = random.binomial(rows, rate)
-        false[number] = judge(setting, rows, flags)[warm:].mean()
-        binomial[number] = _judge_binomially(setting, rows, flags)[warm:].mean()
+        false[number] = find_alarms(setting, rows, flags)[warm:].mean()
+        binomial[number] = _find_binomial_alarms(setting, rows, flags)[warm:].mean()
         for index, ratio in enumerate(_RATIOS if number < calibrations // 10 else ()):
             later = random.poisson(setting.night_rows, _WAIT)
             drifted = random.binomial(later, min(1.0, rate * ratio))
-            alarms = judge(setting, np.append(rows[:warm], later), np.append(flags[:warm], drifted))[warm:]
+            alarms = find_alarms(setting, np.append(rows[:warm], later), np.append(flags[:warm], drifted))[warm:]
             waits[index, number] = alarms.argmax() + 1 if alarms.any() else _WAIT
     some = waits[:, : calibrations // 10]
     return Outcome(
@@ -128,8 +128,8 @@ def simulate(setting: Setting, calibrations: int, nights: int, random: np.random
     )
 
 
-def _judge_binomially(setting: Setting, rows: NDArray[np.int64], flags: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """As `judge`, but with the normal interval of a binomial number with the target rate, to 99.9 %."""
+def _find_binomial_alarms(setting: Setting, rows: NDArray[np.int64], flags: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """As `find_alarms`, but with the normal interval of a binomial number with the target rate, to 99.9 %."""
     all_rows, all_flags = np.append(0, rows.cumsum()), np.append(0, flags.cumsum())
     ends = np.arange(1, len(rows) + 1)
     starts = np.maximum(np.searchsorted(all_rows, all_rows[ends] - setting.alarm_rows, side="right") - 1, 0)

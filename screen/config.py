@@ -79,8 +79,8 @@ class RunConfig(ExecutionOptions, DecisionOptions, ColumnOptions):
             min=1,
             max=10**9,
             metavar="N",
-            help="Minimum number of readable rows that `--alarm` judges; if a run has fewer, the rows of the runs "
-            "before it are judged with them.",
+            help="Minimum number of readable rows that `--alarm` tests; if a run has fewer, the rows of the runs "
+            "before it are tested with them.",
             show_default="1000",
             rich_help_panel=NIGHTLY_PANEL,
         ),

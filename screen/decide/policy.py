@@ -103,7 +103,7 @@ class DecisionPolicy:
 
         Args:
             counts: the readable and flagged rows of runs, the newest first.
-            needed: minimum number of rows that are judged together.
+            needed: minimum number of rows that are tested together.
         """
         if self.calibration is None:
             return None

@@ -78,7 +78,7 @@ def write_metrics(path: Path, output: str, code: ExitCode, summary: RunSummary |
     gauge("last_run_exit_code", "Exit code of the last run.", {"": int(code)})
     if success is not None:
         gauge("last_success_timestamp_seconds", "Unix time of the end of the last run with exit code 0.", {"": success})
-    alarm = _read_last(path, _ALARM, output) if summary is None else None  # a failed run judges no rows
+    alarm = _read_last(path, _ALARM, output) if summary is None else None  # a failed run tests no rows
     if summary is not None:
         readable = summary.rows - summary.bad
         gauge("run_duration_seconds", "Wall time of the last run.", {"": summary.seconds})
@@ -96,7 +96,7 @@ def write_metrics(path: Path, output: str, code: ExitCode, summary: RunSummary |
             gauge("run_flag_rate", "Share of the last run's readable rows that are flagged.", {"": summary.flag_rate})
         if summary.drift is not None and summary.drift.band is not None:
             alarm = int(summary.drift.is_alarm)
-            gauge("run_drift_rows", "Readable rows that the drift alarm judges together.", {"": summary.drift.rows})
+            gauge("run_drift_rows", "Readable rows that the drift alarm tests together.", {"": summary.drift.rows})
         shards = {
             "scored": len(summary.shards),
             "skipped": len(summary.earlier),
@@ -113,7 +113,7 @@ def write_metrics(path: Path, output: str, code: ExitCode, summary: RunSummary |
 
 
 def _read_last(path: Path, name: str, output: str) -> float | None:
-    """The value of a metric in the existing file; None if there is no readable file, or it has no such metric."""
+    """The value of a metric in the existing file; None if there is no readable file, or this metric is not in it."""
     try:
         text = path.read_text(encoding="utf-8")
         for family in text_string_to_metric_families(text):

@@ -101,7 +101,7 @@ class RunNight:
         self._night: Night | None = None
 
     def start(self, todo: list[ShardRef], earlier: list[ManifestEntry], *, rescored: bool) -> None:
-        """Record the shards that the run is about to score; a run without such shards writes nothing.
+        """Record the shards that the run is about to score; a run that scores no shard writes nothing.
 
         Args:
             todo: the shards.
