@@ -36,6 +36,7 @@ from screen.run.summary import RunSummary
 EPOCHS = 5
 PASSES = 100
 REVIEW_RATE = 0.02
+CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ARTICLE_ROW = 247
 """Row of the test image in the article: a 4 with an uncertain prediction."""
 
@@ -135,8 +136,10 @@ def _train_and_export(keras_file: Path, onnx_file: Path) -> None:
         on_epoch_begin=epochs.begin, on_train_batch_end=epochs.batch, on_epoch_end=epochs.end
     )
     train_article_network(images, labels, epochs=EPOCHS, seed=_SEED, callbacks=[callback]).save(keras_file)
-    _say(f"2. oodscreen export {keras_file} {onnx_file} --scale 1/255")
-    _say(export_file(keras_file, onnx_file, scale=SCALE).describe())
+    names = onnx_file.with_name("classes.txt")
+    names.write_text("".join(f"{name}\n" for name in CLASS_NAMES), encoding="utf-8")
+    _say(f"2. oodscreen export {keras_file} {onnx_file} --scale 1/255 --classes {names}")
+    _say(export_file(keras_file, onnx_file, scale=SCALE, class_names=CLASS_NAMES).describe())
 
 
 class _EpochLines:

@@ -99,6 +99,10 @@ def report(
         int,
         typer.Option(min=1, max=1000, metavar="N", help="Maximum number of images to show, the most suspicious first."),
     ] = 100,
+    title: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Title of the page.", show_default="the name of the folder RESULTS"),
+    ] = None,
     source: Annotated[
         str | None,
         typer.Option(
@@ -116,7 +120,9 @@ def report(
     from screen.review.report.page import refuse_foreign, write_page
 
     refuse_foreign(as_path(page))
-    findings = gather_findings(results, top=top, against=against, moved_to=source, class_names=tuple(class_names))
+    findings = gather_findings(
+        results, top=top, against=against, moved_to=source, class_names=tuple(class_names), title=title
+    )
     size = write_page(findings, page)
     for note in findings.notes:
         typer.echo(f"note: {note}")
@@ -125,7 +131,7 @@ def report(
     bad = f" ({counts.bad} of them could not be scored)" if counts.bad else ""
     typer.echo(
         f"{name_place(page)}: {shown} most suspicious rows, {pictures} with a thumbnail; "
-        f"{counts.rate.flagged + counts.bad} of {counts.rows} rows flagged{bad}; {size / 1e6:.1f} MB"
+        f"{counts.flagged} of {counts.rows} rows flagged{bad}; {size / 1e6:.1f} MB"
     )
 
 

@@ -17,7 +17,7 @@ from screen.review.report.findings import Findings
 from screen.review.report.gather import gather_findings
 from screen.review.report.page import write_page
 from tests.screen.review import runs
-from tests.screen.review.pages import HOSTILE
+from tests.screen.review.pages import CLASS_NAMES, HOSTILE
 
 pytestmark = pytest.mark.integration
 
@@ -66,6 +66,39 @@ def address(findings: Findings, tmp_path_factory: pytest.TempPathFactory) -> str
 def hostile_address(hostile: Path) -> str:
     write_page(gather_findings(str(hostile / "out<i>")), hostile / "report.html")
     return (hostile / "report.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with class names in words, some of 40 characters, right to left or without spaces."""
+    place = tmp_path_factory.mktemp("words")
+    write_input(place / "in", 4000, 2000)
+    write_results(place / "in", place / "out", class_names=CLASS_NAMES)
+    target = place / "report.html"
+    write_results(place / "in", place / "earlier", seed=3)
+    write_page(gather_findings(str(place / "out"), top=60, against=str(place / "earlier")), target)
+    return target
+
+
+BROKEN_WORDS = """
+() => {
+  const broken = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    const parent = node.parentElement;
+    if (!parent.checkVisibility() || parent.closest("script, option, svg, .visually-hidden, .skip")) continue;
+    for (const word of node.data.matchAll(/[^\\s\\u002d\\u2013\\/\\u3000-\\u9fff]+/g)) {
+      const range = document.createRange();
+      range.setStart(node, word.index);
+      range.setEnd(node, word.index + word[0].length);
+      const lines = new Set([...range.getClientRects()].map((one) => Math.round(one.top)));
+      if (lines.size > 1) broken.push([word[0], parent.closest("[class]").className]);
+    }
+  }
+  return broken;
+}
+"""
+"""Words that are divided between lines, with the class of their element."""
 
 
 class Opened:
@@ -213,6 +246,30 @@ def test_it_fits_on_a_phone(browser: Any, which: str, request: pytest.FixtureReq
             ".filter(one => one.getBoundingClientRect().right > 360.5).map(one => one.outerHTML.slice(0, 99))"
         )
         assert wide == []
+
+
+WIDTHS = {"phone": 360, "tablet": 768, "desk": 1280, "wide": 1920, "Letter": 710, "A4": 688}
+"""Widths of screens and of the printed area, in CSS pixels."""
+
+
+@pytest.mark.parametrize("medium", WIDTHS)
+def test_no_word_is_broken(browser: Any, words: Path, medium: str) -> None:
+    size = {"width": WIDTHS[medium], "height": 1000}
+    with Opened(browser, words.as_uri(), size) as opened:
+        opened.page.emulate_media(media="print" if medium in ("Letter", "A4") else "screen")
+        shown = set(opened.page.locator(".values dt").all_text_contents())
+        assert shown == set(CLASS_NAMES)
+        assert opened.page.evaluate(BROKEN_WORDS) == []
+
+
+@pytest.mark.parametrize("paper", ["A4", "Letter"])
+def test_print_fits_on_paper(browser: Any, words: Path, paper: str) -> None:
+    with Opened(browser, words.as_uri()) as opened:
+        pdf = opened.page.pdf(format=paper)
+        assert 5 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 20
+        opened.page.set_viewport_size({"width": WIDTHS[paper], "height": 1000})
+        opened.page.emulate_media(media="print")
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= WIDTHS[paper]
 
 
 def test_it_is_dark_where_the_system_is(browser: Any, address: str) -> None:

@@ -161,7 +161,8 @@ class Counts:
     Attributes:
         shards: result shards.
         rows: rows in all shards.
-        bad: rows that could not be scored.
+        flagged: flagged rows, including those that could not be scored.
+        bad: rows that could not be scored; each of them is flagged.
         rate: flag rate of the readable rows.
         classes: readable rows by predicted class, in class order; empty if the model predicts no class.
         reasons: flagged readable rows by `flag_reasons`, most frequent first.
@@ -169,6 +170,7 @@ class Counts:
 
     shards: int
     rows: int
+    flagged: int
     bad: int
     rate: Rate
     classes: tuple[GroupShare, ...]
@@ -239,6 +241,9 @@ class Findings:
 
     Attributes:
         name: name of the results.
+        title: title of the page.
+        next_command: words of the command that exports rows for labelling, quoted for a shell; empty if RESULTS has a
+            name that cannot be displayed exactly.
         settings: settings of the run.
         record: record of the last run; None if it is missing or of another configuration.
         counts: counts of the run.
@@ -253,6 +258,8 @@ class Findings:
     """
 
     name: str
+    title: str
+    next_command: tuple[str, ...]
     settings: Settings
     record: RunRecord | None
     counts: Counts

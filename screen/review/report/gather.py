@@ -9,12 +9,12 @@ import shlex
 
 import pyarrow as pa
 
-from export.errors import InputRefused, OptionRefused
+from export.errors import InputRefused, OptionRefused, printable
 from screen.columns import CALIBRATED, FEATURE_DISTANCE, SCORES_OF_ALL_FORMATS
 from screen.decide.intervals import MIN_DRIFT_ROWS, flag_interval, wilson_interval
 from screen.decide.rule_text import find_limits
 from screen.files.failures import raise_if_refused
-from screen.files.paths import open_parquet
+from screen.files.paths import name_place, open_parquet
 from screen.output.quarantine import QUARANTINE_NAME
 from screen.review.classes import use_class_names
 from screen.review.ranking import choose_score, is_high_suspicious
@@ -27,6 +27,9 @@ from screen.review.text import clip
 
 MAX_TOP_ROWS = 1000
 """Maximum number of top-ranked rows, which limits the size of the page."""
+
+_MAX_TITLE = 200
+"""Maximum number of characters of the title."""
 
 _MAX_HISTOGRAMS = 6
 _MAX_SHARDS = 50
@@ -42,6 +45,7 @@ def gather_findings(
     against: str | None = None,
     moved_to: str | None = None,
     class_names: tuple[str, ...] = (),
+    title: str | None = None,
 ) -> Findings:
     """The contents of a report, from one pass over all results and a second read of the top-ranked rows.
 
@@ -51,6 +55,7 @@ def gather_findings(
         against: OUTPUT folder of an earlier run to compare with; None for no comparison.
         moved_to: current location of the input shards; None if they were not moved.
         class_names: class names that replace the recorded ones; empty if none were given.
+        title: title of the page; None for the name of the results.
 
     Raises:
         OptionRefused: `top` is out of range, `against` is `source`, or the number of names is wrong.
@@ -74,6 +79,8 @@ def gather_findings(
     counts = _counts(results, aggregate)
     return Findings(
         name=results.name,
+        title=clip(title.strip() if title else "", _MAX_TITLE) or results.name,
+        next_command=_next_command(source, moved_to, audit=not counts.rate.flagged),
         settings=results.settings,
         record=results.record,
         counts=counts,
@@ -122,6 +129,7 @@ def _counts(results: Results, aggregate: Aggregate) -> Counts:
     return Counts(
         shards=len(results.entries),
         rows=aggregate.rows,
+        flagged=aggregate.all_flagged,
         bad=aggregate.rows - aggregate.readable,
         rate=_rate(results, aggregate),
         classes=tuple(
@@ -182,6 +190,15 @@ def _shards(results: Results) -> tuple[GroupShare, ...]:
         for entry in results.entries
     ]
     return tuple(sorted(shares, key=lambda share: (-share.rate, -share.bad, share.name))[:_MAX_SHARDS])
+
+
+def _next_command(source: str, moved_to: str | None, *, audit: bool) -> tuple[str, ...]:
+    """Words of the command that exports the flagged rows, or an audit sample if no scored row is flagged."""
+    words = ["oodscreen", "queue", name_place(source), "-o", "audit.parquet" if audit else "queue.parquet"]
+    words += ["--include-random", "1%"] if audit else []
+    words += [] if moved_to is None else ["--input", name_place(moved_to)]
+    is_exact = all(printable(word) == word and "\n" not in word for word in words)
+    return tuple(map(shlex.quote, words)) if is_exact else ()
 
 
 def _quarantine(results: Results) -> Quarantine:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from export.errors import OutputRefused
 from screen.columns import DISTANCES
@@ -23,11 +24,21 @@ from screen.review.extras import missing_library
 from screen.review.report.charts import draw_histogram, draw_rate
 from screen.review.report.findings import Findings, GroupShare
 
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
 MARK = '<meta name="generator" content="oodscreen report">'
 """Tag that identifies a page as an oodscreen report."""
 
 _MARK_WITHIN = 2048
 """Number of bytes at the start of a file that are searched for `MARK`."""
+
+_STYLES = ("report.css", "gallery.css")
+_SCRIPTS = ("report.js",)
+
+_LONG_WORD = re.compile(r"\S{25,}")
+_SEPARATOR = re.compile(r"(?<=[_/\\.:;,|=-])(?=\w)")
+"""Position between a separator and the rest of a long name, where a line may end."""
 
 _MAX_CLASSES = 100
 _CARD_SCORES = (
@@ -53,21 +64,23 @@ def render_page(findings: Findings) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    filters: dict[str, Callable[..., str]] = {
         "count": lambda number: f"{number:,}",
         "percent": _percent,
         "number": _number,
         "points": lambda change: f"{100 * change:+.2f}",
         "data_uri": _data_uri,
+        "breakable": _breakable,
     }
-    script = _read_template("report.js")
+    environment.filters |= filters
+    script = "".join(map(_read_template, _SCRIPTS))
     classes = findings.counts.classes
     return environment.get_template("report.html").render(
         findings=findings,
         counts=findings.counts,
         rate=findings.counts.rate,
         mark=Markup(MARK),  # noqa: S704  constant
-        style=Markup(_read_template("report.css")),  # noqa: S704
+        style=Markup("".join(map(_read_template, _STYLES))),  # noqa: S704
         script=Markup(script),  # noqa: S704
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         rate_chart=Markup(draw_rate(findings.counts.rate, "rate")),  # noqa: S704  escaped by ElementTree
@@ -134,6 +147,17 @@ def _number(value: float) -> str:
     if math.isnan(value):
         return "–"  # noqa: RUF001
     return f"{value:.4g}" if value else "0"
+
+
+def _breakable(text: str) -> Markup:
+    """The escaped text, in which a line may end after a separator within a long name or path."""
+    from markupsafe import Markup, escape
+
+    escaped, end = Markup(), 0
+    for word in _LONG_WORD.finditer(text):
+        escaped += escape(text[end : word.start()]) + Markup("<wbr>").join(_SEPARATOR.split(word[0]))
+        end = word.end()
+    return escaped + escape(text[end:])
 
 
 def _data_uri(preview: Preview) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
-VOID = {"meta", "link", "img", "input", "br"}
+VOID = {"meta", "link", "img", "input", "br", "wbr"}
 
 HOSTILE = [
     "<script>window.hacked = 1</script>",
@@ -22,6 +22,20 @@ HOSTILE = [
     "x" * 100_000,
 ]
 """Row keys that try to inject markup, scripts or control characters."""
+
+CLASS_NAMES = (
+    "zero",
+    "golden_retriever",
+    "Rinderkennzeichnungsfleischetikettierung",
+    "a class with a name of forty characters!",
+    "great_white_shark_of_the_southern_waters",
+    "חתול שחור",
+    "كلب صغير",
+    "黒い猫と白い犬",
+    "seven",
+    "nine",
+)
+"""Ten class names: short words, three of 40 characters, right-to-left text and text without spaces."""
 
 
 @dataclass
