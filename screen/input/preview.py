@@ -1,12 +1,13 @@
 """Make thumbnails of rows for reviewers, from the stored image and not from the model's input.
 
-In: a `RowBatch`. Out: for each row a `Preview`, or the reason why there is none. The decoder's limits apply: those of
-`image_file.py`, a maximum number of pixels, and only paths below one folder.
+In: a `RowBatch`. Out: for each row a `Picture`, or the reason why there is none; the `Preview` of a picture. The
+decoder's limits apply: those of `image_file.py`, a maximum number of pixels, and only paths below one folder.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +23,25 @@ from screen.input.row_batch import RowBatch
 _LOSSLESS_SIDE = 64
 """Maximum side, in pixels, of a thumbnail that is written as PNG, without loss; larger ones are written as JPEG."""
 
+SMALLEST_SIDE = 96
+"""Side, in pixels, below which a thumbnail is not made smaller to save bytes."""
+
 _JPEG_QUALITY = 82
 _CHANNELS = (1, 3, 4)
 """Numbers of channels of the tensors for which thumbnails are made."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image, grey or RGB.
+
+    Attributes:
+        image: the image; a JPEG may be decoded at a reduced resolution of at least `PreviewLimits.side`.
+        stored: width and height of the stored image, in pixels.
+    """
+
+    image: Image.Image
+    stored: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -48,10 +65,10 @@ class Preview:
 
 @dataclass(frozen=True)
 class PreviewLimits:
-    """Limits on the images to open, and on the size of thumbnails.
+    """Limits on the images to open.
 
     Attributes:
-        side: maximum width and height of a thumbnail, in pixels.
+        side: width and height below which a JPEG is not decoded at a reduced resolution, in pixels.
         max_pixels: maximum number of pixels in a stored image; larger images are not decoded.
         image_root: base folder of the paths in the image column; None: no path is read.
         flat_shape: `(height, width, channels)` of flat tensors; None if unknown.
@@ -63,17 +80,37 @@ class PreviewLimits:
     flat_shape: tuple[int, int, int] | None
 
 
-def preview_rows(rows: RowBatch, limits: PreviewLimits) -> list[Preview | str]:
-    """A thumbnail of each row, or the reason why there is none."""
+def open_pictures(rows: RowBatch, limits: PreviewLimits) -> Iterator[Picture | str]:
+    """Yield the picture of each row, or the reason why there is none; one picture is in memory at a time."""
     if rows.images is None:
-        return [rows.error] * rows.count
+        yield from [rows.error] * rows.count
+        return
     shape = tensor_shape(rows.images.type)
     if shape is not None:
-        return [_preview_tensor(value, shape, limits) for value in rows.images]
-    return [_preview_source(data, path, limits) for data, path in image_sources(rows.images)]
+        yield from (_open_tensor(value, shape, limits) for value in rows.images)
+    else:
+        yield from (_open_source(data, path, limits) for data, path in image_sources(rows.images))
 
 
-def _preview_source(data: bytes | None, path: bytes | None, limits: PreviewLimits) -> Preview | str:
+def make_preview(picture: Picture, side: int, max_bytes: int | None = None) -> Preview:
+    """A thumbnail; an image of at most `side` pixels keeps its size. The image of the picture is shrunk in place.
+
+    Args:
+        picture: the picture.
+        side: maximum width and height of the thumbnail, in pixels.
+        max_bytes: size of the file above which a thumbnail of fewer pixels is made, down to a side of
+            `SMALLEST_SIDE`; None for any size.
+    """
+    image = picture.image
+    while True:
+        image.thumbnail((side, side))
+        preview = _encode(image, picture.stored)
+        if max_bytes is None or len(preview.data) <= max_bytes or max(image.size) <= SMALLEST_SIDE:
+            return preview
+        side = max(SMALLEST_SIDE, max(image.size) * 5 // 8)
+
+
+def _open_source(data: bytes | None, path: bytes | None, limits: PreviewLimits) -> Picture | str:
     try:
         if data is None and path:
             found = read_path(limits.image_root, path, limits.max_pixels)
@@ -85,14 +122,14 @@ def _preview_source(data: bytes | None, path: bytes | None, limits: PreviewLimit
         with open_image(data, limits.max_pixels) as image:
             stored = image.size
             image.draft("RGB", (limits.side, limits.side))  # decodes a JPEG at reduced resolution
-            return _shrink(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"), stored, limits.side)
+            return Picture(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"), stored)
     except (ImageRefused, Image.DecompressionBombError) as error:
         return str(error)
     except Exception as error:  # noqa: BLE001  Pillow's plugins raise nearly anything on broken files
         return f"cannot be decoded ({type(error).__name__})"
 
 
-def _preview_tensor(value: pa.Scalar, shape: tuple[int, ...], limits: PreviewLimits) -> Preview | str:
+def _open_tensor(value: pa.Scalar, shape: tuple[int, ...], limits: PreviewLimits) -> Picture | str:
     if len(shape) == 1:
         if limits.flat_shape is None or int(np.prod(limits.flat_shape)) != shape[0]:
             return "a flat tensor of unknown height and width"
@@ -104,12 +141,11 @@ def _preview_tensor(value: pa.Scalar, shape: tuple[int, ...], limits: PreviewLim
     if pixels is None:
         return NULL_TENSOR
     image = as_picture(pixels).convert("L" if channels == 1 else "RGB")
-    return _shrink(image, image.size, limits.side)
+    return Picture(image, image.size)
 
 
-def _shrink(image: Image.Image, stored: tuple[int, int], side: int) -> Preview:
-    """A thumbnail of at most `side` pixels; smaller images keep their size."""
-    image.thumbnail((side, side))
+def _encode(image: Image.Image, stored: tuple[int, int]) -> Preview:
+    """The image as a file: PNG if it is small, else JPEG."""
     buffer = io.BytesIO()
     if max(image.size) <= _LOSSLESS_SIDE:
         image.save(buffer, "PNG", optimize=True)

@@ -99,6 +99,15 @@ def report(
         int,
         typer.Option(min=1, max=1000, metavar="N", help="Maximum number of images to show, the most suspicious first."),
     ] = 100,
+    look_alikes: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=100_000,
+            metavar="N",
+            help="Number of flagged rows, the most suspicious first, among which similar images are shown as one.",
+        ),
+    ] = 1000,
     title: Annotated[
         str | None,
         typer.Option(metavar="TEXT", help="Title of the page.", show_default="the name of the folder RESULTS"),
@@ -121,16 +130,24 @@ def report(
 
     refuse_foreign(as_path(page))
     findings = gather_findings(
-        results, top=top, against=against, moved_to=source, class_names=tuple(class_names), title=title
+        results,
+        top=top,
+        look_alikes=look_alikes,
+        against=against,
+        moved_to=source,
+        class_names=tuple(class_names),
+        title=title,
     )
     size = write_page(findings, page)
     for note in findings.notes:
         typer.echo(f"note: {note}")
     shown, counts = len(findings.top_rows), findings.counts
+    similar = sum(card.count for card in findings.cards)
+    like_them = f" and {similar} like them" if similar else ""
     pictures = sum(not isinstance(one.preview, str) for one in findings.top_rows)
     bad = f" ({counts.bad} of them could not be scored)" if counts.bad else ""
     typer.echo(
-        f"{name_place(page)}: {shown} most suspicious rows, {pictures} with a thumbnail; "
+        f"{name_place(page)}: {shown} most suspicious rows{like_them}, {pictures} with a thumbnail; "
         f"{counts.flagged} of {counts.rows} rows flagged{bad}; {size / 1e6:.1f} MB"
     )
 

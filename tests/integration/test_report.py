@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from benchmarks.report import write_input, write_results
 from screen.review.report.findings import Findings
 from screen.review.report.gather import gather_findings
 from screen.review.report.page import write_page
+from tests.integration.opened import BROKEN_WORDS, DESK, PHONE, Opened
 from tests.screen.review import runs
 from tests.screen.review.pages import CLASS_NAMES, HOSTILE
 
@@ -24,17 +24,6 @@ pytestmark = pytest.mark.integration
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 screenshot = pytest.importorskip("tests.screenshot", reason="playwright is not installed")
-
-PHONE, DESK = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    command = screenshot.find_chromium()
-    if command is None:
-        pytest.skip("no Chromium; as root, `make integration` installs Debian's: apt-get install chromium")
-    with screenshot.start_chromium(command) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +41,7 @@ def findings(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Findings:
     """Findings of a comparison of two runs."""
     earlier = tmp_path_factory.mktemp("earlier") / "earlier"
     write_results(drawn / "in", earlier, seed=3)
-    return gather_findings(str(drawn / "out"), top=60, against=str(earlier))
+    return gather_findings(str(drawn / "out"), top=60, look_alikes=0, against=str(earlier))
 
 
 @pytest.fixture(scope="module")
@@ -78,64 +67,6 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_results(place / "in", place / "earlier", seed=3)
     write_page(gather_findings(str(place / "out"), top=60, against=str(place / "earlier")), target)
     return target
-
-
-BROKEN_WORDS = """
-() => {
-  const broken = [];
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
-    const parent = node.parentElement;
-    if (!parent.checkVisibility() || parent.closest("script, option, svg, .visually-hidden, .skip")) continue;
-    for (const word of node.data.matchAll(/[^\\s\\u002d\\u2013\\/\\u3000-\\u9fff]+/g)) {
-      const range = document.createRange();
-      range.setStart(node, word.index);
-      range.setEnd(node, word.index + word[0].length);
-      const lines = new Set([...range.getClientRects()].map((one) => Math.round(one.top)));
-      if (lines.size > 1) broken.push([word[0], parent.closest("[class]").className]);
-    }
-  }
-  return broken;
-}
-"""
-"""Words that are divided between lines, with the class of their element."""
-
-
-class Opened:
-    """A page in the browser, with its console messages and requests."""
-
-    def __init__(self, browser: Any, address: str, viewport: dict[str, int] = DESK, **options: Any) -> None:
-        self.context = browser.new_context(viewport=viewport, **options)
-        self.page = self.context.new_page()
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda message: self.said.append(f"{message.type}: {message.text}"))
-        self.page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
-        self.page.on("request", lambda request: self.asked.append(request.url[:100]))
-        self.page.goto(address)
-
-    def __enter__(self) -> Opened:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.context.close()
-
-    def cards(self) -> list[dict[str, Any]]:
-        """Class, reasons and scores of the visible cards, in order."""
-        found: list[dict[str, Any]] = self.page.evaluate(
-            "[...document.querySelectorAll('.card')].filter(one => one.checkVisibility()).map(one => ({"
-            "id: one.querySelector('h3 bdi').textContent, prediction: one.dataset.class,"
-            "reasons: JSON.parse(one.dataset.reasons), scores: JSON.parse(one.dataset.scores)}))"
-        )
-        return found
-
-    def shown(self, text: str) -> None:
-        """Wait until the page shows this count of cards."""
-        playwright.expect(self.page.locator("#shown")).to_have_text(text)
-
-    def column(self, table: str, number: int) -> list[str]:
-        found: list[str] = self.page.locator(f"{table} tbody tr > :nth-child({number})").all_text_contents()
-        return found
 
 
 def test_it_opens_without_messages_and_requests(browser: Any, address: str, findings: Findings) -> None:
@@ -266,7 +197,7 @@ def test_no_word_is_broken(browser: Any, words: Path, medium: str) -> None:
 def test_print_fits_on_paper(browser: Any, words: Path, paper: str) -> None:
     with Opened(browser, words.as_uri()) as opened:
         pdf = opened.page.pdf(format=paper)
-        assert 5 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 20
+        assert 5 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 30
         opened.page.set_viewport_size({"width": WIDTHS[paper], "height": 1000})
         opened.page.emulate_media(media="print")
         assert opened.page.evaluate("document.documentElement.scrollWidth") <= WIDTHS[paper]
@@ -335,7 +266,7 @@ def test_axe_finds_no_serious_fault(
 def test_a_page_of_a_thousand_images_answers(browser: Any, tmp_path: Path) -> None:
     write_input(tmp_path / "in", 60_000, 20_000)
     write_results(tmp_path / "in", tmp_path / "out")
-    size = write_page(gather_findings(str(tmp_path / "out"), top=1000), tmp_path / "report.html")
+    size = write_page(gather_findings(str(tmp_path / "out"), top=1000, look_alikes=0), tmp_path / "report.html")
     assert size < 10e6
     with Opened(browser, (tmp_path / "report.html").as_uri()) as opened:
         opened.shown("Showing 1000 of 1000 images")
@@ -344,6 +275,6 @@ def test_a_page_of_a_thousand_images_answers(browser: Any, tmp_path: Path) -> No
         playwright.expect(opened.page.locator("#shown")).not_to_have_text("Showing 1000 of 1000 images")
 
 
-def test_the_picture_for_readme_is_small(browser: Any, address: str, tmp_path: Path) -> None:
-    screenshot.take(browser, address, tmp_path / "report.png")
-    assert 20_000 < (tmp_path / "report.png").stat().st_size < 300_000
+def test_the_pictures_for_the_documentation_are_small(browser: Any, words: Path, tmp_path: Path) -> None:
+    for shot in screenshot.SHOTS:
+        assert 15_000 < screenshot.take(browser, words.as_uri(), shot, tmp_path).stat().st_size < 300_000, shot

@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # matplotlib does not accept CSS variables; the placeholder colours are replaced by variables after drawing.
-_INK, _MUTED, _ROWS, _FLAGGED, _SHADE = "#010203", "#020304", "#030405", "#040506", "#050607"
+INK, MUTED, ROWS, FLAGGED, SHADE = "#010203", "#020304", "#030405", "#040506", "#050607"
 _CSS_COLOURS = {
-    _INK: "currentColor",
-    _MUTED: "var(--muted)",
-    _ROWS: "var(--rows)",
-    _FLAGGED: "var(--flagged)",
-    _SHADE: "var(--shade)",
+    INK: "currentColor",
+    MUTED: "var(--muted)",
+    ROWS: "var(--rows)",
+    FLAGGED: "var(--flagged)",
+    SHADE: "var(--shade)",
 }
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-_FONT = 9.0
+FONT = 9.0
 
 
 def draw_histogram(histogram: Histogram, key: str) -> str:
@@ -43,29 +43,29 @@ def draw_histogram(histogram: Histogram, key: str) -> str:
     Raises:
         OptionRefused: matplotlib is not installed.
     """
-    figure, axes = _start(4.0, 2.1)
+    figure, axes = start_figure(4.0, 2.1)
     from matplotlib.ticker import MaxNLocator
 
     edges = np.array(histogram.edges)
     axes.set_yscale("log")
-    for counts, colour in ((histogram.rows, _ROWS), (histogram.flagged, _FLAGGED)):
+    for counts, colour in ((histogram.rows, ROWS), (histogram.flagged, FLAGGED)):
         # The axis starts at 0.5 rows, so that a bin with one row is visible.
         axes.stairs(np.maximum(counts, 0.5), edges, baseline=0.5, fill=True, color=colour, linewidth=0)
     top = max(histogram.rows)
     axes.set_ylim(0.5, top * 3)
     low, high = min([edges[0], *histogram.limits]), max([edges[-1], *histogram.limits])
     for limit in histogram.limits:
-        axes.axvline(limit, color=_INK, linewidth=0.9, linestyle=(0, (3, 2)))
+        axes.axvline(limit, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
         right = limit > (low + high) / 2
         axes.annotate(
             f"{limit:.4g}", (limit, top * 2.6), (-3 if right else 3, 0), textcoords="offset points", va="top",
-            ha="right" if right else "left", color=_INK, fontsize=_FONT, parse_math=False,
+            ha="right" if right else "left", color=INK, fontsize=FONT, parse_math=False,
         )  # fmt: skip
     axes.set_xlim(low - 0.02 * (high - low), high + 0.02 * (high - low))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(lambda rows, _: f"{rows:,.0f}" if rows >= 1 else "")
-    axes.set_ylabel("rows", color=_MUTED, fontsize=_FONT)
-    return _finish(figure, key, f"Histogram of {histogram.score}", describe_histogram(histogram))
+    axes.set_ylabel("rows", color=MUTED, fontsize=FONT)
+    return finish_figure(figure, key, f"Histogram of {histogram.score}", describe_histogram(histogram))
 
 
 def describe_histogram(histogram: Histogram) -> str:
@@ -97,30 +97,30 @@ def draw_rate(rate: Rate, key: str) -> str:
     Raises:
         OptionRefused: matplotlib is not installed.
     """
-    figure, axes = _start(4.0, 0.75)
+    figure, axes = start_figure(4.0, 0.75)
     text = (
         f"{rate.share:.2%} of {rate.rows:,} readable rows are flagged, 95 % interval {rate.low:.2%} to {rate.high:.2%}"
     )
     ends = [100 * rate.high]
     if rate.expected is not None:
         low, high = (100 * flags / rate.rows for flags in rate.expected)
-        axes.axvspan(low, high, color=_SHADE, linewidth=0)
+        axes.axvspan(low, high, color=SHADE, linewidth=0)
         ends.append(high)
         text += f"; prediction interval of the calibration: {low / 100:.2%} to {high / 100:.2%}"
     if rate.target is not None:
-        axes.axvline(100 * rate.target, color=_INK, linewidth=0.9, linestyle=(0, (3, 2)))
+        axes.axvline(100 * rate.target, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
         ends.append(100 * rate.target)
         text += f"; target review rate: {rate.target:.2%}"
-    axes.plot([100 * rate.low, 100 * rate.high], [0, 0], color=_FLAGGED, linewidth=1.6, solid_capstyle="butt")
-    axes.plot([100 * rate.share], [0], "o", color=_FLAGGED, markersize=6)
+    axes.plot([100 * rate.low, 100 * rate.high], [0, 0], color=FLAGGED, linewidth=1.6, solid_capstyle="butt")
+    axes.plot([100 * rate.share], [0], "o", color=FLAGGED, markersize=6)
     axes.set_xlim(0, max(ends) * 1.15)
     axes.set_ylim(-1, 1)
     axes.set_yticks([])
     axes.xaxis.set_major_formatter(lambda share, _: f"{share:g} %")
-    return _finish(figure, key, "Flag rate", f"{text}.")
+    return finish_figure(figure, key, "Flag rate", f"{text}.")
 
 
-def _start(width: float, height: float) -> tuple[Figure, Axes]:
+def start_figure(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty figure of this size in inches, with its axes and without a frame."""
     try:
         from matplotlib.figure import Figure
@@ -129,15 +129,15 @@ def _start(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_MUTED)
+    axes.spines["bottom"].set_color(MUTED)
     axes.patch.set_visible(False)
-    axes.tick_params(which="both", color=_MUTED, labelcolor=_MUTED, labelsize=_FONT, length=3)
+    axes.tick_params(which="both", color=MUTED, labelcolor=MUTED, labelsize=FONT, length=3)
     axes.tick_params(which="minor", left=False)
     axes.tick_params(axis="y", length=0)
     return figure, axes
 
 
-def _finish(figure: Figure, key: str, title: str, description: str) -> str:
+def finish_figure(figure: Figure, key: str, title: str, description: str) -> str:
     """The figure as an `<svg>` element for the page."""
     import matplotlib
 

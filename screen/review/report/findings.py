@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from screen.input.preview import Preview
 from screen.output.record import RunRecord
+from screen.review.report.cards import Card, TopRow
+from screen.review.report.trend import Trend
 from screen.review.results import Settings
 
 
@@ -82,50 +83,6 @@ class Rate:
     def share(self) -> float:
         """Flagged share of the readable rows, 0 to 1; 0 without rows."""
         return self.flagged / self.rows if self.rows else 0.0
-
-
-@dataclass(frozen=True)
-class ClassValue:
-    """Mean and standard deviation over the passes of one class, or of one regression output."""
-
-    name: str
-    mean: float
-    std: float
-
-
-@dataclass(frozen=True)
-class TopRow:
-    """One of the top-ranked rows.
-
-    Attributes:
-        shard: name of the shard.
-        row: position in the shard.
-        id: key of the row.
-        prediction: predicted class; "" if the model predicts none.
-        flag: whether the row is flagged.
-        reason: `flag_reason` in the results; "" if the row is not flagged.
-        reasons: the conditions in `flag_reasons`, without the values of the row.
-        scores: name and value of each displayed score that is not null.
-        values: the classes with the largest means, in descending order; for a regression, its first outputs.
-        has_classes: whether `values` are probabilities.
-        others: number of classes or outputs that are not in `values`.
-        kept: name and value of each displayed input column.
-        preview: thumbnail of the image, or the reason why there is none.
-    """
-
-    shard: str
-    row: int
-    id: str
-    prediction: str
-    flag: bool
-    reason: str
-    reasons: tuple[str, ...]
-    scores: tuple[tuple[str, float], ...]
-    values: tuple[ClassValue, ...]
-    has_classes: bool
-    others: int
-    kept: tuple[tuple[str, str], ...]
-    preview: Preview | str
 
 
 @dataclass(frozen=True)
@@ -244,6 +201,7 @@ class Findings:
         title: title of the page.
         next_command: words of the command that exports rows for labelling, quoted for a shell; empty if RESULTS has a
             name that cannot be displayed exactly.
+        model_version: digests of the model and of the run's configuration.
         settings: settings of the run.
         record: record of the last run; None if it is missing or of another configuration.
         counts: counts of the run.
@@ -251,15 +209,18 @@ class Findings:
         shards: the shards with the largest flag rates, in descending order.
         order: the score that ranks rows; "" if all scores are null.
         high: whether high values of that score are suspicious.
-        top_rows: the top-ranked rows.
+        cards: the top-ranked rows, without those whose images are similar to an earlier one.
+        compared: number of flagged rows whose images were compared.
         notes: reasons for missing thumbnails, one sentence each.
         quarantine: rows and shards that could not be scored.
+        trend: the nights of the history; None if there are fewer than two.
         comparison: differences from an earlier run; None without one.
     """
 
     name: str
     title: str
     next_command: tuple[str, ...]
+    model_version: str
     settings: Settings
     record: RunRecord | None
     counts: Counts
@@ -267,7 +228,19 @@ class Findings:
     shards: tuple[GroupShare, ...]
     order: str
     high: bool
-    top_rows: tuple[TopRow, ...]
+    cards: tuple[Card, ...]
+    compared: int
     notes: tuple[str, ...]
     quarantine: Quarantine
+    trend: Trend | None
     comparison: Comparison | None
+
+    @property
+    def top_rows(self) -> tuple[TopRow, ...]:
+        """The rows of the cards."""
+        return tuple(card.row for card in self.cards)
+
+    @property
+    def flagged_elsewhere(self) -> int:
+        """Number of scored flagged rows that are neither a card nor counted by a card."""
+        return self.counts.rate.flagged - sum(card.row.flag * (1 + card.count) for card in self.cards)

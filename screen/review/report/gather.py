@@ -21,12 +21,17 @@ from screen.review.ranking import choose_score, is_high_suspicious
 from screen.review.report.aggregate import NEEDED, Aggregate
 from screen.review.report.changes import compare_rows, differing_settings, incomparable_settings
 from screen.review.report.findings import BadRow, Comparison, Counts, Findings, GroupShare, Histogram, Quarantine, Rate
-from screen.review.report.top_rows import SHOWN, ShownNames, gather_top_rows
+from screen.review.report.look_alikes import group_rows
+from screen.review.report.top_rows import SHOWN, ShownNames, gather_cards
+from screen.review.report.trend import read_trend
 from screen.review.results import Results, open_results
 from screen.review.text import clip
 
 MAX_TOP_ROWS = 1000
 """Maximum number of top-ranked rows, which limits the size of the page."""
+
+LOOK_ALIKES, MAX_LOOK_ALIKES = 1000, 100_000
+"""Default and maximum number of flagged rows whose images are compared."""
 
 _MAX_TITLE = 200
 """Maximum number of characters of the title."""
@@ -42,6 +47,7 @@ def gather_findings(
     source: str,
     *,
     top: int = 100,
+    look_alikes: int = LOOK_ALIKES,
     against: str | None = None,
     moved_to: str | None = None,
     class_names: tuple[str, ...] = (),
@@ -52,19 +58,27 @@ def gather_findings(
     Args:
         source: OUTPUT folder of a run.
         top: number of top-ranked rows to show.
+        look_alikes: number of flagged rows among which similar images are shown as one.
         against: OUTPUT folder of an earlier run to compare with; None for no comparison.
         moved_to: current location of the input shards; None if they were not moved.
         class_names: class names that replace the recorded ones; empty if none were given.
         title: title of the page; None for the name of the results.
 
     Raises:
-        OptionRefused: `top` is out of range, `against` is `source`, or the number of names is wrong.
+        OptionRefused: `top` or `look_alikes` is out of range, `against` is `source`, or the number of names is
+            wrong.
         InputRefused: `source` or `against` contains no results, or unfinished or damaged results.
         OutputLocked: a run is writing the results.
     """
     if not 0 <= top <= MAX_TOP_ROWS:
         raise OptionRefused(
             f"--top is {top}.", wanted=f"0 to {MAX_TOP_ROWS} rows", next_step="give another number, or leave out --top"
+        )
+    if not 0 <= look_alikes <= MAX_LOOK_ALIKES:
+        raise OptionRefused(
+            f"--look-alikes is {look_alikes}.",
+            wanted=f"0 to {MAX_LOOK_ALIKES} rows",
+            next_step="give another number, or leave out --look-alikes",
         )
     results = use_class_names(open_results(source), class_names)
     earlier = None if against is None else open_results(against)
@@ -74,13 +88,17 @@ def gather_findings(
             wanted="the results of an earlier run, in another folder",
             next_step="write each run to its own OUTPUT, and give the OUTPUT of an earlier run",
         )
-    aggregate = _aggregate(results, top)
-    top_rows, notes = gather_top_rows(results, aggregate.top_rows(), moved_to)
+    aggregate = _aggregate(results, max(top, look_alikes) if top else 0)
+    ranked = aggregate.top_rows()
+    compared = min(look_alikes, aggregate.flagged, len(ranked))
+    groups = group_rows(results, ranked[:compared], ranked[compared:], top, moved_to)
+    cards, notes = gather_cards(results, groups, moved_to)
     counts = _counts(results, aggregate)
     return Findings(
         name=results.name,
         title=clip(title.strip() if title else "", _MAX_TITLE) or results.name,
         next_command=_next_command(source, moved_to, audit=not counts.rate.flagged),
+        model_version=results.model_version,
         settings=results.settings,
         record=results.record,
         counts=counts,
@@ -88,9 +106,11 @@ def gather_findings(
         shards=_shards(results),
         order=aggregate.order,
         high=aggregate.high,
-        top_rows=top_rows,
+        cards=cards,
+        compared=compared,
         notes=notes,
         quarantine=_quarantine(results),
+        trend=read_trend(results.folder),
         comparison=None if earlier is None else _compare(results, earlier, aggregate),
     )
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import math
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,9 @@ from screen.input.preview import Preview
 from screen.review.extras import missing_library
 from screen.review.report.charts import draw_histogram, draw_rate
 from screen.review.report.findings import Findings, GroupShare
+from screen.review.report.glossary import explain
+from screen.review.report.night_charts import draw_trend
+from screen.version import own_version
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -34,7 +39,7 @@ _MARK_WITHIN = 2048
 """Number of bytes at the start of a file that are searched for `MARK`."""
 
 _STYLES = ("report.css", "gallery.css")
-_SCRIPTS = ("report.js",)
+_SCRIPTS = ("tables.js", "gallery.js", "selection.js", "viewer.js", "glossary.js", "command.js")
 
 _LONG_WORD = re.compile(r"\S{25,}")
 _SEPARATOR = re.compile(r"(?<=[_/\\.:;,|=-])(?=\w)")
@@ -71,10 +76,13 @@ def render_page(findings: Findings) -> str:
         "points": lambda change: f"{100 * change:+.2f}",
         "data_uri": _data_uri,
         "breakable": _breakable,
+        "json": lambda source: json.dumps(asdict(source)),
     }
     environment.filters |= filters
     script = "".join(map(_read_template, _SCRIPTS))
     classes = findings.counts.classes
+    rows = [row for card in findings.cards for row in (card.row, *card.similar)]
+    scores = list(dict.fromkeys(name for row in rows for name, _ in row.scores))
     return environment.get_template("report.html").render(
         findings=findings,
         counts=findings.counts,
@@ -90,9 +98,19 @@ def render_page(findings: Findings) -> str:
         ],
         classes=_most_flagged(classes) if len(classes) > _MAX_CLASSES else classes,
         before={} if findings.comparison is None else {one.name: one for one in findings.comparison.counts.classes},
-        predictions=_sorted_names({top_row.prediction for top_row in findings.top_rows} - {""}),
-        reasons=sorted({reason for top_row in findings.top_rows for reason in top_row.reasons}),
-        scores=list(dict.fromkeys(name for top_row in findings.top_rows for name, _ in top_row.scores)),
+        predictions=_sorted_names({row.prediction for row in rows} - {""}),
+        reasons=sorted({reason for row in rows for reason in row.reasons}),
+        similar=sum(card.count for card in findings.cards),
+        scores=scores,
+        glossary={
+            one.name: one for one in explain(dict.fromkeys([*scores, *(one.score for one in findings.histograms)]))
+        },
+        model_version=findings.model_version,
+        version=own_version(),
+        trend_charts=[
+            (caption, Markup(chart))  # noqa: S704
+            for caption, chart in draw_trend(findings.trend, findings.counts.rate.target)
+        ],
         card_scores=_CARD_SCORES,
     )
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from screen.input.preview import Preview, PreviewLimits, preview_rows
+from screen.input.preview import SMALLEST_SIDE, Picture, Preview, PreviewLimits, make_preview, open_pictures
 from screen.input.row_batch import RowBatch
 from screen.input.shards import ShardRef
 from tests.hostile_images import CASES
@@ -22,6 +22,10 @@ def rows(*sources: object) -> RowBatch:
     images = pa.array([one if isinstance(one, dict) else {"bytes": one, "path": None} for one in sources], kind)
     ids = tuple(map(str, range(len(sources))))
     return RowBatch(shard, 0, len(sources), images, ids, pa.table({}), "", True)
+
+
+def preview_rows(batch: RowBatch, limits: PreviewLimits) -> list[Preview | str]:
+    return [make_preview(one, limits.side) if isinstance(one, Picture) else one for one in open_pictures(batch, limits)]
 
 
 def image(width: int, height: int, mode: str = "RGB", kind: str = "PNG") -> bytes:
@@ -77,3 +81,17 @@ def test_paths_are_followed_below_the_root_alone(tmp_path: Path) -> None:
     inside, outside = preview_rows(rows({"path": "a.png"}, {"path": "../b.png"}), limits)
     assert isinstance(inside, Preview)
     assert isinstance(outside, str)
+
+
+def test_a_thumbnail_of_too_many_bytes_has_fewer_pixels() -> None:
+    sides = []
+    for most in (None, 30_000, 10_000, 1):
+        (picture,) = open_pictures(rows(image(99, 99)), LIMITS)
+        assert isinstance(picture, Picture)
+        large = Picture(picture.image.resize((600, 300)), (600, 300))
+        made = make_preview(large, 320, most)
+        assert most is None or len(made.data) <= most or made.width == SMALLEST_SIDE
+        sides.append((made.width, made.height))
+    assert sides[0] == (320, 160)
+    assert sides == sorted(sides, reverse=True)
+    assert sides[-1] == (96, 48)

@@ -60,7 +60,8 @@ def test_the_page_shows_the_settings_and_the_counts_of_the_run(drawn: Path, page
 
 
 def test_a_card_has_its_image_its_classes_and_its_scores(drawn: Path, page: Page) -> None:
-    top_rows = gather_findings(str(drawn / "out")).top_rows
+    findings = gather_findings(str(drawn / "out"))
+    top_rows = findings.top_rows
     cards = page.all("li", class_="card")
     assert len(cards) == len(top_rows) == 100
     for card, top_row in zip(cards, top_rows, strict=True):
@@ -70,7 +71,8 @@ def test_a_card_has_its_image_its_classes_and_its_scores(drawn: Path, page: Page
         assert top_row.id in card.text
         for value in top_row.values:
             assert f"{value.mean:.2f} ± {value.std:.2f}" in card.text
-    assert [one.attributes["alt"] for one in page.all("img")] == [f"Thumbnail of {top_row.id}" for top_row in top_rows]
+    shown = [row.id for card in findings.cards for row in (card.row, *card.similar)]
+    assert [one.attributes["alt"] for one in page.all("img")] == [f"Thumbnail of {key}" for key in shown]
 
 
 def test_the_page_is_self_contained_and_its_policy_forbids_everything_else(text: str, page: Page) -> None:
@@ -156,7 +158,7 @@ def test_a_page_of_ten_times_the_rows_is_no_larger_and_takes_no_more_memory(tmp_
     for rows in (20_000, 200_000):
         write_input(tmp_path / f"in{rows}", rows, 10_000)
         write_results(tmp_path / f"in{rows}", tmp_path / f"out{rows}")
-        found.append(measure(tmp_path / f"out{rows}", tmp_path / "report.html"))
+        found.append(measure(tmp_path / f"out{rows}", tmp_path / "report.html", "--look-alikes", "50"))
     few, many = found
     assert (few.rows, many.rows) == (20_000, 200_000)
     assert many.page_mb < few.page_mb * 1.2
@@ -169,9 +171,12 @@ def test_the_command_writes_a_page_and_replaces_only_pages(
     target = tmp_path / "report.html"
     for top in ("5", "6"):
         cli.app(["report", str(drawn / "out"), "-o", str(target), "--top", top], standalone_mode=False)
-        assert len(Page(target.read_text()).all("img")) == int(top)
+        assert len(Page(target.read_text()).all("li", class_="card")) == int(top)
     flagged = sum(read_results(drawn / "out")["flag"].to_pylist())
-    expected = rf"report.html: 6 most suspicious rows, 6 with a thumbnail; {flagged} of 4000 rows flagged.*; 0.\d MB"
+    expected = (
+        r"report.html: 6 most suspicious rows and 1 like them, 6 with a thumbnail; "
+        rf"{flagged} of 4000 rows flagged.*; 0.\d MB"
+    )
     assert re.search(expected, capsys.readouterr().out)
     other = tmp_path / "thesis.html"
     other.write_text("<!DOCTYPE html><title>mine</title>")

@@ -90,7 +90,7 @@ def test_moved_shards_are_found_at_their_new_location(place: Path) -> None:
 
 
 def test_images_beyond_the_total_size_are_left_out(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "_MAX_BYTES", 3000)
+    monkeypatch.setattr(pictures, "_CARD_BYTES", 3000)
     found = find(place)
     shown = [top_row.preview for top_row in found.top_rows if isinstance(top_row.preview, Preview)]
     assert 2000 < sum(len(preview.data) for preview in shown) <= 3000

@@ -1,0 +1,72 @@
+"""What each score means, in plain words for reviewers who do not know the method.
+
+In: nothing. Out: `Explanation`s. The exact definitions are those of `screen/columns.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from screen.columns import SCORES_OF_ALL_FORMATS
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The meaning of a score.
+
+    Attributes:
+        name: column of the score.
+        plain: its meaning in plain words.
+        definition: its definition, as in the documentation.
+        values: its range and unit; "" if neither is stated.
+    """
+
+    name: str
+    plain: str
+    definition: str
+    values: str
+
+
+PLAIN = {
+    "ood_score": "How unusual the image is compared with the calibration images, from all measurements together. "
+    "The higher the score, the more unusual the image.",
+    "p_value": "How common images like this are among the calibration images. Low values are suspicious: 0.01 means "
+    "that about 1 in 100 calibration images is at least as unusual.",
+    "layout_distance": "How far the arrangement of light, dark and edges in the image is from the most similar "
+    "reference images. High values are suspicious.",
+    "contrast_distance": "How far colours, contrast and texture of the image are from the most similar reference "
+    "images. High values are suspicious.",
+    "penultimate_distance": "How far the features from which the model decides are from the most similar reference "
+    "images. High values are suspicious.",
+    "feature_distance": "How far the features of the image are from those of the reference images. High values are "
+    "suspicious.",
+    "entropy": "How undecided the model is. 0 means that it is certain of one class; with high values, several "
+    "classes seem equally likely.",
+    "expected_entropy": "How undecided a single pass of the model is. High values mean that the image itself is "
+    "unclear, for example blurred or between two classes.",
+    "mutual_information": "How much the passes of the model disagree with each other. High values mean that the "
+    "model has seen too few images like this one.",
+    "confidence": "Average probability of the predicted class. Low values are suspicious.",
+    "prediction_std": "How much the probability of the predicted class changes from pass to pass. High values mean "
+    "that the prediction is unstable.",
+    "largest_label_entropy": "How undecided the model is about its least certain label. High values are suspicious.",
+    "largest_std": "How much the least stable output of the model changes from pass to pass. High values mean that "
+    "the prediction is unstable.",
+    "variation_ratio": "Share of the passes that predict another class than most passes do. High values are "
+    "suspicious.",
+    "energy": "How little in the image speaks for any of the classes. High values are suspicious.",
+}
+"""Meaning of each score that a report displays."""
+
+_COLUMNS = {column.name: column for column in SCORES_OF_ALL_FORMATS}
+
+
+def explain(names: Iterable[str]) -> tuple[Explanation, ...]:
+    """The meanings of some scores, in the given order."""
+    found = []
+    for name in names:
+        column = _COLUMNS[name]
+        values = ", ".join(filter(None, (column.range, column.unit)))
+        found.append(Explanation(name, PLAIN[name], column.sentence, values))
+    return tuple(found)
