@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import typer
 
 from export.config import AccuracyConfig, FileExportConfig
-from export.contract.labelled import Labelled, LabelledBatch
-from export.contract.metadata import ModelContract
+from export.contract.labelled import LabelledReader
 from export.errors import OptionRefused
 from export.options import as_options
-
-
-class LabelledReader(Protocol):
-    """Function that reads and decodes labelled rows; the application sets it as the object of Typer's context."""
-
-    def __call__(
-        self,
-        contract: ModelContract,
-        source: str,
-        *,
-        label_column: str,
-        image_column: str,
-        image_root: str | None,
-        rows: int,
-    ) -> Iterable[LabelledBatch]:
-        """Labelled rows, at most `rows`, drawn from all shards of `source`."""
 
 
 @as_options
@@ -54,7 +35,7 @@ def export(
     from export.exporter import ExportNotice, export_keras_file
 
     if accuracy.check_data is not None:
-        config = replace(config, labelled=_labelled(context, accuracy, accuracy.check_data))
+        config = replace(config, labelled=accuracy.choose_rows(_reader(context)))
     with warnings.catch_warnings(record=True) as notices:
         warnings.simplefilter("always", ExportNotice)
         contract = export_keras_file(model, output_file, config)
@@ -65,7 +46,7 @@ def export(
     typer.echo(contract.describe())
 
 
-def _labelled(context: typer.Context, accuracy: AccuracyConfig, source: str) -> Labelled:
+def _reader(context: typer.Context) -> LabelledReader:
     reader: LabelledReader | None = context.obj
     if reader is None:
         raise OptionRefused(
@@ -73,11 +54,4 @@ def _labelled(context: typer.Context, accuracy: AccuracyConfig, source: str) -> 
             wanted="the command `oodscreen export`",
             next_step="run `oodscreen export`, or set the object of Typer's context to a reader of labelled rows",
         )
-    return partial(
-        reader,
-        source=source,
-        label_column=accuracy.label_column or "label",
-        image_column=accuracy.image_column or "image",
-        image_root=accuracy.image_root,
-        rows=accuracy.rows,
-    )
+    return reader

@@ -21,7 +21,7 @@ import typer
 
 from export.class_names import CLASSES_HELP, parse_class_names
 from export.contract.inputs import RESIZE_FITS, RESIZE_METHODS, PreprocessingName
-from export.contract.labelled import Labelled
+from export.contract.labelled import Labelled, LabelledReader
 from export.contract.metadata import OUTPUT_KINDS, OutputKind
 from export.errors import OptionRefused
 from export.option import FormerName, FromText
@@ -361,6 +361,23 @@ class AccuracyConfig:
                     wanted="labelled shards to which the option applies",
                     next_step="add --check-data SHARDS, or leave the option out",
                 )
+
+    def choose_rows(self, reader: LabelledReader) -> Labelled | None:
+        """The function that reads the rows to check; None without `check_data`.
+
+        Args:
+            reader: function that reads labelled rows from shards.
+        """
+        if self.check_data is None:
+            return None
+        return partial(
+            reader,
+            source=self.check_data,
+            label_column=self.label_column or "label",
+            image_column=self.image_column or "image",
+            image_root=self.image_root,
+            rows=self.rows,
+        )
 
     @property
     def rows(self) -> int:

@@ -18,7 +18,7 @@ from export.contract.metadata import ModelContract
 from export.contract.validity import check_class_names
 from export.errors import ModelRefused, OptionRefused
 from export.graph.files import check_output, model_files
-from export.options import with_keywords
+from export.keywords import with_keywords
 from export.proof.accuracy import check_labels_are_classes, find_alarms
 from export.proof.output_values import check_output_values, describe_logits
 from export.source.choice import SiteChoice

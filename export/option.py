@@ -62,6 +62,10 @@ class Selection:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     help: Mapping[str, str] = field(default_factory=dict)
 
+    def includes(self, name: str) -> bool:
+        """Whether the field with this name is selected."""
+        return name not in self.leave_out and (not self.only or name in self.only)
+
 
 @dataclass(frozen=True)
 class Option:
@@ -123,7 +127,10 @@ class Option:
         if self.choices:
             return value in self.choices
         least, most = self.limits
-        return (least is None or value >= least) and (most is None or value <= most)
+        try:
+            return (least is None or value >= least) and (most is None or value <= most)
+        except TypeError:  # from Python, such as a text in place of a number
+            return False
 
     @property
     def limits(self) -> tuple[float | None, float | None]:

@@ -1,7 +1,8 @@
 """Options declared once: each field of a frozen dataclass is an option of a command and a keyword of a function.
 
-In: dataclasses with fields of type `Annotated[..., typer.Option(...)]`. Out: commands with these options, functions
-with these keywords, and a check of choices and ranges. A field without a `typer.Option` is for Python callers only.
+In: dataclasses with fields of type `Annotated[..., typer.Option(...)]`. Out: commands with these options, and a check
+of choices and ranges; `export.keywords` makes functions with these keywords. A field without a `typer.Option` is for
+Python callers only.
 """
 
 from __future__ import annotations
@@ -11,21 +12,15 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import is_dataclass
-from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin
 
 from typer.models import ArgumentInfo
 
 from export.errors import OptionRefused
 from export.option import Option, Selection, options_of
 
-Keywords = ParamSpec("Keywords")
-Config = TypeVar("Config")
-First = TypeVar("First")
-Second = TypeVar("Second")
-Result = TypeVar("Result")
 
-
-def _select(annotation: Any) -> tuple[type, Selection] | None:
+def select_config(annotation: Any) -> tuple[type, Selection] | None:
     """The dataclass and the selection in an annotation; None for an annotation without a dataclass."""
     selection = Selection()
     if get_origin(annotation) is Annotated:
@@ -56,7 +51,7 @@ def as_options(command: Callable[..., None]) -> Callable[..., None]:
     names: dict[str, str] = {}
     known: dict[str, Option] = {}
     for name, parameter in signature.parameters.items():
-        selected = _select(parameter.annotation)
+        selected = select_config(parameter.annotation)
         if selected is None:
             own = Option.of(name, parameter.default, parameter.annotation)
             names[name] = _argument_key(name, parameter.annotation) if own is None else own.key
@@ -67,11 +62,7 @@ def as_options(command: Callable[..., None]) -> Callable[..., None]:
             known |= {} if own is None else {own.key: own}
             continue
         config, selection = selected
-        options = [
-            option
-            for option in options_of(config)
-            if option.name not in selection.leave_out and (not selection.only or option.name in selection.only)
-        ]
+        options = [option for option in options_of(config) if selection.includes(option.name)]
         configs[name] = config, options
         known |= {option.key: option for option in options}
         parameters += [option.parameter(selection) for option in options]
@@ -102,34 +93,6 @@ def as_options(command: Callable[..., None]) -> Callable[..., None]:
     return with_options
 
 
-def with_keywords(
-    function: Callable[[First, Second, Config], Result], config: Callable[Keywords, Config]
-) -> Callable[Concatenate[First, Second, Keywords], Result]:
-    """A function like the given one, but with the fields of a dataclass as keywords in place of the third parameter."""
-    kind = cast(type, config)
-    hints = get_type_hints(kind)
-    first, second, third = inspect.signature(function).parameters.values()
-    keywords = [one.replace(annotation=hints[one.name]) for one in inspect.signature(config).parameters.values()]
-    signature = inspect.signature(function).replace(parameters=[first, second, *keywords])
-
-    @functools.wraps(function)
-    def call(*arguments: Any, **values: Any) -> Result:
-        bound = signature.bind(*arguments, **values).arguments
-        return function(bound.pop(first.name), bound.pop(second.name), kind(**bound))
-
-    del call.__wrapped__
-    call.__signature__ = signature  # type: ignore[attr-defined]
-    help_texts = {option.name: option.info.help for option in options_of(kind)}
-    lines: list[str] = []
-    for line in inspect.cleandoc(function.__doc__ or "").splitlines():
-        if line.startswith(f"    {third.name}: "):
-            lines += [f"    {one.name}: {help_texts.get(one.name) or f'see {kind.__name__}.'}" for one in keywords]
-        else:
-            lines.append(line)
-    call.__doc__ = "\n".join(lines)
-    return call
-
-
 def check_options(config: Any) -> None:
     """Check the values of a dataclass against the choices and limits of its options, as Typer does on the command line.
 
@@ -140,7 +103,7 @@ def check_options(config: Any) -> None:
     for option in options_of(kind):
         value = getattr(config, option.name)
         if value is not None and not option.allows(value):
-            raise option.refusal(repr(value) if option.choices else str(value))
+            raise option.refusal(repr(value) if option.choices or isinstance(value, str) else str(value))
 
 
 def explain_value(command: Callable[..., Any] | None, name: str, text: str) -> OptionRefused | None:

@@ -11,7 +11,6 @@ import gc
 import sys
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
@@ -33,15 +32,14 @@ from screen.command_line.sources import PREFIX
 from screen.command_line.startup import keep_pandas_out_of_pyarrow
 from screen.command_line.streams import keep_streams
 from screen.config import ForceChoice, RunConfig
-from screen.decide.config import CalibrationConfig
+from screen.decide.config import CalibrationConfig, CalibrationRun
 from screen.settings.passes import PassSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from export.contract.labelled import LabelledBatch
+    from export.contract.labelled import LabelledBatch, LabelledReader
     from export.contract.metadata import ModelContract
-    from screen.run.scoring import OpenExecutor
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -105,7 +103,7 @@ def common(
     ] = False,
 ) -> None:
     """Find out-of-distribution images in large data sets, with Monte Carlo dropout."""
-    reader: export.cli.LabelledReader = _read_labelled
+    reader: LabelledReader = _read_labelled
     context.obj = reader
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
@@ -123,16 +121,6 @@ class _RunCommand(Command):
             for word, next_word in zip(args, following, strict=True)
         ]
         return super().parse_args(ctx, words)
-
-
-def _choose_executor(config: RunConfig) -> OpenExecutor:
-    if config.engine == "ray":
-        from screen.cluster.connect import open_cluster
-
-        return open_cluster
-    from screen.run.scoring import open_here
-
-    return open_here
 
 
 def _derive_settings(values: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
@@ -173,23 +161,12 @@ def run(
 
     start_log(log, as_json=as_json)
     keep_pandas_out_of_pyarrow()
+    from screen.execution import execute_run
+    from screen.run.progress import make_listener
     from screen.run.stopping import stop_on_signals
 
-    with stop_on_signals() as stop:
-        recording: AbstractContextManager[None] = nullcontext()
-        if metrics is not None:
-            from screen.run.metrics import record_failure, write_metrics
-
-            recording = record_failure(metrics, output)
-        with recording:
-            from screen.run.progress import make_listener
-            from screen.run.runner import run_screening
-
-            open_executor = _choose_executor(config)
-            with make_listener(log) as listener:
-                summary = run_screening(model, source, output, config, listener, stop, open_executor)
-        if metrics is not None:
-            write_metrics(metrics, output, summary.exit_code, summary)
+    with stop_on_signals() as stop, make_listener(log) as listener:
+        summary = execute_run(model, source, output, config, listener, metrics=metrics, stop=stop)
     lines = [(line.text, line.is_warning) for line in summary.lines()]
     print_outcome(lines, log, summary.to_json() if as_json else None)
     raise typer.Exit(summary.exit_code)
@@ -280,27 +257,7 @@ def calibrate(
         ),
     ],
     wanted: CalibrationConfig,
-    config: Annotated[
-        RunConfig,
-        Selection(
-            leave_out=(
-                "calibration",
-                "flag_if",
-                "id_column",
-                "keep",
-                "class_names",
-                "max_bad_rows",
-                "alarm",
-                "alarm_rows",
-                "engine",
-                "address",
-                "part",
-                "force",
-            ),
-            defaults=asdict(PassSettings()),
-            help={"adaptive": "Measure the effect of `run --adaptive` on the calibration set."},
-        ),
-    ],
+    config: CalibrationRun,
     log: LogConfig,
     as_json: AsJson = False,
 ) -> None:

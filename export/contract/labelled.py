@@ -1,14 +1,14 @@
 """Types of labelled data for the accuracy check of an export.
 
-In: nothing. Out: `LabelledBatch`, and `Labelled`, the type of the function that reads batches. The package `screen`
-implements this function.
+In: nothing. Out: `LabelledBatch`, and the types of the functions that read batches: `Labelled` and `LabelledReader`.
+The package `screen` implements these functions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,3 +35,19 @@ class LabelledBatch:
 Labelled = Callable[[ModelContract], Iterable[LabelledBatch]]
 """Function that returns batches of labelled rows, decoded and resized for a contract. The export calls this function
 before it converts the model, so that an unreadable data set is refused early."""
+
+
+class LabelledReader(Protocol):
+    """Function that reads and decodes labelled rows, from which `Labelled` is made for one source."""
+
+    def __call__(
+        self,
+        contract: ModelContract,
+        source: str,
+        *,
+        label_column: str,
+        image_column: str,
+        image_root: str | None,
+        rows: int,
+    ) -> Iterable[LabelledBatch]:
+        """Labelled rows, at most `rows`, drawn from all shards of `source`."""

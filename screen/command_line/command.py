@@ -19,7 +19,7 @@ from export.errors import Interrupted, OodscreenError, OptionRefused, Refused
 from export.options import explain_value
 from screen.command_line.options import GENERAL_PANEL
 from screen.command_line.sources import find_unknown_variables, name_sources, print_configuration, value_beside_line
-from screen.files.failures import explain_environment
+from screen.files.failures import explained_errors
 from screen.files.temporary import provide_temporary_folder
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -117,7 +117,8 @@ class Command(TyperCommand):
             return None
         provide_temporary_folder(ctx.params.get(name) for name in _OUTPUTS)
         try:
-            return super().invoke(ctx)
+            with explained_errors():
+                return super().invoke(ctx)
         except KeyboardInterrupt as error:
             raise Interrupted(
                 "The command was interrupted by SIGINT.",
@@ -126,11 +127,6 @@ class Command(TyperCommand):
             ) from error
         except Refused as error:
             raise name_sources(error, ctx) from error
-        except Exception as error:
-            explained = None if isinstance(error, OodscreenError) else explain_environment(error)
-            if explained is None:
-                raise
-            raise explained from error
 
 
 def _replace_former_names(args: Sequence[str], command: Any) -> list[str]:

@@ -7,17 +7,19 @@ declared once, as a field (`export.options`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Annotated, Literal
 
 import typer
 
 from export.errors import OptionRefused
-from export.option import FromText
+from export.option import FromText, Selection
 from export.options import check_options
 from export.shares import parse_share
 from screen.command_line.options import CALIBRATION_PANEL
+from screen.config import RunConfig
+from screen.settings.passes import PassSettings
 
 DistanceChoice = Literal["cosine", "euclidean"]
 FEATURE_GROUPS = ("layout", "contrast", "penultimate")
@@ -109,3 +111,27 @@ class CalibrationConfig:
                 next_step="leave out --features, and add --detector layout_distance, contrast_distance or "
                 "penultimate_distance",
             )
+
+
+CalibrationRun = Annotated[
+    RunConfig,
+    Selection(
+        leave_out=(
+            "calibration",
+            "flag_if",
+            "id_column",
+            "keep",
+            "class_names",
+            "max_bad_rows",
+            "alarm",
+            "alarm_rows",
+            "engine",
+            "address",
+            "part",
+            "force",
+        ),
+        defaults=asdict(PassSettings()),
+        help={"adaptive": "Measure the effect of `run --adaptive` on the calibration set."},
+    ),
+]
+"""The options of a run that a calibration has: those for reading rows and running passes."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from export.errors import OodscreenError, ReadFailed, printable
@@ -75,6 +77,18 @@ def explain_environment(error: Exception) -> OodscreenError | None:
             next_step="check the address, the network and the credentials; then run the command again",
         )
     return None
+
+
+@contextmanager
+def explained_errors() -> Iterator[None]:
+    """Replace an exception of the system or of a store within the block by the error that explains it."""
+    try:
+        yield
+    except Exception as error:
+        explained = None if isinstance(error, OodscreenError) else explain_environment(error)
+        if explained is None:
+            raise
+        raise explained from error
 
 
 def raise_if_refused(path: Path, error: Exception) -> None:

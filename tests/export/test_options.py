@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from export.errors import OptionRefused
 from export.option import FromText, Selection
-from export.options import as_options, check_options, explain_value, with_keywords
+from export.options import as_options, check_options, explain_value
 
 
 def halve(text: str) -> float:
@@ -128,32 +128,6 @@ def test_an_option_that_is_required_cannot_be_left_out() -> None:
     error = explain_value(as_options(command), "rate", "2")
     assert error is not None
     assert (error.found, error.next_step) == ("--rate is 2.", "give another value")
-
-
-def paint(thing: str, place: str, config: Config) -> tuple[str, str, Config]:
-    """Paint a thing.
-
-    Args:
-        thing: the thing.
-        place: where it is.
-        config: options.
-    """
-    return thing, place, config
-
-
-def test_a_function_takes_the_fields_as_keywords() -> None:
-    call = with_keywords(paint, Config)
-    assert call("a", "b", size=2, hidden=1) == ("a", "b", Config(size=2, hidden=1))
-    assert list(inspect.signature(call).parameters)[:3] == ["thing", "place", "size"]
-    assert inspect.signature(call).parameters["names"].annotation == Sequence[str]
-    assert "    size: Size of the thing.\n" in (call.__doc__ or "")
-    assert "config:" not in (call.__doc__ or "")
-
-
-def test_a_keyword_that_is_no_field_is_refused() -> None:
-    call: Any = with_keywords(paint, Config)
-    with pytest.raises(TypeError, match="weight"):
-        call("a", "b", weight=2)
 
 
 def test_an_option_of_a_command_itself_is_converted_too() -> None:

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from export.errors import OptionRefused
+from screen.files.storage import write_text
+from screen.review.evaluate.config import EvaluationConfig
 from screen.review.evaluate.labelled import LabelledEvaluation
 from screen.review.evaluate.metrics import Evaluation
 from screen.review.evaluate.risk import SHARES
@@ -77,15 +79,12 @@ def plot_evaluation(evaluation: Evaluation, path: Path) -> None:
         OptionRefused: matplotlib is not installed, or the file cannot be written.
     """
     try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
+        from matplotlib.figure import Figure
     except ImportError as error:
         raise missing_library("matplotlib", extra="evaluate") from error
     panels = (1 if evaluation.sets else 0) + (1 if evaluation.labelled else 0)
-    figure, axes = pyplot.subplots(1, max(1, panels), figsize=(6.4 * max(1, panels), 4.2), squeeze=False)
-    left = list(axes[0])
+    figure = Figure(figsize=(6.4 * max(1, panels), 4.2))  # not pyplot's, whose backend belongs to the caller
+    left = list(figure.subplots(1, max(1, panels), squeeze=False)[0])
     if evaluation.sets:
         axis = left.pop(0)
         for one in evaluation.sets:
@@ -110,5 +109,16 @@ def plot_evaluation(evaluation: Evaluation, path: Path) -> None:
             wanted="a file in an existing folder, with the extension .svg, .png or .pdf",
             next_step="give another name",
         ) from error
-    finally:
-        pyplot.close(figure)
+
+
+def write_evaluation(evaluation: Evaluation, config: EvaluationConfig) -> None:
+    """Write the metrics and the plot to the files that the options name.
+
+    Raises:
+        OptionRefused: matplotlib is not installed, or the plot cannot be written.
+        WriteFailed: the metrics cannot be written.
+    """
+    if config.json_file is not None:
+        write_text(config.json_file, evaluation.to_json() + "\n")
+    if config.plot is not None:
+        plot_evaluation(evaluation, config.plot)

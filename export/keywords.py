@@ -1,0 +1,162 @@
+"""Functions for Python callers: each option of a command is a keyword of a function.
+
+In: a function with dataclasses of options (`export.options`) among its parameters. Out: the same function with keywords
+in place of these parameters. A keyword has the name of the option: `--review-rate` is `review_rate`. It takes the value
+of the field, or the text that the command line takes.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar, get_origin, get_type_hints, overload
+
+from export.option import Option, Selection, options_of
+from export.options import select_config
+
+Keywords = ParamSpec("Keywords")
+Config = TypeVar("Config")
+First = TypeVar("First")
+Second = TypeVar("Second")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class _Keyword:
+    """One keyword: a field of a dataclass.
+
+    Attributes:
+        field: name of the field, which is accepted too.
+        kind: type of the field.
+        default: default value; MISSING if the keyword is required.
+        option: option of the field; None for a field that is no option.
+    """
+
+    field: str
+    kind: Any
+    default: Any
+    option: Option | None
+
+    @property
+    def name(self) -> str:
+        """Name of the option, without dashes."""
+        return self.field if self.option is None else self.option.key
+
+    @property
+    def parameter(self) -> inspect.Parameter:
+        """The parameter of the function."""
+        default = inspect.Parameter.empty if self.default is MISSING else self.default
+        return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=self.kind)
+
+    def read(self, value: Any) -> Any:
+        """The value of the field; a text is converted as on the command line."""
+        if self.option is None:
+            return value
+        conversion = self.option.conversion
+        if conversion is not None:
+            return conversion.convert(_as_given(value, conversion.kind)) if _is_text(value, conversion.kind) else value
+        if isinstance(value, os.PathLike) and self.option.bare is str:
+            return str(value)
+        if isinstance(value, str | list) and get_origin(self.option.bare) is Sequence:
+            return (value,) if isinstance(value, str) else tuple(value)
+        return Path(value) if isinstance(value, str) and self.option.bare is Path else value
+
+
+def _is_text(value: Any, kind: Any) -> bool:
+    """Whether a value is what Typer would convert: a text, a path, or a list of texts."""
+    if kind is Path:
+        return isinstance(value, str | os.PathLike)
+    is_list = kind is not str and isinstance(value, list | tuple) and bool(value)
+    return isinstance(value, str) or (is_list and all(isinstance(one, str) for one in value))
+
+
+def _as_given(value: Any, kind: Any) -> Any:
+    """A text, a path, or a list of texts, in the type that Typer would pass on."""
+    if kind in (str, Path):
+        return kind(value)
+    return [value] if isinstance(value, str) else list(value)
+
+
+@overload
+def with_keywords(
+    function: Callable[[First, Second, Config], Result], config: Callable[Keywords, Config]
+) -> Callable[Concatenate[First, Second, Keywords], Result]: ...
+
+
+@overload
+def with_keywords(function: Callable[..., Result]) -> Callable[..., Result]: ...
+
+
+def with_keywords(function: Callable[..., Result], config: object = None) -> Callable[..., Result]:
+    """A function like the given one, but with a keyword for each field in place of a dataclass parameter.
+
+    A `Selection` in the annotation of the parameter chooses fields and replaces defaults, as for a command.
+
+    Args:
+        function: the function.
+        config: the dataclass of its third parameter, from which type checkers learn the keywords; may be left out.
+    """
+    signature = inspect.signature(function, eval_str=True)
+    configs: dict[str, tuple[type, list[_Keyword]]] = {}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        selected = select_config(parameter.annotation)
+        if selected is None:
+            parameters.append(parameter)
+        else:
+            configs[name] = selected[0], _keywords(*selected)
+    keywords = [keyword for _, some in configs.values() for keyword in some]
+    parameters += [keyword.parameter for keyword in keywords]
+    order = sorted(parameters, key=lambda one: one.kind)
+    shown = signature.replace(parameters=order)
+    names = {keyword.field: keyword.name for keyword in keywords}
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **values: Any) -> Result:
+        known = {name if name in shown.parameters else names.get(name, name): one for name, one in values.items()}
+        given = shown.bind(*arguments, **known).arguments
+        made = {name: kind(**_take(given, some)) for name, (kind, some) in configs.items()}
+        return function(**given, **made)
+
+    del call.__wrapped__
+    call.__signature__ = shown  # type: ignore[attr-defined]
+    call.__doc__ = "\n".join(_describe(inspect.getdoc(function) or "", configs))
+    return call
+
+
+def _keywords(config: type, selection: Selection) -> list[_Keyword]:
+    options = {option.name: option for option in options_of(config)}
+    hints = get_type_hints(config)
+    return [
+        _Keyword(one.name, hints[one.name], selection.defaults.get(one.name, one.default), options.get(one.name))
+        for one in fields(config)
+        if selection.includes(one.name)
+    ]
+
+
+def _take(given: dict[str, Any], keywords: Iterable[_Keyword]) -> dict[str, Any]:
+    """The fields of one dataclass, taken out of the given keywords; None is the default, as an option left out is."""
+    values = {one.field: one.default for one in keywords if one.default is not MISSING}
+    for one in keywords:
+        value = given.pop(one.name, None)
+        if value is not None:
+            values[one.field] = one.read(value)
+    return values
+
+
+def _describe(text: str, configs: Mapping[str, tuple[type, list[_Keyword]]]) -> list[str]:
+    """The lines of the docstring, in which the help of the options replaces the line of each dataclass."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        name = line.strip().partition(":")[0]
+        if name in configs and line.startswith("    "):
+            kind, keywords = configs[name]
+            texts = {one.name: one.option.info.help if one.option else f"see {kind.__name__}." for one in keywords}
+            lines += [f"    {keyword}: {help_text}" for keyword, help_text in texts.items()]
+        else:
+            lines.append(line)
+    return lines

@@ -1,0 +1,76 @@
+"""`export_file` and `export_model`, with the accuracy check on labelled shards.
+
+In: a Keras model, from a file or from memory. Out: a verified ONNX file in which dropout stays stochastic. As `export`
+never imports `screen`, the reader of labelled shards is added here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from export.config import AccuracyConfig, ExportConfig, FileExportConfig
+from export.contract.metadata import ModelContract
+from export.exporter import export_keras_file, export_keras_model
+from export.option import Selection
+from screen.api.function import public
+from screen.input.labelled import read_labelled
+
+_Config = TypeVar("_Config", bound=ExportConfig)
+
+
+@public
+def export_file(
+    model: str | Path,
+    output: str | Path,
+    config: Annotated[FileExportConfig, Selection(leave_out=("labelled",))],
+    accuracy: AccuracyConfig,
+) -> ModelContract:
+    """Export a Keras model file or folder to an ONNX file in which dropout stays stochastic.
+
+    Args:
+        model: `.keras` or `.h5` file, SavedModel folder of Keras 2, or JSON file of `model.to_json()`.
+        output: ONNX file to write; it appears only after it has been verified.
+        config: options of the export.
+        accuracy: options of the accuracy check.
+
+    Returns:
+        The contract that was written into the file, with the measurements of the verification.
+
+    Raises:
+        ModelRefused: the model cannot be exported faithfully.
+        OptionRefused: an option does not fit the model.
+        VerificationFailed: the file does not behave like the Keras model; nothing was written.
+    """
+    return export_keras_file(model, output, _with_rows(config, accuracy))
+
+
+@public
+def export_model(
+    model: Any,
+    output: str | Path,
+    config: Annotated[ExportConfig, Selection(leave_out=("labelled",))],
+    accuracy: AccuracyConfig,
+) -> ModelContract:
+    """Export a Keras model in memory to an ONNX file in which dropout stays stochastic.
+
+    Args:
+        model: a built `keras.Model`: functional, sequential, or a subclass.
+        output: ONNX file to write; it appears only after it has been verified.
+        config: options of the export.
+        accuracy: options of the accuracy check.
+
+    Returns:
+        The contract that was written into the file, with the measurements of the verification.
+
+    Raises:
+        ModelRefused: the model cannot be exported faithfully.
+        OptionRefused: an option does not fit the model.
+        VerificationFailed: the file does not behave like the Keras model; nothing was written.
+    """
+    return export_keras_model(model, output, _with_rows(config, accuracy))
+
+
+def _with_rows(config: _Config, accuracy: AccuracyConfig) -> _Config:
+    return replace(config, labelled=accuracy.choose_rows(read_labelled))

@@ -1,0 +1,116 @@
+"""Functions whose keywords are the options of a command."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+import typer
+
+from export.errors import OptionRefused
+from export.keywords import with_keywords
+from export.option import FromText, Selection
+from tests.export.test_options import Config
+
+
+def read_lines(path: Path) -> tuple[str, ...]:
+    return tuple(path.read_text().split())
+
+
+def read_pairs(texts: Sequence[str]) -> dict[str, float]:
+    return {name: float(number) for name, _, number in (text.partition("=") for text in texts)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    kinds: Annotated[Sequence[str], FromText(Path, read_lines), typer.Option("--classes")] = ()
+    rates: Annotated[dict[str, float] | float | None, FromText(list[str], read_pairs), typer.Option("--rate")] = None
+    folder: Annotated[str | None, typer.Option()] = None
+    file: Annotated[Path | None, typer.Option("--json")] = None
+    level: Annotated[int | None, typer.Option()] = None
+
+
+def paint(thing: str, place: str, config: Config) -> tuple[str, str, Config]:
+    """Paint a thing.
+
+    Args:
+        thing: the thing.
+        place: where it is.
+        config: options.
+    """
+    return thing, place, config
+
+
+@with_keywords
+def keep(
+    thing: str,
+    texts: Annotated[Texts, Selection(defaults={"level": 3}, leave_out=("folder",))],
+    config: Annotated[Config, Selection(only=("size",))],
+    *,
+    other: int = 0,
+) -> tuple[Texts, Config, int]:
+    return texts, config, other
+
+
+def test_a_function_takes_the_options_as_keywords_by_their_names_on_the_command_line() -> None:
+    call: Any = with_keywords(paint, Config)
+    parameters = inspect.signature(call).parameters
+    assert list(parameters) == ["thing", "place", "size", "least", "shade", "name", "half", "hidden"]
+    assert call("a", "b", size=2, name=["c"], hidden=1) == ("a", "b", Config(size=2, names=("c",), hidden=1))
+    assert parameters["name"].annotation == Sequence[str]
+    assert (parameters["size"].default, parameters["half"].default) == (3, None)
+    assert "    size: Size of the thing.\n" in call.__doc__
+    assert "config:" not in call.__doc__
+
+
+def test_the_name_of_a_field_is_a_keyword_too() -> None:
+    call: Any = with_keywords(paint, Config)
+    assert call("a", "b", names=("c",)) == call("a", "b", name=("c",))
+
+
+def test_a_keyword_that_is_no_option_is_an_error() -> None:
+    call: Any = with_keywords(paint, Config)
+    with pytest.raises(TypeError, match="weight"):
+        call("a", "b", weight=2)
+
+
+def test_several_dataclasses_share_one_signature_with_selections_and_other_parameters() -> None:
+    assert list(inspect.signature(keep).parameters) == ["thing", "other", "classes", "rate", "json", "level", "size"]
+    assert inspect.signature(keep).parameters["level"].default == 3
+    assert keep("a", size=4, other=5) == (Texts(level=3), Config(size=4), 5)
+
+
+def test_none_is_the_default_as_an_option_that_is_left_out() -> None:
+    assert keep("a", level=None, size=None) == keep("a")
+
+
+def test_texts_are_converted_as_on_the_command_line_and_values_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    for given in (tmp_path / "classes.txt", str(tmp_path / "classes.txt"), ["cat", "dog"], ("cat", "dog")):
+        assert tuple(keep("a", classes=given)[0].kinds) == ("cat", "dog")
+    for rate in (["a=1"], "a=1", ("a=1",), {"a": 1.0}):
+        assert keep("a", rate=rate)[0].rates == {"a": 1.0}
+    assert keep("a", rate=0.5)[0].rates == 0.5
+    assert keep("a", json="x.json")[0].file == Path("x.json")
+
+
+def test_a_text_for_an_option_that_may_be_repeated_is_one_value_and_a_path_is_a_text(tmp_path: Path) -> None:
+    call: Any = with_keywords(paint, Config)
+    assert call("a", "b", name="cat")[2].names == ("cat",)
+
+    @with_keywords
+    def place(texts: Texts) -> Texts:
+        return texts
+
+    assert place(folder=tmp_path).folder == str(tmp_path)
+
+
+def test_a_text_in_place_of_a_number_is_refused() -> None:
+    call: Any = with_keywords(paint, Config)
+    with pytest.raises(OptionRefused) as caught:
+        call("a", "b", size="many")
+    assert (caught.value.found, caught.value.wanted) == ("--size is 'many'.", "a whole number, 1 to 9")
