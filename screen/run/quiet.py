@@ -1,6 +1,7 @@
 """Listener of a run that a Python program starts: nothing is printed, and notices go to Python's `logging`.
 
-In: the events of a `Listener`. Out: records of level INFO of the logger `oodscreen`, which are not shown by default.
+In: the events of a `Listener`. Out: records of the logger `oodscreen`: warnings, and notices of level INFO, which Python
+does not show by default.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 from screen.output.writer import WrittenShard
 
 _LOGGER = logging.getLogger("oodscreen")
+_WARNING = "WARNING: "
 
 
 class QuietListener:
@@ -22,7 +24,8 @@ class QuietListener:
 
     def noted(self, text: str) -> None:
         """Log the notice."""
-        _LOGGER.info("%s", text)
+        level = logging.WARNING if text.startswith(_WARNING) else logging.INFO
+        _LOGGER.log(level, "%s", text.removeprefix(_WARNING))
 
     def advanced(self, rows: int) -> None:
         """Do nothing."""
