@@ -17,7 +17,7 @@ from screen import cli
 from screen.partition import ShardPartition
 from tests.pages import DOCS, GUIDE, find_blocks
 
-PAGES = [DOCS / "nightly.md", DOCS / "scaling.md"]
+PAGES = [DOCS / "install.md", DOCS / "nightly.md", DOCS / "scaling.md"]
 
 
 def recipe(name: str) -> str:
@@ -27,12 +27,12 @@ def recipe(name: str) -> str:
 
 
 RECIPES = [
+    "containerfile",
     "cron",
     "oodscreen.service",
     "oodscreen.timer",
     "airflow",
     "cronjob",
-    "containerfile",
     "slurm",
     "indexed-job",
 ]
