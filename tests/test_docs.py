@@ -19,21 +19,32 @@ from tests import console
 from tests.conftest import encode, oodscreen
 from tests.export import family
 from tests.generated import PARTS, find_parts, make_parts, renew
-from tests.pages import GUIDE, PAGES, README, REPOSITORY, Block, find_anchors, find_blocks, find_links, read
+from tests.pages import DOCS, GUIDE, PAGES, README, REPOSITORY, Block, find_anchors, find_blocks, find_links, read
 from tests.reference import commands, known_options
 from tests.test_recipes import RECIPES
 
 NOT_RUN = {
     "make demo": "the tests are started by make; `console.py` runs the demo for README",
-    "make test": "the tests themselves",
     "TFRecordDataset": "needs a TFRecord file, and loads TensorFlow",
-    "pip install": "installs packages from the network",
-    "s3://": "needs a bucket; tests/integration/test_s3.py runs against moto's server",
-    "label-studio": "needs a Label Studio server; tests/integration/test_label_studio.py starts one",
+    "docker build": "needs a container engine; test_install.py runs the commands of the container file",
+    "--address ray-head:6379": "needs a Ray cluster with this address; tests/integration/test_ray.py starts one",
+    "http://localhost:8080": "needs Label Studio at this address; tests/integration/test_label_studio.py starts one",
 }
-"""Blocks that cannot run here, by a text in them, with the reason."""
+"""Blocks that no test runs as they stand, by a text in them, with the reason."""
 
-FROM_SCRATCH = {README: ("model.onnx", "model.calibration", "results")}
+RUN_ELSEWHERE = {
+    "pip install": "tests/integration/test_install.py",
+    "oodscreen pack": "tests/integration/test_install.py",
+    "--check-data held-out/": "tests/integration/test_install.py",
+    "s3://bucket/": "tests/integration/test_s3.py",
+}
+"""Blocks that the slow tests run as they stand, by a text in them."""
+
+FROM_SCRATCH = {
+    README: ("model.onnx", "model.calibration", "results"),
+    DOCS / "python.md": ("model.calibration", "results"),
+    DOCS / "quickstart.md": ("model.calibration", "results"),
+}
 """The files that a page makes itself."""
 
 SHORT_LINES = 200
@@ -150,12 +161,19 @@ def test_every_block_is_run_or_generated_or_listed(page: Path) -> None:
 
 def test_every_reason_not_to_run_a_block_is_needed() -> None:
     texts = [block.text for page in GUIDE for block in find_blocks(page) if not block.origin]
-    for text in NOT_RUN:
+    for text in (*NOT_RUN, *RUN_ELSEWHERE):
         assert any(text in one for one in texts), text
 
 
 def is_run(block: Block) -> bool:
-    return not block.origin and not any(text in block.text for text in NOT_RUN)
+    return not block.origin and not any(text in block.text for text in (*NOT_RUN, *RUN_ELSEWHERE))
+
+
+def test_a_block_that_is_run_elsewhere_is_taken_from_the_page_there() -> None:
+    for path in set(RUN_ELSEWHERE.values()):
+        text = read(REPOSITORY / path)
+        assert "find_blocks" in text, path
+        assert "pytest.mark.integration" in text, path
 
 
 @pytest.fixture(scope="module")

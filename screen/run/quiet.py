@@ -1,7 +1,7 @@
 """Listener of a run that a Python program starts: nothing is printed, and notices go to Python's `logging`.
 
-In: the events of a `Listener`. Out: records of the logger `oodscreen`: warnings, and notices of level INFO, which Python
-does not show by default.
+In: the events of a `Listener`. Out: records of the logger `oodscreen`. Warnings have the level WARNING, other notices
+the level INFO, which Python does not show by default.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from screen.output.history import HISTORY_FOLDER
 from screen.output.lock import LOCK_NAME, hold_output
 from screen.output.record import RECORD_NAME
 from tests.conftest import write_shard
+from tests.pages import DOCS, find_blocks
 
 pytestmark = pytest.mark.integration
 
@@ -76,6 +77,19 @@ def objects(bucket: Any, folder: str) -> dict[str, bytes]:
     found = {name.removeprefix(prefix): bucket.cat(name) for name in bucket.find(prefix)}
     left_out = (RECORD_NAME, HISTORY_FOLDER, LOCK_NAME)
     return {name: content for name, content in found.items() if not name.startswith(left_out)}
+
+
+def test_the_commands_of_the_docs_work_as_typed(bucket: Any, environment: dict[str, str], digit_shards: Path) -> None:
+    """With the names of the docs in the bucket."""
+    bucket.mv("bucket/m.onnx", "bucket/model.onnx")
+    bucket.put(str(digit_shards) + "/", "bucket/shards/", recursive=True)
+    blocks = [block for block in find_blocks(DOCS / "stores.md") if "s3://bucket/" in block.text]
+    assert blocks
+    shell = {**environment, "PATH": f"{Path(OODSCREEN).parent}:{environment['PATH']}"}
+    for block in blocks:
+        done = call(shell, "bash", "-e", "-c", block.text)
+        assert done.returncode == 0, done.stderr
+    assert bucket.exists("bucket/results/_manifest.jsonl")
 
 
 def held_locks(bucket: Any, folder: str) -> list[str]:
