@@ -33,7 +33,7 @@ class _Keyword:
         field: name of the field, which is accepted too.
         kind: type of the field.
         default: default value; MISSING if the keyword is required.
-        option: option of the field; None for a field that is no option.
+        option: option of the field; None for a field without an option.
     """
 
     field: str
