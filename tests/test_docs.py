@@ -34,7 +34,7 @@ NOT_RUN = {
 
 RUN_ELSEWHERE = {
     "pip install": "tests/integration/test_install.py",
-    "oodscreen pack": "tests/integration/test_install.py",
+    "oodscreen pack validation/": "tests/integration/test_install.py",
     "--check-data held-out/": "tests/integration/test_install.py",
     "s3://bucket/": "tests/integration/test_s3.py",
 }

@@ -130,7 +130,7 @@ def _save(path: Path, data: bytes) -> None:
 
 def run_or_replace(block: Block, folder: Path, environment: dict[str, str]) -> str:
     """Run a block; if this checkout has no command `pack`, write its shards here."""
-    if "oodscreen pack" not in block.text or "pack" in commands():
+    if "oodscreen pack " not in block.text or "pack" in commands():
         return call(block.text, folder, environment)
     for line in block.text.splitlines():
         source, shards = map(Path, shlex.split(line)[2:])
