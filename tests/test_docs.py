@@ -123,7 +123,7 @@ def test_every_file_that_a_page_names_exists(page: Path) -> None:
 
 @each(GUIDE)
 def test_every_option_that_a_page_names_exists(page: Path) -> None:
-    text = re.sub(r"^#SBATCH .*$", "", read(page), flags=re.MULTILINE)
+    text = re.sub(r"^(#SBATCH|pip|docker|RUN|COPY) .*$", "", read(page), flags=re.MULTILINE)
     text = re.sub(r"`ray start[^`]*`", "", text)
     used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
     assert used <= known_options(), used - known_options()
