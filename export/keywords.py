@@ -118,7 +118,10 @@ def with_keywords(function: Callable[..., Result], config: object = None) -> Cal
     @functools.wraps(function)
     def call(*arguments: Any, **values: Any) -> Result:
         known = {name if name in shown.parameters else names.get(name, name): one for name, one in values.items()}
-        given = shown.bind(*arguments, **known).arguments
+        try:
+            given = shown.bind(*arguments, **known).arguments
+        except TypeError as error:
+            raise TypeError(f"{function.__name__}() {error}") from None
         made = {name: kind(**_take(given, some)) for name, (kind, some) in configs.items()}
         return function(**given, **made)
 
