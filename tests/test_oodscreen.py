@@ -35,11 +35,16 @@ WITHOUT_FUNCTION = {
     "inspect": "prints; a contract is `Screener.contract`",
     "doctor": "describes a machine to a person",
     "demo": "shows the commands",
+    "pack": "prepares files once, before a program screens them",
 }
 """Commands that have no function, with the reason."""
 
-PRINTED_ALONE = {"as_json": "chooses what the command prints"}
-"""Parameters of commands that are no keyword, with the reason."""
+OF_THE_COMMAND_LINE = {
+    "config": "a program has its own configuration",
+    "json": "chooses what the command prints",
+    "print_config": "prints",
+}
+"""Options that are no keyword, with the reason."""
 
 CASES = sorted(FUNCTIONS)
 
@@ -52,7 +57,7 @@ def options_of(name: str) -> dict[str, Any]:
     """Options of a command by the names of their keywords."""
     options = {}
     for one in commands()[name].params:
-        if one.param_type_name == "option" and not one.hidden and one.name not in PRINTED_ALONE:
+        if one.param_type_name == "option" and not one.hidden and one.name not in OF_THE_COMMAND_LINE:
             long = next(option for option in one.opts if option.startswith("--"))
             options[long.removeprefix("--").replace("-", "_")] = one
     return options
@@ -147,7 +152,7 @@ def test_the_functions_do_what_the_commands_do_and_print_nothing(
     page = oodscreen.report("results", "page.html", top=5)
     assert page.size == Path("page.html").stat().st_size
     assert len(page.findings.top_rows) == 5
-    evaluation = oodscreen.evaluate("results", ["by-command"], json="metrics.json")
+    evaluation = oodscreen.evaluate("results", ["by-command"], output="metrics.json")
     assert Path("metrics.json").read_text() == evaluation.to_json() + "\n"
     queued = oodscreen.queue("results", output=Path("queue.parquet"), top=4)
     assert pq.read_metadata("queue.parquet").num_rows == queued.handed_on == 4
