@@ -42,7 +42,11 @@ WITHOUT_FUNCTION = {
 OF_THE_COMMAND_LINE = {
     "config": "a program has its own configuration",
     "json": "chooses what the command prints",
+    "log_file": "a program sets up `logging`",
+    "log_format": "a program sets up `logging`",
     "print_config": "prints",
+    "quiet": "a program sets up `logging`",
+    "verbose": "a program sets up `logging`",
 }
 """Options that are no keyword, with the reason."""
 
@@ -130,6 +134,9 @@ def test_the_functions_do_what_the_commands_do_and_print_nothing(
     )
     options = ["--calibration", "by-command.cal", "--keep", "label", "--device", "cpu"]
     assert command("run", str(article_onnx), "shards", "by-command", *options, monkeypatch=monkeypatch) == 0
+    logger = logging.getLogger("oodscreen")
+    monkeypatch.setattr(logger, "handlers", [])  # those of the commands in this process
+    monkeypatch.setattr(logger, "propagate", True)
     capfd.readouterr()
     with caplog.at_level(logging.INFO, "oodscreen"):
         fitted = oodscreen.calibrate(

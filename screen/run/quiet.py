@@ -11,11 +11,10 @@ import logging
 from screen.output.writer import WrittenShard
 
 _LOGGER = logging.getLogger("oodscreen")
-_WARNING = "WARNING: "
 
 
 class QuietListener:
-    """Logs notices; the other events are ignored."""
+    """Logs notices and warnings; the other events are ignored."""
 
     def started(self, shards: int, rows: int, skipped: int, note: str) -> None:
         """Log the note on the device."""
@@ -24,10 +23,13 @@ class QuietListener:
 
     def noted(self, text: str) -> None:
         """Log the notice."""
-        level = logging.WARNING if text.startswith(_WARNING) else logging.INFO
-        _LOGGER.log(level, "%s", text.removeprefix(_WARNING))
+        _LOGGER.info("%s", text)
 
-    def advanced(self, rows: int) -> None:
+    def warned(self, text: str) -> None:
+        """Log the warning."""
+        _LOGGER.warning("%s", text)
+
+    def advanced(self, rows: int, flagged: int | None = None) -> None:
         """Do nothing."""
 
     def finished(self, shard: WrittenShard) -> None:
