@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
@@ -26,7 +24,6 @@ from PIL import Image
 
 from tests.conftest import encode
 from tests.pages import DOCS, GUIDE, REPOSITORY, Block, find_blocks
-from tests.reference import commands
 from tests.test_recipes import recipe
 
 pytestmark = pytest.mark.integration
@@ -128,24 +125,6 @@ def _save(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def run_or_replace(block: Block, folder: Path, environment: dict[str, str]) -> str:
-    """Run a block; if this checkout has no command `pack`, write its shards here."""
-    if "oodscreen pack " not in block.text or "pack" in commands():
-        return call(block.text, folder, environment)
-    for line in block.text.splitlines():
-        source, shards = map(Path, shlex.split(line)[2:])
-        paths = sorted(path for path in (folder / source).rglob("*") if path.is_file())
-        names = [str(path.relative_to(folder / source)) for path in paths]
-        columns = {
-            "image": [{"bytes": path.read_bytes(), "path": None} for path in paths],
-            "label": [path.parent.name for path in paths],
-            "id": names,
-        }
-        (folder / shards).mkdir()
-        pq.write_table(pa.table(columns), folder / shards / "a.parquet")
-    return ""
-
-
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Iterator[Path]:
     """A clone in which the first block of the quick start was typed."""
@@ -158,7 +137,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, s
 def test_the_quick_start_works_as_typed(installed: Path, files: Files, environment: dict[str, str]) -> None:
     _, *blocks = typed_blocks(QUICK_START)
     shell = activate(installed / ".venv", environment)
-    printed = "".join(run_or_replace(block, files.folder, shell) for block in blocks)
+    printed = "".join(call(block.text, files.folder, shell) for block in blocks)
     assert "accuracy" in printed
     assert f"{files.images} rows in 1 shard(s)" in printed
     rows = [
