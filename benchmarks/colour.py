@@ -56,10 +56,10 @@ from screen.decide.row_sets import FITTING_SHARE, split_rows, threshold_rank
 from screen.engine.masks import identify_rows
 from screen.review.evaluate.metrics import separate
 from screen.review.evaluate.risk import risk_coverage_area
-from screen.run.calibrate import run_calibration
+from screen.run.calibration.calibrate import run_calibration
+from screen.run.calibration.self_test import find_blind
 from screen.run.progress import LogLines
 from screen.run.runner import run_screening
-from screen.run.self_test import find_blind
 
 RESULT = Path(__file__).parent / "results" / "colour.json"
 PASSES = 30

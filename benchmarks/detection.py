@@ -39,7 +39,7 @@ from screen.decide.reference import REFERENCE_ROWS
 from screen.decide.row_sets import threshold_rank
 from screen.engine.distance import DISTANCES
 from screen.review.evaluate.metrics import separate
-from screen.run.calibrate import run_calibration
+from screen.run.calibration.calibrate import run_calibration
 from screen.run.progress import LogLines
 from screen.run.runner import run_screening
 

@@ -34,7 +34,7 @@ from benchmarks.shard_mutations import encode_number
 from benchmarks.trees import without_override
 from screen.files.storage import find_stale_staging
 from screen.output.history import HISTORY_FOLDER
-from screen.output.lock import LOCK_NAME
+from screen.output.locks.hold import LOCK_NAME
 from screen.output.manifest_file import MANIFEST_NAME
 from screen.output.quarantine import QUARANTINE_NAME, UNREADABLE_SHARD
 from screen.output.record import RECORD_NAME

@@ -45,7 +45,7 @@ from screen.engine.graph.plan import plan_engine
 from screen.engine.masks import identify_rows
 from screen.engine.passes import PassEngine
 from screen.input.images import batch_rows
-from screen.run.calibrate import run_calibration
+from screen.run.calibration.calibrate import run_calibration
 from screen.run.progress import LogLines
 
 RESULT = Path(__file__).parent / "results" / "promises.json"

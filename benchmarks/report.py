@@ -28,7 +28,7 @@ from screen.columns import DISTANCES
 from screen.config import RESULT_FORMAT, fingerprint
 from screen.decide.policy import ScoredRows
 from screen.decide.row_sets import rate_interval, threshold_rank
-from screen.decide.rules import MOST_UNUSUAL, Decision, Reason
+from screen.decide.rules.rule import MOST_UNUSUAL, Decision, Reason
 from screen.engine.statistics import PassSummary
 from screen.input.decode import ImageBatch
 from screen.input.mapping import ColumnMapping

@@ -184,7 +184,7 @@ def check(
     """Check that results are complete: one result row per input row, and no partial, changed or stale file."""
     from screen.files.paths import as_path
     from screen.output.check import check_results
-    from screen.output.lock import refuse_if_held
+    from screen.output.locks.hold import refuse_if_held
 
     output = as_path(results)
     refuse_if_held(output)
@@ -266,7 +266,7 @@ def calibrate(
 
     start_log(log, as_json=as_json)
     keep_pandas_out_of_pyarrow()
-    from screen.run.calibrate import run_calibration
+    from screen.run.calibration.calibrate import run_calibration
     from screen.run.progress import make_listener
 
     with make_listener(log) as listener:

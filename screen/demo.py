@@ -28,7 +28,7 @@ from screen.config import RunConfig
 from screen.decide.config import CalibrationConfig
 from screen.review.report.gather import gather_findings
 from screen.review.report.page import write_page
-from screen.run.calibrate import run_calibration
+from screen.run.calibration.calibrate import run_calibration
 from screen.run.progress import make_listener
 from screen.run.runner import run_screening
 from screen.run.summary import RunSummary

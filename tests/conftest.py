@@ -24,7 +24,7 @@ from export.contract.reader import ExportedModel, read_model
 from screen import cli
 from screen.demo import read_images
 from screen.output.history import HISTORY_FOLDER
-from screen.output.lock import LOCK_NAME
+from screen.output.locks.hold import LOCK_NAME
 from screen.output.record import RECORD_NAME
 
 REPOSITORY = Path(__file__).parent.parent

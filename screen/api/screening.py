@@ -12,7 +12,7 @@ from screen.config import RunConfig
 from screen.decide.config import CalibrationConfig, CalibrationRun
 from screen.decide.request import CalibrationReport
 from screen.execution import execute_run
-from screen.run.calibrate import run_calibration
+from screen.run.calibration.calibrate import run_calibration
 from screen.run.quiet import QuietListener
 from screen.run.summary import RunSummary
 

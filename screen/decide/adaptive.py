@@ -12,7 +12,7 @@ from export.contract.metadata import ModelContract
 from export.errors import OptionRefused
 from screen.decide.calibration import Calibration
 from screen.decide.detectors import Floats, combine
-from screen.decide.rules import FlagRule
+from screen.decide.rules.rule import FlagRule
 from screen.engine.distance import DISTANCES, FeatureDistances
 
 _EARLY_EXIT_DETECTORS = frozenset(["entropy", *DISTANCES])

@@ -64,7 +64,7 @@ class Calibration:
         features: for each group of features that a distance uses, description of its tensor.
         fit_rows: number of rows in the fitting set.
         self_test: share of made-up images of each kind that the calibration flags, by kind (see
-            `screen.run.self_test`).
+            `screen.run.calibration.self_test`).
         digest: SHA-256 of the file's content; "" before it is written.
     """
 

@@ -20,7 +20,7 @@ from screen.decide.calibration import Binding, Calibration, read_calibration
 from screen.decide.detectors import Floats
 from screen.decide.drift import Drift, FlagCount, find_drift
 from screen.decide.row_sets import threshold_rank
-from screen.decide.rules import MOST_UNUSUAL, Decision, FlagRule, Reason, default_rule, parse_rule
+from screen.decide.rules.rule import MOST_UNUSUAL, Decision, FlagRule, Reason, default_rule, parse_rule
 from screen.decide.scores import score_columns
 from screen.engine.distance import DISTANCES, FeatureDistances
 from screen.engine.masks import ALGORITHM

@@ -19,7 +19,7 @@ from typing import Any
 from export.errors import ExitCode, InputRefused, OptionRefused, OutputRefused
 from screen.files.paths import as_path, is_within, modified_at
 from screen.files.storage import remove_stale_staging, write_text
-from screen.output.lock import hold_output, refuse_if_held
+from screen.output.locks.hold import hold_output, refuse_if_held
 from screen.output.manifest import remove_partitions
 from screen.output.manifest_file import (
     ManifestEntry,

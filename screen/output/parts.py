@@ -13,7 +13,7 @@ from pathlib import Path
 from export.errors import OutputLocked
 from screen.files.storage import remove_stale_staging, write_text
 from screen.output.history import close_parts
-from screen.output.lock import hold_output
+from screen.output.locks.hold import hold_output
 from screen.output.manifest import remove_partitions
 from screen.output.manifest_file import ManifestFile, closing_line, manifest_path, manifest_text
 from screen.output.quarantine import write_quarantine

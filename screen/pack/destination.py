@@ -15,7 +15,7 @@ from screen.files.entries import Entry, read_folder
 from screen.files.failures import raise_if_refused
 from screen.files.paths import as_os_error, name_place
 from screen.files.storage import STAGING_PREFIX, remove_stale_staging, write_failed, write_text
-from screen.output.lock import HeldOutput, hold_output
+from screen.output.locks.hold import HeldOutput, hold_output
 from screen.pack.shard_file import NAME, ShardRecord
 
 OWN_FOLDER = ".pack"

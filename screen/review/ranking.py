@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from export.errors import OptionRefused
 from screen.columns import SCORES_OF_ALL_FORMATS, STATUSES
 from screen.decide.detectors import HIGH_IS_SUSPICIOUS, ranking_score
-from screen.decide.rule_text import flags_high
-from screen.decide.rules import MOST_UNUSUAL
+from screen.decide.rules.rule import MOST_UNUSUAL
+from screen.decide.rules.text import flags_high
 from screen.review.results import Results
 
 FLAGGED, AUDIT = "flagged", "audit"

@@ -23,7 +23,7 @@ from screen.columns import SCORES_OF_ALL_FORMATS, columns_of_format
 from screen.files.failures import raise_if_refused
 from screen.files.paths import as_path, base_name, is_local, open_parquet
 from screen.input.mapping import ColumnMapping
-from screen.output.lock import refuse_if_held
+from screen.output.locks.hold import refuse_if_held
 from screen.output.manifest_file import MANIFEST_NAME, ManifestEntry, ManifestFile
 from screen.output.record import RunRecord
 from screen.review.text import clip

@@ -29,7 +29,7 @@ from screen.input.mapping import map_columns
 from screen.input.shards import ShardRef, open_first_shard, open_shards
 from screen.output.class_names import check_class_names, choose_class_names, rename_classes
 from screen.output.history import HISTORY_FOLDER
-from screen.output.lock import LOCK_NAME, hold_output, refuse_if_held
+from screen.output.locks.hold import LOCK_NAME, hold_output, refuse_if_held
 from screen.output.manifest import Manifest
 from screen.output.manifest_file import MANIFEST_STEM
 from screen.output.names import split_usable

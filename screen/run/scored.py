@@ -19,7 +19,7 @@ from export.contract.metadata import ModelContract
 from export.errors import OptionRefused
 from screen.columns import CALIBRATED, DISTANCES, IDENTITY, SCORES, null_columns
 from screen.decide.policy import DecisionPolicy, ScoredRows
-from screen.decide.rules import Decision, Reason
+from screen.decide.rules.rule import Decision, Reason
 from screen.engine.statistics import PassSummary
 from screen.input.decode import ImageBatch
 from screen.output.result_table import make_score_table

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from screen.demo import read_images
-from screen.output.lock import LOCK_NAME
+from screen.output.locks.hold import LOCK_NAME
 from screen.output.record import RECORD_NAME
 from screen.review.queue.ledger import LEDGER_NAME
 from tests.conftest import encode

@@ -17,9 +17,9 @@ import pytest
 from benchmarks.faults import contents, write_input
 from export.errors import OutputLocked
 from screen.files.paths import as_path
-from screen.output import store_lock
 from screen.output.history import HISTORY_FOLDER
-from screen.output.lock import LOCK_NAME, hold_output
+from screen.output.locks import store as store_lock
+from screen.output.locks.hold import LOCK_NAME, hold_output
 from screen.output.record import RECORD_NAME
 from tests.conftest import write_shard
 from tests.pages import DOCS, find_blocks

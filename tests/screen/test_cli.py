@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from screen.demo import read_images
-from screen.output.lock import LOCK_NAME, hold_output
+from screen.output.locks.hold import LOCK_NAME, hold_output
 from tests.conftest import encode, oodscreen, read_results, write_shard
 
 OODSCREEN = Path(sys.executable).with_name("oodscreen")
@@ -46,7 +46,7 @@ import sys
 import time
 sys.argv = ["oodscreen", *%r]
 from screen import cli
-from screen.output.lock import LOCK_NAME
+from screen.output.locks.hold import LOCK_NAME
 try:
     cli.main()
 except SystemExit:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from export.errors import ExitCode
 from screen.demo import read_images
-from screen.output.lock import hold_output
+from screen.output.locks.hold import hold_output
 from tests.conftest import encode, write_shard
 
 OODSCREEN = Path(sys.executable).with_name("oodscreen")

@@ -23,7 +23,7 @@ from export.errors import OptionRefused, OutputRefused, WriteFailed
 from screen.files.failures import raise_if_refused
 from screen.files.paths import as_path, name_place, open_parquet
 from screen.files.storage import FileContent, StagingFile
-from screen.output.lock import hold_output
+from screen.output.locks.hold import hold_output
 from screen.output.manifest_file import ManifestEntry
 
 LEDGER_NAME = "_queue.ledger"

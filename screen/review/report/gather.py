@@ -12,7 +12,7 @@ import pyarrow as pa
 from export.errors import InputRefused, OptionRefused, printable
 from screen.columns import CALIBRATED, FEATURE_DISTANCE, SCORES_OF_ALL_FORMATS
 from screen.decide.intervals import MIN_DRIFT_ROWS, flag_interval, wilson_interval
-from screen.decide.rule_text import find_limits
+from screen.decide.rules.text import find_limits
 from screen.files.failures import raise_if_refused
 from screen.files.paths import name_place, open_parquet
 from screen.output.quarantine import QUARANTINE_NAME

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from export.errors import OptionRefused
 from screen.decide.adaptive import entropy_limits, refuse_early_exit
 from screen.decide.detectors import CombinedScore, Detector
-from screen.decide.rules import parse_rule
+from screen.decide.rules.rule import parse_rule
 from screen.engine.distance import FeatureDistances
 from tests.export.contract.test_metadata import CONTRACT
 from tests.screen.decide.test_calibration import make_calibration

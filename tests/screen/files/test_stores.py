@@ -18,10 +18,10 @@ from screen.config import RunConfig
 from screen.files.listing import list_shards
 from screen.files.paths import as_path, is_local, open_bytes
 from screen.input.preview import Preview
-from screen.output import store_lock
 from screen.output.check import check_results
 from screen.output.history import HISTORY_FOLDER, read_history
-from screen.output.lock import LOCK_NAME, hold_output, refuse_if_held
+from screen.output.locks import store as store_lock
+from screen.output.locks.hold import LOCK_NAME, hold_output, refuse_if_held
 from screen.output.manifest_file import MANIFEST_NAME
 from screen.output.quarantine import QUARANTINE_NAME
 from screen.output.record import RECORD_NAME

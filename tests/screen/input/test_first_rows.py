@@ -21,7 +21,7 @@ from screen.input.decode import Decoder
 from screen.input.first_rows import refuse_failing_rows
 from screen.input.mapping import map_columns
 from screen.input.shards import find_shards
-from screen.run.calibrate import run_calibration
+from screen.run.calibration.calibrate import run_calibration
 from screen.run.runner import run_screening
 from tests.conftest import IMAGE_TYPE, Recorder, encode, oodscreen, write_shard
 

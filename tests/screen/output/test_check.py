@@ -16,7 +16,7 @@ from export.errors import InputRefused, OutputLocked
 from screen.config import RunConfig
 from screen.files.storage import FileContent
 from screen.output.check import CheckReport, check_results
-from screen.output.lock import hold_output, refuse_if_held
+from screen.output.locks.hold import hold_output, refuse_if_held
 from screen.output.manifest_file import MANIFEST_NAME
 from screen.output.quarantine import QUARANTINE_NAME
 from screen.run.runner import run_screening

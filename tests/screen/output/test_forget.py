@@ -20,7 +20,7 @@ from screen.files.paths import as_path
 from screen.output import forget as module
 from screen.output.check import check_results
 from screen.output.forget import Forgotten, forget_results
-from screen.output.lock import hold_output
+from screen.output.locks.hold import hold_output
 from screen.output.manifest_file import MANIFEST_NAME, ManifestFile
 from screen.output.quarantine import QUARANTINE_NAME
 from screen.output.record import RECORD_NAME

@@ -19,7 +19,7 @@ from screen.config import RunConfig
 from screen.files.paths import as_path
 from screen.output.check import check_results
 from screen.output.history import HISTORY_FOLDER, read_history
-from screen.output.lock import LOCK_NAME, hold_output, refuse_if_held
+from screen.output.locks.hold import LOCK_NAME, hold_output, refuse_if_held
 from screen.output.manifest_file import MANIFEST_NAME, ManifestFile
 from screen.output.parts import close_partitions
 from screen.output.quarantine import QUARANTINE_NAME
@@ -297,7 +297,7 @@ def test_a_shard_added_while_parts_run_does_not_move_other_shards(
 def test_parts_run_at_the_same_time_but_not_with_a_whole_run(
     article_onnx: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("screen.output.lock._PROBE_SECONDS", 0.1)
+    monkeypatch.setattr("screen.output.locks.hold._PROBE_SECONDS", 0.1)
     out = tmp_path / "out"
     with hold_output(out, ShardPartition(1, 2)):
         run(article_onnx, source, out, "2/2")
@@ -314,7 +314,7 @@ def test_parts_run_at_the_same_time_but_not_with_a_whole_run(
 def test_parts_that_cannot_be_merged_now_can_be_merged_later(
     article_onnx: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes]
 ) -> None:
-    monkeypatch.setattr("screen.output.lock._PROBE_SECONDS", 0.01)
+    monkeypatch.setattr("screen.output.locks.hold._PROBE_SECONDS", 0.01)
     monkeypatch.setattr("screen.output.parts._WAIT_SECONDS", 0.01)
     out = tmp_path / "out"
     run(article_onnx, source, out, "1/2")

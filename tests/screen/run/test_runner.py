@@ -21,7 +21,7 @@ from screen.columns import COLUMNS, SCORES
 from screen.config import RunConfig
 from screen.input import image_file
 from screen.output.check import check_results
-from screen.output.lock import hold_output
+from screen.output.locks.hold import hold_output
 from screen.output.manifest_file import MANIFEST_NAME
 from screen.output.quarantine import QUARANTINE_NAME
 from screen.run.runner import run_screening

@@ -24,7 +24,7 @@ from screen.decide.config import CalibrationConfig
 from screen.input import rows as rows_module
 from screen.input.parquet import footer
 from screen.output.check import check_results
-from screen.run.calibrate import run_calibration
+from screen.run.calibration.calibrate import run_calibration
 from screen.run.runner import run_screening
 from screen.run.summary import RunSummary
 from tests.conftest import Recorder, encode, read_results, write_shard

@@ -448,14 +448,14 @@ def test_a_full_disk_leaves_neither_file_nor_ledger(
 
 
 def test_a_queue_locks_its_ledger(night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from screen.output.lock import hold_output
+    from screen.output.locks.hold import hold_output
 
     with hold_output(night.results / "_queue.ledger"), pytest.MonkeyPatch.context() as patched:
         assert oodscreen("queue", night.results, "-o", tmp_path / "q.parquet", monkeypatch=patched) == 75
 
 
 def test_results_that_a_run_writes_to_are_not_read(night: Night, tmp_path: Path) -> None:
-    from screen.output.lock import hold_output
+    from screen.output.locks.hold import hold_output
 
     with hold_output(night.results), pytest.MonkeyPatch.context() as patched:
         assert oodscreen("queue", night.results, "-o", tmp_path / "q.parquet", monkeypatch=patched) == 75

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.report import write_results
 from export.errors import InputRefused, OptionRefused, OutputLocked
 from screen.input.preview import Preview
-from screen.output.lock import hold_output
+from screen.output.locks.hold import hold_output
 from screen.output.manifest_file import MANIFEST_NAME
 from screen.output.quarantine import QUARANTINE_NAME, UNREADABLE_SHARD
 from screen.output.record import RECORD_NAME

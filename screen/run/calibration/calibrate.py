@@ -5,10 +5,10 @@ and a `CalibrationReport`.
 
 If a distance is a detector, the rows or the reference shards are read first to fill the reference set, for which no
 passes are run. The rows are then read for the T passes, and with `--adaptive` once more for the early exit. At the end,
-made-up images of several kinds are scored (`screen.run.self_test`). The digest of a row's pixels determines whether the
-row belongs to the reference set, the fitting set or the calibration set. The split therefore does not depend on the
-order of rows or shards. Of rows with equal images one is used, and near-copies of reference rows are left out: the
-scores of the calibration set must be those of images that are not known already.
+made-up images of several kinds are scored (`self_test.py`). The digest of a row's pixels determines whether the row
+belongs to the reference set, the fitting set or the calibration set. The split therefore does not depend on the order
+of rows or shards. Of rows with equal images one is used, and near-copies of reference rows are left out: the scores of
+the calibration set must be those of images that are not known already.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ from screen.engine.graph.plan import plan_engine
 from screen.engine.masks import ALGORITHM, identify_rows
 from screen.engine.passes import EngineOptions, PassEngine
 from screen.input.decode import ImageBatch
-from screen.run.calibration_rows import CalibrationRows
-from screen.run.copies import CopyCounter
+from screen.run.calibration.copies import CopyCounter
+from screen.run.calibration.rows import CalibrationRows
+from screen.run.calibration.self_test import Examples, run_self_test
 from screen.run.failures import find_failures
 from screen.run.runner import Listener
-from screen.run.self_test import Examples, run_self_test
 
 
 def run_calibration(

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from export.contract.metadata import ModelContract
 from export.errors import OptionRefused
 from screen.columns import CALIBRATED, FEATURE_DISTANCE, SCORES, null_columns
-from screen.decide.rule_text import write_out_percentages
+from screen.decide.rules.text import write_out_percentages
 
 REVIEW_SHARE = 0.25
 """Entropy threshold of the default flag rule, as a share of the maximum possible entropy."""

@@ -15,14 +15,14 @@ import pytest
 
 from export.errors import OutputLocked, WriteFailed
 from screen.files import storage
-from screen.output.local_lock import is_taken
-from screen.output.lock import LOCK_NAME, hold_output, refuse_if_held
+from screen.output.locks.hold import LOCK_NAME, hold_output, refuse_if_held
+from screen.output.locks.local import is_taken
 from screen.partition import ShardPartition
 
 READER = """
 import sys
 from pathlib import Path
-from screen.output.lock import refuse_if_held
+from screen.output.locks.hold import refuse_if_held
 print("ready", flush=True)
 while True:
     try:
@@ -81,7 +81,7 @@ def test_a_reader_without_the_right_to_write_sees_a_run(tmp_path: Path) -> None:
 def test_parts_of_different_counts_exclude_each_other(
     other: ShardPartition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("screen.output.lock._PROBE_SECONDS", 0.01)
+    monkeypatch.setattr("screen.output.locks.hold._PROBE_SECONDS", 0.01)
     with (
         hold_output(tmp_path, ShardPartition(1, 2)),
         hold_output(tmp_path, ShardPartition(2, 2)),

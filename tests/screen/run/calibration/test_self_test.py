@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from screen.run.self_test import MUST_BE_FLAGGED, describe_blindness, find_blind, make_kinds
+from screen.run.calibration.self_test import MUST_BE_FLAGGED, describe_blindness, find_blind, make_kinds
 
 IMAGES: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (20, 9, 13, 3), dtype=np.uint8)
 

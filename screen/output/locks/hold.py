@@ -17,8 +17,8 @@ from filelock import FileLock, Timeout
 
 from screen.files.paths import is_local
 from screen.files.storage import sync_folder, write_failed
-from screen.output.local_lock import is_taken, take_lock
-from screen.output.store_lock import (
+from screen.output.locks.local import is_taken, take_lock
+from screen.output.locks.store import (
     LOCK_NAME,
     HeldOutput,
     describe_process,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from export.errors import OptionRefused
-from screen.decide.rule_text import find_limits
-from screen.decide.rules import Reason, default_rule, parse_rule
+from screen.decide.rules.rule import Reason, default_rule, parse_rule
+from screen.decide.rules.text import find_limits
 from tests.export.contract.test_metadata import CONTRACT
 
 SCORES = {

@@ -27,7 +27,7 @@ from screen.decide.config import CalibrationConfig
 from screen.decide.request import CalibrationReport
 from screen.decide.row_sets import threshold_rank
 from screen.demo import read_images
-from screen.run.calibrate import run_calibration
+from screen.run.calibration.calibrate import run_calibration
 from screen.run.runner import run_screening
 from screen.run.scoring import Executor, Job, open_here
 from tests.conftest import Recorder, encode, read_results, write_shard

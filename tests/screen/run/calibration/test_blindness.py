@@ -13,7 +13,7 @@ from export.exporter import export_model
 from export.source.describe import import_keras
 from screen.config import RunConfig
 from screen.decide.config import CalibrationConfig
-from screen.run.calibrate import run_calibration
+from screen.run.calibration.calibrate import run_calibration
 from tests.conftest import Recorder, encode, make_once, write_shard
 
 ROWS, SIZE, CLASSES = 1500, 16, 3
