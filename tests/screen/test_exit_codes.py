@@ -46,7 +46,8 @@ def stop_by(number: signal.Signals, place: Path) -> subprocess.CompletedProcess[
         time.sleep(0.02)
     running.send_signal(number)
     told, logged = running.communicate(timeout=120)
-    assert sorted(path.name for path in (place / "out").iterdir()) == ["_lock", "_manifest.jsonl", "a.parquet"]
+    names = ["_history", "_lock", "_manifest.jsonl", "a.parquet"]
+    assert sorted(path.name for path in (place / "out").iterdir()) == names
     return subprocess.CompletedProcess(command, running.returncode, told, logged)
 
 

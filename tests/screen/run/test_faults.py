@@ -82,7 +82,7 @@ def test_a_full_file_system_loses_nothing_that_was_finished(folder: Path, digits
     printed = done.stdout
     assert "out/b.parquet could not be written:" in done.stderr, done.stderr
     assert "No space left on device" in done.stderr
-    assert "first 1\n_lock\n_manifest.jsonl\na.parquet\nlisted\n" in printed
+    assert "first 1\n_history\n_lock\n_manifest.jsonl\na.parquet\nlisted\n" in printed
     assert "problem: the last run did not finish" in printed
     assert "skipped, finished earlier and unchanged: 1 shard(s)" in printed
     assert "second 0" in printed
