@@ -139,7 +139,7 @@ def test_it_sorts_the_gallery_and_the_tables(browser: Any, address: str, finding
         assert opened.said == []
 
 
-def test_it_can_be_used_by_keyboard(browser: Any, address: str) -> None:
+def test_it_can_be_used_by_keyboard(browser: Any, address: str, findings: Findings) -> None:
     with Opened(browser, address) as opened:
         page = opened.page
         page.keyboard.press("Tab")
@@ -147,23 +147,32 @@ def test_it_can_be_used_by_keyboard(browser: Any, address: str) -> None:
         assert page.evaluate("document.activeElement.getBoundingClientRect().left >= 0")
         page.keyboard.press("Enter")
         assert page.evaluate("document.activeElement.id") == "main"
-        reached = []
-        for _ in range(60):
-            page.keyboard.press("Tab")
-            reached.append(
-                page.evaluate(
-                    "(() => { const one = document.activeElement, style = getComputedStyle(one);"
-                    "return one === document.body ? ['', true]"
-                    ": [one.name || one.textContent.trim().slice(0, 20), style.outlineStyle != 'none']; })()"
-                )
-            )
-        assert {"class", "reason", "score", "direction", "least", "most", "Show all", "flagged"} <= {
-            name for name, _ in reached
-        }
-        assert [name for name, is_seen in reached if not is_seen] == [], "what has the focus can be seen"
+        reached = tab(opened, 40)
+        controls = ["class", "reason", "score", "direction", "least", "most", "Show all"]
+        first = reached.index("class")
+        assert reached[first : first + 7] == controls
+        row = findings.top_rows[0].id
+        assert reached[first + 7 : first + 9] == [f"Select {row}", f"Enlarge the image of {row}"]
+        page.locator("#classes .wide").focus()
+        assert tab(opened, 4) == ["class", "rows", "flagged", "flag rate"]
         page.locator("#classes th button").nth(1).focus()
         page.keyboard.press("Enter")
         assert page.locator("#classes th").nth(1).get_attribute("aria-sort") == "descending"
+
+
+def tab(opened: Opened, count: int) -> list[str]:
+    """Names of the elements that the Tab key reaches; each must show that it has the focus."""
+    reached = []
+    for _ in range(count):
+        opened.page.keyboard.press("Tab")
+        name, outline = opened.page.evaluate(
+            "(() => { const one = document.activeElement;"
+            "const name = one.name || one.ariaLabel || one.textContent.trim().slice(0, 20);"
+            "return [name, getComputedStyle(one).outlineStyle]; })()"
+        )
+        assert outline != "none", name
+        reached.append(name)
+    return reached
 
 
 @pytest.mark.parametrize("which", ["address", "hostile_address"])
@@ -177,6 +186,15 @@ def test_it_fits_on_a_phone(browser: Any, which: str, request: pytest.FixtureReq
             ".filter(one => one.getBoundingClientRect().right > 360.5).map(one => one.outerHTML.slice(0, 99))"
         )
         assert wide == []
+        assert [word for word in opened.page.evaluate(BROKEN_WORDS) if "missing" in word[1]] == []
+        covered = opened.page.evaluate(
+            "[...document.querySelectorAll('.card .tick')].filter(tick => {"
+            "const box = tick.getBoundingClientRect(), range = document.createRange();"
+            "range.selectNodeContents(tick.closest('article').querySelector('h3'));"
+            "return [...range.getClientRects()].some(line => line.right > box.left + 1 && line.bottom > box.top + 1"
+            "&& line.top < box.bottom - 1); }).map(tick => tick.parentElement.textContent.slice(0, 99))"
+        )
+        assert covered == [], "a name below the box to select the image"
 
 
 WIDTHS = {"phone": 360, "tablet": 768, "desk": 1280, "wide": 1920, "Letter": 710, "A4": 688}

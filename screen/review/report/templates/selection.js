@@ -46,10 +46,11 @@
   }
 
   // A spreadsheet runs a text that starts with one of these characters as a formula; the apostrophe prevents this.
+  // `oodscreen labels` removes one apostrophe, so a text that has apostrophes before the character gets one more.
   function cell(value) {
     if (value === null) return "";
     if (typeof value === "number") return String(value);
-    const text = /^[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/.test(value) ? `'${value}` : value;
+    const text = /^'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/.test(value) ? `'${value}` : value;
     return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   }
 
