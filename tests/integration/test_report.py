@@ -234,6 +234,15 @@ def test_it_is_dark_where_the_system_is(browser: Any, address: str) -> None:
             assert (sum(map(int, re.findall(r"\d+", fill))) / 765 > 0.5) == is_dark, "plots too"
 
 
+def test_forced_colours_keep_the_legend(browser: Any, address: str) -> None:
+    with Opened(browser, address, forced_colors="active") as opened:
+        colours = opened.page.evaluate(
+            "['.swatch.rows', '.swatch.flags', 'body'].map(one =>"
+            "getComputedStyle(document.querySelector(one)).backgroundColor)"
+        )
+        assert len(set(colours)) == 3, colours
+
+
 def test_print_hides_only_the_controls(browser: Any, address: str) -> None:
     with Opened(browser, address, color_scheme="dark") as opened:
         opened.page.emulate_media(media="print")
