@@ -18,8 +18,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 import typer
 
 import export.cli
+import screen.doctor.cli
+import screen.output.cli
 import screen.pack.cli
 import screen.review.cli
+import screen.run.calibration.cli
 from export.addresses import without_secrets
 from export.errors import ExitCode, OodscreenError
 from export.option import Selection
@@ -27,12 +30,11 @@ from export.options import as_options
 from screen.command_line.command import Command, CommandLine, explain_unexpected
 from screen.command_line.configuration import Derive, with_configuration
 from screen.command_line.log_config import LogConfig
-from screen.command_line.options import CALIBRATION_PANEL, NIGHTLY_PANEL, AsJson, ModelFile, RunOutput
+from screen.command_line.options import NIGHTLY_PANEL, AsJson, ModelFile
 from screen.command_line.sources import PREFIX
 from screen.command_line.startup import keep_pandas_out_of_pyarrow
 from screen.command_line.streams import keep_streams
 from screen.config import ForceChoice, RunConfig
-from screen.decide.config import CalibrationConfig, CalibrationRun
 from screen.settings.passes import PassSettings
 
 if TYPE_CHECKING:
@@ -172,107 +174,9 @@ def run(
     raise typer.Exit(summary.exit_code)
 
 
-@_command("check", panel=_SCREEN)
-def check(
-    results: RunOutput,
-    source: Annotated[
-        str | None,
-        typer.Option("--input", metavar="INPUT", help="Input shards to compare with the results.", show_default=False),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Check that results are complete: one result row per input row, and no partial, changed or stale file."""
-    from screen.files.paths import as_path
-    from screen.output.check import check_results
-    from screen.output.locks.hold import refuse_if_held
-
-    output = as_path(results)
-    refuse_if_held(output)
-    report = check_results(output, source)
-    typer.echo(report.to_text(), err=as_json)
-    if as_json:
-        typer.echo(report.to_json())
-    raise typer.Exit(report.exit_code)
-
-
-@_command("forget", panel=_SCREEN)
-def forget(
-    results: RunOutput,
-    vanished: Annotated[
-        bool, typer.Option("--vanished", help="Remove the results whose input shards no longer exist.")
-    ] = False,
-    damaged: Annotated[
-        bool,
-        typer.Option("--damaged", help="Remove the results that are missing, or differ from what the run wrote."),
-    ] = False,
-    before: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATE",
-            help="Remove the results that were written before this date or time (ISO 8601; UTC without an offset).",
-            show_default=False,
-        ),
-    ] = None,
-    shard: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Remove the result with this name; can be repeated.", show_default=False),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the names of the selected results, and remove nothing.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Remove results together with their manifest entries, by age, by name, or because they cannot be used."""
-    from screen.files.paths import as_path
-    from screen.output.forget import Forgotten, forget_results
-
-    selection = Forgotten(vanished=vanished, damaged=damaged, before=before, shards=tuple(shard or ()))
-    report = forget_results(as_path(results), selection, dry_run=dry_run)
-    typer.echo(report.to_text(), err=as_json)
-    if as_json:
-        typer.echo(report.to_json())
-
-
-@_command("calibrate", panel=_PREPARE)
-@as_options
-def calibrate(
-    model: ModelFile,
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="IN_DISTRIBUTION",
-            help="Shards of in-distribution rows that the model was NOT trained on.",
-            show_default=False,
-        ),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="CALIBRATION",
-            help="Calibration file to write.",
-            show_default=False,
-            rich_help_panel=CALIBRATION_PANEL,
-        ),
-    ],
-    wanted: CalibrationConfig,
-    config: CalibrationRun,
-    log: LogConfig,
-    as_json: AsJson = False,
-) -> None:
-    """Fit the flag threshold on in-distribution rows."""
-    from screen.command_line.log import print_outcome, start_log
-
-    start_log(log, as_json=as_json)
-    keep_pandas_out_of_pyarrow()
-    from screen.run.calibration.calibrate import run_calibration
-    from screen.run.progress import make_listener
-
-    with make_listener(log) as listener:
-        report = run_calibration(model, source, output, config, wanted, listener)
-    lines = [(text, False) for text in report.to_text().splitlines()]
-    print_outcome(lines, log, report.to_json() if as_json else None)
+_command("check", panel=_SCREEN)(screen.output.cli.check)
+_command("forget", panel=_SCREEN)(screen.output.cli.forget)
+_command("calibrate", panel=_PREPARE)(screen.run.calibration.cli.calibrate)
 
 
 @_command("inspect", panel=_PREPARE)
@@ -304,47 +208,7 @@ _command("report", panel=_REVIEW)(screen.review.cli.report)
 _command("evaluate", panel=_REVIEW)(screen.review.cli.evaluate)
 _command("queue", panel=_REVIEW)(screen.review.cli.queue)
 _command("labels", panel=_REVIEW)(screen.review.cli.labels)
-
-
-@_command("doctor", panel=_START)
-def doctor(
-    config: Annotated[
-        RunConfig,
-        Selection(
-            only=(
-                "image_column",
-                "image_root",
-                "max_pixels",
-                "passes",
-                "masks",
-                "precision",
-                "device",
-                "threads",
-                "memory",
-                "batch_size",
-            ),
-            defaults=asdict(PassSettings()),
-        ),
-    ],
-    model: Annotated[
-        str | None,
-        typer.Argument(metavar="MODEL.onnx", help="Exported model of which a run is measured.", show_default=False),
-    ] = None,
-    source: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="SHARD",
-            help="Parquet shard, folder of shards, or glob, of which the first rows are measured.",
-            show_default="made-up images",
-        ),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Describe this machine and measure its speed; with a model, find the stage that bounds a run."""
-    from screen.doctor.examination import examine
-
-    examination = examine(model, source, config)
-    typer.echo(examination.to_json() if as_json else examination.to_text())
+_command("doctor", panel=_START)(screen.doctor.cli.doctor)
 
 
 @_command("demo", panel=_START)

@@ -1,10 +1,10 @@
 """Lock OUTPUT, or one partition of it, for a run; the lock is released when the process of the run ends.
 
 In: OUTPUT, and a partition if the run scores only one. Out: a `HeldOutput` during a block: the operating system's lock
-(`local_lock.py`) on `_lock` or `_lock.I-of-N` in OUTPUT. A second file, with the ending `.holder`, names the process
+(`local.py`) on `_lock` or `_lock.I-of-N` in OUTPUT. A second file, with the ending `.holder`, names the process
 that holds the lock. Partitions of one count do not exclude each other, but a whole run and a partition do, and so do
 partitions of different counts: each takes its own lock first and then tests those that exclude it, so of two concurrent
-runs at least one detects the other. In object stores, the lock is that of `store_lock.py`.
+runs at least one detects the other. In object stores, the lock is that of `store.py`.
 """
 
 from __future__ import annotations
