@@ -1,9 +1,10 @@
 """The history of an OUTPUT: one small file for each run that scored rows, in `_history/`; no result depends on it.
 
-In: the `Night` of a run. Out: `_history/TIME.json`, or `_history/TIME.I-of-N.json` for a part of a job array, and a
+In: the `Night` of a run. Out: `_history/_TIME.json`, or `_history/_TIME.I-of-N.json` for a part of a job array, and a
 `History` read back from these files. TIME is the start of the run, so that a run that was killed and started again has
 one file. When a job array is closed, the files of its parts are merged into one. OUTPUT keeps the `KEPT_NIGHTS` newest
-files. Like `_run.json`, the files contain times and differ between equal runs.
+files. Like `_run.json`, the files contain times and differ between equal runs. File names start with `_`, because some
+readers of Parquet folders (Polars) test the names of files and not of folders.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 """Levels of the score quantiles."""
 
 _FORMAT = 1
-_NAME = re.compile(r"(\d{8}T\d{6}\.\d{6}Z)(?:\.(\d+-of-\d+))?\.json", re.ASCII)
+_NAME = re.compile(r"_(\d{8}T\d{6}\.\d{6}Z)(?:\.(\d+-of-\d+))?\.json", re.ASCII)
 DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """Errors of a file that is missing or damaged."""
 
@@ -216,7 +217,7 @@ def night_name(started: datetime, partition: ShardPartition | None = None) -> st
         partition: the part that the run scored; None for a whole run.
     """
     part = "" if partition is None else f".{partition.name}"
-    return f"{started.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}{part}.json"
+    return f"_{started.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}{part}.json"
 
 
 def write_night(output: Path, name: str, night: Night, owner: str = "") -> None:
@@ -263,7 +264,7 @@ def close_parts(output: Path) -> None:
 def _names(output: Path) -> list[str]:
     """Names of the files of nights, the oldest first; none if the folder is missing or cannot be listed."""
     with suppress(OSError):
-        return sorted(path.name for path in (output / HISTORY_FOLDER).glob("*.json") if _NAME.fullmatch(path.name))
+        return sorted(path.name for path in (output / HISTORY_FOLDER).glob("_*.json") if _NAME.fullmatch(path.name))
     return []
 
 

@@ -1,7 +1,7 @@
 """The night of a run: what it scored, also before it was killed, for the history and the drift alarm.
 
-In: the shards that a run scores. Out: the `Night` in the history of OUTPUT. Until the run ends, `_history/open.json`
-(for a part `_history/open.I-of-N.json`) lists the shards that it is about to score. A run that continues a killed run
+In: the shards that a run scores. Out: the `Night` in the history of OUTPUT. Until the run ends, `_history/_open.json`
+(for a part `_history/_open.I-of-N.json`) lists the shards that it is about to score. A run that continues a killed run
 (or, if it has no parts, killed parts) reads this file, and counts the shards that the killed run finished as its own,
 so that the history is that of a run that was never killed.
 """
@@ -84,12 +84,12 @@ class RunNight:
         self._output, self._partition = output, partition
         self._owner = "" if partition is None else partition.name
         folder = output / HISTORY_FOLDER
-        self._path = folder / ("open.json" if partition is None else f"open.{partition.name}.json")
+        self._path = folder / ("_open.json" if partition is None else f"_open.{partition.name}.json")
         self._calibration, self._score = calibration, score
         self._found = [self._path]
         if partition is None:
             with suppress(OSError):
-                self._found = sorted(folder.glob("open.*json"))
+                self._found = sorted(folder.glob("_open.*json"))
         killed = [night for path in self._found if (night := _OpenNight.read(path, configuration)) is not None]
         self._open = _OpenNight(
             min([night.started for night in killed], default=datetime.now(UTC).isoformat(timespec="microseconds")),

@@ -42,7 +42,7 @@ def results(article_onnx: Path, digits: Any, tmp_path_factory: pytest.TempPathFa
     destination = partial(choose_destination, config=TargetConfig(output=str(place / "q.parquet")))
     fill_queue(str(output), QueueConfig(), destination)
     for other in (
-        "_history/2026-01-01.json",
+        "_history/_20260101T030000.000000Z.json",
         "_manifest.1-of-2.jsonl",
         "sub/.oodscreen-0123456789abcdef",
         "_lock.holder",

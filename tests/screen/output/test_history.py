@@ -90,7 +90,7 @@ def test_the_parts_of_a_job_array_become_one_night(tmp_path: Path) -> None:
         write(tmp_path, index, night_of(index, rows=50), ShardPartition(index, 3))
     before = read_history(tmp_path).nights
     close_parts(tmp_path)
-    assert files(tmp_path) == ["20260101T030000.000000Z.json", "20260102T030000.000000Z.json"]
+    assert files(tmp_path) == ["_20260101T030000.000000Z.json", "_20260102T030000.000000Z.json"]
     after = read_history(tmp_path).nights
     assert [night.rows for night in before] == [night.rows for night in after] == [100, 150]
     assert (after[1].flagged, after[1].bad, after[1].scores.total) == (21, 6, 144)

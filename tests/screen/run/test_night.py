@@ -126,7 +126,7 @@ def test_a_whole_run_continues_the_night_of_a_killed_part(article_onnx: Path, sh
     found = read_history(out).nights
     assert sum(one.rows for one in found) == 300
     assert sum(one.flagged for one in found) == read_history(tmp_path / "whole").nights[0].flagged
-    assert not list((out / HISTORY_FOLDER).glob("open*"))
+    assert not list((out / HISTORY_FOLDER).glob("_open*"))
 
 
 def test_the_version_is_recorded_and_an_upgrade_alone_scores_nothing(
@@ -188,12 +188,12 @@ def test_the_alarm_judges_small_nights_together_and_an_empty_night_repeats_the_r
 def test_a_damaged_history_stops_no_run(article_onnx: Path, shards: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out" / HISTORY_FOLDER
     folder.mkdir(parents=True)
-    (folder / "open.json").write_text('{"started": 3}')
-    (folder / "20260101T000000.000000Z.json").write_text("{")
+    (folder / "_open.json").write_text('{"started": 3}')
+    (folder / "_20260101T000000.000000Z.json").write_text("{")
     run(article_onnx, shards, tmp_path / "out")
     assert [one.rows for one in read_history(tmp_path / "out").nights] == [300]
     assert check_results(tmp_path / "out").problems == ()
-    assert any("20260101T000000.000000Z.json" in note for note in check_results(tmp_path / "out").notes)
+    assert any("_20260101T000000.000000Z.json" in note for note in check_results(tmp_path / "out").notes)
 
 
 def test_the_newest_nights_alone_are_kept(

@@ -51,7 +51,7 @@ def test_the_page_shows_the_latest_nights(drawn: Path, tmp_path: Path, monkeypat
     shutil.copytree(drawn / "out", tmp_path / "out")
     for day in range(5):
         write(tmp_path / "out", day, replace(night_of(day), version="<b>0.1</b>"))
-    (tmp_path / "out" / HISTORY_FOLDER / "20260101T030000.000000Z.json").write_text("{")
+    (tmp_path / "out" / HISTORY_FOLDER / "_20260101T030000.000000Z.json").write_text("{")
     page = Page(render_page(gather_findings(str(tmp_path / "out"), top=0)))
     assert page.has("The 3 latest runs that scored rows; 1 earlier runs are not shown. 1 file of the history cannot")
     assert [one.text for one in page.all("time")][1:] == [f"2026-01-0{day} 03:00" for day in (5, 4, 3)] + [
