@@ -1,9 +1,10 @@
 """Deduplication ledger: the exported images of each project, so that no image is exported twice.
 
 In: a folder and a project. Out: a `Ledger` with the keys of exported images and the rows that they came from. Each
-export adds small Parquet files (`*.pq`) to the folder, which are written atomically on disks and in object stores. A
-pending ledger file is written before the queue file appears under its final name, and is confirmed afterwards. If an
-export is killed in between, the next export checks whether the queue file exists.
+export adds small Parquet files (`_*.pq`; the names of earlier versions have no `_`) to the folder, which are written
+atomically on disks and in object stores. A pending ledger file is written before the queue file appears under its
+final name, and is confirmed afterwards. If an export is killed in between, the next export checks whether the queue
+file exists.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ class Ledger:
         Raises:
             OutputRefused: a ledger file cannot be read.
         """
-        for pending in sorted(self.folder.glob(f"{self._prefix()}*{_ENDING}{_PENDING}")):
+        for pending in _find(self.folder, f"{self._prefix()}*{_ENDING}{_PENDING}"):
             entries, header = _read(pending)
             if dry_run:
                 self._remember(entries if _target_exists(header) else [])
@@ -148,7 +149,7 @@ class Ledger:
                         f"an earlier export was killed before it wrote {header['target']}; "
                         f"the {len(entries)} image(s) of that export can be exported again"
                     )
-        for path in sorted(self.folder.glob(f"{self._prefix()}*{_ENDING}")):
+        for path in _find(self.folder, f"{self._prefix()}*{_ENDING}"):
             self._remember(_read(path)[0])
 
     def _remember(self, entries: Sequence[LedgerEntry]) -> None:
@@ -160,7 +161,7 @@ class Ledger:
         return f"{hashlib.sha256(self.project.encode(errors='surrogatepass')).hexdigest()[:16]}-"
 
     def _stem(self) -> str:
-        return f"{self._prefix()}{time.time_ns():x}"
+        return f"_{self._prefix()}{time.time_ns():x}"
 
     def _write(self, path: Path, entries: Sequence[LedgerEntry], header: dict[str, str | int]) -> None:
         schema = _SCHEMA.with_metadata({_METADATA: json.dumps(header)})
@@ -216,8 +217,13 @@ def read_exported(results: Path, folder: str | None) -> Iterator[LedgerEntry]:
         OutputRefused: a ledger file cannot be read.
     """
     path = results / LEDGER_NAME if folder is None else as_path(folder)
-    for one in sorted(path.glob(f"*{_ENDING}")):
+    for one in _find(path, f"*{_ENDING}"):
         yield from _read(one)[0]
+
+
+def _find(folder: Path, pattern: str) -> list[Path]:
+    """The ledger files with a name of the pattern, with or without a `_` before it."""
+    return sorted({*folder.glob(pattern), *folder.glob(f"_{pattern}")})
 
 
 def _confirmed_path(pending: Path) -> Path:

@@ -156,6 +156,17 @@ def recut(night: Night) -> None:
     night.run()
 
 
+def test_a_ledger_file_of_an_earlier_version_counts(night: Night, tmp_path: Path) -> None:
+    """Its name has no underscore, which other readers of the folder need to skip the file."""
+    first = fill(night, tmp_path / "q.parquet")
+    files = list((night.results / "_queue.ledger").glob("*.pq"))
+    others = [path.name for path in night.results.rglob("*") if path.is_file() and path.suffix != ".parquet"]
+    assert [name for name in others if not name.startswith("_")] == []
+    for file in files:
+        file.rename(file.with_name(file.name.removeprefix("_")))
+    assert fill(night, tmp_path / "r.parquet").before == first.handed_on + first.same_image > 10
+
+
 def test_known_images_are_not_read_again(night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """This includes duplicates of other rows' images, and rows that were exported from other shards."""
     from screen.review.queue.fetch import Fetcher
