@@ -74,6 +74,10 @@ def test_help_loads_neither_tensorflow_nor_onnxruntime(arguments: list[str]) -> 
     assert not loaded & HEAVY
 
 
+def test_the_help_does_not_load_numpy() -> None:
+    assert "numpy" not in loaded_modules(HELP % ["--help"])
+
+
 def test_that_test_can_fail() -> None:
     assert "onnxruntime" in loaded_modules("import screen.cli; from export.runtime import onnxruntime")
 
