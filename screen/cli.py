@@ -101,7 +101,14 @@ def common(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            allow_from_autoenv=False,  # images of containers often set OODSCREEN_VERSION
+            help="Print the version.",
+        ),
     ] = False,
 ) -> None:
     """Find out-of-distribution images in large data sets, with Monte Carlo dropout."""

@@ -107,7 +107,7 @@ def _read(file: str) -> dict[str, Any]:
 
     wanted = "a TOML file with a table for each command, such as [run] with the line `passes = 100`"
     try:
-        return tomllib.loads(as_path(file).read_bytes().decode())
+        return tomllib.loads(as_path(file).read_bytes().decode("utf-8-sig"))
     except ValueError as error:  # not TOML, or not UTF-8
         raise OptionRefused(
             f"The configuration file {file} is not TOML: {error}.",

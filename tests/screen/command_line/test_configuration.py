@@ -189,6 +189,14 @@ def test_a_variable_that_sets_no_option_is_named(
     assert "passes = 3" not in told.out
 
 
+def test_a_version_in_the_environment_and_a_byte_order_mark_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OODSCREEN_VERSION", "1")
+    file = write("\ufeff[run]\npasses = 3")
+    assert "passes = 3 " in show("run", "--config", file, monkeypatch=monkeypatch, capsys=capsys)
+
+
 def test_secrets_are_not_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "token-1234")
     monkeypatch.setenv("LABEL_STUDIO_URL", "https://me:sesame@host/")
