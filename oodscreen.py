@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from export.exporter import ExportNotice
     from export.source.load import load_keras
     from screen.api.exporting import export_file, export_model
+    from screen.api.packing import pack
     from screen.api.reviewing import evaluate, labels, queue, report
     from screen.api.screening import calibrate, run
     from screen.run.screener import Screener
@@ -69,6 +70,7 @@ __all__ = [
     "export_model",
     "labels",
     "load_keras",
+    "pack",
     "queue",
     "report",
     "run",
@@ -83,6 +85,7 @@ _MODULES = {
     "export_model": "screen.api.exporting",
     "labels": "screen.api.reviewing",
     "load_keras": "export.source.load",
+    "pack": "screen.api.packing",
     "queue": "screen.api.reviewing",
     "report": "screen.api.reviewing",
     "run": "screen.api.screening",

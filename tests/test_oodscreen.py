@@ -10,17 +10,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from typer.utils import get_params_from_function
 
 import export.errors
 import oodscreen
+from tests.conftest import encode, read_results
 from tests.conftest import oodscreen as command
-from tests.conftest import read_results
 from tests.reference import commands
 
 FUNCTIONS = {
+    "pack": oodscreen.pack,
     "export": oodscreen.export_file,
     "calibrate": oodscreen.calibrate,
     "run": oodscreen.run,
@@ -35,7 +37,6 @@ WITHOUT_FUNCTION = {
     "inspect": "prints; a contract is `Screener.contract`",
     "doctor": "describes a machine to a person",
     "demo": "shows the commands",
-    "pack": "prepares files once, before a program screens them",
 }
 """Commands that have no function, with the reason."""
 
@@ -170,6 +171,28 @@ def test_the_functions_do_what_the_commands_do_and_print_nothing(
     assert [record.levelname for record in caplog.records if "would be flagged" in record.message][:1] == ["WARNING"]
     printed = capfd.readouterr()
     assert (printed.out, printed.err) == ("", "")
+
+
+def test_images_are_packed_as_by_the_command(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(5):
+        image = Path("photos", "cat" if number % 2 else "dog", f"{number}.png")
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.write_bytes(encode(np.full((4, 4, 3), number, dtype=np.uint8)))
+    assert command("pack", "photos", "by-command", "--shard-rows", "3", monkeypatch=monkeypatch) == 0
+    capfd.readouterr()
+    summary = oodscreen.pack(Path("photos"), Path("shards"), shard_rows=3)
+    assert (summary.rows, len(summary.shards), summary.labels) == (5, 2, (("cat", 2), ("dog", 3)))
+    assert summary.exit_code == 0
+    shards = {path.name: path.read_bytes() for path in Path("shards").glob("*.parquet")}
+    assert shards == {path.name: path.read_bytes() for path in Path("by-command").glob("*.parquet")}
+    assert len(shards) == 2
+    assert oodscreen.pack("photos", "shards", shard_rows=3).skipped == 2
+    assert capfd.readouterr() == ("", "")
 
 
 def test_an_error_of_the_system_is_explained(

@@ -1,4 +1,4 @@
-"""Listener of a run that a Python program starts: nothing is printed, and notices go to Python's `logging`.
+"""Listener of a run or a pack that a Python program starts: nothing is printed, and notices go to Python's `logging`.
 
 In: the events of a `Listener`. Out: records of the logger `oodscreen`. Warnings have the level WARNING, other notices
 the level INFO, which Python does not show by default.
@@ -7,8 +7,6 @@ the level INFO, which Python does not show by default.
 from __future__ import annotations
 
 import logging
-
-from screen.output.writer import WrittenShard
 
 _LOGGER = logging.getLogger("oodscreen")
 
@@ -29,8 +27,8 @@ class QuietListener:
         """Log the warning."""
         _LOGGER.warning("%s", text)
 
-    def advanced(self, rows: int, flagged: int | None = None) -> None:
+    def advanced(self, *_: object, **__: object) -> None:
         """Do nothing."""
 
-    def finished(self, shard: WrittenShard) -> None:
+    def finished(self, *_: object, **__: object) -> None:
         """Do nothing."""
