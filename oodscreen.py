@@ -1,107 +1,61 @@
 """The public Python API: `import oodscreen`.
 
 In: the packages `export` and `screen`. Out: the functions behind the commands, `Screener`, and the errors. Each name is
-imported on first use: `import oodscreen` loads neither onnxruntime nor TensorFlow.
+imported on first use: `import oodscreen` loads neither onnxruntime nor TensorFlow. Type checkers and editors read the
+types of the names from `oodscreen-stubs/__init__.pyi`.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from export.errors import (
-        CalibrationRefused,
-        ContractRefused,
-        EngineFailed,
-        ExitCode,
-        InputChanged,
-        InputRefused,
-        Interrupted,
-        ModelRefused,
-        OodscreenError,
-        OptionRefused,
-        OutOfMemory,
-        OutputLocked,
-        OutputRefused,
-        ReadFailed,
-        Refused,
-        ShardRefused,
-        Terminated,
-        VerificationFailed,
-        WriteFailed,
-    )
-    from export.exporter import ExportNotice
-    from export.source.load import load_keras
-    from screen.api.exporting import export_file, export_model
-    from screen.api.packing import pack
-    from screen.api.reviewing import evaluate, labels, queue, report
-    from screen.api.screening import calibrate, run
-    from screen.run.screener import Screener
-
-    __version__: str
-
-__all__ = [
-    "CalibrationRefused",
-    "ContractRefused",
-    "EngineFailed",
-    "ExitCode",
-    "ExportNotice",
-    "InputChanged",
-    "InputRefused",
-    "Interrupted",
-    "ModelRefused",
-    "OodscreenError",
-    "OptionRefused",
-    "OutOfMemory",
-    "OutputLocked",
-    "OutputRefused",
-    "ReadFailed",
-    "Refused",
-    "Screener",
-    "ShardRefused",
-    "Terminated",
-    "VerificationFailed",
-    "WriteFailed",
-    "__version__",
-    "calibrate",
-    "evaluate",
-    "export_file",
-    "export_model",
-    "labels",
-    "load_keras",
-    "pack",
-    "queue",
-    "report",
-    "run",
-]
-
-_MODULES = {
-    "ExportNotice": "export.exporter",
-    "Screener": "screen.run.screener",
-    "calibrate": "screen.api.screening",
-    "evaluate": "screen.api.reviewing",
-    "export_file": "screen.api.exporting",
-    "export_model": "screen.api.exporting",
-    "labels": "screen.api.reviewing",
-    "load_keras": "export.source.load",
-    "pack": "screen.api.packing",
-    "queue": "screen.api.reviewing",
-    "report": "screen.api.reviewing",
-    "run": "screen.api.screening",
+_NAMES = {
+    "export.errors": (
+        "CalibrationRefused",
+        "ContractRefused",
+        "EngineFailed",
+        "ExitCode",
+        "InputChanged",
+        "InputRefused",
+        "Interrupted",
+        "ModelRefused",
+        "OodscreenError",
+        "OptionRefused",
+        "OutOfMemory",
+        "OutputLocked",
+        "OutputRefused",
+        "ReadFailed",
+        "Refused",
+        "ShardRefused",
+        "Terminated",
+        "VerificationFailed",
+        "WriteFailed",
+    ),
+    "export.exporter": ("ExportNotice",),
+    "export.source.load": ("load_keras",),
+    "screen.api.exporting": ("export_file", "export_model"),
+    "screen.api.packing": ("pack",),
+    "screen.api.reviewing": ("evaluate", "labels", "queue", "report"),
+    "screen.api.screening": ("calibrate", "run"),
+    "screen.run.screener": ("Screener",),
 }
-"""Modules of the names that are not errors."""
+"""The public names by the module that defines them."""
+
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = sorted(["__version__", *_MODULES])
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use."""
-    if name not in __all__:
-        raise AttributeError(f"module 'oodscreen' has no attribute {name!r}")
     if name == "__version__":
-        from importlib.metadata import version
+        from screen.version import own_version
 
-        return version("oodscreen")
-    return getattr(importlib.import_module(_MODULES.get(name, "export.errors")), name)
+        return own_version()
+    if name not in _MODULES:
+        raise AttributeError(f"module 'oodscreen' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

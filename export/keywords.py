@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -17,6 +19,14 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, get_origin, get_type_hi
 
 from export.option import Option, Selection, options_of
 from export.options import select_config
+
+_PATHS = {"FILE", "FOLDER", "SHARDS", "INPUT", "MODEL", "QUEUE", "EARLIER"}
+"""Words for a path in the placeholder of an option's value."""
+
+_WRAPPED = textwrap.TextWrapper(
+    116, initial_indent=" " * 4, subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False
+)
+"""Sets the help of an option in a docstring."""
 
 Keywords = ParamSpec("Keywords")
 Config = TypeVar("Config")
@@ -50,7 +60,33 @@ class _Keyword:
     def parameter(self) -> inspect.Parameter:
         """The parameter of the function."""
         default = inspect.Parameter.empty if self.default is MISSING else self.default
-        return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=self.kind)
+        return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=self.accepted)
+
+    @property
+    def help(self) -> str:
+        """Help of the option, with a default that the signature does not show; "" for a field without an option."""
+        if self.option is None:
+            return ""
+        shown = self.option.info.show_default
+        is_known = self.default in (None, ()) and isinstance(shown, str)
+        return f"{self.option.info.help}{f' Default: {shown}.' if is_known else ''}"
+
+    @property
+    def accepted(self) -> Any:
+        """The type of the values that the keyword takes: that of the field, or what is converted to it."""
+        if self.option is None:
+            return self.kind
+        words = set(re.split(r"\W", str(self.option.info.metavar)))
+        accepted = self.option.bare
+        if self.option.conversion is not None or self.option.bare is Path:
+            accepted |= str
+        if self.option.conversion is not None and self.option.conversion.kind == list[str]:
+            accepted |= Sequence[str]
+        if words & _PATHS:
+            accepted |= Path
+        if "SHARE" in words:
+            accepted |= float
+        return accepted if self.option.bare == self.kind else accepted | None
 
     def read(self, value: Any) -> Any:
         """The value of the field; a text is converted as on the command line."""
@@ -59,7 +95,7 @@ class _Keyword:
         conversion = self.option.conversion
         if conversion is not None:
             return conversion.convert(_as_given(value, conversion.kind)) if _is_text(value, conversion.kind) else value
-        if isinstance(value, os.PathLike) and self.option.bare is str:
+        if self.option.bare is str and isinstance(value, os.PathLike | int | float):
             return str(value)
         if isinstance(value, str | list) and get_origin(self.option.bare) is Sequence:
             return (value,) if isinstance(value, str) else tuple(value)
@@ -68,17 +104,15 @@ class _Keyword:
 
 def _is_text(value: Any, kind: Any) -> bool:
     """Whether a value is what Typer would convert: a text, a path, or a list of texts."""
-    if kind is Path:
-        return isinstance(value, str | os.PathLike)
-    is_list = kind is not str and isinstance(value, list | tuple) and bool(value)
-    return isinstance(value, str) or (is_list and all(isinstance(one, str) for one in value))
+    is_list = kind == list[str] and isinstance(value, list | tuple) and bool(value)
+    return isinstance(value, str | os.PathLike) or (is_list and all(isinstance(one, str) for one in value))
 
 
 def _as_given(value: Any, kind: Any) -> Any:
     """A text, a path, or a list of texts, in the type that Typer would pass on."""
     if kind in (str, Path):
         return kind(value)
-    return [value] if isinstance(value, str) else list(value)
+    return list(value) if isinstance(value, list | tuple) else [str(value)]
 
 
 @overload
@@ -158,8 +192,8 @@ def _describe(text: str, configs: Mapping[str, tuple[type, list[_Keyword]]]) -> 
         name = line.strip().partition(":")[0]
         if name in configs and line.startswith("    "):
             kind, keywords = configs[name]
-            texts = {one.name: one.option.info.help if one.option else f"see {kind.__name__}." for one in keywords}
-            lines += [f"    {keyword}: {help_text}" for keyword, help_text in texts.items()]
+            for one in keywords:
+                lines += _WRAPPED.wrap(f"{one.name}: {one.help or f'see {kind.__name__}.'}")
         else:
             lines.append(line)
     return lines

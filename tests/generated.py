@@ -32,6 +32,7 @@ from tests.hostile_images import CASES
 from tests.pages import GUIDE, REPOSITORY, read
 from tests.reference import reference_text
 from tests.screen.test_hostile import MODELS, PARQUET
+from tests.stubs import STUB, stub_text
 
 
 def columns_table() -> str:
@@ -569,7 +570,7 @@ def find_parts(kind: str = "generated") -> list[str]:
 
 
 def main(arguments: list[str]) -> None:
-    """Write the parts of every page."""
+    """Write the parts of every page, and the types of `import oodscreen`."""
     parts, shown = make_parts(), None
     if "--console" in arguments:
         with tempfile.TemporaryDirectory() as folder:
@@ -579,6 +580,7 @@ def main(arguments: list[str]) -> None:
         if shown is not None:
             text = renew(text, shown, "console")
         page.write_text(text, encoding="utf-8")
+    STUB.write_text(stub_text(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import logging
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ import oodscreen
 from tests.conftest import encode, read_results
 from tests.conftest import oodscreen as command
 from tests.reference import commands
+from tests.stubs import STUB, stub_text
 
-FUNCTIONS = {
+FUNCTIONS: dict[str, Callable[..., Any]] = {
     "pack": oodscreen.pack,
     "export": oodscreen.export_file,
     "calibrate": oodscreen.calibrate,
@@ -107,7 +109,35 @@ def test_the_module_has_every_error() -> None:
     assert all(getattr(oodscreen, name) is not None for name in oodscreen.__all__)
     assert dir(oodscreen) == sorted(oodscreen.__all__)
     with pytest.raises(AttributeError, match="nonsense"):
-        oodscreen.nonsense  # noqa: B018
+        oodscreen.nonsense  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_the_stub_for_type_checkers_is_fresh() -> None:
+    assert STUB.read_text(encoding="utf-8") == stub_text(), "run `make docs`"
+
+
+def test_type_checkers_know_the_keywords_of_every_function() -> None:
+    """mypy reports each of these comments that it does not need."""
+    with pytest.raises(TypeError):
+        oodscreen.pack("a", "b", rows=1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        oodscreen.export_file("a", "b", scales=1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        oodscreen.export_model("a", "b", weights="c")  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        oodscreen.calibrate("a", "b")  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        oodscreen.run("a", "b", "c", pases=1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        oodscreen.evaluate("a", json="b")  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        oodscreen.report("a", "b", tops=1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        oodscreen.queue("a", "b")  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        oodscreen.labels("a", "b", output="c", outputs="d")  # type: ignore[call-arg]
+    with pytest.raises(oodscreen.OptionRefused):
+        oodscreen.run("a", "b", "c", masks="none")  # type: ignore[arg-type]
 
 
 def test_an_import_loads_no_library() -> None:
