@@ -1,6 +1,7 @@
 """The quick start and the ways to install, as they stand in the docs, in new environments made from the checkout.
 
-Packages come from the index or from pip's cache; without a network the tests are skipped.
+One environment has all extras, for the quick start; the other tests share a small one. Packages come from the index or
+from pip's cache; without a network the tests are skipped.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (folder / "python3").symlink_to(os.path.realpath(sys.executable))
     removed = ("PYTHONPATH", "VIRTUAL_ENV", "OODSCREEN_DATA")
     kept = {name: value for name, value in os.environ.items() if name not in removed}
-    environment = {**kept, "PATH": f"{folder}:/usr/local/bin:/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": ""}
+    fast = {"PIP_NO_COMPILE": "0", "CUDA_VISIBLE_DEVICES": ""}  # "0" sets --no-compile: most modules are not imported
+    environment = {**kept, **fast, "PATH": f"{folder}:/usr/local/bin:/usr/bin:/bin"}
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--dest", str(folder)]
     if subprocess.run([*pip, "filelock"], capture_output=True, check=False).returncode:
         pytest.skip("pip reaches no package index")
@@ -68,6 +70,11 @@ def clone(folder: Path) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, folder / name)
     return folder
+
+
+def install_blocks() -> list[Block]:
+    """The blocks of all pages that call pip."""
+    return [block for page in GUIDE for block in typed_blocks(page) if "pip install" in block.text]
 
 
 def typed_blocks(page: Path) -> list[Block]:
@@ -152,36 +159,87 @@ def test_the_quick_start_works_as_typed(installed: Path, files: Files, environme
     assert CLASSES[0] in (files.folder / "report.html").read_text()
 
 
-def test_every_other_line_of_pip_works_after_it(installed: Path, environment: dict[str, str]) -> None:
-    first = typed_blocks(QUICK_START)[0].text
-    blocks = [block for page in GUIDE for block in typed_blocks(page) if "pip install" in block.text]
-    others = [block for block in blocks if block.text != first and FOR_CPU not in block.text]
-    assert len([block for block in blocks if block.text == first]) == 2, "quick start and Install have the same block"
-    assert {block.page.name for block in others} == {"README.md", "install.md"}
+def test_a_wheel_is_built_and_installed_as_typed(installed: Path, environment: dict[str, str]) -> None:
+    (block,) = [block for block in install_blocks() if "pip wheel" in block.text]
     shell = activate(installed / ".venv", environment)
-    for block in others:
-        call(block.text, installed, shell)
+    call("pip uninstall --yes oodscreen", installed, shell)
+    call(block.text, installed, shell)
     assert check(installed.parent, shell) == "onnxruntime-gpu"
 
 
-def test_the_cpus_onnxruntime_takes_the_place_of_that_for_gpus(
-    tmp_path: Path, article_onnx: Path, digit_shards: Path, environment: dict[str, str]
-) -> None:
-    (block,) = [block for block in typed_blocks(DOCS / "install.md") if FOR_CPU in block.text]
-    folder = clone(tmp_path / "clone")
+@dataclass(frozen=True)
+class Small:
+    """A new environment with the CPU's onnxruntime: the clone it was made from, and the variables of its shell."""
+
+    clone: Path
+    shell: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Iterator[Small]:
+    (block,) = [block for block in install_blocks() if FOR_CPU in block.text]
+    folder = clone(tmp_path_factory.mktemp("small"))
     call("python3 -m venv .venv", folder, environment)
     shell = activate(folder / ".venv", environment)
     call(block.text, folder, shell)
-    assert check(tmp_path, shell) == "onnxruntime"
-    call(f"oodscreen run {article_onnx} {digit_shards} results -T 3", tmp_path, shell)
-    assert json.loads(call("oodscreen doctor --json", tmp_path, shell))
-    call(
-        f"{Path(sys.executable).with_name('oodscreen')} run {article_onnx} {digit_shards} gpu -T 3",
-        tmp_path,
-        environment,
-    )
+    yield Small(folder, shell)
+    shutil.rmtree(folder)
+
+
+def test_the_cpus_onnxruntime_takes_the_place_of_that_for_gpus(
+    tmp_path: Path, article_onnx: Path, digit_shards: Path, environment: dict[str, str], small: Small
+) -> None:
+    assert check(tmp_path, small.shell) == "onnxruntime"
+    call(f"oodscreen run {article_onnx} {digit_shards} results -T 3", tmp_path, small.shell)
+    assert json.loads(call("oodscreen doctor --json", tmp_path, small.shell))
+    here = Path(sys.executable).with_name("oodscreen")
+    call(f"{here} run {article_onnx} {digit_shards} gpu -T 3", tmp_path, environment)
     for name in ("a.parquet", "sub/d.parquet"):
         assert (tmp_path / "results" / name).read_bytes() == (tmp_path / "gpu" / name).read_bytes()
+
+
+def test_type_checkers_find_the_types_of_the_installed_module(
+    tmp_path: Path, environment: dict[str, str], small: Small
+) -> None:
+    lines = (
+        "import oodscreen",
+        'print(oodscreen.run("m", "s", "r", passes=3).rows + 1)',
+        'oodscreen.run("m", "s", "r", pases=3)',
+    )
+    (tmp_path / "script.py").write_text("\n".join(lines))
+    words = [sys.executable, "-m", "mypy", "--strict", "--python-executable", f"{small.clone}/.venv/bin/python"]
+    done = subprocess.run(
+        [*words, "script.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert re.findall(r"script.py:(\d+): error: .* \[(.*)\]", done.stdout) == [("3", "call-arg")], done.stdout
+
+
+def test_an_extra_is_added_later_as_typed(tmp_path: Path, small: Small) -> None:
+    (block,) = [block for block in install_blocks() if "'oodscreen[s3]'" in block.text]
+    call(block.text, tmp_path, small.shell)
+    call("python -c 'import s3fs, upath'", tmp_path, small.shell)
+
+
+def test_the_commands_of_the_container_file_work(
+    tmp_path: Path, article_onnx: Path, digit_shards: Path, small: Small
+) -> None:
+    """Without a container engine: each stage is a folder, and its commands run in the small environment."""
+    call("pip uninstall --yes oodscreen", tmp_path, small.shell)
+    call("mkdir bin && printf '#!/bin/sh\n' > bin/useradd && chmod +x bin/*", tmp_path, small.shell)
+    shell = activate(tmp_path, small.shell)
+    entry = build(recipe("containerfile"), clone(tmp_path / "clone"), tmp_path / "stages", shell)
+    assert entry == ["oodscreen"]
+    assert check(tmp_path, shell) == "onnxruntime"
+    call(f"{entry[0]} run {article_onnx} {digit_shards} results -T 3", tmp_path, shell)
+    call(f"{entry[0]} report results -o report.html", tmp_path, shell)
+
+
+def test_every_line_of_pip_is_in_a_test_above() -> None:
+    quick_start, texts = typed_blocks(QUICK_START)[0].text, [block.text for block in install_blocks()]
+    others = [text for text in texts if text not in quick_start]
+    assert texts.count(quick_start) == 2, "quick start and Install have the same block"
+    assert [[word in text for text in others].count(True) for word in ("pip wheel", FOR_CPU, "[s3]")] == [1, 1, 1]
+    assert len(others) == 3
 
 
 def check(folder: Path, shell: dict[str, str]) -> str:
@@ -191,23 +249,6 @@ def check(folder: Path, shell: dict[str, str]) -> str:
     found = re.findall(r"^(onnxruntime\S*)", call("pip list --format freeze", folder, shell), re.MULTILINE)
     assert len(found) == 1
     return str(found[0]).partition("==")[0]
-
-
-def test_the_commands_of_the_container_file_work(
-    tmp_path: Path, article_onnx: Path, digit_shards: Path, environment: dict[str, str]
-) -> None:
-    """Without a container engine: each stage is a folder, and its commands run in a new environment."""
-    call(
-        "python3 -m venv venv && mkdir bin && printf '#!/bin/sh\n' > bin/useradd && chmod +x bin/*",
-        tmp_path,
-        environment,
-    )
-    shell = activate(tmp_path, activate(tmp_path / "venv", environment))
-    entry = build(recipe("containerfile"), clone(tmp_path / "clone"), tmp_path / "stages", shell)
-    assert entry == ["oodscreen"]
-    assert check(tmp_path, shell) == "onnxruntime"
-    call(f"{entry[0]} run {article_onnx} {digit_shards} results -T 3", tmp_path, shell)
-    call(f"{entry[0]} report results -o report.html", tmp_path, shell)
 
 
 def build(text: str, context: Path, stages: Path, shell: dict[str, str]) -> list[str]:
