@@ -25,6 +25,7 @@ problem found, the state wanted, and the next step, so that a reader can act on 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 
 from export.addresses import without_secrets
@@ -76,6 +77,15 @@ class OodscreenError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         """Make the error picklable, because workers send errors to other processes."""
         return _rebuild, (type(self), self.found, self.wanted, self.next_step)
+
+    def reword(self, change: Callable[[str], str]) -> None:
+        """Change each of the three texts.
+
+        Args:
+            change: function from a text to the text that replaces it.
+        """
+        self.found, self.wanted, self.next_step = map(change, (self.found, self.wanted, self.next_step))
+        self.args = (self.found,)
 
     def __str__(self) -> str:
         return f"{printable(self.found)}\n  wanted: {printable(self.wanted)}\n  next:   {printable(self.next_step)}"

@@ -7,6 +7,7 @@ of the field, or the text that the command line takes.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import os
@@ -17,6 +18,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, get_origin, get_type_hints, overload
 
+from export.errors import OodscreenError
 from export.option import Option, Selection, options_of
 from export.options import select_config
 
@@ -27,6 +29,9 @@ _WRAPPED = textwrap.TextWrapper(
     116, initial_indent=" " * 4, subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False
 )
 """Sets the help of an option in a docstring."""
+
+_FLAG = re.compile(r"(?<![\w-])--(no-)?([a-z]+(?:-[a-z]+)*)(?: (\w+(?:-\w+)*))?")
+"""An option in a text, with the word that follows it."""
 
 Keywords = ParamSpec("Keywords")
 Config = TypeVar("Config")
@@ -97,9 +102,16 @@ class _Keyword:
             return conversion.convert(_as_given(value, conversion.kind)) if _is_text(value, conversion.kind) else value
         if self.option.bare is str and isinstance(value, os.PathLike | int | float):
             return str(value)
-        if isinstance(value, str | list) and get_origin(self.option.bare) is Sequence:
+        if get_origin(self.option.bare) is Sequence:
+            if not isinstance(value, Iterable):
+                raise TypeError(f"{self.name} is {value!r}; it must be a text or a list of texts")
             return (value,) if isinstance(value, str) else tuple(value)
         return Path(value) if isinstance(value, str) and self.option.bare is Path else value
+
+
+def _is_path(value: Any) -> bool:
+    """Whether a value is a text or a path; the paths of universal-pathlib are not of the type `os.PathLike`."""
+    return isinstance(value, str | os.PathLike) or hasattr(value, "joinpath")
 
 
 def _is_text(value: Any, kind: Any) -> bool:
@@ -148,6 +160,7 @@ def with_keywords(function: Callable[..., Result], config: object = None) -> Cal
     order = sorted(parameters, key=lambda one: one.kind)
     shown = signature.replace(parameters=order)
     names = {keyword.field: keyword.name for keyword in keywords}
+    options = {keyword.name: keyword.option for keyword in keywords if keyword.option}
 
     @functools.wraps(function)
     def call(*arguments: Any, **values: Any) -> Result:
@@ -155,9 +168,18 @@ def with_keywords(function: Callable[..., Result], config: object = None) -> Cal
         try:
             given = shown.bind(*arguments, **known).arguments
         except TypeError as error:
-            raise TypeError(f"{function.__name__}() {error}") from None
-        made = {name: kind(**_take(given, some)) for name, (kind, some) in configs.items()}
-        return function(**given, **made)
+            unknown = next((name for name in known if name not in shown.parameters), "")
+            near = difflib.get_close_matches(unknown, shown.parameters, 1)
+            raise TypeError(f"{function.__name__}() {error}{f'; did you mean {near[0]!r}?' if near else ''}") from None
+        for name, value in given.items():
+            if shown.parameters[name].annotation == str | Path and not _is_path(value):
+                raise TypeError(f"{function.__name__}() {name} must be a str or a Path, not {type(value).__name__}")
+        try:
+            made = {name: kind(**_take(given, some)) for name, (kind, some) in configs.items()}
+            return function(**given, **made)
+        except OodscreenError as error:
+            error.reword(functools.partial(_name_keywords, options))
+            raise
 
     del call.__wrapped__
     call.__signature__ = shown  # type: ignore[attr-defined]
@@ -183,6 +205,29 @@ def _take(given: dict[str, Any], keywords: Iterable[_Keyword]) -> dict[str, Any]
         if value is not None:
             values[one.field] = one.read(value)
     return values
+
+
+def _name_keywords(options: Mapping[str, Option], text: str) -> str:
+    """The text of an error with `passes` for --passes and `go_on=True` for --go-on.
+
+    Commands in backquotes stay as they are, and so do options of other commands.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        no, flag, word = match.groups()
+        name = flag.replace("-", "_")
+        option = options.get(name)
+        if option is None:
+            return match[0]
+        if option.bare is bool and word != "is":  # else a value that is neither True nor False is named
+            return f"`{name}={no is None}`{f' {word}' if word else ''}"
+        if word in option.choices:
+            return f"`{name}={word!r}`"
+        return f"`{name}`{f' {word}' if word else ''}"
+
+    parts = text.split("`")
+    parts[::2] = [_FLAG.sub(replace, part) for part in parts[::2]]
+    return "`".join(parts)
 
 
 def _describe(text: str, configs: Mapping[str, tuple[type, list[_Keyword]]]) -> list[str]:

@@ -126,6 +126,8 @@ class Option:
         """Whether a value is one of the choices, or within the limits if the option has no choices."""
         if self.choices:
             return value in self.choices
+        if self.bare is bool or (self.bare is int and isinstance(value, bool | float)):
+            return isinstance(value, bool) and self.bare is bool
         least, most = self.limits
         try:
             return (least is None or value >= least) and (most is None or value <= most)

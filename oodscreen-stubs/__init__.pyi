@@ -108,7 +108,7 @@ def calibrate(
 
 def evaluate(
     known: str | Path,
-    others: Sequence[str | Path] = (),
+    others: str | Path | Sequence[str | Path] = (),
     *,
     label_column: str | None = None,
     output: Path | str | None = None,
@@ -118,7 +118,7 @@ def evaluate(
 
     Args:
         known: folder with the results of in-distribution rows.
-        others: folders with the results of out-of-distribution rows.
+        others: folder or folders with the results of out-of-distribution rows.
         label_column: Column of the labels, copied into the results by `run --keep`.
         output: JSON file to write the metrics to.
         plot: File to write the plot of the metrics to: .svg, .png or .pdf.

@@ -190,7 +190,7 @@ def test_the_functions_do_what_the_commands_do_and_print_nothing(
     page = oodscreen.report("results", "page.html", top=5)
     assert page.size == Path("page.html").stat().st_size
     assert len(page.findings.top_rows) == 5
-    evaluation = oodscreen.evaluate("results", ["by-command"], output="metrics.json")
+    evaluation = oodscreen.evaluate("results", Path("by-command"), output="metrics.json")
     assert Path("metrics.json").read_text() == evaluation.to_json() + "\n"
     queued = oodscreen.queue("results", output=Path("queue.parquet"), top=4)
     assert pq.read_metadata("queue.parquet").num_rows == queued.handed_on == 4

@@ -25,19 +25,22 @@ from screen.review.report.written import WrittenReport, write_report
 
 
 @public
-def evaluate(known: str | Path, others: Sequence[str | Path] = (), *, config: EvaluationConfig) -> Evaluation:
+def evaluate(
+    known: str | Path, others: str | Path | Sequence[str | Path] = (), *, config: EvaluationConfig
+) -> Evaluation:
     """Measure how well each score separates other results from those of in-distribution rows.
 
     Args:
         known: folder with the results of in-distribution rows.
-        others: folders with the results of out-of-distribution rows.
+        others: folder or folders with the results of out-of-distribution rows.
         config: options of the evaluation.
 
     Raises:
         Refused: there are no finished results, or an option is invalid.
         WriteFailed: the metrics cannot be written.
     """
-    evaluation = evaluate_results(str(known), [str(other) for other in others], label=config.label)
+    folders = [others] if isinstance(others, str | Path) else others
+    evaluation = evaluate_results(str(known), [str(folder) for folder in folders], label=config.label)
     write_evaluation(evaluation, config)
     return evaluation
 

@@ -105,9 +105,9 @@ def test_exporting_leaves_the_keras_model_as_it_was(keras: Any, tmp_path: Path) 
         ({"scale": 1.0, "mean": [1.0, 2.0]}, OptionRefused, "2 values for 1 channel"),
         ({"scale": 0.0}, OptionRefused, "is zero"),
         ({"scale": 1.0, "std": [0.0]}, OptionRefused, "is zero"),
-        ({"scale": 1.0, "output_kind": "poetry"}, OptionRefused, "--output-kind is 'poetry'"),
+        ({"scale": 1.0, "output_kind": "poetry"}, OptionRefused, "`output_kind` is 'poetry'"),
         ({"scale": 1.0, "output_kind": "sigmoid"}, OptionRefused, "is a softmax"),
-        ({"scale": 1.0, "class_names": ["a"]}, OptionRefused, "--classes contains 1 class names for 3 outputs"),
+        ({"scale": 1.0, "class_names": ["a"]}, OptionRefused, "`classes` contains 1 class names for 3 outputs"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_is_written(
@@ -159,7 +159,7 @@ def test_a_softmax_over_one_output_is_refused_because_it_would_always_be_certain
     """The advice for a single logit is another option; a softmax in the model makes the output useless."""
     layers = keras.layers
     image = keras.Input((8, 8, 1))
-    for activation, step in ((None, "--output-kind logits"), ("softmax", "train the model again")):
+    for activation, step in ((None, "`output_kind='logits'`"), ("softmax", "train the model again")):
         x = layers.Dense(1, activation=activation)(layers.Dropout(0.5)(layers.Flatten()(image)))
         with pytest.raises(
             ModelRefused, match="has one output of kind softmax, whose probability is always 1"
@@ -175,7 +175,7 @@ def test_the_advice_for_a_single_logit_ends_in_an_export(keras: Any, tmp_path: P
     for kind in (None, "sigmoid"):
         with pytest.raises(ModelRefused) as refused:
             export_model(model, tmp_path / "m.onnx", scale=1 / 255, output_kind=kind)
-        assert "--output-kind logits" in refused.value.next_step
+        assert "`output_kind='logits'`" in refused.value.next_step
         assert "a sigmoid of the output" in refused.value.next_step
     contract = export_model(model, tmp_path / "m.onnx", scale=1 / 255, output_kind="logits")
     assert (contract.output_kind, contract.classes, contract.task) == ("logits", 1, "binary")
@@ -246,7 +246,7 @@ def test_the_resize_is_part_of_the_contract(keras: Any, tmp_path: Path) -> None:
     contract = export_model(small_model(keras), tmp_path / "m.onnx", scale=1, resize="pil-bicubic:crop")
     assert str(read_model(tmp_path / "m.onnx").contract.resize) == "pil-bicubic:crop"
     assert "as Pillow does" in contract.describe()
-    with pytest.raises(OptionRefused, match="--resize is 'cubic'"):
+    with pytest.raises(OptionRefused, match="`resize` is 'cubic'"):
         export_model(small_model(keras), tmp_path / "m.onnx", scale=1, resize="cubic")
 
 

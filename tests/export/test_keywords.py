@@ -14,7 +14,16 @@ import typer
 from export.errors import OptionRefused
 from export.keywords import with_keywords
 from export.option import FromText, Selection
+from export.options import check_options
 from tests.export.test_options import Config
+
+
+@dataclass(frozen=True)
+class Switch:
+    half: Annotated[bool, typer.Option("--half/--no-half")] = True
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 def read_lines(path: Path) -> tuple[str, ...]:
@@ -74,8 +83,10 @@ def test_the_name_of_a_field_is_a_keyword_too() -> None:
 
 def test_a_keyword_that_is_no_option_is_an_error() -> None:
     call: Any = with_keywords(paint, Config)
-    with pytest.raises(TypeError, match=r"paint\(\) .*weight"):
+    with pytest.raises(TypeError, match=r"paint\(\) .*weight'$"):
         call("a", "b", weight=2)
+    with pytest.raises(TypeError, match=r"'sizes'; did you mean 'size'\?"):
+        call("a", "b", sizes=2)
 
 
 def test_several_dataclasses_share_one_signature_with_selections_and_other_parameters() -> None:
@@ -113,4 +124,38 @@ def test_a_text_in_place_of_a_number_is_refused() -> None:
     call: Any = with_keywords(paint, Config)
     with pytest.raises(OptionRefused) as caught:
         call("a", "b", size="many")
-    assert (caught.value.found, caught.value.wanted) == ("--size is 'many'.", "a whole number, 1 to 9")
+    assert (caught.value.found, caught.value.wanted) == ("`size` is 'many'.", "a whole number, 1 to 9")
+
+
+def test_values_of_other_types_are_refused_by_name(tmp_path: Path) -> None:
+    @with_keywords
+    def place(folder: str | Path, config: Annotated[Config, Selection(leave_out=("half",))], switch: Switch) -> Any:
+        return folder, switch.half
+
+    call: Any = place
+    assert call(tmp_path, half=False) == (tmp_path, False)
+    for wrong in (None, [tmp_path], 5):
+        with pytest.raises(TypeError, match=r"place\(\) folder must be a str or a Path"):
+            call(wrong)
+    with pytest.raises(TypeError, match="name is 5; it must be a text or a list of texts"):
+        call(tmp_path, name=5)
+    for keywords, shown in (({"half": "yes"}, "'yes'"), ({"size": 2.5}, "2.5"), ({"size": True}, "True")):
+        with pytest.raises(OptionRefused, match=rf"^`\w+` is {shown}"):
+            call(tmp_path, **keywords)
+
+
+def test_an_error_names_keywords_in_place_of_options() -> None:
+    @with_keywords
+    def fail(config: Annotated[Config, Selection(leave_out=("half",))], switch: Switch) -> None:
+        raise OptionRefused(
+            "--size 5 was given, and neither --half nor --shade dark.",
+            wanted="--no-half, as `oodscreen paint --size 5` has it",
+            next_step="add --half or --shade light; see --weight",
+        )
+
+    with pytest.raises(OptionRefused) as caught:
+        fail()
+    assert caught.value.found == "`size` 5 was given, and neither `half=True` nor `shade='dark'`."
+    assert caught.value.wanted == "`half=False`, as `oodscreen paint --size 5` has it"
+    assert caught.value.next_step == "add `half=True` or `shade='light'`; see --weight"
+    assert caught.value.args == (caught.value.found,)
