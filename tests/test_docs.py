@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import shutil
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from screen.demo import read_images, write_shards
-from tests import console
-from tests.conftest import encode, oodscreen
-from tests.export import family
+from tests import console, page_files
+from tests.conftest import oodscreen
 from tests.generated import PARTS, find_parts, make_parts, renew
 from tests.pages import DOCS, GUIDE, PAGES, README, REPOSITORY, Block, find_anchors, find_blocks, find_links, read
 from tests.reference import commands, known_options
@@ -25,7 +23,6 @@ from tests.test_recipes import RECIPES
 
 NOT_RUN = {
     "make demo": "the tests are started by make; `console.py` runs the demo for README",
-    "TFRecordDataset": "needs a TFRecord file, and loads TensorFlow",
     "docker build": "needs a container engine; test_install.py runs the commands of the container file",
     "--address ray-head:6379": "needs a Ray cluster with this address; tests/integration/test_ray.py starts one",
     "http://localhost:8080": "needs Label Studio at this address; tests/integration/test_label_studio.py starts one",
@@ -194,10 +191,11 @@ def workplace(
     noise = np.random.default_rng(0).integers(0, 256, (100, 28, 28, 1), dtype=np.uint8)
     write_shards(folder / "noise", noise, np.full(100, -1), "noise")
     (folder / "images").mkdir()
-    _save_pictures(folder, read_images("test")[0][:20])
+    page_files.save_pictures(folder, read_images("test")[0][:20])
+    page_files.save_records(folder / "train.tfrecord", read_images("test")[0][:20])
     (folder / "my_layers.py").write_text("import keras\n\n\nclass MyLayer(keras.layers.Layer):\n    pass\n")
-    _save_models(folder)
-    _save_in_two_files(article_keras, folder)
+    page_files.save_models(folder)
+    page_files.save_in_two_files(article_keras, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name in ("calibrate", "run"):
@@ -207,39 +205,6 @@ def workplace(
         assert oodscreen(*tasks.split(), monkeypatch=patch) == 0
     console.label_tasks(folder / "tasks.json", folder / "export.json")
     return folder
-
-
-def _save_pictures(folder: Path, images: NDArray[np.uint8]) -> None:
-    """The same digits as a folder, a list and a tar."""
-    files = [(f"photos/{'ab'[number % 2]}/{number}.png", encode(image)) for number, image in enumerate(images)]
-    (folder / "webdataset").mkdir()
-    with tarfile.open(folder / "webdataset" / "0.tar", "w") as tar:
-        for name, data in files:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(data)
-            tar.add(folder / name, name)
-    (folder / "photos.csv").write_text("\n".join(["file_name", *(name for name, _ in files)]))
-
-
-def _save_models(folder: Path) -> None:
-    from export.source.describe import import_keras
-
-    keras = import_keras()
-    family.variable_size(keras).save(folder / "variable.keras")
-    family.taking(28, 28, activation=None)(keras).save(folder / "logits.keras")
-    layers = keras.layers
-    image = layers.Input((8, 8, 1))
-    hidden = layers.Dropout(0.5)(layers.Dense(16, activation="relu")(layers.Flatten()(image)))
-    outputs = [layers.Dense(3, activation="softmax", name=name)(hidden) for name in ("scores", "colours")]
-    keras.Model(image, outputs).save(folder / "two-heads.keras")
-
-
-def _save_in_two_files(path: Path, folder: Path) -> None:
-    from export.source.describe import import_keras
-
-    model = import_keras().models.load_model(path, compile=False)
-    (folder / "model.json").write_text(model.to_json())
-    model.save_weights(folder / "model.weights.h5")
 
 
 @each(tuple(page for page in GUIDE if any(map(is_run, find_blocks(page)))))
