@@ -38,7 +38,7 @@ RUN_ELSEWHERE = {
 """Blocks that the slow tests run as they stand, by a text in them."""
 
 FROM_SCRATCH = {
-    README: ("model.onnx", "model.calibration", "results"),
+    README: ("shards", "model.onnx", "model.calibration", "results"),
     DOCS / "python.md": ("model.calibration", "results"),
     DOCS / "quickstart.md": ("model.calibration", "results"),
 }

@@ -70,7 +70,7 @@ def test_a_lost_log_loses_no_work(log: str, options: str, place: Path) -> None:
 
 @pytest.mark.hostile(
     "Standard output on a full disk, or with a reader that has ended",
-    "the command runs to its end; then the exit code is 1, and the message says that standard output was lost",
+    "the command runs to its end; then the exit code is 1, and the error states that standard output was lost",
 )
 @pytest.mark.parametrize("options", ["", " --json"])
 @pytest.mark.parametrize("lost", [">/dev/full", "reader gone"])

@@ -62,7 +62,7 @@ def score(screener: Screener) -> str:
 
 @pytest.mark.hostile(
     "A `Screener` is used in a fork of the process that created it.",
-    "On a CPU the fork loads the model again, and the scores are the same; on a GPU an error says so at once.",
+    "On a CPU, the fork loads the model again, and the scores are equal; on a GPU, the first call raises an error.",
 )
 @pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("threads", [1, 3])

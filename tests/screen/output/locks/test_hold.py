@@ -95,7 +95,7 @@ def test_parts_of_different_counts_exclude_each_other(
 
 @pytest.mark.hostile(
     "A file system that cannot sync folders (SMB, sshfs, DrvFs)",
-    "the run ends as elsewhere, and says once that the last shards may be missing after a power failure",
+    "the run ends as elsewhere, and prints once that the last shards may be missing after a power failure",
 )
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES])
 def test_a_folder_that_cannot_be_synced_is_said_once(
