@@ -58,7 +58,7 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
 
 
 def _rates(texts: Sequence[str]) -> dict[str, float]:
-    """Rates by layer pattern: `0.3` and `30%` have the pattern `*`, `PATTERN=0.3` its own."""
+    """Rates by layer pattern: the pattern of `0.3` and `30%` is `*`, that of `PATTERN=0.3` is `PATTERN`."""
     rates = {}
     for text in texts:
         pattern, _, number = text.rpartition("=")
@@ -334,7 +334,7 @@ class AccuracyConfig:
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="Base folder of the paths in the image column; paths outside this folder are not read.",
+            help="Base folder of the paths of images in the input; paths outside this folder are not read.",
             show_default=False,
             rich_help_panel=_ACCURACY,
         ),

@@ -79,8 +79,8 @@ class RunConfig(ExecutionOptions, DecisionOptions, ColumnOptions):
             min=1,
             max=10**9,
             metavar="N",
-            help="Minimum number of readable rows that `--alarm` tests; if a run has fewer, the rows of the runs "
-            "before it are tested with them.",
+            help="Minimum number of readable rows for the test of `--alarm`; if a run has fewer rows, the rows of "
+            "earlier runs are tested together with its rows.",
             show_default="1000",
             rich_help_panel=NIGHTLY_PANEL,
         ),
@@ -129,7 +129,7 @@ class RunConfig(ExecutionOptions, DecisionOptions, ColumnOptions):
         if self.alarm_rows is not None and not self.alarm:
             raise OptionRefused(
                 f"--alarm-rows is {self.alarm_rows}, and --alarm was not given.",
-                wanted="--alarm-rows together with --alarm only",
+                wanted="--alarm-rows only together with --alarm",
                 next_step="add --alarm, or leave out --alarm-rows",
             )
 

@@ -69,7 +69,7 @@ def _rate_of(path: str, layer: Any, choice: SiteChoice, origin: str) -> float:
         raise error(
             f"The dropout layer {path} of {origin} would have rate {rate:g}.",
             wanted="a rate above 0 and below 1",
-            next_step="give another rate by --rate 'PATTERN=RATE', or select only other layers by --keep-layer",
+            next_step="give another rate with --rate 'PATTERN=RATE', or select only other layers with --keep-layer",
         )
     return rate
 

@@ -41,7 +41,7 @@ def export_file(
     Raises:
         ModelRefused: the model cannot be exported faithfully.
         OptionRefused: an option does not fit the model.
-        VerificationFailed: the file does not behave like the Keras model; nothing was written.
+        VerificationFailed: the outputs of the file differ from those of the Keras model; nothing was written.
     """
     return export_keras_file(model, output, _with_rows(config, accuracy))
 
@@ -67,7 +67,7 @@ def export_model(
     Raises:
         ModelRefused: the model cannot be exported faithfully.
         OptionRefused: an option does not fit the model.
-        VerificationFailed: the file does not behave like the Keras model; nothing was written.
+        VerificationFailed: the outputs of the file differ from those of the Keras model; nothing was written.
     """
     return export_keras_model(model, output, _with_rows(config, accuracy))
 

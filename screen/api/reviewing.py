@@ -82,7 +82,8 @@ def labels(labels: str | Path, results: str | Path, output: str | Path, config: 
     """Join labels with results: measure the precision of the flag, and write labelled rows for the next training.
 
     Args:
-        labels: JSON export of Label Studio, a .parquet or .jsonl file, or `label-studio` for a project on a server.
+        labels: JSON export of Label Studio, a .parquet, .jsonl or .csv file, or `label-studio` for a project on a
+            server.
         results: folder that a run wrote.
         output: Parquet file of labelled rows to write.
         config: options.

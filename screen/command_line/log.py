@@ -1,7 +1,8 @@
 """The log of a command: lines with time and level, on standard error and in a log file.
 
 In: a `LogConfig`, and the records of Python's `logging` below the logger `oodscreen`. Out: lines of text or of JSON. A
-line that cannot be written is lost, not the work. A log file is opened for each line, so it can be renamed at any time.
+line that cannot be written is lost, and the command continues. A log file is opened for each line, so it can be renamed
+at any time.
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ class _LogFile(logging.Handler):
                 raise self._refusal(f"cannot be opened for writing: {error.strerror or error}") from error
             is_log = True
         if not is_log:
-            raise self._refusal("is not a log: it contains binary data")
+            raise self._refusal("is not a log: the file contains binary data")
 
     def emit(self, record: logging.LogRecord) -> None:
         """Append the line; the first line that is lost is followed by a warning on standard error."""

@@ -21,7 +21,7 @@ class LogConfig:
     """Options of the log."""
 
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Log each finished shard, too.", rich_help_panel=LOG_PANEL)
+        bool, typer.Option("--verbose", "-v", help="Also log each finished shard.", rich_help_panel=LOG_PANEL)
     ] = False
     quiet: Annotated[
         bool,

@@ -1,4 +1,4 @@
-"""Standard streams that do not end a command: a log that cannot be written is lost, not the work.
+"""Standard streams that do not end a command: text that cannot be written is lost, and the command continues.
 
 In: the streams of the process, which may be closed, full, or without a reader. Out: `sys.stdout` and `sys.stderr`
 whose writes never fail; the first failure on standard output is kept, for the exit code.

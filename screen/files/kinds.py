@@ -43,7 +43,7 @@ class FileKind(Enum):
     CALIBRATION = "a calibration"
     ARRAY = "a NumPy file"
     LFS_POINTER = "a pointer of Git LFS to a file that was not downloaded"
-    PAGE = "an HTML page, possibly an error of the server that it was downloaded from"
+    PAGE = "an HTML page, possibly an error page of the server from which the file was downloaded"
     EMPTY = "an empty file"
 
 
@@ -89,11 +89,11 @@ _SUFFIXES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """What is in place of Parquet shards.
+    """The kind of a file or folder that is given in place of Parquet shards.
 
     Attributes:
         found: the file and its kind, as a sentence; for a folder, a noun phrase for its content.
-        next_step: what leads to Parquet shards, or to the right argument.
+        next_step: how to get Parquet shards, or the argument or option for the file.
     """
 
     found: str
@@ -101,7 +101,7 @@ class Finding:
 
 
 def recognise_files(paths: Sequence[Path], folder: Path) -> Finding | None:
-    """What files are of which none can be read as Parquet; None if they are Parquet, unknown or unreadable.
+    """The kind of the files, none of which can be read as Parquet; None if they are Parquet, unknown or unreadable.
 
     Args:
         paths: the files; a single one is INPUT itself.

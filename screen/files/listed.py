@@ -29,7 +29,7 @@ class ListedFile:
 
 @dataclass(frozen=True)
 class Unlisted:
-    """A folder that cannot be listed, or a name that is no readable file.
+    """A folder that cannot be listed, or a name that is not that of a readable file.
 
     Attributes:
         name: path relative to the folder of INPUT; the name of a folder ends with `/`.

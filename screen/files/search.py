@@ -17,7 +17,7 @@ _NO_NAME = "a part of the name is empty, `.` or `..`, which cannot be the name o
 
 
 class Search:
-    """What one search has found."""
+    """The files and folders that one search has found."""
 
     def __init__(self, source: str, root: Path) -> None:
         self.source, self.root = source, root
@@ -46,7 +46,7 @@ class Search:
         self.unlisted[name] = Unlisted(name, name_place(path), without_secrets(reason, str(path)))
 
     def add(self, name: str, path: Path) -> None:
-        """Record a file, unless a part of its name is none."""
+        """Record a file, or refuse it if a part of its name cannot be the name of a file."""
         if set(name.split("/")) & {"", ".", ".."}:
             self.refuse(name, path, _NO_NAME)
         else:

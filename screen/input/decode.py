@@ -240,7 +240,7 @@ class Decoder:
             return self._decode_opened(image, into, is_own=True)
 
     def _decode_opened(self, image: Image.Image, into: NDArray[np.uint8], *, is_own: bool = False) -> Failure | None:
-        """Decode an opened image; one that is not our own keeps its size."""
+        """Decode an opened image; a JPEG image is decoded at a smaller size only if `is_own`: this class opened it."""
         height, width, _ = self._shape
         pixels = image.width * image.height
         if image.mode not in _EIGHT_BIT:

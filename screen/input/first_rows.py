@@ -147,7 +147,7 @@ def _advise(
         return (
             f"the column {columns.image!r} has neither bytes nor paths",
             "an image in each row",
-            other or "name the column with the images with --image-column, or write them into the shards",
+            other or "give the name of the column of images with --image-column, or add the images to the shards",
         )
     if prevail("decode_failed") and other:
         return f"the column {columns.image!r} has no images ({reasons[0]})", "encoded images", other

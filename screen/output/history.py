@@ -96,7 +96,7 @@ class Night:
         return tuple((level, value) for level, value in found if value is not None)
 
     def text(self) -> str:
-        """The content of the file: JSON with the quantiles, which readers of the file need not derive."""
+        """The content of the file: JSON, also with the quantiles, so that readers of the file need not compute them."""
         values = {**asdict(self), "scores": self.scores.bins, "quantiles": self.quantiles, "format": _FORMAT}
         return json.dumps(values) + "\n"
 

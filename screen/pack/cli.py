@@ -19,16 +19,16 @@ def pack(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="Folder of image files, list of paths (CSV, TSV, JSONL or Parquet), WebDataset tar, or folder of "
-            "tars.",
+            help="Folder of image files, list of their paths (CSV, TSV, JSONL or Parquet), WebDataset tar, or folder "
+            "of tars.",
             show_default=False,
         ),
     ],
-    shards: Annotated[str, typer.Argument(metavar="SHARDS", help="Folder of the shards.", show_default=False)],
+    shards: Annotated[str, typer.Argument(metavar="SHARDS", help="Folder to write the shards to.", show_default=False)],
     config: PackConfig,
     as_json: AsJson = False,
 ) -> None:
-    """Pack image files into Parquet shards, one row for each file; the bytes of the files stay as they are."""
+    """Pack image files into Parquet shards, one row for each file; the bytes of the files are not changed."""
     keep_pandas_out_of_pyarrow()
     from screen.pack.packing import pack_images
     from screen.pack.progress import make_listener

@@ -27,8 +27,8 @@ class PackConfig:
     label_from: Annotated[
         LabelChoice,
         typer.Option(
-            help="Folder whose name is the label, in a folder of images: the `first` or the `last` folder of the path "
-            "below SOURCE, or `none`.",
+            help="Folder whose name is the label, if SOURCE is a folder of images: the `first` or the `last` folder in "
+            "the path of the image relative to SOURCE; with `none`, labels are null.",
             rich_help_panel=SOURCE_PANEL,
         ),
     ] = "first"
@@ -36,8 +36,8 @@ class PackConfig:
         str | None,
         typer.Option(
             metavar="COLUMN",
-            help="Column of the paths, in a list of paths.",
-            show_default="path, file_name, filename, file or image",
+            help="Column of the paths, if SOURCE is a list of paths.",
+            show_default="the first of path, file_name, filename, file, image",
             rich_help_panel=SOURCE_PANEL,
         ),
     ] = None
@@ -45,7 +45,7 @@ class PackConfig:
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="Base folder of the paths in a list of paths; files outside this folder are not read.",
+            help="Base folder of the paths of images in the input; paths outside this folder are not read.",
             show_default="the folder of the list",
             rich_help_panel=SOURCE_PANEL,
         ),

@@ -70,7 +70,7 @@ def _read_record(path: Path) -> ShardRecord:
     if record is None:
         raise OutputRefused(
             f"{name_place(path)} is damaged, or was not written by this version of `oodscreen pack`.",
-            wanted="SHARDS that contains only shards of the same pack",
+            wanted="a folder SHARDS that contains only shards of one pack",
             next_step="delete this file if you do not need it, and run the same command again, which writes the shard; "
             "or choose another folder for the shards",
         )

@@ -63,7 +63,7 @@ class PassedOver:
 
 
 class Findings:
-    """What a search has found besides images.
+    """The files and folders that a search has found besides images.
 
     Attributes:
         unread: the first folders and tars that cannot be read.

@@ -109,7 +109,7 @@ def why_one_file(error: OSError | ValueError, place: Path) -> str:
         return error.strerror or str(error)
     raise ReadFailed(
         f"{name_place(place)} could not be read: {error.strerror or error}.",
-        wanted="a disk or an object store that delivers the file",
+        wanted="a disk or an object store from which the file can be read",
         next_step=f"{next_step_for(error)}; finished shards stay, and the same command continues after them",
     ) from error
 

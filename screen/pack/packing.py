@@ -23,7 +23,7 @@ from screen.pack.sources.opening import ImageSource, open_source
 from screen.pack.summary import LabelCounts, PackSummary
 from screen.run.stopping import StopRequest
 
-_JUDGED = 1000
+_FIRST_FILES = 1000
 """Number of files of which at least one must be readable."""
 
 
@@ -92,7 +92,7 @@ def pack_images(
 
 def _refuse_unreadable(source: str, files: Iterator[ImageFile], findings: Findings) -> Iterator[ImageFile]:
     """The files; raise an error if there is none, or if none of the first can be read, before SHARDS is written."""
-    first = list(islice(files, _JUDGED))
+    first = list(islice(files, _FIRST_FILES))
     besides = findings.passed_over.describe()
     if not first:
         unread = "; ".join(f"{one.name}: {one.reason}" for one in findings.unread)
@@ -156,7 +156,7 @@ class _Pack:
         """Raise an error if SHARDS has more shards than SOURCE has files for."""
         surplus = sorted(number for number in self._earlier if number >= len(self.done))
         if surplus:
-            raise self._refuse_changed(surplus[0], "SOURCE has no more files for it")
+            raise self._refuse_changed(surplus[0], "SOURCE has no files left for this shard")
 
     def _write(self, number: int, reader: Reader) -> ShardRecord:
         remove_summary(self._shards)
@@ -188,10 +188,10 @@ class _Pack:
             stored = file.read(columns=["image.path"])["image"].to_pylist()
         for row, (before, now) in enumerate(zip(stored, names, strict=False)):
             if before is not None and before["path"] != now:
-                return f"its row {row} is {before['path']!r}, where SOURCE has {now!r} now"
+                return f"row {row} of the shard is {before['path']!r}, and SOURCE now has {now!r} at this position"
         if len(stored) != len(names):
-            return f"it has {len(stored)} rows, and SOURCE has only {len(names)} more files"
-        return "the names are the same, but the size or the modification time of a file is not"
+            return f"the shard has {len(stored)} rows, and SOURCE has only {len(names)} file(s) left"
+        return "the names of the files are the same, but the size or the modification time of a file has changed"
 
     def _refuse_changed(self, number: int, difference: str) -> InputRefused:
         return InputRefused(

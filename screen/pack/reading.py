@@ -30,7 +30,7 @@ class Reader:
         self._next: ImageFile | None = next(files, None)
 
     def has_more(self) -> bool:
-        """Whether a file is left."""
+        """Whether there is a next file."""
         return bool(self._waiting) or self._next is not None
 
     def read(self) -> tuple[ImageFile, ImageBytes]:
@@ -59,7 +59,7 @@ class Reader:
         return file
 
     def close(self) -> None:
-        """Do not read the files that wait."""
+        """Cancel the reading of the files that were not returned."""
         for _, future in self._waiting:
             future.cancel()
 

@@ -24,7 +24,7 @@ _LABELS = 10_000
 """Maximum number of labels that are counted separately."""
 
 _SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing"))
-"""Folders that divide a data set, and are no classes."""
+"""Names of folders that contain parts of a data set, and not classes."""
 
 
 class LabelCounts:
@@ -40,7 +40,7 @@ class LabelCounts:
         self._counts: Counter[str] = Counter()
 
     def counting(self, files: Iterator[ImageFile]) -> Iterator[ImageFile]:
-        """The files, each counted when it passes."""
+        """Yield the files, and count the label of each."""
         for file in files:
             if self._index >= 0 and file.values[self._index] is not None:
                 value = file.values[self._index]
@@ -147,7 +147,8 @@ class PackSummary:
         lines = [f"labels: {more_than}{len(self.labels)} ({named}{', ...' if len(self.labels) > NAMED else ''})"]
         if all(label.lower() in _SPLITS for label, _ in self.labels):
             lines.append(
-                "these labels look like parts of a data set: pack each folder by itself, or add --label-from last"
+                "these labels are usual names for parts of a data set: pack each folder separately, or pack "
+                "again into a new folder with --label-from last"
             )
         return lines
 

@@ -45,7 +45,7 @@ class ColumnOptions:
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="Base folder of the paths in the image column; paths outside this folder are not read.",
+            help="Base folder of the paths of images in the input; paths outside this folder are not read.",
             show_default=False,
             rich_help_panel=INPUT_PANEL,
         ),
@@ -64,7 +64,7 @@ class ColumnOptions:
         bool,
         typer.Option(
             "--go-on",
-            help="Continue if none of the first rows can be read; without this option, the command then stops before "
+            help="Continue even if none of the first rows can be read. By default, the command then stops before "
             "it writes anything.",
             rich_help_panel=INPUT_PANEL,
         ),

@@ -51,6 +51,6 @@ def refuse_tf32(why: str) -> OptionRefused:
     return OptionRefused(
         f"The precision is tf32 (by --precision or by the calibration), but {why}.",
         wanted="an NVIDIA GPU of compute capability 8.0 (Ampere) or higher, the only devices with tf32",
-        next_step="use a GPU of this kind, or give --precision float32; a calibration that was made with tf32 must "
-        "be made again with float32",
+        next_step="use a GPU of this kind, or give --precision float32; if the calibration has tf32, run "
+        "`oodscreen calibrate` again with --precision float32",
     )

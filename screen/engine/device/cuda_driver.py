@@ -1,4 +1,4 @@
-"""NVIDIA GPUs that CUDA sees, asked of the driver's own libraries, without a CUDA context.
+"""NVIDIA GPUs that CUDA sees, by the driver's own libraries, without a CUDA context.
 
 In: libcuda and libnvidia-ml, which come with the driver. Out: the `CudaCard`s in CUDA's order, or the reason why there
 are none.

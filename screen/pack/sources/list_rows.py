@@ -1,7 +1,8 @@
 """Rows of a list: a CSV, TSV, JSONL or Parquet file.
 
 In: a file, local or in an object store. Out: a `ListRows` with the columns, and its rows, one at a time. The values of
-CSV and JSONL are text, so that the types do not depend on the rows: in JSONL, values other than text are their JSON.
+CSV and JSONL are text, so that the types do not depend on the rows: in JSONL, a value that is not a string becomes its
+JSON.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def _refuse(path: Path, line: int, reason: str) -> InputRefused:
     return InputRefused(
         f"The list {path} cannot be read near line {max(1, line)}: {reason}.",
         wanted="a CSV file with a line of column names, or a JSONL file with an object on each line, both in UTF-8",
-        next_step="correct the line, or write the list again",
+        next_step="correct the line",
     )
 
 
@@ -161,5 +162,5 @@ def _refuse_parquet(path: Path, error: Exception) -> InputRefused:
     return InputRefused(
         f"The list {path} cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}.",
         wanted="a Parquet file with a column of paths",
-        next_step="write the list again",
+        next_step="check that the file is complete, or write the list again",
     )

@@ -1,6 +1,6 @@
 """Find out what SOURCE is: a folder of images, a list of paths, or a WebDataset.
 
-In: SOURCE and the options. Out: an `ImageSource`, or an error that names what was found and the command that helps.
+In: SOURCE and the options. Out: an `ImageSource`, or an error with what was found and the next step.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar
 
 
 class ImageSource(Protocol):
-    """What every kind of SOURCE offers."""
+    """Interface of every kind of SOURCE."""
 
     @property
     def identity(self) -> dict[str, str]:
@@ -101,7 +101,8 @@ def _open_folder(source: str, root: Path, shards: Path, config: PackConfig) -> I
         raise InputRefused(
             f"The folder {source} contains image files and tars.",
             wanted="a folder of images, or a folder of tars",
-            next_step="move the tars into a folder of their own, and pack both folders, each into other SHARDS",
+            next_step="move the tars into a separate folder, and pack each of the two folders into a SHARDS "
+            "folder of its own",
         )
     if has_shard and not has_tar and not has_image:
         raise InputRefused(
@@ -134,7 +135,7 @@ def _refuse_list_options(source: str, config: PackConfig, is_list: bool) -> None
 
 
 def _refuse_file(source: str, path: Path) -> InputRefused:
-    """The error for a file that is neither a list nor a tar, with the command that helps."""
+    """The error for a file that is neither a list nor a tar, with the next step."""
     name, quoted = base_name(path).lower(), shlex.quote(source)
     if name.endswith(".zip"):
         what = "a zip file"
@@ -148,5 +149,5 @@ def _refuse_file(source: str, path: Path) -> InputRefused:
         step = f"pack its folder: oodscreen pack {shlex.quote(folder)} SHARDS"
     else:
         what = f"a file with the ending {PurePosixPath(name).suffix!r}" if PurePosixPath(name).suffix else "a file"
-        step = "give the folder of the images; a list needs one of the endings above"
+        step = "give the folder of the images; if the file is a list of paths, give it one of these endings"
     return InputRefused(f"SOURCE {source} is {what}.", wanted=_WANTED, next_step=step)

@@ -67,7 +67,7 @@ class PathList:
             raise InputRefused(
                 f"The list {path} has a column 'image' that does not contain the paths.",
                 wanted="a list in which no other column has the name of the image column of a shard",
-                next_step="rename the column, or give it with --path-column if it contains the paths",
+                next_step="rename this column, or add --path-column image if the column contains the paths",
             )
         return cls(path, root, rows, position, FileContent.of(path))
 

@@ -1,4 +1,4 @@
-"""Images in tars of a WebDataset: files of one key are a sample, whose image becomes a row.
+"""Images in tars of a WebDataset: the members with one key are a sample, and each image of a sample becomes a row.
 
 In: a tar, or a folder of tars. Out: `ImageFile`s in the order of the tars and of their members. Nothing is extracted:
 an image is read from its position in the tar. Names in a tar are texts, and never paths that are opened.
@@ -78,7 +78,7 @@ class WebDataset:
                 yield from self._read(found, findings)
 
     def _read(self, tar: FoundFile, findings: Findings) -> Iterator[ImageFile]:
-        """The images of one tar; a tar that is damaged is counted, after the images before the damage."""
+        """The images of one tar; of a damaged tar, the images before the damage, after which the tar is counted."""
         try:
             with open_bytes(tar.place) as raw:
                 for sample in _samples(_TarFile(raw), f"{tar.name}/" if tar.name else "", findings):
@@ -106,7 +106,7 @@ def _rows(sample: _Sample, tar: FoundFile, findings: Findings) -> Iterator[Image
 
 
 class _TarFile:
-    """The file of a tar; it remembers the last block that was read, which shows how the tar ends."""
+    """The file of a tar; it keeps the last block that was read, from which the end of the tar is checked."""
 
     def __init__(self, raw: BufferedReader) -> None:
         self._raw = raw
@@ -124,7 +124,7 @@ class _TarFile:
             return f"there is no valid header at byte {self._raw.tell() - len(self.last)}"
         while block := self._raw.read(2**20):
             if block.strip(b"\0"):
-                return f"there are data after its end, before byte {self._raw.tell()} (is it several tars in one file?)"
+                return f"there are data after the end of the tar, before byte {self._raw.tell()}"
         return ""
 
 

@@ -26,7 +26,7 @@ class LabelsConfig:
         typer.Option(
             metavar="NAME",
             help="Name of the Choices tag in Label Studio whose answers are the labels.",
-            show_default="the one that offers the classes",
+            show_default="the tag whose choices are the classes",
             rich_help_panel=LABEL_STUDIO_PANEL,
         ),
     ] = None
@@ -43,7 +43,7 @@ class LabelsConfig:
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="Directory of the deduplication ledger, which lists the rows of labels that have only a `key`.",
+            help="Directory of the deduplication ledger, from which the rows of labels with only a `key` are read.",
             show_default="RESULTS/_queue.ledger",
         ),
     ] = None

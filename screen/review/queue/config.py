@@ -73,7 +73,8 @@ class QueueConfig:
         str | None,
         typer.Option(
             metavar="P%|SHARE",
-            help="Percentage of the unflagged rows to draw at random and add, marked `audit`; for example 0.5%.",
+            help="Share of the unflagged rows to draw at random and to export, too, with `audit` in the column "
+            "`source`.",
             show_default=False,
             rich_help_panel=_ROWS,
         ),
@@ -98,7 +99,7 @@ class QueueConfig:
         bool,
         typer.Option(
             "--dry-run",
-            help="Print what the command would export, and write nothing. A Label Studio server is only read.",
+            help="Print the rows that the command would export, and write nothing, neither to files nor to a server.",
             rich_help_panel=_TARGET,
         ),
     ] = False

@@ -35,7 +35,8 @@ class ReportConfig:
             min=0,
             max=100_000,
             metavar="N",
-            help="Number of flagged rows, the most suspicious first, among which similar images are shown as one.",
+            help="Number of flagged rows, the most suspicious first, whose images are compared; similar images "
+            "share a card.",
         ),
     ] = 1000
     title: Annotated[

@@ -33,20 +33,20 @@ PLAIN = {
     "The higher the score, the more unusual the image.",
     "p_value": "How common images like this are among the calibration images. Low values are suspicious: 0.01 means "
     "that about 1 in 100 calibration images is at least as unusual.",
-    "layout_distance": "How far the arrangement of light, dark and edges in the image is from the most similar "
+    "layout_distance": "How much the arrangement of light, dark and edges in the image differs from that in the most "
+    "similar reference images. High values are suspicious.",
+    "contrast_distance": "How much the colours, contrast and texture of the image differ from those of the most "
+    "similar reference images. High values are suspicious.",
+    "penultimate_distance": "How much the features from which the model predicts differ from those of the most similar "
     "reference images. High values are suspicious.",
-    "contrast_distance": "How far colours, contrast and texture of the image are from the most similar reference "
-    "images. High values are suspicious.",
-    "penultimate_distance": "How far the features from which the model decides are from the most similar reference "
-    "images. High values are suspicious.",
-    "feature_distance": "How far the features of the image are from those of the reference images. High values are "
+    "feature_distance": "How much the features of the image differ from those of the reference images. High values are "
     "suspicious.",
     "entropy": "How undecided the model is. 0 means that it is certain of one class; with high values, several "
     "classes seem equally likely.",
-    "expected_entropy": "How undecided a single pass of the model is. High values mean that the image itself is "
-    "unclear, for example blurred or between two classes.",
-    "mutual_information": "How much the passes of the model disagree with each other. High values mean that the "
-    "model has seen too few images like this one.",
+    "expected_entropy": "How undecided a single pass of the model is. High values often mean that the image itself "
+    "is unclear, for example blurred or between two classes.",
+    "mutual_information": "How much the predictions of the passes differ. High values often mean that the training "
+    "images contained too few images like this one.",
     "confidence": "Average probability of the predicted class. Low values are suspicious.",
     "prediction_std": "How much the probability of the predicted class changes from pass to pass. High values mean "
     "that the prediction is unstable.",
@@ -55,7 +55,8 @@ PLAIN = {
     "the prediction is unstable.",
     "variation_ratio": "Share of the passes that predict another class than most passes do. High values are "
     "suspicious.",
-    "energy": "How little in the image speaks for any of the classes. High values are suspicious.",
+    "energy": "How weak the evidence for every class is, by the outputs of the model before they become "
+    "probabilities. High values are suspicious.",
 }
 """Meaning of each score that a report displays."""
 

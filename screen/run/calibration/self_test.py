@@ -1,7 +1,8 @@
 """Self-test of a calibration: made-up images that must not pass, and the share of them that is flagged.
 
 In: in-distribution images `uint8 [n, H, W, C]`. Out: for each kind of made-up image, images of the same shape. None of
-these kinds takes part in fitting the detectors or the threshold, so the shares say what the calibration does not see.
+these kinds takes part in fitting the detectors or the threshold, so the shares show which images the
+calibration does not detect.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ ROWS = 200
 """Number of images of each kind; the 95 % confidence interval of a share of 50 % is then 43 to 57 %."""
 
 MUST_BE_FLAGGED = ("uniform noise", "Gaussian noise", "constant colours")
-"""Kinds without any content: a calibration that flags less than `LEAST_SHARE` of one of them is not usable unseen."""
+"""Kinds without any content; if a calibration flags less than `LEAST_SHARE` of one of them, a warning is logged."""
 
 LEAST_SHARE = 0.5
 
@@ -130,7 +131,7 @@ def describe_blindness(
         remedy = f"leave out --detector and --features, so that {' and '.join(missing)} {_is_or_are(missing)} used too"
     else:
         remedy = "give more reference rows with --reference, more rows in IN_DISTRIBUTION, or a higher --review-rate"
-    return f"WARNING: only {share:.0%} of images of {kind} would be flagged: {blind}. Try: {remedy}"
+    return f"only {share:.0%} of images of {kind} would be flagged: {blind}. Try: {remedy}"
 
 
 _USUAL = -np.log(0.1)

@@ -118,7 +118,7 @@ def test_shards_and_row_groups_end_at_their_limits(tmp_path: Path) -> None:
         ("a.zip", "is a zip file", "unzip -q '"),
         ("a b.tar.gz", "is a compressed tar", "tar -xf '"),
         ("a.jpg", "is a single image", "pack its folder"),
-        ("a.txt", "is a file with the ending '.txt'", "a list needs one of the endings"),
+        ("a.txt", "is a file with the ending '.txt'", "if the file is a list of paths"),
         ("missing", "does not exist", "check the path"),
     ],
 )

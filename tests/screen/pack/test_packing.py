@@ -85,11 +85,20 @@ def test_the_summary_exists_only_if_the_shards_are_complete(source: Path, tmp_pa
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        (lambda source: write_files(source, {"a/000.png": b"new"}), "its row 1 is 'a/02.png', where SOURCE has 'a/000"),
-        (lambda source: (source / "a" / "04.png").unlink(), "its row 2 is 'a/04.png', where SOURCE has 'a/06.png' now"),
-        (lambda source: (source / "b" / "03.png").write_bytes(b"9" * 9), "the modification time of a file is not"),
-        (lambda source: (source / "b" / "09.png").unlink(), "it has 2 rows, and SOURCE has only 1 more files"),
-        (lambda source: [(source / "b" / f"0{n}.png").unlink() for n in (7, 9)], "SOURCE has no more files for it"),
+        (
+            lambda source: write_files(source, {"a/000.png": b"new"}),
+            "row 1 of the shard is 'a/02.png', and SOURCE now has 'a/000",
+        ),
+        (
+            lambda source: (source / "a" / "04.png").unlink(),
+            "row 2 of the shard is 'a/04.png', and SOURCE now has 'a/06.png'",
+        ),
+        (lambda source: (source / "b" / "03.png").write_bytes(b"9" * 9), "the modification time of a file has changed"),
+        (lambda source: (source / "b" / "09.png").unlink(), "the shard has 2 rows, and SOURCE has only 1 file(s) left"),
+        (
+            lambda source: [(source / "b" / f"0{n}.png").unlink() for n in (7, 9)],
+            "SOURCE has no files left for this shard",
+        ),
     ],
     ids=["added", "removed", "changed", "shorter", "a shard shorter"],
 )

@@ -91,7 +91,7 @@ def test_links_and_names_in_a_tar_lead_nowhere(tmp_path: Path) -> None:
     [
         (lambda data: data[: 2 * 512 + 100], "unexpected end of data", 1),
         (lambda data: data[:1536] + b"\7" * 512 + data[2048:], "there is no valid header at byte 1536", 1),
-        (lambda data: data + data, "there are data after its end", 4),
+        (lambda data: data + data, "there are data after the end of the tar", 4),
         (lambda data: b"no tar" * 100, "the tar is damaged", 0),
         (lambda data: data[: 512 + 100], "unexpected end of data", 1),
     ],
