@@ -12,7 +12,7 @@ from typing import Any
 from export.errors import InputRefused
 from screen.files.entries import Entry, has_folders, read_keys
 from screen.files.kinds import recognise_folder
-from screen.files.listed import ENDING, Listing, PassedOver
+from screen.files.listed import ENDING, PACK_FOLDER, Listing, PassedOver
 from screen.files.search import Search, identify_folder, is_shard
 
 
@@ -75,7 +75,7 @@ class FolderSearch(Search):
             for entry in self.entries(path, name):
                 inner = f"{name}/{entry.name}" if name else entry.name
                 if entry.name[0] in "._":
-                    self._hidden += 1
+                    self._hidden += entry.name != PACK_FOLDER
                 elif entry.kind == "folder":
                     (self._links if entry.is_link else waiting).append((entry.path, inner))
                 else:
@@ -97,7 +97,7 @@ class FolderSearch(Search):
     def _add_key(self, name: str) -> None:
         parts = PurePosixPath(name).parts
         if any(part[0] in "._" and part != ".." for part in parts):
-            self._hidden += 1
+            self._hidden += PACK_FOLDER not in parts
         elif is_shard(name):
             self.add(name, self.root / name)
         else:

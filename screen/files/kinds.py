@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from screen.files.endings import IMAGE_ENDINGS, TEXT_LIST_ENDINGS, is_image
 from screen.files.paths import base_name, name_place, open_bytes
 
 _HEAD_BYTES = 512
@@ -69,15 +70,9 @@ _SIGNATURES = (
 )
 """Position and bytes of each signature."""
 
-_IMAGE_ENDINGS = (
-    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
-    *(".jfif", ".jpe", ".dib"),
-)
-"""Endings of the names of image files, by which `oodscreen pack` finds them."""
-
 _SUFFIXES = {
-    **dict.fromkeys(_IMAGE_ENDINGS, FileKind.IMAGE),
-    **dict.fromkeys((".csv", ".tsv", ".jsonl", ".ndjson"), FileKind.TABLE),
+    **dict.fromkeys(IMAGE_ENDINGS, FileKind.IMAGE),
+    **dict.fromkeys(TEXT_LIST_ENDINGS, FileKind.TABLE),
     **dict.fromkeys((".onnx", ".keras", ".h5", ".hdf5", ".pb", ".tflite", ".pt", ".pth"), FileKind.MODEL),
     ".tar": FileKind.TAR,
     ".tgz": FileKind.PACKED_TAR,
@@ -205,9 +200,9 @@ def _next_step(kind: FileKind, path: Path, source: Path) -> str:
     place = name_place(path)
     if kind in (FileKind.IMAGE, FileKind.TAR, FileKind.TABLE):
         packed = place if kind is FileKind.TABLE else name_place(source)
-        if kind is FileKind.IMAGE and path.suffix.lower() not in _IMAGE_ENDINGS:
+        if kind is FileKind.IMAGE and not is_image(base_name(path)):
             return (
-                f"rename the files so that their names end in {', '.join(_IMAGE_ENDINGS[:3])} or the ending of another "
+                f"rename the files so that their names end in {', '.join(IMAGE_ENDINGS[:3])} or the ending of another "
                 f"image format; then run `oodscreen pack {shlex.quote(packed)} SHARDS`, and give SHARDS as INPUT"
             )
         return f"run `oodscreen pack {shlex.quote(packed)} SHARDS`, then give SHARDS as INPUT"

@@ -10,6 +10,9 @@ from pathlib import Path
 
 ENDING = ".parquet"
 
+PACK_FOLDER = ".pack"
+"""Hidden folder with the lock and the summary of `oodscreen pack`, in the folder of its shards."""
+
 _NAMED = 5
 """Maximum number of endings that are named in one line."""
 
@@ -48,7 +51,7 @@ class PassedOver:
 
     Attributes:
         endings: number of files whose names do not end in `.parquet`, by ending.
-        hidden: number of files and folders whose names start with `.` or `_`.
+        hidden: number of files and folders whose names start with `.` or `_`, except `PACK_FOLDER`.
         listed: number of links to a folder that is listed under another name.
         broken: number of links that lead to nothing, and whose names do not end in `.parquet`.
     """

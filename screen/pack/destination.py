@@ -13,12 +13,12 @@ from pathlib import Path
 from export.errors import OutputLocked, OutputRefused
 from screen.files.entries import Entry, read_folder
 from screen.files.failures import raise_if_refused
+from screen.files.listed import PACK_FOLDER
 from screen.files.paths import as_os_error, name_place
 from screen.files.storage import STAGING_PREFIX, remove_stale_staging, write_failed, write_text
 from screen.output.locks.hold import HeldOutput, hold_output
 from screen.pack.shard_file import NAME, ShardRecord
 
-OWN_FOLDER = ".pack"
 SUMMARY = "summary.json"
 _NAMED = 5
 
@@ -34,7 +34,7 @@ def hold_shards(shards: Path) -> Iterator[HeldOutput]:
     """
     _refuse_others(shards)
     try:
-        with hold_output(shards / OWN_FOLDER) as held:
+        with hold_output(shards / PACK_FOLDER) as held:
             _refuse_others(shards)
             remove_stale_staging(shards)
             yield held
@@ -83,7 +83,7 @@ def write_summary(shards: Path, text: str) -> None:
     Raises:
         WriteFailed: the file could not be written.
     """
-    write_text(shards / OWN_FOLDER / SUMMARY, text)
+    write_text(shards / PACK_FOLDER / SUMMARY, text)
 
 
 def remove_summary(shards: Path) -> None:
@@ -92,7 +92,7 @@ def remove_summary(shards: Path) -> None:
     Raises:
         WriteFailed: the file could not be removed.
     """
-    path = shards / OWN_FOLDER / SUMMARY
+    path = shards / PACK_FOLDER / SUMMARY
     try:
         with as_os_error():
             path.unlink(missing_ok=True)
@@ -119,7 +119,7 @@ def _refuse_others(shards: Path) -> None:
         for entry in _entries(shards)
         if not (
             (entry.kind == "file" and not entry.is_link and NAME.fullmatch(entry.name))
-            or entry.name == OWN_FOLDER
+            or entry.name == PACK_FOLDER
             or entry.name.startswith(STAGING_PREFIX)
         )
     ]

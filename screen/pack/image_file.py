@@ -8,33 +8,12 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from export.errors import InputChanged, ReadFailed
 from screen.files.failures import next_step_for
 from screen.files.paths import as_os_error, is_local, name_place
-
-IMAGE_ENDINGS = frozenset(
-    {
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".webp",
-        ".bmp",
-        ".dib",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-    }
-)
-"""Endings of the formats that a run decodes, in lower case."""
 
 MOST_BYTES = 2**29
 """Maximum size of a file whose bytes are packed; a run refuses larger files, too, unless `--max-pixels` is raised."""
@@ -83,11 +62,6 @@ class ImageBytes:
 
     data: bytes | None
     problem: str = ""
-
-
-def is_image(name: str) -> bool:
-    """Whether a name has the ending of an image format that a run decodes."""
-    return PurePosixPath(name).suffix.lower() in IMAGE_ENDINGS
 
 
 def printable_name(name: str) -> str:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from screen.files.endings import is_image
 from screen.pack.config import LabelChoice
 from screen.pack.findings import Findings
-from screen.pack.image_file import ImageFile, is_image
+from screen.pack.image_file import ImageFile
 from screen.pack.sources.walk import walk
 
 

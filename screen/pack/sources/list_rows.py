@@ -20,13 +20,14 @@ from typing import Any
 import pyarrow as pa
 
 from export.errors import InputRefused
+from screen.files.endings import TEXT_LIST_ENDINGS
 from screen.files.failures import raise_if_refused
 from screen.files.paths import base_name, open_bytes, open_parquet
 
 _BATCH_ROWS = 1024
 """Number of rows that are read together from a Parquet list."""
 
-LIST_ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+LIST_ENDINGS = (*TEXT_LIST_ENDINGS, ".parquet")
 
 
 @dataclass(frozen=True)

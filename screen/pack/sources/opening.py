@@ -14,11 +14,12 @@ from typing import Protocol
 import pyarrow as pa
 
 from export.errors import InputRefused, OptionRefused, OutputRefused
+from screen.files.endings import is_image
 from screen.files.entries import read_folder
 from screen.files.paths import as_os_error, as_path, base_name, is_local, is_within, name_place
 from screen.pack.config import PackConfig
 from screen.pack.findings import Findings
-from screen.pack.image_file import ImageFile, is_image
+from screen.pack.image_file import ImageFile
 from screen.pack.sources.image_folder import ImageFolder
 from screen.pack.sources.list_rows import LIST_ENDINGS
 from screen.pack.sources.path_list import PathList

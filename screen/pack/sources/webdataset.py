@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from screen.files.endings import is_image
 from screen.files.paths import base_name, file_version, open_bytes
 from screen.pack.findings import Findings
-from screen.pack.image_file import ImageFile, is_image, printable_name, why_one_file
+from screen.pack.image_file import ImageFile, printable_name, why_one_file
 from screen.pack.sources.walk import FoundFile, walk
 
 TAR_ENDING = ".tar"

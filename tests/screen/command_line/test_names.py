@@ -8,6 +8,7 @@ from tests.conftest import oodscreen
 from tests.reference import commands
 
 VARIANTS = {
+    "--image-root": "the base folder of paths of image files, in a column of the shards or of a list",
     "--output": "the file or folder that the command writes; the metavar names its kind",
     "--label-column": "the column of the labels, in the file that the command reads them from",
     "--input": "the location of the input shards, which `check` compares and the others read images from",

@@ -118,6 +118,13 @@ def test_a_name_that_is_no_file_is_named(tmp_path: Path) -> None:
     assert unlisted(list_shards(str(tmp_path / "*"))) == ["gone.parquet", "itself.parquet", "pipe.parquet"]
 
 
+def test_the_folder_of_a_pack_is_not_counted(tmp_path: Path) -> None:
+    touch(tmp_path, "a.parquet", ".pack/summary.json", "day/b.parquet", "day/.pack/_lock", "day/.other/c.parquet")
+    listing = list_shards(str(tmp_path))
+    assert names(listing) == ["a.parquet", "day/b.parquet"]
+    assert listing.passed_over.hidden == 1
+
+
 def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
     touch(
         tmp_path, "a.parquet", "b.PARQUET", "c.pq", "d/e.parquet.gzip", "d/f.pq", "_SUCCESS", ".x/g.parquet", "README"
@@ -150,7 +157,8 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     "the shard is quarantined with the reason; the others are scored",
 )
 def test_keys_that_no_folder_can_have_are_named(store: Any) -> None:
-    for name in ("a.parquet", "n//b.parquet", "n/./c.parquet", "n/x/../d.parquet", "n/e.parquet", "_f.parquet", "g.pq"):
+    shards = ("a.parquet", "n//b.parquet", "n/./c.parquet", "n/x/../d.parquet", "n/e.parquet")
+    for name in (*shards, "_f.parquet", "g.pq", ".pack/h"):
         store.store[f"/in/{name}"] = store._open(f"/in/{name}", "wb")
     listing = list_shards("memory://in")
     assert names(listing) == ["a.parquet", "n/e.parquet"]

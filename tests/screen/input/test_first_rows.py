@@ -23,7 +23,7 @@ from screen.input.mapping import map_columns
 from screen.input.shards import find_shards
 from screen.run.calibration.calibrate import run_calibration
 from screen.run.runner import run_screening
-from tests.conftest import IMAGE_TYPE, Recorder, encode, oodscreen, write_shard
+from tests.conftest import IMAGE_TYPE, Recorder, contents, encode, oodscreen, write_shard
 
 
 def picture(width: int, height: int) -> bytes:
@@ -108,6 +108,20 @@ def test_a_bad_night_does_not_stop_a_run_whose_output_holds_a_result(
     (tmp_path / "in/a.parquet").unlink()
     summary = run_screening(article_onnx, str(tmp_path / "in"), tmp_path / "out", config, Recorder())
     assert [(one.shard.name, one.statuses) for one in summary.shards] == [("b.parquet", {"wrong_shape": 3})]
+
+
+def test_with_force_the_rows_are_examined_before_results_of_another_configuration_are_replaced(
+    tmp_path: Path, article_onnx: Path, digits: NDArray[np.uint8]
+) -> None:
+    write_shard(tmp_path / "in/a.parquet", [encode(digits[0])])
+    config = RunConfig(passes=4, device="cpu")
+    run_screening(article_onnx, str(tmp_path / "in"), tmp_path / "out", config, Recorder())
+    before = contents(tmp_path / "out")
+    write_shard(tmp_path / "in/a.parquet", [WRONG] * 3)
+    config = RunConfig(passes=5, device="cpu", force="all")
+    with pytest.raises(InputRefused, match="None of 3 rows"):
+        run_screening(article_onnx, str(tmp_path / "in"), tmp_path / "out", config, Recorder())
+    assert contents(tmp_path / "out") == before
 
 
 def test_one_readable_shard_of_the_drawn_ones_lets_the_run_go_on(
