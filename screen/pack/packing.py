@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from export.errors import InputRefused, OutputRefused
+from screen.files.endings import IMAGE_ENDINGS
 from screen.files.paths import as_path, name_place, open_parquet
 from screen.pack.config import PackConfig
 from screen.pack.destination import hold_shards, read_records, remove_summary, write_summary
@@ -20,6 +21,8 @@ from screen.pack.image_file import ImageFile
 from screen.pack.reading import Reader, read_ahead
 from screen.pack.shard_file import FilesDigest, ShardFile, ShardRecord, shard_name
 from screen.pack.sources.opening import ImageSource, open_source
+from screen.pack.sources.path_list import PathList
+from screen.pack.sources.webdataset import WebDataset
 from screen.pack.summary import LabelCounts, PackSummary
 from screen.run.stopping import StopRequest
 
@@ -63,7 +66,7 @@ def pack_images(
     destination = as_path(shards)
     opened = open_source(source, destination, config)
     findings, labels = Findings(), LabelCounts(opened.columns)
-    files = _refuse_unreadable(source, opened.files(findings), findings)
+    files = _refuse_unreadable(source, opened, opened.files(findings), findings)
     with hold_shards(destination) as held:
         if held.note:
             listener.noted(held.note)
@@ -90,30 +93,53 @@ def pack_images(
     return summary
 
 
-def _refuse_unreadable(source: str, files: Iterator[ImageFile], findings: Findings) -> Iterator[ImageFile]:
+def _refuse_unreadable(
+    source: str, opened: ImageSource, files: Iterator[ImageFile], findings: Findings
+) -> Iterator[ImageFile]:
     """The files; raise an error if there is none, or if none of the first can be read, before SHARDS is written."""
     first = list(islice(files, _FIRST_FILES))
-    besides = findings.passed_over.describe()
     if not first:
-        unread = "; ".join(f"{one.name}: {one.reason}" for one in findings.unread)
-        raise InputRefused(
-            f"SOURCE {source} contains no image."
-            + (f" Passed over: {besides}." if besides else "")
-            + (f" Not read: {unread}." if unread else ""),
-            wanted="files with the endings of images that a run decodes: .png, .jpg, .jpeg, .webp, .bmp, .gif, .tif, "
-            ".tiff, .ppm and their variants",
-            next_step="check the path; give a folder of tars itself, not the folder above it; to pack files with other "
-            "names, give a list of their paths",
-        )
+        raise _refuse_empty(source, opened, findings)
     if all(file.problem for file in first):
         raise InputRefused(
             f"None of the first {len(first)} file(s) of SOURCE {source} can be read; the first is {first[0].name!r}: "
             f"{first[0].problem}.",
             wanted="files that exist below the folder of SOURCE",
-            next_step="check the paths; if the paths of a list are relative to another folder, give it with "
-            "--image-root",
+            next_step=_correct_paths(first[0].name),
         )
     return chain(first, files)
+
+
+def _refuse_empty(source: str, opened: ImageSource, findings: Findings) -> InputRefused:
+    if isinstance(opened, PathList):
+        return InputRefused(
+            f"The list {source} contains no rows.",
+            wanted="a line of column names, and a row for each image file",
+            next_step="check the list",
+        )
+    besides = findings.passed_over.describe()
+    unread = "; ".join(f"{one.name}: {one.reason}" for one in findings.unread)
+    return InputRefused(
+        f"SOURCE {source} contains no image."
+        + (f" Passed over: {besides}." if besides else "")
+        + (f" Not read: {unread}." if unread else ""),
+        wanted=f"files with the endings of images that a run decodes: {', '.join(IMAGE_ENDINGS)}",
+        next_step="check the content of the tars with `tar -tf`"
+        if isinstance(opened, WebDataset)
+        else "check the path; give a folder of tars itself, not the folder above it; to pack files with other names, "
+        "give a list of their paths",
+    )
+
+
+def _correct_paths(name: str) -> str:
+    """The next step for a list of which no path can be read, from its first path."""
+    if "://" in name:
+        return (
+            "download the files, and write a list of their paths; to pack from an object store, give its --image-root"
+        )
+    if "\\" in name and "/" not in name:
+        return "write the paths with / in place of \\"
+    return "check the paths; if the paths of a list are relative to another folder, give it with --image-root"
 
 
 class _Pack:

@@ -154,4 +154,4 @@ class PackSummary:
 
 
 def _name_unread(unread: tuple[Unread, ...] | list[Unread], number: int) -> str:
-    return name_some([f"{one.name} ({one.reason})" for one in unread], number)
+    return name_some([f"{one.name or repr('')} ({one.reason})" for one in unread], number)

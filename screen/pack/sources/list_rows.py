@@ -7,8 +7,6 @@ JSON.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,9 +18,10 @@ from typing import Any
 import pyarrow as pa
 
 from export.errors import InputRefused
+from screen.files.csv_rows import SEPARATORS, how_to_convert, read_csv_rows
 from screen.files.endings import TEXT_LIST_ENDINGS
 from screen.files.failures import raise_if_refused
-from screen.files.paths import base_name, open_bytes, open_parquet
+from screen.files.paths import base_name, name_place, open_bytes, open_parquet
 
 _BATCH_ROWS = 1024
 """Number of rows that are read together from a Parquet list."""
@@ -54,7 +53,7 @@ def open_list(path: Path) -> ListRows:
     if ending == ".parquet":
         return _open_parquet_list(path)
     if ending in (".csv", ".tsv"):
-        lines = partial(_read_csv, path, "\t" if ending == ".tsv" else ",")
+        lines = partial(_read_csv, path, SEPARATORS[:: -1 if ending == ".tsv" else 1])
         header = next(lines(), ())
         return ListRows(_text_columns(path, [name or "" for name in header]), partial(_without_first, lines))
     names = tuple(dict.fromkeys(name for row in _read_json_lines(path) for name in row))
@@ -78,20 +77,14 @@ def _without_first(read: Callable[[], Iterator[tuple[Any, ...]]]) -> Iterator[tu
     return rows
 
 
-def _read_csv(path: Path, delimiter: str) -> Iterator[tuple[str | None, ...]]:
+def _read_csv(path: Path, separators: str) -> Iterator[tuple[str | None, ...]]:
     """The rows of a CSV file, the names of the columns first; a missing value is None."""
-    with open_bytes(path) as raw, io.TextIOWrapper(raw, "utf-8-sig", newline="") as text:
-        reader = csv.reader(text, delimiter=delimiter, strict=True)
-        width = 0
-        try:
-            for row in reader:
-                width = width or len(row)
-                if row and len(row) != width:
-                    raise _refuse(path, reader.line_num, f"{len(row)} values, not {width} as in the first line")
-                if row:
-                    yield tuple(value or None for value in row)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise _refuse(path, reader.line_num, str(error)) from error
+    try:
+        with open_bytes(path) as file:
+            for row in read_csv_rows(file, separators):
+                yield tuple(value or None for value in row)
+    except ValueError as error:
+        raise _refuse(path, error) from error
 
 
 def _read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -100,11 +93,15 @@ def _read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode("utf-8-sig"))
+                if not isinstance(row, dict):
+                    raise ValueError("not a JSON object")
+            except UnicodeDecodeError as error:
+                raise _refuse(path, error) from error
+            except json.JSONDecodeError as error:
+                raise _refuse(path, f"line {number}: {error.msg} at character {error.pos + 1}") from error
             except (ValueError, RecursionError) as error:
-                raise _refuse(path, number, str(error) or type(error).__name__) from error
-            if not isinstance(row, dict):
-                raise _refuse(path, number, "not a JSON object")
+                raise _refuse(path, f"line {number}: {error}") from error
             yield row
 
 
@@ -117,9 +114,15 @@ def _read_json_rows(path: Path, names: tuple[str, ...]) -> Iterator[tuple[str | 
         )
 
 
-def _refuse(path: Path, line: int, reason: str) -> InputRefused:
+def _refuse(path: Path, reason: ValueError | str) -> InputRefused:
+    if isinstance(reason, UnicodeDecodeError):
+        return InputRefused(
+            f"The list {name_place(path)} is not in UTF-8.",
+            wanted="a CSV or JSONL file in UTF-8",
+            next_step=how_to_convert(name_place(path), reason),
+        )
     return InputRefused(
-        f"The list {path} cannot be read near line {max(1, line)}: {reason}.",
+        f"The list {name_place(path)} cannot be read: {reason}.",
         wanted="a CSV file with a line of column names, or a JSONL file with an object on each line, both in UTF-8",
         next_step="correct the line",
     )

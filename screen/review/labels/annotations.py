@@ -14,6 +14,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from export.errors import InputRefused, OptionRefused
+from screen.files.csv_rows import how_to_convert
 from screen.files.paths import as_path, open_bytes
 from screen.review.classes import Choice
 from screen.review.labels.label_tables import TABLE_ENDINGS, name_row, read_table, refuse_foreign, without_images
@@ -52,11 +53,17 @@ def read_annotations(source: str, label_column: str) -> LabelSets:
         raise InputRefused(
             f"LABELS {source} does not exist.", wanted="an existing file of labels", next_step="check the path"
         ) from error
+    except UnicodeDecodeError as error:
+        raise InputRefused(
+            f"{source} is not in UTF-8.",
+            wanted=f"a {ending} file in UTF-8",
+            next_step=how_to_convert(source, error),
+        ) from error
     except (OSError, pa.ArrowException, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputRefused(
             f"{source} cannot be read: {reason}.",
-            wanted=f"an undamaged {ending} file{' in UTF-8' if ending == '.csv' else ''}",
+            wanted=f"an undamaged {ending} file",
             next_step="check the permissions of the file, or export the labels again",
         ) from error
 

@@ -225,6 +225,12 @@ def _add_images(
 
 
 def _no_labels(annotations: Annotations, report: LabelReport, source: str) -> InputRefused:
+    if not annotations.read:
+        return InputRefused(
+            "LABELS contains no rows.",
+            wanted="a file or a project with labelled rows",
+            next_step="export the labels again, and check the file",
+        )
     reasons = ", ".join(f"{reason}: {count}" for reason, count in report.no_result.items())
     return InputRefused(
         f"None of {annotations.read} task(s) or row(s) has a label for a row of {source}"

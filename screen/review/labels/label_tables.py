@@ -7,16 +7,14 @@ removed.
 
 from __future__ import annotations
 
-import codecs
-import csv
 import json
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from export.errors import InputRefused
+from screen.files.csv_rows import read_csv_rows
 from screen.files.paths import open_bytes, open_parquet
 from screen.review.classes import Choice, as_choice
 from screen.review.labels.votes import Annotations, RowName
@@ -136,23 +134,15 @@ def _lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def _csv_rows(file: IO[bytes], label_column: str) -> Iterator[dict[str, Any]]:
-    """The rows of a CSV file with a header; an embedded image is longer than the csv module's default limit."""
-    csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(codecs.iterdecode(file, "utf-8-sig"), strict=True)
-    try:
-        header = [unmark_formula(name) for name in next(reader, [])]
-        repeated = sorted({name for name in header if header.count(name) > 1})
-        if repeated:
-            raise ValueError(f"the header has several columns {repeated[0]!r}")
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise ValueError(f"line {reader.line_num} has {len(cells)} cell(s), and the header {len(header)}")
-            row = {name: unmark_formula(cell) or None for name, cell in zip(header, cells, strict=True)}
-            yield row | _typed_cells(row, label_column)
-    except csv.Error as error:
-        raise ValueError(f"line {reader.line_num}: {error}") from error
+    """The rows of a CSV file with a header."""
+    rows = read_csv_rows(file)
+    header = [unmark_formula(name) for name in next(rows, [])]
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise ValueError(f"the header has several columns {repeated[0]!r}")
+    for cells in rows:
+        row = {name: unmark_formula(cell) or None for name, cell in zip(header, cells, strict=True)}
+        yield row | _typed_cells(row, label_column)
 
 
 def _typed_cells(row: dict[str, str | None], label_column: str) -> dict[str, Any]:

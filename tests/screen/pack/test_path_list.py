@@ -92,11 +92,11 @@ def test_a_list_whose_files_cannot_be_found_is_refused_before_anything_is_writte
     ("name", "text", "found"),
     [
         ("l.csv", "a,b\n1,2\n", "no column with a usual name. Its columns: a, b"),
-        ("l.csv", "path,a\n3.png\n", "near line 2: 1 values, not 2"),
+        ("l.csv", "path,a\n3.png\n", "line 2 has 1 cell(s), and the header 2"),
         ("l.csv", "path,path\n3.png,1\n", "more than one column 'path'"),
         ("l.csv", "path,image\n3.png,1\n", "a column 'image' that does not contain the paths"),
         ("l.csv", "", "no columns"),
-        ("l.csv", "path\n", "contains no image"),
+        ("l.csv", "path\n", "contains no rows"),
         ("l.jsonl", '{"path": "3.png"}\n[1]\n', "line 2: not a JSON object"),
         ("l.jsonl", '{"path": "3.png"}\n{\n', "line 2: "),
         ("l.parquet", "text", "cannot be read: "),
@@ -107,6 +107,34 @@ def test_a_list_that_is_wrong_is_refused(folder: Path, tmp_path: Path, name: str
     with pytest.raises(InputRefused) as refused:
         pack(folder / name, tmp_path / "out")
     assert found in refused.value.found
+
+
+@pytest.mark.parametrize(
+    ("name", "separator"), [("l.csv", ","), ("l.csv", ";"), ("l.csv", "\t"), ("l.tsv", "\t"), ("l.tsv", ";")]
+)
+def test_the_separator_is_that_of_the_header(folder: Path, tmp_path: Path, name: str, separator: str) -> None:
+    (folder / name).write_bytes(f'path{separator}label\r\n3.png{separator}"a,b;c"\r\n'.encode("utf-8-sig"))
+    pack(folder / name, tmp_path / "out")
+    assert [(row["id"], row["label"]) for row in rows_of(tmp_path / "out")] == [("3.png", "a,b;c")]
+
+
+@pytest.mark.parametrize(
+    ("content", "step"),
+    [
+        ("path\n3.png\n".encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
+        ("path,label\n3.png,Bär\n".encode("latin-1"), "iconv -f WINDOWS-1252 -t UTF-8"),
+        (b"path\nb\\2.dat\n", "with / in place of"),
+        (b"path\nhttps://example.org/2.jpg\n", "download the files"),
+        (b"path\nnone.png\n", "--image-root"),
+    ],
+)
+def test_the_next_step_for_a_list_follows_its_encoding_and_its_paths(
+    folder: Path, tmp_path: Path, content: bytes, step: str
+) -> None:
+    (folder / "l.csv").write_bytes(content)
+    with pytest.raises(InputRefused) as refused:
+        pack(folder / "l.csv", tmp_path / "out")
+    assert step in refused.value.next_step
 
 
 def test_a_shard_is_no_list(folder: Path, tmp_path: Path) -> None:

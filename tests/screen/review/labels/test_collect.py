@@ -240,10 +240,10 @@ def test_a_queue_with_a_column_of_labels_is_read_back(kind: str, night: Night, t
     assert {row["source"] for row in found} == {"flagged", "audit"}
 
 
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+def write_csv(path: Path, rows: list[dict[str, Any]], separator: str = ",") -> Path:
     """A table with the keys of the first row as its header, in UTF-8 with a mark, as table programs write it."""
     with open(path, "w", encoding="utf-8-sig", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=separator)
         writer.writeheader()
         writer.writerows(rows)
     return path
@@ -257,6 +257,17 @@ def test_a_csv_queue_is_read_back_with_its_labels(night: Night, tmp_path: Path) 
     assert [(row["shard"], row["row"]) for row in found] == sorted((row["shard"], int(row["row"])) for row in rows)
     assert {row["outcome"] for row in found} == {"kept", "unusable"}
     assert {row["key"] for row in found} == {row["key"] for row in rows}
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_csv_queue_that_a_table_program_saved_with_another_separator_is_read_back(
+    night: Night, tmp_path: Path, separator: str
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        assert oodscreen("queue", night.results, "-o", tmp_path / "q.csv", monkeypatch=patched) == 0
+    rows = [{**row, "label": row["predicted"] or "unusable"} for row in read_queue(tmp_path / "q.csv")]
+    with_commas = join(night, write_csv(tmp_path / "said.csv", rows))
+    assert join(night, write_csv(tmp_path / "said.csv", rows, separator)) == with_commas
 
 
 @pytest.mark.parametrize("by", ["id", "key"])
@@ -435,9 +446,10 @@ def test_images_can_be_written_with_their_labels(night: Night, tmp_path: Path) -
 REFUSED = {
     "no file": ("missing.json", None, "LABELS missing.json does not exist"),
     "another kind": ("l.xlsx", "x", "LABELS is l.xlsx"),
-    "semicolons": ("l.csv", "shard;row;label\na.parquet;1;3\n", "Its columns: shard;row;label"),
+    "a separator that no program writes": ("l.csv", "id|label\na-1|3\n", "Its columns: id|label"),
+    "a header alone": ("l.csv", "id,label\n", "LABELS contains no rows"),
     "a cell too many": ("l.csv", "id,label\na-1,3,4\n", "line 2 has 3 cell(s), and the header 2"),
-    "another encoding": ("l.csv", "id,label\na-1,3\n", "an undamaged .csv file in UTF-8"),
+    "another encoding": ("l.csv", "id,label\na-1,3\n", "l.csv is not in UTF-8"),
     "an open quote": ("l.csv", 'id,label\n"a-1,3\n', "cannot be read"),
     "two columns": ("l.csv", "id,label,label\na-1,3,4\n", "several columns 'label'"),
     "nothing that names a row": ("l.csv", "name,label\na-1,3\n", "`shard` and `row`, an `id` or a `key`"),
