@@ -100,7 +100,7 @@ class _Keyword:
         conversion = self.option.conversion
         if conversion is not None:
             return conversion.convert(_as_given(value, conversion.kind)) if _is_text(value, conversion.kind) else value
-        if self.option.bare is str and isinstance(value, os.PathLike | int | float):
+        if self.option.bare is str and isinstance(value, os.PathLike | int | float) and not isinstance(value, bool):
             return str(value)
         if get_origin(self.option.bare) is Sequence:
             if not isinstance(value, Iterable):

@@ -215,11 +215,19 @@ class Screener:
         wanted = self.contract.image_shape
         found: tuple[int, ...] = getattr(images, "shape", ())
         if getattr(images, "dtype", None) != np.uint8 or found[1:] != wanted or len(found) != 4 or found[0] < 1:
+            has_dtype = hasattr(images, "dtype")
             raise InputRefused(
-                f"The images are {getattr(images, 'dtype', type(images).__name__)} {list(found)}.",
+                f"The images are {f'{images.dtype} {list(found)}' if has_dtype else _describe(images)}.",
                 wanted=f"uint8 [B, {wanted[0]}, {wanted[1]}, {wanted[2]}] with B at least 1, raw pixels 0..255",
                 next_step="decode and resize the images to this shape, and leave the scaling of pixels to the exported "
-                "model; `score` also takes a list of images, paths or arrays",
+                "model; `score` also takes a list of images, paths or arrays, also of a single one",
             )
         checked: NDArray[np.uint8] = images
         return checked
+
+
+def _describe(images: Any) -> str:
+    """What was given in place of an array or a list with images."""
+    if isinstance(images, list | tuple):
+        return f"{'a' if images else 'an empty'} {type(images).__name__}"
+    return f"an object of type {type(images).__name__}, not a list"

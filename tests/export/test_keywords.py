@@ -81,6 +81,20 @@ def test_the_name_of_a_field_is_a_keyword_too() -> None:
     assert call("a", "b", names=("c",)) == call("a", "b", name=("c",))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Amounts:
+    share: Annotated[str, typer.Option()] = "2%"
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(0.02, "0.02"), (5, "5"), (Path("5"), "5"), ("5%", "5%"), (True, True)])
+def test_a_keyword_for_a_text_takes_a_number_or_a_path(given: object, wanted: object) -> None:
+    def divide(thing: str, amounts: Amounts) -> Amounts:
+        return amounts
+
+    call: Any = with_keywords(divide)
+    assert call("a", share=given).share == wanted
+
+
 def test_a_keyword_that_is_no_option_is_an_error() -> None:
     call: Any = with_keywords(paint, Config)
     with pytest.raises(TypeError, match=r"paint\(\) .*weight'$"):

@@ -199,9 +199,9 @@ def test_an_image_that_cannot_be_read_has_its_status_and_ends_no_batch(
         ([np.zeros((28, 28, 1), np.float32)], "image 0 is float32 [28, 28, 1]"),
         ([b"x", np.zeros((28, 28, 3), np.uint8)], "image 1 is uint8 [28, 28, 3]"),
         ([None], "image 0 is an object of type NoneType"),
-        ([], "The images are list []"),
-        ("a.png", "The images are str []"),
-        (Path("a.png"), "Path []"),
+        ([], "The images are an empty list."),
+        ("a.png", "The images are an object of type str, not a list."),
+        (Path("a.png"), "Path, not a list."),
     ],
 )
 def test_values_that_are_no_images_are_refused(article: ExportedModel, images: Any, found: str) -> None:
