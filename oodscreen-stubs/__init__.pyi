@@ -80,10 +80,10 @@ def calibrate(
         detector: Score to combine into `ood_score`, instead of the default; may be repeated. Default: for a classifier
             entropy and the distances.
         image_column: Column of the images.
-        image_root: Base folder of the paths in the image column; paths outside this folder are not read.
+        image_root: Base folder of the paths of images in the input; paths outside this folder are not read.
         max_pixels: Maximum number of pixels in an image; larger images are not decoded.
-        go_on: Continue if none of the first rows can be read; without this option, the command then stops before it
-            writes anything.
+        go_on: Continue even if none of the first rows can be read. By default, the command then stops before it writes
+            anything.
         passes: Number of Monte Carlo dropout passes for each image.
         adaptive: Early exit: stop the passes of a row once its flag is decided. The column `passes` holds the number of
             completed passes.
@@ -195,7 +195,7 @@ def export_file(
         label_column: Column of the labels: class numbers, class names as in --classes, or for a multi-label model lists
             of 0 and 1. Default: label.
         image_column: Column of the images. Default: image.
-        image_root: Base folder of the paths in the image column; paths outside this folder are not read.
+        image_root: Base folder of the paths of images in the input; paths outside this folder are not read.
         check_rows: Maximum number of rows to check, drawn from all shards with a fixed seed. Default: 500.
 
     Returns:
@@ -204,7 +204,7 @@ def export_file(
     Raises:
         ModelRefused: the model cannot be exported faithfully.
         OptionRefused: an option does not fit the model.
-        VerificationFailed: the file does not behave like the Keras model; nothing was written.
+        VerificationFailed: the outputs of the file differ from those of the Keras model; nothing was written.
     """
 
 
@@ -266,7 +266,7 @@ def export_model(
         label_column: Column of the labels: class numbers, class names as in --classes, or for a multi-label model lists
             of 0 and 1. Default: label.
         image_column: Column of the images. Default: image.
-        image_root: Base folder of the paths in the image column; paths outside this folder are not read.
+        image_root: Base folder of the paths of images in the input; paths outside this folder are not read.
         check_rows: Maximum number of rows to check, drawn from all shards with a fixed seed. Default: 500.
 
     Returns:
@@ -275,7 +275,7 @@ def export_model(
     Raises:
         ModelRefused: the model cannot be exported faithfully.
         OptionRefused: an option does not fit the model.
-        VerificationFailed: the file does not behave like the Keras model; nothing was written.
+        VerificationFailed: the outputs of the file differ from those of the Keras model; nothing was written.
     """
 
 
@@ -297,17 +297,18 @@ def labels(
     """Join labels with results: measure the precision of the flag, and write labelled rows for the next training.
 
     Args:
-        labels: JSON export of Label Studio, a .parquet or .jsonl file, or `label-studio` for a project on a server.
+        labels: JSON export of Label Studio, a .parquet, .jsonl or .csv file, or `label-studio` for a project on a
+            server.
         results: folder that a run wrote.
         output: Parquet file of labelled rows to write.
         label_column: Column of the labels in a .parquet, .jsonl or .csv file.
-        label_control: Name of the Choices tag in Label Studio whose answers are the labels. Default: the one that
-            offers the classes.
+        label_control: Name of the Choices tag in Label Studio whose answers are the labels. Default: the tag whose
+            choices are the classes.
         order_by: Score by which the table of flag precision divides the flagged rows into ranges. Default: ood_score,
             else the first score of the flag rule.
         images: Write the image bytes too.
-        ledger: Directory of the deduplication ledger, which lists the rows of labels that have only a `key`. Default:
-            RESULTS/_queue.ledger.
+        ledger: Directory of the deduplication ledger, from which the rows of labels with only a `key` are read.
+            Default: RESULTS/_queue.ledger.
         input: Current location of the input shards. Default: the location recorded by the run.
         model: Exported model from which the class names are read. Default: names recorded by the run, else numbers.
         project: Number or title of the Label Studio project. Default: oodscreen.
@@ -337,11 +338,12 @@ def pack(
     Args:
         source: folder of image files, list of paths (CSV, TSV, JSONL or Parquet), WebDataset tar, or folder of tars.
         shards: folder of the shards; created if missing.
-        label_from: Folder whose name is the label, in a folder of images: the `first` or the `last` folder of the path
-            below SOURCE, or `none`.
-        path_column: Column of the paths, in a list of paths. Default: path, file_name, filename, file or image.
-        image_root: Base folder of the paths in a list of paths; files outside this folder are not read. Default: the
-            folder of the list.
+        label_from: Folder whose name is the label, if SOURCE is a folder of images: the `first` or the `last` folder in
+            the path of the image relative to SOURCE; with `none`, labels are null.
+        path_column: Column of the paths, if SOURCE is a list of paths. Default: the first of path, file_name, filename,
+            file, image.
+        image_root: Base folder of the paths of images in the input; paths outside this folder are not read. Default:
+            the folder of the list.
         shard_rows: Maximum number of rows in a shard.
         shard_size: Size of the images, in MiB, at which a shard ends.
 
@@ -394,10 +396,11 @@ def queue(
             exported. May be repeated.
         order_by: Score by which rows are ordered, the most suspicious first. Default: ood_score, else the first score
             of the flag rule.
-        include_random: Percentage of the unflagged rows to draw at random and add, marked `audit`; for example 0.5%.
+        include_random: Share of the unflagged rows to draw at random and to export, too, with `audit` in the column
+            `source`.
         audit_seed: Seed for the draw of --include-random.
         ledger: Directory of the deduplication ledger. Default: RESULTS/_queue.ledger.
-        dry_run: Print what the command would export, and write nothing. A Label Studio server is only read.
+        dry_run: Print the rows that the command would export, and write nothing, neither to files nor to a server.
         input: Current location of the input shards. Default: the location recorded by the run.
         model: Exported model from which the class names are read. Default: names recorded by the run, else numbers.
         classes: Class names in the order of the model's outputs: separated by commas, or a text file with one name per
@@ -427,7 +430,8 @@ def report(
         output: HTML file to write; an existing report is replaced.
         against: Folder that an earlier `oodscreen run` wrote, to compare with.
         top: Maximum number of images to show, the most suspicious first.
-        look_alikes: Number of flagged rows, the most suspicious first, among which similar images are shown as one.
+        look_alikes: Number of flagged rows, the most suspicious first, whose images are compared; similar images share
+            a card.
         title: Title of the page. Default: the name of the folder RESULTS.
         input: Current location of the input shards. Default: the location recorded by the run.
         classes: Class names in the order of the model's outputs: separated by commas, or a text file with one name per
@@ -482,10 +486,10 @@ def run(
         image_column: Column of the images.
         id_column: Column of the row ids, which become the result column `id`. Default: id, if the column exists.
         keep: Input column to copy into the results; may be repeated.
-        image_root: Base folder of the paths in the image column; paths outside this folder are not read.
+        image_root: Base folder of the paths of images in the input; paths outside this folder are not read.
         max_pixels: Maximum number of pixels in an image; larger images are not decoded.
-        go_on: Continue if none of the first rows can be read; without this option, the command then stops before it
-            writes anything.
+        go_on: Continue even if none of the first rows can be read. By default, the command then stops before it writes
+            anything.
         calibration: Calibration file that `oodscreen calibrate` wrote for this model; rows get an `ood_score` and a
             `p_value`, and are flagged by `p_value`.
         flag_if: Rule on result columns that flags a row: 'entropy > 0.5 or prediction_std > 0.2'. With a calibration,
@@ -516,8 +520,8 @@ def run(
             code 3.
         alarm: Drift alarm: end with exit code 4 if the number of flagged rows is outside the prediction interval of the
             calibration.
-        alarm_rows: Minimum number of readable rows that `--alarm` tests; if a run has fewer, the rows of the runs
-            before it are tested with them. Default: 1000.
+        alarm_rows: Minimum number of readable rows for the test of `--alarm`; if a run has fewer rows, the rows of
+            earlier runs are tested together with its rows. Default: 1000.
         force: Score finished shards again, in addition to new and changed shards: all of them (`--force` alone, or
             `all`), or those with rows that could not be scored (`quarantined`).
         metrics: file for the textfile collector of Prometheus' node_exporter; its name ends in `.prom`.
