@@ -11,7 +11,7 @@ import io
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -176,7 +176,7 @@ def open_parquet(path: Path, int96_unit: str = "ns", buffer_size: int = 0) -> It
 
     Raises:
         OSError, pyarrow.ArrowException: the file cannot be read. An OSError with `errno` comes from the system or the
-            store; an OSError without `errno` means that the file is damaged.
+            store; an OSError without `errno` means that the file is damaged, for example in the name of a column.
     """
     options: dict[str, Any] = {
         "coerce_int96_timestamp_unit": int96_unit,
@@ -184,11 +184,12 @@ def open_parquet(path: Path, int96_unit: str = "ns", buffer_size: int = 0) -> It
         "pre_buffer": buffer_size == 0,
         "page_checksum_verification": True,
     }
-    if is_local(path):
-        with pq.ParquetFile(path, **options) as file:
-            yield file
-    else:
-        with open_bytes(path) as raw, pq.ParquetFile(raw, **options) as file:
+    with nullcontext(path) if is_local(path) else open_bytes(path) as source:
+        try:
+            file = pq.ParquetFile(source, **options)
+        except UnicodeDecodeError as error:
+            raise OSError(f"the name of a column in the footer is not UTF-8: {error}") from error
+        with file:
             yield file
 
 

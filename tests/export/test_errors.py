@@ -38,4 +38,4 @@ def test_an_error_is_the_same_in_another_process(error: type[OodscreenError]) ->
 def test_errors_import_nothing_of_the_project_but_the_names_of_places() -> None:
     tree = ast.parse(Path(errors.__file__).read_text())
     modules = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    assert modules == ["__future__", "enum", "export.addresses"]
+    assert modules == ["__future__", "collections.abc", "enum", "export.addresses"]

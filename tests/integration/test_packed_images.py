@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from screen.demo import read_images
+from screen.output.history import HISTORY_FOLDER
 from screen.output.locks.hold import LOCK_NAME
 from screen.output.record import RECORD_NAME
 from screen.review.queue.ledger import LEDGER_NAME
@@ -46,9 +47,9 @@ def write_photos(folder: Path, count: int) -> Path:
 
 
 def all_files(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder but locks, the record of a run and the ledger of a queue, which hold times."""
-    files = shard_files(folder).items()
-    return {name: data for name, data in files if not {RECORD_NAME, LEDGER_NAME} & set(Path(name).parts)}
+    """Every file below a folder but locks, and the record, the history and the ledger, which hold times."""
+    with_times = {RECORD_NAME, HISTORY_FOLDER, LEDGER_NAME}
+    return {name: data for name, data in shard_files(folder).items() if not with_times & set(Path(name).parts)}
 
 
 class Stage:

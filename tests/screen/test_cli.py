@@ -46,7 +46,6 @@ import sys
 import time
 sys.argv = ["oodscreen", *%r]
 from screen import cli
-from screen.output.locks.hold import LOCK_NAME
 try:
     cli.main()
 except SystemExit:
