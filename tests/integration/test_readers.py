@@ -79,7 +79,7 @@ def by_lazy_polars(folder: Path) -> Rows:
 
 def by_lazy_polars_from_the_folder(folder: Path) -> Rows:
     polars = pytest.importorskip("polars", reason="polars is not installed")
-    frame = polars.scan_parquet(f"{folder}/", hidden_file_prefix="_")
+    frame = polars.scan_parquet(f"{folder}/", hidden_file_prefix=("_", "."))
     rows: Rows = frame.sort("shard", "row").collect().to_dicts()
     return rows
 

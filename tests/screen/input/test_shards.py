@@ -3,9 +3,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from export.errors import InputRefused
+from screen.files.paths import open_parquet
 from screen.input.shards import find_shards
 from tests.conftest import write_shard
 
@@ -74,3 +77,13 @@ def test_a_fingerprint_tells_one_content_from_another(tmp_path: Path) -> None:
     assert not before.is_unchanged()
     path.unlink()
     assert not before.is_unchanged()
+
+
+def test_a_shard_whose_column_names_are_not_utf_8_is_unreadable(tmp_path: Path) -> None:
+    """pyarrow decodes the names before it returns the footer."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": [b"x"], "abcdefgh": [1]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"abcdefgh", b"abcd\xdcfgh"))
+    with pytest.raises(OSError, match="is not UTF-8") as refused, open_parquet(path):
+        pass
+    assert refused.value.errno is None
