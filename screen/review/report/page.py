@@ -23,10 +23,10 @@ from screen.files.paths import as_path, open_bytes
 from screen.files.storage import write_text
 from screen.input.preview import Preview
 from screen.review.extras import missing_library
-from screen.review.report.charts import draw_histogram, draw_rate
+from screen.review.report.charts.nights import draw_trend
+from screen.review.report.charts.scores import draw_histogram, draw_rate
 from screen.review.report.findings import Findings, GroupShare
 from screen.review.report.glossary import explain
-from screen.review.report.night_charts import draw_trend
 from screen.version import own_version
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from export.errors import OptionRefused
-from screen.review.report.charts import describe_histogram, draw_histogram, draw_rate
+from screen.review.report.charts.scores import describe_histogram, draw_histogram, draw_rate
 from screen.review.report.findings import Histogram, Rate
 
 HISTOGRAM = Histogram("entropy", "nats", (0.0, 0.5, 1.0, 1.5), (900, 90, 10), (0, 20, 10), (0.75,))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from screen.review.report.charts import FLAGGED, FONT, INK, ROWS, SHADE, finish_figure, start_figure
+from screen.review.report.charts.scores import FLAGGED, FONT, INK, ROWS, SHADE, finish_figure, start_figure
 from screen.review.report.trend import Trend
 
 
