@@ -32,13 +32,13 @@ def export(
     accuracy: AccuracyConfig,
 ) -> None:
     """Convert a trained Keras model to an ONNX file in which dropout stays stochastic, and verify the file."""
-    from export.exporter import ExportNotice, export_keras_file
+    from export.exporter import ExportNotice, export_model_file
 
     if accuracy.check_data is not None:
         config = replace(config, labelled=accuracy.choose_rows(_reader(context)))
     with warnings.catch_warnings(record=True) as notices:
         warnings.simplefilter("always", ExportNotice)
-        contract = export_keras_file(model, output_file, config)
+        contract = export_model_file(model, output_file, config)
     for notice in notices:
         if issubclass(notice.category, ExportNotice):
             typer.echo(f"warning: {notice.message}", err=True)

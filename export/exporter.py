@@ -17,22 +17,25 @@ from export.contract.inputs import Preprocessing, choose_preprocessing, choose_r
 from export.contract.metadata import ModelContract
 from export.contract.validity import check_class_names
 from export.errors import ModelRefused, OptionRefused
+from export.graph.convert import check_opset
 from export.graph.files import check_output, model_files
+from export.graph.keras_source import as_source
 from export.keywords import with_keywords
+from export.model_source import Source
 from export.proof.accuracy import check_labels_are_classes, find_alarms
 from export.proof.output_values import check_output_values, describe_logits
 from export.source.choice import SiteChoice
-from export.source.describe import KerasSource, describe_model
+from export.source.describe import describe_model
 from export.source.load import load_model
 
-_MADE_WITH = ("oodscreen", "keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime-gpu", "onnxruntime")
+_MADE_WITH = ("onnx", "onnxruntime-gpu", "onnxruntime")
 
 
 class ExportNotice(UserWarning):
     """Warning about an export that succeeds; the command line prints it on standard error."""
 
 
-def export_keras_file(model: str | Path, output: str | Path, config: FileExportConfig) -> ModelContract:
+def export_model_file(model: str | Path, output: str | Path, config: FileExportConfig) -> ModelContract:
     """Export a Keras model file or folder to an ONNX file in which dropout stays stochastic.
 
     Args:
@@ -49,8 +52,9 @@ def export_keras_file(model: str | Path, output: str | Path, config: FileExportC
         VerificationFailed: the file does not behave like the Keras model; nothing was written.
     """
     check_output(Path(output))
+    check_opset(config.opset)
     preprocessing = _preprocessing(config)
-    source = load_model(
+    keras = load_model(
         model,
         weights=config.weights,
         custom_objects=config.custom_objects,
@@ -59,7 +63,7 @@ def export_keras_file(model: str | Path, output: str | Path, config: FileExportC
         output=config.output_layer,
         image_shape=config.image_shape,
     )
-    return _export(source, Path(output), preprocessing, config)
+    return _export(as_source(keras), Path(output), preprocessing, config)
 
 
 def export_keras_model(model: Any, output: str | Path, config: ExportConfig) -> ModelContract:
@@ -81,13 +85,14 @@ def export_keras_model(model: Any, output: str | Path, config: ExportConfig) -> 
         VerificationFailed: the file does not behave like the Keras model; nothing was written.
     """
     check_output(Path(output))
+    check_opset(config.opset)
     preprocessing = _preprocessing(config)
-    source = describe_model(model, choice=_choice(config), output=config.output_layer, image_shape=config.image_shape)
-    return _export(source, Path(output), preprocessing, config)
+    keras = describe_model(model, choice=_choice(config), output=config.output_layer, image_shape=config.image_shape)
+    return _export(as_source(keras), Path(output), preprocessing, config)
 
 
-export_file = with_keywords(export_keras_file, FileExportConfig)
-"""`export_keras_file` with the fields of `FileExportConfig` as keywords."""
+export_file = with_keywords(export_model_file, FileExportConfig)
+"""`export_model_file` with the fields of `FileExportConfig` as keywords."""
 
 export_model = with_keywords(export_keras_model, ExportConfig)
 """`export_keras_model` with the fields of `ExportConfig` as keywords."""
@@ -101,8 +106,7 @@ def _choice(config: ExportConfig) -> SiteChoice:
     return SiteChoice(tuple(config.keep), config.rates)
 
 
-def _export(source: KerasSource, output: Path, preprocessing: Preprocessing, config: ExportConfig) -> ModelContract:
-    from export.graph.convert import OPSET, check_opset, convert_to_onnx
+def _export(source: Source, output: Path, preprocessing: Preprocessing, config: ExportConfig) -> ModelContract:
     from export.graph.passes import (
         INPUT_NAME,
         OUTPUT_NAME,
@@ -114,11 +118,8 @@ def _export(source: KerasSource, output: Path, preprocessing: Preprocessing, con
     )
     from export.proof.scale import find_scale_alarm
     from export.proof.verify import Subject, check_accuracy, check_loads, verify_model
-    from export.source.network import KerasReference
 
-    opset = OPSET if config.opset is None else config.opset
     class_names = tuple(config.class_names)
-    check_opset(opset)
     preprocessing = _check_preprocessing(source, preprocessing)
     _check_output_kind(source, config.output_kind)
     try:
@@ -143,19 +144,19 @@ def _export(source: KerasSource, output: Path, preprocessing: Preprocessing, con
         resize=choose_resize(config.resize, height=height, width=width),
         class_names=class_names,
         source_digest=source.digest,
-        versions=_versions(),
+        versions=_versions(source),
     )
     batches = None
     if config.labelled is not None:
         check_labels_are_classes(contract)
         batches = config.labelled(contract)  # a missing shard or column is an error before the long conversion
-    converted = convert_to_onnx(source, opset)
+    converted = source.convert(config.opset)
     model = converted.proto
     for notice in (*source.notices, *converted.notices):
         warnings.warn(notice, ExportNotice, stacklevel=4)
     kind = _choose_output_kind(source, config.output_kind, output_kind_of(model))
     contract = replace(contract, output_kind=kind)
-    reference = KerasReference(source.network, preprocessing)
+    reference = source.reference(preprocessing)
     check_output_values(reference, contract, source.origin)
     finish_graph(model, converted.sites, preprocessing, contract.image_shape)
     contract = replace(contract, sites=find_feeds(model, converted.sites))
@@ -179,7 +180,7 @@ def _export(source: KerasSource, output: Path, preprocessing: Preprocessing, con
     return contract
 
 
-def _check_preprocessing(source: KerasSource, preprocessing: Preprocessing) -> Preprocessing:
+def _check_preprocessing(source: Source, preprocessing: Preprocessing) -> Preprocessing:
     """The preprocessing fitted to the model's channels; warns if pixels are scaled twice.
 
     Raises:
@@ -188,7 +189,7 @@ def _check_preprocessing(source: KerasSource, preprocessing: Preprocessing) -> P
     """
     if preprocessing.scale is None and not source.scales_itself:
         raise ModelRefused(
-            f"{source.origin} has no Rescaling or Normalization layer, and no scale was given.",
+            f"{source.origin} has no {source.own_scale}, and no scale was given.",
             wanted="the scaling of 0..255 pixels in training, because a wrong scaling makes every score wrong",
             next_step="add --scale 1/255 if the model was trained on 0..1, --scale 1 if on raw 0..255 pixels, or "
             "--preprocess tf, torch or caffe if it was trained with that mode of keras.applications' preprocess_input",
@@ -209,8 +210,7 @@ def _check_preprocessing(source: KerasSource, preprocessing: Preprocessing) -> P
     if preprocessing.changes_pixels and source.scales_itself:
         option = f"--preprocess {preprocessing.name}" if preprocessing.name else "--scale"
         warnings.warn(
-            f"{source.origin} has its own Rescaling or Normalization layer, and {option} was given too: "
-            "pixels are scaled twice",
+            f"{source.origin} has its own {source.own_scale}, and {option} was given too: pixels are scaled twice",
             ExportNotice,
             stacklevel=5,
         )
@@ -223,7 +223,7 @@ def _check_preprocessing(source: KerasSource, preprocessing: Preprocessing) -> P
     )
 
 
-def _check_output_kind(source: KerasSource, stated: str | None) -> None:
+def _check_output_kind(source: Source, stated: str | None) -> None:
     """Refuse a stated output kind that contradicts the last layer, before the model is converted."""
     allowed = {source.output_kind, "regression"} if source.output_kind == "sigmoid" else {source.output_kind}
     if stated and source.output_kind and stated not in allowed:
@@ -234,7 +234,7 @@ def _check_output_kind(source: KerasSource, stated: str | None) -> None:
         )
 
 
-def _choose_output_kind(source: KerasSource, stated: str | None, derived: str) -> str:
+def _choose_output_kind(source: Source, stated: str | None, derived: str) -> str:
     """The stated output kind, else the kind of the last layer, else that of the last node of the graph."""
     kind = stated or source.output_kind or derived
     if not kind:
@@ -259,9 +259,9 @@ def _choose_output_kind(source: KerasSource, stated: str | None, derived: str) -
     return kind
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _MADE_WITH:
+def _versions(source: Source) -> dict[str, str]:
+    found = dict(source.writer)
+    for name in ("oodscreen", *source.made_with, *_MADE_WITH):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -50,7 +50,7 @@ class Preprocessing:
     def describe(self) -> str:
         """The formula as text for `oodscreen inspect`."""
         if self.scale is None:
-            text = "none outside the model (it has its own Rescaling or Normalization layer)"
+            text = "none outside the model, which scales the pixels itself"
         else:
             text = f"pixel * {self.scale:.8g}"
             if self.mean:

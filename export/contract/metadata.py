@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+from export.contract.accuracy import Accuracy
 from export.contract.inputs import Preprocessing, Resize
 from export.errors import ContractRefused
 
@@ -56,6 +57,7 @@ class Site:
         shape: shape of the node's input without the batch axis, in the graph's axis order.
         noise_shape: shape of one row's mask without the batch axis; 1 for an axis along which the mask is shared.
         feeds: names of the nodes that consume the output, after operations that only reshape or transpose.
+        origin: why the site is active, if it was not active in the source model; "" otherwise.
     """
 
     name: str
@@ -64,50 +66,16 @@ class Site:
     shape: tuple[int, ...]
     noise_shape: tuple[int, ...]
     feeds: tuple[str, ...] = ()
+    origin: str = ""
 
     def describe(self) -> str:
         """The site in one line: rate, shape, shared axes and consumers."""
         shared = "" if self.noise_shape == self.shape else f", mask {list(self.noise_shape)}"
         noise = {"MCGaussianDropout": "Gaussian, ", "MCAlphaDropout": "alpha, ", "MCBroadcastAlphaDropout": "alpha, "}
         feeds = f" -> {', '.join(self.feeds)}" if self.feeds else ""
-        return f"{self.name}: {noise.get(self.kind, '')}rate {self.rate:g} on {list(self.shape)}{shared}{feeds}"
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Accuracy of the exported model and of the Keras model on the same labelled rows.
-
-    Attributes:
-        rows: number of rows with an image and a usable label.
-        keras: accuracy of the Keras model without dropout.
-        exported: accuracy of the exported model without dropout.
-        monte_carlo: accuracy of the mean over `passes` stochastic passes of the exported model.
-        passes: number of stochastic passes.
-        baseline: accuracy of a constant prediction: the frequency of the most frequent label; for sigmoid outputs,
-            the mean of this frequency over the outputs.
-        differing: number of rows for which Keras and the exported model predict different classes or labels.
-        unreadable: number of rows without a decodable image.
-        unlabelled: number of rows without a usable label.
-    """
-
-    rows: int
-    keras: float
-    exported: float
-    monte_carlo: float
-    passes: int
-    baseline: float
-    differing: int
-    unreadable: int
-    unlabelled: int
-
-    def describe(self) -> str:
-        """The accuracy in two lines of text."""
-        skipped = f"; left out: {self.unreadable} unreadable, {self.unlabelled} without a usable label"
-        return (
-            f"{self.exported:.2%} on {self.rows} labelled rows (Keras: {self.keras:.2%}, differing rows: "
-            f"{self.differing};\n                 mean of {self.passes} passes: {self.monte_carlo:.2%}; "
-            f"most frequent label: {self.baseline:.2%})" + (skipped if self.unreadable or self.unlabelled else "")
-        )
+        origin = f" ({self.origin})" if self.origin else ""
+        kind = noise.get(self.kind, "")
+        return f"{self.name}: {kind}rate {self.rate:g} on {list(self.shape)}{shared}{feeds}{origin}"
 
 
 @dataclass(frozen=True)
@@ -154,6 +122,11 @@ class ModelContract:
             return "labels"
         return "classes" if self.classes > 1 else "binary"
 
+    @property
+    def source_name(self) -> str:
+        """The source model in messages: `Keras`, or `the source file` for another framework."""
+        return "Keras" if "keras" in self.versions or not self.versions else "the source file"
+
     def describe(self) -> str:
         """The contract as text for `oodscreen inspect`."""
         height, width, channels = self.image_shape
@@ -172,7 +145,7 @@ class ModelContract:
             title = "verified" if index == 0 else ""
             lines.append(f"  {title:13}  {text}")
         if self.accuracy is not None:
-            lines.append(f"  accuracy       {self.accuracy.describe()}")
+            lines.append(f"  accuracy       {self.accuracy.describe(self.source_name)}")
         if self.versions:
             lines.append("  made with      " + ", ".join(f"{name} {text}" for name, text in self.versions.items()))
         return "\n".join(lines)
@@ -182,8 +155,8 @@ class ModelContract:
         measured = self.verified
         if "masked_difference" in measured:
             return [
-                f"relative difference from Keras: {measured['deterministic_difference']:.1e} without dropout, "
-                f"{measured['masked_difference']:.1e} with equal masks;",
+                f"relative difference from {self.source_name}: {measured['deterministic_difference']:.1e} without "
+                f"dropout, {measured['masked_difference']:.1e} with equal masks;",
                 f"{measured['counts']:.0f} counts of kept and of equal elements agree with the rates "
                 f"({measured['trials']:,.0f} trials, smallest p-value {measured['smallest_p_value']:.2g})",
             ]
@@ -202,7 +175,7 @@ class ModelContract:
         values["image_shape"] = json.dumps(list(self.image_shape))
         values["classes"] = str(self.classes)
         values["class_names"] = json.dumps(list(self.class_names))
-        values["sites"] = json.dumps([asdict(site) for site in self.sites])
+        values["sites"] = json.dumps([_site_entry(site) for site in self.sites])
         values["preprocessing"] = json.dumps(asdict(self.preprocessing))
         values["resize"] = str(self.resize)
         values["accuracy"] = json.dumps(None if self.accuracy is None else asdict(self.accuracy))
@@ -267,6 +240,7 @@ class ModelContract:
                     shape=tuple(site["shape"]),
                     noise_shape=tuple(site["noise_shape"]),
                     feeds=tuple(site.get("feeds", ())),
+                    origin=str(site.get("origin", "")),
                 )
                 for site in json.loads(values["sites"])
             ),
@@ -285,3 +259,11 @@ class ModelContract:
             verified=json.loads(values["verified"]),
             accuracy=Accuracy(**accuracy) if accuracy else None,
         )
+
+
+def _site_entry(site: Site) -> dict[str, Any]:
+    """A site in the metadata; without `origin` if the site was active in the source model."""
+    entry = asdict(site)
+    if not site.origin:
+        del entry["origin"]
+    return entry

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.contract.metadata import DOMAIN, Site
+from export.contract.metadata import DOMAIN
 from export.errors import ModelRefused, OptionRefused
 from export.graph.arrival import match_sites
 from export.graph.loops import check_no_loops, check_no_sites, loops_in, recurrent_layers_unrolled
 from export.graph.transposes import move_transposes_before_sites, transposes_move_through_sites
+from export.model_source import Converted
 from export.source.describe import KerasSource
 from export.source.stochastic import SiteMarker, read_mark
 
@@ -49,32 +49,13 @@ _INPUT = "oodscreen_input"
 _WEIGHT = "oodscreen_weight_"
 
 
-@dataclass(frozen=True)
-class Converted:
-    """A converted network.
-
-    Attributes:
-        proto: the graph, with one custom node for each site.
-        sites: sites in the order of the trace, with shapes in the graph's axis order.
-        layouts: by name of the site, the permutation from Keras' axis order to the graph's, with the batch axis.
-        weights: values of the external initializers, by name.
-        notices: notices for the user.
-    """
-
-    proto: onnx.ModelProto
-    sites: tuple[Site, ...]
-    layouts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    weights: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
-    notices: tuple[str, ...] = ()
-
-
-def check_opset(opset: int) -> None:
-    """Check that an operator set is supported.
+def check_opset(opset: int | None) -> None:
+    """Check that an operator set is supported; None is the default.
 
     Raises:
         OptionRefused: the operator set is not in `OPSETS`.
     """
-    if opset not in OPSETS:
+    if opset is not None and opset not in OPSETS:
         raise OptionRefused(
             f"--opset selects operator set {opset}, which is not supported.",
             wanted=f"an operator set from {OPSETS[0]} to {OPSETS[-1]}",

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.contract.accuracy import Accuracy
 from export.contract.labelled import LabelledBatch
-from export.contract.metadata import Accuracy, ModelContract
+from export.contract.metadata import ModelContract
 from export.contract.probabilities import to_probabilities
 from export.errors import InputRefused, OptionRefused
 
@@ -126,8 +127,9 @@ def find_alarms(accuracy: Accuracy, contract: ModelContract) -> list[str]:
         )
     if accuracy.differing > max(1, accuracy.rows * _DIFFERING_SHARE):
         alarms.append(
-            f"the exported model and Keras differ on {accuracy.differing} of {accuracy.rows} labelled rows "
-            f"(accuracy: {accuracy.exported:.2%} and {accuracy.keras:.2%}); do not use this file, and report the model"
+            f"the exported model and {contract.source_name} differ on {accuracy.differing} of {accuracy.rows} labelled "
+            f"rows (accuracy: {accuracy.exported:.2%} and {accuracy.keras:.2%}); do not use this file, and report the "
+            "model"
         )
     if accuracy.unlabelled:
         alarms.append(

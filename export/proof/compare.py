@@ -1,9 +1,9 @@
-"""Compare values of an exported graph with those of a Keras pass, up to the rounding of float32.
+"""Compare values of an exported graph with those of a pass of the source model, up to the rounding of float32.
 
 In: the outputs and the values before the last activation of both. Out: the largest relative difference, or
 `VerificationFailed`. Some networks amplify rounding errors: a mean over many positions, a small learned variance or a
-steep activation. Only if a difference exceeds the tolerance, the rounding error of Keras itself is measured, and the
-tolerance is raised for the rows that amplify it.
+steep activation. Only if a difference exceeds the tolerance, the rounding error of the source model itself is measured,
+and the tolerance is raised for the rows that amplify it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import VerificationFailed
-from export.source.network import KerasPass
+from export.model_source import SourcePass
 
 Values = NDArray[np.float32]
-OtherRoundings = Callable[[], Sequence[KerasPass]]
+OtherRoundings = Callable[[], Sequence[SourcePass]]
 """Function that computes a Keras pass again with other rounding errors; see `KerasReference.other_roundings`."""
 
 TOLERANCE = 1e-4
@@ -51,7 +51,7 @@ class Found:
     before_activation: Values | None
 
 
-def compare(found: Found, keras: KerasPass, other_roundings: OtherRoundings, how: str) -> float:
+def compare(found: Found, keras: SourcePass, other_roundings: OtherRoundings, how: str) -> float:
     """The largest difference from a Keras pass, relative to the scale of the values.
 
     Rows with values in Keras that are not finite are not compared, because a network may divide by the contrast of an
@@ -69,7 +69,7 @@ def compare(found: Found, keras: KerasPass, other_roundings: OtherRoundings, how
     compared = [("an output", "outputs", 0.0)]
     if found.before_activation is not None and keras.before_activation is not None:
         compared = [("an output", "outputs", 1.0), ("a value before the last activation", "before_activation", 0.0)]
-    others: Sequence[KerasPass] | None = None
+    others: Sequence[SourcePass] | None = None
     largest = 0.0
     for what, name, floor in compared:
         ours, wanted = getattr(found, name), _rows(getattr(keras, name))
@@ -84,7 +84,7 @@ def compare(found: Found, keras: KerasPass, other_roundings: OtherRoundings, how
         usable &= rounding <= _MOST_ROUNDING
         if not usable.any():
             raise VerificationFailed(
-                f"{how}, {what} of the Keras model is not finite, or changes by {rounding.min():.2g} or more with "
+                f"{how}, {what} of the source model is not finite, or changes by {rounding.min():.2g} or more with "
                 "rounding in float32 alone, relative to the largest value, for every test image.",
                 wanted=f"finite values that change by at most {_MOST_ROUNDING:g}, so that outputs can be compared",
                 next_step="scale the weights of the layers that amplify rounding errors, such as steep activations "
@@ -93,8 +93,9 @@ def compare(found: Found, keras: KerasPass, other_roundings: OtherRoundings, how
         exceeds = usable & (difference > np.maximum(tolerance, ROUNDING_FACTOR * rounding))
         if exceeds.any():
             raise VerificationFailed(
-                f"{how}, {what} differs from Keras by {difference[exceeds].max():.2g}, relative to the largest value.",
-                wanted=f"at most {tolerance:.2g}, or {ROUNDING_FACTOR:g} times the rounding error of Keras",
+                f"{how}, {what} differs from the source model by {difference[exceeds].max():.2g}, relative to the "
+                "largest value.",
+                wanted=f"at most {tolerance:.2g}, or {ROUNDING_FACTOR:g} times the rounding error of the source model",
                 next_step="export only the first layers of the model, then more of them, to find the layer whose "
                 "output differs; replace this layer",
             )

@@ -147,7 +147,7 @@ def count_kept_in_keras(site: Site, values: NDArray[np.float32]) -> tuple[Count,
     Raises:
         VerificationFailed: the layer draws a value that is not possible, or different values along a shared axis.
     """
-    return tuple(_count_kept(site, _own_values(site, values, "Keras"), "in Keras"))
+    return tuple(_count_kept(site, _own_values(site, values, "The source model"), "in the source model"))
 
 
 def check_counts(counts: Sequence[Count]) -> None:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from export.contract.metadata import ModelContract
 from export.contract.probabilities import can_be_probabilities
 from export.errors import ModelRefused
+from export.model_source import SourcePass
 from export.proof.probe import make_probe
-from export.source.network import KerasPass
 
 _CONSTANT_IMAGES: NDArray[np.uint8] = np.array([0, 128, 255], np.uint8).reshape(-1, 1, 1, 1)
 """Black, grey and white images of one pixel."""
@@ -30,7 +30,7 @@ class Reference(Protocol):
     def deterministic(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Outputs `[B, C]` without dropout."""
 
-    def draw(self, images: NDArray[np.uint8], seed: int) -> KerasPass:
+    def draw(self, images: NDArray[np.uint8], seed: int) -> SourcePass:
         """A pass with new noise for every row."""
 
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from export.contract.inputs import Preprocessing
 from export.contract.metadata import ModelContract
+from export.model_source import SourcePass
 from export.proof.probe import dead_leaves
-from export.source.network import KerasPass
 
 Images = NDArray[np.uint8]
 
@@ -46,9 +46,9 @@ _SEED = 17
 
 
 class Reference(Protocol):
-    """The Keras model under a preprocessing; see `export.source.network.KerasReference`."""
+    """The Keras model under a preprocessing; see `export.model_source.KerasReference`."""
 
-    def without_noise(self, images: Images) -> KerasPass:
+    def without_noise(self, images: Images) -> SourcePass:
         """A pass without dropout on `uint8 [B, H, W, C]`."""
 
     def under(self, preprocessing: Preprocessing) -> Reference:
@@ -114,12 +114,12 @@ def make_images(image_shape: tuple[int, int, int]) -> Images:
     return np.stack([make(image_shape, rng) for make in (dead_leaves, _lines) for _ in range(each)])
 
 
-def measure_gain(answer: KerasPass) -> float | None:
+def measure_gain(answer: SourcePass) -> float | None:
     """`NormInputs.gain` of the first BatchNormalization layer with learned statistics; None if there is none."""
     return next((norm.gain for norm in answer.norms if norm.is_trained), None)
 
 
-def measure_spread(answer: KerasPass, output_kind: str) -> float | None:
+def measure_spread(answer: SourcePass, output_kind: str) -> float | None:
     """Standard deviation of the logits between images; with several classes, after subtraction of each image's mean.
 
     None if the logits are unknown, or if the outputs are not probabilities.

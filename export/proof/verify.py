@@ -17,8 +17,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from export.contract.accuracy import Accuracy
 from export.contract.labelled import LabelledBatch
-from export.contract.metadata import Accuracy, ModelContract, Site
+from export.contract.metadata import ModelContract, Site
 from export.errors import VerificationFailed
 from export.graph.variants import (
     drawn_output,
@@ -32,6 +33,7 @@ from export.graph.variants import (
     with_outputs,
     with_rate,
 )
+from export.model_source import Noise, SourcePass
 from export.proof.accuracy import measure_accuracy
 from export.proof.changes import RATE, count_changing_sites
 from export.proof.compare import ROUNDING_FACTOR, TOLERANCE, Found, OtherRoundings, compare, difference_by_row, scale_of
@@ -46,7 +48,6 @@ from export.proof.draws import (
     rows_for,
 )
 from export.proof.probe import make_probe
-from export.source.network import KerasPass, Noise
 
 Images = NDArray[np.uint8]
 Outputs = NDArray[np.float32]
@@ -64,21 +65,21 @@ _SMALL_FILE = 32 * 2**20
 
 
 class Reference(Protocol):
-    """Passes of the Keras model on raw pixels `uint8 [B, H, W, C]`; see `export.source.network.KerasReference`."""
+    """Passes of the Keras model on raw pixels `uint8 [B, H, W, C]`; see `export.model_source.KerasReference`."""
 
     def deterministic(self, images: Images) -> Outputs:
         """Outputs `[B, C]` without dropout."""
 
-    def as_trained(self, images: Images) -> KerasPass | None:
+    def as_trained(self, images: Images) -> SourcePass | None:
         """A pass without dropout in the precision of the model; None if that precision is float32."""
 
-    def without_noise(self, images: Images) -> KerasPass:
+    def without_noise(self, images: Images) -> SourcePass:
         """A pass without dropout."""
 
-    def draw(self, images: Images, seed: int) -> KerasPass:
+    def draw(self, images: Images, seed: int) -> SourcePass:
         """A pass with new noise for every row."""
 
-    def other_roundings(self, images: Images, seed: int | None) -> Sequence[KerasPass]:
+    def other_roundings(self, images: Images, seed: int | None) -> Sequence[SourcePass]:
         """The pass of `draw`, or of `without_noise` if `seed` is None, with other rounding errors."""
 
 
@@ -242,7 +243,7 @@ class _Compared:
     def compare(
         self,
         images: Images,
-        keras: KerasPass,
+        keras: SourcePass,
         other_roundings: OtherRoundings,
         how: str,
         feeds: Mapping[str, NDArray[Any]] | None = None,
@@ -270,7 +271,7 @@ def _check_half_precision(without_dropout: _Compared, images: Images, reference:
     difference = float((differences[finite] if finite.any() else differences).max())
     if not difference <= _HALF_PRECISION_TOLERANCE:
         raise VerificationFailed(
-            f"In float32, {what} differs by {difference:.2g} from the same value in the precision of the Keras model, "
+            f"In float32, {what} differs by {difference:.2g} from the same value in the precision of the source model, "
             "relative to the largest value.",
             wanted=f"a relative difference of at most {_HALF_PRECISION_TOLERANCE:g}",
             next_step="measure the accuracy of the Keras model under the dtype policy float32; if it is as high as "
@@ -338,7 +339,7 @@ def _check_equal_noise(
 
 
 def _in_graph_order(
-    keras: KerasPass, site: Site, layouts: Mapping[str, tuple[int, ...]]
+    keras: SourcePass, site: Site, layouts: Mapping[str, tuple[int, ...]]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Factor and shift of a site, `[B, *site.shape]`.
 
@@ -350,7 +351,7 @@ def _in_graph_order(
     shape = noise.factor.shape
     if len(shape) != len(layout) or tuple(shape[axis] for axis in layout[1:]) != site.shape:
         raise VerificationFailed(
-            f"In Keras, the dropout layer {site.name} has an input of shape {list(shape[1:])}.",
+            f"In the source model, the dropout layer {site.name} has an input of shape {list(shape[1:])}.",
             wanted=f"shape {list(site.shape)}, as in the exported file",
             next_step=NEXT_STEP,
         )

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from export.errors import ModelRefused
+from export.model_source import ImageInput
 from export.source.choice import SiteChoice, choose_sites
 from export.source.hidden import find_hidden_noise
-from export.source.inputs import ImageInput, find_image_input
+from export.source.inputs import find_image_input
 from export.source.network import KerasNetwork, Network, other_precisions
 from export.source.outputs import IN_MEMORY, choose_output, count_classes, derive_output_kind
 

@@ -7,41 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import accumulate
 from operator import mul
 from typing import Any
 
 from export.contract.metadata import COLOURS
 from export.errors import ModelRefused, OptionRefused
+from export.model_source import ImageInput
 from export.source.outputs import export_of_code, shapes_text
 
 _SMALLEST_SIDE = 8
 """Minimum height and width of an image that is derived from the shape of an input without a channel axis. Shorter
 inputs, such as the four measurements of an iris, are rarely images."""
-
-
-@dataclass(frozen=True)
-class ImageInput:
-    """The images of a model, and the steps from an image to the input of the model.
-
-    Attributes:
-        image_shape: `(height, width, channels)` of an image.
-        channels_first: whether the first step transposes the image to `[C, H, W]`.
-        reshape: shape to which the last step reshapes the image in row-major order; empty without this step.
-        notice: notice for the user that the shape of the images was derived; "" otherwise.
-    """
-
-    image_shape: tuple[int, int, int]
-    channels_first: bool = False
-    reshape: tuple[int, ...] = ()
-    notice: str = ""
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Input shape of the Keras model, without the batch axis."""
-        height, width, channels = self.image_shape
-        return self.reshape or ((channels, height, width) if self.channels_first else self.image_shape)
 
 
 def find_image_input(model: Any, stated: tuple[int, int, int] | None, origin: str) -> ImageInput:

@@ -7,9 +7,8 @@ precision of the model, and a `KerasReference` for the comparison with the expor
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any, Protocol
 
@@ -17,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.contract.inputs import Preprocessing
+from export.model_source import Noise, NormInputs, SourcePass
 from export.source.noise import NoiseLayer
-from export.source.norms import NormInputs, norms_recorded
+from export.source.norms import norms_recorded
 from export.source.stochastic import Behaviour, NoiseRecorder, keep_identity, noise_replaced
 
 _AS_TRAINED = "as trained"
@@ -108,36 +108,6 @@ class KerasNetwork:
         return keras.ops.cast(outputs[self._output], "float32")
 
 
-@dataclass(frozen=True)
-class Noise:
-    """The noise of one site in one pass: the outputs of the site are `x * factor + shift` for its inputs x.
-
-    Attributes:
-        factor: `[B, *shape of the layer's input]`.
-        shift: in the same shape; 0 except for alpha dropout.
-    """
-
-    factor: NDArray[np.float32]
-    shift: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class KerasPass:
-    """One pass of a Keras network.
-
-    Attributes:
-        outputs: `[B, C]`.
-        before_activation: input of the last softmax or sigmoid, `[B, C]`; None if the network ends otherwise.
-        noise: noise by name of the site; empty for a pass without noise.
-        norms: inputs of the BatchNormalization layers, in the order of their calls.
-    """
-
-    outputs: NDArray[np.float32]
-    before_activation: NDArray[np.float32] | None
-    noise: Mapping[str, Noise]
-    norms: tuple[NormInputs, ...]
-
-
 class KerasReference:
     """Reference for the verification: passes of a Keras network on raw pixels.
 
@@ -165,24 +135,24 @@ class KerasReference:
         """Outputs `[B, C]` without dropout."""
         return self.without_noise(images).outputs
 
-    def as_trained(self, images: NDArray[np.uint8]) -> KerasPass | None:
+    def as_trained(self, images: NDArray[np.uint8]) -> SourcePass | None:
         """A pass without dropout in the precision of the model; None if that precision is float32."""
         if not self._network.has_other_precision:
             return None
         return self._run(self._preprocessing.apply(images), None, _AS_TRAINED)
 
-    def without_noise(self, images: NDArray[np.uint8]) -> KerasPass:
+    def without_noise(self, images: NDArray[np.uint8]) -> SourcePass:
         """A pass without dropout on `uint8 [B, H, W, C]`."""
         return self._run(self._preprocessing.apply(images), None)
 
-    def draw(self, images: NDArray[np.uint8], seed: int) -> KerasPass:
+    def draw(self, images: NDArray[np.uint8], seed: int) -> SourcePass:
         """A pass on `uint8 [B, H, W, C]` with new noise for every row; equal seeds give equal noise.
 
         All other layers are in inference mode, and the states of the layers' own generators do not change.
         """
         return self._run(self._preprocessing.apply(images), seed)
 
-    def other_roundings(self, images: NDArray[np.uint8], seed: int | None) -> list[KerasPass]:
+    def other_roundings(self, images: NDArray[np.uint8], seed: int | None) -> list[SourcePass]:
         """The pass of `draw`, or of `without_noise` if `seed` is None, with other rounding errors.
 
         The layers compute in float64, if the model supports it, and the pixels differ by rounding errors of float32.
@@ -201,7 +171,7 @@ class KerasReference:
                 passes.append(self._run(changed, seed))
         return passes
 
-    def _run(self, images: NDArray[np.float32], seed: int | None, precision: str = "float32") -> KerasPass:
+    def _run(self, images: NDArray[np.float32], seed: int | None, precision: str = "float32") -> SourcePass:
         """A pass on preprocessed pixels; compiled with XLA if TensorFlow lacks channels-first kernels for this CPU."""
         import tensorflow as tf
 
@@ -214,7 +184,7 @@ class KerasReference:
                 raise
             values = self._function(precision, noisy, shape, jit_compile=True)(pixels, number)
         outputs, before, noise, norms = values
-        return KerasPass(
+        return SourcePass(
             outputs.numpy(),
             None if before is None else before.numpy().astype(np.float32, copy=False),
             {name: Noise(factor.numpy(), shift.numpy()) for name, (factor, shift) in noise.items()},
@@ -222,7 +192,7 @@ class KerasReference:
         )
 
     def _function(self, precision: str, noisy: bool, shape: Any, *, jit_compile: bool) -> Any:
-        """The traced network, from pixels and a seed to the tensors of a `KerasPass`."""
+        """The traced network, from pixels and a seed to the tensors of a `SourcePass`."""
         import tensorflow as tf
 
         def compute(pixels: Any, seed: Any) -> Any:

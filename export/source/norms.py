@@ -8,39 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-
-
-@dataclass(frozen=True)
-class NormInputs:
-    """Statistics of the inputs of one call of a BatchNormalization layer, for each of its K channels.
-
-    Attributes:
-        variance: variance in this pass, over rows and positions, `[K]`.
-        learned_mean: moving mean of the layer, `[K]`.
-        learned_variance: moving variance of the layer, `[K]`.
-    """
-
-    variance: NDArray[np.float32]
-    learned_mean: NDArray[np.float32]
-    learned_variance: NDArray[np.float32]
-
-    @property
-    def is_trained(self) -> bool:
-        """Whether the statistics differ from their initial values, 0 and 1."""
-        return bool(np.any(self.learned_mean != 0) or np.any(self.learned_variance != 1))
-
-    @property
-    def gain(self) -> float | None:
-        """Standard deviation of the inputs divided by the learned one: the median over the channels that vary."""
-        varies = (self.variance > 0) & (self.learned_variance > 0)
-        if not varies.any():
-            return None
-        return float(np.median(np.sqrt(self.variance[varies] / self.learned_variance[varies])))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 from export.config import AccuracyConfig, ExportConfig, FileExportConfig
 from export.contract.metadata import ModelContract
-from export.exporter import export_keras_file, export_keras_model
+from export.exporter import export_keras_model, export_model_file
 from export.option import Selection
 from screen.api.function import public
 from screen.input.labelled import read_labelled
@@ -43,7 +43,7 @@ def export_file(
         OptionRefused: an option does not fit the model.
         VerificationFailed: the outputs of the file differ from those of the Keras model; nothing was written.
     """
-    return export_keras_file(model, output, _with_rows(config, accuracy))
+    return export_model_file(model, output, _with_rows(config, accuracy))
 
 
 @public

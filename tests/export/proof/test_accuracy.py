@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from export.contract.accuracy import Accuracy
 from export.contract.inputs import Preprocessing
 from export.contract.labelled import LabelledBatch
-from export.contract.metadata import Accuracy, ModelContract
+from export.contract.metadata import ModelContract
 from export.errors import InputRefused, OptionRefused
 from export.proof.accuracy import check_labels_are_classes, find_alarms, measure_accuracy
 

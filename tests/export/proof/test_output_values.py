@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from export.contract.inputs import Preprocessing
 from export.contract.metadata import ModelContract
 from export.errors import ModelRefused
+from export.model_source import SourcePass
 from export.proof.output_values import check_output_values
-from export.source.network import KerasPass
 
 CONTRACT = ModelContract("image", "output", 6, 5, 3, 3, "softmax", (), Preprocessing(1.0))
 Outputs = NDArray[np.float32]
@@ -27,9 +27,9 @@ class Fake:
     def deterministic(self, images: NDArray[np.uint8]) -> Outputs:
         return self.plain(images.mean(axis=(1, 2, 3))[:, None].astype(np.float32) / 255)
 
-    def draw(self, images: NDArray[np.uint8], seed: int) -> KerasPass:
+    def draw(self, images: NDArray[np.uint8], seed: int) -> SourcePass:
         outputs = (self.noisy or self.plain)(images.mean(axis=(1, 2, 3))[:, None].astype(np.float32) / 255)
-        return KerasPass(outputs, None, {}, ())
+        return SourcePass(outputs, None, {}, ())
 
 
 def softmax(x: Outputs) -> Outputs:

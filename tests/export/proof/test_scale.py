@@ -14,9 +14,10 @@ from benchmarks.proof import saturated
 from export.contract.inputs import PREPROCESSINGS, Preprocessing
 from export.contract.metadata import ModelContract
 from export.exporter import ExportNotice, export_file
+from export.model_source import SourcePass
 from export.proof.scale import find_scale_alarm, make_images, measure_spread
 from export.source.describe import describe_model
-from export.source.network import KerasPass, KerasReference
+from export.source.network import KerasReference
 from tests.export.family import set_norm_statistics, with_output
 
 UNIT, RAW, TF = Preprocessing(1 / 255), Preprocessing(1.0), PREPROCESSINGS["tf"]
@@ -138,7 +139,7 @@ def test_one_bias_of_0_is_a_sign_of_no_training(keras: Any, article: Any) -> Non
 
 def test_the_spread_is_the_standard_deviation_between_images_of_centred_logits() -> None:
     logits = np.array([[5, 7], [9, 7]], np.float32)  # centred: -1, 1 and 1, -1
-    answer = KerasPass(logits, logits, {}, ())
+    answer = SourcePass(logits, logits, {}, ())
     assert measure_spread(answer, "softmax") == pytest.approx(1)
     assert measure_spread(answer, "sigmoid") == pytest.approx(np.sqrt(2))
     assert measure_spread(replace(answer, before_activation=None), "softmax") is None

@@ -12,8 +12,8 @@ import pytest
 from benchmarks.proof import FAULTS, SATURATED, Exported, export_subject, planted, run
 from export.errors import VerificationFailed
 from export.graph.variants import with_rate
+from export.model_source import Noise, SourcePass
 from export.proof.verify import Subject, verify_model
-from export.source.network import KerasPass, Noise
 from tests.export import family
 
 OTHERS: Mapping[str, Callable[[Any], Any]] = {
@@ -119,7 +119,7 @@ def test_a_wrong_scale_is_found(article: Exported) -> None:
         scale = next(value for value in graph.graph.initializer if value.name == "oodscreen/mul_by")
         scale.CopyFrom(onnx.numpy_helper.from_array(np.array(1 / 256, np.float32), scale.name))
 
-    with pytest.raises(VerificationFailed, match=r"Without dropout, .* differs from Keras"):
+    with pytest.raises(VerificationFailed, match=r"Without dropout, .* differs from the source model"):
         verify_model(changed(article, change), article.reference)
 
 
@@ -129,7 +129,7 @@ def test_a_wrong_last_activation_is_found(article: Exported) -> None:
     def change(graph: onnx.ModelProto) -> None:
         next(node for node in graph.graph.node if node.op_type == "Softmax").op_type = "LogSoftmax"
 
-    with pytest.raises(VerificationFailed, match="an output differs from Keras"):
+    with pytest.raises(VerificationFailed, match="an output differs from the source model"):
         verify_model(changed(article, change), article.reference)
 
 
@@ -154,13 +154,13 @@ def test_keras_noise_with_another_distribution_is_found(article: Exported) -> No
         def __getattr__(self, name: str) -> Any:
             return getattr(article.reference, name)
 
-        def draw(self, images: Any, seed: int) -> KerasPass:
+        def draw(self, images: Any, seed: int) -> SourcePass:
             drawn = article.reference.draw(images, seed)
             factor = np.ones_like(drawn.noise["dropout"].factor) / np.float32(0.75)
             noise = {**drawn.noise, "dropout": Noise(factor, np.zeros_like(factor))}
             return replace(drawn, noise=noise)
 
-    with pytest.raises(VerificationFailed, match=r"With equal masks|in Keras"):
+    with pytest.raises(VerificationFailed, match=r"With equal masks|in the source model"):
         verify_model(article.subject, Rarer())
 
 
@@ -291,7 +291,7 @@ def test_a_wrong_kernel_is_found_at_every_scale_of_a_regression(keras: Any, last
         (kernel,) = (one for one in graph.graph.initializer if list(one.dims) == [16, 3])
         kernel.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(kernel) * 1.01, kernel.name))
 
-    with pytest.raises(VerificationFailed, match="an output differs from Keras"):
+    with pytest.raises(VerificationFailed, match="an output differs from the source model"):
         verify_model(changed(exported, change), exported.reference)
 
 

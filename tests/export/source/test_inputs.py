@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from export.errors import ModelRefused, OptionRefused
-from export.source.inputs import ImageInput, find_image_input
+from export.model_source import ImageInput
+from export.source.inputs import find_image_input
 
 
 def model_of(keras: Any, shape: tuple[int | None, ...], first: str) -> Any:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from export.contract.inputs import Preprocessing
+from export.model_source import NormInputs
 from export.source.network import KerasNetwork, KerasReference
-from export.source.norms import NormInputs
 
 
 def norms_of(keras: Any, layer: Any, pixels: Any) -> tuple[NormInputs, ...]:
