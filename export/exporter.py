@@ -17,11 +17,13 @@ from export.contract.inputs import Preprocessing, choose_preprocessing, choose_r
 from export.contract.metadata import ModelContract
 from export.contract.validity import check_class_names
 from export.errors import ModelRefused, OptionRefused
-from export.graph.convert import check_opset
 from export.graph.files import check_output, model_files
 from export.graph.keras_source import as_source
+from export.graph.opset import check_opset
 from export.keywords import with_keywords
 from export.model_source import Source
+from export.onnx_source.read import is_onnx
+from export.onnx_source.source import read_onnx
 from export.proof.accuracy import check_labels_are_classes, find_alarms
 from export.proof.output_values import check_output_values, describe_logits
 from export.source.choice import SiteChoice
@@ -54,6 +56,12 @@ def export_model_file(model: str | Path, output: str | Path, config: FileExportC
     check_output(Path(output))
     check_opset(config.opset)
     preprocessing = _preprocessing(config)
+    if is_onnx(Path(model)):
+        _check_onnx_options(config)
+        source = read_onnx(
+            Path(model), choice=_choice(config), output=config.output_layer, image_shape=config.image_shape
+        )
+        return _export(source, Path(output), preprocessing, config)
     keras = load_model(
         model,
         weights=config.weights,
@@ -100,6 +108,22 @@ export_model = with_keywords(export_keras_model, ExportConfig)
 
 def _preprocessing(config: ExportConfig) -> Preprocessing:
     return choose_preprocessing(config.preprocess, config.scale, config.mean, config.std)
+
+
+def _check_onnx_options(config: FileExportConfig) -> None:
+    """Refuse the options that have no meaning for an ONNX file.
+
+    Raises:
+        OptionRefused: such an option was given.
+    """
+    given = {"--weights": config.weights, "--custom-objects": config.custom_objects, "--unsafe": config.unsafe}
+    for option, value in given.items():
+        if value:
+            raise OptionRefused(
+                f"{option} was given, but an ONNX file contains all layers and weights, and no code.",
+                wanted=f"an export of an ONNX file without {option}",
+                next_step=f"leave out {option}",
+            )
 
 
 def _choice(config: ExportConfig) -> SiteChoice:

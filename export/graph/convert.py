@@ -18,19 +18,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.contract.metadata import DOMAIN
-from export.errors import ModelRefused, OptionRefused
+from export.errors import ModelRefused
 from export.graph.arrival import match_sites
 from export.graph.loops import check_no_loops, check_no_sites, loops_in, recurrent_layers_unrolled
+from export.graph.opset import OPSET, raise_opset
 from export.graph.transposes import move_transposes_before_sites, transposes_move_through_sites
 from export.model_source import Converted
 from export.source.describe import KerasSource
 from export.source.stochastic import SiteMarker, read_mark
-
-OPSET = 18
-"""Default ONNX operator set of exported files."""
-
-OPSETS = range(17, 25)
-"""Supported ONNX operator sets; 17 is the first with LayerNormalization."""
 
 _TF2ONNX_OPSETS = range(17, 19)
 """Operator sets that tf2onnx writes; onnx' version converter converts the graph to newer operator sets."""
@@ -47,20 +42,6 @@ _RESIZES = ("ResizeBilinear", "ResizeNearestNeighbor", "ResizeBicubic")
 
 _INPUT = "oodscreen_input"
 _WEIGHT = "oodscreen_weight_"
-
-
-def check_opset(opset: int | None) -> None:
-    """Check that an operator set is supported; None is the default.
-
-    Raises:
-        OptionRefused: the operator set is not in `OPSETS`.
-    """
-    if opset is not None and opset not in OPSETS:
-        raise OptionRefused(
-            f"--opset selects operator set {opset}, which is not supported.",
-            wanted=f"an operator set from {OPSETS[0]} to {OPSETS[-1]}",
-            next_step=f"leave out --opset for the default {OPSET}, or give a set that your onnxruntime supports",
-        )
 
 
 def convert_to_onnx(source: KerasSource, opset: int = OPSET) -> Converted:
@@ -85,7 +66,7 @@ def convert_to_onnx(source: KerasSource, opset: int = OPSET) -> Converted:
     weights = _externalize_weights(proto, large)
     _check_converted(proto, source)
     if opset > _TF2ONNX_OPSETS[-1]:
-        proto = _raise_opset(proto, opset)
+        proto = raise_opset(proto, opset)
     move_transposes_before_sites(proto)
     sites, layouts, notices = match_sites(proto, marker.sites, traced, source.origin)
     return Converted(proto, sites, layouts, weights, notices)
@@ -219,17 +200,6 @@ def _externalize_weights(proto: onnx.ModelProto, large: Sequence[Any]) -> dict[s
     del proto.graph.input[:]
     proto.graph.input.extend(kept)
     return weights
-
-
-def _raise_opset(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """The graph in a newer operator set; nodes that onnx' version converter inserts get a unique name."""
-    proto = onnx.version_converter.convert_version(proto, opset)
-    taken = {node.name for node in proto.graph.node}
-    for index, node in enumerate(proto.graph.node):
-        name = node.name or node.output[0]
-        node.name = name if node.name or name not in taken else f"{name}__{index}"
-        taken.add(node.name)
-    return proto
 
 
 def _check_converted(proto: onnx.ModelProto, source: KerasSource) -> None:

@@ -5,7 +5,8 @@ In: a `KerasSource`. Out: a `Source`, which converts the model with tf2onnx and 
 
 from __future__ import annotations
 
-from export.graph.convert import OPSET, convert_to_onnx
+from export.graph.convert import convert_to_onnx
+from export.graph.opset import OPSET
 from export.model_source import Source
 from export.source.describe import KerasSource
 from export.source.network import KerasReference

@@ -36,6 +36,36 @@ def matches(path: str, pattern: str) -> bool:
     return fnmatchcase(path, pattern) or fnmatchcase(path.rsplit("/", 1)[-1], pattern)
 
 
+def check_patterns(
+    choice: SiteChoice, paths: Sequence[str], origin: str, *, also: Mapping[str, str] | None = None
+) -> None:
+    """Check that each pattern matches a site.
+
+    Args:
+        choice: the user's selection.
+        paths: paths of the sites.
+        origin: name of the model, for messages.
+        also: second name of a site by its path, which patterns match too.
+
+    Raises:
+        OptionRefused: a pattern matches no site.
+    """
+
+    def fits(path: str, pattern: str) -> bool:
+        return matches(path, pattern) or matches((also or {}).get(path, path), pattern)
+
+    kept = [path for path in paths if not choice.keep or any(fits(path, pattern) for pattern in choice.keep)]
+    unmatched = [("--keep-layer", pattern) for pattern in choice.keep if not any(fits(one, pattern) for one in paths)]
+    unmatched += [("--rate", pattern) for pattern in choice.rates if not any(fits(one, pattern) for one in kept)]
+    if unmatched:
+        option, pattern = unmatched[0]
+        raise OptionRefused(
+            f"{option} {pattern!r} matches none of the {'kept ' if option == '--rate' else ''}sites of {origin}.",
+            wanted=f"a pattern that matches one of: {', '.join(kept if option == '--rate' and kept else paths)}",
+            next_step="give one of these names; in a pattern, * matches any characters and ? matches one character",
+        )
+
+
 def choose_sites(named: Sequence[tuple[str, Any]], choice: SiteChoice, origin: str) -> tuple[NoiseLayer, ...]:
     """The noise layers that the export keeps, with their rates.
 
@@ -52,7 +82,7 @@ def choose_sites(named: Sequence[tuple[str, Any]], choice: SiteChoice, origin: s
     active = [(path, layer) for path, layer in noise if is_active(layer)]
     if not active:
         raise _no_active_dropout(named, noise, origin)
-    _check_patterns(choice, [path for path, _ in active], origin)
+    check_patterns(choice, [path for path, _ in active], origin)
     return tuple(
         NoiseLayer(layer, path, family_of(layer), _rate_of(path, layer, choice, origin))
         for path, layer in active
@@ -72,21 +102,6 @@ def _rate_of(path: str, layer: Any, choice: SiteChoice, origin: str) -> float:
             next_step="give another rate with --rate 'PATTERN=RATE', or select only other layers with --keep-layer",
         )
     return rate
-
-
-def _check_patterns(choice: SiteChoice, paths: Sequence[str], origin: str) -> None:
-    kept = [path for path in paths if choice.keeps(path)]
-    unmatched = [
-        ("--keep-layer", pattern) for pattern in choice.keep if not any(matches(path, pattern) for path in paths)
-    ]
-    unmatched += [("--rate", pattern) for pattern in choice.rates if not any(matches(path, pattern) for path in kept)]
-    if unmatched:
-        option, pattern = unmatched[0]
-        raise OptionRefused(
-            f"{option} {pattern!r} matches none of the {'kept ' if option == '--rate' else ''}sites of {origin}.",
-            wanted=f"a pattern that matches one of: {', '.join(kept if option == '--rate' and kept else paths)}",
-            next_step="give one of these names; in a pattern, * matches any characters and ? matches one character",
-        )
 
 
 def _no_active_dropout(named: Sequence[tuple[str, Any]], noise: Sequence[tuple[str, Any]], origin: str) -> ModelRefused:

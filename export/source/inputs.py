@@ -39,14 +39,14 @@ def find_image_input(model: Any, stated: tuple[int, int, int] | None, origin: st
     shape = tuple(size or 0 for size in shapes[0][1:])
     data_format = _data_format(model) if len(shape) == 3 else ""
     if stated is not None:
-        return _fit_stated_image(shape, stated, data_format, origin)
+        return fit_stated_image(shape, stated, data_format, origin)
     if len(shape) == 3 and 0 not in shape:
         data_format = data_format or ("channels_last" if shape[2] in COLOURS else "channels_first")
         if data_format == "channels_last" and shape[2] in COLOURS:
             return ImageInput((shape[0], shape[1], shape[2]))
         if data_format == "channels_first" and shape[0] in COLOURS:
             return ImageInput((shape[1], shape[2], shape[0]), channels_first=True)
-    sides = _sides_of_grey_image(shape)
+    sides = sides_of_grey_image(shape)
     if sides is None:
         raise ModelRefused(
             f"{origin} takes an input of shape {shapes_text(shapes)}.",
@@ -79,9 +79,7 @@ def _require_one_input(model: Any, shapes: list[tuple[int | None, ...]], origin:
         )
 
 
-def _fit_stated_image(
-    shape: tuple[int, ...], stated: tuple[int, int, int], data_format: str, origin: str
-) -> ImageInput:
+def fit_stated_image(shape: tuple[int, ...], stated: tuple[int, int, int], data_format: str, origin: str) -> ImageInput:
     """The steps from an image of the stated shape to an input of the given shape, in which 0 is a variable size."""
     text = "x".join(map(str, stated))
     channels_first = stated[2] not in COLOURS and stated[0] in COLOURS
@@ -116,7 +114,7 @@ def _products(axes: Iterable[int]) -> set[int]:
     return {1, *accumulate(axes, mul)}
 
 
-def _sides_of_grey_image(shape: tuple[int, ...]) -> tuple[int, int] | None:
+def sides_of_grey_image(shape: tuple[int, ...]) -> tuple[int, int] | None:
     """Height and width of the grey image whose pixels an input contains in row-major order; None if there is none.
 
     The shape must be `[H, W]`, `[1, H, W]` or `[H * H]`. No colour image has a square number of values, because

@@ -1,0 +1,235 @@
+"""Find the Dropout nodes of an ONNX file, whether each is active, and select those that the export keeps.
+
+In: a prepared graph and a `SiteChoice`. Out: `Dropout`s and the selected `Kept` ones. A Dropout draws only if its input
+`training_mode` is true; a file can silence it in several ways, and each is named.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from export.errors import ModelRefused, OptionRefused
+from export.onnx_source.graphs import Constants, attributes_of
+from export.source.choice import SiteChoice, check_patterns, matches
+
+SWITCHED_ON = "switched on by --keep-layer; in inference mode in the source file"
+"""`Site.origin` of a Dropout that the file contains in inference mode."""
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+"""Key in the metadata of a node under which PyTorch's exporter stores the names of the modules."""
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """A Dropout node.
+
+    Attributes:
+        name: name of the module in PyTorch, else name of the node; unique in the graph.
+        node: name of the node, which is unique too.
+        rate: ratio; None if it is an input of the graph without a value.
+        silent: why the node never draws; "" if it is active.
+    """
+
+    name: str
+    node: str
+    rate: float | None
+    silent: str
+
+    def fits(self, pattern: str) -> bool:
+        """Whether a pattern of the user matches the node, by its name or the name of its module."""
+        return matches(self.name, pattern) or matches(self.node, pattern)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A Dropout that the export keeps.
+
+    Attributes:
+        name: name of the site.
+        node: name of the node.
+        rate: rate in the export, in (0, 1).
+        origin: `Site.origin`.
+    """
+
+    name: str
+    node: str
+    rate: float
+    origin: str = ""
+
+
+def find_dropouts(model: onnx.ModelProto, opset: int, origin: str) -> tuple[Dropout, ...]:
+    """The Dropout nodes of the main graph, in its order.
+
+    Args:
+        model: prepared model, whose nodes have unique names.
+        opset: operator set of the model.
+        origin: name of the model, for messages.
+
+    Raises:
+        ModelRefused: a ratio or training mode is computed from the image, or other nodes read the mask.
+    """
+    constants = Constants(model)
+    inputs = {value.name for value in model.graph.input}
+    read = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
+    names: set[str] = set()
+    found = []
+    for node in model.graph.node:
+        if node.op_type != "Dropout" or node.domain:
+            continue
+        if len(node.output) > 1 and node.output[1] in read:
+            raise ModelRefused(
+                f"The mask of the dropout {node.name} of {origin} is read by other nodes.",
+                wanted="Dropout nodes whose first output alone is read",
+                next_step="compute the output from the first output of the dropout alone, and write the file again",
+            )
+        rate, silent = _state(node, opset, constants, inputs, origin)
+        name = base = _module_of(node)
+        number = 1
+        while name in names:
+            number += 1
+            name = f"{base}#{number}"
+        names.add(name)
+        found.append(Dropout(name, node.name, rate, silent))
+    return tuple(found)
+
+
+def _state(
+    node: onnx.NodeProto, opset: int, constants: Constants, inputs: set[str], origin: str
+) -> tuple[float | None, str]:
+    """The ratio of a Dropout, and why it is silent."""
+    if opset < 12:
+        return float(attributes_of(node).get("ratio", 0.5)), f"operator set {opset} has no training mode of Dropout"
+    values = [*node.input, "", ""]
+    rate = 0.5 if not values[1] else _number(values[1], node, constants, inputs, origin, "ratio")
+    if not values[2]:
+        return rate, "training_mode is left out"
+    mode = _number(values[2], node, constants, inputs, origin, "training_mode")
+    if mode is not None and not mode:
+        return rate, "training_mode is false"
+    return rate, "ratio is 0" if rate == 0 else ""
+
+
+def _number(
+    name: str, node: onnx.NodeProto, constants: Constants, inputs: set[str], origin: str, what: str
+) -> float | None:
+    """The constant value of an input of a Dropout; None for an input of the graph."""
+    value = constants.value(name)
+    if value is not None and value.size == 1:
+        return float(str(value.reshape(())))  # the decimal number that float32 stores as the nearest one
+    if constants.root(name) in inputs:
+        return None
+    raise ModelRefused(
+        f"The {what} of the dropout {node.name} of {origin} is not a constant.",
+        wanted=f"a {what} that is a constant or an input of the graph",
+        next_step="replace the value by a constant and write the file again, or leave the dropout out: --keep-layer "
+        "selects the dropouts to keep, but each must have constant settings",
+    )
+
+
+def _module_of(node: onnx.NodeProto) -> str:
+    """Name of the PyTorch module of a node, if the exporter wrote it; else the name of the node.
+
+    The newer exporter writes the names of all enclosing modules into the metadata; the TorchScript exporter names the
+    nodes `/MODULE/.../Dropout`.
+    """
+    for entry in node.metadata_props:
+        if entry.key == _SCOPES:
+            try:
+                scopes = [str(one) for one in ast.literal_eval(entry.value)]
+            except (ValueError, SyntaxError, TypeError):
+                break
+            if len(scopes) > 1 and scopes[-2]:
+                return scopes[-2]
+    if node.name.startswith("/"):
+        module, _, operator = node.name.strip("/").rpartition("/")
+        if module and operator.split("_")[0] == "Dropout":
+            return module
+    return node.name.strip("/") or node.output[0]
+
+
+def choose_dropouts(
+    dropouts: Sequence[Dropout], choice: SiteChoice, model: onnx.ModelProto, origin: str
+) -> tuple[tuple[Kept, ...], tuple[str, ...]]:
+    """The dropouts that the export keeps, and notices about those that it does not.
+
+    Without a pattern, all active ones are kept. A pattern selects silent ones too, which it switches on.
+
+    Raises:
+        ModelRefused: no dropout is active and none is selected, or a ratio is not below 1.
+        OptionRefused: a pattern matches no dropout, or a rate is missing or not between 0 and 1.
+    """
+    selectable = [one for one in dropouts if choice.keep or not one.silent]
+    if not selectable:
+        raise _no_active_dropout(dropouts, model, origin)
+    check_patterns(choice, [one.name for one in selectable], origin, also={one.name: one.node for one in selectable})
+    kept, notices = [], []
+    for one in dropouts:
+        selected = any(one.fits(pattern) for pattern in choice.keep) if choice.keep else not one.silent
+        if selected:
+            kept.append(Kept(one.name, one.node, _rate_of(one, choice, origin), SWITCHED_ON if one.silent else ""))
+            if one.silent:
+                notices.append(
+                    f"{one.name} is silent in {origin} ({one.silent}); --keep-layer switches it on, although the file "
+                    "does not state that it was active in training"
+                )
+        elif one.silent:
+            notices.append(f"{one.name} is not a site: {one.silent}; --keep-layer '{one.name}' would switch it on")
+    return tuple(kept), tuple(notices)
+
+
+def _rate_of(one: Dropout, choice: SiteChoice, origin: str) -> float:
+    """The rate of the last matching pattern; if no pattern matches, the ratio in the file."""
+    stated = [rate for pattern, rate in choice.rates.items() if one.fits(pattern)]
+    rate = float(stated[-1]) if stated else one.rate
+    if rate is None:
+        raise OptionRefused(
+            f"The ratio of the dropout {one.name} of {origin} is an input of the graph without a value.",
+            wanted="a rate above 0 and below 1",
+            next_step=f"add the rate in training, such as --rate '{one.name}=0.5'",
+        )
+    if not 0 < rate < 1:
+        error = OptionRefused if stated else ModelRefused
+        raise error(
+            f"The dropout {one.name} of {origin} would have rate {rate:g}.",
+            wanted="a rate above 0 and below 1",
+            next_step="give another rate with --rate 'PATTERN=RATE', or select only other dropouts with --keep-layer",
+        )
+    return rate
+
+
+def _no_active_dropout(dropouts: Sequence[Dropout], model: onnx.ModelProto, origin: str) -> ModelRefused:
+    if dropouts:
+        examined = ", ".join(f"{one.name} ({one.silent})" for one in dropouts[:5])
+        examined += f" and {len(dropouts) - 5} more" if len(dropouts) > 5 else ""
+        instead = f"; or switch a silent dropout on: --keep-layer '{dropouts[0].name}'"
+    else:
+        kinds = sorted({node.op_type for node in model.graph.node if node.op_type != "Constant"})
+        examined = f"no Dropout among {len(model.graph.node)} nodes ({', '.join(kinds)})"
+        clones = [node.name for node in model.graph.node if _was_dropout(node)]
+        if clones:
+            examined += f", but Identity nodes where a dropout was folded: {', '.join(clones[:5])}"
+        instead = ""
+    return ModelRefused(
+        f"{origin} has no active dropout. Examined: {examined}.",
+        wanted="at least one Dropout node with a ratio above 0 and training_mode true",
+        next_step=f"{how_to_keep_dropout()}{instead}",
+    )
+
+
+def how_to_keep_dropout() -> str:
+    """The next step for a file whose dropout the exporter of PyTorch removed or silenced."""
+    return (
+        "export the PyTorch model again with its dropout active: model.eval(); [m.train() for m in model.modules() if "
+        "isinstance(m, torch.nn.Dropout)]; torch.onnx.export(model, (image,), 'MODEL.onnx', opset_version=18); with "
+        "dynamo=False, add training=torch.onnx.TrainingMode.PRESERVE and do_constant_folding=False"
+    )
+
+
+def _was_dropout(node: onnx.NodeProto) -> bool:
+    """Whether an Identity stands where a dropout was: the exporter names it after the dropout or after `clone`."""
+    text = node.name + "".join(entry.value for entry in node.metadata_props if entry.key == _SCOPES)
+    return node.op_type == "Identity" and ("dropout" in text.lower() or node.name.startswith("node_clone"))

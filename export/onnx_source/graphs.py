@@ -1,0 +1,198 @@
+"""Search ONNX graphs: all nodes at any depth, constant values, and the nodes on which a value depends.
+
+In: an ONNX model. Out: nodes and arrays; `evaluate` runs small parts of the graph without inputs in onnxruntime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+STANDARD = ("", "ai.onnx")
+"""Names of the domain of the standard operators."""
+
+RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+"""Standard operators that draw random numbers, except Dropout."""
+
+_MOST_NODES = 64
+"""Maximum number of nodes that are run to evaluate a constant."""
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Version of the standard operators; 0 if the model imports none."""
+    return max((entry.version for entry in model.opset_import if entry.domain in STANDARD), default=0)
+
+
+def node_lists(model: onnx.ModelProto) -> Iterator[Any]:
+    """The lists of nodes of the graph, of its subgraphs and of the functions, each with the means to change it."""
+    waiting: list[Any] = [model.graph, *model.functions]
+    while waiting:
+        holder = waiting.pop()
+        yield holder.node
+        waiting += [graph for node in holder.node for graph in subgraphs_of(node)]
+
+
+def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """All nodes, at any depth."""
+    for nodes in node_lists(model):
+        yield from nodes
+
+
+def subgraphs_of(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The subgraphs of a node: branches of an If, bodies of a Loop or Scan."""
+    return [
+        graph
+        for attribute in node.attribute
+        for graph in ([attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs)
+    ]
+
+
+def read_by(node: onnx.NodeProto) -> set[str]:
+    """Names of the values that a node reads, and those that its subgraphs read or return."""
+    names = {name for name in node.input if name}
+    for graph in subgraphs_of(node):
+        for inner in graph.node:
+            names |= read_by(inner)
+        names |= {value.name for value in graph.output}
+    return names
+
+
+def readers_of(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
+    """The nodes of a graph that read a value, by its name."""
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in read_by(node):
+            readers.setdefault(name, []).append(node)
+    return readers
+
+
+def producers_of(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
+    """The node of a graph that computes a value, by its name."""
+    return {name: node for node in graph.node for name in node.output if name}
+
+
+def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
+    """Values of the attributes of a node, by name."""
+    return {one.name: helper.get_attribute_value(one) for one in node.attribute}
+
+
+def replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Replace the nodes of a graph; the given nodes may be nodes of the graph."""
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def keep_needed(graph: onnx.GraphProto, inputs: Iterable[str] = ()) -> None:
+    """Remove the nodes and initializers on which no output depends, and unread inputs except the given ones."""
+    needed = {value.name for value in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if any(name in needed for name in node.output):
+            kept.append(node)
+            needed |= read_by(node)
+    replace_nodes(graph, kept[::-1])
+    unread: Any
+    for values in (graph.initializer, graph.input):
+        for unread in [value for value in values if value.name not in needed and value.name not in inputs]:
+            values.remove(unread)
+
+
+def rename_values(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Rename values of a graph, and the same values in its subgraphs."""
+    for node in graph.node:
+        for values in (node.input, node.output):
+            for index, name in enumerate(values):
+                values[index] = names.get(name, name)
+        for subgraph in subgraphs_of(node):
+            rename_values(subgraph, names)
+    holders: list[Any] = [*graph.input, *graph.output, *graph.initializer, *graph.value_info]
+    for holder in holders:
+        holder.name = names.get(holder.name, holder.name)
+
+
+class Constants:
+    """Values of a graph that do not depend on its inputs.
+
+    Args:
+        model: the model; functions are not looked into.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = model
+        self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._producers = producers_of(model.graph)
+        self._known: dict[str, NDArray[Any] | None] = {}
+
+    def value(self, name: str) -> NDArray[Any] | None:
+        """The value with a name; None if it depends on an input or on a random operator, or is expensive."""
+        if name not in self._known:
+            self._known[name] = self._find(name)
+        return self._known[name]
+
+    def root(self, name: str) -> str:
+        """Name of the value that Identity and Cast nodes only pass on to a value."""
+        node = self._producers.get(name)
+        while node is not None and node.op_type in ("Identity", "Cast"):
+            name = node.input[0]
+            node = self._producers.get(name)
+        return name
+
+    def _find(self, name: str) -> NDArray[Any] | None:
+        if name in self._weights:
+            return numpy_helper.to_array(self._weights[name])
+        node = self._producers.get(name)
+        if node is None:
+            return None
+        if node.op_type == "Constant":
+            return _constant(node)
+        if node.op_type == "Identity":
+            return self.value(node.input[0])
+        return self._evaluate(name)
+
+    def _evaluate(self, name: str) -> NDArray[Any] | None:
+        """The result of running the nodes before a value; None if they read an input."""
+        nodes: dict[str, onnx.NodeProto] = {}
+        waiting, weights = [name], set()
+        while waiting:
+            value = waiting.pop()
+            if value in self._weights:
+                weights.add(value)
+                continue
+            node = self._producers.get(value)
+            if node is None or node.op_type in RANDOM or node.op_type == "Dropout" or len(nodes) > _MOST_NODES:
+                return None
+            if node.output[0] not in nodes:
+                nodes[node.output[0]] = node
+                waiting += list(read_by(node))
+        ordered = [node for node in self._model.graph.node if node.output and node.output[0] in nodes]
+        output = onnx.ValueInfoProto(name=name)
+        graph = helper.make_graph(ordered, "constant", [], [output], [self._weights[one] for one in weights])
+        reduced = helper.make_model(graph, opset_imports=self._model.opset_import, functions=self._model.functions)
+        reduced.ir_version = self._model.ir_version
+        from export.runtime import onnxruntime
+
+        try:
+            session = onnxruntime.InferenceSession(reduced.SerializeToString(), providers=["CPUExecutionProvider"])
+            return np.asarray(session.run([name], {})[0])
+        except Exception:  # noqa: BLE001  a value that onnxruntime cannot compute alone is not known
+            return None
+
+
+def _constant(node: onnx.NodeProto) -> NDArray[Any] | None:
+    """The value of a Constant node; None for a sparse or text value, or one that refers to a function's attribute."""
+    attribute = node.attribute[0]
+    if attribute.ref_attr_name:
+        return None
+    value = helper.get_attribute_value(attribute)
+    kinds = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    if attribute.name == "value":
+        return numpy_helper.to_array(value)
+    return np.asarray(value, kinds[attribute.name]) if attribute.name in kinds else None

@@ -1,0 +1,77 @@
+"""Mark the kept Dropout nodes of a prepared graph as sites, and replace marked nodes by other ones.
+
+In: a prepared graph and the kept dropouts. Out: a graph with one custom node for each site, of the kind that
+`export.graph.passes` names and gives a noise function; or copies without noise, or with the factors of the masks as
+inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import onnx
+from onnx import TensorProto, helper
+
+from export.contract.metadata import DOMAIN
+from export.onnx_source.dropouts import Kept
+from export.onnx_source.graphs import attributes_of, replace_nodes
+
+
+def mark_sites(model: onnx.ModelProto, kept: Sequence[Kept]) -> onnx.ModelProto:
+    """A copy in which kept Dropout nodes are nodes of the domain `oodscreen`, and all others pass their input on."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    by_node = {one.node: one for one in kept}
+    nodes = []
+    for node in copy.graph.node:
+        if node.op_type != "Dropout" or node.domain:
+            nodes.append(node)
+            continue
+        ends = [node.input[0]], [node.output[0]]
+        if node.name in by_node:
+            one = by_node[node.name]
+            nodes.append(
+                helper.make_node("MCDropout", *ends, name=node.name, domain=DOMAIN, rate=one.rate, site=one.name)
+            )
+        else:
+            nodes.append(helper.make_node("Identity", *ends, name=node.name))
+    replace_nodes(copy.graph, nodes)
+    copy.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    return copy
+
+
+def site_of(node: onnx.NodeProto) -> str:
+    """Name of the site of a marked node; "" for any other node."""
+    return str(attributes_of(node)["site"].decode()) if node.domain == DOMAIN else ""
+
+
+def without_marks(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which the sites pass their inputs on."""
+    return _replace_marks(model, lambda node, _: helper.make_node("Identity", node.input, node.output, name=node.name))
+
+
+def with_factors(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which each site multiplies its input by an input of the graph, named `factor_name(site)`."""
+    copy = _replace_marks(
+        model,
+        lambda node, site: helper.make_node("Mul", [node.input[0], factor_name(site)], node.output, name=node.name),
+    )
+    for node in model.graph.node:
+        if site := site_of(node):
+            copy.graph.input.append(helper.make_tensor_value_info(factor_name(site), TensorProto.FLOAT, None))
+    return copy
+
+
+def factor_name(site: str) -> str:
+    """Name of the input for the factors of a site."""
+    return f"oodscreen/factor/{site}"
+
+
+def _replace_marks(model: onnx.ModelProto, make: Callable[[onnx.NodeProto, str], onnx.NodeProto]) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    replace_nodes(copy.graph, [make(node, site) if (site := site_of(node)) else node for node in copy.graph.node])
+    imports = [entry for entry in model.opset_import if entry.domain != DOMAIN]
+    del copy.opset_import[:]
+    copy.opset_import.extend(imports)
+    return copy

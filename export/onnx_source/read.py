@@ -1,0 +1,161 @@
+"""Read an ONNX file with its external weights, and refuse files that are no network of images in float32.
+
+In: a path. Out: an `OnnxFile`, or `ModelRefused`. No node is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import external_data_helper
+
+from export.contract.consistency import tensors_of
+from export.contract.external import external_locations
+from export.errors import ModelRefused
+from export.graph.files import LARGEST_FILE
+
+_FIRST_BYTE = b"\x08"
+"""First byte of an ONNX file: the field `ir_version` of a ModelProto."""
+
+_WANTED = "an ONNX file of a network in float32, with one image input and Dropout nodes"
+
+_COPY = "copy the .onnx file again, with the files of its weights in the same folder"
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """An ONNX file.
+
+    Attributes:
+        path: path of the file.
+        proto: the model, with its external weights.
+        digest: SHA-256 of the file; of the names and digests of the files if weights are external.
+    """
+
+    path: Path
+    proto: onnx.ModelProto
+    digest: str
+
+    @property
+    def origin(self) -> str:
+        """The file in messages."""
+        return str(self.path)
+
+
+def is_onnx(path: Path) -> bool:
+    """Whether a path is an ONNX file, by its content or by its name."""
+    if not path.is_file():
+        return False
+    if path.suffix.lower() == ".onnx":
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(1) == _FIRST_BYTE
+    except OSError:
+        return False
+
+
+def read_file(path: Path) -> OnnxFile:
+    """The model in an ONNX file.
+
+    Raises:
+        ModelRefused: the file cannot be read, is not ONNX, was written by `oodscreen export`, or its external weights
+            are missing, outside its folder or too large.
+    """
+    try:
+        data = path.read_bytes()
+        proto = onnx.load_model_from_string(data)
+    except OSError as error:
+        raise ModelRefused(
+            f"{path} could not be read: {error.strerror or error}.",
+            wanted=_WANTED,
+            next_step="check the path and the permissions of the model",
+        ) from error
+    except DecodeError as error:
+        raise _not_onnx(path, data) from error
+    if not proto.graph.node or not proto.graph.output:
+        raise _not_onnx(path, data)
+    metadata = {entry.key for entry in proto.metadata_props}
+    if "oodscreen.contract_version" in metadata:
+        raise ModelRefused(
+            f"{path} was written by oodscreen export: its dropout is already stochastic, and it contains a contract.",
+            wanted="an ONNX file of another program, which is not yet exported",
+            next_step=f"use the file as it is: oodscreen calibrate {path} SHARDS OUT.calibration",
+        )
+    digests = [(path.name, hashlib.sha256(data).hexdigest())]
+    locations = sorted(external_locations(proto))
+    if locations:
+        digests += [(location, _digest(_find_data(path, location))) for location in locations]
+        _load_weights(path, proto, locations)
+    digest = digests[0][1]
+    if len(digests) > 1:
+        digest = hashlib.sha256("".join(f"{one}  {name}\n" for name, one in digests).encode()).hexdigest()
+    return OnnxFile(path, proto, digest)
+
+
+def _not_onnx(path: Path, data: bytes) -> ModelRefused:
+    kind = (
+        "a PyTorch file" if data[:2] in (b"PK", b"\x80\x02") else "a Git LFS pointer" if b"git-lfs" in data[:60] else ""
+    )
+    return ModelRefused(
+        f"{path} is not an ONNX file ({len(data)} bytes{f', {kind}' if kind else ''}).",
+        wanted=_WANTED,
+        next_step="export the model to ONNX first: torch.onnx.export(model, (image,), 'MODEL.onnx')"
+        if kind == "a PyTorch file"
+        else "run git lfs pull in the repository"
+        if kind
+        else "compare the size of the file with its size where it was written, and copy or download it again",
+    )
+
+
+def _find_data(path: Path, location: str) -> Path:
+    """The file with external weights, which must be a regular file in the folder of the model."""
+    folder = path.resolve().parent
+    data = folder / location
+    if not location or data.is_symlink() or data.resolve().parent != folder:
+        raise ModelRefused(
+            f"{path} stores weights in {location!r}, which is not a regular file in the folder of the model.",
+            wanted="weights in the .onnx file, or in regular files in its folder",
+            next_step="do not use a file of unknown origin with such weights; otherwise write it again with its "
+            f"weights inside: python -c \"import onnx; onnx.save(onnx.load('{path}'), 'MODEL.onnx')\"",
+        )
+    if not data.is_file():
+        raise ModelRefused(
+            f"{path} stores weights in {location!r}, which does not exist in its folder.",
+            wanted="the .onnx file and the files of its weights in one folder, under their own names",
+            next_step=_COPY,
+        )
+    return data
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _load_weights(path: Path, proto: onnx.ModelProto, locations: list[str]) -> None:
+    """Load the external weights of a model into it."""
+    folder = path.resolve().parent
+    size = sum((folder / location).stat().st_size for location in locations)
+    if size > LARGEST_FILE:
+        raise ModelRefused(
+            f"{path} has {size / 1e9:.1f} GB of external weights.",
+            wanted=f"at most {LARGEST_FILE / 1e9:.1f} GB of weights, which is the limit of an ONNX graph in memory",
+            next_step="export a smaller network of the same family; from Keras, weights above this limit are supported",
+        )
+    try:
+        for tensor in tensors_of(proto):
+            if external_data_helper.uses_external_data(tensor):
+                external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+                tensor.data_location = onnx.TensorProto.DEFAULT
+                del tensor.external_data[:]
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelRefused(
+            f"The external weights of {path} are damaged: {error}.",
+            wanted="complete files of weights, as the exporter wrote them",
+            next_step=_COPY,
+        ) from error

@@ -1,0 +1,52 @@
+"""Run graphs of an ONNX source row by row, or in batches of the size that the file requires.
+
+In: a graph with one image input. Out: `GraphRun`s, which return values by name for any number of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from export.onnx_source.images import FoundInput
+
+Values = NDArray[np.float32]
+
+
+class GraphRun:
+    """A session of a graph without optimizations, whose outputs have the meaning that ONNX defines.
+
+    Args:
+        model: the graph.
+        found: its image input.
+        outputs: names of the values to return; values that are no outputs of the graph become outputs.
+    """
+
+    def __init__(self, model: onnx.ModelProto, found: FoundInput, outputs: Sequence[str]) -> None:
+        from export.runtime import onnxruntime
+
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        present = {value.name for value in copy.graph.output}
+        for name in dict.fromkeys(outputs):
+            if name not in present:
+                copy.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 4  # errors are raised; warnings about shapes are not for the user
+        self._session = onnxruntime.InferenceSession(
+            copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        self._found = found
+        self._outputs = list(outputs)
+
+    def batch(self, pixels: Values, feeds: Mapping[str, NDArray[Any]] | None = None) -> dict[str, Values]:
+        """The values for one batch of preprocessed pixels."""
+        inputs = {self._found.name: pixels.astype(self._found.dtype), **(feeds or {})}
+        found = self._session.run(self._outputs, inputs)
+        return {name: np.asarray(value) for name, value in zip(self._outputs, found, strict=True)}

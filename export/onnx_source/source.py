@@ -1,0 +1,187 @@
+"""Make a `Source` of an ONNX file: the file, its graph, its dropout, its images and its output.
+
+In: a path and the options of the export. Out: a `Source`, or `ModelRefused` or `OptionRefused`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, helper
+
+from export.contract.metadata import Site
+from export.errors import ModelRefused
+from export.graph.opset import OPSET, OPSETS, raise_opset
+from export.model_source import Converted, Source
+from export.onnx_source.batch import make_batch_variable
+from export.onnx_source.dropouts import Kept, choose_dropouts, find_dropouts
+from export.onnx_source.graphs import keep_needed, opset_of, producers_of, rename_values
+from export.onnx_source.images import FoundInput, find_input
+from export.onnx_source.marks import mark_sites
+from export.onnx_source.norms import check_norms, norms_to_inference, silence_dropout
+from export.onnx_source.placement import Placement, find_placements, move_rows_to_front
+from export.onnx_source.prepare import choose_output, prepare
+from export.onnx_source.read import OnnxFile, read_file
+from export.onnx_source.reference import OnnxNetwork, OnnxReference
+from export.source.choice import SiteChoice
+
+_PIXELS = "oodscreen/source_pixels"
+"""Name of the input that the nodes of the source read."""
+
+
+def read_onnx(
+    path: Path,
+    *,
+    choice: SiteChoice,
+    output: str | None = None,
+    image_shape: tuple[int, int, int] | None = None,
+) -> Source:
+    """The source of the export for an ONNX file.
+
+    Args:
+        path: the file.
+        choice: selection of dropouts and rates.
+        output: name of the output, for a file with several outputs.
+        image_shape: shape of the images; None if the input of the file determines it.
+
+    Raises:
+        ModelRefused: the file is no network of images in float32 with active dropout, or cannot be exported faithfully.
+        OptionRefused: a pattern or an output name matches nothing in the file, or the shape of the images does not fit.
+    """
+    file = read_file(path)
+    origin = file.origin
+    prepared = prepare(file.proto, output, origin)
+    opset = opset_of(prepared)
+    dropouts = find_dropouts(prepared, opset, origin)
+    kept, notices = choose_dropouts(dropouts, choice, prepared, origin)
+    notices += check_norms(prepared, origin)
+    norms_to_inference(prepared)
+    marked = mark_sites(prepared, kept)
+    settings = {value.name for value in prepared.graph.input}
+    keep_needed(marked.graph)
+    settings -= {value.name for value in marked.graph.input}
+    found = find_input(marked, settings, image_shape, origin)
+    notices += (found.image.notice,) if found.image.notice else ()
+    lost = _lost(marked, kept, origin)
+    notices += tuple(f"{name} is not a site: the output does not depend on it" for name in lost)
+    kept = tuple(one for one in kept if one.name not in lost)
+    value = marked.graph.output[0].name
+    batched = onnx.ModelProto()
+    batched.CopyFrom(marked)
+    make_batch_variable(batched, found.name, found.batch)
+    placements, classes = find_placements(batched, found, value, origin)
+    move_rows_to_front(batched, placements)
+    sites = tuple(_site(one, placements[one.name]) for one in kept)
+    last = _last_operator(marked)
+    plain = _plain(file, value)
+    network = OnnxNetwork(plain, marked, found, value, placements, sites, last == "LogSoftmax")
+    if last == "LogSoftmax":
+        notices += ("the LogSoftmax at the end is exported as a Softmax, whose outputs are probabilities",)
+    return Source(
+        origin=origin,
+        digest=file.digest,
+        image=found.image,
+        classes=classes,
+        output_kind={"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}.get(last, ""),
+        scales_itself=found.scales_itself,
+        own_scale="operation that scales pixels of 0..255",
+        made_with=(),
+        convert=lambda wanted: _convert(batched, wanted, found, sites, origin),
+        reference=lambda preprocessing: OnnxReference(network, preprocessing),
+        notices=notices,
+        takes_integers=found.dtype.kind in "iu",
+        writer={file.proto.producer_name: file.proto.producer_version} if file.proto.producer_name else {},
+    )
+
+
+def _lost(marked: onnx.ModelProto, kept: tuple[Kept, ...], origin: str) -> list[str]:
+    """Names of the kept dropouts on which the output does not depend."""
+    nodes = {node.name for node in marked.graph.node}
+    lost = [one.name for one in kept if one.node not in nodes]
+    if len(lost) == len(kept):
+        raise ModelRefused(
+            f"The output {marked.graph.output[0].name} of {origin} depends on no active dropout.",
+            wanted="an output that depends on a Dropout node",
+            next_step="choose another output with --output-layer, if the file has several",
+        )
+    return lost
+
+
+def _site(one: Kept, place: Placement) -> Site:
+    return Site(one.name, "MCDropout", one.rate, place.shape, place.shape, origin=one.origin)
+
+
+def _last_operator(model: onnx.ModelProto) -> str:
+    """Operator that computes the output, without nodes that only cast or copy."""
+    producers = producers_of(model.graph)
+    node = producers.get(model.graph.output[0].name)
+    while node is not None and node.op_type in ("Identity", "Cast"):
+        node = producers.get(node.input[0])
+    return node.op_type if node is not None else ""
+
+
+def _plain(file: OnnxFile, output: str) -> onnx.ModelProto:
+    """The file in inference mode, with one output and without inputs that nothing reads."""
+    plain = onnx.ModelProto()
+    plain.CopyFrom(file.proto)
+    choose_output(plain, output, file.origin)
+    silence_dropout(plain)
+    norms_to_inference(plain)
+    keep_needed(plain.graph)
+    return plain
+
+
+def _convert(
+    batched: onnx.ModelProto, wanted: int | None, found: FoundInput, sites: tuple[Site, ...], origin: str
+) -> Converted:
+    """The graph with marked sites in the wanted operator set, with a float32 input."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(batched)
+    own = opset_of(proto)
+    target = wanted or (own if own in OPSETS else OPSET)
+    if target != own:
+        try:
+            proto = raise_opset(proto, target)
+        except Exception as error:
+            raise ModelRefused(
+                f"{origin} could not be converted from operator set {own} to {target}: {error}.",
+                wanted=f"a graph in an operator set from {OPSETS[0]} to {OPSETS[-1]}",
+                next_step="export the model again with operator set 18, such as torch.onnx.export(..., "
+                "opset_version=18)",
+            ) from error
+    proto.ir_version = max(proto.ir_version, 8)  # the first with functions in models
+    _end_with_softmax(proto)
+    _take_floats(proto, found)
+    layouts = {site.name: tuple(range(len(site.shape) + 1)) for site in sites}
+    return Converted(proto, sites, layouts)
+
+
+def _end_with_softmax(model: onnx.ModelProto) -> None:
+    """Replace a LogSoftmax that computes the output by a Softmax."""
+    producers = producers_of(model.graph)
+    node = producers.get(model.graph.output[0].name)
+    while node is not None and node.op_type in ("Identity", "Cast"):
+        node = producers.get(node.input[0])
+    if node is not None and node.op_type == "LogSoftmax":
+        node.op_type = "Softmax"
+
+
+def _take_floats(model: onnx.ModelProto, found: FoundInput) -> None:
+    """Replace the input by a float32 input of the image's shape, with a Cast to the type that the graph takes."""
+    graph = model.graph
+    # The finished graph has the names of `export.graph.passes` for its input and output.
+    names = {found.name: _PIXELS} | {name: f"{name}#source" for name in ("image", "output") if name != found.name}
+    if graph.output[0].name in ("image", "output"):
+        names[graph.output[0].name] = "oodscreen/result"
+    rename_values(graph, names)
+    del graph.input[:]
+    name = _PIXELS
+    kind = helper.np_dtype_to_tensor_dtype(found.dtype)
+    if kind != TensorProto.FLOAT:
+        name = "oodscreen/float_pixels"
+        cast = helper.make_node("Cast", [name], [_PIXELS], name="oodscreen/to_integers", to=kind)
+        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
+        del graph.node[:]
+        graph.node.extend([cast, *nodes])
+    graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *found.image.input_shape]))
