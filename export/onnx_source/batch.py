@@ -12,6 +12,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from export.onnx_source.graphs import Constants, attributes_of, read_by, replace_nodes
+from export.onnx_source.marks import without_marks
 
 _ROWS = "oodscreen/rows"
 """Name of the value with the number of rows, `int64 [1]`."""
@@ -30,7 +31,7 @@ def make_batch_variable(model: onnx.ModelProto, name: str, batch: int) -> None:
     """
     graph = model.graph
     if batch:
-        shapes = _static_shapes(model)
+        shapes = _static_shapes(without_marks(model))
         _free_reshapes(model, shapes, batch)
         _free_expands(model, name, shapes, batch)
         _repeat_constants(model, name, shapes, batch)

@@ -10,11 +10,16 @@ import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 
 from export.errors import ModelRefused, OptionRefused
 from export.onnx_source.graphs import Constants, attributes_of
 from export.source.choice import SiteChoice, check_patterns, matches
+
+OWN_AXES = "oodscreen_own_axes"
+"""Attribute of a Dropout that `export.onnx_source.drawn` wrote: 1 for each axis along which its mask has independent
+values, else 0."""
 
 SWITCHED_ON = "switched on by --keep-layer; in inference mode in the source file"
 """`Site.origin` of a Dropout that the file contains in inference mode."""
@@ -32,12 +37,14 @@ class Dropout:
         node: name of the node, which is unique too.
         rate: ratio; None if it is an input of the graph without a value.
         silent: why the node never draws; "" if it is active.
+        own_axes: 1 for each axis along which the mask has independent values, else 0; empty for all axes.
     """
 
     name: str
     node: str
     rate: float | None
     silent: str
+    own_axes: tuple[int, ...] = ()
 
     def fits(self, pattern: str) -> bool:
         """Whether a pattern of the user matches the node, by its name or the name of its module."""
@@ -53,12 +60,19 @@ class Kept:
         node: name of the node.
         rate: rate in the export, in (0, 1).
         origin: `Site.origin`.
+        own_axes: as in `Dropout`.
     """
 
     name: str
     node: str
     rate: float
     origin: str = ""
+    own_axes: tuple[int, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """Name of the noise function."""
+        return "MCBroadcastDropout" if 0 in self.own_axes else "MCDropout"
 
 
 def find_dropouts(model: onnx.ModelProto, opset: int, origin: str) -> tuple[Dropout, ...]:
@@ -93,7 +107,8 @@ def find_dropouts(model: onnx.ModelProto, opset: int, origin: str) -> tuple[Drop
             number += 1
             name = f"{base}#{number}"
         names.add(name)
-        found.append(Dropout(name, node.name, rate, silent))
+        own = attributes_of(node).get(OWN_AXES, ())
+        found.append(Dropout(name, node.name, rate, silent, tuple(own)))
     return tuple(found)
 
 
@@ -102,11 +117,13 @@ def _state(
 ) -> tuple[float | None, str]:
     """The ratio of a Dropout, and why it is silent."""
     if opset < 12:
-        return float(attributes_of(node).get("ratio", 0.5)), f"operator set {opset} has no training mode of Dropout"
+        return float(
+            attributes_of(node).get("ratio", 0.5)
+        ), f"operator set {opset} has no training_mode, so that the file does not state whether it was active"
     values = [*node.input, "", ""]
     rate = 0.5 if not values[1] else _number(values[1], node, constants, inputs, origin, "ratio")
     if not values[2]:
-        return rate, "training_mode is left out"
+        return rate, "training_mode is left out, as PyTorch does for the dropout of an attention layer"
     mode = _number(values[2], node, constants, inputs, origin, "training_mode")
     if mode is not None and not mode:
         return rate, "training_mode is false"
@@ -119,7 +136,8 @@ def _number(
     """The constant value of an input of a Dropout; None for an input of the graph."""
     value = constants.value(name)
     if value is not None and value.size == 1:
-        return float(str(value.reshape(())))  # the decimal number that float32 stores as the nearest one
+        number = value.reshape(())
+        return float(str(number) if number.dtype == np.float32 else number)  # 0.3, not the nearest float32 to it
     if constants.root(name) in inputs:
         return None
     raise ModelRefused(
@@ -146,7 +164,7 @@ def _module_of(node: onnx.NodeProto) -> str:
                 return scopes[-2]
     if node.name.startswith("/"):
         module, _, operator = node.name.strip("/").rpartition("/")
-        if module and operator.split("_")[0] == "Dropout":
+        if module and operator.split("_")[0] in ("Dropout", "Mul"):
             return module
     return node.name.strip("/") or node.output[0]
 
@@ -170,14 +188,18 @@ def choose_dropouts(
     for one in dropouts:
         selected = any(one.fits(pattern) for pattern in choice.keep) if choice.keep else not one.silent
         if selected:
-            kept.append(Kept(one.name, one.node, _rate_of(one, choice, origin), SWITCHED_ON if one.silent else ""))
+            rate = _rate_of(one, choice, origin)
+            kept.append(Kept(one.name, one.node, rate, SWITCHED_ON if one.silent else "", one.own_axes))
             if one.silent:
                 notices.append(
                     f"{one.name} is silent in {origin} ({one.silent}); --keep-layer switches it on, although the file "
                     "does not state that it was active in training"
                 )
         elif one.silent:
-            notices.append(f"{one.name} is not a site: {one.silent}; --keep-layer '{one.name}' would switch it on")
+            rate = f" --rate '{one.name}=0.5'" if one.rate == 0 else ""
+            notices.append(
+                f"{one.name} is not a site: {one.silent}; --keep-layer '{one.name}'{rate} would switch it on"
+            )
     return tuple(kept), tuple(notices)
 
 
@@ -225,7 +247,7 @@ def how_to_keep_dropout() -> str:
     return (
         "export the PyTorch model again with its dropout active: model.eval(); [m.train() for m in model.modules() if "
         "isinstance(m, torch.nn.Dropout)]; torch.onnx.export(model, (image,), 'MODEL.onnx', opset_version=18); with "
-        "dynamo=False, add training=torch.onnx.TrainingMode.PRESERVE and do_constant_folding=False"
+        "dynamo=False, add training=torch.onnx.TrainingMode.PRESERVE"
     )
 
 

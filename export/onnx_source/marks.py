@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from export.contract.metadata import DOMAIN
 from export.onnx_source.dropouts import Kept
-from export.onnx_source.graphs import attributes_of, replace_nodes
+from export.onnx_source.graphs import all_nodes, attributes_of, replace_nodes
 
 
 def mark_sites(model: onnx.ModelProto, kept: Sequence[Kept]) -> onnx.ModelProto:
@@ -30,14 +30,23 @@ def mark_sites(model: onnx.ModelProto, kept: Sequence[Kept]) -> onnx.ModelProto:
         ends = [node.input[0]], [node.output[0]]
         if node.name in by_node:
             one = by_node[node.name]
-            nodes.append(
-                helper.make_node("MCDropout", *ends, name=node.name, domain=DOMAIN, rate=one.rate, site=one.name)
-            )
+            nodes.append(helper.make_node(one.kind, *ends, name=node.name, domain=DOMAIN, rate=one.rate, site=one.name))
         else:
             nodes.append(helper.make_node("Identity", *ends, name=node.name))
     replace_nodes(copy.graph, nodes)
+    _remove_notes(copy)
     copy.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     return copy
+
+
+def _remove_notes(model: onnx.ModelProto) -> None:
+    """Remove the notes of an exporter, such as stack traces with the paths of its machine."""
+    for node in all_nodes(model):
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    for holder in (model, model.graph):
+        holder.ClearField("metadata_props")
+        holder.ClearField("doc_string")
 
 
 def site_of(node: onnx.NodeProto) -> str:

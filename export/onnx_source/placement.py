@@ -6,6 +6,7 @@ input of each site has the shape `[N, *shape of a row]`. The shapes are those of
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +82,7 @@ def _shapes(
     except Exception as error:
         fixed = f" Its input has a fixed batch of {found.batch}." if found.batch else ""
         raise ModelRefused(
-            f"{origin} does not run in onnxruntime with 2 and with 3 images: {_first_line(error)}.{fixed}",
+            f"{origin} does not run in onnxruntime with 2 and with 3 images: {_reason(error)}.{fixed}",
             wanted="a graph that takes any number of images",
             next_step="export the model again with a variable batch axis: torch.onnx.export(..., dynamic_shapes=({0: "
             "torch.export.Dim('n')},)), or with dynamo=False dynamic_axes={'image': {0: 'n'}} and "
@@ -90,7 +91,11 @@ def _shapes(
     return shapes[0], shapes[1]
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    """The node that failed, or the first line of an error."""
+    failed = re.search(r"running (\w+) node\. Name:'([^']*)'", str(error))
+    if failed:
+        return f"the {failed[1]} {failed[2]} fails"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return lines[0][-300:].rstrip(".")
 

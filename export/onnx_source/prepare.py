@@ -244,14 +244,22 @@ def _check_operators(model: onnx.ModelProto, origin: str) -> None:
             wanted="the network in float32, because uncertainty is a difference of nearly equal numbers",
             next_step="export the network before its quantization",
         )
-    noise = [node for node in nodes if node.op_type in RANDOM]
+
+
+def check_noise(model: onnx.ModelProto, origin: str) -> None:
+    """Refuse random numbers outside of dropout.
+
+    Raises:
+        ModelRefused: a node other than Dropout draws random numbers.
+    """
+    noise = [node for node in all_nodes(model) if node.op_type in RANDOM]
     if noise:
         names = ", ".join(f"{node.name or node.output[0]} ({node.op_type})" for node in noise[:5])
         raise ModelRefused(
             f"{origin} draws random numbers in other operators than Dropout: {names}.",
-            wanted="Dropout nodes alone, because the noise of other operators has no mask that all rows share",
-            next_step="replace this noise by torch.nn.Dropout, or switch it off before the export with module.eval(); "
-            "of PyTorch's layers, AlphaDropout, FeatureAlphaDropout and stochastic depth draw such numbers",
+            wanted="no random numbers except those of dropout, whose masks the screening draws itself",
+            next_step="replace this noise by torch.nn.Dropout, or switch it off by module.eval() before the export; of "
+            "PyTorch's layers, AlphaDropout and FeatureAlphaDropout draw such numbers, as do hand-written masks",
         )
 
 

@@ -15,13 +15,14 @@ from export.errors import ModelRefused
 from export.graph.opset import OPSET, OPSETS, raise_opset
 from export.model_source import Converted, Source
 from export.onnx_source.batch import make_batch_variable
+from export.onnx_source.drawn import rewrite_drawn, silence_drawn
 from export.onnx_source.dropouts import Kept, choose_dropouts, find_dropouts
 from export.onnx_source.graphs import keep_needed, opset_of, producers_of, rename_values
 from export.onnx_source.images import FoundInput, find_input
-from export.onnx_source.marks import mark_sites
+from export.onnx_source.marks import mark_sites, without_marks
 from export.onnx_source.norms import check_norms, norms_to_inference, silence_dropout
 from export.onnx_source.placement import Placement, find_placements, move_rows_to_front
-from export.onnx_source.prepare import choose_output, prepare
+from export.onnx_source.prepare import check_noise, choose_output, prepare
 from export.onnx_source.read import OnnxFile, read_file
 from export.onnx_source.reference import OnnxNetwork, OnnxReference
 from export.source.choice import SiteChoice
@@ -52,16 +53,15 @@ def read_onnx(
     file = read_file(path)
     origin = file.origin
     prepared = prepare(file.proto, output, origin)
-    opset = opset_of(prepared)
-    dropouts = find_dropouts(prepared, opset, origin)
+    found = find_input(prepared, _settings(prepared), image_shape, origin)
+    drawn = rewrite_drawn(prepared, found, origin)
+    check_noise(prepared, origin)
+    dropouts = find_dropouts(prepared, opset_of(prepared), origin)
     kept, notices = choose_dropouts(dropouts, choice, prepared, origin)
     notices += check_norms(prepared, origin)
     norms_to_inference(prepared)
     marked = mark_sites(prepared, kept)
-    settings = {value.name for value in prepared.graph.input}
     keep_needed(marked.graph)
-    settings -= {value.name for value in marked.graph.input}
-    found = find_input(marked, settings, image_shape, origin)
     notices += (found.image.notice,) if found.image.notice else ()
     lost = _lost(marked, kept, origin)
     notices += tuple(f"{name} is not a site: the output does not depend on it" for name in lost)
@@ -72,9 +72,9 @@ def read_onnx(
     make_batch_variable(batched, found.name, found.batch)
     placements, classes = find_placements(batched, found, value, origin)
     move_rows_to_front(batched, placements)
-    sites = tuple(_site(one, placements[one.name]) for one in kept)
+    sites = tuple(_site(one, placements[one.name], origin) for one in kept)
     last = _last_operator(marked)
-    plain = _plain(file, value)
+    plain = without_marks(marked) if drawn and file.proto.functions else _plain(file, value, drawn)
     network = OnnxNetwork(plain, marked, found, value, placements, sites, last == "LogSoftmax")
     if last == "LogSoftmax":
         notices += ("the LogSoftmax at the end is exported as a Softmax, whose outputs are probabilities",)
@@ -108,8 +108,32 @@ def _lost(marked: onnx.ModelProto, kept: tuple[Kept, ...], origin: str) -> list[
     return lost
 
 
-def _site(one: Kept, place: Placement) -> Site:
-    return Site(one.name, "MCDropout", one.rate, place.shape, place.shape, origin=one.origin)
+def _settings(model: onnx.ModelProto) -> set[str]:
+    """Names of the inputs that only set a ratio or the training mode of dropout."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    silence_dropout(copy)
+    keep_needed(copy.graph)
+    return {value.name for value in model.graph.input} - {value.name for value in copy.graph.input}
+
+
+def _site(one: Kept, place: Placement, origin: str) -> Site:
+    """The site of a kept dropout.
+
+    Raises:
+        ModelRefused: the mask is shared along axes, and the rows are not the first axis.
+    """
+    if one.kind == "MCDropout":
+        return Site(one.name, one.kind, one.rate, place.shape, place.shape, origin=one.origin)
+    if place.axis or place.parts > 1:
+        raise ModelRefused(
+            f"The dropout {one.name} of {origin} shares its mask along axes, and its first axis does not "
+            "contain the rows.",
+            wanted="an input whose first axis contains the images",
+            next_step="leave this dropout out with --keep-layer and the names of the others",
+        )
+    noise_shape = tuple(size if own else 1 for own, size in zip(one.own_axes[1:], place.shape, strict=True))
+    return Site(one.name, one.kind, one.rate, place.shape, noise_shape, origin=one.origin)
 
 
 def _last_operator(model: onnx.ModelProto) -> str:
@@ -121,13 +145,20 @@ def _last_operator(model: onnx.ModelProto) -> str:
     return node.op_type if node is not None else ""
 
 
-def _plain(file: OnnxFile, output: str) -> onnx.ModelProto:
-    """The file in inference mode, with one output and without inputs that nothing reads."""
+def _plain(file: OnnxFile, output: str, drawn: tuple[str, ...]) -> onnx.ModelProto:
+    """The file in inference mode, with one output and without inputs that nothing reads.
+
+    Args:
+        file: the file.
+        output: name of the output.
+        drawn: outputs of the dropout that is spelled out with random numbers; they become copies of its inputs.
+    """
     plain = onnx.ModelProto()
     plain.CopyFrom(file.proto)
     choose_output(plain, output, file.origin)
     silence_dropout(plain)
     norms_to_inference(plain)
+    silence_drawn(plain, drawn)
     keep_needed(plain.graph)
     return plain
 
