@@ -1,7 +1,7 @@
-"""Export Keras models with Monte Carlo dropout to ONNX: `from export import export_model`.
+"""Export models with Monte Carlo dropout to ONNX: `from export import export_model`.
 
-In: a trained Keras model, from memory or from a file. Out: a verified ONNX file in which dropout stays stochastic,
-with its contract in the metadata.
+In: a trained Keras model, from memory or from a file, or an ONNX file. Out: a verified ONNX file in which dropout stays
+stochastic, with its contract in the metadata.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command `oodscreen export`: convert and verify a Keras model, and print the contract of the exported file."""
+"""The command `oodscreen export`: convert and verify a Keras model or an ONNX file, and print the contract."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def export(
         typer.Argument(
             metavar="MODEL",
             help="Keras model: a .keras file, an .h5 file, a SavedModel folder of Keras 2, or, with --weights, a "
-            "JSON file of the layers.",
+            "JSON file of the layers. Or an ONNX file, such as PyTorch writes, whose Dropout nodes are active.",
             show_default=False,
         ),
     ],
@@ -31,7 +31,7 @@ def export(
     config: FileExportConfig,
     accuracy: AccuracyConfig,
 ) -> None:
-    """Convert a trained Keras model to an ONNX file in which dropout stays stochastic, and verify the file."""
+    """Convert a trained Keras or ONNX model to an ONNX file in which dropout stays stochastic, and verify the file."""
     from export.exporter import ExportNotice, export_model_file
 
     if accuracy.check_data is not None:

@@ -120,7 +120,7 @@ class ExportConfig:
     """Options of an export; the help text of each option documents its field.
 
     Attributes:
-        labelled: function that reads labelled rows, with which the accuracies of the ONNX file and of the Keras model
+        labelled: function that reads labelled rows, with which the accuracies of the ONNX file and of the source model
             are measured; for Python callers, the command line has `AccuracyConfig`.
     """
 
@@ -128,7 +128,8 @@ class ExportConfig:
         PreprocessingName | None,
         typer.Option(
             help="Name of the preprocessing of 0..255 pixels in training: `unit` is a scale of 1/255, the others are "
-            "modes of `preprocess_input` in keras.applications. Replaces --scale, --mean and --std.",
+            "modes of `preprocess_input` in keras.applications; `torch` is also that of torchvision's models. Replaces "
+            "--scale, --mean and --std.",
             show_default=False,
             rich_help_panel=_PIXELS,
         ),
@@ -139,7 +140,8 @@ class ExportConfig:
         typer.Option(
             metavar="NUMBER",
             help="Factor by which 0..255 pixels were multiplied in training: 1/255, or 1 for raw pixels. Required "
-            "unless --preprocess is given or the model has a Rescaling or Normalization layer.",
+            "unless --preprocess is given or the model scales the pixels itself, as Rescaling and Normalization "
+            "layers do.",
             show_default=False,
             rich_help_panel=_PIXELS,
         ),
@@ -196,7 +198,8 @@ class ExportConfig:
         typer.Option(
             "--keep-layer",
             metavar="PATTERN",
-            help="Name or pattern of the dropout layers that stay stochastic, such as 'top_dropout*'; may be repeated.",
+            help="Name or pattern of the dropout layers that stay stochastic, such as 'top_dropout*'; may be repeated. "
+            "In an ONNX file, also switches on Dropout nodes that are in inference mode.",
             show_default="all",
             rich_help_panel=_DROPOUT,
         ),
@@ -250,7 +253,11 @@ class ExportConfig:
     opset: Annotated[
         int | None,
         typer.Option(
-            min=17, metavar="N", help="Version of the ONNX operator set.", show_default="18", rich_help_panel=_FILES
+            min=17,
+            metavar="N",
+            help="Version of the ONNX operator set.",
+            show_default="18, or that of an ONNX file",
+            rich_help_panel=_FILES,
         ),
     ] = None
 
@@ -310,8 +317,8 @@ class AccuracyConfig:
         str | None,
         typer.Option(
             metavar="SHARDS",
-            help="Labelled shards (a Parquet file, a folder or a glob) on which to compare the accuracies of the ONNX "
-            "file and of the Keras model.",
+            help="Labelled shards (a Parquet file, a folder or a glob) on which to compare the accuracies of the "
+            "exported file and of MODEL.",
             show_default=False,
             rich_help_panel=_ACCURACY,
         ),

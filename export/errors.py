@@ -8,8 +8,8 @@
     │   ├── OutputRefused                      an output path where writing would overwrite or mix results
     │   ├── ContractRefused                    an ONNX file without a valid contract of this version
     │   ├── CalibrationRefused                 a calibration that is damaged, or of another model or pass count
-    │   └── ModelRefused                       a Keras model that cannot be exported faithfully
-    ├── VerificationFailed            exit 1   the exported file does not reproduce the Keras model
+    │   └── ModelRefused                       a model that cannot be exported faithfully
+    ├── VerificationFailed            exit 1   the exported file does not reproduce the source model
     ├── EngineFailed                  exit 1   onnxruntime could not run the model
     │   └── OutOfMemory                        too little device memory for the tensors of a session run
     ├── WriteFailed                   exit 1   a file could not be written
@@ -133,11 +133,11 @@ class CalibrationRefused(Refused):
 
 
 class ModelRefused(Refused):
-    """The Keras model cannot be exported without a change of its predictions."""
+    """The model cannot be exported without a change of its predictions."""
 
 
 class VerificationFailed(OodscreenError):
-    """The exported file does not reproduce the Keras model. The file is not published."""
+    """The exported file does not reproduce the source model. The file is not published."""
 
 
 class EngineFailed(OodscreenError):

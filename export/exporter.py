@@ -1,7 +1,8 @@
 """One export from end to end: source -> graph -> passes -> proof -> file.
 
-In: a Keras model and an `ExportConfig`. Out: an ONNX file that is stochastic in any onnxruntime session and contains
-its contract. The outputs of the file are compared with those of the Keras model before the file is renamed into place.
+In: a Keras model or an ONNX file, and an `ExportConfig`. Out: an ONNX file that is stochastic in any onnxruntime
+session and contains its contract. The outputs of the file are compared with those of the source model before the file
+is renamed into place.
 """
 
 from __future__ import annotations
@@ -38,10 +39,11 @@ class ExportNotice(UserWarning):
 
 
 def export_model_file(model: str | Path, output: str | Path, config: FileExportConfig) -> ModelContract:
-    """Export a Keras model file or folder to an ONNX file in which dropout stays stochastic.
+    """Export a Keras model or an ONNX file to an ONNX file in which dropout stays stochastic.
 
     Args:
-        model: `.keras` or `.h5` file, SavedModel folder of Keras 2, or JSON file of `model.to_json()`.
+        model: `.keras` or `.h5` file, SavedModel folder of Keras 2, JSON file of `model.to_json()`, or ONNX file with
+            active Dropout nodes.
         output: ONNX file to write; it appears only after it has been verified.
         config: options of the export.
 
@@ -51,7 +53,7 @@ def export_model_file(model: str | Path, output: str | Path, config: FileExportC
     Raises:
         ModelRefused: the model cannot be exported faithfully.
         OptionRefused: an option does not fit the model.
-        VerificationFailed: the file does not behave like the Keras model; nothing was written.
+        VerificationFailed: the file does not behave like the source model; nothing was written.
     """
     check_output(Path(output))
     check_opset(config.opset)
@@ -114,7 +116,7 @@ def _check_onnx_options(config: FileExportConfig) -> None:
     """Refuse the options that have no meaning for an ONNX file.
 
     Raises:
-        OptionRefused: such an option was given.
+        OptionRefused: one of these options was given.
     """
     given = {"--weights": config.weights, "--custom-objects": config.custom_objects, "--unsafe": config.unsafe}
     for option, value in given.items():
@@ -216,7 +218,8 @@ def _check_preprocessing(source: Source, preprocessing: Preprocessing) -> Prepro
             f"{source.origin} has no {source.own_scale}, and no scale was given.",
             wanted="the scaling of 0..255 pixels in training, because a wrong scaling makes every score wrong",
             next_step="add --scale 1/255 if the model was trained on 0..1, --scale 1 if on raw 0..255 pixels, or "
-            "--preprocess tf, torch or caffe if it was trained with that mode of keras.applications' preprocess_input",
+            "--preprocess tf, torch or caffe if it was trained with that mode of keras.applications' preprocess_input; "
+            "torch is also the Normalize of torchvision's models",
         )
     if preprocessing.scale is None and (preprocessing.mean or preprocessing.std):
         raise OptionRefused(

@@ -154,15 +154,17 @@ def export_file(
     image_root: str | Path | None = None,
     check_rows: int | None = None,
 ) -> ModelContract:
-    """Export a Keras model file or folder to an ONNX file in which dropout stays stochastic.
+    """Export a Keras model or an ONNX file to an ONNX file in which dropout stays stochastic.
 
     Args:
-        model: `.keras` or `.h5` file, SavedModel folder of Keras 2, or JSON file of `model.to_json()`.
+        model: `.keras` or `.h5` file, SavedModel folder of Keras 2, JSON file of `model.to_json()`, or ONNX file with
+            active Dropout nodes.
         output: ONNX file to write; it appears only after it has been verified.
         preprocess: Name of the preprocessing of 0..255 pixels in training: `unit` is a scale of 1/255, the others are
-            modes of `preprocess_input` in keras.applications. Replaces --scale, --mean and --std.
+            modes of `preprocess_input` in keras.applications; `torch` is also that of torchvision's models. Replaces
+            --scale, --mean and --std.
         scale: Factor by which 0..255 pixels were multiplied in training: 1/255, or 1 for raw pixels. Required unless
-            --preprocess is given or the model has a Rescaling or Normalization layer.
+            --preprocess is given or the model scales the pixels itself, as Rescaling and Normalization layers do.
         mean: Mean to subtract from the scaled pixels: one number, or one for each channel, separated by commas.
         std: Standard deviation by which to divide after the mean is subtracted: one number, or one for each channel,
             separated by commas.
@@ -176,7 +178,7 @@ def export_file(
             width, such as 3x64x64. Required if the input of the model does not determine this shape. Default: from the
             input of the model.
         keep_layer: Name or pattern of the dropout layers that stay stochastic, such as 'top_dropout*'; may be repeated.
-            Default: all.
+            In an ONNX file, also switches on Dropout nodes that are in inference mode. Default: all.
         rate: Dropout rate that replaces the rate in training: 0.3 for all kept layers, or 'block*=0.1' for those with a
             matching name; may be repeated. Default: as in training.
         output_kind: Kind of output: softmax, logits, sigmoid, regression; required if the model ends in neither softmax
@@ -184,14 +186,14 @@ def export_file(
         output_layer: Name of the output to export, for a model with several outputs.
         classes: Class names in the order of the model's outputs: separated by commas, or a text file with one name per
             line.
-        opset: Version of the ONNX operator set. Default: 18.
+        opset: Version of the ONNX operator set. Default: 18, or that of an ONNX file.
         weights: File with the weights, required if MODEL is a JSON file of the layers. Either an HDF5 file of
             model.save_weights or a model file.
         custom_objects: Class or function that the model uses. MODULE is a module name or a .py file; its code is run.
             May be repeated.
         unsafe: Run the code that the model file contains (Lambda layers). Only for files that you trust.
-        check_data: Labelled shards (a Parquet file, a folder or a glob) on which to compare the accuracies of the ONNX
-            file and of the Keras model.
+        check_data: Labelled shards (a Parquet file, a folder or a glob) on which to compare the accuracies of the
+            exported file and of MODEL.
         label_column: Column of the labels: class numbers, class names as in --classes, or for a multi-label model lists
             of 0 and 1. Default: label.
         image_column: Column of the images. Default: image.
@@ -204,7 +206,7 @@ def export_file(
     Raises:
         ModelRefused: the model cannot be exported faithfully.
         OptionRefused: an option does not fit the model.
-        VerificationFailed: the outputs of the file differ from those of the Keras model; nothing was written.
+        VerificationFailed: the outputs of the file differ from those of the source model; nothing was written.
     """
 
 
@@ -236,9 +238,10 @@ def export_model(
         model: a built `keras.Model`: functional, sequential, or a subclass.
         output: ONNX file to write; it appears only after it has been verified.
         preprocess: Name of the preprocessing of 0..255 pixels in training: `unit` is a scale of 1/255, the others are
-            modes of `preprocess_input` in keras.applications. Replaces --scale, --mean and --std.
+            modes of `preprocess_input` in keras.applications; `torch` is also that of torchvision's models. Replaces
+            --scale, --mean and --std.
         scale: Factor by which 0..255 pixels were multiplied in training: 1/255, or 1 for raw pixels. Required unless
-            --preprocess is given or the model has a Rescaling or Normalization layer.
+            --preprocess is given or the model scales the pixels itself, as Rescaling and Normalization layers do.
         mean: Mean to subtract from the scaled pixels: one number, or one for each channel, separated by commas.
         std: Standard deviation by which to divide after the mean is subtracted: one number, or one for each channel,
             separated by commas.
@@ -252,7 +255,7 @@ def export_model(
             width, such as 3x64x64. Required if the input of the model does not determine this shape. Default: from the
             input of the model.
         keep_layer: Name or pattern of the dropout layers that stay stochastic, such as 'top_dropout*'; may be repeated.
-            Default: all.
+            In an ONNX file, also switches on Dropout nodes that are in inference mode. Default: all.
         rate: Dropout rate that replaces the rate in training: 0.3 for all kept layers, or 'block*=0.1' for those with a
             matching name; may be repeated. Default: as in training.
         output_kind: Kind of output: softmax, logits, sigmoid, regression; required if the model ends in neither softmax
@@ -260,9 +263,9 @@ def export_model(
         output_layer: Name of the output to export, for a model with several outputs.
         classes: Class names in the order of the model's outputs: separated by commas, or a text file with one name per
             line.
-        opset: Version of the ONNX operator set. Default: 18.
-        check_data: Labelled shards (a Parquet file, a folder or a glob) on which to compare the accuracies of the ONNX
-            file and of the Keras model.
+        opset: Version of the ONNX operator set. Default: 18, or that of an ONNX file.
+        check_data: Labelled shards (a Parquet file, a folder or a glob) on which to compare the accuracies of the
+            exported file and of MODEL.
         label_column: Column of the labels: class numbers, class names as in --classes, or for a multi-label model lists
             of 0 and 1. Default: label.
         image_column: Column of the images. Default: image.

@@ -116,7 +116,7 @@ def _shapes(model: onnx.ModelProto, found: FoundInput, names: list[str]) -> dict
 
 
 def _own_axes(shape: tuple[int, ...], mask: tuple[int, ...], name: str, origin: str) -> list[int]:
-    """1 for each axis of an input along which a mask has independent values; the batch axis counts as such."""
+    """1 for each axis of an input along which a mask has independent values; always 1 for the batch axis."""
     mask = (1,) * (len(shape) - len(mask)) + mask
     if len(mask) != len(shape) or any(own not in (1, size) for own, size in zip(mask, shape, strict=True)):
         raise ModelRefused(

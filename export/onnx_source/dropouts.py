@@ -196,10 +196,8 @@ def choose_dropouts(
                     "does not state that it was active in training"
                 )
         elif one.silent:
-            rate = f" --rate '{one.name}=0.5'" if one.rate == 0 else ""
-            notices.append(
-                f"{one.name} is not a site: {one.silent}; --keep-layer '{one.name}'{rate} would switch it on"
-            )
+            option = f"--keep-layer '{one.name}'" + (f" --rate '{one.name}=0.5'" if one.rate == 0 else "")
+            notices.append(f"{one.name} is not a site: {one.silent}; {option} would switch it on")
     return tuple(kept), tuple(notices)
 
 

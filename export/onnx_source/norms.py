@@ -42,7 +42,7 @@ def check_norms(model: onnx.ModelProto, origin: str) -> tuple[str, ...]:
     """A notice if BatchNormalization nodes of a prepared model are in training mode.
 
     Raises:
-        ModelRefused: the statistics of such a node are not constants, have their initial values, or are read.
+        ModelRefused: the statistics of one of these nodes are not constants, have their initial values, or are read.
     """
     training = [node for node in model.graph.node if _in_training(node)]
     constants = Constants(model)

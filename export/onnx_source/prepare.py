@@ -83,7 +83,7 @@ def choose_output(model: onnx.ModelProto, name: str | None, origin: str) -> None
         )
     if name is not None and name not in outputs:
         raise OptionRefused(
-            f"--output-layer is {name!r}, but {origin} has no such output.",
+            f"--output-layer is {name!r}, but {origin} has no output of this name.",
             wanted=f"one of: {', '.join(outputs)}",
             next_step="give one of these names",
         )
@@ -259,7 +259,7 @@ def check_noise(model: onnx.ModelProto, origin: str) -> None:
             f"{origin} draws random numbers in other operators than Dropout: {names}.",
             wanted="no random numbers except those of dropout, whose masks the screening draws itself",
             next_step="replace this noise by torch.nn.Dropout, or switch it off by module.eval() before the export; of "
-            "PyTorch's layers, AlphaDropout and FeatureAlphaDropout draw such numbers, as do hand-written masks",
+            "PyTorch's layers, AlphaDropout and FeatureAlphaDropout draw these numbers, as do hand-written masks",
         )
 
 

@@ -84,7 +84,7 @@ def read_file(path: Path) -> OnnxFile:
         raise ModelRefused(
             f"{path} was written by oodscreen export: its dropout is already stochastic, and it contains a contract.",
             wanted="an ONNX file of another program, which is not yet exported",
-            next_step=f"use the file as it is: oodscreen calibrate {path} SHARDS OUT.calibration",
+            next_step=f"use the file as it is: oodscreen calibrate {path} SHARDS --output OUT.calibration",
         )
     digests = [(path.name, hashlib.sha256(data).hexdigest())]
     locations = sorted(external_locations(proto))
@@ -120,7 +120,7 @@ def _find_data(path: Path, location: str) -> Path:
         raise ModelRefused(
             f"{path} stores weights in {location!r}, which is not a regular file in the folder of the model.",
             wanted="weights in the .onnx file, or in regular files in its folder",
-            next_step="do not use a file of unknown origin with such weights; otherwise write it again with its "
+            next_step="do not use a file of unknown origin; otherwise write it again with its "
             f"weights inside: python -c \"import onnx; onnx.save(onnx.load('{path}'), 'MODEL.onnx')\"",
         )
     if not data.is_file():

@@ -27,10 +27,11 @@ def export_file(
     config: Annotated[FileExportConfig, Selection(leave_out=("labelled",))],
     accuracy: AccuracyConfig,
 ) -> ModelContract:
-    """Export a Keras model file or folder to an ONNX file in which dropout stays stochastic.
+    """Export a Keras model or an ONNX file to an ONNX file in which dropout stays stochastic.
 
     Args:
-        model: `.keras` or `.h5` file, SavedModel folder of Keras 2, or JSON file of `model.to_json()`.
+        model: `.keras` or `.h5` file, SavedModel folder of Keras 2, JSON file of `model.to_json()`, or ONNX file with
+            active Dropout nodes.
         output: ONNX file to write; it appears only after it has been verified.
         config: options of the export.
         accuracy: options of the accuracy check.
@@ -41,7 +42,7 @@ def export_file(
     Raises:
         ModelRefused: the model cannot be exported faithfully.
         OptionRefused: an option does not fit the model.
-        VerificationFailed: the outputs of the file differ from those of the Keras model; nothing was written.
+        VerificationFailed: the outputs of the file differ from those of the source model; nothing was written.
     """
     return export_model_file(model, output, _with_rows(config, accuracy))
 
