@@ -12,8 +12,9 @@ from export.errors import OptionRefused
 OPSET = 18
 """Default ONNX operator set of exported files."""
 
-OPSETS = range(17, 25)
-"""Supported ONNX operator sets; 17 is the first with LayerNormalization."""
+OPSETS = range(17, 22)
+"""Supported ONNX operator sets: 17 is the first with LayerNormalization, and 21 the last for whose random operators
+onnxruntime has an implementation."""
 
 
 def check_opset(opset: int | None) -> None:

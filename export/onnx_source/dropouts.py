@@ -117,17 +117,16 @@ def _state(
 ) -> tuple[float | None, str]:
     """The ratio of a Dropout, and why it is silent."""
     if opset < 12:
-        return float(
-            attributes_of(node).get("ratio", 0.5)
-        ), f"operator set {opset} has no training_mode, so that the file does not state whether it was active"
+        rate = float(str(np.float32(attributes_of(node).get("ratio", 0.5))))
+        return rate, f"operator set {opset} has no training_mode, so that the file does not state whether it was active"
     values = [*node.input, "", ""]
-    rate = 0.5 if not values[1] else _number(values[1], node, constants, inputs, origin, "ratio")
+    ratio = 0.5 if not values[1] else _number(values[1], node, constants, inputs, origin, "ratio")
     if not values[2]:
-        return rate, "training_mode is left out, as PyTorch does for the dropout of an attention layer"
+        return ratio, "training_mode is left out, as PyTorch does for the dropout of an attention layer"
     mode = _number(values[2], node, constants, inputs, origin, "training_mode")
     if mode is not None and not mode:
-        return rate, "training_mode is false"
-    return rate, "ratio is 0" if rate == 0 else ""
+        return ratio, "training_mode is false"
+    return ratio, "ratio is 0" if ratio == 0 else ""
 
 
 def _number(

@@ -170,7 +170,7 @@ def _convert(
     proto = onnx.ModelProto()
     proto.CopyFrom(batched)
     own = opset_of(proto)
-    target = wanted or (own if own in OPSETS else OPSET)
+    target = wanted or (own if own in OPSETS else OPSET if own < OPSET else OPSETS[-1])
     if target != own:
         try:
             proto = raise_opset(proto, target)
