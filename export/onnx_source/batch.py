@@ -7,6 +7,8 @@ mixes rows is never exported.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
@@ -14,15 +16,19 @@ from onnx import helper, numpy_helper
 from export.onnx_source.graphs import Constants, attributes_of, read_by, replace_nodes
 from export.onnx_source.marks import without_marks
 
-_ROWS = "oodscreen/rows"
-"""Name of the value with the number of rows, `int64 [1]`."""
+_MORE = 97
+"""Factor of the number of rows for which shapes are compared: a prime that is unlikely as a layer size."""
+
+_SMALL_WEIGHT = 1024
+"""Maximum bytes of a weight whose values shape inference reads."""
 
 
 def make_batch_variable(model: onnx.ModelProto, name: str, batch: int) -> None:
     """Make the batch axis of the input and of the output variable.
 
-    Constants with the fixed number of rows are replaced: the first size in the target of a Reshape, and the first size
-    in the target of an Expand. A constant operand of a Concat, such as a class token, is repeated for each row.
+    Constants with the fixed number of rows are replaced: the size that contains the rows in the target of a Reshape,
+    and the first size in the target of an Expand. A constant operand of a Concat, such as a class token, is repeated
+    for each row.
 
     Args:
         model: the graph.
@@ -31,10 +37,10 @@ def make_batch_variable(model: onnx.ModelProto, name: str, batch: int) -> None:
     """
     graph = model.graph
     if batch:
-        shapes = _static_shapes(without_marks(model))
-        _free_reshapes(model, shapes, batch)
+        shapes = _shapes(model, name, batch)
         _free_expands(model, name, shapes, batch)
-        _repeat_constants(model, name, shapes, batch)
+        _repeat_constants(model, name, batch)
+        _free_reshapes(model, name, shapes, batch)
     for value in (*graph.input, *graph.output):
         if value.type.tensor_type.shape.dim:
             value.type.tensor_type.shape.dim[0].Clear()
@@ -42,32 +48,71 @@ def make_batch_variable(model: onnx.ModelProto, name: str, batch: int) -> None:
     del graph.value_info[:]
 
 
-def _static_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Known shapes of the values of a graph with a fixed batch; without values of unknown size."""
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+def _shapes(model: onnx.ModelProto, name: str, rows: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the values of a graph for a number of rows; without values of unknown size.
+
+    Large weights are inputs in the inferred graph, so that it is small.
+    """
+    light = without_marks(model, weights=False)
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) <= _SMALL_WEIGHT:
+            light.graph.initializer.append(tensor)
+        else:
+            light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    for value in (*light.graph.input, *light.graph.output):
+        if value.name == name:
+            value.type.tensor_type.shape.dim[0].dim_value = rows
+    for output in light.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
     shapes = {
         value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
         for value in (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input)
     }
-    shapes |= {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    return {name: shape for name, shape in shapes.items() if 0 not in shape}
+    return {one: shape for one, shape in shapes.items() if 0 not in shape}
 
 
-def _free_reshapes(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], batch: int) -> None:
+def _free_reshapes(model: onnx.ModelProto, name: str, shapes: dict[str, tuple[int, ...]], batch: int) -> None:
+    """Make the size that contains the rows variable, in the constant target of each Reshape."""
     constants, graph = Constants(model), model.graph
-    depends = _on_input(graph)
+    joined = {name: 1}
+    """For each value that depends on the image, the elements that precede the rows within the axis of the rows."""
     for node in graph.node:
-        if node.op_type != "Reshape" or node.input[0] not in depends or constants.value(node.input[1]) is None:
+        source = next((one for one in node.input if one in joined), None)
+        if source is None:
             continue
-        shape = shapes.get(node.output[0], ())
-        if shape and shape[0] % batch == 0:
-            target = np.array([-1, *shape[1:]], np.int64)
-            graph.initializer.append(numpy_helper.from_array(target, f"{node.output[0]}/any_rows"))
-            node.input[1] = graph.initializer[-1].name
-            kept = [one for one in node.attribute if one.name != "allowzero"]
-            copies = [onnx.AttributeProto.FromString(one.SerializeToString()) for one in kept]
-            del node.attribute[:]
-            node.attribute.extend(copies)
+        joined.update(dict.fromkeys(node.output, joined[source]))
+        if node.op_type != "Reshape" or source != node.input[0] or constants.value(node.input[1]) is None:
+            continue
+        before, after = shapes.get(source, ()), shapes.get(node.output[0], ())
+        more = _shapes(model, name, _MORE * batch).get(source, ())
+        axes = [axis for axis, sizes in enumerate(zip(before, more, strict=False)) if sizes[0] != sizes[1]]
+        if not after or len(axes) != 1 or len(before) != len(more):
+            continue
+        outer = math.prod(before[: axes[0]]) * joined[source]
+        axis = _axis_of_rows(outer, after)
+        joined[node.output[0]] = max(1, outer // math.prod(after[:axis]))
+        sizes = [*after[:axis], -1, *after[axis + 1 :]]
+        graph.initializer.append(numpy_helper.from_array(np.array(sizes, np.int64), f"{node.output[0]}/any_rows"))
+        node.input[1] = graph.initializer[-1].name
+        kept = [one for one in node.attribute if one.name != "allowzero"]
+        copies = [onnx.AttributeProto.FromString(one.SerializeToString()) for one in kept]
+        del node.attribute[:]
+        node.attribute.extend(copies)
+
+
+def _axis_of_rows(outer: int, after: tuple[int, ...]) -> int:
+    """The axis of a reshaped value that contains the rows, which follow `outer` elements in the order of the values.
+
+    A single row has no extent: it joins the axis that begins there, or the one before it if that is the last axis.
+    """
+    start = 1
+    for axis, size in enumerate(after):
+        if start * size > outer or (start == outer and size == 1):
+            is_features = axis == len(after) - 1 and start == outer and axis > 0 and size > 1
+            return axis - 1 if is_features else axis
+        start *= size
+    return len(after) - 1
 
 
 def _free_expands(model: onnx.ModelProto, name: str, shapes: dict[str, tuple[int, ...]], batch: int) -> None:
@@ -92,19 +137,19 @@ def _free_expands(model: onnx.ModelProto, name: str, shapes: dict[str, tuple[int
     replace_nodes(graph, nodes)
 
 
-def _repeat_constants(model: onnx.ModelProto, name: str, shapes: dict[str, tuple[int, ...]], batch: int) -> None:
+def _repeat_constants(model: onnx.ModelProto, name: str, batch: int) -> None:
     """Repeat constant operands of a Concat for each row."""
-    graph = model.graph
+    graph, constants = model.graph, Constants(model)
     depends = _on_input(graph)
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         if node.op_type == "Concat" and any(one in depends for one in node.input):
-            axis = attributes_of(node)["axis"] % max(1, len(shapes.get(node.output[0], (1,))))
+            axis = attributes_of(node)["axis"]
             for index, one in enumerate(node.input):
-                shape = shapes.get(one, ())
-                if one not in depends and axis != 0 and shape[:1] == (batch,):
+                value = None if one in depends else constants.value(one)
+                if value is not None and value.shape[:1] == (batch,) and axis % value.ndim != 0:
                     repeated = f"{node.output[0]}/operand_{index}"
-                    nodes += _expand(model, name, one, repeated, shape[1:], first_row=batch > 1)
+                    nodes += _expand(model, name, one, repeated, value.shape[1:], first_row=batch > 1)
                     node.input[index] = repeated
         nodes.append(node)
     replace_nodes(graph, nodes)

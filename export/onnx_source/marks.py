@@ -54,9 +54,13 @@ def site_of(node: onnx.NodeProto) -> str:
     return str(attributes_of(node)["site"].decode()) if node.domain == DOMAIN else ""
 
 
-def without_marks(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which the sites pass their inputs on."""
-    return _replace_marks(model, lambda node, _: helper.make_node("Identity", node.input, node.output, name=node.name))
+def without_marks(model: onnx.ModelProto, *, weights: bool = True) -> onnx.ModelProto:
+    """A copy in which the sites pass their inputs on; without the initializers if `weights` is false."""
+
+    def pass_on(node: onnx.NodeProto, _: str) -> onnx.NodeProto:
+        return helper.make_node("Identity", node.input, node.output, name=node.name)
+
+    return _replace_marks(model, pass_on, weights=weights)
 
 
 def with_factors(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -76,11 +80,13 @@ def factor_name(site: str) -> str:
     return f"oodscreen/factor/{site}"
 
 
-def _replace_marks(model: onnx.ModelProto, make: Callable[[onnx.NodeProto, str], onnx.NodeProto]) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    replace_nodes(copy.graph, [make(node, site) if (site := site_of(node)) else node for node in copy.graph.node])
-    imports = [entry for entry in model.opset_import if entry.domain != DOMAIN]
-    del copy.opset_import[:]
-    copy.opset_import.extend(imports)
+def _replace_marks(
+    model: onnx.ModelProto, make: Callable[[onnx.NodeProto, str], onnx.NodeProto], *, weights: bool = True
+) -> onnx.ModelProto:
+    """A copy with another node in place of each site, made from the marked node and the name of the site."""
+    nodes = [make(node, site) if (site := site_of(node)) else node for node in model.graph.node]
+    initializers = model.graph.initializer if weights else ()
+    graph = helper.make_graph(nodes, "source", model.graph.input, model.graph.output, initializers)
+    copy = helper.make_model(graph, opset_imports=[one for one in model.opset_import if one.domain != DOMAIN])
+    copy.ir_version = model.ir_version
     return copy
