@@ -6,9 +6,10 @@ on the sizes of rows, pages and dictionaries, but not on the size of a row group
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from export.errors import ShardRefused
 from screen.files.paths import open_parquet
 from screen.input.int96 import timestamp_unit
 from screen.input.mapping import ColumnMapping, tensor_shape
-from screen.input.parquet.column_types import empty_array
+from screen.input.parquet.column_types import empty_array, nullable, nulls
 from screen.input.parquet.footer import RowGroupGuard
 from screen.input.parquet.row_bytes import MAX_ROWS, ReadSizes, read_group
 from screen.input.parquet.value_text import as_texts
@@ -81,14 +82,21 @@ def read_chosen_rows(shard: ShardRef, columns: ColumnMapping, positions: NDArray
         InputChanged, ReadFailed, ShardRefused: the shard cannot be read.
     """
     ends = np.cumsum(shard.row_groups)
-    for group in np.unique(np.searchsorted(ends, positions, side="right")).tolist():
-        start = int(ends[group]) - shard.row_groups[group]
-        with names_shard(shard):
-            for table, error in _read_tables(shard, columns, [group]):
-                here = positions[(positions >= start) & (positions < start + len(table))] - start
-                if len(here):
-                    yield _row_batch(shard, columns, start, table, error).take(here)
-                start += len(table)
+    groups, firsts = np.unique(np.searchsorted(ends, positions, side="right"), return_index=True)
+    lasts = positions[np.append(firsts[1:], len(positions)) - 1]
+    starts = ends[groups] - np.asarray(shard.row_groups)[groups]
+    needed = dict(zip(groups.tolist(), (lasts + 1 - starts).tolist(), strict=True))
+    waiting, start, end = iter(zip(starts.tolist(), lasts.tolist(), strict=True)), 0, -1
+    with names_shard(shard):
+        for table, error in _read_tables(shard, columns, list(needed), needed=needed):
+            if start > end:
+                start, end = next(waiting)
+            here = positions[(positions >= start) & (positions < start + len(table))] - start
+            if len(here):
+                first, last = int(here[0]), int(here[-1])
+                rows = table[first : last + 1]
+                yield _row_batch(shard, columns, start + first, rows, error).take(here - first)
+            start += len(table)
 
 
 def read_first_rows(shard: ShardRef, columns: ColumnMapping, rows: int) -> Iterator[RowBatch]:
@@ -161,7 +169,11 @@ def _end_of(shard: ShardRef, columns: ColumnMapping) -> RowBatch:
 
 
 def _read_tables(
-    shard: ShardRef, columns: ColumnMapping, groups: Sequence[int], most: int = MAX_ROWS
+    shard: ShardRef,
+    columns: ColumnMapping,
+    groups: Sequence[int],
+    most: int = MAX_ROWS,
+    needed: Mapping[int, int] = MappingProxyType({}),
 ) -> Iterator[tuple[pa.Table, str]]:
     """Yield tables of at most `most` rows, each with "", or with nulls and the reason why it is unreadable.
 
@@ -172,6 +184,7 @@ def _read_tables(
         columns: the columns to read.
         groups: indices of the row groups to read.
         most: maximum number of rows in a table.
+        needed: by row group, the number of its first rows to read; all rows of the other groups are read.
 
     Raises:
         InputChanged: the shard changed since it was found.
@@ -193,22 +206,25 @@ def _read_tables(
         guard = RowGroupGuard(shard.path, file.metadata.schema, names)
         for group in groups:
             rows, done = shard.row_groups[group], 0
+            end, size = needed.get(group, rows), min(most, needed.get(group, most))
             guard.check(group, rows)
             try:
-                for table in read_group(file, group, names, min(most, sizes.rows_of(group)), most):
+                for table in read_group(file, group, names, min(size, sizes.rows_of(group)), size):
                     done += len(table)
                     yield table.select(names), ""
+                    if done >= end and group in needed:
+                        break
             except (OSError, pa.ArrowException) as error:
                 found = shard_error(shard, error)
                 if not isinstance(found, ShardRefused) or rows - done > max(_MAX_LOST_ROWS, shard.size // _LOST_BYTES):
                     raise found from error
                 reason = f"row group {group}: {first_line(error)}"
-                while done < rows:
-                    count = min(most, rows - done)
+                while done < end:
+                    count = min(size, end - done)
                     done += count
-                    nulls = [pa.nulls(count, field.type) for field in schema]
-                    yield pa.Table.from_arrays(nulls, schema=_nullable(schema)), reason
-            if done != rows:
+                    lost = [pa.nulls(count, field.type) for field in schema]
+                    yield pa.Table.from_arrays(lost, schema=nullable(schema)), reason
+            if not end <= done <= rows:
                 stated = f"The footer states {rows} rows for row group {group}, but its pages have {done}."
                 raise pa.ArrowInvalid(stated)
 
@@ -263,7 +279,7 @@ def _copied(shard: ShardRef, columns: ColumnMapping, table: pa.Table | None, cou
             copied.append(pa.repeat(pa.scalar(folders[0], pa.string()), count).cast(field.type))
             continue
         if table is None:
-            copied.append(_nulls(count, field.type))
+            copied.append(nulls(count, field.type))
             continue
         column = table.column(field.name)
         try:
@@ -281,12 +297,3 @@ def _copied(shard: ShardRef, columns: ColumnMapping, table: pa.Table | None, cou
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """The column, dictionary decoded."""
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
-
-
-def _nulls(count: int, kind: pa.DataType) -> pa.Array:
-    """Nulls of any type; a null struct has empty values in its fields, which may be required."""
-    return pa.array([None] * count, kind) if pa.types.is_struct(kind) else pa.nulls(count, kind)
-
-
-def _nullable(schema: pa.Schema) -> pa.Schema:
-    return pa.schema([field.with_nullable(True) for field in schema])

@@ -189,11 +189,14 @@ class Results:
             ends = np.cumsum(sizes)
             for group in np.unique(np.searchsorted(ends, wanted, side="right")).tolist():
                 start = int(ends[group]) - sizes[group]
+                last = wanted[wanted < ends[group]][-1]
                 for batch in file.iter_batches(_LIST_BATCH_ROWS, row_groups=[group], columns=stored):
                     here = wanted[(wanted >= start) & (wanted < start + batch.num_rows)] - start
                     if len(here):
                         found.append(_select(batch.take(pa.array(here)), columns))
                     start += batch.num_rows
+                    if start > last:
+                        break
         return pa.concat_tables(found)
 
     @property

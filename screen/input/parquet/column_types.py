@@ -1,4 +1,4 @@
-"""One type for a copied column whose type differs between shards.
+"""One type for a copied column whose type differs between shards, and arrays without values.
 
 In: the types of the column in two shards. Out: the type in the results. Types are promoted by Arrow's rules.
 """
@@ -39,6 +39,16 @@ def empty_array(kind: pa.DataType) -> pa.Array:
     if isinstance(kind, pa.BaseExtensionType):
         return pa.ExtensionArray.from_storage(kind, pa.array([], kind.storage_type))
     return pa.array([], kind)
+
+
+def nulls(count: int, kind: pa.DataType) -> pa.Array:
+    """Nulls of any type; a null struct has empty values in its fields, which may be required."""
+    return pa.array([None] * count, kind) if pa.types.is_struct(kind) else pa.nulls(count, kind)
+
+
+def nullable(schema: pa.Schema) -> pa.Schema:
+    """The schema with nulls allowed in every column."""
+    return pa.schema([field.with_nullable(True) for field in schema])
 
 
 def _promote(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:

@@ -13,7 +13,9 @@ from export.contract.metadata import ModelContract
 from export.contract.reader import ExportedModel
 from export.errors import InputChanged
 from screen.config import RunConfig
+from screen.files.paths import open_parquet
 from screen.input.mapping import map_columns
+from screen.input.parquet.row_bytes import read_group
 from screen.input.row_batch import RowBatch
 from screen.input.rows import read_batches, read_chosen_rows
 from screen.input.shards import find_shards
@@ -143,3 +145,32 @@ def test_a_shard_that_vanishes_is_an_error(tmp_path: Path, article: ExportedMode
     path.unlink()
     with pytest.raises(InputChanged):
         list(read_batches(shards, columns, 10))
+
+
+def test_chosen_rows_open_their_shard_once_and_read_no_row_after_the_last(
+    tmp_path: Path, article: ExportedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shard(tmp_path / "a.parquet", [b"%d" % row for row in range(300)], row_group_size=100)
+    (shard,), _ = find_shards(str(tmp_path))
+    columns = map_columns([shard], RunConfig(), article.contract)
+    opened: list[Path] = []
+    read: list[int] = []
+
+    def count_opened(path: Path, *more: Any) -> Any:
+        opened.append(path)
+        return open_parquet(path, *more)
+
+    def count_read(*arguments: Any) -> Iterator[pa.Table]:
+        for table in read_group(*arguments):
+            read.append(len(table))
+            yield table
+
+    monkeypatch.setattr("screen.input.rows.open_parquet", count_opened)
+    monkeypatch.setattr("screen.input.rows.read_group", count_read)
+    positions = np.array([3, 7, 130, 200, 299])
+    pieces = list(read_chosen_rows(shard, columns, positions))
+    assert [key for piece in pieces for key in piece.ids] == [f"a-{position}" for position in positions.tolist()]
+    images = [image["bytes"] for piece in pieces if piece.images is not None for image in piece.images.to_pylist()]
+    assert images == [b"%d" % position for position in positions.tolist()]
+    assert opened == [shard.path]
+    assert read == [8, 31, 100]
