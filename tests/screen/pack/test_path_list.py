@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from export.errors import InputRefused, OptionRefused
+from export.errors import InputChanged, InputRefused, OptionRefused
+from screen.pack.sources.path_list import PathList
 from tests.screen.pack.packs import pack, rows_of, write_files
 
 
@@ -77,6 +78,22 @@ def test_paths_that_lead_out_of_the_folder_are_not_read(folder: Path, tmp_path: 
     assert summary.missing == len(paths)
     assert summary.exit_code == 3
     assert f"../secret.png (the path leads out of {folder})" in summary.to_text()
+
+
+def test_a_list_that_changes_while_it_is_read_ends_the_pack(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "list.csv").write_text("path\n3.png\na/1.png\n")
+    find = PathList._find
+
+    def meddle(opened: PathList, text: str) -> Any:
+        (folder / "list.csv").write_text("path\n3.png\nb/2.dat\n\n")
+        return find(opened, text)
+
+    monkeypatch.setattr(PathList, "_find", meddle)
+    with pytest.raises(InputChanged, match=r"list\.csv changed or was removed"):
+        pack(folder / "list.csv", tmp_path / "out")
+    assert not list(tmp_path.glob("out/*"))
 
 
 def test_a_list_whose_files_cannot_be_found_is_refused_before_anything_is_written(folder: Path, tmp_path: Path) -> None:

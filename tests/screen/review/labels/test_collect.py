@@ -296,7 +296,7 @@ def test_labels_without_shard_and_row_are_joined_by_id_or_key(by: str, night: Ni
         assert oodscreen(*again, "--ledger", tmp_path / "ledger", monkeypatch=patched) == 0
 
 
-def test_an_id_of_several_rows_needs_the_key_or_the_shard(
+def test_an_id_of_several_rows_needs_the_key_the_shard_or_the_row(
     night: Night, tmp_path: Path, digits: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_shard(night.input / "c.parquet", [encode(image) for image in digits[200:203]], ids=["a-1", "a-2", "c-2"])
@@ -307,21 +307,23 @@ def test_an_id_of_several_rows_needs_the_key_or_the_shard(
     capsys.readouterr()
     (row,) = [row for row in read_queue(tmp_path / "q.parquet") if (row["shard"], row["row"]) == ("c.parquet", 1)]
     labels = [
-        {"shard": "", "id": "a-1", "key": "", "label": "1"},
-        {"shard": "a.parquet", "id": "a-1", "key": "", "label": "2"},
-        {"shard": "", "id": "a-2", "key": row["key"].upper(), "label": "3"},
-        {"shard": "", "id": "c-2", "key": "", "label": "4.0"},
-        {"shard": "", "id": "c-2", "key": "", "label": "5"},
+        {"shard": "", "row": "", "id": "a-1", "key": "", "label": "1"},
+        {"shard": "a.parquet", "row": "", "id": "a-1", "key": "", "label": "2"},
+        {"shard": "", "row": "", "id": "a-2", "key": row["key"].upper(), "label": "3"},
+        {"shard": "", "row": "2", "id": "a-2", "key": "", "label": "6"},
+        {"shard": "", "row": "", "id": "c-2", "key": "", "label": "4.0"},
+        {"shard": "", "row": "", "id": "c-2", "key": "", "label": "5"},
     ]
     found = join(night, write_csv(tmp_path / "l.csv", labels), "--json")
     assert [(row["shard"], row["row"], row["label"]) for row in found] == [
         ("a.parquet", 1, "2"),
+        ("a.parquet", 2, "6"),
         ("c.parquet", 1, "3"),
         ("c.parquet", 2, "5"),
     ]
     report = json.loads(capsys.readouterr().out)
     assert report["no_result"] == {"id of several rows": 1}
-    assert (report["repeated"], report["read"]) == (1, 5)
+    assert (report["repeated"], report["read"]) == (1, 6)
 
 
 def test_labels_of_the_input_in_a_queue_are_no_labels_of_a_reviewer(
