@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -243,11 +244,32 @@ def test_forced_colours_keep_the_legend(browser: Any, address: str) -> None:
         assert len(set(colours)) == 3, colours
 
 
+def test_unflagged_rows_are_not_in_the_colour_of_flags_and_all_notes_share_a_box(browser: Any, tmp_path: Path) -> None:
+    write_input(tmp_path / "in", 200, 100)
+    write_results(tmp_path / "in", tmp_path / "out")
+    shutil.rmtree(tmp_path / "in")
+    write_page(gather_findings(str(tmp_path / "out")), tmp_path / "report.html")
+    with Opened(browser, (tmp_path / "report.html").as_uri()) as opened:
+
+        def colours(selector: str) -> set[str]:
+            found = opened.page.locator(selector).evaluate_all("all => all.map(one => getComputedStyle(one).color)")
+            return set(found)
+
+        (flagged,), (muted,) = colours(".figures .flagged dd"), colours(".card .where")
+        assert colours(".reason:has-text('not flagged')") == {muted}
+        assert colours(".reason:not(:has-text('not flagged'))") == {flagged}
+        assert flagged != muted
+        assert opened.page.locator(".warning").count() == 1
+        assert opened.page.locator(".warning p").count() >= 3
+
+
 def test_print_hides_only_the_controls(browser: Any, address: str) -> None:
     with Opened(browser, address, color_scheme="dark") as opened:
         opened.page.emulate_media(media="print")
         playwright.expect(opened.page.locator("#filters")).to_be_hidden()
         playwright.expect(opened.page.locator("nav")).to_be_hidden()
+        arrow = "getComputedStyle(document.querySelector('th button'), '::after').content"
+        assert opened.page.evaluate(arrow) == "none"
         assert opened.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         pdf = opened.page.pdf(format="A4")
         assert 3 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 30

@@ -263,3 +263,6 @@ def test_the_nights_are_plotted(browser: Any, address: str) -> None:
         playwright.expect(opened.page.locator("#nights svg")).to_have_count(3)
         opened.page.locator(".nights summary").click()
         playwright.expect(opened.page.locator("#nights tbody tr")).to_have_count(3)
+    with Opened(browser, address, PHONE) as opened:
+        opened.page.locator(".nights summary").click()
+        assert opened.page.locator("#nights time").first.evaluate("one => one.getClientRects().length") == 1
