@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from screen.demo import read_images
+from screen.files.storage import STAGING_PREFIX
 from screen.output.history import HISTORY_FOLDER
 from screen.output.locks.hold import LOCK_NAME
 from screen.output.record import RECORD_NAME
@@ -28,6 +31,9 @@ pytestmark = pytest.mark.integration
 
 OODSCREEN = str(Path(sys.executable).with_name("oodscreen"))
 FILES = 10_000
+
+GROUP_BYTES = 100_000
+"""Size of a staging file that has a row group of 1,000 images, in bytes."""
 
 
 def write_photos(folder: Path, count: int) -> Path:
@@ -64,43 +70,87 @@ class Stage:
     def __init__(
         self, folder: Path, words: Callable[[Path], list[str]], prepare: Callable[[Path], object] = Path.mkdir
     ) -> None:
-        self.whole, self._folder, self._words, self._prepare = folder / "whole", folder, words, prepare
+        self.whole, self.killed, self._words, self._prepare = folder / "whole", folder / "killed", words, prepare
         folder.mkdir()
 
     def kill_and_compare(self, moments: random.Random, kills: int) -> int:
         """Run the command; then kill it, run it again and compare; returns how many of the kills met the process."""
         self._prepare(self.whole)
         started = time.monotonic()
-        self._run(self.whole)
+        self.run(self.whole)
         seconds = time.monotonic() - started
-        self._prepare(self._folder / "killed")
-        met = sum(self._kill(self._folder / "killed", moments.uniform(0.3, 1) * seconds) for _ in range(kills))
-        self._run(self._folder / "killed")
-        expected, found = all_files(self.whole), all_files(self._folder / "killed")
+        self._prepare(self.killed)
+        met = sum(self.kill(partial(_wait, moments.uniform(0.3, 1) * seconds)) for _ in range(kills))
+        self.complete()
+        return met
+
+    def complete(self) -> None:
+        """Run the killed command to its end, and compare the files with those of the run that was not killed."""
+        self.run(self.killed)
+        expected, found = all_files(self.whole), all_files(self.killed)
         assert found.keys() == expected.keys()
         for name, data in expected.items():
             assert found[name] == data, f"{name} differs"
-        return met
 
-    def _run(self, folder: Path) -> None:
+    def run(self, folder: Path) -> None:
         words = [OODSCREEN, *self._words(folder)]
         done = subprocess.run(words, cwd=folder, check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def _kill(self, folder: Path, seconds: float) -> bool:
-        words = [OODSCREEN, *self._words(folder)]
-        running = subprocess.Popen(words, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(seconds)
+    def kill(self, is_time: Callable[[], bool]) -> bool:
+        """Start the command, and kill it once a function returns True; returns whether it was still running."""
+        words = [OODSCREEN, *self._words(self.killed)]
+        running = subprocess.Popen(words, cwd=self.killed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while running.poll() is None and not is_time():
+            time.sleep(0.001)
         running.send_signal(signal.SIGKILL)
         return running.wait() == -signal.SIGKILL
+
+
+def _wait(seconds: float) -> bool:
+    time.sleep(seconds)
+    return True
+
+
+def kill_in_each_shard(packing: Stage) -> None:
+    """Kill a pack within each shard and after each shard, by what SHARDS contains, and compare the end."""
+    packing.run(packing.whole)
+    last = len(list((packing.whole / "shards").glob("*.parquet"))) - 1
+    packing.killed.mkdir()
+    shards = packing.killed / "shards"
+    within: set[int] = set()
+
+    def finished() -> int:
+        return len(list(shards.glob("*.parquet")))
+
+    def begun() -> int:
+        """Bytes of the shard that is being written."""
+        sizes = [0]
+        for path in shards.glob(f"{STAGING_PREFIX}*"):
+            with suppress(FileNotFoundError):  # it was renamed meanwhile
+                sizes.append(path.stat().st_size)
+        return max(sizes)
+
+    def has(shards: int, size: int) -> bool:
+        return finished() >= shards and begun() >= size
+
+    for number in range(last):
+        for shards_of_kill, size in ((number, GROUP_BYTES), (number + 1, 0)):
+            assert packing.kill(partial(has, shards_of_kill, size))
+            if begun() >= GROUP_BYTES:
+                within.add(finished())
+    assert len(within) >= 2, "kills within several shards"
+    packing.complete()
+    assert not list(shards.glob(f"{STAGING_PREFIX}*"))
 
 
 def test_ten_thousand_files_survive_kills_in_every_command(article_onnx: Path, tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", FILES)
     model, moments, met = str(article_onnx), random.Random(7), []  # noqa: S311
 
-    packing = Stage(tmp_path / "pack", lambda _: ["pack", str(photos), "shards", "--shard-rows", "1000"])
-    met.append(packing.kill_and_compare(moments, 4))
+    packing = Stage(tmp_path / "pack", lambda _: ["pack", str(photos), "shards", "--shard-rows", "2500"])
+    packing.whole.mkdir()
+    kill_in_each_shard(packing)
     shards = packing.whole / "shards"
     assert sum(pq.read_metadata(path).num_rows for path in shards.glob("*.parquet")) == FILES + 2
 
