@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from screen.output.history import HISTORY_FOLDER, Night, read_history
 from screen.output.manifest_file import MANIFEST_NAME
 from screen.output.record import RECORD_NAME
 from screen.run import night
+from screen.run.night import RunNight
 from screen.run.runner import run_screening
 from screen.run.summary import RunSummary
 from tests.conftest import Recorder, contents, read_results
+from tests.screen.output.test_history import night_of, write
 
 
 def run(model: Path, source: Path, output: Path, listener: Recorder | None = None, **options: Any) -> RunSummary:
@@ -183,6 +186,22 @@ def test_the_alarm_judges_small_nights_together_and_an_empty_night_repeats_the_r
     assert [[one.rows for one in found] for found in seen] == [[179], [120, 179], [0, 120, 179]]
     run_with_alarm(force="all")
     assert [one.rows for one in seen[-1]] == [299], "the runs before a run that scored all rows again are left out"
+
+
+def test_the_alarm_looks_back_to_another_calibration_or_to_a_run_that_scored_all_rows_again(tmp_path: Path) -> None:
+    """Scores of another calibration are other scores, and a run with --force scored the rows of the nights before."""
+
+    def rows_judged(output: Path) -> list[int]:
+        opened = RunNight(output, None, configuration="c", calibration="d" * 64, score="ood_score")
+        return [count.rows for count in opened.flag_counts()]
+
+    nights = [night_of(day, rows=100 + day) for day in range(4)]
+    for day, one in enumerate((nights[0], replace(nights[1], calibration="e" * 64), *nights[2:])):
+        write(tmp_path / "calibrated", day, one)
+    assert rows_judged(tmp_path / "calibrated") == [0, 101, 100]
+    for day, one in enumerate((nights[0], replace(nights[1], rescored=True), nights[2])):
+        write(tmp_path / "forced", day, one)
+    assert rows_judged(tmp_path / "forced") == [0, 100, 99]
 
 
 def test_a_damaged_history_stops_no_run(article_onnx: Path, shards: Path, tmp_path: Path) -> None:
