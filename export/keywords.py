@@ -18,7 +18,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, get_origin, get_type_hints, overload
 
-from export.errors import OodscreenError
+from export.errors import OodscreenError, OptionRefused
 from export.option import Option, Selection, options_of
 from export.options import select_config
 
@@ -175,6 +175,7 @@ def with_keywords(function: Callable[..., Result], config: object = None) -> Cal
             if shown.parameters[name].annotation == str | Path and not _is_path(value):
                 raise TypeError(f"{function.__name__}() {name} must be a str or a Path, not {type(value).__name__}")
         try:
+            _refuse_empty(given)
             made = {name: kind(**_take(given, some)) for name, (kind, some) in configs.items()}
             return function(**given, **made)
         except OodscreenError as error:
@@ -185,6 +186,21 @@ def with_keywords(function: Callable[..., Result], config: object = None) -> Cal
     call.__signature__ = shown  # type: ignore[attr-defined]
     call.__doc__ = "\n".join(_describe(inspect.getdoc(function) or "", configs))
     return call
+
+
+def _refuse_empty(given: Mapping[str, Any]) -> None:
+    """Refuse a value without characters.
+
+    Raises:
+        OptionRefused: a value, or a value in a list, is an empty text.
+    """
+    for name, value in given.items():
+        if any(isinstance(one, str) and not one for one in (value if isinstance(value, list | tuple) else [value])):
+            raise OptionRefused(
+                f"{name} is an empty text.",
+                wanted="a text that is not empty",
+                next_step=f"give a value for {name}",
+            )
 
 
 def _keywords(config: type, selection: Selection) -> list[_Keyword]:

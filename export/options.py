@@ -41,7 +41,8 @@ def as_options(command: Callable[..., None]) -> Callable[..., None]:
 
     The parameters of the new command have the names of its options and arguments, such as `max_pixels` for
     `--max-pixels` and `model` for `MODEL.onnx`: Typer looks them up by these names in the environment and in
-    configuration files. A command that this function returned is returned unchanged.
+    configuration files. The attribute `convert` of the new command computes the values of the parameters of the given
+    command from the values of its own parameters. A command that this function returned is returned unchanged.
     """
     if hasattr(command, "options"):
         return command
@@ -67,9 +68,8 @@ def as_options(command: Callable[..., None]) -> Callable[..., None]:
         known |= {option.key: option for option in options}
         parameters += [option.parameter(selection) for option in options]
 
-    @functools.wraps(command)
-    def with_options(**values: Any) -> None:
-        made = {}
+    def convert(values: dict[str, Any]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
         for name, (config, options) in configs.items():
             given = [(option, values[option.key]) for option in options]
             made[name] = config(
@@ -82,11 +82,16 @@ def as_options(command: Callable[..., None]) -> Callable[..., None]:
         for key, option in known.items():
             if option.conversion is not None and key in names.values():
                 values[key] = option.default if values[key] is None else option.convert(values[key])
-        command(**{name: values[key] for name, key in names.items()}, **made)
+        return {name: values[key] for name, key in names.items() if key in values} | made
+
+    @functools.wraps(command)
+    def with_options(**values: Any) -> None:
+        command(**convert(values))
 
     del with_options.__wrapped__  # Typer would read the signature of the command through it
     with_options.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     with_options.options = known  # type: ignore[attr-defined]
+    with_options.convert = convert  # type: ignore[attr-defined]
     former = {name: option.flag for option in known.values() for name in option.former}
     with_options.former_names = former  # type: ignore[attr-defined]
     with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -166,9 +166,8 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Score every image of INPUT with T dropout passes, and flag the images that a person should review."""
-    from screen.command_line.log import print_outcome, start_log
+    from screen.command_line.log import print_outcome
 
-    start_log(log, as_json=as_json)
     keep_pandas_out_of_pyarrow()
     from screen.execution import execute_run
     from screen.run.progress import make_listener

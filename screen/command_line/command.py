@@ -7,24 +7,26 @@ In: a command line, environment variables and an exception. Out: the error on st
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from copy import copy
+from dataclasses import fields, replace
 from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from export.errors import Interrupted, OodscreenError, OptionRefused, Refused
-from export.options import explain_value
+from export.errors import Interrupted, OodscreenError
+from screen.command_line.log_config import LogConfig
 from screen.command_line.options import GENERAL_PANEL
-from screen.command_line.sources import find_unknown_variables, name_sources, print_configuration, value_beside_line
+from screen.command_line.sources import (
+    find_unknown_variables,
+    name_sources,
+    print_configuration,
+)
+from screen.command_line.usage import explained_usage, refuse_empty, replace_former_names
 from screen.files.failures import explained_errors
 from screen.files.temporary import provide_temporary_folder
-
-_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-"""Typer's error for a command line that cannot be parsed; Typer makes only its subclass `BadParameter` public."""
-
 
 _OUTPUTS = ("output", "out", "plot", "ledger", "results", "shards")
 """Parameters of commands that name an output; the last one because RESULTS contains the ledger of `queue`."""
@@ -48,14 +50,14 @@ class CommandLine(TyperGroup):
         name = next((word for word in args if not word.startswith("-")), None)
         command: Any = self.commands.get(name or "")
         self.as_json = "--json" in args and (command is None or _json_flag(command) is not None)
-        with _explained(ctx):
+        with explained_usage(ctx, list(args)):
             rest = super().parse_args(ctx, args)
         self.debug = bool(ctx.params.get("debug"))
         return rest
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The subcommand whose name is the first word."""
-        with _explained(ctx):
+        with explained_usage(ctx):
             return super().resolve_command(ctx, args)
 
     def get_params(self, ctx: Any) -> Any:
@@ -84,18 +86,52 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words after the name of the subcommand, and record whether the flag `--json` is among them."""
         line: Any = ctx.find_root().command
-        args = _replace_former_names(args, self.callback)
+        args = replace_former_names(args, self.callback)
         flag = _json_flag(self)
         options = args[: args.index("--")] if "--" in args else args
         line.as_json = flag is not None and any(word.split("=")[0] == "--json" for word in options)
-        if not ctx.resilient_parsing:  # not while a shell completes a word
-            for sentence in find_unknown_variables(ctx):
-                typer.echo(f"warning: {sentence}", err=True)
         ctx.meta[_PRINTS] = "--print-config" in options
-        with _explained(ctx, list(args)):
-            rest = super().parse_args(ctx, args)
+        if ctx.resilient_parsing:  # a shell completes a word, or options of the log are looked for
+            return super().parse_args(ctx, args)
+        try:
+            with explained_usage(ctx, list(args)):
+                refuse_empty(ctx, args)
+                rest = super().parse_args(ctx, list(args))
+        except OodscreenError:
+            with suppress(OodscreenError):
+                self._start_log(ctx, self._parse_leniently(ctx, args))
+            raise
         line.as_json = flag is not None and bool(ctx.params[flag.name])
+        with _sources_named(ctx):
+            self._start_log(ctx, ctx.params)
         return rest
+
+    def _parse_leniently(self, ctx: Any, args: list[str]) -> Mapping[str, Any]:
+        """The values of a command line with an error; those that cannot be read are None."""
+        lenient: Any = self.context_class(self, parent=ctx.parent, info_name=ctx.info_name, resilient_parsing=True)
+        lenient.default_map = ctx.default_map
+        self.parse_args(lenient, list(args))
+        values: Mapping[str, Any] = lenient.params
+        return values
+
+    def _start_log(self, ctx: Any, values: Mapping[str, Any]) -> None:
+        """Start the log, if the command has one, and warn of environment variables without effect.
+
+        Raises:
+            OptionRefused: the log file cannot be opened.
+        """
+        sentences = list(find_unknown_variables(ctx))
+        if "log_format" not in values:
+            for sentence in sentences:
+                typer.echo(f"warning: {sentence}", err=True)
+            return
+        from screen.command_line.log import LOG, start_log
+
+        given = {one.name: values.get(one.name) for one in fields(LogConfig)}
+        config = LogConfig(**{name: value for name, value in given.items() if value is not None})
+        start_log(replace(config, log_file=None) if ctx.meta[_PRINTS] else config, as_json=bool(values.get("json")))
+        for sentence in sentences:
+            LOG.warning("%s", sentence)
 
     def get_params(self, ctx: Any) -> Any:
         """The arguments and options, in the form for `--help`: the option `--help` is in the last panel.
@@ -112,12 +148,12 @@ class Command(TyperCommand):
         Raises:
             OodscreenError: also for an error of the system or of an object store that no module has explained.
         """
-        if ctx.params.get("print_config"):
-            typer.echo(print_configuration(ctx))
-            return None
-        provide_temporary_folder(ctx.params.get(name) for name in _OUTPUTS)
         try:
-            with explained_errors():
+            with _sources_named(ctx), explained_errors():
+                if ctx.params.get("print_config"):
+                    self._check_options(ctx.params)
+                    return typer.echo(print_configuration(ctx))
+                provide_temporary_folder(ctx.params.get(name) for name in _OUTPUTS)
                 return super().invoke(ctx)
         except KeyboardInterrupt as error:
             raise Interrupted(
@@ -125,29 +161,21 @@ class Command(TyperCommand):
                 wanted="a command that runs to its end",
                 next_step="run the same command again",
             ) from error
-        except Refused as error:
-            raise name_sources(error, ctx) from error
+
+    def _check_options(self, values: Mapping[str, Any]) -> None:
+        """Refuse what the command would refuse before it starts; nothing is checked if a required option is missing."""
+        required = (one.name for one in self.params if one.required and one.param_type_name == "option")
+        if self.callback is not None and all(values[name] is not None for name in required):
+            self.callback.convert(dict(values))  # type: ignore[attr-defined]
 
 
-def _replace_former_names(args: Sequence[str], command: Any) -> list[str]:
-    """The words of a command line, with the present name of each option that has its former name.
-
-    Raises:
-        OptionRefused: an option is given by both names.
-    """
-    former: Mapping[str, str] = getattr(command, "former_names", {})
-    end = args.index("--") if "--" in args else len(args)
-    given = {word.partition("=")[0] for word in args[:end]}
-    for name, present in former.items():
-        if name in given and present in given:
-            raise OptionRefused(
-                f"{present} was given, and also {name}, the former name of {present}.",
-                wanted="the option once",
-                next_step=f"leave out {name}",
-            )
-    words = [(word.partition("="), word) for word in args[:end]]
-    return [*(f"{former[name]}{sign}{value}" if name in former else word for (name, sign, value), word in words),
-            *args[end:]]  # fmt: skip
+@contextmanager
+def _sources_named(context: Any) -> Iterator[None]:
+    """Add the sources of values to an error within the block."""
+    try:
+        yield
+    except OodscreenError as error:
+        raise name_sources(error, context) from error
 
 
 _PRINTS = "oodscreen.prints_configuration"
@@ -159,50 +187,6 @@ def _optional(parameter: Any) -> Any:
     optional = copy(parameter)
     optional.required = False
     return optional
-
-
-@contextmanager
-def _explained(context: Any, words: Sequence[str] = ()) -> Iterator[None]:
-    """Replace Typer's errors within the block by an `OptionRefused`, whose message has three parts.
-
-    Args:
-        context: context of the command whose words are parsed.
-        words: the parsed words, from which the invalid value is read; empty if it is not needed.
-    """
-    try:
-        yield
-    except _UsageError as error:
-        explained = _explain_value(error, context, words)
-        raise _explain_usage(error, context) if explained is None else name_sources(explained, context) from None
-
-
-def _explain_value(error: Any, context: Any, words: Sequence[str]) -> OptionRefused | None:
-    """The error for an option whose value Typer could not convert; None for other errors."""
-    name = error.param.name if isinstance(error, typer.BadParameter) and error.param is not None else None
-    if name is None or not words:
-        return None
-    given = context.command.make_parser(context).parse_args(list(words))[0].get(name)
-    value = value_beside_line(context, name) if given is None else given
-    return explain_value(context.command.callback, name, str(value)) if isinstance(value, str | int | float) else None
-
-
-def _explain_usage(error: Any, context: Any) -> OptionRefused:
-    """The error for a command line that does not match the usage of the command."""
-    usage = " ".join(context.get_usage().split()).removeprefix("Usage: ")
-    option = getattr(error, "option_name", None)
-    owners = [one.name for one in getattr(context.command, "commands", {}).values() if _has_option(one, option)]
-    if owners:
-        command = owners[0] if len(owners) == 1 else "COMMAND"
-        return OptionRefused(
-            f"{option} is written before the name of the command.",
-            wanted="the options of a command after its name",
-            next_step=f"write it after the command: oodscreen {command} {option} ...",
-        )
-    return OptionRefused(error.format_message(), wanted=usage, next_step=f"see {context.command_path} --help")
-
-
-def _has_option(command: Any, option: str | None) -> bool:
-    return any(option in (*one.opts, *one.secondary_opts) for one in command.params)
 
 
 def explain_unexpected(error: Exception) -> OodscreenError:

@@ -107,6 +107,12 @@ def _read(file: str) -> dict[str, Any]:
 
     wanted = "a TOML file with a table for each command, such as [run] with the line `passes = 100`"
     try:
+        if as_path(file).is_dir():
+            raise OptionRefused(
+                f"The configuration file {file} is a folder.",
+                wanted=wanted,
+                next_step="give the path of a file in the folder",
+            )
         return tomllib.loads(as_path(file).read_bytes().decode("utf-8-sig"))
     except ValueError as error:  # not TOML, or not UTF-8
         raise OptionRefused(
@@ -134,6 +140,12 @@ def _check_tables(file: str, tables: dict[str, Any], commands: Mapping[str, Any]
         OptionRefused: a table is not a command, or a key is neither an option nor an argument of the command.
     """
     for name, table in tables.items():
+        if isinstance(table, list) and name in commands and all(isinstance(one, dict) for one in table):
+            raise OptionRefused(
+                f"[[{name}]] of {file} is a table in an array of tables, because of the double brackets.",
+                wanted=f"one table [{name}]",
+                next_step=f"write [{name}] with single brackets, once",
+            )
         if not isinstance(table, dict):
             owners = [one for one, command in commands.items() if _spelled(name) in keyed_parameters(command)]
             raise OptionRefused(
@@ -194,6 +206,8 @@ def _values(file: str, name: str, table: dict[str, Any], command: Any) -> Iterat
     for key, value in table.items():
         parameter, option = known[_spelled(key)], options.get(_spelled(key))
         wanted, converted = _convert(parameter, option, value)
+        if "" in (converted if isinstance(converted, list) else [converted]):
+            wanted, converted = "a text that is not empty", None
         if converted is None:
             raise OptionRefused(
                 f"The key {key} in [{name}] of {file} is {_describe(value)}.",

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from export.addresses import without_secrets
@@ -100,7 +101,12 @@ def _source(context: Any, parameter: Any) -> str | None:
         return "command line"
     if name == "ENVIRONMENT":
         return f"environment variable {_variable(context, parameter)}"
-    return f"file {printable(context.params['config'])}" if name == "DEFAULT_MAP" else None
+    return _file(context) if name == "DEFAULT_MAP" else None
+
+
+def _file(context: Any) -> str:
+    """The configuration file as a source."""
+    return f"file {printable(str(context.params.get('config')))}"
 
 
 def _variable(context: Any, parameter: Any) -> str:
@@ -118,29 +124,58 @@ def value_beside_line(context: Any, name: str) -> Any:
 
 
 def name_sources(error: Error, context: Any) -> Error:
-    """The error, with the source of each option in it that was not set on the command line."""
-    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", error.found))
+    """The error, with the source of each option and argument that it concerns and that the command line did not set."""
     notes = []
-    for parameter in keyed_parameters(context.command).values():
+    for key, parameter in keyed_parameters(context.command).items():
         source = _source(context, parameter)
-        if source not in (None, "command line") and flags & set(parameter.opts):
-            notes.append(f" {parameter.opts[0]} is set by the {source}.")
+        if source in (None, "command line") or not _concerns(error.found, parameter, context.params.get(key)):
+            continue
+        if source == _file(context):
+            source = f"key {key} in [{context.command.name}] of the {source}"
+        notes.append(f" {name_parameter(parameter)} is set by the {source}.")
     if not notes:
         return error
     return type(error)(error.found + "".join(notes), wanted=error.wanted, next_step=error.next_step)
 
 
+def _concerns(found: str, parameter: Any, value: Any) -> bool:
+    """Whether an error contains the flag, the name or a value of a parameter."""
+    name = parameter.name.replace("_", "[ _-]")
+    values = value if isinstance(value, list | tuple) else [value]
+    texts = [re.escape(str(one).rstrip("/")) for one in values if isinstance(one, str | Path) and len(str(one)) > 1]
+    flags = "|".join(map(re.escape, (*parameter.opts, *parameter.secondary_opts)))
+    return any(re.search(rf"(?<![\w-])(?:{one})(?![\w-])", found) for one in (flags, f"(?i:{name})", *texts))
+
+
+def name_parameter(parameter: Any) -> str:
+    """A parameter as on the command line, such as `--passes` or `MODEL.onnx`."""
+    is_argument = parameter.param_type_name == "argument"
+    return str(parameter.metavar or parameter.name.upper()) if is_argument else str(parameter.opts[0])
+
+
 def find_unknown_variables(context: Any) -> Iterator[str]:
     """A sentence for each environment variable that has the prefix of the command, but sets no option."""
-    command = context.command
-    options = [key for key, one in keyed_parameters(command).items() if one.param_type_name != "argument"]
-    known = {f"{context.auto_envvar_prefix}_{key.upper()}" for key in (*options, "config")}
+    command, prefix = context.command, f"{context.auto_envvar_prefix}_"
+    keyed = {key.upper(): one for key, one in keyed_parameters(command).items()}
+    arguments = {key: one for key, one in keyed.items() if one.param_type_name == "argument"}
+    known = ({*keyed} - {*arguments}) | {"CONFIG"}
     for name in sorted(os.environ):
-        if name.startswith(f"{context.auto_envvar_prefix}_") and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-        elif name.startswith(f"{PREFIX}_") and name.replace(PREFIX, context.auto_envvar_prefix, 1) in known:
-            near = [name.replace(PREFIX, context.auto_envvar_prefix, 1)]
-        else:
+        key = name.removeprefix(prefix)
+        if key == name:
+            key = name.removeprefix(f"{PREFIX}_")
+            if key == name or key not in known:
+                continue
+        elif key in known:
             continue
-        hint = f"; the nearest name is {near[0]}" if near else ""
-        yield f"The environment variable {name} sets no option of `oodscreen {command.name}`{hint}."
+        found = f"The environment variable {name} sets no option of `oodscreen {command.name}`"
+        if key in arguments:
+            shown = name_parameter(arguments[key])
+            yield (
+                f"{found}: {shown} is an argument, and arguments have no variables; write it on the command line, or "
+                f"as the key {key.lower()} in a configuration file."
+            )
+        elif key in ("PRINT_CONFIG", "HELP"):
+            yield f"{found}: --{key.lower().replace('_', '-')} has no variable; write it on the command line."
+        else:
+            near = difflib.get_close_matches(key, known, n=1)
+            yield found + (f"; the nearest name is {prefix}{near[0]}." if near else ".")

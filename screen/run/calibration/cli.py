@@ -45,9 +45,8 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Fit the flag threshold on in-distribution rows."""
-    from screen.command_line.log import print_outcome, start_log
+    from screen.command_line.log import print_outcome
 
-    start_log(log, as_json=as_json)
     keep_pandas_out_of_pyarrow()
     from screen.run.calibration.calibrate import run_calibration
     from screen.run.progress import make_listener

@@ -119,10 +119,21 @@ def test_a_file_is_used_only_if_it_is_named(
         ('[run]\nadaptive = "yes"', "is 'yes' (a text)", "change the value"),
         ("[run]\nkeep = [true]", "is [True] (a list)", "change the value"),
         ("[run]\nimage_column = []", "is [] (a list)", "change the value"),
-        ("[run]\npasses = 0", "--passes is 0. --passes is set by the file night.toml.", "give another value"),
-        ('[run]\nmasks = "both"', "--masks is 'both'. --masks is set by the file night.toml.", "give one of these"),
-        ('[run]\ndevice = "tpu"', "--device is set by the file night.toml.", ""),
+        (
+            "[run]\npasses = 0",
+            "--passes is set by the key passes in [run] of the file night.toml.",
+            "give another value",
+        ),
+        (
+            '[run]\nmasks = "both"',
+            "set by the key masks in [run] of the file night.toml.",
+            "give one of these",
+        ),
+        ('[run]\ndevice = "tpu"', "set by the key device in [run] of the file night.toml.", ""),
         ("[run", "The configuration file night.toml is not TOML", "correct the file"),
+        ("[[run]]\npasses = 3", "[[run]] of night.toml is a table in an array", "write [run] with single brackets"),
+        ('[run]\ncalibration = ""', "The key calibration in [run] of night.toml is ''", "change the value"),
+        ('[run]\nkeep = ["a", ""]', "The key keep in [run] of night.toml is ['a', '']", "change the value"),
     ],
 )
 def test_a_wrong_configuration_file_is_refused(
@@ -135,9 +146,7 @@ def test_a_wrong_configuration_file_is_refused(
     assert not Path("out").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"), [("none.toml", "No such file"), (".", "cannot be read"), ("x", "not TOML")]
-)
+@pytest.mark.parametrize(("name", "reason"), [("none.toml", "No such file"), (".", "is a folder"), ("x", "not TOML")])
 def test_a_configuration_file_that_cannot_be_read_is_refused(
     name: str, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 from export.errors import ExitCode, OptionRefused
 from screen.command_line.log import LOG, PROGRESS, log_error, print_outcome, start_log
 from screen.command_line.log_config import LogConfig
+from tests.conftest import oodscreen
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d (DEBUG|INFO|WARNING|ERROR) (.*)")
 OUTCOME = [("300 rows", False), ("drift: ALARM", True)]
@@ -137,3 +138,39 @@ def test_a_pipe_without_a_reader_stops_nothing(tmp_path: Path, capsys: pytest.Ca
     start_log(LogConfig(log_file=tmp_path / "pipe"))
     LOG.info("lost")
     assert "log lines are lost" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "messages"),
+    [
+        (["--passes", "x"], ["--passes is 'x'."]),
+        (["--max-bad-rows", "x"], ["--max-bad-rows is 'x'."]),
+        ([], ["The model m cannot be read: No such file or directory."]),
+    ],
+)
+@pytest.mark.parametrize("source", ["command line", "environment", "file"])
+def test_all_lines_of_a_command_have_the_format_that_was_chosen_and_are_in_the_log_file(
+    words: list[str],
+    messages: list[str],
+    source: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OODSCREEN_RUN_PASES", "3")
+    log: list[str] = []
+    if source == "command line":
+        log = ["--log-format", "json", "--log-file", "log"]
+    elif source == "environment":
+        monkeypatch.setenv("OODSCREEN_RUN_LOG_FORMAT", "json")
+        monkeypatch.setenv("OODSCREEN_RUN_LOG_FILE", "log")
+    else:
+        Path("night.toml").write_text('[run]\nlog-format = "json"\nlog-file = "log"\n')
+        log = ["--config", "night.toml"]
+    assert oodscreen("run", "m", "in", "out", *log, *words, monkeypatch=monkeypatch) == ExitCode.REFUSED
+    told = capsys.readouterr().err
+    found = [json.loads(line)["message"] for line in told.splitlines()]
+    assert found[0].startswith("The environment variable OODSCREEN_RUN_PASES sets no option")
+    assert found[1:] == messages
+    assert Path("log").read_text() == told
