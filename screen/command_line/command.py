@@ -19,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from export.errors import Interrupted, OodscreenError
 from screen.command_line.log_config import LogConfig
 from screen.command_line.options import GENERAL_PANEL
+from screen.command_line.order import explain_order
 from screen.command_line.sources import (
     find_unknown_variables,
     name_sources,
@@ -102,7 +103,7 @@ class Command(TyperCommand):
                 self._start_log(ctx, self._parse_leniently(ctx, args))
             raise
         line.as_json = flag is not None and bool(ctx.params[flag.name])
-        with _sources_named(ctx):
+        with _completed_errors(ctx):
             self._start_log(ctx, ctx.params)
         return rest
 
@@ -149,7 +150,7 @@ class Command(TyperCommand):
             OodscreenError: also for an error of the system or of an object store that no module has explained.
         """
         try:
-            with _sources_named(ctx), explained_errors():
+            with _completed_errors(ctx), explained_errors():
                 if ctx.params.get("print_config"):
                     self._check_options(ctx.params)
                     return typer.echo(print_configuration(ctx))
@@ -170,12 +171,12 @@ class Command(TyperCommand):
 
 
 @contextmanager
-def _sources_named(context: Any) -> Iterator[None]:
-    """Add the sources of values to an error within the block."""
+def _completed_errors(context: Any) -> Iterator[None]:
+    """Add the sources of values, and the right order of arguments, to an error within the block."""
     try:
         yield
     except OodscreenError as error:
-        raise name_sources(error, context) from error
+        raise name_sources(explain_order(error, context), context) from error
 
 
 _PRINTS = "oodscreen.prints_configuration"

@@ -8,40 +8,51 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from export.contract import validity
 from export.contract.metadata import ModelContract
 from export.errors import OptionRefused
 from screen.output.record import RunRecord
 
 
 def check_class_names(names: tuple[str, ...], contract: ModelContract) -> None:
-    """Check the number of the names that were given.
+    """Check the names that were given for a model.
 
     Raises:
-        OptionRefused: the model has another number of classes, or none.
+        OptionRefused: as `check_names`.
     """
-    count = {"values": 0, "binary": 2}.get(contract.task, contract.classes)
-    if names and len(names) != count:
-        raise wrong_number(len(names), count)
+    check_names(names, {"values": 0, "binary": 2}.get(contract.task, contract.classes))
 
 
-def wrong_number(given: int, count: int) -> OptionRefused:
-    """The error for a wrong number of class names.
+def check_names(names: tuple[str, ...], count: int) -> None:
+    """Check the names that were given; none at all are allowed.
 
     Args:
-        given: number of the names.
+        names: the names.
         count: number of the classes of the model; 0 for a regression.
+
+    Raises:
+        OptionRefused: the model has another number of classes, or none; or names are equal or not printable.
     """
-    if not count:
-        return OptionRefused(
-            f"--classes has {given} name(s), and the model is a regression.",
+    if names and not count:
+        raise OptionRefused(
+            f"--classes has {len(names)} name(s), and the model is a regression.",
             wanted="no class names",
             next_step="leave out --classes",
         )
-    return OptionRefused(
-        f"--classes has {given} name(s), and the model has {count} classes.",
-        wanted=f"{count} names, in the order of the model's outputs",
-        next_step="give one name for each class",
-    )
+    if names and len(names) != count:
+        raise OptionRefused(
+            f"--classes has {len(names)} name(s), and the model has {count} classes.",
+            wanted=f"{count} names, in the order of the model's outputs",
+            next_step="give one name for each class",
+        )
+    try:
+        validity.check_class_names(names, count)
+    except ValueError as error:
+        raise OptionRefused(
+            f"--classes contains {error}.",
+            wanted=f"{count} different names, one for each class, without control characters",
+            next_step="change the names, for example crane bird and crane machine in place of crane and crane",
+        ) from error
 
 
 def choose_class_names(

@@ -1,22 +1,26 @@
 """Close a partitioned run: the last partition to finish merges the manifests of all partitions.
 
 In: OUTPUT with the manifests of its partitions. Out: one manifest and one quarantine table, identical to those of a run
-without partitions. Closing holds the lock of the whole OUTPUT; each partition tries to close after it has released its
-own lock, so the last one to finish finds the complete manifests of all others.
+without partitions, and a record of all partitions. Closing holds the lock of the whole OUTPUT; each partition tries to
+close after it has released its own lock, so the last one to finish finds the complete manifests of all others.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from export.errors import OutputLocked
 from screen.files.storage import remove_stale_staging, write_text
-from screen.output.history import close_parts
+from screen.output.class_names import rename_classes
+from screen.output.history import close_parts, latest_nights
 from screen.output.locks.hold import hold_output
 from screen.output.manifest import remove_partitions
 from screen.output.manifest_file import ManifestFile, closing_line, manifest_path, manifest_text
 from screen.output.quarantine import write_quarantine
+from screen.output.record import RunRecord
 from screen.output.stored import remove_results
 from screen.partition import ShardPartition
 
@@ -27,12 +31,15 @@ _WAIT_SECONDS = 0.5
 """Seconds between two attempts."""
 
 
-def close_partitions(output: Path, configuration: str | None = None) -> tuple[ShardPartition, ...]:
+def close_partitions(
+    output: Path, configuration: str | None = None, record: RunRecord | None = None
+) -> tuple[ShardPartition, ...]:
     """Merge the manifests of the partitions into one, if all partitions have finished.
 
     Args:
         output: folder of results.
         configuration: fingerprint of the partitions; a partition of another configuration counts as unfinished.
+        record: record of the run of the partition that ends now; None to write no record.
 
     Returns:
         The unfinished partitions; empty if this or another partition has closed the run.
@@ -50,7 +57,7 @@ def close_partitions(output: Path, configuration: str | None = None) -> tuple[Sh
                 manifest = ManifestFile.read(output, configuration)
                 missing = _open_partitions(manifest)
                 if manifest is not None and not missing and not _is_closed(manifest):
-                    _close(output, manifest)
+                    _close(output, manifest, record)
                 return missing
         except OutputLocked:
             if not tries_left:
@@ -84,13 +91,38 @@ def _is_closed(manifest: ManifestFile | None) -> bool:
     return manifest is None or not manifest.partitions or (manifest.finished and bool(manifest.missing))
 
 
-def _close(output: Path, manifest: ManifestFile) -> None:
+def _close(output: Path, manifest: ManifestFile, record: RunRecord | None) -> None:
     entries = [manifest.entries[name] for name in sorted(manifest.entries)]
     unreadable = [shard for one in manifest.partitions.values() for shard in one.unreadable]
     remove_stale_staging(output)
     remove_results(output, manifest.forgotten)
     write_quarantine(output, entries, sorted(unreadable, key=lambda shard: shard.name))
     close_parts(output)
+    if record is not None:
+        _write_record(output, record)
     closing = closing_line(len(entries), sum(entry.rows for entry in entries), unreadable)
     write_text(manifest_path(output, None), manifest_text(manifest.header, manifest.entries) + closing)
     remove_partitions(output)
+
+
+def _write_record(output: Path, record: RunRecord) -> None:
+    """Write the record of all partitions, unless none of them scored a shard since the last record.
+
+    The numbers of shards and rows, and the time from the start of the first to the end of the last partition, are those
+    of the history. The stages of the partitions are not recorded.
+    """
+    night = next(latest_nights(output), None)
+    earlier = RunRecord.read(output, record.configuration)
+    is_new = night is not None and night.configuration == record.configuration
+    if night is None or not is_new or (earlier is not None and night.finished <= earlier.finished):
+        rename_classes(output, record.configuration, record.class_names)
+        return
+    seconds = datetime.fromisoformat(night.finished) - datetime.fromisoformat(night.started)
+    replace(
+        record,
+        finished=night.finished,
+        seconds=round(seconds.total_seconds(), 3),
+        stages=(),
+        shards=night.shards,
+        rows=night.rows,
+    ).write(output)

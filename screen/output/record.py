@@ -69,13 +69,13 @@ class RunRecord:
         configuration: fingerprint of the configuration, as in the manifest.
         model: file name of the model.
         output_kind: output kind in the model's contract.
-        class_names: class names in the model's contract; empty if it has none.
+        class_names: class names of the run; empty if it has none.
         image_shape: `(height, width, channels)` of the model's input images.
         promise: target rate of the calibration; None without one.
-        device: device of the passes.
+        device: device of the passes; "" if the part of a job array that ended last scored no shard.
         finished: end of the run, ISO 8601, UTC.
         seconds: wall time in seconds.
-        stages: busy time of each stage in seconds; stages overlap.
+        stages: busy time of each stage in seconds; stages overlap. Empty for a job array.
         shards: number of shards that the run scored.
         rows: number of rows in the scored shards.
         version: version of oodscreen that ended the run; "" in older records.
@@ -102,6 +102,7 @@ class RunRecord:
         configuration: str,
         model: str,
         contract: ModelContract,
+        class_names: tuple[str, ...],
         calibration: Calibration | None,
         device: str,
         seconds: float,
@@ -114,7 +115,7 @@ class RunRecord:
             configuration=configuration,
             model=model,
             output_kind=contract.output_kind,
-            class_names=contract.class_names,
+            class_names=class_names,
             image_shape=contract.image_shape,
             promise=None if calibration is None else TargetRate.of(calibration),
             device=device,

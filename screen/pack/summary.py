@@ -114,7 +114,7 @@ class PackSummary:
             lines.append(f"passed over: {besides}")
         keep = " --keep label" if self.labels else ""
         lines.append(f"shards: {self.output}")
-        lines.append(f"next: oodscreen run MODEL.onnx {shlex.quote(self.output)} OUTPUT{keep}")
+        lines.append(f"next: `oodscreen run MODEL.onnx {shlex.quote(self.output)} OUTPUT{keep}`")
         return "\n".join(lines)
 
     def to_json(self) -> str:

@@ -15,7 +15,7 @@ from export.contract.metadata import ModelContract
 from export.contract.reader import read_model
 from export.errors import OptionRefused
 from screen.files.paths import as_path
-from screen.output.class_names import wrong_number
+from screen.output.class_names import check_names
 from screen.review.results import Results
 
 OUT_OF_DISTRIBUTION = "out of distribution"
@@ -142,13 +142,12 @@ def use_class_names(results: Results, names: tuple[str, ...]) -> Results:
     """The results with these class names in place of the recorded ones; unchanged without names.
 
     Raises:
-        OptionRefused: the number of names is not the number of classes, or the model is a regression.
+        OptionRefused: the number of names is not the number of classes, names are equal, or the model is a regression.
     """
     if not names:
         return results
     numbers = _number_classes(results)
-    if numbers is not None and len(numbers.names) != len(names):
-        raise wrong_number(len(names), len(numbers.names))
+    check_names(names, len(names) if numbers is None else len(numbers.names))
     return replace(results, given_names=names)
 
 

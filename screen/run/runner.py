@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -178,28 +177,27 @@ def run_screening(
             summary.drift = policy.find_drift(night.flag_counts(), config.alarm_rows or MIN_DRIFT_ROWS)
         if part is None:
             write_quarantine(output, manifest.entries(), summary.unreadable)
-        # The record describes a whole run; a part lacks the time and the rows of the other parts.
+        record = RunRecord.make(
+            configuration=fingerprint(identity),
+            model=base_name(as_path(model_path)),
+            contract=model.contract,
+            class_names=choose_class_names(tuple(config.class_names), model.contract, output, fingerprint(identity)),
+            calibration=policy.calibration,
+            device=summary.device,
+            seconds=time.monotonic() - started,
+            stages=summary.stages,
+            shards=len(summary.shards),
+            rows=summary.rows,
+        )
         if summary.shards and part is None:
-            record = RunRecord.make(
-                configuration=fingerprint(identity),
-                model=base_name(as_path(model_path)),
-                contract=model.contract,
-                calibration=policy.calibration,
-                device=summary.device,
-                seconds=time.monotonic() - started,
-                stages=summary.stages,
-                shards=len(summary.shards),
-                rows=summary.rows,
-            )
-            names = choose_class_names(tuple(config.class_names), model.contract, output, fingerprint(identity))
-            replace(record, class_names=names).write(output)
+            record.write(output)
         elif part is None:
-            rename_classes(output, fingerprint(identity), tuple(config.class_names))
+            rename_classes(output, fingerprint(identity), record.class_names)
         held.check()
         manifest.finish(summary.unreadable)
         night.close()
     if part is not None:
-        summary.open_parts = close_partitions(output, fingerprint(identity))
+        summary.open_parts = close_partitions(output, fingerprint(identity), record)
     summary.seconds = time.monotonic() - started
     return summary
 

@@ -22,3 +22,13 @@ def test_there_is_one_name_for_each_class(kind: Any, outputs: int, count: int) -
 def test_a_regression_has_no_class_names() -> None:
     with pytest.raises(OptionRefused, match="the model is a regression"):
         check_class_names(("a",), replace(CONTRACT, output_kind="regression", classes=1, class_names=()))
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [("aba", "the class name 'a' 2 times"), ("a\x1bb", "class name '"), ("a b", "a class name without")],
+)
+def test_equal_and_unprintable_names_are_refused_as_by_the_export(names: str, found: str) -> None:
+    contract = replace(CONTRACT, output_kind="softmax", classes=3, class_names=())
+    with pytest.raises(OptionRefused, match=f"--classes contains {found}"):
+        check_class_names(tuple(names), contract)

@@ -25,6 +25,7 @@ from screen.output.parts import close_partitions
 from screen.output.quarantine import QUARANTINE_NAME
 from screen.output.record import RECORD_NAME
 from screen.partition import ShardPartition
+from screen.review.results import open_results
 from screen.run.runner import run_screening
 from screen.run.summary import RunSummary
 from tests.conftest import Recorder, contents, encode, read_results, write_shard
@@ -99,6 +100,26 @@ def test_parts_in_any_order_give_the_results_of_a_whole_run(
     assert sum(summary.rows for summary in summaries) == 39
     assert {summary.exit_code for summary in summaries} >= {ExitCode.UNREADABLE_INPUT}
     assert check_results(tmp_path / "out", str(source)).problems == ()
+
+
+def test_the_last_part_records_the_class_names_and_the_counts_of_all_parts(
+    article_onnx: Path, source: Path, tmp_path: Path
+) -> None:
+    names = tuple("abcdefghij")
+    for index in (1, 2, 3):
+        assert not (tmp_path / "out" / RECORD_NAME).exists()
+        run(article_onnx, source, tmp_path / "out", f"{index}/3", class_names=names)
+    results = open_results(str(tmp_path / "out"))
+    assert results.class_names == names
+    assert results.record is not None
+    assert (results.record.shards, results.record.rows) == (7, 39)
+    written = (tmp_path / "out" / RECORD_NAME).read_bytes()
+    for index in (1, 2, 3):
+        run(article_onnx, source, tmp_path / "out", f"{index}/3")
+    assert (tmp_path / "out" / RECORD_NAME).read_bytes() == written
+    for index in (1, 2, 3):
+        run(article_onnx, source, tmp_path / "out", f"{index}/3", class_names=names[::-1])
+    assert open_results(str(tmp_path / "out")).class_names == names[::-1]
 
 
 def test_check_says_which_parts_are_missing(article_onnx: Path, source: Path, tmp_path: Path) -> None:
