@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +19,7 @@ from onnx import TensorProto
 
 from export.contract.external import external_locations
 from export.errors import OutputRefused, WriteFailed
+from export.leftovers import staging_folder
 
 LARGEST_FILE = 2**31 - 2**20
 """Maximum bytes of weights in the graph: protobuf's limit for one message, less 1 MiB for nodes and metadata."""
@@ -124,6 +123,10 @@ class ModelFiles:
             path.unlink(missing_ok=True)
 
 
+STAGING_PREFIX = ".oodscreen_export-"
+"""Start of the names of staging folders; a run does not remove them from OUTPUT."""
+
+
 @contextmanager
 def model_files(output: Path) -> Iterator[ModelFiles]:
     """A staging folder for a model, which is deleted at the end of the block.
@@ -131,19 +134,15 @@ def model_files(output: Path) -> Iterator[ModelFiles]:
     Raises:
         WriteFailed: a file could not be written, for example because the disk is full.
     """
-    folder = None
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.resolve().parent))
-        yield ModelFiles(output, folder)
+        with staging_folder(output.resolve().parent, STAGING_PREFIX) as folder:
+            yield ModelFiles(output, folder)
     except OSError as error:
         raise WriteFailed(
             f"{output} could not be written: {error.strerror or error}.",
             wanted="a writable folder with enough free space",
             next_step="free space on the disk, or choose another path",
         ) from error
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _data_files(path: Path) -> set[Path]:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from typing import Any, TypeVar
 
 from export.keywords import with_keywords
 from screen.files.failures import explained_errors
+from screen.files.temporary import usable_temporary_folder
 
 Result = TypeVar("Result")
 
@@ -24,7 +26,10 @@ def public(function: Callable[..., Result]) -> Callable[..., Result]:
 
     @functools.wraps(function)
     def call(*arguments: Any, **values: Any) -> Result:
-        with explained_errors():
+        given = dict(values)
+        for one in values.values():
+            given |= vars(one) if is_dataclass(one) else {}
+        with explained_errors(), usable_temporary_folder(given):
             return function(*arguments, **values)
 
     return with_keywords(call)

@@ -27,10 +27,7 @@ from screen.command_line.sources import (
 )
 from screen.command_line.usage import explained_usage, refuse_empty, replace_former_names
 from screen.files.failures import explained_errors
-from screen.files.temporary import provide_temporary_folder
-
-_OUTPUTS = ("output", "out", "plot", "ledger", "results", "shards")
-"""Parameters of commands that name an output; the last one because RESULTS contains the ledger of `queue`."""
+from screen.files.temporary import usable_temporary_folder
 
 
 class CommandLine(TyperGroup):
@@ -154,8 +151,8 @@ class Command(TyperCommand):
                 if ctx.params.get("print_config"):
                     self._check_options(ctx.params)
                     return typer.echo(print_configuration(ctx))
-                provide_temporary_folder(ctx.params.get(name) for name in _OUTPUTS)
-                return super().invoke(ctx)
+                with usable_temporary_folder(ctx.params):
+                    return super().invoke(ctx)
         except KeyboardInterrupt as error:
             raise Interrupted(
                 "The command was interrupted by SIGINT.",

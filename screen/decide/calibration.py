@@ -153,7 +153,7 @@ class Calibration:
             "self_test": [list(one) for one in self.self_test],
         }
         arrays["header"] = np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)
-        staging = StagingFile(path)
+        staging = StagingFile(path, unlocked=True)
         with staging.writing(), open(staging.path, "wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes allow_pickle for an array
         digest = hashlib.sha256(staging.path.read_bytes()).hexdigest()

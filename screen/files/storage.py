@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.errors import WriteFailed
+from export.leftovers import StagingPlace, is_used, remove_staging
 from screen.files.paths import as_os_error, is_local, open_bytes
 from screen.files.temporary import temporary_folder
 
 STAGING_PREFIX = ".oodscreen-"
+UNLOCKED_PREFIX = f"{STAGING_PREFIX}file-"
+"""Prefix of staging files in folders that no lock protects."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +53,24 @@ class StagingFile:
     Args:
         target: the final path.
         owner: name of the writer, if several writers use the folder at the same time.
+        unlocked: whether the caller holds no lock of the target's folder. Then staging files of killed commands are
+            removed from the folder.
 
     Raises:
-        WriteFailed: the target's folder cannot be created, or no folder for temporary files can be written to.
+        WriteFailed: the target's folder cannot be created or written to, or no folder for temporary files can be
+            written to.
     """
 
-    def __init__(self, target: Path, owner: str = "") -> None:
+    def __init__(self, target: Path, owner: str = "", *, unlocked: bool = False) -> None:
         self.target = target
+        self._place: StagingPlace | None = None
         name = f"{_prefix(owner)}{secrets.token_hex(8)}"
         self.path = target.with_name(name) if is_local(target) else temporary_folder() / name
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if unlocked and is_local(target):
+                self._place = StagingPlace(target.parent, UNLOCKED_PREFIX)
+                self.path = self._place.path
         except OSError as error:
             raise write_failed(target, error) from error
 
@@ -96,6 +106,7 @@ class StagingFile:
                 with open(self.path, "rb+") as file:
                     os.fsync(file.fileno())
                 os.replace(self.path, self.target)
+                self._release()
                 sync_folder(self.target.parent)
             else:
                 with as_os_error():
@@ -110,6 +121,11 @@ class StagingFile:
         """Remove the staging file."""
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
+        self._release()
+
+    def _release(self) -> None:
+        if self._place is not None:
+            self._place.release()
 
 
 def _prefix(owner: str) -> str:
@@ -117,28 +133,30 @@ def _prefix(owner: str) -> str:
 
 
 def find_stale_staging(folder: Path, owner: str = "") -> list[Path]:
-    """Staging files of killed runs in a folder, of all owners or of one; an object store never contains any."""
-    return sorted(folder.rglob(f"{_prefix(owner)}*"))
+    """Staging files of killed commands in a folder, of all owners or of one; an object store never contains any."""
+    found = sorted(folder.rglob(f"{_prefix(owner)}*"))
+    return [path for path in found if not (path.name.startswith(UNLOCKED_PREFIX) and is_used(path))]
 
 
 def remove_stale_staging(folder: Path, owner: str = "") -> None:
-    """Remove the staging files of killed runs from a folder; the caller must hold the owner's lock."""
+    """Remove the staging files of killed commands from a folder; the caller must hold the owner's lock."""
     for path in find_stale_staging(folder, owner):
-        path.unlink(missing_ok=True)
+        remove_staging(path)
 
 
-def write_text(target: Path, text: str, owner: str = "") -> None:
+def write_text(target: Path, text: str, owner: str = "", *, unlocked: bool = False) -> None:
     """Write a text file atomically: at any time, the file has its complete old or complete new content.
 
     Args:
         target: the file's path.
         text: the new content.
         owner: as for `StagingFile`.
+        unlocked: as for `StagingFile`.
 
     Raises:
         WriteFailed: the file could not be written; the target is unchanged as after `StagingFile.commit`.
     """
-    staging = StagingFile(target, owner)
+    staging = StagingFile(target, owner, unlocked=unlocked)
     with staging.writing():
         staging.path.write_text(text, encoding="utf-8", newline="\n")
     staging.commit()

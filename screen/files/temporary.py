@@ -7,29 +7,54 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from export.errors import WriteFailed
 
+_OUTPUTS = ("output", "out", "plot", "ledger", "results", "shards")
+"""Keys of values that name an output; the last but one because RESULTS contains the ledger of `queue`."""
 
-def provide_temporary_folder(outputs: Iterable[object]) -> None:
+
+@contextmanager
+def usable_temporary_folder(values: Mapping[str, object]) -> Iterator[None]:
+    """Let `tempfile` use the folder of an output within the block, if no temporary folder can be written to.
+
+    Args:
+        values: values of the options and arguments of a command, by key.
+    """
+    before = os.environ.get("TMPDIR")
+    is_changed = provide_temporary_folder(values.get(name) for name in _OUTPUTS)
+    try:
+        yield
+    finally:
+        if is_changed:
+            tempfile.tempdir = None
+            os.environ.pop("TMPDIR", None)
+            os.environ.update({} if before is None else {"TMPDIR": before})
+
+
+def provide_temporary_folder(outputs: Iterable[object]) -> bool:
     """Let `tempfile` use the folder of an output, if no temporary folder of the system can be written to.
 
     Args:
         outputs: outputs of the command: paths of files or folders, which need not exist, or addresses in a store. The
             first whose folder can be written to is used; if there is none, `temporary_folder` raises an error.
+
+    Returns:
+        Whether `tempfile` uses the folder of an output from now on.
     """
     if _system_folder() is not None:
-        return
+        return False
     for output in outputs:
         if isinstance(output, str | Path) and "://" not in str(output):
             path = Path(output).absolute()
             folder = next((one for one in (path, *path.parents) if one.is_dir()), path)
             with suppress(OSError), tempfile.TemporaryFile(dir=folder):
                 tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
-                return
+                return True
+    return False
 
 
 def temporary_folder() -> Path:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from export.leftovers import staging_folder
 from screen.files.listed import Listing
 from screen.files.paths import is_local, name_place
 from screen.input.shards import ShardRef, UnreadableShard
@@ -129,10 +129,10 @@ def _are_one(folder: Path, name: str, other: str) -> bool:
     """Whether a folder's file system takes two names for one."""
     with (
         suppress(OSError),  # if nothing can be written here, the run ends without a result
-        tempfile.TemporaryDirectory(prefix=".oodscreen_names-", dir=folder) as empty,
+        staging_folder(folder, ".oodscreen_names-") as empty,
     ):
-        path = Path(empty, name)
+        path = empty / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-        return Path(empty, other).exists()
+        return (empty / other).exists()
     return False

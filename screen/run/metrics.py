@@ -1,8 +1,7 @@
 """Metrics of the last run for the textfile collector of Prometheus' node_exporter.
 
-In: a `RunSummary`, or the exit code of a failed run. Out: a `.prom` file. Prometheus' client library writes a temporary
-file and renames it to this path. After a failed run, the time of the last success and the drift alarm are copied from
-the existing file.
+In: a `RunSummary`, or the exit code of a failed run. Out: a `.prom` file. After a failed run, the time of the last
+success and the drift alarm are copied from the existing file.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from export.errors import ExitCode, OodscreenError, OptionRefused
 from screen.files.paths import name_place
-from screen.files.storage import write_failed
+from screen.files.storage import write_text
 from screen.run.summary import RunSummary
 
 _LAST_SUCCESS = "oodscreen_last_success_timestamp_seconds"
@@ -106,10 +105,7 @@ def write_metrics(path: Path, output: str, code: ExitCode, summary: RunSummary |
         gauge("run_shards", "Shards of the last run by state.", shards, "state")
     if alarm is not None:
         gauge("run_drift_alarm", "1 if the flags of the last runs are outside the prediction interval.", {"": alarm})
-    try:
-        write_to_textfile(str(path), registry)
-    except OSError as error:
-        raise write_failed(path, error) from error
+    write_text(path, generate_latest(registry).decode(), unlocked=True)
 
 
 def _read_last(path: Path, name: str, output: str) -> float | None:

@@ -119,6 +119,6 @@ def write_evaluation(evaluation: Evaluation, config: EvaluationConfig) -> None:
         WriteFailed: the metrics cannot be written.
     """
     if config.json_file is not None:
-        write_text(config.json_file, evaluation.to_json() + "\n")
+        write_text(config.json_file, evaluation.to_json() + "\n", unlocked=True)
     if config.plot is not None:
         plot_evaluation(evaluation, config.plot)

@@ -95,7 +95,7 @@ def join_labels(
             annotations, results, classes, report, model=model, ledger=ledger, keys=read_keys if images else None
         )
         report.shards = fetcher.missing.shards
-        staging = StagingFile(target)
+        staging = StagingFile(target, unlocked=True)
         with staging.writing():
             with pq.ParquetWriter(staging.path, schema, compression="zstd") as file:
                 for rows in _join(labelled, results, classes, score, report, reviewed, sign=1.0 if high else -1.0):

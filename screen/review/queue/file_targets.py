@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from export.errors import OptionRefused, OutputRefused
+from export.leftovers import StagingPlace
 from screen.files.paths import as_path, is_local, name_place
-from screen.files.storage import STAGING_PREFIX, FileContent, StagingFile, sync_folder, write_failed, write_text
+from screen.files.storage import UNLOCKED_PREFIX, FileContent, StagingFile, sync_folder, write_failed, write_text
 from screen.review.classes import ClassNames
 from screen.review.queue.labelstudio import ImageUrl, embed, label_config, make_task, standard_form
 from screen.review.queue.ledger import Ledger, LedgerEntry
@@ -117,7 +118,7 @@ class FileDestination:
         if self.format == "imagefolder":
             self._write_folder(rows, entries, ledger)
             return
-        staging = StagingFile(self.target)
+        staging = StagingFile(self.target, unlocked=True)
         with staging.writing():
             writers: dict[str, Callable[[Iterable[QueueRow], Path], None]] = {
                 "parquet": partial(write_parquet, images=self.images),
@@ -127,7 +128,7 @@ class FileDestination:
             }
             writers[self.format](rows, staging.path)
             if self.format == "label-studio-tasks":
-                write_text(self.target.with_suffix(".xml"), self._form().decode())
+                write_text(self.target.with_suffix(".xml"), self._form().decode(), unlocked=True)
             pending = ledger.add_pending(entries, self.target, FileContent.of(staging.path))
         staging.commit()
         ledger.confirm(pending)
@@ -148,10 +149,11 @@ class FileDestination:
 
     def _write_folder(self, rows: Iterable[QueueRow], entries: Sequence[LedgerEntry], ledger: Ledger) -> None:
         """Write images and metadata to a staging folder and rename it; file names contain no text from the data."""
-        staging = self.target.with_name(f"{STAGING_PREFIX}{self.target.name}")
+        place = None
         try:
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir(parents=True)
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            place = StagingPlace(self.target.parent, UNLOCKED_PREFIX, is_folder=True)
+            staging = place.path
             with open(staging / METADATA_NAME, "w", encoding="utf-8", newline="\n") as file:
                 for row in rows:
                     name = f"{row.rank:06d}-{row.key[:16]}{row.image.suffix}"
@@ -167,7 +169,9 @@ class FileDestination:
         except OSError as error:
             raise write_failed(self.target, error) from error
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            if place is not None:
+                shutil.rmtree(place.path, ignore_errors=True)
+                place.release()
         ledger.confirm(pending)
 
 

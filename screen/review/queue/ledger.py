@@ -167,7 +167,7 @@ class Ledger:
         schema = _SCHEMA.with_metadata({_METADATA: json.dumps(header)})
         columns = [[getattr(one, name) for one in entries] for name in _SCHEMA.names]
         arrays = [pa.array(values, field.type) for values, field in zip(columns, _SCHEMA, strict=True)]
-        staging = StagingFile(path)
+        staging = StagingFile(path, unlocked=True)
         with staging.writing():
             pq.write_table(pa.Table.from_arrays(arrays, schema=schema), staging.path, compression="zstd")
         staging.commit()

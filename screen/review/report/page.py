@@ -148,7 +148,7 @@ def write_page(findings: Findings, target: str | Path) -> int:
     path = as_path(target)
     refuse_foreign(path)
     text = render_page(findings)
-    write_text(path, text)
+    write_text(path, text, unlocked=True)
     return len(text.encode())
 
 

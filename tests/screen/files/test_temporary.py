@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import oodscreen as oodscreen_api
 from export.errors import WriteFailed
 from screen.files.paths import as_path
 from screen.files.storage import StagingFile
@@ -52,3 +54,26 @@ def test_every_command_provides_the_folder_of_its_output(tmp_path: Path, monkeyp
     monkeypatch.setattr("screen.demo.run_demo", lambda output: seen.append(tempfile.gettempdir()))
     assert oodscreen("demo", tmp_path / "demo", monkeypatch=monkeypatch) == 0
     assert seen == [str(tmp_path)]
+
+
+def test_every_function_provides_the_folder_of_its_output_while_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def see(*arguments: Any) -> None:
+        seen.append(tempfile.gettempdir())
+
+    seen: list[str] = []
+    monkeypatch.setattr("screen.api.screening.execute_run", lambda *arguments, **values: see())
+    monkeypatch.setattr("screen.api.reviewing.fill_queue", see)
+    monkeypatch.setattr("screen.api.reviewing.label_results", see)
+    monkeypatch.setattr("screen.api.packing.pack_images", see)
+    for name in ("run", "queue", "labels", "pack"):
+        (tmp_path / name).mkdir()
+    oodscreen_api.run("m.onnx", "shards", tmp_path / "run" / "out")
+    oodscreen_api.queue("memory://results", output=tmp_path / "queue" / "queue.parquet")
+    oodscreen_api.labels("labels.csv", "memory://results", tmp_path / "labels" / "labels.parquet")
+    oodscreen_api.pack("photos", tmp_path / "pack" / "shards")
+    assert seen == [str(tmp_path / name) for name in ("run", "queue", "labels", "pack")]
+    assert os.environ["TMPDIR"] == "/nowhere"
+    with pytest.raises(WriteFailed):
+        temporary_folder()

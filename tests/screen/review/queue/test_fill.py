@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from export.errors import OptionRefused
-from screen.files.storage import FileContent
+from screen.files.storage import UNLOCKED_PREFIX, FileContent
 from screen.review.classes import name_classes
 from screen.review.queue.config import QueueConfig
 from screen.review.queue.file_targets import make_file_destination
@@ -249,6 +249,15 @@ def test_a_kill_before_the_file_exists_loses_nothing(
     again = fill(night, tmp_path / "q", to)
     assert "can be exported again" in again.to_text()
     assert again.handed_on > 10
+    assert list(tmp_path.glob(".oodscreen-*")) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no locks that the system releases")
+@pytest.mark.parametrize("to", ["jsonl", "imagefolder"])
+def test_the_next_export_removes_what_a_killed_one_left(to: str, night: Night, tmp_path: Path) -> None:
+    (tmp_path / f"{UNLOCKED_PREFIX}0123").write_text("half a queue")
+    (tmp_path / f"{UNLOCKED_PREFIX}4567").mkdir()
+    fill(night, tmp_path / "q", to)
     assert list(tmp_path.glob(".oodscreen-*")) == []
 
 

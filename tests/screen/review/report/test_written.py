@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from export.errors import WriteFailed
+from screen.files.storage import UNLOCKED_PREFIX
 from screen.review.report.gather import gather_findings
 from screen.review.report.page import render_page, write_page
 
@@ -16,6 +17,7 @@ def test_a_full_disk_or_a_kill_leaves_the_earlier_page(
 ) -> None:
     target = tmp_path / "report.html"
     findings = replace(gather_findings(str(drawn / "out"), top=2, look_alikes=0), histograms=())
+    (tmp_path / f"{UNLOCKED_PREFIX}0123").write_text("half a page of a killed report")
     write_page(findings, target)
     earlier, later = target.read_bytes(), replace(findings, title="a later page")
 
