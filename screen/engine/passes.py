@@ -95,7 +95,7 @@ class PassEngine:
         if memory < least and notify is not None:
             notify(
                 f"--memory {memory // 2**20} is too small: a session run of two rows needs {-(-least // 2**20)} MiB; "
-                "the run uses as much"
+                "the run uses this size instead"
             )
         self._notify = notify
         # The reference features are larger than most heads, so their session opens in parallel with the others.

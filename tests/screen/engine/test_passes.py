@@ -62,7 +62,9 @@ def test_a_memory_that_is_too_small_for_two_rows_says_what_is_needed(article: Ex
     assert open_engine(least * 2**20).rows_per_run >= 2
     assert not notices
     assert open_engine(1).rows_per_run == 2
-    assert notices == [f"--memory 0 is too small: a session run of two rows needs {least} MiB; the run uses as much"]
+    assert notices == [
+        f"--memory 0 is too small: a session run of two rows needs {least} MiB; the run uses this size instead"
+    ]
 
 
 @pytest.mark.parametrize("passes", [2, 17, 50])
