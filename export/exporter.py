@@ -268,7 +268,7 @@ def _choose_output_kind(source: Source, stated: str | None, derived: str) -> str
         raise ModelRefused(
             f"The last layer of {source.origin} does not determine whether the {source.classes} output(s) are "
             "probabilities, logits or regression values.",
-            wanted="a model that ends in a softmax or sigmoid, or a stated output kind",
+            wanted="a model that ends in a softmax or sigmoid, or the option --output-kind",
             next_step=f"add --output-kind logits if {describe_logits(source.classes)}, --output-kind regression if the "
             "outputs are values, or --output-kind softmax or sigmoid if they are probabilities",
         )

@@ -114,7 +114,7 @@ class RunConfig(ExecutionOptions, DecisionOptions, ColumnOptions):
         if self.address is not None and self.engine != "ray":
             raise OptionRefused(
                 f"--address is {self.address}, and --engine is {self.engine}.",
-                wanted="--address together with --engine ray only",
+                wanted="--engine ray together with --address",
                 next_step="add --engine ray, or leave out --address",
             )
         if self.part is not None:
@@ -129,7 +129,7 @@ class RunConfig(ExecutionOptions, DecisionOptions, ColumnOptions):
         if self.alarm_rows is not None and not self.alarm:
             raise OptionRefused(
                 f"--alarm-rows is {self.alarm_rows}, and --alarm was not given.",
-                wanted="--alarm-rows only together with --alarm",
+                wanted="--alarm together with --alarm-rows",
                 next_step="add --alarm, or leave out --alarm-rows",
             )
 

@@ -51,7 +51,7 @@ def _find_data(path: Path, tensor: onnx.TensorProto) -> Path:
     if not plain or data.is_symlink() or not values.keys() <= _KEYS:
         raise ContractRefused(
             f"{path} stores its tensor {tensor.name!r} in {location!r}, with the keys {sorted(values)}. Either "
-            "this is not a regular file in the model's folder, or a key is unknown.",
+            "the location is not a regular file in the model's folder, or a key is unknown.",
             wanted="weights in a regular file in the model's folder, with only the keys location, offset and length",
             next_step="do not use this file; export the model again",
         )

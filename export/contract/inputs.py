@@ -235,13 +235,13 @@ def choose_resize(text: str, *, height: int, width: int) -> Resize:
         raise OptionRefused(
             f"--resize is {text!r}.",
             wanted=f"METHOD[:FIT][:scaled]; METHOD is one of {', '.join(RESIZE_METHODS)}; FIT is one of "
-            f"{', '.join(RESIZE_FITS)} (FIT and scaled not with none or crop-or-pad)",
+            f"{', '.join(RESIZE_FITS)}; none and crop-or-pad take neither FIT nor :scaled",
             next_step="give the resizing of the training, such as bilinear, pil-bicubic:crop or pil-bilinear:short=256",
         ) from None
     if resize.fit == "short" and resize.short_side < max(height, width):
         raise OptionRefused(
             f"--resize {text} makes images too small for the model, whose input is {width} x {height} pixels.",
             wanted=f"a shorter side of at least {max(height, width)} pixels",
-            next_step="give the size to which training resized before the centre crop",
+            next_step="give the size to which the images were resized in training, before the centre crop",
         )
     return resize

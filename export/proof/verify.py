@@ -364,7 +364,7 @@ def _check_unseeded(model: onnx.ModelProto) -> None:
     if seeded:
         raise VerificationFailed(
             f"The random operations {', '.join(seeded)} of the exported file have a fixed seed.",
-            wanted="random operations without a seed, so that every session draws other masks",
+            wanted="random operations without a seed, so that every session draws different masks",
             next_step=NEXT_STEP,
         )
 

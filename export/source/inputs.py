@@ -51,7 +51,7 @@ def find_image_input(model: Any, stated: tuple[int, int, int] | None, origin: st
         raise ModelRefused(
             f"{origin} takes an input of shape {shapes_text(shapes)}.",
             wanted="one image input of fixed size, [N, height, width, channels] or [N, channels, height, width], "
-            "with 1 or 3 channels, or a reshaped image",
+            "with 1 or 3 channels, or the pixels of an image in another shape",
             next_step=_how_to_state_shape(shape, origin),
         )
     height, width = sides
@@ -100,7 +100,8 @@ def fit_stated_image(shape: tuple[int, ...], stated: tuple[int, int, int], data_
         raise OptionRefused(
             f"--image-shape is {text}, but the input of {origin} has the shape "
             f"{shapes_text([(None, *(size or None for size in shape))])}.",
-            wanted="an image with as many values as the input, whose axes may join adjacent axes of the image",
+            wanted="an image with the same number of values as the input; an axis of the input may join adjacent axes "
+            "of the image",
             next_step="give the height, the width and the number of channels of the training images",
         )
     return ImageInput(image, channels_first, reshape=shape)

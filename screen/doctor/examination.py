@@ -128,4 +128,4 @@ def _describe_card(card: CudaCard) -> str:
 
 def _describe_library(library: Library) -> str:
     state = f"loads{library.found and ', version '}{library.found}" if library.loads else "is missing"
-    return f"{library.name} {state}{library.wanted and ', onnxruntime wants '}{library.wanted}"
+    return f"{library.name} {state}{library.wanted and ', onnxruntime requires '}{library.wanted}"

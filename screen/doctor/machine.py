@@ -54,12 +54,12 @@ class Library:
 
 @dataclass(frozen=True)
 class Machine:
-    """What this machine has.
+    """Software, GPUs and cores of this machine.
 
     Attributes:
         versions: versions of Python and of the installed packages.
         built_for: execution providers in the installed build of onnxruntime.
-        cards: GPUs that CUDA sees, or why there are none.
+        cards: GPUs that are visible to CUDA, or why there are none.
         libraries: CUDA libraries that this build of onnxruntime needs; empty for a build without CUDA.
         cores: CPU cores available to this process.
         cores_of_machine: CPU cores of the machine.

@@ -46,7 +46,7 @@ class WorkerPool(ThreadPoolExecutor):
         """Raise `EngineFailed` in a fork of the pool's process."""
         if os.getpid() != self._process:
             raise EngineFailed(
-                f"Process {self._process} started scoring these images, and its fork {os.getpid()} goes on.",
+                f"Process {self._process} started scoring these images, and its fork {os.getpid()} continues.",
                 wanted="batches that one process scores from the first to the last: a fork copies no threads",
                 next_step="start the iteration again in this process",
             )

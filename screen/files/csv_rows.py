@@ -39,7 +39,7 @@ def read_csv_rows(file: IO[bytes], separators: str = SEPARATORS) -> Iterator[lis
             for row in reader:
                 width = width or len(row)
                 if row and len(row) != width:
-                    raise ValueError(f"line {reader.line_num} has {len(row)} cell(s), and the header {width}")
+                    raise ValueError(f"line {reader.line_num} has {len(row)} cell(s), and the header has {width}")
                 if row:
                     yield row
         except csv.Error as error:

@@ -61,7 +61,7 @@ def explain_environment(error: Exception) -> OodscreenError | None:
         shown = error.object[max(0, error.start - _SHOWN) : error.end + _SHOWN]
         return OodscreenError(
             f"The text {printable(shown)!r} cannot be written as {error.encoding}.",
-            wanted="names of files that are valid UTF-8, and a UTF-8 locale",
+            wanted="file names in valid UTF-8, and a UTF-8 locale",
             next_step="set the environment variable LC_ALL to C.UTF-8, and rename files with names that are not UTF-8",
         )
     if isinstance(error, MemoryError):

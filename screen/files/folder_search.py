@@ -48,7 +48,7 @@ class FolderSearch(Search):
             content = recognise_folder(self.root, [self._examples[ending] for ending, _ in endings])
             is_content = "" if content is None else f" It contains {content.found}."
             raise InputRefused(
-                f"The folder {self.source} contains no {ENDING} file{f'; passed over: {besides}' if besides else ''}."
+                f"The folder {self.source} contains no {ENDING} file{f'; skipped: {besides}' if besides else ''}."
                 f"{is_content}",
                 wanted="Parquet shards with an image column",
                 next_step=f"check the path; to read files whose names do not end in {ENDING}, give a glob"

@@ -62,7 +62,7 @@ class PassedOver:
     broken: int = 0
 
     def describe(self) -> str:
-        """The counts on one line; "" if nothing was passed over."""
+        """The counts on one line; "" if nothing was skipped."""
         counts = ", ".join(f"{ending or 'no ending'} {count}" for ending, count in self.endings[:_NAMED])
         more = ", ..." if len(self.endings) > _NAMED else ""
         files = sum(count for _, count in self.endings)

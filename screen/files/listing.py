@@ -1,4 +1,4 @@
-"""List the Parquet files of INPUT, and what is passed over.
+"""List the Parquet files of INPUT, and what is skipped.
 
 In: a path or an address of a file, a folder or a glob, local or in an object store. Out: a `Listing`.
 """

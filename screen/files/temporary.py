@@ -67,7 +67,8 @@ def temporary_folder() -> Path:
     if folder is None:
         raise WriteFailed(
             "This process can write to none of the folders for temporary files.",
-            wanted="a writable folder for temporary files, or an output in a writable local folder, which is then used",
+            wanted="a writable folder for temporary files, or an output in a writable local folder, which then also "
+            "contains the temporary files",
             next_step="set the environment variable TMPDIR to a writable folder",
         )
     return folder

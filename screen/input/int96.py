@@ -38,8 +38,8 @@ def timestamp_unit(shard: ShardRef, names: Sequence[str]) -> str:
     if distant and precise:
         raise ShardRefused(
             f"The INT96 timestamps of {shard.name} contain dates outside 1677 to 2262 ({', '.join(distant)}), "
-            f"and fractions of 1 us ({', '.join(precise)}).",
-            wanted="timestamps that are all exact in ns (1677 to 2262) or in us",
+            f"and times with fractions of 1 us ({', '.join(precise)}).",
+            wanted="one unit in which all these timestamps are exact: ns (only from 1677 to 2262) or us",
             next_step="leave out the columns of one kind (--keep, --id-column), or write these columns as text",
         )
     return "us" if distant else "ns"

@@ -238,7 +238,7 @@ def _compare_input(
     present = {shard.name for shard in shards} | {shard.name for shard in unreadable}
     notes += [f"{name!r}: has a result, but is not in INPUT" for name in sorted(manifest.entries.keys() - present)]
     besides = listing.passed_over.describe()
-    notes += [f"passed over in INPUT: {besides}"] * bool(besides)
+    notes += [f"skipped in INPUT: {besides}"] * bool(besides)
     notes += [f"{shard.name!r}: quarantined, cannot be read: {shard.reason}" for shard in unreadable]
     return unreadable
 

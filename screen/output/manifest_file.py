@@ -222,7 +222,7 @@ class ManifestFile:
         manifest = cls.read(output)
         if manifest is None:
             raise InputRefused(
-                f"{output} holds no {MANIFEST_NAME}.",
+                f"{output} contains no {MANIFEST_NAME}.",
                 wanted="the OUTPUT folder of an `oodscreen run`",
                 next_step="check the path",
             )

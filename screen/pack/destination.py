@@ -71,7 +71,7 @@ def _read_record(path: Path) -> ShardRecord:
         raise OutputRefused(
             f"{name_place(path)} is damaged, or was not written by this version of `oodscreen pack`.",
             wanted="a folder SHARDS that contains only shards of one pack",
-            next_step="delete this file if you do not need it, and run the same command again, which writes the shard; "
+            next_step="delete this file if you do not need it, and run the same command again to write the shard; "
             "or choose another folder for the shards",
         )
     return record

@@ -48,7 +48,7 @@ class PassedOver:
     hidden_names: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """The numbers and names on one line; "" if nothing was passed over."""
+        """The numbers and names on one line; "" if nothing was skipped."""
         parts = []
         if self.endings:
             files = sum(count for _, count in self.endings)

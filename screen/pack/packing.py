@@ -121,7 +121,7 @@ def _refuse_empty(source: str, opened: ImageSource, findings: Findings) -> Input
     unread = "; ".join(f"{one.name}: {one.reason}" for one in findings.unread)
     return InputRefused(
         f"SOURCE {source} contains no image."
-        + (f" Passed over: {besides}." if besides else "")
+        + (f" Skipped: {besides}." if besides else "")
         + (f" Not read: {unread}." if unread else ""),
         wanted=f"files with the endings of images that a run decodes: {', '.join(IMAGE_ENDINGS)}",
         next_step="check the content of the tars with `tar -tf`"

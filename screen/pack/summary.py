@@ -111,7 +111,7 @@ class PackSummary:
         if self.unread_count:
             lines.append(f"not read: {self.unread_count}: {_name_unread(self.unread, self.unread_count)}")
         if besides := self.passed_over.describe():
-            lines.append(f"passed over: {besides}")
+            lines.append(f"skipped: {besides}")
         keep = " --keep label" if self.labels else ""
         lines.append(f"shards: {self.output}")
         lines.append(f"next: `oodscreen run MODEL.onnx {shlex.quote(self.output)} OUTPUT{keep}`")

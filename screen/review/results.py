@@ -297,7 +297,7 @@ def open_results(source: str) -> Results:
         step = "repeat the `oodscreen run` with --force"
         raise InputRefused(error.found, wanted="undamaged results", next_step=step) from error
     if manifest is None:
-        raise InputRefused(f"{source} holds no {MANIFEST_NAME}.", wanted=wanted, next_step=_suggest(folder))
+        raise InputRefused(f"{source} contains no {MANIFEST_NAME}.", wanted=wanted, next_step=_suggest(folder))
     entries = _in_order(manifest)
     done = f"{len(entries)} shard(s) with {sum(entry.rows for entry in entries)} rows are finished so far"
     try:

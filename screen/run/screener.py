@@ -220,7 +220,7 @@ class Screener:
                 f"The images are {f'{images.dtype} {list(found)}' if has_dtype else _describe(images)}.",
                 wanted=f"uint8 [B, {wanted[0]}, {wanted[1]}, {wanted[2]}] with B at least 1, raw pixels 0..255",
                 next_step="decode and resize the images to this shape, and leave the scaling of pixels to the exported "
-                "model; `score` also takes a list of images, paths or arrays, also of a single one",
+                "model; `score` also takes a list with any number of encoded images, paths or arrays",
             )
         checked: NDArray[np.uint8] = images
         return checked

@@ -229,7 +229,7 @@ class RunSummary:
 
     def _passed_over_lines(self) -> list[str]:
         besides = self.passed_over.describe()
-        return [f"passed over in INPUT: {besides}"] if besides else []
+        return [f"skipped in INPUT: {besides}"] if besides else []
 
     def _unreadable_lines(self) -> list[str]:
         """One line for each shard that could not be read or scored."""

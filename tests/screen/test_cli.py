@@ -380,9 +380,9 @@ BAD: dict[str, tuple[str, str]] = {
         "--alarm was given with --flag-if",
     ),
     "an unknown force": ("run good.onnx shards out --force=more", "--force is 'more'"),
-    "a check of nothing": ("check missing", "holds no _manifest.jsonl"),
-    "a check of what is no result": ("check shards", "holds no _manifest.jsonl"),
-    "a check of a file": ("check text.onnx", "holds no _manifest.jsonl"),
+    "a check of nothing": ("check missing", "contains no _manifest.jsonl"),
+    "a check of what is no result": ("check shards", "contains no _manifest.jsonl"),
+    "a check of a file": ("check text.onnx", "contains no _manifest.jsonl"),
 }
 
 
@@ -414,7 +414,7 @@ JSON_ERRORS = {
     "an unknown option of oodscreen": ("--verbosely run good.onnx shards out --json", "--verbosely"),
     "a model that is missing": ("run missing.onnx shards out --json", "missing.onnx cannot be read"),
     "inspect": ("inspect missing.onnx --json", "missing.onnx cannot be read"),
-    "check": ("check missing --json", "holds no _manifest.jsonl"),
+    "check": ("check missing --json", "contains no _manifest.jsonl"),
     "queue": ("queue missing --json -o q.parquet --top none", "--top is 'none'."),
     "labels": ("labels missing.json out --json", "'--output'"),
     "calibrate": ("calibrate good.onnx shards -o c --review-rate 2 --json", "--review-rate is '2', without"),

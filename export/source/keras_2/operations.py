@@ -164,7 +164,7 @@ def _attribute(value: Any) -> Any:
 
 def _refuse(function: str, layer: str) -> ModelRefused:
     return ModelRefused(
-        f"The layer {layer} calls the TensorFlow operation {function}, which the export does not know.",
+        f"The layer {layer} calls the TensorFlow operation {function}, which the export does not support.",
         wanted="a model whose TensorFlow operations compute tensors from tensors, such as tf.nn.relu",
         next_step="build the model without this operation with tf_keras (pip install tf_keras), and export the file "
         "that this Python code writes, where FILE is an .h5 file with the weights: "

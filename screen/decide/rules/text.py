@@ -31,7 +31,7 @@ def write_out_percentages(text: str) -> str:
         if (column or other) not in _SHARES:
             raise OptionRefused(
                 f"The flag rule {text!r} compares {column or other} with a percentage.",
-                wanted=f"percentages only for columns from 0 to 1: {', '.join(_SHARES)}",
+                wanted=f"a percentage only in comparisons with columns from 0 to 1: {', '.join(_SHARES)}",
                 next_step=f"give a number in the unit of {column or other}",
             )
         share = f"{Decimal(number or first) / 100:f}"

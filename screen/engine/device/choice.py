@@ -59,8 +59,10 @@ def choose_device(wanted: str, threads: int, *, precision: str = "float32", memo
     if request.index and request.index >= len(found.cards):
         names = ", ".join(f"cuda:{card.index} ({card.name})" for card in found.cards)
         raise OptionRefused(
-            f"--device is {wanted}, but CUDA sees {names or f'no GPU: {found.problem}'}.",
-            wanted="the number of a GPU that CUDA sees; CUDA_VISIBLE_DEVICES hides and renumbers GPUs",
+            f"--device is {wanted}, but only these GPUs are visible to CUDA: {names}."
+            if names
+            else f"--device is {wanted}, but no GPU is visible to CUDA: {found.problem}.",
+            wanted="the number of a GPU that is visible to CUDA; CUDA_VISIBLE_DEVICES hides and renumbers GPUs",
             next_step=f"give {'one of these devices' if names else '--device cpu'}",
         )
     if not found.cards:

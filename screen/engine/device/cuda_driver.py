@@ -1,4 +1,4 @@
-"""NVIDIA GPUs that CUDA sees, by the driver's own libraries, without a CUDA context.
+"""NVIDIA GPUs that are visible to CUDA, by the driver's own libraries, without a CUDA context.
 
 In: libcuda and libnvidia-ml, which come with the driver. Out: the `CudaCard`s in CUDA's order, or the reason why there
 are none.
@@ -39,7 +39,7 @@ that has all of it."""
 
 @dataclass(frozen=True)
 class CudaCard:
-    """A GPU, or a MIG instance of one, that CUDA sees.
+    """A GPU, or a MIG instance of a GPU, that is visible to CUDA.
 
     Attributes:
         index: number of the card in CUDA, after `CUDA_VISIBLE_DEVICES`; N of `cuda:N`.
@@ -62,7 +62,7 @@ class CudaCard:
 
 @dataclass(frozen=True)
 class CudaCards:
-    """The cards that CUDA sees.
+    """The cards that are visible to CUDA.
 
     Attributes:
         cards: all cards, in CUDA's order.
@@ -76,7 +76,7 @@ class CudaCards:
 
 
 def cuda_cards(load: Callable[[str], Any] = ctypes.CDLL) -> CudaCards:
-    """The cards that CUDA sees; a failing call is the result's `problem`, and not an exception.
+    """The cards that are visible to CUDA; a failing call is the result's `problem`, and not an exception.
 
     The process must not be forked afterwards if the child uses CUDA: the driver cannot be initialised again there.
 
@@ -95,7 +95,7 @@ def cuda_cards(load: Callable[[str], Any] = ctypes.CDLL) -> CudaCards:
             problem=f"{failure}{_hidden() if no_device else ''}", failed=failure.status > 0 and not no_device
         )
     if not count.value:
-        return CudaCards(problem=f"the NVIDIA driver sees no GPU{_hidden()}")
+        return CudaCards(problem=f"the NVIDIA driver lists no GPU{_hidden()}")
     try:
         nvml: _Nvml | None = _Nvml(load)
         problem = ""

@@ -69,7 +69,7 @@ def compare_labels(
     """
     if scored["prediction"].null_count:
         raise OptionRefused(
-            "The in-distribution results hold no predicted class: the column prediction is null.",
+            "The in-distribution results contain no predicted class: the column prediction is null.",
             wanted="results of a classifier, because --label-column compares predicted classes",
             next_step="leave out --label-column",
         )

@@ -131,7 +131,7 @@ def _shards_of(source: str) -> tuple[list[Path], tuple[str, ...]]:
     results = open_results(source)
     if not results.entries:
         raise InputRefused(
-            f"{source} holds no scored shard.",
+            f"{source} contains no scored shard.",
             wanted="results of `oodscreen run`",
             next_step="run `oodscreen check` on these results",
         )

@@ -42,7 +42,8 @@ def read_annotations(source: str, label_column: str) -> LabelSets:
         raise InputRefused(
             f"LABELS is {source}.",
             wanted="a .json file (Label Studio's export), a .parquet, .jsonl or .csv file, or the word label-studio",
-            next_step="export the project as JSON, or read it from the server: label-studio --url URL --project P",
+            next_step="export the project as JSON, or read the labels from the server: give the word label-studio as "
+            "LABELS, with --url and --project",
         )
     try:
         if ending != ".json":
@@ -170,7 +171,7 @@ def choose_question(sets: LabelSets, control: str | None, wanted: Sequence[str])
         if control is None
         else f"--label-control is {control!r}, but the labels contain answers to: {names or 'no named question'}.",
         wanted="the name of the Choices tag whose answers are the labels",
-        next_step="give its name with --label-control",
+        next_step="give the name of this tag with --label-control",
     )
 
 
@@ -178,5 +179,6 @@ def _bad_export(origin: str, problem: str) -> InputRefused:
     return InputRefused(
         f"{origin} {problem}.",
         wanted="Label Studio's JSON export (not JSON-MIN, which lacks the annotators)",
-        next_step="choose JSON in the project's Export, or read it from the server: label-studio --url URL --project P",
+        next_step="choose JSON in the project's Export, or read the labels from the server: give the word label-studio "
+        "as LABELS, with --url and --project",
     )

@@ -57,7 +57,7 @@ def join_labels(
         ledger: folder of the ledger with the exported rows of each image; None for the default folder.
 
     Raises:
-        InputRefused: the source holds no finished results, or no label matches them.
+        InputRefused: the source contains no finished results, or no label matches them.
         OptionRefused: no label is a class of the model, the question is not clear, `order_by` or `model` does not fit
             the results, or `output` is not a valid path.
         OutputRefused: `output` exists and is not a file of labelled rows.
@@ -239,5 +239,5 @@ def _no_labels(annotations: Annotations, report: LabelReport, source: str) -> In
         + (f"; row(s) with a tied vote: {report.disputed}" if report.disputed else "")
         + ".",
         wanted="labels of a queue exported from these results",
-        next_step="give the RESULTS that the queue was exported from, or label its rows first",
+        next_step="give the RESULTS that the queue was exported from, or label the rows of the queue first",
     )

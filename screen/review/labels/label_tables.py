@@ -90,7 +90,7 @@ def _read_rows(rows: Iterator[dict[str, Any]], origin: str, label_column: str) -
             raise InputRefused(
                 f"{origin} has no column {label_column!r}. Its columns: {', '.join(map(str, row)) or 'none'}.",
                 wanted="a column of labels",
-                next_step="give its name with --label-column",
+                next_step="give the name of this column with --label-column",
             )
         name = _name_row(row)
         if not name.is_complete and name.id is None and name.key is None:

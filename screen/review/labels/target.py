@@ -28,7 +28,8 @@ def choose_target(output: str, results: Path) -> Path:
 
     Args:
         output: value of `--output`.
-        results: folder of RESULTS; it must not contain the output, because readers take its Parquet files as results.
+        results: folder of RESULTS; it must not contain the output, because later commands read its Parquet files as
+            results.
 
     Raises:
         OptionRefused: the path has no Parquet extension, or is in RESULTS.
@@ -45,7 +46,7 @@ def choose_target(output: str, results: Path) -> Path:
     if is_within(path.resolve(), folder) or is_within(path.parent.resolve(), folder):
         raise OptionRefused(
             f"--output {output} is in RESULTS, {results}.",
-            wanted="a file outside RESULTS, because readers take every Parquet file in RESULTS as results",
+            wanted="a file outside RESULTS, because later commands read every Parquet file in RESULTS as results",
             next_step="choose another folder",
         )
     problem = _why_not_replaceable(path)

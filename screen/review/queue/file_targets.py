@@ -187,13 +187,13 @@ def make_file_destination(
     if url is not None and kind != "label-studio-tasks":
         raise OptionRefused(
             f"--image-url has no effect in the format {kind}.",
-            wanted="--image-url only with Label Studio tasks",
+            wanted="Label Studio tasks, together with --image-url",
             next_step="leave out --image-url, or add --to label-studio-tasks",
         )
     if not images and kind not in ("parquet", "jsonl"):
         raise OptionRefused(
             f"--no-images was given with the format {kind}.",
-            wanted="--no-images only with parquet or jsonl",
+            wanted="the format parquet or jsonl, together with --no-images",
             next_step="leave out --no-images"
             + ("; a CSV queue contains no image bytes" if kind == "csv" else "")
             + ("; --image-url links to images instead of embedding them" if kind == "label-studio-tasks" else ""),

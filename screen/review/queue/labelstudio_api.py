@@ -107,7 +107,8 @@ class LabelStudioProject:
                     raise WriteFailed(
                         f"{self.describe()} imported {response.task_count} of {len(tasks)} tasks.",
                         wanted="an import of all tasks",
-                        next_step="check the project, then run the same command again, which imports no image twice",
+                        next_step="check in Label Studio whether the project can import tasks, then run the same "
+                        "command again (no image is imported twice)",
                     )
                 done += len(tasks)
         finally:

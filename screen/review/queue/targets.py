@@ -62,7 +62,7 @@ def _refuse_within(target: Path, kind: str, results: Results) -> None:
     if is_within(path, _resolved(results.folder)):
         raise OutputRefused(
             f"{target} is in RESULTS {results.folder}.",
-            wanted="a path outside RESULTS, because readers take the Parquet files in RESULTS as results",
+            wanted="a path outside RESULTS, because later commands read the Parquet files in RESULTS as results",
             next_step="choose another folder",
         )
     roots = {entry.root for entry in results.entries} if kind == "parquet" else set()
@@ -71,7 +71,7 @@ def _refuse_within(target: Path, kind: str, results: Results) -> None:
         if (len(names) > 1 or "/" in names[0]) and _is_within(path, root):
             raise OutputRefused(
                 f"{target} is in INPUT {root}.",
-                wanted="a file outside INPUT, because a run takes each Parquet file in INPUT as a shard of images",
+                wanted="a file outside INPUT, because a run reads each Parquet file in INPUT as a shard of images",
                 next_step="choose another folder",
             )
 

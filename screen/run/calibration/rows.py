@@ -53,7 +53,7 @@ class CalibrationRows:
         listing = list_shards(source)
         shards, unreadable = open_shards(listing)
         if besides := listing.passed_over.describe():
-            self._listener.noted(f"passed over in {name_place(source)}: {besides}")
+            self._listener.noted(f"skipped in {name_place(source)}: {besides}")
         for one in unreadable:
             self._listener.warned(f"left out, because the shard cannot be read: {one.name} ({one.reason})")
         columns = map_columns(shards, self._config, self._contract)

@@ -1,4 +1,4 @@
-"""What a listing of INPUT contains, names as unlisted and counts as passed over."""
+"""What a listing of INPUT contains, names as unlisted and counts as skipped."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
 
 @pytest.mark.hostile(
     "Links in INPUT that lead to a folder above them",
-    "each folder is searched once; a link to a folder that is listed already is counted as passed over",
+    "each folder is searched once; a link to a folder that is listed already is counted as skipped",
 )
 def test_a_linked_folder_is_searched_and_no_folder_twice(tmp_path: Path) -> None:
     touch(tmp_path, "in/a.parquet", "in/day/b.parquet", "elsewhere/deep/c.parquet")
@@ -138,7 +138,7 @@ def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
         "2 file(s) or folder(s) whose names start with . or _"
     )
     (tmp_path / "a.parquet").unlink()
-    with pytest.raises(InputRefused, match="passed over: 5 file"):
+    with pytest.raises(InputRefused, match="skipped: 5 file"):
         list_shards(str(tmp_path))
 
 

@@ -210,7 +210,7 @@ def test_a_shard_that_vanished_from_input_is_a_note(folder: Path) -> None:
 
 
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputRefused, match=r"holds no _manifest\.jsonl"):
+    with pytest.raises(InputRefused, match=r"contains no _manifest\.jsonl"):
         check_results(tmp_path)
 
 

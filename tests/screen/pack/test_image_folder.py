@@ -138,7 +138,7 @@ def test_another_source_is_refused_by_what_it_is(tmp_path: Path, name: str, foun
     ("names", "found"),
     [
         ([], "contains no image"),
-        (["a/notes.txt", ".hidden.png"], "Passed over: 1 file(s) without the ending of an image (.txt 1)"),
+        (["a/notes.txt", ".hidden.png"], "Skipped: 1 file(s) without the ending of an image (.txt 1)"),
         (["a.parquet"], "contains Parquet files, and no images"),
         (["a.png", "b.tar"], "contains image files and tars"),
     ],

@@ -109,7 +109,7 @@ def test_a_list_whose_files_cannot_be_found_is_refused_before_anything_is_writte
     ("name", "text", "found"),
     [
         ("l.csv", "a,b\n1,2\n", "no column with a usual name. Its columns: a, b"),
-        ("l.csv", "path,a\n3.png\n", "line 2 has 1 cell(s), and the header 2"),
+        ("l.csv", "path,a\n3.png\n", "line 2 has 1 cell(s), and the header has 2"),
         ("l.csv", "path,path\n3.png,1\n", "more than one column 'path'"),
         ("l.csv", "path,image\n3.png,1\n", "a column 'image' that does not contain the paths"),
         ("l.csv", "", "no columns"),

@@ -88,7 +88,8 @@ def test_tf32_and_the_memory_are_as_requested(fake: type[FakeSession]) -> None:
 
 def test_a_gpu_that_does_not_exist_is_refused(fake: type[FakeSession]) -> None:
     with pytest.raises(
-        OptionRefused, match=r"--device is cuda:2, but CUDA sees cuda:0 \(Fake H100\), cuda:1"
+        OptionRefused,
+        match=r"--device is cuda:2, but only these GPUs are visible to CUDA: cuda:0 \(Fake H100\), cuda:1",
     ) as raised:
         choose_device("cuda:2", 1)
     assert raised.value.next_step == "give one of these devices"

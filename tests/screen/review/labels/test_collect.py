@@ -450,7 +450,7 @@ REFUSED = {
     "another kind": ("l.xlsx", "x", "LABELS is l.xlsx"),
     "a separator that no program writes": ("l.csv", "id|label\na-1|3\n", "Its columns: id|label"),
     "a header alone": ("l.csv", "id,label\n", "LABELS contains no rows"),
-    "a cell too many": ("l.csv", "id,label\na-1,3,4\n", "line 2 has 3 cell(s), and the header 2"),
+    "a cell too many": ("l.csv", "id,label\na-1,3,4\n", "line 2 has 3 cell(s), and the header has 2"),
     "another encoding": ("l.csv", "id,label\na-1,3\n", "l.csv is not in UTF-8"),
     "an open quote": ("l.csv", 'id,label\n"a-1,3\n', "cannot be read"),
     "two columns": ("l.csv", "id,label,label\na-1,3,4\n", "several columns 'label'"),

@@ -509,7 +509,7 @@ def test_a_queue_in_results_or_input_is_refused(
 
 REFUSED = {
     "nothing there": (["missing", "-o", "q.parquet"], "RESULTS missing does not exist"),
-    "no results": (["{in}", "-o", "q.parquet"], "holds no _manifest.jsonl"),
+    "no results": (["{in}", "-o", "q.parquet"], "contains no _manifest.jsonl"),
     "no target": (["{out}"], "Neither --output nor"),
     "no format": (["{out}", "-o", "queue"], "has no extension that determines the format"),
     "unknown format": (["{out}", "-o", "q", "--to", "xlsx"], "--to is 'xlsx'"),

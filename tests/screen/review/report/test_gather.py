@@ -92,7 +92,7 @@ def test_without_a_record_the_target_review_rate_is_read_from_the_rule(drawn: Pa
 def test_a_source_without_results_is_refused(screened: Path, tmp_path: Path) -> None:
     for source, why in (
         (tmp_path / "missing", "does not exist"),
-        (screened / "in", f"holds no {MANIFEST_NAME}"),
+        (screened / "in", f"contains no {MANIFEST_NAME}"),
         (screened / "out" / "a.parquet", "is a file"),
     ):
         with pytest.raises(InputRefused, match=why):
