@@ -31,7 +31,7 @@ def parse_class_names(text: str) -> tuple[str, ...]:
             names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, ValueError) as error:
         raise OptionRefused(
-            f"The file of class names {text} cannot be read: {error}.",
+            f"The file of class names {text} cannot be read: {getattr(error, 'strerror', None) or error}.",
             wanted="names separated by commas, such as cat,dog, or a text file (UTF-8) with one name per line",
             next_step="check the path and the encoding of the file, or give the names",
         ) from error

@@ -173,7 +173,9 @@ def with_keywords(function: Callable[..., Result], config: object = None) -> Cal
             raise TypeError(f"{function.__name__}() {error}{f'; did you mean {near[0]!r}?' if near else ''}") from None
         for name, value in given.items():
             if shown.parameters[name].annotation == str | Path and not _is_path(value):
-                raise TypeError(f"{function.__name__}() {name} must be a str or a Path, not {type(value).__name__}")
+                raise TypeError(
+                    f"{function.__name__}() argument {name!r} must be a str or a Path, not {type(value).__name__}"
+                )
         try:
             _refuse_empty(given)
             made = {name: kind(**_take(given, some)) for name, (kind, some) in configs.items()}

@@ -12,15 +12,20 @@ from export.errors import OptionRefused
 _SHARE = re.compile(r"((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(%?)", re.ASCII)
 
 
-def parse_share(option: str, text: str) -> float:
+def parse_share(option: str, text: str, *, also: str = "") -> float:
     """A share from a percentage such as `2%` or `0.5 %`, or from a number below 1 such as `0.02`.
+
+    Args:
+        option: name of the option, for errors.
+        text: value of the option.
+        also: text for errors that describes what else the option takes, with a comma at the end.
 
     Raises:
         OptionRefused: the text has neither form, is above 100%, or is a number of 1 or more without `%`, which can be
             meant as a percentage or as a share.
     """
     match = _SHARE.fullmatch(text.strip())
-    wanted = "a percentage such as 2%, or a share below 1 such as 0.02"
+    wanted = f"{also}a percentage such as 2%, or a share below 1 such as 0.02"
     if match is None:
         raise OptionRefused(f"{option} is {text!r}.", wanted=wanted, next_step=f"give a percentage: {option} 2%")
     number = float(match[1])

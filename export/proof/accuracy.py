@@ -93,7 +93,7 @@ def measure_accuracy(
         examples = ", ".join(list(dict.fromkeys(bad))[:_EXAMPLES])
         found = f"{len(bad)} unusable labels ({examples})" if bad else "no unusable labels"
         raise InputRefused(
-            f"No labelled row has both an image and a usable label: {found}, {unreadable} unreadable images.",
+            f"No labelled row has both an image and a usable label: {found}; unreadable images: {unreadable}.",
             wanted=f"rows with a decodable image and a label; labels are {_wanted_labels(contract)}",
             next_step="check --label-column and --image-column, and for class names --classes",
         )

@@ -187,8 +187,9 @@ def _refuse_bomb(path: Path, unpacked: int) -> None:
     if unpacked > max(_MOST_UNPACKED, _MOST_COMPRESSION * packed):
         raise ModelRefused(
             f"{path} has {packed / 1e6:.0f} MB, but its content has {unpacked / 1e9:.1f} GB after decompression.",
-            wanted=f"weights that are compressed at most {_MOST_COMPRESSION} times",
-            next_step="save the model again where it was trained, by model.save of Keras, which does not compress",
+            wanted=f"content of at most {_MOST_COMPRESSION} times the size of the file",
+            next_step="where the model was trained, save it again with model.save('NAME.keras'), which does not "
+            "compress",
         )
 
 

@@ -118,13 +118,13 @@ def _read(file: str) -> dict[str, Any]:
         raise OptionRefused(
             f"The configuration file {file} is not TOML: {error}.",
             wanted=wanted,
-            next_step="correct the file; `oodscreen run --print-config` prints a file in the right form",
+            next_step="correct the file; `oodscreen run --print-config` prints a valid configuration file",
         ) from error
     except OSError as error:
         raise OptionRefused(
             f"The configuration file {file} cannot be read: {error.strerror or error}.",
             wanted=wanted,
-            next_step="check the path; `oodscreen run --print-config` prints a file in the right form",
+            next_step="check the path; `oodscreen run --print-config` prints a valid configuration file",
         ) from error
     except Exception as error:
         explained = explain_environment(error)

@@ -34,7 +34,7 @@ def refuse_early_exit(contract: ModelContract, rule: FlagRule | None, detectors:
     if contract.task in ("values", "labels"):
         problem = "the model has no predictive entropy over classes"
     elif rule is not None and rule.entropy_limit is None:
-        problem = f"the flag rule {rule.text!r} does not flag rows by a lower limit of the entropy alone"
+        problem = f"the flag rule {rule.text!r} does not have the form `entropy > NUMBER`"
     elif not _EARLY_EXIT_DETECTORS.issuperset(detectors):
         problem = f"the calibration combines {' + '.join(detectors)}"
     if problem:

@@ -86,7 +86,7 @@ def _add_labels(shards: list[ShardRef], columns: ColumnMapping, label_column: st
         count = shard.schema.names.count(label_column)
         if count != 1:
             raise InputRefused(
-                f"{shard.name} has {'no' if count == 0 else count} column(s) {label_column!r}. "
+                f"{shard.name} has {f'{count} columns' if count else 'no column'} {label_column!r}. "
                 f"Its columns: {', '.join(shard.schema.names) or 'none'}.",
                 wanted="one label column in every shard",
                 next_step="give the name of the label column with --label-column",

@@ -73,10 +73,12 @@ def map_columns(shards: Sequence[ShardRef], config: RunConfig, contract: ModelCo
             if count != 1:
                 _refuse_result(shard)
                 raise InputRefused(
-                    f"{shard.name} has {'no' if count == 0 else count} column(s) {name!r}. "
+                    f"{shard.name} has {f'{count} columns' if count else 'no column'} {name!r}. "
                     f"Its columns: {', '.join(shard.column_names) or 'none'}.",
                     wanted=f"one column {name!r} in every shard",
-                    next_step=_suggest_column(shard.schema, name == config.image_column),
+                    next_step=f"rename one of the columns {name!r}"
+                    if count
+                    else _suggest_column(shard.schema, name == config.image_column),
                 )
         _check_image_type(shard, config, contract)
     kept_schema = pa.schema([common_field(shards, name) for name in keep])

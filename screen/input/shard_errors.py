@@ -33,7 +33,7 @@ def shard_error(shard: ShardRef, error: Exception) -> InputChanged | ReadFailed 
     """The error that names the shard: it changed, the system or the store failed, or the shard is damaged."""
     if getattr(error, "errno", None) is not None or isinstance(error, MemoryError):
         return ReadFailed(
-            f"{name_place(shard.path)} could not be read: {error}.",
+            f"{name_place(shard.path)} could not be read: {getattr(error, 'strerror', None) or error}.",
             wanted="a disk or an object store without read errors, and enough memory (unreadable rows of a damaged "
             "file get a status instead)",
             next_step="check the disk, the object store and the memory, then run the command again (`oodscreen run` "
@@ -43,7 +43,7 @@ def shard_error(shard: ShardRef, error: Exception) -> InputChanged | ReadFailed 
         return changed_shard(shard)
     kind = "" if isinstance(error, OSError | pa.ArrowException) else f"{type(error).__name__}: "
     return ShardRefused(
-        f"{name_place(shard.path)} cannot be read: {kind}{first_line(error)}",
+        f"{name_place(shard.path)} cannot be read: {kind}{first_line(error).rstrip('. ')}.",
         wanted="a complete Parquet file whose image, id and copied columns are not encrypted",
         next_step="write the shard again, or remove it from INPUT",
     )

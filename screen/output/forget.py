@@ -63,9 +63,11 @@ class Forgotten:
         given = [self.vanished, self.damaged, self.before is not None, bool(self.shards)]
         if given.count(True) != 1:
             raise OptionRefused(
-                f"{given.count(True)} of the options --vanished, --damaged, --before and --shard are given.",
+                f"{given.count(True) or 'None'} of the options --vanished, --damaged, --before and --shard "
+                f"{'are' if any(given) else 'is'} given.",
                 wanted="exactly one of them",
-                next_step="select by one option; --dry-run prints what it selects and removes nothing",
+                next_step="give one of these options; with --dry-run, the command prints the selected results, and "
+                "removes nothing",
             )
         _ = self.limit
 
@@ -151,7 +153,7 @@ def forget_results(output: Path, selection: Forgotten, *, dry_run: bool = False)
             raise OutputRefused(
                 f"The partitioned run in {output} has not finished.",
                 wanted="the results of a run without unfinished parts",
-                next_step=f"run the parts {', '.join(map(str, manifest.missing))}"
+                next_step=f"run `oodscreen run` with --part {' and with --part '.join(map(str, manifest.missing))}"
                 if manifest.missing
                 else "repeat the `oodscreen run` of any part, which merges the manifests",
             )

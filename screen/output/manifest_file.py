@@ -112,7 +112,8 @@ class OneManifest:
             return None
         except (OSError, UnicodeDecodeError) as error:
             raise_if_refused(path, error)
-            raise refuse_manifest(path, f"cannot be read ({error})") from error
+            reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror or error
+            raise refuse_manifest(path, f"cannot be read ({reason})") from error
         try:
             header = dict(json.loads(lines[0]))
             closing = json.loads(lines[-1]) if len(lines) > 1 else {}
@@ -125,7 +126,8 @@ class OneManifest:
             entries += [ManifestEntry.parse(line) for configuration, line, *_ in divided if configuration == own]
             unreadable = tuple(UnreadableShard(**one) for one in closing.get(UNREADABLE, ()))
         except (ValueError, IndexError, TypeError, AttributeError, RecursionError) as error:
-            raise refuse_manifest(path, f"is damaged ({error})") from error
+            why = str(error) if isinstance(error, ValueError) else "a line lacks values, or contains unknown values"
+            raise refuse_manifest(path, f"is damaged ({why})") from error
         return cls(
             header,
             {entry.shard: entry for entry in entries},

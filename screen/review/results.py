@@ -243,12 +243,12 @@ class Results:
                 yield file
         except (OSError, pa.ArrowException, KeyError) as error:
             raise_if_refused(self.folder / entry.shard, error)
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise self._damaged(entry, reason) from error
+            reason = str(getattr(error, "strerror", None) or error) or type(error).__name__
+            raise self._damaged(entry, reason.splitlines()[0]) from error
 
     def _damaged(self, entry: ManifestEntry, why: str) -> InputRefused:
         return InputRefused(
-            f"The result shard {clip(entry.shard)} of {self.folder} cannot be used: {clip(why, 300)}.",
+            f"The result shard {clip(entry.shard)} of {self.folder} cannot be used: {clip(why, 300).rstrip('.')}.",
             wanted="unchanged results of a run",
             next_step=f"run `oodscreen forget {shlex.quote(str(self.folder))} --damaged`, then repeat the "
             "`oodscreen run`, which scores the shard again if its input still exists",

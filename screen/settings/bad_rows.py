@@ -33,7 +33,7 @@ class BadRowLimit:
         """
         if re.fullmatch(r"\s*\d+\s*", text, re.ASCII):
             return cls(int(text), is_percent=False)
-        parse_share("--max-bad-rows", text)
+        parse_share("--max-bad-rows", text, also="a number of rows such as 100, ")
         number = Decimal(text.strip().removesuffix("%").rstrip())
         return cls(float(number if "%" in text else number * 100), is_percent=True)
 

@@ -149,7 +149,7 @@ def test_values_of_other_types_are_refused_by_name(tmp_path: Path) -> None:
     call: Any = place
     assert call(tmp_path, half=False) == (tmp_path, False)
     for wrong in (None, [tmp_path], 5):
-        with pytest.raises(TypeError, match=r"place\(\) folder must be a str or a Path"):
+        with pytest.raises(TypeError, match=r"place\(\) argument 'folder' must be a str or a Path"):
             call(wrong)
     with pytest.raises(TypeError, match="name is 5; it must be a text or a list of texts"):
         call(tmp_path, name=5)

@@ -303,7 +303,7 @@ PARQUET: dict[str, tuple[Made, int, str, dict[str, int]]] = {
         {},
     ),
     "bytes that are text": (lambda f, d: write(f, pa.array([{"bytes": "x"}])), 2, REFUSED, {}),
-    "two columns of one name": (two_columns_of_one_name, 2, "2 column(s) 'image'", {}),
+    "two columns of one name": (two_columns_of_one_name, 2, "2 columns 'image'", {}),
     "no image column": (
         lambda f, d: pq.write_table(pa.table({"picture": rows(d)}), f / "x.parquet"),
         2,

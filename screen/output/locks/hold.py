@@ -15,6 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from export.errors import OutputLocked
 from screen.files.paths import is_local
 from screen.files.storage import sync_folder, write_failed
 from screen.output.locks.local import is_taken, take_lock
@@ -89,11 +90,18 @@ def refuse_if_held(output: Path) -> None:
         OutputLocked: a running process holds OUTPUT or a partition.
         ReadFailed: the object store failed.
     """
-    if not is_local(output):
-        refuse_if_store_held(output)
-        return
-    for partition in (None, *_partitions(output)):
-        _refuse_if_locked(output, partition)
+    try:
+        if not is_local(output):
+            refuse_if_store_held(output)
+            return
+        for partition in (None, *_partitions(output)):
+            _refuse_if_locked(output, partition)
+    except OutputLocked as error:
+        raise OutputLocked(
+            error.found,
+            wanted="results that no run is writing",
+            next_step="wait until that run ends, then repeat this command",
+        ) from error
 
 
 def _partitions(output: Path) -> list[ShardPartition]:

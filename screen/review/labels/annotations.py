@@ -63,9 +63,11 @@ def read_annotations(source: str, label_column: str) -> LabelSets:
     except (OSError, pa.ArrowException, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputRefused(
-            f"{source} cannot be read: {reason}.",
+            f"{source} cannot be read: {reason.rstrip('.')}.",
             wanted=f"an undamaged {ending} file",
-            next_step="check the permissions of the file, or export the labels again",
+            next_step="check the permissions of the file, or export the labels again"
+            if isinstance(error, OSError)
+            else "correct the file, or export the labels again",
         ) from error
 
 

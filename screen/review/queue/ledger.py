@@ -20,7 +20,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from export.errors import OptionRefused, OutputRefused, WriteFailed
+from export.errors import OptionRefused, OutputLocked, OutputRefused, WriteFailed
 from screen.files.failures import raise_if_refused
 from screen.files.paths import as_path, name_place, open_parquet
 from screen.files.storage import FileContent, StagingFile
@@ -198,6 +198,14 @@ def open_ledger(folder: str | Path, project: str, *, dry_run: bool = False) -> I
             ledger = Ledger(path, project, set(), {}, [held.note] if held.note else [], held.check)
             ledger.load()
             yield ledger
+    except OutputLocked as error:
+        if not str(error.found).startswith(str(path)):
+            raise
+        raise OutputLocked(
+            error.found,
+            wanted="at most one `oodscreen queue` with the same ledger at a time",
+            next_step="wait until the other command ends, then repeat this command",
+        ) from error
     except WriteFailed as error:
         if not str(error.found).startswith(str(path)):
             raise

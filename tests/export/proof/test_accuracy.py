@@ -136,7 +136,7 @@ def test_no_usable_row_is_refused_with_examples() -> None:
         refused.value.wanted
         == "rows with a decodable image and a label; labels are integers from 0 to 2 (for class names, add --classes)"
     )
-    with pytest.raises(InputRefused, match="no unusable labels, 4 unreadable images"):
+    with pytest.raises(InputRefused, match="no unusable labels; unreadable images: 4"):
         measure([batch([], [], unreadable=4)])
 
 
