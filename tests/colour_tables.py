@@ -43,10 +43,11 @@ def colour_networks_table(result: Result) -> str:
     members = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in result["reported"].items())
     return (
         "\n".join(rows)
-        + f"\n\nAUROC in percent / percent of the rows that are flagged at a review rate of {rate:.0%}, "
-        f"mean over the sets of a kind ({members}). {result['passes']} passes. Control: near, if Tiny ImageNet and the "
-        f"in-distribution rows are blurred and compressed alike. Accuracy: {accuracies}. In-distribution rows flagged: "
-        f"{fresh}."
+        + "\n\nThe first number of a cell is the AUROC in percent. The second number is the percentage of the rows "
+        f"that are flagged at a review rate of {rate:.0%}. Both are means over the sets of a kind ({members}), with "
+        f"{result['passes']} passes. The control is the near set, if Tiny ImageNet and the in-distribution rows are "
+        f"blurred and compressed alike. The accuracies of the networks are: {accuracies}. The shares of flagged "
+        f"in-distribution rows are: {fresh}."
     )
 
 
@@ -65,9 +66,10 @@ def review_rates_table(mnist: Result, colour: Result) -> str:
     counts = sorted({one["halvings"] for network in networks.values() for one in network["review_rates"]})
     return (
         "\n".join(rows)
-        + f"\n\nWithin the interval: share of {' or '.join(map(str, counts))} halvings. Flagged: mean share of the "
-        f"fresh rows. article: {mnist['rows']:,} test digits, `python -m benchmarks.promises`; the other networks: "
-        "test rows of CIFAR-10, `python -m benchmarks.colour`."
+        + f'\n\nThe columns "within the interval" contain the share of {" or ".join(map(str, counts))} halvings, and '
+        'the columns "flagged" contain the mean share of the fresh rows. The rows of the network `article` are '
+        f"{mnist['rows']:,} test digits (`python -m benchmarks.promises`). The rows of the other networks are test "
+        "rows of CIFAR-10 (`python -m benchmarks.colour`)."
     )
 
 
@@ -82,8 +84,9 @@ def colour_combinations_table(result: Result) -> str:
     rate, choosing, synthetic = result["review_rates"][0], ", ".join(result["choosing"]), ", ".join(result["synthetic"])
     return (
         "\n".join(rows)
-        + f"\n\nAUROC in percent / percent of the rows that are flagged at a review rate of {rate:.0%}, "
-        f"mean over the sets on which the settings of the distances were compared: {choosing}. The kinds of "
+        + "\n\nThe first number of a cell is the AUROC in percent. The second number is the percentage of the rows "
+        f"that are flagged at a review rate of {rate:.0%}. Both are means over the sets on which the settings of the "
+        f"distances were compared: {choosing}. The kinds of "
         f"synthetic outliers are: {synthetic}."
     )
 
@@ -102,9 +105,9 @@ def choice_table(mnist: Result, colour: Result) -> str:
         cells = " | ".join(one.get((distance, variant), "-") for one in found.values())
         rows.append(f"| `{distance}` | {variant} | {cells} |")
     return (
-        "\n".join(rows)
-        + f"\n\nAUROC / FPR95 in percent, mean over sets of each network: {', '.join(mnist['choosing'])} "
-        f"(article); {', '.join(colour['choosing'])} (CIFAR-10 networks). 5,000 reference rows, if not stated."
+        "\n".join(rows) + "\n\nA cell contains AUROC / FPR95 in percent, as means over the sets of the network: "
+        f"{', '.join(mnist['choosing'])} (article); {', '.join(colour['choosing'])} (CIFAR-10 networks). Unless the "
+        "variant states another number, the reference set has 5,000 rows."
     )
 
 
@@ -146,8 +149,8 @@ def self_test_table(result: Result) -> str:
             rows.append(f"| {name} | {detectors} | {shares} | {'yes' if told['blind'] else 'no'} |")
     return (
         "\n".join(rows)
-        + "\n\nPercentage of the made-up images that would be flagged at a review rate of "
-        + f"{result['review_rates'][0]:.0%}, 200 images of each kind."
+        + "\n\nThe cells contain the percentage of the 200 made-up images of each kind that would be flagged at a "
+        f"review rate of {result['review_rates'][0]:.0%}."
     )
 
 
@@ -180,12 +183,15 @@ def peers_table(colour: Result, peers: Result) -> str:
             if "error" in one
         }
     )
-    without = f" Without figures, because scores are not finite or the detector failed: {', '.join(failed)}."
+    without = (
+        f" These cells have no figures, because scores are not finite or the detector failed: {', '.join(failed)}."
+    )
     return (
         "\n".join(rows)
-        + f"\n\nAUROC in percent / percent of the rows flagged at a review rate of {peers['review_rate']:.0%}. "
-        f"pytorch-ood {peers['versions']['pytorch-ood']}, with its default parameters, on features and logits of the "
-        f"networks without dropout; `ood_score` as in the table above.{without if failed else ''}"
+        + "\n\nThe first number of a cell is the AUROC in percent. The second number is the percentage of the rows "
+        f"that are flagged at a review rate of {peers['review_rate']:.0%}. The detectors are those of pytorch-ood "
+        f"{peers['versions']['pytorch-ood']} with default parameters, on features and logits of the networks without "
+        f"dropout; the row `ood_score` has the values of the table above.{without if failed else ''}"
     )
 
 

@@ -167,10 +167,11 @@ def detection_table() -> str:
     known = ", ".join(f"{one:.2%}" for one in result["known_flagged"])
     return (
         "\n".join(rows)
-        + f"\n\nAUROC in percent / percent of the set that is accepted when 95 % of the digits are (FPR95), mean of "
-        f"{result['seeds']} networks (the article's, trained for {result['epochs']} epochs on full MNIST), "
-        f"{result['passes']} passes, 10,000 test digits against each set. Digits flagged at the review rate of "
-        f"{result['review_rate']:.0%}: {known}."
+        + "\n\nThe first number of a cell is the AUROC in percent. The second number is the FPR95: the percentage of "
+        f"the set that is accepted if 95 % of the digits are accepted. Both are means over {result['seeds']} networks "
+        f"(the article's network, trained for {result['epochs']} epochs on all of MNIST) with {result['passes']} "
+        f"passes. Each set is compared with 10,000 test digits. The networks flag {known} of the digits at the review "
+        f"rate of {result['review_rate']:.0%}."
     )
 
 
@@ -203,7 +204,11 @@ def moments_table() -> str:
         spreads = [100 * result["scores"][score][name]["fpr95"][1] for name in sets]
         cells = [f"{mean:.1f} ± {spread:.1f}" for mean, spread in zip(means, spreads, strict=True)]
         rows.append(f"| {score} | " + " | ".join(cells) + f" | {sum(means) / len(means):.1f} |")
-    return "\n".join(rows) + "\n\nFPR95 in percent (lower is better), mean and standard deviation over the networks."
+    return (
+        "\n".join(rows)
+        + "\n\nThe cells contain the mean and the standard deviation of the FPR95 over the networks, in percent "
+        "(lower is better)."
+    )
 
 
 def choice_table() -> str:
@@ -249,8 +254,9 @@ def promises_text() -> str:
     fixed = few["seconds_adaptive"] - growth * few["rows"]
     return (
         "\n".join(rows)
-        + f"\n\nT = {result['passes']}, the {result['rows']:,} test digits, once and several times over; wall time of "
-        f"the whole process on {result['machine']['cores']} cores. Of the {few['seconds_adaptive']:.1f} s with "
+        + f"\n\nThe rows are the {result['rows']:,} test digits, once or repeated, with T = {result['passes']}. The "
+        f"times are wall times of the whole process on {result['machine']['cores']} cores. "
+        f"Of the {few['seconds_adaptive']:.1f} s with "
         f"--adaptive at {few['rate']:.0%}, {fixed:.1f} s do not depend on the number of rows: start-up, and session "
         f"runs with few rows. The measured engine had one distance, of the same kind as `layout_distance`, instead of "
         f"three. With this distance, the run of all passes takes {article['with'] / article['without'] - 1:.1%} longer "
@@ -440,10 +446,10 @@ def billion_table() -> str:
     return (
         "\n".join(rows)
         + f"\n\n{legend}. Images: article, MNIST digits in PNG; mobilenet, photographs of about 500 x 375 in JPEG, "
-        "resized; blocks, CIFAR-10 in JPEG. Core seconds are CPU time of one thread, measured here. The other rows are "
-        "computed from them under assumptions: equally fast cores in full use, storage that keeps up, and a GPU that "
-        "was **not measured** (a third of the 31.2 TFLOP/s in float32 of NVIDIA's data sheet for the A10; trunk and "
-        "head run on the GPU, all else on cores)."
+        "resized; blocks, CIFAR-10 in JPEG. The first five rows are the measured CPU time of one thread. The "
+        "other rows are computed from these times under assumptions: equally fast cores in full use, storage that "
+        "keeps up, and a GPU that was **not measured** (a third of the 31.2 TFLOP/s in float32 of NVIDIA's data sheet "
+        "for the A10; trunk and head run on the GPU, and all other stages on cores)."
     )
 
 
@@ -468,8 +474,9 @@ def decoding_table() -> str:
     large = result["ms_of_a_run"][sizes[-1]]
     return (
         "\n".join(rows)
-        + f"\n\nNumber of JPEG images: {numbers}. A run takes {large['bilinear']:.0f} ms for a JPEG image of "
-        f"{sizes[-1]} with `bilinear`, and {large['bilinear:scaled']:.0f} ms with `bilinear:scaled`."
+        + f"\n\nThe decoders were measured with JPEG images: {numbers}. A run takes {large['bilinear']:.0f} ms "
+        f"for a JPEG image of {sizes[-1]} with `bilinear`, and {large['bilinear:scaled']:.0f} ms with "
+        "`bilinear:scaled`."
     )
 
 

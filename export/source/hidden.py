@@ -69,7 +69,7 @@ def find_hidden_noise(
         raise ModelRefused(
             f"{origin} calls dropout layers only if `training` is true: {', '.join(gated)}.",
             wanted="dropout layers that are called both in training and in inference",
-            next_step="call these layers without the condition, because Keras disables them in inference"
+            next_step="call these layers without the condition; Keras itself disables dropout in inference"
             + _keep_only([path for path in kept if path not in gated]),
         )
     notices = [

@@ -83,7 +83,7 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError) as error:
         raise OptionRefused(
             f"The Ray cluster {wanted} cannot be reached: {str(error).splitlines()[0]}",
-            wanted="the address of a running cluster, which `ray start --head` prints",
+            wanted="the address of a running cluster, as printed by `ray start --head`",
             next_step="check the address, and that the versions of Ray and Python are those of the cluster; set "
             "RAY_AUTH_TOKEN if the cluster requires a token",
         ) from error

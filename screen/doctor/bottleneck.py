@@ -161,7 +161,7 @@ def measure_bottleneck(
     Args:
         name: the model, as the user named it.
         model: the exported model.
-        source: a shard, a folder of shards or a glob, of which the first rows are measured; None for made-up images.
+        source: a shard, a folder of shards or a glob, whose first rows are measured; None for made-up images.
         config: passes, masks, threads, memory and the image column.
         device: device of the passes.
 

@@ -37,13 +37,13 @@ def doctor(
     ],
     model: Annotated[
         str | None,
-        typer.Argument(metavar="MODEL.onnx", help="Exported model of which a run is measured.", show_default=False),
+        typer.Argument(metavar="MODEL.onnx", help="Exported model whose passes are measured.", show_default=False),
     ] = None,
     source: Annotated[
         str | None,
         typer.Argument(
             metavar="SHARD",
-            help="Parquet shard, folder of shards, or glob, of which the first rows are measured.",
+            help="Parquet shard, folder of shards, or glob; the first rows are measured.",
             show_default="made-up images",
         ),
     ] = None,

@@ -90,7 +90,7 @@ def examine(model: str | None = None, source: str | None = None, config: RunConf
 
     Args:
         model: path of an exported model, for which a run is measured; None for none.
-        source: a shard, a folder of shards or a glob, of which the first rows are measured; None for made-up images.
+        source: a shard, a folder of shards or a glob, whose first rows are measured; None for made-up images.
         config: device, threads, memory, passes, masks and the image column; None for the defaults.
 
     Raises:

@@ -104,7 +104,7 @@ def _refuse_unreadable(
         raise InputRefused(
             f"None of the first {len(first)} file(s) of SOURCE {source} can be read; the first is {first[0].name!r}: "
             f"{first[0].problem}.",
-            wanted="files that exist below the folder of SOURCE",
+            wanted="files that exist, and that this process can read",
             next_step=_correct_paths(first[0].name),
         )
     return chain(first, files)

@@ -116,7 +116,7 @@ def cuda_cards(load: Callable[[str], Any] = ctypes.CDLL) -> CudaCards:
 
 
 def _card(index: int, cuda_version: int, cuda: _Library, nvml: _Nvml | None) -> tuple[CudaCard, str]:
-    """The card, and why its free memory is not known ("" if it is)."""
+    """The card, and why its free memory is not known ("" if the free memory is known)."""
     device, major, minor, total = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
     name, bus_id = (ctypes.create_string_buffer(_TEXT) for _ in range(2))
     uuid = ctypes.create_string_buffer(16)

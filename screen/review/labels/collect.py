@@ -138,7 +138,7 @@ def read_labels(source: str, output: str, *, label_column: str, project: str | N
         raise OptionRefused(
             f"--project {project} was given with a file of labels.",
             wanted="the word label-studio instead of a file",
-            next_step="leave out --project, or read from the server: oodscreen labels label-studio RESULTS ...",
+            next_step="leave out --project, or give the word label-studio as LABELS to read from the server",
         )
     with suppress(OSError):
         if Path(source).samefile(output):

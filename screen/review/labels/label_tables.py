@@ -69,7 +69,7 @@ def refuse_foreign(annotations: Annotations, origin: str, *, others: str = "") -
         raise InputRefused(
             f"None of the {annotations.read} task(s) or row(s) of {origin} has a valid `shard` and `row`{others}.",
             wanted=f"the fields or columns `shard` and `row` that `oodscreen queue` writes{others}",
-            next_step="give labels of a queue, exported with `shard` and `row`",
+            next_step="give labels that contain the values of `shard` and `row` from the queue",
         )
 
 
