@@ -180,7 +180,9 @@ class Constants:
         from export.runtime import onnxruntime
 
         try:
-            session = onnxruntime.InferenceSession(reduced.SerializeToString(), providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(
+                reduced.SerializeToString(), providers=["CPUExecutionProvider"], enable_fallback=0
+            )
             return np.asarray(session.run([name], {})[0])
         except Exception:  # noqa: BLE001  a value that onnxruntime cannot compute alone is not known
             return None

@@ -45,6 +45,18 @@ class OnnxFile:
         """The file in messages."""
         return str(self.path)
 
+    @property
+    def writer(self) -> dict[str, str]:
+        """Version of the program that wrote the file, by its name; empty if unknown."""
+        name, version = _plain(self.proto.producer_name), _plain(self.proto.producer_version)
+        return {name: version} if name else {}
+
+
+def _plain(text: str | bytes) -> str:
+    """A text of a file without unprintable characters, which damaged files contain."""
+    decoded = text if isinstance(text, str) else text.decode(errors="replace")
+    return "".join(one for one in decoded if one.isprintable())[:60]
+
 
 def is_onnx(path: Path) -> bool:
     """Whether a path is an ONNX file, by its content or by its name."""

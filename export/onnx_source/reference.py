@@ -64,6 +64,10 @@ class OnnxNetwork:
         """The graph with the factors of the masks as inputs."""
         return GraphRun(with_factors(self.marked), self.found, [self.output, *self._before(self.marked)])
 
+    def check(self) -> None:
+        """Run one image without noise; errors of onnxruntime propagate."""
+        self.run(np.zeros((1, *self.found.image.input_shape), np.float32), None)
+
     def run(self, pixels: Values, factors: Mapping[str, Values] | None) -> SourcePass:
         """A pass on preprocessed pixels, in batches of the size that the file requires, or of one row.
 

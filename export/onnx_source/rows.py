@@ -40,7 +40,10 @@ class GraphRun:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4  # errors are raised; warnings about shapes are not for the user
         self._session = onnxruntime.InferenceSession(
-            copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            copy.SerializeToString(),
+            options,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,  # it prints
         )
         self._found = found
         self._outputs = list(outputs)

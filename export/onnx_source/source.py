@@ -5,13 +5,15 @@ In: a path and the options of the export. Out: a `Source`, or `ModelRefused` or 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto, helper
 
 from export.contract.metadata import Site
-from export.errors import ModelRefused
+from export.errors import ModelRefused, OodscreenError
 from export.graph.opset import OPSET, OPSETS, raise_opset
 from export.model_source import Converted, Source
 from export.onnx_source.batch import make_batch_variable
@@ -51,6 +53,12 @@ def read_onnx(
         OptionRefused: a pattern or an output name matches nothing in the file, or the shape of the images does not fit.
     """
     file = read_file(path)
+    with _errors_of(file):
+        return _read(file, choice, output, image_shape)
+
+
+def _read(file: OnnxFile, choice: SiteChoice, output: str | None, image_shape: tuple[int, int, int] | None) -> Source:
+    """The source for the model of a file."""
     origin = file.origin
     prepared = prepare(file.proto, output, origin)
     found = find_input(prepared, _settings(prepared), image_shape, origin)
@@ -76,6 +84,7 @@ def read_onnx(
     last = _last_operator(marked)
     plain = without_marks(marked) if drawn and file.proto.functions else _plain(file, value, drawn)
     network = OnnxNetwork(plain, marked, found, value, placements, sites, last == "LogSoftmax")
+    network.check()
     if last == "LogSoftmax":
         notices += ("the LogSoftmax at the end is exported as a Softmax, whose outputs are probabilities",)
     return Source(
@@ -87,12 +96,29 @@ def read_onnx(
         scales_itself=found.scales_itself,
         own_scale="operation that scales pixels of 0..255",
         made_with=(),
-        convert=lambda wanted: _convert(batched, wanted, found, sites, origin),
+        convert=lambda wanted: _convert(batched, wanted, found, sites, classes, origin),
         reference=lambda preprocessing: OnnxReference(network, preprocessing),
         notices=notices,
         takes_integers=found.dtype.kind in "iu",
-        writer={file.proto.producer_name: file.proto.producer_version} if file.proto.producer_name else {},
+        writer=file.writer,
     )
+
+
+@contextmanager
+def _errors_of(file: OnnxFile) -> Iterator[None]:
+    """Within the block, errors of onnx and onnxruntime become `ModelRefused`."""
+    try:
+        yield
+    except OodscreenError:
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise ModelRefused(
+            f"{file.origin} cannot be read as a network: {lines[0][:300].rstrip('.')}.",
+            wanted="a complete and valid ONNX model that onnxruntime can run",
+            next_step="copy or export the file again; this command states the rules of ONNX that it breaks: python -c "
+            f"\"import onnx; onnx.checker.check_model('{file.path}', full_check=True)\"",
+        ) from error
 
 
 def _lost(marked: onnx.ModelProto, kept: tuple[Kept, ...], origin: str) -> list[str]:
@@ -164,7 +190,12 @@ def _plain(file: OnnxFile, output: str, drawn: tuple[str, ...]) -> onnx.ModelPro
 
 
 def _convert(
-    batched: onnx.ModelProto, wanted: int | None, found: FoundInput, sites: tuple[Site, ...], origin: str
+    batched: onnx.ModelProto,
+    wanted: int | None,
+    found: FoundInput,
+    sites: tuple[Site, ...],
+    classes: int,
+    origin: str,
 ) -> Converted:
     """The graph with marked sites in the wanted operator set, with a float32 input."""
     proto = onnx.ModelProto()
@@ -184,6 +215,9 @@ def _convert(
     proto.ir_version = max(proto.ir_version, 8)  # the first with functions in models
     _end_with_softmax(proto)
     _take_floats(proto, found)
+    proto.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info(proto.graph.output[0].name, TensorProto.FLOAT, ["N", classes])
+    )
     layouts = {site.name: tuple(range(len(site.shape) + 1)) for site in sites}
     return Converted(proto, sites, layouts)
 
