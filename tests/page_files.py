@@ -9,10 +9,12 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from tests.conftest import encode
 from tests.export import family
+from tests.export.onnx_source import graphs
 
 
 def save_pictures(folder: Path, images: NDArray[np.uint8]) -> None:
@@ -39,7 +41,7 @@ def save_records(path: Path, images: NDArray[np.uint8]) -> None:
 
 
 def save_models(folder: Path) -> None:
-    """Models with a variable image size, with logits and with two outputs."""
+    """Keras models with a variable image size, with logits and with two outputs; and an ONNX file."""
     from export.source.describe import import_keras
 
     keras = import_keras()
@@ -50,6 +52,7 @@ def save_models(folder: Path) -> None:
     hidden = layers.Dropout(0.5)(layers.Dense(16, activation="relu")(layers.Flatten()(image)))
     outputs = [layers.Dense(3, activation="softmax", name=name)(hidden) for name in ("scores", "colours")]
     keras.Model(image, outputs).save(folder / "two-heads.keras")
+    onnx.save(graphs.network(), folder / "network.onnx")
 
 
 def save_in_two_files(path: Path, folder: Path) -> None:
