@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from export.onnx_source.graphs import Constants, attributes_of, read_by, replace_nodes
+from export.onnx_source.graphs import Constants, attributes_of, fold_small_constants, read_by, replace_nodes
 from export.onnx_source.marks import without_marks
 
 _MORE = 97
@@ -37,6 +37,7 @@ def make_batch_variable(model: onnx.ModelProto, name: str, batch: int) -> None:
     """
     graph = model.graph
     if batch:
+        fold_small_constants(model)
         shapes = _shapes(model, name, batch)
         _free_expands(model, name, shapes, batch)
         _repeat_constants(model, name, batch)

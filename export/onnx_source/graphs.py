@@ -5,6 +5,7 @@ In: an ONNX model. Out: nodes and arrays; `evaluate` runs small parts of the gra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,9 @@ RANDOM = frozenset(
 
 _MOST_NODES = 64
 """Maximum number of nodes that are run to evaluate a constant."""
+
+_SMALL = 64
+"""Maximum number of elements of a small constant."""
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -105,6 +109,59 @@ def keep_needed(graph: onnx.GraphProto, inputs: Iterable[str] = ()) -> None:
             values.remove(unread)
 
 
+def fold_small_constants(model: onnx.ModelProto) -> None:
+    """Replace the nodes of the main graph that compute small constants, such as the bounds of a slice, by their values.
+
+    Shape inference reads constants, but evaluates only few operators.
+    """
+    graph = model.graph
+    small = {tensor.name for tensor in graph.initializer if math.prod(tensor.dims) <= _SMALL}
+    folded = []
+    for node in graph.node:
+        deterministic = node.op_type not in (*RANDOM, "Dropout") and node.domain in STANDARD and not subgraphs_of(node)
+        if deterministic and node.input and all(name in small for name in node.input if name):
+            folded.append(node)
+            small.update(node.output)
+    if not folded:
+        return
+    names = [name for node in folded for name in node.output if name]
+    values = run_constants(model, folded, names)
+    if values is None:
+        return
+    replace_nodes(graph, [node for node in graph.node if not any(name in names for name in node.output)])
+    outputs = {value.name for value in graph.output}
+    graph.initializer.extend(numpy_helper.from_array(values[name], name) for name in names if name not in outputs)
+
+
+def run_constants(
+    model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], names: Sequence[str]
+) -> dict[str, NDArray[Any]] | None:
+    """Values of nodes that read only initializers; None if onnxruntime cannot compute them.
+
+    Args:
+        model: the model of the nodes.
+        nodes: the nodes, in order.
+        names: names of the values.
+    """
+    from export.runtime import onnxruntime
+
+    read = {name for node in nodes for name in node.input}
+    weights = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    graph = helper.make_graph(nodes, "constants", [], [onnx.ValueInfoProto(name=name) for name in names], weights)
+    standard = [entry for entry in model.opset_import if entry.domain in STANDARD]
+    reduced = helper.make_model(graph, opset_imports=standard)
+    reduced.ir_version = model.ir_version
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # no log lines
+    try:
+        session = onnxruntime.InferenceSession(
+            reduced.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
+        return dict(zip(names, map(np.asarray, session.run(list(names), {})), strict=True))
+    except Exception:  # noqa: BLE001  a value that onnxruntime cannot compute alone is not known
+        return None
+
+
 def rename_values(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
     """Rename values of a graph, and the same values in its subgraphs."""
     for node in graph.node:
@@ -160,11 +217,10 @@ class Constants:
     def _evaluate(self, name: str) -> NDArray[Any] | None:
         """The result of running the nodes before a value; None if they read an input."""
         nodes: dict[str, onnx.NodeProto] = {}
-        waiting, weights = [name], set()
+        waiting = [name]
         while waiting:
             value = waiting.pop()
             if value in self._weights:
-                weights.add(value)
                 continue
             node = self._producers.get(value)
             if node is None or node.op_type in RANDOM or node.op_type == "Dropout" or len(nodes) > _MOST_NODES:
@@ -173,19 +229,8 @@ class Constants:
                 nodes[node.output[0]] = node
                 waiting += list(read_by(node))
         ordered = [node for node in self._model.graph.node if node.output and node.output[0] in nodes]
-        output = onnx.ValueInfoProto(name=name)
-        graph = helper.make_graph(ordered, "constant", [], [output], [self._weights[one] for one in weights])
-        reduced = helper.make_model(graph, opset_imports=self._model.opset_import, functions=self._model.functions)
-        reduced.ir_version = self._model.ir_version
-        from export.runtime import onnxruntime
-
-        try:
-            session = onnxruntime.InferenceSession(
-                reduced.SerializeToString(), providers=["CPUExecutionProvider"], enable_fallback=0
-            )
-            return np.asarray(session.run([name], {})[0])
-        except Exception:  # noqa: BLE001  a value that onnxruntime cannot compute alone is not known
-            return None
+        values = run_constants(self._model, ordered, [name])
+        return None if values is None else values[name]
 
 
 def _constant(node: onnx.NodeProto) -> NDArray[Any] | None:
