@@ -17,7 +17,7 @@ from export.config import ExportConfig, FileExportConfig
 from export.contract.inputs import Preprocessing, choose_preprocessing, choose_resize, fit_preprocessing
 from export.contract.metadata import ModelContract
 from export.contract.validity import check_class_names
-from export.errors import ModelRefused, OptionRefused
+from export.errors import ModelRefused, OptionRefused, OutputRefused
 from export.graph.files import check_output, model_files
 from export.graph.keras_source import as_source
 from export.graph.opset import check_opset
@@ -59,7 +59,7 @@ def export_model_file(model: str | Path, output: str | Path, config: FileExportC
     check_opset(config.opset)
     preprocessing = _preprocessing(config)
     if is_onnx(Path(model)):
-        _check_onnx_options(config)
+        _check_onnx_options(Path(model), Path(output), config)
         source = read_onnx(
             Path(model), choice=_choice(config), output=config.output_layer, image_shape=config.image_shape
         )
@@ -112,12 +112,19 @@ def _preprocessing(config: ExportConfig) -> Preprocessing:
     return choose_preprocessing(config.preprocess, config.scale, config.mean, config.std)
 
 
-def _check_onnx_options(config: FileExportConfig) -> None:
-    """Refuse the options that have no meaning for an ONNX file.
+def _check_onnx_options(model: Path, output: Path, config: FileExportConfig) -> None:
+    """Refuse the options that have no meaning for an ONNX file, and an output that would replace the file.
 
     Raises:
         OptionRefused: one of these options was given.
+        OutputRefused: the output is the file that is exported.
     """
+    if model.resolve() == output.resolve():
+        raise OutputRefused(
+            f"{output} is the file that would be exported, and would be replaced.",
+            wanted="another path for the exported file, because the file of the other program has no second copy",
+            next_step=f"name another output, such as {output.with_name(f'{output.stem}-exported.onnx')}",
+        )
     given = {"--weights": config.weights, "--custom-objects": config.custom_objects, "--unsafe": config.unsafe}
     for option, value in given.items():
         if value:

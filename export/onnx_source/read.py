@@ -60,7 +60,7 @@ def _plain(text: str | bytes) -> str:
 
 def is_onnx(path: Path) -> bool:
     """Whether a path is an ONNX file, by its content or by its name."""
-    if not path.is_file():
+    if path.is_dir():
         return False
     if path.suffix.lower() == ".onnx":
         return True

@@ -12,7 +12,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from export.errors import ModelRefused, OodscreenError, OptionRefused, VerificationFailed
+from export.errors import ModelRefused, OodscreenError, OptionRefused, OutputRefused, VerificationFailed
+from export.exporter import export_file
 from tests.export.onnx_source.graphs import CLASSES, export, export_saved, network, node, weight
 from tests.export.onnx_source.test_source import dropout, norm, spelled_out
 
@@ -294,6 +295,20 @@ def test_a_file_that_is_no_onnx_is_refused(kind: str, tmp_path: Path) -> None:
     with pytest.raises(ModelRefused, match=found) as raised:
         export_saved(tmp_path)
     assert next_step in raised.value.next_step
+
+
+def test_the_file_itself_is_not_replaced(tmp_path: Path) -> None:
+    onnx.save(network(), tmp_path / "source.onnx")
+    before = (tmp_path / "source.onnx").read_bytes()
+    with pytest.raises(OutputRefused, match="is the file that would be exported, and would be replaced") as raised:
+        export_file(tmp_path / "source.onnx", tmp_path / "." / "source.onnx", scale=1, output_kind="logits")
+    assert "source-exported.onnx" in raised.value.next_step
+    assert (tmp_path / "source.onnx").read_bytes() == before
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelRefused, match=r"source\.onnx could not be read: No such file"):
+        export_saved(tmp_path)
 
 
 def test_an_exported_file_is_not_exported_again(tmp_path: Path) -> None:
