@@ -308,12 +308,12 @@ def _other_kind(path: Path, start: bytes) -> ModelRefused:
 
 
 def _refuse(path: Path, kind: str, *, lfs: bool = False) -> ModelRefused:
+    unpack = "unpack the archive, and export the file or folder in it:"
     steps = {
-        "(gzip)": f"unpack the archive, and export the file or folder in it: tar -xzf '{path}'",
-        "(7z)": f"unpack the archive, and export the file or folder in it: 7z x '{path}'",
-        "(rar)": f"unpack the archive, and export the file or folder in it: unrar x '{path}'",
-        "HTML": "download the file itself, in place of the page that describes it",
+        part: f"{unpack} {way} '{path}'" for part, way in (("gzip", "tar -xzf"), ("7z", "7z x"), ("rar", "unrar x"))
     }
+    steps["HTML"] = "download the file itself, in place of the page that describes it"
+    steps["PyTorch"] = "export the PyTorch model with active dropout, by torch.onnx.export, and give the .onnx file"
     step = next((step for part, step in steps.items() if part in kind), "give the file that model.save of Keras wrote")
     return ModelRefused(
         f"{path} is {kind}.",

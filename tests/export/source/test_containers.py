@@ -29,7 +29,7 @@ OTHERS = (
     ("model.keras", b'<?xml version="1.0"?>', "is a page of HTML or XML", "download the file itself"),
     ("model.h5", b"", "is empty", "model.save"),
     ("model.h5", b"\x1c\0\0\0TFL3\x14\0", "is a TensorFlow Lite model", "model.save"),
-    ("model.pt", b"\x80\x02\x8a\x0alm\xfcw", "is a file of PyTorch", "model.save"),
+    ("model.pt", b"\x80\x02\x8a\x0alm\xfcw", "is a file of PyTorch", "torch.onnx.export"),
     ("model.pkl", b"\x80\x04\x95", "is a Python pickle", "model.save"),
     ("model.onnx", b"\x08\x08\x12\x07pytorch", "is an ONNX model", "model.save"),
     ("frozen.pb", b"\n\x1f\n\x05", "is a graph of TensorFlow", "model.save"),
