@@ -495,9 +495,9 @@ def proof_text() -> str:
     smallest = min(one["smallest_uniformity_p_value"] for one in networks)
     return (
         f"`benchmarks/proof.py` exported {len(networks)} networks once, {saturated} of them with saturated outputs, "
-        f"and repeated the verification {runs:,} times with other seeds. It refused {refused} correct files. The "
-        f"p-values of the {counts} counts are uniform: of {counts} Kolmogorov-Smirnov tests, the smallest p-value is "
-        f"{smallest:.2g}. Planted faults that were found: {faults}."
+        f"and repeated the verification {runs:,} times with other seeds. The verification refused {refused} correct "
+        f"files. The p-values of the {counts} counts are uniform: of {counts} Kolmogorov-Smirnov tests, the smallest "
+        f"p-value is {smallest:.2g}. Planted faults that were found: {faults}."
     )
 
 

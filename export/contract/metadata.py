@@ -211,8 +211,9 @@ class ModelContract:
         try:
             return cls._parse(values)
         except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            problem = f"{error} is missing" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
             raise ContractRefused(
-                f"{origin} has a damaged oodscreen contract ({type(error).__name__}: {error}).",
+                f"{origin} has a damaged oodscreen contract ({problem}).",
                 wanted="the unmodified metadata that `oodscreen export` wrote",
                 next_step="export the model again, and do not edit the file's metadata",
             ) from error

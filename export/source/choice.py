@@ -60,7 +60,8 @@ def check_patterns(
     if unmatched:
         option, pattern = unmatched[0]
         raise OptionRefused(
-            f"{option} {pattern!r} matches none of the {'kept ' if option == '--rate' else ''}sites of {origin}.",
+            f"{option} {pattern!r} matches none of the {'kept ' if option == '--rate' else ''}dropout layers of "
+            f"{origin}.",
             wanted=f"a pattern that matches one of: {', '.join(kept if option == '--rate' and kept else paths)}",
             next_step="give one of these names; in a pattern, * matches any characters and ? matches one character",
         )

@@ -126,7 +126,7 @@ def _choose_workers(ray: Any, config: RunConfig) -> tuple[WorkerSize, int]:
         raise OptionRefused(
             "No node of the Ray cluster has CPUs.",
             wanted="nodes with CPUs: each worker needs at least one, even if it uses a GPU",
-            next_step="start nodes with CPUs (`ray start --num-cpus`)",
+            next_step="start nodes with CPUs, for example with the option --num-cpus=8 of `ray start`",
         )
     if gpus and config.device != "cpu":
         size = WorkerSize(config.threads or 1, 1)

@@ -27,8 +27,8 @@ MAX_RELATIVE_DIFFERENCE = 0.1
 """Maximum difference as a share of the standard deviation of the descriptor: images of low contrast differ by less.
 
 Both limits were chosen on CIFAR-10 and MNIST. Of images that were compressed as JPEG of quality 90, more than 99 % are
-within both limits. Of 10,000 test images of CIFAR-10 none is that near to one of 15,000 training images, and one of
-10,000 digits is to one of 50,000 others."""
+within both limits. Of 10,000 test images of CIFAR-10, none is within both limits of one of 15,000 training images; of
+10,000 digits, one is within both limits of one of 50,000 other digits."""
 
 MAX_SHARE = 0.01
 """Maximum share of the rows that may be near-copies of reference rows."""

@@ -60,7 +60,7 @@ def choose_target(output: str, results: Path) -> Path:
 
 
 def _why_not_replaceable(path: Path) -> str:
-    """Why a path must not be written; "" if it is unused or has an earlier file of labelled rows."""
+    """Why a path must not be written; "" if the path is unused or has an earlier file of labelled rows."""
     if not path.exists():
         return "is a broken link" if path.is_symlink() else ""
     if path.is_dir():

@@ -101,7 +101,7 @@ class FileDestination:
             raise OutputRefused(
                 f"{form} already exists with other content; the labelling configuration of {self.target.name} "
                 "needs this name.",
-                wanted="a task file whose name with the extension .xml is not yet in use",
+                wanted=f"a task file for which {form.name} does not exist, or has the content of this configuration",
                 next_step="choose another file name for the tasks (--output)",
             )
 
