@@ -23,7 +23,7 @@ def export(
         typer.Argument(
             metavar="MODEL",
             help="Keras model: a .keras file, an .h5 file, a SavedModel folder of Keras 2, or, with --weights, a "
-            "JSON file of the layers. Or an ONNX file, such as PyTorch writes, whose Dropout nodes are active.",
+            "JSON file of the layers. Or an ONNX file with active Dropout nodes, for example from PyTorch.",
             show_default=False,
         ),
     ],

@@ -128,7 +128,7 @@ class ExportConfig:
         PreprocessingName | None,
         typer.Option(
             help="Name of the preprocessing of 0..255 pixels in training: `unit` is a scale of 1/255, the others are "
-            "modes of `preprocess_input` in keras.applications; `torch` is also that of torchvision's models. Replaces "
+            "modes of `preprocess_input` in keras.applications; `torch` also fits torchvision's models. Replaces "
             "--scale, --mean and --std.",
             show_default=False,
             rich_help_panel=_PIXELS,
@@ -199,7 +199,7 @@ class ExportConfig:
             "--keep-layer",
             metavar="PATTERN",
             help="Name or pattern of the dropout layers that stay stochastic, such as 'top_dropout*'; may be repeated. "
-            "In an ONNX file, also switches on Dropout nodes that are in inference mode.",
+            "In an ONNX file, the option also activates Dropout nodes in inference mode.",
             show_default="all",
             rich_help_panel=_DROPOUT,
         ),

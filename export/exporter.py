@@ -226,7 +226,7 @@ def _check_preprocessing(source: Source, preprocessing: Preprocessing) -> Prepro
             wanted="the scaling of 0..255 pixels in training, because a wrong scaling makes every score wrong",
             next_step="add --scale 1/255 if the model was trained on 0..1, --scale 1 if on raw 0..255 pixels, or "
             "--preprocess tf, torch or caffe if it was trained with that mode of keras.applications' preprocess_input; "
-            "torch is also the Normalize of torchvision's models",
+            "torch is also the Normalize transform of torchvision's models",
         )
     if preprocessing.scale is None and (preprocessing.mean or preprocessing.std):
         raise OptionRefused(

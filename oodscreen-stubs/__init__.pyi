@@ -161,8 +161,8 @@ def export_file(
             active Dropout nodes.
         output: ONNX file to write; it appears only after it has been verified.
         preprocess: Name of the preprocessing of 0..255 pixels in training: `unit` is a scale of 1/255, the others are
-            modes of `preprocess_input` in keras.applications; `torch` is also that of torchvision's models. Replaces
-            --scale, --mean and --std.
+            modes of `preprocess_input` in keras.applications; `torch` also fits torchvision's models. Replaces --scale,
+            --mean and --std.
         scale: Factor by which 0..255 pixels were multiplied in training: 1/255, or 1 for raw pixels. Required unless
             --preprocess is given or the model scales the pixels itself, as Rescaling and Normalization layers do.
         mean: Mean to subtract from the scaled pixels: one number, or one for each channel, separated by commas.
@@ -178,7 +178,7 @@ def export_file(
             width, such as 3x64x64. Required if the input of the model does not determine this shape. Default: from the
             input of the model.
         keep_layer: Name or pattern of the dropout layers that stay stochastic, such as 'top_dropout*'; may be repeated.
-            In an ONNX file, also switches on Dropout nodes that are in inference mode. Default: all.
+            In an ONNX file, the option also activates Dropout nodes in inference mode. Default: all.
         rate: Dropout rate that replaces the rate in training: 0.3 for all kept layers, or 'block*=0.1' for those with a
             matching name; may be repeated. Default: as in training.
         output_kind: Kind of output: softmax, logits, sigmoid, regression; required if the model ends in neither softmax
@@ -238,8 +238,8 @@ def export_model(
         model: a built `keras.Model`: functional, sequential, or a subclass.
         output: ONNX file to write; it appears only after it has been verified.
         preprocess: Name of the preprocessing of 0..255 pixels in training: `unit` is a scale of 1/255, the others are
-            modes of `preprocess_input` in keras.applications; `torch` is also that of torchvision's models. Replaces
-            --scale, --mean and --std.
+            modes of `preprocess_input` in keras.applications; `torch` also fits torchvision's models. Replaces --scale,
+            --mean and --std.
         scale: Factor by which 0..255 pixels were multiplied in training: 1/255, or 1 for raw pixels. Required unless
             --preprocess is given or the model scales the pixels itself, as Rescaling and Normalization layers do.
         mean: Mean to subtract from the scaled pixels: one number, or one for each channel, separated by commas.
@@ -255,7 +255,7 @@ def export_model(
             width, such as 3x64x64. Required if the input of the model does not determine this shape. Default: from the
             input of the model.
         keep_layer: Name or pattern of the dropout layers that stay stochastic, such as 'top_dropout*'; may be repeated.
-            In an ONNX file, also switches on Dropout nodes that are in inference mode. Default: all.
+            In an ONNX file, the option also activates Dropout nodes in inference mode. Default: all.
         rate: Dropout rate that replaces the rate in training: 0.3 for all kept layers, or 'block*=0.1' for those with a
             matching name; may be repeated. Default: as in training.
         output_kind: Kind of output: softmax, logits, sigmoid, regression; required if the model ends in neither softmax

@@ -120,7 +120,8 @@ def _own_axes(shape: tuple[int, ...], mask: tuple[int, ...], name: str, origin: 
     mask = (1,) * (len(shape) - len(mask)) + mask
     if len(mask) != len(shape) or any(own not in (1, size) for own, size in zip(mask, shape, strict=True)):
         raise ModelRefused(
-            f"The mask of the dropout {name} of {origin} has the shape {list(mask)}, and its input {list(shape)}.",
+            f"The mask of the dropout {name} of {origin} has the shape {list(mask)}, and its input has the shape "
+            f"{list(shape)}.",
             wanted="a mask whose axes have the size of the input or 1",
             next_step="replace this noise by torch.nn.Dropout and export the model again",
         )

@@ -97,7 +97,7 @@ def find_dropouts(model: onnx.ModelProto, opset: int, origin: str) -> tuple[Drop
         if len(node.output) > 1 and node.output[1] in read:
             raise ModelRefused(
                 f"The mask of the dropout {node.name} of {origin} is read by other nodes.",
-                wanted="Dropout nodes whose first output alone is read",
+                wanted="Dropout nodes of which only the first output is read",
                 next_step="compute the output from the first output of the dropout alone, and write the file again",
             )
         rate, silent = _state(node, opset, constants, inputs, origin)
@@ -142,8 +142,7 @@ def _number(
     raise ModelRefused(
         f"The {what} of the dropout {node.name} of {origin} is not a constant.",
         wanted=f"a {what} that is a constant or an input of the graph",
-        next_step="replace the value by a constant and write the file again, or leave the dropout out: --keep-layer "
-        "selects the dropouts to keep, but each must have constant settings",
+        next_step="replace the value by a constant, and write the file again",
     )
 
 
@@ -173,7 +172,7 @@ def choose_dropouts(
 ) -> tuple[tuple[Kept, ...], tuple[str, ...]]:
     """The dropouts that the export keeps, and notices about those that it does not.
 
-    Without a pattern, all active ones are kept. A pattern selects silent ones too, which it switches on.
+    Without a pattern, all active ones are kept. A pattern also selects inactive nodes, which are then activated.
 
     Raises:
         ModelRefused: no dropout is active and none is selected, or a ratio is not below 1.

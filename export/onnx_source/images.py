@@ -110,7 +110,7 @@ def _find_image(
         raise ModelRefused(
             f"{origin} takes an input {_text(sizes)}.",
             wanted="one image input of fixed size, [N, channels, height, width] or [N, height, width, channels], "
-            "with 1 or 3 channels, or a reshaped image",
+            "with 1 or 3 channels, or the pixels of an image in another shape",
             next_step=_how_to_state_shape(shape),
         )
     height, width = sides

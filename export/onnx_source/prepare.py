@@ -100,7 +100,7 @@ def _check_opset(model: onnx.ModelProto, origin: str) -> None:
     if DOMAIN in used:
         raise ModelRefused(
             f"{origin} contains noise functions of oodscreen, but no contract.",
-            wanted="an unmodified file of oodscreen export, or a file of another program",
+            wanted="an unmodified file that `oodscreen export` wrote, or a file of another program",
             next_step="export the original model again",
         )
     if "ai.onnx.ml" in used:
@@ -257,7 +257,7 @@ def check_noise(model: onnx.ModelProto, origin: str) -> None:
         names = ", ".join(f"{node.name or node.output[0]} ({node.op_type})" for node in noise[:5])
         raise ModelRefused(
             f"{origin} draws random numbers in other operators than Dropout: {names}.",
-            wanted="no random numbers except those of dropout, whose masks the screening draws itself",
+            wanted="no random numbers except the masks of dropout, which a run draws itself",
             next_step="replace this noise by torch.nn.Dropout, or switch it off by module.eval() before the export; of "
             "PyTorch's layers, AlphaDropout and FeatureAlphaDropout draw these numbers, as do hand-written masks",
         )

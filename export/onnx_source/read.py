@@ -95,7 +95,7 @@ def read_file(path: Path) -> OnnxFile:
     if "oodscreen.contract_version" in metadata:
         raise ModelRefused(
             f"{path} was written by oodscreen export: its dropout is already stochastic, and it contains a contract.",
-            wanted="an ONNX file of another program, which is not yet exported",
+            wanted="an ONNX file that another program wrote",
             next_step=f"use the file as it is: oodscreen calibrate {path} SHARDS --output OUT.calibration",
         )
     digests = [(path.name, hashlib.sha256(data).hexdigest())]
@@ -157,7 +157,8 @@ def _load_weights(path: Path, proto: onnx.ModelProto, locations: list[str]) -> N
         raise ModelRefused(
             f"{path} has {size / 1e9:.1f} GB of external weights.",
             wanted=f"at most {LARGEST_FILE / 1e9:.1f} GB of weights, which is the limit of an ONNX graph in memory",
-            next_step="export a smaller network of the same family; from Keras, weights above this limit are supported",
+            next_step="export a smaller network of the same family; the export of Keras models supports weights above "
+            "this limit",
         )
     try:
         for tensor in tensors_of(proto):

@@ -56,7 +56,7 @@ def refuse_empty(context: Any, words: list[str]) -> None:
             raise OptionRefused(
                 f"{shown} is an empty text.",
                 wanted="a text that is not empty",
-                next_step=f"give a value for {shown}; if it is a variable of a shell, set the variable",
+                next_step=f"give a value for {shown}; if the value is a variable of the shell, set this variable",
             )
 
 

@@ -149,7 +149,7 @@ def check_reasons(reasons: tuple[str, ...]) -> None:
             raise OptionRefused(
                 f"--reason {name} is neither a score nor a status.",
                 wanted=f"one of {', '.join(sorted(_NAMES))}",
-                next_step="give a name that occurs in the column flag_reason",
+                next_step="give a name that occurs in the column flag_reasons",
             )
 
 

@@ -109,7 +109,7 @@ def _read_shard(path: Path, label: str | None) -> pa.Table:
         raise OptionRefused(
             f"{path} has no column {label!r}.",
             wanted="a column of labels that the run copied from its input",
-            next_step=f"run `oodscreen run` again with --keep {label}",
+            next_step=f"repeat the `oodscreen run` with --keep {label}, and with another OUTPUT or with --force",
         )
     raise _no_results(path, f"the file lacks the columns {', '.join(missing[:3])}")
 

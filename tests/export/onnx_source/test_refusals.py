@@ -238,10 +238,14 @@ CASES: dict[str, Refused] = {
         network, "has no output of this name", "give one of these names", OptionRefused, {"output_layer": "x"}
     ),
     "no such site": Refused(
-        network, "matches none of the sites", "give one of these names", OptionRefused, {"keep_layer": ["x"]}
+        network, "matches none of the dropout layers", "give one of these names", OptionRefused, {"keep_layer": ["x"]}
     ),
     "rate of no site": Refused(
-        network, "matches none of the kept sites", "give one of these names", OptionRefused, {"rate": {"x": 0.1}}
+        network,
+        "matches none of the kept dropout layers",
+        "give one of these names",
+        OptionRefused,
+        {"rate": {"x": 0.1}},
     ),
     "two inputs": Refused(two_inputs, r"has 2 inputs without a value: image \[N, 3, 8, 8\], age \[N, 4\]", "export it"),
     "four channels": Refused(
