@@ -172,8 +172,8 @@ class ExportConfig:
         typer.Option(
             metavar="METHOD[:FIT][:scaled]",
             help="Method that resizes images to the input size of the model; the same as in training. "
-            f"METHOD: {', '.join(RESIZE_METHODS)}. FIT: {', '.join(RESIZE_FITS)}, not with none or crop-or-pad; "
-            "short=N resizes the shorter side to N pixels, then crops the centre. "
+            f"METHOD: {', '.join(RESIZE_METHODS)}. FIT, for other methods than none and crop-or-pad: "
+            f"{', '.join(RESIZE_FITS)}; short=N resizes the shorter side to N pixels, then crops the centre. "
             "With `none`, images of another size are not scored. With `:scaled`, large JPEG images are decoded at 1/2, "
             "1/4 or 1/8 of their size before they are resized: faster, but the pixels differ.",
             rich_help_panel=_PIXELS,

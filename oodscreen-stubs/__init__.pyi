@@ -170,10 +170,10 @@ def export_file(
             separated by commas.
         resize: Method that resizes images to the input size of the model; the same as in training. METHOD: none,
             bilinear, nearest, pil-nearest, pil-box, pil-bilinear, pil-hamming, pil-bicubic, pil-lanczos, crop-or-pad.
-            FIT: stretch, crop, pad, short=N, not with none or crop-or-pad; short=N resizes the shorter side to N
-            pixels, then crops the centre. With `none`, images of another size are not scored. With `:scaled`, large
-            JPEG images are decoded at 1/2, 1/4 or 1/8 of their size before they are resized: faster, but the pixels
-            differ.
+            FIT, for other methods than none and crop-or-pad: stretch, crop, pad, short=N; short=N resizes the shorter
+            side to N pixels, then crops the centre. With `none`, images of another size are not scored. With `:scaled`,
+            large JPEG images are decoded at 1/2, 1/4 or 1/8 of their size before they are resized: faster, but the
+            pixels differ.
         image_shape: Shape of the training images: height, width and channels, such as 64x64x3, or channels, height and
             width, such as 3x64x64. Required if the input of the model does not determine this shape. Default: from the
             input of the model.
@@ -247,10 +247,10 @@ def export_model(
             separated by commas.
         resize: Method that resizes images to the input size of the model; the same as in training. METHOD: none,
             bilinear, nearest, pil-nearest, pil-box, pil-bilinear, pil-hamming, pil-bicubic, pil-lanczos, crop-or-pad.
-            FIT: stretch, crop, pad, short=N, not with none or crop-or-pad; short=N resizes the shorter side to N
-            pixels, then crops the centre. With `none`, images of another size are not scored. With `:scaled`, large
-            JPEG images are decoded at 1/2, 1/4 or 1/8 of their size before they are resized: faster, but the pixels
-            differ.
+            FIT, for other methods than none and crop-or-pad: stretch, crop, pad, short=N; short=N resizes the shorter
+            side to N pixels, then crops the centre. With `none`, images of another size are not scored. With `:scaled`,
+            large JPEG images are decoded at 1/2, 1/4 or 1/8 of their size before they are resized: faster, but the
+            pixels differ.
         image_shape: Shape of the training images: height, width and channels, such as 64x64x3, or channels, height and
             width, such as 3x64x64. Required if the input of the model does not determine this shape. Default: from the
             input of the model.
