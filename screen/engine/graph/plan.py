@@ -266,6 +266,6 @@ def _check_no_subgraphs(model: ExportedModel) -> None:
     if nested:
         raise ContractRefused(
             f"The graph of {model.path} contains subgraphs ({', '.join(nested)}).",
-            wanted="a model without loops and branches; recurrent layers contain loops",
+            wanted="a model without branches and loops; a recurrent layer is a loop, unless it is unrolled",
             next_step="unroll or replace the layers with loops or branches, then export the model again",
         )
