@@ -151,7 +151,7 @@ class RunConfig(ExecutionOptions, DecisionOptions, ColumnOptions):
             adaptive_algorithm: version of the early exit; recorded only with `adaptive`.
             settings: pass settings after the defaults of the calibration are applied.
             rule: text of the flag rule, which includes that of the calibration.
-            calibration: digest of the calibration; None without one.
+            calibration: digest of the calibration; None without a calibration.
         """
         return {
             **{name: getattr(self, name) for name in _DECIDES},

@@ -343,7 +343,7 @@ def hostile_text() -> str:
         lines += [f"## {area}", "", "| given | what happens |", "|---|---|"]
         lines += [f"| {_cell(one.given)} | {_cell(one.outcome)} |" for one in kinds if one.area == area]
         lines.append("")
-    lines += ["## Parquet files", "", "A run of a folder with a good shard and the file:", ""]
+    lines += ["## Parquet files", "", "The exit code is that of a run of a folder with a good shard and the file:", ""]
     lines += ["| exit code | files |", "|---|---|"]
     by_code: dict[int, list[str]] = {}
     for name, (_, code, *_) in PARQUET.items():

@@ -93,7 +93,8 @@ def read_container(path: Path) -> Container:
             raise _other_kind(path, start)
     if container.age == 1:
         raise ModelRefused(
-            f"{path} was written by Keras {container.version or '1'}, whose layers have other names and settings.",
+            f"{path} was written by Keras {container.version or '1'}, whose layers differ from those "
+            "of Keras 2 and 3 in names and settings.",
             wanted="a model of Keras 2 or 3",
             next_step="install tf_keras (pip install tf_keras), build the model with it, and export the file that this "
             f"Python code writes: model.load_weights('{path}'); model.save('{path.stem}-keras-2.h5')",

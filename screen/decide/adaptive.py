@@ -52,7 +52,7 @@ def entropy_limits(
 
     Args:
         rule: the user's flag rule, or the default rule without a calibration; None if only the calibration flags rows.
-        calibration: the calibration; None without one.
+        calibration: the calibration of the run, or None.
         rows: number of rows, B.
         distances: distances of the rows, `[B]` each.
     """

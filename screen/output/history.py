@@ -46,7 +46,7 @@ class Night:
         finished: end of the run, ISO 8601, UTC.
         version: version of oodscreen that finished the run.
         configuration: fingerprint of the configuration, as in the manifest.
-        calibration: digest of the calibration; None without one.
+        calibration: digest of the calibration; None without a calibration.
         shards: number of result shards that the run wrote.
         rows: number of rows in them.
         flagged: number of flagged rows, including the rows that could not be scored.

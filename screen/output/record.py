@@ -71,7 +71,7 @@ class RunRecord:
         output_kind: output kind in the model's contract.
         class_names: class names of the run; empty if it has none.
         image_shape: `(height, width, channels)` of the model's input images.
-        promise: target rate of the calibration; None without one.
+        promise: target rate of the calibration; None without a calibration.
         device: device of the passes; "" if the part of a job array that ended last scored no shard.
         finished: end of the run, ISO 8601, UTC.
         seconds: wall time in seconds.

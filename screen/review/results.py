@@ -49,7 +49,7 @@ class Settings:
         seed: seed for the dropout masks.
         masks: `shared` or `per-row`.
         rule: the flag rule, as text.
-        calibration: SHA-256 of the calibration; None without one.
+        calibration: SHA-256 of the calibration; None without a calibration.
         adaptive: whether the run used early exit.
     """
 

@@ -294,7 +294,7 @@ def _refuse_newest(output: Path, partition: ShardPartition | None, numbers: dict
 
 
 def _store_time(output: Path) -> datetime:
-    """The time that the store writes for an object that is created now; the time of this machine if it refuses."""
+    """The time that the store writes for a new object; the time of this machine if the store refuses to write."""
     probe = output / f"_probe.{secrets.token_hex(8)}"
     try:
         _create(probe, b"1")

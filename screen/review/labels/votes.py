@@ -61,7 +61,7 @@ class Votes:
     Attributes:
         name: identity of the row.
         by_annotator: last vote of each annotator.
-        ground_truth: the vote marked as ground truth; None without one.
+        ground_truth: the vote that is marked as ground truth; None if no vote is marked.
     """
 
     name: RowName

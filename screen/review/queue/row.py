@@ -79,7 +79,7 @@ class QueuedImage:
 
     Attributes:
         data: bytes of the image file from the input; a PNG file if the input contains raw pixels.
-        path: path of the image in the input; None without one.
+        path: path of the image in the input; None if the input has no path.
         suffix: file extension of the format, with the dot.
         media_type: media type of the format.
     """

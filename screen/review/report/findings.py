@@ -214,7 +214,7 @@ class Findings:
         notes: reasons for missing thumbnails, one sentence each.
         quarantine: rows and shards that could not be scored.
         trend: the nights of the history; None if there are fewer than two.
-        comparison: differences from an earlier run; None without one.
+        comparison: differences from an earlier run; None if no earlier run is given.
     """
 
     name: str
