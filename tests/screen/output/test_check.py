@@ -216,6 +216,7 @@ def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
 
 def test_results_are_not_checked_while_a_run_writes_them(folder: Path) -> None:
     refuse_if_held(folder / "out")
-    with hold_output(folder / "out"), pytest.raises(OutputLocked, match="in use by process"):
+    with hold_output(folder / "out"), pytest.raises(OutputLocked, match="in use by process") as locked:
         refuse_if_held(folder / "out")
+    assert locked.value.next_step == "wait until that run ends, then repeat this command"
     refuse_if_held(folder / "out")

@@ -472,6 +472,7 @@ def test_a_queue_locks_its_ledger(night: Night, tmp_path: Path, capsys: pytest.C
 
     with hold_output(night.results / "_queue.ledger"), pytest.MonkeyPatch.context() as patched:
         assert oodscreen("queue", night.results, "-o", tmp_path / "q.parquet", monkeypatch=patched) == 75
+    assert "at most one `oodscreen queue` with the same ledger" in capsys.readouterr().err
 
 
 def test_results_that_a_run_writes_to_are_not_read(night: Night, tmp_path: Path) -> None:
