@@ -24,7 +24,7 @@ def check_class_names(names: tuple[str, ...], contract: ModelContract) -> None:
 
 
 def check_names(names: tuple[str, ...], count: int) -> None:
-    """Check the names that were given; none at all are allowed.
+    """Check the given class names; an empty tuple is valid.
 
     Args:
         names: the names.

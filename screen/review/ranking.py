@@ -42,7 +42,7 @@ class Candidates:
     Attributes:
         shard: `[n]`, index of the result shard.
         row: `[n]`, position in the shard.
-        prediction: `[n]`, the predicted class; -1 without one.
+        prediction: `[n]`, the predicted class; -1 if no class was predicted.
         source: `flagged` or `audit`, the same for all rows.
         score: the score that orders the rows; `draw` for the audit sample.
         reasons: counts of all flagged rows by main reason; empty for the audit sample.

@@ -68,7 +68,7 @@ class RunNight:
         output: folder of results, which the caller holds.
         partition: the part that the run scores; None for a whole run.
         configuration: fingerprint of the configuration.
-        calibration: digest of the calibration; None without one.
+        calibration: digest of the calibration; None without a calibration.
         score: column whose scores are counted.
     """
 

@@ -176,7 +176,7 @@ class _Page:
 
 
 def _read_headers(file: BinaryIO, chunk: _Chunk) -> Iterator[_Page | None]:
-    """Yield the pages of a chunk; None, as the last, for a header that cannot be parsed."""
+    """Yield the pages of a chunk; a header that cannot be parsed yields None and ends the iteration."""
     position, end = chunk.start, chunk.start + chunk.size
     while position < end:
         length, page = _HEADER_BYTES, None

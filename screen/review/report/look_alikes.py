@@ -110,7 +110,7 @@ def _join(
 def _describe_rows(
     results: Results, positions: Sequence[RowPosition], moved_to: str | None
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """`[n, 64]` of NaN where there is no image, and the predicted classes `[n]`, -1 without one."""
+    """`[n, 64]` of NaN where there is no image, and the predicted classes `[n]`, -1 if none."""
     reader = InputImages(results, moved_to, _SIDE)
     images = np.full((len(positions), _COLOURS + _CELLS * _CELLS), np.nan, np.float32)
     classes = np.full(len(positions), -1, np.int64)
