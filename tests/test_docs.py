@@ -34,6 +34,8 @@ RUN_ELSEWHERE = {
     "oodscreen pack validation/": "tests/integration/test_install.py",
     "--check-data held-out/": "tests/integration/test_install.py",
     "s3://bucket/": "tests/integration/test_s3.py",
+    "torch.onnx.export(": "tests/integration/test_torch.py",
+    "--resize pil-bilinear:short=256": "tests/integration/test_torch.py",
 }
 """Blocks that the slow tests run as they stand, by a text in them."""
 
