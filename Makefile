@@ -17,7 +17,12 @@ unexport PYTHONDONTWRITEBYTECODE
 WORKERS ?= auto
 PARALLEL = -n $(WORKERS) --dist worksteal
 
-.PHONY: help install demo test lint integration browser bench docs clean
+# A Python with PyTorch, for the tests of its ONNX files; it is not part of .venv. The build for the CPU takes 1 GB, the one
+# for CUDA 5 GB, so only the first is installed: where pip finds it, such as in the index that the message names.
+export OODSCREEN_TORCH ?= $(abspath .venv-torch/bin/python)
+TORCH_PACKAGES ?= torch==2.13.0+cpu onnx onnxscript
+
+.PHONY: help install demo test lint integration browser torch bench docs clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -42,7 +47,7 @@ lint: $(STAMP)  ## Lint, types and import contracts alone
 	$(BIN)/lint-imports
 
 # One after the other: tests of Ray count the Ray processes of the whole machine.
-integration: $(STAMP) browser  ## The heavy tests with real parts
+integration: $(STAMP) browser torch  ## The heavy tests with real parts
 	$(PYTEST) -m integration
 
 # Debian's Chromium for the tests in a browser, which are skipped where it is missing.
@@ -50,6 +55,13 @@ browser:
 	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
 		&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends \
 		chromium fonts-dejavu-core >/dev/null; } || echo "no chromium and no right to install it: tests in a browser are skipped"
+
+# PyTorch in an environment of its own; without it, the tests of its files are skipped.
+torch:
+	@$(OODSCREEN_TORCH) -c 'import torch, onnxscript' 2>/dev/null || { $(PYTHON) -m venv .venv-torch \
+		&& .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH_PACKAGES); } \
+		|| { rm -rf .venv-torch; echo "no PyTorch: tests of its files are skipped; to install it, set" \
+		"PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu, or OODSCREEN_TORCH to a Python that has it"; }
 
 bench: $(STAMP)  ## Measure, keep the results as JSON
 	$(BIN)/python -m benchmarks.mnist --data $(OODSCREEN_DATA)
@@ -67,5 +79,5 @@ bench: $(STAMP)  ## Measure, keep the results as JSON
 docs: $(STAMP)  ## Renew the generated parts of README and docs, console output included
 	$(BIN)/python -m tests.generated --console
 
-clean:  ## Remove .venv and what the targets made
-	rm -rf $(VENV) build demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+clean:  ## Remove the environments and what the targets made
+	rm -rf $(VENV) .venv-torch build demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
