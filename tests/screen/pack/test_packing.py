@@ -197,7 +197,7 @@ def store() -> Iterator[Any]:
 
 def test_a_store_is_packed_as_a_folder_is(source: Path, tmp_path: Path, store: Any) -> None:
     (source / "list.csv").write_text(
-        "path\nb/03.png\n../x.png\nmemory://in/a/00.png\nmemory://in/a/00.png/../../x\nno\n"
+        "path\nb/03.png\n../x.png\nmemory://in/a/00.png\nmemory://in/a/00.png/../../x\nmemory://x.png\nno\n"
     )
     store.put(str(source), "/in", recursive=True)
     pack("memory://in", "memory://out", shard_rows=3)
@@ -208,10 +208,12 @@ def test_a_store_is_packed_as_a_folder_is(source: Path, tmp_path: Path, store: A
     store.pipe("/in/a/00.png", b"changed")
     with pytest.raises(InputRefused, match="SOURCE has changed since images-000000"):
         pack("memory://in", "memory://out", shard_rows=3)
-    pack("memory://in/list.csv", "memory://listed")
+    store.pipe("/x.png", b"outside")
+    summary = pack("memory://in/list.csv", "memory://listed")
+    assert summary.to_text().count("the path leads out of memory://in") == 3
     store.get("/listed", str(tmp_path / "listed"), recursive=True)
     images = [row["image"] and row["image"]["bytes"] for row in rows_of(tmp_path / "listed")]
-    assert images == [FILES["b/03.png"], None, b"changed", None, None]
+    assert images == [FILES["b/03.png"], None, b"changed", None, None, None]
 
 
 def test_links_to_shards_are_not_shards(source: Path, tmp_path: Path) -> None:
