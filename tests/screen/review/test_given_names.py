@@ -57,9 +57,14 @@ def test_a_report_and_a_queue_have_the_given_names(
     assert shown <= set(NAMES)
     assert shown
     (tmp_path / "names.txt").write_text("\n".join(NAMES))
-    for given in (",".join(NAMES), tmp_path / "names.txt"):
-        queue = tmp_path / f"{len(str(given))}.json"
-        words = ("queue", night.results, "-o", queue, "--to", "label-studio-tasks", "--classes", given)
+    given: tuple[tuple[str | Path, ...], ...] = (
+        (",".join(NAMES),),
+        (tmp_path / "names.txt",),
+        (",".join(NAMES), "--model", night.model),  # the names of the model are replaced, too
+    )
+    for number, more in enumerate(given):
+        queue = tmp_path / f"{number}.json"
+        words = ("queue", night.results, "-o", queue, "--to", "label-studio-tasks", "--classes", *more)
         assert oodscreen(*words, "--project", queue.stem, monkeypatch=monkeypatch) == 0
         predicted = {choice for task in json.loads(queue.read_text()) for one in task.get("predictions", ())
                      for result in one["result"] for choice in result["value"].get("choices", ())}  # fmt: skip

@@ -16,15 +16,15 @@ from export.errors import ExitCode
 from screen.config import ForceChoice, RunConfig
 from screen.decide.drift import FlagCount
 from screen.decide.score_counts import ScoreCounts
-from screen.output import history, manifest_file, record, writer
+from screen.output import history
 from screen.output.check import check_results
 from screen.output.history import HISTORY_FOLDER, Night, read_history
 from screen.output.manifest_file import MANIFEST_NAME
 from screen.output.record import RECORD_NAME
-from screen.run import night
 from screen.run.night import RunNight
 from screen.run.runner import run_screening
 from screen.run.summary import RunSummary
+from screen.version import own_version
 from tests.conftest import Recorder, contents, read_results
 from tests.screen.output.test_history import night_of, write
 
@@ -92,11 +92,11 @@ def test_a_kill_at_the_end_of_a_run_changes_no_night(
 
     with monkeypatch.context() as killed:
         if where == "before the night is written":
-            killed.setattr(night, "write_night", kill)
+            killed.setattr("screen.run.night.write_night", kill)
         elif where == "after it":
             killed.setattr("screen.run.runner.Manifest.finish", kill)
         else:
-            killed.setattr(night.RunNight, "close", kill)
+            killed.setattr(RunNight, "close", kill)
         with pytest.raises(KeyboardInterrupt):
             run(article_onnx, shards, tmp_path / "out")
     assert run(article_onnx, shards, tmp_path / "out").rows == 0
@@ -133,12 +133,13 @@ def test_a_whole_run_continues_the_night_of_a_killed_part(article_onnx: Path, sh
 
 
 def test_the_version_is_recorded_and_an_upgrade_alone_scores_nothing(
-    article_onnx: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    article_onnx: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     out = tmp_path / "out"
+    request.addfinalizer(own_version.cache_clear)
     for version in ("8.1", "9.0"):
-        for module in (manifest_file, night, record, writer):
-            monkeypatch.setattr(module, "own_version", lambda version=version: version)
+        monkeypatch.setattr("screen.version.version", lambda _, version=version: version)
+        own_version.cache_clear()
         summary = run(article_onnx, shards, out)
         assert len(summary.shards) == (4 if version == "8.1" else 0)
         closing = json.loads((out / MANIFEST_NAME).read_text().splitlines()[-1])
