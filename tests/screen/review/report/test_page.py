@@ -23,6 +23,7 @@ from screen.config import RunConfig
 from screen.review.report.gather import gather_findings
 from screen.review.report.page import render_page, write_page
 from screen.run.runner import run_screening
+from screen.version import own_version
 from tests.conftest import Recorder, encode, oodscreen, read_results, write_shard
 from tests.screen.engine.graphs import Graph
 from tests.screen.review.pages import HOSTILE, Page
@@ -55,7 +56,8 @@ def test_the_page_shows_the_settings_and_the_counts_of_the_run(drawn: Path, page
         "Target review rate": "2.00%",
     }
     for expected in ("drawn.onnx", "p_value <= 0.02", "100 dropout passes", "calibration set of 10,000 rows",
-                     "0, shared", "read 0.5 s, score 1.0 s", "Within the expected range"):  # fmt: skip
+                     "0, shared", "read 0.5 s, score 1.0 s", "Within the expected range",
+                     f"Created by oodscreen report {own_version()}."):  # fmt: skip
         assert page.has(expected), expected
 
 
