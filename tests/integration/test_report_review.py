@@ -17,6 +17,7 @@ from screen import cli
 from screen.review.report.findings import Findings
 from screen.review.report.gather import gather_findings
 from screen.review.report.page import write_page
+from screen.review.results import open_results
 from tests.conftest import encode, write_shard
 from tests.integration.opened import BROKEN_WORDS, PHONE, Opened
 from tests.screen.output.test_history import night_of, write
@@ -183,6 +184,9 @@ def test_a_saved_selection_has_the_columns_that_labels_reads(
         table = save(opened, "Save as CSV", tmp_path / "selection.csv")
         assert [one for one in opened.asked if one.startswith("http")] == []
     saved = [json.loads(line) for line in text.splitlines()]
+    results = open_results(str(named / "out"))
+    assert {one["model_version"] for one in saved} == {results.model_version}
+    assert {one["input_footer"] for one in saved} == {results.entries[0].input["footer"]}
     assert len(saved) == sum(row["status"] == "ok" for row in rows.values())
     for one in saved:
         row = rows[one["row"]]

@@ -375,7 +375,7 @@ def test_a_link_within_output_cannot_lead_results_out_of_it(
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", ["_manifest.jsonl", "_quarantine.pq", "_lock", ".oodscreen-0123.parquet"])
+@pytest.mark.parametrize("name", ["_manifest.jsonl", "_quarantine.pq", "_run.json", "_lock", ".oodscreen-0123.parquet"])
 def test_a_shard_cannot_take_a_name_that_output_needs(
     name: str, article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

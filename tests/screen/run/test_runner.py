@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from export.contract.reader import ExportedModel
-from export.errors import ExitCode, OutputLocked, OutputRefused, Terminated
+from export.errors import ExitCode, InputRefused, OutputLocked, OutputRefused, Terminated
 from export.graph.passes import stamp_metadata
 from screen import Screener
 from screen.columns import COLUMNS, SCORES
@@ -340,6 +340,14 @@ def test_results_never_become_input_and_never_replace_it(
     with pytest.raises(OutputRefused, match="is a file"):
         run(article_onnx, digit_shards, article_onnx)
     assert contents(digit_shards) == before
+
+
+def test_a_shard_in_a_folder_with_the_name_of_the_history_is_refused(article_onnx: Path, tmp_path: Path) -> None:
+    """A glob can name it, although a folder is searched without such names."""
+    write_shard(tmp_path / "in" / "_history" / "a.parquet", [None])
+    with pytest.raises(InputRefused, match=r"The name of the shard _history/a\.parquet is reserved"):
+        run(article_onnx, tmp_path / "in" / "_*" / "*", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_shard_without_a_footer_is_named_and_the_others_are_scored(
