@@ -18,7 +18,7 @@ WORKERS ?= auto
 PARALLEL = -n $(WORKERS) --dist worksteal
 
 # A Python with PyTorch, for the tests of its ONNX files; it is not part of .venv. The build for the CPU takes 1 GB, the one
-# for CUDA 5 GB, so only the first is installed: where pip finds it, such as in the index that the message names.
+# for CUDA 5 GB, so only the first is installed: where pip finds it, such as in PyTorch's own index.
 export OODSCREEN_TORCH ?= $(abspath .venv-torch/bin/python)
 TORCH_PACKAGES ?= torch==2.13.0+cpu onnx onnxscript
 
@@ -60,8 +60,8 @@ browser:
 torch:
 	@$(OODSCREEN_TORCH) -c 'import torch, onnxscript' 2>/dev/null || { $(PYTHON) -m venv .venv-torch \
 		&& .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH_PACKAGES); } \
-		|| { rm -rf .venv-torch; echo "no PyTorch: tests of its files are skipped; to install it, set" \
-		"PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu, or OODSCREEN_TORCH to a Python that has it"; }
+		|| { rm -rf .venv-torch; echo "no PyTorch: tests of its files are skipped; to run them, set" \
+		"PIP_EXTRA_INDEX_URL to PyTorch's index of builds for the CPU, or OODSCREEN_TORCH to a Python with PyTorch"; }
 
 bench: $(STAMP)  ## Measure, keep the results as JSON
 	$(BIN)/python -m benchmarks.mnist --data $(OODSCREEN_DATA)
