@@ -30,17 +30,18 @@ class GraphRun:
     def __init__(self, model: onnx.ModelProto, found: FoundInput, outputs: Sequence[str]) -> None:
         from export.runtime import onnxruntime
 
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        present = {value.name for value in copy.graph.output}
+        own = len(model.graph.output)
+        present = {value.name for value in model.graph.output}
         for name in dict.fromkeys(outputs):
             if name not in present:
-                copy.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+                model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+        data = model.SerializeToString()
+        del model.graph.output[own:]  # not a copy of the model, because weights can be large
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4  # errors are raised; warnings about shapes are not for the user
         self._session = onnxruntime.InferenceSession(
-            copy.SerializeToString(),
+            data,
             options,
             providers=["CPUExecutionProvider"],
             enable_fallback=0,  # it prints

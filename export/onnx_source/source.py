@@ -136,8 +136,7 @@ def _lost(marked: onnx.ModelProto, kept: tuple[Kept, ...], origin: str) -> list[
 
 def _settings(model: onnx.ModelProto) -> set[str]:
     """Names of the inputs that only set a ratio or the training mode of dropout."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = without_marks(model, weights=False)
     silence_dropout(copy)
     keep_needed(copy.graph)
     return {value.name for value in model.graph.input} - {value.name for value in copy.graph.input}
@@ -172,15 +171,14 @@ def _last_operator(model: onnx.ModelProto) -> str:
 
 
 def _plain(file: OnnxFile, output: str, drawn: tuple[str, ...]) -> onnx.ModelProto:
-    """The file in inference mode, with one output and without inputs that nothing reads.
+    """The model of the file, put into inference mode, with one output and without inputs that nothing reads.
 
     Args:
         file: the file.
         output: name of the output.
         drawn: outputs of the dropout that is spelled out with random numbers; they become copies of its inputs.
     """
-    plain = onnx.ModelProto()
-    plain.CopyFrom(file.proto)
+    plain = file.proto  # large weights make copies expensive
     choose_output(plain, output, file.origin)
     silence_dropout(plain)
     norms_to_inference(plain)
@@ -197,9 +195,8 @@ def _convert(
     classes: int,
     origin: str,
 ) -> Converted:
-    """The graph with marked sites in the wanted operator set, with a float32 input."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(batched)
+    """The graph with marked sites, changed to the wanted operator set, with a float32 input."""
+    proto = batched
     own = opset_of(proto)
     target = wanted or (own if own in OPSETS else OPSET if own < OPSET else OPSETS[-1])
     if target != own:
