@@ -1,8 +1,8 @@
 """Staging files and folders of killed commands: recognised by a lock of the operating system, and removed.
 
-In: a folder that no lock protects, for example the folder of a report page. Out: a new staging file or folder in it. While a process
-uses the file, the process holds a lock on the file; the system releases this lock when the process ends. Without these
-locks (Windows, some network file systems), files of killed commands stay.
+In: a folder that no lock protects, for example the folder of a report page. Out: a new staging file or folder in it.
+While a process uses the file, it holds a lock on the file, which the system releases when the process ends.
+Without these locks (Windows, some network file systems), files of killed commands stay.
 """
 
 from __future__ import annotations
