@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from export.config import AccuracyConfig, FileExportConfig
+from export.config.accuracy import AccuracyConfig
+from export.config.exporting import FileExportConfig
 from export.contract.labelled import LabelledReader
 from export.errors import OptionRefused
 from export.options import as_options

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from export.config import ExportConfig, FileExportConfig
+from export.config.exporting import ExportConfig, FileExportConfig
 from export.contract.inputs import Preprocessing, choose_preprocessing, choose_resize, fit_preprocessing
 from export.contract.metadata import ModelContract
 from export.contract.validity import check_class_names

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from export.config import AccuracyConfig, ExportConfig, FileExportConfig
+from export.config.accuracy import AccuracyConfig
+from export.config.exporting import ExportConfig, FileExportConfig
 from export.contract.metadata import ModelContract
 from export.exporter import export_keras_model, export_model_file
 from export.option import Selection

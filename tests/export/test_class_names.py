@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from export.class_names import parse_class_names
-from export.config import ExportConfig
+from export.config.exporting import ExportConfig
 from export.errors import OptionRefused
 
 

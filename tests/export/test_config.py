@@ -4,7 +4,9 @@ from typing import Any, get_args
 
 import pytest
 
-from export.config import AccuracyConfig, ExportConfig, FileExportConfig, _rates
+from export.config.accuracy import AccuracyConfig
+from export.config.exporting import ExportConfig, FileExportConfig
+from export.config.values import parse_rates
 from export.contract.inputs import PREPROCESSINGS, PreprocessingName
 from export.errors import OptionRefused
 
@@ -14,7 +16,7 @@ def test_the_choices_of_preprocess_are_those_that_exist() -> None:
 
 
 def test_a_rate_is_for_all_layers_or_for_patterns() -> None:
-    assert _rates(["0.3", "block*=1/4"]) == {"*": 0.3, "block*": 0.25}
+    assert parse_rates(["0.3", "block*=1/4"]) == {"*": 0.3, "block*": 0.25}
     assert ExportConfig(rate=0.3).rates == {"*": 0.3}
     assert ExportConfig(rate={"top": 0.1}).rates == {"top": 0.1}
     assert ExportConfig().rates == {}

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from export.config import _find_object, _image_shape
+from export.config.values import find_object, parse_image_shape
 from export.contract.reader import ExportedModel, read_model
 from export.source.choice import SiteChoice
 from export.source.load import load_model
@@ -68,14 +68,14 @@ def reference(member: Member, source: Path, model: ExportedModel) -> KerasRefere
     rates = [text.rpartition("=") for option, text in given if option == "--rate"]
     loaded = load_model(
         source,
-        custom_objects=dict(_find_object(text) for option, text in given if option == "--custom-objects"),
+        custom_objects=dict(find_object(text) for option, text in given if option == "--custom-objects"),
         unsafe="--unsafe" in member.options,
         choice=SiteChoice(
             tuple(text for option, text in given if option == "--keep-layer"),
             {pattern or "*": float(rate) for pattern, _, rate in rates},
         ),
         output=next((text for option, text in given if option == "--output-layer"), None),
-        image_shape=next((_image_shape(text) for option, text in given if option == "--image-shape"), None),
+        image_shape=next((parse_image_shape(text) for option, text in given if option == "--image-shape"), None),
     )
     return KerasReference(loaded.network, model.contract.preprocessing)
 

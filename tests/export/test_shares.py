@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from export.config import _rates
+from export.config.values import parse_rates
 from export.errors import OptionRefused
 from export.shares import parse_share
 
@@ -38,4 +38,4 @@ def test_more_than_everything_is_refused() -> None:
 
 
 def test_dropout_rates_may_be_percentages() -> None:
-    assert _rates(["30%", "block*=5 %", "top=1/4"]) == {"*": 0.3, "block*": 0.05, "top": 0.25}
+    assert parse_rates(["30%", "block*=5 %", "top=1/4"]) == {"*": 0.3, "block*": 0.05, "top": 0.25}

@@ -1,4 +1,4 @@
-"""ExportConfig, FileExportConfig and AccuracyConfig: the options of an export and of its accuracy check.
+"""ExportConfig and FileExportConfig: the options of an export.
 
 In: options of the command line, or keywords from Python. Out: frozen dataclasses with checked values. Each option is
 declared once, as a field (`export.options`).
@@ -6,13 +6,8 @@ declared once, as a field (`export.options`).
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,99 +15,17 @@ from typing import Annotated, Any
 import typer
 
 from export.class_names import CLASSES_HELP, parse_class_names
+from export.config.values import find_objects, parse_image_shape, parse_number, parse_numbers, parse_rates
 from export.contract.inputs import RESIZE_FITS, RESIZE_METHODS, PreprocessingName
-from export.contract.labelled import Labelled, LabelledReader
+from export.contract.labelled import Labelled
 from export.contract.metadata import OUTPUT_KINDS, OutputKind
-from export.errors import OptionRefused
 from export.option import FormerName, FromText
 from export.options import check_options
-from export.shares import parse_share
 
 _PIXELS = "Pixels"
 _DROPOUT = "Dropout"
 _OUTPUT = "Output of the model"
-_ACCURACY = "Accuracy check"
 _FILES = "Files and code"
-
-_CHECK_ROWS = 500
-
-
-def _number(option: str, text: str) -> float:
-    """Parse a number or a fraction, such as `0.5` or `1/255`.
-
-    Raises:
-        OptionRefused: the text is not a number.
-    """
-    try:
-        return float(Fraction(text.strip().replace(" ", "")))
-    except (ValueError, ZeroDivisionError, OverflowError) as error:
-        raise OptionRefused(
-            f"{option} is {text!r}.",
-            wanted="a number or a fraction, such as 1/255",
-            next_step="give a number or a fraction",
-        ) from error
-
-
-def _numbers(option: str, text: str) -> tuple[float, ...]:
-    return tuple(_number(option, part) for part in text.split(","))
-
-
-def _rates(texts: Sequence[str]) -> dict[str, float]:
-    """Rates by layer pattern: the pattern of `0.3` and `30%` is `*`, that of `PATTERN=0.3` is `PATTERN`."""
-    rates = {}
-    for text in texts:
-        pattern, _, number = text.rpartition("=")
-        is_percentage = number.rstrip().endswith("%")
-        rates[pattern or "*"] = (parse_share if is_percentage else _number)("--rate", number)
-    return rates
-
-
-def _image_shape(text: str) -> tuple[int, int, int]:
-    """Parse the shape of an image, such as `28x28x1`.
-
-    Raises:
-        OptionRefused: the text is not three whole numbers.
-    """
-    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text.strip().lower())
-    if match is None:
-        raise OptionRefused(
-            f"--image-shape is {text!r}.",
-            wanted="HEIGHTxWIDTHxCHANNELS in pixels",
-            next_step="give three whole numbers, such as 28x28x1 or 224x224x3",
-        )
-    height, width, channels = map(int, match.groups())
-    return height, width, channels
-
-
-def _find_objects(texts: Sequence[str]) -> dict[str, Any]:
-    """Import classes and functions, each given as `module:Name` or `file.py:Name`; returns them by name."""
-    return dict(_find_object(text) for text in texts)
-
-
-def _find_object(text: str) -> tuple[str, Any]:
-    place, _, name = text.rpartition(":")
-    try:
-        if place.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-            if spec is None or spec.loader is None:
-                raise ImportError(f"{place} is not a Python file")
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            sys.path.insert(0, "")  # modules of the current folder, as `python -m` finds them
-            try:
-                module = importlib.import_module(place)
-            finally:
-                sys.path.remove("")
-        return name, getattr(module, name)
-    except Exception as error:
-        raise OptionRefused(
-            f"--custom-objects {text} cannot be imported: {type(error).__name__}: {error}.",
-            wanted="module:Name or path/to/file.py:Name",
-            next_step=f"check that the file {place} exists, runs without errors and defines {name}"
-            if place.endswith(".py")
-            else f"check that this command succeeds in this folder: python -c 'from {place} import {name}'",
-        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +49,7 @@ class ExportConfig:
     ] = None
     scale: Annotated[
         float | None,
-        FromText(str, partial(_number, "--scale")),
+        FromText(str, partial(parse_number, "--scale")),
         typer.Option(
             metavar="NUMBER",
             help="Factor by which 0..255 pixels were multiplied in training: 1/255, or 1 for raw pixels. Required "
@@ -148,7 +61,7 @@ class ExportConfig:
     ] = None
     mean: Annotated[
         Sequence[float],
-        FromText(str, partial(_numbers, "--mean")),
+        FromText(str, partial(parse_numbers, "--mean")),
         typer.Option(
             metavar="NUMBERS",
             help="Mean to subtract from the scaled pixels: one number, or one for each channel, separated by commas.",
@@ -158,7 +71,7 @@ class ExportConfig:
     ] = ()
     std: Annotated[
         Sequence[float],
-        FromText(str, partial(_numbers, "--std")),
+        FromText(str, partial(parse_numbers, "--std")),
         typer.Option(
             metavar="NUMBERS",
             help="Standard deviation by which to divide after the mean is subtracted: one number, or one for each "
@@ -182,7 +95,7 @@ class ExportConfig:
 
     image_shape: Annotated[
         tuple[int, int, int] | None,
-        FromText(str, _image_shape),
+        FromText(str, parse_image_shape),
         typer.Option(
             metavar="HxWxC",
             help="Shape of the training images: height, width and channels, such as 64x64x3, or channels, height and "
@@ -206,7 +119,7 @@ class ExportConfig:
     ] = ()
     rate: Annotated[
         float | Mapping[str, float] | None,
-        FromText(list[str], _rates),
+        FromText(list[str], parse_rates),
         typer.Option(
             metavar="[PATTERN=]RATE",
             help="Dropout rate that replaces the rate in training: 0.3 for all kept layers, or 'block*=0.1' for those "
@@ -290,7 +203,7 @@ class FileExportConfig(ExportConfig):
     ] = None
     custom_objects: Annotated[
         Mapping[str, Any] | None,
-        FromText(list[str], _find_objects),
+        FromText(list[str], find_objects),
         typer.Option(
             metavar="MODULE:NAME",
             help="Class or function that the model uses. MODULE is a module name or a .py file; its code is run. "
@@ -307,86 +220,3 @@ class FileExportConfig(ExportConfig):
             rich_help_panel=_FILES,
         ),
     ] = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class AccuracyConfig:
-    """Options of the accuracy check on labelled rows."""
-
-    check_data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SHARDS",
-            help="Labelled shards (a Parquet file, a folder or a glob) on which to compare the accuracies of the "
-            "exported file and of MODEL.",
-            show_default=False,
-            rich_help_panel=_ACCURACY,
-        ),
-    ] = None
-    label_column: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN",
-            help="Column of the labels: class numbers, class names as in --classes, or for a multi-label model lists "
-            "of 0 and 1.",
-            show_default="label",
-            rich_help_panel=_ACCURACY,
-        ),
-    ] = None
-    image_column: Annotated[
-        str | None,
-        typer.Option(metavar="COLUMN", help="Column of the images.", show_default="image", rich_help_panel=_ACCURACY),
-    ] = None
-    image_root: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Base folder of the paths of images in the input; paths outside this folder are not read.",
-            show_default=False,
-            rich_help_panel=_ACCURACY,
-        ),
-    ] = None
-    check_rows: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Maximum number of rows to check, drawn from all shards with a fixed seed.",
-            show_default=str(_CHECK_ROWS),
-            rich_help_panel=_ACCURACY,
-        ),
-    ] = None
-
-    def __post_init__(self) -> None:
-        check_options(self)
-        if self.check_data is not None:
-            return
-        for name in ("label_column", "image_column", "image_root", "check_rows"):
-            if getattr(self, name) is not None:
-                raise OptionRefused(
-                    f"--{name.replace('_', '-')} was given without --check-data.",
-                    wanted="labelled shards to which the option applies",
-                    next_step="add --check-data SHARDS, or leave the option out",
-                )
-
-    def choose_rows(self, reader: LabelledReader) -> Labelled | None:
-        """The function that reads the rows to check; None without `check_data`.
-
-        Args:
-            reader: function that reads labelled rows from shards.
-        """
-        if self.check_data is None:
-            return None
-        return partial(
-            reader,
-            source=self.check_data,
-            label_column=self.label_column or "label",
-            image_column=self.image_column or "image",
-            image_root=self.image_root,
-            rows=self.rows,
-        )
-
-    @property
-    def rows(self) -> int:
-        """Maximum number of rows to check."""
-        return _CHECK_ROWS if self.check_rows is None else self.check_rows

@@ -1,0 +1,102 @@
+"""Read the values of the options of an export from text: numbers, rates, image shapes, and classes in Python modules.
+
+In: the text of an option. Out: its value, or `OptionRefused` with the forms that are accepted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from export.errors import OptionRefused
+from export.shares import parse_share
+
+
+def parse_number(option: str, text: str) -> float:
+    """Parse a number or a fraction, such as `0.5` or `1/255`.
+
+    Raises:
+        OptionRefused: the text is not a number.
+    """
+    try:
+        return float(Fraction(text.strip().replace(" ", "")))
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
+        raise OptionRefused(
+            f"{option} is {text!r}.",
+            wanted="a number or a fraction, such as 1/255",
+            next_step="give a number or a fraction",
+        ) from error
+
+
+def parse_numbers(option: str, text: str) -> tuple[float, ...]:
+    """Parse numbers that are separated by commas."""
+    return tuple(parse_number(option, part) for part in text.split(","))
+
+
+def parse_rates(texts: Sequence[str]) -> dict[str, float]:
+    """Rates by layer pattern: the pattern of `0.3` and `30%` is `*`, that of `PATTERN=0.3` is `PATTERN`."""
+    rates = {}
+    for text in texts:
+        pattern, _, number = text.rpartition("=")
+        is_percentage = number.rstrip().endswith("%")
+        rates[pattern or "*"] = (parse_share if is_percentage else parse_number)("--rate", number)
+    return rates
+
+
+def parse_image_shape(text: str) -> tuple[int, int, int]:
+    """Parse the shape of an image, such as `28x28x1`.
+
+    Raises:
+        OptionRefused: the text is not three whole numbers.
+    """
+    match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text.strip().lower())
+    if match is None:
+        raise OptionRefused(
+            f"--image-shape is {text!r}.",
+            wanted="HEIGHTxWIDTHxCHANNELS in pixels",
+            next_step="give three whole numbers, such as 28x28x1 or 224x224x3",
+        )
+    height, width, channels = map(int, match.groups())
+    return height, width, channels
+
+
+def find_objects(texts: Sequence[str]) -> dict[str, Any]:
+    """Import classes and functions, each given as `module:Name` or `file.py:Name`; returns them by name."""
+    return dict(find_object(text) for text in texts)
+
+
+def find_object(text: str) -> tuple[str, Any]:
+    """Import a class or function, given as `module:Name` or `file.py:Name`; returns its name and itself.
+
+    Raises:
+        OptionRefused: the import fails.
+    """
+    place, _, name = text.rpartition(":")
+    try:
+        if place.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+            if spec is None or spec.loader is None:
+                raise ImportError(f"{place} is not a Python file")
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            sys.path.insert(0, "")  # modules of the current folder, as `python -m` finds them
+            try:
+                module = importlib.import_module(place)
+            finally:
+                sys.path.remove("")
+        return name, getattr(module, name)
+    except Exception as error:
+        raise OptionRefused(
+            f"--custom-objects {text} cannot be imported: {type(error).__name__}: {error}.",
+            wanted="module:Name or path/to/file.py:Name",
+            next_step=f"check that the file {place} exists, runs without errors and defines {name}"
+            if place.endswith(".py")
+            else f"check that this command succeeds in this folder: python -c 'from {place} import {name}'",
+        ) from error
