@@ -11,6 +11,7 @@ import typer
 
 from export.config.accuracy import AccuracyConfig
 from export.config.exporting import FileExportConfig
+from export.contract.insertion import LIST
 from export.contract.labelled import LabelledReader
 from export.errors import OptionRefused
 from export.options import as_options
@@ -37,6 +38,12 @@ def export(
 
     if accuracy.check_data is not None:
         config = replace(config, labelled=accuracy.choose_rows(_reader(context)))
+    if LIST in config.insertions:
+        from export.model_files import list_places
+
+        for line in list_places(model, config):
+            typer.echo(line)
+        return
     with warnings.catch_warnings(record=True) as notices:
         warnings.simplefilter("always", ExportNotice)
         contract = export_model_file(model, output_file, config)

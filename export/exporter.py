@@ -8,6 +8,7 @@ is renamed into place.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,21 +16,21 @@ from typing import Any
 
 from export.config.exporting import ExportConfig, FileExportConfig
 from export.contract.inputs import Preprocessing, choose_preprocessing, choose_resize, fit_preprocessing
+from export.contract.insertion import RateChoice, check_insertions
+from export.contract.labelled import LabelledBatch
 from export.contract.metadata import ModelContract
 from export.contract.validity import check_class_names
-from export.errors import ModelRefused, OptionRefused, OutputRefused
+from export.errors import ModelRefused, OptionRefused
 from export.graph.files import check_output, model_files
 from export.graph.keras_source import as_source
 from export.graph.opset import check_opset
 from export.keywords import with_keywords
-from export.model_source import Source
-from export.onnx_source.read import is_onnx
-from export.onnx_source.source import read_onnx
+from export.model_files import read_source, refuse_to_replace
+from export.model_source import Converted, Reference, Source
 from export.proof.accuracy import check_labels_are_classes, find_alarms
 from export.proof.output_values import check_output_values, describe_logits
 from export.source.choice import SiteChoice
 from export.source.describe import describe_model
-from export.source.load import load_model
 
 _MADE_WITH = ("onnx", "onnxruntime-gpu", "onnxruntime")
 
@@ -58,22 +59,8 @@ def export_model_file(model: str | Path, output: str | Path, config: FileExportC
     check_output(Path(output))
     check_opset(config.opset)
     preprocessing = _preprocessing(config)
-    if is_onnx(Path(model)):
-        _check_onnx_options(Path(model), Path(output), config)
-        source = read_onnx(
-            Path(model), choice=_choice(config), output=config.output_layer, image_shape=config.image_shape
-        )
-        return _export(source, Path(output), preprocessing, config)
-    keras = load_model(
-        model,
-        weights=config.weights,
-        custom_objects=config.custom_objects,
-        unsafe=config.unsafe,
-        choice=_choice(config),
-        output=config.output_layer,
-        image_shape=config.image_shape,
-    )
-    return _export(as_source(keras), Path(output), preprocessing, config)
+    refuse_to_replace(Path(model), Path(output))
+    return _export(lambda choice: read_source(Path(model), choice, config), Path(output), preprocessing, config)
 
 
 def export_keras_model(model: Any, output: str | Path, config: ExportConfig) -> ModelContract:
@@ -97,8 +84,12 @@ def export_keras_model(model: Any, output: str | Path, config: ExportConfig) -> 
     check_output(Path(output))
     check_opset(config.opset)
     preprocessing = _preprocessing(config)
-    keras = describe_model(model, choice=_choice(config), output=config.output_layer, image_shape=config.image_shape)
-    return _export(as_source(keras), Path(output), preprocessing, config)
+
+    def describe(choice: SiteChoice) -> Source:
+        keras = describe_model(model, choice=choice, output=config.output_layer, image_shape=config.image_shape)
+        return as_source(keras)
+
+    return _export(describe, Path(output), preprocessing, config)
 
 
 export_file = with_keywords(export_model_file, FileExportConfig)
@@ -112,45 +103,63 @@ def _preprocessing(config: ExportConfig) -> Preprocessing:
     return choose_preprocessing(config.preprocess, config.scale, config.mean, config.std)
 
 
-def _check_onnx_options(model: Path, output: Path, config: FileExportConfig) -> None:
-    """Refuse the options that have no meaning for an ONNX file, and an output that would replace the file.
-
-    Raises:
-        OptionRefused: one of these options was given.
-        OutputRefused: the output is the file that is exported.
-    """
-    if model.resolve() == output.resolve():
-        raise OutputRefused(
-            f"{output} is the file that would be exported, and would be replaced.",
-            wanted="another path for the exported file, because the file of the other program has no second copy",
-            next_step=f"name another output, such as {output.with_name(f'{output.stem}-exported.onnx')}",
-        )
-    given = {"--weights": config.weights, "--custom-objects": config.custom_objects, "--unsafe": config.unsafe}
-    for option, value in given.items():
-        if value:
-            raise OptionRefused(
-                f"{option} was given, but an ONNX file contains all layers and weights, and no code.",
-                wanted=f"an export of an ONNX file without {option}",
-                next_step=f"leave out {option}",
-            )
-
-
-def _choice(config: ExportConfig) -> SiteChoice:
-    return SiteChoice(tuple(config.keep), config.rates)
-
-
-def _export(source: Source, output: Path, preprocessing: Preprocessing, config: ExportConfig) -> ModelContract:
-    from export.graph.passes import (
-        INPUT_NAME,
-        OUTPUT_NAME,
-        check_written_graph,
-        find_feeds,
-        finish_graph,
-        output_kind_of,
-        stamp_metadata,
-    )
+def _export(
+    describe: Callable[[SiteChoice], Source], output: Path, preprocessing: Preprocessing, config: ExportConfig
+) -> ModelContract:
+    """Export a model, which `describe` describes for a choice of sites and rates."""
+    from export.graph.passes import check_written_graph, stamp_metadata
     from export.proof.scale import find_scale_alarm
     from export.proof.verify import Subject, check_accuracy, check_loads, verify_model
+
+    check_insertions(config.insertions, labelled=config.labelled is not None)
+    choice = SiteChoice(tuple(config.keep), config.rates, config.insertions)
+    rate_choice = None
+    if any(insertion.rate is None for insertion in choice.insertions):
+        rate_choice = _choose_rate(describe(choice), output, preprocessing, config)
+        choice = choice.at_rate(rate_choice.rate)
+    source = describe(choice)
+    converted, contract, reference, batches = _convert(source, preprocessing, config)
+    contract = replace(contract, rate_choice=rate_choice)
+    model = converted.proto
+    stamp_metadata(model, contract)
+    with model_files(output) as files:
+        files.write_weights(model, converted.weights)
+        subject = Subject(model, contract, converted.layouts, files.write_graph)
+        del converted  # frees a copy of the weights
+        check_written_graph(files.write_graph(model))
+        contract = replace(contract, verified=verify_model(subject, reference).numbers())
+        if batches is not None:
+            accuracy = check_accuracy(subject, reference, batches)
+            contract = replace(contract, accuracy=accuracy)
+            for alarm in find_alarms(accuracy, contract):
+                warnings.warn(alarm, ExportNotice, stacklevel=4)
+        elif not source.scales_itself and (scale_alarm := find_scale_alarm(reference, contract)):
+            warnings.warn(scale_alarm, ExportNotice, stacklevel=4)
+        stamp_metadata(model, contract)
+        check_loads(files.write_graph(model), contract)
+        files.publish()
+    return contract
+
+
+def _choose_rate(source: Source, output: Path, preprocessing: Preprocessing, config: ExportConfig) -> RateChoice:
+    """The rate of the inserted dropout, chosen on labelled rows with a graph of a provisional rate."""
+    from export.proof.rates import choose_rate
+    from export.proof.verify import Subject
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExportNotice)  # the export of the chosen rate repeats the notices
+        converted, contract, _, batches = _convert(source, preprocessing, config)
+    with model_files(output) as files:
+        files.write_weights(converted.proto, converted.weights)
+        return choose_rate(Subject(converted.proto, contract, converted.layouts, files.write_graph), batches or ())
+
+
+def _convert(
+    source: Source, preprocessing: Preprocessing, config: ExportConfig
+) -> tuple[Converted, ModelContract, Reference, Iterable[LabelledBatch] | None]:
+    """The finished graph of a source, its contract without measurements, its reference, and the labelled rows."""
+    from export.graph.inserted import check_inserted
+    from export.graph.passes import INPUT_NAME, OUTPUT_NAME, find_feeds, finish_graph, output_kind_of
 
     class_names = tuple(config.class_names)
     preprocessing = _check_preprocessing(source, preprocessing)
@@ -186,31 +195,15 @@ def _export(source: Source, output: Path, preprocessing: Preprocessing, config: 
     converted = source.convert(config.opset)
     model = converted.proto
     for notice in (*source.notices, *converted.notices):
-        warnings.warn(notice, ExportNotice, stacklevel=4)
+        warnings.warn(notice, ExportNotice, stacklevel=5)
     kind = _choose_output_kind(source, config.output_kind, output_kind_of(model))
     contract = replace(contract, output_kind=kind)
     reference = source.reference(preprocessing)
     check_output_values(reference, contract, source.origin)
     finish_graph(model, converted.sites, preprocessing, contract.image_shape)
     contract = replace(contract, sites=find_feeds(model, converted.sites))
-    stamp_metadata(model, contract)
-    with model_files(output) as files:
-        files.write_weights(model, converted.weights)
-        subject = Subject(model, contract, converted.layouts, files.write_graph)
-        del converted  # frees a copy of the weights
-        check_written_graph(files.write_graph(model))
-        contract = replace(contract, verified=verify_model(subject, reference).numbers())
-        if batches is not None:
-            accuracy = check_accuracy(subject, reference, batches)
-            contract = replace(contract, accuracy=accuracy)
-            for alarm in find_alarms(accuracy, contract):
-                warnings.warn(alarm, ExportNotice, stacklevel=4)
-        elif not source.scales_itself and (scale_alarm := find_scale_alarm(reference, contract)):
-            warnings.warn(scale_alarm, ExportNotice, stacklevel=4)
-        stamp_metadata(model, contract)
-        check_loads(files.write_graph(model), contract)
-        files.publish()
-    return contract
+    check_inserted(contract.sites, source.origin)
+    return converted, contract, reference, batches
 
 
 def _check_preprocessing(source: Source, preprocessing: Preprocessing) -> Preprocessing:
@@ -246,7 +239,7 @@ def _check_preprocessing(source: Source, preprocessing: Preprocessing) -> Prepro
         warnings.warn(
             f"{source.origin} has its own {source.own_scale}, and {option} was given too: pixels are scaled twice",
             ExportNotice,
-            stacklevel=5,
+            stacklevel=6,
         )
     image = source.image
     return fit_preprocessing(

@@ -15,8 +15,17 @@ from typing import Annotated, Any
 import typer
 
 from export.class_names import CLASSES_HELP, parse_class_names
-from export.config.values import find_objects, parse_image_shape, parse_number, parse_numbers, parse_rates
+from export.config.values import (
+    as_insertions,
+    find_objects,
+    parse_image_shape,
+    parse_insertions,
+    parse_number,
+    parse_numbers,
+    parse_rates,
+)
 from export.contract.inputs import RESIZE_FITS, RESIZE_METHODS, PreprocessingName
+from export.contract.insertion import Insertion
 from export.contract.labelled import Labelled
 from export.contract.metadata import OUTPUT_KINDS, OutputKind
 from export.option import FormerName, FromText
@@ -129,6 +138,19 @@ class ExportConfig:
         ),
     ] = None
 
+    insert_dropout: Annotated[
+        Sequence[Insertion] | Mapping[str, float | str],
+        FromText(list[str], parse_insertions),
+        typer.Option(
+            metavar="LAYER=RATE",
+            help="Dropout to insert before a layer of a model that was trained without it; may be repeated. LAYER: a "
+            "name, or `classifier` for the last layer with weights. With `LAYER=auto`, the rate is chosen on the "
+            "labelled rows of --check-data. `list` prints the layers and exports nothing.",
+            show_default=False,
+            rich_help_panel=_DROPOUT,
+        ),
+    ] = ()
+
     output_kind: Annotated[
         OutputKind | None,
         typer.Option(
@@ -178,6 +200,12 @@ class ExportConfig:
         for name in ("mean", "std", "keep", "class_names"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_options(self)
+        object.__setattr__(self, "insert_dropout", as_insertions(self.insert_dropout))
+
+    @property
+    def insertions(self) -> tuple[Insertion, ...]:
+        """The sites to insert."""
+        return as_insertions(self.insert_dropout)
 
     @property
     def rates(self) -> dict[str, float]:

@@ -9,11 +9,12 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from export.contract.insertion import AUTO, LIST, Insertion
 from export.errors import OptionRefused
 from export.shares import parse_share
 
@@ -47,6 +48,48 @@ def parse_rates(texts: Sequence[str]) -> dict[str, float]:
         is_percentage = number.rstrip().endswith("%")
         rates[pattern or "*"] = (parse_share if is_percentage else parse_number)("--rate", number)
     return rates
+
+
+def parse_insertions(texts: Sequence[str]) -> tuple[Insertion, ...]:
+    """Sites to insert, each given as `LAYER=RATE`; a rate is a number, a fraction, a percentage or `auto`.
+
+    Raises:
+        OptionRefused: a text has another form, or a rate is not above 0 and below 1.
+    """
+    return tuple(_parse_insertion(text) for text in texts)
+
+
+def as_insertions(given: Sequence[Insertion] | Mapping[str, float | str]) -> tuple[Insertion, ...]:
+    """Sites to insert, given in Python as `Insertion`s or as rates by layer.
+
+    Raises:
+        OptionRefused: the value has another form, or a rate is not above 0 and below 1.
+    """
+    if isinstance(given, Mapping):
+        return parse_insertions([f"{layer}={rate}" for layer, rate in given.items()])
+    wrong = [one for one in given if not isinstance(one, Insertion)]
+    if wrong:
+        raise OptionRefused(
+            f"--insert-dropout contains {wrong[0]!r}.",
+            wanted="rates by the names of the layers",
+            next_step="give a dict such as {'classifier': 0.2}",
+        )
+    return tuple(given)
+
+
+def _parse_insertion(text: str) -> Insertion:
+    if text.strip() == "list":
+        return LIST
+    layer, equals, rate = (part.strip() for part in text.rpartition("="))
+    if not equals or not layer:
+        raise OptionRefused(
+            f"--insert-dropout is {text!r}.",
+            wanted="LAYER=RATE, or list to print the layers",
+            next_step="give the name of a layer and a rate, such as --insert-dropout 'classifier=0.2'",
+        )
+    if rate == AUTO:
+        return Insertion(layer, None)
+    return Insertion(layer, (parse_share if rate.endswith("%") else parse_number)("--insert-dropout", rate))
 
 
 def parse_image_shape(text: str) -> tuple[int, int, int]:

@@ -1,11 +1,12 @@
 """Types of labelled data for the accuracy check of an export.
 
-In: nothing. Out: `LabelledBatch`, and the types of the functions that read batches: `Labelled` and `LabelledReader`.
-The package `screen` implements these functions.
+In: nothing. Out: `LabelledBatch`, digests of images, and the types of the functions that read batches: `Labelled` and
+`LabelledReader`. The package `screen` implements these functions.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,6 +32,11 @@ class LabelledBatch:
     images: NDArray[np.uint8]
     labels: tuple[Any, ...]
     unreadable: tuple[str, ...] = ()
+
+
+def identify_images(images: NDArray[np.uint8]) -> list[int]:
+    """A 64-bit digest of each image's pixels: `[B, H, W, C]` to B integers."""
+    return [int.from_bytes(hashlib.blake2b(image.tobytes(), digest_size=8).digest(), "little") for image in images]
 
 
 Labelled = Callable[[ModelContract], Iterable[LabelledBatch]]

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from export.contract.accuracy import Accuracy
 from export.contract.inputs import Preprocessing, Resize
+from export.contract.insertion import RateChoice
 from export.errors import ContractRefused
 
 CONTRACT_VERSION, _SCALED_VERSION = 1, 2
@@ -29,6 +30,9 @@ GAUSSIAN_KINDS = ("MCGaussianDropout",)
 ALPHA_KINDS = ("MCAlphaDropout", "MCBroadcastAlphaDropout")
 """Names of the noise functions: `ZEROING_KINDS` set dropped elements to 0, `GAUSSIAN_KINDS` multiply by Gaussian noise,
 `ALPHA_KINDS` set dropped elements to `ALPHA_PRIME`."""
+
+INSERTED = "inserted"
+"""Origin of a site that the export inserted, because the model has no dropout there."""
 
 _PREFIX = "oodscreen."
 _TEXT_KEYS = ("input_name", "output_name", "output_kind", "colour", "source_digest")
@@ -51,7 +55,8 @@ class Site:
     """A stochastic site: one call of a kept noise layer, at which every pass draws a mask.
 
     Attributes:
-        name: path of the layer in the Keras model; the second call of the same layer has the suffix `#2`.
+        name: path of the layer in the Keras model; the second call of the same layer has the suffix `#2`. The name of
+            an inserted site is `before:` and the path of the layer that follows.
         kind: name of the noise function in the ONNX file; see `export.graph.functions`.
         rate: probability that an element is dropped in a pass, in (0, 1); for Gaussian noise, Keras' `rate`.
         shape: shape of the node's input without the batch axis, in the graph's axis order.
@@ -73,7 +78,8 @@ class Site:
         shared = "" if self.noise_shape == self.shape else f", mask {list(self.noise_shape)}"
         noise = {"MCGaussianDropout": "Gaussian, ", "MCAlphaDropout": "alpha, ", "MCBroadcastAlphaDropout": "alpha, "}
         feeds = f" -> {', '.join(self.feeds)}" if self.feeds else ""
-        origin = f" ({self.origin})" if self.origin else ""
+        meaning = f"{self.origin}: not trained with" if self.origin == INSERTED else self.origin
+        origin = f" ({meaning})" if meaning else ""
         kind = noise.get(self.kind, "")
         return f"{self.name}: {kind}rate {self.rate:g} on {list(self.shape)}{shared}{feeds}{origin}"
 
@@ -102,6 +108,7 @@ class ModelContract:
     versions: dict[str, str] = field(default_factory=dict)
     verified: dict[str, float] = field(default_factory=dict)
     accuracy: Accuracy | None = None
+    rate_choice: RateChoice | None = None
 
     @property
     def colour(self) -> str:
@@ -141,6 +148,9 @@ class ModelContract:
         for index, site in enumerate(self.sites):
             title = "dropout sites" if index == 0 else ""
             lines.append(f"  {title:13}  {site.describe()}")
+        for index, text in enumerate(self.rate_choice.describe() if self.rate_choice else ()):
+            title = "inserted rate" if index == 0 else ""
+            lines.append(f"  {title:13}  {text}")
         for index, text in enumerate(self._describe_verification()):
             title = "verified" if index == 0 else ""
             lines.append(f"  {title:13}  {text}")
@@ -179,6 +189,8 @@ class ModelContract:
         values["preprocessing"] = json.dumps(asdict(self.preprocessing))
         values["resize"] = str(self.resize)
         values["accuracy"] = json.dumps(None if self.accuracy is None else asdict(self.accuracy))
+        if self.rate_choice is not None:
+            values["rate_choice"] = self.rate_choice.to_text()
         values["versions"] = json.dumps(self.versions, sort_keys=True)
         values["verified"] = json.dumps(self.verified, sort_keys=True)
         return {_PREFIX + key: value for key, value in sorted(values.items())}
@@ -260,6 +272,7 @@ class ModelContract:
             versions=json.loads(values["versions"]),
             verified=json.loads(values["verified"]),
             accuracy=Accuracy(**accuracy) if accuracy else None,
+            rate_choice=RateChoice.from_text(values["rate_choice"]) if "rate_choice" in values else None,
         )
 
 

@@ -15,7 +15,7 @@ import onnx
 
 from export.errors import ModelRefused, OptionRefused
 from export.onnx_source.graphs import Constants, attributes_of
-from export.source.choice import SiteChoice, check_patterns, matches
+from export.source.choice import WITHOUT_DROPOUT, SiteChoice, check_patterns, matches
 
 OWN_AXES = "oodscreen_own_axes"
 """Attribute of a Dropout that `export.onnx_source.drawn` wrote: 1 for each axis along which its mask has independent
@@ -101,7 +101,7 @@ def find_dropouts(model: onnx.ModelProto, opset: int, origin: str) -> tuple[Drop
                 next_step="compute the output from the first output of the dropout alone, and write the file again",
             )
         rate, silent = _state(node, opset, constants, inputs, origin)
-        name = base = _module_of(node)
+        name = base = module_of(node)
         number = 1
         while name in names:
             number += 1
@@ -146,11 +146,11 @@ def _number(
     )
 
 
-def _module_of(node: onnx.NodeProto) -> str:
+def module_of(node: onnx.NodeProto, operators: Sequence[str] = ("Dropout", "Mul")) -> str:
     """Name of the PyTorch module of a node, if the exporter wrote it; else the name of the node.
 
     The newer exporter writes the names of all enclosing modules into the metadata; the TorchScript exporter names the
-    nodes `/MODULE/.../Dropout`.
+    nodes `/MODULE/.../Dropout`, with the name of the operator, one of `operators`, at the end.
     """
     for entry in node.metadata_props:
         if entry.key == _SCOPES:
@@ -162,7 +162,7 @@ def _module_of(node: onnx.NodeProto) -> str:
                 return scopes[-2]
     if node.name.startswith("/"):
         module, _, operator = node.name.strip("/").rpartition("/")
-        if module and operator.split("_")[0] in ("Dropout", "Mul"):
+        if module and operator.split("_")[0] in operators:
             return module
     return node.name.strip("/") or node.output[0]
 
@@ -179,7 +179,7 @@ def choose_dropouts(
         OptionRefused: a pattern matches no dropout, or a rate is missing or not between 0 and 1.
     """
     selectable = [one for one in dropouts if choice.keep or not one.silent]
-    if not selectable:
+    if not selectable and not choice.insertions:
         raise _no_active_dropout(dropouts, model, origin)
     check_patterns(choice, [one.name for one in selectable], origin, also={one.name: one.node for one in selectable})
     kept, notices = [], []
@@ -234,7 +234,8 @@ def _no_active_dropout(dropouts: Sequence[Dropout], model: onnx.ModelProto, orig
     return ModelRefused(
         f"{origin} has no active dropout. Examined: {examined}.",
         wanted="at least one Dropout node with a ratio above 0 and training_mode true",
-        next_step=f"{how_to_keep_dropout()}{instead}",
+        next_step=f"{how_to_keep_dropout()}{instead}; for a model that was trained without dropout, add "
+        f"--insert-dropout 'classifier=0.2' (see {WITHOUT_DROPOUT})",
     )
 
 

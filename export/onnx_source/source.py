@@ -21,6 +21,7 @@ from export.onnx_source.drawn import rewrite_drawn, silence_drawn
 from export.onnx_source.dropouts import Kept, choose_dropouts, find_dropouts
 from export.onnx_source.graphs import keep_needed, opset_of, producers_of, rename_values
 from export.onnx_source.images import FoundInput, find_input
+from export.onnx_source.insertion import find_places, insert_dropouts
 from export.onnx_source.marks import mark_sites, without_marks
 from export.onnx_source.norms import check_norms, norms_to_inference, silence_dropout
 from export.onnx_source.placement import Placement, find_placements, move_rows_to_front
@@ -28,6 +29,7 @@ from export.onnx_source.prepare import check_noise, choose_output, prepare
 from export.onnx_source.read import OnnxFile, read_file
 from export.onnx_source.reference import OnnxNetwork, OnnxReference
 from export.source.choice import SiteChoice
+from export.source.insertion.places import Place
 
 _PIXELS = "oodscreen/source_pixels"
 """Name of the input that the nodes of the source read."""
@@ -66,6 +68,7 @@ def _read(file: OnnxFile, choice: SiteChoice, output: str | None, image_shape: t
     check_noise(prepared, origin)
     dropouts = find_dropouts(prepared, opset_of(prepared), origin)
     kept, notices = choose_dropouts(dropouts, choice, prepared, origin)
+    kept += insert_dropouts(prepared, choice.insertions, origin)
     notices += check_norms(prepared, origin)
     norms_to_inference(prepared)
     marked = mark_sites(prepared, kept)
@@ -102,6 +105,22 @@ def _read(file: OnnxFile, choice: SiteChoice, output: str | None, image_shape: t
         takes_integers=found.dtype.kind in "iu",
         writer=file.writer,
     )
+
+
+def read_places(path: Path, output: str | None = None) -> tuple[Place, ...]:
+    """The nodes of an ONNX file as places for dropout.
+
+    Args:
+        path: the file.
+        output: name of the output, for a file with several outputs.
+
+    Raises:
+        ModelRefused: the file cannot be exported faithfully.
+        OptionRefused: an output name matches nothing in the file.
+    """
+    file = read_file(path)
+    with _errors_of(file):
+        return find_places(prepare(file.proto, output, file.origin))
 
 
 @contextmanager

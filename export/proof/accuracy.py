@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,11 +68,11 @@ def measure_accuracy(
     correct = {"keras": 0.0, "exported": 0.0, "monte_carlo": 0.0}
     counts: Counter[tuple[int, int]] = Counter()
     rows = differing = unreadable = 0
-    bad: list[str] = []
+    bad: list[Any] = []
     for batch in batches:
         unreadable += len(batch.unreadable)
-        read = [_read_label(label, contract) for label in batch.labels]
-        bad += [repr(label) for label, found in zip(batch.labels, read, strict=True) if found is None]
+        read = [read_label(label, contract) for label in batch.labels]
+        bad += [label for label, found in zip(batch.labels, read, strict=True) if found is None]
         usable = np.array([found is not None for found in read], np.bool_)
         if not usable.any():
             continue
@@ -83,20 +83,14 @@ def measure_accuracy(
             "exported": to_probabilities(exported(images), contract),
             "monte_carlo": np.mean(passes, axis=0),
         }
-        predicted = {name: _predict(values, contract) for name, values in probabilities.items()}
+        predicted = {name: predict(values, contract) for name, values in probabilities.items()}
         for name, classes in predicted.items():
             correct[name] += float(np.mean(classes == labels, axis=1).sum())
         differing += int(np.any(predicted["keras"] != predicted["exported"], axis=1).sum())
         counts.update(pair for row in labels.tolist() for pair in enumerate(row))
         rows += len(images)
     if not rows:
-        examples = ", ".join(list(dict.fromkeys(bad))[:_EXAMPLES])
-        found = f"{len(bad)} unusable labels ({examples})" if bad else "no unusable labels"
-        raise InputRefused(
-            f"No labelled row has both an image and a usable label: {found}; unreadable images: {unreadable}.",
-            wanted=f"rows with a decodable image and a label; labels are {_wanted_labels(contract)}",
-            next_step="check --label-column and --image-column, and for class names --classes",
-        )
+        raise refuse_no_labels(bad, unreadable, contract)
     outputs = len({index for index, _ in counts})
     most = [max(count for (index, _), count in counts.items() if index == output) for output in range(outputs)]
     return Accuracy(
@@ -109,6 +103,23 @@ def measure_accuracy(
         differing=differing,
         unreadable=unreadable,
         unlabelled=len(bad),
+    )
+
+
+def refuse_no_labels(bad: Sequence[Any], unreadable: int, contract: ModelContract) -> InputRefused:
+    """The error for labelled rows of which none has both an image and a usable label.
+
+    Args:
+        bad: the unusable labels.
+        unreadable: number of rows without a decodable image.
+        contract: contract of the model.
+    """
+    examples = ", ".join(list(dict.fromkeys(map(repr, bad)))[:_EXAMPLES])
+    found = f"{len(bad)} unusable labels ({examples})" if bad else "no unusable labels"
+    return InputRefused(
+        f"No labelled row has both an image and a usable label: {found}; unreadable images: {unreadable}.",
+        wanted=f"rows with a decodable image and a label; labels are {_wanted_labels(contract)}",
+        next_step="check --label-column and --image-column, and for class names --classes",
     )
 
 
@@ -140,13 +151,13 @@ def find_alarms(accuracy: Accuracy, contract: ModelContract) -> list[str]:
     return alarms
 
 
-def _predict(probabilities: NDArray[np.floating[Any]], contract: ModelContract) -> NDArray[np.int64]:
+def predict(probabilities: NDArray[np.floating[Any]], contract: ModelContract) -> NDArray[np.int64]:
     """Predicted classes `[B, 1]`; for one probability or several labels, predicted labels `[B, C]` of 0 and 1."""
     classes = probabilities.argmax(axis=1)[:, None] if contract.task == "classes" else probabilities > 0.5
     return np.asarray(classes, np.int64)
 
 
-def _read_label(label: Any, contract: ModelContract) -> list[int] | None:
+def read_label(label: Any, contract: ModelContract) -> list[int] | None:
     """A label in the format of `_predict`; None if the label is not one of the model's.
 
     As for `oodscreen evaluate`, a class number as text (`3`) is a class number if no class name is a numeral.

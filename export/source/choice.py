@@ -6,12 +6,16 @@ In: the layers of a model by path, and a `SiteChoice`. Out: the `NoiseLayer`s of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+from export.contract.insertion import Insertion
 from export.errors import ModelRefused, OptionRefused
 from export.source.noise import NoiseLayer, family_of, is_active
+
+WITHOUT_DROPOUT = "docs/without-dropout.md"
+"""The page on models without dropout."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +25,16 @@ class SiteChoice:
     Attributes:
         keep: shell patterns of layer names or paths, such as `top_dropout*`; if empty, all sites are kept.
         rates: rate by pattern; the pattern `*` matches every kept site.
+        insertions: sites to insert, which `keep` and `rates` do not affect.
     """
 
     keep: tuple[str, ...] = ()
     rates: Mapping[str, float] = field(default_factory=dict)
+    insertions: tuple[Insertion, ...] = ()
+
+    def at_rate(self, rate: float) -> SiteChoice:
+        """The selection with this rate for all sites to insert."""
+        return replace(self, insertions=tuple(replace(insertion, rate=rate) for insertion in self.insertions))
 
     def keeps(self, path: str) -> bool:
         """Whether the site with this path is kept."""
@@ -50,6 +60,19 @@ def check_patterns(
     Raises:
         OptionRefused: a pattern matches no site.
     """
+    if not paths:
+        # '*' is allowed: it disables noise that is no site (`export.source.hidden`)
+        stated = [
+            *(("--keep-layer", one) for one in choice.keep if one != "*"),
+            *(("--rate", one) for one in choice.rates),
+        ]
+        if stated:
+            raise OptionRefused(
+                f"{stated[0][0]} {stated[0][1]!r} was given, but {origin} has no dropout of its own.",
+                wanted="options for inserted dropout, whose rates are part of --insert-dropout",
+                next_step=f"leave out {stated[0][0]}",
+            )
+        return
 
     def fits(path: str, pattern: str) -> bool:
         return matches(path, pattern) or matches((also or {}).get(path, path), pattern)
@@ -68,7 +91,7 @@ def check_patterns(
 
 
 def choose_sites(named: Sequence[tuple[str, Any]], choice: SiteChoice, origin: str) -> tuple[NoiseLayer, ...]:
-    """The noise layers that the export keeps, with their rates.
+    """The noise layers of the model that the export keeps, with their rates.
 
     Args:
         named: all layers of the model with their paths, in model order.
@@ -76,12 +99,13 @@ def choose_sites(named: Sequence[tuple[str, Any]], choice: SiteChoice, origin: s
         origin: name of the model, for messages.
 
     Raises:
-        ModelRefused: the model has no noise layer with a rate above 0, or a layer's own rate is not below 1.
+        ModelRefused: the model has no noise layer with a rate above 0, and `choice` inserts none; or a layer's own
+            rate is not below 1.
         OptionRefused: a pattern matches no site, or a rate in `choice` is not between 0 and 1.
     """
     noise = [(path, layer) for path, layer in named if family_of(layer)]
     active = [(path, layer) for path, layer in noise if is_active(layer)]
-    if not active:
+    if not active and not choice.insertions:
         raise _no_active_dropout(named, noise, origin)
     check_patterns(choice, [path for path, _ in active], origin)
     return tuple(
@@ -113,5 +137,6 @@ def _no_active_dropout(named: Sequence[tuple[str, Any]], noise: Sequence[tuple[s
     return ModelRefused(
         f"{origin} has no active dropout. Examined: {examined}.",
         wanted="at least one Dropout layer with a rate above 0 that was active in training",
-        next_step="train the model with dropout; dropout added after training does not measure uncertainty",
+        next_step="train the model with dropout; or add --insert-dropout 'classifier=0.2', which inserts dropout "
+        f"before the last layer with weights (see {WITHOUT_DROPOUT})",
     )

@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from export.contract.insertion import LIST
 from export.errors import ModelRefused
 from export.model_source import ImageInput
 from export.source.choice import SiteChoice, choose_sites
 from export.source.hidden import find_hidden_noise
 from export.source.inputs import find_image_input
+from export.source.insertion.layers import insert_layers
+from export.source.insertion.places import Place, find_places
 from export.source.network import KerasNetwork, Network, other_precisions
 from export.source.outputs import IN_MEMORY, choose_output, count_classes, derive_output_kind
 
@@ -37,6 +40,7 @@ class KerasSource:
         sites: paths of the kept noise layers, in model order.
         notices: notices for the user, such as layers that the export disables.
         takes_integers: whether the input has an integer type, such as uint8.
+        places: the layers of the model as places for dropout, if the choice of sites inserts dropout or asks for them.
     """
 
     network: Network
@@ -49,6 +53,7 @@ class KerasSource:
     sites: tuple[str, ...]
     notices: tuple[str, ...] = ()
     takes_integers: bool = False
+    places: tuple[Place, ...] = ()
 
 
 def import_keras() -> Any:
@@ -120,8 +125,13 @@ def describe_model(
     model, position, shape = choose_output(model, output, image.input_shape, origin)
     layers = dict(_name_layers(model).values())
     kept = choose_sites(list(layers.items()), choice, origin)
+    places: tuple[Place, ...] = ()
+    if choice.insertions:
+        places = find_places(KerasNetwork(model, kept, position), layers, image.input_shape, origin)
+    if choice.insertions and LIST not in choice.insertions:
+        kept = (*kept, *insert_layers(places, layers, choice.insertions, origin))
     network = KerasNetwork(model, kept, position)
-    paths = tuple(source.path for source in kept)
+    paths = tuple(source.path for source in kept if source.before is None)
     hidden = find_hidden_noise(network, layers, paths, image.input_shape, choice, origin)
     precisions = other_precisions(model)
     if precisions:
@@ -134,9 +144,10 @@ def describe_model(
         classes=count_classes(shape, origin),
         output_kind=derive_output_kind(model),
         scales_itself=any(type(layer).__name__ in _OWN_SCALE for layer in layers.values()),
-        sites=paths,
+        sites=tuple(source.path for source in kept),
         notices=(*notices, *([image.notice] if image.notice else []), *hidden),
         takes_integers=any("int" in str(tensor.dtype) for tensor in getattr(model, "inputs", None) or ()),
+        places=places,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from export.errors import ModelRefused
 from export.source.choice import SiteChoice
 from export.source.network import Network, reason_in
-from export.source.stochastic import NoiseCall
+from export.source.stochastic import Behaviour, NoiseCall
 
 RANDOM_OPERATION = re.compile(r"Random|Multinomial|TruncatedNormal|StatefulStandardNormal|StatefulUniform")
 """Pattern of the types of TensorFlow operations that draw random numbers."""
@@ -140,12 +140,24 @@ def _random_operations(
     Raises:
         ModelRefused: a layer raises an error when it is called.
     """
+    recorder = _CallRecorder()
+    graph = trace_network(network, recorder, input_shape, origin, training=training)
+    return random_operations(graph), recorder.called
+
+
+def trace_network(
+    network: Network, behaviour: Behaviour, input_shape: tuple[int, ...], origin: str, *, training: bool = False
+) -> Any:
+    """The graph of a trace of the network, from images `[N, *input_shape]` to outputs `[N, C]`.
+
+    Raises:
+        ModelRefused: a layer raises an error when it is called.
+    """
     import tensorflow as tf
 
-    recorder = _CallRecorder()
-    function = tf.function(lambda image: network.forward(image, recorder, training=training))
+    function = tf.function(lambda image: network.forward(image, behaviour, training=training))
     try:
-        concrete = function.get_concrete_function(tf.TensorSpec([None, *input_shape], tf.float32))
+        return function.get_concrete_function(tf.TensorSpec([None, *input_shape], tf.float32)).graph
     except Exception as error:
         raise ModelRefused(
             f"Keras cannot compute {origin}, called with training={training}: {reason_in(error)}.",
@@ -154,7 +166,6 @@ def _random_operations(
             f"tf.function(model)(np.zeros({(1, *input_shape)}, 'float32'), training={training}); change the layer "
             "that fails, and save the model again",
         ) from error
-    return random_operations(concrete.graph), recorder.called
 
 
 def _find_sources(operations: Iterable[str], layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,12 +27,14 @@ class NoiseLayer:
         path: names of the enclosing models and of the layer, separated by `/`.
         family: `Dropout`, `GaussianDropout` or `AlphaDropout`.
         rate: rate in the export, in (0, 1).
+        before: for a layer that the export inserts, the layer of the model before whose calls it is called; else None.
     """
 
     layer: Any
     path: str
     family: str
     rate: float
+    before: Any = None
 
 
 @cache

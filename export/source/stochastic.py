@@ -14,9 +14,10 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
-from export.contract.metadata import Site
+from export.contract.metadata import INSERTED, Site
 from export.errors import ModelRefused
 from export.source.noise import BROADCAST_KINDS, ELEMENT_KINDS, NoiseLayer, noise_classes, noise_shape_of
 
@@ -34,6 +35,7 @@ class NoiseCall:
         path: path of the layer in the model.
         family: `Dropout`, `GaussianDropout` or `AlphaDropout`.
         rate: rate in the export.
+        origin: `INSERTED` for an inserted layer; else "".
         noise_shape: function from the shape of a row to the shape of its mask.
         own_noise: function from the inputs and a seed, `int32 [2]`, to the layer's outputs in training.
     """
@@ -43,12 +45,14 @@ class NoiseCall:
         path: str,
         family: str,
         rate: float,
+        origin: str,
         noise_shape: Callable[[tuple[int, ...]], tuple[int, ...]],
         own_noise: Callable[[Any, Any], Any],
     ) -> None:
         self.path = path
         self.family = family
         self.rate = rate
+        self.origin = origin
         self.noise_shape = noise_shape
         self.own_noise = own_noise
 
@@ -57,10 +61,15 @@ class NoiseCall:
 def noise_replaced(kept: Sequence[NoiseLayer], behaviour: Behaviour) -> Iterator[None]:
     """Within the block, calls of kept layers have the given behaviour, and other noise layers return their inputs.
 
-    The argument `training` has no effect on these calls, even if a subclass passes it to its parent.
+    The argument `training` has no effect on these calls, even if a subclass passes it to its parent. An inserted layer
+    is called on the input of the layer that follows it.
     """
     by_identity = {id(source.layer): source for source in kept}
     with ExitStack() as stack:
+        for source in kept:
+            if source.before is not None:
+                call = _call_of(source, type(source.layer).call)
+                stack.enter_context(inputs_changed(source.before, partial(_call_inserted, behaviour, call)))
         for kind in noise_classes():
             original = kind.call  # type: ignore[attr-defined]
 
@@ -71,6 +80,45 @@ def noise_replaced(kept: Sequence[NoiseLayer], behaviour: Behaviour) -> Iterator
             kind.call = replaced  # type: ignore[attr-defined]
             stack.callback(setattr, kind, "call", original)
         yield
+
+
+@contextmanager
+def inputs_changed(layer: Any, change: Callable[[list[Any]], list[Any]]) -> Iterator[None]:
+    """Within the block, a layer is called on `change(tensors)` in place of the tensors among its arguments."""
+    import keras
+    import tensorflow as tf
+
+    original = layer.call
+
+    def call(*given: Any, **named: Any) -> Any:
+        values = keras.tree.flatten((given, named))
+        changed = iter(change([value for value in values if tf.is_tensor(value)]))
+        values = [next(changed) if tf.is_tensor(value) else value for value in values]
+        arguments, options = keras.tree.pack_sequence_as((given, named), values)
+        return original(*arguments, **options)
+
+    own = vars(layer).get("call")
+    object.__setattr__(layer, "call", call)
+    try:
+        yield
+    finally:
+        object.__delattr__(layer, "call")
+        if own is not None:
+            object.__setattr__(layer, "call", own)
+
+
+def is_float_tensor(value: Any) -> bool:
+    """Whether a value is a tensor of TensorFlow with a floating-point type."""
+    import tensorflow as tf
+
+    return bool(tf.is_tensor(value) and value.dtype.is_floating)
+
+
+def _call_inserted(behaviour: Behaviour, call: NoiseCall, tensors: list[Any]) -> list[Any]:
+    """The outputs of an inserted layer, which computes in float32 as the kept layers of the model do."""
+    import tensorflow as tf
+
+    return [tf.cast(behaviour(call, tf.cast(one, tf.float32)), one.dtype) for one in tensors]
 
 
 def _call_of(source: NoiseLayer, original: Any) -> NoiseCall:
@@ -85,7 +133,14 @@ def _call_of(source: NoiseLayer, original: Any) -> NoiseCall:
         with _attributes(layer, changes):
             return original(layer, inputs, training=True)
 
-    return NoiseCall(source.path, source.family, source.rate, lambda shape: noise_shape_of(layer, shape), own_noise)
+    return NoiseCall(
+        source.path,
+        source.family,
+        source.rate,
+        "" if source.before is None else INSERTED,
+        lambda shape: noise_shape_of(layer, shape),
+        own_noise,
+    )
 
 
 @contextmanager
@@ -203,6 +258,7 @@ class SiteMarker:
             rate=call.rate,
             shape=shape,
             noise_shape=noise_shape,
+            origin=call.origin,
         )
 
 

@@ -206,6 +206,16 @@ def nested(keras: Any) -> Any:
     return _finish(keras, image, layers.Dropout(0.3, name="top")(x))
 
 
+def without_dropout(keras: Any) -> Any:
+    """A network without dropout: a nested model, a residual connection, and a dense layer before the outputs."""
+    layers = keras.layers
+    encoder = keras.Sequential([keras.Input((12, 12, 3)), layers.Conv2D(8, 3, activation="relu")], name="encoder")
+    image = keras.Input((12, 12, 3))
+    x = encoder(image)
+    x = layers.Add()([x, layers.Conv2D(8, 3, padding="same", activation="relu", name="block")(x)])
+    return _finish(keras, image, layers.Dense(12, activation="relu")(layers.GlobalAveragePooling2D()(x)))
+
+
 def residual(keras: Any) -> Any:
     layers = keras.layers
     image, x = _stem(keras)
@@ -616,6 +626,14 @@ FAMILY = (
         residual,
         (D, B),
         options=(*UNIT, "--keep-layer", "dropout_1", "--keep-layer", "spatial_dropout2d_2", "--rate", "dropout*=0.4"),
+    ),
+    Member(
+        "inserted",
+        "dropout",
+        "dropout inserted into a network without it (`--insert-dropout`)",
+        without_dropout,
+        (D, D),
+        options=(*UNIT, "--insert-dropout", "classifier=0.3", "--insert-dropout", "block=20%"),
     ),
     Member(
         "custom_layer",

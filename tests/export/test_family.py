@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from export.config.values import find_object, parse_image_shape
+from export.config.values import find_object, parse_image_shape, parse_insertions
 from export.contract.reader import ExportedModel, read_model
 from export.source.choice import SiteChoice
 from export.source.load import load_model
@@ -73,6 +73,7 @@ def reference(member: Member, source: Path, model: ExportedModel) -> KerasRefere
         choice=SiteChoice(
             tuple(text for option, text in given if option == "--keep-layer"),
             {pattern or "*": float(rate) for pattern, _, rate in rates},
+            parse_insertions([text for option, text in given if option == "--insert-dropout"]),
         ),
         output=next((text for option, text in given if option == "--output-layer"), None),
         image_shape=next((parse_image_shape(text) for option, text in given if option == "--image-shape"), None),

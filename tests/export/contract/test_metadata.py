@@ -9,7 +9,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from export.contract.inputs import Preprocessing, Resize
-from export.contract.metadata import ModelContract, Site
+from export.contract.insertion import RateChoice, RateTrial
+from export.contract.metadata import INSERTED, ModelContract, Site
 from export.contract.reader import read_model
 from export.errors import ContractRefused
 
@@ -43,6 +44,40 @@ def test_a_contract_without_a_reshape_in_its_metadata_has_none() -> None:
     assert ModelContract.from_metadata(metadata, origin="x") == CONTRACT
     reshaped = replace(CONTRACT, preprocessing=replace(CONTRACT.preprocessing, reshape=(28, 60)))
     assert ModelContract.from_metadata(reshaped.to_metadata(), origin="x") == reshaped
+
+
+CHOICE = RateChoice(
+    rate=0.1,
+    rows=500,
+    passes=20,
+    trials=(
+        RateTrial(0.0, 0.91, 0.31, 0.05, True),
+        RateTrial(0.1, 0.912, 0.28, 0.03, True),
+        RateTrial(0.5, 0.62, 1.1, 0.3, False),
+    ),
+    digests=(3, 2**64 - 1),
+)
+
+
+def test_an_inserted_site_and_the_choice_of_its_rate_survive_the_metadata_and_are_described() -> None:
+    inserted = replace(CONTRACT, sites=(replace(CONTRACT.sites[0], origin=INSERTED),), rate_choice=CHOICE)
+    assert ModelContract.from_metadata(inserted.to_metadata(), origin="x") == inserted
+    text = inserted.describe()
+    assert "(inserted: not trained with)" in text
+    assert "rate 0.1, chosen on 500 labelled rows with 20 passes" in text
+    assert "0.1     91.20%  0.2800  0.0300  chosen" in text
+    assert "significantly lower: 0.5" in text
+    assert "do not improve the probabilities" not in text
+
+
+def test_the_metadata_of_a_file_without_inserted_dropout_does_not_mention_it() -> None:
+    metadata = CONTRACT.to_metadata()
+    assert "oodscreen.rate_choice" not in metadata
+    assert "origin" not in metadata["oodscreen.sites"]
+    damaged = replace(CONTRACT, rate_choice=CHOICE).to_metadata()
+    damaged["oodscreen.rate_choice"] = "[]"
+    with pytest.raises(ContractRefused, match="damaged oodscreen contract"):
+        ModelContract.from_metadata(damaged, origin="x")
 
 
 @pytest.mark.parametrize(

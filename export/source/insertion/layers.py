@@ -1,0 +1,131 @@
+"""Choose the layers before which dropout is inserted: `--insert-dropout`.
+
+In: the places of a network and the user's `Insertion`s. Out: the layers to insert, as `NoiseLayer`s, or an error that
+names layers that can be given.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from export.contract.insertion import CLASSIFIER, Insertion
+from export.errors import OptionRefused
+from export.source.insertion.places import Place
+from export.source.noise import NoiseLayer
+
+PREFIX = "before:"
+"""Beginning of the names of inserted sites; the path of the layer that follows completes the name."""
+
+_PROVISIONAL = 0.5
+"""Rate of dropout whose rate is still to be chosen."""
+
+_NAMED = 5
+"""Maximum number of layers in a message."""
+
+
+def insert_layers(
+    places: Sequence[Place], layers: Mapping[str, Any], insertions: Sequence[Insertion], origin: str
+) -> tuple[NoiseLayer, ...]:
+    """A dropout layer for each insertion, with one value of the mask for each element.
+
+    Args:
+        places: the layers of the model as places.
+        layers: the layers by path.
+        insertions: the user's choice.
+        origin: name of the model, for messages.
+
+    Raises:
+        OptionRefused: `choose_places` refuses an insertion.
+    """
+    import keras
+
+    inserted = []
+    for place, rate in choose_places(places, insertions, origin):
+        layer = keras.layers.Dropout(rate, dtype="float32")
+        inserted.append(NoiseLayer(layer, PREFIX + place.path, "Dropout", rate, before=layers[place.path]))
+    return tuple(inserted)
+
+
+def choose_places(
+    places: Sequence[Place], insertions: Sequence[Insertion], origin: str
+) -> tuple[tuple[Place, float], ...]:
+    """The place and the rate of each insertion; a rate that is to be chosen becomes a provisional one.
+
+    Raises:
+        OptionRefused: a name is not that of one layer, dropout cannot be inserted before this layer, or two names are
+            those of one layer.
+    """
+    found: dict[str, str] = {}
+    chosen = []
+    for insertion in insertions:
+        place = _find_place(insertion.layer, places, origin)
+        if place.path in found:
+            raise OptionRefused(
+                f"--insert-dropout names the layer {place.path} of {origin} twice, as {found[place.path]} and "
+                f"{insertion.layer}.",
+                wanted="one rate for each layer",
+                next_step=f"leave out --insert-dropout '{insertion.layer}=...'",
+            )
+        found[place.path] = insertion.layer
+        chosen.append((place, _PROVISIONAL if insertion.rate is None else insertion.rate))
+    return tuple(chosen)
+
+
+def _find_place(name: str, places: Sequence[Place], origin: str) -> Place:
+    """The place with this path, with this name at the end of its path, or before the outputs (`classifier`)."""
+    exact = [place for place in places if place.path == name]
+    named = exact or [place for place in places if place.path.rsplit("/", 1)[-1] == name]
+    is_alias = name == CLASSIFIER and not named
+    if is_alias:
+        named = [place for place in places if place.makes_outputs]
+    if len(named) == 1:
+        return _checked(named[0], places, origin)
+    if len(named) > 1:
+        what = "several layers make the outputs" if is_alias else f"{len(named)} layers have this name"
+        raise OptionRefused(
+            f"--insert-dropout names {name}, but {what} of {origin}: {_list_names(named)}.",
+            wanted="the path of one layer; the option may be repeated",
+            next_step=f"give a path, such as --insert-dropout '{named[0].path}=0.2'",
+        )
+    raise OptionRefused(
+        f"--insert-dropout names {name}, but {origin} has no "
+        + ("layer with weights that makes its outputs." if is_alias else "layer of this name."),
+        wanted=f"classifier, or a layer of the model, such as {_list_names(_similar(name, places))}",
+        next_step="give one of these names, or print all with --insert-dropout list",
+    )
+
+
+def _checked(place: Place, places: Sequence[Place], origin: str) -> Place:
+    """The place.
+
+    Raises:
+        OptionRefused: dropout cannot be inserted before it.
+    """
+    if place.problem:
+        raise OptionRefused(
+            f"Dropout cannot be inserted before {place.path} ({place.kind}) of {origin}: {place.problem}.",
+            wanted="a layer with one input of real numbers, on which the output depends, such as "
+            + _list_names(_similar(place.path, places)),
+            next_step="give one of these names, or print all with --insert-dropout list",
+        )
+    return place
+
+
+def candidates(places: Sequence[Place]) -> list[Place]:
+    """The layers with weights before which dropout can be inserted; without these, all other possible layers."""
+    possible = [place for place in places if not place.problem]
+    return [place for place in possible if place.has_weights] or possible
+
+
+def _similar(name: str, places: Sequence[Place]) -> list[Place]:
+    """Candidates for a message: the most similar paths first, then the last layers of the model."""
+    possible = {place.path: place for place in reversed(candidates(places))}
+    similar = difflib.get_close_matches(name, possible, n=_NAMED)
+    return [possible[path] for path in dict.fromkeys([*similar, *possible])]
+
+
+def _list_names(places: Sequence[Place]) -> str:
+    more = f" and {len(places) - _NAMED} more" if len(places) > _NAMED else ""
+    return ", ".join(place.path for place in places[:_NAMED]) + more or "none"
