@@ -61,8 +61,10 @@ class Inspection:
     relative_cost: float
 
     def to_json(self) -> str:
-        """One line of JSON."""
-        return json.dumps(asdict(self))
+        """One line of JSON, without the digests of the rows that chose a dropout rate."""
+        values = asdict(self)
+        (values["contract"]["rate_choice"] or {}).pop("digests", None)
+        return json.dumps(values)
 
     def to_text(self) -> str:
         """A readable report."""

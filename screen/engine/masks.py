@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from export.contract.labelled import identify_images
 from export.contract.metadata import ALPHA_KINDS, GAUSSIAN_KINDS, Site
 
 ALGORITHM = "philox4x64-10/1"
@@ -83,7 +84,7 @@ def draw_row_masks(seed: int, site: Site, rows: Sequence[int], start: int, count
 
 def identify_rows(images: NDArray[np.uint8]) -> list[int]:
     """A 64-bit digest of each image's pixels: `[B, H, W, C]` to B integers."""
-    return [_digest(image.tobytes()) for image in images]
+    return identify_images(images)
 
 
 def _words_of(site: Site) -> int:

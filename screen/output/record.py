@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from export.contract.metadata import ModelContract
+from export.contract.metadata import INSERTED, ModelContract
 from screen.decide.calibration import Calibration
 from screen.decide.row_sets import threshold_rank
 from screen.files.storage import write_text
@@ -79,6 +79,7 @@ class RunRecord:
         shards: number of shards that the run scored.
         rows: number of rows in the scored shards.
         version: version of oodscreen that ended the run; "" in older records.
+        inserted: name and rate of each dropout site that the export inserted; empty in older records.
     """
 
     configuration: str
@@ -94,6 +95,7 @@ class RunRecord:
     shards: int
     rows: int
     version: str = ""
+    inserted: tuple[tuple[str, float], ...] = ()
 
     @classmethod
     def make(
@@ -125,6 +127,7 @@ class RunRecord:
             shards=shards,
             rows=rows,
             version=own_version(),
+            inserted=tuple((site.name, site.rate) for site in contract.sites if site.origin == INSERTED),
         )
 
     def write(self, output: Path) -> None:
@@ -133,7 +136,10 @@ class RunRecord:
         Raises:
             WriteFailed: the operating system refused to write.
         """
-        write_text(output / RECORD_NAME, json.dumps(asdict(self)) + "\n")
+        values = asdict(self)
+        if not self.inserted:
+            del values["inserted"]  # older versions do not read it
+        write_text(output / RECORD_NAME, json.dumps(values) + "\n")
 
     @classmethod
     def read(cls, output: Path, configuration: str) -> RunRecord | None:
@@ -147,6 +153,7 @@ class RunRecord:
                     "promise": promise,
                     "class_names": tuple(map(str, values["class_names"])),
                     "image_shape": tuple(map(int, values["image_shape"])),
+                    "inserted": tuple((str(site), float(rate)) for site, rate in values.get("inserted", ())),
                     "stages": tuple((str(stage), float(busy)) for stage, busy in values["stages"]),
                 }
             )

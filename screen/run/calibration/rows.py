@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 
+from export.contract.labelled import identify_images
 from export.contract.metadata import ModelContract
 from screen.config import RunConfig
 from screen.files.listing import list_shards
@@ -21,6 +22,9 @@ from screen.input.rows import read_batches
 from screen.input.shards import ShardRef, open_shards
 from screen.overlap import StageClock
 from screen.run.runner import Listener
+
+_CHOSE_RATE = "chose_rate"
+"""Status of the rows on which the export chose the rate of inserted dropout; it occurs in calibrations only."""
 
 
 class CalibrationRows:
@@ -39,6 +43,8 @@ class CalibrationRows:
 
     def __init__(self, contract: ModelContract, config: RunConfig, listener: Listener) -> None:
         self._contract, self._config, self._listener = contract, config, listener
+        choice = contract.rate_choice
+        self._rate_rows = frozenset(choice.digests if choice else ())
         self.count = 0
         self.statuses: dict[str, int] = {}
         self.device_note = ""
@@ -73,12 +79,29 @@ class CalibrationRows:
         self._listener.started(len(shards), sum(shard.rows for shard in shards), 0, self.device_note)
         batches = read_batches(shards, columns, batch_rows(config, contract))
         with closing(decode_ahead(batches, contract, config, StageClock())) as decoded:
-            for batch in decoded:
+            for undivided in decoded:
+                batch = self._without_rate_rows(undivided)
                 self.add_failures(batch.failures.values(), count=count)
                 self.count += len(batch.readable) if count else 0
                 if batch.readable.any():
                     yield batch
                 self._listener.advanced(len(batch.readable))
+
+    def _without_rate_rows(self, batch: ImageBatch) -> ImageBatch:
+        """The batch without the rows on which the export chose the rate of inserted dropout.
+
+        The dropout fits these rows better than other rows, so that a threshold from them would flag too few of others.
+        """
+        if not self._rate_rows:
+            return batch
+        digests = identify_images(batch.images)
+        return batch.fail_readable(
+            {
+                row: (_CHOSE_RATE, "the export chose the dropout rate on this row")
+                for row, digest in enumerate(digests)
+                if digest in self._rate_rows
+            }
+        )
 
     def add_failures(self, failures: Iterable[Failure], *, count: bool = True) -> None:
         """Add rows that could not be scored to `statuses` if `count` is set; the first is kept for an error."""
