@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+from export.contract.insertion import Insertion
 from export.contract.metadata import ModelContract
 from export.errors import CalibrationRefused as CalibrationRefused
 from export.errors import ContractRefused as ContractRefused
@@ -141,6 +142,7 @@ def export_file(
     image_shape: tuple[int, int, int] | str | None = None,
     keep_layer: Sequence[str] = (),
     rate: float | Mapping[str, float] | None | str | Sequence[str] = None,
+    insert_dropout: Sequence[Insertion] | Mapping[str, float | str] | str | Sequence[str] = (),
     output_kind: Literal['softmax', 'logits', 'sigmoid', 'regression'] | None = None,
     output_layer: str | None = None,
     classes: Sequence[str] | str | Path = (),
@@ -181,6 +183,9 @@ def export_file(
             In an ONNX file, the option also activates Dropout nodes in inference mode. Default: all.
         rate: Dropout rate that replaces the rate in training: 0.3 for all kept layers, or 'block*=0.1' for those with a
             matching name; may be repeated. Default: as in training.
+        insert_dropout: Dropout to insert before a layer of a model that was trained without it; may be repeated. LAYER:
+            a name, or `classifier` for the last layer with weights. With `LAYER=auto`, the rate is chosen on the
+            labelled rows of --check-data. `list` prints the layers and exports nothing.
         output_kind: Kind of output: softmax, logits, sigmoid, regression; required if the model ends in neither softmax
             nor sigmoid. Probabilities are computed from logits: the softmax, or the sigmoid of a single logit.
         output_layer: Name of the output to export, for a model with several outputs.
@@ -222,6 +227,7 @@ def export_model(
     image_shape: tuple[int, int, int] | str | None = None,
     keep_layer: Sequence[str] = (),
     rate: float | Mapping[str, float] | None | str | Sequence[str] = None,
+    insert_dropout: Sequence[Insertion] | Mapping[str, float | str] | str | Sequence[str] = (),
     output_kind: Literal['softmax', 'logits', 'sigmoid', 'regression'] | None = None,
     output_layer: str | None = None,
     classes: Sequence[str] | str | Path = (),
@@ -258,6 +264,9 @@ def export_model(
             In an ONNX file, the option also activates Dropout nodes in inference mode. Default: all.
         rate: Dropout rate that replaces the rate in training: 0.3 for all kept layers, or 'block*=0.1' for those with a
             matching name; may be repeated. Default: as in training.
+        insert_dropout: Dropout to insert before a layer of a model that was trained without it; may be repeated. LAYER:
+            a name, or `classifier` for the last layer with weights. With `LAYER=auto`, the rate is chosen on the
+            labelled rows of --check-data. `list` prints the layers and exports nothing.
         output_kind: Kind of output: softmax, logits, sigmoid, regression; required if the model ends in neither softmax
             nor sigmoid. Probabilities are computed from logits: the softmax, or the sigmoid of a single logit.
         output_layer: Name of the output to export, for a model with several outputs.

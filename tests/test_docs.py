@@ -33,6 +33,7 @@ RUN_ELSEWHERE = {
     "pip install": "tests/integration/test_install.py",
     "oodscreen pack validation/": "tests/integration/test_install.py",
     "--check-data held-out/": "tests/integration/test_install.py",
+    "oodscreen export plain.keras": "tests/integration/test_without_dropout.py",
     "s3://bucket/": "tests/integration/test_s3.py",
     "torch.onnx.export(": "tests/integration/test_torch.py",
     "--resize pil-bilinear:short=256": "tests/integration/test_torch.py",
