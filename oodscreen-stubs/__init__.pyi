@@ -57,7 +57,7 @@ def calibrate(
     passes: int | None = 100,
     adaptive: bool = False,
     seed: int | None = 0,
-    masks: Literal['shared', 'per-row'] | None = 'shared',
+    masks: Literal['shared', 'per-row', 'none'] | None = 'shared',
     precision: Literal['float32', 'tf32'] | None = 'float32',
     device: str = 'auto',
     threads: int = 0,
@@ -89,8 +89,8 @@ def calibrate(
         adaptive: Early exit: stop the passes of a row once its flag is decided. The column `passes` holds the number of
             completed passes.
         seed: Seed for the dropout masks.
-        masks: Dropout masks: `shared` (all rows have the same masks, which is fast) or `per-row` (independent masks for
-            each row).
+        masks: Dropout masks: `shared` (all rows have the same masks, which is fast), `per-row` (independent masks for
+            each row) or `none` (the network without dropout; requires `--passes 1`).
         precision: Precision of matrix products and convolutions: `float32`, or `tf32`, which rounds their factors to 10
             bits (GPUs only).
         device: Device of the passes; `auto` is CUDA if it works on this machine, else the CPU; `cuda:1` is the second
@@ -472,7 +472,7 @@ def run(
     passes: int | None = None,
     adaptive: bool = False,
     seed: int | None = None,
-    masks: Literal['shared', 'per-row'] | None = None,
+    masks: Literal['shared', 'per-row', 'none'] | None = None,
     precision: Literal['float32', 'tf32'] | None = None,
     device: str = 'auto',
     threads: int = 0,
@@ -511,8 +511,9 @@ def run(
         adaptive: Early exit: stop the passes of a row once its flag is decided. The column `passes` holds the number of
             completed passes.
         seed: Seed for the dropout masks. Default: as calibrated, else 0.
-        masks: Dropout masks: `shared` (all rows have the same masks, which is fast) or `per-row` (independent masks for
-            each row). Default: as calibrated, else shared.
+        masks: Dropout masks: `shared` (all rows have the same masks, which is fast), `per-row` (independent masks for
+            each row) or `none` (the network without dropout; requires `--passes 1`). Default: as calibrated, else
+            shared.
         precision: Precision of matrix products and convolutions: `float32`, or `tf32`, which rounds their factors to 10
             bits (GPUs only). Default: as calibrated, else float32.
         device: Device of the passes; `auto` is CUDA if it works on this machine, else the CPU; `cuda:1` is the second

@@ -20,6 +20,7 @@ from screen.engine.device.provider import CPU_MEMORY
 from screen.engine.graph.plan import plan_engine
 from screen.engine.run_sizes import least_memory, size_runs
 from screen.files.paths import as_path, name_place
+from screen.settings.passes import count_passes
 
 _MIB = 2**20
 
@@ -82,13 +83,16 @@ class Inspection:
             f"  trunk          once for all passes: {self.trunk_share:.1%} of the arithmetic",
             f"  boundary       {boundary}",
             *(f"  features       {group}: {tensor}" for group, tensor in self.features.items()),
-            f"                 they cost {self.features_cost:.1%} of the arithmetic of {self.passes} whole passes",
+            f"                 they cost {self.features_cost:.1%} of the arithmetic of "
+            f"{count_passes(self.passes, 'whole ')}",
             f"  head           once for each pass: {1 - self.trunk_share:.1%} of the arithmetic",
         ]
         lines += [f"                 {name}: {methods[how]}" for name, how in self.sites.items()]
         lines += [
-            f"  session run    {self.passes_per_run} passes over up to {self.rows_per_run} rows in {self.memory} MiB",
-            f"  cost           {self.passes} passes take {self.relative_cost:.2f} times the arithmetic of one",
+            f"  session run    {count_passes(self.passes_per_run)} over up to {self.rows_per_run} rows in "
+            f"{self.memory} MiB",
+            f"  cost           {count_passes(self.passes)} take{'s' if self.passes == 1 else ''} "
+            f"{self.relative_cost:.2f} times the arithmetic of one",
         ]
         return "\n".join(lines)
 
@@ -111,7 +115,7 @@ def inspect_model(path: str | Path, config: RunConfig) -> Inspection:
         boundary={tensor.name: tensor.shape for tensor in plan.boundary},
         features=dict(plan.features.describe()),
         features_cost=plan.features.flops / max(1, settings.passes * (plan.trunk_flops + plan.head_flops)),
-        sites={site.site.name: site.method for site in plan.sites},
+        sites={} if settings.masks == "none" else {site.site.name: site.method for site in plan.sites},
         trunk_share=plan.trunk_share,
         passes=settings.passes,
         passes_per_run=min(plan.passes_per_run, settings.passes),

@@ -137,7 +137,7 @@ def test_type_checkers_know_the_keywords_of_every_function() -> None:
     with pytest.raises(TypeError):
         oodscreen.labels("a", "b", output="c", outputs="d")  # type: ignore[call-arg]
     with pytest.raises(oodscreen.OptionRefused):
-        oodscreen.run("a", "b", "c", masks="none")  # type: ignore[arg-type]
+        oodscreen.run("a", "b", "c", masks="some")  # type: ignore[arg-type]
 
 
 def test_an_import_loads_no_library() -> None:

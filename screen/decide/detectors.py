@@ -42,6 +42,11 @@ HIGH_IS_UNUSUAL = {
 }
 """Scores that may be detectors; True if high values are unusual, False if low values are."""
 
+COMPARES_PASSES = frozenset(
+    ["mutual_information", "variation_ratio", "prediction_std", "largest_std", "skewness", "kurtosis"]
+)
+"""Scores that compare the passes of a row: with one pass they are 0, `mutual_information` up to rounding."""
+
 HIGH_IS_SUSPICIOUS = {**HIGH_IS_UNUSUAL, "feature_distance": True, "ood_score": True, "p_value": False}
 """Scores by which rows can be ordered: detectors, those of a calibration, and `feature_distance` of results of format 1
 or 2; True if high values are unusual."""

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.contract.reader import ExportedModel
+from export.errors import OptionRefused
 from screen.columns import CALIBRATED
 from screen.config import RunConfig
 from screen.decide.adaptive import entropy_limits, refuse_early_exit
 from screen.decide.calibration import Binding, Calibration, read_calibration
-from screen.decide.detectors import Floats
+from screen.decide.detectors import COMPARES_PASSES, Floats
 from screen.decide.drift import Drift, FlagCount, find_drift
 from screen.decide.row_sets import threshold_rank
 from screen.decide.rules.rule import MOST_UNUSUAL, Decision, FlagRule, Reason, default_rule, parse_rule
@@ -112,6 +113,21 @@ class DecisionPolicy:
         return find_drift(calibration_rows, rank, counts, needed)
 
 
+def refuse_one_pass(rule: FlagRule) -> None:
+    """Refuse a flag rule with scores that compare passes, for a run with one pass.
+
+    Raises:
+        OptionRefused: the rule contains one of these scores.
+    """
+    constant = [name for name in rule.columns if name in COMPARES_PASSES]
+    if constant:
+        raise OptionRefused(
+            f"The flag rule {rule.text!r} contains {' and '.join(constant)}, and the number of passes is 1.",
+            wanted="scores that one pass can give: scores that compare passes are always 0 with one pass",
+            next_step="give more passes, for example --passes 30, or a rule with other scores, such as 'entropy > 0.5'",
+        )
+
+
 def choose_policy(model: ExportedModel, config: RunConfig) -> DecisionPolicy:
     """The decision policy for a model and the options of a run.
 
@@ -132,6 +148,8 @@ def choose_policy(model: ExportedModel, config: RunConfig) -> DecisionPolicy:
         user_rule = None if config.flag_if is None else parse_rule(config.flag_if, contract, available)
         text = calibration.rule if user_rule is None else f"{calibration.rule} or ({user_rule.text})"
         policy = DecisionPolicy(settings, parse_rule(text, contract, available), user_rule, calibration)
+    if policy.settings.passes == 1 and policy.user_rule is not None:
+        refuse_one_pass(policy.user_rule)
     if config.adaptive:
         detectors = () if policy.calibration is None else policy.calibration.combined_score.names
         refuse_early_exit(contract, policy.user_rule, detectors)

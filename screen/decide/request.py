@@ -17,7 +17,7 @@ from export.errors import OptionRefused
 from screen.columns import CALIBRATED, DISTANCES, FEATURE_DISTANCE, null_columns
 from screen.decide.calibration import Calibration
 from screen.decide.config import CalibrationConfig
-from screen.decide.detectors import HIGH_IS_UNUSUAL
+from screen.decide.detectors import COMPARES_PASSES, HIGH_IS_UNUSUAL
 from screen.decide.row_sets import threshold_rank
 from screen.engine.distance import group_of
 from screen.engine.graph.features.plan import FeaturePlan
@@ -126,12 +126,10 @@ def describe_values(calibration: Calibration) -> dict[str, Any]:
 
 def describe_lines(calibration: Calibration) -> list[str]:
     """The properties of a calibration as lines of text."""
-    settings = calibration.binding.settings
     low, high = calibration.interval
     reference_rows = len(calibration.distances[0].reference) if calibration.distances else 0
     return [
-        f"  for            model {calibration.binding.model[:16]}, {settings.passes} passes, seed {settings.seed}, "
-        f"{settings.masks} masks" + (", precision tf32" if settings.precision == "tf32" else ""),
+        f"  for            model {calibration.binding.model[:16]}, {calibration.binding.settings.describe()}",
         f"  rows           {reference_rows} in the reference set, {calibration.fit_rows} in the fitting set, "
         f"{len(calibration.calibration_scores)} in the calibration set",
         f"  detectors      {' + '.join(calibration.combined_score.names)}",
@@ -149,34 +147,51 @@ def describe_self_test(shares: Sequence[tuple[str, float]]) -> str:
     return ", ".join(f"{kind} {share:.0%}" for kind, share in shares)
 
 
-def choose_detectors(contract: ModelContract, wanted: CalibrationConfig, features: FeaturePlan) -> tuple[str, ...]:
+def choose_detectors(
+    contract: ModelContract, wanted: CalibrationConfig, features: FeaturePlan, passes: int
+) -> tuple[str, ...]:
     """Names of the scores to combine: the requested scores, or the default for the model's kind of output.
 
     Args:
         contract: contract of the model.
         wanted: the requested detectors or groups of features; without both, the default.
         features: the model's groups of features.
+        passes: number of passes; with one, scores that compare passes are not available.
 
     Raises:
-        OptionRefused: a requested score does not exist, or is null for this model.
+        OptionRefused: a requested score does not exist, is null for this model, or needs several passes; or no default
+            detector is available.
     """
     missing = null_columns(contract, CALIBRATED) | {name for name in DISTANCES if group_of(name) not in features.groups}
+    if passes == 1:
+        missing |= COMPARES_PASSES
     for name in (*wanted.detectors, *(f"{group}_distance" for group in wanted.features)):
         if name in missing or name not in HIGH_IS_UNUSUAL:
             known = [one for one in HIGH_IS_UNUSUAL if one not in missing]
             given = "" if name in wanted.detectors else f"--features {group_of(name)}"
-            raise no_detector(name, _why_missing(name, features), known, given)
+            raise no_detector(name, _why_missing(name, features, passes), known, given)
     if wanted.detectors:
         return tuple(dict.fromkeys(wanted.detectors))
     groups = set(wanted.features or features.groups)
-    return (default_uncertainty(contract), *(name for name in DISTANCES if group_of(name) in groups))
+    uncertainty = default_uncertainty(contract)
+    wished = (uncertainty, *(name for name in DISTANCES if group_of(name) in groups))
+    names = tuple(name for name in wished if name not in missing)
+    if not names:
+        raise OptionRefused(
+            f"The model has no distance, and with one pass {uncertainty} is always 0.",
+            wanted="at least one detector with different values for different rows",
+            next_step="give more passes, for example --passes 30",
+        )
+    return names
 
 
-def _why_missing(name: str, features: FeaturePlan) -> str:
+def _why_missing(name: str, features: FeaturePlan, passes: int) -> str:
     if name == FEATURE_DISTANCE.name:
         return f"{', '.join(DISTANCES)} replace it"
     if name in DISTANCES:
         return features.penultimate.why if name == "penultimate_distance" else "the early tensor has no spatial axes"
+    if passes == 1 and name in COMPARES_PASSES:
+        return "it compares passes, and is always 0 with one pass"
     return "the score does not exist" if name not in HIGH_IS_UNUSUAL else "the score is null for it"
 
 

@@ -68,7 +68,7 @@ class Bottleneck:
         rows: number of rows that were read and decoded.
         unreadable: number of these rows without a readable image.
         passes: T.
-        masks: `shared` or `per-row`.
+        masks: `shared`, `per-row` or `none`.
         device: name of the device of copy, trunk and head.
         threads: number of threads of the decoder and of the engine.
         cores: CPU cores that are available to this process.

@@ -55,6 +55,11 @@ def draw_masks(seed: int, site: Site, start: int, count: int) -> NDArray[np.floa
     return np.stack([draw_mask(seed, site, start + index) for index in range(count)])[:, np.newaxis]
 
 
+def keep_all(site: Site, count: int) -> NDArray[np.float32]:
+    """Masks that drop nothing, for passes without dropout: ones, `[count, 1, *noise_shape]`."""
+    return np.ones((count, 1, *site.noise_shape), np.float32)
+
+
 def draw_row_masks(seed: int, site: Site, rows: Sequence[int], start: int, count: int) -> NDArray[np.float32]:
     """The masks of one site in passes `start` to `start + count - 1`, independent for every row.
 

@@ -29,7 +29,7 @@ from screen.engine.device.session import GraphSession, to_numpy
 from screen.engine.distance import DistanceMeter, NeighbourDistance
 from screen.engine.graph.plan import EnginePlan
 from screen.engine.graph.reduction import ENERGY, ENTROPY, M2, M3, M4, RAW_OUTPUT, VOTES
-from screen.engine.masks import draw_masks, draw_row_masks
+from screen.engine.masks import draw_masks, draw_row_masks, keep_all
 from screen.engine.run_sizes import RunSizes, least_memory, size_gpu_runs, size_runs
 from screen.engine.runs import MIN_FED, Rows, Run, cut_passes, cut_rows
 from screen.engine.statistics import PassSummary, RunStatistics, concatenate, summarize
@@ -105,7 +105,7 @@ class PassEngine:
         self._runs = cut_passes(plan, (passes,))[0]
         self._meter = None if opening is None else opening.result()
         elements = sum(math.prod(site.site.noise_shape) for site in plan.sites)
-        self._caches_masks = plan.masks == "shared" and 4 * passes * elements <= MAX_CACHED_MASK_BYTES
+        self._caches_masks = plan.masks != "per-row" and 4 * passes * elements <= MAX_CACHED_MASK_BYTES
         self._mask_cache: dict[Run, dict[str, Any]] = {}
 
     def set_distances(self, distances: tuple[NeighbourDistance, ...]) -> None:
@@ -221,7 +221,7 @@ class PassEngine:
 
     def _masks(self, run: Run, rows: Rows) -> dict[str, Any]:
         """The head's mask inputs for one session run, drawn on first use: early exit may never need some runs."""
-        if self.plan.masks != "shared":
+        if self.plan.masks == "per-row":
             return self._draw_per_row(run, rows)
         values = self._mask_cache.get(run)
         if values is None:
@@ -233,7 +233,8 @@ class PassEngine:
     def _draw_shared(self, run: Run) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for site in self.plan.sites:
-            masks = draw_masks(self.seed, site.site, run.start, run.count)
+            drawn = self.plan.masks == "shared"
+            masks = draw_masks(self.seed, site.site, run.start, run.count) if drawn else keep_all(site.site, run.count)
             values |= {name: self._put(value, run) for name, value in site.feed(masks).items()}
         return values
 

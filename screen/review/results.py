@@ -47,7 +47,7 @@ class Settings:
         model: SHA-256 of the exported model.
         passes: number of passes T.
         seed: seed for the dropout masks.
-        masks: `shared` or `per-row`.
+        masks: `shared`, `per-row` or `none`.
         rule: the flag rule, as text.
         calibration: SHA-256 of the calibration; None without a calibration.
         adaptive: whether the run used early exit.

@@ -44,7 +44,8 @@ class Screener:
         seed: seed for the dropout masks; equal seeds produce equal masks. The default is that of the calibration, else
             0.
         masks: `shared`: all rows pass through the same T thinned networks, which is fast. `per-row`: independent masks
-            for each row, as in the article. The default is that of the calibration, else `shared`.
+            for each row, as in the article. `none`: the network without dropout, for one pass. The default is that of
+            the calibration, else `shared`.
         flag_if: flag rule; the default depends on the kind of output. With a calibration, a row is flagged if the rule
             or the calibration flags it.
         calibration: path of a file that `oodscreen calibrate` wrote for this model.

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from export.errors import OptionRefused
 from screen.command_line.options import DECISION_PANEL
 from screen.settings.passes import MaskMode, PassSettings, Precision
 
@@ -74,8 +75,8 @@ class DecisionOptions:
     masks: Annotated[
         MaskMode | None,
         typer.Option(
-            help="Dropout masks: `shared` (all rows have the same masks, which is fast) or `per-row` (independent "
-            "masks for each row).",
+            help="Dropout masks: `shared` (all rows have the same masks, which is fast), `per-row` (independent "
+            "masks for each row) or `none` (the network without dropout; requires `--passes 1`).",
             show_default="as calibrated, else shared",
             rich_help_panel=DECISION_PANEL,
         ),
@@ -92,11 +93,22 @@ class DecisionOptions:
     ] = None
 
     def settings(self, defaults: PassSettings | None = None) -> PassSettings:
-        """Pass settings: the options that were given, and `defaults` for the others."""
+        """Pass settings: the options that were given, and `defaults` for the others.
+
+        Raises:
+            OptionRefused: several passes without dropout, which would all be equal.
+        """
         rest = defaults or PassSettings()
-        return PassSettings(
+        settings = PassSettings(
             passes=rest.passes if self.passes is None else self.passes,
             seed=rest.seed if self.seed is None else self.seed,
             masks=rest.masks if self.masks is None else self.masks,
             precision=rest.precision if self.precision is None else self.precision,
         )
+        if settings.masks == "none" and settings.passes != 1:
+            raise OptionRefused(
+                f"The masks are none (the network without dropout), and the number of passes is {settings.passes:,}.",
+                wanted="one pass without dropout, because all passes would be equal",
+                next_step="give --masks none together with --passes 1, or leave out --masks none",
+            )
+        return settings

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from export.errors import OptionRefused
 
-MaskMode = Literal["shared", "per-row"]
+MaskMode = Literal["shared", "per-row", "none"]
 Precision = Literal["float32", "tf32"]
 
 
@@ -21,7 +21,7 @@ class PassSettings:
     Attributes:
         passes: number of passes, T.
         seed: seed for the dropout masks.
-        masks: `shared` or `per-row`.
+        masks: `shared`, `per-row`, or `none`: the network without dropout, for one pass.
         precision: `float32`, or `tf32`, with which a GPU rounds the factors of matrix products and convolutions to 10
             bits.
     """
@@ -30,6 +30,14 @@ class PassSettings:
     seed: int = 0
     masks: str = "shared"
     precision: str = "float32"
+
+    def describe(self) -> str:
+        """The settings in words: `100 passes, seed 0, shared masks`."""
+        if self.masks == "none":
+            words = "1 pass without dropout"
+        else:
+            words = f"{count_passes(self.passes)}, seed {self.seed}, {self.masks} masks"
+        return words + (", precision tf32" if self.precision == "tf32" else "")
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON values.
@@ -40,6 +48,11 @@ class PassSettings:
         if self.precision == "float32":
             del values["precision"]
         return values
+
+
+def count_passes(passes: int, kind: str = "") -> str:
+    """A number of passes in words: `1 pass`, or with the kind `whole `, `100 whole passes`."""
+    return f"{passes} {kind}pass{'' if passes == 1 else 'es'}"
 
 
 def refuse_tf32(why: str) -> OptionRefused:

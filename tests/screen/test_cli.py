@@ -348,6 +348,15 @@ BAD: dict[str, tuple[str, str]] = {
         "run good.onnx shards out --flag-if p_value<0.1",
         "always null without a calibration",
     ),
+    "several passes without dropout": ("run good.onnx shards out --masks none", "the number of passes is 100"),
+    "a rule that compares passes with one pass": (
+        "run good.onnx shards out --passes 1 --flag-if prediction_std>0.1",
+        "contains prediction_std, and the number of passes is 1",
+    ),
+    "a detector that compares passes with one pass": (
+        "calibrate good.onnx shards -o c --review-rate 0.1 --passes 1 --detector kurtosis",
+        "it compares passes, and is always 0 with one pass",
+    ),
     "too few rows to calibrate with": ("calibrate good.onnx shards -o c --review-rate 0.1%", "contain 300 rows"),
     "a review rate that is none": ("calibrate good.onnx shards -o c --review-rate 2", "--review-rate is '2', without"),
     "a review rate that is no number": ("calibrate good.onnx shards -o c --review-rate two", "--review-rate is 'two'"),

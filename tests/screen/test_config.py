@@ -58,7 +58,7 @@ def test_an_unknown_kind_of_force_is_refused() -> None:
         ({"threads": -1}, "--threads is -1.", "a whole number, 0 to 1024"),
         ({"threads": 2**63}, f"--threads is {2**63}.", "a whole number, 0 to 1024"),
         ({"memory": 0}, "--memory is 0.", "a whole number, 1 to 16777216"),
-        ({"masks": "some"}, "--masks is 'some'.", "shared or per-row"),
+        ({"masks": "some"}, "--masks is 'some'.", "shared or per-row or none"),
         (
             {"device": "tpu"},
             "--device is 'tpu'.",

@@ -23,6 +23,7 @@ from screen.engine.graph.channels.paths import PASSES, saved_flops
 from screen.engine.graph.features.nodes import add_features
 from screen.engine.graph.features.plan import FeaturePlan, plan_features
 from screen.engine.graph.head import build_head
+from screen.engine.graph.silent import keep_last_site
 from screen.engine.graph.sites import Shortcuts, SitePlan, plan_sites
 from screen.engine.graph.sizes import TensorSizes, count_flops, infer_sizes, largest_bytes
 from screen.engine.graph.split import GraphSplit, ancestors, split_graph
@@ -70,7 +71,7 @@ class EnginePlan:
         trunk_row_bytes: bytes of one row at the trunk's largest node: inputs, outputs and working space.
         head_row_bytes: bytes of one row in one pass of the head.
         head_pass_bytes: bytes of one pass that do not depend on the rows (masked weights).
-        masks: `shared` by all rows, or `per-row`.
+        masks: `shared` by all rows, `per-row`, or `none`.
         weights_folder: folder of the external weights file, if the model has one.
         trunk_flops, head_flops: floating point operations for one row (and one pass) in the exported
             graph; a multiply-add counts as two.
@@ -138,7 +139,7 @@ def plan_engine(
     Args:
         model: the model and its contract.
         masks: `shared` (the same T thinned networks for every row) or `per-row` (independent masks for every row,
-            which never multiply weights).
+            which never multiply weights), or `none` (the network without dropout, for one pass).
         shortcuts: optimizations that may be applied; None: all.
         raw: output the values of every pass instead of statistics.
         features: whether the trunk outputs features.
@@ -150,13 +151,14 @@ def plan_engine(
     _check_sites(model)
     _check_kinds(model)
     _check_no_subgraphs(model)
-    model = _raise_opset(model)
+    contract = model.contract
+    model = _raise_opset(keep_last_site(model) if masks == "none" else model)
     graph = model.proto.graph
     sizes = infer_sizes(model.proto)
     split = split_graph(graph)
     if shortcuts is None:
         shortcuts = Shortcuts()
-    if masks == "per-row":
+    if masks != "shared":
         shortcuts = replace(shortcuts, masks_in_weights=False)
     sites = plan_sites(graph, model.contract.sites, split.boundary, sizes, shortcuts, split.head)
     trunk = build_trunk(graph, split, sites, sizes)
@@ -184,7 +186,7 @@ def plan_engine(
     paths = [site.path for site in sites if site.path is not None]
     pass_flops -= int(saved_flops(paths, sizes))
     return EnginePlan(
-        contract=model.contract,
+        contract=contract,
         trunk=_make_model(model.proto, trunk.graph),
         head=_make_model(model.proto, head.graph),
         boundary=trunk.boundary,

@@ -12,6 +12,7 @@ from typing import Any
 
 from export.errors import InputRefused
 from screen.columns import CALIBRATED
+from screen.decide.detectors import COMPARES_PASSES
 from screen.review.evaluate.shards import SourceRows
 from screen.review.text import clip
 
@@ -34,7 +35,7 @@ class Comparison:
     """How two sets of results can be compared.
 
     Attributes:
-        left_out: scores that have another scale in the other set.
+        left_out: scores that have another scale in the other set, and those that compare passes if there is only one.
         notes: what differs, in sentences.
     """
 
@@ -62,16 +63,20 @@ def compare_settings(known: SourceRows, other: SourceRows) -> Comparison:
         for name, words in _NOTED.items()
         if len(values := _values(settings, name)) > 1
     ]
+    left_out: frozenset[str] = frozenset()
+    if 1 in _values(settings, "passes"):
+        left_out = COMPARES_PASSES
+        notes.append("some results have one pass: scores that compare passes are then always 0, and are left out")
     calibrations = [one for one in _values(settings, "calibration") if one is not None]
     if len(calibrations) < 2:
-        return Comparison(frozenset(), tuple(notes))
+        return Comparison(left_out, tuple(notes))
     digests = ", ".join(str(one)[:12] for one in calibrations)
     notes.insert(
         0,
         f"{both} were scored with different calibrations ({digests}): ood_score, p_value and the distances have "
         "different scales and are left out, and the shares of flagged rows belong to different thresholds",
     )
-    return Comparison(CALIBRATED, tuple(notes))
+    return Comparison(left_out | CALIBRATED, tuple(notes))
 
 
 def _values(settings: Sequence[dict[str, Any]], name: str) -> list[Any]:

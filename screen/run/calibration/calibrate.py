@@ -127,7 +127,7 @@ class _CalibrationProcess:
         self._settings = config.settings()
         plan = plan_engine(model, masks=self._settings.masks, features=True)
         self._features = plan.features
-        self._detectors = choose_detectors(model.contract, wanted, plan.features)
+        self._detectors = choose_detectors(model.contract, wanted, plan.features, self._settings.passes)
         if not plan.features.groups and not wanted.detectors:
             listener.noted(f"no distance is available ({plan.features.early.why}); uncertainty is the only detector")
         if config.adaptive:

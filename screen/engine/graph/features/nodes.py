@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export.contract.metadata import DOMAIN
 from screen.engine.graph.features.plan import FEATURES, FeaturePlan
 from screen.engine.graph.features.tensors import SummarizedTensor
+from screen.engine.graph.silent import make_identity
 from screen.engine.graph.split import ancestors
 
 _LANES = 8
@@ -54,8 +55,7 @@ def _add_deterministic_nodes(trunk: onnx.GraphProto, exported: onnx.GraphProto, 
         copy = trunk.node.add()
         copy.CopyFrom(node)
         if node.domain == DOMAIN:
-            copy.op_type, copy.domain = "Identity", ""
-            del copy.attribute[:]
+            make_identity(copy)
     known = {value.name for value in trunk.initializer}
     read = {name for node in trunk.node for name in node.input}
     trunk.initializer.extend(value for value in exported.initializer if value.name in read - known)
