@@ -119,9 +119,10 @@ class Bottleneck:
         if self.bound_by == "copy":
             return "use several GPUs, each with --part I/N; neither fewer passes nor more cores shorten the copies"
         faster = "use a GPU (--device cuda), " if self.device == "cpu" else "use a faster GPU, "
-        if self.bound_by == "trunk":
+        if self.bound_by == "trunk" or self.passes == 1:
             part = "or share the shards among machines with --part I/N"
-            return f"{idle or faster}{part}; neither fewer --passes nor --adaptive shorten the trunk"
+            rest = "" if self.passes == 1 else "; neither fewer --passes nor --adaptive shorten the trunk"
+            return f"{idle or faster}{part}{rest}"
         cheaper = "--masks shared, " if self.masks == "per-row" else ""
         return f"use --adaptive, {cheaper}fewer --passes (now {self.passes}), {idle}or {faster.split(',')[0]}"
 

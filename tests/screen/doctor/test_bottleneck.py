@@ -33,6 +33,7 @@ def made(decode: float, copy: float, trunk: float, head: float, *, device: str =
         (made(4, 0, 1, 1), "read and decode", "28 x 28 pixels"),
         (made(1, 0, 4, 1), "trunk", "--device cuda"),
         (made(1, 0, 1, 4), "head", "--adaptive"),
+        (replace(made(1, 0, 1, 4), passes=1, masks="none"), "head", "--part I/N"),
         (made(4, 1, 1, 1, device="cuda"), "read and decode", "more cores"),
         (made(1, 2, 1, 1, device="cuda"), "copy", "several GPUs"),
         (replace(made(1, 0, 1, 4), threads=1), "head", "raise --threads"),
