@@ -109,6 +109,9 @@ class DecisionOptions:
             raise OptionRefused(
                 f"The masks are none (the network without dropout), and the number of passes is {settings.passes:,}.",
                 wanted="one pass without dropout, because all passes would be equal",
-                next_step="give --masks none together with --passes 1, or leave out --masks none",
+                next_step="give --masks none together with --passes 1, or leave out --masks none"
+                if defaults is None
+                else "leave out --masks and --passes, which the calibration sets, or calibrate again with --masks none "
+                "--passes 1",
             )
         return settings

@@ -66,6 +66,9 @@ def test_a_calibration_sets_the_masks_and_the_pass_of_a_run(folder: Path) -> Non
     assert (screener.policy.settings.passes, screener.policy.settings.masks) == (1, "none")
     with pytest.raises(CalibrationRefused, match="masks"):
         Screener(folder / "m.onnx", calibration=folder / "c", masks="shared", device="cpu")
+    with pytest.raises(OptionRefused, match="the number of passes is 30") as refused:
+        Screener(folder / "m.onnx", calibration=folder / "c", passes=30, device="cpu")
+    assert "which the calibration sets" in refused.value.next_step
     report = calibrate(folder / "m.onnx", folder, WITHOUT)
     assert "1 pass without dropout" in report.to_text()
     assert report.calibration.combined_score.names == ("entropy", *DISTANCES)
