@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,20 +58,22 @@ class Way:
         name: `no dropout`, `one mask`, `passes`, or the place and rate of an injection.
         model: exported model.
         passes: T.
+        masks: kind of masks; `none` is the network without dropout.
     """
 
     name: str
     model: Path
     passes: int
+    masks: Literal["shared", "none"] = "shared"
 
 
 def measure_way(way: Way, rows: Rows, kinds: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Calibrate as a user would, score every set, and measure."""
-    calibration = way.model.with_name(f"{way.model.stem}-{way.passes}.calibration")
+    calibration = way.model.with_name(f"{way.model.stem}-{way.passes}-{way.masks}.calibration")
     wanted = CalibrationConfig(REVIEW_RATE, reference=str(rows.reference))
-    config = RunConfig(passes=way.passes, device="cpu", threads=1)
+    config = RunConfig(passes=way.passes, masks=way.masks, device="cpu", threads=2)
     made = run_calibration(way.model, str(rows.held), calibration, config, wanted, LogLines()).calibration
-    screener = Screener(way.model, calibration=calibration, device="cpu", threads=1)
+    screener = Screener(way.model, calibration=calibration, device="cpu", threads=2)
     columns = {name: read_columns(screener, images) for name, (images, _) in rows.known.items()}
     columns |= {name: read_columns(screener, images) for name, images in rows.others.items()}
     # The rows that `calibrate` used for the detectors, and those that it used for the threshold.

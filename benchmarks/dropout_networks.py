@@ -44,6 +44,7 @@ class Task:
         norm: whether BatchNormalization follows each convolution.
         units: of the hidden dense layer.
         trained: rates of the network that is trained with dropout.
+        injected: by the place, the rates that are injected into the network that is trained without dropout.
         epochs: passes over the images.
         fewest: number of epochs at the end with a lower learning rate.
         read: gives images and labels of a folder of shards.
@@ -56,6 +57,7 @@ class Task:
     norm: bool
     units: int
     trained: Rates
+    injected: Mapping[str, tuple[float, ...]]
     epochs: int
     fewest: int
     read: Callable[[Path], tuple[Images, Labels]]
@@ -65,13 +67,32 @@ class Task:
 
 TASKS = {
     "MNIST": Task(
-        (28, 28, 1), (16, 32), False, 64, {"blocks": 0.25, "classifier": 0.5}, 4, 1, read_folder, "mnist/train", False
+        (28, 28, 1),
+        (16, 32),
+        norm=False,
+        units=64,
+        trained={"blocks": 0.25, "classifier": 0.5},
+        injected={"classifier": (0.1, 0.3, 0.5), "blocks": (0.1, 0.3, 0.5)},
+        epochs=4,
+        fewest=1,
+        read=read_folder,
+        folder="mnist/train",
+        moves=False,
     ),
     "CIFAR-10": Task(
-        (32, 32, 3), (24, 48, 96), True, 96, {"blocks": 0.1, "classifier": 0.3}, 14, 4, read_rgb, "cifar10_train_jpeg",
-        True,
+        (32, 32, 3),
+        (24, 48, 96),
+        norm=True,
+        units=96,
+        trained={"blocks": 0.1, "classifier": 0.3},
+        injected={"classifier": (0.1, 0.3, 0.5), "blocks": (0.1,)},
+        epochs=14,
+        fewest=4,
+        read=read_rgb,
+        folder="cifar10_train_jpeg",
+        moves=True,
     ),
-}  # fmt: skip
+}
 _RATES = (1e-3, 2e-4)
 """Learning rates of Adam: in the first epochs, and in the last ones."""
 
@@ -135,13 +156,9 @@ def export(task: Task, weights: Path, training: Rates, places: Rates, output: Pa
 
 
 def set_rate(model: Path, rate: float, output: Path) -> None:
-    """Write a copy of an exported model with one rate at all its sites, in the graph and in its contract.
-
-    At a rate of 0 no mask drops an element in practice: the rate is 1e-12, because a contract has no rate of 0.
-    """
+    """Write a copy of an exported model with one rate at all its sites, in the graph and in its contract."""
     import onnx
 
-    rate = rate or 1e-12
     contract = read_model(model).contract
     changed = replace(contract, sites=tuple(replace(site, rate=rate) for site in contract.sites))
     proto = onnx.load(model)

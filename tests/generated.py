@@ -24,6 +24,7 @@ from screen.review.labels.summary import LABEL_COLUMNS
 from screen.review.queue.row import ADDED_COLUMNS
 from tests import colour_tables, console
 from tests.alarm_table import alarm_table
+from tests.dropout_table import dropout_tables
 from tests.export.family import FAMILY
 from tests.export.source.test_saved_model import FUNCTIONS
 from tests.export.test_refusals import REFUSALS
@@ -537,6 +538,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "promises": promises_text,
     "article": article_text,
     "alarm": lambda: alarm_table(_result("alarm")),
+    "dropout": lambda: dropout_tables(_result("dropout")),
     "faults": faults_sentence,
     "fuzz": fuzz_sentence,
     "hostile": hostile_text,
