@@ -41,6 +41,11 @@ def results(article_onnx: Path, digits: Any, tmp_path_factory: pytest.TempPathFa
     run_screening(article_onnx, str(place / "in"), output, config, Recorder())
     destination = partial(choose_destination, config=TargetConfig(output=str(place / "q.parquet")))
     fill_queue(str(output), QueueConfig(), destination)
+    for file in (output / "_queue.ledger").glob("_*.pq"):  # as an earlier version has named it
+        file.rename(file.with_name(file.name.removeprefix("_")))
+    fill_queue(
+        str(output), QueueConfig(), partial(choose_destination, config=TargetConfig(output=str(place / "r.csv")))
+    )
     for other in (
         "_history/_20260101T030000.000000Z.json",
         "_manifest.1-of-2.jsonl",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,7 +23,7 @@ import pyarrow.parquet as pq
 
 from export.errors import OptionRefused, OutputLocked, OutputRefused, WriteFailed
 from screen.files.failures import raise_if_refused
-from screen.files.paths import as_path, name_place, open_parquet
+from screen.files.paths import as_path, is_local, name_place, open_parquet
 from screen.files.storage import FileContent, StagingFile
 from screen.output.locks.hold import hold_output
 from screen.output.manifest_file import ManifestEntry
@@ -30,6 +31,7 @@ from screen.output.manifest_file import ManifestEntry
 LEDGER_NAME = "_queue.ledger"
 _ENDING, _PENDING = ".pq", ".pending"
 _METADATA = b"oodscreen"
+_FORMER_NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]+\.pq(\.pending)?")
 
 _SCHEMA = pa.schema(
     [
@@ -132,6 +134,8 @@ class Ledger:
         Raises:
             OutputRefused: a ledger file cannot be read.
         """
+        if not dry_run:
+            _rename_former_files(self.folder)
         for pending in _find(self.folder, f"{self._prefix()}*{_ENDING}{_PENDING}"):
             entries, header = _read(pending)
             if dry_run:
@@ -232,6 +236,17 @@ def read_exported(results: Path, folder: str | None) -> Iterator[LedgerEntry]:
 def _find(folder: Path, pattern: str) -> list[Path]:
     """The ledger files with a name of the pattern, with or without a `_` before it."""
     return sorted({*folder.glob(pattern), *folder.glob(f"_{pattern}")})
+
+
+def _rename_former_files(folder: Path) -> None:
+    """Add the `_` to names of earlier versions, because Polars reads a file without `_` as a result.
+
+    In object stores, which cannot rename files, the names stay.
+    """
+    for path in folder.glob(f"*{_ENDING}*") if is_local(folder) else ():
+        if _FORMER_NAME.fullmatch(path.name):
+            with suppress(OSError):  # both names are read
+                path.rename(path.with_name(f"_{path.name}"))
 
 
 def _confirmed_path(pending: Path) -> Path:

@@ -165,6 +165,7 @@ def test_a_ledger_file_of_an_earlier_version_counts(night: Night, tmp_path: Path
     for file in files:
         file.rename(file.with_name(file.name.removeprefix("_")))
     assert fill(night, tmp_path / "r.parquet").before == first.handed_on + first.same_image > 10
+    assert [path for path in (night.results / "_queue.ledger").iterdir() if not path.name.startswith("_")] == []
 
 
 def test_known_images_are_not_read_again(night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
