@@ -25,6 +25,8 @@ problem found, the state wanted, and the next step, so that a reader can act on 
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from enum import IntEnum
 
@@ -96,6 +98,12 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
+
+
+def reason_of(error: OSError) -> str:
+    """The reason of the system for an error; clients of object stores raise a FileNotFoundError with only the path."""
+    is_missing = isinstance(error, FileNotFoundError)
+    return error.strerror or (os.strerror(errno.ENOENT) if is_missing else str(error)) or type(error).__name__
 
 
 def _rebuild(kind: type[OodscreenError], found: str, wanted: str, next_step: str) -> OodscreenError:

@@ -14,7 +14,7 @@ from export.contract.consistency import check_graph
 from export.contract.external import check_external_data, external_locations
 from export.contract.metadata import ModelContract
 from export.contract.validity import check_contract
-from export.errors import ContractRefused
+from export.errors import ContractRefused, reason_of
 
 if TYPE_CHECKING:
     import onnx
@@ -57,7 +57,7 @@ def read_model(path: str | Path) -> ExportedModel:
         data = path.read_bytes()
     except OSError as error:
         raise ContractRefused(
-            f"The model {path} cannot be read: {error.strerror or error}.",
+            f"The model {path} cannot be read: {reason_of(error)}.",
             wanted=wanted,
             next_step="check the path and the permissions of the model",
         ) from error

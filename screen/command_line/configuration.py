@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_origin
 
 import typer
 
-from export.errors import OptionRefused
+from export.errors import OptionRefused, reason_of
 from export.option import Option
 from screen.command_line.options import GENERAL_PANEL
 
@@ -122,7 +122,7 @@ def _read(file: str) -> dict[str, Any]:
         ) from error
     except OSError as error:
         raise OptionRefused(
-            f"The configuration file {file} cannot be read: {error.strerror or error}.",
+            f"The configuration file {file} cannot be read: {reason_of(error)}.",
             wanted=wanted,
             next_step="check the path; `oodscreen run --print-config` prints a valid configuration file",
         ) from error

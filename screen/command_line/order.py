@@ -1,7 +1,7 @@
 """Arguments in a wrong order: recognised by what their paths are, after a command has refused them.
 
 In: an error, and the context of a command. Out: the error, with the right order as the next step. Only local paths are
-looked at, and of folders only a few files.
+looked at, and only some files of a folder.
 """
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ def explain_order(error: Error, context: Any) -> Error:
 
 
 def _recognise(value: object) -> _Place | None:
-    """What a path is; None for a value that is not one local path."""
+    """What a path is; None for a value that is not one path. An object in a store is recognised by its name alone."""
     text = str(value)
-    if not isinstance(value, str | os.PathLike) or "://" in text:
+    if not isinstance(value, str | os.PathLike):
         return None
     ending = os.path.splitext(text)[1].lower()
     endings = {
@@ -97,7 +97,8 @@ def _recognise(value: object) -> _Place | None:
         ".parquet": _Place.SHARDS,
     }
     if not os.path.isdir(text):
-        return endings.get(ending, _Place.UNKNOWN if os.path.exists(text) else _Place.MISSING)
+        is_there = "://" in text or os.path.exists(text)
+        return endings.get(ending, _Place.UNKNOWN if is_there else _Place.MISSING)
     if os.path.exists(os.path.join(text, _MANIFEST)):
         return _Place.RESULTS
     names = list(islice(_walk(text), _LOOKED_AT))

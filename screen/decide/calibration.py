@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.errors import CalibrationRefused
+from export.errors import CalibrationRefused, reason_of
 from screen.decide.detectors import HIGH_IS_UNUSUAL, CombinedScore, Detector, Floats
 from screen.decide.row_sets import rate_interval, threshold_rank
 from screen.engine.distance import DISTANCES, Metric, NeighbourDistance
@@ -197,7 +197,7 @@ def read_calibration(path: str | Path) -> Calibration:
             return _parse(header, arrays, hashlib.sha256(data).hexdigest())
     except OSError as error:
         raise CalibrationRefused(
-            f"The calibration {path} cannot be read: {error.strerror or error}.",
+            f"The calibration {path} cannot be read: {reason_of(error)}.",
             wanted="a file written by `oodscreen calibrate`",
             next_step="check the path and the permissions of the file",
         ) from error

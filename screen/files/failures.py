@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from export.errors import OodscreenError, ReadFailed, printable
+from export.errors import OodscreenError, ReadFailed, printable, reason_of
 
 _STORE_LIBRARIES = (
     *("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "httpx", "huggingface_hub"),
@@ -115,7 +115,7 @@ def raise_if_refused(path: Path, error: Exception) -> None:
 
 def _reason(error: OSError, name: object) -> str:
     """The reason of the system; for a refused access with the owner and the mode of the path."""
-    reason = printable(error.strerror or str(error) or type(error).__name__)
+    reason = printable(reason_of(error))
     return f"{reason}{_describe_access(name)}" if isinstance(error, PermissionError) else reason
 
 

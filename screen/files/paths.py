@@ -19,7 +19,7 @@ from typing import Any, cast
 import pyarrow.parquet as pq
 
 from export.addresses import without_secrets
-from export.errors import OodscreenError, OptionRefused
+from export.errors import OodscreenError, OptionRefused, reason_of
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://", re.ASCII)
 
@@ -151,7 +151,8 @@ def as_os_error() -> Iterator[None]:
     except OSError as error:
         if error.errno is not None:
             raise
-        raise OSError(errno.EIO, str(error)) from error
+        code = errno.ENOENT if isinstance(error, FileNotFoundError) else errno.EIO
+        raise OSError(code, reason_of(error)) from error
     except Exception as error:
         raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
 

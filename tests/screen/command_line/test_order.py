@@ -32,6 +32,7 @@ def folder(article_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     [
         ("run shards model.onnx out", "run MODEL.onnx INPUT OUTPUT"),
         ("run out model.onnx shards", "run MODEL.onnx INPUT OUTPUT"),
+        ("run memory://shards memory://model.onnx out", "run MODEL.onnx INPUT OUTPUT"),
         ("run model.onnx out shards", "run MODEL.onnx INPUT OUTPUT"),
         ("calibrate shards model.onnx -o cal", "calibrate MODEL.onnx IN_DISTRIBUTION --output CALIBRATION"),
         ("report page.html -o results", "report RESULTS --output PAGE"),
@@ -58,6 +59,7 @@ def test_paths_in_a_wrong_order_are_refused_with_the_order(
         "run model.onnx results out",
         "run model.onnx none out",
         "run none.onnx shards out",
+        "run memory://model memory://shards out",
         "run model.onnx shards results --passes 3",
         "report shards -o new.html",
         "report results -o shards",

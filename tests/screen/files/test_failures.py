@@ -106,3 +106,22 @@ def test_a_name_that_is_not_utf8_can_be_printed(article_onnx: Path, tmp_path: Pa
     done = subprocess.run(words, env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert b"m\\udcff.onnx" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (
+            "run memory://none/m.onnx in out",
+            "The model memory://none/m.onnx cannot be read: No such file or directory.",
+        ),
+        ("run m in out --print-config --calibration memory://none/c", "memory://none/c cannot be read: No such file"),
+        ("run --config memory://none/c.toml", "memory://none/c.toml cannot be read: No such file or directory."),
+        ("labels memory://none/l.csv results -o l.parquet", "LABELS memory://none/l.csv does not exist."),
+    ],
+)
+def test_an_object_that_does_not_exist_is_refused_as_a_file_is(
+    words: str, found: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert oodscreen(*words.split(), monkeypatch=monkeypatch) == 2
+    assert found in capsys.readouterr().err
