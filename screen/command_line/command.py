@@ -202,8 +202,13 @@ def _json_flag(command: Any) -> Any:
 
 
 def _arrange(parameters: list[Any]) -> list[Any]:
-    """The parameters, changed so that `--help` shows no `<bool>` beside a flag, and no variables with our prefix."""
+    """The parameters, changed so that `--help` shows no `<bool>` beside a flag, and no variables with our prefix.
+
+    Options that replace the work of the command, such as `--help`, have no variable.
+    """
     for one in parameters:
+        if one.name in ("help", "install_completion", "show_completion"):
+            one.allow_from_autoenv = False
         if getattr(one, "is_flag", False):
             one.metavar = ""
         if one.envvar is None:

@@ -95,6 +95,19 @@ def test_a_variable_without_effect_is_explained(
 
 
 @pytest.mark.parametrize(
+    "name", ["OODSCREEN_INSTALL_COMPLETION", "OODSCREEN_SHOW_COMPLETION", "OODSCREEN_HELP", "OODSCREEN_RUN_HELP"]
+)
+def test_a_variable_neither_prints_the_help_nor_installs_anything(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(name, "1")
+    assert oodscreen("run", "none.onnx", "in", "out", monkeypatch=monkeypatch) == 2
+    assert "none.onnx cannot be read" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
     ("words", "found"),
     [
         (["--max-bad-rows", "5x"], "--max-bad-rows is '5x'."),
