@@ -48,7 +48,7 @@ class CommandLine(TyperGroup):
         name = next((word for word in args if not word.startswith("-")), None)
         command: Any = self.commands.get(name or "")
         self.as_json = "--json" in args and (command is None or _json_flag(command) is not None)
-        with explained_usage(ctx, list(args)):
+        with _completed_errors(ctx), explained_usage(ctx, list(args)):
             rest = super().parse_args(ctx, args)
         self.debug = bool(ctx.params.get("debug"))
         return rest
@@ -92,7 +92,7 @@ class Command(TyperCommand):
         if ctx.resilient_parsing:  # a shell completes a word, or options of the log are looked for
             return super().parse_args(ctx, args)
         try:
-            with explained_usage(ctx, list(args)):
+            with _completed_errors(ctx), explained_usage(ctx, list(args)):
                 refuse_empty(ctx, args)
                 rest = super().parse_args(ctx, list(args))
         except OodscreenError:

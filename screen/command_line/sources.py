@@ -126,9 +126,11 @@ def value_beside_line(context: Any, name: str) -> Any:
 def name_sources(error: Error, context: Any) -> Error:
     """The error, with the source of each option and argument that it concerns and that the command line did not set."""
     notes = []
-    for key, parameter in keyed_parameters(context.command).items():
-        source = _source(context, parameter)
-        if source in (None, "command line") or not _concerns(error.found, parameter, context.params.get(key)):
+    config = [one for one in context.command.params if one.name == "config"]
+    for parameter in [*keyed_parameters(context.command).values(), *config]:
+        key, source = parameter.name, _source(context, parameter)
+        value = context.params.get(key, os.environ.get(_variable(context, parameter)))
+        if source in (None, "command line") or not _concerns(error.found, parameter, value):
             continue
         if source == _file(context):
             source = f"key {key} in [{context.command.name}] of the {source}"

@@ -13,7 +13,7 @@ import typer
 
 from export.errors import OptionRefused
 from export.options import explain_value
-from screen.command_line.sources import name_parameter, name_sources, value_beside_line
+from screen.command_line.sources import name_parameter, value_beside_line
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """Typer's error for a command line that cannot be parsed; Typer makes only its subclass `BadParameter` public."""
@@ -72,7 +72,7 @@ def explained_usage(context: Any, words: Sequence[str] = ()) -> Iterator[None]:
         yield
     except _UsageError as error:
         explained = _explain_value(error, context, words)
-        raise _explain_usage(error, context) if explained is None else name_sources(explained, context) from None
+        raise _explain_usage(error, context) if explained is None else explained from None
 
 
 def _explain_value(error: Any, context: Any, words: Sequence[str]) -> OptionRefused | None:

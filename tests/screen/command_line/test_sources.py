@@ -63,6 +63,16 @@ def test_an_error_names_the_key_of_an_argument(
     assert "key input" not in told
 
 
+def test_a_configuration_file_named_by_a_variable_is_refused_with_the_variable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OODSCREEN_RUN_CONFIG", "none.toml")
+    assert oodscreen("run", "m", "in", "out", monkeypatch=monkeypatch) == 2
+    told = capsys.readouterr().err
+    assert "none.toml cannot be read: No such file or directory." in told
+    assert "--config is set by the environment variable OODSCREEN_RUN_CONFIG." in told
+
+
 def test_an_invalid_variable_of_the_program_itself_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
