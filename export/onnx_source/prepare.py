@@ -140,6 +140,10 @@ def _inline_functions(model: onnx.ModelProto, origin: str) -> onnx.ModelProto:
             wanted="functions that onnx.inliner can inline",
             next_step="export the model without functions: torch.onnx.export(..., export_modules_as_functions=False)",
         ) from error
+    calls = {name: node.name for node in model.graph.node if node.domain not in STANDARD for name in node.output}
+    for node in inlined.graph.node:
+        if node.op_type == "Dropout" and calls.get(node.output[0]):
+            node.name = calls[node.output[0]]  # all calls of a function share the names of its nodes
     del inlined.functions[:]
     kept = [entry for entry in inlined.opset_import if entry.domain in STANDARD]
     imports = [helper.make_opsetid("", max(entry.version for entry in kept))]

@@ -277,6 +277,10 @@ def test_notes_of_the_exporter_are_not_copied(tmp_path: Path) -> None:
     assert b"secret" not in (tmp_path / "out.onnx").read_bytes()
 
 
+def test_a_site_in_a_function_has_the_name_of_the_call(tmp_path: Path) -> None:
+    assert export(function(), tmp_path).sites[0].name == "drop"
+
+
 def test_a_site_has_the_name_of_its_module(tmp_path: Path) -> None:
     model = network(dropout("ratio", "on"))
     model.graph.node[4].metadata_props.add(key="pkg.torch.onnx.name_scopes", value="['', 'head', 'head.0', 'dropout']")
