@@ -21,7 +21,7 @@ from screen.review.queue.file_targets import make_file_destination
 from screen.review.queue.fill import fill_queue
 from screen.review.queue.labelstudio import KEY, ImageUrl
 from screen.review.queue.row import QUEUE_COLUMNS, queue_schema
-from screen.review.queue.table_files import unmark_formula
+from screen.review.queue.table_files import mark_formula, unmark_formula
 from tests.screen.review.conftest import Night, read_queue
 
 
@@ -269,3 +269,11 @@ def test_images_by_path_are_read_only_below_their_root(night: Night, tmp_path: P
     fill(there, tmp_path / "q.json", "label-studio-tasks", url="https://x/{path}")
     (data,) = read_queue(tmp_path / "q.json")
     assert data["image"] == "https://x/a%20b/1.png"
+
+
+def test_labels_read_back_each_text_that_a_csv_queue_marks() -> None:
+    for text in ("=1+1", "'=1", "''=1", "-1", "@x", "\tx", "\uff1dx"):
+        assert mark_formula(text) == f"'{text}"
+        assert unmark_formula(f"'{text}") == text
+    for text in ("", "'", "plain", "'quoted'"):
+        assert mark_formula(text) == unmark_formula(text) == text
