@@ -45,6 +45,18 @@ def test_each_row_has_the_thumbnail_of_its_own_image(place: Path, digits: NDArra
         assert np.array_equal(shown, digits[top_row.row + (40 if top_row.shard == "b.parquet" else 0), ..., 0])
 
 
+def test_a_card_has_a_picture_of_320_pixels_and_a_similar_row_one_of_96(tmp_path: Path) -> None:
+    picture = encode(np.full((480, 640, 1), 90, np.uint8))
+    write_shard(tmp_path / "in" / "a.parquet", [picture] * 400)
+    write_results(tmp_path / "in", tmp_path / "out")
+    cards = [card for card in gather_findings(str(tmp_path / "out"), top=20).cards if card.row.flag]
+    shown = [row.preview for card in cards for row in (card.row, *card.similar)]
+    sizes = [(one.width, one.height) for one in shown if isinstance(one, Preview)]
+    assert len(sizes) == len(shown) > len(cards)
+    assert sizes.count((320, 240)) == len(cards)
+    assert sizes.count((96, 72)) == len(sizes) - len(cards)
+
+
 @pytest.mark.parametrize("what", ["gone", "rewritten", "touched", "damaged", "no column"])
 def test_a_shard_that_changed_since_it_was_scored_shows_no_images(
     place: Path, digits: NDArray[np.uint8], what: str
