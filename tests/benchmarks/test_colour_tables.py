@@ -72,7 +72,10 @@ def test_a_row_has_the_means_over_the_sets_of_a_kind(result: dict[str, Any]) -> 
     assert "| small | `entropy` + `one_distance` | 85.0 / 40 | 90.0 / 50 |" in table
     assert "| small | **`ood_score`** | 90.0 / 40 | 95.0 / 50 |" in table
     assert table.count("| small |") == 5
-    assert "Accuracy: small 75.0%. In-distribution rows flagged: small 2.10%." in table
+    assert (
+        "The accuracies of the networks are: small 75.0%. The shares of flagged in-distribution rows are: small 2.10%."
+        in table
+    )
 
 
 def test_both_orders_stand_beside_the_nominal_level(result: dict[str, Any]) -> None:

@@ -130,7 +130,7 @@ def test_a_logit_is_compared_with_0_and_the_passes_are_averaged_as_probabilities
 
 
 def test_no_usable_row_is_refused_with_examples() -> None:
-    with pytest.raises(InputRefused, match=r"3 unusable labels \('a', 'b'\), 1 unreadable") as refused:
+    with pytest.raises(InputRefused, match=r"3 unusable labels \('a', 'b'\); unreadable images: 1") as refused:
         measure([batch([0, 1, 2], ["a", "b", "a"], unreadable=1)])
     assert (
         refused.value.wanted

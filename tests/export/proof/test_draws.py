@@ -112,7 +112,7 @@ def test_the_noise_of_the_keras_layer_is_counted_too() -> None:
     of = site(0.25, (64,))
     rng = np.random.default_rng(1)
     check_counts(count_kept_in_keras(of, draw(of, rng)))
-    with pytest.raises(VerificationFailed, match="kept elements in Keras"):
+    with pytest.raises(VerificationFailed, match="kept elements in the source model"):
         check_counts(count_kept_in_keras(of, draw(of, rng, 0.3)))
 
 
