@@ -68,6 +68,7 @@ bench: $(STAMP)  ## Measure, keep the results as JSON
 	$(BIN)/python -m benchmarks.throughput --data $(OODSCREEN_DATA)
 	$(BIN)/python -m benchmarks.detection --data $(OODSCREEN_DATA)
 	$(BIN)/python -m benchmarks.colour --data $(OODSCREEN_DATA) --models $(OODSCREEN_MODELS)
+	$(BIN)/python -m benchmarks.dropout --data $(OODSCREEN_DATA)
 	$(BIN)/python -m benchmarks.promises --data $(OODSCREEN_DATA)
 	$(BIN)/python -m benchmarks.article --data $(OODSCREEN_DATA)
 	$(BIN)/python -m benchmarks.faults
