@@ -21,6 +21,7 @@ from export.onnx_source.graphs import (
     keep_needed,
     node_lists,
     opset_of,
+    rename_values,
     replace_nodes,
     subgraphs_of,
 )
@@ -188,6 +189,7 @@ def _inline_branches(model: onnx.ModelProto, origin: str) -> None:
                 continue
             wanted = "then_branch" if bool(condition.reshape(())) else "else_branch"
             branch = next(one.g for one in node.attribute if one.name == wanted)
+            _own_names(branch, node.output[0])
             nodes += [*branch.node]
             graph.initializer.extend(branch.initializer)
             nodes += [
@@ -201,6 +203,13 @@ def _inline_branches(model: onnx.ModelProto, origin: str) -> None:
     for node in graph.node:
         for subgraph in subgraphs_of(node):
             _check_subgraph(subgraph, node, origin)
+
+
+def _own_names(branch: onnx.GraphProto, prefix: str) -> None:
+    """Rename the values of a branch, because branches of other Ifs may have values of the same names."""
+    values = [name for node in branch.node for name in node.output if name]
+    values += [tensor.name for tensor in branch.initializer]
+    rename_values(branch, {name: f"{prefix}/{name}" for name in values})
 
 
 def _check_subgraph(graph: onnx.GraphProto, outer: onnx.NodeProto, origin: str) -> None:
