@@ -199,7 +199,8 @@ def _convert(
     kind = _choose_output_kind(source, config.output_kind, output_kind_of(model))
     contract = replace(contract, output_kind=kind)
     reference = source.reference(preprocessing)
-    check_output_values(reference, contract, source.origin)
+    if constant_alarm := check_output_values(reference, contract, source.origin):
+        warnings.warn(constant_alarm, ExportNotice, stacklevel=5)
     finish_graph(model, converted.sites, preprocessing, contract.image_shape)
     contract = replace(contract, sites=find_feeds(model, converted.sites))
     check_inserted(contract.sites, source.origin)

@@ -1,11 +1,13 @@
 """Check on test images that the outputs of a Keras model are possible for its output kind.
 
-In: a `Reference` of the model, and a contract with the output kind. Out: nothing, or `ModelRefused`. The screener would
-compute scores from raw logits as if they were probabilities, with confidences above 1 and negative entropies.
+In: a `Reference` of the model, and a contract with the output kind. Out: a warning or None, or `ModelRefused`.
+The screener would compute scores from raw logits as if they were probabilities, with confidences above 1 and negative
+entropies.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -34,7 +36,7 @@ class Reference(Protocol):
         """A pass with new noise for every row."""
 
 
-def check_output_values(reference: Reference, contract: ModelContract, origin: str) -> None:
+def check_output_values(reference: Reference, contract: ModelContract, origin: str) -> str | None:
     """Check that the outputs for test images are possible for the output kind in the contract.
 
     Images with an output that is not finite are left out, because a model may divide by the contrast of an image.
@@ -44,14 +46,18 @@ def check_output_values(reference: Reference, contract: ModelContract, origin: s
         contract: contract with the shape of the images and the output kind.
         origin: name of the model, for messages.
 
+    Returns:
+        A warning if all test images have the same outputs, because many other graphs have these outputs too; else None.
+
     Raises:
         ModelRefused: no image has finite outputs, probabilities are outside 0..1, class probabilities do not sum to 1,
             or the logits of several classes are probabilities for every image.
     """
     constant = np.broadcast_to(_CONSTANT_IMAGES, (len(_CONSTANT_IMAGES), *contract.image_shape))
     images = np.concatenate([make_probe(contract.image_shape, small=False, seed=0), constant])
-    passes = [reference.draw(images, seed).outputs for seed in range(_PASSES)]
-    outputs = np.concatenate([reference.deterministic(images), *passes])
+    passes = [reference.draw(images, seed) for seed in range(_PASSES)]
+    without_dropout = reference.deterministic(images)
+    outputs = np.concatenate([without_dropout, *(one.outputs for one in passes)])
     outputs = outputs[np.isfinite(outputs).all(axis=1)]
     if not len(outputs):
         raise ModelRefused(
@@ -69,6 +75,25 @@ def check_output_values(reference: Reference, contract: ModelContract, origin: s
             wanted="logits, to which a softmax is applied",
             next_step="export with --output-kind softmax",
         )
+    if _is_constant([without_dropout]) and _is_constant([_before_activation(one) for one in passes]):
+        return (
+            f"{origin} returns the same outputs for every test image, with and without dropout, so the verification "
+            "proves nothing about the layers before them; check that the trained weights were loaded before the model "
+            "was saved"
+        )
+    return None
+
+
+def _before_activation(one: SourcePass) -> NDArray[np.float32]:
+    """The values before the last activation, which may saturate, or the outputs."""
+    return one.outputs if one.before_activation is None else one.before_activation
+
+
+def _is_constant(parts: Sequence[NDArray[np.float32]]) -> bool:
+    """Whether all rows with finite values are equal."""
+    values = np.concatenate([part.reshape(len(part), -1) for part in parts])
+    values = values[np.isfinite(values).all(axis=1)]
+    return len(values) > 0 and bool(np.all(values == values[0]))
 
 
 def describe_logits(classes: int) -> str:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from tests.export.onnx_source.graphs import export, network, node, weight
+from export.errors import VerificationFailed
+from export.exporter import ExportNotice
+from tests.export.onnx_source.graphs import CLASSES, export, network, node, weight
+
+
+def replaced(model: onnx.ModelProto, name: str, values: object) -> onnx.ModelProto:
+    """The model with other values of one weight."""
+    tensor = next(one for one in model.graph.initializer if one.name == name)
+    tensor.CopyFrom(weight(name, values))
+    return model
 
 
 def branches(ratio: float, source: str, output: str, inner: str) -> onnx.NodeProto:
@@ -23,7 +33,26 @@ def branches(ratio: float, source: str, output: str, inner: str) -> onnx.NodePro
     return node("If", ["on"], [output], f"if_{output}", then_branch=then, else_branch=other)
 
 
+@pytest.mark.parametrize("softmax", [False, True])
+def test_constant_outputs_are_named_because_they_prove_nothing(softmax: bool, tmp_path: Path) -> None:
+    end = [node("Softmax", ["logits"], ["scores"])] if softmax else []
+    model = network(end=end, output="scores" if softmax else "logits")
+    with pytest.warns(ExportNotice, match="returns the same outputs for every test image, with and without dropout"):
+        export(replaced(model, "fc.w", np.zeros((CLASSES, 4))), tmp_path, output_kind=None if softmax else "logits")
+
+
 @pytest.mark.parametrize("second", ["inner", "other"])
 def test_branches_with_equal_names_keep_their_own_values(second: str, tmp_path: Path) -> None:
     model = network([branches(0.2, "flat", "once", "inner"), branches(0.4, "once", "dropped", second)])
     assert [(site.name, site.rate) for site in export(model, tmp_path).sites] == [("drop", 0.2), ("drop#2", 0.4)]
+
+
+def test_mixed_rows_are_named_as_the_reason(tmp_path: Path) -> None:
+    end = [
+        node("ReduceMean", ["logits", "rows"], ["mean"]),
+        node("Mul", ["mean", "half"], ["part"]),
+        node("Sub", ["logits", "part"], ["x"]),
+    ]
+    model = network(end=end, output="x", more=[weight("rows", [0], np.int64), weight("half", 0.5)])
+    with pytest.raises(VerificationFailed, match=r"changes by .* with the other rows of its batch"):
+        export(model, tmp_path)

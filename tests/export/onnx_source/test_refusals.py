@@ -267,7 +267,7 @@ CASES: dict[str, Refused] = {
     ),
     "initial statistics": Refused(untrained_norm, "in training mode, and its running mean and variance have", "eval"),
     "statistics that are read": Refused(read_norm, "in training mode, and other nodes read its statistics", "eval"),
-    "rows are mixed": Refused(mixed_rows, "differs from the source model", "", VerificationFailed),
+    "rows are mixed": Refused(mixed_rows, "with the other rows of its batch", "across the batch", VerificationFailed),
     "weights": Refused(network, "was given, but an ONNX file", "leave out", OptionRefused, {"weights": Path("w.h5")}),
     "code": Refused(network, "was given, but an ONNX file", "leave out", OptionRefused, {"unsafe": True}),
 }
