@@ -24,6 +24,9 @@ values, else 0."""
 SWITCHED_ON = "switched on by --keep-layer; in inference mode in the source file"
 """`Site.origin` of a Dropout that the file contains in inference mode."""
 
+_MOST_NAMES = 5
+"""Maximum number of names in a message."""
+
 _SCOPES = "pkg.torch.onnx.name_scopes"
 """Key in the metadata of a node under which PyTorch's exporter stores the names of the modules."""
 
@@ -194,9 +197,19 @@ def choose_dropouts(
                     "does not state that it was active in training"
                 )
         elif one.silent:
-            option = f"--keep-layer '{one.name}'" + (f" --rate '{one.name}=0.5'" if one.rate == 0 else "")
-            notices.append(f"{one.name} is not a site: {one.silent}; {option} would switch it on")
+            notices.append(f"{one.name} is not a site: {one.silent}; {_how_to_add(one, dropouts, choice)}")
     return tuple(kept), tuple(notices)
+
+
+def _how_to_add(one: Dropout, dropouts: Sequence[Dropout], choice: SiteChoice) -> str:
+    """The options that switch a silent dropout on beside the sites; the first --keep-layer alone replaces them."""
+    option = f"--keep-layer '{one.name}'" + (f" --rate '{one.name}=0.5'" if one.rate == 0 else "")
+    if choice.keep:
+        return f"add {option} to switch it on"
+    active = [other.name for other in dropouts if not other.silent]
+    others = " ".join(f"--keep-layer '{name}'" for name in active[:_MOST_NAMES])
+    others += f" and --keep-layer for {len(active) - _MOST_NAMES} more" if len(active) > _MOST_NAMES else ""
+    return f"{option} would switch it on and all other dropout off; to keep the sites too, add {others}"
 
 
 def _rate_of(one: Dropout, choice: SiteChoice, origin: str) -> float:
@@ -221,15 +234,15 @@ def _rate_of(one: Dropout, choice: SiteChoice, origin: str) -> float:
 
 def _no_active_dropout(dropouts: Sequence[Dropout], model: onnx.ModelProto, origin: str) -> ModelRefused:
     if dropouts:
-        examined = ", ".join(f"{one.name} ({one.silent})" for one in dropouts[:5])
-        examined += f" and {len(dropouts) - 5} more" if len(dropouts) > 5 else ""
+        examined = ", ".join(f"{one.name} ({one.silent})" for one in dropouts[:_MOST_NAMES])
+        examined += f" and {len(dropouts) - _MOST_NAMES} more" if len(dropouts) > _MOST_NAMES else ""
         instead = f"; or switch a silent dropout on: --keep-layer '{dropouts[0].name}'"
     else:
         kinds = sorted({node.op_type for node in model.graph.node if node.op_type != "Constant"})
         examined = f"no Dropout among {len(model.graph.node)} nodes ({', '.join(kinds)})"
         clones = [node.name for node in model.graph.node if _was_dropout(node)]
         if clones:
-            examined += f", but Identity nodes where a dropout was folded: {', '.join(clones[:5])}"
+            examined += f", but Identity nodes where a dropout was folded: {', '.join(clones[:_MOST_NAMES])}"
         instead = ""
     return ModelRefused(
         f"{origin} has no active dropout. Examined: {examined}.",

@@ -28,6 +28,10 @@ _LEAST_DIVISOR = 20.0
 """Smallest divisor of pixels that shows pixels of 0..255: 255 times the smallest usual standard deviation is 50."""
 
 
+_BEFORE_SCALE = ("Cast", "Identity", "Transpose", "Sub", "Add", "Reshape", "Gather", "GatherND", "Slice")
+"""Operators that move or shift pixels, so that a scale may follow; they also reverse the channels."""
+
+
 @dataclass(frozen=True)
 class FoundInput:
     """The image input of a graph.
@@ -130,17 +134,28 @@ def _how_to_state_shape(shape: tuple[int, ...]) -> str:
 def _takes_channels_last(model: onnx.ModelProto, name: str) -> bool:
     """Whether the first operation that depends on the axes transposes `[N, H, W, C]` to `[N, C, H, W]`."""
     readers = readers_of(model.graph)
-    while len(nodes := readers.get(name, [])) == 1 and nodes[0].op_type in ("Cast", "Identity", "Mul", "Div", "Sub"):
+    while len(nodes := _on_values(readers, name)) == 1 and nodes[0].op_type in (
+        "Cast",
+        "Identity",
+        "Mul",
+        "Div",
+        "Sub",
+    ):
         name = nodes[0].output[0]
     return any(
         node.op_type == "Transpose" and list(attributes_of(node).get("perm", [])) == [0, 3, 1, 2] for node in nodes
     )
 
 
+def _on_values(readers: dict[str, list[onnx.NodeProto]], name: str) -> list[onnx.NodeProto]:
+    """The nodes that read the elements of a value, not only its shape."""
+    return [node for node in readers.get(name, []) if node.op_type not in ("Shape", "Size")]
+
+
 def _scales_itself(model: onnx.ModelProto, name: str) -> bool:
     """Whether the graph first divides its input by a large constant, or multiplies it by a small one."""
     readers, constants = readers_of(model.graph), Constants(model)
-    while len(nodes := readers.get(name, [])) == 1:
+    while len(nodes := _on_values(readers, name)) == 1:
         node = nodes[0]
         if node.op_type in ("Mul", "Div"):
             other = constants.value(node.input[1] if node.input[0] == name else node.input[0])
@@ -151,7 +166,8 @@ def _scales_itself(model: onnx.ModelProto, name: str) -> bool:
                     np.abs(other.astype(np.float64)) if node.op_type == "Div" else 1 / np.abs(other, dtype=np.float64)
                 )
             return bool(np.all(divisor >= _LEAST_DIVISOR))
-        if node.op_type not in ("Cast", "Identity", "Transpose", "Sub", "Add", "Reshape"):
+        is_index = node.op_type.startswith("Gather") and node.input[0] != name
+        if node.op_type not in _BEFORE_SCALE or is_index:
             return False
         name = node.output[0]
     return False

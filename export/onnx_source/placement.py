@@ -64,7 +64,8 @@ def find_placements(
             f"The output {output} of {origin} has the shape {list(two)} for 2 images.",
             wanted="an output of shape [N, C]: C classes, labels or values for each image",
             next_step="export a module that returns one vector for each image, such as torch.nn.Sequential(model, "
-            "torch.nn.Flatten()), with the batch axis first and variable",
+            f"torch.nn.{'Unflatten(0, (-1, 1))' if len(two) == 1 else 'Flatten()'}), with the batch axis first and "
+            "variable",
         )
     return {site: _place(site, shapes[0][value], shapes[1][value], origin) for site, value in sites.items()}, two[1]
 

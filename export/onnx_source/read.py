@@ -23,6 +23,14 @@ _FIRST_BYTE = b"\x08"
 
 _WANTED = "an ONNX file of a network in float32, with one image input and Dropout nodes"
 
+_FROM_OTHER_FILES = {
+    "a PyTorch file": "export the model to ONNX first: torch.onnx.export(model, (image,), 'MODEL.onnx')",
+    "a ZIP archive": "extract the archive, and give the path of the .onnx file in it",
+    "a Git LFS pointer": "run git lfs pull in the repository",
+    "a web page": "open the address in a browser, and download the file itself, after a login if the page asks for one",
+}
+"""Next steps for files that are often named like an ONNX file, by the kind of the file."""
+
 _COPY = "copy the .onnx file again, with the files of its weights in the same folder"
 
 
@@ -110,17 +118,22 @@ def read_file(path: Path) -> OnnxFile:
 
 
 def _not_onnx(path: Path, data: bytes) -> ModelRefused:
-    kind = (
-        "a PyTorch file" if data[:2] in (b"PK", b"\x80\x02") else "a Git LFS pointer" if b"git-lfs" in data[:60] else ""
-    )
+    start = data[:200].lstrip().lower()
+    kind = ""
+    if data[:2] == b"PK":
+        kind = "a PyTorch file" if b".onnx" not in data[:200] else "a ZIP archive"
+    elif data[:2] == b"\x80\x02":
+        kind = "a PyTorch file"
+    elif b"git-lfs" in data[:60]:
+        kind = "a Git LFS pointer"
+    elif start.startswith((b"<!doctype html", b"<html")):
+        kind = "a web page"
     return ModelRefused(
         f"{path} is not an ONNX file ({len(data)} bytes{f', {kind}' if kind else ''}).",
         wanted=_WANTED,
-        next_step="export the model to ONNX first: torch.onnx.export(model, (image,), 'MODEL.onnx')"
-        if kind == "a PyTorch file"
-        else "run git lfs pull in the repository"
-        if kind
-        else "compare the size of the file with its size where it was written, and copy or download it again",
+        next_step=_FROM_OTHER_FILES.get(
+            kind, "compare the size of the file with its size where it was written, and copy or download it again"
+        ),
     )
 
 
