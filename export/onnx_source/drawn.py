@@ -7,6 +7,7 @@ newer exporter of PyTorch writes `nn.Dropout2d`, in-place `nn.Dropout` and stoch
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,6 +28,8 @@ _DECIMALS = 7
 def rewrite_drawn(model: onnx.ModelProto, found: FoundInput, origin: str) -> tuple[str, ...]:
     """Replace each spelled-out dropout by a Dropout node in training mode; returns the names of their outputs.
 
+    Random numbers that mask several values stay, because the masks of sites are independent.
+
     Raises:
         ModelRefused: a mask has axes that its input does not have.
     """
@@ -40,6 +43,8 @@ def rewrite_drawn(model: onnx.ModelProto, found: FoundInput, origin: str) -> tup
             if drawn is not None:
                 masks[node.output[0]] = (value, *drawn)
                 break
+    uses = Counter(numbers for _, numbers, _ in masks.values())
+    masks = {output: one for output, one in masks.items() if uses[one[1]] == 1}  # equal masks are no two dropouts
     if not masks:
         return ()
     shapes = _shapes(model, found, [name for value, numbers, _ in masks.values() for name in (value, numbers)])

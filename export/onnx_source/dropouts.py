@@ -104,7 +104,7 @@ def find_dropouts(model: onnx.ModelProto, opset: int, origin: str) -> tuple[Drop
                 next_step="compute the output from the first output of the dropout alone, and write the file again",
             )
         rate, silent = _state(node, opset, constants, inputs, origin)
-        name = base = module_of(node)
+        name = base = printable(module_of(node))
         number = 1
         while name in names:
             number += 1
@@ -168,6 +168,11 @@ def module_of(node: onnx.NodeProto, operators: Sequence[str] = ("Dropout", "Mul"
         if module and operator.split("_")[0] in operators:
             return module
     return node.name.strip("/") or node.output[0]
+
+
+def printable(name: str) -> str:
+    """A name in which `_` replaces the characters that a contract cannot contain, such as line breaks."""
+    return "".join(one if one.isprintable() else "_" for one in name)
 
 
 def choose_dropouts(

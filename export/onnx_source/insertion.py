@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from export.contract.insertion import Insertion
 from export.contract.metadata import INSERTED
-from export.onnx_source.dropouts import Kept, module_of
+from export.onnx_source.dropouts import Kept, module_of, printable
 from export.onnx_source.graphs import Constants, producers_of, read_by, replace_nodes, subgraphs_of
 from export.source.insertion.layers import PREFIX, choose_places
 from export.source.insertion.places import Place
@@ -63,7 +63,9 @@ def insert_dropouts(model: onnx.ModelProto, insertions: Sequence[Insertion], ori
     constants = Constants(model)
     by_path = {path: name for name, path in _names_of(model.graph).items()}
     chosen = choose_places(find_places(model), insertions, origin) if insertions else ()
-    kept = tuple(Kept(PREFIX + place.path, PREFIX + by_path[place.path], rate, INSERTED) for place, rate in chosen)
+    kept = tuple(
+        Kept(PREFIX + printable(place.path), PREFIX + by_path[place.path], rate, INSERTED) for place, rate in chosen
+    )
     added = {by_path[place.path]: one for (place, _), one in zip(chosen, kept, strict=True)}
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:

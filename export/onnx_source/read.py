@@ -6,6 +6,7 @@ In: a path. Out: an `OnnxFile`, or `ModelRefused`. No node is run.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from export.contract.consistency import tensors_of
 from export.contract.external import external_locations
 from export.errors import ModelRefused
 from export.graph.files import LARGEST_FILE
+from export.onnx_source.graphs import STANDARD, node_lists
 
 _FIRST_BYTE = b"\x08"
 """First byte of an ONNX file: the field `ir_version` of a ModelProto."""
@@ -99,6 +101,8 @@ def read_file(path: Path) -> OnnxFile:
         raise _not_onnx(path, data) from error
     if not proto.graph.node or not proto.graph.output:
         raise _not_onnx(path, data)
+    _use_one_domain(proto)
+    _check_names(path, proto)
     metadata = {entry.key for entry in proto.metadata_props}
     if "oodscreen.contract_version" in metadata:
         raise ModelRefused(
@@ -115,6 +119,29 @@ def read_file(path: Path) -> OnnxFile:
     if len(digests) > 1:
         digest = hashlib.sha256("".join(f"{one}  {name}\n" for name, one in digests).encode()).hexdigest()
     return OnnxFile(path, proto, digest)
+
+
+def _use_one_domain(proto: onnx.ModelProto) -> None:
+    """Replace the second name of the domain of the standard operators, `ai.onnx`, by the first, which is empty."""
+    for nodes in node_lists(proto):
+        for node in nodes:
+            node.domain = "" if node.domain in STANDARD else node.domain
+    for imports in (proto.opset_import, *(function.opset_import for function in proto.functions)):
+        for entry in imports:
+            entry.domain = "" if entry.domain in STANDARD else entry.domain
+
+
+def _check_names(path: Path, proto: onnx.ModelProto) -> None:
+    """Refuse two values of one name: programs differ in which of the two they read."""
+    names = [tensor.name for tensor in proto.graph.initializer]
+    names += [name for node in proto.graph.node for name in node.output if name]
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise ModelRefused(
+            f"{path} has several values of the name {_plain(repeated[0])}.",
+            wanted="a different name for each value, as ONNX requires",
+            next_step="export the model again; if another program changed the file, give the file from before",
+        )
 
 
 def _not_onnx(path: Path, data: bytes) -> ModelRefused:

@@ -63,6 +63,7 @@ def _read(file: OnnxFile, choice: SiteChoice, output: str | None, image_shape: t
     """The source for the model of a file."""
     origin = file.origin
     prepared = prepare(file.proto, output, origin)
+    _check_output_type(prepared, origin)
     found = find_input(prepared, _settings(prepared), image_shape, origin)
     drawn = rewrite_drawn(prepared, found, origin)
     check_noise(prepared, origin)
@@ -138,6 +139,18 @@ def _errors_of(file: OnnxFile) -> Iterator[None]:
             next_step="copy or export the file again; this command states the rules of ONNX that it breaks: python -c "
             f"\"import onnx; onnx.checker.check_model('{file.path}', full_check=True)\"",
         ) from error
+
+
+def _check_output_type(model: onnx.ModelProto, origin: str) -> None:
+    """Refuse an output that is no number with fractions, such as the index of the largest logit."""
+    output = model.graph.output[0]
+    kind = output.type.tensor_type.elem_type
+    if kind not in (TensorProto.FLOAT, TensorProto.UNDEFINED):
+        raise ModelRefused(
+            f"The output {output.name} of {origin} has the type {TensorProto.DataType.Name(kind).lower()}.",
+            wanted="logits, probabilities or values in float32, from which the uncertainty is computed",
+            next_step="export the model without the operations that choose a class, such as argmax",
+        )
 
 
 def _lost(marked: onnx.ModelProto, kept: tuple[Kept, ...], origin: str) -> list[str]:

@@ -132,3 +132,50 @@ def test_a_file_that_is_named_like_onnx_is_recognised(data: bytes, found: str, n
     with pytest.raises(ModelRefused, match=found) as raised:
         export_saved(tmp_path)
     assert next_step in raised.value.next_step
+
+
+@pytest.mark.parametrize("same_factor", [True, False])
+def test_one_mask_for_two_values_is_not_two_dropouts(same_factor: bool, tmp_path: Path) -> None:
+    nodes = [
+        node("RandomUniformLike", ["flat"], ["numbers"], "n1"),
+        node("Less", ["numbers", "keep"], ["kept"]),
+        node("Cast", ["kept"], ["kept.f"], to=TensorProto.FLOAT),
+        node("Div", ["kept.f", "keep"], ["factor"]),
+        node("Div", ["kept.f", "keep"], ["again"]),
+        node("Mul", ["flat", "factor"], ["a"]),
+        node("Sin", ["flat"], ["sine"]),
+        node("Mul", ["sine", "factor" if same_factor else "again"], ["b"]),
+        node("Sub", ["a", "b"], ["dropped"]),
+    ]
+    with pytest.raises(ModelRefused, match=r"draws random numbers .* n1 \(RandomUniformLike\)"):
+        export(network(nodes, more=[weight("keep", 0.75)]), tmp_path)
+
+
+def test_the_index_of_the_largest_logit_is_no_output(tmp_path: Path) -> None:
+    model = network(end=[node("ArgMax", ["logits"], ["top"], axis=1)], output="top")
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    with pytest.raises(ModelRefused, match=r"The output top .* has the type int64") as raised:
+        export(model, tmp_path)
+    assert "argmax" in raised.value.next_step
+
+
+@pytest.mark.parametrize("name", ["ratio", "fc.w", "flat"])
+def test_two_values_of_one_name_are_refused(name: str, tmp_path: Path) -> None:
+    model = network()
+    model.graph.initializer.append(weight(name, 0.6))
+    with pytest.raises(ModelRefused, match=f"has several values of the name {name}"):
+        export(model, tmp_path)
+
+
+@pytest.mark.parametrize("imported", [False, True])
+def test_the_other_name_of_the_standard_domain_is_known(imported: bool, tmp_path: Path) -> None:
+    model = network()
+    for one in model.graph.node:
+        one.domain = "ai.onnx" if one.op_type == "Dropout" or imported else ""
+    model.opset_import[0].domain = "ai.onnx" if imported else ""
+    assert [site.name for site in export(model, tmp_path).sites] == ["classifier/drop"]
+
+
+def test_the_name_of_a_site_is_printable(tmp_path: Path) -> None:
+    nodes = [node("Dropout", ["flat", "ratio", "on"], ["dropped"], "n\u00e4me\n\x1b[31m")]
+    assert export(network(nodes), tmp_path).sites[0].name == "n\u00e4me__[31m"
