@@ -91,8 +91,8 @@ def calibrate(
         seed: Seed for the dropout masks.
         masks: Dropout masks: `shared` (all rows have the same masks, which is fast), `per-row` (independent masks for
             each row) or `none` (the network without dropout; requires `--passes 1`).
-        precision: Precision of matrix products and convolutions: `float32`, or `tf32`, which rounds their factors to 10
-            bits (GPUs only).
+        precision: Precision of matrix products and convolutions: `float32`, or `tf32`, which rounds the mantissas of
+            their factors to 10 bits (GPUs only).
         device: Device of the passes; `auto` is CUDA if it works on this machine, else the CPU; `cuda:1` is the second
             GPU.
         threads: Number of threads for passes and for decoding, 0 for one on each core that this process may use
@@ -163,8 +163,8 @@ def export_file(
             active Dropout nodes.
         output: ONNX file to write; it appears only after it has been verified.
         preprocess: Name of the preprocessing of 0..255 pixels in training: `unit` is a scale of 1/255, the others are
-            modes of `preprocess_input` in keras.applications; `torch` also fits torchvision's models. Replaces --scale,
-            --mean and --std.
+            modes of `preprocess_input` in keras.applications; `torch` also fits torchvision's models. Cannot be
+            combined with --scale, --mean and --std.
         scale: Factor by which 0..255 pixels were multiplied in training: 1/255, or 1 for raw pixels. Required unless
             --preprocess is given or the model scales the pixels itself, as Rescaling and Normalization layers do.
         mean: Mean to subtract from the scaled pixels: one number, or one for each channel, separated by commas.
@@ -244,8 +244,8 @@ def export_model(
         model: a built `keras.Model`: functional, sequential, or a subclass.
         output: ONNX file to write; it appears only after it has been verified.
         preprocess: Name of the preprocessing of 0..255 pixels in training: `unit` is a scale of 1/255, the others are
-            modes of `preprocess_input` in keras.applications; `torch` also fits torchvision's models. Replaces --scale,
-            --mean and --std.
+            modes of `preprocess_input` in keras.applications; `torch` also fits torchvision's models. Cannot be
+            combined with --scale, --mean and --std.
         scale: Factor by which 0..255 pixels were multiplied in training: 1/255, or 1 for raw pixels. Required unless
             --preprocess is given or the model scales the pixels itself, as Rescaling and Normalization layers do.
         mean: Mean to subtract from the scaled pixels: one number, or one for each channel, separated by commas.
@@ -357,7 +357,7 @@ def pack(
         image_root: Base folder of the paths of images in the input; paths outside this folder are not read. Default:
             the folder of the list.
         shard_rows: Maximum number of rows in a shard.
-        shard_size: Size of the images, in MiB, at which a shard ends.
+        shard_size: Total size of the images in a shard, in MiB, at which the shard ends.
 
     Raises:
         Refused: the source, the folder of the shards or an option cannot be used.
@@ -514,8 +514,8 @@ def run(
         masks: Dropout masks: `shared` (all rows have the same masks, which is fast), `per-row` (independent masks for
             each row) or `none` (the network without dropout; requires `--passes 1`). Default: as calibrated, else
             shared.
-        precision: Precision of matrix products and convolutions: `float32`, or `tf32`, which rounds their factors to 10
-            bits (GPUs only). Default: as calibrated, else float32.
+        precision: Precision of matrix products and convolutions: `float32`, or `tf32`, which rounds the mantissas of
+            their factors to 10 bits (GPUs only). Default: as calibrated, else float32.
         device: Device of the passes; `auto` is CUDA if it works on this machine, else the CPU; `cuda:1` is the second
             GPU.
         threads: Number of threads for passes and for decoding, 0 for one on each core that this process may use

@@ -202,7 +202,7 @@ def inspect(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Print the contract of a model and the cost of its passes, or what a calibration flags."""
+    """Print the properties of an exported model and the cost of its passes, or the properties of a calibration."""
     from screen.inspection import inspect_file
 
     inspection = inspect_file(file, config)

@@ -122,8 +122,8 @@ class RunConfig(ExecutionOptions, DecisionOptions, ColumnOptions):
         if self.alarm and (self.calibration is None or self.flag_if is not None):
             raise OptionRefused(
                 f"--alarm was given {'without --calibration' if self.calibration is None else 'with --flag-if'}.",
-                wanted="rows flagged by a calibration alone, because the alarm compares the flags with its prediction "
-                "interval",
+                wanted="rows flagged by a calibration alone, because the alarm compares the number of flags with the "
+                "prediction interval of the calibration",
                 next_step="add --calibration and leave out --flag-if, or leave out --alarm",
             )
         if self.alarm_rows is not None and not self.alarm:

@@ -50,8 +50,8 @@ class ExportConfig:
         PreprocessingName | None,
         typer.Option(
             help="Name of the preprocessing of 0..255 pixels in training: `unit` is a scale of 1/255, the others are "
-            "modes of `preprocess_input` in keras.applications; `torch` also fits torchvision's models. Replaces "
-            "--scale, --mean and --std.",
+            "modes of `preprocess_input` in keras.applications; `torch` also fits torchvision's models. Cannot "
+            "be combined with --scale, --mean and --std.",
             show_default=False,
             rich_help_panel=_PIXELS,
         ),

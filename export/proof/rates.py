@@ -89,9 +89,10 @@ def choose_rate(subject: Subject, batches: Iterable[LabelledBatch]) -> RateChoic
     All inserted sites get the same rate; other sites keep theirs. The masks of a row have a fixed seed, and those of a
     smaller rate keep every element that those of a larger rate keep, so that the rates are compared on equal draws.
 
-    Of the rates at which the accuracy is not significantly lower than without the inserted dropout (exact test of the
-    rows that only one of them predicts correctly, McNemar 1947), those remain whose mean negative log-likelihood is at
-    most one standard error of the difference above the smallest one; the smallest calibration error decides.
+    The rate is chosen in three steps. First, a rate is left out if its accuracy is significantly lower than the
+    accuracy without the inserted dropout (McNemar's exact test, 1947). Of the other rates, a rate is left out if its
+    mean negative log-likelihood exceeds the smallest one by more than one standard error of the difference. Of the
+    remaining rates, the rate with the smallest calibration error is chosen.
 
     Raises:
         InputRefused: there are fewer than `LEAST_ROWS` rows with an image and a usable label.

@@ -140,8 +140,8 @@ def verify_model(subject: Subject, reference: Reference, *, seed: int = 0) -> Ve
     3. If the Keras model computes in half precision, its outputs are close to the float32 outputs of the graph.
     4. With the noise of a Keras pass in place of each site's function, the values before the last activation and the
        outputs equal those of this pass.
-    5. Each site keeps as many elements as its rate states, and its masks are independent: between rows, passes and
-       sites, and along each axis with independent values (`export.proof.draws`).
+    5. Each site drops the share of elements that equals its rate, and its masks are independent between rows, passes
+       and sites, and along each axis with independent values (`export.proof.draws`).
     6. In the whole graph, the noise of each site changes between runs.
 
     Args:

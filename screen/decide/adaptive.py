@@ -54,7 +54,7 @@ def entropy_limits(
         rule: the user's flag rule, or the default rule without a calibration; None if only the calibration flags rows.
         calibration: the calibration of the run, or None.
         rows: number of rows, B.
-        distances: distances of the rows, `[B]` each.
+        distances: distances of the rows from the reference set, one array `[B]` for each group of features.
     """
     limits: Floats = np.full(rows, np.inf)
     if rule is not None and rule.entropy_limit is not None:

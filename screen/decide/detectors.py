@@ -137,8 +137,9 @@ class Detector:
 def combine(surprisals: Sequence[Floats], rows: int) -> Floats:
     """The Euclidean norm of several surprisals, `[B]`, in nats; 0 without any.
 
-    It lies between the sum (Fisher 1932, sec. 21.1), to which many moderate surprisals contribute as much as one large
-    one, and the maximum, which ignores all but one (compared in benchmarks/colour.py).
+    The norm is between the sum (Fisher 1932, sec. 21.1), to which many moderate surprisals contribute as much as one
+    large surprisal, and the maximum, which ignores all surprisals but the largest. `benchmarks/colour.py` compares the
+    three.
 
     Args:
         surprisals: `[B]` each.

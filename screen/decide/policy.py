@@ -75,7 +75,7 @@ class DecisionPolicy:
 
         Args:
             rows: number of rows, B.
-            distances: distances of the rows, `[B]` each.
+            distances: distances of the rows from the reference set, one array `[B]` for each group of features.
         """
         return entropy_limits(self.user_rule, self.calibration, rows, distances)
 

@@ -1,4 +1,4 @@
-"""Counts of scores in logarithmic bins, from which quantiles are read with a relative error of 1 %. Pure: no I/O.
+"""Counts of scores in logarithmic bins, which give quantiles with a relative error of at most 1 %. Pure: no I/O.
 
 In: scores. Out: `ScoreCounts`, whose size does not depend on the number of scores, and which can be added. The bins are
 those of DDSketch (Masson, Rim and Lee 2019, "DDSketch: a fast and fully-mergeable quantile sketch with relative-error

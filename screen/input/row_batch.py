@@ -29,7 +29,7 @@ class RowBatch:
         start: position of the first row in the shard.
         count: number of rows.
         images: the image column; None if these rows could not be read.
-        ids: key of each row.
+        ids: id of each row: the value of the id column, or `SHARD:ROW` if there is none.
         kept: the columns to copy into the results.
         error: why the rows could not be read; "" if they were read.
         is_last: whether these are the last rows of the shard.

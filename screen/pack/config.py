@@ -62,7 +62,7 @@ class PackConfig:
             min=1,
             max=16_384,
             metavar="N",
-            help="Size of the images, in MiB, at which a shard ends.",
+            help="Total size of the images in a shard, in MiB, at which the shard ends.",
             rich_help_panel=SHARD_PANEL,
         ),
     ] = 512

@@ -85,8 +85,8 @@ class DecisionOptions:
     precision: Annotated[
         Precision | None,
         typer.Option(
-            help="Precision of matrix products and convolutions: `float32`, or `tf32`, which rounds their factors to "
-            "10 bits (GPUs only).",
+            help="Precision of matrix products and convolutions: `float32`, or `tf32`, which rounds the mantissas of "
+            "their factors to 10 bits (GPUs only).",
             show_default="as calibrated, else float32",
             rich_help_panel=DECISION_PANEL,
         ),

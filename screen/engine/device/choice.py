@@ -27,8 +27,8 @@ from screen.engine.device.session import open_session
 from screen.settings.passes import refuse_tf32
 
 _GPU_SHARE = 2
-"""Default of `--memory` on a GPU: its free memory divided by this. Each session has an arena of its own, and an arena
-never shrinks: the arenas of trunk and head together hold up to 1.5 times `--memory`."""
+"""Divisor of the free memory of a GPU, for the default of `--memory`. Each session has an arena of its own, and an
+arena never shrinks: the arenas of trunk and head together hold up to 1.5 times `--memory`."""
 
 _TF32_CAPABILITY = (8, 0)
 """Least compute capability of GPUs with TF32 (Ampere)."""

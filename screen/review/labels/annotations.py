@@ -22,7 +22,8 @@ from screen.review.labels.votes import Annotations, RowName
 from screen.review.text import valid_text
 
 LabelSets = dict[str, Annotations]
-"""Annotations by the name of the question: a Choices tag of Label Studio; "" for files with one column of labels."""
+"""Annotations of each question. A key is the name of a Choices tag in Label Studio, or "" for a file with one column of
+labels."""
 
 
 def read_annotations(source: str, label_column: str) -> LabelSets:

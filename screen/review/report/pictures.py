@@ -58,7 +58,7 @@ class InputImages:
         Args:
             entry: manifest entry of the shard.
             rows: positions in the shard, ascending.
-            ids: keys of these rows in the results.
+            ids: ids of these rows in the results.
             make: for each row, the function to call with its picture.
         """
         try:
