@@ -55,7 +55,10 @@ class StagingPlace:
 
 @contextmanager
 def staging_folder(folder: Path, prefix: str) -> Iterator[Path]:
-    """A new staging folder, which is removed at the end of the block; as `StagingPlace`."""
+    """Create a staging folder, and remove the folder at the end of the block.
+
+    The arguments are those of `StagingPlace`.
+    """
     place = StagingPlace(folder, prefix, is_folder=True)
     try:
         yield place.path

@@ -74,8 +74,8 @@ def calibrate(
         reference: Shards of the reference set, from which distances are measured: in-distribution rows, for example
             training rows. Default: a third of IN_DISTRIBUTION.
         features: Features whose distance from the reference set is a detector: `layout` (means of an early layer over
-            spatial cells), `contrast` (its channel means and standard deviations), `penultimate` (input of the last
-            layer); may be repeated. Default: all that the model has.
+            spatial cells), `contrast` (channel means and standard deviations of the same layer), `penultimate` (input
+            of the last layer); may be repeated. Default: all that the model has.
         distance: Metric of all distances: `cosine`, or `euclidean` of standardized features. Default: euclidean for
             contrast, else cosine.
         detector: Score to combine into `ood_score`, instead of the default; may be repeated. Default: for a classifier
@@ -192,8 +192,8 @@ def export_file(
         classes: Class names in the order of the model's outputs: separated by commas, or a text file with one name per
             line.
         opset: Version of the ONNX operator set. Default: 18, or that of an ONNX file.
-        weights: File with the weights, required if MODEL is a JSON file of the layers. Either an HDF5 file of
-            model.save_weights or a model file.
+        weights: File with the weights: an HDF5 file that model.save_weights wrote, or a model file. Required if MODEL
+            is a JSON file of the layers.
         custom_objects: Class or function that the model uses. MODULE is a module name or a .py file; its code is run.
             May be repeated.
         unsafe: Run the code that the model file contains (Lambda layers). Only for files that you trust.

@@ -34,7 +34,7 @@ class Inspection:
         digest: SHA-256 of its bytes.
         contract: the model's contract.
         boundary: the tensors between trunk and head, with the shape of one row.
-        features: for each group of features its tensor, from which a calibration measures distances.
+        features: for each group of features, the tensor from which the features are computed.
         features_cost: arithmetic of the features, once for each row, as a share of that of T passes of the exported
             network.
         sites: for each site its name and how its masks are applied: `batch`, `weights`, `subtracted`,

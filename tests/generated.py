@@ -255,8 +255,8 @@ def promises_text() -> str:
     fixed = few["seconds_adaptive"] - growth * few["rows"]
     return (
         "\n".join(rows)
-        + f"\n\nThe rows are the {result['rows']:,} test digits, once or repeated, with T = {result['passes']}. The "
-        f"times are wall times of the whole process on {result['machine']['cores']} cores. "
+        + f"\n\nThe rows are the {result['rows']:,} test digits, each of them used once or several times; T is "
+        f"{result['passes']}. The times are wall times of the whole process on {result['machine']['cores']} cores. "
         f"Of the {few['seconds_adaptive']:.1f} s with "
         f"--adaptive at {few['rate']:.0%}, {fixed:.1f} s do not depend on the number of rows: start-up, and session "
         f"runs with few rows. The measured engine had one distance, of the same kind as `layout_distance`, instead of "

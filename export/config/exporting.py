@@ -223,8 +223,8 @@ class FileExportConfig(ExportConfig):
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="File with the weights, required if MODEL is a JSON file of the layers. Either an HDF5 file of "
-            "model.save_weights or a model file.",
+            help="File with the weights: an HDF5 file that model.save_weights wrote, or a model file. Required if "
+            "MODEL is a JSON file of the layers.",
             show_default=False,
             rich_help_panel=_FILES,
         ),

@@ -126,8 +126,9 @@ def check_no_loops(proto: onnx.ModelProto, looped: dict[str, int | None], origin
         + ("." if not looped else f"; the number of steps of {', '.join(looped)} is unknown."),
         wanted="a graph without loops and branches, because a run cannot divide them into a part for each image and a "
         "part for each pass",
-        next_step="in the layers whose names appear in these names, use operations on whole tensors in place of "
-        "tf.while_loop, tf.map_fn, tf.cond and their counterparts in keras.ops"
+        next_step="find the layers by the names of the nodes, which contain the names of the layers; in these layers, "
+        "use operations on whole tensors in place of tf.while_loop, tf.map_fn, tf.cond and their counterparts in "
+        "keras.ops"
         if not looped
         else f"give the inputs of {', '.join(looped)} a fixed number of steps, such as with keras.layers.Reshape",
     )

@@ -101,7 +101,8 @@ def find_dropouts(model: onnx.ModelProto, opset: int, origin: str) -> tuple[Drop
             raise ModelRefused(
                 f"The mask of the dropout {node.name} of {origin} is read by other nodes.",
                 wanted="Dropout nodes of which only the first output is read",
-                next_step="compute the output from the first output of the dropout alone, and write the file again",
+                next_step="compute the output from the first output of the dropout alone, and write the ONNX file "
+                "again",
             )
         rate, silent = _state(node, opset, constants, inputs, origin)
         name = base = printable(module_of(node))
@@ -145,7 +146,7 @@ def _number(
     raise ModelRefused(
         f"The {what} of the dropout {node.name} of {origin} is not a constant.",
         wanted=f"a {what} that is a constant or an input of the graph",
-        next_step="replace the value by a constant, and write the file again",
+        next_step="replace the value by a constant, and write the ONNX file again",
     )
 
 
@@ -258,7 +259,7 @@ def _no_active_dropout(dropouts: Sequence[Dropout], model: onnx.ModelProto, orig
 
 
 def how_to_keep_dropout() -> str:
-    """The next step for a file whose dropout the exporter of PyTorch removed or silenced."""
+    """The next step for a file whose dropout the exporter of PyTorch removed or set to inference mode."""
     return (
         "export the PyTorch model again with its dropout active: model.eval(); [m.train() for m in model.modules() if "
         "isinstance(m, torch.nn.Dropout)]; torch.onnx.export(model, (image,), 'MODEL.onnx', opset_version=18); with "

@@ -248,8 +248,8 @@ def other_precisions(model: Any) -> tuple[str, ...]:
 def in_precision(model: Any, precision: str, in_float32: Sequence[Any] = ()) -> Iterator[None]:
     """Within the block, all layers compute in another precision; variables are cast when they are read.
 
-    Half precision is a means to train faster. It is not exported, because onnxruntime has few half-precision kernels on
-    the CPU, and because uncertainty scores are differences of nearly equal numbers.
+    Half precision is a means to train faster. A model in half precision is exported in float32, because onnxruntime has
+    few half-precision kernels on the CPU, and because uncertainty scores are differences of nearly equal numbers.
 
     Args:
         model: the Keras model.

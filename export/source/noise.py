@@ -39,7 +39,7 @@ class NoiseLayer:
 
 @cache
 def noise_classes() -> dict[type, str]:
-    """The Keras classes whose `call` draws noise that an export keeps; the values are the families.
+    """The family of noise of each Keras class whose `call` draws noise that an export keeps.
 
     SpatialDropout1D, 2D and 3D inherit `call` from one class, which has no public name.
     """

@@ -60,8 +60,8 @@ class CalibrationConfig:
         typer.Option(
             metavar="|".join(FEATURE_GROUPS),
             help="Features whose distance from the reference set is a detector: `layout` (means of an early layer over "
-            "spatial cells), `contrast` (its channel means and standard deviations), `penultimate` (input of the last "
-            "layer); may be repeated.",
+            "spatial cells), `contrast` (channel means and standard deviations of the same layer), `penultimate` "
+            "(input of the last layer); may be repeated.",
             show_default="all that the model has",
             rich_help_panel=CALIBRATION_PANEL,
         ),

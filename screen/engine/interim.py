@@ -81,7 +81,7 @@ def critical_value(passes: int) -> float:
 
 
 def entropy_with_unseen_passes(entropy: Floats, passes: int) -> Floats:
-    """Predictive entropy if `UNSEEN_PASSES` passes had all probability on a class with probability 0 so far, nats.
+    """Predictive entropy, in nats, if `UNSEEN_PASSES` passes gave all probability to a class that had none before.
 
     Dissenting passes may be too rare to have occurred yet; if all passes so far agree, the standard error is 0.
     The entropy of a mixture of distributions with disjoint supports is their weighted mean entropy plus the entropy of

@@ -107,7 +107,7 @@ def _read_store(folder: Path) -> list[Entry]:
 
 
 def read_keys(root: Path) -> list[str]:
-    """Names of all objects below a prefix of a store, relative to it and as the store has them.
+    """Names of all objects below the prefix `root` of a store, relative to `root`.
 
     Raises:
         OSError: the store cannot be listed.
@@ -129,7 +129,7 @@ def match_keys(root: Path, pattern: Path) -> list[str]:
 
 
 def relative_keys(root: Path, found: dict[str, dict[str, Any]]) -> list[str]:
-    """The names of objects, without those that mark a folder, relative to the prefix `root`."""
+    """The names of the given objects, relative to the prefix `root`; objects that mark a folder are left out."""
     start = root.path.rstrip("/") + "/"  # type: ignore[attr-defined]
     return [
         name.removeprefix(start)

@@ -204,7 +204,9 @@ class Manifest:
             remove_results(self._output, [lost.name])
 
     def finish(self, unreadable: Sequence[UnreadableShard] = ()) -> None:
-        """Sort the lines, so that the manifest of a resumed run is the same, and append the closing line.
+        """Sort the lines, and append the closing line.
+
+        Because the lines are sorted, the manifest of a resumed run equals the manifest of an undisturbed run.
 
         Args:
             unreadable: input shards that could not be read; recorded in the closing line. Those of a partition

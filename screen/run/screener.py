@@ -35,8 +35,8 @@ from screen.settings.passes import MaskMode, Precision
 class Screener:
     """Scores images by T Monte Carlo dropout passes.
 
-    A fork of the process (`os.fork`, `multiprocessing`) may use its copy of a screener: its first call opens the engine
-    again. On a GPU, each process must create its own screener.
+    A forked process (`os.fork`, `multiprocessing`) may use its copy of a screener: the first call in the forked process
+    opens the engine again. On a GPU, each process must create its own screener.
 
     Args:
         model: path of a file that `oodscreen export` wrote, or the model as `read_model` returns it.

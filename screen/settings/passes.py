@@ -56,14 +56,14 @@ def count_passes(passes: int, kind: str = "") -> str:
 
 
 def refuse_tf32(why: str) -> OptionRefused:
-    """The error for the precision tf32 on a device without it.
+    """The error for the precision tf32 on a device that does not support tf32.
 
     Args:
-        why: the reason why the device does not have it.
+        why: the reason why the device does not support tf32.
     """
     return OptionRefused(
         f"The precision is tf32 (by --precision or by the calibration), but {why}.",
-        wanted="an NVIDIA GPU of compute capability 8.0 (Ampere) or higher, the only devices with tf32",
+        wanted="an NVIDIA GPU of compute capability 8.0 (Ampere) or higher, because other devices do not support tf32",
         next_step="use a GPU of this kind, or give --precision float32; if the calibration has tf32, run "
         "`oodscreen calibrate` again with --precision float32",
     )

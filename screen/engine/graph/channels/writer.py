@@ -72,7 +72,10 @@ class PassByPassWriter:
         self._selections = {name: self._select(site) for name, site in self._sites.items()}
 
     def writes(self, node: onnx.NodeProto) -> bool:
-        """Whether a node that is not a site is written for each pass; other nodes read the passes in the batch axis."""
+        """Whether a node that is not a site is written once for each pass.
+
+        All other nodes are written once, and process the passes concatenated along the batch axis.
+        """
         if node.output[0] in self._own:
             return True
         name = node.output[0]
