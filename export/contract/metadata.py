@@ -211,8 +211,8 @@ class ModelContract:
             raise ContractRefused(
                 f"{origin} is an ONNX model, but has no oodscreen contract in its metadata.",
                 wanted="a file written by `oodscreen export`, which verifies that dropout stays stochastic",
-                next_step="export it, or the model from which it was converted, for example: oodscreen export "
-                f"{origin} OUT.onnx --scale 1/255",
+                next_step="export this ONNX model, or the model from which it was converted, for example: "
+                f"oodscreen export {origin} OUT.onnx --scale 1/255",
             )
         if values["contract_version"] not in (str(CONTRACT_VERSION), str(_SCALED_VERSION)):
             raise ContractRefused(

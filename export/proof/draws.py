@@ -91,7 +91,8 @@ def rows_for(site: Site) -> int:
 def drawn_shape(site: Site) -> tuple[int, ...]:
     """Shape of a row for which a site draws in the test.
 
-    It is the site's shape with two positions along each shared axis, and with the longest axes halved if it is large.
+    The shape is that of the site with two positions along each shared axis. The longest axes of a large
+    shape are halved.
     """
     shape = [min(size, 2) if shared else size for size, shared in zip(site.shape, _shared_axes(site), strict=True)]
     while math.prod(shape) > _MOST_ELEMENTS:

@@ -156,8 +156,8 @@ def combine(surprisals: Sequence[Floats], rows: int) -> Floats:
 class CombinedScore:
     """Euclidean norm of the surprisals of several detectors.
 
-    The scores of one row are dependent, so the distribution of the norm is unknown. It is therefore used only as a
-    score, whose p-value comes from its rank in a calibration set (`screen.decide.calibration`).
+    The scores of one row are dependent, so the distribution of the norm is unknown. The norm is therefore used
+    only as a score, whose p-value comes from its rank in a calibration set (`screen.decide.calibration`).
 
     Attributes:
         detectors: the fitted detectors, at least one.

@@ -4,10 +4,10 @@ In: a seed and the sites. Out: `float32 [P, 1, *noise_shape]` for each site and 
 `[P, B, *noise_shape]`. Each pass evaluates one thinned network (Srivastava et al. 2014); with shared masks, the same T
 thinned networks are evaluated for all rows.
 
-A mask is a pure function of (seed, site, pass), and with masks per row also of the row's pixels. It is computed from
-raw Philox4x64-10 words (Salmon et al. 2011). Their key depends on the seed, the site's name and, with masks per row, a
-digest of the row's pixels; their counter depends on the pass. numpy provides only the raw words, because its
-distributions may change between versions; tests compare masks with stored values.
+A mask is a pure function of (seed, site, pass), and with masks per row also of the row's pixels. A mask is computed
+from raw Philox4x64-10 words (Salmon et al. 2011). The key of Philox depends on the seed, the site's name and, with
+masks per row, a digest of the row's pixels. The counter of Philox depends on the pass. numpy provides only the raw
+words, because numpy's distributions may change between versions; tests compare masks with stored values.
 """
 
 from __future__ import annotations

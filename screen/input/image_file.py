@@ -173,9 +173,10 @@ def _is_packed(data: bytes, start: int, length: int) -> bool:
 
 
 def _has_more_scans(data: bytes, end: int, image: JpegImageFile) -> bool:
-    """Whether libjpeg looks for more scans than the first one.
+    """Whether libjpeg searches the file for scans after the first scan.
 
-    It does not if the JPEG file is sequential and its first scan holds all channels (`initial_setup` in jdinput.c).
+    libjpeg does not search if the JPEG file is sequential and its first scan holds all channels (`initial_setup` in
+    jdinput.c).
 
     Args:
         data: the file.

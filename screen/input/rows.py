@@ -233,8 +233,8 @@ _LEAST_BYTES = 4 * 2**30
 """Maximum bytes of all encoded images of a shard in memory, if `_MOST_RATIO` does not allow more."""
 
 _MOST_RATIO = 256
-"""Maximum ratio of the bytes of all encoded images in memory and of the file. They can be much smaller in the file only
-if many rows refer to one entry of a dictionary, or if they are not images."""
+"""Maximum ratio of the bytes of all encoded images in memory and of the file. The values of an image column can be much
+smaller in the file only if many rows refer to one entry of a dictionary, or if the values are not images."""
 
 _MAX_LOST_ROWS = 2**20
 """Maximum number of rows of a damaged row group that each get a result, if `_LOST_BYTES` does not allow more."""

@@ -82,7 +82,7 @@ class Forgotten:
             raise OptionRefused(
                 f"--before is {self.before!r}.",
                 wanted="a date or time in ISO 8601, for example 2026-01-31 or 2026-01-31T12:00+01:00",
-                next_step="correct the value",
+                next_step="give --before a date or time in this format",
             ) from error
         return time if time.tzinfo else time.replace(tzinfo=UTC)
 

@@ -139,9 +139,9 @@ class Screener:
         """Score and flag images.
 
         A list may contain encoded images (`bytes`), paths of image files on a local disk, opened images of Pillow, and
-        arrays `uint8 [H, W, C]`, or `[H, W]` for a grey model. They are converted and resized as in a run. An image
-        that cannot be read or scored is flagged, with its status as the reason. Its scores are NaN, and its prediction
-        is -1.
+        arrays `uint8 [H, W, C]`, or `[H, W]` for a grey model. The images of a list are converted and resized as in a
+        run. An image that cannot be read or scored is flagged, with its status as the reason. Its scores are NaN, and
+        its prediction is -1.
 
         Args:
             images: `uint8 [B, H, W, C]` of the model's image size, raw pixels; or a list of B images.

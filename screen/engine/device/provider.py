@@ -68,8 +68,8 @@ def _cuda_options(index: int, precision: str, memory: int) -> dict[str, str]:
     Args:
         index: number of the GPU.
         precision: `float32` or `tf32`.
-        memory: maximum size of the arena of one session, in bytes. It holds the tensors and workspaces of the session's
-            runs, but not its weights (`session.use_device_allocator_for_initializers`).
+        memory: maximum size of the arena of one session, in bytes. The arena holds the tensors and workspaces of
+            the session's runs, but not the weights (`session.use_device_allocator_for_initializers`).
     """
     return {
         "device_id": str(index),

@@ -38,8 +38,8 @@ PASSES_PER_RUN_MAX = 32
 
 _RUN_BYTES = 20 * 2**20
 """Maximum size of the tensors of one session run of the head with `_RUN_ROWS` rows, in bytes, apart from the lower
-bound of `passes_per_run`. It is a constant, so that the division of T passes into session runs, and therefore the last
-bit of a result, depends on the model and T alone."""
+bound of `passes_per_run`. The size is constant, so that the division of T passes into session runs, and therefore the
+last bit of a result, depends on the model and T alone."""
 
 _RUN_ROWS = 64
 """Number of rows to which `_RUN_BYTES` refers."""

@@ -9,7 +9,8 @@ known before the first pass, wherever the dropout sites are.
 - The early tensor has spatial axes (height and width, or tokens), and about half of the arithmetic precedes it. Its
   summary has the mean of each channel over each cell of a small grid, and each channel's mean and standard deviation
   over all positions: low-level layout, magnitude and contrast, to which the later layers of a classifier are blind.
-- The penultimate tensor is the input of the last layer with weights. It has what the network uses to decide on a class.
+- The penultimate tensor is the input of the last layer with weights. This tensor has the
+  features by which the network decides on a class.
 """
 
 from __future__ import annotations
