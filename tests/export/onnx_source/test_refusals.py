@@ -274,6 +274,7 @@ CASES: dict[str, Refused] = {
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.filterwarnings("ignore::export.exporter.ExportNotice")
 def test_a_file_that_cannot_be_exported_is_refused_by_name(case: str, tmp_path: Path) -> None:
     refused = CASES[case]
     with pytest.raises(refused.error, match=refused.found) as raised:
