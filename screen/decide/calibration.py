@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +30,11 @@ from screen.engine.distance import DISTANCES, Metric, NeighbourDistance
 from screen.engine.transform import Transform
 from screen.files.paths import as_path, open_bytes
 from screen.files.storage import StagingFile
-from screen.settings.passes import PassSettings
+from screen.settings.passes import MaskMode, PassSettings, Precision
 
-FORMAT = 2
-"""Version of the file format; it changes whenever older files would be misread."""
+FORMAT, _FORMAT_WITHOUT_DROPOUT = 2, 3
+"""Versions of the file format; `FORMAT` changes whenever older files would be misread. Only a calibration with masks
+`none` has the second, because versions of oodscreen that read only the first would draw random masks."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class Calibration:
         for distance in self.distances:
             arrays |= {f"distance/{distance.name}/{name}": array for name, array in _distance_arrays(distance).items()}
         header = {
-            "format": FORMAT,
+            "format": _FORMAT_WITHOUT_DROPOUT if self.binding.settings.masks == "none" else FORMAT,
             "binding": asdict(self.binding) | {"settings": self.binding.settings.to_json()},
             "review_rate": self.review_rate,
             "detectors": [[detector.name, detector.slope] for detector in self.combined_score.detectors],
@@ -193,7 +194,7 @@ def read_calibration(path: str | Path) -> Calibration:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         header = json.loads(arrays["header"].tobytes())
-        if header["format"] == FORMAT:
+        if header["format"] in (FORMAT, _FORMAT_WITHOUT_DROPOUT):
             return _parse(header, arrays, hashlib.sha256(data).hexdigest())
     except OSError as error:
         raise CalibrationRefused(
@@ -209,7 +210,7 @@ def read_calibration(path: str | Path) -> Calibration:
         ) from error
     raise CalibrationRefused(
         f"The calibration {path} has format {header['format']}.",
-        wanted=f"format {FORMAT}, the only format that this version of oodscreen reads",
+        wanted=f"format {FORMAT} or {_FORMAT_WITHOUT_DROPOUT}, the formats that this version of oodscreen reads",
         next_step="run `oodscreen calibrate` of this version for the model",
     )
 
@@ -262,6 +263,9 @@ def _check_values(calibration: Calibration) -> None:
     Raises:
         ValueError: the file was changed after it was written.
     """
+    settings = calibration.binding.settings
+    if settings.masks not in get_args(MaskMode) or settings.precision not in get_args(Precision):
+        raise ValueError(f"masks {settings.masks!r}, precision {settings.precision!r}")
     scores, rate = calibration.calibration_scores, calibration.review_rate
     detectors = calibration.combined_score.detectors
     if not 0 < rate < 1 or not threshold_rank(len(scores), rate):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -182,6 +183,25 @@ def test_another_format_and_a_missing_file_are_refused(tmp_path: Path) -> None:
         read_calibration(tmp_path / "c.npz")
     with pytest.raises(CalibrationRefused, match="cannot be read"):
         read_calibration(tmp_path / "missing")
+
+
+def test_versions_without_masks_none_refuse_a_calibration_without_dropout(tmp_path: Path) -> None:
+    """They read format 2 alone, and would draw random masks."""
+    calibration = make_calibration()
+    for settings, wanted in ((PassSettings(), 2), (PassSettings(passes=1, masks="none"), 3)):
+        replace(calibration, binding=replace(BINDING, settings=settings)).save(tmp_path / "c")
+        with np.load(tmp_path / "c") as file:
+            assert json.loads(file["header"].tobytes())["format"] == wanted
+        assert read_calibration(tmp_path / "c").binding.settings == settings
+
+
+@pytest.mark.parametrize("settings", [PassSettings(masks="per-pixel"), PassSettings(precision="float8")])
+def test_a_calibration_with_unknown_masks_or_an_unknown_precision_is_refused(
+    settings: PassSettings, tmp_path: Path
+) -> None:
+    replace(make_calibration(), binding=replace(BINDING, settings=settings)).save(tmp_path / "c")
+    with pytest.raises(CalibrationRefused, match=r"per-pixel|float8"):
+        read_calibration(tmp_path / "c")
 
 
 @pytest.mark.parametrize(
