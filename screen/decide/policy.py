@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.contract.metadata import ModelContract
 from export.contract.reader import ExportedModel
 from export.errors import OptionRefused
 from screen.columns import CALIBRATED
@@ -20,6 +21,7 @@ from screen.decide.adaptive import entropy_limits, refuse_early_exit
 from screen.decide.calibration import Binding, Calibration, read_calibration
 from screen.decide.detectors import COMPARES_PASSES, Floats
 from screen.decide.drift import Drift, FlagCount, find_drift
+from screen.decide.request import default_uncertainty
 from screen.decide.row_sets import threshold_rank
 from screen.decide.rules.rule import MOST_UNUSUAL, Decision, FlagRule, Reason, default_rule, parse_rule
 from screen.decide.scores import score_columns
@@ -113,8 +115,12 @@ class DecisionPolicy:
         return find_drift(calibration_rows, rank, counts, needed)
 
 
-def refuse_one_pass(rule: FlagRule) -> None:
+def refuse_one_pass(rule: FlagRule, contract: ModelContract) -> None:
     """Refuse a flag rule with scores that compare passes, for a run with one pass.
+
+    Args:
+        rule: the user's flag rule.
+        contract: contract of the model, whose kind of output determines which other scores it has.
 
     Raises:
         OptionRefused: the rule contains one of these scores.
@@ -124,7 +130,12 @@ def refuse_one_pass(rule: FlagRule) -> None:
         raise OptionRefused(
             f"The flag rule {rule.text!r} contains {' and '.join(constant)}, and the number of passes is 1.",
             wanted="scores that one pass can give: scores that compare passes are always 0 with one pass",
-            next_step="give more passes, for example --passes 30, or a rule with other scores, such as 'entropy > 0.5'",
+            next_step="give more passes, for example --passes 30, or "
+            + (
+                "flag by the distances of a calibration (--calibration), without --flag-if"
+                if contract.task == "values"
+                else f"a rule with other scores, such as '{default_uncertainty(contract)} > 0.5'"
+            ),
         )
 
 
@@ -137,8 +148,10 @@ def choose_policy(model: ExportedModel, config: RunConfig) -> DecisionPolicy:
     """
     contract = model.contract
     if config.calibration is None:
-        rule = parse_rule(default_rule(contract) if config.flag_if is None else config.flag_if, contract)
-        policy = DecisionPolicy(config.settings(), rule, rule, None)
+        settings = config.settings()
+        text = default_rule(contract, settings.passes) if config.flag_if is None else config.flag_if
+        rule = parse_rule(text, contract)
+        policy = DecisionPolicy(settings, rule, rule, None)
     else:
         calibration = read_calibration(config.calibration)
         settings = config.settings(calibration.binding.settings)
@@ -149,7 +162,7 @@ def choose_policy(model: ExportedModel, config: RunConfig) -> DecisionPolicy:
         text = calibration.rule if user_rule is None else f"{calibration.rule} or ({user_rule.text})"
         policy = DecisionPolicy(settings, parse_rule(text, contract, available), user_rule, calibration)
     if policy.settings.passes == 1 and policy.user_rule is not None:
-        refuse_one_pass(policy.user_rule)
+        refuse_one_pass(policy.user_rule, contract)
     if config.adaptive:
         detectors = () if policy.calibration is None else policy.calibration.combined_score.names
         refuse_early_exit(contract, policy.user_rule, detectors)

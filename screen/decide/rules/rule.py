@@ -166,12 +166,23 @@ def _entropy_limit(part: Any) -> float | None:
     return min(known) if part.word == "or" else max(known)
 
 
-def default_rule(contract: ModelContract) -> str:
+def default_rule(contract: ModelContract, passes: int) -> str:
     """Text of the default flag rule for a model.
+
+    Args:
+        contract: contract of the model.
+        passes: number of passes; with one, no rule is possible for a regression without a calibration.
 
     Raises:
         OptionRefused: the model is a regression, for which there is no default threshold.
     """
+    if contract.task == "values" and passes == 1:
+        raise OptionRefused(
+            "The model is a regression, the number of passes is 1, and no calibration was given.",
+            wanted="a calibration, whose distances need no passes; with one pass, largest_std is always 0",
+            next_step="run `oodscreen calibrate` with the same --passes and --masks, and give --calibration; or give "
+            "more passes, for example --passes 30, and a flag rule, for example --flag-if 'largest_std > 0.1'",
+        )
     if contract.task == "values":
         raise OptionRefused(
             "The model is a regression, and no flag rule was given.",

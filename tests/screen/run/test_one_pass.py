@@ -111,6 +111,25 @@ def test_a_regression_with_one_pass_is_calibrated_by_distances_alone(masks: str,
         calibrate(model, folder, config, detectors=("largest_std",))
 
 
+@pytest.mark.parametrize(
+    ("kind", "rule", "advice"),
+    [
+        ("softmax", "prediction_std > 0.1", "'entropy > 0.5'"),
+        ("sigmoid", "largest_std > 0.1", "'largest_label_entropy > 0.5'"),
+        ("regression", "largest_std > 0.1", "--calibration"),
+        ("regression", None, "--calibration"),
+    ],
+)
+def test_a_refused_rule_leads_to_one_that_works(kind: str, rule: str | None, advice: str, tmp_path: Path) -> None:
+    """A regression has no score for a rule with one pass, and several labels have no `entropy`."""
+    model = write_model(tmp_path / "m.onnx", kind)
+    with pytest.raises(OptionRefused) as refused:
+        Screener(model, passes=1, masks="none", flag_if=rule, device="cpu")
+    assert advice in refused.value.next_step
+    if advice.startswith("'"):
+        Screener(model, passes=1, masks="none", flag_if=advice.strip("'"), device="cpu")
+
+
 def test_inspect_counts_one_pass_as_one(folder: Path) -> None:
     text = inspect_model(folder / "m.onnx", WITHOUT).to_text()
     assert "1 pass takes 1.0" in text

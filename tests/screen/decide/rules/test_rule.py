@@ -92,19 +92,19 @@ def test_a_rule_that_is_nested_too_deeply_is_refused() -> None:
 
 
 def test_defaults_are_a_quarter_of_the_largest_entropy() -> None:
-    assert default_rule(CONTRACT) == f"entropy > {math.log(4) / 4:.6g}"
+    assert default_rule(CONTRACT, 100) == f"entropy > {math.log(4) / 4:.6g}"
     for kind in ("sigmoid", "logits"):
-        assert default_rule(replace(CONTRACT, output_kind=kind, classes=1)) == f"entropy > {math.log(2) / 4:.6g}"
+        assert default_rule(replace(CONTRACT, output_kind=kind, classes=1), 100) == f"entropy > {math.log(2) / 4:.6g}"
     several = replace(CONTRACT, output_kind="sigmoid")
-    assert default_rule(several) == f"largest_label_entropy > {math.log(2) / 4:.6g}"
+    assert default_rule(several, 100) == f"largest_label_entropy > {math.log(2) / 4:.6g}"
     for contract in (CONTRACT, several):
-        assert parse_rule(default_rule(contract), contract).columns
+        assert parse_rule(default_rule(contract, 100), contract).columns
 
 
 def test_a_regression_needs_a_rule_of_its_own() -> None:
     regression = replace(CONTRACT, output_kind="regression")
     with pytest.raises(OptionRefused, match="regression"):
-        default_rule(regression)
+        default_rule(regression, 100)
     with pytest.raises(OptionRefused, match="always null"):
         parse_rule("entropy > 0.5", regression)
 
