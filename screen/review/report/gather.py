@@ -22,7 +22,7 @@ from screen.review.report.aggregate import NEEDED, Aggregate
 from screen.review.report.changes import compare_rows, differing_settings, incomparable_settings
 from screen.review.report.findings import BadRow, Comparison, Counts, Findings, GroupShare, Histogram, Quarantine, Rate
 from screen.review.report.look_alikes import group_rows
-from screen.review.report.top_rows import SHOWN, ShownNames, gather_cards
+from screen.review.report.top_rows import ShownNames, gather_cards, shown_scores
 from screen.review.report.trend import read_trend
 from screen.review.results import Results, open_results
 from screen.review.text import clip
@@ -187,7 +187,7 @@ def _histograms(results: Results, aggregate: Aggregate) -> tuple[Histogram, ...]
     if results.record is not None and results.record.promise is not None:
         limits.setdefault("ood_score", []).append(results.record.promise.limit)
     found: list[Histogram] = []
-    for name in sorted(SHOWN, key=lambda name: name not in limits):
+    for name in sorted(shown_scores(results), key=lambda name: name not in limits):
         edges, rows, flagged = aggregate.histograms[name].bins(limits.get(name, ()))
         if len(rows) and len(found) < _MAX_HISTOGRAMS:
             found.append(

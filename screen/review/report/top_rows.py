@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from screen.columns import DISTANCES
+from screen.decide.detectors import COMPARES_PASSES
 from screen.input.parquet.value_text import as_texts
 from screen.input.preview import Preview
 from screen.output.manifest_file import ManifestEntry
@@ -41,6 +42,11 @@ SHOWN = ("ood_score", "p_value", *DISTANCES, "feature_distance", "entropy", "mut
          "prediction_std", "largest_label_entropy", "largest_std", "variation_ratio", "expected_entropy",
          "energy")  # fmt: skip
 """Scores that a report displays if they are not null, in this order."""
+
+
+def shown_scores(results: Results) -> tuple[str, ...]:
+    """The scores of `SHOWN`, without those that compare passes if the run had one pass: they are always 0."""
+    return tuple(name for name in SHOWN if results.settings.passes > 1 or name not in COMPARES_PASSES)
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ def _read_rows(
     results: Results, thumbnails: Mapping[RowPosition, Thumbnails], reader: InputImages
 ) -> dict[RowPosition, TopRow]:
     """The row at each position, with the thumbnail from the maker of that position."""
-    names = ShownNames.of(results)
+    names, shown = ShownNames.of(results), shown_scores(results)
     found: dict[RowPosition, TopRow] = {}
     in_order = sorted(thumbnails, key=lambda position: (position.shard, position.row))
     for number, group in groupby(in_order, lambda position: position.shard):
@@ -114,7 +120,7 @@ def _read_rows(
         scored = table.select([name for name in columns if name not in kept]).to_pylist()
         for index, (values, position, preview) in enumerate(zip(scored, positions, previews, strict=True)):
             copied = [(name, str(column[index])) for name, column in zip(kept, texts, strict=True)]
-            found[position] = _make_top_row(values, entry, position.row, names, copied, preview)
+            found[position] = _make_top_row(values, entry, position.row, names, shown, copied, preview)
     return found
 
 
@@ -123,6 +129,7 @@ def _make_top_row(
     entry: ManifestEntry,
     row: int,
     names: ShownNames,
+    shown: Sequence[str],
     kept: Sequence[tuple[str, str]],
     preview: Preview | str,
 ) -> TopRow:
@@ -139,7 +146,7 @@ def _make_top_row(
         flag=bool(values["flag"]),
         reason=clip(reason, 300),
         reasons=tuple(clip(one, 200) for one in values["flag_reasons"] or ()),
-        scores=tuple((name, _shortest(values[name])) for name in SHOWN if values[name] is not None),
+        scores=tuple((name, _shortest(values[name])) for name in shown if values[name] is not None),
         values=tuple(
             ClassValue(names.name(index), float(mean[index]), float(std[index])) for index in largest.tolist()
         ),
