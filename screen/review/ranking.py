@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from export.errors import OptionRefused
 from screen.columns import SCORES_OF_ALL_FORMATS, STATUSES
-from screen.decide.detectors import HIGH_IS_SUSPICIOUS, ranking_score
+from screen.decide.detectors import COMPARES_PASSES, HIGH_IS_SUSPICIOUS, ranking_score
 from screen.decide.rules.rule import MOST_UNUSUAL
 from screen.decide.rules.text import flags_high
 from screen.review.results import Results
@@ -86,7 +86,8 @@ def choose_score(results: Results, order_by: str | None) -> str:
         order_by: a score chosen by the user; None for the default.
 
     Raises:
-        OptionRefused: the score does not exist, or is null in every row of these results.
+        OptionRefused: the score does not exist, is null in every row of these results, or compares passes, and the run
+            had one pass.
     """
     if order_by is not None:
         if order_by not in HIGH_IS_SUSPICIOUS:
@@ -95,12 +96,15 @@ def choose_score(results: Results, order_by: str | None) -> str:
                 wanted=f"one of {', '.join(HIGH_IS_SUSPICIOUS)}",
                 next_step="give one of these, or leave out --order-by",
             )
-        if not _with_values(results, (order_by,)):
-            available = _with_values(results, tuple(HIGH_IS_SUSPICIOUS))
+        constant = COMPARES_PASSES if results.settings.passes == 1 else frozenset()
+        if order_by in constant or not _with_values(results, (order_by,)):
+            available = _with_values(results, tuple(name for name in HIGH_IS_SUSPICIOUS if name not in constant))
             if available:  # if no row was scored, there is nothing to order
+                problem = "compares passes, but there is one for each" if order_by in constant else "is null in every"
                 raise OptionRefused(
-                    f"--order-by {order_by} is null in every row of {results.name}.",
-                    wanted=f"a score that is not null in these results: {', '.join(available)}",
+                    f"--order-by {order_by} {problem} row of {results.name}.",
+                    wanted=f"a score that is not null{' or constant' if constant else ''} in these results: "
+                    f"{', '.join(available)}",
                     next_step="give one of these, or leave out --order-by",
                 )
         return order_by

@@ -18,8 +18,10 @@ from screen.decide.detectors import COMPARES_PASSES
 from screen.decide.request import CalibrationReport
 from screen.inspection import inspect_model
 from screen.review.evaluate.metrics import evaluate_results
+from screen.review.ranking import choose_score
 from screen.review.report.gather import gather_findings
 from screen.review.report.page import render_page
+from screen.review.results import open_results
 from screen.run.calibration.calibrate import run_calibration
 from screen.run.runner import run_screening
 from tests.conftest import Recorder, encode, write_shard
@@ -96,6 +98,15 @@ def test_the_report_says_that_the_images_had_one_pass_and_compares_no_passes(fol
         assert words in page
         assert "Bars show the probability in the single pass." in page
         assert not [text for text in ("± ", "one standard deviation", *COMPARES_PASSES) if text in page]
+
+
+def test_a_score_that_compares_passes_orders_no_queue(folder: Path) -> None:
+    results = open_results(screen(folder, "other", "ordered", RunConfig(passes=1, masks="none", device="cpu")))
+    for name in COMPARES_PASSES:
+        with pytest.raises(OptionRefused, match=f"--order-by {name} compares passes") as refused:
+            choose_score(results, name)
+        assert not [one for one in COMPARES_PASSES if one in refused.value.wanted]
+    assert choose_score(results, "confidence") == "confidence"
 
 
 def test_early_exit_has_the_flags_of_the_one_pass(folder: Path) -> None:
