@@ -156,19 +156,25 @@ def module_of(node: onnx.NodeProto, operators: Sequence[str] = ("Dropout", "Mul"
     The newer exporter writes the names of all enclosing modules into the metadata; the TorchScript exporter names the
     nodes `/MODULE/.../Dropout`, with the name of the operator, one of `operators`, at the end.
     """
-    for entry in node.metadata_props:
-        if entry.key == _SCOPES:
-            try:
-                scopes = [str(one) for one in ast.literal_eval(entry.value)]
-            except (ValueError, SyntaxError, TypeError):
-                break
-            if len(scopes) > 1 and scopes[-2]:
-                return scopes[-2]
+    scopes = scopes_of(node)
+    if len(scopes) > 1 and scopes[-2]:
+        return scopes[-2]
     if node.name.startswith("/"):
         module, _, operator = node.name.strip("/").rpartition("/")
         if module and operator.split("_")[0] in operators:
             return module
     return node.name.strip("/") or node.output[0]
+
+
+def scopes_of(node: onnx.NodeProto) -> list[str]:
+    """Names of the enclosing modules and of the operation, which PyTorch's newer exporter wrote; else empty."""
+    for entry in node.metadata_props:
+        if entry.key == _SCOPES:
+            try:
+                return [str(one) for one in ast.literal_eval(entry.value)]
+            except (ValueError, SyntaxError, TypeError):
+                break
+    return []
 
 
 def printable(name: str) -> str:

@@ -14,13 +14,16 @@ from onnx import TensorProto, helper
 
 from export.contract.insertion import Insertion
 from export.contract.metadata import INSERTED
-from export.onnx_source.dropouts import Kept, module_of, printable
+from export.onnx_source.dropouts import Kept, module_of, printable, scopes_of
 from export.onnx_source.graphs import Constants, producers_of, read_by, replace_nodes, subgraphs_of
 from export.source.insertion.layers import PREFIX, choose_places
 from export.source.insertion.places import Place
 
 _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators that multiply one input by weights, if the other one is a constant."""
+
+_WEIGHT = ".weight"
+"""End of the name of a module's weights in PyTorch; the path of the module precedes it."""
 
 
 def find_places(model: onnx.ModelProto) -> tuple[Place, ...]:
@@ -91,7 +94,17 @@ def _names_of(graph: onnx.GraphProto) -> dict[str, str]:
 
 
 def _module_or_name(node: onnx.NodeProto) -> str:
-    return module_of(node, ("Conv", "ConvTranspose", "Gemm", "MatMul")) if node.op_type in _LINEAR else node.name
+    """Name of the module of a linear node, and of another node its own name.
+
+    PyTorch's newer exporter combines a linear node and the batch normalization after it into one node, with the scopes
+    of the normalization. Dropout before the node precedes the linear module, whose path begins the name of the weights.
+    """
+    if node.op_type not in _LINEAR:
+        return node.name
+    if "batch_norm" in "".join(scopes_of(node)[-1:]):
+        owners = [name.removesuffix(_WEIGHT) for name in node.input if name.endswith(_WEIGHT)]
+        return owners[0] if owners else node.name
+    return module_of(node, _LINEAR)
 
 
 def _real_inputs(node: onnx.NodeProto, constants: Constants) -> list[str]:
