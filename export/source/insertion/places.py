@@ -17,8 +17,8 @@ from export.source.network import Network
 from export.source.noise import family_of
 from export.source.stochastic import inputs_changed, is_float_tensor, keep_identity
 
-_NO_LINEAR_MAPS = ("Embedding", "Normalization")
-"""Layers with weights whose product with the input is not computed."""
+_NO_LINEAR_MAPS = ("Embedding", "Normalization", "LayerNormalization", "PReLU")
+"""Layers with weights of several axes that are not the matrix or the kernel of a linear map."""
 
 
 @dataclass(frozen=True)

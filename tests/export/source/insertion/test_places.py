@@ -43,6 +43,15 @@ def test_the_places_of_a_network_are_found_by_a_trace(keras: Any) -> None:
     }
 
 
+def test_weights_of_each_element_make_no_classifier(keras: Any) -> None:
+    layers = keras.layers
+    end = [layers.PReLU(name="slope"), layers.LayerNormalization(axis=(1, 2, 3), name="norm"), layers.Flatten()]
+    stack = [keras.Input((4, 4, 1)), layers.Conv2D(2, 3, name="top"), *end, layers.Softmax()]
+    source = describe_model(keras.Sequential(stack), choice=SiteChoice(insertions=(LIST,)))
+    assert [place.path for place in source.places if place.has_weights] == ["top"]
+    assert [place.path for place in source.places if place.makes_outputs] == ["top"]
+
+
 def test_layers_that_do_not_lead_to_the_output_are_no_places(keras: Any) -> None:
     class Aside(keras.Model):  # type: ignore[misc]
         def __init__(self) -> None:
