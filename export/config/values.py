@@ -89,7 +89,15 @@ def _parse_insertion(text: str) -> Insertion:
         )
     if rate == AUTO:
         return Insertion(layer, None)
-    return Insertion(layer, (parse_share if rate.endswith("%") else parse_number)("--insert-dropout", rate))
+    try:
+        number = (parse_share if rate.endswith("%") else parse_number)("--insert-dropout", rate)
+    except OptionRefused as error:
+        raise OptionRefused(
+            f"--insert-dropout gives {layer} the rate {rate!r}.",
+            wanted="a rate above 0 and below 1, such as 0.2, 1/5 or 20%, or auto",
+            next_step=f"give another rate, such as --insert-dropout '{layer}=0.2'",
+        ) from error
+    return Insertion(layer, number)
 
 
 def parse_image_shape(text: str) -> tuple[int, int, int]:

@@ -60,6 +60,14 @@ def test_dropout_to_insert_is_a_layer_and_a_rate() -> None:
     )
 
 
+@pytest.mark.parametrize("rate", ["some", "Auto", "", "nan", "1/0", "200%"])
+def test_the_error_for_a_rate_of_dropout_to_insert_names_the_layer_and_the_possible_rates(rate: str) -> None:
+    with pytest.raises(OptionRefused, match=f"gives top the rate '{rate}'") as caught:
+        parse_insertions([f"top={rate}"])
+    assert "above 0 and below 1" in str(caught.value)
+    assert "or auto" in str(caught.value)
+
+
 @pytest.mark.parametrize("text", ["top", "=0.2", "top=", "top=0", "top=1", "top=100%", "top=-0.1", "top=some"])
 def test_other_dropout_to_insert_is_refused(text: str) -> None:
     with pytest.raises(OptionRefused, match="--insert-dropout") as caught:
