@@ -96,7 +96,7 @@ def choose_rate(subject: Subject, batches: Iterable[LabelledBatch]) -> RateChoic
 
     Raises:
         InputRefused: there are fewer than `LEAST_ROWS` rows with an image and a usable label.
-        OptionRefused: the model is a regression, or every rate lowers the accuracy.
+        OptionRefused: the model is a regression or no better than chance, or every rate lowers the accuracy.
     """
     contract = subject.contract
     if contract.task == "values":
@@ -131,7 +131,21 @@ def choose_rate(subject: Subject, batches: Iterable[LabelledBatch]) -> RateChoic
             wanted=f"at least {LEAST_ROWS} rows; thousands are better",
             next_step="give more labelled rows, raise --check-rows, or give a rate in place of auto",
         )
+    _check_above_chance(measured[0.0], 1 / contract.classes if contract.task == "classes" else 0.5)
     return _choose(measured, rows, tuple(sorted(digests)))
+
+
+def _check_above_chance(without: _Measured, chance: float) -> None:
+    """Refuse labels on which the model without inserted dropout is no better than chance: no rate can lower this."""
+    hits = np.concatenate(without.hits)
+    if hits.mean() <= chance + 3 * math.sqrt(chance * (1 - chance) / len(hits)):
+        raise OptionRefused(
+            f"Without inserted dropout, {hits.mean():.2%} of the predictions agree with the labels of --check-data; by "
+            f"chance, {chance:.2%} would agree.",
+            wanted="labelled rows on which the model is better than chance, because the rate is chosen by its accuracy",
+            next_step="check --label-column, the order of the classes (--classes) and the preprocessing (--scale or "
+            "--preprocess), or give a rate in place of auto",
+        )
 
 
 def _choose(measured: Mapping[float, _Measured], rows: int, digests: tuple[int, ...]) -> RateChoice:

@@ -9,7 +9,7 @@ from export.contract.metadata import Site
 from export.errors import OptionRefused
 from export.graph.functions import NOISE_KINDS
 from export.proof.rate_passes import draw_noise
-from export.proof.rates import RATES, _choose, _Measured, calibration_error, is_lower
+from export.proof.rates import RATES, _check_above_chance, _choose, _Measured, calibration_error, is_lower
 from tests.export.contract.test_metadata import CONTRACT
 
 ROWS = 400
@@ -46,6 +46,13 @@ def test_rates_that_all_lower_the_accuracy_are_refused() -> None:
     found = {0.0: measured(0.9, 0.5, 0.9)} | {rate: measured(0.8, 0.1, 0.8) for rate in RATES}
     with pytest.raises(OptionRefused, match=r"significantly lower at every rate, such as 80\.00% at rate 0\.05"):
         _choose(found, ROWS, ())
+
+
+def test_labels_on_which_the_model_is_no_better_than_chance_are_refused() -> None:
+    limit = 0.1 + 3 * (0.1 * 0.9 / ROWS) ** 0.5
+    with pytest.raises(OptionRefused, match=r"by chance, 10\.00% would agree"):
+        _check_above_chance(measured(limit - 1 / ROWS, 9.0, 0.5), 0.1)
+    _check_above_chance(measured(limit + 1 / ROWS, 9.0, 0.5), 0.1)
 
 
 def test_an_accuracy_is_lower_if_it_loses_significantly_more_rows_than_it_gains() -> None:
