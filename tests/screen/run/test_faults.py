@@ -111,7 +111,7 @@ def test_of_two_concurrent_runs_one_is_refused(folder: Path) -> None:
     first = subprocess.Popen(command(folder / "model.onnx", folder / "in", folder / "out"), stderr=subprocess.DEVNULL)
     holder = folder / "out" / "_lock.holder"
     deadline = time.monotonic() + 60
-    while not holder.exists() and time.monotonic() < deadline:
+    while not (holder.exists() and holder.read_text()) and time.monotonic() < deadline:
         time.sleep(0.01)
     first.send_signal(signal.SIGSTOP)  # on a busy machine it could otherwise finish before the second has started
     second = subprocess.run(
