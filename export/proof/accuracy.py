@@ -129,8 +129,7 @@ def find_alarms(accuracy: Accuracy, contract: ModelContract) -> list[str]:
     chance = accuracy.baseline
     if chance == 1:  # one label only: a constant prediction is always right
         chance = 1 / contract.classes if contract.task == "classes" else 0.5
-    noise = _STANDARD_ERRORS * math.sqrt(chance * (1 - chance) / accuracy.rows)
-    if accuracy.exported <= chance + noise:
+    if is_at_chance(accuracy.exported, chance, accuracy.rows):
         alarms.append(
             f"the accuracy of {accuracy.exported:.2%} on {accuracy.rows} labelled rows is at the level of chance "
             f"({chance:.2%}): probably training used another preprocessing than "
@@ -149,6 +148,11 @@ def find_alarms(accuracy: Accuracy, contract: ModelContract) -> list[str]:
     if accuracy.unreadable:
         alarms.append(f"{accuracy.unreadable} rows have no decodable image and were left out")
     return alarms
+
+
+def is_at_chance(accuracy: float, chance: float, rows: int) -> bool:
+    """Whether an accuracy on a number of rows is at most three standard errors above the accuracy by chance."""
+    return accuracy <= chance + _STANDARD_ERRORS * math.sqrt(chance * (1 - chance) / rows)
 
 
 def predict(probabilities: NDArray[np.floating[Any]], contract: ModelContract) -> NDArray[np.int64]:

@@ -22,7 +22,7 @@ from export.contract.insertion import RateChoice, RateTrial
 from export.contract.labelled import LabelledBatch, identify_images
 from export.contract.metadata import ModelContract
 from export.errors import InputRefused, OptionRefused
-from export.proof.accuracy import predict, read_label, refuse_no_labels
+from export.proof.accuracy import is_at_chance, predict, read_label, refuse_no_labels
 from export.proof.binomial import two_sided_p_value
 from export.proof.rate_passes import Probabilities, RatePasses
 from export.proof.verify import Subject
@@ -138,7 +138,7 @@ def choose_rate(subject: Subject, batches: Iterable[LabelledBatch]) -> RateChoic
 def _check_above_chance(without: _Measured, chance: float) -> None:
     """Refuse labels on which the model without inserted dropout is no better than chance: no rate can lower this."""
     hits = np.concatenate(without.hits)
-    if hits.mean() <= chance + 3 * math.sqrt(chance * (1 - chance) / len(hits)):
+    if is_at_chance(float(hits.mean()), chance, len(hits)):
         raise OptionRefused(
             f"Without inserted dropout, {hits.mean():.2%} of the predictions agree with the labels of --check-data; by "
             f"chance, {chance:.2%} would agree.",
