@@ -15,6 +15,7 @@ from onnx import helper
 
 from export.contract.metadata import DOMAIN, Site
 from export.errors import ModelRefused
+from export.source.hidden import operations_before_output
 from export.source.stochastic import read_mark
 
 
@@ -66,16 +67,6 @@ def _with_layout(site: Site, layout: Sequence[int]) -> Site:
 
 def _sites_before_output(function: Any) -> set[str]:
     """Names of the sites on which the output of a trace depends."""
-    found: set[str] = set()
-    seen: set[str] = set()
-    waiting = [output.op for output in function.outputs]
-    while waiting:
-        operation = waiting.pop()
-        if operation.name in seen:
-            continue
-        seen.add(operation.name)
-        if operation.type == "CheckNumerics":
-            site = read_mark(operation.get_attr("message").decode())
-            found |= {site.name} if site else set()
-        waiting += [value.op for value in operation.inputs]
-    return found
+    checks = [one for one in operations_before_output(function) if one.type == "CheckNumerics"]
+    marks = [read_mark(one.get_attr("message").decode()) for one in checks]
+    return {site.name for site in marks if site}

@@ -8,7 +8,7 @@ mode also contains the random operations that Keras disables in inference.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from export.errors import ModelRefused
@@ -109,16 +109,29 @@ def random_operations(graph: Any) -> list[str]:
     """
     functions = {one.signature.name: one.node_def for one in graph.as_graph_def().library.function}
     found: list[str] = []
+    for operation in operations_before_output(graph):
+        found += [operation.name] if RANDOM_OPERATION.search(operation.type) else []
+        found += _random_within(operation.node_def, functions)
+    return found
+
+
+def operations_before_output(graph: Any, stop_at: Callable[[Any], bool] = lambda operation: False) -> Iterator[Any]:
+    """The operations on which the outputs of a traced function depend, each once.
+
+    Args:
+        graph: traced function.
+        stop_at: whether the operations before an operation are left out.
+    """
     seen: set[str] = set()
     waiting = [output.op for output in graph.outputs]
     while waiting:
         operation = waiting.pop()
-        if operation.name not in seen:
-            seen.add(operation.name)
-            found += [operation.name] if RANDOM_OPERATION.search(operation.type) else []
-            found += _random_within(operation.node_def, functions)
+        if operation.name in seen:
+            continue
+        seen.add(operation.name)
+        yield operation
+        if not stop_at(operation):
             waiting += [value.op for value in operation.inputs]
-    return found
 
 
 def _random_within(node: Any, functions: Mapping[str, Sequence[Any]]) -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from export.source.hidden import trace_network
+from export.source.hidden import operations_before_output, trace_network
 from export.source.network import Network
 from export.source.noise import family_of
 from export.source.stochastic import inputs_changed, is_float_tensor, keep_identity
@@ -111,19 +111,8 @@ def _record(calls: list[_Call], tensors: list[Any]) -> list[Any]:
 
 def _reached(graph: Any, marks: Mapping[str, str], stop_at: Collection[str]) -> set[str]:
     """Paths of the layers whose marks precede the outputs of a graph, up to the layers in `stop_at`."""
-    found: set[str] = set()
-    seen: set[str] = set()
-    waiting = [output.op for output in graph.outputs]
-    while waiting:
-        operation = waiting.pop()
-        if operation.name in seen:
-            continue
-        seen.add(operation.name)
-        path = marks.get(operation.name)
-        found |= {path} if path else set()
-        if path not in stop_at:
-            waiting += [value.op for value in operation.inputs]
-    return found
+    before = operations_before_output(graph, lambda operation: marks.get(operation.name) in stop_at)
+    return {marks[operation.name] for operation in before if marks.get(operation.name)}
 
 
 def _has_weights(layer: Any) -> bool:
