@@ -46,9 +46,9 @@ lint: $(STAMP)  ## Lint, types and import contracts alone
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# One after the other: tests of Ray count the Ray processes of the whole machine.
+# Tests of a file stay in one process, because they share servers and environments.
 integration: $(STAMP) browser torch  ## The heavy tests with real parts
-	$(PYTEST) -m integration
+	$(PYTEST) -m integration -n $(WORKERS) --dist loadfile
 
 # Debian's Chromium for the tests in a browser, which are skipped where it is missing.
 browser:

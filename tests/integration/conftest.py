@@ -1,8 +1,12 @@
-"""A browser for the tests of pages."""
+"""A browser for the tests of pages, and the right to be the only test that runs Ray."""
 
 from __future__ import annotations
 
+import fcntl
+import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,3 +20,11 @@ def browser() -> Iterator[Any]:
         pytest.skip("no Chromium; as root, `make integration` installs Debian's: apt-get install chromium")
     with screenshot.start_chromium(command) as running:
         yield running
+
+
+@pytest.fixture
+def alone_with_ray() -> Iterator[None]:
+    """No other test on this machine that uses this fixture runs meanwhile: tests count the Ray processes of the machine."""
+    with open(Path(tempfile.gettempdir()) / f"oodscreen-tests-ray-{os.getuid()}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

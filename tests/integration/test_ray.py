@@ -32,7 +32,7 @@ OPTIONS = ["--device", "cpu", "--threads", "1", "--batch-size", "100", "--json"]
 
 
 @pytest.fixture
-def place(article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path) -> Iterator[Path]:
+def place(article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path, alone_with_ray: None) -> Iterator[Path]:
     """Shards of uneven size, one much larger than a batch; afterwards no Ray process may be running."""
     shutil.copy(article_onnx, tmp_path / "model.onnx")
     encoded: list[bytes | None] = [encode(image) for image in digits]

@@ -106,6 +106,7 @@ def test_results_in_s3_are_those_of_a_local_run(bucket: Any, environment: dict[s
     assert call(environment, OODSCREEN, "check", "s3://bucket/out", "--input", "s3://bucket/in").returncode == 0
 
 
+@pytest.mark.usefixtures("alone_with_ray")
 def test_parts_and_workers_of_a_cluster_write_the_same_into_s3(bucket: Any, environment: dict[str, str]) -> None:
     assert call(environment, *command("s3://bucket/out")).returncode == 0
     for part in ("1/2", "2/2"):
