@@ -40,7 +40,7 @@ _NAMES = {
     "screen.api.screening": ("calibrate", "run"),
     "screen.run.screener": ("Screener",),
 }
-"""The public names by the module that defines them."""
+"""Public names, grouped by the module that defines them."""
 
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -1,7 +1,7 @@
-"""Names of addresses for people: without user names, passwords and access keys.
+"""Remove user names, passwords and access keys from the addresses in a text.
 
-In: text that may contain addresses such as `ftp://user:password@host/folder`. Out: the same text without their secrets.
-This module imports no other module of the project.
+In: text that may contain addresses such as `ftp://user:password@host/folder`. Out: the same text without the secrets of
+these addresses. This module imports no other module of the project.
 """
 
 from __future__ import annotations
@@ -9,24 +9,26 @@ from __future__ import annotations
 import re
 
 _CONTAINERS = frozenset({"abfs", "abfss", "adl", "az", "wasb", "wasbs"})
-"""Protocols in which the text before `@` names a container, and may be followed by a secret after `:`."""
+"""Protocols in which the text before `@` is the name of a container, optionally followed by `:` and a secret."""
 
 _USER = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*)://(?:([^\s/@:[]*:(?![:\d]*[/?#])(?!:)[^\s@/]*/\S*|[^\s/]*)@)")
-"""The user of an address: the text before the last `@` of the host, or, if a password contains `/`, of the address."""
+"""Pattern for the user in an address: the text before the last `@` of the host, or, if a password contains `/`, before
+the last `@` of the address."""
 
 _QUERY = re.compile(r"(https?://[^\s?'\"]*)\?[^\s'\"<>]*|(://[^\s?'\"]*)\?[^\s/=?'\"]+=[^\s'\"<>]*")
-"""The query of an address, which can sign a request; in other protocols than http, a `?` without `=` is a wildcard."""
+"""Pattern for the query of an address, which can contain a signature. In other protocols than http and https, a `?`
+without `=` is a wildcard."""
 
 
 def without_secrets(text: str, address: str = "") -> str:
-    """The text, in which each address has neither the user and the password before its host, nor its query.
+    """The text without the query of each address, and without the user and the password before the host.
 
-    Text without an address is unchanged, and so is a result of this function.
+    Text without an address is returned unchanged, and a result of this function too.
 
     Args:
         text: text that may contain addresses.
-        address: an address whose user and password are removed from the text too: clients of stores repeat addresses
-            without their protocol.
+        address: an address whose user and password are removed from the text even where the protocol is missing, as in
+            the errors of some clients of object stores.
     """
     if "://" not in text and "://" not in address:
         return text

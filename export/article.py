@@ -17,7 +17,7 @@ SCALE = 1 / 255
 
 
 def build_article_network() -> Any:
-    """The untrained network, from `float32 [N, 28, 28, 1]` in 0..1 to probabilities `[N, 10]`."""
+    """The untrained network, which maps images `float32 [N, 28, 28, 1]` in 0..1 to probabilities `[N, 10]`."""
     import keras
 
     layers = keras.layers
@@ -43,9 +43,9 @@ def train_article_network(
     """A new network, trained with Adam on cross-entropy.
 
     Args:
-        images: `uint8 [N, 28, 28, 1]`.
-        labels: `[N]`, classes 0 to 9.
-        epochs: how many times the training goes through all images.
+        images: grey images, `uint8 [N, 28, 28, 1]`.
+        labels: class numbers 0 to 9, `[N]`.
+        epochs: number of times that the training uses each image.
         seed: seed for weights, shuffling and dropout.
         callbacks: Keras callbacks, such as a progress display.
     """

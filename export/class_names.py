@@ -15,13 +15,13 @@ CLASSES_HELP = (
 
 
 def parse_class_names(text: str) -> tuple[str, ...]:
-    """Class names from a text such as `cat,dog`, or from the file with this path; spaces around a name are removed.
+    """Class names from a text such as `cat,dog`, or from the file whose path is the text, without spaces around names.
 
     An existing file is read even if its path contains commas. Blank lines in the file are ignored.
 
     Raises:
-        OptionRefused: the text names no file and contains no comma, a name between commas is empty, or the file cannot
-            be read.
+        OptionRefused: the text contains no comma and is not the path of a readable file, or a name between commas is
+            empty.
     """
     path = Path(text)
     try:

@@ -1,4 +1,4 @@
-"""The error tree and the exit codes of the project; of the project, this module imports only `addresses`.
+"""The error classes and the exit codes of the project. From the project, this module imports only `export.addresses`.
 
     OodscreenError                    exit 1   the request failed; finished shards stay
     ├── Refused                       exit 2   the request is invalid as given: do not retry
@@ -6,8 +6,8 @@
     │   ├── InputRefused                       an input that is missing, unreadable, or lacks a column
     │   │   └── ShardRefused                   a shard that is damaged or encrypted as a whole
     │   ├── OutputRefused                      an output path where writing would overwrite or mix results
-    │   ├── ContractRefused                    an ONNX file without a valid contract of this version
-    │   ├── CalibrationRefused                 a calibration that is damaged, or of another model or pass count
+    │   ├── ContractRefused                    an ONNX file without a valid contract of a supported version
+    │   ├── CalibrationRefused                 a calibration that is damaged, or fitted for another model or pass count
     │   └── ModelRefused                       a model that cannot be exported faithfully
     ├── VerificationFailed            exit 1   the exported file does not reproduce the source model
     ├── EngineFailed                  exit 1   onnxruntime could not run the model
@@ -19,8 +19,8 @@
     └── Interrupted                   exit 130 SIGINT (Ctrl-C) stopped the run
         └── Terminated                exit 143 SIGTERM, which schedulers send, stopped the run
 
-A completed run can still exit with 3 (unreadable input) or 4 (drift alarm). An error message has three parts: the
-problem found, the state wanted, and the next step, so that a reader can act on the log line alone.
+A completed run can still exit with 3 (unreadable input) or 4 (drift alarm). An error message has three parts, so that a
+reader can act on the message alone: the problem found, the value or state wanted, and the next step.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ExitCode(IntEnum):
     UNREADABLE_INPUT = (
         3,
         "done, but a whole shard was unreadable, too many rows could not be scored (`--max-bad-rows`), or a result is "
-        "gone whose input is gone, too",
+        "missing or damaged and its input no longer exists",
     )
     DRIFT = 4, "done, but the flag rate is outside the calibrated range (`--alarm`); 3 takes precedence over 4"
     LOCKED = 75, "another run holds the lock of OUTPUT; try again later"
@@ -62,7 +62,7 @@ class ExitCode(IntEnum):
 class OodscreenError(Exception):
     """Base class of the errors that the user can resolve.
 
-    The texts are stored without the passwords and queries of addresses in them.
+    The three texts are stored without the users, passwords and queries of the addresses in them.
 
     Args:
         found: the problem, with the offending value; a sentence.
@@ -94,14 +94,17 @@ class OodscreenError(Exception):
 
 
 def printable(text: str) -> str:
-    """The text with control characters escaped: names in files may contain commands for a terminal."""
+    """The text with unprintable characters except line breaks escaped: names may contain commands for a terminal."""
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
 
 
 def reason_of(error: OSError) -> str:
-    """The reason of the system for an error; clients of object stores raise a FileNotFoundError with only the path."""
+    """The operating system's reason for an error, as text.
+
+    Clients of object stores raise a FileNotFoundError that contains only the path, without a reason.
+    """
     is_missing = isinstance(error, FileNotFoundError)
     return error.strerror or (os.strerror(errno.ENOENT) if is_missing else str(error)) or type(error).__name__
 
@@ -133,7 +136,7 @@ class OutputRefused(Refused):
 
 
 class ContractRefused(Refused):
-    """The ONNX file has no valid contract of this version."""
+    """The ONNX file has no valid contract of a supported version."""
 
 
 class CalibrationRefused(Refused):

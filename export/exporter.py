@@ -2,7 +2,7 @@
 
 In: a Keras model or an ONNX file, and an `ExportConfig`. Out: an ONNX file that is stochastic in any onnxruntime
 session and contains its contract. The outputs of the file are compared with those of the source model before the file
-is renamed into place.
+gets its final name.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MADE_WITH = ("onnx", "onnxruntime-gpu", "onnxruntime")
 
 
 class ExportNotice(UserWarning):
-    """Warning about an export that succeeds; the command line prints it on standard error."""
+    """Warning about an export that succeeds; the command line prints the warning on standard error."""
 
 
 def export_model_file(model: str | Path, output: str | Path, config: FileExportConfig) -> ModelContract:
@@ -106,7 +106,7 @@ def _preprocessing(config: ExportConfig) -> Preprocessing:
 def _export(
     describe: Callable[[SiteChoice], Source], output: Path, preprocessing: Preprocessing, config: ExportConfig
 ) -> ModelContract:
-    """Export a model, which `describe` describes for a choice of sites and rates."""
+    """Export the model for which `describe` returns a `Source`, given a choice of sites and rates."""
     from export.graph.passes import check_written_graph, stamp_metadata
     from export.proof.scale import find_scale_alarm
     from export.proof.verify import Subject, check_accuracy, check_loads, verify_model
@@ -142,7 +142,7 @@ def _export(
 
 
 def _choose_rate(source: Source, output: Path, preprocessing: Preprocessing, config: ExportConfig) -> RateChoice:
-    """The rate of the inserted dropout, chosen on labelled rows with a graph of a provisional rate."""
+    """The choice of the rate of the inserted dropout, made on labelled rows with a graph of a provisional rate."""
     from export.proof.rates import choose_rate
     from export.proof.verify import Subject
 
@@ -218,9 +218,9 @@ def _check_preprocessing(source: Source, preprocessing: Preprocessing) -> Prepro
         raise ModelRefused(
             f"{source.origin} has no {source.own_scale}, and no scale was given.",
             wanted="the scaling of 0..255 pixels in training, because a wrong scaling makes every score wrong",
-            next_step="add --scale 1/255 if the model was trained on 0..1, --scale 1 if on raw 0..255 pixels, or "
-            "--preprocess tf, torch or caffe if it was trained with that mode of keras.applications' preprocess_input; "
-            "torch is also the Normalize transform of torchvision's models",
+            next_step="add --scale 1/255 if the model was trained on 0..1, --scale 1 if it was trained on raw 0..255 "
+            "pixels, or --preprocess tf, torch or caffe if it was trained with that mode of keras.applications' "
+            "preprocess_input; torch also equals the Normalize transform of torchvision's models",
         )
     if preprocessing.scale is None and (preprocessing.mean or preprocessing.std):
         raise OptionRefused(
@@ -271,7 +271,7 @@ def _choose_output_kind(source: Source, stated: str | None, derived: str) -> str
             "probabilities, logits or regression values.",
             wanted="a model that ends in a softmax or sigmoid, or the option --output-kind",
             next_step=f"add --output-kind logits if {describe_logits(source.classes)}, --output-kind regression if the "
-            "outputs are values, or --output-kind softmax or sigmoid if they are probabilities",
+            "outputs are real values, or --output-kind softmax or sigmoid if the outputs are probabilities",
         )
     if kind == "softmax" and source.classes == 1:
         computes_softmax = "softmax" in (source.output_kind, derived)

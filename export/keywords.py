@@ -1,8 +1,8 @@
 """Functions for Python callers: each option of a command is a keyword of a function.
 
 In: a function with dataclasses of options (`export.options`) among its parameters. Out: the same function with keywords
-in place of these parameters. A keyword has the name of the option: `--review-rate` is `review_rate`. It takes the value
-of the field, or the text that the command line takes.
+in place of these parameters. A keyword has the name of its option, such as `review_rate` for `--review-rate`. Callers
+give the value of the field, or the text that the command line takes.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from export.option import Option, Selection, options_of
 from export.options import select_config
 
 _PATHS = {"FILE", "FOLDER", "SHARDS", "INPUT", "MODEL", "QUEUE", "EARLIER"}
-"""Words for a path in the placeholder of an option's value."""
+"""Words that denote a path in the placeholder of an option's value."""
 
 _WRAPPED = textwrap.TextWrapper(
     116, initial_indent=" " * 4, subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False
 )
-"""Sets the help of an option in a docstring."""
+"""Wraps the help text of an option to the lines of a docstring."""
 
 _FLAG = re.compile(r"(?<![\w-])--(no-)?([a-z]+(?:-[a-z]+)*)(?: (\w+(?:-\w+)*))?")
-"""An option in a text, with the word that follows it."""
+"""Pattern for an option in a text, and for the word after the option."""
 
 Keywords = ParamSpec("Keywords")
 Config = TypeVar("Config")
@@ -45,7 +45,7 @@ class _Keyword:
     """One keyword: a field of a dataclass.
 
     Attributes:
-        field: name of the field, which is accepted too.
+        field: name of the field, which callers can give in place of the name of the option.
         kind: type of the field.
         default: default value; MISSING if the keyword is required.
         option: option of the field; None for a field without an option.
@@ -58,12 +58,12 @@ class _Keyword:
 
     @property
     def name(self) -> str:
-        """Name of the option, without dashes."""
+        """Name of the keyword: the key of the option, or the name of a field without an option."""
         return self.field if self.option is None else self.option.key
 
     @property
     def parameter(self) -> inspect.Parameter:
-        """The parameter of the function."""
+        """The keyword as a parameter of the function."""
         default = inspect.Parameter.empty if self.default is MISSING else self.default
         return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=self.accepted)
 
@@ -78,7 +78,7 @@ class _Keyword:
 
     @property
     def accepted(self) -> Any:
-        """The type of the values that the keyword takes: that of the field, or what is converted to it."""
+        """The types of the values that the keyword takes: the type of the field, and types that are converted to it."""
         if self.option is None:
             return self.kind
         words = set(re.split(r"\W", str(self.option.info.metavar)))
@@ -94,7 +94,7 @@ class _Keyword:
         return accepted if self.option.bare == self.kind else accepted | None
 
     def read(self, value: Any) -> Any:
-        """The value of the field; a text is converted as on the command line."""
+        """The value of the field for a value that the caller gave; a text is converted as on the command line."""
         if self.option is None:
             return value
         conversion = self.option.conversion
@@ -115,13 +115,13 @@ def _is_path(value: Any) -> bool:
 
 
 def _is_text(value: Any, kind: Any) -> bool:
-    """Whether a value is what Typer would convert: a text, a path, or a list of texts."""
+    """Whether a value has a type that Typer would convert: a text, a path, or a list of texts."""
     is_list = kind == list[str] and isinstance(value, list | tuple) and bool(value)
     return isinstance(value, str | os.PathLike) or (is_list and all(isinstance(one, str) for one in value))
 
 
 def _as_given(value: Any, kind: Any) -> Any:
-    """A text, a path, or a list of texts, in the type that Typer would pass on."""
+    """A text, a path, or a list of texts, as the type that Typer passes to a conversion."""
     if kind in (str, Path):
         return kind(value)
     return list(value) if isinstance(value, list | tuple) else [str(value)]
@@ -144,7 +144,7 @@ def with_keywords(function: Callable[..., Result], config: object = None) -> Cal
 
     Args:
         function: the function.
-        config: the dataclass of its third parameter, from which type checkers learn the keywords; may be left out.
+        config: the dataclass of the function's third parameter, from which type checkers derive the keywords; optional.
     """
     signature = inspect.signature(function, eval_str=True)
     configs: dict[str, tuple[type, list[_Keyword]]] = {}
@@ -216,7 +216,7 @@ def _keywords(config: type, selection: Selection) -> list[_Keyword]:
 
 
 def _take(given: dict[str, Any], keywords: Iterable[_Keyword]) -> dict[str, Any]:
-    """The fields of one dataclass, taken out of the given keywords; None is the default, as an option left out is."""
+    """The values of the fields of a dataclass, removed from the given keywords; for None, the default of the field."""
     values = {one.field: one.default for one in keywords if one.default is not MISSING}
     for one in keywords:
         value = given.pop(one.name, None)
@@ -226,7 +226,7 @@ def _take(given: dict[str, Any], keywords: Iterable[_Keyword]) -> dict[str, Any]
 
 
 def _name_keywords(options: Mapping[str, Option], text: str) -> str:
-    """The text of an error with `passes` for --passes and `go_on=True` for --go-on.
+    """The text of an error with keywords in place of options: `passes` for --passes, `go_on=True` for --go-on.
 
     Commands in backquotes stay as they are, and so do options of other commands.
     """
@@ -237,7 +237,7 @@ def _name_keywords(options: Mapping[str, Option], text: str) -> str:
         option = options.get(name)
         if option is None:
             return match[0]
-        if option.bare is bool and word != "is":  # else a value that is neither True nor False is named
+        if option.bare is bool and word != "is":  # before `is`, the value is neither True nor False
             return f"`{name}={no is None}`{f' {word}' if word else ''}"
         if word in option.choices:
             return f"`{name}={word!r}`"
@@ -249,7 +249,7 @@ def _name_keywords(options: Mapping[str, Option], text: str) -> str:
 
 
 def _describe(text: str, configs: Mapping[str, tuple[type, list[_Keyword]]]) -> list[str]:
-    """The lines of the docstring, in which the help of the options replaces the line of each dataclass."""
+    """The lines of a docstring, in which the help texts of the options replace the line of each dataclass."""
     lines: list[str] = []
     for line in text.splitlines():
         name = line.strip().partition(":")[0]

@@ -1,8 +1,8 @@
-"""Staging files and folders of killed commands: recognised by a lock of the operating system, and removed.
+"""Create staging files and folders, and remove the staging files and folders of killed commands.
 
-In: a folder that no lock protects, for example the folder of a report page. Out: a new staging file or folder in it.
-While a process uses the file, it holds a lock on the file, which the system releases when the process ends.
-Without these locks (Windows, some network file systems), files of killed commands stay.
+In: a folder that no lock protects, for example the folder of a report page. Out: a new staging file or folder in this
+folder. A process holds a lock of the operating system on its staging file; the system releases the lock when the
+process ends. Without these locks (Windows, some network file systems), files of killed commands stay.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _HAS_LOCKS = os.name == "posix"
 
 
 class StagingPlace:
-    """A new staging file or folder, which other commands keep until it is released.
+    """A new staging file or folder, which other commands do not remove before the call of `release`.
 
     Args:
         folder: folder of the target.
@@ -47,7 +47,7 @@ class StagingPlace:
                 is_mine = self.path.exists()
 
     def release(self) -> None:
-        """End the use of the file or folder, which may have another name now, or be removed."""
+        """Release the lock; until then, the file or folder may have been renamed or removed."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
@@ -68,7 +68,7 @@ def staging_folder(folder: Path, prefix: str) -> Iterator[Path]:
 
 
 def is_used(path: Path) -> bool:
-    """Whether a process uses a staging file or folder; False if the system cannot tell."""
+    """Whether a process uses a staging file or folder; False if the file or folder cannot be locked."""
     try:
         handle = _lock(path)
     except BlockingIOError:
@@ -109,7 +109,7 @@ def remove_staging(path: Path) -> None:
 
 
 def _lock(path: Path) -> int | None:
-    """A handle that holds the lock of a file or folder; None if it cannot be locked.
+    """A handle that holds the lock of a file or folder; None if the file or folder cannot be locked.
 
     Raises:
         BlockingIOError: another process holds the lock.

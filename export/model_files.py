@@ -1,4 +1,4 @@
-"""Read model files of any framework: as a `Source`, or as a list of the places for dropout.
+"""Read model files of Keras and ONNX: as a `Source`, or as a list of the places for dropout.
 
 In: a model file and the options of an export. Out: a `Source` for a choice of sites and rates, or lines of text.
 """
@@ -21,7 +21,7 @@ from export.source.load import load_model
 
 
 def read_source(model: Path, choice: SiteChoice, config: FileExportConfig) -> Source:
-    """The source of the export for a model file.
+    """The `Source` of a model file, for a choice of sites and rates.
 
     Args:
         model: an ONNX file, or a file or folder of Keras.
@@ -39,15 +39,15 @@ def read_source(model: Path, choice: SiteChoice, config: FileExportConfig) -> So
 
 
 def refuse_to_replace(model: Path, output: Path) -> None:
-    """Refuse an output that would replace the ONNX file that is exported.
+    """Refuse an output that would replace the ONNX file to export.
 
     Raises:
-        OutputRefused: the output is this file.
+        OutputRefused: `output` is the path of `model`, and `model` is an ONNX file.
     """
     if model.resolve() == output.resolve() and is_onnx(model):
         raise OutputRefused(
-            f"{output} is the file that would be exported, and would be replaced.",
-            wanted="another path for the exported file, because the file of the other program has no second copy",
+            f"{output} is the model to export, and the export would replace it.",
+            wanted="another path for the exported file, because the export does not copy the original file",
             next_step=f"name another output, such as {output.with_name(f'{output.stem}-exported.onnx')}",
         )
 

@@ -1,7 +1,7 @@
-"""The interface between a model that is exported and the export: a `Source`, whatever the model's framework.
+"""The interface between the model to export and the export: a `Source`, independent of the model's framework.
 
-In: what `export.source` (Keras) or `export.onnx_source` (ONNX files) found in a model. Out: frozen values and a
-protocol that the exporter and the proof read. TensorFlow is not loaded.
+In: the properties of a model that `export.source` (Keras) or `export.onnx_source` (ONNX files) found. Out: frozen
+values and a protocol that the exporter and `export.proof` use. TensorFlow is not loaded.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Noise:
 
     Attributes:
         factor: `[B, *shape of the site's input]`.
-        shift: in the same shape; 0 except for alpha dropout.
+        shift: `[B, *shape of the site's input]`; 0 except for alpha dropout.
     """
 
     factor: Values
@@ -99,7 +99,7 @@ class NormInputs:
 
     @property
     def gain(self) -> float | None:
-        """Standard deviation of the inputs divided by the learned one: the median over the channels that vary."""
+        """Ratio of the inputs' standard deviation to the learned one: the median over channels; None if none varies."""
         varies = (self.variance > 0) & (self.learned_variance > 0)
         if not varies.any():
             return None
@@ -111,8 +111,8 @@ class SourcePass:
     """One pass of the source model.
 
     Attributes:
-        outputs: `[B, C]`.
-        before_activation: input of the last softmax or sigmoid, `[B, C]`; None if the network ends otherwise.
+        outputs: outputs of the model, `[B, C]`.
+        before_activation: input of the last softmax or sigmoid, `[B, C]`; None for another last operation.
         noise: noise by name of the site; empty for a pass without noise.
         norms: inputs of the BatchNormalization layers, in the order of their calls.
     """
@@ -139,7 +139,7 @@ class Reference(Protocol):
         """A pass with new noise for every row; equal seeds give equal noise."""
 
     def other_roundings(self, images: Images, seed: int | None) -> Sequence[SourcePass]:
-        """The pass of `draw`, or of `without_noise` if `seed` is None, with other rounding errors."""
+        """Repetitions of the pass of `draw`, or of `without_noise` if `seed` is None, with other rounding errors."""
 
     def under(self, preprocessing: Preprocessing) -> Reference:
         """The same model under another preprocessing with the same order of the axes."""
@@ -159,13 +159,13 @@ class Source:
         classes: number of outputs C.
         output_kind: output kind according to the last layer; "" if this layer does not determine the kind.
         scales_itself: whether the model scales raw pixels itself.
-        own_scale: the parts of a model that would scale the pixels, for messages.
-        made_with: the packages whose versions belong into the contract.
-        convert: function from an operator set, or None for the default, to the graph with marked sites.
-        reference: function from a preprocessing to the passes of the model under it.
+        own_scale: kind of layer or operation by which a model scales raw pixels itself, for messages.
+        made_with: names of the packages whose versions are part of the contract.
+        convert: function from a version of the operator set, or None for the default, to the converted network.
+        reference: function from a preprocessing to the passes of the model under this preprocessing.
         notices: notices for the user, such as layers that the export disables.
         takes_integers: whether the input has an integer type, such as uint8.
-        writer: version of the program that wrote the file, by its name; empty if unknown.
+        writer: version of the program that wrote the file, by the name of the program; empty if unknown.
     """
 
     origin: str

@@ -19,7 +19,7 @@ from typer.models import OptionInfo
 from export.errors import OptionRefused
 
 _LARGEST = 2**64 - 1
-"""Maximum of a whole number: seeds are keys of a counter-based generator with 64-bit words."""
+"""Maximum value of an option that takes a whole number; seeds are keys of a random generator with 64-bit words."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FromText:
 
 @dataclass(frozen=True)
 class FormerName:
-    """A former name of an option, which still works and is not shown.
+    """A former name of an option, which still works, but is not shown in the help.
 
     Attributes:
         flag: the former name as written on the command line.
@@ -141,7 +141,7 @@ class Option:
         return least, _LARGEST if most is None and self.bare is int else most
 
     def refusal(self, shown: str) -> OptionRefused:
-        """The error for a value that is not allowed."""
+        """The error for a value that is not allowed; `shown` is the value as text."""
         if self.choices:
             return OptionRefused(
                 f"{self.flag} is {shown}.", wanted=" or ".join(self.choices), next_step="give one of these values"

@@ -30,7 +30,7 @@ def select_config(annotation: Any) -> tuple[type, Selection] | None:
 
 
 def _argument_key(name: str, annotation: Any) -> str:
-    """The word of the usage in lower case for an argument, such as `model` for `MODEL.onnx`; else the name."""
+    """Key of a parameter: for an argument, the placeholder in lower case (`model` for `MODEL.onnx`); else `name`."""
     info = next((one for one in get_args(annotation) if isinstance(one, ArgumentInfo)), None)
     word = None if info is None else re.match(r"[A-Z_]+", str(info.metavar))
     return name if word is None else word[0].lower()
@@ -40,9 +40,10 @@ def as_options(command: Callable[..., None]) -> Callable[..., None]:
     """A Typer command like the given one, but with an option for each field in place of a dataclass parameter.
 
     The parameters of the new command have the names of its options and arguments, such as `max_pixels` for
-    `--max-pixels` and `model` for `MODEL.onnx`: Typer looks them up by these names in the environment and in
-    configuration files. The attribute `convert` of the new command computes the values of the parameters of the given
-    command from the values of its own parameters. A command that this function returned is returned unchanged.
+    `--max-pixels` and `model` for `MODEL.onnx`: Typer looks up their values by these names in the environment and in
+    configuration files. The attribute `convert` of the new command is a function from the values of the new command's
+    parameters to the values of the given command's parameters. A command that this function returned is returned
+    unchanged.
     """
     if hasattr(command, "options"):
         return command
@@ -76,7 +77,7 @@ def as_options(command: Callable[..., None]) -> Callable[..., None]:
                 **{
                     option.name: option.convert(value)
                     for option, value in given
-                    if value is not None and value != []  # else the default of the field
+                    if value is not None and value != []  # otherwise the field keeps its default
                 }
             )
         for key, option in known.items():
@@ -115,7 +116,7 @@ def explain_value(command: Callable[..., Any] | None, name: str, text: str) -> O
     """The error for a text that cannot be converted to the type of an option; None if the parameter is an argument.
 
     Args:
-        command: function returned by `as_options`, or a wrapper of it.
+        command: function that `as_options` returned, or a wrapper around that function.
         name: name of the parameter.
         text: value as given on the command line.
     """

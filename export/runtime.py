@@ -29,6 +29,6 @@ def __getattr__(name: str) -> Any:
     if name == "onnxruntime":
         import onnxruntime
 
-        globals()[name] = onnxruntime  # later uses do not come here: some are in the loop over batches
+        globals()[name] = onnxruntime  # so that later uses, some in the loop over batches, are fast
         return onnxruntime
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,6 @@
 """Shares in options: `2%` and `0.02` are the same share in every option.
 
-In: the text of an option. Out: a number from 0 to 1, or an error that states how the text could be meant.
+In: the text of an option. Out: a number from 0 to 1, or an error that states the accepted forms.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def parse_share(option: str, text: str, *, also: str = "") -> float:
     Args:
         option: name of the option, for errors.
         text: value of the option.
-        also: text for errors that describes what else the option takes, with a comma at the end.
+        also: other values that the option accepts, as the start of a text for errors, with a comma at the end.
 
     Raises:
         OptionRefused: the text has neither form, is above 100%, or is a number of 1 or more without `%`, which can be

@@ -42,8 +42,8 @@ class ExportConfig:
     """Options of an export; the help text of each option documents its field.
 
     Attributes:
-        labelled: function that reads labelled rows, with which the accuracies of the ONNX file and of the source model
-            are measured; for Python callers, the command line has `AccuracyConfig`.
+        labelled: function that returns the labelled rows on which the accuracies of the ONNX file and of the source
+            model are measured; for Python callers only, because the command line has `AccuracyConfig`.
     """
 
     preprocess: Annotated[
@@ -93,7 +93,7 @@ class ExportConfig:
         str,
         typer.Option(
             metavar="METHOD[:FIT][:scaled]",
-            help="Method that resizes images to the input size of the model; the same as in training. "
+            help="Method that resizes images to the input size of the model, as in training. "
             f"METHOD: {', '.join(RESIZE_METHODS)}. FIT, for other methods than none and crop-or-pad: "
             f"{', '.join(RESIZE_FITS)}; short=N resizes the shorter side to N pixels, then crops the centre. "
             "With `none`, images of another size are not scored. With `:scaled`, large JPEG images are decoded at 1/2, "
@@ -156,7 +156,7 @@ class ExportConfig:
         typer.Option(
             metavar="KIND",
             help=f"Kind of output: {', '.join(OUTPUT_KINDS)}; required if the model ends in neither softmax nor "
-            "sigmoid. Probabilities are computed from logits: the softmax, or the sigmoid of a single logit.",
+            "sigmoid. Logits are converted to probabilities by a softmax, a single logit by a sigmoid.",
             show_default=False,
             rich_help_panel=_OUTPUT,
         ),

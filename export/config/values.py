@@ -118,12 +118,12 @@ def parse_image_shape(text: str) -> tuple[int, int, int]:
 
 
 def find_objects(texts: Sequence[str]) -> dict[str, Any]:
-    """Import classes and functions, each given as `module:Name` or `file.py:Name`; returns them by name."""
+    """Import classes and functions, each given as `module:Name` or `file.py:Name`, and return them by name."""
     return dict(find_object(text) for text in texts)
 
 
 def find_object(text: str) -> tuple[str, Any]:
-    """Import a class or function, given as `module:Name` or `file.py:Name`; returns its name and itself.
+    """Import a class or function, given as `module:Name` or `file.py:Name`, and return its name and the object.
 
     Raises:
         OptionRefused: the import fails.

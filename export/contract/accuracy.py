@@ -10,17 +10,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Accuracy of the exported model and of the Keras model on the same labelled rows.
+    """Accuracy of the exported model and of the source model on the same labelled rows.
 
     Attributes:
         rows: number of rows with an image and a usable label.
-        keras: accuracy of the Keras model without dropout.
+        keras: accuracy of the source model without dropout, for ONNX files too.
         exported: accuracy of the exported model without dropout.
         monte_carlo: accuracy of the mean over `passes` stochastic passes of the exported model.
         passes: number of stochastic passes.
         baseline: accuracy of a constant prediction: the frequency of the most frequent label; for sigmoid outputs,
             the mean of this frequency over the outputs.
-        differing: number of rows for which Keras and the exported model predict different classes or labels.
+        differing: number of rows for which the two models predict different classes or labels.
         unreadable: number of rows without a decodable image.
         unlabelled: number of rows without a usable label.
     """

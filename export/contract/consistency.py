@@ -33,7 +33,7 @@ def check_graph(proto: onnx.ModelProto, contract: ModelContract, origin: str) ->
         ContractRefused: a tensor is incomplete, an operator or a value is missing, or a name or shape does not match.
     """
     for tensor in tensors_of(proto):
-        if tensor.data_location != tensor.EXTERNAL and not _is_whole(tensor):  # `external` checks the others
+        if tensor.data_location != tensor.EXTERNAL and not _is_whole(tensor):  # `external` checks the other tensors
             raise _refuse_graph(origin, f"has an incomplete tensor: {tensor.name!r} of shape {list(tensor.dims)}")
     _check_nodes(proto, origin)
     _check_sites(proto, contract, origin)
@@ -69,8 +69,8 @@ def _check_sites(proto: onnx.ModelProto, contract: ModelContract, origin: str) -
     for name in sorted({*in_graph, *stated}):
         own, wanted = in_graph.get(name), stated.get(name)
         if own is None or wanted is None or own[0] != wanted[0] or not math.isclose(own[1], wanted[1], rel_tol=1e-6):
-            found, claimed = ("nothing" if one is None else f"{one[0]} of rate {one[1]:g}" for one in (own, wanted))
-            raise _refuse_graph(origin, f"has at the dropout site {name!r} {found}, but its contract states {claimed}")
+            found, claimed = ("nothing" if one is None else f"{one[0]} with rate {one[1]:g}" for one in (own, wanted))
+            raise _refuse_graph(origin, f"has {found} at the dropout site {name!r}, but its contract states {claimed}")
 
 
 def _check_nodes(proto: onnx.ModelProto, origin: str) -> None:
@@ -108,7 +108,7 @@ def _sizes(kind: onnx.TypeProto.Tensor) -> tuple[int | None, ...]:
 def _is_whole(tensor: onnx.TensorProto) -> bool:
     """Whether a tensor contains its values.
 
-    The number of raw bytes must match the shape, except for packed types. In the typed fields, any value is enough.
+    The number of raw bytes must match the shape, except for packed types. Typed fields must contain at least one value.
     """
     if tensor.HasField("raw_data"):
         size = size_in_bytes(tensor)

@@ -26,12 +26,12 @@ class Preprocessing:
     Attributes:
         scale: factor for a pixel; None if the model has its own Rescaling or Normalization layer.
         mean: value subtracted after scaling, in the model's channel order; empty for none.
-        std: divisor after the subtraction, in the same order; empty for none.
+        std: divisor after the subtraction, in the model's channel order; empty for none.
         name: key in `PREPROCESSINGS`; "" if scale, mean and std were given as numbers.
         reverse_channels: whether RGB becomes BGR, as the first step.
         channels_first: whether `[N, H, W, C]` becomes `[N, C, H, W]`, after these operations.
-        reshape: shape of one image to which the pixels are reshaped in row-major order, as the last step; empty if the
-            model takes images.
+        reshape: shape of one row of the model's input, to which the pixels are reshaped in row-major order, as the last
+            step; empty if the input has the shape of an image.
     """
 
     scale: float | None
@@ -66,8 +66,8 @@ class Preprocessing:
         return f"{self.name}: {text}" if self.name else text
 
     def apply(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The preprocessing of the graph in numpy, from `uint8 [N, H, W, C]` to the Keras model's float32 input."""
-        import numpy as np  # the command line imports this module, and numpy takes a third of its start
+        """The float32 input of the source model for images `uint8 [N, H, W, C]`, computed by numpy as in the graph."""
+        import numpy as np  # the command line imports this module, and numpy takes a third of its start-up time
 
         pixels = (images[..., ::-1] if self.reverse_channels else images).astype(np.float32)
         if self.scale is not None:

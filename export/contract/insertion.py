@@ -17,7 +17,7 @@ CLASSIFIER = "classifier"
 """Name that stands for the last layer with weights before the outputs, unless a layer has this name."""
 
 AUTO = "auto"
-"""Text in place of a rate that the export chooses on labelled rows."""
+"""Text in place of a rate, for a rate that the export chooses on labelled rows."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Insertion:
 
     Attributes:
         layer: name or path of the layer, or `CLASSIFIER`; "" in `LIST`.
-        rate: dropout rate, above 0 and below 1; None: the export chooses the rate on labelled rows.
+        rate: dropout rate, above 0 and below 1; None if the export chooses the rate on labelled rows.
 
     Raises:
         OptionRefused: the rate is not above 0 and below 1.
@@ -49,7 +49,7 @@ LIST = Insertion("", None)
 
 
 def check_insertions(insertions: Sequence[Insertion], *, labelled: bool) -> None:
-    """Check that no layer is named twice, and that there are labelled rows to choose a rate.
+    """Check that no layer is named twice, and that `AUTO` is given for all layers or for none, and with labelled rows.
 
     Args:
         insertions: the sites to insert.
@@ -70,14 +70,14 @@ def check_insertions(insertions: Sequence[Insertion], *, labelled: bool) -> None
         raise OptionRefused(
             "--insert-dropout is list, which only the command `oodscreen export` handles.",
             wanted="a layer and a rate, such as 'classifier=0.2'",
-            next_step="give a layer and a rate; the command with this value prints the layers",
+            next_step="give a layer and a rate; `oodscreen export` with --insert-dropout list prints the layers",
         )
     chosen = [insertion.layer for insertion in insertions if insertion.rate is None]
     if 0 < len(chosen) < len(insertions):
         raise OptionRefused(
             "--insert-dropout gives auto for some layers and a rate for others.",
-            wanted="auto for all layers, which then get the same rate, or a rate for each",
-            next_step=f"give auto for the others too, or a rate for {', '.join(chosen)}",
+            wanted="auto for all layers, which then get the same rate, or a rate for each layer",
+            next_step=f"give auto for the other layers too, or a rate for {', '.join(chosen)}",
         )
     if chosen and not labelled:
         raise OptionRefused(
@@ -93,7 +93,7 @@ class RateTrial:
     """Measurements at one rate of the inserted dropout, on labelled rows.
 
     Attributes:
-        rate: the rate; 0: without the inserted dropout, in a single pass if the model has no other site.
+        rate: dropout rate; 0 without the inserted dropout, which is a single pass if the model has no other site.
         accuracy: share of the rows with a correct prediction (for several labels: with all labels correct).
         nll: mean negative log-likelihood of the labels, in nats, under the mean probabilities over the passes.
         ece: expected calibration error of these probabilities, 0 to 1 (Guo et al. 2017).
@@ -115,8 +115,8 @@ class RateChoice:
         rate: the chosen rate.
         rows: number of labelled rows.
         passes: number of stochastic passes at each rate.
-        trials: the measurements, at rate 0 first.
-        digests: digests of the pixels of the labelled rows, ascending, with which a calibration recognises them.
+        trials: the measurements at each rate, rate 0 first.
+        digests: digests of the pixels of the labelled rows, ascending, with which a calibration recognises these rows.
     """
 
     rate: float
@@ -154,7 +154,7 @@ class RateChoice:
 
     @classmethod
     def from_text(cls, text: str) -> RateChoice:
-        """The choice in the text of `to_text`.
+        """The choice that `to_text` wrote as text.
 
         Raises:
             KeyError, TypeError, ValueError: the text has another form.

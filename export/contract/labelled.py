@@ -35,7 +35,7 @@ class LabelledBatch:
 
 
 def identify_images(images: NDArray[np.uint8]) -> list[int]:
-    """A 64-bit digest of each image's pixels: `[B, H, W, C]` to B integers."""
+    """B integers: a 64-bit digest of the pixels of each image in `uint8 [B, H, W, C]`."""
     return [int.from_bytes(hashlib.blake2b(image.tobytes(), digest_size=8).digest(), "little") for image in images]
 
 
@@ -45,7 +45,7 @@ before it converts the model, so that an unreadable data set is refused early.""
 
 
 class LabelledReader(Protocol):
-    """Function that reads and decodes labelled rows, from which `Labelled` is made for one source."""
+    """Function that reads and decodes labelled rows; `AccuracyConfig.choose_rows` makes a `Labelled` from it."""
 
     def __call__(
         self,
@@ -57,4 +57,4 @@ class LabelledReader(Protocol):
         image_root: str | None,
         rows: int,
     ) -> Iterable[LabelledBatch]:
-        """Labelled rows, at most `rows`, drawn from all shards of `source`."""
+        """Batches of labelled rows: at most `rows` rows in all, drawn from all shards of `source`."""

@@ -16,8 +16,8 @@ from export.contract.insertion import RateChoice
 from export.errors import ContractRefused
 
 CONTRACT_VERSION, _SCALED_VERSION = 1, 2
-"""Versions of the metadata layout; a reader refuses any other version. Only a contract with scaled decoding has the
-second, because versions of oodscreen that read only the first would decode other pixels."""
+"""Versions of the metadata layout; a reader refuses any other version. Only a contract with scaled decoding has version
+2, because versions of oodscreen that read only version 1 would decode other pixels."""
 
 DOMAIN = "oodscreen"
 """ONNX domain of the model-local noise functions; each site is a node in this domain."""
@@ -39,7 +39,7 @@ _TEXT_KEYS = ("input_name", "output_name", "output_kind", "colour", "source_dige
 
 OutputKind = Literal["softmax", "logits", "sigmoid", "regression"]
 OUTPUT_KINDS: tuple[str, ...] = get_args(OutputKind)
-"""Kinds of model output, in this order: class probabilities, logits (of classes; a single one is the argument of a
+"""Kinds of model output, in this order: class probabilities, logits (of classes; a single logit is the argument of a
 sigmoid), one probability for each label, real values."""
 
 Task = Literal["classes", "binary", "labels", "values"]
@@ -55,8 +55,9 @@ class Site:
     """A stochastic site: one call of a kept noise layer, at which every pass draws a mask.
 
     Attributes:
-        name: path of the layer in the Keras model; the second call of the same layer has the suffix `#2`. The name of
-            an inserted site is `before:` and the path of the layer that follows.
+        name: path of the layer in the Keras model (the second call of the same layer has the suffix `#2`), or name of
+            the PyTorch module or of the node in an ONNX file. The name of an inserted site is `before:` and the path of
+            the layer that follows.
         kind: name of the noise function in the ONNX file; see `export.graph.functions`.
         rate: probability that an element is dropped in a pass, in (0, 1); for Gaussian noise, Keras' `rate`.
         shape: shape of the node's input without the batch axis, in the graph's axis order.
@@ -90,7 +91,7 @@ class ModelContract:
 
     The ONNX file maps `uint8 [N, height, width, channels]` to `float32 [N, classes]`, with new noise in every session
     run. `output_kind` defines how to interpret the output. The user stated the output kind at export, or the export
-    derived it from the last layer, and verified that output values on test images are possible for this kind.
+    derived the kind from the last layer. The export verified that output values on test images are possible for it.
     """
 
     input_name: str

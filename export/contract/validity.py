@@ -67,14 +67,14 @@ def _check_values(contract: ModelContract) -> None:
 
 
 def check_class_names(names: Sequence[Any], classes: int) -> None:
-    """Check the names of the outputs; none at all are allowed.
+    """Check the names of the outputs; an empty sequence is valid.
 
     Args:
         names: names in the order of the outputs.
         classes: number of outputs.
 
     Raises:
-        ValueError: a name is no printable text or occurs twice, or their number differs from that of the outputs.
+        ValueError: a name is blank, is not printable text or occurs twice, or the number of names is not `classes`.
     """
     for name in names:
         _check_text("class name", name)

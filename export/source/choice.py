@@ -15,7 +15,7 @@ from export.errors import ModelRefused, OptionRefused
 from export.source.noise import NoiseLayer, family_of, is_active
 
 WITHOUT_DROPOUT = "docs/without-dropout.md"
-"""The page on models without dropout."""
+"""Documentation page about models without dropout."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ def check_patterns(
         choice: the user's selection.
         paths: paths of the sites.
         origin: name of the model, for messages.
-        also: second name of a site by its path, which patterns match too.
+        also: by path, second names of the sites, which patterns can match too.
 
     Raises:
         OptionRefused: a pattern matches no site.
     """
     if not paths:
-        # '*' is allowed: it disables noise that is no site (`export.source.hidden`)
+        # '*' is allowed: it disables noise that is not a site (`export.source.hidden`)
         stated = [
             *(("--keep-layer", one) for one in choice.keep if one != "*"),
             *(("--rate", one) for one in choice.rates),
@@ -69,7 +69,7 @@ def check_patterns(
         if stated:
             raise OptionRefused(
                 f"{stated[0][0]} {stated[0][1]!r} was given, but {origin} has no dropout of its own.",
-                wanted="options for inserted dropout, whose rates are part of --insert-dropout",
+                wanted="only --insert-dropout, which sets the layers and the rates of inserted dropout",
                 next_step=f"leave out {stated[0][0]}",
             )
         return

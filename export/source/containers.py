@@ -1,7 +1,8 @@
 """Recognise model files by their content, and read the configuration of their layers.
 
 In: a path. Out: a `Container`: the configuration as plain data, and the version of Keras that wrote it. Names of
-files are not used, because one kind of file has several extensions. The error for any other file states its kind.
+files are not used, because one kind of file has several extensions. The error for a file that is not a Keras model
+states the kind of the file.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Container:
 
     @property
     def age(self) -> int:
-        """Major version of Keras that wrote the file; derived from the configuration if the file does not state it."""
+        """Major version of Keras that wrote the file; derived from the configuration if `version` is unknown."""
         if self.version.partition(".")[0].isdigit():
             return max(1, int(self.version.partition(".")[0]))
         if "module" in self.config:
@@ -171,18 +172,19 @@ def _errors_of(path: Path) -> Iterator[None]:
 
 
 _MOST_UNPACKED = 2**28
-"""Maximum size of the unpacked content of an archive that is compressed by more than `_MOST_COMPRESSION`, in bytes."""
+"""Maximum size in bytes of the decompressed content of a file with a compression ratio above `_MOST_COMPRESSION`."""
 
 _MOST_COMPRESSION = 20
-"""Ratio of compression that weights do not reach; Keras does not compress its archives."""
+"""Maximum ratio of decompressed size to file size for large content; Keras does not compress its archives, and weights
+compress less."""
 
 
 def _refuse_bomb(path: Path, unpacked: int) -> None:
-    """Refuse content that needs far more memory than its file has bytes.
+    """Refuse a file whose content needs far more memory than the size of the file.
 
     Args:
         path: the file.
-        unpacked: size of the content in bytes.
+        unpacked: size of the decompressed content in bytes.
     """
     packed = path.stat().st_size
     if unpacked > max(_MOST_UNPACKED, _MOST_COMPRESSION * packed):
@@ -195,7 +197,7 @@ def _refuse_bomb(path: Path, unpacked: int) -> None:
 
 
 def _size_of_arrays(source: Path | IO[bytes]) -> int:
-    """Size of all arrays in an HDF5 file in bytes; none is read."""
+    """Total size in bytes of all arrays in an HDF5 file; the arrays are not read."""
     import h5py
 
     sizes: list[int] = []
@@ -267,7 +269,7 @@ def _read_json(path: Path) -> Container:
 
 
 def _checked(container: Container) -> Container:
-    """The container, if its configuration is that of an object.
+    """The container, after a check that its configuration is that of a Keras object.
 
     Raises:
         ValueError: the configuration has another form.

@@ -27,7 +27,7 @@ _OWN_SCALE = ("Rescaling", "Normalization")
 
 @dataclass(frozen=True)
 class KerasSource:
-    """A loaded network and its properties, which are read from the model without running it.
+    """A loaded network and its properties, which are determined without running the model.
 
     Attributes:
         network: the network, which is traced and used as the reference.
@@ -40,7 +40,7 @@ class KerasSource:
         sites: paths of the kept noise layers, in model order.
         notices: notices for the user, such as layers that the export disables.
         takes_integers: whether the input has an integer type, such as uint8.
-        places: the layers of the model as places for dropout, if the choice of sites inserts dropout or asks for them.
+        places: a place for dropout for each layer of the model; empty if the choice of sites has no insertions.
     """
 
     network: Network
@@ -57,7 +57,7 @@ class KerasSource:
 
 
 def import_keras() -> Any:
-    """Keras; its import and the import of TensorFlow print no start-up messages.
+    """Import Keras and TensorFlow without their start-up messages, and return Keras.
 
     TensorFlow prints messages before the logging setting takes effect. Standard error is therefore
     discarded during the import; exceptions still propagate.
@@ -152,7 +152,7 @@ def describe_model(
 
 
 def _name_layers(container: Any, prefix: str = "") -> dict[int, tuple[str, Any]]:
-    """Path and layer of each layer in a container, by `id` of the layer; a container precedes its layers.
+    """Path and Keras layer of each layer in a container, by `id` of the layer; a container precedes its layers.
 
     The attribute `path` of a Keras layer is not used, because it is None for Dropout layers, which Keras never builds.
     """

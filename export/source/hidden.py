@@ -82,8 +82,8 @@ def find_hidden_noise(
         raise ModelRefused(
             f"{origin} was trained with noise that the export would disable: {_format_names(lost, sources)}.",
             wanted=f"noise only from {_NOISE_LAYERS}",
-            next_step="add --keep-layer '*' to keep all other dropout layers and disable this noise, or replace it by "
-            "one of these layers and train again",
+            next_step="add --keep-layer '*' to keep all other dropout layers and disable this noise, or replace this "
+            "noise by one of the layers above and train again",
         )
     notices += [
         f"{name} ({type(sources[name]).__name__}) is disabled, as in Keras' inference mode"
@@ -120,7 +120,7 @@ def operations_before_output(graph: Any, stop_at: Callable[[Any], bool] = lambda
 
     Args:
         graph: traced function.
-        stop_at: whether the operations before an operation are left out.
+        stop_at: function that returns whether the operations before an operation are left out.
     """
     seen: set[str] = set()
     waiting = [output.op for output in graph.outputs]

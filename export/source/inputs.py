@@ -18,7 +18,7 @@ from export.source.outputs import export_of_code, shapes_text
 
 _SMALLEST_SIDE = 8
 """Minimum height and width of an image that is derived from the shape of an input without a channel axis. Shorter
-inputs, such as the four measurements of an iris, are rarely images."""
+inputs, such as the four measurements of the Iris data set, are rarely images."""
 
 
 def find_image_input(model: Any, stated: tuple[int, int, int] | None, origin: str) -> ImageInput:
@@ -32,7 +32,7 @@ def find_image_input(model: Any, stated: tuple[int, int, int] | None, origin: st
 
     Raises:
         ModelRefused: the model has no known input shape or several inputs, or its input shape determines no image.
-        OptionRefused: the stated shape is no image, or does not fit the model's input.
+        OptionRefused: the stated shape is not that of a grey or RGB image, or does not fit the model's input.
     """
     shapes = _input_shapes(model)
     _require_one_input(model, shapes, origin)
@@ -110,13 +110,13 @@ def fit_stated_image(shape: tuple[int, ...], stated: tuple[int, int, int], data_
 def _products(axes: Iterable[int]) -> set[int]:
     """Products of the first k axes, for every k.
 
-    A shape whose products are a subset of those of an image joins adjacent axes of the image, and cuts no axis.
+    A shape whose products are a subset of those of an image joins adjacent axes of the image, and splits no axis.
     """
     return {1, *accumulate(axes, mul)}
 
 
 def sides_of_grey_image(shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """Height and width of the grey image whose pixels an input contains in row-major order; None if there is none.
+    """Height and width of the grey image whose pixels an input contains in row-major order; None for another input.
 
     The shape must be `[H, W]`, `[1, H, W]` or `[H * H]`. No colour image has a square number of values, because
     `3 * H * H` is not a square.

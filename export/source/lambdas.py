@@ -99,7 +99,7 @@ def _nested(code: CodeType) -> Iterator[CodeType]:
 
 
 def _lengths(code: CodeType) -> Iterator[tuple[int, int]]:
-    """Each instruction of a function, and the number of the cache entries after it, whose instruction is 0."""
+    """Each instruction of a function, and the number of cache entries after it; a cache entry has the number 0."""
     operations = code.co_code[::2]
     starts = [position for position, operation in enumerate(operations) if operation]
     for start, end in zip(starts, [*starts[1:], len(operations)], strict=True):

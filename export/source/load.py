@@ -42,12 +42,14 @@ def load_model(
     output: str | None = None,
     image_shape: tuple[int, int, int] | None = None,
 ) -> KerasSource:
-    """The description of the model in a file, loaded without its optimizer, and in Keras' safe mode unless `unsafe`.
+    """Load the model in a file, and return its description; the optimizer is not loaded.
+
+    Keras' safe mode is on unless `unsafe` is set.
 
     Args:
         path: path of the file or folder.
         weights: path of the weights of a model whose file contains only the configuration of the layers.
-        custom_objects: classes and functions, by the name in the file, that are not part of Keras.
+        custom_objects: classes and functions that are not part of Keras, by the name in the file.
         unsafe: whether to run code in the file; only for trusted files.
         choice: selection of sites and rates.
         output: name of the output, for a model with several outputs.
@@ -85,7 +87,7 @@ def load_keras(
     Args:
         path: path of the file or folder.
         weights: path of the weights of a model whose file contains only the configuration of the layers.
-        custom_objects: classes and functions, by the name in the file, that are not part of Keras.
+        custom_objects: classes and functions that are not part of Keras, by the name in the file.
         unsafe: whether to run code in the file; only for trusted files.
 
     Raises:
@@ -104,7 +106,7 @@ class _Unread:
     Attributes:
         model: the Keras model.
         assign: function that reads the weights of the model.
-        digest: SHA-256 of its files.
+        digest: SHA-256 of the files of the model.
         notices: notices for the user.
     """
 
@@ -143,7 +145,7 @@ def _weights_path(container: Container, weights: str | Path | None) -> Path | No
     """Path of the file with the weights; None for a folder.
 
     Raises:
-        OptionRefused: `weights` is missing, or is superfluous.
+        OptionRefused: weights are given for a file that contains weights, or are missing.
     """
     path = container.path
     if container.kind != "json" and weights is not None:
@@ -222,7 +224,7 @@ def _require_finite(model: Any, origin: str) -> None:
 
 @contextmanager
 def _named(path: Path, extension: str) -> Iterator[Path]:
-    """A path of a file with the extension by which Keras recognises its format."""
+    """Within the block, a path to the file that ends in the extension by which Keras recognises the format."""
     if path.name.endswith(extension):
         yield path
         return
@@ -237,7 +239,7 @@ def _named(path: Path, extension: str) -> Iterator[Path]:
 
 @contextmanager
 def _errors_of(path: Path, weights: Path) -> Iterator[None]:
-    """Within the block, other errors than those of the export become `ModelRefused`.
+    """Within the block, every error becomes `ModelRefused`.
 
     Args:
         path: the file or folder that is read in the block.

@@ -156,7 +156,7 @@ class KerasReference:
         """The pass of `draw`, or of `without_noise` if `seed` is None, with other rounding errors.
 
         The layers compute in float64, if the model supports it, and the pixels differ by rounding errors of float32.
-        Therefore the differences from the pass in float32 contain its own rounding errors and their amplification.
+        Therefore the differences from the pass in float32 contain that pass's rounding errors and their amplification.
         """
         import tensorflow as tf
 
@@ -224,7 +224,7 @@ def _before_activation(outputs: Any) -> Any | None:
 
 
 def reason_in(error: Exception) -> str:
-    """The reason in an error of Keras or TensorFlow, as one line without the calls around it."""
+    """The reason in an error of Keras or TensorFlow, as one line without the names of the enclosing calls."""
     text = re.sub(r"\x1b\[\d*m", "", str(error))
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
     raised = [index for index, line in enumerate(lines) if re.match(r"\w+(?:Error|Exception): ", line)]
@@ -248,8 +248,8 @@ def other_precisions(model: Any) -> tuple[str, ...]:
 def in_precision(model: Any, precision: str, in_float32: Sequence[Any] = ()) -> Iterator[None]:
     """Within the block, all layers compute in another precision; variables are cast when they are read.
 
-    Half precision is a means to train faster. A model in half precision is exported in float32, because onnxruntime has
-    few half-precision kernels on the CPU, and because uncertainty scores are differences of nearly equal numbers.
+    Half precision serves to train faster. A model in half precision is exported in float32, because onnxruntime has few
+    half-precision kernels on the CPU, and because uncertainty scores are differences of nearly equal numbers.
 
     Args:
         model: the Keras model.

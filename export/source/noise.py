@@ -27,7 +27,7 @@ class NoiseLayer:
         path: names of the enclosing models and of the layer, separated by `/`.
         family: `Dropout`, `GaussianDropout` or `AlphaDropout`.
         rate: rate in the export, in (0, 1).
-        before: for a layer that the export inserts, the layer of the model before whose calls it is called; else None.
+        before: for an inserted layer, the layer of the model on whose inputs the inserted layer is called; else None.
     """
 
     layer: Any
@@ -67,8 +67,8 @@ def is_active(layer: Any) -> bool:
 def noise_shape_of(layer: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Shape of the mask of one row, without the batch axis.
 
-    A SpatialDropout layer has one value for each channel. Other layers have the shape in their attribute `noise_shape`,
-    or without this attribute the shape of their input.
+    The mask of a SpatialDropout layer has one value for each channel. The mask of another layer has the shape in the
+    layer's attribute `noise_shape`, or the shape of the input if this attribute is None.
 
     With a `noise_shape` that starts with 1, Keras draws one mask for all rows of a batch. The export draws a mask for
     each row instead; the distribution of the outputs of a single row is the same.

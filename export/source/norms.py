@@ -13,7 +13,7 @@ from typing import Any
 
 @contextmanager
 def norms_recorded() -> Iterator[list[tuple[Any, Any, Any]]]:
-    """Within the block, calls of BatchNormalization layers add the tensors of a `NormInputs` to the list."""
+    """Within the block, each call of a BatchNormalization layer adds the tensors of a `NormInputs` to the list."""
     import keras
 
     found: list[tuple[Any, Any, Any]] = []

@@ -96,7 +96,7 @@ def _layer_to_vector(shape: tuple[int | None, ...]) -> str:
 
 
 def export_of_code(origin: str, expression: str) -> str:
-    """The next step that exports a changed model; `expression` makes it from the loaded model `model`.
+    """The next step that exports a changed model, which `expression` makes from the loaded model `model`.
 
     Args:
         origin: path of the model file, or `the model` for a model in memory.

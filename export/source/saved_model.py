@@ -56,8 +56,8 @@ def rebuild(
         unsafe: whether to run code in the configuration.
 
     Raises:
-        ModelRefused: the model has a class of its own that is not in `custom_objects`, or cannot be built. The function
-            raises it if weights are missing, damaged, or differ from the weights of the layers.
+        ModelRefused: the model has a class of its own that is not in `custom_objects`, or cannot be built. The returned
+            function raises this error if weights are missing, damaged, or differ from the weights of the layers.
     """
     saved = _read_model(folder)
     if config["class_name"] in _BUILT_IN:
@@ -75,14 +75,14 @@ def rebuild(
 def _build_own_class(
     saved: SavedObjects, config: Mapping[str, Any], custom_objects: Mapping[str, Any], *, unsafe: bool
 ) -> Any:
-    """The model of a subclass of `keras.Model`, built by a call on an empty image; its code is in `custom_objects`."""
+    """The model of a subclass of `keras.Model` in `custom_objects`, built by a call on an image of zeros."""
     import keras
 
     name = str(config["class_name"]).rpartition(">")[2]
     kind = custom_objects.get(config["class_name"], custom_objects.get(name))
     if kind is None:
         raise ModelRefused(
-            f"{saved.folder} is a SavedModel of the class {name}, without the class's code.",
+            f"{saved.folder} is a SavedModel of the class {name}, and does not contain the code of this class.",
             wanted="the module of the class, because the folder contains only functions that were traced from its code",
             next_step=f"add --custom-objects 'MODULE:{name}'; MODULE is the module name or .py file of the class",
         )
@@ -187,7 +187,7 @@ def _refuse_functions(saved: SavedObjects) -> ModelRefused:
 
 
 def from_tensorflow_js(path: Path, config: Any) -> str:
-    """The next step for a file `model.json` of TensorFlow.js, by its text or its parsed text."""
+    """The next step for a file `model.json` of TensorFlow.js; `config` is its text or its parsed content."""
     original = "export the .keras or .h5 file from which it was converted"
     if "graph-model" in str(config):
         return f"{original}; this model contains operations without layers"

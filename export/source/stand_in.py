@@ -1,4 +1,4 @@
-"""Load configurations without code that is not part of Keras: leave it out, replace it, or refuse the model.
+"""Find the classes in a configuration that are not part of Keras: leave them out, replace them, or refuse the model.
 
 In: the configuration of a model. Out: the configuration without the objects that only training needs, and replacement
 classes for dropout layers. Many tutorials define a dropout class that is always active:
@@ -21,7 +21,7 @@ from export.source.containers import Container, objects_in
 from export.source.keras_2.layers import is_known, layers_in
 
 _TRAINING = re.compile(r".*_(?:initializer|regularizer|constraint)")
-"""Names of settings of a layer that have no effect on a trained layer."""
+"""Pattern for the names of settings that have no effect on a trained layer."""
 _NAME = re.compile(
     r"(?:MC|Monte_?Carlo|Permanent|Always_?On|Fixed)_?(?P<family>Alpha|Gaussian|Spatial)?_?Drop_?out(?P<axes>[123]D)?"
     r"(?:_?Layer)?",
@@ -54,7 +54,7 @@ def find_stand_ins(container: Container, given: Mapping[str, Any]) -> dict[str, 
 
     Args:
         container: the model file.
-        given: classes and functions, by the name in the file, that are not part of Keras.
+        given: classes and functions that are not part of Keras, by the name in the file.
 
     Raises:
         ModelRefused: the file contains other classes or functions that are neither part of Keras nor in `given`.
@@ -135,5 +135,5 @@ def make_stand_in(described: Mapping[str, Any]) -> Any | None:
 
 
 def _without_trainable(kind: Any, config: Mapping[str, Any]) -> Any:
-    """The layer with this configuration, less `trainable`: SpatialDropout rejects it, but a subclass may save it."""
+    """The layer with this configuration except `trainable`, which SpatialDropout rejects but a subclass may save."""
     return kind(**{key: value for key, value in config.items() if key != "trainable"})

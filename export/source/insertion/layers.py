@@ -19,7 +19,7 @@ PREFIX = "before:"
 """Beginning of the names of inserted sites; the path of the layer that follows completes the name."""
 
 _PROVISIONAL = 0.5
-"""Rate of dropout whose rate is still to be chosen."""
+"""Provisional rate of inserted dropout, until the export has chosen the rate."""
 
 _NAMED = 5
 """Maximum number of layers in a message."""
@@ -51,11 +51,11 @@ def insert_layers(
 def choose_places(
     places: Sequence[Place], insertions: Sequence[Insertion], origin: str
 ) -> tuple[tuple[Place, float], ...]:
-    """The place and the rate of each insertion; a rate that is to be chosen becomes a provisional one.
+    """The place and the rate of each insertion; the rate is provisional if the export is to choose the rate.
 
     Raises:
-        OptionRefused: a name is not that of one layer, dropout cannot be inserted before this layer, or two names are
-            those of one layer.
+        OptionRefused: a name is not the name of exactly one layer, dropout cannot be inserted before this layer, or two
+            insertions name the same layer.
     """
     found: dict[str, str] = {}
     chosen = []
@@ -74,7 +74,11 @@ def choose_places(
 
 
 def _find_place(name: str, places: Sequence[Place], origin: str) -> Place:
-    """The place with this path, with this name at the end of its path, or before the outputs (`classifier`)."""
+    """The place whose path, or the last part of whose path, is `name`; for `classifier`, the place before the outputs.
+
+    Raises:
+        OptionRefused: no place or several places have this name, or dropout cannot be inserted there.
+    """
     exact = [place for place in places if place.path == name]
     named = exact or [place for place in places if place.path.rsplit("/", 1)[-1] == name]
     is_alias = name == CLASSIFIER and not named
@@ -98,10 +102,10 @@ def _find_place(name: str, places: Sequence[Place], origin: str) -> Place:
 
 
 def _checked(place: Place, places: Sequence[Place], origin: str) -> Place:
-    """The place.
+    """The place, after a check that dropout can be inserted there.
 
     Raises:
-        OptionRefused: dropout cannot be inserted before it.
+        OptionRefused: dropout cannot be inserted there.
     """
     if place.problem:
         raise OptionRefused(
@@ -114,7 +118,7 @@ def _checked(place: Place, places: Sequence[Place], origin: str) -> Place:
 
 
 def candidates(places: Sequence[Place]) -> list[Place]:
-    """The layers with weights before which dropout can be inserted; without these, all other possible layers."""
+    """The layers with weights before which dropout can be inserted; if there are none, the layers without weights."""
     possible = [place for place in places if not place.problem]
     return [place for place in possible if place.has_weights] or possible
 

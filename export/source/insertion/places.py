@@ -18,7 +18,7 @@ from export.source.noise import family_of
 from export.source.stochastic import inputs_changed, is_float_tensor, keep_identity
 
 _NO_LINEAR_MAPS = ("Embedding", "Normalization", "LayerNormalization", "PReLU")
-"""Layers with weights of several axes that are not the matrix or the kernel of a linear map."""
+"""Classes of layers in which a weight with several axes is not the matrix or the kernel of a linear map."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Place:
 
     Attributes:
         path: path of the layer.
-        kind: name of its class.
-        shape: shape of its input without the batch axis; empty if it is unknown.
-        has_weights: whether it multiplies its input by a matrix or a kernel.
-        makes_outputs: whether no other layer with weights follows it on the way to the output.
-        problem: reason why dropout cannot be inserted before it; "" if it can.
+        kind: name of the layer's class.
+        shape: shape of the layer's input without the batch axis; empty if unknown.
+        has_weights: whether the layer multiplies its input by a matrix or a kernel.
+        makes_outputs: whether the layer has weights, and no layer with weights is between this layer and the output.
+        problem: reason why dropout cannot be inserted before the layer; "" if dropout can be inserted.
     """
 
     path: str
@@ -52,8 +52,8 @@ class _Call:
     """One call of a layer.
 
     Attributes:
-        tensors: the tensors among its arguments.
-        mark: name of an operation that copies its input; "" for a call with other inputs than one tensor.
+        tensors: the tensors among the arguments of the call.
+        mark: name of the operation that copies the input tensor; "" if the call does not have exactly one input tensor.
     """
 
     tensors: Sequence[Any]
@@ -98,7 +98,7 @@ def find_places(
 
 
 def _record(calls: list[_Call], tensors: list[Any]) -> list[Any]:
-    """Add a call to `calls`; its only input is replaced by a copy, by which the operation is recognised."""
+    """Add a call to `calls`; a single input tensor is replaced by a copy, whose operation marks the call."""
     import tensorflow as tf
 
     if len(tensors) != 1:
@@ -122,7 +122,7 @@ def _has_weights(layer: Any) -> bool:
 
 
 def _shape_of(calls: Sequence[_Call]) -> tuple[int, ...]:
-    """Shape of the input in the first call, without the batch axis; empty if it is unknown."""
+    """Shape of the input in the first call, without the batch axis; empty if unknown."""
     shapes = [call.tensors[0].shape for call in calls if len(call.tensors) == 1]
     if not shapes or shapes[0].rank is None or None in tuple(shapes[0])[1:]:
         return ()
@@ -130,18 +130,18 @@ def _shape_of(calls: Sequence[_Call]) -> tuple[int, ...]:
 
 
 def _problem_of(layer: Any, calls: Sequence[_Call], graph: Any, *, is_needed: bool) -> str:
-    """The reason why dropout cannot be inserted before a layer; "" if it can."""
+    """The reason why dropout cannot be inserted before a layer; "" if dropout can be inserted."""
     tensors = [tensor for call in calls for tensor in call.tensors]
     if family_of(layer):
-        return "it draws noise itself"
+        return "the layer draws noise itself"
     if not calls:
-        return "the model does not call it"
+        return "the model does not call the layer"
     if any(tensor.graph is not graph for tensor in tensors):
-        return "it is called in the steps of a loop, such as in a recurrent layer"
+        return "the layer is called in the steps of a loop, such as in a recurrent layer"
     if any(len(call.tensors) != 1 for call in calls):
-        return f"it has {len(calls[0].tensors)} inputs"
+        return f"the layer has {len(calls[0].tensors)} inputs"
     if type(layer).__name__ in _NO_LINEAR_MAPS[:1] or not all(is_float_tensor(tensor) for tensor in tensors):
-        return "its input consists of integers"
+        return "the input of the layer consists of integers"
     if not _shape_of(calls):
-        return "the shape of its input is unknown"
-    return "" if is_needed else "the output does not depend on it"
+        return "the shape of the layer's input is unknown"
+    return "" if is_needed else "the output does not depend on the layer"

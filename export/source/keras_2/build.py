@@ -23,12 +23,12 @@ _UNNAMED = "\0"
 
 @dataclass(frozen=True)
 class BuiltLayer:
-    """One layer of a built model, which is not itself a model.
+    """One layer of a built model; a model within the model is not a layer in this sense.
 
     Attributes:
-        path: names of the models around the layer, without the outermost, and the name of the layer, as in the file; in
-            place of a model within a layer such as TimeDistributed, the name of this layer.
-        classes: class names of the same models and layers, as in the file.
+        path: names of the enclosing models except the outermost, and the name of the layer, as in the file. For a model
+            within a layer such as TimeDistributed, the path contains the name of that layer, not of the model.
+        classes: class names of the models and layers in `path`, as in the file.
         layer: the layer of Keras 3.
     """
 
@@ -46,11 +46,11 @@ class BuiltModel:
 
 
 def build_model(config: Mapping[str, Any], objects: Mapping[str, Any], *, unsafe: bool = False) -> BuiltModel:
-    """The model with a configuration of Keras 2, with initial weights.
+    """The Keras 3 model that a configuration of Keras 2 describes, with initial weights.
 
     Args:
         config: `class_name` and `config` of the model, as plain data.
-        objects: classes and functions, by the name in the file, that are not part of Keras.
+        objects: classes and functions that are not part of Keras, by the name in the file.
         unsafe: whether to run code in the configuration (Lambda layers).
 
     Raises:
@@ -59,7 +59,7 @@ def build_model(config: Mapping[str, Any], objects: Mapping[str, Any], *, unsafe
     described = plain(config)
     if not _is_container(described):
         raise ModelRefused(
-            f"The model is of the class {config.get('class_name')}, without the class's code.",
+            f"The model is of the class {config.get('class_name')}, whose code is not in the file.",
             wanted="a sequential or functional model",
             next_step="build the model with its class in Keras 3, call it on an image, and export the file that this "
             "Python code writes: model.load_weights(FILE); model.save('rebuilt.keras'), where FILE is this file",
@@ -86,7 +86,7 @@ class _Builder:
         self.unnamed = 0
 
     def container(self, described: Mapping[str, Any], path: tuple[str, ...], classes: tuple[str, ...]) -> Any:
-        """The model with a configuration, at a place in the outermost model."""
+        """The model that a configuration describes; `path` and `classes` are those of the model, as in `BuiltLayer`."""
         config = described["config"]
         layers = config if isinstance(config, list) else config["layers"]  # a list up to Keras 2.2.2
         own = {} if isinstance(config, list) else config
@@ -95,7 +95,7 @@ class _Builder:
         return self._functional(own, layers, path, classes)
 
     def _make(self, described: Mapping[str, Any], name: str, path: tuple[str, ...], classes: tuple[str, ...]) -> Any:
-        """The layer or model with a configuration; layers are added to the list of the built layers."""
+        """The layer or model that a configuration describes; layers are added to the list of the built layers."""
         self.unnamed += not name
         path, classes = (*path, name or f"{_UNNAMED}{self.unnamed}"), (*classes, str(described["class_name"]))
         if _is_container(described):
@@ -158,8 +158,8 @@ class _Graph:
     """The calls of the layers of a functional model.
 
     Attributes:
-        tensors: output tensors, flat, by the name of a layer and the index of its call in the configuration.
-        calls: function that calls a layer, by the name of the layer.
+        tensors: flat lists of output tensors, by the name of a layer and the index of its call in the configuration.
+        calls: functions that call a layer, by the name of the layer.
     """
 
     def __init__(self, config: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> None:
@@ -167,7 +167,7 @@ class _Graph:
         self.calls: dict[str, Callable[..., Any]] = {}
         self._nodes = {_name(one): one.get("inbound_nodes") or [] for one in layers}
         used = {(one[0], one[1]) for one in self._references([*self._nodes.values(), config["output_layers"]])}
-        # A model that was built before its first call has a call of its own, which is not in the configuration.
+        # A model that was built before its first call has an additional first call, which is not in the configuration.
         self._first = {name: int(bool(nodes) and (name, len(nodes)) in used) for name, nodes in self._nodes.items()}
 
     def run(self) -> None:
@@ -202,7 +202,7 @@ class _Graph:
             waiting = rest
 
     def resolve(self, value: Any) -> Any:
-        """A structure with the tensors in place of the references to them."""
+        """A structure in which tensors replace the references to tensors."""
         if self._is_reference(value):
             name, index, output = value[:3]
             return output if name == _CONSTANT else self.tensors[name, index][output]
@@ -211,7 +211,7 @@ class _Graph:
         return [self.resolve(one) for one in value] if isinstance(value, list) else value
 
     def _keywords(self, node: Any) -> dict[str, Any]:
-        """The arguments of a call other than the first; each reference of the first contains all of them."""
+        """The arguments of a call except the first; each reference in the first argument contains all of them."""
         found = next((one[3] for one in self._references(node, constants=True) if len(one) == 4), None) or {}
         return {key: self.resolve(value) for key, value in found.items() if value is not None}
 
@@ -221,7 +221,7 @@ class _Graph:
         return is_list and isinstance(value[1], int) and (value[0] in self._nodes or value[0] == _CONSTANT)
 
     def _references(self, value: Any, *, constants: bool = False) -> Iterator[Any]:
-        """All references in a structure; those to the outputs of layers, or those to constants too."""
+        """All references to the outputs of layers in a structure; with `constants`, also references to constants."""
         if self._is_reference(value):
             if constants or value[0] != _CONSTANT:
                 yield value
@@ -233,7 +233,7 @@ class _Graph:
 
 
 def _without_list(layer: Any) -> Callable[..., Any]:
-    """The function that calls a layer; Keras 2 stores a single input as a list of one."""
+    """A function that calls a layer, and takes a single input out of the list in which Keras 2 stores it."""
     return lambda inputs, **keywords: layer(_single(inputs), **keywords)
 
 

@@ -1,8 +1,8 @@
 """Assign the weights in the checkpoint of a SavedModel folder to a Keras 3 model.
 
 In: the objects in the folder, and the model that was built from its configuration. Out: the model with the saved
-weights. A variable belongs to the weight that has the same path: names of layers in models, names of attributes in
-layers. The paths are the same in all versions of Keras 2; the names of the variables are not.
+weights. A variable belongs to the weight that has the same path, which consists of the names of layers in models and of
+attributes in layers. The paths are the same in all versions of Keras 2; the names of the variables are not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LAYER_OF_MODEL = re.compile(r"layer(_with_weights)?-\d+")
 """Names of the references from a sequential or functional model to its layers."""
 
 _RENAMED = {"depthwise_kernel": "kernel"}
-"""Names in Keras 3 of weights that Keras 3 renamed."""
+"""Names of weights in Keras 3, by their names in Keras 2."""
 
 _SUMMARIES = {"variables", "trainable_variables", "regularization_losses", "keras_api"}
 """Names of the references from a layer to lists, in which variables have no names."""
@@ -54,8 +54,8 @@ class _Part:
 
     Attributes:
         names: names of the references to the part, such as `kernel`, or `blocks/0` for an element of a list.
-        index: the object in `SavedObjects`.
-        node: the object in the graph of the checkpoint.
+        index: index of the object in `SavedObjects`.
+        node: index of the object in the graph of the checkpoint.
     """
 
     names: tuple[str, ...]
@@ -64,7 +64,7 @@ class _Part:
 
 
 class _Checkpoint:
-    """The checkpoint of a folder, which contains a graph of objects of its own, and its variables for each weight."""
+    """The checkpoint of a SavedModel folder: its graph of objects, and its variables, each matched to a weight."""
 
     def __init__(self, saved: SavedObjects, reader: Any) -> None:
         from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
@@ -104,8 +104,8 @@ class _Checkpoint:
                 f"{shorten(str(self._unmatched), 500)}; only the layers in the installed version of Keras have "
                 f"{shorten(str(missing), 500)}.",
                 wanted="weights with equal paths and shapes, so that each weight can be matched",
-                next_step="copy the whole folder of one model.save again; if --custom-objects gives the class of these "
-                "layers, change the class so that it creates the saved weights",
+                next_step="copy the whole folder of a single model.save again; if --custom-objects gives the class of "
+                "these layers, change the class so that it creates the saved weights",
             )
         for weight in model.weights:
             weight.assign(self._reader.get_tensor(self._matched[id(weight)]))
@@ -127,7 +127,7 @@ class _Checkpoint:
             yield _Part(tuple(f"{prefix}{name}" for name in own), child, self._children[node][own[0]])
 
     def _find_layer(self, layer: Any, part: _Part) -> Any | None:
-        """The layer in `layer` that corresponds to a saved layer; None if there is none."""
+        """The layer in `layer` that corresponds to a saved layer; None if no layer does."""
         import keras
 
         if any(_LAYER_OF_MODEL.fullmatch(name) for name in part.names):
@@ -137,7 +137,7 @@ class _Checkpoint:
         return next((one for one in found if isinstance(one, keras.Layer)), None)
 
     def _match_own(self, layer: Any, variables: list[_Part], path: str) -> None:
-        """Match variables to the weights that are not of an inner layer: by attribute or by name, and by shape."""
+        """Match variables to the weights that belong to no inner layer: by attribute or by name, and by shape."""
         inner = layer._flatten_layers(include_self=False, recursive=False)
         others = {id(weight) for one in inner for weight in one.weights}
         weights = {id(weight): weight for weight in layer.weights if id(weight) not in others}
@@ -166,7 +166,7 @@ class _Checkpoint:
 
 
 def _attribute(owner: Any, path: str) -> Any | None:
-    """The object at a path of attributes, list indices and dictionary keys; None if there is none."""
+    """The object at a path of attributes, list indices and dictionary keys; None if the path leads to no object."""
     for name in path.split("/"):
         if isinstance(owner, Mapping):
             owner = owner.get(name)

@@ -1,6 +1,6 @@
 """Read the groups, datasets and attributes of HDF5 files as Keras 2 writes them.
 
-In: an open group. Out: its parts. Links to data in other files are refused, because they can refer to any file.
+In: an open group. Out: its parts. Links to data in other files are refused, because a link can refer to any file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from export.errors import ModelRefused
 
 
 class Mismatch(Exception):
-    """Saved weights and weights of a model, as text, that have no counterpart."""
+    """Some saved weights, or some weights of the model, have no counterpart; both are listed as text."""
 
     def __init__(self, saved: Sequence[str], wanted: Sequence[str]) -> None:
         super().__init__()
@@ -22,7 +22,11 @@ class Mismatch(Exception):
 
 
 def item_at(group: Any, name: str) -> Any:
-    """The group or dataset with a name, if it is stored in the same file."""
+    """The group or dataset with a name.
+
+    Raises:
+        ModelRefused: the group or dataset is not stored in the same file.
+    """
     import h5py
 
     for part in name.split("/"):
@@ -33,7 +37,11 @@ def item_at(group: Any, name: str) -> Any:
 
 
 def within_file(item: Any) -> Any:
-    """The item, if its values are stored in the same file."""
+    """The group or dataset, after a check that its values are stored in the same file.
+
+    Raises:
+        ModelRefused: the values are stored in another file.
+    """
     if getattr(item, "external", None) or getattr(item, "is_virtual", False):
         raise _outside(item.name)
     return item

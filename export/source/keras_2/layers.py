@@ -24,10 +24,10 @@ _RENAMED_CLASSES = {
     "AddLoss": "Identity",
     "AddMetric": "Identity",
 }
-"""Classes that Keras 3 does not have, and the classes with the same outputs in inference."""
+"""Classes that Keras 3 does not have, each with the class of Keras 3 that has the same outputs in inference."""
 
 _FOREIGN = ("TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
-"""Classes of Keras 3 that run code from outside the layers, which Keras 2 did not have."""
+"""Classes that only Keras 3 has, and that run code from outside the layers."""
 
 _OF_APPLICATIONS = {
     "LayerScale": "convnext",
@@ -35,7 +35,7 @@ _OF_APPLICATIONS = {
     "CustomScaleLayer": "inception_resnet_v2",
     "Custom>CustomScaleLayer": "inception_resnet_v2",
 }
-"""Classes of `keras.applications`, which have no public name, by the name in files, and their modules."""
+"""Modules of the classes in `keras.applications` that have no public name, by the name of the class in files."""
 
 _RENAMED_SETTINGS = {("LeakyReLU", "alpha"): "negative_slope", ("MultiHeadAttention", "key_size"): "key_dim"}
 
@@ -48,7 +48,8 @@ _REMOVED_SETTINGS: dict[str, tuple[Any, ...] | None] = {
     **dict.fromkeys(("trainable", "implementation", "rng_type", "fused", "optional", "factor", "interpolation")),
     **dict.fromkeys(("unconditional", "aggregation", "metric_name")),
 }
-"""Settings that layers of Keras 3 do not have, with the values at which they have no effect (None: any value)."""
+"""Settings that layers of Keras 3 do not have, each with the values that have no effect; None in place of the values if
+no value has an effect."""
 
 _WITHOUT_EFFECT = re.compile(r".*_(?:initializer|regularizer|constraint)")
 _ACTIVATIONS = ("activation", "recurrent_activation")
@@ -84,11 +85,11 @@ def plain(value: Any) -> Any:
 
 
 def class_of(described: Mapping[str, Any], objects: Mapping[str, Any]) -> Any | None:
-    """The class of a layer in `objects` or in Keras 3; None if there is none.
+    """The class of a layer in `objects` or in Keras 3; None for an unknown class.
 
     Args:
         described: `class_name` of the layer; Keras 2.12 adds `registered_name`.
-        objects: classes and functions, by the name in the file, that are not part of Keras.
+        objects: classes and functions that are not part of Keras, by the name in the file.
     """
     import keras
 
@@ -114,7 +115,7 @@ def classes_of_applications() -> dict[str, Any]:
 
 
 def layers_in(config: Any) -> Iterator[Mapping[str, Any]]:
-    """Configurations of all layers and inner models of a model, at any depth; an outer one precedes its inner ones."""
+    """Configurations of all layers and inner models of a model, at any depth; an inner model precedes its layers."""
     inner = config.get("config")
     if isinstance(inner, Mapping):
         wrapped = [inner[key] for key in _LAYERS if isinstance(inner.get(key), Mapping)]
@@ -138,13 +139,14 @@ def make_layer(
     unsafe: bool,
     make_model: Callable[[Mapping[str, Any]], Any] | None = None,
 ) -> Any:
-    """The layer with a configuration.
+    """The Keras 3 layer that a configuration of Keras 2 describes.
 
     Args:
-        described: `class_name` and `config` of the layer, in plain data.
-        objects: classes and functions, by the name in the file, that are not part of Keras.
+        described: `class_name` and `config` of the layer, as plain data.
+        objects: classes and functions that are not part of Keras, by the name in the file.
         unsafe: whether to run code in the configuration.
-        make_model: function that makes a model within the layer, such as in TimeDistributed, from its configuration.
+        make_model: function that makes a model within the layer, such as in TimeDistributed, from the configuration of
+            the model.
 
     Raises:
         ModelRefused: the class is unknown, or a setting has no counterpart in Keras 3.
@@ -177,7 +179,7 @@ def make_layer(
 
 
 def _settings(kind: Any, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a class of Keras 3.
+    """The settings of Keras 2 as arguments of a class of Keras 3.
 
     Raises:
         ModelRefused: a setting that has an effect is not an argument of the class.
@@ -205,7 +207,7 @@ def _settings(kind: Any, name: str, config: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _activation(value: Any, objects: Mapping[str, Any], *, unsafe: bool) -> Any:
-    """The activation function with a name or configuration of Keras 2."""
+    """The activation function that a name or configuration of Keras 2 denotes."""
     import keras
 
     if isinstance(value, Mapping):

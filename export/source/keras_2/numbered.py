@@ -1,8 +1,9 @@
 """Assign the weights in `model.weights.h5`, which is inside the `.keras` files of Keras 2.12 to 2.15.
 
-In: a `BuiltModel` and an open HDF5 file. Out: nothing; the weights of the model are assigned. The file follows the
-attributes of the objects, and numbers the layers of one class in a model in their order, such as `layers/conv2d_1`.
-Keras 2.12 and 2.13 count layers with weights twice, and join names by backslashes on Windows.
+In: a `BuiltModel` and an open HDF5 file. Out: nothing; the weights of the model are assigned. The path of a group in
+the file consists of names of attributes and, for each layer of a model, the class of the layer and its number among the
+layers of this class, such as `layers/conv2d_1`. Keras 2.12 and 2.13 count layers with weights twice, and join names by
+backslashes on Windows.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
 
 
 def assign_by_class(built: BuiltModel, file: Any) -> None:
-    """Assign the weights of a file that numbers the layers of one class in the order of the configuration.
+    """Assign the weights of a file in which the layers of each class are numbered in the order of the configuration.
 
     Raises:
         Mismatch: a weight or a dataset has no counterpart of the same shape.
@@ -61,7 +62,7 @@ def _load_variables(layer: Any, datasets: Mapping[str, Any]) -> None:
 
 
 def _places(built: BuiltModel, names: Mapping[str, Any]) -> Iterator[tuple[BuiltLayer, str]]:
-    """Each layer with weights, and the prefix of the names of its datasets; "" if there is none."""
+    """Each layer with weights, and the prefix of the names of its datasets; "" if the file has no matching groups."""
     ones = [one for one in built.layers if one.layer.weights]
     for one in ones:
         place = ""

@@ -1,9 +1,9 @@
 """Layers for the TensorFlow operations in functional models of Keras 2, such as `x / 255.` and `tf.nn.relu(x)`.
 
-In: the configuration of a layer. Out: the function that it calls, or the outputs of a Keras 3 layer with this
-function. Keras 2.4 to 2.15 stores the name of a public function of TensorFlow (`TFOpLambda`), TensorFlow 2.0 to 2.3 a
-node of a graph (`TensorFlowOpLayer`). Only functions without side effects are called, because a name in a file could
-denote any other function, such as `tf.io.write_file`.
+In: the configuration of a layer. Out: the function that the layer calls, or the outputs of a Keras 3 layer with this
+function. Keras 2.4 to 2.15 stores the name of a public function of TensorFlow (`TFOpLambda`); TensorFlow 2.0 to 2.3
+stores a node of a graph (`TensorFlowOpLayer`). Only functions without side effects are called, because a name in a file
+could denote any other function, such as `tf.io.write_file`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from export.errors import ModelRefused
 
 _MODULES = re.compile(r"(?:compat\.v1\.)?(?:math|nn|image|linalg|__operators__)\.[a-z][a-z0-9_]*")
-"""Functions of these modules compute tensors from tensors and have no other effect."""
+"""Pattern for functions of modules whose functions compute tensors from tensors and have no other effect."""
 
 _FUNCTIONS = (
     "abs add add_n argmax argmin bitcast boolean_mask broadcast_to cast clip_by_norm clip_by_value concat constant "
@@ -44,7 +44,7 @@ _NODES = (
 
 
 def find_function(described: Mapping[str, Any]) -> Callable[..., Any] | None:
-    """The function that a layer in a file calls; None for a layer of another class.
+    """The function that a layer in a file calls; None for a layer that is not a TensorFlow operation.
 
     Args:
         described: `class_name` and `config` of the layer.
@@ -61,7 +61,7 @@ def find_function(described: Mapping[str, Any]) -> Callable[..., Any] | None:
 
 
 def call_in_layer(function: Callable[..., Any], first: Any, **keywords: Any) -> Any:
-    """The symbolic outputs of a function of TensorFlow, whose arguments contain `KerasTensor`s, in a layer of Keras."""
+    """The symbolic outputs of a Keras layer that calls a function of TensorFlow on arguments with `KerasTensor`s."""
     import keras
 
     structure = (first, keywords)
@@ -129,7 +129,7 @@ def _node_function(config: Mapping[str, Any]) -> Callable[..., Any]:
     operation = getattr(tf.raw_ops, kind)
     parameters = inspect.signature(operation).parameters
     settings = {_RENAMED_ATTRIBUTES.get(key, key): _attribute(value) for key, value in node.attr.items()}
-    # Without the types, which TensorFlow infers, the number of tensors in a list, and notes of the graph optimiser.
+    # Attributes to leave out: types, which TensorFlow infers; numbers of tensors in a list; notes of the optimiser.
     derived = {key for key, value in node.attr.items() if value.HasField("type") or key == "N" or key.startswith("_")}
     settings = {key: value for key, value in settings.items() if key in parameters or key not in derived}
     if not settings.keys() <= parameters.keys():

@@ -1,8 +1,8 @@
 """Read the objects in a SavedModel folder.
 
 In: a folder. Out: `SavedObjects`. A SavedModel contains a graph of objects (`saved_model.pb`), and Keras 2 adds a
-description of each Keras object: TensorFlow 2.0 to 2.4 in the graph of objects, TensorFlow 2.5 to 2.15 in
-`keras_metadata.pb`. The functions in the folder are never run.
+description of each Keras object: in the graph of objects for TensorFlow 2.0 to 2.4, in `keras_metadata.pb` for
+TensorFlow 2.5 to 2.15. The functions in the folder are never run.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _parse(kind: Any, path: Path) -> Any:
 
 @cache
 def _saved_metadata() -> Any:
-    """The protobuf message `SavedMetadata` of Keras 2, with the fields that this module reads; not in Keras 3."""
+    """The protobuf message `SavedMetadata` of Keras 2, which Keras 3 lacks, with the fields that this module reads."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     kinds = descriptor_pb2.FieldDescriptorProto

@@ -1,9 +1,9 @@
 """Assign the weights in an HDF5 file of Keras 2 to a built model.
 
 In: a `BuiltModel` and an open HDF5 file. Out: nothing; the weights of the model are assigned. `.h5` files have one
-group for each layer of the outermost model, with the names that the weights had in TensorFlow.
-`export.source.keras_2.numbered` reads the other layout. Each saved weight must have exactly one counterpart with the
-same name and shape.
+group for each layer of the outermost model, in which the weights have the names that they had in TensorFlow.
+`export.source.keras_2.numbered` reads the layout of `.keras` files. Each saved weight must have exactly one counterpart
+with the same name and shape.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class _Wanted:
 
     Attributes:
         weight: variable of Keras 3.
-        path: names of the models around its layer, without the outermost, and the name of the layer.
-        inner: name of the weight within its layer, in parts that do not depend on the version of Keras.
+        path: names of the models around the weight's layer, except the outermost, and the name of the layer.
+        inner: parts of the weight's name within its layer that do not depend on the version of Keras.
     """
 
     weight: Any
@@ -94,7 +94,7 @@ class _Wanted:
         return f"{'/'.join((*self.path, *self.inner))} {tuple(self.weight.shape)}"
 
     def explained(self, saved: Sequence[str], *, numbered: bool) -> int:
-        """Number of the parts of a saved name that denote this weight; 0 for another weight.
+        """Number of the parts of a saved name that match this weight; 0 if the name denotes another weight.
 
         Args:
             saved: parts of the saved name.
@@ -153,7 +153,7 @@ def _assign_by_name(built: BuiltModel, group: Any) -> None:
 
 
 def _match(saved: Mapping[str, Any], wanted: Sequence[_Wanted]) -> list[tuple[Any, Any]]:
-    """Weights and datasets of one layer of the outermost model.
+    """Pairs of a weight and its dataset, for one layer of the outermost model.
 
     Raises:
         Mismatch: a weight or a dataset has no counterpart, or several.

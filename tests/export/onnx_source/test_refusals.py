@@ -305,7 +305,7 @@ def test_a_file_that_is_no_onnx_is_refused(kind: str, tmp_path: Path) -> None:
 def test_the_file_itself_is_not_replaced(tmp_path: Path) -> None:
     onnx.save(network(), tmp_path / "source.onnx")
     before = (tmp_path / "source.onnx").read_bytes()
-    with pytest.raises(OutputRefused, match="is the file that would be exported, and would be replaced") as raised:
+    with pytest.raises(OutputRefused, match="is the model to export, and the export would replace it") as raised:
         export_file(tmp_path / "source.onnx", tmp_path / "." / "source.onnx", scale=1, output_kind="logits")
     assert "source-exported.onnx" in raised.value.next_step
     assert (tmp_path / "source.onnx").read_bytes() == before

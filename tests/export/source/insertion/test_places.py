@@ -35,11 +35,11 @@ def test_the_places_of_a_network_are_found_by_a_trace(keras: Any) -> None:
     assert [path for path, place in places.items() if place.makes_outputs] == ["top"]
     assert places["encoder"] == Place("encoder", "Sequential", (8, 8, 2))
     assert {path: place.problem for path, place in places.items() if place.problem} == {
-        "sum": "it has 2 inputs",
-        "steps/simple_rnn_cell": "it is called in the steps of a loop, such as in a recurrent layer",
-        "levels": "its input consists of integers",
-        "both": "it has 2 inputs",
-        "idle": "it draws noise itself",
+        "sum": "the layer has 2 inputs",
+        "steps/simple_rnn_cell": "the layer is called in the steps of a loop, such as in a recurrent layer",
+        "levels": "the input of the layer consists of integers",
+        "both": "the layer has 2 inputs",
+        "idle": "the layer draws noise itself",
     }
 
 
@@ -75,8 +75,8 @@ def test_layers_that_do_not_lead_to_the_output_are_no_places(keras: Any) -> None
     assert {place.path: place.problem for place in source.places} == {
         "flat": "",
         "used": "",
-        "unused": "the output does not depend on it",
-        "uncalled": "the model does not call it",
+        "unused": "the output does not depend on the layer",
+        "uncalled": "the model does not call the layer",
     }
 
 
