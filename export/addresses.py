@@ -23,7 +23,7 @@ without `=` is a wildcard."""
 def without_secrets(text: str, address: str = "") -> str:
     """The text without the query of each address, and without the user and the password before the host.
 
-    Text without an address is returned unchanged, and a result of this function too.
+    A text without an address, or a text that this function returned, is returned unchanged.
 
     Args:
         text: text that may contain addresses.

@@ -45,7 +45,7 @@ class _Keyword:
     """One keyword: a field of a dataclass.
 
     Attributes:
-        field: name of the field, which callers can give in place of the name of the option.
+        field: name of the field; callers can use this name in place of the name of the option.
         kind: type of the field.
         default: default value; MISSING if the keyword is required.
         option: option of the field; None for a field without an option.

@@ -47,7 +47,7 @@ class StagingPlace:
                 is_mine = self.path.exists()
 
     def release(self) -> None:
-        """Release the lock; until then, the file or folder may have been renamed or removed."""
+        """Release the lock. The caller may have renamed or removed the file or folder before."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None

@@ -94,12 +94,15 @@ class NormInputs:
 
     @property
     def is_trained(self) -> bool:
-        """Whether the statistics differ from their initial values, 0 and 1."""
+        """Whether a learned mean or variance differs from its initial value, 0 or 1."""
         return bool(np.any(self.learned_mean != 0) or np.any(self.learned_variance != 1))
 
     @property
     def gain(self) -> float | None:
-        """Ratio of the inputs' standard deviation to the learned one: the median over channels; None if none varies."""
+        """Standard deviation of the inputs divided by the learned standard deviation: the median over channels.
+
+        Channels in which one of the two is 0 are left out; None without other channels.
+        """
         varies = (self.variance > 0) & (self.learned_variance > 0)
         if not varies.any():
             return None

@@ -32,7 +32,7 @@ def parse_share(option: str, text: str, *, also: str = "") -> float:
     if match[2] and number > 100:
         raise OptionRefused(f"{option} is {text!r}.", wanted="at most 100%", next_step="give a smaller percentage")
     if not match[2] and number >= 1:
-        meant = f"{match[1]}% if {match[1]} % are meant" + (", or 100% if all are meant" if number == 1 else "")
+        meant = f"{match[1]}% if you mean {match[1]} percent" + (", or 100% if you mean all" if number == 1 else "")
         raise OptionRefused(
             f"{option} is {text!r}, without a percent sign.", wanted=wanted, next_step=f"give {option} {meant}"
         )

@@ -49,8 +49,8 @@ class ExportConfig:
     preprocess: Annotated[
         PreprocessingName | None,
         typer.Option(
-            help="Name of the preprocessing of 0..255 pixels in training: `unit` is a scale of 1/255, the others are "
-            "modes of `preprocess_input` in keras.applications; `torch` also fits torchvision's models. Cannot "
+            help="Name of the preprocessing of 0..255 pixels in training: `unit` is a scale of 1/255; the other names "
+            "are modes of `preprocess_input` in keras.applications; `torch` also fits torchvision's models. Cannot "
             "be combined with --scale, --mean and --std.",
             show_default=False,
             rich_help_panel=_PIXELS,

@@ -14,7 +14,7 @@ class Accuracy:
 
     Attributes:
         rows: number of rows with an image and a usable label.
-        keras: accuracy of the source model without dropout, for ONNX files too.
+        keras: accuracy of the source model, a Keras model or an ONNX file, without dropout.
         exported: accuracy of the exported model without dropout.
         monte_carlo: accuracy of the mean over `passes` stochastic passes of the exported model.
         passes: number of stochastic passes.

@@ -26,7 +26,7 @@ def external_locations(proto: onnx.ModelProto) -> set[str]:
 
 
 def check_external_data(path: Path, proto: onnx.ModelProto) -> list[Path]:
-    """The data files of a model, sorted: regular files in the model's folder that contain its tensors completely.
+    """The sorted paths of a model's data files: regular files in the model's folder that contain the whole tensors.
 
     Raises:
         ContractRefused: the model is not a local file, a location is not a file name in the model's folder, or a data

@@ -24,7 +24,7 @@ class Preprocessing:
     The exported graph contains these operations; the contract repeats the values for display.
 
     Attributes:
-        scale: factor for a pixel; None if the model has its own Rescaling or Normalization layer.
+        scale: factor for a pixel; None if the model scales the pixels itself.
         mean: value subtracted after scaling, in the model's channel order; empty for none.
         std: divisor after the subtraction, in the model's channel order; empty for none.
         name: key in `PREPROCESSINGS`; "" if scale, mean and std were given as numbers.

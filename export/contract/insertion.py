@@ -93,7 +93,7 @@ class RateTrial:
     """Measurements at one rate of the inserted dropout, on labelled rows.
 
     Attributes:
-        rate: dropout rate; 0 without the inserted dropout, which is a single pass if the model has no other site.
+        rate: dropout rate; 0 for the model without the inserted dropout, measured in one pass if it has no other site.
         accuracy: share of the rows with a correct prediction (for several labels: with all labels correct).
         nll: mean negative log-likelihood of the labels, in nats, under the mean probabilities over the passes.
         ece: expected calibration error of these probabilities, 0 to 1 (Guo et al. 2017).

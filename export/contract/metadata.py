@@ -91,7 +91,7 @@ class ModelContract:
 
     The ONNX file maps `uint8 [N, height, width, channels]` to `float32 [N, classes]`, with new noise in every session
     run. `output_kind` defines how to interpret the output. The user stated the output kind at export, or the export
-    derived the kind from the last layer. The export verified that output values on test images are possible for it.
+    derived it from the last layer. The export verified that output values on test images are possible for this kind.
     """
 
     input_name: str

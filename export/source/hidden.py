@@ -83,7 +83,7 @@ def find_hidden_noise(
             f"{origin} was trained with noise that the export would disable: {_format_names(lost, sources)}.",
             wanted=f"noise only from {_NOISE_LAYERS}",
             next_step="add --keep-layer '*' to keep all other dropout layers and disable this noise, or replace this "
-            "noise by one of the layers above and train again",
+            "noise by a dropout layer and train again",
         )
     notices += [
         f"{name} ({type(sources[name]).__name__}) is disabled, as in Keras' inference mode"

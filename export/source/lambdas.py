@@ -46,7 +46,7 @@ def check_code(config: Any, path: Path, *, unsafe: bool) -> None:
             raise ModelRefused(
                 f"{path} contains the code of a Lambda layer that {_writer(raw)} compiled; this is Python "
                 f"{platform.python_version()}, which cannot run it.",
-                wanted="code of this version of Python, because the file does not contain its source",
+                wanted="code of this version of Python, because the file does not contain the source of the code",
                 next_step="build the model with the installed version of Keras and the source of the Lambda layer, and "
                 f"export the file that this Python code writes, with --unsafe: {rebuilding(path)}",
             )

@@ -224,7 +224,7 @@ def _require_finite(model: Any, origin: str) -> None:
 
 @contextmanager
 def _named(path: Path, extension: str) -> Iterator[Path]:
-    """Within the block, a path to the file that ends in the extension by which Keras recognises the format."""
+    """Within the block, a path to the file with the extension by which Keras recognises the format."""
     if path.name.endswith(extension):
         yield path
         return

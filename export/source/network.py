@@ -153,7 +153,7 @@ class KerasReference:
         return self._run(self._preprocessing.apply(images), seed)
 
     def other_roundings(self, images: NDArray[np.uint8], seed: int | None) -> list[SourcePass]:
-        """The pass of `draw`, or of `without_noise` if `seed` is None, with other rounding errors.
+        """Repetitions of the pass of `draw`, or of `without_noise` if `seed` is None, with other rounding errors.
 
         The layers compute in float64, if the model supports it, and the pixels differ by rounding errors of float32.
         Therefore the differences from the pass in float32 contain that pass's rounding errors and their amplification.
@@ -246,7 +246,7 @@ def other_precisions(model: Any) -> tuple[str, ...]:
 
 @contextmanager
 def in_precision(model: Any, precision: str, in_float32: Sequence[Any] = ()) -> Iterator[None]:
-    """Within the block, all layers compute in another precision; variables are cast when they are read.
+    """Within the block, all layers compute in the given precision; variables are cast when they are read.
 
     Half precision serves to train faster. A model in half precision is exported in float32, because onnxruntime has few
     half-precision kernels on the CPU, and because uncertainty scores are differences of nearly equal numbers.

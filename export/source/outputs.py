@@ -1,7 +1,7 @@
 """Select the output of a Keras model, and derive its size and kind.
 
-In: a model and, if it has several outputs, the name of one. Out: the model, and the index, shape, size and kind of
-this output, or `ModelRefused`.
+In: a model and, if the model has several outputs, the name of one output. Out: the model, and the index, shape, size
+and kind of this output, or `ModelRefused`.
 """
 
 from __future__ import annotations

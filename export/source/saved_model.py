@@ -97,7 +97,7 @@ def _build_own_class(
         raise ModelRefused(
             f"{saved.folder} does not contain the arguments of the class {name} ({error}).",
             wanted=f"a class that can be created from the saved arguments, {config['config']}",
-            next_step=f"give the other arguments of {name} default values in its module, with the values of the "
+            next_step=f"in the module of {name}, set the defaults of its other arguments to the values of the "
             "training, then export again",
         ) from error
     if saved.input_shape is not None and None not in saved.input_shape[1:]:

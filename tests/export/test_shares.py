@@ -24,7 +24,7 @@ def test_another_text_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "meant"), [("2", "2% if 2 % are meant"), ("1", "1% if 1 % are meant, or 100% if all are meant")]
+    ("text", "meant"), [("2", "2% if you mean 2 percent"), ("1", "1% if you mean 1 percent, or 100% if you mean all")]
 )
 def test_a_number_without_a_percent_sign_that_could_be_a_percentage_is_refused(text: str, meant: str) -> None:
     with pytest.raises(OptionRefused, match="without a percent sign") as refused:

@@ -28,7 +28,7 @@ _NAMED = 5
 def insert_layers(
     places: Sequence[Place], layers: Mapping[str, Any], insertions: Sequence[Insertion], origin: str
 ) -> tuple[NoiseLayer, ...]:
-    """A dropout layer for each insertion, with one value of the mask for each element.
+    """A dropout layer for each insertion; its mask has one value for each element of the input.
 
     Args:
         places: the layers of the model as places.

@@ -23,7 +23,7 @@ _UNNAMED = "\0"
 
 @dataclass(frozen=True)
 class BuiltLayer:
-    """One layer of a built model; a model within the model is not a layer in this sense.
+    """One layer of a built model; in place of an inner model, there is one `BuiltLayer` for each of its layers.
 
     Attributes:
         path: names of the enclosing models except the outermost, and the name of the layer, as in the file. For a model
@@ -202,7 +202,7 @@ class _Graph:
             waiting = rest
 
     def resolve(self, value: Any) -> Any:
-        """A structure in which tensors replace the references to tensors."""
+        """A copy of a structure in which tensors replace the references to tensors."""
         if self._is_reference(value):
             name, index, output = value[:3]
             return output if name == _CONSTANT else self.tensors[name, index][output]

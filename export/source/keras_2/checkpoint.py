@@ -100,9 +100,9 @@ class _Checkpoint:
         missing = {weight.path: tuple(weight.shape) for weight in model.weights if id(weight) not in self._matched}
         if missing or self._unmatched:
             raise ModelRefused(
-                f"The weights in {self._saved.folder} do not fit the layers. Only the folder has "
-                f"{shorten(str(self._unmatched), 500)}; only the layers in the installed version of Keras have "
-                f"{shorten(str(missing), 500)}.",
+                f"The weights in {self._saved.folder} do not fit the layers. Weights that only the folder has: "
+                f"{shorten(str(self._unmatched), 500)}. Weights that only the layers in the installed version of Keras "
+                f"have: {shorten(str(missing), 500)}.",
                 wanted="weights with equal paths and shapes, so that each weight can be matched",
                 next_step="copy the whole folder of a single model.save again; if --custom-objects gives the class of "
                 "these layers, change the class so that it creates the saved weights",

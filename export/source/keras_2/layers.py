@@ -128,7 +128,7 @@ def layers_in(config: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def is_known(described: Mapping[str, Any], objects: Mapping[str, Any]) -> bool:
-    """Whether a layer is an input, an operation, a model, or of a class in `objects` or in Keras."""
+    """Whether a layer is an input, an operation or a model, or has a class in `objects` or in Keras."""
     return described["class_name"] in (*_OPERATIONS, *MODELS) or class_of(described, objects) is not None
 
 

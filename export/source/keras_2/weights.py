@@ -50,9 +50,9 @@ def assign_weights(built: BuiltModel, file: Any, origin: str) -> None:
             f"The weights in {origin} do not fit the layers of the model. Weights in the file that were not matched: "
             f"{_listed(error.saved)}. Weights of the model that were not matched: {_listed(error.wanted)}.",
             wanted="weights with the same layers, names and shapes as the model, so that each weight can be matched",
-            next_step="load the model and its weights with the version of Keras that wrote them, which assigns them by "
-            "their order (for Keras 2: pip install tf_keras); verify the outputs of the model, and save it with "
-            "model.save('NAME.h5')",
+            next_step="load the model and its weights with the version of Keras that wrote the weights, because this "
+            "version assigns weights by their order (for Keras 2: pip install tf_keras); verify the outputs of the "
+            "model, and save the model with model.save('NAME.h5')",
         ) from error
 
 
