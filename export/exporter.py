@@ -147,7 +147,7 @@ def _choose_rate(source: Source, output: Path, preprocessing: Preprocessing, con
     from export.proof.verify import Subject
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExportNotice)  # the export of the chosen rate repeats the notices
+        warnings.simplefilter("ignore", ExportNotice)  # the export at the chosen rate repeats the notices
         converted, contract, _, batches = _convert(source, preprocessing, config)
     with model_files(output) as files:
         files.write_weights(converted.proto, converted.weights)

@@ -191,7 +191,7 @@ def with_keywords(function: Callable[..., Result], config: object = None) -> Cal
 
 
 def _refuse_empty(given: Mapping[str, Any]) -> None:
-    """Refuse a value without characters.
+    """Refuse values that are empty texts.
 
     Raises:
         OptionRefused: a value, or a value in a list, is an empty text.
@@ -237,7 +237,7 @@ def _name_keywords(options: Mapping[str, Option], text: str) -> str:
         option = options.get(name)
         if option is None:
             return match[0]
-        if option.bare is bool and word != "is":  # before `is`, the value is neither True nor False
+        if option.bare is bool and word != "is":  # in `--flag is VALUE`, VALUE is neither True nor False
             return f"`{name}={no is None}`{f' {word}' if word else ''}"
         if word in option.choices:
             return f"`{name}={word!r}`"

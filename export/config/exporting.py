@@ -73,7 +73,8 @@ class ExportConfig:
         FromText(str, partial(parse_numbers, "--mean")),
         typer.Option(
             metavar="NUMBERS",
-            help="Mean to subtract from the scaled pixels: one number, or one for each channel, separated by commas.",
+            help="Mean to subtract from the scaled pixels: one number, or one number for each channel, separated by "
+            "commas.",
             show_default=False,
             rich_help_panel=_PIXELS,
         ),
@@ -83,8 +84,8 @@ class ExportConfig:
         FromText(str, partial(parse_numbers, "--std")),
         typer.Option(
             metavar="NUMBERS",
-            help="Standard deviation by which to divide after the mean is subtracted: one number, or one for each "
-            "channel, separated by commas.",
+            help="Standard deviation by which to divide after the mean is subtracted: one number, or one number for "
+            "each channel, separated by commas.",
             show_default=False,
             rich_help_panel=_PIXELS,
         ),
@@ -94,8 +95,8 @@ class ExportConfig:
         typer.Option(
             metavar="METHOD[:FIT][:scaled]",
             help="Method that resizes images to the input size of the model, as in training. "
-            f"METHOD: {', '.join(RESIZE_METHODS)}. FIT, for other methods than none and crop-or-pad: "
-            f"{', '.join(RESIZE_FITS)}; short=N resizes the shorter side to N pixels, then crops the centre. "
+            f"METHOD is one of {', '.join(RESIZE_METHODS)}. FIT, for other methods than none and crop-or-pad, is one "
+            f"of {', '.join(RESIZE_FITS)}; short=N resizes the shorter side to N pixels, then crops the centre. "
             "With `none`, images of another size are not scored. With `:scaled`, large JPEG images are decoded at 1/2, "
             "1/4 or 1/8 of their size before they are resized: faster, but the pixels differ.",
             rich_help_panel=_PIXELS,
@@ -131,8 +132,8 @@ class ExportConfig:
         FromText(list[str], parse_rates),
         typer.Option(
             metavar="[PATTERN=]RATE",
-            help="Dropout rate that replaces the rate in training: 0.3 for all kept layers, or 'block*=0.1' for those "
-            "with a matching name; may be repeated.",
+            help="Dropout rate that replaces the rate in training: 0.3 for all kept layers, or 'block*=0.1' for kept "
+            "layers with a matching name; may be repeated.",
             show_default="as in training",
             rich_help_panel=_DROPOUT,
         ),
@@ -143,8 +144,8 @@ class ExportConfig:
         FromText(list[str], parse_insertions),
         typer.Option(
             metavar="LAYER=RATE",
-            help="Dropout to insert before a layer of a model that was trained without it; may be repeated. LAYER: a "
-            "name, or `classifier` for the last layer with weights. With `LAYER=auto`, the rate is chosen on the "
+            help="Dropout to insert before a layer of a model that was trained without dropout; may be repeated. LAYER "
+            "is a name, or `classifier` for the last layer with weights. With `LAYER=auto`, the rate is chosen on the "
             "labelled rows of --check-data. `list` prints the layers and exports nothing.",
             show_default=False,
             rich_help_panel=_DROPOUT,

@@ -79,7 +79,7 @@ def check_class_names(names: Sequence[Any], classes: int) -> None:
     for name in names:
         _check_text("class name", name)
         if not name.strip():
-            raise ValueError("a class name without characters")
+            raise ValueError("a blank class name")
     if names and len(names) != classes:
         raise ValueError(f"{len(names)} class names for {classes} outputs")
     name, count = Counter(names).most_common(1)[0] if names else ("", 1)
@@ -99,7 +99,7 @@ def _check_site(site: Site) -> None:
     if len(site.noise_shape) != len(site.shape) or any(
         type(own) is not int or own not in (1, size) for own, size in zip(site.noise_shape, site.shape, strict=True)
     ):
-        raise ValueError(f"site {site.name!r} of shape {list(site.shape)} with masks of {list(site.noise_shape)}")
+        raise ValueError(f"site {site.name!r} of shape {list(site.shape)} with masks of shape {list(site.noise_shape)}")
 
 
 def _check_shape(name: str, shape: Sequence[Any]) -> None:

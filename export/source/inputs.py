@@ -161,7 +161,7 @@ def _how_to_add_channels(shape: tuple[int, ...], origin: str) -> str:
         f"model(keras.ops.pad(image, {padding}, constant_values=1.0)))"
     )
     return (
-        f"train the model on images with {channels} channels; if the further channels are constant, such as an alpha "
+        f"train the model on images with {channels} channels; if the other channels are constant, such as an alpha "
         f"channel of 1.0, {export_of_code(origin, wrapped)}"
     )
 

@@ -117,5 +117,6 @@ def _writer(raw: bytes) -> str:
         return "Python 2"
     if counts[0] == 6:
         return "Python 3.8, 3.9 or 3.10"
-    # The third of five numbers: keyword-only arguments since 3.11; before 3.8, the local variables, one at least.
+    # The third of five numbers is the number of keyword-only arguments since 3.11, of local variables before 3.8.
+    # In the code of a Lambda layer, the former is 0, the latter at least 1.
     return "another version of Python since 3.11" if numbers[2] == 0 else "Python 3.7 or earlier"

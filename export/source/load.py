@@ -4,7 +4,7 @@ In: a model file or folder (`export.source.containers`), and for a configuration
 Out: a `KerasSource`. The configuration is checked before the model is built, and the built model before its weights are
 read. Code in the file (Lambda layers) is refused unless `unsafe` is set. Classes that are not part of Keras are refused
 unless the user gives them, or unless their name and settings denote a dropout layer. Models of Keras 2 are built by
-`export.source.keras_2`, models of Keras 3 by Keras.
+`export.source.keras_2`, and models of Keras 3 by Keras.
 """
 
 from __future__ import annotations

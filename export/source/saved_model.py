@@ -36,7 +36,7 @@ def read_folder_config(folder: Path) -> dict[str, Any]:
     saved = _read_model(folder)
     root = saved.described[0]
     whole = root.get("model_config")
-    for one in (root, whole if isinstance(whole, dict) else {}):  # TensorFlow 2.0 and 2.1 may have only the latter
+    for one in (root, whole if isinstance(whole, dict) else {}):  # TensorFlow 2.0 and 2.1 may store only `model_config`
         config = one.get("config")
         if isinstance(config, dict) and "layers" in config:  # the shape is not stored if the first images determined it
             return {"class_name": one["class_name"], "config": {"build_input_shape": saved.input_shape, **config}}

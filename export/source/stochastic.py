@@ -215,8 +215,8 @@ class SiteMarker:
 
     Attributes:
         sites: sites in the order of the calls, with shapes in Keras' axis order.
-        refusal: the error for a site that cannot be exported; None without one. The error is stored and not raised,
-            because Keras replaces exceptions in a layer's call by other exceptions.
+        refusal: the error for a site that cannot be exported; None if all sites can be exported. The error is stored
+            and not raised, because Keras replaces exceptions in a layer's call by other exceptions.
     """
 
     def __init__(self) -> None:

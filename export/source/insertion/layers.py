@@ -87,7 +87,7 @@ def _find_place(name: str, places: Sequence[Place], origin: str) -> Place:
     if len(named) == 1:
         return _checked(named[0], places, origin)
     if len(named) > 1:
-        what = "several layers make the outputs" if is_alias else f"{len(named)} layers have this name"
+        what = "several layers compute the outputs" if is_alias else f"{len(named)} layers have this name"
         raise OptionRefused(
             f"--insert-dropout names {name}, but {what} of {origin}: {_list_names(named)}.",
             wanted="the path of one layer; the option may be repeated",
@@ -95,9 +95,9 @@ def _find_place(name: str, places: Sequence[Place], origin: str) -> Place:
         )
     raise OptionRefused(
         f"--insert-dropout names {name}, but {origin} has no "
-        + ("layer with weights that makes its outputs." if is_alias else "layer of this name."),
+        + ("layer with weights that computes its outputs." if is_alias else "layer of this name."),
         wanted=f"classifier, or a layer of the model, such as {_list_names(_similar(name, places))}",
-        next_step="give one of these names, or print all with --insert-dropout list",
+        next_step="give one of these names, or print all names with --insert-dropout list",
     )
 
 
@@ -112,7 +112,7 @@ def _checked(place: Place, places: Sequence[Place], origin: str) -> Place:
             f"Dropout cannot be inserted before {place.path} ({place.kind}) of {origin}: {place.problem}.",
             wanted="a layer with one input of real numbers, on which the output depends, such as "
             + _list_names(_similar(place.path, places)),
-            next_step="give one of these names, or print all with --insert-dropout list",
+            next_step="give one of these names, or print all names with --insert-dropout list",
         )
     return place
 

@@ -73,7 +73,7 @@ def _places(built: BuiltModel, names: Mapping[str, Any]) -> Iterator[tuple[Built
                 if other.path[:depth] == one.path[:depth] and other.classes[depth] == kind
             ]
             index = list(dict.fromkeys(siblings)).index(one.path[depth])
-            folder = rf"{re.escape(place)}(?:layer/)?(?:{'|'.join(_CONTAINERS)})"  # layer/: a model in TimeDistributed
+            folder = rf"{re.escape(place)}(?:layer/)?(?:{'|'.join(_CONTAINERS)})"  # layer/: in TimeDistributed
             pattern = re.compile(rf"({folder}/{_snake_case(kind)}(?:_(\d+))?/).*")
             matches = {match[1]: int(match[2] or 0) for name in names if (match := pattern.fullmatch(name))}
             if len(matches) != len(set(siblings)):

@@ -43,7 +43,7 @@ def test_a_valid_contract_is_accepted() -> None:
         (replace(CONTRACT, class_names=NUMBERS), "class name 1, which is not printable text"),
         (replace(CONTRACT, class_names=("a", "b", "c", "\x1b[2J")), r"class name '\\x1b\[2J', which is not"),
         (replace(CONTRACT, class_names=("a", "b", "c", "\ud800")), "which is not printable text"),
-        (replace(CONTRACT, class_names=("a", "b", "c", " ")), "a class name without characters"),
+        (replace(CONTRACT, class_names=("a", "b", "c", " ")), "a blank class name"),
         (replace(CONTRACT, height=2**40), "image_shape of shape"),
         (replace(CONTRACT, width=0), "image_shape of shape"),
         (replace(CONTRACT, classes=2**40), "1099511627776 outputs"),

@@ -26,7 +26,7 @@ def test_a_regression_has_no_class_names() -> None:
 
 @pytest.mark.parametrize(
     ("names", "found"),
-    [("aba", "the class name 'a' 2 times"), ("a\x1bb", "class name '"), ("a b", "a class name without")],
+    [("aba", "the class name 'a' 2 times"), ("a\x1bb", "class name '"), ("a b", "a blank class name")],
 )
 def test_equal_and_unprintable_names_are_refused_as_by_the_export(names: str, found: str) -> None:
     contract = replace(CONTRACT, output_kind="softmax", classes=3, class_names=())

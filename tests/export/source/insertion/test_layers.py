@@ -62,9 +62,9 @@ def test_other_names_are_refused_with_names_to_give(keras: Any, names: list[str]
 
 def test_outputs_of_several_layers_have_no_classifier(keras: Any) -> None:
     places = (*PLACES, Place("other", "Dense", (4,), has_weights=True, makes_outputs=True))
-    with pytest.raises(OptionRefused, match="several layers make the outputs of m: top, other"):
+    with pytest.raises(OptionRefused, match="several layers compute the outputs of m: top, other"):
         insert_layers(places, LAYERS, [Insertion("classifier", 0.1)], "m")
-    with pytest.raises(OptionRefused, match="m has no layer with weights that makes its outputs"):
+    with pytest.raises(OptionRefused, match="m has no layer with weights that computes its outputs"):
         insert_layers(PLACES[:2], LAYERS, [Insertion("classifier", 0.1)], "m")
 
 
