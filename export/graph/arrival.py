@@ -22,7 +22,7 @@ from export.source.stochastic import read_mark
 def match_sites(
     proto: onnx.ModelProto, traced: Sequence[Site], function: Any, origin: str
 ) -> tuple[tuple[Site, ...], dict[str, tuple[int, ...]], tuple[str, ...]]:
-    """The traced sites with the graph's axis order, their layouts, and notices.
+    """The traced sites with the graph's axis order, their layouts by name of the site, and notices.
 
     A layout is the permutation, with the batch axis, from Keras' axis order to the graph's. There is a notice for each
     site on which the output does not depend.
@@ -48,7 +48,7 @@ def match_sites(
         raise ModelRefused(
             f"The trace of {origin} has {len(traced)} dropout call(s), but its ONNX graph has {len(layouts)}"
             + (f"; missing: {', '.join(lost)}." if lost else "."),
-            wanted="at least one dropout call in the ONNX graph, and every one on which the output depends",
+            wanted="at least one dropout call in the ONNX graph, and every dropout call on which the output depends",
             next_step="check that the output of the model depends on the dropout layers",
         )
     notices = tuple(f"{name} is not a site: the output does not depend on it" for name in missing)

@@ -31,8 +31,8 @@ _TF2ONNX_OPSETS = range(17, 19)
 """Operator sets that tf2onnx writes; onnx' version converter converts the graph to newer operator sets."""
 
 LARGE_MODEL = 2**30
-"""Total bytes of the weights of at least `LARGE_WEIGHT` bytes above which these weights stay outside the traced graph,
-because TensorFlow cannot pass a graph with 2 GB of constants to tf2onnx."""
+"""Maximum total bytes of large weights, of at least `LARGE_WEIGHT` bytes each, in the traced graph. If the total is
+larger, the large weights stay outside this graph, because TensorFlow cannot pass 2 GB of constants to tf2onnx."""
 
 LARGE_WEIGHT = 2**20
 """Minimum bytes, in float32, of a weight that stays outside the traced graph of a large model."""
@@ -73,7 +73,7 @@ def convert_to_onnx(source: KerasSource, opset: int = OPSET) -> Converted:
 
 
 def _convert(source: KerasSource, opset: int, large: Sequence[Any]) -> tuple[SiteMarker, Any, onnx.ModelProto]:
-    """The marker with the sites of a trace, the trace, and the ONNX graph that tf2onnx converts it to."""
+    """The marker with the sites of a trace, the trace, and the ONNX graph that tf2onnx makes from it."""
     import tensorflow as tf
     import tf2onnx
 
@@ -116,7 +116,7 @@ def _weights_outside_graph(source: KerasSource) -> list[Any]:
 
 
 def _mark_to_node(context: Any, node: Any, _name: str, _args: list[Any]) -> None:
-    """Convert a CheckNumerics operation of the trace to a noise node, or to an Identity if it is not a mark."""
+    """Convert a CheckNumerics operation of the trace to a noise node, or to an Identity if it marks no site."""
     site = read_mark(node.get_attr_str("message"))
     for attribute in list(node.attr):  # message, T, and internal attributes of TensorFlow
         del node.attr[attribute]

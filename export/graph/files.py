@@ -124,12 +124,12 @@ class ModelFiles:
 
 
 STAGING_PREFIX = ".oodscreen_export-"
-"""Start of the names of staging folders; a run does not remove them from OUTPUT."""
+"""Start of the names of staging folders; `oodscreen run` does not remove these folders."""
 
 
 @contextmanager
 def model_files(output: Path) -> Iterator[ModelFiles]:
-    """A staging folder for a model, which is deleted at the end of the block.
+    """The `ModelFiles` of an export, in a staging folder that is deleted at the end of the block.
 
     Raises:
         WriteFailed: a file could not be written, for example because the disk is full.

@@ -19,7 +19,7 @@ _Nodes = list[onnx.NodeProto]
 
 
 def noise_function(kind: str, opset: int) -> onnx.FunctionProto:
-    """The function for a kind of noise; its attribute `rate` is the rate of the Keras layer.
+    """The function for a kind of noise; its attribute `rate` is the rate of the site.
 
     `MCDropout`: `y = x * (u >= rate) / (1 - rate)` with u uniform in [0, 1) (inverted dropout).
     `MCGaussianDropout`: `y = x * n` with n normal of mean 1 and variance `rate / (1 - rate)`
@@ -81,8 +81,8 @@ def _gaussian(like: str) -> _Nodes:
 def _alpha() -> _Nodes:
     """Nodes for alpha dropout.
 
-    `a = ((1 - rate) (1 + rate alpha'^2))^(-1/2)` and `b = -a alpha' rate` do not change the mean and
-    variance of an input with mean 0 and variance 1.
+    With `a = ((1 - rate) (1 + rate alpha'^2))^(-1/2)` and `b = -a alpha' rate`, an input with mean 0 and variance 1 has
+    an output with mean 0 and variance 1.
     """
     return [
         _number("alpha", ALPHA_PRIME),

@@ -22,7 +22,8 @@ def divide(model: onnx.ModelProto, noise: Sequence[str]) -> tuple[onnx.ModelProt
         noise: names of the inputs with the noise.
 
     Returns:
-        A graph with the other inputs, whose outputs are the values that `part_after` takes, and their names.
+        A graph without the inputs in `noise`, whose outputs are the values that `part_after` reads; and the names of
+        these outputs.
     """
     before, after = _divide_nodes(model, noise)
     made = {name for node in before for name in node.output} | {value.name for value in model.graph.input}
@@ -39,7 +40,7 @@ def part_after(model: onnx.ModelProto, noise: Sequence[str], boundary: Mapping[s
     Args:
         model: the graph.
         noise: names of the inputs with the noise.
-        boundary: the values that `divide` names, for any images.
+        boundary: the outputs of the first part by name, for any images; only their types matter.
     """
     _, after = _divide_nodes(model, noise)
     inputs = [value for value in model.graph.input if value.name in noise]
@@ -49,7 +50,7 @@ def part_after(model: onnx.ModelProto, noise: Sequence[str], boundary: Mapping[s
 
 
 def _divide_nodes(model: onnx.ModelProto, noise: Sequence[str]) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
-    """The nodes that do not depend on the noise, and those that do."""
+    """The nodes that do not depend on the noise, and the nodes that depend on it."""
     noisy, before, after = set(noise), [], []
     for node in model.graph.node:
         if noisy.isdisjoint(_values_read(node)):

@@ -12,7 +12,7 @@ from export.errors import OptionRefused
 
 
 def check_inserted(sites: Sequence[Site], origin: str) -> None:
-    """Refuse an inserted site before or after which the same values pass through another site.
+    """Refuse an inserted site if another site is directly before or after it.
 
     Args:
         sites: the sites of a graph, with `feeds`.

@@ -1,8 +1,8 @@
 """Trace the recurrent layers of Keras step by step, and refuse graphs with other loops.
 
 In: a trace, and the graph that was converted from it. Out: a trace without the loops of recurrent layers, or
-`ModelRefused`. tf2onnx converts a usual LSTM to one node, and other recurrent layers to loops, which the engine cannot
-divide into trunk and head.
+`ModelRefused`. tf2onnx converts an LSTM with default options to one node, and other recurrent layers to loops, which
+the engine cannot divide into trunk and head.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def loops_in(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def check_no_sites(loops: Iterable[onnx.NodeProto], origin: str) -> None:
-    """Refuse dropout within a loop: the verification cannot read the masks of its steps in Keras.
+    """Refuse dropout within a loop, because the verification cannot read the masks of the loop's steps in Keras.
 
     Args:
         loops: the nodes that contain graphs.
@@ -94,11 +94,11 @@ def _sites_within(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def check_no_loops(proto: onnx.ModelProto, looped: dict[str, int | None], origin: str) -> None:
-    """Refuse a graph with loops or branches, because the engine would refuse its file.
+    """Refuse a graph with loops or branches, because the screening engine would refuse the exported file.
 
     Args:
         proto: the graph, converted from a trace in `recurrent_layers_unrolled`.
-        looped: the recurrent layers that were traced with a loop.
+        looped: number of steps of each recurrent layer that was traced with a loop, by name; None if it is unknown.
         origin: name of the model, for messages.
 
     Raises:

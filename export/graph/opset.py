@@ -1,6 +1,6 @@
-"""The ONNX operator sets of exported files, and the conversion of a graph to another one.
+"""The ONNX operator sets of exported files, and the conversion of a graph to another operator set.
 
-In: the option `--opset`, or a graph. Out: nothing or a refusal, or the graph in another operator set.
+In: the option `--opset`, or a graph. Out: nothing or `OptionRefused`; or the graph in another operator set.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ onnxruntime has an implementation."""
 
 
 def check_opset(opset: int | None) -> None:
-    """Check that an operator set is supported; None is the default.
+    """Check that an operator set is supported; None stands for the default.
 
     Raises:
         OptionRefused: the operator set is not in `OPSETS`.
@@ -27,7 +27,8 @@ def check_opset(opset: int | None) -> None:
         raise OptionRefused(
             f"--opset selects operator set {opset}, which is not supported.",
             wanted=f"an operator set from {OPSETS[0]} to {OPSETS[-1]}",
-            next_step=f"leave out --opset for the default {OPSET}, or give a set that your onnxruntime supports",
+            next_step=f"leave out --opset for the default {OPSET}, or give an operator set that your onnxruntime "
+            "supports",
         )
 
 

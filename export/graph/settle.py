@@ -27,7 +27,7 @@ def make_reshapes_constant(model: onnx.ModelProto) -> None:
     the Reshape does not mix rows.
 
     Requires: the model has its noise functions, because shapes are inferred through them.
-    Ensures: no Reshape with an output of shape `[N, *known sizes]` computes its target, and the output of
+    Ensures: no Reshape with an output of shape `[N, *known sizes]` has a computed target, and the output of
     the graph depends on every node.
     """
     graph = model.graph

@@ -36,7 +36,7 @@ def transposes_move_through_sites() -> Iterator[None]:
 
         def move(transpose: Any, node: Any) -> bool:
             permutation = list(transpose.get_attr_value("perm"))
-            if permutation[0] != 0:  # recurrent layers have the time axis first, a site the batch axis
+            if permutation[0] != 0:  # the first axis is time in recurrent layers, but the batch axis in a site
                 return False
             if not optimizer._switch_transpose_and_node(node, transpose):
                 return False

@@ -76,7 +76,7 @@ def shift_input(site: str) -> str:
 
 
 def only_sites(model: onnx.ModelProto, sites: Sequence[Site]) -> onnx.ModelProto:
-    """A graph of the nodes of the sites and their functions alone, each node with an input and an output of its own.
+    """A graph that contains only the nodes of the sites and their functions; each node has its own input and output.
 
     The input of a site has the name of the site and any number of rows; the output has the suffix `/drawn`.
 
@@ -106,12 +106,12 @@ def drawn_output(site: str) -> str:
 
 
 def site_values(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
-    """For each name of a site, the names of the input and of the output of its node."""
+    """For each site, by its name, the names of the input and of the output of its node."""
     return {name: (node.input[0], node.output[0]) for name, node in _site_nodes(model).items()}
 
 
 def seeded_nodes(model: onnx.ModelProto) -> list[str]:
-    """Names, or else types, of the operations with an attribute `seed`, in the graph and in its functions."""
+    """Names of the operations with an attribute `seed`, in the graph and in its functions; types for unnamed ones."""
     nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     return [node.name or node.op_type for node in nodes if any(one.name == "seed" for one in node.attribute)]
 
@@ -126,12 +126,12 @@ def value_before_activation(model: onnx.ModelProto) -> str | None:
 
 
 def last_operation(model: onnx.ModelProto) -> onnx.NodeProto | None:
-    """The node that computes the output, without nodes that only cast or copy; None if no node computes it."""
+    """The node that computes the output; nodes that only cast or copy are skipped. None if no node computes it."""
     return _computed_by(model, ("Identity", "Cast"))
 
 
 def _computed_by(model: onnx.ModelProto, skipped: Sequence[str]) -> onnx.NodeProto | None:
-    """The node that computes the output, without nodes of the skipped operators; None if no node computes it."""
+    """The node that computes the output; nodes of `skipped` operators are skipped. None if no node computes it."""
     producers = {name: node for node in model.graph.node for name in node.output}
     node = producers.get(model.graph.output[0].name)
     while node is not None and node.op_type in skipped:

@@ -1,8 +1,8 @@
-"""Make the batch axis of an ONNX graph variable: an exporter writes a fixed number of rows unless told otherwise.
+"""Make the batch axis of an ONNX graph variable: most exporters fix the number of rows by default.
 
 In: a graph with marked sites, and the fixed number of rows of its input. Out: the graph with a variable batch axis,
-changed in place. The proof compares the outputs of batches with those of the file row by row, so that a graph that
-mixes rows is never exported.
+changed in place. The verification compares the outputs of a row in a batch with the outputs of the row alone, so that a
+graph that mixes rows is never exported.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from export.onnx_source.graphs import Constants, attributes_of, fold_small_const
 from export.onnx_source.marks import without_marks
 
 _MORE = 97
-"""Factor of the number of rows for which shapes are compared: a prime that is unlikely as a layer size."""
+"""Ratio of the two numbers of rows for which shapes are compared: a prime that is unlikely as a layer size."""
 
 _SMALL_WEIGHT = 1024
 """Maximum bytes of a weight whose values shape inference reads."""
 
 
 def make_batch_variable(model: onnx.ModelProto, name: str, batch: int) -> None:
-    """Make the batch axis of the input and of the output variable.
+    """Allow any number of rows in the input and in the output of a graph.
 
-    Constants with the fixed number of rows are replaced: the size that contains the rows in the target of a Reshape,
-    and the first size in the target of an Expand. A constant operand of a Concat, such as a class token, is repeated
-    for each row.
+    Constants that contain the fixed number of rows are replaced: in the target shape of a Reshape, the size of the axis
+    that contains the rows; in the target shape of an Expand, the first size. A constant operand of a Concat, such as a
+    class token, is repeated for each row.
 
     Args:
         model: the graph.
         name: name of the image input.
-        batch: fixed number of rows; 0 if it is variable, and nothing but the names of the axes changes.
+        batch: fixed number of rows; 0 if the number is variable, in which case no constant changes.
     """
     graph = model.graph
     if batch:
@@ -50,9 +50,9 @@ def make_batch_variable(model: onnx.ModelProto, name: str, batch: int) -> None:
 
 
 def _shapes(model: onnx.ModelProto, name: str, rows: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of the values of a graph for a number of rows; without values of unknown size.
+    """Shapes by name of the values of a graph for `rows` rows; values with an unknown size are left out.
 
-    Large weights are inputs in the inferred graph, so that it is small.
+    For shape inference, large weights become inputs without a value, so that the inferred graph is small.
     """
     light = without_marks(model, weights=False)
     for tensor in model.graph.initializer:
@@ -74,10 +74,10 @@ def _shapes(model: onnx.ModelProto, name: str, rows: int) -> dict[str, tuple[int
 
 
 def _free_reshapes(model: onnx.ModelProto, name: str, shapes: dict[str, tuple[int, ...]], batch: int) -> None:
-    """Make the size that contains the rows variable, in the constant target of each Reshape."""
+    """Replace, in the constant target shape of each Reshape, the size of the axis that contains the rows by -1."""
     constants, graph = Constants(model), model.graph
     joined = {name: 1}
-    """For each value that depends on the image, the elements that precede the rows within the axis of the rows."""
+    """By name of each value that depends on the image: product of the sizes before the rows, within their axis."""
     for node in graph.node:
         source = next((one for one in node.input if one in joined), None)
         if source is None:
@@ -103,9 +103,14 @@ def _free_reshapes(model: onnx.ModelProto, name: str, shapes: dict[str, tuple[in
 
 
 def _axis_of_rows(outer: int, after: tuple[int, ...]) -> int:
-    """The axis of a reshaped value that contains the rows, which follow `outer` elements in the order of the values.
+    """The axis that contains the rows in a reshaped value.
 
-    A single row has no extent: it joins the axis that begins there, or the one before it if that is the last axis.
+    If the number of rows is 1, no size shows this axis: the result is then the axis that begins at the position of the
+    rows, or the axis before it if the last axis begins there and is longer than 1.
+
+    Args:
+        outer: product of the sizes before the rows.
+        after: shape of the reshaped value.
     """
     start = 1
     for axis, size in enumerate(after):
@@ -117,7 +122,7 @@ def _axis_of_rows(outer: int, after: tuple[int, ...]) -> int:
 
 
 def _free_expands(model: onnx.ModelProto, name: str, shapes: dict[str, tuple[int, ...]], batch: int) -> None:
-    """Replace the constant number of rows in the target of each Expand by that of the image."""
+    """Replace the constant number of rows in the target shape of each Expand by the number of rows of the input."""
     constants, graph = Constants(model), model.graph
     depends = _on_input(graph)
     nodes: list[onnx.NodeProto] = []
@@ -139,7 +144,7 @@ def _free_expands(model: onnx.ModelProto, name: str, shapes: dict[str, tuple[int
 
 
 def _repeat_constants(model: onnx.ModelProto, name: str, batch: int) -> None:
-    """Repeat constant operands of a Concat for each row."""
+    """Repeat the constant operands of each Concat for each row of the input."""
     graph, constants = model.graph, Constants(model)
     depends = _on_input(graph)
     nodes: list[onnx.NodeProto] = []
@@ -159,7 +164,7 @@ def _repeat_constants(model: onnx.ModelProto, name: str, batch: int) -> None:
 def _expand(
     model: onnx.ModelProto, name: str, value: str, output: str, row: tuple[int, ...], *, first_row: bool = False
 ) -> list[onnx.NodeProto]:
-    """Nodes that repeat a value for each row of the image."""
+    """Nodes that repeat a value, or its first row if `first_row` is true, for each row of the input `name`."""
     graph, nodes = model.graph, []
     known = {tensor.name for tensor in graph.initializer}
     for key, numbers in ((f"{output}/row", list(row)), ("oodscreen/zero", [0]), ("oodscreen/one", [1])):

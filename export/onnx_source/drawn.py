@@ -1,6 +1,6 @@
-"""Rewrite dropout that an exporter spelled out with random numbers to Dropout nodes.
+"""Turn dropout that an exporter wrote as a product with a random mask into Dropout nodes.
 
-In: a prepared graph and its image input. Out: the graph, changed in place, and the outputs of the rewritten nodes. The
+In: a prepared graph and its image input. Out: the graph, changed in place, and the output names of the new nodes. The
 newer exporter of PyTorch writes `nn.Dropout2d`, in-place `nn.Dropout` and stochastic depth as
 `x * (Cast(RandomUniformLike(mask) < keep) / keep)`: dropout of rate `1 - keep`, whose mask may be shared along axes.
 """
@@ -22,16 +22,16 @@ from export.onnx_source.norms import norms_to_inference, silence_dropout
 from export.onnx_source.rows import GraphRun
 
 _DECIMALS = 7
-"""Decimals of a rate that is computed from a float32."""
+"""Number of decimals to which a rate is rounded, because it is computed from a float32."""
 
 
 def rewrite_drawn(model: onnx.ModelProto, found: FoundInput, origin: str) -> tuple[str, ...]:
-    """Replace each spelled-out dropout by a Dropout node in training mode; returns the names of their outputs.
+    """Turn each product with a random mask into a Dropout node in training mode, and return the nodes' output names.
 
-    Random numbers that mask several values stay, because the masks of sites are independent.
+    A mask that several values share is not replaced, because the masks of different sites are independent.
 
     Raises:
-        ModelRefused: a mask has axes that its input does not have.
+        ModelRefused: the shape of a mask does not fit the value that it masks.
     """
     graph = model.graph
     constants = Constants(model)
@@ -44,7 +44,7 @@ def rewrite_drawn(model: onnx.ModelProto, found: FoundInput, origin: str) -> tup
                 masks[node.output[0]] = (value, *drawn)
                 break
     uses = Counter(numbers for _, numbers, _ in masks.values())
-    masks = {output: one for output, one in masks.items() if uses[one[1]] == 1}  # equal masks are no two dropouts
+    masks = {output: one for output, one in masks.items() if uses[one[1]] == 1}  # a shared mask is not independent
     if not masks:
         return ()
     shapes = _shapes(model, found, [name for value, numbers, _ in masks.values() for name in (value, numbers)])
@@ -65,7 +65,7 @@ def rewrite_drawn(model: onnx.ModelProto, found: FoundInput, origin: str) -> tup
 
 
 def silence_drawn(model: onnx.ModelProto, outputs: Sequence[str]) -> None:
-    """Replace the nodes with these outputs, which multiply a value by a mask, by copies of the value."""
+    """Replace the nodes with these outputs, which multiply a value by a mask, by Identity nodes that copy the value."""
     constants, producers = Constants(model), producers_of(model.graph)
     for node in model.graph.node:
         if node.output[0] in outputs:
@@ -76,7 +76,7 @@ def silence_drawn(model: onnx.ModelProto, outputs: Sequence[str]) -> None:
 
 
 def _drawn(name: str, producers: dict[str, onnx.NodeProto], constants: Constants) -> tuple[str, float] | None:
-    """The random numbers behind a factor `Cast(numbers < keep) / keep`, and `keep`; None for any other value."""
+    """For a factor `Cast(numbers < keep) / keep`, the name of `numbers`, and `keep`; None for any other value."""
     divided = producers.get(name)
     if divided is None or divided.op_type != "Div":
         return None
@@ -95,12 +95,12 @@ def _drawn(name: str, producers: dict[str, onnx.NodeProto], constants: Constants
 
 
 def _before_casts(name: str, producers: dict[str, onnx.NodeProto]) -> onnx.NodeProto | None:
-    """The node that computes a value, without nodes that only cast or copy."""
+    """The node that computes a value; nodes that only cast or copy are skipped."""
     return producers.get(_root(name, producers))
 
 
 def _root(name: str, producers: dict[str, onnx.NodeProto]) -> str:
-    """Name of the value that nodes only cast or copy to a value."""
+    """Name of the value of which the named value is a cast or a copy; else the given name."""
     node = producers.get(name)
     while node is not None and node.op_type in ("Cast", "CastLike", "Identity"):
         name = node.input[0]
@@ -109,7 +109,7 @@ def _root(name: str, producers: dict[str, onnx.NodeProto]) -> str:
 
 
 def _shapes(model: onnx.ModelProto, found: FoundInput, names: list[str]) -> dict[str, tuple[int, ...]]:
-    """Shapes of values for a batch of 2 rows, or of the size that the file requires."""
+    """Shapes by name of some values, for a batch of 2 rows or of the size that the file requires."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     silence_dropout(copy)
@@ -121,13 +121,13 @@ def _shapes(model: onnx.ModelProto, found: FoundInput, names: list[str]) -> dict
 
 
 def _own_axes(shape: tuple[int, ...], mask: tuple[int, ...], name: str, origin: str) -> list[int]:
-    """1 for each axis of an input along which a mask has independent values; always 1 for the batch axis."""
+    """For each axis of a masked value, 1 if the mask has independent values along it, else 0; 1 for the batch axis."""
     mask = (1,) * (len(shape) - len(mask)) + mask
     if len(mask) != len(shape) or any(own not in (1, size) for own, size in zip(mask, shape, strict=True)):
         raise ModelRefused(
-            f"The mask of the dropout {name} of {origin} has the shape {list(mask)}, and its input has the shape "
-            f"{list(shape)}.",
-            wanted="a mask whose axes have the size of the input or 1",
+            f"The mask of the dropout {name} of {origin} has the shape {list(mask)}, and the masked value has "
+            f"the shape {list(shape)}.",
+            wanted="a mask in which each axis has size 1 or the size of this axis in the masked value",
             next_step="replace this noise by torch.nn.Dropout and export the model again",
         )
     return [1, *(int(own == size) for own, size in zip(mask[1:], shape[1:], strict=True))]

@@ -1,7 +1,8 @@
-"""Find the Dropout nodes of an ONNX file, whether each is active, and select those that the export keeps.
+"""Find the Dropout nodes of an ONNX file, find out which are active, and select the nodes that the export keeps.
 
-In: a prepared graph and a `SiteChoice`. Out: `Dropout`s and the selected `Kept` ones. A Dropout draws only if its input
-`training_mode` is true; a file can silence it in several ways, and each is named.
+In: a prepared graph and a `SiteChoice`. Out: a `Dropout` for each node, and a `Kept` for each selected node. A Dropout
+node draws a mask only if its input `training_mode` is true. A node can be silent for several reasons, and
+`Dropout.silent` contains the reason.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from export.onnx_source.graphs import Constants, attributes_of
 from export.source.choice import WITHOUT_DROPOUT, SiteChoice, check_patterns, matches
 
 OWN_AXES = "oodscreen_own_axes"
-"""Attribute of a Dropout that `export.onnx_source.drawn` wrote: 1 for each axis along which its mask has independent
-values, else 0."""
+"""Attribute of the Dropout nodes that `export.onnx_source.drawn` writes: a list with 1 for each axis along which the
+mask has independent values, else 0."""
 
 SWITCHED_ON = "switched on by --keep-layer; in inference mode in the source file"
-"""`Site.origin` of a Dropout that the file contains in inference mode."""
+"""`Site.origin` of a dropout that is in inference mode in the file."""
 
 _MOST_NAMES = 5
 """Maximum number of names in a message."""
@@ -38,8 +39,8 @@ class Dropout:
     Attributes:
         name: name of the module in PyTorch, else name of the node; unique in the graph.
         node: name of the node, which is unique too.
-        rate: ratio; None if it is an input of the graph without a value.
-        silent: why the node never draws; "" if it is active.
+        rate: ratio; None if the ratio is an input of the graph and has no default value.
+        silent: reason why the node never draws a mask; "" if the node is active.
         own_axes: 1 for each axis along which the mask has independent values, else 0; empty for all axes.
     """
 
@@ -50,19 +51,19 @@ class Dropout:
     own_axes: tuple[int, ...] = ()
 
     def fits(self, pattern: str) -> bool:
-        """Whether a pattern of the user matches the node, by its name or the name of its module."""
+        """Whether a pattern of the user matches the name of the node or of its module."""
         return matches(self.name, pattern) or matches(self.node, pattern)
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A Dropout that the export keeps.
+    """A Dropout node that the export keeps.
 
     Attributes:
         name: name of the site.
         node: name of the node.
         rate: rate in the export, in (0, 1).
-        origin: `Site.origin`.
+        origin: value of `Site.origin`.
         own_axes: as in `Dropout`.
     """
 
@@ -79,7 +80,7 @@ class Kept:
 
 
 def find_dropouts(model: onnx.ModelProto, opset: int, origin: str) -> tuple[Dropout, ...]:
-    """The Dropout nodes of the main graph, in its order.
+    """The Dropout nodes of the main graph, in the order of the graph.
 
     Args:
         model: prepared model, whose nodes have unique names.
@@ -87,7 +88,8 @@ def find_dropouts(model: onnx.ModelProto, opset: int, origin: str) -> tuple[Drop
         origin: name of the model, for messages.
 
     Raises:
-        ModelRefused: a ratio or training mode is computed from the image, or other nodes read the mask.
+        ModelRefused: a ratio or a training mode is neither a constant nor an input of the graph, or other nodes read a
+            mask.
     """
     constants = Constants(model)
     inputs = {value.name for value in model.graph.input}
@@ -119,14 +121,14 @@ def find_dropouts(model: onnx.ModelProto, opset: int, origin: str) -> tuple[Drop
 def _state(
     node: onnx.NodeProto, opset: int, constants: Constants, inputs: set[str], origin: str
 ) -> tuple[float | None, str]:
-    """The ratio of a Dropout, and why it is silent."""
+    """The ratio of a Dropout node, and the reason why the node is silent; "" if it is active."""
     if opset < 12:
         rate = float(str(np.float32(attributes_of(node).get("ratio", 0.5))))
-        return rate, f"operator set {opset} has no training_mode, so that the file does not state whether it was active"
+        return rate, f"operator set {opset} has no training_mode, so that it is unknown whether the dropout was active"
     values = [*node.input, "", ""]
     ratio = 0.5 if not values[1] else _number(values[1], node, constants, inputs, origin, "ratio")
     if not values[2]:
-        return ratio, "training_mode is left out, as PyTorch does for the dropout of an attention layer"
+        return ratio, "training_mode is left out, as in the files that PyTorch writes for attention layers"
     mode = _number(values[2], node, constants, inputs, origin, "training_mode")
     if mode is not None and not mode:
         return ratio, "training_mode is false"
@@ -136,7 +138,7 @@ def _state(
 def _number(
     name: str, node: onnx.NodeProto, constants: Constants, inputs: set[str], origin: str, what: str
 ) -> float | None:
-    """The constant value of an input of a Dropout; None for an input of the graph."""
+    """The constant value of an input of a Dropout node; None if the value is an input of the graph."""
     value = constants.value(name)
     if value is not None and value.size == 1:
         number = value.reshape(())
@@ -151,7 +153,7 @@ def _number(
 
 
 def module_of(node: onnx.NodeProto, operators: Sequence[str] = ("Dropout", "Mul")) -> str:
-    """Name of the PyTorch module of a node, if the exporter wrote it; else the name of the node.
+    """Name of the PyTorch module of a node, if the exporter wrote this name; else the name of the node.
 
     The newer exporter writes the names of all enclosing modules into the metadata; the TorchScript exporter names the
     nodes `/MODULE/.../Dropout`, with the name of the operator, one of `operators`, at the end.
@@ -167,7 +169,7 @@ def module_of(node: onnx.NodeProto, operators: Sequence[str] = ("Dropout", "Mul"
 
 
 def scopes_of(node: onnx.NodeProto) -> list[str]:
-    """Names of the enclosing modules and of the operation, which PyTorch's newer exporter wrote; else empty."""
+    """Names of the enclosing modules and of the operation, if PyTorch's newer exporter wrote them; else empty."""
     for entry in node.metadata_props:
         if entry.key == _SCOPES:
             try:
@@ -185,13 +187,22 @@ def printable(name: str) -> str:
 def choose_dropouts(
     dropouts: Sequence[Dropout], choice: SiteChoice, model: onnx.ModelProto, origin: str
 ) -> tuple[tuple[Kept, ...], tuple[str, ...]]:
-    """The dropouts that the export keeps, and notices about those that it does not.
+    """The dropouts that the export keeps, and notices about the silent dropouts.
 
-    Without a pattern, all active ones are kept. A pattern also selects inactive nodes, which are then activated.
+    If `choice.keep` is empty, all active dropouts are kept. A pattern in it also selects silent dropouts, which the
+    export then activates.
+
+    Args:
+        dropouts: all dropouts of the model.
+        choice: the user's selection.
+        model: prepared model, for messages.
+        origin: name of the model, for messages.
 
     Raises:
-        ModelRefused: no dropout is active and none is selected, or a ratio is not below 1.
-        OptionRefused: a pattern matches no dropout, or a rate is missing or not between 0 and 1.
+        ModelRefused: no dropout is active, selected or to be inserted, or the ratio of a kept dropout is not between 0
+            and 1.
+        OptionRefused: a pattern matches no dropout, or the user's rate for a kept dropout is not between 0 and 1 or is
+            missing although the file has no ratio.
     """
     selectable = [one for one in dropouts if choice.keep or not one.silent]
     if not selectable and not choice.insertions:
@@ -214,7 +225,7 @@ def choose_dropouts(
 
 
 def _how_to_add(one: Dropout, dropouts: Sequence[Dropout], choice: SiteChoice) -> str:
-    """The options that switch a silent dropout on beside the sites; the first --keep-layer alone replaces them."""
+    """How to activate a silent dropout in addition to the sites; a first --keep-layer alone would replace the sites."""
     option = f"--keep-layer '{one.name}'" + (f" --rate '{one.name}=0.5'" if one.rate == 0 else "")
     if choice.keep:
         return f"add {option} to switch it on"
@@ -232,7 +243,7 @@ def _rate_of(one: Dropout, choice: SiteChoice, origin: str) -> float:
         raise OptionRefused(
             f"The ratio of the dropout {one.name} of {origin} is an input of the graph without a value.",
             wanted="a rate above 0 and below 1",
-            next_step=f"add the rate in training, such as --rate '{one.name}=0.5'",
+            next_step=f"add the rate that was used in training, such as --rate '{one.name}=0.5'",
         )
     if not 0 < rate < 1:
         error = OptionRefused if stated else ModelRefused
@@ -254,7 +265,7 @@ def _no_active_dropout(dropouts: Sequence[Dropout], model: onnx.ModelProto, orig
         examined = f"no Dropout among {len(model.graph.node)} nodes ({', '.join(kinds)})"
         clones = [node.name for node in model.graph.node if _was_dropout(node)]
         if clones:
-            examined += f", but Identity nodes where a dropout was folded: {', '.join(clones[:_MOST_NAMES])}"
+            examined += f", but Identity nodes in place of removed dropout: {', '.join(clones[:_MOST_NAMES])}"
         instead = ""
     return ModelRefused(
         f"{origin} has no active dropout. Examined: {examined}.",
@@ -274,6 +285,6 @@ def how_to_keep_dropout() -> str:
 
 
 def _was_dropout(node: onnx.NodeProto) -> bool:
-    """Whether an Identity stands where a dropout was: the exporter names it after the dropout or after `clone`."""
+    """Whether an Identity node replaces a dropout: the exporter names this node after the dropout or after `clone`."""
     text = node.name + "".join(entry.value for entry in node.metadata_props if entry.key == _SCOPES)
     return node.op_type == "Identity" and ("dropout" in text.lower() or node.name.startswith("node_clone"))

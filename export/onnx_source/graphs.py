@@ -1,6 +1,6 @@
 """Search ONNX graphs: all nodes at any depth, constant values, and the nodes on which a value depends.
 
-In: an ONNX model. Out: nodes and arrays; `evaluate` runs small parts of the graph without inputs in onnxruntime.
+In: an ONNX model. Out: nodes and arrays. Values that do not depend on an input are computed in onnxruntime.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MOST_NODES = 64
 """Maximum number of nodes that are run to evaluate a constant."""
 
 _SMALL = 64
-"""Maximum number of elements of a small constant."""
+"""Maximum number of elements of an initializer that `fold_small_constants` reads."""
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -35,7 +35,7 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def node_lists(model: onnx.ModelProto) -> Iterator[Any]:
-    """The lists of nodes of the graph, of its subgraphs and of the functions, each with the means to change it."""
+    """The lists of nodes of the graph, of its subgraphs and of the functions; a changed list changes the model."""
     waiting: list[Any] = [model.graph, *model.functions]
     while waiting:
         holder = waiting.pop()
@@ -44,7 +44,7 @@ def node_lists(model: onnx.ModelProto) -> Iterator[Any]:
 
 
 def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """All nodes, at any depth."""
+    """All nodes of a model, at any depth."""
     for nodes in node_lists(model):
         yield from nodes
 
@@ -59,7 +59,7 @@ def subgraphs_of(node: onnx.NodeProto) -> list[onnx.GraphProto]:
 
 
 def read_by(node: onnx.NodeProto) -> set[str]:
-    """Names of the values that a node reads, and those that its subgraphs read or return."""
+    """Names of the values that a node reads, and of the values that its subgraphs read or return."""
     names = {name for name in node.input if name}
     for graph in subgraphs_of(node):
         for inner in graph.node:
@@ -69,7 +69,7 @@ def read_by(node: onnx.NodeProto) -> set[str]:
 
 
 def readers_of(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
-    """The nodes of a graph that read a value, by its name."""
+    """For each value of a graph, by its name, the nodes that read the value."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in read_by(node):
@@ -78,7 +78,7 @@ def readers_of(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
 
 
 def producers_of(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
-    """The node of a graph that computes a value, by its name."""
+    """For each value of a graph, by its name, the node that computes the value."""
     return {name: node for node in graph.node for name in node.output if name}
 
 
@@ -88,14 +88,14 @@ def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
-    """Replace the nodes of a graph; the given nodes may be nodes of the graph."""
+    """Replace all nodes of a graph by the given nodes, which may be nodes of this graph."""
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(kept)
 
 
 def keep_needed(graph: onnx.GraphProto, inputs: Iterable[str] = ()) -> None:
-    """Remove the nodes and initializers on which no output depends, and unread inputs except the given ones."""
+    """Remove the nodes and initializers on which no output depends, and unread inputs that are not in `inputs`."""
     needed = {value.name for value in graph.output}
     kept = []
     for node in reversed(graph.node):
@@ -110,9 +110,9 @@ def keep_needed(graph: onnx.GraphProto, inputs: Iterable[str] = ()) -> None:
 
 
 def fold_small_constants(model: onnx.ModelProto) -> None:
-    """Replace the nodes of the main graph that compute small constants, such as the bounds of a slice, by their values.
+    """Replace the nodes that depend only on small constants by constants, such as the bounds of a slice.
 
-    Shape inference reads constants, but evaluates only few operators.
+    Only nodes of the main graph are replaced. Shape inference reads constants, but evaluates only few operators.
     """
     graph = model.graph
     small = {tensor.name for tensor in graph.initializer if math.prod(tensor.dims) <= _SMALL}
@@ -136,12 +136,12 @@ def fold_small_constants(model: onnx.ModelProto) -> None:
 def run_constants(
     model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], names: Sequence[str]
 ) -> dict[str, NDArray[Any]] | None:
-    """Values of nodes that read only initializers; None if onnxruntime cannot compute them.
+    """Values by name of nodes that depend only on initializers; None if onnxruntime cannot compute them.
 
     Args:
         model: the model of the nodes.
-        nodes: the nodes, in order.
-        names: names of the values.
+        nodes: the nodes, in topological order.
+        names: names of the values to compute.
     """
     from export.runtime import onnxruntime
 
@@ -158,12 +158,12 @@ def run_constants(
             reduced.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
         )
         return dict(zip(names, map(np.asarray, session.run(list(names), {})), strict=True))
-    except Exception:  # noqa: BLE001  a value that onnxruntime cannot compute alone is not known
+    except Exception:  # noqa: BLE001  a value that onnxruntime cannot compute is unknown
         return None
 
 
 def rename_values(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    """Rename values of a graph, and the same values in its subgraphs."""
+    """Rename the values of a graph and of its subgraphs; `names` contains new names by old names."""
     for node in graph.node:
         for values in (node.input, node.output):
             for index, name in enumerate(values):
@@ -179,7 +179,7 @@ class Constants:
     """Values of a graph that do not depend on its inputs.
 
     Args:
-        model: the model; functions are not looked into.
+        model: the model; results of its functions are not known.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -189,13 +189,13 @@ class Constants:
         self._known: dict[str, NDArray[Any] | None] = {}
 
     def value(self, name: str) -> NDArray[Any] | None:
-        """The value with a name; None if it depends on an input or on a random operator, or is expensive."""
+        """The value with this name; None if it depends on an input, on a random operator or on very many nodes."""
         if name not in self._known:
             self._known[name] = self._find(name)
         return self._known[name]
 
     def root(self, name: str) -> str:
-        """Name of the value that Identity and Cast nodes only pass on to a value."""
+        """Name of the value of which the named value is a copy or a cast; else the given name."""
         node = self._producers.get(name)
         while node is not None and node.op_type in ("Identity", "Cast"):
             name = node.input[0]
@@ -215,7 +215,7 @@ class Constants:
         return self._evaluate(name)
 
     def _evaluate(self, name: str) -> NDArray[Any] | None:
-        """The result of running the nodes before a value; None if they read an input."""
+        """The value, computed by running the nodes on which it depends; None if these nodes do not determine it."""
         nodes: dict[str, onnx.NodeProto] = {}
         waiting = [name]
         while waiting:
@@ -234,7 +234,7 @@ class Constants:
 
 
 def _constant(node: onnx.NodeProto) -> NDArray[Any] | None:
-    """The value of a Constant node; None for a sparse or text value, or one that refers to a function's attribute."""
+    """The value of a Constant node; None if it is sparse, is a text, or refers to an attribute of a function."""
     attribute = node.attribute[0]
     if attribute.ref_attr_name:
         return None

@@ -22,14 +22,16 @@ _INTEGERS: dict[int, type[np.generic]] = {
     TensorProto.INT32: np.int32,
     TensorProto.INT64: np.int64,
 }
-"""Integer types of an input of raw pixels."""
+"""Supported integer types of an input of raw pixels, with their numpy types."""
 
 _LEAST_DIVISOR = 20.0
-"""Smallest divisor of pixels that shows pixels of 0..255: 255 times the smallest usual standard deviation is 50."""
+"""Smallest divisor that shows that a graph takes pixels of 0..255.
+
+The smallest usual divisor is about 50, which is 255 times a standard deviation of 0.2."""
 
 
 _BEFORE_SCALE = ("Cast", "Identity", "Transpose", "Sub", "Add", "Reshape", "Gather", "GatherND", "Slice")
-"""Operators that move or shift pixels, so that a scale may follow; they also reverse the channels."""
+"""Operators that may precede the scaling: they move pixels, reverse the channels, or add a constant."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class FoundInput:
         image: the images, and the steps from an image to the input.
         batch: fixed number of rows of the input; 0 if it is variable.
         dtype: type of the input, float32 or an integer type.
-        scales_itself: whether the first operations divide pixels of 0..255.
+        scales_itself: whether the first operations of the graph scale pixels of 0..255.
     """
 
     name: str
@@ -58,12 +60,12 @@ def find_input(
 
     Args:
         model: the prepared model.
-        settings: names of the inputs that only set a ratio or a training mode.
-        stated: shape of the images as stated by the user.
+        settings: names of the inputs that only set a ratio or a training mode of dropout.
+        stated: `(height, width, channels)` of the images, if the user stated it.
         origin: name of the model, for messages.
 
     Raises:
-        ModelRefused: there is no single image input of a supported type, or its shape determines no image.
+        ModelRefused: the graph does not have exactly one image input, or images cannot have the input's type or shape.
         OptionRefused: the stated shape does not fit the input.
     """
     inputs = [value for value in model.graph.input if value.name not in settings]
@@ -72,7 +74,8 @@ def find_input(
         raise ModelRefused(
             f"{origin} has {len(inputs)} inputs without a value: {names}.",
             wanted="one image input, because a row of the screened data is one image",
-            next_step="wrap the model in a module that computes all other inputs from the image, and export it",
+            next_step="wrap the model in a module that computes all other inputs from the image, and export this "
+            "module",
         )
     value = inputs[0]
     kind = value.type.tensor_type.elem_type

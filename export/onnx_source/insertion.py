@@ -1,7 +1,8 @@
 """Insert dropout into the graph of an ONNX file: find the nodes before which it can be inserted, and insert it.
 
-In: a prepared graph and the values of `--insert-dropout`. Out: `Place`s, or the graph with Dropout nodes and the `Kept`
-ones. A layer is a node here, named as the exporter named its module if it did.
+In: a prepared graph and the values of `--insert-dropout`. Out: a `Place` for each node; or the graph with inserted
+Dropout nodes, and a `Kept` for each inserted node. In an ONNX file, each node is a layer; its path is the name of its
+PyTorch module, if the exporter wrote this name.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from export.source.insertion.layers import PREFIX, choose_places
 from export.source.insertion.places import Place
 
 _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""Operators that multiply one input by weights, if the other one is a constant."""
+"""Operators that multiply an input by weights, if their other input is a constant."""
 
 _WEIGHT = ".weight"
 """End of the name of a module's weights in PyTorch; the path of the module precedes it."""
 
 
 def find_places(model: onnx.ModelProto) -> tuple[Place, ...]:
-    """All nodes of a prepared graph as places, in the order of the graph.
+    """A `Place` for each node that has an input other than constants, in the order of the graph.
 
     Args:
         model: prepared model, whose nodes have unique names.
@@ -53,7 +54,7 @@ def find_places(model: onnx.ModelProto) -> tuple[Place, ...]:
 
 
 def insert_dropouts(model: onnx.ModelProto, insertions: Sequence[Insertion], origin: str) -> tuple[Kept, ...]:
-    """Insert a Dropout node before each chosen node, in place, and return the inserted ones.
+    """Insert a Dropout node before each chosen node, in place, and return a `Kept` for each inserted node.
 
     Args:
         model: prepared model, whose nodes have unique names.
@@ -61,7 +62,7 @@ def insert_dropouts(model: onnx.ModelProto, insertions: Sequence[Insertion], ori
         origin: name of the model, for messages.
 
     Raises:
-        OptionRefused: a name is not that of one node, or dropout cannot be inserted before this node.
+        OptionRefused: a name does not belong to exactly one node, or dropout cannot be inserted before this node.
     """
     constants = Constants(model)
     by_path = {path: name for name, path in _names_of(model.graph).items()}
@@ -87,17 +88,18 @@ def insert_dropouts(model: onnx.ModelProto, insertions: Sequence[Insertion], ori
 
 
 def _names_of(graph: onnx.GraphProto) -> dict[str, str]:
-    """By name of each node the name of its module, or its own name if it is not the only node of this module."""
+    """For each node, by its name, the name of its module, or its own name if other nodes have the same module."""
     modules = {node.name: _module_or_name(node) for node in graph.node}
     counts = Counter(modules.values())
     return {name: module if counts[module] == 1 else name for name, module in modules.items()}
 
 
 def _module_or_name(node: onnx.NodeProto) -> str:
-    """Name of the module of a linear node, and of another node its own name.
+    """Name of the module for a linear node; for any other node, the name of the node.
 
     PyTorch's newer exporter combines a linear node and the batch normalization after it into one node, with the scopes
-    of the normalization. Dropout before the node precedes the linear module, whose path begins the name of the weights.
+    of the normalization. Dropout before this node precedes the linear module, and the names of the weights begin with
+    the path of this module.
     """
     if node.op_type not in _LINEAR:
         return node.name
@@ -108,7 +110,7 @@ def _module_or_name(node: onnx.NodeProto) -> str:
 
 
 def _real_inputs(node: onnx.NodeProto, constants: Constants) -> list[str]:
-    """Names of the inputs of a node that are not constants, each once."""
+    """Names of the inputs of a node that are not constants, without repetitions."""
     return [name for name in dict.fromkeys(node.input) if name and constants.value(name) is None]
 
 
@@ -117,7 +119,7 @@ def _is_linear(node: onnx.NodeProto, real: Sequence[str]) -> bool:
 
 
 def _nodes_before_output(graph: onnx.GraphProto, stop_at: set[str]) -> set[str]:
-    """Names of the nodes on which the output depends, up to the nodes in `stop_at`."""
+    """Names of the nodes on which the output depends, back to the nodes in `stop_at`."""
     producers = producers_of(graph)
     found: set[str] = set()
     waiting = [value.name for value in graph.output]
@@ -132,7 +134,7 @@ def _nodes_before_output(graph: onnx.GraphProto, stop_at: set[str]) -> set[str]:
 
 
 def _types_and_shapes(model: onnx.ModelProto) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
-    """Types, and shapes without the first axis, of the values for which ONNX infers them."""
+    """Types and shapes by name of the values for which ONNX infers them; the shapes do not include the first axis."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
     types, shapes = {}, {}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):

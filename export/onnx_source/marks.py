@@ -1,7 +1,7 @@
-"""Mark the kept Dropout nodes of a prepared graph as sites, and replace marked nodes by other ones.
+"""Mark the kept Dropout nodes of a prepared graph as sites, and replace marked nodes by other nodes.
 
-In: a prepared graph and the kept dropouts. Out: a graph with one custom node for each site, of the kind that
-`export.graph.passes` names and gives a noise function; or copies without noise, or with the factors of the masks as
+In: a prepared graph and the kept dropouts. Out: a graph with one custom node for each site, to which
+`export.graph.passes` adds a noise function; or a copy of this graph without noise, or with the factors of the masks as
 inputs.
 """
 
@@ -18,7 +18,7 @@ from export.onnx_source.graphs import all_nodes, attributes_of, replace_nodes
 
 
 def mark_sites(model: onnx.ModelProto, kept: Sequence[Kept]) -> onnx.ModelProto:
-    """A copy in which kept Dropout nodes are nodes of the domain `oodscreen`, and all others pass their input on."""
+    """A copy in which the kept Dropout nodes have the domain `oodscreen`, and Identity replaces other Dropout nodes."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     by_node = {one.node: one for one in kept}
@@ -40,7 +40,7 @@ def mark_sites(model: onnx.ModelProto, kept: Sequence[Kept]) -> onnx.ModelProto:
 
 
 def _remove_notes(model: onnx.ModelProto) -> None:
-    """Remove the notes of an exporter, such as stack traces with the paths of its machine."""
+    """Remove comments and metadata of the exporter, such as stack traces with paths of the user's machine."""
     for node in all_nodes(model):
         node.ClearField("metadata_props")
         node.ClearField("doc_string")
@@ -55,7 +55,7 @@ def site_of(node: onnx.NodeProto) -> str:
 
 
 def without_marks(model: onnx.ModelProto, *, weights: bool = True) -> onnx.ModelProto:
-    """A copy in which the sites pass their inputs on; without the initializers if `weights` is false."""
+    """A copy in which Identity replaces each site; the copy has no initializers if `weights` is false."""
 
     def pass_on(node: onnx.NodeProto, _: str) -> onnx.NodeProto:
         return helper.make_node("Identity", node.input, node.output, name=node.name)
@@ -64,7 +64,7 @@ def without_marks(model: onnx.ModelProto, *, weights: bool = True) -> onnx.Model
 
 
 def with_factors(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which each site multiplies its input by an input of the graph, named `factor_name(site)`."""
+    """A copy in which each site multiplies its input by a graph input with the name `factor_name(site)`."""
     copy = _replace_marks(
         model,
         lambda node, site: helper.make_node("Mul", [node.input[0], factor_name(site)], node.output, name=node.name),
@@ -76,14 +76,14 @@ def with_factors(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def factor_name(site: str) -> str:
-    """Name of the input for the factors of a site."""
+    """Name of the graph input for the factors of a site."""
     return f"oodscreen/factor/{site}"
 
 
 def _replace_marks(
     model: onnx.ModelProto, make: Callable[[onnx.NodeProto, str], onnx.NodeProto], *, weights: bool = True
 ) -> onnx.ModelProto:
-    """A copy with another node in place of each site, made from the marked node and the name of the site."""
+    """A copy in which `make(marked node, name of the site)` replaces the node of each site."""
     nodes = [make(node, site) if (site := site_of(node)) else node for node in model.graph.node]
     initializers = model.graph.initializer if weights else ()
     graph = helper.make_graph(nodes, "source", model.graph.input, model.graph.output, initializers)

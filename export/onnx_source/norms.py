@@ -1,7 +1,7 @@
 """Put the Dropout and BatchNormalization nodes of an ONNX model into inference mode.
 
-In: a model with functions and subgraphs, or a prepared one. Out: the model, changed in place, and notices; or
-`ModelRefused` if the running statistics of a BatchNormalization are unknown.
+In: a model with functions and subgraphs, or a prepared model. Out: the model, changed in place, and notices; or
+`ModelRefused` if the running statistics of a BatchNormalization cannot be used.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from export.onnx_source.graphs import Constants, all_nodes, attributes_of
 
 
 def silence_dropout(model: onnx.ModelProto) -> None:
-    """Remove the training mode of all Dropout nodes, at any depth, so that they return their inputs."""
+    """Remove the training mode of all Dropout nodes, at any depth, so that each node returns its input."""
     for node in all_nodes(model):
         if node.op_type == "Dropout" and not node.domain:
             del node.input[1:], node.output[1:]
-            kept = [one for one in node.attribute if one.name == "ratio"]  # before operator set 12
+            kept = [one for one in node.attribute if one.name == "ratio"]  # an attribute before operator set 12
             copies = [onnx.AttributeProto.FromString(one.SerializeToString()) for one in kept]
             del node.attribute[:]
             node.attribute.extend(copies)
 
 
 def norms_to_inference(model: onnx.ModelProto) -> int:
-    """Put all BatchNormalization nodes, at any depth, into inference mode; returns how many were in training mode."""
+    """Put all BatchNormalization nodes, at any depth, into inference mode, and return the number of changed nodes."""
     changed = 0
     for node in all_nodes(model):
         if not _in_training(node):
@@ -39,10 +39,11 @@ def norms_to_inference(model: onnx.ModelProto) -> int:
 
 
 def check_norms(model: onnx.ModelProto, origin: str) -> tuple[str, ...]:
-    """A notice if BatchNormalization nodes of a prepared model are in training mode.
+    """A notice if BatchNormalization nodes of a prepared model are in training mode; else empty.
 
     Raises:
-        ModelRefused: the statistics of one of these nodes are not constants, have their initial values, or are read.
+        ModelRefused: the running statistics of one of these nodes are not constants or have their initial values, or
+            other nodes read its batch statistics.
     """
     training = [node for node in model.graph.node if _in_training(node)]
     constants = Constants(model)
@@ -51,11 +52,11 @@ def check_norms(model: onnx.ModelProto, origin: str) -> tuple[str, ...]:
         mean, variance = constants.value(node.input[3]), constants.value(node.input[4])
         reason = ""
         if mean is None or variance is None:
-            reason = "its running mean and variance are no constants"
+            reason = "its running mean and variance are not constants"
         elif not np.any(mean) and np.all(variance == 1):
             reason = "its running mean and variance have their initial values 0 and 1"
         elif any(name in read for name in node.output[1:] if name):
-            reason = "other nodes read its statistics of the batch"
+            reason = "other nodes read its batch statistics"
         if reason:
             raise ModelRefused(
                 f"The BatchNormalization {node.name} of {origin} is in training mode, and {reason}.",

@@ -1,7 +1,8 @@
-"""Find the batch axis at each site, and move it to the front where it is not.
+"""Find the batch axis in the input of each site, and make it the first axis.
 
 In: a graph with marked sites and a variable batch axis. Out: a `Placement` for each site, and the graph in which the
-input of each site has the shape `[N, *shape of a row]`. The shapes are those of runs with 2 and with 3 rows.
+input of each site has the shape `[N, *shape of a row]`. The axis whose size differs between runs with 2 and with 3 rows
+is the batch axis.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from export.onnx_source.rows import GraphRun, Values
 
 @dataclass(frozen=True)
 class Placement:
-    """The rows in the input of a site.
+    """Position of the rows in the input of a site.
 
     Attributes:
         axis: axis of the input that contains the rows.
@@ -38,11 +39,11 @@ class Placement:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of a row of the site: `(parts, *others)`, without `parts` if it is 1."""
+        """Shape of a row of the site: `(parts, *others)`; `others` if `parts` is 1."""
         return (self.parts, *self.others) if self.parts > 1 else self.others
 
     def arrange(self, rows: Values) -> Values:
-        """Values of the site, `[B, *shape]`, in the shape of its input in the source."""
+        """Values `[B, *shape]`, arranged in the shape of the site's input in the source file."""
         joined = rows.reshape(len(rows) * self.parts, *self.others)
         return np.ascontiguousarray(np.moveaxis(joined, 0, self.axis))
 
@@ -53,8 +54,8 @@ def find_placements(
     """The placement of each site by its name, and the number of outputs C.
 
     Raises:
-        ModelRefused: the graph does not run with any number of rows, a site has no axis of rows, or the output is not
-            `[N, C]`.
+        ModelRefused: the graph does not run with 2 and with 3 rows, no axis or more than one axis of a site's input
+            contains the rows, or the output is not `[N, C]`.
     """
     sites = {site: node.input[0] for node in model.graph.node if (site := site_of(node))}
     shapes = _shapes(model, found, [*sites.values(), output], origin)
@@ -73,7 +74,7 @@ def find_placements(
 def _shapes(
     model: onnx.ModelProto, found: FoundInput, names: list[str], origin: str
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """Shapes of values for 2 and for 3 rows."""
+    """Shapes of some values by name, for 2 rows and for 3 rows."""
     shapes = []
     try:
         run = GraphRun(without_marks(model), found, list(dict.fromkeys(names)))
@@ -93,7 +94,7 @@ def _shapes(
 
 
 def _reason(error: Exception) -> str:
-    """The node that failed, or the first line of an error."""
+    """The node that failed, as text; else the first line of the error."""
     failed = re.search(r"running (\w+) node\. Name:'([^']*)'", str(error))
     if failed:
         return f"the {failed[1]} {failed[2]} fails"
@@ -111,13 +112,13 @@ def _place(site: str, two: tuple[int, ...], three: tuple[int, ...], origin: str)
             "for 3.",
             wanted="an input with one axis that contains the images",
             next_step="export the model without this dropout (module.eval() before the export), or leave it out with "
-            "--keep-layer and the names of the others",
+            "--keep-layer and the names of the other dropouts",
         )
     return Placement(axis, parts, (*two[:axis], *two[axis + 1 :]))
 
 
 def move_rows_to_front(model: onnx.ModelProto, placements: dict[str, Placement]) -> None:
-    """Transpose and reshape the inputs of sites to `[N, *shape of a row]`, and their outputs back."""
+    """Transpose and reshape the inputs of sites to `[N, *shape of a row]`, and their outputs back to their shapes."""
     graph = model.graph
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:

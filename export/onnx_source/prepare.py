@@ -1,8 +1,8 @@
 """Prepare the graph of an ONNX file: one graph of standard operators in float32, whose nodes have unique names.
 
 In: the model of a file, and the output that the user chose. Out: an equivalent model whose functions and constant
-branches are inlined, or `ModelRefused` with the name of what cannot be exported. Dropout nodes stay as they are: a step
-that adds a site inserts a Dropout node into the prepared graph.
+branches are inlined, or `ModelRefused`, which names the part of the model that cannot be exported. Dropout nodes do not
+change; later steps add further Dropout nodes to the prepared graph.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _WANTED = "a graph of standard ONNX operators in float32"
 
 
 def prepare(model: onnx.ModelProto, output: str | None, origin: str) -> onnx.ModelProto:
-    """A copy of a model with one output, without functions, unread nodes and constant branches.
+    """A copy of a model with one output and without functions, unused nodes and constant branches.
 
     Args:
         model: the model of a file.
-        output: name of the output; None if the model has one output.
+        output: name of the output; None if the model has only one output.
         origin: name of the model, for messages.
 
     Raises:
@@ -108,7 +108,7 @@ def _check_opset(model: onnx.ModelProto, origin: str) -> None:
         kinds = sorted({node.op_type for node in all_nodes(model) if node.domain == "ai.onnx.ml"})
         raise ModelRefused(
             f"{origin} uses operators of classical machine learning: {', '.join(kinds)}.",
-            wanted="a neural network of images",
+            wanted="a neural network for images",
             next_step="export a network with dropout; trees, linear models and pipelines have no dropout",
         )
     if foreign:
@@ -154,7 +154,7 @@ def _inline_functions(model: onnx.ModelProto, origin: str) -> onnx.ModelProto:
 
 
 def _inputs_with_values_to_constants(model: onnx.ModelProto) -> None:
-    """Remove the inputs that have a default value: it becomes a constant."""
+    """Remove the inputs that have a default value, so that this value becomes a constant."""
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
     kept = [onnx.ValueInfoProto.FromString(one.SerializeToString()) for one in graph.input if one.name not in weights]
@@ -206,7 +206,7 @@ def _inline_branches(model: onnx.ModelProto, origin: str) -> None:
 
 
 def _own_names(branch: onnx.GraphProto, prefix: str) -> None:
-    """Rename the values of a branch, because branches of other Ifs may have values of the same names."""
+    """Rename the values of a branch, because branches of other If nodes may have values with the same names."""
     values = [name for node in branch.node for name in node.output if name]
     values += [tensor.name for tensor in branch.initializer]
     rename_values(branch, {name: f"{prefix}/{name}" for name in values})
@@ -226,7 +226,7 @@ def _check_subgraph(graph: onnx.GraphProto, outer: onnx.NodeProto, origin: str) 
 
 
 def _constants_to_weights(graph: onnx.GraphProto) -> None:
-    """Replace the Constant nodes of the main graph by initializers."""
+    """Replace the Constant nodes of the main graph by initializers, and store all initializers as raw data."""
     constants = Constants(onnx.ModelProto(graph=graph))
     kept = []
     for node in graph.node:
@@ -237,7 +237,7 @@ def _constants_to_weights(graph: onnx.GraphProto) -> None:
             graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
     replace_nodes(graph, kept)
     for tensor in graph.initializer:
-        if not tensor.raw_data and tensor.data_type != TensorProto.STRING:  # raw data alone is counted and moved
+        if not tensor.raw_data and tensor.data_type != TensorProto.STRING:  # `export.graph.files` handles only raw data
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
 
 
@@ -248,7 +248,7 @@ def _check_operators(model: onnx.ModelProto, origin: str) -> None:
         raise ModelRefused(
             f"{origin} uses operators that ONNX does not define: {', '.join(unknown)}.",
             wanted=_WANTED,
-            next_step="export the model again with operators of ONNX alone",
+            next_step="export the model again with standard ONNX operators only",
         )
     quantized = sorted({node.op_type for node in nodes if node.op_type.startswith(_QUANTIZED)})
     if quantized:
@@ -269,15 +269,15 @@ def check_noise(model: onnx.ModelProto, origin: str) -> None:
     if noise:
         names = ", ".join(f"{node.name or node.output[0]} ({node.op_type})" for node in noise[:5])
         raise ModelRefused(
-            f"{origin} draws random numbers in other operators than Dropout: {names}.",
+            f"{origin} draws random numbers in operators other than Dropout: {names}.",
             wanted="no random numbers except the masks of dropout, which a run draws itself",
-            next_step="replace this noise by torch.nn.Dropout, or switch it off by module.eval() before the export; of "
-            "PyTorch's layers, AlphaDropout and FeatureAlphaDropout draw these numbers, as do hand-written masks",
+            next_step="replace this noise by torch.nn.Dropout, or switch it off by module.eval() before the export; "
+            "the PyTorch layers AlphaDropout and FeatureAlphaDropout, and hand-written masks, use these operators",
         )
 
 
 def _check_types(model: onnx.ModelProto, origin: str) -> None:
-    """Refuse weights, inputs and outputs in another floating-point type than float32."""
+    """Refuse weights, inputs, outputs and casts with another floating-point type than float32."""
     types = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 0}
     for value in (*model.graph.input, *model.graph.output):
         types.add(value.type.tensor_type.elem_type)
@@ -294,6 +294,6 @@ def _check_types(model: onnx.ModelProto, origin: str) -> None:
         raise ModelRefused(
             f"{origin} computes in {', '.join(found)}.",
             wanted="a network in float32, because uncertainty is a difference of nearly equal numbers",
-            next_step="convert the model before the export, as in PyTorch with model.float(), and pass an image of "
+            next_step="convert the model before the export, in PyTorch with model.float(), and pass an image of type "
             "torch.float32",
         )

@@ -1,4 +1,4 @@
-"""Read an ONNX file with its external weights, and refuse files that are no network of images in float32.
+"""Read an ONNX file with its external weights, and refuse files that are not ONNX, damaged or incomplete.
 
 In: a path. Out: an `OnnxFile`, or `ModelRefused`. No node is run.
 """
@@ -31,7 +31,7 @@ _FROM_OTHER_FILES = {
     "a Git LFS pointer": "run git lfs pull in the repository",
     "a web page": "open the address in a browser, and download the file itself, after a login if the page asks for one",
 }
-"""Next steps for files that are often named like an ONNX file, by the kind of the file."""
+"""Next step by kind of a file that is not an ONNX file, but often has its name."""
 
 _COPY = "copy the .onnx file again, with the files of its weights in the same folder"
 
@@ -43,7 +43,7 @@ class OnnxFile:
     Attributes:
         path: path of the file.
         proto: the model, with its external weights.
-        digest: SHA-256 of the file; of the names and digests of the files if weights are external.
+        digest: SHA-256 of the file; if weights are external, SHA-256 of the names and digests of all files.
     """
 
     path: Path
@@ -52,18 +52,18 @@ class OnnxFile:
 
     @property
     def origin(self) -> str:
-        """The file in messages."""
+        """Path of the file, for messages."""
         return str(self.path)
 
     @property
     def writer(self) -> dict[str, str]:
-        """Version of the program that wrote the file, by its name; empty if unknown."""
+        """Version of the program that wrote the file, by name of the program; empty if unknown."""
         name, version = _plain(self.proto.producer_name), _plain(self.proto.producer_version)
         return {name: version} if name else {}
 
 
 def _plain(text: str | bytes) -> str:
-    """A text of a file without unprintable characters, which damaged files contain."""
+    """The first 60 printable characters of a text; texts in damaged files can contain other characters."""
     decoded = text if isinstance(text, str) else text.decode(errors="replace")
     return "".join(one for one in decoded if one.isprintable())[:60]
 
@@ -85,8 +85,8 @@ def read_file(path: Path) -> OnnxFile:
     """The model in an ONNX file.
 
     Raises:
-        ModelRefused: the file cannot be read, is not ONNX, was written by `oodscreen export`, or its external weights
-            are missing, outside its folder or too large.
+        ModelRefused: the file cannot be read, is not ONNX, was written by `oodscreen export`, or has two values with
+            the same name; or its external weights are missing, damaged, outside its folder or too large.
     """
     try:
         data = path.read_bytes()
@@ -122,7 +122,7 @@ def read_file(path: Path) -> OnnxFile:
 
 
 def _use_one_domain(proto: onnx.ModelProto) -> None:
-    """Replace the second name of the domain of the standard operators, `ai.onnx`, by the first, which is empty."""
+    """Replace `ai.onnx`, a name of the domain of the standard operators, by the other name, the empty string."""
     for nodes in node_lists(proto):
         for node in nodes:
             node.domain = "" if node.domain in STANDARD else node.domain
@@ -132,15 +132,15 @@ def _use_one_domain(proto: onnx.ModelProto) -> None:
 
 
 def _check_names(path: Path, proto: onnx.ModelProto) -> None:
-    """Refuse two values of one name: programs differ in which of the two they read."""
+    """Refuse two values with the same name, because programs differ in which of the two values they read."""
     names = [tensor.name for tensor in proto.graph.initializer]
     names += [name for node in proto.graph.node for name in node.output if name]
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise ModelRefused(
-            f"{path} has several values of the name {_plain(repeated[0])}.",
+            f"{path} has several values with the name {_plain(repeated[0])}.",
             wanted="a different name for each value, as ONNX requires",
-            next_step="export the model again; if another program changed the file, give the file from before",
+            next_step="export the model again; if another program changed the file, give the original file",
         )
 
 
@@ -159,7 +159,7 @@ def _not_onnx(path: Path, data: bytes) -> ModelRefused:
         f"{path} is not an ONNX file ({len(data)} bytes{f', {kind}' if kind else ''}).",
         wanted=_WANTED,
         next_step=_FROM_OTHER_FILES.get(
-            kind, "compare the size of the file with its size where it was written, and copy or download it again"
+            kind, "compare the size of the file with the size of the original file, and copy or download the file again"
         ),
     )
 
@@ -172,8 +172,8 @@ def _find_data(path: Path, location: str) -> Path:
         raise ModelRefused(
             f"{path} stores weights in {location!r}, which is not a regular file in the folder of the model.",
             wanted="weights in the .onnx file, or in regular files in its folder",
-            next_step="do not use a file of unknown origin; otherwise write it again with its "
-            f"weights inside: python -c \"import onnx; onnx.save(onnx.load('{path}'), 'MODEL.onnx')\"",
+            next_step="do not use the file if its origin is unknown; otherwise write the file again with the weights "
+            f"inside: python -c \"import onnx; onnx.save(onnx.load('{path}'), 'MODEL.onnx')\"",
         )
     if not data.is_file():
         raise ModelRefused(
@@ -190,7 +190,7 @@ def _digest(path: Path) -> str:
 
 
 def _load_weights(path: Path, proto: onnx.ModelProto, locations: list[str]) -> None:
-    """Load the external weights of a model into it."""
+    """Load the external weights of a model into `proto`."""
     folder = path.resolve().parent
     size = sum((folder / location).stat().st_size for location in locations)
     if size > LARGEST_FILE:

@@ -2,8 +2,8 @@
 
 In: the file, its graph with marked sites, and a preprocessing. Out: an `OnnxReference`. Without noise, the file itself
 runs, with its Dropout and BatchNormalization nodes in inference mode. With noise, its graph runs with each kept Dropout
-replaced by a product with a mask that is drawn here. Rows run one by one, so that the comparison also shows that the
-exported file does not mix rows.
+replaced by a product with a mask that is drawn here. Rows run one by one, unless the file requires a batch size, so
+that the comparison also shows that the exported file does not mix rows.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class OnnxNetwork:
     """The graphs of an ONNX file that the reference runs.
 
     Attributes:
-        plain: the file in inference mode, with its functions and subgraphs.
+        plain: the model of the file in inference mode, with its functions and subgraphs.
         marked: the prepared graph with marked sites, in the operator set and with the batch axis of the file.
         found: the image input.
         output: name of the output.
-        placements: the rows in the input of each site.
+        placements: position of the rows in the input of each site, by name of the site.
         sites: the sites.
-        of_logarithms: whether the outputs are logarithms of the probabilities that the export returns.
+        of_logarithms: whether the outputs are logarithms of the probabilities that the exported file returns.
     """
 
     plain: onnx.ModelProto
@@ -55,13 +55,13 @@ class OnnxNetwork:
 
     @cached_property
     def plain_run(self) -> GraphRun:
-        """The file without noise."""
+        """Session of the file without noise."""
         names = [self.output, *self._before(self.plain), *(name for name, _, _ in self._norms)]
         return GraphRun(self.plain, self.found, list(dict.fromkeys(names)))
 
     @cached_property
     def masked_run(self) -> GraphRun:
-        """The graph with the factors of the masks as inputs."""
+        """Session of the graph with the factors of the masks as inputs."""
         return GraphRun(with_factors(self.marked), self.found, [self.output, *self._before(self.marked)])
 
     def check(self) -> None:
@@ -98,7 +98,7 @@ class OnnxNetwork:
         )
 
     def _before(self, model: onnx.ModelProto) -> list[str]:
-        """Name of the input of the last softmax or sigmoid; empty if the graph ends otherwise."""
+        """List with the name of the input of the last softmax or sigmoid; empty if the graph ends otherwise."""
         producers = producers_of(model.graph)
         node = producers.get(self.output)
         while node is not None and node.op_type in ("Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze"):
@@ -108,7 +108,7 @@ class OnnxNetwork:
 
     @cached_property
     def _norms(self) -> list[tuple[str, Values, Values]]:
-        """Names of the inputs of the BatchNormalization nodes, with the learned mean and variance."""
+        """Name of the input, learned mean and learned variance of each BatchNormalization node."""
         constants, found = Constants(self.plain), []
         for node in self.plain.graph.node:
             if node.op_type == "BatchNormalization" and not node.domain:
@@ -158,7 +158,7 @@ class OnnxReference:
         return self.without_noise(images).outputs
 
     def as_trained(self, images: Images) -> SourcePass | None:
-        """None, because a source in ONNX computes in float32."""
+        """None, because a source ONNX file computes in float32."""
         return None
 
     def without_noise(self, images: Images) -> SourcePass:
@@ -170,7 +170,7 @@ class OnnxReference:
         return self._network.run(self._preprocessing.apply(images), self._factors(len(images), seed))
 
     def other_roundings(self, images: Images, seed: int | None) -> list[SourcePass]:
-        """The pass of `draw`, or of `without_noise` if `seed` is None, for pixels with other rounding errors."""
+        """Repetitions of `draw`, or of `without_noise` if `seed` is None, on pixels with other rounding errors."""
         pixels, rng = self._preprocessing.apply(images), np.random.default_rng(0)
         factors = None if seed is None else self._factors(len(images), seed)
         changes = (1 + rng.integers(0, 3, pixels.shape) * 2.0**-23 for _ in range(_OTHER_ROUNDINGS))

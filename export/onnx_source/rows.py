@@ -1,6 +1,6 @@
-"""Run graphs of an ONNX source row by row, or in batches of the size that the file requires.
+"""Run a graph of an ONNX source on batches of preprocessed pixels.
 
-In: a graph with one image input. Out: `GraphRun`s, which return values by name for any number of rows.
+In: a graph with one image input. Out: a `GraphRun`, which computes values by name for a batch.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Values = NDArray[np.float32]
 
 
 class GraphRun:
-    """A session of a graph without optimizations, whose outputs have the meaning that ONNX defines.
+    """An onnxruntime session that runs a graph without optimizations, which could change values.
 
     Args:
         model: the graph.
         found: its image input.
-        outputs: names of the values to return; values that are no outputs of the graph become outputs.
+        outputs: names of the values to return, which need not be outputs of the graph.
     """
 
     def __init__(self, model: onnx.ModelProto, found: FoundInput, outputs: Sequence[str]) -> None:
@@ -44,13 +44,13 @@ class GraphRun:
             data,
             options,
             providers=["CPUExecutionProvider"],
-            enable_fallback=0,  # it prints
+            enable_fallback=0,  # the fallback prints messages
         )
         self._found = found
         self._outputs = list(outputs)
 
     def batch(self, pixels: Values, feeds: Mapping[str, NDArray[Any]] | None = None) -> dict[str, Values]:
-        """The values for one batch of preprocessed pixels."""
+        """Values by name for one batch of preprocessed pixels; `feeds` contains values of further inputs."""
         inputs = {self._found.name: pixels.astype(self._found.dtype), **(feeds or {})}
         found = self._session.run(self._outputs, inputs)
         return {name: np.asarray(value) for name, value in zip(self._outputs, found, strict=True)}

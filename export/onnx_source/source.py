@@ -1,4 +1,4 @@
-"""Make a `Source` of an ONNX file: the file, its graph, its dropout, its images and its output.
+"""Make a `Source` from an ONNX file: read the file, and find its dropout, its images and its output.
 
 In: a path and the options of the export. Out: a `Source`, or `ModelRefused` or `OptionRefused`.
 """
@@ -32,7 +32,7 @@ from export.source.choice import SiteChoice
 from export.source.insertion.places import Place
 
 _PIXELS = "oodscreen/source_pixels"
-"""Name of the input that the nodes of the source read."""
+"""Name of the value that the nodes of the source graph read as the image input."""
 
 
 def read_onnx(
@@ -48,7 +48,7 @@ def read_onnx(
         path: the file.
         choice: selection of dropouts and rates.
         output: name of the output, for a file with several outputs.
-        image_shape: shape of the images; None if the input of the file determines it.
+        image_shape: `(height, width, channels)` of the images; None if the input of the file determines them.
 
     Raises:
         ModelRefused: the file is no network of images in float32 with active dropout, or cannot be exported faithfully.
@@ -136,13 +136,13 @@ def _errors_of(file: OnnxFile) -> Iterator[None]:
         raise ModelRefused(
             f"{file.origin} cannot be read as a network: {lines[0][:300].rstrip('.')}.",
             wanted="a complete and valid ONNX model that onnxruntime can run",
-            next_step="copy or export the file again; this command states the rules of ONNX that it breaks: python -c "
-            f"\"import onnx; onnx.checker.check_model('{file.path}', full_check=True)\"",
+            next_step="copy or export the file again; this command prints the ONNX rules that the file breaks: python "
+            f"-c \"import onnx; onnx.checker.check_model('{file.path}', full_check=True)\"",
         ) from error
 
 
 def _check_output_type(model: onnx.ModelProto, origin: str) -> None:
-    """Refuse an output that is no number with fractions, such as the index of the largest logit."""
+    """Refuse an output that does not have the type float32, such as the index of the largest logit."""
     output = model.graph.output[0]
     kind = output.type.tensor_type.elem_type
     if kind not in (TensorProto.FLOAT, TensorProto.UNDEFINED):
@@ -184,17 +184,17 @@ def _site(one: Kept, place: Placement, origin: str) -> Site:
         return Site(one.name, one.kind, one.rate, place.shape, place.shape, origin=one.origin)
     if place.axis or place.parts > 1:
         raise ModelRefused(
-            f"The dropout {one.name} of {origin} shares its mask along axes, and its first axis does not "
-            "contain the rows.",
+            f"The dropout {one.name} of {origin} shares its mask along axes, and the first axis of "
+            "its input does not contain the images.",
             wanted="an input whose first axis contains the images",
-            next_step="leave this dropout out with --keep-layer and the names of the others",
+            next_step="leave this dropout out with --keep-layer and the names of the other dropouts",
         )
     noise_shape = tuple(size if own else 1 for own, size in zip(one.own_axes[1:], place.shape, strict=True))
     return Site(one.name, one.kind, one.rate, place.shape, noise_shape, origin=one.origin)
 
 
 def _last_operator(model: onnx.ModelProto) -> str:
-    """Operator that computes the output, without nodes that only cast or copy."""
+    """Operator that computes the output; nodes that only cast or copy are skipped."""
     producers = producers_of(model.graph)
     node = producers.get(model.graph.output[0].name)
     while node is not None and node.op_type in ("Identity", "Cast"):
@@ -203,14 +203,14 @@ def _last_operator(model: onnx.ModelProto) -> str:
 
 
 def _plain(file: OnnxFile, output: str, drawn: tuple[str, ...]) -> onnx.ModelProto:
-    """The model of the file, put into inference mode, with one output and without inputs that nothing reads.
+    """The model of the file, put into inference mode, with one output and without unread inputs.
 
     Args:
         file: the file.
         output: name of the output.
-        drawn: outputs of the dropout that is spelled out with random numbers; they become copies of its inputs.
+        drawn: names of values that are products with a random mask; each becomes a copy of the masked value.
     """
-    plain = file.proto  # large weights make copies expensive
+    plain = file.proto  # changed in place, because copies of large weights are expensive
     choose_output(plain, output, file.origin)
     silence_dropout(plain)
     norms_to_inference(plain)
@@ -241,7 +241,7 @@ def _convert(
                 next_step="export the model again with operator set 18, such as torch.onnx.export(..., "
                 "opset_version=18)",
             ) from error
-    proto.ir_version = max(proto.ir_version, 8)  # the first with functions in models
+    proto.ir_version = max(proto.ir_version, 8)  # the first version with functions in models
     _end_with_softmax(proto)
     _take_floats(proto, found)
     proto.graph.output[0].CopyFrom(

@@ -1,5 +1,5 @@
-"""Compare an exported file with its Keras model, in a default onnxruntime session.
+"""Compare an exported file with its source model, in a default onnxruntime session.
 
-In: the file, its contract and the Keras reference. Out: the measured differences and accuracies, or
+In: the file, its contract and the reference of the source model. Out: the measured differences and accuracies, or
 `VerificationFailed`.
 """

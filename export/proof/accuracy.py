@@ -1,4 +1,4 @@
-"""Measure the accuracy of the exported model and of the Keras model on labelled rows, to detect a wrong preprocessing.
+"""Measure the accuracies of the exported and of the source model on labelled rows, to detect a wrong preprocessing.
 
 In: `LabelledBatch`es and three prediction functions. Out: an `Accuracy` for the file's metadata, and warnings.
 """
@@ -26,7 +26,7 @@ MONTE_CARLO_PASSES = 10
 """Number of stochastic passes in the Monte Carlo accuracy."""
 
 _STANDARD_ERRORS = 3.0
-"""Distance from chance, in standard errors, up to which an accuracy counts as chance."""
+"""Maximum distance above chance, in standard errors, at which an accuracy counts as chance."""
 
 _DIFFERING_SHARE = 1e-3
 """Maximum fraction of rows with different predictions without a warning; one row is always allowed."""
@@ -45,22 +45,22 @@ def check_labels_are_classes(contract: ModelContract) -> None:
         raise OptionRefused(
             "--check-data was given for a regression, which has no accuracy.",
             wanted="a classification model",
-            next_step="leave out --check-data, and measure the error of the regression in Keras",
+            next_step="leave out --check-data, and measure the error of the regression with the source model",
         )
 
 
 def measure_accuracy(
     batches: Iterable[LabelledBatch], contract: ModelContract, *, keras: Predict, exported: Predict, stochastic: Predict
 ) -> Accuracy:
-    """Accuracy of the Keras model and of the exported model. For several labels, the mean accuracy over the labels.
+    """Accuracy of the source model and of the exported model. For several labels, the mean accuracy over the labels.
 
     Args:
         batches: labelled rows.
         contract: contract of the model, with its output kind and its classes.
-        keras: predictions of the Keras model without dropout.
-        exported: predictions of the exported model without dropout.
-        stochastic: one stochastic pass of the exported model; the mean of the probabilities of `MONTE_CARLO_PASSES`
-            passes is evaluated.
+        keras: outputs of the source model without dropout.
+        exported: outputs of the exported model without dropout.
+        stochastic: outputs of one stochastic pass of the exported model; the mean of the probabilities of
+            `MONTE_CARLO_PASSES` passes is evaluated.
 
     Raises:
         InputRefused: no row has both an image and a usable label.
@@ -124,10 +124,10 @@ def refuse_no_labels(bad: Sequence[Any], unreadable: int, contract: ModelContrac
 
 
 def find_alarms(accuracy: Accuracy, contract: ModelContract) -> list[str]:
-    """Warnings about a measured accuracy, which the user must read before using the exported file."""
+    """Warnings for the user about a measured accuracy; empty if the accuracy raises no doubt."""
     alarms = []
     chance = accuracy.baseline
-    if chance == 1:  # one label only: a constant prediction is always right
+    if chance == 1:  # all rows have one label, so a constant prediction is always right
         chance = 1 / contract.classes if contract.task == "classes" else 0.5
     if is_at_chance(accuracy.exported, chance, accuracy.rows):
         alarms.append(
@@ -139,7 +139,7 @@ def find_alarms(accuracy: Accuracy, contract: ModelContract) -> list[str]:
         alarms.append(
             f"the exported model and {contract.source_name} differ on {accuracy.differing} of {accuracy.rows} labelled "
             f"rows (accuracy: {accuracy.exported:.2%} and {accuracy.keras:.2%}); do not use this file, and report the "
-            "model"
+            "model to the developers of oodscreen"
         )
     if accuracy.unlabelled:
         alarms.append(
@@ -162,9 +162,9 @@ def predict(probabilities: NDArray[np.floating[Any]], contract: ModelContract) -
 
 
 def read_label(label: Any, contract: ModelContract) -> list[int] | None:
-    """A label in the format of `_predict`; None if the label is not one of the model's.
+    """A label in the format of a row of `predict`; None if it is not a label of the model.
 
-    As for `oodscreen evaluate`, a class number as text (`3`) is a class number if no class name is a numeral.
+    As in `oodscreen evaluate`, a text that is a numeral (`"3"`) is a class number unless a class name is a numeral.
     """
     if isinstance(label, bytes):
         label = label.decode(errors="replace")

@@ -1,4 +1,4 @@
-"""Exact binomial probabilities, from the standard library.
+"""Exact binomial probabilities, computed with the standard library.
 
 In: a number of successes among independent trials. Out: a p-value.
 """

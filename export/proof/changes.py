@@ -2,7 +2,7 @@
 
 In: the inputs and outputs of the sites in several runs. Out: the number of sites whose noise changed, or
 `VerificationFailed`. The inputs of a site may change too, because of sites before it; therefore the noise itself is
-compared, which follows from the inputs and outputs of a site.
+computed from the inputs and outputs of a site, and compared.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ RATE = 0.5
 """Rate of every site in the runs that are compared."""
 
 _SURE = 40
-"""Number of elements, each dropped with probability 0.5, of which at least one changes between two runs: the
-probability of the contrary is `2 ** -40`."""
+"""Number of elements, each dropped with probability 0.5, that must not all be equal in two runs: with independent
+noise, the probability that all are equal is `2 ** -40`."""
 
 _MOST_RUNS = 64
-"""Maximum number of runs in which a change of a site is searched."""
+"""Maximum number of runs that are compared with the first run."""
 
 _SAME_FACTOR = 1e-3
-"""Maximum relative difference of a factor that is the same in two runs."""
+"""Maximum relative difference at which the factors of two runs count as equal."""
 
 _SAME_VALUE = 1e-5
-"""Maximum distance of an output of alpha dropout from the value of a dropped element."""
+"""Maximum distance from the value of a dropped element at which an output of alpha dropout counts as dropped."""
 
 
 def count_changing_sites(
     run: Callable[[], Mapping[str, Values]], sites: Sequence[Site], values: Mapping[str, tuple[str, str]]
 ) -> int:
-    """Number of sites whose noise changes between runs. A site whose inputs are 0 cannot change.
+    """Number of sites whose noise changes between runs. A site whose inputs are all 0 is not counted.
 
     Args:
-        run: a run of the whole graph with rate `RATE` at every site, from nothing to values by name.
+        run: function that runs the whole graph with rate `RATE` at every site and returns values by name.
         sites: the sites.
         values: names of the input and of the output of each site, by name of the site.
 
@@ -78,7 +78,7 @@ def count_changing_sites(
 def _compare_noise(
     site: Site, before: Values, after: Values, before_again: Values, after_again: Values
 ) -> tuple[NDArray[np.bool_], bool]:
-    """The elements whose noise is known in both runs, and whether it changed for one of them."""
+    """Which elements have known noise in both runs, and whether the noise of at least one of these elements changed."""
     if site.kind in ALPHA_KINDS:
         dropped, _ = possible_values(replace(site, rate=RATE))
         changed = (np.abs(after - dropped) <= _SAME_VALUE) != (np.abs(after_again - dropped) <= _SAME_VALUE)

@@ -1,9 +1,9 @@
 """Compare values of an exported graph with those of a pass of the source model, up to the rounding of float32.
 
-In: the outputs and the values before the last activation of both. Out: the largest relative difference, or
-`VerificationFailed`. Some networks amplify rounding errors: a mean over many positions, a small learned variance or a
-steep activation. Only if a difference exceeds the tolerance, the rounding error of the source model itself is measured,
-and the tolerance is raised for the rows that amplify it.
+In: the outputs and the values before the last activation of the graph and of the pass. Out: the largest relative
+difference, or `VerificationFailed`. Some networks amplify rounding errors, for example by a mean over many positions, a
+small learned variance or a steep activation. If a difference exceeds the tolerance, the rounding error of the source
+model is measured, and the tolerance is raised for the rows with a large rounding error.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from export.model_source import SourcePass
 
 Values = NDArray[np.float32]
 OtherRoundings = Callable[[], Sequence[SourcePass]]
-"""Function that computes a Keras pass again with other rounding errors; see `KerasReference.other_roundings`."""
+"""Function that repeats a pass with other rounding errors; see `export.model_source.Reference.other_roundings`."""
 
 TOLERANCE = 1e-4
 """Maximum difference of values before the last activation, relative to their range over the images; and of outputs
 behind a softmax or sigmoid, relative to 1. A large bias does not widen the range, so it does not hide differences."""
 
 _ROUNDED = 8 * 2.0**-23
-"""Maximum difference due to rounding, relative to the largest absolute value, without a measurement of rounding."""
+"""Difference that is always allowed for rounding, relative to the largest absolute value."""
 
 ROUNDING_FACTOR = 10.0
-"""Maximum ratio of a difference to the measured rounding error of Keras, if it exceeds the tolerance."""
+"""Maximum ratio of a difference above the tolerance to the measured rounding error of the source model."""
 
 _MOST_ROUNDING = 0.01
 """Relative rounding error above which a row is not compared, because its values are noise in float32."""
 
 _SMALLEST_SCALE = 1e-30
-"""Smallest scale of values, because processors may replace values below 1e-38 by 0."""
+"""Minimum divisor of differences, because processors may replace values below 1e-38 by 0."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,20 @@ class Found:
 
 
 def compare(found: Found, keras: SourcePass, other_roundings: OtherRoundings, how: str) -> float:
-    """The largest difference from a Keras pass, relative to the scale of the values.
+    """The largest difference from a pass of the source model, relative to the scale of the values.
 
-    Rows with values in Keras that are not finite are not compared, because a network may divide by the contrast of an
-    image.
+    Rows for which the source model computes values that are not finite are not compared, because a network may divide
+    by the contrast of an image.
 
     Args:
         found: values of the exported graph.
-        keras: the pass with the same images and noise.
-        other_roundings: the same pass with other rounding errors, computed only if a difference exceeds the tolerance.
-        how: the condition that is verified, for messages.
+        keras: pass of the source model with the same images and noise.
+        other_roundings: function that repeats this pass with other rounding errors; called only if a difference exceeds
+            the tolerance.
+        how: condition of the comparison, such as `Without dropout`, for messages.
 
     Raises:
-        VerificationFailed: a row differs by more than rounding, or no row can be compared.
+        VerificationFailed: a row differs by more than rounding explains, or no row can be compared.
     """
     compared = [("an output", "outputs", 0.0)]
     if found.before_activation is not None and keras.before_activation is not None:
@@ -84,9 +85,9 @@ def compare(found: Found, keras: SourcePass, other_roundings: OtherRoundings, ho
         usable &= rounding <= _MOST_ROUNDING
         if not usable.any():
             raise VerificationFailed(
-                f"{how}, {what} of the source model is not finite, or changes by {rounding.min():.2g} or more with "
-                "rounding in float32 alone, relative to the largest value, for every test image.",
-                wanted=f"finite values that change by at most {_MOST_ROUNDING:g}, so that outputs can be compared",
+                f"{how}, {what} of the source model is not finite, or changes by {rounding.min():.2g} or more, "
+                "relative to the largest value, with rounding in float32 alone; this holds for every test image.",
+                wanted=f"finite values that rounding changes by at most {_MOST_ROUNDING:g}",
                 next_step="scale the weights of the layers that amplify rounding errors, such as steep activations "
                 "behind large weights, or divisions by values near 0",
             )
@@ -109,13 +110,13 @@ def scale_of(values: Values, floor: float) -> float:
 
 
 def _range_of(values: Values) -> float:
-    """Largest distance of a value from the mean of its column; the largest absolute value of a single row."""
+    """Largest distance of a value from the mean of its column; for a single row, the largest absolute value."""
     centre = values.mean(axis=0, dtype=np.float64) if len(values) > 1 else 0.0
     return float(np.abs(values - centre).max(initial=0.0))
 
 
 def difference_by_row(ours: Values, wanted: Values, scale: float) -> NDArray[np.float64]:
-    """Largest difference of each row, divided by `scale`, `[B]`; infinite for other shapes and for NaN."""
+    """Largest difference of each row, divided by `scale`, `[B]`; infinite if the shapes differ or a value is NaN."""
     ours, wanted = _rows(ours), _rows(wanted)
     if ours.shape != wanted.shape:
         return np.full(len(wanted), np.inf)

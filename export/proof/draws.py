@@ -1,8 +1,8 @@
-"""Count what each site draws: how often it keeps an element, and whether its masks are independent.
+"""Count the draws of each site: how often it keeps an element, and how often elements of two masks are equal.
 
 In: outputs of the sites for inputs of ones. Out: `Count`s with exact p-values, or `VerificationFailed`. Every count is
 the number of successes among independent trials with a known probability, so the rate of false refusals follows from
-the binomial distribution: `check_counts` refuses a correct file with probability below `FALSE_REFUSALS`.
+the binomial distribution: `check_counts` refuses a correct file with probability at most `FALSE_REFUSALS`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ PASSES = 8
 """Number of session runs in which the masks are drawn."""
 
 _DRAWS = 20_000
-"""Minimum number of drawn elements for each site. A rate that is wrong by 0.05 is at least 14 standard errors away."""
+"""Minimum number of drawn elements for each site. A rate that is wrong by 0.05 then deviates by at least 14
+standard errors."""
 
 _DROPS = 100
 """Minimum expected number of dropped elements, and of kept elements, for each site."""
@@ -42,10 +43,10 @@ _PAIR_DRAWS = 2**14
 """Maximum number of elements in each pass for the comparison of two sites."""
 
 _TOLERANCE = 1e-5
-"""Maximum difference of a drawn value from its two possible values, relative to the larger one."""
+"""Maximum difference of a drawn value from the nearer of the two possible values, relative to the larger of them."""
 
 _EPSILON = 2.0**-23
-"""Relative distance of adjacent float32 numbers; `1 - rate` has an error of up to half of it."""
+"""Relative distance of adjacent float32 numbers; `1 - rate` has an error of up to half this distance."""
 
 _QUARTILE = 0.6744897501960817
 """Third quartile of the standard normal distribution, in standard deviations from the mean."""
@@ -89,7 +90,7 @@ def rows_for(site: Site) -> int:
 
 
 def drawn_shape(site: Site) -> tuple[int, ...]:
-    """Shape of a row for which a site draws in the test.
+    """Shape of a row of the inputs with which a site is tested.
 
     The shape is that of the site with two positions along each shared axis. The longest axes of a large
     shape are halved.
@@ -112,8 +113,8 @@ def count_draws(
 
     Args:
         sites: the sites.
-        drawn: for each site, its outputs `[PASSES, rows, *shape]` for inputs of ones.
-        rng: for the pairs.
+        drawn: for each site, its outputs `[PASSES, rows, *drawn_shape(site)]` for inputs of ones.
+        rng: random generator for the pairs.
 
     Raises:
         VerificationFailed: a site draws a value that is not possible, or different values along a shared axis.
@@ -139,14 +140,15 @@ def count_draws(
 
 
 def count_kept_in_keras(site: Site, values: NDArray[np.float32]) -> tuple[Count, ...]:
-    """The counts of the kept elements in the noise of the Keras layer, with the probability in the contract.
+    """The counts of the kept elements in the noise of the source model, with the probability in the contract.
 
     Args:
         site: the site.
-        values: outputs of the Keras layer for inputs of ones, `[passes, rows, *shape]`, in the graph's axis order.
+        values: outputs of the site in the source model for inputs of ones, `[passes, rows, *shape]`, in the graph's
+            axis order.
 
     Raises:
-        VerificationFailed: the layer draws a value that is not possible, or different values along a shared axis.
+        VerificationFailed: the site draws a value that is not possible, or different values along a shared axis.
     """
     return tuple(_count_kept(site, _own_values(site, values, "The source model"), "in the source model"))
 
@@ -170,7 +172,7 @@ def check_counts(counts: Sequence[Count]) -> None:
 
 
 def possible_values(site: Site) -> tuple[float, float]:
-    """The outputs of a site for an input of 1: for a dropped and for a kept element. Not for Gaussian noise."""
+    """The outputs of a site for an input of 1, if the element is dropped and if it is kept; not for Gaussian noise."""
     if site.kind in ALPHA_KINDS:
         gain = ((1 - site.rate) * (1 + site.rate * ALPHA_PRIME**2)) ** -0.5
         mean = site.rate * ALPHA_PRIME
@@ -183,30 +185,30 @@ def _shared_axes(site: Site) -> list[bool]:
 
 
 def _own_values(site: Site, values: NDArray[np.float32], who: str) -> NDArray[np.float32]:
-    """The values `[passes, rows, ...]` with one position along each shared axis; checks that they are possible."""
+    """The values `[passes, rows, ...]` with one position along each shared axis, after a check that they are valid."""
     for axis, shared in enumerate(_shared_axes(site), start=2):
         if shared:
             first = values.take([0], axis=axis)
             if np.any(values != first):
                 raise VerificationFailed(
                     f"{who} draws different values along axis {axis - 1} of the dropout layer {site.name}.",
-                    wanted=f"one value for this axis, as the layer's noise shape {list(site.noise_shape)} states",
+                    wanted=f"one value for this axis, because the layer has the noise shape {list(site.noise_shape)}",
                     next_step=NEXT_STEP,
                 )
             values = first
     if not np.isfinite(values).all() or (site.kind not in GAUSSIAN_KINDS and not _are_possible(site, values)):
         found = sorted({float(one) for one in np.unique(values)[:4].tolist()})
-        wanted = "finite factors" if site.kind in GAUSSIAN_KINDS else f"{possible_values(site)}"
+        wanted = "finite factors" if site.kind in GAUSSIAN_KINDS else f"the values {possible_values(site)}"
         raise VerificationFailed(
             f"{who} draws the values {found} in the dropout layer {site.name}, for inputs of 1.",
-            wanted=f"{wanted}, as rate {site.rate:g} states",
+            wanted=f"{wanted}, at rate {site.rate:g}",
             next_step=NEXT_STEP,
         )
     return values
 
 
 def _are_possible(site: Site, values: NDArray[np.float32]) -> bool:
-    """Whether each value is one of the two possible ones, up to the rounding of float32."""
+    """Whether each value is one of the two possible values, up to the rounding of float32."""
     dropped, kept = possible_values(site)
     distance = float(np.minimum(np.abs(values - dropped), np.abs(values - kept)).max())
     return distance <= (_TOLERANCE + _EPSILON / (1 - site.rate)) * max(abs(dropped), abs(kept))

@@ -1,8 +1,8 @@
-"""Check on test images that the outputs of a Keras model are possible for its output kind.
+"""Check on test images that the outputs of a source model are possible for its output kind.
 
 In: a `Reference` of the model, and a contract with the output kind. Out: a warning or None, or `ModelRefused`.
-The screener would compute scores from raw logits as if they were probabilities, with confidences above 1 and negative
-entropies.
+Without this check, the screener could compute scores from raw logits as if they were probabilities, with confidences
+above 1 and negative entropies.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _CONSTANT_IMAGES: NDArray[np.uint8] = np.array([0, 128, 255], np.uint8).reshape(
 """Black, grey and white images of one pixel."""
 
 _PASSES = 2
-"""Number of stochastic passes, which may leave the range of the outputs without dropout."""
+"""Number of stochastic passes, because their outputs may leave the range of the outputs without dropout."""
 
 
 class Reference(Protocol):
-    """Outputs of the Keras model for raw pixels `uint8 [B, H, W, C]`."""
+    """Outputs of the source model for raw pixels `uint8 [B, H, W, C]`."""
 
     def deterministic(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Outputs `[B, C]` without dropout."""
@@ -42,7 +42,7 @@ def check_output_values(reference: Reference, contract: ModelContract, origin: s
     Images with an output that is not finite are left out, because a model may divide by the contrast of an image.
 
     Args:
-        reference: outputs of the Keras model.
+        reference: outputs of the source model.
         contract: contract with the shape of the images and the output kind.
         origin: name of the model, for messages.
 
@@ -63,7 +63,7 @@ def check_output_values(reference: Reference, contract: ModelContract, origin: s
         raise ModelRefused(
             f"{origin} returns NaN or infinity for every test image.",
             wanted="finite outputs",
-            next_step="check the weights in Keras, because a diverging loss sets them to NaN, and export a checkpoint "
+            next_step="check the trained weights, because a diverging loss sets them to NaN, and export a checkpoint "
             "from before the divergence",
         )
     if contract.output_kind in ("softmax", "sigmoid") and not can_be_probabilities(outputs, 0.0, contract.task).all():
@@ -78,14 +78,14 @@ def check_output_values(reference: Reference, contract: ModelContract, origin: s
     if _is_constant([without_dropout]) and _is_constant([_before_activation(one) for one in passes]):
         return (
             f"{origin} returns the same outputs for every test image, with and without dropout, so the verification "
-            "proves nothing about the layers before them; check that the trained weights were loaded before the model "
-            "was saved"
+            "proves nothing about the layers before the outputs; check that the trained weights were loaded before the "
+            "model was saved"
         )
     return None
 
 
 def _before_activation(one: SourcePass) -> NDArray[np.float32]:
-    """The values before the last activation, which may saturate, or the outputs."""
+    """The values before the last activation, because it may saturate; the outputs if these values are unknown."""
     return one.outputs if one.before_activation is None else one.before_activation
 
 
@@ -112,7 +112,7 @@ def _not_probabilities(outputs: NDArray[np.float32], contract: ModelContract, or
     if is_in_range:
         sums = outputs.sum(axis=1)
         found = f"sums from {sums.min():.4g} to {sums.max():.4g}"
-        next_step = "export with --output-kind sigmoid if each output is the probability of a label of its own"
+        next_step = "export with --output-kind sigmoid if each output is the probability of a separate label"
     elif contract.task == "labels":
         found = f"values from {smallest:.4g} to {largest:.4g}"
         next_step = (

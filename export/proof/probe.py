@@ -1,4 +1,4 @@
-"""Test images for the comparison of an exported file with Keras.
+"""Test images for the comparison of an exported file with its source model.
 
 In: an image shape. Out: raw pixels: noise, coarse blocks, and images with the statistics of photographs. Noise alone
 is not enough, because filters for edges and surfaces hardly respond to noise.
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SMALL_IMAGE = 64 * 64
-"""Maximum number of pixels of an image for which all test images are made."""
+"""Maximum number of pixels of an image for which the full number of test images is made."""
 
 _LARGE_IMAGE = 512 * 512
 """Maximum number of pixels of an image for which noise and blocks are made."""
@@ -24,7 +24,7 @@ def make_probe(image_shape: tuple[int, int, int], *, small: bool, seed: int) -> 
 
     Args:
         image_shape: `(height, width, channels)`.
-        small: whether the network is small; there are fewer images for large networks, and fewer large images.
+        small: whether the network is small; for large networks and for large images, fewer images are made.
         seed: seed of the images.
     """
     height, width, channels = image_shape

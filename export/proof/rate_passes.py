@@ -1,4 +1,4 @@
-"""Passes of a finished graph with other rates at its inserted sites, to choose among the rates.
+"""Run a finished graph with several rates at its inserted sites, to choose among the rates.
 
 In: a finished graph and images. Out: mean probabilities over passes, for each rate. The noise is drawn here, with a
 fixed seed, and the part of the graph before the noise is computed once for all rates and passes.
@@ -25,11 +25,11 @@ Probabilities = NDArray[np.float64]
 
 
 class RatePasses:
-    """Mean probabilities over passes with the noise of several rates.
+    """Mean probabilities over the passes of a graph, for several rates of its inserted sites.
 
     Args:
         subject: the finished graph.
-        passes: number of passes.
+        passes: number of passes for each rate.
     """
 
     def __init__(self, subject: Subject, passes: int) -> None:
@@ -49,7 +49,7 @@ class RatePasses:
         Args:
             images: `uint8 [B, H, W, C]`.
             rates: rates of the inserted sites.
-            batch: number of the batch, part of the seed of the noise.
+            batch: index of the batch, which is part of the seed of the noise.
         """
         values = self._run_before({self._contract.input_name: images})
         boundary = dict(zip(self._boundary, values, strict=True))
@@ -79,7 +79,7 @@ class RatePasses:
 def draw_noise(
     site: Site, rate: float, rows: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
-    """Factor and shift of a site in one pass, `[rows, *site.noise_shape]`; see `export.graph.functions`."""
+    """Factor and shift of a site in one pass, broadcastable to `[rows, *site.shape]`; see `export.graph.functions`."""
     shape = (rows, *site.noise_shape)
     if site.kind in GAUSSIAN_KINDS:
         return 1 + math.sqrt(rate / (1 - rate)) * rng.standard_normal(shape), np.zeros(1)
@@ -93,7 +93,7 @@ def draw_noise(
 def _open(
     subject: Subject, model: Any, name: str, outputs: Sequence[str]
 ) -> Callable[[Mapping[str, NDArray[Any]]], list[NDArray[Any]]]:
-    """A session for a part of the graph: a function from inputs by name to the outputs in their own types."""
+    """A function that runs a part of the graph in a session, from inputs by name to the outputs in their own types."""
     from export.runtime import onnxruntime
 
     session = onnxruntime.InferenceSession(str(subject.write(model, name)), providers=["CPUExecutionProvider"])

@@ -1,11 +1,11 @@
 """Choose the rate of inserted dropout on labelled rows.
 
 In: a finished graph with inserted sites, and labelled rows. Out: a `RateChoice`. A network that was trained without
-dropout tolerates only some dropout: with a growing rate its accuracy falls, and nothing in training has fitted the rate
+dropout tolerates only some dropout: its accuracy falls as the rate grows, and its training does not determine a rate
 (Ledda et al. 2023, "Dropout injection at test time for post hoc uncertainty quantification in neural networks",
-Information Sciences 645, measure this for regressions, and choose by likelihood and calibration). Therefore each of
-several rates is measured: the accuracy must not fall significantly, and among the remaining rates the likelihood and
-the calibration of the mean probabilities decide.
+Information Sciences 645, measure this effect for regressions, and choose a rate by likelihood and calibration).
+Therefore several rates are measured. Rates with a significantly lower accuracy are left out, and one of the other rates
+is chosen by the likelihood and the calibration of the mean probabilities.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ LEAST_ROWS = 200
 """Minimum number of labelled rows: with 200, a loss of 4 percentage points of accuracy is usually significant."""
 
 _SIGNIFICANCE = 0.05
-"""Two-sided p-value up to which a lower accuracy counts as lower."""
+"""Maximum two-sided p-value at which a lower accuracy counts as significantly lower."""
 
 _BINS = 15
 """Number of bins of equal width in the expected calibration error, as in Guo et al. 2017."""
 
 _LEAST_PROBABILITY = 1e-12
-"""Probability to which smaller ones are raised in the likelihood, because a softmax in float32 can be 0."""
+"""Minimum probability in the likelihood; smaller ones are raised to it, because a softmax in float32 can be 0."""
 
 
 @dataclass
@@ -54,7 +54,7 @@ class _Measured:
         correct: for each batch, whether the prediction is correct, `[B]`.
         nll: for each batch, negative log-likelihoods of the labels, `[B]`.
         confidences: for each batch, probabilities of the predictions, `[B]`; `[B * C]` for several labels.
-        hits: for each batch, whether these predictions are correct, in the same shape.
+        hits: for each batch, whether the predictions in `confidences` are correct, in the same shape.
     """
 
     correct: list[NDArray[np.bool_]] = field(default_factory=list)
@@ -63,7 +63,7 @@ class _Measured:
     hits: list[NDArray[np.bool_]] = field(default_factory=list)
 
     def add(self, mean: Probabilities, labels: NDArray[np.int64], contract: ModelContract) -> None:
-        """Add a batch.
+        """Add the results of a batch.
 
         Args:
             mean: mean probabilities over the passes, `[B, C]`.
@@ -86,13 +86,17 @@ class _Measured:
 def choose_rate(subject: Subject, batches: Iterable[LabelledBatch]) -> RateChoice:
     """The rate of the inserted sites that keeps the accuracy and has the best calibrated mean probabilities.
 
-    All inserted sites get the same rate; other sites keep theirs. The masks of a row have a fixed seed, and those of a
-    smaller rate keep every element that those of a larger rate keep, so that the rates are compared on equal draws.
+    All inserted sites get the same rate; other sites keep their own rates. The seed of the masks is fixed, and the
+    masks of a smaller rate keep every element that the masks of a larger rate keep, so that all rates have equal draws.
 
     The rate is chosen in three steps. First, a rate is left out if its accuracy is significantly lower than the
-    accuracy without the inserted dropout (McNemar's exact test, 1947). Of the other rates, a rate is left out if its
-    mean negative log-likelihood exceeds the smallest one by more than one standard error of the difference. Of the
-    remaining rates, the rate with the smallest calibration error is chosen.
+    accuracy without the inserted dropout (McNemar's exact test, 1947). Second, each other rate is left out if its
+    mean negative log-likelihood exceeds the smallest one by more than one standard error of the difference. Third,
+    the rate with the smallest calibration error is chosen from the remaining rates.
+
+    Args:
+        subject: finished graph with inserted sites.
+        batches: labelled rows.
 
     Raises:
         InputRefused: there are fewer than `LEAST_ROWS` rows with an image and a usable label.
@@ -136,13 +140,16 @@ def choose_rate(subject: Subject, batches: Iterable[LabelledBatch]) -> RateChoic
 
 
 def _check_above_chance(without: _Measured, chance: float) -> None:
-    """Refuse labels on which the model without inserted dropout is no better than chance: no rate can lower this."""
+    """Refuse labels on which the model without inserted dropout is no better than chance.
+
+    On these labels, no rate could lower the accuracy.
+    """
     hits = np.concatenate(without.hits)
     if is_at_chance(float(hits.mean()), chance, len(hits)):
         raise OptionRefused(
             f"Without inserted dropout, {hits.mean():.2%} of the predictions agree with the labels of --check-data; by "
             f"chance, {chance:.2%} would agree.",
-            wanted="labelled rows on which the model is better than chance, because the rate is chosen by its accuracy",
+            wanted="labelled rows on which the model is better than chance, because a rate is chosen by the accuracy",
             next_step="check --label-column, the order of the classes (--classes) and the preprocessing (--scale or "
             "--preprocess), or give a rate in place of auto",
         )
@@ -168,8 +175,8 @@ def _choose(measured: Mapping[float, _Measured], rows: int, digests: tuple[int, 
             f"On {rows} labelled rows, the accuracy is {trials[without].accuracy:.2%} without inserted dropout, and "
             f"significantly lower at every rate, such as {trials[rates[0]].accuracy:.2%} at rate {rates[0]:g}.",
             wanted="a place where dropout keeps the accuracy of the model",
-            next_step="insert dropout before another layer; classifier, before the last layer with weights, usually "
-            "changes the outputs least; --insert-dropout list prints the layers",
+            next_step="insert dropout before another layer; before the last layer with weights (classifier), it "
+            "usually changes the outputs least; --insert-dropout list prints the layers",
         )
     best = min(kept, key=lambda rate: trials[rate].nll)
     close = [rate for rate in kept if _is_close(nll[rate] - nll[best])]
@@ -182,7 +189,7 @@ def is_lower(correct: NDArray[np.bool_], reference: NDArray[np.bool_]) -> bool:
 
     Args:
         correct: whether each row is predicted correctly, `[N]`.
-        reference: the same for the other accuracy, `[N]`.
+        reference: whether the other predictions of these rows are correct, `[N]`.
     """
     gained, lost = int((correct & ~reference).sum()), int((reference & ~correct).sum())
     return lost > gained and two_sided_p_value(gained, gained + lost, 0.5) <= _SIGNIFICANCE

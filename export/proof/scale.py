@@ -1,13 +1,14 @@
 """Search for signs that training scaled the pixels by another factor than the export.
 
-In: a Keras reference and the contract of the exported model. Out: a warning, or None. Only a factor of about 255 can be
-detected, the ratio of pixels in 0..255 to pixels in 0..1 or -1..1. There are two kinds of evidence:
+In: the reference of the source model and the contract of the exported model. Out: a warning, or None. Only a
+factor of about 255 can be detected, the ratio of pixels in 0..255 to pixels in 0..1 or -1..1. There are two kinds of
+evidence:
 
 - The statistics of the first BatchNormalization layer contain the scale of its inputs in training.
 - If no layer has learned statistics: the logits of trained networks differ moderately between images. If the pixels are
-  much larger than in training, biases have no effect, and the differences are proportional to the pixels.
+  much larger than in training, biases have little effect, and the differences are proportional to the pixels.
 
-`benchmarks/pixel_scale.py` measures both on trained networks.
+`benchmarks/pixel_scale.py` measures both kinds of evidence on trained networks.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ _LARGE_RANGE = 50.0
 """Minimum range of preprocessed pixels that resembles 0..255 more than 0..1."""
 
 _SMALL_IMAGE = 64 * 64
-"""Maximum number of pixels of an image for which all test images are made."""
+"""Maximum number of pixels of an image for which the full number of test images is made."""
 
 _SEED = 17
 
 
 class Reference(Protocol):
-    """The Keras model under a preprocessing; see `export.model_source.KerasReference`."""
+    """Passes of the source model under a preprocessing; see `export.model_source.Reference`."""
 
     def without_noise(self, images: Images) -> SourcePass:
         """A pass without dropout on `uint8 [B, H, W, C]`."""
@@ -59,10 +60,10 @@ class Reference(Protocol):
 
 
 def find_scale_alarm(reference: Reference, contract: ModelContract) -> str | None:
-    """A warning if a scaling that is larger or smaller by about 255 is far more plausible than the one of the contract.
+    """A warning if a scale about 255 times larger or smaller than the scale in the contract is far more plausible.
 
     Args:
-        reference: the Keras model under the preprocessing of the contract.
+        reference: the source model under the preprocessing of the contract.
         contract: contract of the exported model.
 
     Returns:
@@ -150,7 +151,7 @@ def _fits(value: float, limits: tuple[float, float]) -> bool:
 
 
 def _are_trained(biases: list[NDArray[np.float32]]) -> bool:
-    """Whether there are biases of at least two layers, and none still has its initial value 0."""
+    """Whether there are biases of at least two layers, and no bias still has its initial value 0."""
     return len(biases) > 1 and all(np.any(bias) for bias in biases)
 
 
@@ -160,7 +161,7 @@ def _has_large_range(preprocessing: Preprocessing) -> bool:
 
 
 def _neighbour(given: Preprocessing, *, larger: bool) -> Preprocessing:
-    """Scaling by 1 or 1/255; if mean or std were given as numbers, only the scale changes, by a factor of 255."""
+    """The preprocessing with scale 1 or 1/255; if mean or std were given as numbers, with scale * 255 or / 255."""
     if given.scale is not None and not given.name and (given.mean or given.std):
         return replace(given, scale=given.scale * 255 if larger else given.scale / 255)
     return replace(given, scale=1.0 if larger else 1 / 255, mean=(), std=(), name="", reverse_channels=False)

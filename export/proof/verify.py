@@ -1,6 +1,6 @@
-"""Verify an exported graph against the Keras model, in onnxruntime sessions with default options.
+"""Verify an exported graph against the source model, in onnxruntime sessions with default options.
 
-In: the finished graph and a `Reference` that computes passes of the Keras model. Out: the measured differences and
+In: the finished graph and a `Reference` that computes passes of the source model. Out: the measured differences and
 counts for the file's metadata, or `VerificationFailed`. Converters and onnxruntime remove or fold dropout without an
 error in several ways (see tests/assumptions). Therefore no file is published without this verification.
 """
@@ -52,20 +52,20 @@ from export.proof.probe import make_probe
 Images = NDArray[np.uint8]
 Outputs = NDArray[np.float32]
 Run = Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[np.float32]]]
-"""One run of a session, from inputs by name to outputs by name."""
+"""Function that runs a session once, from inputs by name to outputs by name."""
 
 _HALF_PRECISION_TOLERANCE = 0.1
-"""Maximum difference of outputs between half precision and float32, relative to the same scale."""
+"""Maximum difference between values in half precision and in float32, relative to the scale of the values."""
 
 _KERAS_PASSES = 4
-"""Number of passes that are compared with Keras; 2 for large models."""
+"""Number of passes with noise that are compared with the source model; 2 for large models."""
 
 _SMALL_FILE = 32 * 2**20
 """Maximum size of the weights of a small model, in bytes."""
 
 
 class Reference(Protocol):
-    """Passes of the Keras model on raw pixels `uint8 [B, H, W, C]`; see `export.model_source.KerasReference`."""
+    """Passes of the source model on raw pixels `uint8 [B, H, W, C]`; see `export.model_source.Reference`."""
 
     def deterministic(self, images: Images) -> Outputs:
         """Outputs `[B, C]` without dropout."""
@@ -80,7 +80,7 @@ class Reference(Protocol):
         """A pass with new noise for every row."""
 
     def other_roundings(self, images: Images, seed: int | None) -> Sequence[SourcePass]:
-        """The pass of `draw`, or of `without_noise` if `seed` is None, with other rounding errors."""
+        """Repetitions of `draw`, or of `without_noise` if `seed` is None, with other rounding errors."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Subject:
     Attributes:
         model: the graph.
         contract: its contract.
-        layouts: by name of the site, the permutation from Keras' axis order to the graph's, with the batch axis.
+        layouts: by name of the site, the permutation from the source's axis order to the graph's, with the batch axis.
         write: function that writes a variant of the graph under a file name, in the folder of its external weights.
     """
 
@@ -100,7 +100,7 @@ class Subject:
     write: Callable[[onnx.ModelProto, str], Path]
 
     def open(self, model: onnx.ModelProto, name: str) -> Run:
-        """A session for a variant of the graph."""
+        """A function that runs a variant of the graph in a new session."""
         return open_session(self.write(model, name))
 
 
@@ -109,9 +109,10 @@ class Verification:
     """Measurements of the verification of a graph.
 
     Attributes:
-        differences: largest relative differences from Keras by name; see `verify_model`.
+        differences: largest relative differences from the source model, by name of the measurement.
         counts: counts of the draws of each site.
-        changing_sites: number of sites that changed between runs of the whole graph; others had inputs of 0 only.
+        changing_sites: number of sites whose noise changed between runs of the whole graph; see
+            `count_changing_sites`.
     """
 
     differences: Mapping[str, float]
@@ -130,24 +131,25 @@ class Verification:
 
 
 def verify_model(subject: Subject, reference: Reference, *, seed: int = 0) -> Verification:
-    """Verify that a graph is stochastic and that it computes what the Keras model computes.
+    """Verify that a graph is stochastic and that it computes what the source model computes.
 
     There are six conditions:
 
-    1. With every rate at 0, the outputs of 7 rows are the same in one batch of 7 as in 7 batches of 1. This comes
-       first, because a model that mixes rows also differs from its passes on single rows.
-    2. With every rate at 0, the values before the last activation and the outputs equal those of Keras.
-    3. If the Keras model computes in half precision, its outputs are close to the float32 outputs of the graph.
-    4. With the noise of a Keras pass in place of each site's function, the values before the last activation and the
-       outputs equal those of this pass.
+    1. With every rate at 0, the outputs of 7 rows are the same in one batch of 7 as in 7 batches of 1. This condition
+       comes first, because a model that mixes rows also differs from its passes on single rows.
+    2. With every rate at 0, the values before the last activation and the outputs equal those of the source
+       model.
+    3. If the source model computes in half precision, its outputs are close to the float32 outputs of the graph.
+    4. With the noise of a pass of the source model in place of each site's function, the values before the last
+       activation and the outputs equal those of this pass.
     5. Each site drops the share of elements that equals its rate, and its masks are independent between rows, passes
        and sites, and along each axis with independent values (`export.proof.draws`).
     6. In the whole graph, the noise of each site changes between runs.
 
     Args:
         subject: the graph.
-        reference: passes of the Keras model.
-        seed: seed of the test images, of Keras' noise and of the pairs that are compared.
+        reference: passes of the source model.
+        seed: seed of the test images, of the source model's noise and of the pairs that are compared.
 
     Raises:
         VerificationFailed: one of the conditions does not hold.
@@ -172,7 +174,7 @@ def verify_model(subject: Subject, reference: Reference, *, seed: int = 0) -> Ve
 
 
 def check_accuracy(subject: Subject, reference: Reference, batches: Iterable[LabelledBatch]) -> Accuracy:
-    """The accuracy of an exported model and of its Keras model on the same labelled rows.
+    """The accuracy of an exported model and of its source model on the same labelled rows.
 
     Raises:
         InputRefused: no row has both an image and a usable label.
@@ -192,7 +194,7 @@ def check_loads(model: Path, contract: ModelContract) -> None:
     """Check that a session loads and runs the final file.
 
     Raises:
-        VerificationFailed: the outputs have another shape than the contract states.
+        VerificationFailed: the outputs do not have the shape in the contract.
     """
     images = np.zeros((2, *contract.image_shape), np.uint8)
     found = open_session(model)({contract.input_name: images})[contract.output_name].shape
@@ -205,7 +207,7 @@ def check_loads(model: Path, contract: ModelContract) -> None:
 
 
 def open_session(model: Path) -> Run:
-    """A new session with default options, on the CPU."""
+    """A function that runs a model in a new session with default options, on the CPU."""
     from export.runtime import onnxruntime
 
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
@@ -219,7 +221,7 @@ def open_session(model: Path) -> Run:
 
 
 class _Compared:
-    """A session whose outputs, and values before the last activation, are compared with passes of Keras.
+    """A session whose outputs, and values before the last activation, are compared with passes of the source model.
 
     Args:
         subject: the graph.
@@ -237,7 +239,7 @@ class _Compared:
         return self.run(images).outputs
 
     def run(self, images: Images, feeds: Mapping[str, NDArray[Any]] | None = None) -> Found:
-        """The values of a run."""
+        """The outputs and the values before the last activation; `feeds` contains further inputs of the variant."""
         found = self._run({self._contract.input_name: images, **(feeds or {})})
         return Found(found[self._contract.output_name], found[self._before] if self._before else None)
 
@@ -249,15 +251,16 @@ class _Compared:
         how: str,
         feeds: Mapping[str, NDArray[Any]] | None = None,
     ) -> float:
-        """The largest relative difference from a pass of Keras; see `export.proof.compare.compare`."""
+        """The largest relative difference from a pass of the source model; see `export.proof.compare.compare`."""
         return compare(self.run(images, feeds), keras, other_roundings, how)
 
 
 def _check_half_precision(without_dropout: _Compared, images: Images, reference: Reference) -> dict[str, float]:
-    """Relative difference between the exported model and a half-precision Keras model, by name; empty for float32.
+    """Relative difference between the exported model and a half-precision source, by name; empty for float32.
 
-    Compared are the values before the last activation, if they are known, because a saturated softmax turns small
-    differences into a difference of 1. Rows with infinite values in half precision are left out if there are others.
+    The values before the last activation are compared, if they are known, because a saturated softmax turns small
+    differences into a difference of 1. Rows with infinite values in half precision are left out if there are other
+    rows.
     """
     trained = reference.as_trained(images)
     if trained is None:
@@ -295,15 +298,15 @@ def _check_batches(without_dropout: _Compared, contract: ModelContract, referenc
     largest = float(difference[finite].max(initial=0.0))
     if together.shape != (7, contract.classes) or np.any(difference[finite] > limit[finite]):
         raise VerificationFailed(
-            f"7 rows have outputs of shape {list(together.shape)}, and an output changes by {largest:.2g} with "
-            "the other rows of its batch, relative to the largest output.",
+            f"7 rows have outputs of shape {list(together.shape)}, and an output changes by {largest:.2g}, "
+            "relative to the largest output, with the other rows of its batch.",
             wanted=f"shape {[7, contract.classes]}, and a relative change of at most {TOLERANCE:g}",
             next_step="remove operations across the batch axis, such as BatchNormalization called with training=True",
         )
 
 
 def _rounding_of_rows(reference: Reference, images: Images) -> NDArray[np.float64]:
-    """Rounding error of the outputs of each image alone in Keras, relative to the largest output, `[B]`."""
+    """Rounding error of the source model's outputs for each single image, relative to the largest output, `[B]`."""
     rounding = []
     for image in images:
         one = reference.without_noise(image[None])
@@ -316,10 +319,10 @@ def _rounding_of_rows(reference: Reference, images: Images) -> NDArray[np.float6
 def _check_equal_noise(
     subject: Subject, images: Images, reference: Reference, seeds: Sequence[int]
 ) -> tuple[float, dict[str, NDArray[np.float32]]]:
-    """The largest relative difference from Keras if both sides have the same noise; and parts of the noise.
+    """The largest relative difference from the source model with the same noise, and parts of this noise.
 
     Returns:
-        The difference, and for each site the outputs of the Keras layer for inputs of ones,
+        The difference, and for each site its outputs in the source model for inputs of ones,
         `[passes, rows, *drawn_shape(site)]`, in the graph's axis order.
     """
     sites = subject.contract.sites
@@ -342,10 +345,10 @@ def _check_equal_noise(
 def _in_graph_order(
     keras: SourcePass, site: Site, layouts: Mapping[str, tuple[int, ...]]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Factor and shift of a site, `[B, *site.shape]`.
+    """Factor and shift of a site, `[B, *site.shape]`, in the graph's axis order.
 
     Raises:
-        VerificationFailed: Keras does not call the site, or calls it with inputs of another shape.
+        VerificationFailed: the source model does not call the site, or calls it with inputs of another shape.
     """
     noise = keras.noise.get(site.name, Noise(np.empty(0, np.float32), np.empty(0, np.float32)))
     layout = layouts[site.name]
@@ -360,7 +363,7 @@ def _in_graph_order(
 
 
 def _check_unseeded(model: onnx.ModelProto) -> None:
-    """Check that no operation has a seed of its own, with which all processes would draw the same masks."""
+    """Check that no operation has a fixed seed, with which all processes would draw the same masks."""
     seeded = seeded_nodes(model)
     if seeded:
         raise VerificationFailed(
@@ -371,7 +374,7 @@ def _check_unseeded(model: onnx.ModelProto) -> None:
 
 
 def _count(subject: Subject, keras_noise: Mapping[str, NDArray[np.float32]], seed: int) -> tuple[Count, ...]:
-    """The counts of the draws of the exported file and of Keras."""
+    """The counts of the draws of the exported file and of the source model."""
     sites = subject.contract.sites
     run = subject.open(only_sites(subject.model, sites), "sites.onnx")
     ones = {site.name: np.ones((rows_for(site), *drawn_shape(site)), np.float32) for site in sites}

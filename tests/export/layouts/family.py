@@ -83,7 +83,7 @@ REFUSED = (
     Layout(
         "folded",
         lambda: dynamo.unoptimized(alive=False),
-        message="Identity nodes where a dropout was folded",
+        message="Identity nodes in place of removed dropout",
     ),
     Layout("opset_11", torchscript.old_opset, message="operator set 11 has no training_mode", torch="opset_11"),
     Layout(

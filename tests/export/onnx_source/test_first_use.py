@@ -163,7 +163,7 @@ def test_the_index_of_the_largest_logit_is_no_output(tmp_path: Path) -> None:
 def test_two_values_of_one_name_are_refused(name: str, tmp_path: Path) -> None:
     model = network()
     model.graph.initializer.append(weight(name, 0.6))
-    with pytest.raises(ModelRefused, match=f"has several values of the name {name}"):
+    with pytest.raises(ModelRefused, match=f"has several values with the name {name}"):
         export(model, tmp_path)
 
 

@@ -140,12 +140,12 @@ def drawn_differently() -> onnx.ModelProto:
 
 CASES: dict[str, Refused] = {
     "no dropout": Refused(without_dropout, r"no active dropout. Examined: no Dropout among 6 nodes \(Conv, ", AGAIN),
-    "folded": Refused(folded, r"Identity nodes where a dropout was folded: node_clone", "TrainingMode.PRESERVE"),
+    "folded": Refused(folded, r"Identity nodes in place of removed dropout: node_clone", "TrainingMode.PRESERVE"),
     "training_mode false": Refused(
         lambda: network(dropout("ratio", "off")), r"drop \(training_mode is false\)", "switch a silent dropout on"
     ),
     "attention of PyTorch": Refused(
-        lambda: network(dropout("ratio")), r"drop \(training_mode is left out, as PyTorch does", AGAIN
+        lambda: network(dropout("ratio")), r"drop \(training_mode is left out, as in the files", AGAIN
     ),
     "ratio 0": Refused(
         lambda: network(dropout("zero", "on"), more=[weight("zero", 0.0)]), r"drop \(ratio is 0\)", AGAIN
@@ -164,7 +164,7 @@ CASES: dict[str, Refused] = {
     "ratio without a value": Refused(
         lambda: network(dropout("r", "on"), inputs=[helper.make_tensor_value_info("r", TensorProto.FLOAT, [])]),
         "is an input of the graph without a value",
-        "add the rate in training",
+        "add the rate that was used in training",
         OptionRefused,
     ),
     "mask read": Refused(
@@ -199,7 +199,7 @@ CASES: dict[str, Refused] = {
                 node("Dropout", ["noisy", "ratio", "on"], ["dropped"]),
             ]
         ),
-        r"random numbers in other operators than Dropout: noise \(RandomNormalLike\)",
+        r"random numbers in operators other than Dropout: noise \(RandomNormalLike\)",
         "replace this noise by torch.nn.Dropout",
     ),
     "spelled out with two rates": Refused(drawn_differently, r"n1 \(RandomUniformLike\)", "hand-written masks"),
@@ -228,7 +228,7 @@ CASES: dict[str, Refused] = {
     "unknown operator": Refused(
         lambda: network([node("Dropoff", ["flat"], ["x"]), node("Dropout", ["x", "ratio", "on"], ["dropped"])]),
         "operators that ONNX does not define: Dropoff",
-        "with operators of ONNX alone",
+        "with standard ONNX operators only",
     ),
     "operator set 6": Refused(lambda: network(opset=6), "uses operator set 6", "opset_version=18"),
     "several outputs": Refused(
@@ -247,7 +247,9 @@ CASES: dict[str, Refused] = {
         OptionRefused,
         {"rate": {"x": 0.1}},
     ),
-    "two inputs": Refused(two_inputs, r"has 2 inputs without a value: image \[N, 3, 8, 8\], age \[N, 4\]", "export it"),
+    "two inputs": Refused(
+        two_inputs, r"has 2 inputs without a value: image \[N, 3, 8, 8\], age \[N, 4\]", "export this module"
+    ),
     "four channels": Refused(
         lambda: network(image=(4, 8, 8)), r"takes an input \[N, 4, 8, 8\]", "with 1 or 3 channels"
     ),
