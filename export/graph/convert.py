@@ -1,7 +1,8 @@
 """Convert a Keras network to ONNX; tf2onnx is used only here and in `export.graph.transposes`.
 
-In: a `KerasSource`. Out: `Converted`: an ONNX graph in float32 with one custom node for each dropout call, the sites,
-and the weights that are too large for the graph. `export.graph.passes` adds the noise functions of these nodes.
+In: a `KerasSource`. Out: a `Converted` with an ONNX graph in float32, which has one custom node for each dropout
+call, with the sites, and with the weights that are too large for the graph. `export.graph.passes` adds the noise
+functions of the custom nodes.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ def _write_resize(context: Any, node: Any, name: str, _args: list[Any]) -> None:
 
 
 def _fill_captured_constants(proto: onnx.ModelProto, traced: Any) -> None:
-    """Replace the graph inputs for tensors that the trace captured by initializers with the values of these tensors.
+    """Turn the graph inputs for captured tensors of the trace into initializers with the values of these tensors.
 
     The trace captures the mean and variance of a Normalization layer, and constants that a custom layer created in
     `build`. tf2onnx converts captured tensors to graph inputs without a value.

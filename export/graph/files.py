@@ -124,7 +124,7 @@ class ModelFiles:
 
 
 STAGING_PREFIX = ".oodscreen_export-"
-"""Start of the names of staging folders; `oodscreen run` does not remove these folders."""
+"""Beginning of the names of staging folders; `oodscreen run` does not remove these folders."""
 
 
 @contextmanager

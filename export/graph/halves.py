@@ -1,7 +1,7 @@
 """Divide a graph whose noise is an input into the part before the noise and the part after it.
 
-In: a graph with inputs for the noise. Out: two graphs, so that several passes over the same images compute the first
-part once.
+In: a graph with inputs for the noise. Out: two graphs, so that the first part is computed only once for several
+passes over the same images.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def recurrent_layers_unrolled() -> Iterator[dict[str, int | None]]:
     """Within the block, recurrent layers with at most `MAX_STEPS` steps are traced without a loop.
 
     Yields:
-        Number of steps, None if it is unknown, by name of each other recurrent layer that is called in the block.
+        Number of steps by name of each other recurrent layer that is called in the block; None for an unknown number.
     """
     import keras
 

@@ -1,6 +1,6 @@
 """ONNX graph passes that turn a converted graph into an exported model.
 
-In: the float32 graph from `export.graph.convert`, with one custom node for each site. Out: a graph that takes uint8
+In: a float32 graph of a Keras model or an ONNX file, with one custom node for each site. Out: a graph that takes uint8
 images, draws noise in any onnxruntime session, and has its contract in the metadata. Each pass states and checks its
 preconditions and postconditions, so that an invalid graph is never written.
 """
@@ -166,7 +166,7 @@ def check_written_graph(path: Path) -> None:
 
 
 def find_feeds(model: onnx.ModelProto, sites: Sequence[Site]) -> tuple[Site, ...]:
-    """The sites with `feeds` set: names of the nodes that consume the output of a site.
+    """The sites, each with `feeds`: the names of the nodes that consume its output.
 
     A node that only reshapes or transposes the output is replaced by the consumers of its own output.
 

@@ -1,8 +1,8 @@
 """Rewrite two ONNX constructs: computed Reshape targets, and a Pad before a MaxPool.
 
 In: a graph with noise functions. Out: an equivalent graph, changed in place: Reshape targets are constant, because the
-engine's planner cannot analyse computed ones, and a Pad before a MaxPool has a form that onnxruntime's `Pad_Fusion`,
-which would change the result, does not match.
+engine's planner cannot analyse computed targets, and a Max separates a Pad from a MaxPool, so that onnxruntime's
+`Pad_Fusion` does not change the result.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _read_by(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def prevent_pad_fusion(model: onnx.ModelProto) -> None:
-    """Insert a Max between a Pad and a MaxPool, so that onnxruntime does not fuse the two.
+    """Insert a Max between a Pad and a MaxPool, so that onnxruntime does not fuse these two nodes.
 
     A MaxPool pads with minus infinity. onnxruntime's `Pad_Fusion` fuses even a Pad with zeros into the
     MaxPool (see tests/assumptions). This fusion changes the output at borders with negative values, for example in

@@ -55,7 +55,7 @@ def transposes_move_through_sites() -> Iterator[None]:
 
 
 def move_transposes_before_sites(proto: onnx.ModelProto) -> None:
-    """Move each transpose that is the only consumer of a site before this site.
+    """Move each transpose that is the only consumer of a site to the place before the site.
 
     A transpose before the first site then runs once for each row, not once in every pass.
     """

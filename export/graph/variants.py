@@ -1,7 +1,7 @@
 """Variants of a finished graph with which `export.proof` measures it.
 
 In: a finished graph, which is not changed. Out: copies with other rates, with additional outputs, with the noise as
-inputs, or with nothing but the sites.
+inputs, or with only the sites.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _RESHAPES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 
 
 def with_rate(model: onnx.ModelProto, rate: float) -> onnx.ModelProto:
-    """A copy in which every site has the given rate; with rate 0, the noise functions return their inputs."""
+    """A copy of a graph with the given rate at every site; with rate 0, the noise functions return their inputs."""
     copy = _copy(model)
     for node in _site_nodes(copy).values():
         for attribute in node.attribute:
@@ -29,7 +29,7 @@ def with_rate(model: onnx.ModelProto, rate: float) -> onnx.ModelProto:
 
 
 def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """A copy with additional float32 outputs."""
+    """A copy of a graph with additional float32 outputs."""
     copy = _copy(model)
     present = {value.name for value in (*copy.graph.output, *copy.graph.input)}
     for name in dict.fromkeys(names):
@@ -39,9 +39,9 @@ def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProt
 
 
 def with_noise_as_inputs(model: onnx.ModelProto, sites: Sequence[Site]) -> onnx.ModelProto:
-    """A copy in which the node of each site computes `x * factor + shift`, with inputs of the graph for both.
+    """A copy of a graph in which the node of each site computes `x * factor + shift` from two new inputs.
 
-    The inputs have the names `factor_input(name)` and `shift_input(name)` and the shape `[N, *site.shape]`.
+    These inputs have the names `factor_input(name)` and `shift_input(name)` and the shape `[N, *site.shape]`.
 
     Requires: one node for each site.
     """
@@ -111,15 +111,15 @@ def site_values(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
 
 
 def seeded_nodes(model: onnx.ModelProto) -> list[str]:
-    """Names of the operations with an attribute `seed`, in the graph and in its functions; types for unnamed ones."""
+    """Names, or types if a name is empty, of the operations with a `seed`, in the graph and in its functions."""
     nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     return [node.name or node.op_type for node in nodes if any(one.name == "seed" for one in node.attribute)]
 
 
 def value_before_activation(model: onnx.ModelProto) -> str | None:
-    """Name of the value from which a softmax or sigmoid computes the output; None for any other operation.
+    """Name of the value from which a softmax or sigmoid computes the output; else None.
 
-    The output may have another shape than this value, if operations between them only reshape.
+    The output may have another shape than this value, if the operations between the two values only reshape.
     """
     node = _computed_by(model, ("Identity", "Cast", *_RESHAPES))
     return node.input[0] if node is not None and node.op_type in ("Sigmoid", "Softmax") else None

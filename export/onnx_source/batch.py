@@ -77,7 +77,7 @@ def _free_reshapes(model: onnx.ModelProto, name: str, shapes: dict[str, tuple[in
     """Replace, in the constant target shape of each Reshape, the size of the axis that contains the rows by -1."""
     constants, graph = Constants(model), model.graph
     joined = {name: 1}
-    """By name of each value that depends on the image: product of the sizes before the rows, within their axis."""
+    """By name of each value that depends on the image: product of the sizes before the rows in the batch axis."""
     for node in graph.node:
         source = next((one for one in node.input if one in joined), None)
         if source is None:

@@ -1,4 +1,4 @@
-"""Find the Dropout nodes of an ONNX file, find out which are active, and select the nodes that the export keeps.
+"""Find the Dropout nodes of an ONNX file, determine which are active, and select the nodes that the export keeps.
 
 In: a prepared graph and a `SiteChoice`. Out: a `Dropout` for each node, and a `Kept` for each selected node. A Dropout
 node draws a mask only if its input `training_mode` is true. A node can be silent for several reasons, and
@@ -41,7 +41,8 @@ class Dropout:
         node: name of the node, which is unique too.
         rate: ratio; None if the ratio is an input of the graph and has no default value.
         silent: reason why the node never draws a mask; "" if the node is active.
-        own_axes: 1 for each axis along which the mask has independent values, else 0; empty for all axes.
+        own_axes: 1 for each axis along which the mask has independent values, else 0; empty if the values are
+            independent along all axes.
     """
 
     name: str
@@ -201,7 +202,7 @@ def choose_dropouts(
     Raises:
         ModelRefused: no dropout is active, selected or to be inserted, or the ratio of a kept dropout is not between 0
             and 1.
-        OptionRefused: a pattern matches no dropout, or the user's rate for a kept dropout is not between 0 and 1 or is
+        OptionRefused: a pattern matches no dropout, or the user's rate for a kept dropout is not between 0 and 1, or is
             missing although the file has no ratio.
     """
     selectable = [one for one in dropouts if choice.keep or not one.silent]

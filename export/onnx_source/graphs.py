@@ -35,7 +35,7 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def node_lists(model: onnx.ModelProto) -> Iterator[Any]:
-    """The lists of nodes of the graph, of its subgraphs and of the functions; a changed list changes the model."""
+    """The lists of nodes of the graph, of its subgraphs and of the functions; a change to a list changes the model."""
     waiting: list[Any] = [model.graph, *model.functions]
     while waiting:
         holder = waiting.pop()
@@ -189,7 +189,7 @@ class Constants:
         self._known: dict[str, NDArray[Any] | None] = {}
 
     def value(self, name: str) -> NDArray[Any] | None:
-        """The value with this name; None if it depends on an input, on a random operator or on very many nodes."""
+        """The value with this name; None if it depends on an input, on random numbers or on too many nodes."""
         if name not in self._known:
             self._known[name] = self._find(name)
         return self._known[name]
@@ -215,7 +215,7 @@ class Constants:
         return self._evaluate(name)
 
     def _evaluate(self, name: str) -> NDArray[Any] | None:
-        """The value, computed by running the nodes on which it depends; None if these nodes do not determine it."""
+        """The value, computed by running the nodes on which it depends; None in the same cases as for `value`."""
         nodes: dict[str, onnx.NodeProto] = {}
         waiting = [name]
         while waiting:

@@ -18,7 +18,7 @@ from export.onnx_source.graphs import all_nodes, attributes_of, replace_nodes
 
 
 def mark_sites(model: onnx.ModelProto, kept: Sequence[Kept]) -> onnx.ModelProto:
-    """A copy in which the kept Dropout nodes have the domain `oodscreen`, and Identity replaces other Dropout nodes."""
+    """A copy of a model in which `oodscreen` nodes replace the kept Dropout nodes, and Identity all other ones."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     by_node = {one.node: one for one in kept}
@@ -55,7 +55,7 @@ def site_of(node: onnx.NodeProto) -> str:
 
 
 def without_marks(model: onnx.ModelProto, *, weights: bool = True) -> onnx.ModelProto:
-    """A copy in which Identity replaces each site; the copy has no initializers if `weights` is false."""
+    """A copy of a marked model with an Identity node for each site; without initializers if `weights` is false."""
 
     def pass_on(node: onnx.NodeProto, _: str) -> onnx.NodeProto:
         return helper.make_node("Identity", node.input, node.output, name=node.name)
@@ -64,7 +64,7 @@ def without_marks(model: onnx.ModelProto, *, weights: bool = True) -> onnx.Model
 
 
 def with_factors(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which each site multiplies its input by a graph input with the name `factor_name(site)`."""
+    """A copy of a marked model in which each site multiplies its input by the graph input `factor_name(site)`."""
     copy = _replace_marks(
         model,
         lambda node, site: helper.make_node("Mul", [node.input[0], factor_name(site)], node.output, name=node.name),
@@ -83,7 +83,7 @@ def factor_name(site: str) -> str:
 def _replace_marks(
     model: onnx.ModelProto, make: Callable[[onnx.NodeProto, str], onnx.NodeProto], *, weights: bool = True
 ) -> onnx.ModelProto:
-    """A copy in which `make(marked node, name of the site)` replaces the node of each site."""
+    """A copy of a marked model in which `make(marked node, name of the site)` replaces each marked node."""
     nodes = [make(node, site) if (site := site_of(node)) else node for node in model.graph.node]
     initializers = model.graph.initializer if weights else ()
     graph = helper.make_graph(nodes, "source", model.graph.input, model.graph.output, initializers)

@@ -53,6 +53,12 @@ def find_placements(
 ) -> tuple[dict[str, Placement], int]:
     """The placement of each site by its name, and the number of outputs C.
 
+    Args:
+        model: graph with marked sites and a variable batch axis.
+        found: the image input.
+        output: name of the output.
+        origin: name of the model, for messages.
+
     Raises:
         ModelRefused: the graph does not run with 2 and with 3 rows, no axis or more than one axis of a site's input
             contains the rows, or the output is not `[N, C]`.
@@ -94,7 +100,7 @@ def _shapes(
 
 
 def _reason(error: Exception) -> str:
-    """The node that failed, as text; else the first line of the error."""
+    """Description of the node that failed; the first line of the error if it names no node."""
     failed = re.search(r"running (\w+) node\. Name:'([^']*)'", str(error))
     if failed:
         return f"the {failed[1]} {failed[2]} fails"
@@ -118,7 +124,7 @@ def _place(site: str, two: tuple[int, ...], three: tuple[int, ...], origin: str)
 
 
 def move_rows_to_front(model: onnx.ModelProto, placements: dict[str, Placement]) -> None:
-    """Transpose and reshape the inputs of sites to `[N, *shape of a row]`, and their outputs back to their shapes."""
+    """Transpose and reshape the input of each site to `[N, *shape of a row]`, and its output back."""
     graph = model.graph
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:

@@ -1,8 +1,8 @@
 """Prepare the graph of an ONNX file: one graph of standard operators in float32, whose nodes have unique names.
 
 In: the model of a file, and the output that the user chose. Out: an equivalent model whose functions and constant
-branches are inlined, or `ModelRefused`, which names the part of the model that cannot be exported. Dropout nodes do not
-change; later steps add further Dropout nodes to the prepared graph.
+branches are inlined, or `ModelRefused`, which names the part of the model that cannot be exported. Dropout nodes are
+not changed; later steps add further Dropout nodes to the prepared graph.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _WANTED = "a graph of standard ONNX operators in float32"
 
 
 def prepare(model: onnx.ModelProto, output: str | None, origin: str) -> onnx.ModelProto:
-    """A copy of a model with one output and without functions, unused nodes and constant branches.
+    """A copy of a model, reduced to one output, without functions, unused nodes and branches with a constant condition.
 
     Args:
         model: the model of a file.
@@ -52,7 +52,7 @@ def prepare(model: onnx.ModelProto, output: str | None, origin: str) -> onnx.Mod
 
     Raises:
         ModelRefused: the model uses operators, types or an operator set that cannot be exported.
-        OptionRefused: the output does not exist, or there are several and none was chosen.
+        OptionRefused: the output does not exist, or the model has several outputs and none was chosen.
     """
     _check_opset(model, origin)
     model = _inline_functions(model, origin)
@@ -73,7 +73,7 @@ def choose_output(model: onnx.ModelProto, name: str | None, origin: str) -> None
     """Remove all outputs of a model except the chosen one.
 
     Raises:
-        OptionRefused: the output does not exist, or there are several and none was chosen.
+        OptionRefused: the output does not exist, or the model has several outputs and none was chosen.
     """
     outputs = [value.name for value in model.graph.output]
     if name is None and len(outputs) > 1:
@@ -176,7 +176,7 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
 
 
 def _inline_branches(model: onnx.ModelProto, origin: str) -> None:
-    """Replace each If with a constant condition by the nodes of its branch; refuse dropout in other subgraphs."""
+    """Replace each If with a constant condition by the nodes of one branch; refuse dropout in other subgraphs."""
     graph = model.graph
     while any(node.op_type == "If" for node in graph.node):
         constants = Constants(model)

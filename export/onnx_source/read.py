@@ -1,4 +1,4 @@
-"""Read an ONNX file with its external weights, and refuse files that are not ONNX, damaged or incomplete.
+"""Read an ONNX file with its external weights, and refuse damaged or incomplete files and other formats.
 
 In: a path. Out: an `OnnxFile`, or `ModelRefused`. No node is run.
 """
@@ -31,7 +31,7 @@ _FROM_OTHER_FILES = {
     "a Git LFS pointer": "run git lfs pull in the repository",
     "a web page": "open the address in a browser, and download the file itself, after a login if the page asks for one",
 }
-"""Next step by kind of a file that is not an ONNX file, but often has its name."""
+"""Next steps for files that often have the name of an ONNX file, by kind of the file."""
 
 _COPY = "copy the .onnx file again, with the files of its weights in the same folder"
 
@@ -82,7 +82,7 @@ def is_onnx(path: Path) -> bool:
 
 
 def read_file(path: Path) -> OnnxFile:
-    """The model in an ONNX file.
+    """Read an ONNX file with its external weights.
 
     Raises:
         ModelRefused: the file cannot be read, is not ONNX, was written by `oodscreen export`, or has two values with

@@ -51,7 +51,7 @@ def read_onnx(
         image_shape: `(height, width, channels)` of the images; None if the input of the file determines them.
 
     Raises:
-        ModelRefused: the file is no network of images in float32 with active dropout, or cannot be exported faithfully.
+        ModelRefused: the file is no float32 network for images with active dropout, or cannot be exported faithfully.
         OptionRefused: a pattern or an output name matches nothing in the file, or the shape of the images does not fit.
     """
     file = read_file(path)
@@ -117,7 +117,7 @@ def read_places(path: Path, output: str | None = None) -> tuple[Place, ...]:
 
     Raises:
         ModelRefused: the file cannot be exported faithfully.
-        OptionRefused: an output name matches nothing in the file.
+        OptionRefused: the file has no output with this name, or it has several outputs and no name is given.
     """
     file = read_file(path)
     with _errors_of(file):
@@ -178,7 +178,7 @@ def _site(one: Kept, place: Placement, origin: str) -> Site:
     """The site of a kept dropout.
 
     Raises:
-        ModelRefused: the mask is shared along axes, and the rows are not the first axis.
+        ModelRefused: the mask is shared along axes, and the rows are not on the first axis of the input.
     """
     if one.kind == "MCDropout":
         return Site(one.name, one.kind, one.rate, place.shape, place.shape, origin=one.origin)

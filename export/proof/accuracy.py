@@ -124,7 +124,7 @@ def refuse_no_labels(bad: Sequence[Any], unreadable: int, contract: ModelContrac
 
 
 def find_alarms(accuracy: Accuracy, contract: ModelContract) -> list[str]:
-    """Warnings for the user about a measured accuracy; empty if the accuracy raises no doubt."""
+    """Warnings for the user about a measured accuracy and about rows that were left out."""
     alarms = []
     chance = accuracy.baseline
     if chance == 1:  # all rows have one label, so a constant prediction is always right

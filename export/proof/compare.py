@@ -32,7 +32,7 @@ ROUNDING_FACTOR = 10.0
 """Maximum ratio of a difference above the tolerance to the measured rounding error of the source model."""
 
 _MOST_ROUNDING = 0.01
-"""Relative rounding error above which a row is not compared, because its values are noise in float32."""
+"""Relative rounding error above which a row is not compared, because rounding in float32 dominates its values."""
 
 _SMALLEST_SCALE = 1e-30
 """Minimum divisor of differences, because processors may replace values below 1e-38 by 0."""

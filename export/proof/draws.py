@@ -27,14 +27,14 @@ PASSES = 8
 """Number of session runs in which the masks are drawn."""
 
 _DRAWS = 20_000
-"""Minimum number of drawn elements for each site. A rate that is wrong by 0.05 then deviates by at least 14
-standard errors."""
+"""Minimum number of drawn elements for each site. With this number, a rate that is wrong by 0.05 deviates
+by at least 14 standard errors."""
 
 _DROPS = 100
 """Minimum expected number of dropped elements, and of kept elements, for each site."""
 
 _MOST_ELEMENTS = 2**17
-"""Maximum number of elements of a row; the axes of larger inputs are shortened."""
+"""Maximum number of elements of a row of a test input; the axes of larger inputs are shortened."""
 
 _MOST_DRAWS = 2**18
 """Maximum number of elements that a site draws in a session run, even if a tiny rate would need more."""

@@ -50,7 +50,7 @@ def dead_leaves(image_shape: tuple[int, int, int], rng: np.random.Generator) -> 
     image[:] = rng.integers(0, 256, channels)
     rows, columns = np.mgrid[:height, :width]
     side = max(height, width)
-    smallest, largest = 0.04, 0.5  # as a share of the side
+    smallest, largest = 0.04, 0.5  # radii, as shares of the longer side
     for _ in range(_LEAVES):
         share = rng.random()
         radius = side / np.sqrt(share / smallest**2 + (1 - share) / largest**2)

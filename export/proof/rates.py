@@ -43,7 +43,7 @@ _BINS = 15
 """Number of bins of equal width in the expected calibration error, as in Guo et al. 2017."""
 
 _LEAST_PROBABILITY = 1e-12
-"""Minimum probability in the likelihood; smaller ones are raised to it, because a softmax in float32 can be 0."""
+"""Minimum probability in the likelihood; smaller values are raised to it, because a softmax can be 0."""
 
 
 @dataclass
@@ -87,11 +87,11 @@ def choose_rate(subject: Subject, batches: Iterable[LabelledBatch]) -> RateChoic
     """The rate of the inserted sites that keeps the accuracy and has the best calibrated mean probabilities.
 
     All inserted sites get the same rate; other sites keep their own rates. The seed of the masks is fixed, and the
-    masks of a smaller rate keep every element that the masks of a larger rate keep, so that all rates have equal draws.
+    masks of a smaller rate keep every element that the masks of a larger rate keep.
 
     The rate is chosen in three steps. First, a rate is left out if its accuracy is significantly lower than the
     accuracy without the inserted dropout (McNemar's exact test, 1947). Second, each other rate is left out if its
-    mean negative log-likelihood exceeds the smallest one by more than one standard error of the difference. Third,
+    mean negative log-likelihood exceeds the smallest mean by more than one standard error of the difference. Third,
     the rate with the smallest calibration error is chosen from the remaining rates.
 
     Args:
@@ -142,7 +142,7 @@ def choose_rate(subject: Subject, batches: Iterable[LabelledBatch]) -> RateChoic
 def _check_above_chance(without: _Measured, chance: float) -> None:
     """Refuse labels on which the model without inserted dropout is no better than chance.
 
-    On these labels, no rate could lower the accuracy.
+    With these labels, the accuracy would not fall at any rate, so that no rate would be left out.
     """
     hits = np.concatenate(without.hits)
     if is_at_chance(float(hits.mean()), chance, len(hits)):
@@ -185,7 +185,7 @@ def _choose(measured: Mapping[float, _Measured], rows: int, digests: tuple[int, 
 
 
 def is_lower(correct: NDArray[np.bool_], reference: NDArray[np.bool_]) -> bool:
-    """Whether an accuracy is significantly lower than another one on the same rows (McNemar's exact test).
+    """Whether an accuracy is significantly lower than another accuracy on the same rows (McNemar's exact test).
 
     Args:
         correct: whether each row is predicted correctly, `[N]`.

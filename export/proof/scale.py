@@ -161,7 +161,7 @@ def _has_large_range(preprocessing: Preprocessing) -> bool:
 
 
 def _neighbour(given: Preprocessing, *, larger: bool) -> Preprocessing:
-    """The preprocessing with scale 1 or 1/255; if mean or std were given as numbers, with scale * 255 or / 255."""
+    """The preprocessing with scale 1 or 1/255; if mean or std were given as numbers, with 255 or 1/255 * scale."""
     if given.scale is not None and not given.name and (given.mean or given.std):
         return replace(given, scale=given.scale * 255 if larger else given.scale / 255)
     return replace(given, scale=1.0 if larger else 1 / 255, mean=(), std=(), name="", reverse_channels=False)

@@ -136,9 +136,8 @@ def verify_model(subject: Subject, reference: Reference, *, seed: int = 0) -> Ve
     There are six conditions:
 
     1. With every rate at 0, the outputs of 7 rows are the same in one batch of 7 as in 7 batches of 1. This condition
-       comes first, because a model that mixes rows also differs from its passes on single rows.
-    2. With every rate at 0, the values before the last activation and the outputs equal those of the source
-       model.
+       comes first, because an ONNX file that mixes rows also fails condition 2.
+    2. With every rate at 0, the values before the last activation and the outputs equal those of the source model.
     3. If the source model computes in half precision, its outputs are close to the float32 outputs of the graph.
     4. With the noise of a pass of the source model in place of each site's function, the values before the last
        activation and the outputs equal those of this pass.
@@ -256,7 +255,7 @@ class _Compared:
 
 
 def _check_half_precision(without_dropout: _Compared, images: Images, reference: Reference) -> dict[str, float]:
-    """Relative difference between the exported model and a half-precision source, by name; empty for float32.
+    """Relative difference between the exported and a half-precision source model, by name; empty for float32.
 
     The values before the last activation are compared, if they are known, because a saturated softmax turns small
     differences into a difference of 1. Rows with infinite values in half precision are left out if there are other
