@@ -81,8 +81,8 @@ def _gaussian(like: str) -> _Nodes:
 def _alpha() -> _Nodes:
     """Nodes for alpha dropout.
 
-    With `a = ((1 - rate) (1 + rate alpha'^2))^(-1/2)` and `b = -a alpha' rate`, an input with mean 0 and variance 1 has
-    an output with mean 0 and variance 1.
+    With `a = ((1 - rate) (1 + rate alpha'^2))^(-1/2)` and `b = -a alpha' rate`, the output for an input with mean 0
+    and variance 1 also has mean 0 and variance 1.
     """
     return [
         _number("alpha", ALPHA_PRIME),

@@ -22,8 +22,8 @@ def divide(model: onnx.ModelProto, noise: Sequence[str]) -> tuple[onnx.ModelProt
         noise: names of the inputs with the noise.
 
     Returns:
-        A graph without the inputs in `noise`, whose outputs are the values that `part_after` reads; and the names of
-        these outputs.
+        A graph without the inputs in `noise`, which returns the values that `part_after` reads; and the names of
+        these values.
     """
     before, after = _divide_nodes(model, noise)
     made = {name for node in before for name in node.output} | {value.name for value in model.graph.input}

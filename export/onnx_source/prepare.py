@@ -277,7 +277,7 @@ def check_noise(model: onnx.ModelProto, origin: str) -> None:
 
 
 def _check_types(model: onnx.ModelProto, origin: str) -> None:
-    """Refuse weights, inputs, outputs and casts with another floating-point type than float32."""
+    """Refuse floating-point types other than float32 in weights, inputs and outputs, and casts to half precision."""
     types = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 0}
     for value in (*model.graph.input, *model.graph.output):
         types.add(value.type.tensor_type.elem_type)
