@@ -1,11 +1,11 @@
-"""Which stage bounds a run of a model on this machine.
+"""Find the stage that bounds a run of a model on this machine.
 
 In: an exported model, rows of a shard or made-up images, and a `RunConfig`. Out: a `Bottleneck`.
 
-Each stage is measured alone, with the reader, decoder and engine of a run. In a run, one thread reads, a second decodes
-and a third scores; the decoder and the engine have further threads, and all share the cores. A run is therefore as slow
-as the slowest of three: reading and decoding; scoring (copy, trunk and head, one after the other); and the processor
-time of all stages, divided by the number of cores.
+Each stage is measured alone, with the reader, decoder and engine of a run. In a run, one thread reads, a second thread
+decodes and a third thread scores; the decoder and the engine have further threads, and all threads share the cores. The
+time of a run is therefore the longest of three times: the time to read and decode; the time to score (copy, trunk and
+head, one after the other); and the processor time of all stages, divided by the number of cores.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from screen.input.images import batch_rows
 StageName = Literal["read and decode", "copy", "trunk", "head"]
 
 _SECONDS = 0.7
-"""Time in seconds after which a stage is not measured with more rows."""
+"""Seconds after which a stage is not measured with more rows."""
 
 _LONGEST = 3.0
-"""Longest time of the first measurement of the passes, in seconds, after which a second one follows."""
+"""Maximum seconds of a first measurement of the passes that a second measurement follows."""
 
 _FIRST_ROWS = 16
 """Number of rows of the first measurement of the passes."""
 
 _GROWTH = 4
-"""Factor between the numbers of rows of two measurements of the passes."""
+"""Factor between the numbers of rows of two consecutive measurements of the passes."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Bottleneck:
         unreadable: number of these rows without a readable image.
         passes: T.
         masks: `shared`, `per-row` or `none`.
-        device: name of the device of copy, trunk and head.
+        device: name of the device that runs the passes, `cpu` or `cuda`.
         threads: number of threads of the decoder and of the engine.
         cores: CPU cores that are available to this process.
         stages: the stages, in order.
@@ -110,18 +110,18 @@ class Bottleneck:
 
     @property
     def advice(self) -> str:
-        """What makes the run faster, in one sentence."""
+        """How to make the run faster, in one sentence."""
         height, width = self.image
         idle = f"raise --threads (now {self.threads} of {self.cores} cores), " if self.threads < self.cores else ""
         if self.bound_by == "read and decode":
-            stored = f"store the images at about {width} x {height} pixels, the size that the model takes"
+            stored = f"store the images at about {width} x {height} pixels, the input size of the model"
             return f"{idle or 'use a machine with more cores, '}or {stored}"
         if self.bound_by == "copy":
-            return "use several GPUs, each with --part I/N; neither fewer passes nor more cores shorten the copies"
+            return "use several GPUs, each with --part I/N; neither fewer passes nor more cores make the copies faster"
         faster = "use a GPU (--device cuda), " if self.device == "cpu" else "use a faster GPU, "
         if self.bound_by == "trunk" or self.passes == 1:
             part = "or share the shards among machines with --part I/N"
-            rest = "" if self.passes == 1 else "; neither fewer --passes nor --adaptive shorten the trunk"
+            rest = "" if self.passes == 1 else "; neither fewer --passes nor --adaptive makes the trunk faster"
             return f"{idle or faster}{part}{rest}"
         cheaper = "--masks shared, " if self.masks == "per-row" else ""
         return f"use --adaptive, {cheaper}fewer --passes (now {self.passes}), {idle}or {faster.split(',')[0]}"
@@ -139,9 +139,9 @@ class Bottleneck:
         return sum(stage.cpu_seconds for stage in self.stages) / self.cores
 
     def to_lines(self) -> list[str]:
-        """A readable report, without the name of the model."""
+        """The report as lines of text, without the name of the model."""
         height, width = self.image
-        made = f"made-up JPEG images of {width} x {height} pixels; name a shard to measure real ones"
+        made = f"made-up JPEG images of {width} x {height} pixels; name a shard to measure real images"
         failed = f", {self.unreadable} of them unreadable" if self.unreadable else ""
         rows = f"{self.rows} rows of {self.source}{failed}" if self.source else made
         lines = [
@@ -157,7 +157,7 @@ class Bottleneck:
 def measure_bottleneck(
     name: str, model: ExportedModel, source: str | None, config: RunConfig, device: Device
 ) -> Bottleneck:
-    """Measure the stages of a run, each for about `_SECONDS`, or for two rows if these take longer.
+    """Measure each stage of a run for about `_SECONDS` seconds, or longer if the first rows take longer.
 
     Args:
         name: the model, as the user named it.
@@ -167,7 +167,7 @@ def measure_bottleneck(
         device: device of the passes.
 
     Raises:
-        ContractRefused: the model's graph has no plan.
+        ContractRefused: the model's graph cannot be run (see `plan_engine`).
         InputRefused: no image of `source` can be read.
         OptionRefused: the model does not run entirely on the device.
         OutOfMemory: two rows do not fit into memory.
@@ -219,10 +219,10 @@ def _repeat(images: NDArray[np.uint8], rows: int) -> NDArray[np.uint8]:
 
 
 def _time_scoring(engine: PassEngine, images: NDArray[np.uint8]) -> tuple[Timing, int]:
-    """Time of copy, trunk and head; and the largest number of rows that was measured.
+    """Time of copy, trunk and head, and the largest number of rows that was measured.
 
     A session run of the head has a cost for each pass, whatever the number of rows. If a whole batch takes too long,
-    its time is extrapolated from two numbers of rows.
+    its time is extrapolated from measurements with two numbers of rows.
     """
     engine.summarize(images[:2])  # draws the masks of all passes, and allocates memory
     most = min(len(images), engine.rows_per_run)
@@ -246,7 +246,7 @@ def _time_summary(engine: PassEngine, images: NDArray[np.uint8]) -> Stopwatch:
 
 
 def _time_trunk(engine: PassEngine, images: NDArray[np.uint8]) -> Timing:
-    """Time of copy and trunk; each piece of rows that fits into memory is freed before the next."""
+    """Time of copy and trunk; each piece of rows that fits into memory is freed before the next piece."""
     watch, rows = Stopwatch(), engine.rows_per_run
     for start in range(0, len(images), rows):
         with watch.running():

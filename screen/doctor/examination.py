@@ -1,4 +1,4 @@
-"""`oodscreen doctor`: what this machine has, how fast it is, and what bounds a run of a model on it.
+"""Examine this machine for `oodscreen doctor`: its hardware and software, its speed, and what bounds a run of a model.
 
 In: nothing, or a model and a shard. Out: an `Examination`, as text or JSON.
 """
@@ -27,11 +27,11 @@ class Examination:
     """Findings about this machine.
 
     Attributes:
-        machine: what the machine has.
+        machine: software, GPUs and cores of the machine.
         device: the device of the passes.
-        threads_from: where the number of threads comes from.
+        threads_from: source of the number of threads, in words.
         speed: speed of the device, and of decoding.
-        bottleneck: what bounds a run of a model; None if no model was given.
+        bottleneck: stages of a run of the model, and the stage that bounds the run; None if no model was given.
     """
 
     machine: Machine
@@ -41,7 +41,7 @@ class Examination:
     bottleneck: Bottleneck | None
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """The examination as one line of JSON."""
         machine = self.machine
         values: dict[str, Any] = {
             "versions": machine.versions,
@@ -60,7 +60,7 @@ class Examination:
         return json.dumps(values)
 
     def to_text(self) -> str:
-        """A readable report."""
+        """The examination as lines of text."""
         machine, speed = self.machine, self.speed
         lines = [
             "versions   " + ", ".join(f"{name} {text}" for name, text in machine.versions.items()),
@@ -86,10 +86,10 @@ class Examination:
 
 
 def examine(model: str | None = None, source: str | None = None, config: RunConfig | None = None) -> Examination:
-    """Examine this machine, for a few seconds.
+    """Examine this machine, which takes a few seconds.
 
     Args:
-        model: path of an exported model, for which a run is measured; None for none.
+        model: path of an exported model, for which a run is measured; None for no model.
         source: a shard, a folder of shards or a glob, whose first rows are measured; None for made-up images.
         config: device, threads, memory, passes, masks and the image column; None for the defaults.
 
@@ -109,7 +109,7 @@ def examine(model: str | None = None, source: str | None = None, config: RunConf
         device=device,
         threads_from="from --threads"
         if config.threads
-        else f"one for each core that this process may use: affinity, CPU quota, OMP_NUM_THREADS (the machine has "
+        else f"one for each core that this process may use by affinity, CPU quota and OMP_NUM_THREADS (the machine has "
         f"{machine.cores_of_machine})",
         speed=measure_speed(device, config.threads),
         bottleneck=bottleneck,

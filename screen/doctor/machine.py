@@ -1,6 +1,6 @@
-"""What this machine has: versions of packages, GPUs, CUDA libraries, threads.
+"""Describe this machine: versions of packages, GPUs, CUDA libraries and cores.
 
-In: nothing. Out: `Machine`. Nothing is measured, and no GPU gets a context.
+In: nothing. Out: `Machine`. Nothing is measured, and no CUDA context is created.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Machine:
     Attributes:
         versions: versions of Python and of the installed packages.
         built_for: execution providers in the installed build of onnxruntime.
-        cards: GPUs that are visible to CUDA, or why there are none.
+        cards: GPUs that are visible to CUDA, or the reason why there are none.
         libraries: CUDA libraries that this build of onnxruntime needs; empty for a build without CUDA.
         cores: CPU cores available to this process.
         cores_of_machine: CPU cores of the machine.
@@ -74,7 +74,7 @@ class Machine:
 
 
 def describe_machine() -> Machine:
-    """Look up everything; no value is cached."""
+    """Describe this machine as it is now; no value is cached."""
     providers = tuple(runtime.onnxruntime.get_available_providers())
     return Machine(
         versions=_versions(),
@@ -93,7 +93,7 @@ def find_libraries(cuda: str, load: Callable[[str], Any] = ctypes.CDLL) -> tuple
         cuda: version of CUDA that onnxruntime was built for, such as "13.0"; "" if it is not known.
         load: loads a shared library by name, or raises `OSError`.
     """
-    with redirect_stdout(io.StringIO()):  # prints the libraries that are missing
+    with redirect_stdout(io.StringIO()):  # the call prints missing libraries
         runtime.onnxruntime.preload_dlls()
     major = cuda.split(".")[0]
     cudnn = _wanted_cudnn()

@@ -1,6 +1,6 @@
-"""Made-up photographs in a temporary shard, for measurements without a data set.
+"""Write a shard of made-up photographs, for measurements without a data set.
 
-In: a size. Out: the path of a shard with JPEG images.
+In: an image size. Out: the path of a shard with JPEG images.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 _ROWS = 64
-"""Number of rows of a shard; their images are equal, because the time to decode one hardly depends on its content."""
+"""Number of rows of a shard; the images are equal, because the time to decode an image hardly depends on pixels."""
 
 _NOISE = 12.0
-"""Standard deviation of the noise on 0..255 pixels, which gives a JPEG of 500 x 375 about the bytes of a photograph."""
+"""Standard deviation of the noise on pixel values from 0 to 255; with this noise, a JPEG image of 500 x 375 pixels has
+about the size of a photograph, in bytes."""
 
 
 def write_pictures(folder: Path, height: int, width: int, channels: int) -> Path:
-    """Write a shard of JPEG images with the column `image`.
+    """Write a shard of JPEG images in the column `image`, and return the path of the shard.
 
     Args:
         folder: existing folder.

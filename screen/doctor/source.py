@@ -1,4 +1,4 @@
-"""Read and decode the first rows of a shard as a run does, and measure both.
+"""Read and decode the first rows of a shard in the same way as a run, and measure the time.
 
 In: a shard, or the size of made-up images. Out: `DecodedRows`.
 """
@@ -28,7 +28,7 @@ from screen.input.rows import read_batches
 from screen.input.shards import open_shards
 
 _ROWS = 256
-"""Maximum number of rows that are decoded between two looks at the clock."""
+"""Maximum number of rows that are decoded between two checks of the elapsed time."""
 
 _WARMING = 2
 """Number of rows that are decoded before the measurement."""
@@ -59,16 +59,16 @@ def decode_made(height: int, width: int, contract: ModelContract, config: RunCon
 
 
 def decode_first(source: str, contract: ModelContract, config: RunConfig, seconds: float) -> DecodedRows:
-    """Read and decode rows until the time is over or a batch is full; shorter shards are read again.
+    """Read and decode rows for `seconds` or until a batch is full; shards with fewer rows are read again.
 
     Args:
         source: a shard, a folder of shards, or a glob.
-        contract: image size and colour of the model.
+        contract: contract with the image size and the number of channels of the model.
         config: image column, pixel limit, base folder of paths, threads and batch size.
-        seconds: time after which no further rows are read.
+        seconds: time after which no further rows are read, in seconds.
 
     Raises:
-        InputRefused: no shard or no image can be read, or the image column does not fit.
+        InputRefused: no shard or no image can be read, or the image column is missing or has an unsupported type.
         InputChanged, ReadFailed, ShardRefused: a shard cannot be read.
     """
     shards, _ = open_shards(list_shards(source))
@@ -76,7 +76,7 @@ def decode_first(source: str, contract: ModelContract, config: RunConfig, second
     most = batch_rows(config, contract)
     watch, parts, failures = Stopwatch(), [], {}
     rows = unreadable = 0
-    first: tuple[int, int] | None = None  # rows, and unreadable rows, when the shards had been read once
+    first: tuple[int, int] | None = None  # rows and unreadable rows after the first reading
     decoder = Decoder(contract, max_pixels=config.max_pixels, image_root=config.image_root, threads=config.threads)
     with closing(decoder):
         for warming in islice(read_batches(shards, columns, _WARMING), 1):  # loads decoders, opens the shard
@@ -96,7 +96,7 @@ def decode_first(source: str, contract: ModelContract, config: RunConfig, second
             first = first or (rows, unreadable)
     images = np.concatenate(parts) if parts else np.zeros((0, *contract.image_shape), np.uint8)
     if not len(images):
-        why = next((f"{status}: {reason}" for status, reason in failures.values()), "it has no rows")
+        why = next((f"{status}: {reason}" for status, reason in failures.values()), "there are no rows")
         raise InputRefused(
             f"None of the first {first[0]} rows of {source} has an image that can be decoded ({why}).",
             wanted="at least one image among the first rows",

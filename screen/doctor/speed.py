@@ -1,4 +1,4 @@
-"""Speed of this machine: matrix products, convolutions, copies to a GPU, and decoding.
+"""Measure the speed of this machine: matrix products, convolutions, copies to a GPU, and decoding.
 
 In: a `Device`. Out: `Speed`.
 """
@@ -27,19 +27,20 @@ _SECONDS = 0.5
 """Seconds of each test."""
 
 _MATRIX = {"cpu": 1024, "cuda": 4096}
-"""Rows and columns of the matrices, by the name of the device: a GPU needs larger ones to be busy."""
+"""Number of rows and of columns of the matrices, by the name of the device: small matrices do not occupy a GPU."""
 
 _IMAGES = {"cpu": 4, "cuda": 128}
-"""Images in a convolution, by the name of the device."""
+"""Number of images in a convolution, by the name of the device."""
 
 _CHANNELS, _SIDE, _KERNEL = 64, 56, 3
-"""Channels in and out of the convolution, height and width of its images, and height and width of its kernel."""
+"""Channels in and out of the convolution; height and width of the images; height and width of the kernel."""
 
 _COPY_BYTES = 2**26
-"""Size of the array that is copied to a GPU."""
+"""Size of the array that is copied to a GPU, in bytes."""
 
 _FLOAT32_ERROR = 2e-5
-"""Largest error of a float32 product relative to its largest element; 8 bits fewer, as in tf32, give about 5e-4."""
+"""Maximum error of a float32 product relative to the product's largest element; factors rounded to 10 bits, as in tf32,
+give about 3e-4."""
 
 PHOTO = (375, 500)
 """Height and width of the JPEG images in the decoding test, in pixels."""
@@ -63,10 +64,11 @@ class Speed:
     """Speed of a device, and of decoding on the CPU.
 
     Attributes:
-        matrix_size: rows and columns of the matrices.
-        matrix_gflops: speed of products of two matrices, one at a time on each worker, in 1e9 operations per second.
+        matrix_size: number of rows and of columns of the matrices.
+        matrix_gflops: speed of products of two matrices, one product at a time on each worker, in 1e9 operations per
+            second.
         convolution_gflops: speed of 3 x 3 convolutions, in the same unit.
-        precision: `float32`, or `tf32` if products have fewer bits, as measured.
+        precision: measured precision of products: `float32`, or `tf32` if products have fewer bits.
         copy_gb_per_second: speed of copies from the host to a GPU, in 1e9 bytes per second; None on the CPU.
         decoded_per_second: JPEG images of the size `PHOTO` that are decoded and resized to 224 x 224 in a second.
     """
@@ -80,7 +82,7 @@ class Speed:
 
 
 def measure_speed(device: Device, threads: int) -> Speed:
-    """Measure the speed of a device; each of the tests takes `_SECONDS`.
+    """Measure the speed of a device; each test takes about `_SECONDS` seconds.
 
     Args:
         device: the device.
@@ -123,7 +125,7 @@ def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
 
 
 def _rate(session: GraphSession, arrays: dict[str, NDArray[np.float32]], device: Device) -> float:
-    """Session runs per second, one at a time on each worker."""
+    """Number of session runs per second, with one run at a time on each worker."""
     inputs = {name: session.put(array) for name, array in arrays.items()}
     session.run(inputs)  # the first run allocates memory and chooses algorithms
 
@@ -137,7 +139,7 @@ def _rate(session: GraphSession, arrays: dict[str, NDArray[np.float32]], device:
 
 
 def _count(work: Callable[[], object], started: float) -> int:
-    """How often `work` ran until `_SECONDS` after `started`."""
+    """Number of calls of `work` until `_SECONDS` seconds after `started`."""
     runs = 0
     while time.perf_counter() - started < _SECONDS:
         work()
@@ -146,7 +148,7 @@ def _count(work: Callable[[], object], started: float) -> int:
 
 
 def _error(product: GraphSession) -> float:
-    """Largest error of a product of random matrices, relative to its largest element."""
+    """Largest error of a product of random matrices, relative to the largest element of the product."""
     a, b = np.random.default_rng(0).standard_normal((2, 256, 256)).astype(np.float32)
     found = product.run({"a": product.put(a), "b": product.put(b)})["c"].numpy()
     exact = a.astype(np.float64) @ b.astype(np.float64)
@@ -154,7 +156,7 @@ def _error(product: GraphSession) -> float:
 
 
 def _copy_speed(session: GraphSession) -> float:
-    """Bytes per second from pageable host memory, from which a run copies too."""
+    """Copied bytes per second from pageable host memory, from which a run copies too."""
     array = np.ones(_COPY_BYTES, np.uint8)
     session.put(array)
     started = time.perf_counter()

@@ -1,6 +1,6 @@
 """Measure the time of a stage, in seconds for 1,000 images.
 
-In: a function. Out: a `Timing`.
+In: blocks of code. Out: a `Timing`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class Stopwatch:
     """Adds up the time of blocks of code.
 
     Attributes:
-        seconds: elapsed time.
-        cpu_seconds: processor time of all threads of this process.
+        seconds: elapsed time, in seconds.
+        cpu_seconds: processor time of all threads of this process, in seconds.
     """
 
     seconds: float = field(default=0.0)
@@ -28,7 +28,7 @@ class Stopwatch:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Add the time of the block."""
+        """Add the time of a `with` block."""
         wall, cpu = time.perf_counter(), time.process_time()
         try:
             yield
@@ -37,12 +37,12 @@ class Stopwatch:
             self.cpu_seconds += time.process_time() - cpu
 
     def extrapolate(self, shorter: Stopwatch, rows: int, fewer: int, more: int) -> Stopwatch:
-        """The time of `more` rows, on the line through two measurements.
+        """The time of `more` rows, extrapolated on the line through two measurements.
 
         Args:
             shorter: the measurement of `fewer` rows.
             rows: number of rows of this measurement.
-            fewer: number of rows of the other.
+            fewer: number of rows of `shorter`.
             more: number of rows to extrapolate to.
         """
         steps = (more - rows) / (rows - fewer)
@@ -52,7 +52,7 @@ class Stopwatch:
         )
 
     def timing(self, rows: int) -> Timing:
-        """The time for `PER` images, if the blocks treated `rows` images."""
+        """The time for `PER` images, if the blocks processed `rows` images."""
         return Timing(self.seconds * PER / rows, self.cpu_seconds * PER / rows)
 
 
@@ -61,13 +61,13 @@ class Timing:
     """Time of a stage for `PER` images, while no other stage runs.
 
     Attributes:
-        seconds: elapsed time.
-        cpu_seconds: processor time of all threads.
+        seconds: elapsed time, in seconds.
+        cpu_seconds: processor time of all threads, in seconds.
     """
 
     seconds: float
     cpu_seconds: float
 
     def __sub__(self, other: Timing) -> Timing:
-        """The time of a stage without a part of it; noise of the clock does not make it negative."""
+        """The time of a stage without the time of its part; at least 0, although measured times vary."""
         return Timing(max(0.0, self.seconds - other.seconds), max(0.0, self.cpu_seconds - other.cpu_seconds))

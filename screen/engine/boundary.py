@@ -1,7 +1,7 @@
 """Run the trunk, and select, join and split the rows of its boundary tensors.
 
 In: images. Out: a `Boundary`, with the boundary tensors on the device and the trunk's features on the host. Every
-session run of trunk and head has `RunSizes.padded` rows or more; on a GPU, exactly as many.
+session run of trunk and head has `RunSizes.padded` rows or more; on a GPU, exactly `RunSizes.padded` rows.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Boundary:
     """Boundary tensors of some rows: the trunk's outputs that the head reads.
 
     Attributes:
-        tensors: device values by name.
+        tensors: the tensors as device values (`OrtValue`), by name.
         rows: the rows of the tensors; the last row is stored several times if the tensors are padded.
         features: the trunk's features, `float32 [B, F]`, on the host; None if the trunk does not output them.
         owner: the boundary whose memory the tensors view; None if the tensors own their memory. The attribute is never
-            read; the reference prevents that memory from being freed.
+            read; the reference prevents the memory of the owner from being freed.
     """
 
     tensors: dict[str, Any]
@@ -52,8 +52,8 @@ class TrunkRunner:
         plan: plan of the model.
         device: device of the session.
         pool: threads, each of which runs one slice of the rows at a time.
-        sizes: rows per trunk slice, the number of concurrent slices, and the rows to which session runs are padded.
-            The engine replaces them when memory runs out.
+        sizes: rows per trunk slice, the number of concurrent slices, and the number of rows to which session runs are
+            padded. The engine replaces the sizes when memory runs out.
     """
 
     def __init__(self, plan: EnginePlan, device: Device, pool: WorkerPool, sizes: RunSizes) -> None:
@@ -63,7 +63,7 @@ class TrunkRunner:
         self._device_rows = None if device.name == "cpu" else DeviceRows(plan.boundary, device)
 
     def run(self, images: NDArray[np.uint8]) -> Boundary:
-        """Run the trunk in parallel on slices of the rows, and return their boundary."""
+        """Run the trunk in parallel on slices of the rows, and return the boundary of all rows."""
         rows = self._pad(images)
         slices = self._cut(rows)
         if len(slices) == 1:
@@ -79,14 +79,14 @@ class TrunkRunner:
         return Boundary(self._put(values), rows, None if features is None else features[: rows.count])
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The features of some rows, `[B, F]`; requires a plan with `features`."""
+        """The features of the rows, `[B, F]`; requires a plan made with `features=True`."""
         rows = self._pad(images)
         assert FEATURES in self._session.outputs, "the plan has no features"  # noqa: S101
         parts = self._lane.map(lambda images: self._run_slice(images)[FEATURES].numpy(), self._cut(rows))
         return np.concatenate(parts)[: rows.count]
 
     def take(self, boundary: Boundary, positions: NDArray[np.int64]) -> Boundary:
-        """Copy the boundary of the rows at some positions, without features; a single row is stored twice."""
+        """Copy the boundary of the rows at `positions`, `[B]`, without features; a single row is stored twice."""
         rows = Rows(boundary.rows.images[positions])
         fed = positions[rows.positions]
         if self._device_rows is not None:
@@ -110,7 +110,7 @@ class TrunkRunner:
         if self._device_rows is not None:
             return Boundary(self._device_rows.join([self._own_tensors(one) for one in boundaries]), Rows(images))
 
-        def own_rows(boundary: Boundary) -> dict[str, NDArray[Any]]:  # a single row only once
+        def own_rows(boundary: Boundary) -> dict[str, NDArray[Any]]:  # without the copy of a single row
             return self._slice_tensors(boundary, 0, boundary.rows.count)
 
         tensors = self._put(self._assemble(boundaries, [boundary.rows.count for boundary in boundaries], own_rows))
@@ -126,7 +126,7 @@ class TrunkRunner:
     def split(self, boundary: Boundary, pieces: int) -> list[Boundary]:
         """Split a boundary into at most `pieces` boundaries of consecutive rows; on the CPU no tensor is copied.
 
-        The pieces can be the input of the head: they are padded.
+        Each piece is padded, so that the head can read it.
         """
         slices = cut_rows(boundary.rows.images, pieces)
         if len(slices) == 1 and len(boundary.rows.positions) >= self.sizes.padded:
@@ -161,13 +161,13 @@ class TrunkRunner:
         make: Callable[[Item], Mapping[str, NDArray[Any]]],
         lane: Lane | None = None,
     ) -> dict[str, NDArray[Any]]:
-        """Call `make` for each item in parallel, and concatenate the rows of its tensors in the order of the items.
+        """Call `make` for each item in parallel, and concatenate the rows of the results in the order of the items.
 
         Args:
             items: inputs of `make`.
             rows: number of rows of each item's tensors.
             make: returns the boundary tensors of an item, and its features if the trunk outputs them, by name.
-            lane: limits the concurrent calls; None: one in each thread.
+            lane: limits the concurrent calls; None for one call in each thread.
         """
         row_axes = {FEATURES: 0, **{tensor.name: tensor.row_axis for tensor in self._plan.boundary}}
         buffers = _TensorBuffers(sum(rows), row_axes)
@@ -178,7 +178,7 @@ class TrunkRunner:
     def _cut(self, rows: Rows) -> list[NDArray[np.uint8]]:
         """Cut the images into trunk slices."""
         if self._device.name != "cpu":
-            return [rows.fed]  # a single slice: at most `RunSizes.rows`, and no tensor is copied to the host
+            return [rows.fed]  # one slice of at most `RunSizes.rows` rows: no tensor is copied to the host
         return cut_rows(rows.fed, self.sizes.trunk_slices(len(rows.fed)))
 
     def _run_slice(self, images: NDArray[np.uint8]) -> dict[str, Any]:
@@ -206,7 +206,7 @@ class _TensorBuffers:
             buffer[_row_index(axis, start, start + value.shape[axis])] = value
 
     def _buffer(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
-        """The tensor of this name, allocated on first use with the axes and type of `value`."""
+        """The tensor of this name, allocated on first use with the type and shape of `value`, but with all rows."""
         with self._lock:
             if name not in self.values:
                 shape = list(value.shape)

@@ -1,8 +1,9 @@
 """Distances of a row's features from a reference set of in-distribution rows.
 
 In: features `float32 [B, F]`. Out: `FeatureDistances`, `[B]` each; larger is farther. A `NeighbourDistance` contains
-the arrays that a calibration stores. A `DistanceMeter` computes matrix products in onnxruntime, where each row of a
-product is bitwise identical for any number of rows from 2 on; the host computes the rest, element by element.
+the arrays that a calibration stores. A `DistanceMeter` computes matrix products and the nearest neighbours in
+onnxruntime, where each row of a product is bitwise identical for any number of rows from 2 on. The host computes the
+distances from these results, element by element.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ NEIGHBOURS = 5
 """Number of nearest neighbours whose distances are averaged; benchmarks/choice.py compares other numbers."""
 
 DENSITY_EXPONENT = 0.5
-"""Exponent of the correction for local density: 0 for a plain distance; 1 for a ratio to the neighbours' own distances,
-as in the local outlier factor (Breunig et al. 2000), with fewer near outliers found; between them, both are found
-(measured in benchmarks/choice.py)."""
+"""Exponent of the correction for local density: 0 for the plain distance; 1 for the ratio to the neighbours' own
+distances, as in the local outlier factor (Breunig et al. 2000). benchmarks/choice.py compares 0, 0.5 and 1."""
 
 _LEAST_DENSITY = 0.05
-"""Lower bound of a reference row's distance to its neighbours, relative to the mean; near duplicates have none."""
+"""Lower bound of a reference row's mean distance to its neighbours, relative to the mean over the reference set; the
+distance of near duplicates is about 0."""
 
 _FEATURES = "features"
 _SQUARES = "squares"
@@ -44,7 +45,7 @@ kernel for a single column."""
 _ROWS_PER_RUN = 512
 _MIN_ROWS = 2
 _LEAST_ROWS = 32
-"""Minimum rows of a slice that only serves to occupy another thread: each slice reads the whole reference set."""
+"""Minimum rows per slice where rows are divided only to use more threads: each slice reads the whole reference set."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,9 @@ class FeatureDistances:
     """Distances of B rows from the reference set, `[B]` each; None if the distance is not measured.
 
     Attributes:
-        layout_distance: of the early tensor's cell means.
-        contrast_distance: of the early tensor's channel means and standard deviations.
-        penultimate_distance: of the penultimate tensor.
+        layout_distance: distance between cell means of the early tensor.
+        contrast_distance: distance between channel means and standard deviations of the early tensor.
+        penultimate_distance: distance between cell means or elements of the penultimate tensor.
     """
 
     layout_distance: Floats | None = None
@@ -63,7 +64,7 @@ class FeatureDistances:
 
     @classmethod
     def concatenate(cls, parts: list[FeatureDistances]) -> FeatureDistances:
-        """The distances of the rows of several batches."""
+        """Concatenate the distances of several batches, in order."""
         joined: dict[str, Floats | None] = {}
         for field in fields(cls):
             values = [getattr(part, field.name) for part in parts]
@@ -92,19 +93,20 @@ DEFAULT_METRICS: dict[str, Metric] = {
 class NeighbourDistance:
     """Mean distance to the k nearest reference rows, partly corrected for the density of the reference set around them.
 
-    With the mean distance d of a row to its k nearest reference rows, the mean distances d_1 ... d_k of these rows to
-    their own k nearest reference rows, and the median D of this mean distance over the reference set, the result is
-    `d / (geometric mean of d_1 ... d_k) ** a / D ** (1 - a)`, where a is `DENSITY_EXPONENT`: about 1 for an
+    Let d be the mean distance of a row to its k nearest reference rows. The own distance of a reference row is the mean
+    distance to its k nearest other reference rows; d_1 ... d_k are the own distances of the row's k nearest reference
+    rows, and D is the median of the own distances of all reference rows. The result is
+    `d / (geometric mean of d_1 ... d_k) ** a / D ** (1 - a)`, where a is `DENSITY_EXPONENT`; it is about 1 for an
     in-distribution row. The plain distance d is that of Sun et al. (2022), with the mean instead of the k-th distance;
     the correction by the neighbours' own distances is that of Breunig et al. (2000).
 
-    The metric `cosine` is the Euclidean distance of features of length 1, the square root of 2 - 2 cos; `euclidean` is
-    that of features after `Transform`.
+    The metric `cosine` is the Euclidean distance of features of length 1, the square root of 2 - 2 cos; the metric
+    `euclidean` is the Euclidean distance of features after `Transform`.
 
     Attributes:
         name: name of the distance, one of `DISTANCES`.
         metric: `cosine` or `euclidean`.
-        columns: positions of its F features in a row's feature vector: first, and one behind the last.
+        columns: positions of the distance's F features in a row's feature vector: start, and end (exclusive).
         reference: `float16 [N, F]`, features of the reference set, of length 1 or transformed.
         own: `float32 [N]`, mean distance of each reference row to its k nearest other reference rows.
         neighbours: k.
@@ -125,14 +127,14 @@ class NeighbourDistance:
         return int(self.reference.shape[1])
 
     def select(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """This distance's features of some rows, of length 1 or transformed, `[B, F]`."""
+        """The F features of this distance in vectors `[B, all features]`, of length 1 or transformed: `[B, F]`."""
         own = np.ascontiguousarray(features[:, slice(*self.columns)])
         return normalize(own) if self.transform is None else self.transform.apply(own)
 
     def graph(self) -> onnx.GraphProto:
-        """ONNX graph from `features` `[B, F]` to each row's k nearest reference rows and its squared length.
+        """ONNX graph from `features` `[B, F]` to each row's k nearest reference rows and squared length.
 
-        The nearest rows r of a row x have the largest x r - |r|^2 / 2.
+        The nearest reference rows r of a row x have the largest x r - |r|^2 / 2.
         """
         nodes = [  # onnxruntime casts the reference to float32 and packs it for Gemm when the session opens
             helper.make_node("Cast", ["reference"], ["reference_float32"], to=TensorProto.FLOAT),
@@ -140,7 +142,7 @@ class NeighbourDistance:
             helper.make_node("TopK", ["products", "k"], ["nearest", "positions"], axis=-1),
             helper.make_node("Gather", ["own", "positions"], ["density"], axis=0),
             helper.make_node("Mul", [_FEATURES, _FEATURES], ["square"]),
-            # Not `ReduceSum`: its summation order depends on memory alignment, so on the row's position in the batch.
+            # Not `ReduceSum`: its summation order depends on memory alignment, and so on a row's position in the batch.
             helper.make_node("MatMul", ["square", "ones"], [_SQUARES]),
         ]
         for node in nodes:
@@ -207,7 +209,7 @@ def fit_distance(
         columns: positions of the distance's features.
         device: device on which the distances within the reference set are computed.
         metric: `cosine` or `euclidean`.
-        neighbours: k; if it exceeds N - 1, N - 1 is used.
+        neighbours: k; N - 1 is used if k is larger.
     """
     own = np.ascontiguousarray(features[:, columns])
     transform = None
@@ -269,7 +271,7 @@ class DistanceMeter:
         self._measurements = [_Measurement(distance, device) for distance in distances]
 
     def measure(self, features: NDArray[np.float32]) -> FeatureDistances:
-        """Distances of features `[B, F]`, B at least 1."""
+        """Distances of feature vectors `[B, all features]`, B at least 1."""
         return FeatureDistances(
             **{one.distance.name: one.run(features, one.distance.finish) for one in self._measurements}
         )

@@ -1,11 +1,11 @@
-"""Early exit: stop the passes of a row once its flag is decided, which is tested at interim looks.
+"""Early exit: test at interim looks whether the flag of a row is decided, and stop the passes of decided rows.
 
-In: batches `uint8 [B, H, W, C]` and the entropy above which each row is flagged (its limit). Out: a `PassSummary` for
-each batch, in order, with statistics of the completed passes of each row.
+In: batches `uint8 [B, H, W, C]` and the entropy above which each row is flagged (the row's limit). Out: a
+`PassSummary` for each batch, in order, with statistics of the completed passes of each row.
 
-All rows complete the passes before the first interim look. Session runs with few rows take longer per row, so the
-undecided rows of several batches then run together. The look at which a row exits depends on that row alone, not on its
-batch or on the order of the batches.
+All rows complete the passes before the first interim look. Session runs with few rows take longer per row, so after the
+first look, the undecided rows of several batches run together. The look at which a row exits depends on that row alone,
+not on its batch or on the order of the batches.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from screen.engine.statistics import PassSummary, RunStatistics, concatenate, su
 from screen.engine.workers import WorkerPool
 
 CONCURRENT_BATCHES = 2
-"""Maximum number of batches that run to the first interim look at the same time; with fewer workers, their number."""
+"""Maximum number of batches that run to the first interim look at the same time, if there are as many workers."""
 
 MAX_WAITING_BATCHES, MAX_WAITING_BYTES = 8, 64 * 2**20
 """Maximum number of batches whose undecided rows wait for further passes, and maximum bytes of their images.
@@ -49,7 +49,7 @@ class _FirstLook:
         decided: `[B]`, whether each row is decided.
         distances: distances of all rows.
         remaining: boundary of the undecided rows; None if there are none.
-        statistics: statistics of the undecided rows over the passes so far; not used if there are none.
+        statistics: statistics of the undecided rows over the passes so far; not used if all rows are decided.
         limit: entropy limits of the undecided rows.
     """
 
@@ -92,10 +92,10 @@ class _Batch:
 
 
 class EarlyExitEngine(PassEngine):
-    """A `PassEngine` that stops the passes of a row once its flag is decided; the arguments are the same."""
+    """A `PassEngine` that stops the passes of a row once its flag is decided; the arguments are as in `PassEngine`."""
 
-    # Two for each concurrent batch (all of its rows, and a copy of the undecided rows), and two for the waiting rows,
-    # which fill about one batch (separate, and joined).
+    # Two copies for each concurrent batch (all rows, and the undecided rows), and two for the waiting rows of earlier
+    # batches (separate, and joined), which fill about one batch.
     boundary_copies = 2 * CONCURRENT_BATCHES + 2
 
     @cached_property
@@ -105,20 +105,21 @@ class EarlyExitEngine(PassEngine):
 
     @cached_property
     def _runs_by_look(self) -> list[list[Run]]:
-        """For each interim look, the session runs of the passes since the look before."""
+        """For each interim look, the session runs of the passes since the previous look."""
         return cut_passes(self.plan, self._interim_looks)
 
     def summarize_early_exit(
         self, batches: Iterable[NDArray[np.uint8] | None], limits: EntropyLimits
     ) -> Iterator[PassSummary | None]:
-        """Yield a summary of each batch with the statistics of each row's passes until its early exit.
+        """Yield a summary of each batch, with the statistics of each row's passes until the early exit of the row.
 
         Args:
             batches: each `uint8 [B, H, W, C]`, B at least 1; None stands for a batch without rows.
-            limits: called for each batch, or for each piece of a batch that does not fit into memory.
+            limits: callback for entropy limits, called once for each batch, or for each piece of a batch that does not
+                fit into memory.
 
         Yields:
-            A summary for each batch and None for None, in order. Up to
+            A summary for each batch and None for each None, in order. Up to
             `MAX_WAITING_BATCHES + CONCURRENT_BATCHES - 1` batches are read before the first summary is yielded.
 
         Raises:
@@ -142,7 +143,7 @@ class EarlyExitEngine(PassEngine):
     def _run_first_looks(
         self, batches: Iterable[NDArray[np.uint8] | None], limits: EntropyLimits
     ) -> Generator[_Batch | None, None, None]:
-        """The batches after their first interim look, in order.
+        """Yield the batches after their first interim look, in order.
 
         Several batches run at the same time, so that workers stay busy while the results of one batch are joined. When
         memory runs out, batches run one at a time; a batch that does not fit even then runs in smaller pieces.
@@ -180,7 +181,7 @@ class EarlyExitEngine(PassEngine):
                 yield next_done()
 
     def _finish_batches(self, held: list[_Batch | None]) -> Iterator[PassSummary | None]:
-        """Run the undecided rows of all batches together until each is decided, and yield the batches' summaries."""
+        """Run the undecided rows of all batches together until all are decided, and yield the batches' summaries."""
         pieces = [piece for batch in held if batch is not None for piece in batch.pieces if piece.remaining is not None]
         rest = None
         if pieces:
@@ -239,7 +240,7 @@ class EarlyExitEngine(PassEngine):
 
         Returns:
             Summary and statistics of all passes so far, and whether each row is decided, `[B]`; at the last look, every
-            row is.
+            row is decided.
         """
         statistics = self._reduce_all(boundary, self._runs_by_look[look])
         if previous is not None:

@@ -1,6 +1,6 @@
 """Test for early exit: find the rows whose flag the remaining passes are very unlikely to change.
 
-In: statistics of the passes so far and the predictive entropy above which each row is flagged (its limit).
+In: statistics of the passes so far and the predictive entropy above which each row is flagged (the row's limit).
 Out: whether each row is decided, `[B]`. The functions are pure. The interim looks depend on T alone, and the decision
 on a row depends on the statistics and the limit of that row alone, not on its batch or on the order of the rows.
 """
@@ -81,9 +81,10 @@ def critical_value(passes: int) -> float:
 
 
 def entropy_with_unseen_passes(entropy: Floats, passes: int) -> Floats:
-    """Predictive entropy, in nats, if `UNSEEN_PASSES` passes gave all probability to a class that had none before.
+    """Predictive entropy, in nats, if `UNSEEN_PASSES` passes gave probability 1 to a class of probability 0 so far.
 
-    Dissenting passes may be too rare to have occurred yet; if all passes so far agree, the standard error is 0.
+    Dissenting passes may be too rare to have occurred yet, and if all passes so far agree, the estimated standard error
+    is 0.
     The entropy of a mixture of distributions with disjoint supports is their weighted mean entropy plus the entropy of
     the weights.
 
@@ -101,7 +102,7 @@ def entropy_with_unseen_passes(entropy: Floats, passes: int) -> Floats:
 def entropy_error(runs: RunStatistics, passes: int) -> Floats:
     """Upper bound on the standard error of the predictive entropy after n of T passes, `[B]`, nats.
 
-    The error is the deviation from the entropy after all T passes. The n passes are a sample of the T without
+    The error is the deviation from the entropy after all T passes. The n passes are a sample of the T passes without
     replacement, so the standard error of a mean with sample standard deviation s is `s sqrt(1/n - 1/T)` (Cochran 1977,
     sec. 2.6).
 
@@ -141,8 +142,8 @@ def find_decided_rows(
         entropy: `[B]`, predictive entropy of the passes so far, nats.
         mutual_information: `[B]`, of the same passes, nats.
         error: `[B]`, standard error of the entropy, nats.
-        limit: `[B]`, entropy above which the row is flagged, nats; -inf: the row is flagged at any entropy, inf: at no
-            entropy; both count as decided.
+        limit: `[B]`, entropy above which the row is flagged, nats; a row with the limit -inf (flagged at any entropy)
+            or inf (flagged at no entropy) is decided.
         completed: n, the number of passes so far.
         passes: T.
     """

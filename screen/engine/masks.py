@@ -34,7 +34,8 @@ def draw_mask(seed: int, site: Site, index: int) -> NDArray[np.float32]:
 
     Args:
         seed: seed for the dropout masks, 0 to 2**64 - 1.
-        site: the site; the key depends on its name, distribution and shape on its kind, rate and noise_shape.
+        site: the site; its name is part of the key, and its kind, rate and noise_shape determine the distribution and
+            the shape of the mask.
         index: index of the pass, from 0.
 
     Returns:
@@ -98,7 +99,7 @@ def _words_of(site: Site) -> int:
 
 
 def _to_mask(words: NDArray[np.uint32], site: Site) -> NDArray[np.float32]:
-    """Transform uniform 32-bit words into mask elements; a Gaussian one takes a word of each half of the last axis."""
+    """Mask elements from uniform 32-bit words; a Gaussian element uses a word of each half of the last axis."""
     if site.kind in GAUSSIAN_KINDS:
         uniform = (words.astype(np.float64) + 0.5) * 2.0**-32
         half = uniform.shape[-1] // 2

@@ -4,11 +4,11 @@ In: `uint8 [B, H, W, C]`. Out: a `PassSummary` of the B rows, or the raw passes.
 
 On a CPU, a row's results are bitwise identical in every batch and for any number of threads, for four reasons. The
 graphs contain no operator that rounds a row differently at different positions (see `screen.engine.graph.stable`). A
-session run has at least two rows and two passes, because onnxruntime uses another kernel for a single one. The division
-of T into session runs depends on the model and T alone (with early exit, T determines the interim looks too). And each
-operator runs in one thread: onnxruntime divides a matrix product among threads by rows or by columns, depending on the
-number of rows, and the division changes the order of summation. Instead, several session runs are concurrent: slices of
-the rows in the trunk, groups of passes in the head.
+session run has at least two rows and two passes, because onnxruntime uses another kernel for a single row or pass. The
+division of T into session runs depends on the model and T alone (with early exit, T determines the interim looks too).
+And each operator runs in one thread, because onnxruntime divides a matrix product among threads by rows or by columns,
+depending on the number of rows, and the division changes the order of summation. To use more threads, several session
+runs are concurrent: in the trunk, slices of the rows; in the head, groups of passes and slices of the rows.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ class PassEngine:
         passes: T, the number of passes.
         seed: seed for the dropout masks.
         device: device of the sessions; its memory determines the rows per session run.
-        distances: distances to measure, with a plan that has `features`.
-        notify: callback for one-line notices, each at most once: the memory is too small for two rows; memory ran out
-            and session runs have fewer rows.
+        distances: distances to measure; they require a plan made with `features=True`.
+        notify: callback for two one-line notices, each given at most once: the memory is too small for two rows; memory
+            ran out, so session runs have fewer rows.
     """
 
     boundary_copies = 2
-    """Maximum number of copies of the boundary of `rows_per_run` rows in memory: the trunk slices, and the whole."""
+    """Maximum number of copies of the boundary of `rows_per_run` rows in memory: the trunk slices, and all rows."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class PassEngine:
                 "the run uses this size instead"
             )
         self._notify = notify
-        # The reference features are larger than most heads, so their session opens in parallel with the others.
+        # Reference features are larger than most heads, so the distances' sessions open in parallel with the others.
         opening = self._pool.submit(DistanceMeter, distances, device) if distances else None
         self._trunk = TrunkRunner(plan, device, self._pool, sizes)
         self._head = GraphSession(plan.head, device, plan.weights_folder)
@@ -148,7 +148,7 @@ class PassEngine:
         return results
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The trunk's features, `[B, F]`; requires a plan with `features`.
+        """The trunk's features, `[B, F]`; requires a plan made with `features=True`.
 
         Args:
             images: `uint8 [B, H, W, C]`, B at least 1.
@@ -173,7 +173,7 @@ class PassEngine:
         return [self._trunk.run(rows) for rows in self._cut_to_fit(images)]
 
     def raw_passes(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
-        """Yield the outputs of each session run of P passes, `[P, B, C]`, in order; requires a `raw` plan.
+        """Yield the outputs `[P, B, C]` of each session run of P passes, in order; requires a plan with `raw=True`.
 
         Args:
             images: `uint8 [B, H, W, C]`, B at least 1.
@@ -200,7 +200,7 @@ class PassEngine:
         return summarize(self._reduce_all(boundary, self._runs), self.plan.contract.task), boundary.features
 
     def _reduce_all(self, whole: Boundary, runs: list[Run]) -> RunStatistics:
-        """Statistics of slices of the rows, computed in parallel, merged over runs in order and joined over slices."""
+        """Statistics of all rows over some session runs, computed in parallel for slices of the rows."""
         pieces = self._trunk.split(whole, self._sizes.head_slices(whole.rows.count, len(runs)))
         tasks = [(boundary, run) for boundary in pieces for run in runs]
         reduced = self._lane.map(lambda task: self._reduce(*task), tasks)
@@ -220,7 +220,7 @@ class PassEngine:
         return RunStatistics.from_outputs(run.count, outputs)
 
     def _masks(self, run: Run, rows: Rows) -> dict[str, Any]:
-        """The head's mask inputs for one session run, drawn on first use: early exit may never need some runs."""
+        """The head's mask inputs for one session run, drawn on first use: early exit may not need all session runs."""
         if self.plan.masks == "per-row":
             return self._draw_per_row(run, rows)
         values = self._mask_cache.get(run)
@@ -246,7 +246,7 @@ class PassEngine:
         return values
 
     def _put(self, values: NDArray[Any], run: Run) -> Any:
-        """Copy values of a session run, one for each pass, to the device; the value of a single pass is repeated."""
+        """Copy values of a session run, `[P, ...]`, to the device; the value of a single pass is repeated."""
         return self._head.put(np.resize(values, (run.fed, *values.shape[1:])) if run.fed != run.count else values)
 
     def _cut_to_fit(self, images: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
@@ -254,7 +254,7 @@ class PassEngine:
         return cut_rows(images, -(-len(images) // self.rows_per_run))
 
     def _reduce_rows_per_run(self, rows: int, *, previous: int) -> None:
-        """Reduce the rows per session run after memory ran out, and notify once; on a CPU no result depends on it."""
+        """Reduce the rows per session run after memory ran out, and notify once; on a CPU the results do not change."""
         if self._notify is not None:
             self._notify(f"memory ran out with {previous} rows per session run; continuing with {rows}")
             self._notify = None

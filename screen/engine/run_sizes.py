@@ -16,18 +16,18 @@ TRUNK_ROWS = 128
 """Maximum rows per trunk slice: the trunk has the largest tensors, and more rows do not make it faster."""
 
 _RUN_FLOPS = 4 * 10**8
-"""Arithmetic of a session run, in floating point operations, below which its overhead is more than about 10 %."""
+"""Floating point operations of a session run below which the overhead of the run is more than about 10 %."""
 
 _ROWS_PER_PASS_FLOP = 64
-"""Rows for each byte of masked weights per floating point operation of a row, so that the masking of the weights takes
-at most about a quarter of a session run (measured with 2 to 1,024 rows)."""
+"""Factor in the number of rows per session run: factor x bytes of masked weights / floating point operations for a row.
+With this number of rows, masking the weights takes at most about a quarter of the run (measured with 2 to 1,024
+rows)."""
 
 _MOST_ROWS_NEEDED = 512
-"""Upper bound of the rows that a session run needs."""
+"""Upper bound of the number of rows that a session run of the head needs to be efficient."""
 
 _GPU_FLOPS = 2 * 10**11
-"""Arithmetic of a trunk slice on a GPU, in floating point operations: about 10 ms of a large GPU, estimated, not
-measured."""
+"""Floating point operations of a trunk slice on a GPU: about 10 ms on a large GPU (an estimate, not a measurement)."""
 
 _LEAST_GPU_ROWS, _MOST_GPU_ROWS = 32, 1024
 """Bounds of the rows of a session run on a GPU, if memory suffices."""
@@ -43,7 +43,7 @@ class RunSizes:
         trunk_runs: maximum number of concurrent trunk slices.
         head_rows: maximum rows in a session run of the head.
         head_runs: maximum number of concurrent session runs of the head.
-        trunk_least, head_least: a batch is not cut into smaller slices only to occupy more threads.
+        trunk_least, head_least: minimum rows per slice where a batch is cut only to use more threads.
         padded: number of rows to which the rows of every session run are padded.
     """
 
@@ -61,16 +61,18 @@ class RunSizes:
         return replace(self, rows=rows, head_rows=min(rows, self.head_rows), padded=min(rows, self.padded))
 
     def trunk_slices(self, rows: int) -> int:
-        """Number of trunk slices for some rows."""
+        """Number of trunk slices for a number of rows."""
         return _slices(rows, self.trunk_rows, self.trunk_runs, self.trunk_least)
 
     def head_slices(self, rows: int, runs: int) -> int:
-        """Number of slices for some rows, each of which takes the given number of session runs of the head."""
+        """Number of slices for a number of rows, if each slice takes `runs` session runs of the head."""
         return _slices(rows, self.head_rows, -(-self.head_runs // runs), self.head_least)
 
 
 def size_runs(plan: EnginePlan, memory: int, workers: int = 1, boundary_copies: int = 2) -> RunSizes:
-    """The sizes for which the tensors of all concurrent session runs need at most `memory`, but at least two rows.
+    """The sizes with which the tensors of all concurrent session runs need at most `memory`.
+
+    A session run has at least two rows, even if these need more memory.
 
     Args:
         plan: plan of the model.
@@ -111,7 +113,7 @@ def size_runs(plan: EnginePlan, memory: int, workers: int = 1, boundary_copies: 
 def size_gpu_runs(plan: EnginePlan, memory: int, boundary_copies: int = 2) -> RunSizes:
     """The sizes for a GPU: one session run at a time, and the same number of rows B in every run.
 
-    B is a power of two. Runs of other shapes would use other kernels, whose results have other bits, and cuDNN would
+    B is a power of two. Runs of other shapes would use other kernels, which round differently, and cuDNN would
     choose an algorithm for each new shape.
 
     Args:
@@ -129,12 +131,12 @@ def size_gpu_runs(plan: EnginePlan, memory: int, boundary_copies: int = 2) -> Ru
 
 
 def least_memory(plan: EnginePlan, boundary_copies: int = 2) -> int:
-    """Size of the tensors of one session run with two rows, the fewest that run together, in bytes."""
+    """Size in bytes of the tensors of one session run with two rows, the minimum number of rows."""
     heads = plan.passes_per_run * plan.head_pass_bytes
     row = boundary_copies * plan.boundary_row_bytes + plan.passes_per_run * plan.head_row_bytes
     return max(2 * plan.trunk_row_bytes, heads) + 2 * row
 
 
 def _slices(rows: int, most: int, concurrent: int, least: int) -> int:
-    """Number of slices of at most `most` rows, and of at least `least` rows where more slices only use more threads."""
+    """Number of slices of at most `most` rows; slices made only to use more threads have at least `least` rows."""
     return max(-(-rows // most), min(concurrent, rows // least), 1)

@@ -1,7 +1,7 @@
 """Group rows and passes into session runs.
 
 In: the images of a batch, and T. Out: `Rows` and `Run`s. A session run has at least two rows and two passes: for a
-single one, onnxruntime uses another kernel, which rounds differently.
+single row or pass, onnxruntime uses another kernel, which rounds differently.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Rows:
 
     Attributes:
         images: `uint8 [B, H, W, C]`.
-        padded: number of rows in the session's inputs, where it is larger than B: the last row is repeated.
+        padded: minimum number of rows in the session's inputs; if it is larger than B, the last row is repeated.
     """
 
     images: NDArray[np.uint8]
@@ -53,7 +53,7 @@ class Rows:
 
     @property
     def fed(self) -> NDArray[np.uint8]:
-        """The images in the session's input: `images`, then the last one as often as needed."""
+        """The images in the session's input: `images`, then the last image as often as needed."""
         return self.images if self.count >= self.padded else self.images[self.positions]
 
     @property
@@ -68,7 +68,7 @@ class Rows:
 
 
 def cut_passes(plan: EnginePlan, looks: Sequence[int]) -> list[list[Run]]:
-    """For each interim look, the session runs since the look before; they depend on the model and the looks alone.
+    """For each interim look, the session runs since the previous look; they depend on the model and the looks alone.
 
     Args:
         plan: plan of the model.
@@ -83,5 +83,5 @@ def cut_passes(plan: EnginePlan, looks: Sequence[int]) -> list[list[Run]]:
 
 
 def cut_rows(images: NDArray[np.uint8], slices: int) -> list[NDArray[np.uint8]]:
-    """Cut a batch into at most `slices` slices of nearly equal size; none has a single row unless B is 1."""
+    """Cut a batch into at most `slices` slices of nearly equal size; no slice has a single row unless B is 1."""
     return np.array_split(images, max(1, min(slices, len(images) // MIN_FED)))

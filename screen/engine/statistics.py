@@ -1,6 +1,6 @@
 """Compute statistics of T passes from the statistics of session runs, by pure functions without session and I/O.
 
-In: the head's outputs for each session run of P passes. Out: a `PassSummary`. Axes: T passes, B rows, C classes. The
+In: the head's outputs for each session run of P passes. Out: a `PassSummary`. Axes: T passes, B rows, C outputs. The
 statistics of session runs are merged in float64.
 """
 
@@ -120,8 +120,8 @@ class PassSummary:
         entropy: `[B]`, predictive entropy H(E p), nats; for several labels, the sum over the labels.
         expected_entropy: `[B]`, E H(p), nats; for several labels, the sum over the labels.
         mutual_information: `[B]`, `entropy - expected_entropy` (Houlsby et al. 2011, eq. 2), nats.
-        variation_ratio: `[B]`, fraction of passes whose class differs from the most frequent one; for several labels,
-            the mean over the labels.
+        variation_ratio: `[B]`, fraction of passes whose class differs from the most frequent class; for several
+            labels, the mean over the labels.
         prediction_std, skewness, kurtosis: `[B]`, standard deviation, skewness and excess kurtosis over passes of the
             prediction's probability.
         energy: `[B]`, mean over passes of -logsumexp(logits), nats.

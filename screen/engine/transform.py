@@ -12,21 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 DEVIATION_FLOOR = 0.05
-"""Standard deviation at which its logarithm is cut off, relative to the mean in the reference set; also the fraction of
-the mean deviation that is added to the scale of each feature, so that nearly constant features do not dominate."""
+"""Floor f of a standard deviation v in ln(1 + v / f), relative to the mean of v over the reference set; also the
+fraction of the mean deviation of all features that is added to the deviation of each feature before standardization, so
+that nearly constant features do not dominate."""
 
 
 @dataclass(frozen=True)
 class Transform:
     """Makes features comparable before a Euclidean distance: logarithms of deviations, then standardization.
 
-    A feature v with the floor f > 0 becomes ln(1 + v / f), so that half of the usual contrast is as far as twice; with
-    f = 0 it stays v. The result is standardized by the reference set: minus its mean, over its standard deviation plus
+    A feature v with the floor f > 0 becomes ln(1 + v / f), so that half of the usual contrast is about as far from the
+    usual contrast as twice the usual contrast. A feature with f = 0 stays v. The result is standardized: the mean of
+    the reference set is subtracted, and the difference is divided by the standard deviation in the reference set plus
     `DEVIATION_FLOOR` times the mean standard deviation of all features.
 
     Attributes:
-        floor: `float32 [F]`, 0 or more.
-        shift, scale: `float32 [F]`, subtracted and multiplied.
+        floor: `float32 [F]`, f of each feature; 0 or more.
+        shift: `float32 [F]`, subtracted from each feature after the logarithm.
+        scale: `float32 [F]`, factor by which the difference is multiplied.
     """
 
     floor: NDArray[np.float32]
@@ -39,7 +42,7 @@ class Transform:
 
         Args:
             features: `[N, F]`.
-            deviations: number of features, the last ones, that are standard deviations.
+            deviations: number of features at the end of the vector that are standard deviations.
         """
         floor: NDArray[np.float32] = np.zeros(features.shape[1], np.float32)
         if deviations:
@@ -65,7 +68,7 @@ def normalize(features: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _take_logarithms(features: NDArray[np.float32], floor: NDArray[np.float32]) -> NDArray[np.float32]:
-    """ln(1 + v / f) of the features with a floor f above 0; the others unchanged."""
+    """The features, with ln(1 + v / f) instead of v where the floor f is above 0."""
     taken = features.copy()
     chosen = np.flatnonzero(floor > 0)
     # float64, because numpy's float32 logarithm may round differently at other positions of an array

@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 class WorkerPool(ThreadPoolExecutor):
-    """A thread pool that refuses tasks in any process but its own.
+    """A thread pool that refuses tasks in all processes except the one that created it.
 
     Args:
         threads: maximum number of threads.
@@ -46,14 +46,14 @@ class WorkerPool(ThreadPoolExecutor):
         """Raise `EngineFailed` in a fork of the pool's process."""
         if os.getpid() != self._process:
             raise EngineFailed(
-                f"Process {self._process} started scoring these images, and its fork {os.getpid()} continues.",
+                f"Process {self._process} started to score these images, and its fork {os.getpid()} tried to continue.",
                 wanted="batches that one process scores from the first to the last: a fork copies no threads",
                 next_step="start the iteration again in this process",
             )
 
 
 class Lane:
-    """Runs at most `limit` tasks of one kind at a time in a pool; the others wait in order.
+    """Runs at most `limit` tasks of one kind at a time in a pool; further tasks wait in order.
 
     Args:
         pool: the threads.
@@ -97,7 +97,7 @@ class Lane:
         return future
 
     def _run_one(self, task: Callable[[], None]) -> None:
-        """Run a task, then submit the first waiting one, behind the tasks that the pool already has."""
+        """Run a task, then submit the first waiting task, behind the tasks that are already in the pool's queue."""
         task()
         with self._lock:
             following = self._waiting.popleft() if self._waiting else None

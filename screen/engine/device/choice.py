@@ -37,7 +37,7 @@ _TF32_CAPABILITY = (8, 0)
 def choose_device(wanted: str, threads: int, *, precision: str = "float32", memory: int | None = None) -> Device:
     """The device for the sessions; whether CUDA works is tested by opening a session.
 
-    Without a driver and a GPU, no session is opened.
+    If no GPU is visible to CUDA, no session is opened.
 
     Args:
         wanted: `auto` (CUDA if it works, else the CPU), `cpu`, `cuda` or `cuda:N`.
@@ -99,7 +99,7 @@ def _probe(device: Device) -> OptionRefused | None:
             wanted="onnxruntime-gpu, instead of onnxruntime",
             next_step="pip uninstall onnxruntime, then pip install 'oodscreen[cuda]', or use --device cpu",
         )
-    with redirect_stdout(io.StringIO()):  # the call prints missing libraries; the session below tests the result
+    with redirect_stdout(io.StringIO()):  # the call prints missing libraries; the session below tests CUDA
         runtime.onnxruntime.preload_dlls()
     try:
         session = open_session(_probe_graph(), device)

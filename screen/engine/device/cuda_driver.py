@@ -1,12 +1,12 @@
-"""NVIDIA GPUs that are visible to CUDA, by the driver's own libraries, without a CUDA context.
+"""Find the NVIDIA GPUs that are visible to CUDA with the libraries of the driver, without a CUDA context.
 
 In: libcuda and libnvidia-ml, which come with the driver. Out: the `CudaCard`s in CUDA's order, or the reason why there
 are none.
 
 Names, compute capabilities and total memory come from the CUDA driver API; free memory and the driver's version come
 from NVML, because the driver API gives free memory only inside a context, which itself takes memory of the GPU. NVML
-ignores `CUDA_VISIBLE_DEVICES` and has another order: a card is found there by its PCI bus id. For a MIG instance, this
-is the id of the whole GPU; then the instance is found by its UUID. Sources: the sections "Initialization", "Version
+ignores `CUDA_VISIBLE_DEVICES` and has another order, so a card is looked up in NVML by its PCI bus id. A MIG instance
+has the PCI bus id of the whole GPU, so it is looked up by its UUID. Sources: the sections "Initialization", "Version
 Management" and "Device Management" of the CUDA driver API, and the NVML API reference.
 """
 
@@ -29,12 +29,12 @@ _MAJOR, _MINOR = 75, 76
 """Attributes `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR` and `..._MINOR` of the driver API."""
 
 _TEXT = 256
-"""Bytes of the buffer for a text; NVIDIA's longest is 96 (a name)."""
+"""Bytes of the buffer for a text; the longest text of the two libraries, a name, has 96 bytes."""
 
 _SAME_CARD = 1.25
-"""Largest ratio of the total memory in NVML to that in CUDA at which both describe the same device. NVML includes what
-the driver reserves (a few percent); a whole GPU has at least twice the memory of a MIG instance, apart from an instance
-that has all of it."""
+"""Maximum ratio of the total memory in NVML to that in CUDA at which both describe the same device. NVML includes the
+memory that the driver reserves (a few percent); a whole GPU has at least twice the memory of a MIG instance, apart from
+an instance with all memory of the GPU."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class CudaCard:
         index: number of the card in CUDA, after `CUDA_VISIBLE_DEVICES`; N of `cuda:N`.
         name: name of the product.
         compute_capability: major and minor number, such as (9, 0).
-        total_bytes: memory of the card.
-        free_bytes: free memory of the card, at the time of the call; None if NVML does not give it.
+        total_bytes: memory of the card, in bytes.
+        free_bytes: free memory of the card at the time of the call, in bytes; None if NVML does not give it.
         driver: version of the driver, such as "580.65.06"; "" if NVML does not give it.
         cuda: newest version of CUDA that the driver supports, such as "13.0".
     """
@@ -66,8 +66,8 @@ class CudaCards:
 
     Attributes:
         cards: all cards, in CUDA's order.
-        problem: why there are no cards, or why their free memory is not known; "" if all was found.
-        failed: whether the driver is installed, and failed for another reason than that there is no GPU.
+        problem: why there are no cards, or why their free memory is not known; "" if there is no problem.
+        failed: whether the driver is installed, and a call failed for another reason than a missing GPU.
     """
 
     cards: tuple[CudaCard, ...] = ()
@@ -76,9 +76,9 @@ class CudaCards:
 
 
 def cuda_cards(load: Callable[[str], Any] = ctypes.CDLL) -> CudaCards:
-    """The cards that are visible to CUDA; a failing call is the result's `problem`, and not an exception.
+    """The cards that are visible to CUDA; the error of a failed call is the result's `problem`, and is not raised.
 
-    The process must not be forked afterwards if the child uses CUDA: the driver cannot be initialised again there.
+    The process must not be forked afterwards if the child uses CUDA: a child cannot initialise the driver again.
 
     Args:
         load: loads a shared library by name, or raises `OSError`.
@@ -164,7 +164,7 @@ class _Library:
     Args:
         load: loads a shared library by name, or raises `OSError`.
         name: name of the shared library.
-        explain: the text of a status that is not 0.
+        explain: returns the text of a status that is not 0, from the library and the status.
     """
 
     def __init__(self, load: Callable[[str], Any], name: str, explain: Callable[[Any, int], str]) -> None:
@@ -203,7 +203,7 @@ class _Nvml:
         self.driver = version.value.decode(errors="replace")
 
     def free_bytes(self, bus_id: bytes, total_bytes: int) -> int | None:
-        """Free memory of the GPU at a PCI bus id; None if it is not the device of `total_bytes`, but contains it."""
+        """Free bytes of the GPU at a PCI bus id; None if the card with `total_bytes` is a MIG instance on it."""
         handle = ctypes.c_void_p()
         self._library.call("nvmlDeviceGetHandleByPciBusId_v2", bus_id, ctypes.byref(handle))
         try:
@@ -215,7 +215,7 @@ class _Nvml:
         return memory.free if memory.total <= _SAME_CARD * total_bytes else None
 
     def free_bytes_of_instance(self, uuid: UUID) -> int:
-        """Free memory of a MIG instance."""
+        """Free memory of a MIG instance, in bytes."""
         handle = ctypes.c_void_p()
         self._library.call("nvmlDeviceGetHandleByUUID", f"MIG-{uuid}".encode(), ctypes.byref(handle))
         return self._memory(handle).free
@@ -226,7 +226,7 @@ class _Nvml:
         return memory
 
     def close(self) -> None:
-        """Release NVML; an error of the release changes nothing that was read."""
+        """Release NVML; an error of the release is ignored, because all values have been read."""
         try:
             self._library.call("nvmlShutdown")
         except _CallFailed:
@@ -243,7 +243,8 @@ class _Memory(ctypes.Structure):
 
 
 _NOT_ON_THE_WHOLE_GPU = (3, 4)
-"""Statuses `NVML_ERROR_NOT_SUPPORTED` and `NVML_ERROR_NO_PERMISSION`, which a container with one MIG instance gets."""
+"""Statuses `NVML_ERROR_NOT_SUPPORTED` and `NVML_ERROR_NO_PERMISSION`, which NVML returns for the whole GPU in a
+container with one MIG instance."""
 
 
 def _cuda_error(library: Any, status: int) -> str:
@@ -265,6 +266,6 @@ def _nvml_error(library: Any, status: int) -> str:
 
 
 def _hidden() -> str:
-    """The value of `CUDA_VISIBLE_DEVICES`, as an addition to a problem; "" if it is not set."""
+    """Text with the value of `CUDA_VISIBLE_DEVICES`, for the end of a problem; "" if the variable is not set."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return "" if visible is None else f"; CUDA_VISIBLE_DEVICES is {visible!r}"

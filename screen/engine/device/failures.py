@@ -1,6 +1,6 @@
-"""Map the exceptions of onnxruntime and CUDA to the errors of the project.
+"""Map the exceptions of onnxruntime and CUDA to the errors of oodscreen.
 
-In: an exception of onnxruntime. Out: an `EngineFailed` with a next step. The numbers of failures are those of
+In: an exception of onnxruntime. Out: an `EngineFailed` with a next step. The codes of failures are the numbers of
 `cudaError_t` in the CUDA runtime API.
 """
 
@@ -55,7 +55,7 @@ _FAILURES = (
     _Failure(
         (802, 803, 804),
         ("forward compatibility was attempted", "system has unsupported display driver"),
-        "The NVIDIA driver and the CUDA libraries on this machine do not belong together",
+        "The NVIDIA driver and the CUDA libraries on this machine are not compatible",
         "a driver whose libraries and kernel module have the same version",
         "restart the machine after an update of the driver, or use --device cpu",
     ),
@@ -71,7 +71,7 @@ _FAILURES = (
         ("devices are busy or unavailable",),
         "Another process uses the device {device} exclusively",
         "a GPU in the compute mode Default",
-        "wait for the other process, choose another GPU by --device cuda:N, or use --device cpu",
+        "wait for the other process, choose another GPU with --device cuda:N, or use --device cpu",
     ),
     _Failure(
         (209,),
@@ -98,7 +98,7 @@ _FAILURES = (
         ),
         "The GPU failed, and this process can no longer use it (device {device})",
         "a GPU that runs until the end of the command",
-        "run the same command again, which continues after the finished shards; if the GPU fails again, look for Xid "
+        "run the same command again to continue after the finished shards; if the GPU fails again, look for Xid "
         "messages in the system log (`dmesg`), or use --device cpu",
     ),
 )
@@ -127,7 +127,7 @@ def map_errors(device: str) -> Iterator[None]:
 
 
 def explain_failure(error: Exception, device: str) -> EngineFailed | None:
-    """The error of the project for an exception of onnxruntime; None if its text is not known.
+    """The error of oodscreen for an exception of onnxruntime; None if the text of the exception is not known.
 
     Args:
         error: the exception.
@@ -148,7 +148,7 @@ def explain_failure(error: Exception, device: str) -> EngineFailed | None:
 
 
 def shorten_failure(error: Exception) -> str:
-    """The part of an exception's text that names the failure: that of CUDA if there is one, else the first line."""
+    """The part of an exception's text that names the failure: the CUDA failure if there is one, else the first line."""
     text = str(error).strip()
     failure = re.search(r"(CUDA|CUBLAS|CUDNN|CUDNN_FE) failure \d+: [^;\n]+", text)
     if failure is not None:

@@ -46,7 +46,8 @@ def require_placement(model: onnx.ModelProto, session: Any, device: Device) -> N
         device: the GPU.
 
     Raises:
-        OptionRefused: the session does not have the device, or onnxruntime placed other nodes on the CPU.
+        OptionRefused: the session does not have the execution provider of the device, or onnxruntime placed nodes other
+            than shape arithmetic on the CPU.
     """
     assigned = session.get_provider_graph_assignment_info()
     on_cpu = [node.name for group in assigned if group.ep_name == PROVIDERS["cpu"] for node in group.get_nodes()]

@@ -2,9 +2,10 @@
 
 In: a GPU's number, a precision and a memory limit. Out: a `Device` with provider options.
 
-Three defaults of the CUDA provider are replaced, because results must not depend on the batch or the run: TF32 is on,
-the search of convolution algorithms times all of them for each new shape (and may choose another one in the next run),
-and the memory arena grows to the whole GPU in powers of two. See the page "CUDA Execution Provider" of onnxruntime.
+Three defaults of the CUDA provider are replaced, because results must not depend on the batch or the run. By default,
+TF32 is on, the search of convolution algorithms times all algorithms for each new shape (and may choose another
+algorithm in the next run), and the memory arena grows to the whole GPU in powers of two. See the page "CUDA Execution
+Provider" of onnxruntime.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Device:
 
     @property
     def label(self) -> str:
-        """Name of the device as `--device` has it, such as `cuda:1`; `cuda` is the first GPU."""
+        """Name of the device as in `--device`, such as `cuda:1`; `cuda` is the first GPU."""
         return f"{self.name}:{self.index}" if self.index else self.name
 
     @property

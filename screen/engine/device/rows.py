@@ -22,8 +22,8 @@ from screen.engine.graph.trunk import BoundaryTensor
 class DeviceRows:
     """Selects and joins rows of boundary tensors on the device, so that no tensor is copied to the host.
 
-    On a GPU, this is one small graph for each of the two operations. The sessions open on first use: only an early exit
-    needs them.
+    Each of the two operations is a small graph. Its session opens on first use, because only early exit needs the two
+    operations.
 
     Args:
         boundary: the boundary tensors.
@@ -42,7 +42,7 @@ class DeviceRows:
         return GraphSession(_concat_rows(self._boundary), self._device)
 
     def take(self, tensors: Mapping[str, Any], positions: NDArray[np.int64]) -> dict[str, Any]:
-        """Copies of the rows at some positions, on the device.
+        """Copies of the rows at the given positions, on the device.
 
         Args:
             tensors: the boundary tensors, by name.
@@ -53,7 +53,7 @@ class DeviceRows:
         return self._named(self._gather.run(inputs))
 
     def join(self, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The rows of several parts, joined two by two: a row is copied about log2(n) times.
+        """The rows of n parts, joined two by two, so that a row is copied about log2(n) times.
 
         Args:
             parts: the boundary tensors of each part, by name; at least one part.
@@ -74,7 +74,7 @@ class DeviceRows:
 
 
 _FIRST, _SECOND, _POSITIONS = "first/", "second/", "positions"
-"""Prefixes and name of the inputs of the graphs of `DeviceRows`."""
+"""Input names of the graphs of `DeviceRows`: two prefixes for boundary tensors, and the name of the row positions."""
 
 
 def _gather_rows(boundary: Sequence[BoundaryTensor]) -> onnx.ModelProto:
@@ -106,5 +106,5 @@ def _make_model(
 
 
 def _value(tensor: BoundaryTensor, prefix: str = "") -> onnx.ValueInfoProto:
-    """An input or output of the type of a boundary tensor; the number of rows is free."""
+    """An input or output with the element type and the number of axes of a boundary tensor."""
     return helper.make_tensor_value_info(f"{prefix}{tensor.name}", tensor.type, [None] * (len(tensor.shape) + 1))

@@ -53,7 +53,7 @@ class GraphSession:
             require_placement(model, self._session, device)
 
     def put(self, array: NDArray[Any]) -> Any:
-        """The array as a device value: a copy on a GPU; on the CPU a view, which holds a reference to the array.
+        """The array as a device value (`OrtValue`): a copy on a GPU; on the CPU a view with a reference to the array.
 
         Raises:
             OutOfMemory: the device has too little free memory.
@@ -100,7 +100,7 @@ def open_session(
     weights_folder: Path | None = None,
     weights: Mapping[str, NDArray[Any]] | None = None,
 ) -> Any:
-    """The onnxruntime session of a serialized graph; whether it got the device is not tested.
+    """The onnxruntime session of a serialized graph; whether it runs on the device is not tested.
 
     Args:
         data: the graph.
@@ -125,7 +125,7 @@ def open_session(
         options.use_deterministic_compute = True
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     try:
-        # The fallback of onnxruntime's Python code prints to standard output, and hides the reason.
+        # The fallback of onnxruntime's Python code prints to standard output, and hides the reason for the failure.
         return runtime.onnxruntime.InferenceSession(data, options, providers=device.providers, enable_fallback=False)
     except Exception as error:
         raise explain_failure(error, device.label) or EngineFailed(

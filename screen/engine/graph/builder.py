@@ -43,7 +43,7 @@ class GraphBuilder:
         return output
 
     def add_copy(self, node: onnx.NodeProto, inputs: Iterator[str], output: str = "") -> str:
-        """Append a copy of a node with other inputs, and return its output's name: `output` if given."""
+        """Append a copy of a node with other inputs, and return the name of the copy's output: `output` if given."""
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         for index, name in enumerate(list(inputs)):

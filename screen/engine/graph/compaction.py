@@ -1,9 +1,9 @@
 """Compaction: compute only the units of a layer that the next site keeps.
 
-In `site, product, activation, site, product`, each pass multiplies the dropped units of the layer in
-the middle by zero. With masks shared by all rows, the kept units are known before the pass: only the
-columns of the first weight and the rows of the second weight that belong to kept units are needed. The
-results are mathematically equal; at a dropout rate of 0.5 the arithmetic of both products is halved.
+In the sequence `site, product, activation, site, product`, each pass multiplies the dropped units of the layer in the
+middle by zero. With masks shared by all rows, the kept units are known before the pass: only the columns of the first
+weight and the rows of the second weight that belong to kept units are needed. The results are mathematically equal; at
+a dropout rate of 0.5 the arithmetic of both products is halved.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ UNARY = frozenset((*_ACTIVATIONS, "Softplus", "Softsign", "Erf", "Neg", "Abs", "
 BINARY = frozenset(("Add", "Sub", "Mul", "Div"))
 
 _ROUND_TO = 8
-"""The number of kept units is rounded up to a multiple of this, the float32 elements of a 256-bit register."""
+"""Multiple to which the number of kept units is rounded up: the float32 elements of a 256-bit register."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class CompactedLayer:
 
     @property
     def outputs(self) -> frozenset[str]:
-        """Names of all values between the first site and the second product, including the product."""
+        """Names of all values between the first site and the second product, and of the second product's output."""
         elementwise = (name for node in self.elementwise for name in node.output)
         return self.first.outputs | self.second.outputs | frozenset(elementwise) | self.second.in_place
 
@@ -56,7 +56,14 @@ class CompactedLayer:
 def find_compactable_layers(
     graph: onnx.GraphProto, sites: Sequence[Site], chains: Mapping[str, WeightChain], sizes: TensorSizes
 ) -> dict[str, CompactedLayer]:
-    """The layers that can be compacted, by the name of their first site; each site belongs to at most one layer."""
+    """The layers that can be compacted, by the name of their first site; each site belongs to at most one layer.
+
+    Args:
+        graph: the exported graph.
+        sites: the sites in the model's contract.
+        chains: the chain behind each site that has one, by the name of the site.
+        sizes: shapes of the graph's values.
+    """
     site_of_input = {node.input[0]: node.name for node in graph.node if node.domain == DOMAIN}
     by_name = {site.name: site for site in sites}
     found: dict[str, CompactedLayer] = {}
@@ -95,7 +102,7 @@ def choose_units(masks: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray
 def _path_to_next_site(
     graph: onnx.GraphProto, chain: WeightChain, site_of_input: Mapping[str, str], sizes: TensorSizes
 ) -> tuple[tuple[onnx.NodeProto, ...], str] | None:
-    """The nodes between a chain's product and the next site, and the site's name; None unless all are elementwise."""
+    """The elementwise nodes from a chain's product to the next site, and the site's name; None if there are others."""
     consumers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
@@ -115,7 +122,7 @@ def _path_to_next_site(
 
 
 def _is_elementwise(node: onnx.NodeProto, data: str, sizes: TensorSizes) -> bool:
-    """Whether a node is elementwise over the units of `data`; a second operand must be one value, or one per unit."""
+    """Whether a node is elementwise over the units of `data`; a second operand must be a scalar, or one per unit."""
     if node.domain not in ("", "ai.onnx"):
         return False
     if node.op_type in UNARY:

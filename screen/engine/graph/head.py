@@ -92,7 +92,7 @@ def build_head(
             writer.write_compacted_layer(node, plan, plans[plan.layer.second_site])
         elif plan.method == "batch":
             writer.mask_data(node, plan)
-        elif plan.method != "compacted":  # the compacted layer before it includes the site
+        elif plan.method != "compacted":  # the preceding compacted layer includes this site
             writer.mask_product(node, plan)
     by_pass.fold_inputs([value.name for value in exported.output])
     statistics = add_statistics(builder, exported, contract, raw=raw)
@@ -178,7 +178,7 @@ class _HeadWriter:
         self._products.mask_product(node, plan)
 
     def write_compacted_layer(self, node: onnx.NodeProto, plan: SitePlan, second: SitePlan) -> None:
-        """Write a site, its product, the elementwise nodes behind it, the second site and the second product."""
+        """Write a site, its product, the elementwise nodes behind the product, the second site and its product."""
         self._prepare_product(node)
         self._products.write_compacted_layer(node, plan, second)
 

@@ -37,9 +37,9 @@ PASSES_PER_RUN_MAX = 32
 """Upper bound of `passes_per_run`; larger session runs are not faster and need more memory."""
 
 _RUN_BYTES = 20 * 2**20
-"""Maximum size of the tensors of one session run of the head with `_RUN_ROWS` rows, in bytes, apart from the lower
-bound of `passes_per_run`. The size is constant, so that the division of T passes into session runs, and therefore the
-last bit of a result, depends on the model and T alone."""
+"""Maximum size of the tensors of one session run of the head with `_RUN_ROWS` rows, in bytes; a session run of
+`PASSES_PER_RUN_MIN` passes may need more. The size is constant, so that the division of T passes into session runs, and
+therefore the last bit of a result, depends on the model and T alone."""
 
 _RUN_ROWS = 64
 """Number of rows to which `_RUN_BYTES` refers."""
@@ -48,7 +48,7 @@ _MIN_OPSET = 18
 """Minimum ONNX operator set version of the trunk and the head."""
 
 _RUN_MULTIPLE = 4
-"""The number of session runs is rounded up to a multiple of this, so that this many threads have equal work."""
+"""Multiple to which the number of session runs is rounded up, so that 4 threads have equal work."""
 
 _MASK_COPIES = 3
 """Number of copies of a mask element in memory while masks are drawn: random word, mask, and mask on the device."""
@@ -73,8 +73,9 @@ class EnginePlan:
         head_pass_bytes: bytes of one pass that do not depend on the rows (masked weights).
         masks: `shared` by all rows, `per-row`, or `none`.
         weights_folder: folder of the external weights file, if the model has one.
-        trunk_flops, head_flops: floating point operations for one row (and one pass) in the exported
-            graph; a multiply-add counts as two.
+        trunk_flops: floating point operations of the trunk for one row, in the exported graph; a multiply-add counts as
+            two.
+        head_flops: floating point operations of the head for one row and one pass, counted in the same way.
         once_flops, pass_flops: floating point operations for one row in the planned graphs, once and for each pass.
     """
 
@@ -113,9 +114,9 @@ class EnginePlan:
         """Divide T passes into session runs of nearly equal size; none has a single pass unless T is 1.
 
         The number of session runs is 1, 2 or a multiple of 4, so that 2 or 4 threads have equal work; it is lower if T
-        is too small for two passes in each. The number must not depend on the number of threads, because the last bit
-        of a result depends on the division. A head that leaves out channels has two passes in each session run; the
-        last run of an odd T has one, which is computed twice.
+        is too small for two passes in each session run. It must not depend on the number of threads, because the last
+        bit of a result depends on the division. A head that leaves out channels has two passes in each session run; if
+        T is odd, the last session run has one pass, which is computed twice.
         """
         if self.passes_per_run == PASSES:
             return (PASSES,) * (passes // PASSES) + (1,) * (passes % PASSES)
@@ -138,9 +139,9 @@ def plan_engine(
 
     Args:
         model: the model and its contract.
-        masks: `shared` (the same T thinned networks for every row) or `per-row` (independent masks for every row,
-            which never multiply weights), or `none` (the network without dropout, for one pass).
-        shortcuts: optimizations that may be applied; None: all.
+        masks: `shared` (the same T thinned networks for every row), `per-row` (independent masks for every row, which
+            never multiply weights) or `none` (the network without dropout, for one pass).
+        shortcuts: optimizations that may be applied; None for all.
         raw: output the values of every pass instead of statistics.
         features: whether the trunk outputs features.
 
@@ -241,8 +242,8 @@ def _check_sites(model: ExportedModel) -> None:
             f"The contract of {model.path} lists the dropout sites {sorted(in_contract)}, "
             f"but its graph contains {sorted(in_graph)}.",
             wanted="the graph that `oodscreen export` wrote, unchanged",
-            next_step="export the model again and leave the file unchanged; tools that optimize ONNX files inline "
-            "the functions that mark dropout sites",
+            next_step="export the model again and leave the file unchanged; a tool that optimizes ONNX files may have "
+            "inlined the functions that mark dropout sites",
         )
 
 

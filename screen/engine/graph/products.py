@@ -1,11 +1,12 @@
 """Write the product of a site's values and a constant weight for P passes.
 
-In: a site that is planned with its product, whose inputs are in the head. Out: nodes of the head.
+In: the node of a site, and a plan that runs the site together with its product. Out: nodes of the head.
 
 Where a site feeds a product with a constant weight (see `screen.engine.graph.weights`), the mask multiplies the weight,
-and one batched product `[1, B, F] x [P, F, H]` reads the boundary in place. The product leaves out the units that the
-next site drops (see `screen.engine.graph.compaction`). Alternatively, the part of the features that the site itself
-drops is subtracted from the full product, which the trunk computes (see `screen.engine.graph.subtraction`).
+and one batched product `[1, B, F] x [P, F, H]` reads the boundary in place. In a compacted layer, the product leaves
+out the units that the next site drops (see `screen.engine.graph.compaction`). Alternatively, the part of the features
+that the site itself drops is subtracted from the full product, which the trunk computes (see
+`screen.engine.graph.subtraction`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class ProductWriter:
         builder: collects the nodes of the head.
         boundary: names of the boundary tensors.
         sizes: shapes of the exported graph's values.
-        stability: rewrites nodes whose kernels round by position.
+        stability: rewrites nodes whose kernels round a row differently at different positions.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class ProductWriter:
         self._builder.fold(values, chain.product.output[0])
 
     def write_compacted_layer(self, node: onnx.NodeProto, plan: SitePlan, second: SitePlan) -> None:
-        """Write a site, its product, the elementwise nodes behind it, the second site and the second product."""
+        """Write a site, its product, the elementwise nodes behind the product, the second site and its product."""
         add, constant, first, next_chain = self._builder.add, self._builder.constant, _chain(plan), _chain(second)
         units = second.units
         values = self._product(node, plan, units)  # [P, B, K]
@@ -142,6 +143,6 @@ class ProductWriter:
 
 
 def _chain(plan: SitePlan) -> WeightChain:
-    """The chain of a site whose method is not `batch`."""
-    assert plan.chain is not None  # noqa: S101  only `batch` sites have none
+    """The chain of a site whose method is not `batch` or `channels`."""
+    assert plan.chain is not None  # noqa: S101  all other methods have a chain
     return plan.chain

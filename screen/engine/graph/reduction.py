@@ -5,8 +5,8 @@ In: the head's output, `[P * B, C]`. Out: names and shapes of the statistics out
 Entropies need the logarithms of each pass's probabilities. If the graph has logits, `LogSoftmax` computes these
 logarithms: its kernel computes a row in the same way at every position in the batch. The results of onnxruntime's `Log`
 on the CPU differ in the last bit between the body and the tail of a buffer (see tests/assumptions), and a row's result
-must not depend on the other rows. For the same reason the host sums over classes: the summation order of `ReduceSum`
-over the last axis depends on memory alignment.
+must not depend on the other rows. For the same reason, the host computes sums over classes: the summation order of
+`ReduceSum` over the last axis depends on memory alignment.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def add_statistics(
         M2, M3, M4 `[B, C]`: sums over passes of the 2nd to 4th power of the deviation from MEAN.
         VOTES `[B, C]`: number of passes that predict the class (without classes: with a probability above 0.5).
         ENTROPY `[B, C]` (without classes `[B, C, 2]`): sum over passes of `-p ln p`, nats.
-        ENERGY `[B]`: sum over passes of `-logsumexp(logits)` (Liu et al. 2020, eq. 4, T = 1), nats.
+        ENERGY `[B]`: sum over passes of `-logsumexp(logits)` (Liu et al. 2020, eq. 4, temperature 1), nats.
 
     Args:
         builder: builder of the head, with the nodes up to the model's output, `[P * B, C]`.
-        exported: the exported graph, in which logits are searched.
+        exported: the exported graph, in which the logits are searched for.
         contract: the model's contract, with the output kind.
         raw: output the values of every pass as RAW_OUTPUT, `[P, B, C]`, and no statistics.
 

@@ -1,7 +1,8 @@
 """Remove the noise of an exported graph, for one evaluation of the network without dropout (`--masks none`).
 
-In: an exported model. Out: the same model with one site, the last; all others are the identity. A head needs a site. A
-mask of ones makes the remaining one the identity too, so that the trunk contains all layers before it and runs once.
+In: an exported model. Out: the same model in which every site but the last is the identity. The last site stays,
+because a head needs a site; a mask of ones makes this site the identity too. The trunk then contains all layers before
+the last site, and runs once.
 """
 
 from __future__ import annotations

@@ -49,8 +49,8 @@ class SitePlan:
     Attributes:
         site: name, kind, rate and shapes, from the contract.
         method: one of
-            `batch` (the passes are folded into the batch axis, the mask multiplies the data);
-            `weights` (the mask multiplies the weights behind the site, the boundary is never copied);
+            `batch` (the passes are folded into the batch axis, and the mask multiplies the data);
+            `weights` (the mask multiplies the weights behind the site, and the boundary is never copied);
             `subtracted` (the product of the dropped features is subtracted from the full product, see
             `screen.engine.graph.subtraction`);
             `compacted` (as `weights`, and the preceding layer is computed only for the units that this
@@ -74,7 +74,7 @@ class SitePlan:
 
     @property
     def mask(self) -> str:
-        """Input: mask.
+        """Name of the head's input for the mask.
 
         `[P, 1 or B, *noise_shape]` for `batch`, `[P, F]` for `weights`, `[P, K]` for `compacted`, `[P, C]` for
         `channels`.
@@ -83,49 +83,49 @@ class SitePlan:
 
     @property
     def units(self) -> str:
-        """Input for `compacted`: indices of the kept units, `int64 [P, K]`."""
+        """Name of the input with the indices of the kept units, `int64 [P, K]`, for `compacted`."""
         return f"{self.prefix}/units"
 
     @property
     def channels(self) -> str:
-        """Input for `channels`: indices of the channels, the kept ones first, `int64 [P, C]`."""
+        """Name of the input with the indices of the channels, kept channels first, `int64 [P, C]`, for `channels`."""
         return f"{self.prefix}/channels"
 
     @property
     def count(self) -> str:
-        """Input for `channels`: number of channels to compute, `int64 [P]`."""
+        """Name of the input with the number of channels to compute, `int64 [P]`, for `channels`."""
         return f"{self.prefix}/count"
 
     @property
     def dropped(self) -> str:
-        """Input for `subtracted`: indices of the dropped features, `int64 [P, D]`."""
+        """Name of the input with the indices of the dropped features, `int64 [P, D]`, for `subtracted`."""
         return f"{self.prefix}/dropped"
 
     @property
     def scale(self) -> str:
-        """Input for `subtracted`: factors for the weights of the dropped features, `[P, D]`."""
+        """Name of the input with the factors for the weights of the dropped features, `[P, D]`, for `subtracted`."""
         return f"{self.prefix}/scale"
 
     @property
     def features(self) -> str:
-        """Boundary tensor for `subtracted`: the input of the product, transposed, `[F, B]`."""
+        """Name of the boundary tensor with the transposed input of the product, `[F, B]`, for `subtracted`."""
         return f"{self.prefix}/features"
 
     @property
     def full_product(self) -> str:
-        """Boundary tensor for `subtracted`: the product of all features, divided by the keep rate, `[B, H]`."""
+        """Name of the boundary tensor with the full product, divided by the keep rate, `[B, H]`, for `subtracted`."""
         return f"{self.prefix}/whole"
 
     @property
     def kept_outputs(self) -> float:
-        """Mean number of outputs of the site's product that a pass computes; 0 for `batch`."""
+        """Mean number of outputs of the site's product that a pass computes; 0 without `chain`."""
         if self.chain is None:
             return 0
         return self.chain.outer * (1 - self.layer.second_rate if self.layer else 1)
 
     @property
     def used_features(self) -> float:
-        """Mean number of features of the site's product that a pass multiplies; 0 for `batch`."""
+        """Mean number of features of the site's product that a pass multiplies; 0 without `chain`."""
         if self.chain is None:
             return 0
         share = {"subtracted": self.site.rate, "compacted": 1 - self.site.rate}.get(self.method, 1)
@@ -133,7 +133,7 @@ class SitePlan:
 
     @property
     def flops(self) -> float:
-        """Floating point operations of the site's product for one row in one pass; 0 for `batch`."""
+        """Floating point operations of the site's product for one row in one pass; 0 without `chain`."""
         return 2 * self.used_features * self.kept_outputs
 
     @property
@@ -143,7 +143,7 @@ class SitePlan:
 
     @property
     def pass_bytes(self) -> float:
-        """Bytes of one pass for the weights derived from the constant weight; 0 for `batch`."""
+        """Bytes of one pass for the weights derived from the constant weight; 0 without `chain`."""
         if self.chain is None:
             return 0
         outputs = {"subtracted": self.chain.outer + 2 * self.kept_outputs, "weights": 2 * self.kept_outputs}

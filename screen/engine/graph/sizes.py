@@ -23,7 +23,7 @@ _WORKING_SPACE = 1.5
 
 
 _LARGE = 1024
-"""Maximum number of elements of a float weight whose data are used in shape inference; shapes follow from integers."""
+"""Maximum number of elements of a float weight whose data are used in shape inference; shapes depend on integers."""
 
 
 _FLOATS = frozenset([onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE])

@@ -1,18 +1,19 @@
 """Replace operators whose kernels round a row differently at different positions of a batch.
 
 In: a node of the exported graph, or its copy in the head. Out: nodes with the same output, up to rounding, in which the
-last bit of a row does not depend on the other rows. Measured for onnxruntime's CPU kernels, each on one thread (see
-tests/assumptions):
+last bit of a row does not depend on the other rows. Three cases were measured for onnxruntime's CPU kernels, each on
+one thread (see tests/assumptions):
 
-- A vectorized function computes the last elements of a buffer one by one, with another rounding. The rewritten node
-  appends elements, so that vectors cover all elements of the rows, and removes them from the output.
+- A vectorized function computes the last elements of a buffer one by one, with another rounding. The rewritten nodes
+  append elements to the input, so that vectors cover all elements of the rows, and remove them from the output.
 - The sum of adjacent elements is divided into vectors at aligned addresses, so it depends on the address of the row.
-  onnxruntime may also move a transpose behind a reduction, which makes the reduced elements adjacent.
-  GlobalAveragePool sums the elements of a channel in the same order at every address.
+  onnxruntime may also move a transpose behind a reduction, which makes the reduced elements adjacent. The rewritten
+  nodes use GlobalAveragePool, which sums the elements of a channel in the same order at every address.
 - A product with one column is computed by another kernel, in which the order of summation depends on the number of
-  rows; except with a weight as right factor, because onnxruntime packs weights. Two columns are computed instead.
+  rows. The rewritten nodes compute two columns. A product with a weight as right factor is not affected, because
+  onnxruntime packs weights.
 
-Nodes whose rows fill whole vectors are not rewritten: their vectors never cross the border of a row.
+Functions and sums whose rows fill whole vectors are not rewritten: their vectors never cross the border of a row.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class RowStability:
         }
 
     def rewrite(self, node: onnx.NodeProto, exported: onnx.NodeProto | None = None) -> list[onnx.NodeProto]:
-        """The nodes that replace a node; the node itself if a row does not depend on its position.
+        """The nodes that replace a node; the node itself if the result of a row does not depend on its position.
 
         Args:
             node: a node, whose inputs and output may have other names and other numbers of rows than in the exported
@@ -84,7 +85,7 @@ class RowStability:
             builder: collects the nodes of the head.
             node: a node of the exported graph.
             inputs: names of the copy's inputs.
-            output: name of the copy's output; "" for that of the node.
+            output: name of the copy's output; "" for the name of the node's output.
         """
         name = builder.add_copy(node, inputs, output)
         builder.nodes[-1:] = self.rewrite(builder.nodes[-1], node)
@@ -137,11 +138,11 @@ def pad_column(node: onnx.NodeProto) -> list[onnx.NodeProto]:
 
 
 def _pad_buffer(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """An elementwise node that computes `_PADDING` more elements than its input has."""
+    """The nodes that compute an elementwise function with `_PADDING` appended elements, and remove their results."""
     nodes = _Nodes(node.output[0])
     data = node.input[0]
     flat = nodes.add("Reshape", [data, nodes.constant([-1])])
-    padding = nodes.constant(np.full(_PADDING, 0.5), np.float32)  # all functions are defined here
+    padding = nodes.constant(np.full(_PADDING, 0.5), np.float32)  # all functions are defined at 0.5
     padded = nodes.add("Concat", [flat, padding], axis=0)
     values = nodes.copy(node, {0: padded})
     cut = nodes.add("Slice", [values, nodes.constant([0]), nodes.constant([-_PADDING])])
@@ -150,7 +151,7 @@ def _pad_buffer(node: onnx.NodeProto) -> list[onnx.NodeProto]:
 
 
 class _Nodes:
-    """Collects the nodes that replace a node, under names that contain the name of its output."""
+    """Collects the nodes that replace a node, under names that contain the name of the replaced node's output."""
 
     def __init__(self, output: str) -> None:
         self.nodes: list[onnx.NodeProto] = []

@@ -1,9 +1,9 @@
 """Subtraction: compute a masked product as the full product minus the part of the dropped features.
 
-With inverted dropout at rate p, `(x * m) W` equals `(x W - x_D W_D) / (1 - p)`, where D are the
-features that the pass drops. `x W` is the same in every pass, so the trunk computes it; `x_D W_D` takes
-a fraction p of the arithmetic of the product, less than the kept features for p below one half. The
-result equals the masked product up to rounding, and the rounding does not depend on the other rows.
+With inverted dropout at rate p, `(x * m) W` equals `(x W - x_D W_D) / (1 - p)`, where D are the features that the pass
+drops. `x W` is the same in every pass, so the trunk computes it; `x_D W_D` takes a fraction p of the arithmetic of
+`x W`, which is less than the product of the kept features takes if p is below one half. The result equals the masked
+product up to rounding, and the rounding does not depend on the other rows.
 
 A pass gathers its dropped features from `x` transposed, `[F, B]`, where each feature is contiguous in memory.
 Gathering them from `[B, F]` would cost more than the product saves.
@@ -19,10 +19,10 @@ _GATHER_COST = 24
 rates of 0.1 to 0.5, a pass was measured to take about `rate * (1 + 24 / outputs)` times as long as the full product."""
 
 _PAYS_BELOW = 0.9
-"""Maximum relative time of a pass at which subtraction is used."""
+"""Maximum time of a pass at which subtraction is used, relative to the full product."""
 
 _ROUND_TO = 16
-"""The number of dropped features is rounded up to a multiple of this, so that session runs have few distinct shapes."""
+"""Multiple to which the number of dropped features is rounded up, so that session runs have few distinct shapes."""
 
 
 def subtraction_pays(rate: float, outputs: float) -> bool:

@@ -20,8 +20,8 @@ from export.contract.metadata import Site
 from screen.engine.graph.sizes import TensorSizes
 
 MAX_OUTPUTS = 1024
-"""Maximum H of a weight `[F, H]` that is masked. For each pass, masking the weight costs F * H writes and masking the
-data B * F writes; a session run has a few hundred rows."""
+"""Maximum number of outputs H of a masked weight `[F, H]`. For each pass, masking the weight takes F * H writes, and
+masking the data takes B * F writes; a session run has a few hundred rows."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class WeightChain:
         shape_nodes: shape operations between site and product, in order; each keeps rows separate.
         product: the MatMul or Gemm.
         inner: F, the number of features that the product contracts.
-        outer: H, the number of its outputs.
+        outer: H, the number of outputs of the product.
         in_place: names of the values between site and product; these values are not copied for each pass.
     """
 

@@ -1,4 +1,4 @@
-"""Leave out whole channels of convolutions: find the convolutions, and write them for each pass.
+"""Leave out whole channels of convolutions: find the convolutions, and write a copy of each for each pass.
 
-In: the sites of a graph whose masks are shared by all positions of a channel. Out: nodes of the head.
+In: sites whose masks are shared by all positions of a channel. Out: nodes of the head.
 """

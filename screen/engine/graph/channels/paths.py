@@ -1,15 +1,16 @@
-"""Find the convolutions that need the kept channels of a site alone.
+"""Find the convolutions that need only the kept channels of a site.
 
-In: a graph and its sites. Out: a `ChannelPath` for each site that drops whole channels (SpatialDropout) where this is
-exact and faster.
+In: a graph and its sites. Out: a `ChannelPath` for each site that drops whole channels (SpatialDropout), where leaving
+them out is exact and faster.
 
-In `convolution, activation, site, pooling, convolution`, a pass multiplies the dropped channels of the middle by zero.
-With masks shared by all rows, the kept channels are known before the pass. The second convolution reads only these,
-with the input channels of its weight selected and multiplied by the mask; the first computes only these, where no other
-node reads them. The results are mathematically equal; at a rate of 0.5 the arithmetic of both convolutions is halved.
+In the sequence `convolution, activation, site, pooling, convolution`, each pass multiplies the dropped channels by
+zero. With masks shared by all rows, the kept channels are known before the pass. The second convolution reads only the
+kept channels: the input channels of its weight are selected, and multiplied by the mask. The first convolution computes
+only the kept channels, if no other node reads its output. The results are mathematically equal; at a rate of 0.5 the
+arithmetic of both convolutions is halved.
 
 The weights then differ between passes. onnxruntime's CPU provider has a faster kernel for convolutions with constant
-weights (layout NCHWc), so that fewer channels are not always faster: see `relative_time`.
+weights (layout NCHWc), so fewer channels are not always faster: see `relative_time`.
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ from screen.engine.graph.sizes import TensorSizes, count_flops
 
 PASSES = 2
 """Number of passes in a session run of a head that leaves out channels; each pass has its own nodes. More passes do not
-make convolutions faster, and a session run has at least two."""
+make convolutions faster, and a session run has at least two passes."""
 
 _ROUND_TO = 4
-"""The number of kept channels is rounded up to a multiple of this, so that rows fill whole vectors as in the exported
-graph (see `screen.engine.graph.stable`)."""
+"""Multiple to which the number of kept channels is rounded up, so that rows fill whole vectors as in the exported graph
+(see `screen.engine.graph.stable`)."""
 
 _PAYS_BELOW = 0.9
 """Maximum relative time of a convolution with selected input channels at which it is used."""
 
 _LEAST_SAVING = 0.1
-"""Minimum fraction of the head's arithmetic that must be saved: a session run then has two passes alone."""
+"""Minimum fraction of the head's arithmetic that must be saved, because a session run then has only two passes."""
 
 _AFTER = frozenset(("Relu", "LeakyRelu", "Identity", "MaxPool", "AveragePool"))
-"""Operators between a site and its convolution: `f(m x)` equals `m f(x)` for each channel and every m of 0 or more."""
+"""Operators f between a site and its convolution: `f(m x)` equals `m f(x)` for each channel and every m >= 0."""
 
 _POOLING = ("MaxPool", "AveragePool")
 
@@ -54,11 +55,11 @@ class ChannelPath:
     Attributes:
         site: name of the site.
         rate: dropout rate of the site.
-        product: the convolution that reads the site's output, selected by input channels.
+        product: the convolution behind the site, which reads only the kept channels.
         after: the nodes between the site and `product`, in order.
-        source: the convolution before the site, computed for the kept channels; None where all channels are needed.
+        source: the convolution before the site, if it computes only the kept channels; else None.
         before: the nodes between `source` and the site, in order; () without `source`.
-        input_axis: the channel axis of the site's input, including the row axis.
+        input_axis: index of the channel axis in the site's input, where the row axis is 0.
     """
 
     site: str
@@ -88,7 +89,7 @@ class _Graph:
         self.weights.update({value.name: value for value in self.graph.initializer})
 
     def only_reader(self, name: str) -> onnx.NodeProto | None:
-        """The node that alone reads a value; None if there are others, or the value is an output of the graph."""
+        """The only node that reads a value; None if several nodes read it, or it is an output of the graph."""
         readers = self.readers.get(name, [])
         is_output = any(value.name == name for value in self.graph.output)
         return readers[0] if len(readers) == 1 and list(readers[0].input).count(name) == 1 and not is_output else None
@@ -111,7 +112,7 @@ class _Graph:
 def find_channel_paths(
     graph: onnx.GraphProto, sites: Sequence[Site], sizes: TensorSizes, head: Sequence[onnx.NodeProto]
 ) -> dict[str, ChannelPath]:
-    """The sites whose dropped channels are left out, by name; none where too little of the head would be saved.
+    """The paths of the sites whose dropped channels are left out, by site; empty if too little arithmetic is saved.
 
     Args:
         graph: the exported graph.
@@ -145,9 +146,9 @@ def relative_time(node: onnx.NodeProto, sizes: TensorSizes, inputs: float, outpu
     """Estimated time of a convolution whose weights are not constant, relative to all channels with constant weights.
 
     Without constant weights, a convolution is a matrix product of the weights and the patches of the image. Per
-    multiply-add, the product took 0.95 times as long as the convolution with constant weights; the patches took as long
-    as another 28 output channels and a seventh of all. Measured on one thread (AVX-512) with 3 x 3 kernels, for 32 to
-    256 channels on 8 x 8 to 32 x 32 positions.
+    multiply-add, the product took 0.95 times as long as the convolution with constant weights. Copying the patches took
+    as long as 28 output channels plus 15 % of all output channels. These times were measured on one thread (AVX-512)
+    with 3 x 3 kernels, for 32 to 256 channels on 8 x 8 to 32 x 32 positions.
 
     Args:
         node: the convolution.
@@ -160,7 +161,7 @@ def relative_time(node: onnx.NodeProto, sizes: TensorSizes, inputs: float, outpu
 
 
 def saved_flops(paths: Sequence[ChannelPath], sizes: TensorSizes) -> float:
-    """Floating point operations for one row in one pass that are not computed."""
+    """Floating point operations for one row in one pass that are saved by leaving out channels."""
     kept: dict[str, float] = {}
     nodes: dict[str, onnx.NodeProto] = {}
     for path in paths:
@@ -172,7 +173,7 @@ def saved_flops(paths: Sequence[ChannelPath], sizes: TensorSizes) -> float:
 
 
 def choose_channels(masks: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
-    """The channels of each pass, the kept ones first.
+    """The channels of each pass, kept channels first.
 
     Args:
         masks: `[P, C]`, 0 for dropped channels.
@@ -188,12 +189,12 @@ def choose_channels(masks: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDAr
 
 
 def attribute_of(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    """Value of a node's attribute."""
+    """Value of a node's attribute; `default` if the attribute is not set."""
     return next((onnx.helper.get_attribute_value(one) for one in node.attribute if one.name == name), default)
 
 
 def _path_to_product(view: _Graph, node: onnx.NodeProto, site: Site) -> ChannelPath | None:
-    """The path from a site that drops whole channels to a convolution of these; None if another node reads them."""
+    """The path from a site that drops whole channels to the convolution behind it; None if there is none."""
     channel_axes = [axis for axis, size in enumerate(site.noise_shape, 1) if size > 1]
     if len(channel_axes) != 1 or site.noise_shape[channel_axes[0] - 1] != site.shape[channel_axes[0] - 1]:
         return None
@@ -212,7 +213,7 @@ def _path_to_product(view: _Graph, node: onnx.NodeProto, site: Site) -> ChannelP
 
 
 def _scales_channels(view: _Graph, node: onnx.NodeProto, axis: int) -> bool:
-    """Whether a node computes each channel from itself, and scales with it."""
+    """Whether each output channel of a node depends on the same input channel alone, and scales with it."""
     if node.op_type == "Pad":
         return _pads_positions(view, node, axis)
     return node.op_type in _AFTER and len(node.output) == 1 and (axis == 1 or node.op_type not in _POOLING)
@@ -221,7 +222,7 @@ def _scales_channels(view: _Graph, node: onnx.NodeProto, axis: int) -> bool:
 def _path_to_source(
     view: _Graph, node: onnx.NodeProto, axis: int
 ) -> tuple[onnx.NodeProto | None, tuple[onnx.NodeProto, ...]]:
-    """The convolution before a site and the nodes between them; None if another node reads a value between them."""
+    """The convolution before a site that can leave out channels, and the nodes between them; else None and ()."""
     data, before = node.input[0], list[onnx.NodeProto]()
     while (maker := view.makers.get(data)) is not None and view.only_reader(data) is not None:
         if maker.domain not in ("", "ai.onnx") or len(maker.output) != 1:
@@ -237,7 +238,7 @@ def _path_to_source(
 
 
 def _input_by_channel(view: _Graph, node: onnx.NodeProto, axis: int) -> str | None:
-    """The input of a node of which each channel depends on one channel alone, at the same index; None otherwise."""
+    """The input of a node of which output channel i depends on input channel i alone; None for other nodes."""
     rank = len(view.sizes.shapes.get(node.output[0], ()))
     if node.op_type in UNARY or (axis == 1 and node.op_type in _POOLING):
         return str(node.input[0])

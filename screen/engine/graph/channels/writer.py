@@ -3,7 +3,7 @@
 In: nodes of the exported graph between and around the sites whose dropped channels are left out (see
 `screen.engine.graph.channels.paths`). Out: nodes of the head for `PASSES` passes. Every pass has its own copy of each
 node, because the passes differ in the number of channels; a boundary tensor is read by all copies. From the first value
-with fewer than three axes, the passes are concatenated along the batch axis, as in the rest of the head.
+with fewer than three axes on, the passes are concatenated along the batch axis, as in the rest of the head.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from screen.engine.graph.sizes import TensorSizes
 from screen.engine.graph.stable import RowStability
 
 _LEAST_AXES = 3
-"""Minimum number of axes of a value that is computed separately for each pass; smaller values cost little."""
+"""Minimum number of axes of a value that is computed separately for each pass; values with fewer axes take little
+time."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class ChannelInputs:
 
 @dataclass(frozen=True)
 class _Selection:
-    """The channels that one pass keeps: their indices `[K]` and mask elements `[K]`."""
+    """Names of the indices `[K]` and of the mask elements `[K]` of the channels that one pass keeps."""
 
     channels: str
     mask: str
@@ -49,7 +50,7 @@ class PassByPassWriter:
         boundary: names of the trunk's outputs.
         sites: the sites whose dropped channels are left out.
         sizes: shapes of the exported graph's values.
-        stability: rewrites nodes whose kernels round by position.
+        stability: rewrites nodes whose kernels round a row differently at different positions.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class PassByPassWriter:
         return any(one in self._values for one in node.input) and all(map(self._is_readable, node.input))
 
     def copy_node(self, node: onnx.NodeProto) -> None:
-        """Write a node that is not a site."""
+        """Write a node that is not a site, once for each pass."""
         product, source = self._products.get(node.output[0]), self._sources.get(node.output[0])
         before = self._before.get(node.output[0])
         data = {name: self._by_pass(name) for name in node.input if name and name not in self._sizes.initializers}
@@ -109,15 +110,15 @@ class PassByPassWriter:
         return data in self._values and data not in self._folded and len(self._sizes.shapes[data]) >= _LEAST_AXES
 
     def set_passes(self, name: str, values: list[str]) -> None:
-        """Set the values of each pass of the output of a site."""
+        """Set the names of a site's output in each pass."""
         self._values[name] = values
 
     def passes_of(self, name: str) -> list[str]:
-        """The values of each pass of a value, `[B, ...]`."""
+        """The names of a value in each pass, `[B, ...]` each."""
         return self._by_pass(name)
 
     def select_channels(self, node: onnx.NodeProto) -> None:
-        """Write a site whose dropped channels are left out: select the kept ones, unless only these were computed."""
+        """Write a site whose dropped channels are left out: select the kept channels if all were computed."""
         site, data = self._sites[node.name], self._by_pass(node.input[0])
         if site.path.source is None:
             axis, selections = site.path.input_axis, self._selections[node.name]
@@ -140,7 +141,7 @@ class PassByPassWriter:
         return name in self._boundary and self._sizes.has_row_axis(name)
 
     def _by_pass(self, name: str) -> list[str]:
-        """A value of each pass; a value with the passes in its batch axis is split."""
+        """The names of a value in each pass; a value with the passes in its batch axis is split."""
         if name in self._values:
             return self._values[name]
         if name in self._boundary:
@@ -182,7 +183,7 @@ class PassByPassWriter:
         return constants
 
     def _select_constant(self, node: onnx.NodeProto, name: str, path: ChannelPath, selection: _Selection) -> str:
-        """The elements of a node's constant for the kept channels; a constant without channels is unchanged."""
+        """The elements of a node's constant for the kept channels; a constant without a channel axis is unchanged."""
         if node.op_type == "Pad" or name not in self._sizes.initializers:
             return name
         shape = self._sizes.shapes[name]

@@ -2,8 +2,8 @@
 
 In: a trunk graph, the exported graph and a `FeaturePlan`. Out: the trunk graph with one more output, `FEATURES`.
 
-Sums over positions are matrix products with constant weights: onnxruntime's reductions sum in an order that depends on
-the row's position in the batch, and its products do not.
+Sums over positions are matrix products with constant weights: the summation order of onnxruntime's reductions depends
+on the row's position in the batch, and that of its products does not.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from screen.engine.graph.silent import make_identity
 from screen.engine.graph.split import ancestors
 
 _LANES = 8
-"""Number of identical columns of a product that sums over positions; onnxruntime uses another kernel for a single
-column, and pads a few columns to this number anyway."""
+"""Minimum number of columns of a product that sums over positions, padded with zeros; onnxruntime uses another kernel
+for a single column, and pads a few columns to this number anyway."""
 
 
 def add_features(trunk: onnx.GraphProto, exported: onnx.GraphProto, plan: FeaturePlan) -> None:
@@ -32,7 +32,7 @@ def add_features(trunk: onnx.GraphProto, exported: onnx.GraphProto, plan: Featur
 
     Args:
         trunk: graph of the trunk, to which nodes, weights and an output are added.
-        exported: the exported graph, whose deterministic nodes up to the penultimate tensor are copied.
+        exported: the exported graph; its nodes up to the two tensors are copied if the trunk does not have them.
         plan: the tensors and their summaries.
     """
     _add_deterministic_nodes(trunk, exported, [one.name for one in (plan.early, plan.penultimate) if one.name])
@@ -47,7 +47,7 @@ def add_features(trunk: onnx.GraphProto, exported: onnx.GraphProto, plan: Featur
 
 
 def _add_deterministic_nodes(trunk: onnx.GraphProto, exported: onnx.GraphProto, names: list[str]) -> None:
-    """Copy the nodes on which some values depend, and that the trunk lacks; every site becomes the identity."""
+    """Copy the nodes that some values depend on and that the trunk does not have; every site becomes the identity."""
     present = {output for node in trunk.node for output in node.output}
     for node in ancestors(names, exported.node):
         if present.intersection(node.output):
@@ -82,7 +82,7 @@ class _SummaryWriter:
 
         Args:
             tensor: the tensor and its spatial cells.
-            group: name for the nodes.
+            group: name of the group, for the names of the nodes.
             deviations: whether each channel's mean and standard deviation follow the cell means.
         """
         if tensor.channels is None:
@@ -126,7 +126,7 @@ class _SummaryWriter:
         return self.node("Reshape", [value, shape], f"{FEATURES}_{group}_rows")
 
     def _cut(self, padded: str, columns: int, output: str) -> str:
-        """The first columns of `[B, C, padded columns]`, `[B, C, columns]`."""
+        """The first columns, `[B, C, columns]`, of a value `[B, C, padded columns]`."""
         bounds = [
             self.constant(f"{output.removeprefix(FEATURES)}_{name}", np.array([number], np.int64))
             for name, number in (("start", 0), ("end", columns), ("axis", 2))
@@ -134,7 +134,7 @@ class _SummaryWriter:
         return self.node("Slice", [padded, *bounds], output)
 
     def _flatten(self, value: str, size: int) -> str:
-        """A value `[B, ...]` with `size` elements in a row as `[B, size]`."""
+        """A value `[B, ...]` with `size` elements per row, reshaped to `[B, size]`."""
         shape = self.constant(f"{value.removeprefix(FEATURES)}_flat_shape", np.array([0, size], np.int64))
         return self.node("Reshape", [value, shape], f"{value}_flat")
 

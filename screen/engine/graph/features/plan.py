@@ -1,4 +1,4 @@
-"""Choose the tensors that serve as features: an early tensor of the network, and the penultimate one.
+"""Choose the tensors that serve as features: an early and the penultimate tensor of the network.
 
 In: an exported graph and its sizes. Out: a `FeaturePlan`, a pure value. `screen.engine.graph.features.nodes` adds the
 nodes.
@@ -6,11 +6,10 @@ nodes.
 Features are read from the deterministic network, in which every dropout site is the identity, so every distance is
 known before the first pass, wherever the dropout sites are.
 
-- The early tensor has spatial axes (height and width, or tokens), and about half of the arithmetic precedes it. Its
-  summary has the mean of each channel over each cell of a small grid, and each channel's mean and standard deviation
-  over all positions: low-level layout, magnitude and contrast, to which the later layers of a classifier are blind.
-- The penultimate tensor is the input of the last layer with weights. This tensor has the
-  features by which the network decides on a class.
+- The early tensor has spatial axes (height and width, or tokens) if possible, and about half of the arithmetic precedes
+  it. Its summary has the mean of each channel over each cell of a small grid, and each channel's mean and standard
+  deviation over all positions: layout, magnitude and contrast, which later layers of a classifier may not retain.
+- The penultimate tensor is the input of the last layer with weights. The network computes the class from this tensor.
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ class FeaturePlan:
     (`penultimate`). A group without features is empty.
 
     Attributes:
-        early: tensor in front of which about half of the arithmetic is.
+        early: tensor that about half of the arithmetic precedes.
         penultimate: input of the last layer with weights.
-        flops: floating point operations for one row from the trunk to the two tensors, apart from those of the trunk.
+        flops: floating point operations for one row that the two tensors need in addition to the trunk.
     """
 
     early: SummarizedTensor
@@ -52,7 +51,7 @@ class FeaturePlan:
 
     @property
     def deviations(self) -> int:
-        """Number of channel deviations, C; 0 if the early tensor has no spatial axes."""
+        """Number of standard deviations of channels, C; 0 if the early tensor has no spatial axes."""
         return 0 if self.early.channels is None else self.early.shape[self.early.channels]
 
     @property
@@ -87,7 +86,7 @@ class FeaturePlan:
 
 
 def plan_features(graph: onnx.GraphProto, sizes: TensorSizes, trunk: Sequence[onnx.NodeProto]) -> FeaturePlan:
-    """Choose the early and the penultimate tensor, and how each is reduced.
+    """Choose the early and the penultimate tensor, and the summary of each.
 
     Args:
         graph: the exported graph.
@@ -119,10 +118,10 @@ def _choose_early(
     producer: dict[str, onnx.NodeProto],
     sizes: TensorSizes,
 ) -> SummarizedTensor:
-    """The early tensor: of those through which everything passes, the one nearest to half of the arithmetic.
+    """The early tensor: the bottleneck (see `_bottlenecks`) nearest to half of the arithmetic.
 
     Of tensors with the same arithmetic before them, the last is chosen, behind activation and pooling. A tensor with
-    spatial axes is preferred to a flat one. At least one layer lies between the early and the penultimate tensor.
+    spatial axes is preferred to a flat tensor. At least one layer is between the early and the penultimate tensor.
     """
     total = max(1, count_flops(nodes, sizes))
     narrow = _bottlenecks(images, nodes, sizes)
@@ -130,7 +129,7 @@ def _choose_early(
     for position, node in enumerate(nodes):
         spent += count_flops([node], sizes)
         if spent == 0 and node.op_type in SHAPE_ONLY:
-            continue  # the image itself, whose channel axis is known, is a candidate
+            continue  # in a reshaped image, the channel axis is not known
         name = node.output[0]
         if name in narrow and name not in excluded and spent < total and _is_usable(name, sizes):
             spatial = sum(size > 1 for size in sizes.shapes[name][1:]) > 1
@@ -142,14 +141,14 @@ def _choose_early(
 
 
 def _bottlenecks(images: frozenset[str], nodes: Sequence[onnx.NodeProto], sizes: TensorSizes) -> set[str]:
-    """The tensors on which everything behind them depends alone, for example the output of a residual block."""
+    """The tensors through which every path from the images to the output leads, such as a residual block's output."""
     constant = set(sizes.initializers) | {""}
     last_read = {name: index for index, node in enumerate(nodes) for name in node.input}
     live = set(images)
     found = set()
     for index, node in enumerate(nodes):
         if all(name in constant for name in node.input) or sizes.types.get(node.output[0]) in _INTEGERS:
-            constant.update(node.output)  # integers are shapes, which depend on no image
+            constant.update(node.output)  # integers are shapes, which do not depend on pixels
             continue
         live.update(node.output)
         live = {name for name in live if last_read.get(name, len(nodes)) > index}

@@ -87,12 +87,12 @@ class SummarizedTensor:
 def summarize_tensor(
     name: str, why: str, producer: dict[str, onnx.NodeProto], sizes: TensorSizes, images: frozenset[str]
 ) -> SummarizedTensor:
-    """A tensor and its spatial cells; a flattened tensor is taken as it was before it was flattened.
+    """Divide a tensor into spatial cells; a flattened tensor is replaced by the tensor before it was flattened.
 
     Args:
         name: name of the tensor.
         why: reason for the choice of the tensor.
-        producer: the node of each value.
+        producer: the node that computes each value, by the name of the value.
         sizes: shapes of the graph's values.
         images: names of the graph's inputs.
     """
@@ -135,7 +135,7 @@ def _channel_axis(
 
     Args:
         tensor: name of the tensor.
-        producer: the node of each value.
+        producer: the node that computes each value, by the name of the value.
         sizes: shapes of the graph's values.
         images: names of the graph's inputs.
     """
