@@ -1,4 +1,4 @@
-"""Examine this machine, and measure which stage bounds a run of a model on it.
+"""Examine this machine, and find the stage that bounds a run of a model.
 
 In: nothing, or a model and a shard. Out: an `Examination`.
 """

@@ -33,7 +33,7 @@ _SECONDS = 0.7
 """Seconds after which a stage is not measured with more rows."""
 
 _LONGEST = 3.0
-"""Maximum seconds of a first measurement of the passes that a second measurement follows."""
+"""Maximum seconds of a measurement of the passes after which a further measurement follows."""
 
 _FIRST_ROWS = 16
 """Number of rows of the first measurement of the passes."""
@@ -59,7 +59,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Bottleneck:
-    """The stages of a run of one model, and the stage that bounds it.
+    """The stages of a run of one model, and the stage that bounds the run.
 
     Attributes:
         model: the model, as the user named it.
@@ -112,7 +112,7 @@ class Bottleneck:
     def advice(self) -> str:
         """How to make the run faster, in one sentence."""
         height, width = self.image
-        idle = f"raise --threads (now {self.threads} of {self.cores} cores), " if self.threads < self.cores else ""
+        idle = f"raise --threads (now {self.threads}, on {self.cores} cores), " if self.threads < self.cores else ""
         if self.bound_by == "read and decode":
             stored = f"store the images at about {width} x {height} pixels, the input size of the model"
             return f"{idle or 'use a machine with more cores, '}or {stored}"
@@ -246,7 +246,7 @@ def _time_summary(engine: PassEngine, images: NDArray[np.uint8]) -> Stopwatch:
 
 
 def _time_trunk(engine: PassEngine, images: NDArray[np.uint8]) -> Timing:
-    """Time of copy and trunk; each piece of rows that fits into memory is freed before the next piece."""
+    """Time of copy and trunk; each piece of rows that fits into memory is freed before the next piece runs."""
     watch, rows = Stopwatch(), engine.rows_per_run
     for start in range(0, len(images), rows):
         with watch.running():

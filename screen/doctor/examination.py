@@ -1,4 +1,4 @@
-"""Examine this machine for `oodscreen doctor`: its hardware and software, its speed, and what bounds a run of a model.
+"""Examine this machine for `oodscreen doctor`: hardware, software, speed, and the stage that bounds a run.
 
 In: nothing, or a model and a shard. Out: an `Examination`, as text or JSON.
 """
@@ -73,7 +73,7 @@ class Examination:
             f"precision  {speed.precision}, measured in a matrix product",
             f"speed      {speed.matrix_gflops:,.0f} GFLOP/s in a {speed.matrix_size} x {speed.matrix_size} matrix "
             f"product, {speed.convolution_gflops:,.0f} GFLOP/s in a 3 x 3 convolution, on {self.device.name}, "
-            f"{self.device.workers} at a time",
+            f"{self.device.workers} run(s) at a time",
         ]
         if speed.copy_gb_per_second is not None:
             lines.append(f"copy       {speed.copy_gb_per_second:.1f} GB/s from the host to {self.device.name}")
@@ -86,7 +86,7 @@ class Examination:
 
 
 def examine(model: str | None = None, source: str | None = None, config: RunConfig | None = None) -> Examination:
-    """Examine this machine, which takes a few seconds.
+    """Examine this machine; the measurements take a few seconds.
 
     Args:
         model: path of an exported model, for which a run is measured; None for no model.
@@ -109,7 +109,7 @@ def examine(model: str | None = None, source: str | None = None, config: RunConf
         device=device,
         threads_from="from --threads"
         if config.threads
-        else f"one for each core that this process may use by affinity, CPU quota and OMP_NUM_THREADS (the machine has "
+        else f"one for each core that affinity, CPU quota and OMP_NUM_THREADS allow (cores of the machine: "
         f"{machine.cores_of_machine})",
         speed=measure_speed(device, config.threads),
         bottleneck=bottleneck,

@@ -87,7 +87,7 @@ def describe_machine() -> Machine:
 
 
 def find_libraries(cuda: str, load: Callable[[str], Any] = ctypes.CDLL) -> tuple[Library, ...]:
-    """The libraries of CUDA and cuDNN, after onnxruntime has loaded those of NVIDIA's Python packages.
+    """The libraries of CUDA and cuDNN, after onnxruntime has loaded the libraries of NVIDIA's Python packages.
 
     Args:
         cuda: version of CUDA that onnxruntime was built for, such as "13.0"; "" if it is not known.

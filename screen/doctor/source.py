@@ -59,7 +59,7 @@ def decode_made(height: int, width: int, contract: ModelContract, config: RunCon
 
 
 def decode_first(source: str, contract: ModelContract, config: RunConfig, seconds: float) -> DecodedRows:
-    """Read and decode rows for `seconds` or until a batch is full; shards with fewer rows are read again.
+    """Read and decode rows for `seconds` seconds or until a batch is full; shards with fewer rows are read again.
 
     Args:
         source: a shard, a folder of shards, or a glob.

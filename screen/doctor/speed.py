@@ -27,7 +27,7 @@ _SECONDS = 0.5
 """Seconds of each test."""
 
 _MATRIX = {"cpu": 1024, "cuda": 4096}
-"""Number of rows and of columns of the matrices, by the name of the device: small matrices do not occupy a GPU."""
+"""Number of rows and of columns of the matrices, by the name of the device; a GPU needs larger matrices."""
 
 _IMAGES = {"cpu": 4, "cuda": 128}
 """Number of images in a convolution, by the name of the device."""
@@ -103,7 +103,7 @@ def measure_speed(device: Device, threads: int) -> Speed:
 
 
 def product_session(device: Device) -> GraphSession:
-    """A session of a product `c` of two square matrices `a` and `b`."""
+    """A session that computes the product `c` of two square matrices `a` and `b`."""
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", "N"]) for name in "abc"]
     graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "product", values[:2], values[2:])
     return GraphSession(_model(graph), device)

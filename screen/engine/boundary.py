@@ -63,7 +63,7 @@ class TrunkRunner:
         self._device_rows = None if device.name == "cpu" else DeviceRows(plan.boundary, device)
 
     def run(self, images: NDArray[np.uint8]) -> Boundary:
-        """Run the trunk in parallel on slices of the rows, and return the boundary of all rows."""
+        """Run the trunk on images `[B, H, W, C]`, in parallel on slices, and return the boundary of all rows."""
         rows = self._pad(images)
         slices = self._cut(rows)
         if len(slices) == 1:
@@ -79,7 +79,7 @@ class TrunkRunner:
         return Boundary(self._put(values), rows, None if features is None else features[: rows.count])
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The features of the rows, `[B, F]`; requires a plan made with `features=True`."""
+        """The features of images `[B, H, W, C]`: `[B, F]`; requires a plan made with `features=True`."""
         rows = self._pad(images)
         assert FEATURES in self._session.outputs, "the plan has no features"  # noqa: S101
         parts = self._lane.map(lambda images: self._run_slice(images)[FEATURES].numpy(), self._cut(rows))
@@ -110,7 +110,7 @@ class TrunkRunner:
         if self._device_rows is not None:
             return Boundary(self._device_rows.join([self._own_tensors(one) for one in boundaries]), Rows(images))
 
-        def own_rows(boundary: Boundary) -> dict[str, NDArray[Any]]:  # without the copy of a single row
+        def own_rows(boundary: Boundary) -> dict[str, NDArray[Any]]:  # without the second copy of a single row
             return self._slice_tensors(boundary, 0, boundary.rows.count)
 
         tensors = self._put(self._assemble(boundaries, [boundary.rows.count for boundary in boundaries], own_rows))

@@ -1,9 +1,9 @@
 """Distances of a row's features from a reference set of in-distribution rows.
 
-In: features `float32 [B, F]`. Out: `FeatureDistances`, `[B]` each; larger is farther. A `NeighbourDistance` contains
-the arrays that a calibration stores. A `DistanceMeter` computes matrix products and the nearest neighbours in
-onnxruntime, where each row of a product is bitwise identical for any number of rows from 2 on. The host computes the
-distances from these results, element by element.
+In: features `float32 [B, F]`. Out: `FeatureDistances`, `[B]` each; a row with a larger value is farther away. A
+`NeighbourDistance` contains the arrays that a calibration stores. A `DistanceMeter` computes matrix products and the
+nearest neighbours in onnxruntime, where each row of a product is bitwise identical for any number of rows from 2 on.
+The host computes the distances from these results, element by element.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class FeatureDistances:
     """Distances of B rows from the reference set, `[B]` each; None if the distance is not measured.
 
     Attributes:
-        layout_distance: distance between cell means of the early tensor.
-        contrast_distance: distance between channel means and standard deviations of the early tensor.
-        penultimate_distance: distance between cell means or elements of the penultimate tensor.
+        layout_distance: measured on cell means of the early tensor.
+        contrast_distance: measured on channel means and standard deviations of the early tensor.
+        penultimate_distance: measured on cell means or elements of the penultimate tensor.
     """
 
     layout_distance: Floats | None = None
@@ -86,7 +86,7 @@ DEFAULT_METRICS: dict[str, Metric] = {
     "contrast_distance": "euclidean",
     "penultimate_distance": "cosine",
 }
-"""Default metric of each distance (measured in benchmarks/choice.py)."""
+"""Default metric of each distance; benchmarks/choice.py compares the metrics."""
 
 
 @dataclass(frozen=True)
@@ -170,13 +170,13 @@ class NeighbourDistance:
         return {"reference": self.reference, "own": self.own}
 
     def neighbour_distances(self, outputs: dict[str, NDArray[np.float32]]) -> Floats:
-        """Distance to each of the k nearest reference rows, `[B, k]`, from the graph's outputs."""
+        """Distance to each of the k nearest reference rows, `[B, k]`, computed from the graph's outputs."""
         squares = outputs[_SQUARES][:, :1].astype(np.float64)
         distances: Floats = np.sqrt(np.maximum(squares - 2 * outputs["nearest"].astype(np.float64), 0))
         return distances
 
     def finish(self, outputs: dict[str, NDArray[np.float32]]) -> Floats:
-        """Distances `[B]` from the graph's outputs."""
+        """Distance of each row from the reference set, `[B]`, computed from the graph's outputs."""
         mean = _mean_of_columns(self.neighbour_distances(outputs))
         density = np.exp(_mean_of_columns(np.log(outputs["density"].astype(np.float64))))
         typical = float(np.median(self.own))

@@ -181,7 +181,7 @@ class EarlyExitEngine(PassEngine):
                 yield next_done()
 
     def _finish_batches(self, held: list[_Batch | None]) -> Iterator[PassSummary | None]:
-        """Run the undecided rows of all batches together until all are decided, and yield the batches' summaries."""
+        """Run the undecided rows of all batches together until all rows are decided; yield the batches' summaries."""
         pieces = [piece for batch in held if batch is not None for piece in batch.pieces if piece.remaining is not None]
         rest = None
         if pieces:
@@ -230,7 +230,7 @@ class EarlyExitEngine(PassEngine):
     def _run_to_look(
         self, boundary: Boundary, previous: RunStatistics | None, limit: NDArray[np.float64], look: int
     ) -> tuple[PassSummary, RunStatistics, NDArray[np.bool_]]:
-        """Run the passes between the previous interim look and this one, and test which rows are decided.
+        """Run the passes between the previous interim look and this look, and test which rows are decided.
 
         Args:
             boundary: boundary of the undecided rows.

@@ -84,9 +84,8 @@ def entropy_with_unseen_passes(entropy: Floats, passes: int) -> Floats:
     """Predictive entropy, in nats, if `UNSEEN_PASSES` passes gave probability 1 to a class of probability 0 so far.
 
     Dissenting passes may be too rare to have occurred yet, and if all passes so far agree, the estimated standard error
-    is 0.
-    The entropy of a mixture of distributions with disjoint supports is their weighted mean entropy plus the entropy of
-    the weights.
+    is 0. The entropy of a mixture of distributions with disjoint supports is their weighted mean entropy plus the
+    entropy of the weights.
 
     Args:
         entropy: `[B]`, predictive entropy so far, nats.
@@ -106,7 +105,7 @@ def entropy_error(runs: RunStatistics, passes: int) -> Floats:
     replacement, so the standard error of a mean with sample standard deviation s is `s sqrt(1/n - 1/T)` (Cochran 1977,
     sec. 2.6).
 
-    By the delta method, the error of the entropy is that of the mean over passes of `sum_c -p_c ln m_c`, with the
+    By the delta method, the error of the entropy is the error of the mean over passes of `sum_c -p_c ln m_c`, with the
     predictive mean m. The probabilities sum to 1, so any constant a may be subtracted from the weights
     `w_c = -ln m_c`, and the triangle inequality bounds the standard deviation of the sum by `sum_c |w_c - a| std_c`.
     The bound is smallest if a is the median of the w_c weighted by std_c. With two classes the bound is exact.
@@ -140,7 +139,7 @@ def find_decided_rows(
 
     Args:
         entropy: `[B]`, predictive entropy of the passes so far, nats.
-        mutual_information: `[B]`, of the same passes, nats.
+        mutual_information: `[B]`, mutual information of the same passes, nats.
         error: `[B]`, standard error of the entropy, nats.
         limit: `[B]`, entropy above which the row is flagged, nats; a row with the limit -inf (flagged at any entropy)
             or inf (flagged at no entropy) is decided.

@@ -67,7 +67,7 @@ class PassEngine:
     """
 
     boundary_copies = 2
-    """Maximum number of copies of the boundary of `rows_per_run` rows in memory: the trunk slices, and all rows."""
+    """Maximum number of copies of the boundary of `rows_per_run` rows in memory: in slices, and joined."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class PassEngine:
         self._mask_cache: dict[Run, dict[str, Any]] = {}
 
     def set_distances(self, distances: tuple[NeighbourDistance, ...]) -> None:
-        """Set the distances of later summaries."""
+        """Set the distances that later summaries contain."""
         self._meter = DistanceMeter(distances, self.device) if distances else None
 
     def summarize(self, images: NDArray[np.uint8]) -> PassSummary:

@@ -30,7 +30,7 @@ _GPU_FLOPS = 2 * 10**11
 """Floating point operations of a trunk slice on a GPU: about 10 ms on a large GPU (an estimate, not a measurement)."""
 
 _LEAST_GPU_ROWS, _MOST_GPU_ROWS = 32, 1024
-"""Bounds of the rows of a session run on a GPU, if memory suffices."""
+"""Lower and upper bound of the number of rows in a session run on a GPU, if memory suffices."""
 
 
 @dataclass(frozen=True)

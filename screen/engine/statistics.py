@@ -1,4 +1,4 @@
-"""Compute statistics of T passes from the statistics of session runs, by pure functions without session and I/O.
+"""Compute statistics of T passes from the statistics of session runs, by pure functions without a session or I/O.
 
 In: the head's outputs for each session run of P passes. Out: a `PassSummary`. Axes: T passes, B rows, C outputs. The
 statistics of session runs are merged in float64.
@@ -30,7 +30,7 @@ class RunStatistics:
     Attributes:
         passes: P, the number of passes.
         mean: `[B, C]`, mean over passes of the probabilities (of the values, for a regression).
-        m2, m3, m4: `[B, C]`, sums over passes of the 2nd to 4th power of the deviation from `mean`.
+        m2, m3, m4: `[B, C]`, sums over passes of the 2nd, 3rd and 4th power of the deviation from `mean`.
         votes: `[B, C]`, number of passes that predict the class.
         entropy: `[B]`, sum over passes of the entropy, nats.
         energy: `[B]`, sum over passes of the energy, nats.

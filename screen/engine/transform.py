@@ -1,4 +1,4 @@
-"""Make features comparable before a Euclidean distance: logarithms of standard deviations, then standardization.
+"""Make features comparable for a Euclidean distance: logarithms of standard deviations, then standardization.
 
 In: features `float32 [B, F]`. Out: transformed features of the same shape. The transform is elementwise, so the result
 of a row does not depend on its batch.
@@ -19,7 +19,7 @@ that nearly constant features do not dominate."""
 
 @dataclass(frozen=True)
 class Transform:
-    """Makes features comparable before a Euclidean distance: logarithms of deviations, then standardization.
+    """Makes features comparable for a Euclidean distance: logarithms of standard deviations, then standardization.
 
     A feature v with the floor f > 0 becomes ln(1 + v / f), so that half of the usual contrast is about as far from the
     usual contrast as twice the usual contrast. A feature with f = 0 stays v. The result is standardized: the mean of

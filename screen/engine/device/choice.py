@@ -31,7 +31,7 @@ _GPU_SHARE = 2
 arena never shrinks: the arenas of trunk and head together hold up to 1.5 times `--memory`."""
 
 _TF32_CAPABILITY = (8, 0)
-"""Least compute capability of GPUs with TF32 (Ampere)."""
+"""Minimum compute capability of GPUs with TF32 (Ampere)."""
 
 
 def choose_device(wanted: str, threads: int, *, precision: str = "float32", memory: int | None = None) -> Device:
@@ -92,7 +92,7 @@ def choose_device(wanted: str, threads: int, *, precision: str = "float32", memo
 
 
 def _probe(device: Device) -> OptionRefused | None:
-    """Run a convolution on a GPU; None if it works, else the error."""
+    """Run a convolution on a GPU, and return the error; None if the convolution works."""
     if PROVIDERS["cuda"] not in runtime.onnxruntime.get_available_providers():
         return OptionRefused(
             "This onnxruntime was built without CUDA.",

@@ -42,7 +42,7 @@ class CudaCard:
     """A GPU, or a MIG instance of a GPU, that is visible to CUDA.
 
     Attributes:
-        index: number of the card in CUDA, after `CUDA_VISIBLE_DEVICES`; N of `cuda:N`.
+        index: number of the card in CUDA, which depends on `CUDA_VISIBLE_DEVICES`; N of `cuda:N`.
         name: name of the product.
         compute_capability: major and minor number, such as (9, 0).
         total_bytes: memory of the card, in bytes.
@@ -172,7 +172,7 @@ class _Library:
         try:
             self._library = load(name)
         except OSError as error:
-            raise _CallFailed(f"{name} does not load, so no NVIDIA driver was found ({error})") from error
+            raise _CallFailed(f"no NVIDIA driver was found: {name} does not load ({error})") from error
 
     def call(self, function: str, *arguments: Any) -> None:
         """Call a function.

@@ -102,7 +102,7 @@ def choose_units(masks: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray
 def _path_to_next_site(
     graph: onnx.GraphProto, chain: WeightChain, site_of_input: Mapping[str, str], sizes: TensorSizes
 ) -> tuple[tuple[onnx.NodeProto, ...], str] | None:
-    """The elementwise nodes from a chain's product to the next site, and the site's name; None if there are others."""
+    """The nodes from a chain's product to the next site, and the site's name; None unless all nodes are elementwise."""
     consumers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:

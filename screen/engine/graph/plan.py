@@ -111,12 +111,14 @@ class EnginePlan:
         return (self.once_flops + passes * self.pass_flops) / max(1, self.trunk_flops + self.head_flops)
 
     def runs(self, passes: int) -> tuple[int, ...]:
-        """Divide T passes into session runs of nearly equal size; none has a single pass unless T is 1.
+        """Divide T passes into session runs of nearly equal size, and return the number of passes in each.
 
         The number of session runs is 1, 2 or a multiple of 4, so that 2 or 4 threads have equal work; it is lower if T
         is too small for two passes in each session run. It must not depend on the number of threads, because the last
-        bit of a result depends on the division. A head that leaves out channels has two passes in each session run; if
-        T is odd, the last session run has one pass, which is computed twice.
+        bit of a result depends on the division. No session run has a single pass unless T is 1.
+
+        A head that leaves out channels has two passes in each session run; if T is odd, the last session run has one
+        pass, which is computed twice.
         """
         if self.passes_per_run == PASSES:
             return (PASSES,) * (passes // PASSES) + (1,) * (passes % PASSES)

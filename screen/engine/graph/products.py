@@ -114,7 +114,7 @@ class ProductWriter:
         return add("Mul", [add("Gather", [by_unit, units], axis=0) if units else by_unit, row])
 
     def _multiply_once(self, rows: str, masked: str) -> str:
-        """Product of boundary rows `[B, F]` with masked weights `[P, K, F]` of few units, `[P, B, K]`.
+        """Product of boundary rows `[B, F]` with masked weights `[P, K, F]` of few units: `[P, B, K]`.
 
         A single product with P * K columns reads the boundary once for all passes of a run.
         """

@@ -35,7 +35,7 @@ def add_statistics(
 
     Outputs, by name:
         MEAN `[B, C]`: mean over passes of the probabilities (of the values, for a regression).
-        M2, M3, M4 `[B, C]`: sums over passes of the 2nd to 4th power of the deviation from MEAN.
+        M2, M3, M4 `[B, C]`: sums over passes of the 2nd, 3rd and 4th power of the deviation from MEAN.
         VOTES `[B, C]`: number of passes that predict the class (without classes: with a probability above 0.5).
         ENTROPY `[B, C]` (without classes `[B, C, 2]`): sum over passes of `-p ln p`, nats.
         ENERGY `[B]`: sum over passes of `-logsumexp(logits)` (Liu et al. 2020, eq. 4, temperature 1), nats.

@@ -16,7 +16,7 @@ from export.contract.reader import ExportedModel
 
 
 def keep_last_site(model: ExportedModel) -> ExportedModel:
-    """The model with its last site alone, of a kind for which a mask of ones is the identity.
+    """The model with only its last site, changed to a kind of noise for which a mask of ones is the identity.
 
     Args:
         model: an exported model; it is not changed.

@@ -59,7 +59,7 @@ class SitePlan:
             `screen.engine.graph.channels`).
         prefix: prefix of the names of the site's tensors.
         chain: the nodes from the site to its product; None for `batch` and `channels`.
-        layer: the layer between this site and the next, if it is compacted; else None.
+        layer: the layer between this site and the next site, if it is compacted; else None.
         path: the nodes around the site that are computed for its kept channels alone, for `channels`; else None.
         indices: index into the flattened mask for each feature of the product, `[F]`; None without `chain`.
     """

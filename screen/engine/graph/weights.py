@@ -2,7 +2,8 @@
 
 For a mask m, `(x * m) W` equals `x (m' * W)`, where m' is m as a column, if the product contracts every axis of the
 mask. The condition holds if the site's output reaches a single MatMul or Gemm with a constant weight, through
-operations that only change the shape of a row. At all other sites the passes are folded into the batch axis.
+operations that only change the shape of a row. At all other sites, the mask multiplies the data, or convolutions leave
+out channels (see `screen.engine.graph.channels`).
 """
 
 from __future__ import annotations

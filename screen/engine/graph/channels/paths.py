@@ -37,7 +37,7 @@ _ROUND_TO = 4
 (see `screen.engine.graph.stable`)."""
 
 _PAYS_BELOW = 0.9
-"""Maximum relative time of a convolution with selected input channels at which it is used."""
+"""Maximum relative time (see `relative_time`) of a convolution with selected input channels at which it is used."""
 
 _LEAST_SAVING = 0.1
 """Minimum fraction of the head's arithmetic that must be saved, because a session run then has only two passes."""
@@ -112,7 +112,7 @@ class _Graph:
 def find_channel_paths(
     graph: onnx.GraphProto, sites: Sequence[Site], sizes: TensorSizes, head: Sequence[onnx.NodeProto]
 ) -> dict[str, ChannelPath]:
-    """The paths of the sites whose dropped channels are left out, by site; empty if too little arithmetic is saved.
+    """The paths of the sites whose dropped channels are left out, by site name; empty if too little is saved.
 
     Args:
         graph: the exported graph.

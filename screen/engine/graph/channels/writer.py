@@ -114,7 +114,7 @@ class PassByPassWriter:
         self._values[name] = values
 
     def passes_of(self, name: str) -> list[str]:
-        """The names of a value in each pass, `[B, ...]` each."""
+        """The names of a value `[B, ...]` in each pass."""
         return self._by_pass(name)
 
     def select_channels(self, node: onnx.NodeProto) -> None:

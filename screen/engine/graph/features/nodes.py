@@ -116,7 +116,7 @@ class _SummaryWriter:
 
     def _channel_rows(self, tensor: SummarizedTensor, group: str) -> str:
         """The tensor as `[B, C, positions]`."""
-        assert tensor.channels is not None  # noqa: S101  only flat tensors have none
+        assert tensor.channels is not None  # noqa: S101  only flat tensors have no channels
         value = tensor.name
         if tensor.channels != 0:
             others = [index + 1 for index in range(len(tensor.shape)) if index != tensor.channels]

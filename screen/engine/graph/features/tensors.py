@@ -50,7 +50,7 @@ class SummarizedTensor:
     """A tensor of the deterministic network, and how it is reduced to a short vector.
 
     Attributes:
-        name: name of the tensor; "" if the network has none.
+        name: name of the tensor; "" if no tensor is suitable.
         shape: shape of one row of the tensor.
         channels: channel axis of a row; None for a flat tensor, whose elements are the features.
         grid: number of spatial cells along each spatial axis.
@@ -76,7 +76,7 @@ class SummarizedTensor:
         return 1 if self.channels is None else math.prod(self.shape) // self.shape[self.channels]
 
     def describe(self) -> str:
-        """Description in one line."""
+        """The tensor, its spatial cells and the reason for its choice, in one line."""
         if not self.name:
             return f"none: {self.why}"
         cells = " x ".join(map(str, self.grid))
