@@ -101,7 +101,7 @@ class Bottleneck:
 
     @property
     def bound_by(self) -> StageName:
-        """The stage with the largest part in the expected time."""
+        """The stage with the largest share of the expected time."""
         if self._processor >= max(self._decoding, self._scoring):
             return max(self.stages, key=lambda stage: stage.cpu_seconds).name
         if self._decoding >= self._scoring:

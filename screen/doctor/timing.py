@@ -69,5 +69,5 @@ class Timing:
     cpu_seconds: float
 
     def __sub__(self, other: Timing) -> Timing:
-        """The time of a stage without the time `other` of one of its parts; at least 0, because measured times vary."""
+        """The time of a stage without the time `other` of one of its parts; 0 if the difference is negative."""
         return Timing(max(0.0, self.seconds - other.seconds), max(0.0, self.cpu_seconds - other.cpu_seconds))

@@ -127,7 +127,7 @@ class NeighbourDistance:
         return int(self.reference.shape[1])
 
     def select(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The F features of this distance in vectors `[B, all features]`, of length 1 or transformed: `[B, F]`."""
+        """Select this distance's features from vectors `[B, all features]`, and scale or transform them: `[B, F]`."""
         own = np.ascontiguousarray(features[:, slice(*self.columns)])
         return normalize(own) if self.transform is None else self.transform.apply(own)
 

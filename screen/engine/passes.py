@@ -173,7 +173,7 @@ class PassEngine:
         return [self._trunk.run(rows) for rows in self._cut_to_fit(images)]
 
     def raw_passes(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
-        """Yield the outputs `[P, B, C]` of each session run of P passes, in order; requires a plan with `raw=True`.
+        """Yield the outputs `[P, B, C]` of each session run, in order; requires a plan made with `raw=True`.
 
         Args:
             images: `uint8 [B, H, W, C]`, B at least 1.
@@ -200,7 +200,7 @@ class PassEngine:
         return summarize(self._reduce_all(boundary, self._runs), self.plan.contract.task), boundary.features
 
     def _reduce_all(self, whole: Boundary, runs: list[Run]) -> RunStatistics:
-        """Statistics of all rows over some session runs, computed in parallel for slices of the rows."""
+        """Statistics of all rows over the given session runs, computed in parallel for slices of the rows."""
         pieces = self._trunk.split(whole, self._sizes.head_slices(whole.rows.count, len(runs)))
         tasks = [(boundary, run) for boundary in pieces for run in runs]
         reduced = self._lane.map(lambda task: self._reduce(*task), tasks)

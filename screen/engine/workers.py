@@ -1,4 +1,4 @@
-"""Threads of an engine, which belong to the process that started them.
+"""Threads of an engine; they belong to the process that started them.
 
 In: functions. Out: their results, or `EngineFailed` in a forked process: a fork copies no threads, so a task would wait
 for ever.

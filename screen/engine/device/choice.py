@@ -47,7 +47,7 @@ def choose_device(wanted: str, threads: int, *, precision: str = "float32", memo
 
     Raises:
         OptionRefused: the device is unknown or does not exist, or it is `cuda` and a session does not run on CUDA, or
-            the device does not have the precision.
+            the device does not support the precision.
     """
     request = DeviceRequest.parse(wanted)
     cpu = Device("cpu", threads or usable_cores(), memory=CPU_MEMORY if memory is None else memory * 2**20)
@@ -95,7 +95,7 @@ def _probe(device: Device) -> OptionRefused | None:
     """Run a convolution on a GPU, and return the error; None if the convolution works."""
     if PROVIDERS["cuda"] not in runtime.onnxruntime.get_available_providers():
         return OptionRefused(
-            "This onnxruntime was built without CUDA.",
+            "The installed onnxruntime was built without CUDA.",
             wanted="onnxruntime-gpu, instead of onnxruntime",
             next_step="pip uninstall onnxruntime, then pip install 'oodscreen[cuda]', or use --device cpu",
         )

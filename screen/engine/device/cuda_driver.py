@@ -203,7 +203,7 @@ class _Nvml:
         self.driver = version.value.decode(errors="replace")
 
     def free_bytes(self, bus_id: bytes, total_bytes: int) -> int | None:
-        """Free bytes of the GPU at a PCI bus id; None if the card with `total_bytes` is a MIG instance on it."""
+        """Free bytes of the GPU at a PCI bus id; None if the card with `total_bytes` is a MIG instance of this GPU."""
         handle = ctypes.c_void_p()
         self._library.call("nvmlDeviceGetHandleByPciBusId_v2", bus_id, ctypes.byref(handle))
         try:
@@ -266,6 +266,6 @@ def _nvml_error(library: Any, status: int) -> str:
 
 
 def _hidden() -> str:
-    """Text with the value of `CUDA_VISIBLE_DEVICES`, for the end of a problem; "" if the variable is not set."""
+    """Text with the value of `CUDA_VISIBLE_DEVICES`, to append to a problem; "" if the variable is not set."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return "" if visible is None else f"; CUDA_VISIBLE_DEVICES is {visible!r}"

@@ -76,7 +76,7 @@ _FAILURES = (
     _Failure(
         (209,),
         ("no kernel image is available",),
-        "onnxruntime has no code for the GPU {device}",
+        "onnxruntime has no kernels for the GPU {device}",
         "a GPU whose compute capability this build of onnxruntime supports",
         "use another GPU, or --device cpu",
     ),

@@ -22,8 +22,7 @@ from screen.engine.graph.trunk import BoundaryTensor
 class DeviceRows:
     """Selects and joins rows of boundary tensors on the device, so that no tensor is copied to the host.
 
-    Each of the two operations is a small graph. Its session opens on first use, because only early exit needs the two
-    operations.
+    Two small graphs select and join the rows. Their sessions open on first use, because only early exit needs them.
 
     Args:
         boundary: the boundary tensors.

@@ -108,7 +108,7 @@ def build_head(
 
 
 class _HeadWriter:
-    """Writes each node of the head in its form for P passes."""
+    """Writes the nodes of the head for P passes."""
 
     def __init__(
         self,

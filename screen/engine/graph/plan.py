@@ -114,8 +114,8 @@ class EnginePlan:
         """Divide T passes into session runs of nearly equal size, and return the number of passes in each.
 
         The number of session runs is 1, 2 or a multiple of 4, so that 2 or 4 threads have equal work; it is lower if T
-        is too small for two passes in each session run. It must not depend on the number of threads, because the last
-        bit of a result depends on the division. No session run has a single pass unless T is 1.
+        is too small for two passes in each session run. The number does not depend on the number of threads, because
+        the last bit of a result depends on the division. No session run has a single pass unless T is 1.
 
         A head that leaves out channels has two passes in each session run; if T is odd, the last session run has one
         pass, which is computed twice.

@@ -65,7 +65,7 @@ class RowStability:
         Args:
             node: a node, whose inputs and output may have other names and other numbers of rows than in the exported
                 graph.
-            exported: the same node in the exported graph; None if this is `node`.
+            exported: the node of the exported graph that `node` copies; None if `node` is itself in the exported graph.
         """
         exported = exported or node
         if node.domain not in ("", "ai.onnx") or self._sizes.types.get(exported.output[0]) != TensorProto.FLOAT:

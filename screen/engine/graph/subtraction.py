@@ -1,9 +1,9 @@
 """Subtraction: compute a masked product as the full product minus the part of the dropped features.
 
 With inverted dropout at rate p, `(x * m) W` equals `(x W - x_D W_D) / (1 - p)`, where D are the features that the pass
-drops. `x W` is the same in every pass, so the trunk computes it; `x_D W_D` takes a fraction p of the arithmetic of
-`x W`, which is less than the product of the kept features takes if p is below one half. The result equals the masked
-product up to rounding, and the rounding does not depend on the other rows.
+drops. `x W` is the same in every pass, so the trunk computes it. `x_D W_D` takes a fraction p of the arithmetic of
+`x W`, and the product of the kept features takes 1 - p, which is more for p below one half. The result equals the
+masked product up to rounding, and the rounding does not depend on the other rows.
 
 A pass gathers its dropped features from `x` transposed, `[F, B]`, where each feature is contiguous in memory.
 Gathering them from `[B, F]` would cost more than the product saves.

@@ -143,7 +143,7 @@ def find_channel_paths(
 
 
 def relative_time(node: onnx.NodeProto, sizes: TensorSizes, inputs: float, outputs: float) -> float:
-    """Estimated time of a convolution whose weights are not constant, relative to all channels with constant weights.
+    """Estimated time of a convolution without constant weights, relative to all of its channels with constant weights.
 
     Without constant weights, a convolution is a matrix product of the weights and the patches of the image. Per
     multiply-add, the product took 0.95 times as long as the convolution with constant weights. Copying the patches took
@@ -222,7 +222,7 @@ def _scales_channels(view: _Graph, node: onnx.NodeProto, axis: int) -> bool:
 def _path_to_source(
     view: _Graph, node: onnx.NodeProto, axis: int
 ) -> tuple[onnx.NodeProto | None, tuple[onnx.NodeProto, ...]]:
-    """The convolution before a site that can leave out channels, and the nodes between them; else None and ()."""
+    """The convolution before a site, if it can leave out channels, and the nodes between them; else None and ()."""
     data, before = node.input[0], list[onnx.NodeProto]()
     while (maker := view.makers.get(data)) is not None and view.only_reader(data) is not None:
         if maker.domain not in ("", "ai.onnx") or len(maker.output) != 1:
@@ -238,7 +238,7 @@ def _path_to_source(
 
 
 def _input_by_channel(view: _Graph, node: onnx.NodeProto, axis: int) -> str | None:
-    """The input of a node of which output channel i depends on input channel i alone; None for other nodes."""
+    """The input of a node, if each output channel depends on the same channel of this input alone; else None."""
     rank = len(view.sizes.shapes.get(node.output[0], ()))
     if node.op_type in UNARY or (axis == 1 and node.op_type in _POOLING):
         return str(node.input[0])

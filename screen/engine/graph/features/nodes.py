@@ -23,8 +23,8 @@ from screen.engine.graph.silent import make_identity
 from screen.engine.graph.split import ancestors
 
 _LANES = 8
-"""Minimum number of columns of a product that sums over positions, padded with zeros; onnxruntime uses another kernel
-for a single column, and pads a few columns to this number anyway."""
+"""Minimum number of columns of a product that sums over positions; the added columns are zeros. onnxruntime uses
+another kernel for a single column, and pads a few columns to this number anyway."""
 
 
 def add_features(trunk: onnx.GraphProto, exported: onnx.GraphProto, plan: FeaturePlan) -> None:
