@@ -217,7 +217,7 @@ CASES: dict[str, Case] = {
     "a PNG of 2,147,483,647 x 2,147,483,647": Case(png(2**31 - 1, 2**31 - 1), "too_large"),
     "a PNG of no width": Case(png(0, 28), "decode_failed"),
     "a PNG with a side of 65,000": Case(
-        png(65_000, 1, pixels=b"\0" * 65_001), "wrong_shape", "65000 x 1 pixels, the model takes 28 x 28"
+        png(65_000, 1, pixels=b"\0" * 65_001), "wrong_shape", "65000 x 1 pixels, but the model takes 28 x 28"
     ),
     "a real bomb of 10,000 x 10,000": Case(
         png(10_000, 10_000, depth=1, pixels=b"\0" * (1251 * 10_000)), "too_large", "10000 x 10000"

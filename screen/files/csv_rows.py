@@ -1,6 +1,6 @@
-"""Read the rows of a CSV file, with commas, semicolons or tabs.
+"""Read the rows of a CSV file whose cells are separated by commas, semicolons or tabs.
 
-In: an open file. Out: lists of texts, the header first. Table programs of many countries write semicolons, since their
+In: an open file. Out: lists of texts, the header first. Spreadsheet programs write semicolons in countries where the
 decimal sign is a comma.
 """
 
@@ -15,19 +15,20 @@ from itertools import chain
 from typing import IO
 
 SEPARATORS = ",;\t"
-"""Characters between the cells; the first one with which the header has several columns is used."""
+"""Characters that may separate the cells. The first of them that splits the header is the separator of the file."""
 
 
 def read_csv_rows(file: IO[bytes], separators: str = SEPARATORS) -> Iterator[list[str]]:
-    """The rows of a file in UTF-8, the header first; blank lines are left out.
+    """Yield the rows of a file in UTF-8, the header first; blank lines are left out.
 
     Args:
-        file: the file, at its beginning, which may be a byte order mark.
-        separators: characters that may separate the cells, the usual one first.
+        file: the file, opened in binary mode and at its beginning; a byte order mark is skipped.
+        separators: characters that may separate the cells, in the order in which they are tried; the first of them is
+            used if none splits the header.
 
     Raises:
         UnicodeDecodeError: the file is not in UTF-8.
-        ValueError: the file has another error, which the message states with the number of the line.
+        ValueError: a line is invalid; the message contains its number and the reason.
     """
     csv.field_size_limit(sys.maxsize)  # an embedded image is longer than the default limit
     with io.TextIOWrapper(file, "utf-8-sig", newline="") as lines:
@@ -55,7 +56,7 @@ def how_to_convert(place: str, error: UnicodeDecodeError) -> str:
     """
     is_utf16 = error.start == 0 and error.object[:2] in (b"\xff\xfe", b"\xfe\xff")
     encoding = "UTF-16" if is_utf16 else "WINDOWS-1252"
-    other = "" if is_utf16 else " (WINDOWS-1252 is the usual encoding of old programs; give that of the file)"
+    other = "" if is_utf16 else " (WINDOWS-1252 is usual for old programs; give the actual encoding of the file)"
     return f"save the file in UTF-8, or convert it: `iconv -f {encoding} -t UTF-8 {shlex.quote(place)} > NEW`{other}"
 
 

@@ -1,6 +1,6 @@
-"""The endings of file names by which images and lists of paths are found.
+"""The endings of file names by which images and lists of paths are recognised.
 
-In: a name. Out: whether `oodscreen pack` takes the file as an image or as a list.
+In: a name. Out: whether the name is that of an image.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ IMAGE_ENDINGS = (
     *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"),
     *(".jpe", ".jfif", ".dib", ".pgm", ".pbm", ".pnm"),
 )
-"""Endings of the formats that a run decodes, in lower case; the usual ones first."""
+"""Endings of the formats that a run decodes, in lower case, the most common first."""
 
 TEXT_LIST_ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson")
-"""Endings of lists of paths that are text; a list may also be a Parquet file."""
+"""Endings of lists of paths in text form; a list may also be a Parquet file."""
 
 
 def is_image(name: str) -> bool:

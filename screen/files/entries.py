@@ -1,6 +1,6 @@
-"""Read the entries of a folder, and the keys of a store without folders.
+"""Read the entries of a folder, and the keys of an object store that has no folders.
 
-In: a folder, local or in a store. Out: `Entry`s, sorted by name, or names.
+In: a folder, local or in an object store. Out: its `Entry`s, sorted by name, or the names of its objects.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ class Entry:
     """One entry of a folder.
 
     Attributes:
-        name: name in the folder.
+        name: name of the entry, without its folder.
         path: path of the entry.
-        kind: what the entry is, after links are followed; `broken` is a link to nothing, `unknown` cannot be examined,
-            `other` is for example a pipe.
+        kind: what the entry is, after links are followed: `broken` for a link whose target does not exist, `unknown` if
+            the entry cannot be examined, `other` for example for a pipe.
         is_link: whether the entry is a link.
         problem: why the entry is neither a file nor a folder, or "".
-        version: of an object in a store, its size in bytes and its version as of `file_version`; else (0, "").
+        version: for an object in a store, its size in bytes and its version as in `file_version`; else (0, "").
     """
 
     name: str
@@ -54,7 +54,7 @@ def examine(path: Path, one: os.DirEntry[str] | Path) -> Entry:
 
     Args:
         path: the path, which exists or is a broken link.
-        one: the object that examines the path: the path itself, or what `os.scandir` returns for it.
+        one: object whose methods examine the path: the path itself, or its entry from `os.scandir`.
     """
     is_link = one.is_symlink() or getattr(one, "is_junction", bool)()
     try:
@@ -66,12 +66,12 @@ def examine(path: Path, one: os.DirEntry[str] | Path) -> Entry:
         if error.errno != errno.ELOOP:
             return Entry(one.name, path, "unknown", problem=f"cannot be examined: {error.strerror}")
     if is_link and not path.exists():
-        return Entry(one.name, path, "broken", problem="the link leads to no file")
+        return Entry(one.name, path, "broken", problem="the target of the link does not exist")
     return Entry(one.name, path, "other", problem="not a regular file")
 
 
 def has_folders(root: Path) -> bool:
-    """Whether folders are listed one by one; the client of an object store lists all keys below a prefix at once."""
+    """Whether folders below `root` are listed one by one; many object stores list all keys below a prefix at once."""
     if is_local(root):
         return True
     from fsspec.asyn import AsyncFileSystem
@@ -99,7 +99,7 @@ def _read_store(folder: Path) -> list[Entry]:
             kind = info["type"]
             if kind not in ("file", "directory"):
                 kind = "file" if store.isfile(info["name"]) else "other"
-            problem = "a link of this store that is not followed, or not a regular file" if kind == "other" else ""
+            problem = "a link in the store, which is not followed, or not a regular file" if kind == "other" else ""
             version = int(info.get("size") or 0), version_in(info)
             path = folder / name
             entries.append(Entry(name, path, "folder" if kind == "directory" else kind, False, problem, version))
@@ -107,7 +107,7 @@ def _read_store(folder: Path) -> list[Entry]:
 
 
 def read_keys(root: Path) -> list[str]:
-    """Names of all objects below the prefix `root` of a store, relative to `root`.
+    """Names of all objects below the prefix `root` in a store, relative to `root`.
 
     Raises:
         OSError: the store cannot be listed.
@@ -118,7 +118,7 @@ def read_keys(root: Path) -> list[str]:
 
 
 def match_keys(root: Path, pattern: Path) -> list[str]:
-    """Names of the objects of a store that match a pattern, relative to `root`.
+    """Names of the objects in a store that match a glob pattern, relative to the prefix `root`.
 
     Raises:
         OSError: the store cannot be listed.
@@ -129,7 +129,12 @@ def match_keys(root: Path, pattern: Path) -> list[str]:
 
 
 def relative_keys(root: Path, found: dict[str, dict[str, Any]]) -> list[str]:
-    """The names of the given objects, relative to the prefix `root`; objects that mark a folder are left out."""
+    """The names of the given objects, relative to the prefix `root`; objects that mark a folder are left out.
+
+    Args:
+        root: the prefix.
+        found: description of each object from the client of the store, by the name of the object.
+    """
     start = root.path.rstrip("/") + "/"  # type: ignore[attr-defined]
     return [
         name.removeprefix(start)

@@ -1,7 +1,7 @@
 """Explain errors of the operating system, of its file systems and of object stores: found, wanted and next step.
 
-In: an exception that no module of the project raised. Out: an error of the project, with the path, the reason of the
-system and the action that resolves this reason. Commands use this for every exception that leaves them.
+In: an exception that no module of the project raised. Out: an error of the project, with the path, the reason from the
+system and the action that resolves this reason. Commands explain in this way every exception that they do not handle.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ _SAME_AS = {
 }
 
 _SHOWN = 80
-"""Characters shown on each side of a character that cannot be written."""
+"""Maximum number of characters that are shown on each side of a character that cannot be written."""
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
-"""Errors of a path that has no readable file; the command that reads it knows what is missing."""
+"""Error numbers of a path without a readable file; the caller of `raise_if_refused` explains these errors."""
 
 
 def explain_environment(error: Exception) -> OodscreenError | None:
-    """The error of the project for an exception of the system or of a store; None for any other exception."""
+    """The error of the project for an exception of the system or of an object store; None for any other exception."""
     if isinstance(error, OSError):
         return OodscreenError(
             f"{_named(error)}{_reason(error, error.filename)}.",
@@ -81,7 +81,7 @@ def explain_environment(error: Exception) -> OodscreenError | None:
 
 @contextmanager
 def explained_errors() -> Iterator[None]:
-    """Replace an exception of the system or of a store within the block by the error that explains it."""
+    """Replace an exception of the system or of a store in the block by the error that explains the exception."""
     try:
         yield
     except Exception as error:
@@ -92,7 +92,7 @@ def explained_errors() -> Iterator[None]:
 
 
 def raise_if_refused(path: Path, error: Exception) -> None:
-    """Raise an error if the system or a store refused to read an existing file; return if the file itself is wrong.
+    """Raise an error if the system or a store refused to read a file; return if the file is missing or damaged.
 
     Without this distinction, the advice for a damaged file (delete it, repeat the run) would be given for a file that
     belongs to another user.
@@ -102,7 +102,7 @@ def raise_if_refused(path: Path, error: Exception) -> None:
         error: the exception, which has an `errno` if it comes from the system or the store.
 
     Raises:
-        ReadFailed: the system or the store refused.
+        ReadFailed: the system or the store refused to read the file.
     """
     if not isinstance(error, OSError) or error.errno in (None, *_ABSENT):
         return
@@ -114,7 +114,7 @@ def raise_if_refused(path: Path, error: Exception) -> None:
 
 
 def _reason(error: OSError, name: object) -> str:
-    """The reason of the system; for a refused access with the owner and the mode of the path."""
+    """The reason from the system; if access was refused, followed by the mode and the owner of the path."""
     reason = printable(reason_of(error))
     return f"{reason}{_describe_access(name)}" if isinstance(error, PermissionError) else reason
 
@@ -126,7 +126,7 @@ def next_step_for(error: OSError) -> str:
 
 
 def _named(error: OSError) -> str:
-    """Path in an error, as the start of a sentence; "" if the error has none."""
+    """The path or the two paths in an error, as the start of a sentence; "" if the error has no path."""
     names = [
         os.fsdecode(one) for one in (error.filename, error.filename2) if isinstance(one, str | bytes | os.PathLike)
     ]
@@ -134,7 +134,7 @@ def _named(error: OSError) -> str:
 
 
 def _describe_access(name: object) -> str:
-    """Mode and owner of a path, or of its first parent that can be looked at; "" without users (Windows)."""
+    """Mode and owner of a path, or of its nearest parent that can be examined; "" without user IDs (Windows)."""
     if not isinstance(name, str | bytes | os.PathLike) or not hasattr(os, "geteuid"):
         return ""
     path = Path(os.fsdecode(name)).absolute()

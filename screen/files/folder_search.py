@@ -17,7 +17,7 @@ from screen.files.search import Search, identify_folder, is_shard
 
 
 class FolderSearch(Search):
-    """Search a folder with its subfolders; folders come before links to folders, so that a link is followed last."""
+    """Searches a folder and its subfolders; links to folders are followed after all folders are searched."""
 
     def __init__(self, source: str, root: Path) -> None:
         super().__init__(source, root)
@@ -28,7 +28,7 @@ class FolderSearch(Search):
         self._hidden = self._listed = self._broken = 0
 
     def search(self) -> Listing:
-        """List the folder.
+        """List the Parquet files in the folder and its subfolders.
 
         Raises:
             InputRefused: the folder contains no shard.
@@ -36,7 +36,7 @@ class FolderSearch(Search):
         """
         if has_folders(self.root):
             self._search_below(self.root, "")
-            for path, name in self._links:  # grows: a linked folder may contain links
+            for path, name in self._links:  # the list grows: a linked folder may contain links
                 self._follow(path, name)
         else:
             for key in read_keys(self.root):
@@ -110,5 +110,5 @@ class FolderSearch(Search):
 
 
 def _ending(name: str) -> str:
-    """The ending of a name with all its parts, such as `.parquet.gzip`; "" without an ending."""
+    """The last two parts of the ending of a name, for example `.parquet.gzip`; "" without an ending."""
     return "".join(PurePosixPath(name).suffixes[-2:])

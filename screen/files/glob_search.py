@@ -1,4 +1,4 @@
-"""Search the files that match a glob, local or in an object store.
+"""Find the files that match a glob, local or in an object store.
 
 In: a glob. Out: a `Listing`.
 """
@@ -20,9 +20,16 @@ from screen.files.search import Search, identify_folder, is_shard
 
 
 class GlobSearch(Search):
-    """Search the files that match a glob, part by part of the pattern, as `glob.glob` does.
+    """Finds the files that match a glob; the parts of the pattern are matched one after another, as by `glob.glob`.
 
-    `glob.glob` passes over folders that cannot be listed, and does not end where a link leads to a folder above it.
+    `glob.glob` itself skips folders that cannot be listed, and follows a link to a folder above the link repeatedly.
+
+    Args:
+        source: INPUT.
+        pattern: the glob as a path.
+
+    Raises:
+        InputRefused: the glob has `..` after a wildcard.
     """
 
     def __init__(self, source: str, pattern: Path) -> None:
@@ -41,7 +48,7 @@ class GlobSearch(Search):
         self._found: set[str] = set()
 
     def search(self) -> Listing:
-        """List the files that match.
+        """List the files that match the glob.
 
         Raises:
             OSError: the folder in front of the first wildcard cannot be listed.
@@ -85,7 +92,7 @@ class GlobSearch(Search):
             self.refuse(name, entry.path, entry.problem)
 
     def _matching(self, folder: Path, name: str, part: str) -> Iterable[Entry]:
-        if is_local(folder) and not glob.has_magic(part):  # needs no permission to list the folder
+        if is_local(folder) and not glob.has_magic(part):  # no permission to list the folder is needed
             path = folder / part
             if os.path.lexists(path):
                 yield examine(path, path)

@@ -1,7 +1,7 @@
 """Read the values that Hive writes into the names of folders, as in `year=2024/month=01/a.parquet`.
 
-In: the name of a shard. Out: keys and values. A value is text, as it is in the name: a type that depended on the values
-of all shards would change when a shard with another value is added.
+In: the name of a shard. Out: keys and values. A value is always text: a type that depended on the values of all shards
+would change when a shard with another value is added.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ _NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 def folder_values(name: str) -> tuple[tuple[str, str | None], ...]:
-    """Key and value of each folder of a name that has the form `key=value`, in the order of the folders.
+    """Key and value of each folder with the form `key=value` in the name of a shard, in the order of the folders.
 
-    Keys and values are URL-decoded; one that is not UTF-8 after decoding stays as it is in the name.
+    Keys and values are URL-decoded; a text that is not UTF-8 after decoding stays encoded. None stands for null.
 
     Args:
         name: path of a shard relative to INPUT, with `/`.

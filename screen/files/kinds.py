@@ -1,8 +1,8 @@
 """Recognise files that are given in place of Parquet shards, and name the next step.
 
-In: the path of a file or a folder that contains no Parquet file. Out: a `Finding`, or None. A file is recognised by its
-first bytes, or by its suffix where its format has no signature. Only called to explain a refusal, so that a run over
-Parquet shards does not read these bytes.
+In: paths of files, or a folder that contains no Parquet file. Out: a `Finding`, or None. A file is recognised by its
+first bytes, or by its suffix if its format has no signature. These functions are called only to explain a refusal, so
+that a run over Parquet shards does not read these bytes.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from screen.files.endings import IMAGE_ENDINGS, TEXT_LIST_ENDINGS, is_image
 from screen.files.paths import base_name, name_place, open_bytes
 
 _HEAD_BYTES = 512
-"""Number of bytes from the start of a file from which its kind is recognised."""
+"""Number of bytes at the start of a file by which its kind is recognised."""
 
 _RECIPES = "the section 'Convert other formats' of docs/input.md"
 
 
 class FileKind(Enum):
-    """What a file is; the value is a noun phrase."""
+    """Kind of a file; the value is a noun phrase for error messages."""
 
     IMAGE = "an image file"
     UNDECODED = "an image file of a format that is not decoded (HEIC or AVIF)"
@@ -68,7 +68,7 @@ _SIGNATURES = (
     (0, b"<!DOCTYPE html", FileKind.PAGE),
     (0, b"<html", FileKind.PAGE),
 )
-"""Position and bytes of each signature."""
+"""Position and bytes of each signature, and the kind of the files with this signature."""
 
 _SUFFIXES = {
     **dict.fromkeys(IMAGE_ENDINGS, FileKind.IMAGE),
@@ -96,17 +96,17 @@ class Finding:
 
 
 def recognise_files(paths: Sequence[Path], folder: Path) -> Finding | None:
-    """The kind of the files, none of which can be read as Parquet; None if they are Parquet, unknown or unreadable.
+    """The kind of files that cannot be read as Parquet; None if they are damaged Parquet files, or of no known kind.
 
     Args:
-        paths: the files; a single one is INPUT itself.
+        paths: the files; a single file is INPUT itself.
         folder: the folder of INPUT.
     """
     suffixes = Counter(path.suffix for path in paths)
     for suffix, _ in suffixes.most_common():
         path = next(path for path in paths if path.suffix == suffix)
         kind = _kind_of(path)
-        if kind is FileKind.PARQUET:  # damaged, and the damage says more
+        if kind is FileKind.PARQUET:  # a damaged file, whose error explains more than its kind
             return None
         if kind is not None:
             is_alone = len(paths) == 1 and kind is not FileKind.IMAGE
@@ -116,7 +116,7 @@ def recognise_files(paths: Sequence[Path], folder: Path) -> Finding | None:
 
 
 def recognise_folder(folder: Path, files: Iterable[Path]) -> Finding | None:
-    """What a folder without a Parquet file contains; None if no kind is known.
+    """The content of a folder without a Parquet file; None if no file is of a known kind.
 
     Args:
         folder: the folder.
@@ -132,7 +132,7 @@ def recognise_folder(folder: Path, files: Iterable[Path]) -> Finding | None:
 
 
 def _recognise_saved(folder: Path) -> Finding | None:
-    """A folder in one of the layouts of Hugging Face datasets or TensorFlow."""
+    """The finding for a folder in a layout of Hugging Face datasets or TensorFlow; None for any other folder."""
     try:
         if (folder / "dataset_dict.json").is_file():
             with open_bytes(folder / "dataset_dict.json") as file:
@@ -171,7 +171,7 @@ def _kind_of(path: Path) -> FileKind | None:
 
 
 def _kind_of_zip(path: Path) -> FileKind:
-    """What a ZIP archive is: Keras and NumPy, and oodscreen for its calibrations, write these archives too."""
+    """The kind of a ZIP archive; models of Keras, arrays of NumPy and calibrations are ZIP archives, too."""
     try:
         with open_bytes(path) as file, zipfile.ZipFile(file) as archive:
             names = set(archive.namelist())
@@ -195,7 +195,7 @@ def _next_step(kind: FileKind, path: Path, source: Path) -> str:
     Args:
         kind: kind of the file.
         path: the file.
-        source: what to pack: the file, or the folder that contains it and others.
+        source: path to pack: the file itself, or the folder that contains the file.
     """
     place = name_place(path)
     if kind in (FileKind.IMAGE, FileKind.TAR, FileKind.TABLE):

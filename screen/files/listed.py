@@ -1,4 +1,4 @@
-"""The values that describe what INPUT contains.
+"""The values that describe the content of INPUT.
 
 In: names and paths that a search has found. Out: a `Listing`.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 ENDING = ".parquet"
 
 PACK_FOLDER = ".pack"
-"""Hidden folder with the lock and the summary of `oodscreen pack`, in the folder of its shards."""
+"""Name of the hidden folder with the lock and the summary of `oodscreen pack`, in the folder of the shards."""
 
 _NAMED = 5
 """Maximum number of endings that are named in one line."""
@@ -32,12 +32,12 @@ class ListedFile:
 
 @dataclass(frozen=True)
 class Unlisted:
-    """A folder that cannot be listed, or a name that is not that of a readable file.
+    """A folder that cannot be listed, or an entry that is not a readable file.
 
     Attributes:
         name: path relative to the folder of INPUT; the name of a folder ends with `/`.
         path: path as text, without secrets.
-        reason: why it cannot be listed or read.
+        reason: why the folder cannot be listed, or the entry cannot be read.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Unlisted:
 
 @dataclass(frozen=True)
 class PassedOver:
-    """Number of entries in a folder INPUT that are not read.
+    """Numbers of entries that are not read, if INPUT is a folder.
 
     Attributes:
         endings: number of files whose names do not end in `.parquet`, by ending.
@@ -84,8 +84,9 @@ class Listing:
         root: the folder that names are relative to.
         files: the files, sorted by path.
         unlisted: folders and names that cannot be listed or read, sorted by name.
-        passed_over: what a folder INPUT contains besides.
-        folders: folders that are searched with their subfolders: `root`, and the targets of links.
+        passed_over: numbers of the entries that are not read, if INPUT is a folder.
+        folders: folders that were searched with their subfolders: `root` and the followed links; none for a file, and
+            for a glob without `**`.
     """
 
     source: str

@@ -1,4 +1,4 @@
-"""List the Parquet files of INPUT, and what is skipped.
+"""List the Parquet files of INPUT, and count the skipped entries.
 
 In: a path or an address of a file, a folder or a glob, local or in an object store. Out: a `Listing`.
 """
@@ -16,14 +16,15 @@ from screen.files.listed import ListedFile, Listing
 from screen.files.paths import as_os_error, as_path, base_name, name_place
 
 _REFUSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
-"""Error numbers of a path that cannot be listed until it is changed; others may be temporary."""
+"""Error numbers of a path that cannot be listed until it is corrected; other errors may be temporary."""
 
 
 def list_shards(source: str) -> Listing:
     """List the Parquet files of INPUT.
 
-    In a folder, links to folders are followed, and each folder is searched once. Names that start with `.` or `_` are
-    skipped, as in Parquet readers. In a glob, `**` follows links, except into a folder that contains the link.
+    In a folder, links to folders are followed, and each folder is searched once. Entries whose names start with `.` or
+    `_` are skipped, as by other readers of Parquet folders. In a glob, `**` follows links, except into a folder that
+    contains the link.
 
     Args:
         source: a file, a folder (searched with its subfolders) or a glob pattern.

@@ -28,7 +28,7 @@ def as_path(text: str | Path) -> Path:
     """The path object of a local path or of an address in an object store.
 
     Args:
-        text: a path, or an address like `s3://bucket/folder`. `file://` is a local path.
+        text: a path, or an address like `s3://bucket/folder`. An address with `file://` is a local path.
 
     Raises:
         OptionRefused: the store's library is not installed, or the store cannot be reached.
@@ -62,20 +62,20 @@ def as_path(text: str | Path) -> Path:
 
 
 def name_place(place: str | Path) -> str:
-    """The name of a path or an address for people and for records, without user, password and query.
+    """The text of a path or an address for messages and records, without user, password and query.
 
-    The path that is opened keeps them: a name may be insufficient to open its place again.
+    This text may not be sufficient to open the path again.
     """
     text = str(place)
     settings: dict[str, Any] = {} if isinstance(place, str | Path) else place.storage_options
     host, port = settings.get("host"), settings.get("port")
-    if host and ":///" in text:  # the client of ftp, sftp or smb keeps the host beside the path
+    if host and ":///" in text:  # the client of ftp, sftp or smb keeps the host apart from the path
         text = text.replace(":///", f"://{host}{f':{port}' if port else ''}/", 1)
     return without_secrets(text)
 
 
 def base_name(path: Path) -> str:
-    """The last part of `name_place`, which in an address has no query."""
+    """The last part of a path, or of an address without its query."""
     return path.name if is_local(path) else name_place(path).rstrip("/").rpartition("/")[2]
 
 
@@ -92,8 +92,8 @@ def is_within(path: Path, folder: Path) -> bool:
 def file_version(path: Path) -> tuple[int, int | str]:
     """Size in bytes and version of a file.
 
-    The version is the modification time in ns; in an object store the entity tag, or else a digest or time that the
-    store lists, or "" if it lists none.
+    The version is the modification time in ns. In an object store, the version is the entity tag, else a digest or a
+    time from the description of the object, else "".
     """
     status = path.stat()
     if is_local(path):
@@ -103,7 +103,7 @@ def file_version(path: Path) -> tuple[int, int | str]:
 
 
 def version_in(info: Mapping[str, Any]) -> str:
-    """The version of an object, from the description of a store: as by `file_version`."""
+    """The version of an object as in `file_version`, from the description of the object by its store."""
     tags = (info.get(key) for key in ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "mtime", "created"))
     return str(next((tag for tag in tags if tag), ""))
 
@@ -111,7 +111,7 @@ def version_in(info: Mapping[str, Any]) -> str:
 class _StoreFile(io.RawIOBase):
     """A file in an object store, open for reading; any exception of the store's client becomes an OSError with `errno`.
 
-    `errno` distinguishes a failure of the network from a damaged file, for which pyarrow raises an OSError without it.
+    An OSError without `errno`, as raised by pyarrow, means a damaged file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -143,7 +143,7 @@ class _StoreFile(io.RawIOBase):
 
 @contextmanager
 def as_os_error() -> Iterator[None]:
-    """Turn any exception of a store's client in the block into an OSError with `errno`; those of the project stay."""
+    """Turn exceptions of a store's client in the block into an OSError with `errno`; an `OodscreenError` stays."""
     try:
         yield
     except OodscreenError:
@@ -168,12 +168,12 @@ def open_bytes(path: Path) -> io.BufferedReader:
 
 @contextmanager
 def open_parquet(path: Path, int96_unit: str = "ns", buffer_size: int = 0) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file, local or in a store; the checksums of its pages, if it has any, are verified on reading.
+    """Open a Parquet file, local or in a store; the pages are verified on reading if the file has checksums.
 
     Args:
         path: the file.
-        int96_unit: unit of INT96 timestamps, "ns" or "us"; a value that it cannot represent wraps.
-        buffer_size: bytes that are read at a time from each column of a row group; 0: the whole column.
+        int96_unit: unit of INT96 timestamps, "ns" or "us"; a value outside the range of this unit wraps.
+        buffer_size: number of bytes to read at a time from each column of a row group; 0 for the whole column.
 
     Raises:
         OSError, pyarrow.ArrowException: the file cannot be read. An OSError with `errno` comes from the system or the

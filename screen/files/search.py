@@ -1,6 +1,6 @@
-"""What the searches of a folder and of a glob have in common.
+"""The base class of the searches of a folder and of a glob.
 
-In: the entries of folders. Out: a `Listing`, sorted; what cannot be listed is recorded.
+In: the entries of folders. Out: a sorted `Listing`, which also contains the names that cannot be listed or read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ _NO_NAME = "a part of the name is empty, `.` or `..`, which cannot be the name o
 
 
 class Search:
-    """The files and folders that one search has found."""
+    """The files and folders that one search has found.
+
+    Args:
+        source: INPUT.
+        root: the folder that names are relative to.
+    """
 
     def __init__(self, source: str, root: Path) -> None:
         self.source, self.root = source, root
@@ -26,7 +31,15 @@ class Search:
         self.folders = [root]
 
     def entries(self, folder: Path, name: str) -> list[Entry]:
-        """The entries of a folder, sorted by name; none if it cannot be listed, which is recorded."""
+        """The entries of a folder, sorted by name; empty for a folder that cannot be listed, which is recorded.
+
+        Args:
+            folder: the folder.
+            name: its path relative to `root`; "" for `root`.
+
+        Raises:
+            OSError: `root` cannot be listed.
+        """
         try:
             entries = read_folder(folder)
         except FileNotFoundError:  # removed while INPUT is listed
@@ -53,7 +66,7 @@ class Search:
             self.files.append(ListedFile(name, path))
 
     def finish(self, passed_over: PassedOver) -> Listing:
-        """The listing, sorted."""
+        """The sorted listing of the recorded files and names."""
         return Listing(
             name_place(self.source),
             self.root,
@@ -65,16 +78,16 @@ class Search:
 
 
 def is_shard(name: str) -> bool:
-    """Whether a name is the name of a shard."""
+    """Whether a name has the ending of a shard."""
     return os.path.normcase(name).endswith(ENDING)
 
 
 def identify_folder(folder: Path) -> tuple[int, int] | None:
-    """Device and number of a local folder, which are equal for all its names; None if they are not available."""
+    """Device and inode number of a local folder, equal for all paths to the folder; None if they are not available."""
     if not is_local(folder):
         return None
     try:
         status = os.stat(folder)
-    except OSError:  # the folder is then named by the search that lists it
+    except OSError:  # the search reports the folder when it lists the folder
         return None
     return status.st_dev, status.st_ino

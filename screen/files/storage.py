@@ -29,7 +29,7 @@ class FileContent:
     """Size and digest of a file's content.
 
     Attributes:
-        size: bytes.
+        size: size in bytes.
         sha256: SHA-256 of the bytes, as hexadecimal text.
     """
 
@@ -47,14 +47,14 @@ class FileContent:
 class StagingFile:
     """A file that is written under a temporary name, and renamed to its target once it is complete.
 
-    For a local target the staging file is in the same folder. For a target in a store it is a local temporary file,
-    which is uploaded as a whole object.
+    For a local target, the staging file is in the folder of the target. For a target in a store, the staging file is a
+    local temporary file, which is uploaded as a whole object.
 
     Args:
         target: the final path.
         owner: name of the writer, if several writers use the folder at the same time.
-        unlocked: whether the caller holds no lock of the target's folder. Then staging files of killed commands are
-            removed from the folder.
+        unlocked: whether the caller holds no lock of the target's folder. If so, staging files of killed commands are
+            removed from a local folder.
 
     Raises:
         WriteFailed: the target's folder cannot be created or written to, or no folder for temporary files can be
@@ -76,7 +76,7 @@ class StagingFile:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Remove the staging file if the block raises.
+        """Remove the staging file if the block raises an exception.
 
         Raises:
             WriteFailed: the block raised an OSError.
@@ -133,13 +133,18 @@ def _prefix(owner: str) -> str:
 
 
 def find_stale_staging(folder: Path, owner: str = "") -> list[Path]:
-    """Staging files of killed commands in a folder, of all owners or of one; an object store never contains any."""
+    """Staging files of killed commands in a folder and its subfolders; an object store never contains staging files.
+
+    Args:
+        folder: the folder.
+        owner: as for `StagingFile`; "" for all owners.
+    """
     found = sorted(folder.rglob(f"{_prefix(owner)}*"))
     return [path for path in found if not (path.name.startswith(UNLOCKED_PREFIX) and is_used(path))]
 
 
 def remove_stale_staging(folder: Path, owner: str = "") -> None:
-    """Remove the staging files of killed commands from a folder; the caller must hold the owner's lock."""
+    """Remove the staging files that `find_stale_staging` finds; the caller must hold the owner's lock."""
     for path in find_stale_staging(folder, owner):
         remove_staging(path)
 
@@ -154,7 +159,7 @@ def write_text(target: Path, text: str, owner: str = "", *, unlocked: bool = Fal
         unlocked: as for `StagingFile`.
 
     Raises:
-        WriteFailed: the file could not be written; the target is unchanged as after `StagingFile.commit`.
+        WriteFailed: the file could not be written; `StagingFile.commit` describes when the target is unchanged.
     """
     staging = StagingFile(target, owner, unlocked=unlocked)
     with staging.writing():
@@ -163,7 +168,7 @@ def write_text(target: Path, text: str, owner: str = "", *, unlocked: bool = Fal
 
 
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM)
-"""Errors of file systems that cannot open or sync folders: SMB, sshfs, DrvFs, and those of Windows."""
+"""Error numbers of file systems that cannot open or sync folders: SMB, sshfs, DrvFs and the file systems of Windows."""
 
 
 def sync_folder(folder: Path) -> bool:

@@ -1,6 +1,6 @@
-"""Folder for temporary files, also where the system's own cannot be written to, as in read-only containers.
+"""Choose a folder for temporary files if no folder of the system can be written to, as in a read-only container.
 
-In: the outputs of a command. Out: a folder that Python's `tempfile` uses, and with it every library of this process.
+In: the outputs of a command. Out: a folder that Python's `tempfile` uses, and thus every library of this process.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 from export.errors import WriteFailed
 
 _OUTPUTS = ("output", "out", "plot", "ledger", "results", "shards")
-"""Keys of values that name an output; the last but one because RESULTS contains the ledger of `queue`."""
+"""Keys of values that are paths of an output; `results` is included, because RESULTS contains the ledger of `queue`."""
 
 
 @contextmanager
 def usable_temporary_folder(values: Mapping[str, object]) -> Iterator[None]:
-    """Let `tempfile` use the folder of an output within the block, if no temporary folder can be written to.
+    """Let `tempfile` use the folder of an output in the block, if no temporary folder of the system can be written to.
 
     Args:
         values: values of the options and arguments of a command, by key.
@@ -40,7 +40,8 @@ def provide_temporary_folder(outputs: Iterable[object]) -> bool:
 
     Args:
         outputs: outputs of the command: paths of files or folders, which need not exist, or addresses in a store. The
-            first whose folder can be written to is used; if there is none, `temporary_folder` raises an error.
+            first whose folder can be written to is used; if no folder can be written to, `temporary_folder` raises an
+            error.
 
     Returns:
         Whether `tempfile` uses the folder of an output from now on.
@@ -61,12 +62,12 @@ def temporary_folder() -> Path:
     """The folder for temporary files.
 
     Raises:
-        WriteFailed: no folder can be written to.
+        WriteFailed: no folder for temporary files can be written to.
     """
     folder = _system_folder()
     if folder is None:
         raise WriteFailed(
-            "This process can write to none of the folders for temporary files.",
+            "This process cannot write to any of the folders for temporary files.",
             wanted="a writable folder for temporary files, or an output in a writable local folder, which then also "
             "contains the temporary files",
             next_step="set the environment variable TMPDIR to a writable folder",

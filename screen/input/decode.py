@@ -2,9 +2,9 @@
 
 In: `RowBatch`es. Out: one `ImageBatch`. Pillow opens an image within the limits of `image_file.py`. Pillow's `convert`
 changes the colour mode to the model's, as in `keras.utils.load_img`: transparency is dropped, palettes are looked up,
-and grey is repeated over the channels of a colour model. Then the image is resized as the contract specifies. Only TIFF
-images are rotated by their orientation tag, as in `keras.utils.load_img`. Pillow releases Python's global lock while it
-decodes large images, so threads decode in parallel.
+and grey is repeated over the channels if the model takes colour images. Then the image is resized as the contract
+specifies. Only TIFF images are rotated by their orientation tag, as in `keras.utils.load_img`. Pillow releases Python's
+global interpreter lock while it decodes large images, so threads decode in parallel.
 """
 
 from __future__ import annotations
@@ -40,16 +40,18 @@ _CHUNK = 64
 
 _SMALL_PIXELS = 4096
 """Maximum number of values per image (H x W x C) at which a single thread decodes a batch: for small images Pillow
-holds Python's global lock most of the time, so more threads would only wait."""
+holds Python's global interpreter lock most of the time, so more threads would only wait."""
 
 _FREE_PIXELS = 2**20
-"""Maximum number of pixels of an image that is decoded whatever the other threads decode."""
+"""Maximum number of pixels of an image that is decoded without a reservation in the pixel budget."""
 
 _PIXELS, _PIXELS_PER_THREAD = 2**26, 2**23
-"""Maximum number of pixels that all threads decode at the same time: in total, or per thread if that is more. Pillow
-takes up to 14 bytes of memory per pixel, most of them while it resizes an image."""
+"""Maximum number of pixels that all threads together decode at the same time: the larger of a fixed number, and a
+number per thread times the number of threads. Pillow takes up to 14 bytes of memory per pixel, most of them while it
+resizes an image."""
 
-# An image's defects are reported in its row, and `max_pixels` is checked before an image is decoded.
+# Pillow's warnings are not shown: an image's defects are reported in its row, and `max_pixels` is checked before an
+# image is decoded.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -93,7 +95,8 @@ class Decoder:
         max_pixels: maximum number of pixels in an image; larger images are not decoded.
         image_root: base folder of the paths in the image column; None: no path is read.
         threads: number of decoding threads; 0 for `usable_cores`.
-        check: called after each image, and while a long file is read; an exception that it raises ends the batch.
+        check: callback, called after each image and while a long file is read; an exception of the callback ends the
+            batch.
     """
 
     def __init__(
@@ -132,15 +135,15 @@ class Decoder:
         return ImageBatch(rows, images[readable] if failures else images, readable, failures)
 
     def decode_images(self, images: Sequence[bytes | Path | Image.Image]) -> ImageBatch:
-        """Decode images that are in no shard, as the same bytes, files and pixels in a shard.
+        """Decode images that are not in a shard, in the same way as images in a shard.
 
         Args:
-            images: encoded images, paths of image files, and opened images, whose pixels are used.
+            images: encoded images, paths of image files, or opened Pillow images, whose pixels are used.
         """
         pixels = np.empty((len(images), *self._shape), np.uint8)
         readable = np.ones(len(images), np.bool_)
         failures: dict[int, Failure] = {}
-        # An opened image is decoded in this thread: it may be in the list twice, and Pillow opens its file lazily.
+        # An opened image is decoded in this thread: the list may contain it twice, and Pillow reads its file lazily.
         for index, found in enumerate(self._pool.map(self._decode_file, images, pixels)):
             image = images[index]
             failure = self._decode_one(image, None, pixels[index]) if isinstance(image, Image.Image) else found
@@ -172,7 +175,7 @@ class Decoder:
                 if self._closed.is_set():
                     break
                 failure = self._decode_one(*sources[index], into[index])
-                self._check()  # afterwards, because Pillow's plugins may swallow what it raises while they read
+                self._check()  # after decoding, because Pillow's plugins may suppress exceptions of the check
                 if failure is not None:
                     failed.append((index, failure))
             return failed
@@ -202,7 +205,7 @@ class Decoder:
         return [(int(index), ("null_image", NULL_TENSOR)) for index in np.flatnonzero(null)]
 
     def _decode_file(self, image: bytes | Path | Image.Image, into: NDArray[np.uint8]) -> Failure | None:
-        """Decode an encoded image or the file of a path; nothing for an opened image."""
+        """Decode an encoded image or the file at a path; an opened image is not decoded here."""
         if isinstance(image, Image.Image):
             return None
         if isinstance(image, bytes):
@@ -240,7 +243,7 @@ class Decoder:
             return self._decode_opened(image, into, is_own=True)
 
     def _decode_opened(self, image: Image.Image, into: NDArray[np.uint8], *, is_own: bool = False) -> Failure | None:
-        """Decode an opened image; a JPEG image is decoded at a smaller size only if `is_own`: this class opened it."""
+        """Decode an opened image; a JPEG image is decoded at a smaller size only if this class opened it (`is_own`)."""
         height, width, _ = self._shape
         pixels = image.width * image.height
         if image.mode not in _EIGHT_BIT:
@@ -248,7 +251,7 @@ class Decoder:
         if pixels > self._max_pixels:
             return "too_large", f"{image.width} x {image.height} pixels, more than the limit of {self._max_pixels}"
         if self._resize.method == "none" and (image.height, image.width) != (height, width):
-            return "wrong_shape", f"{image.width} x {image.height} pixels, the model takes {width} x {height}"
+            return "wrong_shape", f"{image.width} x {image.height} pixels, but the model takes {width} x {height}"
         if is_own and self._resize.scaled and isinstance(image, JpegImageFile):
             scale_jpeg(image, self._resize, height, width)
         if pixels <= _FREE_PIXELS:
@@ -259,7 +262,7 @@ class Decoder:
         return None
 
     def _convert(self, image: Image.Image, into: NDArray[np.uint8]) -> None:
-        """Decode an opened image into its slice of the batch."""
+        """Convert an opened image to the model's colour mode, and copy the pixels into its slice of the batch."""
         self._put(image if image.mode == self._mode else image.convert(self._mode), into)
 
     def _put(self, image: Image.Image, into: NDArray[np.uint8]) -> None:
@@ -278,7 +281,7 @@ class _PixelBudget:
     """Limits the number of pixels that all threads decode at the same time.
 
     Args:
-        most: the limit; a larger image is decoded when no other image takes part of the budget.
+        most: the limit in pixels; a larger image is decoded while no other image uses the budget.
     """
 
     def __init__(self, most: int) -> None:
@@ -287,7 +290,7 @@ class _PixelBudget:
 
     @contextmanager
     def reserve(self, pixels: int) -> Iterator[None]:
-        """Wait until the given number of pixels is free, and reserve them within the block."""
+        """Wait until the given number of pixels is free, and reserve these pixels within the block."""
         share = min(pixels, self._most)
         with self._changed:
             self._changed.wait_for(lambda: self._free >= share)

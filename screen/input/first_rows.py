@@ -1,8 +1,8 @@
-"""Stop a run before it writes anything, if all rows drawn from INPUT fail for a reason that one option corrects.
+"""Stop a run before it writes anything, if no row drawn from INPUT can be read and one option corrects the reason.
 
 In: shards, the columns, a `RunConfig` and a model's contract. Out: nothing, or an error with the reason and the option.
-A few rows are read at a time, and the first readable row ends the check, so that a run whose rows can be read costs one
-row more. The rows are drawn from several shards: one bad shard must not end a run.
+A few rows are read at a time, and the first readable row ends the check: usually, the check reads a single row. The
+rows are drawn from several shards, because one damaged shard must not end a run.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _SHARDS, _ROWS = 10, 1000
 """Maximum number of shards from which rows are drawn, and maximum number of rows that are drawn from all of them."""
 
 _SHARE = 0.9
-"""Minimum share of the drawn rows that fail for one reason; a few files are usually damaged besides."""
+"""Minimum share of the drawn rows that fail for the stated reason; often, a few rows fail because of damaged files."""
 
 _DAMAGED_PAGE = "unreadable_page"
-"""Status of a row in a damaged row group, which says nothing about the other shards."""
+"""Status of a row in a damaged row group; other shards are usually not damaged, so these rows are not counted."""
 
 _SIZES = 3
 """Maximum number of image sizes in an error."""
@@ -45,17 +45,17 @@ def refuse_failing_rows(
     contract: ModelContract,
     check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Raise an error if no drawn row can be read, and an option corrects the reason of most of them.
+    """Raise an error if no drawn row can be read, and an option corrects the reason for most of the rows.
 
     Args:
         shards: the shards to score.
         columns: the input columns.
         config: image column, pixel limit, base folder of paths; with `go_on` no row is read.
         contract: image size and colour of the model.
-        check: called after each image; an exception that it raises ends the check.
+        check: callback, called after each image; an exception of the callback ends this function.
 
     Raises:
-        InputRefused: as above.
+        InputRefused: no drawn row can be read, and an option corrects the reason.
     """
     if config.go_on:
         return
@@ -84,7 +84,7 @@ def refuse_failing_rows(
 
 
 def _draw(shards: Sequence[ShardRef], columns: ColumnMapping) -> Generator[RowBatch, None, None]:
-    """Yield the first rows of some shards, the first row alone; the rest of a shard that cannot be read is left out."""
+    """Yield the first rows of some shards; the first batch has one row. After an error, the next shard is read."""
     is_first = True
     places = [shard for shard in shards if shard.rows]
     count = min(_SHARDS, len(places))
@@ -106,7 +106,7 @@ def _advise(
     contract: ModelContract,
     schema: pa.Schema,
 ) -> tuple[str, str, str] | None:
-    """The three parts of the error for the reason of most failures; None if no option corrects it.
+    """The three parts of the error for the reason of most failures; None if no option corrects this reason.
 
     Args:
         failures: status and reason of each drawn row.
@@ -129,7 +129,7 @@ def _advise(
             "the images have " + ", ".join(f"{size} ({count} row(s))" for size, count in sizes),
             f"images of {contract.width} x {contract.height} pixels, because the model was exported without --resize",
             "export the model with --resize and the method with which the training images were resized, or write "
-            "images of that size",
+            "images of the model's size",
         )
     if prevail("path_not_followed"):
         return (
@@ -139,15 +139,15 @@ def _advise(
         )
     if prevail("path_not_followed", "path_not_found"):
         return (
-            f"no file was read at the paths of the rows ({reasons[0]})",
+            f"no file could be read at the paths of the rows ({reasons[0]})",
             f"paths of image files below --image-root {config.image_root}",
-            "give the folder to which the paths are relative with --image-root",
+            "give --image-root with the folder to which the paths are relative",
         )
     if prevail("null_image"):
         return (
             f"the column {columns.image!r} has neither bytes nor paths",
             "an image in each row",
-            other or "give the name of the column of images with --image-column, or add the images to the shards",
+            other or "give --image-column with the name of the image column, or add the images to the shards",
         )
     if prevail("decode_failed") and other:
         return f"the column {columns.image!r} has no images ({reasons[0]})", "encoded images", other

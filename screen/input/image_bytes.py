@@ -1,4 +1,4 @@
-"""Read a row's stored image: encoded bytes from the shard or from a file that the row names, or a pixel tensor.
+"""Read a row's stored image: encoded bytes from the shard or from the file at the row's path, or a pixel tensor.
 
 In: the image column of some rows. Out: for each row its bytes, a path (read only below `--image-root`), or its pixels.
 """
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 _BYTES_PER_PIXEL, _BYTES_OF_METADATA = 8, 2**20
-"""Maximum size of an image file that is read, in bytes: per pixel (four channels of 16 bits), and for metadata."""
+"""Maximum size of an image file: bytes per pixel of `max_pixels` (four channels of 16 bits), and bytes of metadata."""
 
 Failure = tuple[str, str]
 """Status of an unreadable row, and the reason."""
@@ -44,7 +44,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def _plain(values: pa.Array) -> pa.Array:
-    """The values, dictionary decoded."""
+    """The values, without dictionary encoding."""
     return values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values
 
 
@@ -67,12 +67,12 @@ def tensor_pixels(value: pa.Scalar, shape: tuple[int, ...]) -> NDArray[np.uint8]
 
 
 def as_picture(pixels: NDArray[np.uint8]) -> Image.Image:
-    """The Pillow image of pixels `[H, W]` or `[H, W, C]`; one channel is grey."""
+    """The Pillow image of pixels `[H, W]` or `[H, W, C]`; an image with one channel is grey."""
     return Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
 
 
 def read_path(root: Path | None, path: bytes, max_pixels: int) -> bytes | Failure:
-    """The bytes of the file that a row names, or the status and reason of the failure.
+    """The bytes of the file at the path of a row, or the status and reason of the failure.
 
     Args:
         root: base folder of the path, resolved; None: no path is read.

@@ -2,8 +2,8 @@
 
 In: the bytes of an image. Out: the opened Pillow image, whose pixels are not decoded yet, or an `ImageRefused` with a
 status and a reason. The limits are counts and sizes in the file (pixels, reads of the header, scans, chunks, tiles), so
-the same bytes get the same status on every machine. Only the last one, a limit on processor time, depends on the
-machine; it has its own status, `too_slow`.
+the same bytes get the same status on every machine. Only the limit on processor time depends on the machine; its
+status is `too_slow`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Image formats that are decoded, by their names in Pillow; Pillow's other plugins are never tried."""
 
 _HEADER_READS = 2**14
-"""Maximum number of reads before the pixels of an image. Pillow's plugins read headers in Python, some of them byte by
-byte, so the number of reads bounds their time."""
+"""Maximum number of reads of the file for the header of an image. Pillow's plugins read headers in Python, some of them
+byte by byte, so the number of reads bounds their time."""
 
 _PNG_CHUNKS = 2**16
-"""Maximum number of chunks in a PNG file without its pixels."""
+"""Maximum number of chunks in a PNG file, not counting the chunks of pixels."""
 
 _PNG_TEXT_BYTES, _PNG_TEXT_CHUNK, _DEFLATE_RATIO = 2**24, 2**20, 1032
-"""Maximum size of all texts and profiles in a PNG file, unpacked, in bytes; Pillow's limit for each of them; and the
-highest compression ratio of zlib's format, by which the unpacked size is bounded (zlib.net/zlib_tech.html)."""
+"""Maximum decompressed size of all texts and profiles in a PNG file, in bytes; Pillow's limit for a single text, in
+bytes; and the highest compression ratio of zlib's format, which limits the decompressed size
+(zlib.net/zlib_tech.html)."""
 
 _SCANS, _SCAN_PIXELS = 100, 2**31
 """Maximum number of scans in a JPEG file (libtiff's limit for JPEG data; encoders write about 10), and maximum number
@@ -45,7 +46,7 @@ _TILE_PIXELS, _TILES, _TILED_PIXELS = 2**22, 2**18, 2**26
 pixels of all tiles if these are more than twice the pixels of the image. libtiff decodes whole tiles."""
 
 _PYTHON_DECODERS, _PYTHON_PIXELS = ("ppm", "ppm_plain", "bmp_rle"), 2**21
-"""Pillow's decoders that are written in Python, and the maximum number of pixels that they may decode (2 us each)."""
+"""Pillow's decoders that are written in Python, and the maximum number of pixels that they decode (2 us per pixel)."""
 
 _PIXEL_READS = 2**23
 """Maximum number of reads for the header and the pixels of an image. A run-length encoded BMP file may take two reads
@@ -64,15 +65,15 @@ _TILE_SIDES = _TILE_WIDTH, _TILE_LENGTH = 322, 323
 
 _read_chunk = struct.Struct(">I4s").unpack_from
 _find_marker = re.compile(rb"\xff([^\x00\xff\x01\xd0-\xd8])", re.DOTALL).search
-"""Finds a JPEG marker that ends or has a length."""
+"""Finds the next JPEG marker that ends the image or is followed by a length."""
 
 
 class ImageRefused(Exception):
     """An image that is not decoded.
 
     Attributes:
-        status: status of its row.
-        reason: the reason.
+        status: status of the row.
+        reason: why the image is not decoded.
     """
 
     def __init__(self, status: str, reason: str) -> None:
@@ -81,12 +82,12 @@ class ImageRefused(Exception):
 
 
 def open_image(data: bytes, max_pixels: int, check: Callable[[], None] = lambda: None) -> Image.Image:
-    """The opened image of a file; its pixels are decoded when they are used, and only in the same thread.
+    """Open an image; its pixels are decoded when they are first used, which must be in the same thread.
 
     Args:
-        data: the file.
+        data: content of the file.
         max_pixels: maximum number of pixels in an image.
-        check: called while a long file is read; an exception that it raises ends the decoding.
+        check: callback, called while a long file is read; an exception of the callback ends the decoding.
 
     Raises:
         ImageRefused: the file is empty or exceeds a limit; also raised later, when the pixels are decoded.
@@ -100,7 +101,7 @@ def open_image(data: bytes, max_pixels: int, check: Callable[[], None] = lambda:
         _check_tiff(data)
     elif data.startswith((b"P1", b"P2", b"P3")) and data.count(b"#") > _COMMENTS:
         raise ImageRefused("too_large", f"a PNM file in text form with more than {_COMMENTS} comments")
-    if len(data) <= _HEADER_READS:  # too few bytes for more reads
+    if len(data) <= _HEADER_READS:  # too few bytes to exceed the limit
         file = io.BytesIO(data)
         image = Image.open(file, formats=FORMATS)
     else:
@@ -123,7 +124,7 @@ def _size(image: Image.Image) -> str:
 
 
 class _CountedFile(io.BytesIO):
-    """The bytes of an image; reading from them ends when the header is too long or decoding takes too much time."""
+    """The content of an image file; after too many reads or too much processor time, reading raises `ImageRefused`."""
 
     def __init__(self, data: bytes, check: Callable[[], None]) -> None:
         super().__init__(data)
@@ -132,7 +133,7 @@ class _CountedFile(io.BytesIO):
         self._end = time.thread_time() + _SECONDS
 
     def end_header(self) -> None:
-        """Allow the reads for the pixels."""
+        """Allow the additional reads for the pixels, because the header has been read."""
         self._most = _PIXEL_READS
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -147,7 +148,7 @@ class _CountedFile(io.BytesIO):
 
 
 def _check_png(data: bytes) -> None:
-    """Refuse too many chunks, or texts that may be too long."""
+    """Refuse a PNG file with too many chunks, or with texts that may be too long."""
     position, chunks, text = 8, 0, 0
     while position + 8 <= len(data):
         length, kind = _read_chunk(data, position)
@@ -179,8 +180,8 @@ def _has_more_scans(data: bytes, end: int, image: JpegImageFile) -> bool:
     jdinput.c).
 
     Args:
-        data: the file.
-        end: position behind the header of the first scan, to which Pillow has read.
+        data: content of the file.
+        end: position after the header of the first scan, up to which Pillow has read the file.
         image: the opened image.
     """
     start = end - 8 - 2 * image.layers
@@ -190,7 +191,7 @@ def _has_more_scans(data: bytes, end: int, image: JpegImageFile) -> bool:
 def _check_scans(data: bytes, image: JpegImageFile) -> None:
     """Refuse a JPEG file with too many scans.
 
-    The bytes of a scan marker may also occur in metadata and behind the image, so the scans are counted exactly if the
+    The bytes of a scan marker may also occur in metadata and after the image, so the scans are counted exactly if the
     bytes occur often.
     """
     most = min(_SCANS, _SCAN_PIXELS // (image.width * image.height))
@@ -212,7 +213,7 @@ def _check_scans(data: bytes, image: JpegImageFile) -> None:
 
 
 def _check_tiff(data: bytes) -> None:
-    """Refuse tiles that are much larger than the image, too many tiles, and fields that are larger than the file."""
+    """Refuse a TIFF file with tiles much larger than the image, too many tiles, or fields larger than the file."""
     order = "<" if data.startswith(b"II") else ">"
     start, count, entry = ("Q", "Q", "HHQ8s") if b"+" in data[2:4] else ("I", "H", "HHI4s")
     try:
@@ -228,7 +229,7 @@ def _check_tiff(data: bytes) -> None:
     for tag, kind, number, value in struct.iter_unpack(order + entry, table[: len(table) // width * width]):
         total += number * _TIFF_SIZES.get(kind, 0)
         if tag in (_STRIPS, _TILE_OFFSETS) and number > _TILES:
-            raise ImageRefused("too_large", f"a TIFF file with {number} tiles or strips, more than the limit {_TILES}")
+            raise ImageRefused("too_large", f"a TIFF file with {number} tiles or strips; the limit is {_TILES}")
         if tag in (_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH):
             if number != 1 or tag in values or kind not in _TIFF_INTEGERS:
                 raise ImageRefused("decode_failed", f"the TIFF field {tag} is not a single integer")

@@ -18,7 +18,7 @@ _BATCH_BYTES = 32 * 2**20
 """Maximum bytes of pixels per batch (at least one row); several batches are in memory at the same time."""
 
 _AHEAD = 2
-"""Maximum number of finished batches in the queue behind reading, and in the queue behind decoding."""
+"""Maximum number of finished batches in the queue after reading, and in the queue after decoding."""
 
 
 def batch_rows(config: RunConfig, contract: ModelContract) -> int:
@@ -39,14 +39,15 @@ def decode_ahead(
     Args:
         batches: batches of rows, as from `read_batches`.
         contract: image size and colour of the model.
-        config: gives the pixel limit, the base folder of image paths, and the number of decoding threads.
+        config: pixel limit, base folder of the paths in the image column, and number of decoding threads.
         clock: measures the busy time of the stages `read` and `decode`.
-        check: called after each image, and while a long file is read; the caller gets an exception that it raises.
+        check: callback, called after each image and while a long file is read; an exception of the callback is raised
+            to the caller.
     """
     decoder = Decoder(
         contract, max_pixels=config.max_pixels, image_root=config.image_root, threads=config.threads, check=check
     )
     pieces = work_ahead(clock.make("read", batches), _AHEAD)
     images = work_ahead(clock.apply("decode", decoder.decode, pieces), _AHEAD)
-    with closing(images), closing(decoder):  # the decoder is closed first, and ends its batch early
+    with closing(images), closing(decoder):  # the decoder is closed first, so that its batch ends early
         yield from images

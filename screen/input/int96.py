@@ -1,8 +1,9 @@
 """Choose the unit in which a shard's INT96 timestamps are read, so that no value changes.
 
-In: a `ShardRef` and the names of the columns to read. Out: "ns" or "us". INT96 is the type of older files of Spark,
-Hive and Impala: a day in a range of millions of years, and its nanoseconds. As Arrow's `timestamp[ns]`, values outside
-1677 to 2262 wrap without an error: 9999-12-31, a usual end of open intervals, becomes a day in 1816.
+In: a `ShardRef` and the names of the columns to read. Out: "ns" or "us". INT96 is the timestamp type in older files
+of Spark, Hive and Impala: a day in a range of millions of years, and the nanosecond in this day. Values outside 1677 to
+2262 wrap without an error if they are read as Arrow's `timestamp[ns]`: 9999-12-31, a usual end of open intervals,
+becomes a day in 1816.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ _ROWS = 2**16
 
 
 def timestamp_unit(shard: ShardRef, names: Sequence[str]) -> str:
-    """Unit of the INT96 timestamps among some columns: "ns", or "us" if a value is outside 1677 to 2262.
+    """Unit in which the INT96 timestamps of some columns are read: "ns", or "us" if a value is outside 1677 to 2262.
 
     Args:
         shard: the shard.
         names: names of the columns that are read together.
 
     Raises:
-        ShardRefused: no unit represents all values: one is outside 1677 to 2262, and one has a fraction of 1 us.
+        ShardRefused: no unit represents all values: some are outside 1677 to 2262, and some have fractions of 1 us.
         ReadFailed: the system or the store failed.
     """
     leaves = [leaf for leaf in shard.int96 if any(leaf == name or leaf.startswith(f"{name}.") for name in names)]
@@ -40,17 +41,17 @@ def timestamp_unit(shard: ShardRef, names: Sequence[str]) -> str:
             f"The INT96 timestamps of {shard.name} contain dates outside 1677 to 2262 ({', '.join(distant)}), "
             f"and times with fractions of 1 us ({', '.join(precise)}).",
             wanted="one unit in which all these timestamps are exact: ns (only from 1677 to 2262) or us",
-            next_step="leave out the columns of one kind (--keep, --id-column), or write these columns as text",
+            next_step="leave out the columns of one list (--keep, --id-column), or write all these columns as text",
         )
     return "us" if distant else "ns"
 
 
 @dataclass(frozen=True)
 class _Values:
-    """What the INT96 values of a column require.
+    """Properties of the INT96 values of a column, which decide the unit.
 
     Attributes:
-        is_distant: whether a value is outside the range of ns.
+        is_distant: whether a value is outside 1677 to 2262, the range of ns.
         is_precise: whether a value has a fraction of 1 us.
     """
 
@@ -66,13 +67,13 @@ def _examine(shard: ShardRef, leaf: str) -> _Values:
             in_us.cast(in_ns.schema)
         except pa.ArrowInvalid:
             is_distant = True
-        # Both wrap in the same way, so that only fractions of 1 us differ.
+        # Values outside the range wrap in the same way in both tables, so that only fractions of 1 us differ.
         is_precise = is_precise or not in_us.cast(in_ns.schema, safe=False).equals(in_ns)
     return _Values(is_distant, is_precise)
 
 
 def _read_both(shard: ShardRef, leaf: str) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """The values of a column in ns and in us; row groups that cannot be read are left out: their rows become null."""
+    """Yield tables with the values of a column in ns and in us; row groups that cannot be read are left out."""
     try:
         with open_parquet(shard.path) as in_ns, open_parquet(shard.path, "us") as in_us:
             for group in range(len(shard.row_groups)):

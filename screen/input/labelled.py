@@ -57,7 +57,7 @@ def read_labelled(
 
     Raises:
         InputRefused: there are no shards or rows, a column is missing or has an unsupported type, or the types of
-            the label column have no common type.
+            the label column in two shards have no common type.
     """
     config = RunConfig(image_column=image_column, image_root=image_root)
     shards, _ = find_shards(source)
@@ -81,7 +81,7 @@ def _label(batches: Generator[ImageBatch, None, None], label_column: str) -> Ite
 
 
 def _add_labels(shards: list[ShardRef], columns: ColumnMapping, label_column: str) -> ColumnMapping:
-    """Add the label column to the mapping; every shard must have it exactly once."""
+    """Add the label column to the mapping; every shard must have exactly one column of this name."""
     for shard in shards:
         count = shard.schema.names.count(label_column)
         if count != 1:
@@ -95,7 +95,7 @@ def _add_labels(shards: list[ShardRef], columns: ColumnMapping, label_column: st
 
 
 def _draw_rows(shards: list[ShardRef], rows: int) -> list[tuple[ShardRef, NDArray[np.int64]]]:
-    """Draw rows, and return each shard that has drawn rows, with their positions in the shard, ascending."""
+    """Draw rows; return the shards that contain drawn rows, each with the ascending positions of these rows."""
     ends = np.cumsum([shard.rows for shard in shards])
     total = int(ends[-1])
     if not total:

@@ -28,7 +28,7 @@ class ColumnMapping:
 
     Attributes:
         image: name of the image column.
-        id: name of the id column; None: the column `id` of each shard that has one.
+        id: name of the id column; None: the column `id` of each shard that has this column.
         keep: names of the columns to copy into the results.
         kept_schema: fields of the copied columns.
     """
@@ -39,13 +39,13 @@ class ColumnMapping:
     kept_schema: pa.Schema
 
     def id_of(self, shard: ShardRef) -> str | None:
-        """Name of the shard's id column; None if it has none."""
+        """Name of the shard's id column; None if the shard has no id column."""
         if self.id is None and shard.schema.names.count(_DEFAULT_ID) == 1:
             return _DEFAULT_ID
         return self.id
 
     def names_of(self, shard: ShardRef) -> list[str]:
-        """Names of all columns to read from the shard, without repetition; not those of its Hive folders."""
+        """Names of all columns to read from the shard, without repetition, and without the keys of its Hive folders."""
         key = self.id_of(shard)
         keep = (name for name in self.keep if not shard.folder_values(name))
         return list(dict.fromkeys([self.image, *([key] if key else []), *keep]))
@@ -101,7 +101,7 @@ def _refuse_result(shard: ShardRef) -> None:
 
 
 def common_field(shards: Sequence[ShardRef], name: str) -> pa.Field:
-    """The field of a copied column in the results: with the common type of all shards, and without a dictionary.
+    """The field of a copied column in the results, with the common type of all shards and no dictionary encoding.
 
     The field is nullable, because damaged pages give nulls.
 
@@ -155,16 +155,16 @@ def _check_image_type(shard: ShardRef, config: RunConfig, contract: ModelContrac
         height, width, channels = contract.image_shape
         raise InputRefused(
             f"The column {name!r} of {shard.name} contains tensors of shape {list(shape)}.",
-            wanted=f"[height, width, {channels}], resized to {height} x {width} as the model's contract specifies"
+            wanted=f"tensors of shape [height, width, {channels}], which are then resized to {height} x {width}"
             if resized
-            else f"{list(contract.image_shape)}, the model's input shape",
+            else f"tensors of shape {list(contract.image_shape)}, the model's input shape",
             next_step="write the tensors in that shape, or give encoded images"
             + ("" if resized else "; if the training images were resized, export the model with --resize"),
         )
 
 
 def _tensor_fits(shape: tuple[int, ...], contract: ModelContract) -> bool:
-    """Whether tensors of a shape are images for the model: of its size, or of any size if its contract resizes."""
+    """Whether tensors of a shape are images of the model's size, or of any size if the contract has a resize method."""
     height, width, channels = contract.image_shape
     if shape == (height * width * channels,):
         return True

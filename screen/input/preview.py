@@ -1,4 +1,4 @@
-"""Make thumbnails of rows for reviewers, from the stored image and not from the model's input.
+"""Make thumbnails for reviewers, from the stored images of rows and not from the model's input.
 
 In: a `RowBatch`. Out: for each row a `Picture`, or the reason why there is none; the `Preview` of a picture. The
 decoder's limits apply: those of `image_file.py`, a maximum number of pixels, and only paths below one folder.
@@ -21,10 +21,10 @@ from screen.input.mapping import tensor_shape
 from screen.input.row_batch import RowBatch
 
 _LOSSLESS_SIDE = 64
-"""Maximum side, in pixels, of a thumbnail that is written as PNG, without loss; larger ones are written as JPEG."""
+"""Maximum side, in pixels, of a thumbnail that is written as PNG, without loss; larger thumbnails are JPEG."""
 
 SMALLEST_SIDE = 96
-"""Side, in pixels, below which a thumbnail is not made smaller to save bytes."""
+"""Minimum length, in pixels, of the longer side of a thumbnail that is made smaller to save bytes."""
 
 _JPEG_QUALITY = 82
 _CHANNELS = (1, 3, 4)
@@ -36,7 +36,7 @@ class Picture:
     """A decoded image, grey or RGB.
 
     Attributes:
-        image: the image; a JPEG may be decoded at a reduced resolution of at least `PreviewLimits.side`.
+        image: the image; a JPEG may be decoded at a reduced resolution of at least `PreviewLimits.side` pixels.
         stored: width and height of the stored image, in pixels.
     """
 
@@ -68,7 +68,7 @@ class PreviewLimits:
     """Limits on the images to open.
 
     Attributes:
-        side: width and height below which a JPEG is not decoded at a reduced resolution, in pixels.
+        side: minimum width and height of a JPEG that is decoded at a reduced resolution, in pixels.
         max_pixels: maximum number of pixels in a stored image; larger images are not decoded.
         image_root: base folder of the paths in the image column; None: no path is read.
         flat_shape: `(height, width, channels)` of flat tensors; None if unknown.
@@ -93,13 +93,13 @@ def open_pictures(rows: RowBatch, limits: PreviewLimits) -> Iterator[Picture | s
 
 
 def make_preview(picture: Picture, side: int, max_bytes: int | None = None) -> Preview:
-    """A thumbnail; an image of at most `side` pixels keeps its size. The image of the picture is shrunk in place.
+    """A thumbnail of a picture, whose image is shrunk in place; an image with no side above `side` keeps its size.
 
     Args:
         picture: the picture.
         side: maximum width and height of the thumbnail, in pixels.
-        max_bytes: size of the file above which a thumbnail of fewer pixels is made, down to a side of
-            `SMALLEST_SIDE`; None for any size.
+        max_bytes: size of the thumbnail's file, in bytes, above which a smaller thumbnail is made, down to a longer
+            side of `SMALLEST_SIDE`; None for any size.
     """
     image = picture.image
     while True:

@@ -68,10 +68,11 @@ def resize_image(image: Image.Image, how: Resize, height: int, width: int) -> Pi
 
 
 def scale_jpeg(image: JpegImageFile, how: Resize, height: int, width: int) -> None:
-    """Let a JPEG image be decoded at 1/2, 1/4 or 1/8 of its size, the smallest that is at least twice the resized size.
+    """Reduce the size at which a JPEG image is decoded, if the image is much larger than the resized image.
 
-    libjpeg computes fewer values of each block of 8 x 8 pixels then (`scale_denom`). The factor 2 is that of
-    `reducing_gap=2` in Pillow's `Image.thumbnail`: the resize after it does most of the antialiasing.
+    The reduced size is the smallest of 1/2, 1/4 and 1/8 of the image that is at least twice the resized size: libjpeg
+    computes fewer values of each block of 8 x 8 pixels (`scale_denom`). The factor 2 is taken from `reducing_gap=2` in
+    Pillow's `Image.thumbnail`: the resize after the decoding does most of the antialiasing.
 
     Args:
         image: an opened image that is not decoded yet.
@@ -80,7 +81,7 @@ def scale_jpeg(image: JpegImageFile, how: Resize, height: int, width: int) -> No
         width: final width, in pixels.
 
     Raises:
-        PIL.Image.DecompressionBombError: as `resize_image`.
+        PIL.Image.DecompressionBombError: as in `resize_image`.
     """
     if how.fit == "pad":
         height, width = _size_within(image.height, image.width, height, width)
@@ -110,7 +111,7 @@ def _resize_by_pillow(image: Image.Image, how: Resize, height: int, width: int) 
 def _resize_by_tf(
     pixels: Pixels, method: str, height: int, width: int, *, window: tuple[int, int] | None = None
 ) -> Pixels:
-    """`tf.image.resize` without antialiasing: pixel centres at half-integers, edges repeated.
+    """Resize as `tf.image.resize` does without antialiasing: pixel centres at half-integers, edges repeated.
 
     Args:
         pixels: `[h, w]` or `[h, w, C]`.
@@ -139,7 +140,7 @@ def _resize_by_tf(
 
 
 def _across(rows: Pixels, left: NDArray[np.int64], right: NDArray[np.int64], weight: NDArray[np.float32]) -> Any:
-    """Rows interpolated between the values at two positions: `float32 [rows, resized width * C]`."""
+    """Rows interpolated between the columns `left` and `right`: `float32 [rows, resized width * C]`."""
     values = rows.reshape(len(rows), -1)
     first = values.take(left, axis=1).astype(np.float32)
     between = values.take(right, axis=1) - first
@@ -149,7 +150,7 @@ def _across(rows: Pixels, left: NDArray[np.int64], right: NDArray[np.int64], wei
 
 
 def _axis(size: int, resized: int, kept: int, method: str) -> tuple[Any, Any, Any]:
-    """For each kept position on a resized axis: the two source indices around it, and the weight of the second."""
+    """Two source indices around each kept position on a resized axis, and the weight of the second index."""
     start = round((resized - kept) / 2)
     scale = np.float32(size) / np.float32(resized)
     positions = (np.arange(start, start + kept, dtype=np.float32) + np.float32(0.5)) * scale
@@ -172,7 +173,7 @@ def _crop_to_shape(pixels: Pixels, height: int, width: int) -> Pixels:
 
 
 def _size_within(own_height: int, own_width: int, height: int, width: int) -> tuple[int, int]:
-    """The largest size within `height` x `width` of the image's aspect ratio, as in `tf.image.resize_with_pad`."""
+    """The largest size within `height` x `width` with the image's aspect ratio, as in `tf.image.resize_with_pad`."""
     ratio = max(own_height / height, own_width / width)
     return max(1, int(own_height / ratio)), max(1, int(own_width / ratio))
 

@@ -17,7 +17,7 @@ from screen.input.shards import ShardRef
 
 _IMAGE_BYTES, _KEPT_BYTES = 32 * 2**20, 8 * 2**20
 """Maximum bytes of the image column, and of the copied columns, in a batch of more than one row; several batches are in
-memory at the same time, images only until they are decoded."""
+memory at the same time, their encoded images only until the images are decoded."""
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,16 @@ class RowBatch:
     """Consecutive rows of one shard.
 
     Attributes:
-        shard: the shard that contains them.
+        shard: the shard that contains the rows.
         start: position of the first row in the shard.
         count: number of rows.
         images: the image column; None if these rows could not be read.
-        ids: id of each row: the value of the id column, or `SHARD:ROW` if there is none.
+        ids: id of each row: the value of the id column, or `SHARD:ROW` if there is no value.
         kept: the columns to copy into the results.
         error: why the rows could not be read; "" if they were read.
         is_last: whether these are the last rows of the shard.
-        lost: why the rest of the shard cannot be read, so that no result is written for the shard; this batch is the
-            last of its shard and has no rows. "" for any other batch.
+        lost: why the rest of the shard cannot be read, or "". A batch with this reason is the last of its shard and has
+            no rows, and no result is written for the shard.
     """
 
     shard: ShardRef
@@ -98,9 +98,9 @@ def _take(values: Any, positions: NDArray[np.int64]) -> Any:
 
 
 def in_batches(pieces: Iterable[RowBatch], batch_size: int) -> Iterator[list[RowBatch]]:
-    """The pieces in lists of `batch_size` rows; a piece may be split between lists.
+    """Yield the pieces in lists of `batch_size` rows; a piece may be split between lists.
 
-    The last list may have fewer rows, and a list whose rows would exceed the maximum size of a batch has fewer.
+    A list has fewer rows if it is the last list, or if more rows would exceed the maximum size of a batch.
     """
     waiting: list[RowBatch] = []
     room, load = batch_size, 0.0

@@ -37,16 +37,17 @@ _FEW_ROWS = 16
 def read_batches(
     shards: Sequence[ShardRef], columns: ColumnMapping, batch_size: int, *, skip_lost: bool = False
 ) -> Iterator[list[RowBatch]]:
-    """All rows of all shards, in order, in lists of `batch_size` rows (the last list, and lists of large rows: fewer).
+    """Yield all rows of all shards, in order, in lists of `batch_size` rows.
 
-    A list may hold the end of one shard and the beginning of the next; a shard without rows yields an empty batch.
+    The last list and lists of large rows have fewer rows. A list may contain the end of one shard and the beginning of
+    the next shard; a shard without rows yields an empty batch.
 
     Args:
         shards: the shards.
         columns: the columns to read.
         batch_size: rows per list.
-        skip_lost: whether a shard that cannot be read ends with an empty batch with the reason in `lost`, and the next
-            shards are read. Otherwise, its error is raised.
+        skip_lost: whether to continue with the next shard if a shard cannot be read; the unreadable shard then ends
+            with an empty batch with the reason in `lost`. Otherwise, the error is raised.
 
     Raises:
         InputChanged, ReadFailed, ShardRefused: a shard cannot be read.
@@ -56,7 +57,7 @@ def read_batches(
 
 
 def read_groups(shard: ShardRef, columns: ColumnMapping, groups: range, batch_size: int) -> Iterator[list[RowBatch]]:
-    """The rows of some row groups of one shard, in lists of at most `batch_size` rows, as by `read_batches`.
+    """Yield the rows of some row groups of one shard, in lists of at most `batch_size` rows, as `read_batches` does.
 
     Args:
         shard: the shard.
@@ -71,12 +72,12 @@ def read_groups(shard: ShardRef, columns: ColumnMapping, groups: range, batch_si
 
 
 def read_chosen_rows(shard: ShardRef, columns: ColumnMapping, positions: NDArray[np.int64]) -> Iterator[RowBatch]:
-    """Some rows of one shard; only the row groups that contain them are read.
+    """Yield the chosen rows of one shard; only the row groups that contain chosen rows are read.
 
     Args:
         shard: the shard.
         columns: the columns to read.
-        positions: positions in the shard, ascending.
+        positions: positions of the chosen rows in the shard, ascending.
 
     Raises:
         InputChanged, ReadFailed, ShardRefused: the shard cannot be read.
@@ -100,7 +101,7 @@ def read_chosen_rows(shard: ShardRef, columns: ColumnMapping, positions: NDArray
 
 
 def read_first_rows(shard: ShardRef, columns: ColumnMapping, rows: int) -> Iterator[RowBatch]:
-    """The first rows of one shard, in small pieces, so that a caller that needs few rows reads few.
+    """Yield the first rows of one shard, in small pieces, so that a caller can stop after a few rows.
 
     Args:
         shard: the shard.
@@ -120,7 +121,7 @@ def read_first_rows(shard: ShardRef, columns: ColumnMapping, rows: int) -> Itera
 
 
 def _read_or_skip(shard: ShardRef, columns: ColumnMapping) -> Iterator[RowBatch]:
-    """The rows of one shard, followed by an empty batch, whose `lost` is set if the shard cannot be read.
+    """Yield the rows of one shard, followed by an empty batch, whose `lost` is set if the shard cannot be read.
 
     Raises:
         OodscreenError: an error that does not concern this shard alone.
@@ -129,14 +130,14 @@ def _read_or_skip(shard: ShardRef, columns: ColumnMapping) -> Iterator[RowBatch]
         yield from _read_shard(shard, columns)
         return
     except SHARD_ERRORS as error:
-        if not shard.root.exists():  # INPUT is gone: every other shard would fail too
+        if not shard.root.exists():  # INPUT no longer exists: every other shard would fail, too
             raise
         reason = error.found
     yield replace(_end_of(shard, columns), lost=reason)
 
 
 def _read_shard(shard: ShardRef, columns: ColumnMapping, groups: range | None = None) -> Iterator[RowBatch]:
-    """The rows of one shard, or of some of its row groups, followed by an empty batch.
+    """Yield the rows of one shard, or of some of its row groups, followed by an empty batch.
 
     The empty batch has `is_last` set if the shard's last row group was read.
     """
@@ -175,21 +176,21 @@ def _read_tables(
     most: int = MAX_ROWS,
     needed: Mapping[int, int] = MappingProxyType({}),
 ) -> Iterator[tuple[pa.Table, str]]:
-    """Yield tables of at most `most` rows, each with "", or with nulls and the reason why it is unreadable.
+    """Yield tables of at most `most` rows, each with ""; for unreadable rows, a table of nulls with the reason.
 
-    The caller turns other errors than those below into one that names the shard.
+    The caller turns exceptions that are not an `OodscreenError` into an error that names the shard.
 
     Args:
         shard: the shard.
         columns: the columns to read.
         groups: indices of the row groups to read.
         most: maximum number of rows in a table.
-        needed: by row group, the number of its first rows to read; all rows of the other groups are read.
+        needed: number of first rows to read, by index of the row group; other row groups are read completely.
 
     Raises:
         InputChanged: the shard changed since it was found.
         ReadFailed: the operating system or the store failed, or memory is too small.
-        ShardRefused: a damaged row group states too many rows.
+        ShardRefused: a damaged row group has too many rows, each of which would get a result.
         OSError, ArrowException: the footer is wrong, a column is encrypted, or a page would take too much memory.
     """
     names = columns.names_of(shard)
@@ -233,14 +234,15 @@ _LEAST_BYTES = 4 * 2**30
 """Maximum bytes of all encoded images of a shard in memory, if `_MOST_RATIO` does not allow more."""
 
 _MOST_RATIO = 256
-"""Maximum ratio of the bytes of all encoded images in memory and of the file. The values of an image column can be much
-smaller in the file only if many rows refer to one entry of a dictionary, or if the values are not images."""
+"""Maximum ratio of the bytes of all encoded images in memory to the bytes of the file. The values of an image column
+can be much smaller in the file only if many rows refer to one entry of a dictionary, or if the values are not
+images."""
 
 _MAX_LOST_ROWS = 2**20
 """Maximum number of rows of a damaged row group that each get a result, if `_LOST_BYTES` does not allow more."""
 
 _LOST_BYTES = 16
-"""Bytes of the shard for each row of a damaged row group; its number of rows cannot be verified."""
+"""Minimum bytes of the file per lost row of a damaged row group, whose number of rows cannot be verified."""
 
 
 def _row_batch(
@@ -267,7 +269,7 @@ def _copied(shard: ShardRef, columns: ColumnMapping, table: pa.Table | None, cou
     Args:
         shard: the shard.
         columns: the columns to copy.
-        table: the rows; None if they cannot be read: then only the values of Hive folders are not null.
+        table: the rows; None if they cannot be read: all columns are then null, except those of Hive folders.
         count: number of rows.
 
     Raises:
@@ -295,5 +297,5 @@ def _copied(shard: ShardRef, columns: ColumnMapping, table: pa.Table | None, cou
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column, dictionary decoded."""
+    """The column, without dictionary encoding."""
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column

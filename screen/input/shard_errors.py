@@ -1,4 +1,4 @@
-"""Errors that concern a single shard, and name the shard.
+"""Errors that concern a single shard, and contain its name.
 
 In: any exception of a library that reads a shard. Out: `InputChanged`, `ReadFailed` or `ShardRefused`.
 """
@@ -20,7 +20,7 @@ SHARD_ERRORS = (InputChanged, ReadFailed, ShardRefused)
 
 @contextmanager
 def names_shard(shard: ShardRef) -> Iterator[None]:
-    """Turn any error in the block, whatever a library raises, into one that names the shard."""
+    """Turn any exception of a library in the block into an error that names the shard."""
     try:
         yield
     except OodscreenError:
@@ -30,7 +30,7 @@ def names_shard(shard: ShardRef) -> Iterator[None]:
 
 
 def shard_error(shard: ShardRef, error: Exception) -> InputChanged | ReadFailed | ShardRefused:
-    """The error that names the shard: it changed, the system or the store failed, or the shard is damaged."""
+    """The error for an exception: a changed or damaged shard, a failed system or store, or too little memory."""
     if getattr(error, "errno", None) is not None or isinstance(error, MemoryError):
         return ReadFailed(
             f"{name_place(shard.path)} could not be read: {getattr(error, 'strerror', None) or error}.",

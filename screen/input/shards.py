@@ -36,9 +36,9 @@ class ShardRef:
         name: path relative to INPUT, with `/`; the shard's name in the results.
         size: size of the file, in bytes.
         modified: modification time in ns; in an object store the version from `file_version`.
-        footer: SHA-256 of the Parquet footer.
+        footer: SHA-256 of the Parquet footer, as hexadecimal text.
         row_groups: number of rows in each row group.
-        schema: Arrow schema; INT96 timestamps in ns.
+        schema: Arrow schema, with INT96 timestamps in ns.
         int96: paths of the INT96 leaf columns, as in the Parquet schema.
     """
 
@@ -64,13 +64,13 @@ class ShardRef:
         return [*self.schema.names, *(key for key in keys if key not in self.schema.names)]
 
     def folder_values(self, column: str) -> list[str | None]:
-        """The values of the Hive folders with this key in the shard's name; none if the file has this column."""
+        """Values of the Hive folders with the key `column` in the shard's name; empty if the file has this column."""
         if column in self.schema.names:
             return []
         return [value for key, value in folder_values(self.name) if key == column]
 
     def column_type(self, column: str) -> pa.DataType:
-        """The type of a column of the file; that of a Hive folder is text.
+        """The type of a column; the values of a Hive folder are text.
 
         Raises:
             KeyError: the shard does not have the column.
@@ -83,7 +83,7 @@ class ShardRef:
         return {"size": self.size, "modified": self.modified, "footer": self.footer}
 
     def is_unchanged(self) -> bool:
-        """Whether the file still has this fingerprint."""
+        """Whether the file still has the fingerprint of this object."""
         try:
             now = (*file_version(self.path), _digest_footer(self.path))
             return now == (self.size, self.modified, self.footer)
@@ -93,12 +93,12 @@ class ShardRef:
 
 @dataclass(frozen=True)
 class UnreadableShard:
-    """A file with a shard's name, but without a readable footer.
+    """A file whose footer cannot be read, or a folder or entry that cannot be listed or read.
 
     Attributes:
-        source: path of the file, as text.
+        source: path of the file or folder, as text.
         name: path relative to INPUT.
-        reason: why the footer cannot be read.
+        reason: why the file or folder cannot be read.
     """
 
     source: str
@@ -111,13 +111,13 @@ def find_shards(source: str, partition: ShardPartition | None = None) -> tuple[l
 
     Args:
         source: a file, a folder or a glob.
-        partition: partition whose shards are opened (it may have none); None: all shards.
+        partition: partition whose shards are opened; the partition may have no shards. None: all shards.
 
     Returns:
-        The readable shards, and those whose footer cannot be read.
+        The readable shards, and the unreadable shards.
 
     Raises:
-        InputRefused: INPUT has no shard, or, without a partition, none that can be read.
+        InputRefused: INPUT has no shard, or `partition` is None and no shard can be read.
     """
     return open_shards(list_shards(source), partition)
 
@@ -128,11 +128,10 @@ def open_shards(
     """Open the shards of a listing, as `find_shards` does.
 
     Returns:
-        The readable shards, and those whose footer cannot be read; among these, the folders and names that could not be
-        listed.
+        The readable shards, and the unreadable shards, which include folders and entries that could not be listed.
 
     Raises:
-        InputRefused: without a partition, no shard can be read.
+        InputRefused: `partition` is None, and no shard can be read.
     """
     shards: list[ShardRef] = []
     unreadable = _unlisted(listing, partition)
@@ -163,10 +162,10 @@ def open_shard(root: Path, name: str) -> ShardRef:
 
 
 def open_first_shard(listing: Listing) -> ShardRef:
-    """The first readable shard of a listing, with whose schema every partition compares the schemas of its shards.
+    """The first readable shard of a listing; every partition compares the schemas of its shards with this shard.
 
     Raises:
-        InputRefused: INPUT has no shard, or none that can be read.
+        InputRefused: INPUT has no shard that can be read.
     """
     unreadable = _unlisted(listing)
     for file in listing.files:
@@ -211,12 +210,12 @@ def _open_or_report(root: Path, file: ListedFile) -> ShardRef | UnreadableShard:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message; its type if it has none."""
+    """The first line of an error's message; the name of the error's type if the message is empty."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _printable(name: str) -> str:
-    """The name, or if it is not UTF-8, its text in ASCII."""
+    """The name; if the name is not valid UTF-8, its ASCII form with escapes."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -237,7 +236,7 @@ def _open_footer(root: Path, path: Path, name: str) -> ShardRef:
 def _count_rows(metadata: pq.FileMetaData, size: int) -> tuple[int, ...]:
     """Number of rows in each row group, checked for plausibility.
 
-    A damaged footer can state any number of rows, and each of these rows would get a result. Columns are not looked at:
+    A damaged footer can state any number of rows, and each of these rows would get a result. Columns are not examined:
     pyarrow aborts the process at an encrypted column.
 
     Args:

@@ -1,7 +1,7 @@
 """SHARDS: the folder of the shards, locked during a pack, with the shards that an earlier pack finished.
 
-In: a folder, local or in an object store. Out: the records of the finished shards, or an error if the folder holds
-anything else. The lock and the summary are in the hidden folder `.pack`, which readers of Parquet folders skip.
+In: a folder, local or in an object store. Out: the records of the finished shards, or an error if the folder
+contains other files. The lock and the summary are in the hidden folder `.pack`, which readers of Parquet folders skip.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NAMED = 5
 
 @contextmanager
 def hold_shards(shards: Path) -> Iterator[HeldOutput]:
-    """Hold SHARDS during the block, and remove the staging files of killed packs; a missing folder is created.
+    """Hold the lock of SHARDS in the block, and remove the staging files of killed packs; a missing folder is created.
 
     Raises:
         OutputLocked: another pack holds SHARDS.
@@ -47,7 +47,7 @@ def hold_shards(shards: Path) -> Iterator[HeldOutput]:
 
 
 def read_records(shards: Path) -> dict[int, ShardRecord]:
-    """The records of the finished shards, by number.
+    """The records of the finished shards, by the number of the shard.
 
     Raises:
         OutputRefused: a file has the name of a shard, but is damaged or was not written by `oodscreen pack`.
@@ -108,7 +108,7 @@ def _entries(shards: Path) -> list[Entry]:
     except NotADirectoryError as error:
         raise OutputRefused(
             f"SHARDS {name_place(shards)} is not a folder.",
-            wanted="a new or an empty folder, or one that the same command has written to",
+            wanted="a new or an empty folder, or a folder that the same command has written to",
             next_step="choose another folder for the shards",
         ) from error
 
@@ -127,6 +127,6 @@ def _refuse_others(shards: Path) -> None:
         raise OutputRefused(
             f"SHARDS {name_place(shards)} contains files that `oodscreen pack` did not write: "
             f"{', '.join(others[:_NAMED])}{', ...' if len(others) > _NAMED else ''}.",
-            wanted="a new or an empty folder, or one that the same command has written to",
+            wanted="a new or an empty folder, or a folder that the same command has written to",
             next_step="choose another folder for the shards",
         )

@@ -1,4 +1,4 @@
-"""Findings: the files and folders of SOURCE that get no row, by number and by name.
+"""Findings: numbers and names of the files and folders of SOURCE that get no row.
 
 In: names, while SOURCE is searched. Out: a `PassedOver` and a list of `Unread` for the summary.
 """
@@ -20,11 +20,11 @@ _ENDINGS = 100
 
 @dataclass(frozen=True)
 class Unread:
-    """A file or folder that cannot be read.
+    """A file, folder, tar or member of a tar that is not read.
 
     Attributes:
         name: path relative to SOURCE.
-        reason: why it cannot be read.
+        reason: why it is not read.
     """
 
     name: str
@@ -39,7 +39,7 @@ class PassedOver:
         endings: number of files without the ending of an image, by ending.
         names: names of the first of these files.
         hidden: number of files and folders whose names start with a dot.
-        hidden_names: names of the first of these.
+        hidden_names: names of the first of these files and folders.
     """
 
     endings: tuple[tuple[str, int], ...] = ()
@@ -66,8 +66,8 @@ class Findings:
     """The files and folders that a search has found besides images.
 
     Attributes:
-        unread: the first folders and tars that cannot be read.
-        unread_count: number of these folders and tars.
+        unread: the first folders, tars and members of tars that are not read.
+        unread_count: number of all folders, tars and members of tars that are not read.
     """
 
     def __init__(self) -> None:
@@ -97,23 +97,23 @@ class Findings:
             self._hidden_names.append(name)
 
     def refuse(self, name: str, reason: str) -> None:
-        """Count a folder or tar that cannot be read."""
+        """Count a folder, tar or member of a tar that is not read."""
         self.unread_count += 1
         if len(self.unread) < NAMED:
             self.unread.append(Unread(name, reason))
 
     @property
     def passed_over(self) -> PassedOver:
-        """The files that are not images, so far."""
+        """Numbers and names of the files counted so far that are not images."""
         endings = tuple(sorted(self._endings.items(), key=lambda item: (-item[1], item[0])))
         return PassedOver(endings, tuple(self._names), self._hidden, tuple(self._hidden_names))
 
 
 def on_one_line(name: str) -> str:
-    """A name with control characters escaped, line breaks too."""
+    """A name, in which control characters and line breaks are escaped."""
     return printable(name).replace("\n", "\\n")
 
 
 def name_some(names: tuple[str, ...] | list[str], count: int) -> str:
-    """The first names, with "..." if there are more."""
+    """The first names on one line, followed by "..." if `count`, the number of all names, is larger."""
     return ", ".join(map(on_one_line, names[:NAMED])) + (", ..." if count > min(NAMED, len(names)) else "")

@@ -16,11 +16,11 @@ from screen.files.failures import next_step_for
 from screen.files.paths import as_os_error, is_local, name_place
 
 MOST_BYTES = 2**29
-"""Maximum size of a file whose bytes are packed; a run refuses larger files, too, unless `--max-pixels` is raised."""
+"""Maximum size of a packed file, in bytes; with default options, a run reads image files of about this size at most."""
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 _OF_ONE_FILE = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
-"""Errors that concern a single local file; after any other error, the following files would fail, too."""
+"""Error numbers that concern a single local file; after any other error, the following files would fail, too."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class ImageFile:
 
     Attributes:
         name: name for messages: the path relative to SOURCE, with `/`.
-        place: the file that contains the bytes: the image itself, or a tar.
+        place: the file that contains the bytes: the image itself, or a tar; None if the file is not read.
         size: size of the image in bytes.
         version: modification time in ns of the file, or its version in an object store.
         offset: position of the first byte in a tar; None if the image is the whole file.
         values: values of the columns after `image`: Python values or Arrow scalars.
-        problem: why the file cannot be read, if this is known already; else "".
+        problem: why the file cannot be read, if the reason is known before the file is read; else "".
     """
 
     name: str
@@ -65,7 +65,7 @@ class ImageBytes:
 
 
 def printable_name(name: str) -> str:
-    """A name as valid UTF-8; bytes of a file name that are not UTF-8 are escaped as in `docs/input.md`."""
+    """A name as valid UTF-8; bytes of a file name that are not UTF-8 are escaped as described in `docs/input.md`."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
@@ -92,7 +92,7 @@ def read_image(file: ImageFile) -> ImageBytes:
     """Read the bytes of an image.
 
     Raises:
-        InputChanged: the file has changed or vanished since it was found.
+        InputChanged: the file was changed or removed after it was found.
         ReadFailed: the disk, the network or the store failed.
     """
     if file.problem or file.place is None:

@@ -1,7 +1,7 @@
-"""Pack SOURCE into shards: the loop over its files, with the shards of an earlier pack skipped.
+"""Pack the files of SOURCE into shards; shards that an earlier pack finished are skipped.
 
-In: SOURCE, SHARDS and the options. Out: shards, written one after another, and a `PackSummary`. Killed at any moment
-and started again, a pack ends with the same files. Memory is flat in the number of files.
+In: SOURCE, SHARDS and the options. Out: shards, written one after another, and a `PackSummary`. A pack that is
+killed at any moment and started again ends with the same files. Memory does not grow with the number of files.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from screen.pack.summary import LabelCounts, PackSummary
 from screen.run.stopping import StopRequest
 
 _FIRST_FILES = 1000
-"""Number of files of which at least one must be readable."""
+"""Number of first files of SOURCE of which at least one must be readable."""
 
 
 class Listener(Protocol):
     """Receives the progress of a pack."""
 
     def noted(self, text: str) -> None:
-        """A notice."""
+        """Show a notice."""
 
     def advanced(self, rows: int, size: int) -> None:
-        """Rows were packed or compared, with images of `size` bytes."""
+        """Count rows that were packed or compared; their images have `size` bytes in total."""
 
     def finished(self, shard: str) -> None:
-        """A shard was written or skipped."""
+        """Count a shard that was written or skipped."""
 
 
 def pack_images(
@@ -60,7 +60,7 @@ def pack_images(
         InputRefused: SOURCE cannot be packed, contains no image, or has changed since an earlier pack.
         Interrupted, Terminated: a signal stopped the pack.
         OutputLocked: another pack holds SHARDS.
-        OutputRefused: SHARDS contains something else, or shards of a pack with other options.
+        OutputRefused: SHARDS contains other files, or shards of a pack with other options.
         ReadFailed, WriteFailed: the system or a store failed.
     """
     destination = as_path(shards)
@@ -96,7 +96,7 @@ def pack_images(
 def _refuse_unreadable(
     source: str, opened: ImageSource, files: Iterator[ImageFile], findings: Findings
 ) -> Iterator[ImageFile]:
-    """The files; raise an error if there is none, or if none of the first can be read, before SHARDS is written."""
+    """Return the files; before SHARDS is created, raise an error if none of the first files can be read."""
     first = list(islice(files, _FIRST_FILES))
     if not first:
         raise _refuse_empty(source, opened, findings)
@@ -132,14 +132,15 @@ def _refuse_empty(source: str, opened: ImageSource, findings: Findings) -> Input
 
 
 def _correct_paths(name: str) -> str:
-    """The next step for a list of which no path can be read, from its first path."""
+    """The next step if no file of SOURCE can be read, from the name of the first file."""
     if "://" in name:
         return (
-            "download the files, and write a list of their paths; to pack from an object store, give its --image-root"
+            "download the files, and write a list of their paths; to pack from an object store, give its address with "
+            "--image-root"
         )
     if "\\" in name and "/" not in name:
         return "write the paths with / in place of \\"
-    return "check the paths; if the paths of a list are relative to another folder, give it with --image-root"
+    return "check the paths; if the paths of a list are relative to another folder, give this folder with --image-root"
 
 
 class _Pack:
@@ -168,7 +169,7 @@ class _Pack:
                 raise self._refuse_options(number, record)
 
     def add_shard(self, number: int, reader: Reader) -> None:
-        """Write a shard with the next files, or compare it with them if it exists."""
+        """Write a shard with the next files; if the shard exists, compare it with the next files."""
         earlier = self._earlier.get(number)
         if earlier is not None:
             self._compare(number, earlier, reader)

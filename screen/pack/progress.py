@@ -1,7 +1,7 @@
 """Progress of a pack on standard error: a counter on a terminal, otherwise plain lines.
 
-In: the events of a `Listener`. Out: text on standard error. The number of files is unknown until the last one, so there
-is no remaining time.
+In: the events of a `Listener`. Out: text on standard error. The number of files is unknown until the last file is
+found, so no remaining time is printed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LINE_SECONDS, _TERMINAL_SECONDS = 10.0, 0.2
 
 @contextmanager
 def make_listener() -> Iterator[Listener]:
-    """Yield a listener that prints to standard error, and end its last line."""
+    """Yield a listener that prints to standard error, and end its last line after the block."""
     listener = _Lines(sys.stderr.isatty())
     try:
         yield listener
@@ -43,7 +43,7 @@ class _Lines:
         print(f"oodscreen: {text}", file=sys.stderr, flush=True)
 
     def advanced(self, rows: int, size: int) -> None:
-        """Count rows, and print the state if the last line is old enough."""
+        """Count rows, and print the counts if enough time has passed since the last line."""
         self._rows += rows
         self._bytes += size
         if time.monotonic() - self._last > self._seconds:

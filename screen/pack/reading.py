@@ -1,6 +1,6 @@
 """Read the files of SOURCE ahead in threads, while the shard is written.
 
-In: `ImageFile`s. Out: the same in order, each with its bytes; a limited number of files and bytes is in memory.
+In: `ImageFile`s. Out: the same files in order, each with its bytes; a limited number of files and bytes is in memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _THREADS = 8
 """Number of files that are read at the same time."""
 
 _AHEAD_FILES, _AHEAD_BYTES = 64, 64 * 2**20
-"""Maximum number of files that are read ahead, and of their bytes; one file is always read."""
+"""Maximum number and total bytes of the files that are read ahead; a single larger file is also read."""
 
 
 class Reader:
@@ -47,14 +47,14 @@ class Reader:
         return file, future.result()
 
     def skip(self) -> ImageFile:
-        """The next file, which need not be read."""
+        """The next file, without its bytes."""
         self._stop.check()
         if self._waiting:
             file, future = self._waiting.popleft()
             future.cancel()
             self._bytes -= file.size
             return file
-        assert self._next is not None  # noqa: S101  the caller has asked `has_more`
+        assert self._next is not None  # noqa: S101  the caller calls `has_more` first
         file, self._next = self._next, next(self._files, None)
         return file
 

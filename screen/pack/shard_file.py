@@ -1,8 +1,8 @@
 """Write and recognise the shards of a pack.
 
-In: images and their values, in order. Out: `images-000000.parquet` and so on, in the layout of Hugging Face, each
-complete under its name. The metadata of a shard record the files from which it was made, so that a restarted pack needs
-no other file: a shard exists exactly when it is finished.
+In: images and their values, in order. Out: shards `images-000000.parquet` and so on, in the layout of Hugging Face;
+a shard exists under its name exactly when it is finished. Its metadata record the files from which it was made, so that
+a restarted pack needs no other file.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _PAGE_VALUES = 16
 """Number of values between two checks of the size of a page, so that pages of large images stay small."""
 
 _HUGGING_FACE = {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})}
-"""Metadata from which `datasets` knows that the column holds images."""
+"""Metadata by which the library `datasets` recognises the column of images."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ShardRecord:
     """The record in the metadata of a shard.
 
     Attributes:
-        identity: what the rows of all shards depend on.
+        identity: settings on which the rows of all shards depend, by name.
         rows: number of rows.
         size: size of the images in bytes.
         files: SHA-256 of names, sizes and versions of the files.
@@ -74,7 +74,7 @@ class ShardRecord:
         """The record of a shard; None if the file was not written by a pack of this format.
 
         Raises:
-            OSError: the file cannot be opened; with `errno` if the system or the store refused.
+            OSError: the file cannot be opened; the error has an `errno` if the system or the store refused.
         """
         try:
             with open_parquet(path) as file:
@@ -89,7 +89,7 @@ class ShardRecord:
 
 
 def shard_name(number: int) -> str:
-    """Name of a shard."""
+    """File name of the shard with this number; the first shard has the number 0."""
     return f"images-{number:06d}.parquet"
 
 
@@ -121,12 +121,12 @@ class ShardFile:
     """Writes one shard to a staging file.
 
     Args:
-        path: the shard.
+        path: final path of the shard.
         columns: the columns after `image`.
-        identity: what the rows of all shards depend on.
+        identity: settings on which the rows of all shards depend, by name.
 
     Raises:
-        WriteFailed: the system refused a write; raised by every method, after the staging file is removed.
+        WriteFailed: the file could not be written; also raised by `add` and `finish`. The staging file is then removed.
     """
 
     def __init__(self, path: Path, columns: pa.Schema, identity: dict[str, str]) -> None:
@@ -151,7 +151,7 @@ class ShardFile:
             )
 
     def add(self, file: ImageFile, image: ImageBytes) -> None:
-        """Append the row of a file, and write a full row group."""
+        """Append the row of a file, and write the row group if it is full."""
         self._digest.add(file)
         if image.data is None:
             self._missing_count += 1
@@ -167,7 +167,7 @@ class ShardFile:
             self._write()
 
     def finish(self) -> ShardRecord:
-        """Write the remaining rows and the record, close, sync and rename the file."""
+        """Write the remaining rows and the record; then close, sync and rename the file."""
         if self._group.images:
             self._write()
         missing = self._missing_count, tuple(self._missing)

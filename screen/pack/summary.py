@@ -1,6 +1,6 @@
 """PackSummary: the outcome of a pack as text, JSON and an exit code.
 
-In: the records of the shards, and what the search found besides. Out: text for the terminal; JSON and an exit code for
+In: the records of the shards, and the findings of the search. Out: text for the terminal; JSON and an exit code for
 a scheduler.
 """
 
@@ -66,8 +66,8 @@ class PackSummary:
         skipped: number of shards that an earlier pack finished.
         labels: number of rows of each label.
         passed_over: files of SOURCE that are not images.
-        unread: the first folders and tars that could not be read.
-        unread_count: number of these folders and tars.
+        unread: the first folders, tars and members of tars that were not read.
+        unread_count: number of all folders, tars and members of tars that were not read.
     """
 
     source: str
@@ -91,7 +91,7 @@ class PackSummary:
 
     @property
     def missing(self) -> int:
-        """Number of rows without an image, because its file could not be read."""
+        """Number of rows without an image, because the image file could not be read."""
         return sum(shard.missing for shard in self.shards)
 
     @property
@@ -123,7 +123,7 @@ class PackSummary:
         return json.dumps({"source": self.source, "shards": self.output} | outcome | self._lasting())
 
     def lasting_json(self) -> str:
-        """What does not depend on how often the pack was interrupted, as JSON."""
+        """The values that do not depend on interruptions of the pack, as JSON."""
         return json.dumps(self._lasting(), indent=1) + "\n"
 
     def _lasting(self) -> dict[str, Any]:

@@ -11,10 +11,10 @@ import pyarrow as pa
 
 
 def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """The type that represents the values of two types; None if there is none.
+    """The common type that represents the values of two types; None if no type does.
 
-    Whether it represents a value exactly may depend on the value (an integer above 2**53 as a double, the year 2300 in
-    nanoseconds); Arrow's safe cast checks that.
+    Whether the common type represents a value exactly may depend on the value (an integer above 2**53 as a double, the
+    year 2300 in nanoseconds); Arrow's safe cast checks each value.
     """
     if one == other:
         return one
@@ -25,12 +25,12 @@ def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type of a column in the results: that of its values, without a dictionary."""
+    """The type of a column in the results, without dictionary encoding."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def in_microseconds(kind: pa.DataType) -> pa.DataType:
-    """The type with us instead of ns in each timestamp, also inside of lists and structs."""
+    """The type with us instead of ns in each timestamp, also inside lists and structs."""
     return _map_type(kind, lambda one: pa.timestamp("us", one.tz) if _is_in_ns(one) else one)
 
 
@@ -42,7 +42,7 @@ def empty_array(kind: pa.DataType) -> pa.Array:
 
 
 def nulls(count: int, kind: pa.DataType) -> pa.Array:
-    """Nulls of any type; a null struct has empty values in its fields, which may be required."""
+    """An array of nulls of any type; the fields of a null struct are not null, because they may be required."""
     return pa.array([None] * count, kind) if pa.types.is_struct(kind) else pa.nulls(count, kind)
 
 
@@ -68,7 +68,7 @@ def _can_cast(kind: pa.DataType, to: pa.DataType) -> bool:
 
 
 def _map_type(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
-    """The type with each type that is not a list, struct or map replaced, at any depth."""
+    """The type after `change` is applied to each type in it that is not a list, struct or map, at any depth."""
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(_map_type(field.type, change)) for field in kind])
     if pa.types.is_map(kind):

@@ -1,7 +1,7 @@
 """Check the row groups of a shard before pyarrow reads them: encryption, row counts, and the memory that pages take.
 
 In: an open shard and the columns to read. Out: nothing, or an ArrowInvalid with the reason why the shard must not be
-read. pyarrow aborts the process when Python asks for the metadata of an encrypted column, and it allocates the memory
+read. pyarrow aborts the process when the metadata of an encrypted column are requested, and it allocates the memory
 that a page header states. Therefore the footer and the page headers of the columns to read are parsed here first; both
 are structs in Thrift's compact protocol (https://github.com/apache/parquet-format, `parquet.thrift`).
 """
@@ -20,16 +20,16 @@ import pyarrow.parquet as pq
 from screen.files.paths import is_local, open_bytes
 
 _MAX_PAGE_BYTES = 192 * 2**20
-"""Maximum bytes of a page in memory, unless the page is less than `_MAX_PAGE_RATIO` times larger than in the file."""
+"""Maximum bytes of a page in memory, unless they are at most `_MAX_PAGE_RATIO` times its bytes in the file."""
 
 _MAX_PAGE_RATIO = 24
-"""Maximum ratio of the bytes of a larger page in memory and in the file."""
+"""Maximum ratio of the bytes in memory to the bytes in the file, for a page of more than `_MAX_PAGE_BYTES`."""
 
 _TAIL = 8
 """Bytes after the footer of a Parquet file: the footer's length (4 bytes) and the magic number (4 bytes)."""
 
 _HEADER_BYTES = 256
-"""Bytes that are read for a page header; more are read for a header with long statistics."""
+"""Bytes that are read first for a page header; more bytes are read for a header with long statistics."""
 
 _MAX_HEADER_BYTES = 2**20
 _DATA_PAGE, _INDEX_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = range(4)
@@ -82,8 +82,8 @@ class RowGroupGuard:
     def check(self, group: int, rows: int) -> None:
         """Refuse a row group with an encrypted column, a wrong row count, or pages that take too much memory.
 
-        In an object store, page headers are not read, because each would be a request. A page header that cannot be
-        parsed ends the check of its column: pyarrow reports the page as damaged.
+        In an object store, page headers are not read, because each header would need a request. A page header that
+        cannot be parsed ends the check of its column: pyarrow reports the page as damaged.
 
         Args:
             group: index of the row group.
@@ -107,7 +107,7 @@ class RowGroupGuard:
                     _check_pages(file, chunk, group)
 
     def _chunks_of(self, columns: list[dict[int, Any]]) -> Iterator[_Chunk | str]:
-        """The chunks of the columns to read in one row group; the name of the column for one that is encrypted."""
+        """The chunks of the columns to read in one row group; for an encrypted column, its name."""
         for index, column in enumerate(columns):
             key = column.get(_CHUNK_CRYPTO, {}).get(_CRYPTO_COLUMN_KEY)
             meta = column.get(_CHUNK_METADATA, {}) if key is None else {}
@@ -117,7 +117,7 @@ class RowGroupGuard:
             if key is not None:
                 yield _decode(path[0])
                 continue
-            # As in pyarrow: an offset of 0, or one behind the data pages, is not that of a dictionary.
+            # As in pyarrow: an offset of 0, or after the start of the data pages, is not the offset of a dictionary.
             start, dictionary = meta[_META_DATA_OFFSET], meta.get(_META_DICTIONARY_OFFSET, 0)
             yield _Chunk(
                 name=".".join(map(_decode, path)),
@@ -133,9 +133,9 @@ class _Chunk:
     """The values of one column in one row group, as the footer states them.
 
     Attributes:
-        name: name of the column, with those of its fields.
+        name: name of the column, followed by the names of its nested fields.
         is_repeated: whether the column has lists, so that a row can have several values.
-        values: number of values, with nulls.
+        values: number of values, including nulls.
         start: position of the first page in the file, in bytes.
         size: bytes of all pages in the file.
     """
@@ -148,7 +148,7 @@ class _Chunk:
 
 
 def _check_pages(file: BinaryIO, chunk: _Chunk, group: int) -> None:
-    """Raise ArrowInvalid for pages that take too much memory, or have another number of values than the chunk."""
+    """Raise ArrowInvalid if a page takes too much memory, or if the pages do not have as many values as the chunk."""
     values = 0
     for page in _read_headers(file, chunk):
         if page is None:
@@ -168,7 +168,7 @@ def _check_pages(file: BinaryIO, chunk: _Chunk, group: int) -> None:
 
 @dataclass(frozen=True)
 class _Page:
-    """A page: bytes in memory, bytes in the file, number of values (0 for a dictionary)."""
+    """Size of a page in memory and in the file, in bytes, and its number of values (0 for a dictionary)."""
 
     size: int
     stored: int
@@ -218,7 +218,7 @@ class _Compact:
     Source: https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md.
 
     Args:
-        data: the bytes; every method raises IndexError at their end, and KeyError for an unknown type.
+        data: the bytes; every method raises IndexError at the end of the bytes, and KeyError for an unknown type.
 
     Attributes:
         position: index of the next byte.
@@ -289,7 +289,7 @@ _TRUE, _FALSE, _I8, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRU
 
 
 _DAMAGE = (AttributeError, IndexError, KeyError, RecursionError, TypeError)
-"""Errors of reading damaged bytes as a struct: they end early, or a field is missing or has another type."""
+"""Exceptions from damaged bytes of a struct: the bytes end early, or a field is missing or has a wrong type."""
 
 
 def _decode(name: bytes) -> str:

@@ -18,17 +18,17 @@ MAX_ROWS = 1024
 """Maximum number of rows that are read at a time."""
 
 _USUAL_BYTES = 8 * 2**20
-"""Bytes of the rows that are read at a time, if all rows of the row group have the same size."""
+"""Maximum bytes of the rows that are read at a time, if all rows of the row group have the same size."""
 
 _JOINED_BYTES = 16 * 2**20
-"""Bytes at which consecutive reads form a table."""
+"""Bytes of rows at which consecutive reads are joined into a table."""
 
 _WORST_BYTES = 128 * 2**20
-"""Maximum bytes of the rows that are read at a time, where the metadata bound the size of a row."""
+"""Maximum bytes of the rows that are read at a time, as far as the metadata limit the size of a row."""
 
 _MAX_UNEVEN_ROWS = 64
-"""Maximum number of rows that are read at a time from a row group above `_WORST_BYTES`, whose largest rows may be much
-larger than its average row."""
+"""Maximum number of rows that are read at a time from a row group of more than `_WORST_BYTES`, whose largest rows may
+be much larger than its average row."""
 
 _VALUE_BYTES = 8
 """Bytes per value of a column of numbers while pyarrow decodes it: the value and its levels."""
@@ -79,11 +79,11 @@ class ReadSizes:
         return int(max(1, min(limits)))
 
     def _repeatable_bytes(self, chunk: pq.ColumnChunkMetaData, negligible: int) -> int:
-        """Maximum size of a value that is stored once for several rows, in bytes; 0 if there are none.
+        """Maximum size of a value that is stored once for several rows, in bytes; 0 if each value is stored separately.
 
         Args:
             chunk: the values of one column in one row group.
-            negligible: if all values of the chunk together are no larger, the dictionary's size is not read.
+            negligible: size of all values of the chunk, in bytes, up to which the size of the dictionary is not read.
         """
         encodings = set(chunk.encodings)
         if chunk.physical_type not in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY"):
@@ -106,7 +106,7 @@ def _page_bytes(header: bytes, default: int) -> int:
 
     Args:
         header: the first bytes of the header: for each field a byte with its type, then a zigzag varint.
-        default: the result if the bytes are no page header.
+        default: the result if the bytes are not a page header.
     """
     position = size = 0
     for _ in ("type", "uncompressed_page_size"):

@@ -1,7 +1,7 @@
 """Text form of the values of any Arrow type, for row ids and for reports.
 
-In: a column. Out: one text per row, equal for equal values and independent of the batch. Types with an own text in
-Arrow keep it (`cast` to string); the other types have the forms that `docs/input.md` lists.
+In: a column. Out: one text per row, equal for equal values and independent of the batch. Most types have the text
+from Arrow (`cast` to string); the other types have the forms that `docs/input.md` lists.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-"""Control characters, which numbers and digests contain, and text does not."""
+"""Control characters, which occur in binary numbers and digests, but not in text."""
 
 
 def as_texts(column: pa.Array | pa.ChunkedArray) -> list[str | None]:

@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 
 def map_ahead(pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], most: int) -> Iterator[Result]:
-    """The results of a function for all items, of which at most `most` are computed ahead."""
+    """Yield the results of a function for all items, in order; at most `most` results are computed ahead."""
     waiting: deque[Future[Result]] = deque()
     try:
         for item in items:

@@ -1,4 +1,4 @@
-"""Images of a folder: class folders become the label, the relative path becomes the id.
+"""Images of a folder: the name of a class folder becomes the label, the relative path becomes the id.
 
 In: a folder. Out: `ImageFile`s in the order of their paths.
 """
@@ -24,7 +24,7 @@ class ImageFolder:
 
     Attributes:
         root: the folder, resolved.
-        label_from: folder whose name is the label.
+        label_from: which folder in the path of an image has the label as its name; `none`: labels are null.
     """
 
     root: Path

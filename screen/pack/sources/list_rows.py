@@ -1,8 +1,8 @@
 """Rows of a list: a CSV, TSV, JSONL or Parquet file.
 
-In: a file, local or in an object store. Out: a `ListRows` with the columns, and its rows, one at a time. The values of
-CSV and JSONL are text, so that the types do not depend on the rows: in JSONL, a value that is not a string becomes its
-JSON.
+In: a file, local or in an object store. Out: a `ListRows` with the columns, and a function that reads the rows. The
+values of CSV and JSONL files are text, so that the types do not depend on the rows: a value in JSONL that is not a
+string becomes its JSON text.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ListRows:
 
 
 def open_list(path: Path) -> ListRows:
-    """Open a list, by the ending of its name.
+    """Open a list; the ending of its name determines the format.
 
     Raises:
         InputRefused: the list cannot be read.
@@ -78,7 +78,7 @@ def _without_first(read: Callable[[], Iterator[tuple[Any, ...]]]) -> Iterator[tu
 
 
 def _read_csv(path: Path, separators: str) -> Iterator[tuple[str | None, ...]]:
-    """The rows of a CSV file, the names of the columns first; a missing value is None."""
+    """Yield the rows of a CSV file, the names of the columns first; an empty value is None."""
     try:
         with open_bytes(path) as file:
             for row in read_csv_rows(file, separators):

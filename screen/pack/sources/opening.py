@@ -45,7 +45,7 @@ class ImageSource(Protocol):
         """The columns after `image`."""
 
     def files(self, findings: Findings) -> Iterator[ImageFile]:
-        """The images, one at a time, in a fixed order."""
+        """Yield the images in a fixed order, and record in `findings` the files and folders that get no row."""
 
 
 def open_source(source: str, shards: Path, config: PackConfig) -> ImageSource:
@@ -57,8 +57,8 @@ def open_source(source: str, shards: Path, config: PackConfig) -> ImageSource:
         config: the options.
 
     Raises:
-        InputRefused: SOURCE does not exist, or is something else.
-        OptionRefused: an option of lists is given, and SOURCE is not a list.
+        InputRefused: SOURCE does not exist, or is of another kind.
+        OptionRefused: an option for lists of paths is given, but SOURCE is not a list.
         OutputRefused: SHARDS is in SOURCE.
     """
     path = as_path(source)
@@ -107,10 +107,10 @@ def _open_folder(source: str, root: Path, shards: Path, config: PackConfig) -> I
         )
     if has_shard and not has_tar and not has_image:
         raise InputRefused(
-            f"The folder {source} contains Parquet files, and no images.",
+            f"The folder {source} contains Parquet files, but no images.",
             wanted=_WANTED,
-            next_step=f"if the files are shards, run oodscreen run MODEL.onnx {shlex.quote(source)} OUTPUT; if one is "
-            "a list of paths, give this file as SOURCE",
+            next_step=f"if the files are shards, run oodscreen run MODEL.onnx {shlex.quote(source)} OUTPUT; if one "
+            "of them is a list of paths, give this file as SOURCE",
         )
     return WebDataset(root, is_folder=True) if has_tar else ImageFolder(root, config.label_from)
 
@@ -150,5 +150,5 @@ def _refuse_file(source: str, path: Path) -> InputRefused:
         step = f"pack its folder: oodscreen pack {shlex.quote(folder)} SHARDS"
     else:
         what = f"a file with the ending {PurePosixPath(name).suffix!r}" if PurePosixPath(name).suffix else "a file"
-        step = "give the folder of the images; if the file is a list of paths, give it one of these endings"
+        step = "give the folder of the images; if the file is a list of paths, rename it with the ending of a list"
     return InputRefused(f"SOURCE {source} is {what}.", wanted=_WANTED, next_step=step)

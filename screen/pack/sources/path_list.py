@@ -1,4 +1,4 @@
-"""Images that a list names: the paths become images, the other columns are copied.
+"""Images at the paths in a list; the other columns of the list are copied.
 
 In: a list, and the folder to which its paths are relative. Out: `ImageFile`s in the order of the list. A path that
 leads out of the folder, by `..`, as an absolute path or by a link, is not read: its row has no image.
@@ -25,7 +25,7 @@ from screen.pack.sources.ahead import map_ahead
 from screen.pack.sources.list_rows import ListRows, open_list
 
 _USUAL = ("path", "file_name", "filename", "file", "image")
-"""Usual names of the column of paths; `file_name` is the one of Hugging Face."""
+"""Usual names of the column of paths; `file_name` is the name in Hugging Face datasets."""
 
 _REQUESTS = 32
 """Number of files that are looked up at the same time in an object store."""
@@ -56,10 +56,10 @@ class PathList:
         Args:
             path: the list.
             root: the folder that the paths are relative to.
-            path_column: name of the column of paths; None: the first usual name.
+            path_column: name of the column of paths; None: the first of the usual names that the list has.
 
         Raises:
-            InputRefused: the list cannot be read, has no column of paths, or a column that a shard cannot have.
+            InputRefused: the list cannot be read, has no column of paths, or has a column `image` without the paths.
         """
         rows = open_list(path)
         position = _find_paths(path, rows.columns, path_column)
@@ -82,7 +82,7 @@ class PathList:
 
     @property
     def columns(self) -> pa.Schema:
-        """The columns after `image`; a list without a column `id` gets one with the paths."""
+        """The columns after `image`; a list without a column `id` gets a column `id` with the paths."""
         kept = self.rows.columns.remove(self.path_column)
         return kept if "id" in kept.names else kept.append(pa.field("id", pa.string()))
 
@@ -90,7 +90,7 @@ class PathList:
         """The images, one at a time.
 
         Raises:
-            InputChanged: the list changed meanwhile.
+            InputChanged: the list changed while it was read.
             InputRefused: the list cannot be read.
             ReadFailed: the disk or the store failed.
         """
@@ -104,7 +104,7 @@ class PathList:
             raise changed(str(self.path))
 
     def _locate(self, row: tuple[Any, ...]) -> ImageFile:
-        """The image of a row."""
+        """The `ImageFile` of a row of the list."""
         given = row[self.path_column]
         text: str = (given.as_py() if isinstance(given, pa.Scalar) else given) or ""
         values = row[: self.path_column] + row[self.path_column + 1 :]
@@ -149,7 +149,7 @@ class PathList:
 
 
 class _NotReadError(Exception):
-    """A row whose file is not read, with the reason."""
+    """The file of a row is not read; the message is the reason."""
 
 
 def _find_paths(path: Path, columns: pa.Schema, name: str | None) -> int:
@@ -157,15 +157,15 @@ def _find_paths(path: Path, columns: pa.Schema, name: str | None) -> int:
     found = name or next((usual for usual in _USUAL if usual in columns.names), None)
     if found is None or columns.names.count(found) != 1:
         raise InputRefused(
-            f"The list {path} has {f'no single column {name!r}' if name else 'no column with a usual name'}. Its "
-            f"columns: {', '.join(columns.names) or 'none'}.",
+            f"The list {path} has {f'no or several columns {name!r}' if name else 'no column with a usual name'}. "
+            f"Its columns: {', '.join(columns.names) or 'none'}.",
             wanted=f"one column of paths; without --path-column, it is called {', '.join(_USUAL[:-1])} or {_USUAL[-1]}",
             next_step="give the name of the column with --path-column; a CSV file needs a first line with the names",
         )
     kind = columns.field(found).type
     if pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         raise InputRefused(
-            f"The column {found!r} of {path} has the type {kind}, which is that of images: the file is a shard.",
+            f"The column {found!r} of {path} has the type {kind}, which is the type of images: the file is a shard.",
             wanted="a list with a column of paths",
             next_step="give the shard to `oodscreen run` as it is (add --image-root, if it contains paths)",
         )

@@ -1,8 +1,8 @@
-"""Walk a folder with its subfolders in a fixed order: by name, bytewise.
+"""Walk a folder and its subfolders in a fixed order: by the bytes of the names.
 
-In: a folder, local or in an object store. Out: its files, one at a time. Memory grows with the number of names in one
-folder (their bytes and 12 bytes each), not with the number of files. No link leads out of the folder: a link to a file
-in the folder is followed, any other link is not.
+In: a folder, local or in an object store. Out: its files, one at a time. Memory grows with the number of names in a
+single folder (for each name, its bytes and 12 bytes more), but not with the number of all files. Only links to files in
+the walked folder or its subfolders are followed.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class FoundFile:
 
     Attributes:
         name: path relative to the walked folder, with `/`, as valid UTF-8.
-        place: path of the file; of a link, its target.
-        kind: what it is, after links are followed; `none` is neither, or a link that is not followed.
+        place: path of the file; for a followed link, the path of its target.
+        kind: `none` for anything that is neither a file nor a folder, for example a link to a file outside SOURCE.
         size: size in bytes.
         version: modification time in ns, or the version in an object store.
-        problem: why it cannot be read, or "".
+        problem: why the file or folder is not read, or "".
     """
 
     name: str
@@ -49,12 +49,12 @@ class FoundFile:
 
 
 def walk(root: Path, is_wanted: Callable[[str], bool], findings: Findings) -> Iterator[FoundFile]:
-    """Yield the wanted files of a folder, and count the others.
+    """Yield the wanted files of a folder and its subfolders, and count the other files.
 
     Args:
         root: the folder, resolved.
-        is_wanted: whether a name is that of a wanted file.
-        findings: counts everything else.
+        is_wanted: function that returns whether a file with this name is wanted.
+        findings: counts the other files, and the folders that cannot be read.
 
     Raises:
         OSError: the folder itself cannot be listed.
@@ -109,7 +109,7 @@ def _sorted_names(folder: Path) -> Iterator[str]:
 
 
 def _examine(root: Path, path: Path, name: str) -> FoundFile | None:
-    """What a local path is; None if it has vanished."""
+    """The file or folder at a local path; None if the path no longer exists."""
     try:
         status = os.lstat(path)
         if stat.S_ISLNK(status.st_mode):
@@ -122,12 +122,12 @@ def _examine(root: Path, path: Path, name: str) -> FoundFile | None:
 
 
 def _follow(root: Path, path: Path, name: str) -> FoundFile:
-    """What a link leads to."""
+    """The file to which a link leads, or the reason why the link is not followed."""
     try:
         target = Path(os.path.realpath(path, strict=True))
         status = os.stat(target)
     except FileNotFoundError:
-        return FoundFile(name, path, "none", problem="a link to no file")
+        return FoundFile(name, path, "none", problem="a link whose target does not exist")
     if stat.S_ISDIR(status.st_mode):
         return FoundFile(name, path, "folder", problem="a link to a folder, which is not followed")
     if not is_within(target, root):

@@ -1,7 +1,7 @@
-"""Images in tars of a WebDataset: the members with one key are a sample, and each image of a sample becomes a row.
+"""Images in tars of a WebDataset: the members with the same key are a sample, and each image of a sample becomes a row.
 
 In: a tar, or a folder of tars. Out: `ImageFile`s in the order of the tars and of their members. Nothing is extracted:
-an image is read from its position in the tar. Names in a tar are texts, and never paths that are opened.
+an image is read from its position in the tar. Names in a tar are used as texts, and never opened as paths.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _TEXTS = ("cls", "txt", "json")
 """Endings of the members whose texts become columns."""
 
 _TEXT_BYTES = 2**20
-"""Maximum size of one of these members, in bytes."""
+"""Maximum size of a member whose text becomes a column, in bytes."""
 
 
 @dataclass
 class _Sample:
-    """The members of one key."""
+    """The members of a tar with the same key."""
 
     key: str
     images: list[tuple[str, str, int, int]] = field(default_factory=list)
-    """Ending, name, offset and size of each image."""
+    """Ending, name, offset in the tar and size of each image; offset and size in bytes."""
     texts: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """By ending: name and text."""
+    """Name and text of each other member, by its ending."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class WebDataset:
 
     Attributes:
         root: the tar or the folder; resolved, if it is local.
-        is_folder: whether it is a folder.
+        is_folder: whether `root` is a folder.
     """
 
     root: Path
@@ -79,7 +79,7 @@ class WebDataset:
                 yield from self._read(found, findings)
 
     def _read(self, tar: FoundFile, findings: Findings) -> Iterator[ImageFile]:
-        """The images of one tar; of a damaged tar, the images before the damage, after which the tar is counted."""
+        """Yield the images of one tar; if the tar is damaged, yield those before the damage, and record the tar."""
         try:
             with open_bytes(tar.place) as raw:
                 for sample in _samples(_TarFile(raw), f"{tar.name}/" if tar.name else "", findings):
@@ -107,7 +107,7 @@ def _rows(sample: _Sample, tar: FoundFile, findings: Findings) -> Iterator[Image
 
 
 class _TarFile:
-    """The file of a tar; it keeps the last block that was read, from which the end of the tar is checked."""
+    """The file of a tar; keeps the last block that was read, which shows whether the tar is complete."""
 
     def __init__(self, raw: BufferedReader) -> None:
         self._raw = raw
@@ -115,7 +115,7 @@ class _TarFile:
         self.seek, self.tell = raw.seek, raw.tell
 
     def read(self, size: int = -1) -> bytes:
-        """Read bytes."""
+        """Read up to `size` bytes, and keep them as the last block."""
         self.last = self._raw.read(size)
         return self.last
 
@@ -130,7 +130,7 @@ class _TarFile:
 
 
 def _samples(file: _TarFile, prefix: str, findings: Findings) -> Iterator[_Sample]:
-    """Consecutive members with one key."""
+    """Yield the samples of a tar: consecutive members with the same key."""
     sample: _Sample | None = None
     try:
         for member in _members(file):
@@ -176,7 +176,7 @@ def _add(sample: _Sample, ending: str, name: str, member: tarfile.TarInfo, file:
         file.seek(member.offset_data)
         text = file.read(member.size)
         file.seek(position)
-        if len(text) == member.size:  # else the tar ends here, which is found next
+        if len(text) == member.size:  # otherwise, the tar ends here, and the next read reports the damage
             sample.texts[ending] = name, text.decode(errors="backslashreplace")
     else:
         findings.pass_over(name, f".{ending}" if ending else "")

@@ -139,7 +139,7 @@ def test_another_source_is_refused_by_what_it_is(tmp_path: Path, name: str, foun
     [
         ([], "contains no image"),
         (["a/notes.txt", ".hidden.png"], "Skipped: 1 file(s) without the ending of an image (.txt 1)"),
-        (["a.parquet"], "contains Parquet files, and no images"),
+        (["a.parquet"], "contains Parquet files, but no images"),
         (["a.png", "b.tar"], "contains image files and tars"),
     ],
 )

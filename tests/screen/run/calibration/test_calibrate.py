@@ -212,7 +212,7 @@ def test_a_truncated_calibration_is_refused(calibrate: Calibrate, article_onnx: 
 
 def test_rows_of_the_wrong_shape_are_refused(calibrate: Calibrate, tmp_path: Path) -> None:
     write_shard(tmp_path / "in" / "a.parquet", [encode(np.zeros((5, 5, 1), np.uint8))] * 1000)
-    with pytest.raises(InputRefused, match="wrong_shape: 5 x 5 pixels, the model takes 28 x 28") as refused:
+    with pytest.raises(InputRefused, match="wrong_shape: 5 x 5 pixels, but the model takes 28 x 28") as refused:
         calibrate(tmp_path / "in", config=RunConfig(passes=PASSES, device="cpu", go_on=True))
     assert "in the image size of the model" in refused.value.next_step
 
