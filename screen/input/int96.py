@@ -41,7 +41,8 @@ def timestamp_unit(shard: ShardRef, names: Sequence[str]) -> str:
             f"The INT96 timestamps of {shard.name} contain dates outside 1677 to 2262 ({', '.join(distant)}), "
             f"and times with fractions of 1 us ({', '.join(precise)}).",
             wanted="one unit in which all these timestamps are exact: ns (only from 1677 to 2262) or us",
-            next_step="leave out the columns of one list (--keep, --id-column), or write all these columns as text",
+            next_step="leave out the columns in one of these two lists (--keep, --id-column), or write all of these "
+            "columns as text",
         )
     return "us" if distant else "ns"
 

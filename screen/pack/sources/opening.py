@@ -150,5 +150,8 @@ def _refuse_file(source: str, path: Path) -> InputRefused:
         step = f"pack its folder: oodscreen pack {shlex.quote(folder)} SHARDS"
     else:
         what = f"a file with the ending {PurePosixPath(name).suffix!r}" if PurePosixPath(name).suffix else "a file"
-        step = "give the folder of the images; if the file is a list of paths, rename it with the ending of a list"
+        step = (
+            "give the folder of the images; if the file is a list of paths, rename the file so that its name ends in "
+            ".csv, .tsv, .jsonl, .ndjson or .parquet"
+        )
     return InputRefused(f"SOURCE {source} is {what}.", wanted=_WANTED, next_step=step)
