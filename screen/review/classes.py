@@ -1,7 +1,7 @@
 """Labels and the classes that they name: the model's class names, `out of distribution` and `unusable`.
 
-In: values of label columns, and results with the record of their run, or the model. Out: `Choice`s; `ClassNames`, whose
-choices are all different; and the classes that each text names.
+In: values of label columns, results with the record of their run, and optionally the model file. Out: `Choice`s;
+`ClassNames`, whose choices are all different; and the classes that each text names.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ Choice = str | int
 
 
 def as_choice(value: Any) -> Choice | None:
-    """A label as stored in a column: an integer or whole float is a class number, any other value a text.
+    """The choice for a stored label: a class number for an integer or whole float, else a text.
 
-    None stands for a missing label: null, NaN, or a text without characters other than spaces.
+    The result is None for a missing label: null, NaN or blank text.
     """
     if value is None or value != value:  # NaN marks a missing label in a float column
         return None
@@ -43,7 +43,7 @@ def as_choice(value: Any) -> Choice | None:
 
 @dataclass(frozen=True)
 class ClassNames:
-    """The choices of an annotator.
+    """The choices available to an annotator.
 
     Attributes:
         names: class names of a classifier; empty for a regression.
@@ -85,13 +85,13 @@ class ClassNames:
 
 
 def classes_by_text(class_names: tuple[str, ...], count: int) -> dict[str, tuple[int, ...]]:
-    """The classes that each text names, by the text: several classes if they have the same name.
+    """Class numbers by label text; a text that is the name of several classes has several numbers.
 
-    A class is named by its name in the model and by its name in a queue, which differ for a name that is not unique or
-    not printable. A class number as text (`3`) names its class if no class name is a numeral.
+    A class has a name in the model and a name in a queue; these two differ if the name in the model is not unique or
+    not printable. A class number as text (`3`) is also a key of the result if no class name is a numeral.
 
     Args:
-        class_names: class names of the model; ignored unless there is one for each class.
+        class_names: class names of the model; ignored unless there is a name for each class.
         count: number of classes.
     """
     if len(class_names) != count:
@@ -107,10 +107,10 @@ def classes_by_text(class_names: tuple[str, ...], count: int) -> dict[str, tuple
 
 
 def name_classes(results: Results, model: str | None) -> tuple[ClassNames, ModelContract | None]:
-    """The choices of an annotator, and the contract of the model if its file is given.
+    """The choices available to an annotator, and the contract of the model if the model file is given.
 
-    Without the file, the class names are those in the record of the run, which are the same as in the model; without a
-    record, they are class numbers.
+    Without the file, the class names are those in the record of the run; without a record, class numbers are the names.
+    Class names given for the results (`Results.given_names`) take precedence.
 
     Args:
         results: results of the model.
@@ -124,7 +124,7 @@ def name_classes(results: Results, model: str | None) -> tuple[ClassNames, Model
     read = read_model(as_path(model))
     if read.digest != results.model:
         raise OptionRefused(
-            f"The digest of --model {model} is {read.digest[:16]}; that of the model of the results is "
+            f"The digest of --model {model} is {read.digest[:16]}, but the model of the results has the digest "
             f"{results.model[:16]}.",
             wanted="the model file that produced these results",
             next_step="give that file, or leave out --model to use the class names recorded by the run",
@@ -139,10 +139,11 @@ def name_classes(results: Results, model: str | None) -> tuple[ClassNames, Model
 
 
 def use_class_names(results: Results, names: tuple[str, ...]) -> Results:
-    """The results with these class names in place of the recorded ones; unchanged without names.
+    """The results with these class names in place of the recorded names; unchanged if `names` is empty.
 
     Raises:
-        OptionRefused: the number of names is not the number of classes, names are equal, or the model is a regression.
+        OptionRefused: the number of names is not the number of classes, two names are equal, or the model is a
+            regression.
     """
     if not names:
         return results
@@ -152,7 +153,7 @@ def use_class_names(results: Results, names: tuple[str, ...]) -> Results:
 
 
 def _recorded_classes(results: Results) -> ClassNames:
-    """The class names in the record of the run, if it has a name for each class; else class numbers."""
+    """The given or recorded class names if there is a name for each class; else class numbers."""
     numbers = _number_classes(results) or ClassNames((), several=False)
     recorded = results.class_names
     if not recorded or len(recorded) != len(numbers.names):
@@ -161,7 +162,10 @@ def _recorded_classes(results: Results) -> ClassNames:
 
 
 def _number_classes(results: Results) -> ClassNames | None:
-    """Class numbers as names, counted in the first scored row; empty for a regression, None without a scored row."""
+    """Class numbers as names, for the number of classes in the first scored row.
+
+    The names are empty for a regression; the result is None without a scored row.
+    """
     for entry in results.entries:
         for table in results.batches(entry, ["mean", "prediction", "largest_label_entropy"]):
             for row in table.to_pylist():
@@ -175,7 +179,7 @@ def _number_classes(results: Results) -> ClassNames | None:
 
 
 def _make_distinct(texts: tuple[str, ...]) -> tuple[str, ...]:
-    """Class names for a labelling form: on one line, printable and all different."""
+    """Class names for a labelling form: each printable, on one line, and different from the other choices."""
     names: list[str] = []
     taken = set(_RESERVED)
     for index, text in enumerate(texts):
@@ -190,5 +194,5 @@ def _make_distinct(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _make_printable(text: str) -> str:
-    """The text on one line, with a single space for each run of spaces and unprintable characters."""
+    """The text on one line, with a single space for each sequence of spaces and unprintable characters."""
     return " ".join("".join(" " if unicodedata.category(one)[0] in "CZ" else one for one in text).split())

@@ -46,7 +46,7 @@ class Candidates:
         source: `flagged` or `audit`, the same for all rows.
         score: the score that orders the rows; `draw` for the audit sample.
         reasons: counts of all flagged rows by main reason; empty for the audit sample.
-        without_image: counts of the selected rows whose image cannot be shown, by status; not among the rows.
+        without_image: counts of the selected rows whose image cannot be shown, by status; these are not candidates.
     """
 
     shard: NDArray[np.int32]
@@ -68,7 +68,7 @@ def reason_names(reasons: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def main_reason(reasons: Sequence[str] | None) -> str:
-    """Main reason of a flag, for counts: the most unusual detector, or the scores that the flag rule compares."""
+    """Main reason of a flag, for counts: the most unusual detector, or the scores and statuses in the conditions."""
     if not reasons:
         return ""
     if reasons[-1].startswith(MOST_UNUSUAL):
@@ -86,8 +86,8 @@ def choose_score(results: Results, order_by: str | None) -> str:
         order_by: a score chosen by the user; None for the default.
 
     Raises:
-        OptionRefused: the score does not exist, is null in every row of these results, or compares passes, and the run
-            had one pass.
+        OptionRefused: the score does not exist, is null in every row of these results, or compares passes although the
+            run had only one pass.
     """
     if order_by is not None:
         if order_by not in HIGH_IS_SUSPICIOUS:
@@ -100,7 +100,7 @@ def choose_score(results: Results, order_by: str | None) -> str:
         if order_by in constant or not _with_values(results, (order_by,)):
             available = _with_values(results, tuple(name for name in HIGH_IS_SUSPICIOUS if name not in constant))
             if available:  # if no row was scored, there is nothing to order
-                problem = "compares passes, but there is one for each" if order_by in constant else "is null in every"
+                problem = "compares passes, but there is one pass per" if order_by in constant else "is null in every"
                 raise OptionRefused(
                     f"--order-by {order_by} {problem} row of {results.name}.",
                     wanted=f"a score that is not null{' or constant' if constant else ''} in these results: "
@@ -112,13 +112,13 @@ def choose_score(results: Results, order_by: str | None) -> str:
 
 
 def is_high_suspicious(results: Results, score: str) -> bool:
-    """Whether high values of a score are suspicious: as in the flag rule if it compares the score, else by default."""
+    """Whether high values of a score are suspicious, by the flag rule or, if no condition compares it, by default."""
     by_rule = flags_high(results.rule, score)
     return HIGH_IS_SUSPICIOUS[score] if by_rule is None else by_rule
 
 
 def _with_values(results: Results, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The given columns that are not null in every row; some are null for some models, or without a calibration."""
+    """Those of the given columns that have a value in at least one row."""
     missing = dict.fromkeys(names)
     for _, table in _tables(results, list(names)):
         for name in [name for name in missing if table[name].null_count < len(table)]:
@@ -129,7 +129,7 @@ def _with_values(results: Results, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def check_per_class(results: Results) -> None:
-    """Raise an error if the model predicts no class, which `--per-class` requires.
+    """Raise an error if the model predicts no class, because `--per-class` requires a predicted class.
 
     Raises:
         OptionRefused: no scored row has a predicted class.
@@ -158,14 +158,15 @@ def check_reasons(reasons: tuple[str, ...]) -> None:
 
 
 def rank_flagged(results: Results, score: str, reasons: tuple[str, ...]) -> Candidates:
-    """The flagged rows, most suspicious first.
+    """The flagged rows whose image can be shown, most suspicious first.
 
-    Rows without this score come last; ties keep the order of the results.
+    Rows in which the score is null come last; rows with equal scores keep the order of the results.
 
     Args:
         results: results to rank.
         score: the score that orders the rows.
-        reasons: scores and statuses; rows with a flag reason that names one of them are selected. Empty for all rows.
+        reasons: scores and statuses; only rows with one of these in a flag reason are selected. If empty, all flagged
+            rows are selected.
     """
     counted: Counter[str] = Counter()
     imageless: Counter[str] = Counter()
@@ -190,11 +191,11 @@ def draw_audit(results: Results, share: float, seed: int) -> Candidates:
     """A random sample of the unflagged rows, in random order.
 
     Each row's pseudorandom number is computed from the seed and the row's id, mean and std. The sample is therefore
-    reproducible; if the input has an id column, it does not depend on the division of rows into shards.
+    reproducible and, if the input has an id column, independent of the division of rows into shards.
 
     Args:
         results: results to draw from.
-        share: expected fraction of the unflagged rows to draw, 0 to 1.
+        share: expected share of the unflagged rows to draw, 0 to 1.
         seed: seed of the pseudorandom numbers.
     """
     found = [_Found.empty()]

@@ -1,6 +1,6 @@
 """Open the results of a finished run, and read result rows in batches or by position.
 
-In: RESULTS. Out: a `Results`. Each result shard is compared with its manifest entry when it is opened.
+In: RESULTS. Out: a `Results`. Each result shard is compared with its manifest entry when the shard is opened.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Results:
         name: name for display.
         identity: settings of the run, as recorded in the manifest.
         entries: manifest entries of the result shards, sorted by name.
-        record: record of the last run; None if it is missing or of another configuration.
+        record: record of the last run; None if the record is missing or belongs to another configuration.
         given_names: class names that replace the recorded ones; empty if none were given.
     """
 
@@ -131,7 +131,7 @@ class Results:
 
     @property
     def model_version(self) -> str:
-        """Shortened digests of model and configuration; predictions also depend on settings such as the passes."""
+        """Shortened digests of the model and the configuration, because predictions depend on both."""
         return f"{self.model[:12]}-{str(self.identity['configuration'])[:8]}"
 
     @property
@@ -161,7 +161,7 @@ class Results:
         return sum(entry.flagged for entry in self.entries)
 
     def batches(self, entry: ManifestEntry, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Some columns of all rows of a shard, batch by batch.
+        """The given columns of all rows of a shard, batch by batch.
 
         Raises:
             InputRefused: the shard was changed or damaged after the run.
@@ -172,11 +172,11 @@ class Results:
                 yield _select(batch, columns)
 
     def take(self, entry: ManifestEntry, rows: Sequence[int] | NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
-        """Some columns of some rows of a shard; only the row groups that contain these rows are read.
+        """The given columns of the given rows of a shard; only the row groups that contain these rows are read.
 
         Args:
             entry: manifest entry of the shard.
-            rows: positions, ascending.
+            rows: positions in the shard, ascending.
             columns: names of the columns.
 
         Raises:
@@ -204,9 +204,9 @@ class Results:
         return int(self.identity["result_format"])
 
     def _stored(self, columns: Sequence[str]) -> list[str]:
-        """The columns to read from a file, without those that its format lacks.
+        """Names of the columns to read from a result shard, without columns that the format of the results lacks.
 
-        Format 1 has the reasons of a flag in `flag_reason` alone.
+        In format 1, the reasons of a flag are only in `flag_reason`.
         """
         renamed = {"flag_reasons": "flag_reason"} if self._format == 1 else {}
         lacking = {column.name for column in SCORES_OF_ALL_FORMATS}
@@ -272,7 +272,7 @@ def _select(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.Table:
 
 
 def add_missing_scores(table: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """The table with null columns for those of `columns` that are scores of another format of results."""
+    """The table with an additional null column for each score in `columns` that the format of the results lacks."""
     for column in SCORES_OF_ALL_FORMATS:
         if column.name in columns and column.name not in table.column_names:
             table = table.append_column(column.name, pa.nulls(len(table), column.type))
@@ -283,7 +283,7 @@ def open_results(source: str) -> Results:
     """The results in the OUTPUT folder of a run.
 
     Raises:
-        InputRefused: the source contains no readable manifest, or its last run did not finish.
+        InputRefused: the source contains no readable manifest, or the last run did not finish.
         OutputLocked: a run is writing the results.
     """
     folder = as_path(source)
@@ -326,7 +326,7 @@ def _in_order(manifest: ManifestFile) -> tuple[ManifestEntry, ...]:
 
 
 def _suggest(output: Path) -> str:
-    """The next step if a folder has no manifest: folders one level deeper that have one, if any."""
+    """The next step for a folder without a manifest; it names up to three subfolders that have a manifest."""
     if is_local(output):
         deeper = sorted(str(path.parent) for path in output.glob(f"*/{MANIFEST_NAME}"))
         if deeper:

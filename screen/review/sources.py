@@ -1,6 +1,6 @@
 """Find the input shard of a result shard, and verify that the input shard is unchanged since it was scored.
 
-In: a manifest entry, and optionally the new location of the input. Out: a `ShardRef` of the scored shard, or an error.
+In: a manifest entry, and optionally the new location of the input. Out: a `ShardRef` of the input shard, or an error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from screen.review.text import clip
 
 
 class SourceMismatch(Exception):
-    """The input shard is unavailable or differs from the scored one; the message is a predicate of the shard."""
+    """The input shard is unavailable, or differs from the shard that was scored.
+
+    The message is a predicate: the name of the shard is its subject.
+    """
 
 
 class SourceMissing(SourceMismatch):
@@ -40,7 +43,7 @@ def find_source(entry: ManifestEntry, columns: ColumnMapping, moved_to: str | No
 
     Raises:
         SourceMissing: the shard does not exist.
-        SourceMismatch: the shard cannot be read, or is not the scored one.
+        SourceMismatch: the shard cannot be read, lacks a column, or is not the shard that was scored.
     """
     try:
         root = as_path(entry.root) if moved_to is None else _folder(as_path(moved_to)).resolve()

@@ -1,7 +1,7 @@
 """Make text from data safe to display.
 
-In: text from a shard, a path or an error. Out: text without control characters: cut to a maximum length, or without
-markup of a terminal table.
+In: text from a shard, a path or an error. Out: text without control characters, cut to a maximum length or with escaped
+console markup.
 """
 
 from __future__ import annotations
@@ -22,5 +22,5 @@ def valid_text(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    """The text, for a console that interprets markup."""
+    """The text with escaped markup and escaped unprintable characters, for a console that interprets markup."""
     return markup.escape(printable(text))

@@ -379,7 +379,7 @@ BAD: dict[str, tuple[str, str]] = {
     ),
     "no such distance": ("calibrate good.onnx shards -o c --review-rate 0.1 --distance x", "--distance is 'x'"),
     "no such reference": ("calibrate good.onnx shards -o c --review-rate 0.5 --reference no", "no does not exist"),
-    "an evaluation of images": ("evaluate shards", "is not a scored shard"),
+    "an evaluation of images": ("evaluate shards", "is not a result shard"),
     "an evaluation of nothing": ("evaluate missing", "missing does not exist"),
     "an inspection of nothing": ("inspect missing.onnx", "cannot be read"),
     "a limit that is none": ("run good.onnx shards out --max-bad-rows few", "--max-bad-rows is 'few'"),

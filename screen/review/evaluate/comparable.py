@@ -1,4 +1,4 @@
-"""Find the scores of two sets of results that have the same scale.
+"""Find the scores that have the same scale in two sets of results.
 
 In: the `SourceRows` of two sets. Out: the scores that cannot be compared, and notes on the settings that differ.
 Results of different models are refused.
@@ -24,7 +24,7 @@ _NOTED = {
     "mask_algorithm": "the mask version",
     "adaptive": "early exit",
 }
-"""Settings that change scores a little, and the mean of some scores."""
+"""Settings that slightly change the scores of each row, and the mean of some scores."""
 
 _DEFAULTS = {"precision": "float32"}
 """Values of settings that older results do not record."""
@@ -35,8 +35,9 @@ class Comparison:
     """How two sets of results can be compared.
 
     Attributes:
-        left_out: scores that have another scale in the other set, and those that compare passes if there is only one.
-        notes: what differs, in sentences.
+        left_out: scores that have different scales in the two sets and, if a run had one pass, scores that compare
+            passes.
+        notes: sentences on the settings that differ.
     """
 
     left_out: frozenset[str]
@@ -56,10 +57,11 @@ def compare_settings(known: SourceRows, other: SourceRows) -> Comparison:
         raise InputRefused(
             f"The results of {both} were produced by different models: {', '.join(str(one)[:12] for one in models)}.",
             wanted="results of one model, because the scores of different models have different scales",
-            next_step="score all sets with the same model, and evaluate these results",
+            next_step="score all sets with the same model, and evaluate the new results",
         )
     notes = [
-        f"{both} differ in {words} ({', '.join(map(str, values))}): the scores are only roughly comparable"
+        f"the results of {both} differ in {words} ({', '.join(map(str, values))}): the scores are only roughly "
+        "comparable"
         for name, words in _NOTED.items()
         if len(values := _values(settings, name)) > 1
     ]
@@ -73,8 +75,8 @@ def compare_settings(known: SourceRows, other: SourceRows) -> Comparison:
     digests = ", ".join(str(one)[:12] for one in calibrations)
     notes.insert(
         0,
-        f"{both} were scored with different calibrations ({digests}): ood_score, p_value and the distances have "
-        "different scales and are left out, and the shares of flagged rows belong to different thresholds",
+        f"the rows of {both} were scored with different calibrations ({digests}): ood_score, p_value and the distances "
+        "have different scales and are left out, and the shares of flagged rows belong to different thresholds",
     )
     return Comparison(left_out | CALIBRATED, tuple(notes))
 

@@ -31,7 +31,7 @@ class LabelledEvaluation:
         ece: expected calibration error of the confidence, 15 bins of equal width (Guo et al. 2017, eq. 3).
         error_left: for each score, the error rate of the unreviewed rows at each of `SHARES`, if the rows are reviewed
             in the order of the score, most unusual first.
-        rows: number of scored rows with a label; all metrics are of these rows.
+        rows: number of scored rows with a label; only these rows enter the metrics.
         unlabelled: number of scored rows without a label.
         unscored: number of rows without a prediction, because they could not be scored.
         flagged: accuracy of the labelled rows that the run flagged.
@@ -65,7 +65,7 @@ def compare_labels(
 
     Raises:
         InputRefused: no row has a label.
-        OptionRefused: the model predicts no class, or a label is not a class of the model.
+        OptionRefused: the model predicts no class, or a label does not name exactly one class of the model.
     """
     if scored["prediction"].null_count:
         raise OptionRefused(
@@ -80,7 +80,7 @@ def compare_labels(
         raise InputRefused(
             f"None of the {len(scored)} scored row(s) has a label: the column {label!r} is null or blank.",
             wanted="a label in at least one scored row",
-            next_step="give another --label-column, or leave it out",
+            next_step="give another --label-column, or leave out --label-column",
         )
     known, labels = scored.filter(pa.array(has_label)), labels[has_label]
     right = np.asarray(known["prediction"]) == labels
@@ -108,7 +108,7 @@ def compare_labels(
 
 
 def expected_calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """Mean |accuracy - confidence| over 15 bins, weighted by the rows in each bin (Guo et al. 2017, eq. 3).
+    """Mean |accuracy - confidence| over 15 bins, weighted by the number of rows per bin (Guo et al. 2017, eq. 3).
 
     Args:
         confidence: `[n]`, 0 to 1.

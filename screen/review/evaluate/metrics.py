@@ -46,11 +46,11 @@ class SetEvaluation:
     """Metrics of one out-of-distribution set.
 
     Attributes:
-        name: RESULTS of the set, as given by the user.
+        name: location of the results of the set, as given by the user.
         rows: number of rows.
-        scored: number of scored rows; only these enter the metrics.
+        scored: number of scored rows; only these enter the separations.
         flagged: share of all rows that the run flagged.
-        separations: one for each score that is not null.
+        separations: metrics of each score that has values in this set and in the in-distribution rows.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Evaluation:
         flagged: share of all in-distribution rows that the run flagged.
         labelled: metrics against labels; None without labels.
         sets: metrics of each out-of-distribution set.
-        notes: settings in which the sets differ, so that their scores are not or only roughly comparable.
+        notes: sentences on settings that differ, which make scores incomparable or only roughly comparable.
     """
 
     rows: int
@@ -94,10 +94,11 @@ def evaluate_results(known: str, others: Sequence[str], *, label: str | None = N
         label: column with the correct class of each in-distribution row, copied by `--keep`; None without labels.
 
     Raises:
-        InputRefused: a source contains no results or unfinished results, no in-distribution row was scored, or the
-            results were produced by different models.
+        InputRefused: a source contains no results or unfinished results, no in-distribution row was scored or labelled,
+            or the results were produced by different models.
         OutputLocked: a run is writing the results.
-        OptionRefused: scikit-learn is not installed, or the label column does not exist.
+        OptionRefused: scikit-learn is not installed, the label column does not exist, or the labels do not fit the
+            model.
     """
     import_metrics()
     rows = read_rows(known, label)
@@ -166,7 +167,7 @@ def _compare(known: pa.Table, name: str, table: pa.Table, scores: list[str]) -> 
 
 
 def _scores_of(scored: pa.Table) -> list[str]:
-    """The scores that are not null in every row."""
+    """The scores that have a value in at least one row."""
     present = (name for name in HIGH_IS_SUSPICIOUS if name in scored.column_names)
     return [name for name in present if scored[name].null_count < len(scored)]
 

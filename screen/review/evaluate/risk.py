@@ -1,6 +1,6 @@
-"""Do flags and scores follow errors? Accuracy of flagged and unflagged rows, and the risk-coverage curve of a score.
+"""Accuracy of a group of rows, area under the risk-coverage curve of a score, and error rates of unreviewed rows.
 
-In: scores and flags `[n]`, and whether each prediction is right. Out: shares and areas. Pure: no I/O, no model.
+In: a score `[n]`, and whether each prediction is correct `[n]`. Out: shares and areas. Pure: no I/O, no model.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from screen.decide.intervals import wilson_interval
 
 SHARES = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
-"""Reviewed fractions of the rows at which the error rate of the other rows is measured."""
+"""Reviewed shares of the rows at which the error rate of the unreviewed rows is measured."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class GroupAccuracy:
     Attributes:
         rows: number of rows in the group.
         wrong: number of wrong predictions.
-        accuracy: share of right predictions, 0 to 1; None without rows.
+        accuracy: share of correct predictions, 0 to 1; None without rows.
         low: lower end of the 95 % interval of the accuracy (Wilson 1927); 0 without rows.
         high: upper end of the 95 % interval; 1 without rows.
     """
@@ -40,7 +40,7 @@ class GroupAccuracy:
         """The accuracy of a group.
 
         Args:
-            right: `[n]`, whether the prediction is right.
+            right: `[n]`, whether the prediction is correct.
         """
         rows, hits = len(right), int(right.sum())
         return cls(rows, rows - hits, hits / rows if rows else None, *wilson_interval(hits, rows))
@@ -48,15 +48,15 @@ class GroupAccuracy:
 
 @dataclass(frozen=True)
 class ScoreRisk:
-    """How well the order of one score puts wrong predictions last.
+    """How well the order of the rows by one score puts wrong predictions last.
 
     Attributes:
         score: the score's column.
-        high_is_unusual: whether rows with high values are accepted last; False: rows with low values.
-        rows: number of labelled rows in which the score is not null; only these enter the area.
+        high_is_unusual: whether rows with high values are accepted last; False: rows with low values are.
+        rows: number of labelled rows in which the score is not null; only these rows enter the area.
         aurc: area under the risk-coverage curve, an error rate, 0 to 1; lower is better.
-        excess_aurc: `aurc` minus the area of the best order of the same rows, in which all right predictions come first
-            (E-AURC, Geifman et al. 2019); 0 is the best.
+        excess_aurc: `aurc` minus the area of the best order of the same rows, in which all correct predictions come
+            first (E-AURC, Geifman et al. 2019); 0 is the best value.
     """
 
     score: str
@@ -74,7 +74,7 @@ class ScoreRisk:
         Args:
             score: name of the score.
             values: `[n]`, values of the score; NaN where the score is null.
-            right: `[n]`, whether the prediction is right.
+            right: `[n]`, whether the prediction is correct.
             high_is_unusual: whether high values are unusual.
         """
         present = ~np.isnan(values)
@@ -98,9 +98,10 @@ def risk_coverage_area(suspicion: NDArray[Any], right: NDArray[np.bool_]) -> flo
     error rate of all rows, and no area depends on the order in which rows are stored.
 
     Args:
-        suspicion: `[n]`, n at least 1, no NaN: high values are accepted last. For a column of the results, this is the
-            score, negated if low values are unusual (`screen.decide.detectors.HIGH_IS_SUSPICIOUS`).
-        right: `[n]`, whether the prediction is right.
+        suspicion: `[n]`, n at least 1, no NaN: rows with high values are accepted last. For a column of the results,
+            the suspicion is the score, negated if low values are unusual
+            (`screen.decide.detectors.HIGH_IS_SUSPICIOUS`).
+        right: `[n]`, whether the prediction is correct.
     """
     order = np.argsort(suspicion, kind="stable")
     ordered = suspicion[order]
@@ -114,7 +115,8 @@ def error_left(values: NDArray[Any], right: NDArray[np.bool_]) -> tuple[float, .
     """Error rate of the unreviewed rows at each of `SHARES`; 0 if no row is unreviewed.
 
     Args:
-        values: `[n]`, sort key: rows are reviewed in descending order of their values, ties in the order of the rows.
+        values: `[n]`, sort key: rows are reviewed in descending order of their values; rows with equal values keep
+            their order.
         right: `[n]`, whether the prediction is correct.
     """
     wrong = ~right[np.argsort(-values, kind="stable")]

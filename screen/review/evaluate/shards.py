@@ -1,4 +1,4 @@
-"""Read the rows of results that an evaluation needs.
+"""Read the result rows that an evaluation needs.
 
 In: a source: a folder, a file or a glob. Out: a table of all rows, the class names in the record of the run, and the
 settings of the runs.
@@ -49,14 +49,14 @@ def read_rows(source: str, label: str | None) -> SourceRows:
     """All rows of a source.
 
     Args:
-        source: a folder of results, a file or a glob. Of a folder with a manifest, only the shards in the manifest are
-            read. Class names are empty if the source has no manifest or its model has no class names.
+        source: a folder of results, a file or a glob. In a folder with a manifest, only the shards in the manifest are
+            read. Class names are empty if the source has no manifest or the record of the run has no class names.
         label: column of labels to read; None without labels.
 
     Raises:
         InputRefused: the source contains no results or unfinished results.
         OutputLocked: a run is writing the results.
-        OptionRefused: the label column does not exist, or its types in two shards have no common type.
+        OptionRefused: the label column does not exist, or a column has types in two shards that have no common type.
     """
     paths, class_names = _shards_of(source)
     tables = [_read_shard(path, label) for path in paths]
@@ -71,7 +71,7 @@ def read_rows(source: str, label: str | None) -> SourceRows:
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise OptionRefused(
             f"A column of {source} has different types in different shards: {str(error).splitlines()[0]}.",
-            wanted="the same type in every shard, also of the column given with --label-column",
+            wanted="the same type of each column in every shard, including the column given with --label-column",
             next_step="evaluate the results of a single run",
         ) from error
 
@@ -122,7 +122,10 @@ def _read_settings(path: Path, schema: pa.Schema) -> dict[str, Any] | None:
 
 
 def _shards_of(source: str) -> tuple[list[Path], tuple[str, ...]]:
-    """Result shards in the manifest, and recorded class names; without a manifest, all shards, and no class names."""
+    """Paths of the result shards in the manifest, and the recorded class names.
+
+    Without a manifest, the paths are those of all Parquet files, and there are no class names.
+    """
     if not (as_path(source) / MANIFEST_NAME).is_file():
         listing = list_shards(source)
         for one in listing.unlisted[:1]:
@@ -131,7 +134,7 @@ def _shards_of(source: str) -> tuple[list[Path], tuple[str, ...]]:
     results = open_results(source)
     if not results.entries:
         raise InputRefused(
-            f"{source} contains no scored shard.",
+            f"{source} contains no result shard.",
             wanted="results of `oodscreen run`",
             next_step="run `oodscreen check` on these results",
         )
@@ -140,7 +143,7 @@ def _shards_of(source: str) -> tuple[list[Path], tuple[str, ...]]:
 
 def _no_results(path: Path | str, why: str) -> InputRefused:
     return InputRefused(
-        f"{path} is not a scored shard: {why}.",
+        f"{path} is not a result shard: {why}.",
         wanted="results of `oodscreen run`",
         next_step="score these rows with `oodscreen run`, and give the OUTPUT folder of that run",
     )

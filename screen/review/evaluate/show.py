@@ -21,7 +21,7 @@ from screen.review.text import escape
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print the metrics: one table for each out-of-distribution set and, with labels, one of error rates."""
+    """Print the metrics: a table for each out-of-distribution set and, with labels, tables of accuracy and errors."""
     console.print(
         f"in distribution: {evaluation.rows} rows, {evaluation.scored} scored, {evaluation.flagged:.1%} flagged"
     )
@@ -52,7 +52,7 @@ def _print_labelled(labelled: LabelledEvaluation, console: Console) -> None:
     console.print(f"{flagged.wrong} of {flagged.wrong + unflagged.wrong} wrong predictions are in flagged rows.")
     console.print(
         "area under the risk-coverage curve (AURC): mean error rate of the accepted rows if the least unusual rows are "
-        f"accepted first; a score without information has {1 - labelled.accuracy:.3%}",
+        f"accepted first; a score without information has an AURC of {1 - labelled.accuracy:.3%}",
         soft_wrap=True,
     )
     table = Table(Column("score", no_wrap=True), "unusual values", "rows", "AURC", "AURC above the best order")
@@ -69,7 +69,7 @@ def _print_labelled(labelled: LabelledEvaluation, console: Console) -> None:
 
 
 def plot_evaluation(evaluation: Evaluation, path: Path) -> None:
-    """Plot the FPR at 95 % TPR of each score and set and, with labels, error rates of unreviewed rows.
+    """Plot the FPR at 95 % TPR of each score and set and, with labels, the error rates of the unreviewed rows.
 
     Args:
         evaluation: the metrics to plot.
@@ -83,7 +83,7 @@ def plot_evaluation(evaluation: Evaluation, path: Path) -> None:
     except ImportError as error:
         raise missing_library("matplotlib", extra="evaluate") from error
     panels = (1 if evaluation.sets else 0) + (1 if evaluation.labelled else 0)
-    figure = Figure(figsize=(6.4 * max(1, panels), 4.2))  # not pyplot's, whose backend belongs to the caller
+    figure = Figure(figsize=(6.4 * max(1, panels), 4.2))  # without pyplot, whose backend is global
     left = list(figure.subplots(1, max(1, panels), squeeze=False)[0])
     if evaluation.sets:
         axis = left.pop(0)
@@ -112,7 +112,7 @@ def plot_evaluation(evaluation: Evaluation, path: Path) -> None:
 
 
 def write_evaluation(evaluation: Evaluation, config: EvaluationConfig) -> None:
-    """Write the metrics and the plot to the files that the options name.
+    """Write the metrics and the plot to the files given by the options.
 
     Raises:
         OptionRefused: matplotlib is not installed, or the plot cannot be written.

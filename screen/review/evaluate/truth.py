@@ -30,7 +30,8 @@ def read_classes(column: pa.ChunkedArray, name: str, class_names: tuple[str, ...
         count: number of classes.
 
     Raises:
-        OptionRefused: a label is not a class of the model, or is the name of several classes.
+        OptionRefused: a label is not a class of the model, or is the name of several classes; or the column contains
+            neither numbers nor text.
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -70,15 +71,15 @@ def _refuse(
     if len(class_names) != count:
         next_step = "give class numbers, or record class names: run the same `oodscreen run` again with --classes"
     return OptionRefused(
-        f"{rows} of {of} scored row(s) have a label in --label-column {name} that is not one class of the model: "
-        f"{', '.join(unusable[:_EXAMPLES])}{more}.",
+        f"{rows} of {of} scored row(s) have a label in --label-column {name} that does not name exactly one class of "
+        f"the model: {', '.join(unusable[:_EXAMPLES])}{more}.",
         wanted=_describe(class_names, count),
         next_step=next_step,
     )
 
 
 def _describe(class_names: tuple[str, ...], count: int) -> str:
-    """The labels that a model with these classes has."""
+    """Description of the labels that are valid for a model with these classes."""
     numbers = f"class numbers from 0 to {count - 1}"
     if len(class_names) != count:
         return f"{numbers} (no class names are recorded in these results)"

@@ -1,6 +1,6 @@
 """Read annotations from Label Studio's JSON export, or from a table: Parquet, JSON Lines or CSV.
 
-In: a file. Out: `LabelSets`, for each question of the form the votes of the annotators for each labelled row. If an
+In: a file. Out: `LabelSets`: for each question of the labelling form, the annotators' votes on each labelled row. If an
 annotator voted on a row several times, only the last vote counts. Cancelled and empty annotations are not votes, and
 neither are choices for a region of an image.
 """
@@ -22,7 +22,7 @@ from screen.review.labels.votes import Annotations, RowName
 from screen.review.text import valid_text
 
 LabelSets = dict[str, Annotations]
-"""Annotations of each question. A key is the name of a Choices tag in Label Studio, or "" for a file with one column of
+"""Annotations by question. A key is the name of a Choices tag in Label Studio, or "" for a file with one column of
 labels."""
 
 
@@ -31,17 +31,18 @@ def read_annotations(source: str, label_column: str) -> LabelSets:
 
     Args:
         source: a `.json` (Label Studio's export), `.parquet`, `.jsonl`, `.ndjson` or `.csv` file.
-        label_column: column or field with the label in the latter four: text, a class number, or a list of texts or
-            numbers.
+        label_column: column or field with the label, in all formats except `.json`: text, a class number, or a list of
+            texts or numbers.
 
     Raises:
-        InputRefused: the file cannot be read, has another format, or no task or row of it names a row of results.
+        InputRefused: the file cannot be read, has another format, or contains no task or row that names a row of
+            results.
     """
     path = as_path(source)
     ending = path.suffix.lower()
     if ending not in (".json", *TABLE_ENDINGS):
         raise InputRefused(
-            f"LABELS is {source}.",
+            f"LABELS {source} has no supported extension.",
             wanted="a .json file (Label Studio's export), a .parquet, .jsonl or .csv file, or the word label-studio",
             next_step="export the project as JSON, or read the labels from the server: give the word label-studio as "
             "LABELS, with --url and --project",
@@ -86,7 +87,7 @@ def read_export(file: IO[bytes], origin: str) -> LabelSets:
         raise _bad_export(origin, "is not a list of tasks")
     for task in tasks:
         if not isinstance(task.get("annotations"), list) or not isinstance(task.get("data"), dict):
-            raise _bad_export(origin, "has a task without `annotations` and `data`")
+            raise _bad_export(origin, "has a task that lacks `annotations` or `data`")
     controls = dict.fromkeys(
         control for task in tasks for one in task["annotations"] for control in _choices_by_control(one)
     )
@@ -97,7 +98,7 @@ def read_export(file: IO[bytes], origin: str) -> LabelSets:
 
 
 def _read_tasks(tasks: list[dict[str, Any]], control: str) -> Annotations:
-    """The answers to one question."""
+    """The annotations that answer one question."""
     annotations = Annotations()
     for task in tasks:
         annotations.read += 1
@@ -137,7 +138,7 @@ def _annotator(annotation: dict[str, Any]) -> Any:
 
 
 def _choices_by_control(annotation: Any) -> dict[str, tuple[Choice, ...]]:
-    """The choices for the whole image, by the name of their Choices tag; a choice for a region has its coordinates."""
+    """The choices for the whole image, by Choices tag; choices for a region, which have coordinates, are left out."""
     result = annotation.get("result") if isinstance(annotation, dict) else None
     found: dict[str, list[Choice]] = {}
     for region in result if isinstance(result, list) else []:
@@ -155,11 +156,11 @@ def choose_question(sets: LabelSets, control: str | None, wanted: Sequence[str])
 
     Args:
         sets: the annotations by question.
-        control: name that the user gave; None: the question that asks for the classes.
-        wanted: the choices of an annotator.
+        control: name given by the user; None for the question that asks for the classes.
+        wanted: the choices available to an annotator.
 
     Raises:
-        OptionRefused: no question has this name, or several could be meant.
+        OptionRefused: no question has this name, or, without a name, it is not clear which question is meant.
     """
     used = {name: {choice for votes in one.votes.values() for choice in votes.choices} for name, one in sets.items()}
     if control is None:
@@ -182,6 +183,6 @@ def _bad_export(origin: str, problem: str) -> InputRefused:
     return InputRefused(
         f"{origin} {problem}.",
         wanted="Label Studio's JSON export (not JSON-MIN, which lacks the annotators)",
-        next_step="choose JSON in the project's Export, or read the labels from the server: give the word label-studio "
-        "as LABELS, with --url and --project",
+        next_step="choose JSON in the project's Export dialog, or read the labels from the server: give the word "
+        "label-studio as LABELS, with --url and --project",
     )

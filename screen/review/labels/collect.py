@@ -53,11 +53,11 @@ def join_labels(
         order_by: score that groups the flagged rows; None for the default score of a queue.
         images: whether to write image bytes, and to compare the images with the keys of the labels.
         input_source: current location of the input shards; None if they were not moved.
-        control: name of the question whose answers are the labels; None: the question that asks for the classes.
+        control: name of the question whose answers are the labels; None for the question that asks for the classes.
         ledger: folder of the ledger with the exported rows of each image; None for the default folder.
 
     Raises:
-        InputRefused: the source contains no finished results, or no label matches them.
+        InputRefused: the source contains no finished results, or no label matches the results.
         OptionRefused: no label is a class of the model, the question is not clear, `order_by` or `model` does not fit
             the results, or `output` is not a valid path.
         OutputRefused: `output` exists and is not a file of labelled rows.
@@ -123,7 +123,7 @@ def read_labels(source: str, output: str, *, label_column: str, project: str | N
 
     Raises:
         InputRefused: the source contains no readable labels.
-        OptionRefused: an option has no effect, or the server or project is not available.
+        OptionRefused: an option has no effect, `output` is `source`, or the server or project is not available.
     """
     if source == "label-studio":
         from screen.review.queue.labelstudio_api import open_project
@@ -160,7 +160,7 @@ def _join(
     *,
     sign: float,
 ) -> Iterator[list[dict[str, Any]]]:
-    """The rows to write, shard by shard; outcomes are appended to `reviewed`, and `report` counts the rows."""
+    """The rows to write, shard by shard; outcomes are appended to `reviewed`, and rows are counted in `report`."""
     names = {name: index for index, name in enumerate(classes.names)}
     columns = list(dict.fromkeys((*COPIED_COLUMNS, "flag_reasons", "mean", score)))
     for index in sorted({one.position.shard for one in labelled}):

@@ -34,7 +34,7 @@ class LabelsConfig:
         str | None,
         typer.Option(
             metavar="SCORE",
-            help="Score by which the table of flag precision divides the flagged rows into ranges.",
+            help="Score whose ranges divide the flagged rows into groups, in the table of flag precision.",
             show_default="ood_score, else the first score of the flag rule",
         ),
     ] = None

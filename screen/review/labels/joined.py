@@ -20,7 +20,8 @@ def label_results(labels: str, results: str, output: str, config: LabelsConfig) 
         config: options.
 
     Raises:
-        Refused: there are no labels or no finished results, no label matches them, or an option or `output` is invalid.
+        Refused: there are no labels or no finished results, no label matches the results, or an option or `output` is
+            invalid.
         WriteFailed: the file cannot be written; an earlier file is unchanged.
     """
     given = read_labels(labels, output, label_column=config.label_column, project=config.project, url=config.url)

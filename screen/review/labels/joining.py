@@ -1,7 +1,7 @@
-"""Find the rows of labels that have an `id` or a `key` instead of `shard` and `row`.
+"""Find the result row of each label that has an `id` or a `key` instead of `shard` and `row`.
 
-In: the votes on each row, results, and the ledger of their queues. Out: the votes with complete row names; labels that
-match no row, or several, are counted. Results have no keys: the ledger lists the exported rows of each image.
+In: the votes on each row, results, and the ledger of the queues. Out: the votes with complete row names; labels that
+match no row, or several, are counted. Results contain no keys; the ledger contains the exported rows of each key.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Found = dict[str, list[RowPosition]]
 def complete_names(
     votes: Iterable[Votes], results: Results, ledger: str | None, excluded: Counter[str]
 ) -> Iterator[Votes]:
-    """The votes, each with the name of one row.
+    """The votes with complete row names; votes on unknown rows are left out.
 
     An id must belong to one row; if several rows have the id, the key decides between them. A key belongs to one image,
     and rows of the same image have the same scores: the first of these rows gets the label.
@@ -56,7 +56,7 @@ def complete_names(
 
 
 def _find(name: RowName, by_id: Found, by_key: Found, results: Results) -> RowPosition | str:
-    """The position of the row, or the reason why it is unknown."""
+    """The position of the row, or the reason why the position is unknown."""
     of_id = _fitting(name, by_id.get(name.id or "", []), results)
     of_key = _fitting(name, by_key.get(name.key or "", []), results)
     if len(of_id) == 1:
@@ -70,7 +70,7 @@ def _find(name: RowName, by_id: Found, by_key: Found, results: Results) -> RowPo
 
 
 def _fitting(name: RowName, positions: list[RowPosition], results: Results) -> list[RowPosition]:
-    """The positions with the shard or the row that the name has."""
+    """Those positions that do not contradict the shard or the row in the name."""
     return [
         one
         for one in positions

@@ -25,7 +25,8 @@ from screen.review.text import valid_text
 TABLE_ENDINGS = (".parquet", ".jsonl", ".ndjson", ".csv")
 _EMBEDDED = "data:"
 _NUMBER = re.compile(r"(\d+)(?:\.0+)?", re.ASCII)
-"""A whole number as a table program writes it; a column with missing values may have become a column of floats."""
+"""Regular expression of a whole number, with or without `.0`: some programs write a column with missing values as
+floats."""
 
 
 def read_table(path: Path, origin: str, label_column: str) -> Annotations:
@@ -37,7 +38,7 @@ def read_table(path: Path, origin: str, label_column: str) -> Annotations:
         label_column: column or field with the label: text, a class number, or a list of texts or numbers.
 
     Raises:
-        InputRefused: the table lacks the column of labels, or no row of it names a row of results.
+        InputRefused: the table lacks the column of labels, or no row of the table names a row of results.
         OSError, pa.ArrowException, ValueError: the file cannot be read or is damaged.
     """
     ending = path.suffix.lower()
@@ -49,7 +50,7 @@ def read_table(path: Path, origin: str, label_column: str) -> Annotations:
 
 
 def name_row(data: dict[str, Any]) -> RowName | None:
-    """The name of a row with a valid `shard` and `row`; None without them."""
+    """The row name in the data of a task; None without a valid `shard` and `row`."""
     name = _name_row(data)
     return name if name.is_complete else None
 
@@ -60,10 +61,10 @@ def refuse_foreign(annotations: Annotations, origin: str, *, others: str = "") -
     Args:
         annotations: the annotations that were read.
         origin: file or project, for the message.
-        others: further columns that can name a row, as the end of the message.
+        others: further columns that can name a row, as the end of a list in the message.
 
     Raises:
-        InputRefused: there are tasks or rows, and none of them names a row of results.
+        InputRefused: at least one task or row was read, and no task or row names a row of results.
     """
     if annotations.read and annotations.foreign == annotations.read:
         raise InputRefused(
@@ -74,7 +75,7 @@ def refuse_foreign(annotations: Annotations, origin: str, *, others: str = "") -
 
 
 def without_images(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The pairs of a JSON object without embedded images, with text that can be written as UTF-8."""
+    """The JSON object with these pairs, except embedded images, and with text that UTF-8 can represent."""
     return {
         valid_text(name): valid_text(value) if isinstance(value, str) else value
         for name, value in pairs
@@ -160,7 +161,7 @@ def _typed_cells(row: dict[str, str | None], label_column: str) -> dict[str, Any
 
 
 def _name_row(data: dict[str, Any]) -> RowName:
-    """The parts of the name that a task or row has; without a valid `shard` and `row`, an id may be an integer."""
+    """The row name from the fields of a task or row; without a valid `shard` and `row`, the id may be an integer."""
     shard, row = data.get("shard"), data.get("row")
     shard = shard if isinstance(shard, str) else ""
     row = row if isinstance(row, int) and not isinstance(row, bool) else -1

@@ -21,7 +21,7 @@ from screen.review.labels.votes import Annotations, RowName, Votes
 from screen.review.results import Results, RowPosition
 
 ReadKeys = Callable[[list[RowPosition]], Mapping[RowPosition, bytes]]
-"""Function that reads the SHA-256 of the images at some positions; its result lacks unavailable images."""
+"""Function from positions to the SHA-256 of their images; the result does not contain unavailable images."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +51,19 @@ def match_labels(
     ledger: str | None,
     keys: ReadKeys | None,
 ) -> list[LabelledRow]:
-    """The labelled rows of the results; `report` counts the excluded labels.
+    """The labelled rows of the results; excluded labels are counted in `report`.
 
     Args:
         annotations: votes of the annotators.
         results: results that the labelled rows belong to.
-        classes: the choices of an annotator.
+        classes: the choices available to an annotator.
         report: receives the counts of excluded labels.
         model: value of `--model`, for the error message; None without the option.
         ledger: folder of the ledger with the exported rows of each image; None for the default folder.
-        keys: reads the keys of the current images; None: images are not compared.
+        keys: function that reads the keys of the current images; None to compare no images.
 
     Raises:
-        OptionRefused: labels name classes, but none of them is a class of the model.
+        OptionRefused: labels name classes, but no label is a class of the model.
         InputRefused: a result shard was changed or damaged after the run.
     """
     excluded: Counter[str] = Counter()
@@ -104,7 +104,7 @@ def _by_shard(named: Iterable[Votes], results: Results, excluded: Counter[str]) 
 
 
 def _mismatch(entry: ManifestEntry, name: RowName) -> str:
-    """Why a row name does not match a shard; "" if the two match."""
+    """The reason why a row name does not match a shard; "" if the two match."""
     if name.row >= entry.rows:
         return "row not in the shard"
     if name.input_footer is not None and name.input_footer != entry.input["footer"]:
@@ -113,7 +113,7 @@ def _mismatch(entry: ManifestEntry, name: RowName) -> str:
 
 
 def _with_same_id(candidates: list[Votes], results: Results, index: int, excluded: Counter[str]) -> Iterator[Votes]:
-    """Votes with the row id of the results, and votes without a row id."""
+    """Votes whose row id equals that in the results, and votes without a row id."""
     rows = sorted({votes.name.row for votes in candidates if votes.name.id is not None})
     ids: dict[int, str | None] = {}
     if rows:
@@ -127,7 +127,7 @@ def _with_same_id(candidates: list[Votes], results: Results, index: int, exclude
 
 
 def _with_same_image(candidates: list[Votes], index: int, keys: ReadKeys, excluded: Counter[str]) -> Iterator[Votes]:
-    """Votes with the key of the current image, and votes for which one of the two keys is unknown."""
+    """Votes whose key equals that of the current image, and votes for which either key is unknown."""
     current = keys([RowPosition(index, row) for row in sorted({votes.name.row for votes in candidates})])
     for votes in candidates:
         key = current.get(RowPosition(index, votes.name.row))

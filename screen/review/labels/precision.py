@@ -46,9 +46,9 @@ class FlagPrecision:
     Attributes:
         name: name of the group.
         labelled: number of labelled rows in the group.
-        changed: rows with a label other than the predicted class.
-        out_of_distribution: rows labelled as out of distribution.
-        unusable: rows labelled as unusable.
+        changed: number of rows with a label other than the predicted class.
+        out_of_distribution: number of rows labelled as out of distribution.
+        unusable: number of rows labelled as unusable.
         low: lower end of the 95 % interval of the share of corrections (Wilson 1927); 0 without rows.
         high: upper end of the 95 % interval; 1 without rows.
     """
@@ -142,7 +142,10 @@ def _gain(one: FlagPrecision, other: FlagPrecision) -> tuple[float, float, float
 
 
 def _by_score(flagged: list[ReviewedRow], score: str, sign: float) -> tuple[FlagPrecision, ...]:
-    """Flagged rows in up to four score ranges with about equally many rows; rows with equal scores are in one range."""
+    """Counts of corrections in up to four score ranges with about equal numbers of flagged rows.
+
+    Rows with equal scores are in the same range.
+    """
     scored = [row for row in flagged if row.suspicion is not None]
     if not scored:
         return ()

@@ -47,7 +47,8 @@ def print_labels(report: LabelReport, console: Console) -> None:
         )
     else:
         console.print(
-            "No unflagged random row is labelled. To measure the lift, export some with `queue --include-random P%`."
+            "No random unflagged row is labelled. To measure the lift, export random unflagged rows with "
+            "`oodscreen queue --include-random P%`, and label them."
         )
 
 
@@ -63,7 +64,7 @@ def _lines(report: LabelReport) -> Iterable[str]:
     lines = (
         (report.unlabelled, "task(s) or row(s) without a label"),
         (report.skipped, "cancelled annotation(s), which are not votes"),
-        (report.repeated, "task(s) or row(s) that repeat a labelled row; votes merged"),
+        (report.repeated, "task(s) or row(s) that repeat a labelled row; their votes are merged"),
         (report.disputed, "row(s) with a tied vote, left out"),
         (report.foreign, "task(s) or row(s) that name no row of results"),
         (sum(report.no_result.values()), "labelled row(s) that do not match these results"),
@@ -76,7 +77,7 @@ def _lines(report: LabelReport) -> Iterable[str]:
         if count:
             yield f"{count} {text}"
     for name, count in report.ignored.items():
-        yield f"{count} row(s) with answers to the question {name!r}, which are not labels (see --label-control)"
+        yield f"{count} row(s) with answers to the question {name!r}; these are not labels (see --label-control)"
     for reason, count in report.no_result.items():
         yield f"  {reason}: {count}"
     for name, problem in list(report.shards.items())[:5]:

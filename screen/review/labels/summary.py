@@ -59,14 +59,15 @@ class LabelReport:
         repeated: number of tasks or rows that repeat a labelled row; their votes are merged.
         disputed: number of rows with a tied vote, which are not in the file.
         no_result: number of labelled rows that do not match the results, by reason.
-        not_predicted: number of labelled rows in the file without a prediction; they are excluded from the shares.
+        not_predicted: number of labelled rows without a prediction, which are in the file; they are excluded from the
+            shares of corrections.
         no_class: number of labelled rows with a label that is neither a class of the model nor an additional choice
             such as `unusable`.
-        other: number of labelled rows in the file that are neither flagged nor in the random sample; they are excluded
-            from the shares.
+        other: number of labelled rows that are neither flagged nor in the random sample, but in the file; they are
+            excluded from the shares of corrections.
         without_image: number of rows in the file whose image is no longer available.
         ignored: number of rows with answers to another question, by its name; these answers are not labels.
-        shards: why an input shard cannot be used, by the shard's name.
+        shards: for each input shard that cannot be used, the reason, by the name of the shard.
     """
 
     output: str

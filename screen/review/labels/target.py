@@ -1,6 +1,6 @@
 """The output file of `oodscreen labels`: its schema, and checks of its path.
 
-In: `--output`. Out: the path to write, which is unused or has an earlier file of labelled rows.
+In: `--output`. Out: the path to write, which does not exist or is an earlier file of labelled rows.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def choose_target(output: str, results: Path) -> Path:
 
     Args:
         output: value of `--output`.
-        results: folder of RESULTS; it must not contain the output, because later commands read its Parquet files as
-            results.
+        results: folder of RESULTS; it must not contain the output, because later commands read every Parquet file in
+            RESULTS as results.
 
     Raises:
         OptionRefused: the path has no Parquet extension, or is in RESULTS.
@@ -40,7 +40,7 @@ def choose_target(output: str, results: Path) -> Path:
         raise OptionRefused(
             f"--output {output} does not end in {' or '.join(_ENDINGS)}.",
             wanted="the name of a Parquet file",
-            next_step="give a name like --output labels.parquet",
+            next_step="give a name such as --output labels.parquet",
         )
     folder = results.resolve()
     if is_within(path.resolve(), folder) or is_within(path.parent.resolve(), folder):
@@ -60,7 +60,7 @@ def choose_target(output: str, results: Path) -> Path:
 
 
 def _why_not_replaceable(path: Path) -> str:
-    """Why a path must not be written; "" if the path is unused or has an earlier file of labelled rows."""
+    """The reason why a path must not be replaced; "" if it does not exist or is an earlier file of labelled rows."""
     if not path.exists():
         return "is a broken link" if path.is_symlink() else ""
     if path.is_dir():

@@ -16,13 +16,13 @@ from screen.review.classes import Choice
 class RowName:
     """Identity of a labelled row.
 
-    Only names in which all attributes except `source` are equal certainly belong to the same row, because shards that
-    were rewritten and shards of other results can have the same name.
+    Two names certainly belong to the same row only if all attributes except `source` are equal, because a rewritten
+    shard and a shard of other results can have equal names.
 
     Attributes:
         shard: name of the shard; "" if the label lacks it.
         row: position in the shard; -1 if the label lacks it.
-        id: key of the row; None if the label lacks it.
+        id: id of the row; None if the label lacks it.
         input_footer: digest of the input shard's footer; None if the label lacks it.
         key: SHA-256 of the image; None if the label lacks it.
         source: `flagged` or `audit`; None if the label lacks it.
@@ -70,7 +70,7 @@ class Votes:
 
     @property
     def choices(self) -> set[Choice]:
-        """All choices that an annotator made for the row."""
+        """All choices that the annotators made for the row."""
         marked = () if self.ground_truth is None else self.ground_truth.choices
         return {*marked, *(choice for vote in self.by_annotator.values() for choice in vote.choices)}
 
@@ -103,7 +103,7 @@ class Votes:
     def decide(self, name: Callable[[Choice], str]) -> tuple[tuple[str, ...], float] | None:
         """The label with the most votes and the share of annotators who gave it; None for no votes or a tie.
 
-        A vote marked as ground truth decides alone.
+        If a vote is marked as ground truth, the label of this vote is returned.
 
         Args:
             name: function from a choice to its class name; votes with equal sets of names are votes for the same label.

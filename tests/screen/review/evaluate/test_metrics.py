@@ -153,14 +153,14 @@ def test_scores_of_two_calibrations_are_left_out_by_name_and_two_models_are_refu
         one.score for one in evaluate_results(str(tmp_path / "*.parquet"), [same]).sets[0].separations
     }
     pq.write_table(noise.replace_schema_metadata({"oodscreen": "{"}), tmp_path / "broken.parquet")
-    with pytest.raises(InputRefused, match="is not a scored shard"):
+    with pytest.raises(InputRefused, match="is not a result shard"):
         evaluate_results(first, [str(tmp_path / "broken.parquet")])
 
 
 def test_what_cannot_be_compared_is_refused(
     results: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputRefused, match="not a scored shard"):
+    with pytest.raises(InputRefused, match="not a result shard"):
         evaluate_results(str(results / "in" / "digits"), [])
     with pytest.raises(InputRefused, match="does not exist or matches no file"):
         evaluate_results(str(labelled), ["missing"])
@@ -168,7 +168,7 @@ def test_what_cannot_be_compared_is_refused(
         evaluate_results(str(labelled), [], label="truth")
     with pytest.raises(
         OptionRefused,
-        match=r"110 of 120 scored row.* in --label-column label that is not one class of the model: 10, 11",
+        match=r"110 of 120 scored row.* in --label-column label .* not name exactly one class of the model: 10, 11",
     ):
         evaluate_results(str(results / "digits"), [], label="label")
     empty = pa.Table.from_pylist([], schema=result_schema(pa.schema([])))

@@ -447,7 +447,7 @@ def test_images_can_be_written_with_their_labels(night: Night, tmp_path: Path) -
 
 REFUSED = {
     "no file": ("missing.json", None, "LABELS missing.json does not exist"),
-    "another kind": ("l.xlsx", "x", "LABELS is l.xlsx"),
+    "another kind": ("l.xlsx", "x", "LABELS l.xlsx has no supported extension"),
     "a separator that no program writes": ("l.csv", "id|label\na-1|3\n", "Its columns: id|label"),
     "a header alone": ("l.csv", "id,label\n", "LABELS contains no rows"),
     "a cell too many": ("l.csv", "id,label\na-1,3,4\n", "line 2 has 3 cell(s), and the header has 2"),
@@ -459,7 +459,7 @@ REFUSED = {
     "unknown keys": ("l.csv", f"key,label\n{'0' * 64},3\n", "key not in the ledger of these results: 1"),
     "no json": ("l.json", "{nonsense", "is not JSON"),
     "no list": ("l.json", "{}", "is not a list of tasks"),
-    "json-min": ("l.json", '[{"image": "x", "label": "3"}]', "without `annotations` and `data`"),
+    "json-min": ("l.json", '[{"image": "x", "label": "3"}]', "lacks `annotations` or `data`"),
     "foreign": ("l.json", '[{"data": {"image": "x"}, "annotations": []}]', "has a valid `shard` and `row`"),
     "no parquet": ("l.parquet", "nonsense", "cannot be read"),
     "no line": ("l.jsonl", "[1]\n", "line 1 is not a JSON object"),
@@ -574,7 +574,7 @@ def test_answers_to_other_questions_are_no_labels(
         ask(task, "label", "5", x=1.0, y=2.0, width=10.0, height=10.0)
     capsys.readouterr()
     assert join(night, write_export(tmp_path, tasks)) == alone
-    assert "4 row(s) with answers to the question 'quality', which are not labels" in capsys.readouterr().out
+    assert "4 row(s) with answers to the question 'quality'; these are not labels" in capsys.readouterr().out
     join(night, write_export(tmp_path, tasks), "--label-control", "quality", code=2)
     join(night, write_export(tmp_path, tasks), "--label-control", "colour", code=2)
     assert "--label-control is 'colour', but the labels contain answers to: label (3), quality" in (
