@@ -87,7 +87,7 @@ def test_a_project_is_created_filled_and_ordered_by_suspicion(server: Server, cl
     tasks = tasks_of(client, "order")
     flagged = [task for task in tasks if task.data["source"] == "flagged"]
     assert (
-        f"{len(flagged)} flagged row(s) by entropy and {len(tasks) - len(flagged)} random unflagged row(s)"
+        f"{len(flagged)} flagged row(s) in the order of entropy and {len(tasks) - len(flagged)} random unflagged row(s)"
         in done.stdout
     )
     assert len(tasks) > len(flagged) > 10

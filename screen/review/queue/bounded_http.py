@@ -1,8 +1,8 @@
-"""HTTP with bounds, for a server that may not be the expected one: no redirects, and limits of pages, bytes and time.
+"""HTTP for a server that is not trusted: no redirects, and limits on pages, bytes and time.
 
 In: requests of an HTTP client. Out: responses, or `ReadFailed` and `OptionRefused`. A redirect is refused because the
-client would send its token to the other address. Compressed responses are not requested, and refused, because a few
-bytes can become gigabytes.
+client would send its token to the other address. Compressed responses are not requested, and are refused, because a few
+compressed bytes can expand to gigabytes.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ import httpx
 from export.errors import OptionRefused, ReadFailed
 
 MOST_PAGES = 1000
-"""Maximum number of a page of a list: an endless list would end no loop over it."""
+"""Maximum page number of a paginated list, because a loop over an endless list would not end."""
 
 MOST_BYTES = 2**31
-"""Maximum size of a response in bytes: an export of labels, which may contain embedded images, goes into a file."""
+"""Maximum size of a response in bytes, large enough for an export of labels with embedded images."""
 
 MOST_SECONDS = 3600.0
-"""Maximum duration of a response in seconds; a server that sends a byte a minute keeps every shorter timeout."""
+"""Maximum duration of a response in seconds; the timeout of a read does not limit a response in many small parts."""
 
 
 class BoundedTransport(httpx.BaseTransport):
-    """A transport that refuses redirects and bounds responses.
+    """A transport that refuses redirects, and limits the size and the duration of responses.
 
     Args:
         inner: the transport that sends the requests.
-        most_bytes: maximum size of a response.
-        most_seconds: maximum duration of a response.
+        most_bytes: maximum size of a response in bytes.
+        most_seconds: maximum duration of a response in seconds.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class BoundedTransport(httpx.BaseTransport):
             raise OptionRefused(
                 f"{_address(request.url)} redirects {request.url.path} to {_address(target)}{target.path}.",
                 wanted="the address of the server itself, because oodscreen does not send the token to other addresses",
-                next_step=f"if {_address(target)} is your server, give it with --url",
+                next_step=f"if {_address(target)} is your server, give this address with --url",
             )
         if response.headers.get("Content-Encoding", "identity") != "identity":
             response.close()
-            raise _too_much(request, "a compressed response, which was not requested")
+            raise _too_much(request, "a compressed response, although no compression was requested,")
         stream = cast(httpx.SyncByteStream, response.stream)
         response.stream = _BoundedStream(stream, request, self._most_bytes, time.monotonic() + self._most_seconds)
         return response
@@ -72,7 +72,7 @@ class BoundedTransport(httpx.BaseTransport):
 
 
 class _BoundedStream(httpx.SyncByteStream):
-    """The bytes of a response, up to a size and a time."""
+    """The bytes of a response, up to a maximum size and until a deadline."""
 
     def __init__(self, inner: httpx.SyncByteStream, request: httpx.Request, most: int, deadline: float) -> None:
         self._inner, self._request, self._most, self._deadline = inner, request, most, deadline
@@ -100,5 +100,6 @@ def _too_much(request: httpx.Request, found: str) -> ReadFailed:
     return ReadFailed(
         f"{_address(request.url)} sent {found} for {request.url.path}.",
         wanted="a Label Studio server",
-        next_step="check --url; if the address is right, export the labels as a file in the browser and give the file",
+        next_step="check --url; if the address is right, export the labels to a file in the browser, and give the file "
+        "as LABELS",
     )

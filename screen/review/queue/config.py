@@ -1,4 +1,4 @@
-"""QueueConfig and TargetConfig: the options that select the rows of a queue, and its destination.
+"""QueueConfig and TargetConfig: the options that select the rows and the destination of a queue.
 
 In: options of the command line, or keywords from Python. Out: frozen dataclasses with checked values. Each option is
 declared once, as a field (`export.options`).
@@ -21,8 +21,8 @@ from screen.command_line.options import LABEL_STUDIO_PANEL, ClassNamesModel, Giv
 
 QueueFormat = Literal["parquet", "jsonl", "csv", "imagefolder", "label-studio-tasks", "label-studio"]
 
-_ROWS = "Which rows"
-_TARGET = "Where the queue goes"
+_ROWS = "Rows to export"
+_TARGET = "Destination of the queue"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +73,7 @@ class QueueConfig:
         str | None,
         typer.Option(
             metavar="P%|SHARE",
-            help="Share of the unflagged rows to draw at random and to export, too, with `audit` in the column "
-            "`source`.",
+            help="Share of the unflagged rows to export as a random audit sample, with `audit` in the column `source`.",
             show_default=False,
             rich_help_panel=_ROWS,
         ),
@@ -119,10 +118,10 @@ class QueueConfig:
         self.share()
 
     def share(self) -> float:
-        """Expected fraction of the unflagged rows to draw, 0 to 1.
+        """Expected share of the unflagged rows to draw, 0 to 1.
 
         Raises:
-            OptionRefused: `include_random` is not a percentage above 0 and at most 100.
+            OptionRefused: `include_random` is not a percentage above 0 % and at most 100 %, or a share between 0 and 1.
         """
         if self.include_random is None:
             return 0.0
@@ -157,7 +156,7 @@ class TargetConfig:
             metavar="FORMAT",
             help="Format of QUEUE: parquet, jsonl, csv, imagefolder or label-studio-tasks; or label-studio for a "
             "project on a server.",
-            show_default="by the ending of QUEUE",
+            show_default="by the extension of QUEUE",
             rich_help_panel=_TARGET,
         ),
     ] = None
@@ -167,7 +166,7 @@ class TargetConfig:
             metavar="NAME",
             help="Labelling project; an image is queued at most once per project. For Label Studio, the number or "
             "title of the project; a project with a new title is created.",
-            show_default="default; for Label Studio oodscreen",
+            show_default="default, or oodscreen for Label Studio",
             rich_help_panel=_TARGET,
         ),
     ] = None

@@ -1,4 +1,4 @@
-"""Fetch rows of the results and their images from input shards that are unchanged since they were scored.
+"""Fetch rows of the results, and their images from input shards that are unchanged since the run.
 
 In: positions in the results. Out: a digest of each row's image. Row and image are stored in a temporary file, because
 shards are read sequentially, but a queue is written in the order of suspicion. A copied input column whose type differs
@@ -47,7 +47,7 @@ class FetchedRow:
     Attributes:
         position: position of the row in the results.
         key: SHA-256 of the image's bytes.
-        offset: offset of row and image in the temporary file.
+        offset: byte offset of row and image in the temporary file.
     """
 
     position: RowPosition
@@ -60,7 +60,7 @@ class Missing:
     """Rows that could not be fetched.
 
     Attributes:
-        shards: reasons why a whole shard is unavailable, by its name.
+        shards: for each unavailable input shard, the reason, by the name of the shard.
         rows: number of requested rows in these shards.
         images: counts of rows whose image cannot be shown, by reason.
     """
@@ -101,7 +101,7 @@ class Fetcher:
             self._spool.close()
 
     def fetch(self, positions: list[RowPosition]) -> dict[RowPosition, FetchedRow]:
-        """Read rows and images; `missing` counts the unavailable ones.
+        """The fetched rows by position; unavailable rows are counted in `missing`.
 
         Raises:
             ReadFailed: the disk or the object store failed.
@@ -150,11 +150,12 @@ class Fetcher:
         start = 0
         for batch in read_chosen_rows(shard, self._columns, rows):
             result_rows = scored.slice(start, batch.count).to_pylist()
-            kept_rows = (all_kept.take([index]) for index in range(start, start + batch.count))  # copies, to pickle
+            # `take` copies the row: a pickled slice would contain the whole table.
+            kept_rows = (all_kept.take([index]) for index in range(start, start + batch.count))
             start += batch.count
             for row, kept, key, image in zip(result_rows, kept_rows, batch.ids, self._images(batch), strict=True):
                 if batch.images is not None and row["id"] != key:
-                    raise SourceMismatch(f"has id {key!r} in row {row['row']}, but the scored id is {row['id']!r}")
+                    raise SourceMismatch(f"has id {key!r} in row {row['row']}, but the results have id {row['id']!r}")
                 if isinstance(image, str):
                     self.missing.images[image] += 1
                 else:
@@ -219,13 +220,13 @@ class Fetcher:
 
 
 def _as_image(data: bytes, path: str | None, max_pixels: int) -> tuple[bytes, QueuedImage] | str:
-    """The digest and the image, or the reason why the bytes are not an image that is decoded."""
+    """The digest and the image, or the status of a row whose image cannot be opened or exceeds `max_pixels`."""
     try:
         with open_image(data, max_pixels) as image:
             kind = image.format or ""
     except ImageRefused as refused:
         return refused.status
-    except Exception:  # noqa: BLE001  Pillow's plugins raise nearly anything on broken files
+    except Exception:  # noqa: BLE001  Pillow's plugins raise many types on broken files
         return "decode_failed"
     media_type = Image.MIME.get(kind, "application/octet-stream")
     return hashlib.sha256(data).digest(), QueuedImage(data, path, _SUFFIXES.get(kind, f".{kind.lower()}"), media_type)

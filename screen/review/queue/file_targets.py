@@ -80,8 +80,8 @@ class FileDestination:
         """Raise an error if the export would replace an earlier queue, whose rows may not be labelled yet.
 
         Raises:
-            OutputRefused: the target or another labelling configuration of that name exists, or the target is a folder
-                in an object store.
+            OutputRefused: the target exists, its labelling configuration exists with other content, or the target is a
+                folder in an object store.
         """
         if self.format == "imagefolder" and not is_local(self.target):
             raise OutputRefused(

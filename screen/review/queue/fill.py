@@ -35,13 +35,14 @@ def fill_queue(
 ) -> QueueReport:
     """Export the selected rows whose images are not in the project yet.
 
-    A dry run selects the same rows, writes nothing but a temporary file, and takes no lock.
+    A dry run selects the same rows, writes only a temporary file, and takes no lock.
 
     Args:
         source: folder of results.
         config: selection of the rows.
-        choose_destination: function that returns the destination, given the results, the choices of an annotator and
-            whether this is a dry run; called before rows are ranked, so that wrong options are reported early.
+        choose_destination: function that returns the destination, given the results, the choices available to an
+            annotator and whether this is a dry run. The function is called before rows are ranked, so that wrong
+            options are reported early.
 
     Raises:
         Refused: the source contains no finished results, or an option is invalid.

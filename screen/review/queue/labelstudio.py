@@ -40,7 +40,7 @@ _SERVER_COLUMNS = (
 
 _FIELDS_IN_MENU = (*_NUMBERS, "shard", "row", KEY, "model_version", "input_footer")
 HIDDEN_COLUMNS = (*(f"tasks:{name}" for name in _SERVER_COLUMNS), *(f"tasks:data.{name}" for name in _FIELDS_IN_MENU))
-"""Columns that the view of a queue hides, so that image, suspicion and reason come first; its menu can show them."""
+"""Columns hidden in the view of a queue, so that image, suspicion and reason come first; a menu can show them."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _as_png(data: bytes) -> bytes | None:
     try:
         with open_image(data, sys.maxsize) as image:  # `fetch.py` has applied `--max-pixels`
             image.convert("RGB").save(buffer, "PNG")
-    except Exception:  # noqa: BLE001  Pillow's plugins raise nearly anything on broken files
+    except Exception:  # noqa: BLE001  Pillow's plugins raise many types on broken files
         return None
     return buffer.getvalue()
 
@@ -193,7 +193,7 @@ def parse_form(parsed: dict[str, Any] | None, wanted: Sequence[str]) -> LabelFor
         wanted: choices that the form must have.
 
     Returns:
-        The form, or a predicate for the project: why its configuration is not suitable.
+        The form, or the reason why the configuration is not suitable, as a predicate with the project as its subject.
     """
     problem = "has no Choices tag for an Image tag"
     for control, tag in (parsed or {}).items():

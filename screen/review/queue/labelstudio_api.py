@@ -30,7 +30,7 @@ from screen.review.queue.row import QueueRow
 VIEW_TITLE = "Most suspicious first"
 _TITLE_LENGTHS = (3, 50)
 _KEYS_PER_REQUEST = 16
-"""Keys per request; they are part of the request's address, whose length many servers limit to 8 KiB."""
+"""Maximum keys per request; keys are part of the request's address, whose length many servers limit to 8 KiB."""
 
 _IMPORT_TASKS, _IMPORT_BYTES = 500, 8 * 2**20
 """Maximum number of tasks, and their maximum total size in bytes, per import request."""
@@ -45,7 +45,7 @@ class LabelStudioProject:
         url: address of the server.
         id: number of the project; None for a project that a dry run does not create.
         title: title of the project.
-        created: time of creation, which distinguishes a project from a deleted one with the same number.
+        created: time of creation, which distinguishes a project from a deleted project with the same number.
         form: names in the labelling configuration to which tasks refer; None if only labels are read.
         url_template: template for the addresses of the images; None to embed the images.
     """
@@ -154,12 +154,12 @@ def open_project(
 ) -> LabelStudioProject:
     """The project with the given number or title.
 
-    For a queue, a missing title becomes a new project, and the project receives a view in the order of the queue.
+    For a queue, a project with a new title is created, and the project gets a view in the order of the queue.
 
     Args:
         url: address of the server; None for the address in the environment.
         name: number or title of the project; None for `oodscreen`.
-        classes: the choices of an annotator; None to read labels, which requires an existing project.
+        classes: the choices available to an annotator; None to read labels, which requires an existing project.
         image_url: template for the addresses of the images; None to embed the images.
         dry_run: whether to read the server only, and to create neither a project nor a view.
 

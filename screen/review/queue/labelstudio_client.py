@@ -105,13 +105,13 @@ def _explain(url: str, project: str, status: int | None, detail: str, *, writes:
         return kind(
             f"Label Studio at {url} did not return a valid response ({detail}).",
             wanted="a running server",
-            next_step=f"open {url}/health in a browser, check --url and the network, and run again; "
+            next_step=f"open {url}/health in a browser, check --url and the network, and run the command again; "
             "no image is imported twice",
         )
     return kind(
         f"Label Studio at {url} returned the HTTP status {status} for project {project!r}: {detail[:300]}",
         wanted="a server that accepts the request",
-        next_step="read the server's log, and run again; no image is imported twice",
+        next_step="read the server's log, and run the command again; no image is imported twice",
     )
 
 

@@ -1,10 +1,10 @@
 """Deduplication ledger: the exported images of each project, so that no image is exported twice.
 
-In: a folder and a project. Out: a `Ledger` with the keys of exported images and the rows that they came from. Each
-export adds small Parquet files (`_*.pq`; the names of earlier versions have no `_`) to the folder, which are written
-atomically on disks and in object stores. A pending ledger file is written before the queue file appears under its
-final name, and is confirmed afterwards. If an export is killed in between, the next export checks whether the queue
-file exists.
+In: a folder and a project. Out: a `Ledger` with the keys of exported images and the exported rows. Each export adds
+small Parquet files to the folder. These files are written atomically, on disks and in object stores; their names are
+`_*.pq`, or `*.pq` in earlier versions of oodscreen. A pending ledger file is written before the queue file appears
+under its final name, and is confirmed afterwards. If an export is killed in between, the next export checks whether
+the queue file exists.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class LedgerEntry:
 
     Attributes:
         key: SHA-256 of the image's bytes.
-        input: `input_digest` of its input shard.
+        input: digest of the input shard, by `input_digest`.
         row: position in the input shard.
     """
 
@@ -69,11 +69,11 @@ class Ledger:
 
     Attributes:
         folder: folder of the ledger's files.
-        project: the labeling project.
+        project: name of the labelling project.
         keys: keys of all exported images.
         rows: exported rows by digest of the input shard.
         notes: messages about earlier exports that were killed, and about the lock.
-        check_lock: raises an error if the lock of the folder was lost.
+        check_lock: function that raises an error if the lock of the folder was lost.
     """
 
     folder: Path
@@ -119,7 +119,7 @@ class Ledger:
         return pending
 
     def confirm(self, pending: Path) -> None:
-        """Turn a pending ledger file into a confirmed one, after the queue file has its final name."""
+        """Turn a pending ledger file into a confirmed ledger file, after the queue file has its final name."""
         entries, header = _read(pending)
         self._write(_confirmed_path(pending), entries, header)
         pending.unlink()
@@ -129,7 +129,7 @@ class Ledger:
         """Read the project's ledger files, and confirm or remove the pending files of killed exports.
 
         Args:
-            dry_run: whether to leave the pending files as they are, and only to take them into account.
+            dry_run: whether to read the pending files without changes to any file.
 
         Raises:
             OutputRefused: a ledger file cannot be read.
@@ -234,12 +234,12 @@ def read_exported(results: Path, folder: str | None) -> Iterator[LedgerEntry]:
 
 
 def _find(folder: Path, pattern: str) -> list[Path]:
-    """The ledger files with a name of the pattern, with or without a `_` before it."""
+    """The ledger files whose name matches the pattern, with or without a leading `_`."""
     return sorted({*folder.glob(pattern), *folder.glob(f"_{pattern}")})
 
 
 def _rename_former_files(folder: Path) -> None:
-    """Add the `_` to names of earlier versions, because Polars reads a file without `_` as a result.
+    """Add a leading `_` to file names of earlier versions, because Polars reads files without it as results.
 
     In object stores, which cannot rename files, the names stay.
     """
@@ -264,8 +264,8 @@ def _read(path: Path) -> tuple[list[LedgerEntry], dict[str, str | int]]:
         raise OutputRefused(
             f"The ledger file {path} cannot be read: {str(error).splitlines()[0] if str(error) else error!r}.",
             wanted="an undamaged ledger file, the list of images that have been exported",
-            next_step="restore the file from a backup, or delete it; then the images that only this file lists are "
-            "exported again",
+            next_step="restore the file from a backup, or delete the file; after the deletion, images that are only in "
+            "this file are exported again",
         ) from error
 
 

@@ -62,7 +62,13 @@ class Picker:
         return LedgerEntry(one.key, self._inputs[one.position.shard], one.position.row)
 
     def pick(self, candidates: Candidates, top: int | None, per_class: int | None) -> list[FetchedRow]:
-        """The first candidates with new images, at most `top` in total and `per_class` for each predicted class."""
+        """The first candidates with new images.
+
+        Args:
+            candidates: rows in the order of review.
+            top: maximum number of rows; None for no limit.
+            per_class: maximum number of rows of each predicted class; None for no limit.
+        """
         left = self._without_known_rows(candidates)
         classes = candidates.prediction
         picked: list[FetchedRow] = []

@@ -62,8 +62,8 @@ _PREFIX = "input_"
 def name_kept(names: Iterable[str]) -> list[str]:
     """The names of the copied input columns in a queue.
 
-    A name that a queue has for another column, in any format, gets the prefix `input_`. So do `label` and `annotator`,
-    so that labels of the input are never taken for labels of a reviewer.
+    A name that a queue has for another column, in any format, gets the prefix `input_`. The names `label` and
+    `annotator` get the prefix too, so that labels of the input are never mistaken for labels of an annotator.
     """
     kept: list[str] = []
     for name in names:
@@ -100,10 +100,10 @@ class QueueRow:
         source: `flagged` or `audit`.
         suspicion: the score that orders the queue, negated if low values are suspicious; None if the score is null.
         predicted: names of the predicted classes.
-        model_version: digests of model and configuration, by `Results.model_version`.
+        model_version: shortened digests of model and configuration, from `Results.model_version`.
         input_footer: digest of the input shard's footer.
         result: the row of the results, by column.
-        kept: one row, the copied input columns, with their names in a queue.
+        kept: the copied input columns with their names in a queue, as a table of one row.
         image: the image.
     """
 

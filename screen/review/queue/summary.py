@@ -25,7 +25,7 @@ class PlannedRow:
         source: `flagged` or `audit`.
         shard: name of the input shard.
         row: position in the shard.
-        id: key of the row.
+        id: id of the row.
         suspicion: the score that orders the queue, negated if low values are suspicious; None if the score is null.
         predicted: names of the predicted classes, joined by `, `; None without a prediction.
         reason: reason of the flag; None for a row of the random sample.
@@ -80,11 +80,11 @@ class QueueReport:
         before: number of rows whose image was exported earlier.
         same_image: number of rows whose image is already in this queue, from another row.
         without_image: counts of rows whose image cannot be shown, by reason.
-        shards: why an input shard cannot be used, by the shard's name.
+        shards: for each input shard that cannot be used, the reason, by the name of the shard.
         shard_rows: number of selected rows in the shards that cannot be used.
         reasons: counts of the flagged rows by main reason.
         notes: further messages for the user.
-        dry_run: whether the rows were only selected; `handed_on` and `audit` are then the rows that would be exported.
+        dry_run: whether the rows were only selected; `handed_on` and `audit` then count rows that would be exported.
         first_rows: the first rows that a dry run would export.
     """
 
@@ -124,7 +124,9 @@ class QueueReport:
         if self.handed_on or self.audit:
             audit = f" and {self.audit} random unflagged row(s) as an audit" if self.audit else ""
             exported = "would be exported" if self.dry_run else "exported"
-            lines.append(f"{exported} to {self.to}: {self.handed_on} flagged row(s) by {self.order}{audit}")
+            lines.append(
+                f"{exported} to {self.to}: {self.handed_on} flagged row(s) in the order of {self.order}{audit}"
+            )
             lines += [row.to_text() for row in self.first_rows]
             if self.dry_run and (rest := self.handed_on + self.audit - len(self.first_rows)):
                 lines.append(f"   ... and {rest} more row(s)")
@@ -145,7 +147,7 @@ class QueueReport:
             more = f"{len(self.shards) - 5} more shard(s) like these; " if len(self.shards) > 5 else ""
             lines.append(
                 f"  {more}{self.shard_rows} row(s) in {len(self.shards)} shard(s) are pending; next: restore the "
-                "shards, give their current location with --input, or score the changed ones with `oodscreen run`"
+                "shards, give their current location with --input, or score the changed shards with `oodscreen run`"
             )
         if self.dry_run:
             lines.append("dry run: nothing was written")

@@ -29,7 +29,7 @@ def mark_formula(text: str) -> str:
 
 
 def unmark_formula(text: str) -> str:
-    """The text that `mark_formula` marked."""
+    """The text without the apostrophe that `mark_formula` added."""
     return text[1:] if _MARKED.match(text) else text
 
 
@@ -80,7 +80,7 @@ def _groups(rows: Iterable[QueueRow]) -> Iterator[list[QueueRow]]:
 
 
 def _as_table(group: list[QueueRow]) -> pa.Table:
-    """The rows with all columns but the image."""
+    """The rows as a table with all columns except the image."""
     table = pa.Table.from_pylist([row.values() for row in group], schema=queue_schema(pa.schema([]), images=False))
     kept = pa.concat_tables([row.kept for row in group])
     for field in kept.schema:
@@ -89,7 +89,7 @@ def _as_table(group: list[QueueRow]) -> pa.Table:
 
 
 def _as_cells(table: pa.Table) -> pa.Table:
-    """The table with numbers, booleans and text alone."""
+    """The table for CSV: other values than numbers and booleans are text, and formulas are marked."""
     return pa.table({mark_formula(name): _cells(table[name]) for name in table.column_names})
 
 

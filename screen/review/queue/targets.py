@@ -77,7 +77,7 @@ def _refuse_within(target: Path, kind: str, results: Results) -> None:
 
 
 def _is_within(path: Path, root: str) -> bool:
-    """Whether a path is in a folder of INPUT; an INPUT that cannot be reached does not contain a path that can."""
+    """Whether a path is in a folder of INPUT; False if the address of INPUT lacks a password or is invalid."""
     try:
         return is_within(path, _resolved(as_path(root)))
     except OptionRefused:
