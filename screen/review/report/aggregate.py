@@ -122,7 +122,7 @@ class Aggregate:
         """Count one batch of a shard's rows.
 
         Args:
-            shard: number of the shard; shards are added in ascending order.
+            shard: index of the shard; shards are added in ascending order.
             start: position of the batch's first row in the shard.
             table: the batch, with the columns `NEEDED`.
         """

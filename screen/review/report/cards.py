@@ -12,7 +12,7 @@ from screen.input.preview import Preview
 
 @dataclass(frozen=True)
 class ClassValue:
-    """Mean and standard deviation over the passes of one class, or of one regression output."""
+    """Name of a class or of a regression output, and mean and standard deviation of its value over the passes."""
 
     name: str
     mean: float
@@ -26,7 +26,7 @@ class RowSource:
     Attributes:
         shard: name of the shard.
         row: position in the shard.
-        id: key of the row; None if the key is too long for a page, or cannot be represented in UTF-8.
+        id: id of the row; None if the id is too long for a page, or cannot be represented in UTF-8.
         input_footer: digest of the footer of the input shard.
     """
 
@@ -43,7 +43,7 @@ class TopRow:
     Attributes:
         shard: name of the shard.
         row: position in the shard.
-        id: key of the row.
+        id: id of the row, for display.
         prediction: predicted class; "" if the model predicts none.
         flag: whether the row is flagged.
         reason: `flag_reason` in the results; "" if the row is not flagged.
@@ -53,8 +53,8 @@ class TopRow:
         has_classes: whether `values` are probabilities.
         others: number of classes or outputs that are not in `values`.
         kept: name and value of each displayed input column.
-        source: position and key of the row, without changes for display.
-        preview: thumbnail of the image, or the reason why there is none.
+        source: position and id of the row, without changes for display.
+        preview: thumbnail of the image, or the reason why there is no thumbnail.
     """
 
     shard: str

@@ -38,7 +38,7 @@ _WORDS = {
     "keep": "copied columns",
 }
 _INCOMPARABLE = ("model", "passes", "masks", "mask_algorithm", "image_column", "image_root")
-"""Settings that change the scores of an image, or which images are scored; `result_format` does not change scores."""
+"""Settings that change the scores of an image or the choice of images; `result_format` does not change scores."""
 
 _DIGESTS = ("model", "calibration")
 
@@ -65,7 +65,7 @@ def compare_rows(
     Args:
         now: the current results.
         then: the earlier results.
-        shards: current and earlier manifest entry of each shard that is identical in both.
+        shards: current and earlier manifest entry of each shard that is identical in both runs.
         order: the score that ranks rows; "" if there is none.
         high: whether high values of the score are suspicious.
     """

@@ -22,7 +22,7 @@ class ReportConfig:
     against: Annotated[
         str | None,
         typer.Option(
-            metavar="EARLIER", help="Folder that an earlier `oodscreen run` wrote, to compare with.", show_default=False
+            metavar="EARLIER", help="OUTPUT folder of an earlier `oodscreen run`, for a comparison.", show_default=False
         ),
     ] = None
     top: Annotated[

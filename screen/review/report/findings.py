@@ -15,14 +15,14 @@ from screen.review.results import Settings
 
 @dataclass(frozen=True)
 class Histogram:
-    """Distribution of one score over the readable rows.
+    """Distribution of one score over the scored rows.
 
     Attributes:
         score: the score's column.
         unit: unit of the score; "" if it has none.
         edges: `[n + 1]`, ascending edges of bins of equal width.
-        rows: `[n]`, readable rows in each bin.
-        flagged: `[n]`, flagged rows in each bin.
+        rows: `[n]`, number of scored rows in each bin.
+        flagged: `[n]`, number of flagged scored rows in each bin.
         limits: thresholds that the flag rule compares the score with.
     """
 
@@ -40,8 +40,8 @@ class GroupShare:
 
     Attributes:
         name: name of the class, shard or reason.
-        rows: number of readable rows; for a reason, number of all flagged readable rows.
-        flagged: number of flagged readable rows; for a reason, of those flagged for this reason.
+        rows: number of scored rows; for a reason, number of all flagged scored rows.
+        flagged: number of flagged scored rows; for a reason, number of scored rows flagged for this reason.
         bad: number of rows that could not be scored; they are not included in `rows`.
     """
 
@@ -61,12 +61,13 @@ class Rate:
     """The observed flag rate, with the target review rate and the range expected from the calibration.
 
     Attributes:
-        rows: readable rows.
-        flagged: flagged readable rows.
+        rows: number of scored rows.
+        flagged: number of flagged scored rows.
         low: lower end of the 95 % interval of the flag rate (Wilson 1927).
         high: upper end of the 95 % interval.
         target: target review rate of the calibration; None without a calibration.
-        by_calibration: rows that the calibrated threshold alone flags, without additional conditions of the flag rule.
+        by_calibration: number of rows that the calibrated threshold alone would flag, without the other conditions of
+            the flag rule.
         expected: 99.9 % prediction interval of `by_calibration`, in rows, low to high; None without a record of the
             calibration, or with too few rows.
     """
@@ -81,13 +82,13 @@ class Rate:
 
     @property
     def share(self) -> float:
-        """Flagged share of the readable rows, 0 to 1; 0 without rows."""
+        """Flagged share of the scored rows, 0 to 1; 0 without rows."""
         return self.flagged / self.rows if self.rows else 0.0
 
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row or a whole shard in quarantine."""
+    """A row or a whole shard in quarantine; `row` is None for a whole shard."""
 
     source: str
     row: int | None
@@ -116,13 +117,13 @@ class Counts:
     """Counts of one run.
 
     Attributes:
-        shards: result shards.
-        rows: rows in all shards.
-        flagged: flagged rows, including those that could not be scored.
-        bad: rows that could not be scored; each of them is flagged.
-        rate: flag rate of the readable rows.
-        classes: readable rows by predicted class, in class order; empty if the model predicts no class.
-        reasons: flagged readable rows by `flag_reasons`, most frequent first.
+        shards: number of result shards.
+        rows: number of rows in all shards.
+        flagged: number of flagged rows, including rows that could not be scored.
+        bad: number of rows that could not be scored; each of these rows is flagged.
+        rate: flag rate of the scored rows.
+        classes: counts by predicted class, in class order; empty if the model predicts no class.
+        reasons: counts of flagged scored rows by `flag_reasons`, most frequent first.
     """
 
     shards: int
@@ -152,11 +153,11 @@ class RowChanges:
 
     Attributes:
         rows: number of compared rows.
-        newly: rows flagged only in the current run.
-        no_longer: rows flagged only in the earlier run.
-        score: the score shown in `ChangedRow`.
-        newly_first: top-ranked newly flagged rows.
-        no_longer_first: rows no longer flagged, ranked by their earlier score.
+        newly: number of rows flagged only in the current run.
+        no_longer: number of rows flagged only in the earlier run.
+        score: name of the score whose values `ChangedRow` contains.
+        newly_first: the first newly flagged rows, in descending order of current suspicion.
+        no_longer_first: the first rows that are no longer flagged, in descending order of earlier suspicion.
     """
 
     rows: int
@@ -176,9 +177,9 @@ class Comparison:
         counts: counts of the earlier run.
         differences: name, earlier value and current value of each setting that differs.
         incomparable: names of the differing settings that make rows incomparable; empty if the runs are comparable.
-        new_shards: shards that only the current run scored.
-        gone_shards: shards that only the earlier run scored.
-        changed_shards: shards whose input changed between the runs.
+        new_shards: number of shards that only the current run scored.
+        gone_shards: number of shards that only the earlier run scored.
+        changed_shards: number of shards whose input changed between the runs.
         changes: flag changes row by row; None if the runs are not comparable.
     """
 
@@ -203,17 +204,17 @@ class Findings:
             name that cannot be displayed exactly.
         model_version: digests of the model and of the run's configuration.
         settings: settings of the run.
-        record: record of the last run; None if it is missing or of another configuration.
+        record: record of the last run; None if the record is missing or belongs to another configuration.
         counts: counts of the run.
         histograms: distributions of the scores.
         shards: the shards with the largest flag rates, in descending order.
         order: the score that ranks rows; "" if all scores are null.
-        high: whether high values of that score are suspicious.
-        cards: the top-ranked rows, without those whose images are similar to an earlier one.
+        high: whether high values of the score `order` are suspicious.
+        cards: the top-ranked rows; rows whose images are similar to that of an earlier card are on this card.
         compared: number of flagged rows whose images were compared.
         notes: reasons for missing thumbnails, one sentence each.
         quarantine: rows and shards that could not be scored.
-        trend: the nights of the history; None if there are fewer than two.
+        trend: the nights of the history; None if the history has fewer than two nights.
         comparison: differences from an earlier run; None if no earlier run is given.
     """
 
@@ -242,5 +243,5 @@ class Findings:
 
     @property
     def flagged_elsewhere(self) -> int:
-        """Number of scored flagged rows that are neither a card nor counted by a card."""
+        """Number of flagged scored rows that are neither shown nor counted on a card."""
         return self.counts.rate.flagged - sum(card.row.flag * (1 + card.count) for card in self.cards)

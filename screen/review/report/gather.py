@@ -53,7 +53,7 @@ def gather_findings(
     class_names: tuple[str, ...] = (),
     title: str | None = None,
 ) -> Findings:
-    """The contents of a report, from one pass over all results and a second read of the top-ranked rows.
+    """The contents of a report, from one read of all results and a second read of the top-ranked rows.
 
     Args:
         source: OUTPUT folder of a run.
@@ -65,8 +65,8 @@ def gather_findings(
         title: title of the page; None for the name of the results.
 
     Raises:
-        OptionRefused: `top` or `look_alikes` is out of range, `against` is `source`, or the number of names is
-            wrong.
+        OptionRefused: `top` or `look_alikes` is out of range, `against` is `source`, or `class_names` does not fit
+            the model.
         InputRefused: `source` or `against` contains no results, or unfinished or damaged results.
         OutputLocked: a run is writing the results.
     """

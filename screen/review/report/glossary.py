@@ -1,4 +1,4 @@
-"""What each score means, in plain words for reviewers who do not know the method.
+"""Meanings of the scores, in plain words for reviewers who do not know the method.
 
 In: nothing. Out: `Explanation`s. The exact definitions are those of `screen/columns.py`.
 """
@@ -17,9 +17,9 @@ class Explanation:
 
     Attributes:
         name: column of the score.
-        plain: its meaning in plain words.
-        definition: its definition, as in the documentation.
-        values: its range and unit; "" if neither is stated.
+        plain: meaning of the score in plain words.
+        definition: definition of the score, as in the documentation.
+        values: range and unit of the score; "" without range and unit.
     """
 
     name: str
@@ -41,21 +41,20 @@ PLAIN = {
     "reference images. High values are suspicious.",
     "feature_distance": "How much the features of the image differ from those of the reference images. High values are "
     "suspicious.",
-    "entropy": "How undecided the model is. 0 means that it is certain of one class; with high values, several "
-    "classes seem equally likely.",
-    "expected_entropy": "How undecided a single pass of the model is. High values often mean that the image itself "
-    "is unclear, for example blurred or between two classes.",
+    "entropy": "How uncertain the prediction is. 0 means that one class has a probability of 100 %; with high values, "
+    "several classes are about equally likely.",
+    "expected_entropy": "How uncertain the prediction of a single pass is on average. High values often mean that the "
+    "image itself is unclear, for example blurred or between two classes.",
     "mutual_information": "How much the predictions of the passes differ. High values often mean that the training "
     "images contained too few images like this one.",
     "confidence": "Average probability of the predicted class. Low values are suspicious.",
     "prediction_std": "How much the probability of the predicted class changes from pass to pass. High values mean "
     "that the prediction is unstable.",
-    "largest_label_entropy": "How undecided the model is about its least certain label. High values are suspicious.",
+    "largest_label_entropy": "How uncertain the prediction of the least certain label is. High values are suspicious.",
     "largest_std": "How much the least stable output of the model changes from pass to pass. High values mean that "
     "the prediction is unstable.",
-    "variation_ratio": "Share of the passes that predict another class than most passes do. High values are "
-    "suspicious.",
-    "energy": "How weak the evidence for every class is, by the outputs of the model before they become "
+    "variation_ratio": "Share of the passes that do not predict the most frequent class. High values are suspicious.",
+    "energy": "How weak the evidence for every class is, from the outputs of the model before the conversion to "
     "probabilities. High values are suspicious.",
 }
 """Meaning of each score that a report displays."""

@@ -3,7 +3,7 @@
 In: positions of rows in the order of review, and the input shards. Out: `RowGroup`s. Two images are similar if the
 colours and the contrasts of their 16 cells differ by less than fixed limits, and if the model predicts the same class:
 copies and slight variations of one image are similar, and so are images of random noise. The grouping depends only on
-the rows and their order. Its time grows with the number of compared rows, which the caller limits.
+the rows and their order. The time for the grouping grows with the number of compared rows, which the caller limits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from screen.review.report.pictures import InputImages
 from screen.review.results import Results, RowPosition
 
 _SIDE, _CELLS = 64, 4
-"""Number of pixels along a side that contrasts are measured on, and number of cells along a side."""
+"""Side of the reduced image on which contrasts are measured, in pixels, and number of cells along this side."""
 
 _COLOUR_LIMIT, _CONTRAST_LIMIT = 0.08, 0.06
 """Maximum root mean square difference of two similar images, over the mean colours of the cells and over the standard
@@ -110,7 +110,7 @@ def _join(
 def _describe_rows(
     results: Results, positions: Sequence[RowPosition], moved_to: str | None
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """`[n, 64]` of NaN where there is no image, and the predicted classes `[n]`, -1 if none."""
+    """Features of the images `[n, 64]`, NaN without an image, and predicted classes `[n]`, -1 without a class."""
     reader = InputImages(results, moved_to, _SIDE)
     images = np.full((len(positions), _COLOURS + _CELLS * _CELLS), np.nan, np.float32)
     classes = np.full(len(positions), -1, np.int64)

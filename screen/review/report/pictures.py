@@ -1,7 +1,7 @@
 """Read the images of result rows from the input shards, and make thumbnails of a limited total size.
 
-In: rows of results. Out: for each row a `Preview`, or the reason why there is none. A shard is read only if it is
-unchanged since it was scored (`find_source`), and only if the keys of its rows equal those in the results.
+In: rows of results. Out: for each row a `Preview`, or the reason why there is no preview. Images of a shard are used
+only if the shard is unchanged since it was scored (`find_source`), and if its row ids equal those in the results.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from screen.review.sources import SourceMismatch, SourceMissing, find_source, fi
 from screen.review.text import clip
 
 CARD_SIDE, SIMILAR_SIDE = 320, 96
-"""Maximum width and height of the thumbnail of a card, and of an image that is similar to it, in pixels."""
+"""Maximum width and height in pixels of the thumbnail of a card, and of the thumbnail of a similar image."""
 
 _CARD_BYTES, _SIMILAR_BYTES = 3 * 2**20, 2**20
 """Maximum total size of the thumbnails of the cards, and of the similar images, in bytes; base64 encoding on the page
@@ -39,7 +39,7 @@ class InputImages:
     Args:
         results: results that the rows belong to.
         moved_to: current location of the input shards; None if they were not moved.
-        side: pixels below which a JPEG is not decoded at a reduced resolution.
+        side: width and height in pixels below which a JPEG is not decoded at a reduced resolution.
     """
 
     def __init__(self, results: Results, moved_to: str | None, side: int) -> None:
@@ -53,7 +53,7 @@ class InputImages:
     def read(
         self, entry: ManifestEntry, rows: Sequence[int], ids: Sequence[str], make: Sequence[Callable[[Picture], Made]]
     ) -> list[Made | str]:
-        """For each of some rows of one shard, what its function makes of the picture, or why there is no picture.
+        """For each given row, the result of its function for its picture, or the reason why there is no picture.
 
         Args:
             entry: manifest entry of the shard.
@@ -96,12 +96,12 @@ class InputImages:
 
 
 class Thumbnails:
-    """Makes thumbnails up to a maximum total size; each has the same share of it.
+    """Makes thumbnails up to a maximum total size; all thumbnails have equal shares of this size.
 
     Args:
         images: number of thumbnails to make.
         side: maximum width and height in pixels.
-        max_bytes: maximum total size.
+        max_bytes: maximum total size in bytes.
     """
 
     def __init__(self, images: int, side: int, max_bytes: int) -> None:
@@ -120,7 +120,7 @@ class Thumbnails:
         return cls(images, SIMILAR_SIDE, _SIMILAR_BYTES)
 
     def make(self, picture: Picture) -> Preview | str:
-        """The thumbnail of a picture, or the reason why it is left out."""
+        """The thumbnail of a picture, or the reason why the thumbnail is left out."""
         preview = make_preview(picture, self._side, self._share)
         if len(preview.data) > self._bytes_left:
             self.left_out += 1

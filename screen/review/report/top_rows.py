@@ -34,7 +34,7 @@ _LISTED, _ALL_LISTED = 100, 2000
 """Maximum number of similar rows that are listed for one card, and for all cards together."""
 
 _MAX_ID = 500
-"""Maximum number of characters of a key that the page repeats exactly."""
+"""Maximum number of characters of a row id that is on the page in full."""
 
 _REASONS = ("flag_reason", "flag_reasons")
 
@@ -45,7 +45,7 @@ SHOWN = ("ood_score", "p_value", *DISTANCES, "feature_distance", "entropy", "mut
 
 
 def shown_scores(results: Results) -> tuple[str, ...]:
-    """The scores of `SHOWN`, without those that compare passes if the run had one pass: they are always 0."""
+    """The scores of `SHOWN`; if the run had one pass, without scores that compare passes, which are then always 0."""
     return tuple(name for name in SHOWN if results.settings.passes > 1 or name not in COMPARES_PASSES)
 
 
@@ -61,7 +61,7 @@ class ShownNames:
 
     @classmethod
     def of(cls, results: Results) -> ShownNames:
-        """The class names that were given, or recorded with the results."""
+        """The given or recorded class names of the results, for display."""
         return cls(results.class_names)
 
     def name(self, number: int) -> str:
@@ -159,6 +159,6 @@ def _make_top_row(
 
 
 def _shortest(value: float) -> float:
-    """A float32 as the float64 with the fewest digits that is rounded to it; any other value unchanged."""
+    """For a float32 value, the float64 with the fewest digits that rounds to this value; any other value unchanged."""
     single = np.float32(value)
     return float(str(single)) if float(single) == value else value

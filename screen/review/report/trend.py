@@ -1,6 +1,6 @@
-"""Flag rates, scores and unreadable rows by night, from the history of an OUTPUT.
+"""Flag rates, scores and rows that could not be scored, by night, from the history of an OUTPUT.
 
-In: the folder of the results. Out: a `Trend`.
+In: the folder of the results. Out: a `Trend`. A night is one run that scored rows.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from pathlib import Path
 from screen.output.history import Night, read_history
 
 _MAX_NIGHTS = 60
-"""Maximum number of nights on a page, the latest ones."""
+"""Maximum number of nights on a page; the latest nights are shown."""
 
 _LEVELS = (0.05, 0.5, 0.95)
 
 
 @dataclass(frozen=True)
 class TrendNight:
-    """One run of the history.
+    """One night of the history: a run that scored rows.
 
     Attributes:
         started: start of the run, ISO 8601, UTC.
@@ -26,8 +26,8 @@ class TrendNight:
         flagged: number of flagged rows, including those that could not be scored.
         bad: number of rows that could not be scored.
         rate: flagged share of the scored rows; None without scored rows.
-        quantiles: the score below which 5 %, 50 % and 95 % of the scored rows are; empty if the run counted another
-            score than the last run, used another calibration, or scored no row.
+        quantiles: the 5 %, 50 % and 95 % quantiles of the score of the scored rows; empty if no row was scored, or if
+            the score in the history or the calibration differs from that of the last night.
         version: version of oodscreen that finished the run.
     """
 
@@ -50,10 +50,10 @@ class Trend:
     """The nights of a history.
 
     Attributes:
-        score: the score of the quantiles.
+        score: name of the score of the quantiles.
         nights: the latest nights, the oldest first.
         earlier: number of earlier nights that are left out.
-        damaged: number of files that cannot be read.
+        damaged: number of history files that cannot be read.
     """
 
     score: str

@@ -1,7 +1,7 @@
 """Draw the plots of a `Trend` as SVG with matplotlib.
 
-In: a `Trend`. Out: captions and `<svg>` elements as text, in the colours of `charts`. The table of the nights on the
-page contains the values.
+In: a `Trend`. Out: captions and `<svg>` elements as text, in the colours of `charts.scores`. The table of the nights
+on the page contains the values.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from screen.review.report.trend import Trend
 
 
 def draw_trend(trend: Trend | None, target: float | None) -> list[tuple[str, str]]:
-    """Captions and plots: the flag rate, the quantiles of the score if there are any, and the rows without a score.
+    """Captions and plots: the flag rate, the quantiles of the score if known, and the rows that could not be scored.
 
     Args:
-        trend: the nights; None without a history, which has no plots.
+        trend: the nights; None without a history: there are then no plots.
         target: target review rate, 0 to 1; None without a calibration.
 
     Raises:
@@ -46,7 +46,7 @@ def _draw(trend: Trend, lines: Sequence[Sequence[float]], title: str, key: str, 
         lines: one line, or its lower limit, the line, and its upper limit; a value for each night, NaN for a gap.
         title: title of the plot.
         key: prefix for the element ids, unique on the page.
-        target: share to mark, 0 to 1; None for none.
+        target: share to mark with a line, 0 to 1; None for no mark.
     """
     figure, axes = start_figure(4.0, 1.8)
     from matplotlib.ticker import MaxNLocator

@@ -34,7 +34,7 @@ FONT = 9.0
 
 
 def draw_histogram(histogram: Histogram, key: str) -> str:
-    """Histogram of the readable rows, with that of the flagged rows in front, on a logarithmic count axis.
+    """Histogram of the scored rows, with that of the flagged scored rows in front, on a logarithmic count axis.
 
     Args:
         histogram: the bins and thresholds to draw.
@@ -88,7 +88,7 @@ def describe_histogram(histogram: Histogram) -> str:
 
 
 def draw_rate(rate: Rate, key: str) -> str:
-    """Plot of the flag rate with its 95 % interval, the prediction interval and the target rate of the calibration.
+    """Plot of the flag rate with its 95 % interval, the prediction interval of the calibration, and the target rate.
 
     Args:
         rate: the rates to draw.
@@ -98,9 +98,7 @@ def draw_rate(rate: Rate, key: str) -> str:
         OptionRefused: matplotlib is not installed.
     """
     figure, axes = start_figure(4.0, 0.75)
-    text = (
-        f"{rate.share:.2%} of {rate.rows:,} readable rows are flagged, 95 % interval {rate.low:.2%} to {rate.high:.2%}"
-    )
+    text = f"{rate.share:.2%} of {rate.rows:,} scored rows are flagged, 95 % interval {rate.low:.2%} to {rate.high:.2%}"
     ends = [100 * rate.high]
     if rate.expected is not None:
         low, high = (100 * flags / rate.rows for flags in rate.expected)

@@ -1,4 +1,4 @@
-// Adds a button that copies the next command.
+// Adds a button that copies the command of the next step.
 (() => {
   const command = document.querySelector(".command");
   if (!command || !navigator.clipboard) return;

@@ -1,4 +1,4 @@
-// A click on a thumbnail, or Enter, shows it as large as the window allows. Escape closes the dialog.
+// A click on a thumbnail, or Enter, shows the thumbnail as large as the window allows. Escape closes the dialog.
 (() => {
   const viewer = document.getElementById("viewer");
   const close = viewer.querySelector("button");
