@@ -93,7 +93,11 @@ def labels(
     output: Annotated[
         str,
         typer.Option(
-            "--output", "-o", metavar="FILE.parquet", help="Parquet file of labelled rows to write.", show_default=False
+            "--output",
+            "-o",
+            metavar="FILE.parquet",
+            help="Parquet file to write the labelled rows to.",
+            show_default=False,
         ),
     ],
     config: LabelsConfig,

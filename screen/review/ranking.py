@@ -46,7 +46,7 @@ class Candidates:
         source: `flagged` or `audit`, the same for all rows.
         score: the score that orders the rows; `draw` for the audit sample.
         reasons: counts of all flagged rows by main reason; empty for the audit sample.
-        without_image: counts of the selected rows whose image cannot be shown, by status; these are not candidates.
+        without_image: counts, by status, of selected rows whose image cannot be shown; these rows are not candidates.
     """
 
     shard: NDArray[np.int32]
@@ -112,7 +112,7 @@ def choose_score(results: Results, order_by: str | None) -> str:
 
 
 def is_high_suspicious(results: Results, score: str) -> bool:
-    """Whether high values of a score are suspicious, by the flag rule or, if no condition compares it, by default."""
+    """Whether high values of a score are suspicious, by the flag rule or, if the rule lacks the score, by default."""
     by_rule = flags_high(results.rule, score)
     return HIGH_IS_SUSPICIOUS[score] if by_rule is None else by_rule
 

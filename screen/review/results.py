@@ -326,7 +326,7 @@ def _in_order(manifest: ManifestFile) -> tuple[ManifestEntry, ...]:
 
 
 def _suggest(output: Path) -> str:
-    """The next step for a folder without a manifest; it names up to three subfolders that have a manifest."""
+    """The next step for a folder without a manifest: give a subfolder that has a manifest, or check the path."""
     if is_local(output):
         deeper = sorted(str(path.parent) for path in output.glob(f"*/{MANIFEST_NAME}"))
         if deeper:

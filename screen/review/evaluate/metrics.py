@@ -139,7 +139,7 @@ def separate(known: NDArray[Any], other: NDArray[Any], score: str, *, high_is_un
         known: `[n]`, scores of in-distribution rows.
         other: `[m]`, scores of out-of-distribution rows.
         score: name of the score.
-        high_is_unusual: whether high values indicate out-of-distribution rows; False: low values do.
+        high_is_unusual: whether high values indicate out-of-distribution rows; if False, low values do.
     """
     metrics = import_metrics()
     turn = 1 if high_is_unusual else -1

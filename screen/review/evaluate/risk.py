@@ -52,7 +52,7 @@ class ScoreRisk:
 
     Attributes:
         score: the score's column.
-        high_is_unusual: whether rows with high values are accepted last; False: rows with low values are.
+        high_is_unusual: whether rows with high values are accepted last; if False, rows with low values are last.
         rows: number of labelled rows in which the score is not null; only these rows enter the area.
         aurc: area under the risk-coverage curve, an error rate, 0 to 1; lower is better.
         excess_aurc: `aurc` minus the area of the best order of the same rows, in which all correct predictions come

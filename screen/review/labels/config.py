@@ -38,7 +38,7 @@ class LabelsConfig:
             show_default="ood_score, else the first score of the flag rule",
         ),
     ] = None
-    images: Annotated[bool, typer.Option("--images/--no-images", help="Write the image bytes too.")] = False
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Also write the image bytes.")] = False
     ledger: Annotated[
         str | None,
         typer.Option(

@@ -68,8 +68,8 @@ def _lines(report: LabelReport) -> Iterable[str]:
         (report.disputed, "row(s) with a tied vote, left out"),
         (report.foreign, "task(s) or row(s) that name no row of results"),
         (sum(report.no_result.values()), "labelled row(s) that do not match these results"),
-        (report.not_predicted, "row(s) without a prediction, excluded from the shares"),
-        (report.other, "row(s) neither flagged nor in the random sample, excluded from the shares"),
+        (report.not_predicted, "row(s) without a prediction, excluded from the shares of corrections"),
+        (report.other, "row(s) neither flagged nor in the random sample, excluded from the shares of corrections"),
         (report.no_class, "row(s) with a label that is not a class of the model"),
         (report.without_image, "row(s) whose image is no longer available"),
     )

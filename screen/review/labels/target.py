@@ -60,7 +60,7 @@ def choose_target(output: str, results: Path) -> Path:
 
 
 def _why_not_replaceable(path: Path) -> str:
-    """The reason why a path must not be replaced; "" if it does not exist or is an earlier file of labelled rows."""
+    """The reason why a path must not be replaced; "" if it is unused or an earlier file of labelled rows."""
     if not path.exists():
         return "is a broken link" if path.is_symlink() else ""
     if path.is_dir():

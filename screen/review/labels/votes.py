@@ -16,16 +16,16 @@ from screen.review.classes import Choice
 class RowName:
     """Identity of a labelled row.
 
-    Two names certainly belong to the same row only if all attributes except `source` are equal, because a rewritten
-    shard and a shard of other results can have equal names.
+    Two identities are equal only if all attributes except `source` are equal, because shards of different results, or
+    a shard before and after a change, can have the same name.
 
     Attributes:
-        shard: name of the shard; "" if the label lacks it.
-        row: position in the shard; -1 if the label lacks it.
-        id: id of the row; None if the label lacks it.
-        input_footer: digest of the input shard's footer; None if the label lacks it.
-        key: SHA-256 of the image; None if the label lacks it.
-        source: `flagged` or `audit`; None if the label lacks it.
+        shard: name of the shard; "" if unknown.
+        row: position in the shard; -1 if unknown.
+        id: id of the row; None if unknown.
+        input_footer: digest of the input shard's footer; None if unknown.
+        key: SHA-256 of the image; None if unknown.
+        source: `flagged` or `audit`; None if unknown.
     """
 
     shard: str
@@ -101,7 +101,7 @@ class Votes:
         return merged
 
     def decide(self, name: Callable[[Choice], str]) -> tuple[tuple[str, ...], float] | None:
-        """The label with the most votes and the share of annotators who gave it; None for no votes or a tie.
+        """The label with the most votes and the share of annotators who gave it; None without votes or for a tie.
 
         If a vote is marked as ground truth, the label of this vote is returned.
 

@@ -61,7 +61,7 @@ class BoundedTransport(httpx.BaseTransport):
             )
         if response.headers.get("Content-Encoding", "identity") != "identity":
             response.close()
-            raise _too_much(request, "a compressed response, although no compression was requested,")
+            raise _too_much(request, "an unrequested compressed response")
         stream = cast(httpx.SyncByteStream, response.stream)
         response.stream = _BoundedStream(stream, request, self._most_bytes, time.monotonic() + self._most_seconds)
         return response

@@ -145,7 +145,7 @@ class TargetConfig:
             "--output",
             "-o",
             metavar="QUEUE",
-            help="File or folder of the queue to write.",
+            help="File or folder to write the queue to.",
             show_default=False,
             rich_help_panel=_TARGET,
         ),

@@ -1,8 +1,8 @@
 """Fetch rows of the results, and their images from input shards that are unchanged since the run.
 
 In: positions in the results. Out: a digest of each row's image. Row and image are stored in a temporary file, because
-shards are read sequentially, but a queue is written in the order of suspicion. A copied input column whose type differs
-between result shards becomes text.
+shards are read sequentially, whereas a queue is written in the order of suspicion. A copied input column whose type
+differs between result shards becomes text.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Fetcher:
             start += batch.count
             for row, kept, key, image in zip(result_rows, kept_rows, batch.ids, self._images(batch), strict=True):
                 if batch.images is not None and row["id"] != key:
-                    raise SourceMismatch(f"has id {key!r} in row {row['row']}, but the results have id {row['id']!r}")
+                    raise SourceMismatch(f"has the id {key!r} in row {row['row']}, but the results have {row['id']!r}")
                 if isinstance(image, str):
                     self.missing.images[image] += 1
                 else:
@@ -200,7 +200,7 @@ class Fetcher:
             )
 
     def _tensors(self, column: pa.Array, shape: tuple[int, ...]) -> Iterator[tuple[bytes, QueuedImage] | str]:
-        """Digest of the raw pixels and the image as PNG, for each row; or the reason why there is no image."""
+        """For each row, the digest of the raw pixels and the image as PNG, or the reason why there is no image."""
         if len(shape) == 1:
             if self._contract is None:
                 raise OptionRefused(

@@ -31,7 +31,7 @@ _ENDINGS = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv"
 
 
 def format_of(target: str, chosen: str | None) -> str:
-    """The format of a queue: the chosen format, or else that of the extension.
+    """The format of a queue: the chosen format, or else the format of the extension.
 
     Raises:
         OptionRefused: no format was chosen, and the extension is unknown.
@@ -56,7 +56,7 @@ class FileDestination:
         target: path of the file or folder.
         format: one of `FILE_FORMATS`.
         project: name of the project in the ledger.
-        classes: the choices of an annotator.
+        classes: the choices available to an annotator.
         images: whether to write image bytes into Parquet and JSON Lines.
         url: template for the addresses of the images in tasks; None to embed the images.
     """

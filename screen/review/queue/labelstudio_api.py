@@ -161,7 +161,7 @@ def open_project(
         name: number or title of the project; None for `oodscreen`.
         classes: the choices available to an annotator; None to read labels, which requires an existing project.
         image_url: template for the addresses of the images; None to embed the images.
-        dry_run: whether to read the server only, and to create neither a project nor a view.
+        dry_run: whether only to read from the server, and to create neither a project nor a view.
 
     Raises:
         OptionRefused: the SDK is not installed, the token is missing or refused, the server or project does not exist,
@@ -243,7 +243,7 @@ def _check_title(name: str) -> None:
 
 
 def _add_view(client: Any, project: int) -> None:
-    """Create a view with the most suspicious tasks first, unless a view with its title exists."""
+    """Create a view with the most suspicious tasks first, unless a view with the title `VIEW_TITLE` exists."""
     for view in client.views.list(project=project):
         data = view.data if isinstance(view.data, dict) else {}
         if data.get("title") == VIEW_TITLE:

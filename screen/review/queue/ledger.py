@@ -239,7 +239,7 @@ def _find(folder: Path, pattern: str) -> list[Path]:
 
 
 def _rename_former_files(folder: Path) -> None:
-    """Add a leading `_` to file names of earlier versions, because Polars reads files without it as results.
+    """Add a leading `_` to file names of earlier versions, because Polars reads files without `_` as results.
 
     In object stores, which cannot rename files, the names stay.
     """

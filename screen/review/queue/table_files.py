@@ -89,7 +89,7 @@ def _as_table(group: list[QueueRow]) -> pa.Table:
 
 
 def _as_cells(table: pa.Table) -> pa.Table:
-    """The table for CSV: other values than numbers and booleans are text, and formulas are marked."""
+    """The table for CSV: all values except numbers and booleans are text, and formulas are marked."""
     return pa.table({mark_formula(name): _cells(table[name]) for name in table.column_names})
 
 

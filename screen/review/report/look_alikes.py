@@ -79,7 +79,7 @@ def describe(picture: Picture) -> NDArray[np.float32]:
 
 
 def are_similar(one: NDArray[np.float32], many: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """`[n]`: whether an image `[64]` is similar to each of many `[n, 64]`; False where a value is NaN."""
+    """`[n]`: whether each of n images `[n, 64]` is similar to one image `[64]`; False where a value is NaN."""
     squares = np.square(many - one)
     colour = np.sqrt(squares[:, :_COLOURS].mean(axis=1))
     contrast = np.sqrt(squares[:, _COLOURS:].mean(axis=1))

@@ -53,7 +53,7 @@ class InputImages:
     def read(
         self, entry: ManifestEntry, rows: Sequence[int], ids: Sequence[str], make: Sequence[Callable[[Picture], Made]]
     ) -> list[Made | str]:
-        """For each given row, the result of its function for its picture, or the reason why there is no picture.
+        """For each row, the result of its function in `make` for its picture, or the reason why there is no picture.
 
         Args:
             entry: manifest entry of the shard.

@@ -104,7 +104,7 @@ def gather_cards(
 def _read_rows(
     results: Results, thumbnails: Mapping[RowPosition, Thumbnails], reader: InputImages
 ) -> dict[RowPosition, TopRow]:
-    """The row at each position, with the thumbnail from the maker of that position."""
+    """The row at each position, with the thumbnail that the `Thumbnails` object of the position makes."""
     names, shown = ShownNames.of(results), shown_scores(results)
     found: dict[RowPosition, TopRow] = {}
     in_order = sorted(thumbnails, key=lambda position: (position.shard, position.row))

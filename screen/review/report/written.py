@@ -32,12 +32,12 @@ class WrittenReport:
         """The notes, and one line about the page, as text for the terminal."""
         shown, counts = len(self.findings.top_rows), self.findings.counts
         similar = sum(card.count for card in self.findings.cards)
-        like_them = f" and {similar} like them" if similar else ""
+        like_them = f" and {similar} similar row(s)" if similar else ""
         pictures = sum(not isinstance(one.preview, str) for one in self.findings.top_rows)
         bad = f" ({counts.bad} of them could not be scored)" if counts.bad else ""
         line = (
-            f"{self.page}: {shown} most suspicious rows{like_them}, {pictures} with a thumbnail; "
-            f"{counts.flagged} of {counts.rows} rows flagged{bad}; {self.size / 1e6:.1f} MB"
+            f"{self.page}: the {shown} most suspicious row(s) ({pictures} with a thumbnail){like_them}; "
+            f"{counts.flagged} of {counts.rows} rows are flagged{bad}; {self.size / 1e6:.1f} MB"
         )
         return "\n".join([*(f"note: {note}" for note in self.findings.notes), line])
 

@@ -17,7 +17,7 @@ def draw_trend(trend: Trend | None, target: float | None) -> list[tuple[str, str
     """Captions and plots: the flag rate, the quantiles of the score if known, and the rows that could not be scored.
 
     Args:
-        trend: the nights; None without a history: there are then no plots.
+        trend: the nights; None without a history; the result is then empty.
         target: target review rate, 0 to 1; None without a calibration.
 
     Raises:
@@ -39,7 +39,7 @@ def draw_trend(trend: Trend | None, target: float | None) -> list[tuple[str, str
 
 
 def _draw(trend: Trend, lines: Sequence[Sequence[float]], title: str, key: str, target: float | None = None) -> str:
-    """A plot of one line, or of a line with the range between two others.
+    """A plot of one line, or of a line with the range between two other lines.
 
     Args:
         trend: the nights.

@@ -34,7 +34,7 @@ FONT = 9.0
 
 
 def draw_histogram(histogram: Histogram, key: str) -> str:
-    """Histogram of the scored rows, with that of the flagged scored rows in front, on a logarithmic count axis.
+    """Histogram of the scored rows, behind that of the flagged scored rows, with a logarithmic count axis.
 
     Args:
         histogram: the bins and thresholds to draw.

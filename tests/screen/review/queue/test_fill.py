@@ -438,7 +438,7 @@ def test_the_model_of_other_results_is_refused(night: Night, tmp_path: Path) -> 
     model = onnx.load(night.model)
     model.doc_string = "another"
     onnx.save(model, tmp_path / "other.onnx")
-    with pytest.raises(OptionRefused, match="that of the model of the results is"):
+    with pytest.raises(OptionRefused, match="the model of the results has the digest"):
         fill(night, tmp_path / "q.parquet", model=str(tmp_path / "other.onnx"))
 
 

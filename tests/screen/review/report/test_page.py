@@ -125,8 +125,9 @@ def test_text_from_data_is_escaped_everywhere(hostile_page: Page) -> None:
 def test_the_page_shows_the_quarantine(screened: Path) -> None:
     page = Page(render_page(gather_findings(str(screened / "out"))))
     assert page.has(
-        "3 entries: rows that could not be scored, and shards that could not be read. A person must inspect them: "
-        "1 decode_failed, 1 null_image, 1 unreadable_shard."
+        "3 entries: rows that could not be scored, and shards that could not be read. "
+        "A person must inspect these rows and shards. "
+        "Number by status: 1 decode_failed, 1 null_image, 1 unreadable_shard."
     )
     assert page.has("The run had no calibration, so there is no target review rate.")
 
@@ -176,8 +177,8 @@ def test_the_command_writes_a_page_and_replaces_only_pages(
         assert len(Page(target.read_text()).all("li", class_="card")) == int(top)
     flagged = sum(read_results(drawn / "out")["flag"].to_pylist())
     expected = (
-        r"report.html: 6 most suspicious rows and 1 like them, 6 with a thumbnail; "
-        rf"{flagged} of 4000 rows flagged.*; 0.\d MB"
+        r"report.html: the 6 most suspicious row\(s\) \(6 with a thumbnail\) and 1 similar row\(s\); "
+        rf"{flagged} of 4000 rows are flagged.*; 0.\d MB"
     )
     assert re.search(expected, capsys.readouterr().out)
     other = tmp_path / "thesis.html"
@@ -197,9 +198,9 @@ def test_the_command_prints_the_counts_of_the_run_and_of_available_images(
     cli.app(words, standalone_mode=False)
     printed = capsys.readouterr().out
     assert (
-        f"r.html: 4 most suspicious rows, 0 with a thumbnail; {flagged} of 183 rows flagged (2 of them could not"
-        in printed
-    )
+        f"r.html: the 4 most suspicious row(s) (0 with a thumbnail); "
+        f"{flagged} of 183 rows are flagged (2 of them could not"
+    ) in printed
     assert f"with --input; {tmp_path} does not contain them" in printed
 
 
