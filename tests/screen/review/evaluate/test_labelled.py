@@ -119,7 +119,7 @@ def test_names_need_the_record_of_the_run(results: Path, tmp_path: Path, found: 
     shutil.copytree(results, tmp_path / "out")
     (tmp_path / "out" / "_run.json").unlink()
     assert evaluate_results(str(tmp_path / "out"), [], label="text").labelled == found
-    with pytest.raises(OptionRefused, match="not one class of the model: ") as caught:
+    with pytest.raises(OptionRefused, match="exactly one class of the model: ") as caught:
         evaluate_results(str(tmp_path / "out"), [], label="name")
     assert "no class names are recorded" in caught.value.wanted
 
