@@ -179,7 +179,7 @@ def _number_classes(results: Results) -> ClassNames | None:
 
 
 def _make_distinct(texts: tuple[str, ...]) -> tuple[str, ...]:
-    """Class names for a labelling form: each printable, on one line, and different from the other choices."""
+    """Class names for a labelling configuration: each printable, on one line, and different from the other choices."""
     names: list[str] = []
     taken = set(_RESERVED)
     for index, text in enumerate(texts):

@@ -1,8 +1,8 @@
 """Read annotations from Label Studio's JSON export, or from a table: Parquet, JSON Lines or CSV.
 
-In: a file. Out: `LabelSets`: for each question of the labelling form, the annotators' votes on each labelled row. If an
-annotator voted on a row several times, only the last vote counts. Cancelled and empty annotations are not votes, and
-neither are choices for a region of an image.
+In: a file. Out: `LabelSets`: for each question (each Choices tag of the labelling configuration), the annotators' votes
+on each labelled row. If an annotator voted on a row several times, only the last vote counts. Cancelled and empty
+annotations are not votes, and neither are choices for a region of an image.
 """
 
 from __future__ import annotations
