@@ -1,7 +1,7 @@
 """Check that the results of a run are complete, agree with the manifest, and are the only Parquet files in OUTPUT.
 
-In: RESULTS, and INPUT if it is given. Out: a `CheckReport` with every problem found. The check reads the digest, the
-schema and all rows of each result shard, and compares them with the manifest.
+In: RESULTS, and INPUT if it is given. Out: a `CheckReport` with every problem found. The check computes the digest of
+each result shard, reads its schema and all its rows, and compares them with the manifest.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class CheckReport:
         output: the checked folder.
         shards: number of result shards in the manifest.
         rows: number of rows in the manifest.
-        bad: number of rows that could not be scored; they are included in `rows`.
+        bad: number of rows that could not be scored; these rows are included in `rows`.
         problems: one sentence for each problem; empty if the results are complete.
         notes: observations that are not problems.
-        open_parts: partitions of the run that have not finished.
-        next_steps: actions that resolve the problems, in this order.
+        open_parts: unfinished partitions of the run.
+        next_steps: actions that resolve the problems, in the order in which to take them.
     """
 
     output: str
@@ -102,13 +102,13 @@ def check_results(output: Path, source: str | None = None) -> CheckReport:
     steps: list[str] = []
     for entry in entries:
         intact = is_intact(output, entry)
-        found = [] if intact else ["missing, or not the file that the run wrote (size or SHA-256 differ)"]
+        found = [] if intact else ["missing, or not the file that the run wrote (its size or SHA-256 differs)"]
         if intact or (output / entry.shard).is_file():
             found += _check_shard(output, entry, identity)
         if found:
             steps.append(f"`{forget} --damaged`" if not intact else f"`{forget} --shard {shlex.quote(entry.shard)}`")
             if not has_input(entry):
-                found[-1] += "; its input no longer exists, so no run can score it again"
+                found[-1] += "; the input shard no longer exists, so no run can score it again"
         problems += [f"{entry.shard!r}: {problem}" for problem in found]
     unreadable: list[UnreadableShard] = []
     if source is not None:
@@ -132,7 +132,7 @@ def check_results(output: Path, source: str | None = None) -> CheckReport:
             listed = f"`{forget} --shard {shlex.quote(name)}`" if is_result(path) else f"delete or move {name!a}"
             steps.append(listed)
     notes += [
-        f"{HISTORY_FOLDER}/{name} cannot be read, so this night is not in the history"
+        f"{HISTORY_FOLDER}/{name} cannot be read, so its run is not in the history"
         for name in read_history(output).damaged
     ]
     rows, bad = sum(entry.rows for entry in entries), sum(entry.bad for entry in entries)
@@ -160,7 +160,7 @@ def _check_shard(output: Path, entry: ManifestEntry, identity: dict[str, Any]) -
     try:
         with open_parquet(path) as file:
             if read_identity(file.schema_arrow) != identity:
-                yield "written with another configuration than that of the manifest"
+                yield "written with a configuration other than that of the manifest"
             wrong = _compare_schema(file.schema_arrow, identity)
             if wrong:
                 yield wrong
@@ -183,7 +183,7 @@ def _compare_schema(schema: pa.Schema, identity: dict[str, Any]) -> str:
 
 
 def _check_rows(file: pq.ParquetFile, entry: ManifestEntry) -> Iterator[str]:
-    """Problems of the rows: position, counts, and agreement of each status with its flag, scores and error."""
+    """Problems of the rows: wrong positions or counts, or a status that contradicts the row's flag, scores or error."""
     rows = flagged = 0
     statuses: dict[str, int] = {}
     wrong: set[str] = set()
@@ -239,7 +239,7 @@ def _compare_input(
     notes += [f"{name!r}: has a result, but is not in INPUT" for name in sorted(manifest.entries.keys() - present)]
     besides = listing.passed_over.describe()
     notes += [f"skipped in INPUT: {besides}"] * bool(besides)
-    notes += [f"{shard.name!r}: quarantined, cannot be read: {shard.reason}" for shard in unreadable]
+    notes += [f"{shard.name!r}: quarantined: {shard.reason}" for shard in unreadable]
     return unreadable
 
 
@@ -253,11 +253,14 @@ def _check_quarantine(output: Path, entries: list[ManifestEntry], unreadable: li
             [QUARANTINE_SCHEMA.empty_table(), *(one for many in found.values() for one in many or ())]
         )
         damaged = pa.array([name for name, tables in found.items() if tables is None], pa.string())
-        ignored = pc.or_(is_shard, pc.is_in(listed["shard"], damaged))  # damaged results are problems of their own
+        ignored = pc.or_(is_shard, pc.is_in(listed["shard"], damaged))  # damaged results are separate problems
         if not listed.filter(pc.invert(ignored)).equals(expected):
-            yield f"{QUARANTINE_NAME}: does not list the rows that could not be scored"
+            yield f"{QUARANTINE_NAME}: does not list exactly the rows that could not be scored"
         missing = {shard.name for shard in unreadable} - set(listed.filter(is_shard)["shard"].to_pylist())
         if missing:
             yield f"{QUARANTINE_NAME}: does not list the unreadable shard(s) {', '.join(map(repr, sorted(missing)))}"
     except _BROKEN as error:
-        yield f"{QUARANTINE_NAME}: cannot be compared: {str(error).splitlines()[0] if str(error) else error!r}"
+        yield (
+            f"{QUARANTINE_NAME}: cannot be compared with the results: "
+            f"{str(error).splitlines()[0] if str(error) else error!r}"
+        )

@@ -1,6 +1,6 @@
 """Class names of a run: given by `--classes`, else those in the record of OUTPUT, else those of the model.
 
-In: names, the contract of the model, and OUTPUT. Out: checked names for the record. No result depends on them.
+In: names, the contract of the model, and OUTPUT. Out: checked names for the record. No result depends on the names.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from screen.output.record import RunRecord
 
 
 def check_class_names(names: tuple[str, ...], contract: ModelContract) -> None:
-    """Check the names that were given for a model.
+    """Check the class names that were given for the model with this contract; an empty tuple is valid.
 
     Raises:
-        OptionRefused: as `check_names`.
+        OptionRefused: the number of names is wrong, two names are equal, or a name is not printable.
     """
     check_names(names, {"values": 0, "binary": 2}.get(contract.task, contract.classes))
 
@@ -28,10 +28,10 @@ def check_names(names: tuple[str, ...], count: int) -> None:
 
     Args:
         names: the names.
-        count: number of the classes of the model; 0 for a regression.
+        count: number of classes of the model; 0 for a regression.
 
     Raises:
-        OptionRefused: the model has another number of classes, or none; or names are equal or not printable.
+        OptionRefused: the number of names is not `count`, two names are equal, or a name is not printable.
     """
     if names and not count:
         raise OptionRefused(
@@ -58,13 +58,13 @@ def check_names(names: tuple[str, ...], count: int) -> None:
 def choose_class_names(
     names: tuple[str, ...], contract: ModelContract, output: Path, configuration: str
 ) -> tuple[str, ...]:
-    """The names to record: the given ones, else those of the earlier record of this configuration, else the model's."""
+    """The class names to record: `names`, else those in the earlier record of this configuration, else the model's."""
     earlier = None if names else RunRecord.read(output, configuration)
     return names or (contract.class_names if earlier is None else earlier.class_names)
 
 
 def rename_classes(output: Path, configuration: str, names: tuple[str, ...]) -> None:
-    """Replace the names in the record of OUTPUT, after a run with nothing to score; no effect without a record.
+    """Replace the class names in the record of OUTPUT, if there is a record; for a run that had no shards to score.
 
     Raises:
         WriteFailed: the operating system refused to write.

@@ -41,26 +41,26 @@ def forget(
     ] = False,
     damaged: Annotated[
         bool,
-        typer.Option("--damaged", help="Remove the results that are missing, or differ from what the run wrote."),
+        typer.Option("--damaged", help="Remove damaged results, and the manifest entries of missing results."),
     ] = False,
     before: Annotated[
         str | None,
         typer.Option(
             metavar="DATE",
-            help="Remove the results that were written before this date or time (ISO 8601; UTC without an offset).",
+            help="Remove the results that were written before this date or time (ISO 8601; UTC if it has no offset).",
             show_default=False,
         ),
     ] = None,
     shard: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Remove the result with this name; can be repeated.", show_default=False),
+        typer.Option(metavar="NAME", help="Remove the result with this name; may be repeated.", show_default=False),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the names of the selected results, and remove nothing.")
+        bool, typer.Option("--dry-run", help="Print the names of the selected results, and remove no result.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove results together with their manifest entries, by age, by name, or because they cannot be used."""
+    """Remove results together with their manifest entries: vanished or damaged results, or results by age or name."""
     from screen.files.paths import as_path
     from screen.output.forget import Forgotten, forget_results
 

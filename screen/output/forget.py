@@ -1,9 +1,9 @@
 """Remove result shards together with their manifest entries.
 
-In: OUTPUT and a selection of shards. Out: OUTPUT without them, and a `ForgetReport`. One atomic write of the manifest
-takes all entries away and lists their shards as forgotten. Then the files are removed, the quarantine table is written,
-and the list is taken from the manifest. If the process is killed in between, the next `forget` or run of this OUTPUT
-removes the remaining files.
+In: OUTPUT and a selection of shards. Out: OUTPUT without their results, and a `ForgetReport`. One atomic write of the
+manifest removes the entries of the selected shards, and lists these shards as forgotten. Then the result files are
+removed, the quarantine table is written, and the list is removed from the manifest. If the process is killed between
+these steps, the next `forget` or run of this OUTPUT removes the remaining files.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from screen.output.stored import has_input, is_intact, refuse_if_store_failed, r
 from screen.output.writer import is_result
 
 _NAMED = 5
-"""Maximum number of names in the text for the terminal; a dry run prints all."""
+"""Maximum number of names in the text for the terminal; a dry run prints all names."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class Forgotten:
     shards: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse a selection with no field, or with several.
+        """Check that exactly one field is set.
 
         Raises:
-            OptionRefused: as above, or `before` is not a date.
+            OptionRefused: no field or several fields are set, or `before` is not a date or time.
         """
         given = [self.vanished, self.damaged, self.before is not None, bool(self.shards)]
         if given.count(True) != 1:
@@ -73,7 +73,7 @@ class Forgotten:
 
     @property
     def limit(self) -> datetime | None:
-        """`before` as a time with an offset."""
+        """`before` as a time with an offset; None if `before` is None."""
         if self.before is None:
             return None
         try:
@@ -89,14 +89,14 @@ class Forgotten:
 
 @dataclass(frozen=True)
 class ForgetReport:
-    """The removed results.
+    """The removed results; after a dry run, the selected results.
 
     Attributes:
         output: folder of results.
-        shards: names of the removed results, sorted.
-        rows: number of rows in them.
-        in_input: names of those whose input still exists: the next run scores them again.
-        dry_run: whether the results were only selected.
+        shards: names of the results, sorted.
+        rows: number of rows in the results, according to their manifest entries.
+        in_input: names of the results whose input shards still exist; the next run scores these shards again.
+        dry_run: whether the results were selected without being removed.
     """
 
     output: str
@@ -124,7 +124,10 @@ class ForgetReport:
         limit = len(self.shards) if self.dry_run else _NAMED
         lines = [f"{done}: {_name_some(self.shards, limit)} with {self.rows} rows"]
         if self.in_input:
-            lines.append(f"note: still in INPUT, so the next run scores them again: {_name_some(self.in_input, limit)}")
+            lines.append(
+                f"note: the next run scores these shards again, because INPUT still contains them: "
+                f"{_name_some(self.in_input, limit)}"
+            )
         return "\n".join(lines)
 
 
@@ -134,10 +137,10 @@ def forget_results(output: Path, selection: Forgotten, *, dry_run: bool = False)
     Args:
         output: folder that `oodscreen run` wrote.
         selection: the results to remove.
-        dry_run: whether to select only, without writing.
+        dry_run: whether to select the results without removing them.
 
     Raises:
-        InputRefused: OUTPUT has no manifest, or the location of the input cannot be reached.
+        InputRefused: OUTPUT has no manifest, or the folder of INPUT is missing or empty.
         OptionRefused: a named shard has no result.
         OutputRefused: the manifest cannot be read, or a partition has not finished.
         OutputLocked: a run holds OUTPUT.
@@ -175,7 +178,7 @@ def _remove(output: Path, manifest: ManifestFile, names: set[str]) -> None:
 
     remove_stale_staging(output)
     if manifest.partitions or next(kept_lines(output, None), None) is not None:
-        write_text(path, text(manifest.entries, set(manifest.forgotten)))  # entries from now on in one file
+        write_text(path, text(manifest.entries, set(manifest.forgotten)))  # from now on, all entries are in one file
         for kept in kept_lines(output, None):
             kept.unlink(missing_ok=True)
         remove_partitions(output)
@@ -215,10 +218,10 @@ def _written_before(output: Path, manifest: ManifestFile, limit: datetime | None
 
 
 def _refuse_unknown(output: Path, manifest: ManifestFile, name: str) -> None:
-    """Raise an error unless a name is that of a listed or forgotten result, or of an unlisted file of oodscreen.
+    """Raise an error unless a name is that of a listed, forgotten or unlisted result that oodscreen wrote.
 
     Raises:
-        OptionRefused: as above.
+        OptionRefused: OUTPUT has no result with this name.
     """
     is_known = name in manifest.entries or name in manifest.forgotten
     if not is_within((output / name).parent.resolve(), output.resolve()) or not (is_known or is_result(output / name)):
@@ -230,17 +233,17 @@ def _refuse_unknown(output: Path, manifest: ManifestFile, name: str) -> None:
 
 
 def _refuse_unreachable(root: str) -> None:
-    """Raise an error if the folder of INPUT is missing or empty: it may be a disk that is not mounted.
+    """Raise an error if the folder of INPUT is missing or empty, for example because its disk is not mounted.
 
     Raises:
-        InputRefused: as above.
+        InputRefused: the folder is missing or empty.
     """
     folder = as_path(root)
     if not folder.is_dir() or next(folder.iterdir(), None) is None:
         raise InputRefused(
             f"INPUT {root} {'is empty' if folder.is_dir() else 'does not exist'}, so every shard in it has vanished.",
             wanted="the INPUT of the run, with its remaining shards",
-            next_step="mount or restore INPUT; if it was removed on purpose, select by --before or --shard",
+            next_step="mount or restore INPUT; if it was removed on purpose, select the results by --before or --shard",
         )
 
 
@@ -252,7 +255,7 @@ def _report(output: Path, manifest: ManifestFile, names: set[str], *, dry_run: b
 
 
 def _name_some(names: tuple[str, ...], limit: int) -> str:
-    """The number of shards and the first names, on one line."""
+    """The number of shards and the first `limit` names, on one line."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     shown = ", ".join(name if name.isprintable() else repr(name) for name in names[:limit])
     return f"{len(names)} shard(s){': ' if names else ''}{shown}{more}"

@@ -1,10 +1,11 @@
 """The history of an OUTPUT: one small file for each run that scored rows, in `_history/`; no result depends on it.
 
-In: the `Night` of a run. Out: `_history/_TIME.json`, or `_history/_TIME.I-of-N.json` for a part of a job array, and a
-`History` read back from these files. TIME is the start of the run, so that a run that was killed and started again has
-one file. When a job array is closed, the files of its parts are merged into one. OUTPUT keeps the `KEPT_NIGHTS` newest
-files. Like `_run.json`, the files contain times and differ between equal runs. File names start with `_`, because some
-readers of Parquet folders (Polars) test the names of files and not of folders.
+In: the `Night` of a run. Out: `_history/_TIME.json`, or `_history/_TIME.I-of-N.json` for a partition, and a `History`
+read back from these files. TIME is the start of the run. A run that continues a killed run has the start of the killed
+run, so that both have one file. When a partitioned run is closed, the files of its partitions are merged into one file.
+The `KEPT_NIGHTS` newest files stay in OUTPUT. Like `_run.json`, the files contain times and differ between equal runs.
+File names start with `_`, because some readers of Parquet folders, for example Polars, skip a file if its own name
+starts with `_`, but not if the name of its folder does.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from screen.partition import ShardPartition
 
 HISTORY_FOLDER = "_history"
 KEPT_NIGHTS = 400
-"""Maximum number of files in the history, more than a year of nights."""
+"""Maximum number of files in the history; with one run per night, these are more than a year."""
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 """Levels of the score quantiles."""
@@ -34,12 +35,12 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _FORMAT = 1
 _NAME = re.compile(r"_(\d{8}T\d{6}\.\d{6}Z)(?:\.(\d+-of-\d+))?\.json", re.ASCII)
 DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
-"""Errors of a file that is missing or damaged."""
+"""Exceptions that are raised when a missing or damaged file is read."""
 
 
 @dataclass(frozen=True)
 class Night:
-    """One run that scored rows; for a job array, all its parts.
+    """One run that scored rows; a partitioned run counts as one, with all its partitions.
 
     Attributes:
         started: start of the run, ISO 8601, UTC.
@@ -48,14 +49,14 @@ class Night:
         configuration: fingerprint of the configuration, as in the manifest.
         calibration: digest of the calibration; None without a calibration.
         shards: number of result shards that the run wrote.
-        rows: number of rows in them.
+        rows: number of rows in these shards.
         flagged: number of flagged rows, including the rows that could not be scored.
         statuses: number of rows by status, sorted by status.
         unreadable: number of shards that could not be read.
         score: column whose scores are counted in `scores`.
         scores: counts of the scores of the readable rows.
-        rescored: whether the run scored all shards of INPUT again, so that earlier nights have the same rows.
-        merged: names of the files that were merged into this one.
+        rescored: whether the run scored all shards of INPUT again, so that earlier nights contain the same rows.
+        merged: names of the files of partitions that were merged into this night's file.
     """
 
     started: str
@@ -91,21 +92,24 @@ class Night:
 
     @property
     def quantiles(self) -> tuple[tuple[float, float], ...]:
-        """Pairs of level and score quantile for the levels in `QUANTILES`, to 1 %; empty without scores."""
+        """Pairs of level and score quantile for the levels in `QUANTILES`; empty without scores.
+
+        The relative error of a quantile is at most 1 %.
+        """
         found = ((level, self.scores.quantile(level)) for level in QUANTILES)
         return tuple((level, value) for level, value in found if value is not None)
 
     def text(self) -> str:
-        """The content of the file: JSON, also with the quantiles, so that readers of the file need not compute them."""
+        """The night as JSON, with its quantiles, so that readers of the file need not compute them."""
         values = {**asdict(self), "scores": self.scores.bins, "quantiles": self.quantiles, "format": _FORMAT}
         return json.dumps(values) + "\n"
 
     @classmethod
     def parse(cls, text: str) -> Night:
-        """The night from the content of a file.
+        """Night parsed from the content of its file.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError, RecursionError: the content is damaged, or of a newer
+            ValueError, KeyError, TypeError, AttributeError, RecursionError: the content is damaged, or has a newer
                 format.
         """
         values: dict[str, Any] = dict(json.loads(text))
@@ -141,13 +145,13 @@ class History:
 
 
 def read_history(output: Path, *, without: str = "") -> History:
-    """The history of an OUTPUT; without nights if there is none.
+    """The history of an OUTPUT; it has no nights if OUTPUT has no files in `_history/`.
 
-    The parts of a job array that has not been closed are one night.
+    The partitions of a run that has not been closed are combined into one night.
 
     Args:
         output: folder of results.
-        without: name of a file to leave out.
+        without: name of a file to leave out; "" to leave out no file.
     """
     read: dict[str, Night] = {}
     damaged = []
@@ -164,14 +168,14 @@ def read_history(output: Path, *, without: str = "") -> History:
 
 
 def latest_nights(output: Path, *, without: str = "") -> Iterator[Night]:
-    """The nights of an OUTPUT, the newest first; each file is read when its night is asked for.
+    """Yield the nights of an OUTPUT, the newest first; a file is read only when its night is yielded.
 
     Args:
         output: folder of results.
-        without: name of a file to leave out.
+        without: name of a file to leave out; "" to leave out no file.
     """
     names = _names(output)
-    if any(map(_is_part, names)):  # a merged file lists parts whose names may be later than its own
+    if any(map(_is_part, names)):  # a merged file may list files of partitions with later names
         yield from reversed(read_history(output, without=without).nights)
         return
     for name in reversed(names):
@@ -181,10 +185,11 @@ def latest_nights(output: Path, *, without: str = "") -> Iterator[Night]:
 
 
 def merge_nights(nights: Sequence[Night]) -> Night:
-    """One night with the rows of several.
+    """Combine several nights into one.
 
     Args:
-        nights: at least one; configuration, calibration and score are those of the one that ended last.
+        nights: at least one night. Version, configuration, calibration and score are taken from the night that ended
+            last.
     """
     last = max(nights, key=lambda night: night.finished)
     statuses: Counter[str] = Counter()
@@ -214,7 +219,7 @@ def night_name(started: datetime, partition: ShardPartition | None = None) -> st
 
     Args:
         started: start of the run, with a time zone.
-        partition: the part that the run scored; None for a whole run.
+        partition: the partition that the run scored; None for a whole run.
     """
     part = "" if partition is None else f".{partition.name}"
     return f"_{started.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}{part}.json"
@@ -227,21 +232,21 @@ def write_night(output: Path, name: str, night: Night, owner: str = "") -> None:
         output: folder of results, which the caller holds.
         name: name of the file, from `night_name`.
         night: the night.
-        owner: as for `StagingFile`.
+        owner: name of the partition, used in the name of the staging file; "" for a run without partitions.
 
     Raises:
         WriteFailed: OUTPUT cannot be written to.
     """
     write_text(output / HISTORY_FOLDER / name, night.text(), owner)
-    if not owner:  # the files of parts are counted when they are merged
+    if not owner:  # files of partitions are counted when they are merged
         _remove(output, _names(output)[:-KEPT_NIGHTS])
 
 
 def close_parts(output: Path) -> None:
-    """Merge the files of all parts into the file of one night; the caller holds OUTPUT.
+    """Merge the files of all partitions into the file of one night; the caller holds OUTPUT.
 
-    If the process is killed before the files of the parts are removed, `read_history` ignores them, because the merged
-    file lists them, and the next call removes them.
+    If the process is killed before the files of the partitions are removed, `read_history` ignores these files, because
+    the merged file lists them, and the next call of `close_parts` removes them.
 
     Raises:
         WriteFailed: OUTPUT cannot be written to.
@@ -262,7 +267,7 @@ def close_parts(output: Path) -> None:
 
 
 def _names(output: Path) -> list[str]:
-    """Names of the files of nights, the oldest first; none if the folder is missing or cannot be listed."""
+    """Names of the files in the history, the oldest first; empty if the folder is missing or cannot be listed."""
     with suppress(OSError):
         return sorted(path.name for path in (output / HISTORY_FOLDER).glob("_*.json") if _NAME.fullmatch(path.name))
     return []

@@ -43,8 +43,9 @@ class Manifest:
     Args:
         output: folder of results, which need not exist.
         identity: the configuration, on which the results depend.
-        force: None scores shards that are new, changed or without a valid result; `quarantined` scores finished shards
-            with unreadable rows, too; `all` scores all shards, and replaces any files with their names in OUTPUT.
+        force: None to score shards that are new, changed or without a valid result; `quarantined` to also score
+            finished shards with unreadable rows; `all` to score all shards, and to replace any files with their names
+            in OUTPUT.
         partition: the partition that the run scores; None for a run without partitions. The entries of all partitions
             are read, and those of this partition are written.
 
@@ -63,13 +64,13 @@ class Manifest:
         self._force = force
         self._forgotten: frozenset[str] = frozenset()
         self._replaced: frozenset[str] = frozenset()
-        """Shards with results of another configuration, whose entries are not taken over."""
+        """Names of shards with results of another configuration; their entries are not copied into the new manifest."""
         self._entries = self._read()
         self._own, self._withdrawn = (self._entries, set[str]()) if partition is None else self._read_own(partition)
         """Entries in the file at `_path`, and the shards that the partition scores again."""
 
     def reason_to_score(self, shard: ShardRef) -> str | None:
-        """Why a shard must be scored; None if its current content was scored and the result has the recorded size."""
+        """Reason why a shard must be scored, as text; None if the shard is finished and `force` does not select it."""
         entry = self._entries.get(shard.name)
         if self._force == "all":
             return "forced"
@@ -86,7 +87,7 @@ class Manifest:
         return None
 
     def _find_damage(self, entry: ManifestEntry) -> str | None:
-        """The state of a result that must be written again; None if it has its size and its unreadable rows."""
+        """The damage to a result, as text; None if it has the recorded size and its unreadable rows can be read."""
         result = self._output / entry.shard
         if not result.is_file():
             return "with a missing result"
@@ -103,18 +104,18 @@ class Manifest:
 
         Args:
             present: names of the shards in INPUT; for a partition, only those of its own shards.
-            root: the folder of INPUT, resolved.
+            root: resolved path of the folder of INPUT.
         """
         own = [name for name in self._entries if self._partition is None or self._partition.contains(name)]
         missing = sorted(set(own) - set(present))
         return [name for name in missing if not has_input(self._entries[name], root)]
 
     def gone(self, vanished: Iterable[str]) -> list[str]:
-        """Names of those vanished shards whose results are missing or damaged, too: no run can write them again."""
+        """Names of the vanished shards whose results are missing or damaged, so that no run can write them again."""
         return [name for name in vanished if self._find_damage(self._entries[name])]
 
     def left_over(self, todo: Sequence[ShardRef]) -> list[str]:
-        """Names of the shards whose results have another configuration, and which the run does not score again."""
+        """Names of the shards whose results have another configuration, and that the run does not score again."""
         names = self._replaced.difference(shard.name for shard in todo)
         return sorted(name for name in names if (self._output / name).is_file())
 
@@ -123,7 +124,8 @@ class Manifest:
 
         Raises:
             OutputRefused: the file at a result's path was not written by oodscreen, or is the result of a shard with
-                the same name in another INPUT; or the path is that of a folder, which no option replaces.
+                the same name in another INPUT. For every `force`: the path is that of a folder, or a file is in place
+                of the folder of the result.
         """
         for shard in shards:
             _refuse_blocked(self._output, shard.name)
@@ -195,7 +197,9 @@ class Manifest:
             raise write_failed(self._path, error) from error
 
     def lose_shard(self, lost: UnreadableShard) -> None:
-        """Remove the result of the shard's earlier content, whose entry `start` has removed; other files stay.
+        """Remove the earlier result of a shard that could not be read; `start` has removed its manifest entry.
+
+        A file that oodscreen did not write is not removed.
 
         Raises:
             WriteFailed: the result could not be removed.
@@ -209,8 +213,8 @@ class Manifest:
         Because the lines are sorted, the manifest of a resumed run equals the manifest of an undisturbed run.
 
         Args:
-            unreadable: input shards that could not be read; recorded in the closing line. Those of a partition
-                are added to the quarantine table when the run is closed.
+            unreadable: input shards that could not be read; recorded in the closing line. The unreadable shards of a
+                partition are added to the quarantine table when the run is closed.
 
         Raises:
             WriteFailed: OUTPUT cannot be written to.
@@ -273,7 +277,7 @@ class Manifest:
 
 
 def remove_partitions(output: Path) -> None:
-    """Remove the manifests of all partitions; the caller must hold OUTPUT and have merged their entries."""
+    """Remove the manifests of all partitions; the caller holds OUTPUT and has merged their entries."""
     for partition in find_partitions(output):
         for kept in kept_lines(output, partition):
             kept.unlink(missing_ok=True)
@@ -281,10 +285,10 @@ def remove_partitions(output: Path) -> None:
 
 
 def _refuse_blocked(output: Path, name: str) -> None:
-    """Raise an error if a result cannot be written, because its path is a folder, or a file is in place of its folder.
+    """Raise an error if the path of a result is a folder, or if a file is in place of the folder of the result.
 
     Raises:
-        OutputRefused: as above.
+        OutputRefused: the result cannot be written.
     """
     path = output / name
     folders = list(path.relative_to(output).parents)[:-1]

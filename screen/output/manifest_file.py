@@ -1,8 +1,9 @@
 """File format of manifests in OUTPUT: a line with the configuration, then a line for each finished shard.
 
 In: `_manifest.jsonl`, and for each partition of an unfinished run `_manifest.I-of-N.jsonl`. Out: a `ManifestFile` that
-combines them. The last line of a finished run or partition marks its end. An object store cannot append: there, each
-line is a small object in `_manifest.lines` (or `_manifest.I-of-N.lines`) until the run ends.
+combines them. In the manifest of a finished run or partition, the last line marks the end. An object store cannot
+append to an object: there, each line is a small object in `_manifest.lines` (or `_manifest.I-of-N.lines`) until the run
+ends.
 """
 
 from __future__ import annotations
@@ -86,8 +87,9 @@ class OneManifest:
         entries: finished shards by name.
         finished: whether the run that wrote the manifest finished.
         unreadable: input shards that could not be read.
-        withdrawn: in the manifest of a partition, shards that it started to score again: their entries in the whole
-            run's manifest are void. In the manifest of a whole run, forgotten shards whose results must be removed.
+        withdrawn: in the manifest of a partition, shards that the partition started to score again; their entries in
+            the whole run's manifest are not valid. In the manifest of a whole run, forgotten shards whose results must
+            be removed.
     """
 
     header: dict[str, Any]
@@ -102,7 +104,7 @@ class OneManifest:
 
         Raises:
             OutputRefused: the manifest is damaged.
-            ReadFailed: the system or the store refused to read it.
+            ReadFailed: the system or the store refused to read the manifest.
         """
         path = manifest_path(output, partition)
         try:
@@ -147,7 +149,7 @@ class ManifestFile:
         entries: finished shards by name.
         finished: whether the run finished; for a partitioned run, whether it was closed and the partitions that ran
             since then had no shards to score.
-        partitions: manifests of the partitions that are not merged yet.
+        partitions: manifests of the partitions, as long as they are not merged.
         missing: the unfinished partitions.
         forgotten: shards without an entry whose results a killed `oodscreen forget` has not removed.
     """
@@ -167,7 +169,7 @@ class ManifestFile:
         Args:
             output: folder of results.
             configuration: fingerprint; a partition of another configuration counts as unfinished, because its manifest
-                will be replaced. None: all partitions must have the same configuration.
+                will be replaced. None to require the same configuration for all partitions.
 
         Raises:
             OutputRefused: a manifest cannot be read, or the manifests contradict each other.
@@ -232,7 +234,7 @@ class ManifestFile:
 
 
 def _adds_nothing(partition: ShardPartition, one: OneManifest, whole: OneManifest) -> bool:
-    """Whether a partition finished with exactly the entries that the closed run already has for it."""
+    """Whether a partition has finished, and its manifest contains nothing that the closed run's manifest lacks."""
     known = tuple(shard for shard in whole.unreadable if partition.contains(shard.name))
     return (
         (one.finished and whole.finished and not one.withdrawn - one.entries.keys())
@@ -242,14 +244,14 @@ def _adds_nothing(partition: ShardPartition, one: OneManifest, whole: OneManifes
 
 
 def manifest_text(header: dict[str, Any], entries: dict[str, ManifestEntry], withdrawn: Iterable[str] = ()) -> str:
-    """The lines of a manifest without its closing line, sorted by shard."""
+    """Text of a manifest without its closing line; entries are sorted by name of the shard."""
     names = sorted(withdrawn)
     lines = [json.dumps(header, sort_keys=True), *([json.dumps({WITHDRAWN: names})] if names else [])]
     return "\n".join([*lines, *(entries[name].line() for name in sorted(entries))]) + "\n"
 
 
 def closing_line(shards: int, rows: int, unreadable: Iterable[UnreadableShard]) -> str:
-    """The last line of a finished run's manifest; the version is not part of the configuration."""
+    """The last line of the manifest of a finished run with these numbers of shards and rows."""
     in_order = sorted(unreadable, key=lambda shard: shard.name)
     closing = {
         FINISHED: {"shards": shards, "rows": rows},
@@ -260,7 +262,7 @@ def closing_line(shards: int, rows: int, unreadable: Iterable[UnreadableShard]) 
 
 
 def describe_difference(there: dict[str, Any], now: dict[str, Any]) -> str:
-    """The settings with different values in a manifest and in the configuration that it should have."""
+    """Text that lists the settings whose values in a manifest, `there`, and in a configuration, `now`, differ."""
     changed = [key for key in now if key != "configuration" and there.get(key) != now[key]]
     return "; ".join(f"{key}: {there.get(key)!r} instead of {now[key]!r}" for key in changed)
 
@@ -271,12 +273,12 @@ def manifest_path(output: Path, partition: ShardPartition | None) -> Path:
 
 
 def line_path(output: Path, partition: ShardPartition | None, entry: ManifestEntry) -> Path:
-    """Path of a shard's line in a store; named by a hash, because the shard's name may not be a valid file name."""
+    """Path of the object with a shard's line; its name is a hash, which is always a valid file name."""
     return _lines_folder(output, partition) / f"{hashlib.sha256(entry.shard.encode()).hexdigest()}.json"
 
 
 def kept_lines(output: Path, partition: ShardPartition | None) -> Iterator[Path]:
-    """Paths of the objects with one line each in a store; none on a local disk."""
+    """Paths of the objects with one manifest line each in a store; none on a local disk."""
     return iter(()) if is_local(output) else iter(_lines_folder(output, partition).glob("*.json"))
 
 
@@ -292,7 +294,7 @@ def find_partitions(output: Path) -> list[ShardPartition]:
 
 
 def refuse_manifest(path: Path, problem: str) -> OutputRefused:
-    """The `OutputRefused` for a manifest that a run cannot continue."""
+    """The `OutputRefused` for a manifest that cannot be used."""
     return OutputRefused(
         f"The manifest {path} {problem}.",
         wanted="an undamaged manifest, and a run with the configuration and the number of parts in this manifest",

@@ -1,7 +1,7 @@
 """Find the shards whose results OUTPUT cannot hold under their names.
 
 In: OUTPUT, INPUT and the names of finished shards. Out: the usable shards, and an `UnreadableShard` with the reason for
-each of the others, which are quarantined.
+each unusable shard. Unusable shards are quarantined.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _KEY_BYTES = 1024
 def split_usable(
     output: Path, listing: Listing, shards: Sequence[ShardRef], finished: Collection[str]
 ) -> tuple[list[ShardRef], list[UnreadableShard]]:
-    """The shards whose results OUTPUT can hold, and the others, each with the reason.
+    """The usable shards, whose results OUTPUT can hold, and the unusable shards, each with its reason.
 
     Args:
         output: folder of results, which need not exist.
-        listing: INPUT.
+        listing: the files in INPUT.
         shards: shards of `listing`.
         finished: names of finished shards, whose results are in OUTPUT; of two shards that exclude each other, the
             finished one is usable.
@@ -48,7 +48,13 @@ def split_usable(
 
 
 def find_unusable(output: Path, names: Iterable[str], finished: Collection[str]) -> dict[str, str]:
-    """The shards whose results OUTPUT cannot hold, by name, with the reasons; arguments as for `split_usable`."""
+    """Reasons why OUTPUT cannot hold the results of shards, by name of the shard.
+
+    Args:
+        output: folder of results, which need not exist.
+        names: names of all shards in INPUT.
+        finished: names of finished shards, as for `split_usable`.
+    """
     new = [name for name in names if name not in finished]
     folder = _existing(output)
     reasons = {name: why for name in new if (why := _why_too_long(output, folder, name))}
@@ -82,21 +88,27 @@ def _why_too_long(output: Path, folder: Path, name: str) -> str:
 
 
 def _find_files_with_folders(new: set[str], finished: set[str]) -> dict[str, str]:
-    """New shards whose name is also that of a folder, or, if that shard is finished, the new shards in the folder."""
+    """Reasons against new shards: a shard has the name of a folder of other shards, and only one can be in OUTPUT.
+
+    If the shard with the name of the folder is finished, the new shards in the folder are unusable.
+    """
     reasons = {}
     for name in new:
         for above in _folders(name):
             if above in finished:
-                reasons[name] = f"OUTPUT has a file {above!r}, and cannot hold a folder of this name beside it"
+                reasons[name] = f"OUTPUT has a file {above!r}, and cannot also hold a folder of this name"
             elif above in new:
-                reasons[above] = "INPUT has a folder of this name too, and OUTPUT cannot hold both"
+                reasons[above] = "INPUT also has a folder of this name, and OUTPUT cannot hold both"
     for above in {above for name in finished for above in _folders(name)} & new:
-        reasons[above] = "OUTPUT has a folder of this name, and cannot hold a file of this name beside it"
+        reasons[above] = "OUTPUT has a folder of this name, and cannot also hold a file of this name"
     return reasons
 
 
 def _find_twins(output: Path, folder: Path, names: list[str], finished: Collection[str]) -> dict[str, str]:
-    """New shards whose names differ from others in case or Unicode form alone, if OUTPUT takes both for one."""
+    """Reasons against new shards whose names are equal to another name in the file system of OUTPUT.
+
+    These names differ only in case or Unicode form.
+    """
     if not is_local(output):
         return {}
     parts = {part for name in (*names, *finished) for part in (*_folders(name), name)}
@@ -109,7 +121,7 @@ def _find_twins(output: Path, folder: Path, names: list[str], finished: Collecti
         for part in (*_folders(name), name):
             other = next((one for one in twins.get(part, ()) if one != part), None)
             if other is not None and _are_one(folder, part, other):
-                reasons[name] = f"OUTPUT does not tell {part!r} from {other!r}; rename one of them"
+                reasons[name] = f"OUTPUT does not distinguish {part!r} from {other!r}; rename one of them"
                 break
     return reasons
 
@@ -126,9 +138,9 @@ def _folded(name: str) -> str:
 
 
 def _are_one(folder: Path, name: str, other: str) -> bool:
-    """Whether a folder's file system takes two names for one."""
+    """Whether the file system of a folder treats two names as one name."""
     with (
-        suppress(OSError),  # if nothing can be written here, the run ends without a result
+        suppress(OSError),  # if the folder is not writable, the run ends before it writes a result
         staging_folder(folder, ".oodscreen_names-") as empty,
     ):
         path = empty / name

@@ -1,8 +1,9 @@
 """Close a partitioned run: the last partition to finish merges the manifests of all partitions.
 
 In: OUTPUT with the manifests of its partitions. Out: one manifest and one quarantine table, identical to those of a run
-without partitions, and a record of all partitions. Closing holds the lock of the whole OUTPUT; each partition tries to
-close after it has released its own lock, so the last one to finish finds the complete manifests of all others.
+without partitions, and a record of all partitions. The process that closes the run holds the lock of the whole OUTPUT.
+Each partition tries to close the run after it has released its own lock, so the last partition to finish finds the
+complete manifests of all other partitions.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ def _is_closed(manifest: ManifestFile | None) -> bool:
     """Whether there is nothing to close.
 
     If a partition of a closed run is run again and has no shards to score, its manifest stays in OUTPUT until all
-    partitions have run again. If one of them does have shards to score, the run can then be closed without repeating
-    the partitions that had none.
+    partitions have run again. If one of them has shards to score, the run can then be closed without running the
+    partitions without shards again.
     """
     return manifest is None or not manifest.partitions or (manifest.finished and bool(manifest.missing))
 
@@ -108,8 +109,8 @@ def _close(output: Path, manifest: ManifestFile, record: RunRecord | None) -> No
 def _write_record(output: Path, record: RunRecord) -> None:
     """Write the record of all partitions, unless none of them scored a shard since the last record.
 
-    The numbers of shards and rows, and the time from the start of the first to the end of the last partition, are those
-    of the history. The stages of the partitions are not recorded.
+    The numbers of shards and rows, and the time from the start of the first to the end of the last partition, are taken
+    from the history. The stages of the partitions are not recorded.
     """
     night = next(latest_nights(output), None)
     earlier = RunRecord.read(output, record.configuration)

@@ -1,8 +1,8 @@
 """The quarantine table: every row that could not be scored, and every shard that could not be read.
 
-In: the finished shards and the unreadable ones. Out: `_quarantine.pq` in OUTPUT, a Parquet table with source, position,
-status and error of each. Each run rebuilds the table from the results at its end. The file name does not end in
-`.parquet`, so that a glob over the result shards does not match it.
+In: the finished shards and the unreadable shards. Out: `_quarantine.pq` in OUTPUT, a Parquet table with source,
+position, status and error of each row or shard. Each run writes the table again at its end, from the results. The file
+name does not end in `.parquet`, so that a glob over the result shards does not match it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ QUARANTINE_SCHEMA = pa.schema(
 
 
 def read_bad_rows(output: Path, entries: Sequence[ManifestEntry]) -> Iterator[pa.Table]:
-    """The rows of the results that could not be scored, shard by shard, in the quarantine's schema.
+    """Yield the rows that could not be scored, shard by shard, as tables with the schema of the quarantine.
 
     Missing and damaged results are left out; `oodscreen run` and `oodscreen check` print the names of these results.
 
@@ -54,9 +54,9 @@ def read_bad_rows(output: Path, entries: Sequence[ManifestEntry]) -> Iterator[pa
 
 
 def bad_rows(output: Path, entry: ManifestEntry) -> list[pa.Table] | None:
-    """The rows of one result that could not be scored; None if they cannot be read, because the result is damaged.
+    """The rows of one result that could not be scored; None if the result is missing or damaged.
 
-    The result is not opened if all its rows could be scored, according to its manifest entry.
+    If all rows were scored according to the manifest entry, the result is not opened.
 
     Raises:
         ReadFailed: the object store failed.

@@ -1,8 +1,8 @@
-"""Record of the last run of an OUTPUT: model and class names, device and durations; no result depends on it.
+"""Record of the last run of an OUTPUT: names of model and classes, device and durations; no result depends on it.
 
 In: facts about a finished run. Out: `_run.json` in OUTPUT, and a `RunRecord` read back from this file. Because of the
-durations, `_run.json` differs between equal runs, as the files in `_history/` do, and no other file in OUTPUT does.
-Results are complete without it.
+durations, `_run.json` differs between equal runs. Only `_run.json` and the files in `_history/` differ between equal
+runs. Results are complete without the record.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class TargetRate:
         limit: the threshold, an `ood_score`.
         low: lower bound of the true flag rate of in-distribution rows, with 97.5 % confidence.
         high: upper bound of the true flag rate of in-distribution rows, with 97.5 % confidence.
-        self_test: share of made-up images of each kind that the calibration flags; empty in older records.
+        self_test: for each kind of made-up image, its name and the share that the calibration flags; empty in older
+            records.
     """
 
     review_rate: float
@@ -56,7 +57,7 @@ class TargetRate:
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> TargetRate:
-        """The target rate from JSON values."""
+        """Target rate parsed from JSON values."""
         shares = tuple((str(kind), float(share)) for kind, share in values.get("self_test", ()))
         return cls(**{**values, "self_test": shares})
 
@@ -72,10 +73,10 @@ class RunRecord:
         class_names: class names of the run; empty if it has none.
         image_shape: `(height, width, channels)` of the model's input images.
         promise: target rate of the calibration; None without a calibration.
-        device: device of the passes; "" if the part of a job array that ended last scored no shard.
+        device: device of the passes; "" if the partition that ended last scored no shard.
         finished: end of the run, ISO 8601, UTC.
         seconds: wall time in seconds.
-        stages: busy time of each stage in seconds; stages overlap. Empty for a job array.
+        stages: busy time of each stage in seconds; stages overlap. Empty for a partitioned run.
         shards: number of shards that the run scored.
         rows: number of rows in the scored shards.
         version: version of oodscreen that ended the run; "" in older records.
@@ -138,7 +139,7 @@ class RunRecord:
         """
         values = asdict(self)
         if not self.inserted:
-            del values["inserted"]  # older versions do not read it
+            del values["inserted"]  # older versions cannot read a record with this key
         write_text(output / RECORD_NAME, json.dumps(values) + "\n")
 
     @classmethod

@@ -1,6 +1,6 @@
 """Make tables of result columns.
 
-In: an `ImageBatch` and its `ScoredRows`. Out: an Arrow table, for a result shard or for a caller from Python.
+In: an `ImageBatch` and its `ScoredRows`. Out: an Arrow table, for a result shard or for the Python API.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def make_score_table(readable: NDArray[np.bool_], rows: ScoredRows | None, failu
     Args:
         readable: `[B]`, whether each row was scored.
         rows: scores and flags of the readable rows; None if no row is readable.
-        failures: status and reason of each other row, by its position.
+        failures: status and reason of each row that was not scored, by position of the row.
     """
     scores = {} if rows is None else rows.scores
     position = np.full(len(readable), -1, np.int64)

@@ -29,7 +29,7 @@ def is_intact(output: Path, entry: ManifestEntry) -> bool:
 
 
 def refuse_if_store_failed(output: Path, error: OSError) -> None:
-    """Raise an error unless the cause of a failed read is the file: it is missing, damaged, or on a damaged disk.
+    """Raise an error if a read failed because of the object store, and not because a file is missing or damaged.
 
     Raises:
         ReadFailed: an object store failed; the file may be intact.
@@ -48,8 +48,8 @@ def has_input(entry: ManifestEntry, root: Path | None = None) -> bool:
     On a local disk, a folder that has replaced the shard is not a shard.
 
     Args:
-        entry: the entry of the result, whose recorded folder has no password.
-        root: the folder of the present INPUT, which is used if it is the recorded one.
+        entry: manifest entry of the result. The recorded address of INPUT contains no password.
+        root: folder of INPUT in this run, opened with its password; used if its address is the recorded address.
     """
     try:
         with as_os_error():

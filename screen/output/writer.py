@@ -1,7 +1,7 @@
 """Write result shards atomically, one for each input shard.
 
-In: tables of result columns. Out: `OUTPUT/<shard name>`, renamed into place after its last row is written.
-Where a row group ends depends on the rows alone, so that the file does not depend on the batch size.
+In: tables of result columns. Out: `OUTPUT/<shard name>`, renamed into place after its last row is written. The end of a
+row group depends only on the rows, so that the file does not depend on the batch size.
 """
 
 from __future__ import annotations
@@ -31,15 +31,17 @@ _GROUP_ROWS = 8192
 """Maximum number of rows per row group, a multiple of `_MEASURED_ROWS`."""
 
 _GROUP_BYTES = 96 * 2**20
-"""Bytes of values at which a row group ends, after a multiple of `_MEASURED_ROWS` rows. Only copied columns with large
-values, or more than 1,400 classes, reach it before `_GROUP_ROWS`."""
+"""Bytes of values at which a row group ends, after a multiple of `_MEASURED_ROWS` rows. A row group reaches this size
+before `_GROUP_ROWS` only if copied columns have large values, or if there are more than 1,400 classes."""
 
 _MEASURED_ROWS = 64
-"""Number of rows that are measured together."""
+"""Number of rows whose bytes are counted together."""
 
 
 _VERSION_KEY = b"oodscreen.version"
-"""Key of the version that wrote a result file; no part of the identity, so that an upgrade alone changes no shard."""
+"""Metadata key of the version of oodscreen that wrote a result file.
+
+The version is not part of the identity, so that shards are not scored again after an upgrade."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class WrittenShard:
         rows: number of rows.
         flagged: number of flagged rows.
         statuses: number of rows by status.
-        scores: counts of the scores that rank the rows by suspicion.
+        scores: counts of the values of the score that ranks the rows by suspicion.
     """
 
     shard: ShardRef
@@ -97,7 +99,7 @@ class ShardWriters:
         output: folder of results.
         kept_schema: schema of the copied input columns.
         identity: the configuration, on which the results depend; written to the metadata of each file.
-        owner: name of the part, used in the names of staging files; "" for a run without parts.
+        owner: name of the partition, used in the names of staging files; "" for a run without partitions.
     """
 
     def __init__(self, output: Path, kept_schema: pa.Schema, identity: dict[str, Any], owner: str = "") -> None:
@@ -106,7 +108,7 @@ class ShardWriters:
         self._open: ShardWriter | None = None
 
     def write(self, pieces: tuple[RowBatch, ...], table: pa.Table) -> Iterator[WrittenShard]:
-        """Write rows, and yield each shard after its last row; the rows of a shard that was lost are removed.
+        """Write rows, and yield each shard after its last row; if a shard is lost, its staging file is removed.
 
         Args:
             pieces: the rows, consecutive and in input order.
@@ -147,8 +149,8 @@ class ShardWriter:
     Args:
         shard: the input shard.
         path: the result file.
-        schema: schema of the file, by `file_schema`.
-        owner: name of the part, used in the name of the staging file; "" for a run without parts.
+        schema: schema of the file, from `file_schema`.
+        owner: name of the partition, used in the name of the staging file; "" for a run without partitions.
 
     Raises:
         WriteFailed: the system refused a write; raised by every method, after the staging file is removed.
@@ -207,7 +209,7 @@ class ShardWriter:
         self._staging.discard()
 
     def _find_group_end(self) -> int:
-        """Number of waiting rows that are the next row group; 0 if rows are missing."""
+        """Number of waiting rows that form the next row group; 0 if there are too few for a full row group."""
         if self._waiting_bytes >= _GROUP_BYTES:  # values never take more memory than their buffers
             while self._measured < _GROUP_ROWS and self._measured + _MEASURED_ROWS <= self._waiting_rows:
                 rows = self._join_waiting().slice(self._measured, _MEASURED_ROWS)

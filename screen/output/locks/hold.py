@@ -1,10 +1,10 @@
 """Lock OUTPUT, or one partition of it, for a run; the lock is released when the process of the run ends.
 
 In: OUTPUT, and a partition if the run scores only one. Out: a `HeldOutput` during a block: the operating system's lock
-(`local.py`) on `_lock` or `_lock.I-of-N` in OUTPUT. A second file, with the ending `.holder`, names the process
-that holds the lock. Partitions of one count do not exclude each other, but a whole run and a partition do, and so do
-partitions of different counts: each takes its own lock first and then tests those that exclude it, so of two concurrent
-runs at least one detects the other. In object stores, the lock is that of `store.py`.
+(`local.py`) on `_lock` or `_lock.I-of-N` in OUTPUT. A second file, with the ending `.holder`, names the process that
+holds the lock. Partitions of one count do not exclude each other. A whole run and a partition exclude each other, and
+so do partitions of different counts: each run takes its own lock first, and then tests the locks that exclude it, so at
+least one of two concurrent runs detects the other run. In object stores, `store.py` provides the lock.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from screen.partition import ShardPartition
 
 _HOLDER_ENDING = ".holder"
 _PROBE_SECONDS = 5.0
-"""Maximum seconds to wait for a lock in a partitioned OUTPUT, where a partition that ends holds OUTPUT for a moment."""
+"""Maximum seconds to wait for a lock in a partitioned OUTPUT, which a partition holds briefly when it ends."""
 
 _NOT_SYNCED = (
     "the file system of OUTPUT cannot sync folders, so the last finished shards may be missing after a power failure; "
@@ -84,7 +84,9 @@ def hold_output(output: Path, partition: ShardPartition | None = None) -> Iterat
 
 
 def refuse_if_held(output: Path) -> None:
-    """Raise an error if a run holds OUTPUT or a partition of it now; readers call this instead of acquiring a lock.
+    """Raise an error if a run holds OUTPUT or a partition of it now.
+
+    Commands that only read call this function, and do not acquire a lock.
 
     Raises:
         OutputLocked: a running process holds OUTPUT or a partition.
@@ -117,7 +119,7 @@ def _patience(output: Path) -> float:
 
 def _refuse_if_locked(output: Path, partition: ShardPartition | None) -> None:
     name = lock_name(partition)
-    with suppress(PermissionError):  # a lock file that may not be read: its run cannot be seen
+    with suppress(PermissionError):  # if the lock file cannot be read, its run cannot be detected
         if is_taken(output / name, _patience(output)):
             raise locked(output, partition, _read(output / f"{name}{_HOLDER_ENDING}"))
 

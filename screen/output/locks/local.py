@@ -1,8 +1,8 @@
-"""Locks of the operating system on files: writers exclude each other, and readers share.
+"""Locks of the operating system on files: writers exclude each other, and readers share a lock.
 
-In: the path of a lock file. Out: a lock held during a block (by the library filelock), and the answer whether another
-process holds one. A reader tests a lock with a shared lock of a few microseconds. A writer that meets only readers
-tries again, so that a reader never ends a run.
+In: the path of a lock file. Out: a lock that a writer holds (by the library filelock), and whether another writer holds
+it. A reader tests a lock: it holds a shared lock for a few microseconds. A writer that is blocked only by readers tries
+again, so that a run never fails because of a reader.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def take_lock(lock: FileLock, patience: float) -> None:
 
     Args:
         lock: the lock.
-        patience: seconds to wait for another writer; readers are always waited for.
+        patience: seconds to wait for another writer; for readers, the limit is `_READERS_SECONDS`.
 
     Raises:
-        Timeout: another writer holds the lock.
+        Timeout: another writer still holds the lock after the wait, or readers do.
         OSError: the lock file cannot be created or opened.
     """
     start = time.monotonic()
@@ -70,7 +70,7 @@ def _is_taken_now(path: Path) -> bool:
         return _is_taken_exclusively(path)
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):  # the caller explains what is not a folder
+    except (FileNotFoundError, NotADirectoryError):  # the caller reports a path that is not a folder
         return False
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -86,7 +86,7 @@ def _is_taken_now(path: Path) -> bool:
 
 
 def _is_taken_exclusively(path: Path) -> bool:
-    """As `is_taken`, for systems without shared locks: a short exclusive lock."""
+    """Whether another process holds a lock file, tested by a short exclusive lock; for systems without shared locks."""
     if not path.is_file():
         return False
     lock = FileLock(path)

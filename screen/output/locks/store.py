@@ -1,13 +1,14 @@
 """Lock of an OUTPUT in an object store that can create an object only if it does not exist.
 
 In: OUTPUT in a store. Out: a lock held during a block: the newest of the objects `_lock.K` (for a partition
-`_lock.I-of-N.K`). No object is overwritten: the holder renews its lock by creating the object with the number K + 1 and
-removing that with K, and releases it by creating an empty one. A run that finds a released lock, or one without renewal
-for five minutes, takes it by the same request. The store accepts one of two equal requests, so a holder that was
-suspended learns at its next renewal that it has lost the lock. The released object stays, so no number is used twice,
-and a run removes only objects that it created or superseded. The age of a lock is the difference of two times that the
-store wrote; the clocks of the machines do not matter. Without exclusive creation, which each run tests, OUTPUT is not
-locked.
+`_lock.I-of-N.K`). No object is overwritten. To renew its lock, the holder creates the object with the next number, and
+removes the object with the number K. To release its lock, the holder creates an empty object with the next number. A
+run that finds a released lock, or a lock that was not renewed for five minutes, takes the lock by creating the next
+object. The store accepts only one of two requests for the same object, so the next renewal of a suspended holder fails
+if another run has taken the lock. The empty object of a released lock stays, so no number is used twice, and a run
+removes only objects that it created or superseded. The age of a lock is the difference of two times that the store
+wrote; the clocks of the machines do not matter. Each run tests whether the store creates an object only if it does not
+exist; in other stores, OUTPUT is not locked.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _DEAD_SECONDS = 300.0
 """Seconds without a renewal after which a lock is stale: its holder is assumed to have ended."""
 
 _SAFE_SECONDS = 240.0
-"""Seconds after a renewal in which the holder may write: fewer than `_DEAD_SECONDS`, by the longest single write."""
+"""Seconds after a renewal in which writes can start; the difference from `_DEAD_SECONDS` allows for a long write."""
 
 _READS = 20
 """Maximum number of attempts to read the newest object of a lock, which its holder may replace at this moment."""
@@ -46,7 +47,7 @@ _READS = 20
 
 @dataclass
 class HeldOutput:
-    """A lock that is held.
+    """A lock on OUTPUT or a partition that this process holds.
 
     Attributes:
         note: a notice for the user, or "".
@@ -55,7 +56,7 @@ class HeldOutput:
     note: str = ""
 
     def check(self) -> None:
-        """Raise an error if the lock was lost; called before each write. The system's own locks are never lost."""
+        """Raise an error if the lock was lost; called before each write. A lock of the operating system is never lost."""
 
 
 @contextmanager
@@ -63,18 +64,18 @@ def hold_store(output: Path, partition: ShardPartition | None) -> Iterator[HeldO
     """Hold OUTPUT, or one partition of it, during the block.
 
     Yields:
-        The lock; if the store cannot lock, a `HeldOutput` with a notice.
+        The lock; in a store without exclusive creation of objects, a `HeldOutput` with a notice.
 
     Raises:
-        OutputLocked: another run renewed its lock less than `_DEAD_SECONDS` ago.
+        OutputLocked: another run renewed its lock in the last `_DEAD_SECONDS` seconds.
         WriteFailed: the store refused to list or write.
     """
     with _explained(output):
         lock = _StoreLock.take(output, partition) if _creates_exclusively(output) else None
     if lock is None:
         yield HeldOutput(
-            "OUTPUT is not locked, because this store cannot create an object only if it does not exist; "
-            "do not start a second run in OUTPUT"
+            "OUTPUT is not locked, because this store does not support requests that create an object only if it does "
+            "not exist; do not start a second run in OUTPUT"
         )
         return
     thread = threading.Thread(target=lock.keep_renewing, name="renew-lock", daemon=True)
@@ -108,9 +109,9 @@ def refuse_if_store_held(output: Path) -> None:
 
 
 def excludes(mine: ShardPartition | None, other: ShardPartition | None) -> bool:
-    """Whether two runs may not write at the same time: a whole run and a part, or parts of different counts.
+    """Whether two runs exclude each other: a whole run and a partition, or partitions of different counts.
 
-    Two whole runs, or two runs of one part, use one lock, which excludes them already.
+    Two whole runs, or two runs of one partition, use the same lock, which already excludes one of them.
     """
     if mine is None or other is None:
         return mine != other
@@ -126,7 +127,7 @@ def locked(output: Path, partition: ShardPartition | None, holder: str) -> Outpu
     """The `OutputLocked` for an OUTPUT, or a partition of it, that another run holds."""
     return OutputLocked(
         f"{'' if partition is None else f'Part {partition} of '}{output} is in use by {holder}.",
-        wanted="at most one run in an OUTPUT at a time, or one for each part I/N with the same N in all these runs",
+        wanted="one run in an OUTPUT at a time, or one run for each part I/N, with the same N in all these runs",
         next_step="wait until that run ends, or choose another OUTPUT",
     )
 
@@ -144,7 +145,7 @@ class _StoreLock(HeldOutput):
         partition: the partition; None for the whole OUTPUT.
         number: number of the object that this process created.
         superseded: numbers of older objects, to be removed.
-        confirmed: time of `_clock` before the object was created.
+        confirmed: time before the object was created, in seconds of `_clock`.
     """
 
     def __init__(
@@ -175,7 +176,7 @@ class _StoreLock(HeldOutput):
     def keep_renewing(self) -> None:
         """Renew the lock until `ended` is set, or the lock is lost."""
         while not self.ended.wait(_RENEW_SECONDS) and self._lost is None:
-            with suppress(Exception):  # a failed renewal is repeated at the next interval, a lost lock recorded
+            with suppress(Exception):  # a failed renewal is repeated at the next interval; a lost lock is recorded
                 self._renew()
 
     def check(self) -> None:
@@ -196,7 +197,10 @@ class _StoreLock(HeldOutput):
             raise self._lost
 
     def release(self) -> None:
-        """Mark the lock as released, and remove its other objects; what the store refuses expires or stays harmless."""
+        """Mark the lock as released, and remove its other objects; errors of the store are ignored.
+
+        A lock that is not marked expires, and objects that are not removed have no effect.
+        """
         with suppress(Exception):
             if self._lost is None:
                 _create(self._path(self._number + 1), b"")
@@ -208,7 +212,7 @@ class _StoreLock(HeldOutput):
             started = _clock()
             was_late = started - self._confirmed > _SAFE_SECONDS
             following = self._number + 1
-            # The object exists if an earlier renewal created it, but its answer was lost.
+            # The object exists if an earlier renewal created it, but the answer of the store was lost.
             if self._newest() not in (self._number, following) or not _create(self._path(following), self._content):
                 self._lose()
                 return
@@ -254,7 +258,7 @@ def _path(output: Path, partition: ShardPartition | None, number: int) -> Path:
 
 
 def _find_locks(output: Path) -> dict[ShardPartition | None, dict[int, int]]:
-    """For OUTPUT and each partition that has a lock, the numbers of its objects, with their sizes in bytes."""
+    """Sizes in bytes of the objects of each lock, by partition (None: the whole OUTPUT) and number of the object."""
     found: dict[ShardPartition | None, dict[int, int]] = {}
     pattern = f"{output.path.rstrip('/')}/{LOCK_NAME}.*"  # type: ignore[attr-defined]
     for address, info in output.fs.glob(pattern, detail=True).items():  # type: ignore[attr-defined]
@@ -271,7 +275,10 @@ def _refuse_newest(output: Path, partition: ShardPartition | None, numbers: dict
     Args:
         output: folder of results.
         partition: the partition; None for the whole OUTPUT.
-        numbers: the objects of the lock, from `_find_locks`.
+        numbers: sizes of the objects of the lock, by number, from `_find_locks`.
+
+    Raises:
+        OutputLocked: the lock is neither released nor stale.
     """
     holder, age = "another run", 0.0
     for _ in range(_READS):
@@ -285,7 +292,7 @@ def _refuse_newest(output: Path, partition: ShardPartition | None, numbers: dict
             numbers = _find_locks(output).get(partition, {})
             continue
         except NotImplementedError:
-            raise locked(output, partition, f"a run, or was; delete {newest} if that run has ended") from None
+            raise locked(output, partition, f"a run that may have ended; if it has ended, delete {newest}") from None
         with suppress(ValueError, KeyError, TypeError):
             holder = str(json.loads(content)["holder"])
         break
@@ -299,7 +306,7 @@ def _store_time(output: Path) -> datetime:
     try:
         _create(probe, b"1")
         written: datetime = probe.fs.modified(probe.path)  # type: ignore[attr-defined]
-    except Exception:  # noqa: BLE001  a reader need not have the right to write
+    except Exception:  # noqa: BLE001  a command that only reads may lack permission to write
         return datetime.now(UTC)
     finally:
         with suppress(Exception):
@@ -308,7 +315,7 @@ def _store_time(output: Path) -> datetime:
 
 
 def _create(path: Path, data: bytes) -> bool:
-    """Create an object, and return whether it now has this content because of this process.
+    """Create an object, and return whether this process created it.
 
     If the answer of the store was lost and the client repeated the request, the store reports an existing object: the
     object is then recognised by the token in its content.
@@ -344,7 +351,7 @@ def _creates_exclusively(output: Path) -> bool:
 
 @contextmanager
 def _explained(output: Path) -> Iterator[None]:
-    """Turn any exception of the store in the block into `WriteFailed`."""
+    """Raise `WriteFailed` in place of any exception of the store in the block."""
     try:
         with as_os_error():
             yield
