@@ -20,7 +20,7 @@ _EARLY_EXIT_DETECTORS = frozenset(["entropy", *DISTANCES])
 
 
 def refuse_early_exit(contract: ModelContract, rule: FlagRule | None, detectors: tuple[str, ...]) -> None:
-    """Refuse early exit if the decision depends on more than the entropy.
+    """Refuse early exit if the decision depends on scores other than the entropy and distances.
 
     Args:
         contract: the model's contract.

@@ -33,8 +33,9 @@ from screen.files.storage import StagingFile
 from screen.settings.passes import MaskMode, PassSettings, Precision
 
 FORMAT, _FORMAT_WITHOUT_DROPOUT = 2, 3
-"""Versions of the file format; `FORMAT` changes whenever older files would be misread. Only a calibration with masks
-`none` has the second, because versions of oodscreen that read only the first would draw random masks."""
+"""Versions of the file format; `FORMAT` changes whenever older files would be misread. A calibration with masks `none`
+has the version `_FORMAT_WITHOUT_DROPOUT`, because versions of oodscreen that read only `FORMAT` would draw random
+masks."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,11 @@ class Calibration:
         combined_score: the fitted detectors.
         calibration_scores: `[n]`, combined scores of the calibration set, ascending.
         distances: the distances from the reference set that are detectors.
-        features: for each group of features that a distance uses, description of its tensor.
+        features: for each group of features that a distance uses, its name and a description of its tensor.
         fit_rows: number of rows in the fitting set.
-        self_test: share of made-up images of each kind that the calibration flags, by kind (see
+        self_test: for each kind of made-up image, its name and the share that the calibration flags (see
             `screen.run.calibration.self_test`).
-        digest: SHA-256 of the file's content; "" before it is written.
+        digest: SHA-256 of the file's content; "" before the file is written.
     """
 
     binding: Binding
@@ -163,7 +164,7 @@ class Calibration:
 
 
 def has_signature(path: str | Path) -> bool:
-    """Whether a file starts as a calibration does, with the signature of a ZIP archive; False if it is unreadable."""
+    """Whether a file starts with the signature of a ZIP archive, as calibrations do; False for an unreadable file."""
     try:
         with open_bytes(as_path(path)) as file:
             return file.read(4) == b"PK\x03\x04"
@@ -211,15 +212,15 @@ def read_calibration(path: str | Path) -> Calibration:
     raise CalibrationRefused(
         f"The calibration {path} has format {header['format']}.",
         wanted=f"format {FORMAT} or {_FORMAT_WITHOUT_DROPOUT}, the formats that this version of oodscreen reads",
-        next_step="run `oodscreen calibrate` of this version for the model",
+        next_step="run `oodscreen calibrate` for the model with this version of oodscreen",
     )
 
 
 def _refuse_compression(data: bytes) -> None:
-    """Refuse an archive that is larger than its file; `save` does not compress.
+    """Refuse a compressed archive; `save` writes archives without compression.
 
     Raises:
-        ValueError: the arrays would take more memory than the file has bytes.
+        ValueError: the arrays in the archive have more bytes than the file.
     """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         size = sum(entry.file_size for entry in archive.infolist())
@@ -261,7 +262,7 @@ def _check_values(calibration: Calibration) -> None:
     """Raise an error if values that a rule or a threshold depends on are impossible.
 
     Raises:
-        ValueError: the file was changed after it was written.
+        ValueError: a value is impossible; the file was changed after it was written.
     """
     settings = calibration.binding.settings
     if settings.masks not in get_args(MaskMode) or settings.precision not in get_args(Precision):
@@ -294,7 +295,7 @@ def _check_values(calibration: Calibration) -> None:
 
 
 def _require_ascending(name: str, values: Floats, *, strictly: bool = False) -> None:
-    """Raise an error unless the values are finite numbers in ascending order, at least one."""
+    """Raise an error unless there is at least one value, and the values are finite numbers in ascending order."""
     is_numeric = values.ndim == 1 and np.issubdtype(values.dtype, np.floating) and len(values)
     steps = np.diff(values) if is_numeric and np.isfinite(values).all() else np.array([-1.0])
     if (steps <= 0).any() if strictly else (steps < 0).any():
@@ -302,7 +303,7 @@ def _require_ascending(name: str, values: Floats, *, strictly: bool = False) -> 
 
 
 def _check_distance(distance: NeighbourDistance) -> None:
-    """Raise an error if the arrays of a distance do not fit each other, or contain other values than finite numbers."""
+    """Raise an error if the arrays of a distance have wrong shapes or types, or values that are not finite."""
     first, end = distance.columns
     shapes = {"reference": (len(distance.reference), end - first), "own": (len(distance.reference),)}
     if distance.transform is not None:
@@ -316,7 +317,7 @@ def _check_distance(distance: NeighbourDistance) -> None:
 
 
 def _distance_arrays(distance: NeighbourDistance) -> dict[str, NDArray[Any]]:
-    """The arrays of a distance, by their names in the file."""
+    """The arrays of a distance, by name of the array in the file."""
     transform = {} if distance.transform is None else vars(distance.transform)
     return {"reference": distance.reference, "own": distance.own, **transform}
 

@@ -28,7 +28,7 @@ REVIEW_RATE = 0.02
 """Default target share of in-distribution rows that are flagged."""
 
 LEAST_REVIEW_RATE = 1e-6
-"""Lower bound of the target share; it requires more than a million rows."""
+"""Lower bound of the target share; with this target share, a calibration requires more than a million rows."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class CalibrationConfig:
         if self.detectors and self.features:
             raise OptionRefused(
                 "--detector and --features were both given.",
-                wanted="one of the two: --detector lists all detectors, --features only the distances",
+                wanted="one of these options: --detector selects all detectors, --features selects only the distances",
                 next_step="leave out --features, and add --detector layout_distance, contrast_distance or "
                 "penultimate_distance",
             )
@@ -134,4 +134,4 @@ CalibrationRun = Annotated[
         help={"adaptive": "Measure the effect of `run --adaptive` on the calibration set."},
     ),
 ]
-"""The options of a run that a calibration has: those for reading rows and running passes."""
+"""The options that a calibration shares with a run: options for reading rows and running passes."""

@@ -1,10 +1,10 @@
 """Find near-copies of reference images: the same image, compressed again or a few grey levels apart.
 
-In: images, as `uint8 [B, H, W, C]`. Out: their descriptors, and which images are near-copies of a reference image.
-Pure: no model, no I/O.
+In: images `uint8 [B, H, W, C]`. Out: descriptors of the images, and whether each image is a near-copy. Pure: no model,
+no I/O.
 
 A row's distance from its own near-copy is almost 0. Near-copies of reference rows in the calibration set therefore make
-its scores too low, and `run` flags more rows than the review rate states.
+the scores of this set too low, and `run` flags a larger share of rows than the review rate.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ CELLS = 16
 """Maximum number of cells along each axis of an image; a descriptor consists of the channel means of the cells."""
 
 COARSE_CELLS = 8
-"""Maximum number of cells along each axis for a first comparison, of brightness alone."""
+"""Maximum number of cells along each axis in the first comparison, which uses only brightness."""
 
 MAX_DIFFERENCE = 6.0
 """Maximum root mean square difference between the descriptors of near-copies, in grey levels."""
 
 MAX_RELATIVE_DIFFERENCE = 0.1
-"""Maximum difference as a share of the standard deviation of the descriptor: images of low contrast differ by less.
+"""Maximum difference as a share of the standard deviation of the descriptor; images of low contrast differ by less.
 
-Both limits were chosen on CIFAR-10 and MNIST. Of images that were compressed as JPEG of quality 90, more than 99 % are
-within both limits. Of 10,000 test images of CIFAR-10, none is within both limits of one of 15,000 training images; of
-10,000 digits, one is within both limits of one of 50,000 other digits."""
+Both limits were chosen on CIFAR-10 and MNIST. More than 99 % of images differ from their copies, compressed as JPEG of
+quality 90, by less than both limits. None of 10,000 test images of CIFAR-10 is within both limits of any of 15,000
+training images. One of 10,000 MNIST digits is within both limits of one of 50,000 other digits."""
 
 MAX_SHARE = 0.01
 """Maximum share of the rows that may be near-copies of reference rows."""
 
 WARNING_SHARE = 0.05
-"""Share of the rows above which a warning states that they are exact copies of other rows."""
+"""Share of rows that are exact copies of other rows, above which a notice is logged."""
 
 _ROWS = 1024
-"""Rows that are compared at once."""
+"""Number of rows that are compared at once."""
 
 
 def describe_images(images: NDArray[np.uint8]) -> Floats:
@@ -58,12 +58,12 @@ def describe_images(images: NDArray[np.uint8]) -> Floats:
 class NearCopies:
     """Finds the near-copies of a set of reference images.
 
-    A root mean square difference of means is at most that of the values they average. A first comparison of few means
-    of brightness therefore rules out nearly all pairs.
+    The root mean square difference between means is at most the root mean square difference between the averaged
+    values. A first comparison of a few means of brightness therefore rules out nearly all pairs.
 
     Args:
         reference: descriptors of the reference images, `float32 [N, D]`.
-        channels: channels of an image, C.
+        channels: number of channels of an image, C.
     """
 
     def __init__(self, reference: Floats, channels: int) -> None:
@@ -83,7 +83,7 @@ class NearCopies:
         for start in range(0, len(descriptors), _ROWS):
             part = slice(start, start + _ROWS)
             squares = (coarse[part] ** 2).sum(axis=1)[:, None] + self._squares - 2 * coarse[part] @ self._coarse.T
-            # One grey level more, for the rounding of float32.
+            # The limit is one grey level higher here, because float32 values are rounded.
             near = squares <= ((limits[part] + 1) ** 2 * coarse.shape[1])[:, None]
             for row in np.flatnonzero(near.any(axis=1)).tolist():
                 differences = self._reference[near[row]] - descriptors[start + row]
@@ -91,7 +91,10 @@ class NearCopies:
         return found
 
     def _coarsen(self, descriptors: Floats) -> Floats:
-        """Means of brightness, `[B, d]`, minus the middle of the range; d is D for descriptors of few cells."""
+        """Mean brightness of the cells, `[B, d]`, minus 127.5.
+
+        If the cells form a square of side `CELLS`, d is `COARSE_CELLS` squared; otherwise, d is the number of cells.
+        """
         cells = descriptors.shape[1] // self._channels
         side = int(np.sqrt(cells))
         brightness = descriptors.reshape(len(descriptors), cells, self._channels).mean(axis=2)

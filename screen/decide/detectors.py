@@ -1,4 +1,4 @@
-"""Detectors: the surprisal of a row's score relative to in-distribution rows, and the norm over several scores.
+"""Detectors: the surprisal of a row's score relative to in-distribution rows, and the norm of several surprisals.
 
 In: scores `[B]` in the types of the result columns, and scores of in-distribution rows. Out: a combined score `[B]`;
 high values are unusual. Pure: no model, no I/O.
@@ -32,30 +32,30 @@ HIGH_IS_UNUSUAL = {
     "energy": True,
     "largest_label_entropy": True,
     "confidence": False,
-    # In-distribution images have probabilities near 1 in most passes and lower ones in a few: a long left tail, so a
-    # low skewness and a high kurtosis.
+    # In-distribution images have probabilities near 1 in most passes, and lower probabilities in a few passes: a long
+    # left tail, so a low skewness and a high kurtosis.
     "skewness": True,
     "kurtosis": False,
     "layout_distance": True,
     "contrast_distance": True,
     "penultimate_distance": True,
 }
-"""Scores that may be detectors; True if high values are unusual, False if low values are."""
+"""Scores that can be detectors; True if high values are unusual, False if low values are unusual."""
 
 COMPARES_PASSES = frozenset(
     ["mutual_information", "variation_ratio", "prediction_std", "largest_std", "skewness", "kurtosis"]
 )
-"""Scores that compare the passes of a row: with one pass they are 0, `mutual_information` up to rounding."""
+"""Scores that compare the passes of a row; with one pass, these scores are 0 (`mutual_information` up to rounding)."""
 
 HIGH_IS_SUSPICIOUS = {**HIGH_IS_UNUSUAL, "feature_distance": True, "ood_score": True, "p_value": False}
-"""Scores by which rows can be ordered: detectors, those of a calibration, and `feature_distance` of results of format 1
-or 2; True if high values are unusual."""
+"""Scores by which rows can be ordered: the scores in `HIGH_IS_UNUSUAL`, the scores of a calibration, and
+`feature_distance` in results of format 1 or 2; True if high values are unusual, False if low values are unusual."""
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
 
 
 def ranking_score(rule: str, *, calibrated: bool) -> str:
-    """The score that ranks rows by suspicion: `ood_score`, else the first score in the flag rule, else `entropy`.
+    """Name of the score that ranks rows by suspicion: `ood_score`, else the first score in the rule, else `entropy`.
 
     Args:
         rule: text of the flag rule.
@@ -77,8 +77,8 @@ class Detector:
     """Maps one score to its surprisal, in nats.
 
     At a knot the surprisal is -ln((1 + k) / (1 + n)), where k of the n in-distribution rows have at least this score;
-    between knots it is interpolated linearly. Beyond the last knot it is the linear surprisal of an exponential tail,
-    so that values above those of all in-distribution rows keep their order.
+    between knots, the surprisal is interpolated linearly. Beyond the last knot, the surprisal is that of an exponential
+    tail, which is linear, so that values above those of all in-distribution rows keep their order.
 
     Attributes:
         name: name of the score.
@@ -106,7 +106,7 @@ class Detector:
         knots = np.unique(ordered[ordered <= start])
         at_or_above = size - np.searchsorted(ordered, knots, side="left")
         excess = ordered[ordered > start] - start
-        # The mean excess is the maximum-likelihood scale of an exponential tail. Without excesses, any scale will do.
+        # The mean excess is the maximum-likelihood scale of an exponential tail. Without an excess, any scale is valid.
         scale = float(excess.mean()) if len(excess) else float(np.ptp(ordered))
         return cls(name, knots, -np.log((1 + at_or_above) / (size + 1)), 1 / scale if scale > 0 else 1.0)
 
@@ -135,14 +135,14 @@ class Detector:
 
 
 def combine(surprisals: Sequence[Floats], rows: int) -> Floats:
-    """The Euclidean norm of several surprisals, `[B]`, in nats; 0 without any.
+    """The Euclidean norm of several surprisals, `[B]`, in nats; 0 for no surprisals.
 
     The norm is between the sum (Fisher 1932, sec. 21.1), to which many moderate surprisals contribute as much as one
     large surprisal, and the maximum, which ignores all surprisals but the largest. `benchmarks/colour.py` compares the
     three.
 
     Args:
-        surprisals: `[B]` each.
+        surprisals: surprisals of each detector, `[B]`, in nats.
         rows: number of rows, B.
     """
     total: Floats = np.zeros(rows)

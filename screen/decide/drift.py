@@ -1,9 +1,9 @@
 """The drift alarm: test the rows of the last runs together against the calibration. Pure: no I/O.
 
 In: the numbers of readable and flagged rows of runs, the newest first, and the size of the calibration set. Out: a
-`Drift`, which compares their flags with a prediction interval. For in-distribution rows, each run raises an alarm with
-a probability of at most 0.1 %, averaged over calibrations. Which runs are tested together depends on their numbers of
-rows alone, so this also holds for runs that are tested together with earlier ones.
+`Drift`, which compares the number of flagged rows with a prediction interval. For in-distribution rows, each run raises
+an alarm with a probability of at most 0.1 %, averaged over calibrations. Which runs are tested together depends only on
+their numbers of rows, so this probability also holds if a run is tested together with earlier runs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Drift:
         runs: number of runs that are tested together.
         needed: minimum number of readable rows for a test.
         band: the prediction interval; None if there are fewer than `needed` rows.
-        is_new: whether the last run scored readable rows; if not, the result is that of earlier runs.
+        is_new: whether the last run scored readable rows; if not, only rows of earlier runs are tested.
     """
 
     rows: int
@@ -68,8 +68,8 @@ def find_drift(calibration_rows: int, rank: int, counts: Iterable[FlagCount], ne
 
     Args:
         calibration_rows: number of rows in the calibration set.
-        rank: rank of the threshold among the calibration scores, from the highest.
-        counts: the runs, the newest first; the next run is read only while there are fewer than `needed` rows.
+        rank: rank of the threshold among the calibration scores; the highest score has rank 1.
+        counts: the runs, the newest first; further runs are read only while there are fewer than `needed` rows.
         needed: minimum number of rows that are tested together.
     """
     rows = flags = runs = 0

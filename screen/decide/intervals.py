@@ -1,8 +1,8 @@
 """Prediction intervals for the number of flags, and confidence intervals of shares. Pure: no I/O.
 
-In: the size of a calibration set, the rank of its threshold and the number of flags of a run; or hits among rows. Out:
-the prediction interval, which contains the number of flags with 99.9 % probability if the rows of the run are
-distributed like the calibration set; or a confidence interval of a share.
+In: the size of a calibration set, the rank of its threshold and the number of flags of a run; or a number of hits among
+rows. Out: the prediction interval, which contains the number of flags with 99.9 % probability if the rows of the run
+are distributed like the calibration set; or a confidence interval of a share.
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ def flag_interval(calibration_rows: int, rank: int, rows: int, level: float = 0.
 
     Args:
         calibration_rows: number of calibration scores, n.
-        rank: rank of the threshold among the calibration scores, from the highest; with 0 no row is flagged.
+        rank: rank of the threshold among the calibration scores; the highest score has rank 1. With rank 0, no row is
+            flagged.
         rows: number of new rows, m.
-        level: minimum probability of the interval; of the remaining probability at most half is on each side.
+        level: minimum probability of the interval; at most half of the remaining probability is on each side.
 
     Raises:
         ValueError: an argument is out of range.
@@ -68,13 +69,13 @@ def probability_above(flags: int, calibration_rows: int, rank: int, rows: int) -
     """Exact probability that more than `flags` of m new rows are flagged.
 
     All orders of the n + m scores are equally likely. More than x rows are flagged if and only if fewer than `rank` of
-    the x + rank largest scores belong to the calibration set. The number of calibration scores among them has a
-    hypergeometric distribution, so the sum has at most `rank` terms for any m.
+    the x + rank largest scores belong to the calibration set. The number of calibration scores among these largest
+    scores has a hypergeometric distribution, so the sum has at most `rank` terms for any m.
 
     Args:
         flags: x.
         calibration_rows: number of calibration scores, n.
-        rank: rank of the threshold among the calibration scores, from the highest.
+        rank: rank of the threshold among the calibration scores; the highest score has rank 1.
         rows: number of new rows, m.
     """
     if flags >= rows:

@@ -105,7 +105,7 @@ class DecisionPolicy:
         """Compare flags with the prediction interval of the calibration; None without a calibration.
 
         Args:
-            counts: the readable and flagged rows of runs, the newest first.
+            counts: numbers of readable and flagged rows of each run, the newest first.
             needed: minimum number of rows that are tested together.
         """
         if self.calibration is None:
@@ -120,16 +120,16 @@ def refuse_one_pass(rule: FlagRule, contract: ModelContract) -> None:
 
     Args:
         rule: the user's flag rule.
-        contract: contract of the model, whose kind of output determines which other scores it has.
+        contract: contract of the model; the kind of output determines which other scores the error names.
 
     Raises:
-        OptionRefused: the rule contains one of these scores.
+        OptionRefused: the rule contains a score that compares passes.
     """
     constant = [name for name in rule.columns if name in COMPARES_PASSES]
     if constant:
         raise OptionRefused(
             f"The flag rule {rule.text!r} contains {' and '.join(constant)}, and the number of passes is 1.",
-            wanted="scores that one pass can give: scores that compare passes are always 0 with one pass",
+            wanted="scores that do not compare passes: scores that compare passes are always 0 with one pass",
             next_step="give more passes, for example --passes 30, or "
             + (
                 "flag by the distances of a calibration (--calibration), without --flag-if"

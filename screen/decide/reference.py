@@ -1,7 +1,7 @@
 """Reference set: in-distribution rows from which feature distances are measured.
 
-In: digests, features and descriptors of rows, batch by batch. Out: the selected rows. The selection depends on the
-rows' pixels alone, not on their order or batches.
+In: digests, features and descriptors of rows, batch by batch. Out: the selected rows. The selection depends only on the
+pixels of the rows, not on the order of the rows or on the batches.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ REFERENCE_ROWS = 10_000
 """Maximum rows in the reference set; more rows hardly improve detection (measured in benchmarks/choice.py)."""
 
 REFERENCE_NUMBERS = 12_000_000
-"""Maximum rows x features in the reference set; it limits the cost of a distance and the size of a calibration."""
+"""Maximum rows x features in the reference set; this limits the time for a distance and the size of a calibration."""
 
 REFERENCE_SHARE = 1 / 3
 """Share of the in-distribution rows that form the reference set if no reference shards are given."""
@@ -27,7 +27,7 @@ MIN_REFERENCE_ROWS = 50
 class ReferenceSet:
     """Collects the reference set: the rows with the smallest digests.
 
-    The digests of all rows are collected too; with them, an overlap with the calibration rows is found.
+    The digests of all added rows are also collected, to find an overlap with the in-distribution rows.
 
     Args:
         features: number of features of a row, F; it determines the maximum number of rows.

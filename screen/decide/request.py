@@ -154,9 +154,9 @@ def choose_detectors(
 
     Args:
         contract: contract of the model.
-        wanted: the requested detectors or groups of features; without both, the default.
+        wanted: the requested detectors or groups of features; if neither is given, the default detectors are chosen.
         features: the model's groups of features.
-        passes: number of passes; with one, scores that compare passes are not available.
+        passes: number of passes; with one pass, scores that compare passes are not available.
 
     Raises:
         OptionRefused: a requested score does not exist, is null for this model, or needs several passes; or no default
@@ -192,7 +192,7 @@ def _why_missing(name: str, features: FeaturePlan, passes: int) -> str:
         return features.penultimate.why if name == "penultimate_distance" else "the early tensor has no spatial axes"
     if passes == 1 and name in COMPARES_PASSES:
         return "it compares passes, and is always 0 with one pass"
-    return "the score does not exist" if name not in HIGH_IS_UNUSUAL else "the score is null for it"
+    return "the score does not exist" if name not in HIGH_IS_UNUSUAL else "the score is null for this model"
 
 
 def default_uncertainty(contract: ModelContract) -> str:
@@ -205,7 +205,7 @@ def no_detector(name: str, why: str, known: list[str], given: str = "") -> Optio
 
     Args:
         name: name of the detector.
-        why: reason why it is not available.
+        why: reason why the detector is not available.
         known: names of the detectors that are available.
         given: option and value by which the detector was requested; "" for `--detector`.
     """

@@ -37,7 +37,7 @@ def split_rows(digests: NDArray[np.uint64], shares: tuple[float, ...]) -> list[N
     order = np.argsort(digests, kind="stable")
     ordered = digests[order]
     ends = [round(len(order) * share) for share in np.cumsum(shares)]
-    # Equal images are in one set: its end is moved behind the last of them.
+    # Equal images are in one set: the end of a set is moved behind the last of several equal images.
     ends = [int(np.searchsorted(ordered, ordered[end - 1], side="right")) if end else 0 for end in ends]
     return [order[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
@@ -95,7 +95,7 @@ def least_rows(review_rate: float, reference_share: float) -> int:
 
     Args:
         review_rate: target share of in-distribution rows that are flagged.
-        reference_share: share of the rows that form the reference set; 0 if the set has other rows.
+        reference_share: share of the rows that form the reference set; 0 with reference shards.
     """
     least = min_calibration_rows(review_rate)
 

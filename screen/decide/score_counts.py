@@ -22,7 +22,7 @@ _SMALLEST = 1e-6
 """Absolute value below which a score is counted as 0."""
 
 _LOG_GROWTH = math.log((1 + _ERROR) / (1 - _ERROR))
-"""Logarithm of the ratio of the limits of a bin."""
+"""Logarithm of the ratio of the upper limit of a bin to its lower limit."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ScoreCounts:
         return cls(tuple(zip(numbers.astype(int).tolist(), counts.tolist(), strict=True)))
 
     def __add__(self, other: ScoreCounts) -> ScoreCounts:
-        """The counts of both."""
+        """Sum of the counts of both, bin by bin."""
         total = Counter(dict(self.bins))
         total.update(dict(other.bins))
         return ScoreCounts(tuple(sorted(total.items())))
@@ -64,10 +64,10 @@ class ScoreCounts:
         return sum(count for _, count in self.bins)
 
     def quantile(self, level: float) -> float | None:
-        """The score below which a share of the scores lies, with a relative error of 1 %; None without scores.
+        """Quantile of the scores, with a relative error of at most 1 %; None without scores.
 
         Args:
-            level: the share, 0 to 1.
+            level: share of the scores below the quantile, 0 to 1.
         """
         rank = level * (self.total - 1)
         seen = 0

@@ -40,7 +40,7 @@ DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionEr
 
 @dataclass(frozen=True)
 class Night:
-    """One run that scored rows; a partitioned run counts as one, with all its partitions.
+    """One run that scored rows; a partitioned run, with all its partitions, is one night.
 
     Attributes:
         started: start of the run, ISO 8601, UTC.

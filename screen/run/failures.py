@@ -1,6 +1,6 @@
 """Find the rows of a scored batch whose outputs cannot be scored.
 
-In: a `PassSummary`. Out: status and reason of these rows; runs, calibrations and self-tests treat them alike.
+In: a `PassSummary`. Out: status and reason of these rows; runs, calibrations and self-tests all use this function.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from screen.input.image_bytes import Failure
 
 
 def find_failures(summary: PassSummary, task: Task) -> dict[int, Failure]:
-    """Status and reason of each row whose outputs cannot be scored, by its position in the summary.
+    """Status and reason of each row whose outputs cannot be scored, by position of the row.
 
     Args:
         summary: statistics of B rows.
@@ -32,4 +32,4 @@ def _describe_failure(mean: Floats, task: Task) -> Failure:
     if not np.isfinite(mean).all():
         return "non_finite", "the model returned NaN or infinity"
     found = f"from {mean.min():.4g} to {mean.max():.4g}" + (f", sum {mean.sum():.4g}" if task == "classes" else "")
-    return "not_probabilities", f"outputs are not probabilities (mean over the passes: {found})"
+    return "not_probabilities", f"the outputs are not probabilities (mean over the passes: {found})"

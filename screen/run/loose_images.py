@@ -22,12 +22,12 @@ LooseImage = bytes | str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
 
 def as_source(image: Any, index: int, contract: ModelContract) -> bytes | Path | Image.Image:
-    """The image, for the decoder.
+    """Convert an image of a list to a form that the decoder reads: bytes, a path or an opened image.
 
     Args:
         image: a `LooseImage`.
-        index: position in the list, for the message.
-        contract: contract of the model, which takes arrays with C channels.
+        index: position of the image in the list, for the error.
+        contract: contract of the model; an array must have its number of channels.
 
     Raises:
         InputRefused: the image is of another type, or is an array of another type or number of channels.
@@ -47,8 +47,8 @@ def as_source(image: Any, index: int, contract: ModelContract) -> bytes | Path |
     height, width, _ = contract.image_shape
     raise InputRefused(
         f"The images are a list in which image {index} is {found}.",
-        wanted=f"bytes, a path, an image of Pillow, or an array uint8 [H, W, {channels}] of raw pixels 0..255; or an "
+        wanted=f"bytes, a path, a Pillow image, or an array uint8 [H, W, {channels}] of raw pixels 0..255; or an "
         f"array uint8 [B, {height}, {width}, {channels}] of all images",
-        next_step="give the encoded bytes or the path of the image; for pixels with other channels, give "
-        "PIL.Image.fromarray(pixels), which is converted",
+        next_step="give the encoded bytes or the path of the image; for an array with another number of "
+        "channels, give PIL.Image.fromarray(array), which is converted",
     )

@@ -31,7 +31,7 @@ def record_failure(path: Path, output: str) -> Iterator[None]:
 
     Args:
         path: the `.prom` file.
-        output: path of OUTPUT; a label of every metric, by which jobs are distinguished.
+        output: path of OUTPUT; a label of every metric, which distinguishes jobs.
 
     Raises:
         OptionRefused: the path is invalid; raised before the block runs.
@@ -58,7 +58,7 @@ def write_metrics(path: Path, output: str, code: ExitCode, summary: RunSummary |
         path: the `.prom` file to write.
         output: path of OUTPUT, a label of every metric.
         code: exit code of the run.
-        summary: summary of the run; None if it failed.
+        summary: summary of the run; None if the run failed.
 
     Raises:
         WriteFailed: the operating system refused the write; an existing file is unchanged.
@@ -104,12 +104,12 @@ def write_metrics(path: Path, output: str, code: ExitCode, summary: RunSummary |
         }
         gauge("run_shards", "Shards of the last run by state.", shards, "state")
     if alarm is not None:
-        gauge("run_drift_alarm", "1 if the flags of the last runs are outside the prediction interval.", {"": alarm})
+        gauge("run_drift_alarm", "1 if the number of flags is outside the prediction interval, else 0.", {"": alarm})
     write_text(path, generate_latest(registry).decode(), unlocked=True)
 
 
 def _read_last(path: Path, name: str, output: str) -> float | None:
-    """The value of a metric in the existing file; None if there is no readable file, or this metric is not in it."""
+    """The value of a metric of OUTPUT in the existing file; None if the file or the metric is missing or unreadable."""
     try:
         text = path.read_text(encoding="utf-8")
         for family in text_string_to_metric_families(text):

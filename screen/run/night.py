@@ -1,9 +1,9 @@
-"""The night of a run: what it scored, also before it was killed, for the history and the drift alarm.
+"""The night of a run, for the history and the drift alarm; a run that continues a killed run has the same night.
 
 In: the shards that a run scores. Out: the `Night` in the history of OUTPUT. Until the run ends, `_history/_open.json`
-(for a part `_history/_open.I-of-N.json`) lists the shards that it is about to score. A run that continues a killed run
-(or, if it has no parts, killed parts) reads this file, and counts the shards that the killed run finished as its own,
-so that the history is that of a run that was never killed.
+(for a partition `_history/_open.I-of-N.json`) lists the shards to score. A run that continues a killed run reads this
+file, and adds the shards that the killed run finished to its night, so that the history equals the history without the
+kill. A run without partitions also continues killed partitions.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class _OpenNight:
     """The content of the file of a night that has not ended.
 
     Attributes:
-        started: start of the first run, ISO 8601, UTC; the runs that continue it after a kill keep it.
+        started: start of the first run, ISO 8601, UTC; runs that continue a killed run do not change it.
         configuration: fingerprint of the configuration.
         rescored: whether all shards of INPUT are scored again.
-        shards: names of the shards that were scored or about to be scored.
+        shards: names of the shards that are scored already or will be scored.
     """
 
     started: str
@@ -50,7 +50,7 @@ class _OpenNight:
 
     @classmethod
     def read(cls, path: Path, configuration: str) -> _OpenNight | None:
-        """The night of a run that was killed; None if there is none of this configuration, or the file is damaged."""
+        """The night of a killed run; None if the file is missing, damaged or of another configuration."""
         try:
             with as_os_error():
                 values = dict(json.loads(path.read_text(encoding="utf-8")))
@@ -62,11 +62,11 @@ class _OpenNight:
 
 
 class RunNight:
-    """The night of a run, or of one part of a job array.
+    """The night of a run, or of one partition of a run.
 
     Args:
         output: folder of results, which the caller holds.
-        partition: the part that the run scores; None for a whole run.
+        partition: the partition that the run scores; None for a whole run.
         configuration: fingerprint of the configuration.
         calibration: digest of the calibration; None without a calibration.
         score: column whose scores are counted.
@@ -104,8 +104,9 @@ class RunNight:
         """Record the shards that the run is about to score; a run that scores no shard writes nothing.
 
         Args:
-            todo: the shards.
-            earlier: entries of the finished shards that the run skips; those of a killed run of this night count.
+            todo: the shards to score.
+            earlier: entries of the finished shards that the run skips; the shards that a killed run of this night
+                finished are added to the night.
             rescored: whether the run scores all shards of INPUT again.
 
         Raises:
@@ -119,7 +120,7 @@ class RunNight:
             write_text(self._path, json.dumps(asdict(self._open)) + "\n", self._owner)
 
     def record(self, written: list[WrittenShard], unreadable: int) -> None:
-        """Write the night into the history; a night that scored no shard is not written.
+        """Write the night into the history; a night without scored shards is not written.
 
         Args:
             written: result shards that the run wrote.
@@ -174,7 +175,7 @@ class RunNight:
                 return
 
     def close(self) -> None:
-        """Remove the list of the shards to score; called after the manifest is finished."""
+        """Remove the files that list the shards to score; called after the manifest is finished."""
         for path in (self._path, *self._found) if self._open.shards else self._found:
             with suppress(OSError), as_os_error():
                 path.unlink(missing_ok=True)

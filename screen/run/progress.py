@@ -1,4 +1,4 @@
-"""Progress of a run on standard error and in the log: a progress bar on a terminal, otherwise lines that become sparse.
+"""Progress of a run on standard error and in the log: a progress bar on a terminal, else lines at growing intervals.
 
 In: the events of a `Listener`. Out: records of the loggers of `screen.command_line.log`, and the bar.
 """
@@ -28,7 +28,11 @@ _MAX_LINE_SECONDS = 300.0
 
 @contextmanager
 def make_listener(log: LogConfig | None = None) -> Iterator[Listener]:
-    """Yield a listener that logs, and shows a progress bar if standard error is a terminal that gets text."""
+    """Yield a listener that logs, and that shows a progress bar if `log.shows_bar`.
+
+    Args:
+        log: settings of the log; None for the default settings.
+    """
     if not (log or LogConfig()).shows_bar:
         yield LogLines()
         return
@@ -47,14 +51,14 @@ def make_listener(log: LogConfig | None = None) -> Iterator[Listener]:
 
 @dataclass
 class Pace:
-    """Rows that were scored, and how fast.
+    """Number of scored rows, and speed of scoring.
 
     Attributes:
         total: number of rows to score.
-        started: time of the start in seconds, of a monotonic clock.
-        now: time of the last rows, of the same clock.
+        started: time of the start, in seconds of a monotonic clock.
+        now: time when the last rows were scored, in seconds of the same clock.
         rows: number of scored rows.
-        flagged: number of flagged rows among them; None if no row is flagged, as in a calibration.
+        flagged: number of flagged rows among them; None in a calibration, which flags no rows.
     """
 
     total: int
@@ -74,7 +78,7 @@ class Pace:
         return max(0, self.total - self.rows) / self.rate if self.rows else None
 
     def describe(self) -> str:
-        """Rate, flagged rows and time left."""
+        """Rows per second, number of flagged rows and estimated remaining time, as text."""
         parts = [f"{self.rate:.{0 if self.rate >= 10 else 1}f} rows/s"]
         if self.flagged is not None:
             parts.append(f"{self.flagged} flagged")
@@ -127,7 +131,7 @@ class LogLines:
         LOG.warning("%s", text)
 
     def advanced(self, rows: int, flagged: int | None = None) -> None:
-        """Count rows, and log a progress line if it is time for the next one."""
+        """Count rows, and log a progress line if the interval has passed."""
         pace = self._pace
         pace.rows, pace.now = pace.rows + rows, self._clock()
         if flagged is not None:

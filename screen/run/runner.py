@@ -44,7 +44,7 @@ from screen.run.summary import RunSummary
 from screen.settings.bad_rows import BadRowLimit
 
 _RESERVED_NAMES = (f"{HISTORY_FOLDER}/", LOCK_NAME, MANIFEST_STEM, QUARANTINE_STEM, RECORD_STEM, STAGING_PREFIX)
-"""Prefixes that are reserved for the names of OUTPUT's own files; no shard may have one."""
+"""Prefixes of the files that oodscreen writes into OUTPUT; the name of a shard must not start with one of them."""
 
 
 class Listener(Protocol):
@@ -55,7 +55,7 @@ class Listener(Protocol):
 
         Args:
             shards: number of shards to score.
-            rows: number of rows in them.
+            rows: number of rows in these shards.
             skipped: number of shards that an earlier run finished.
             note: one-line note on the device, or "".
         """
@@ -64,7 +64,7 @@ class Listener(Protocol):
         """Called with a one-line notice."""
 
     def warned(self, text: str) -> None:
-        """Called with a one-line warning, which also quiet commands print."""
+        """Called with a one-line warning, which is also printed with `--quiet`."""
 
     def advanced(self, rows: int, flagged: int | None = None) -> None:
         """Called after `rows` more rows were scored.
@@ -87,7 +87,7 @@ def run_screening(
     stop: StopRequest | None = None,
     open_executor: OpenExecutor = open_here,
 ) -> RunSummary:
-    """Score every row of INPUT into OUTPUT.
+    """Score every row of INPUT, and write the results to OUTPUT.
 
     Args:
         model_path: file written by `oodscreen export`.
@@ -167,8 +167,8 @@ def run_screening(
         if executor is not None:
             if policy.calibration is None and config.flag_if is None:
                 listener.noted(
-                    f"no calibration: the default rule, {policy.rule.text}, measures uncertainty alone, "
-                    "so noise may not be flagged; `oodscreen calibrate` fits a threshold"
+                    f"no calibration: the default rule, {policy.rule.text}, depends only on uncertainty, "
+                    "so images of noise may not be flagged; `oodscreen calibrate` fits a threshold"
                 )
             _score_shards(todo, executor, manifest, summary, listener, stop)
         held.check()
@@ -230,7 +230,7 @@ def _score_shards(
     listener: Listener,
     stop: StopRequest,
 ) -> None:
-    """Score shards, list each finished shard in the manifest, and add them to the summary in the given order."""
+    """Score shards, list finished shards in the manifest, and add the results, in the given order, to the summary."""
     try:
         with closing(executor.score(shards)) as events:
             stop.check()
@@ -259,7 +259,7 @@ def _check_output(output: Path, source: str, shards: list[ShardRef], folders: tu
         output: folder of results.
         source: INPUT.
         shards: shards of INPUT.
-        folders: folders that INPUT searches with their subfolders.
+        folders: folders of INPUT, whose subfolders are also read.
 
     Raises:
         InputRefused: the name of a shard is reserved.

@@ -1,7 +1,7 @@
 """ScoredImages: the result of `Screener.score`, as arrays and as tables with the result columns.
 
-In: the scores of the readable images, and the failures of the others. Out: arrays `[B]` and `[B, C]`, Arrow tables and
-pandas frames.
+In: the scores of the readable images, and the failures of the other images. Out: arrays `[B]` and `[B, C]`, Arrow
+tables and pandas frames.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ID = next(column for column in IDENTITY if column.name == "id")
 
 @dataclass(frozen=True)
 class ScoredImages(ScoredRows):
-    """B images with their scores and flags; an image that could not be scored has NaN, and -1 for integers.
+    """B images with their scores and flags; values of images that could not be scored are NaN, or -1 for integers.
 
     Attributes:
         table: the score and decision columns of a result shard; the scores of an image that could not be scored are
@@ -40,7 +40,7 @@ class ScoredImages(ScoredRows):
 
     @property
     def status(self) -> list[str]:
-        """`[B]`, `ok` or the reason why the image could not be scored."""
+        """`[B]`, status of each image: `ok`, or the kind of failure."""
         statuses: list[str] = self.table["status"].to_pylist()
         return statuses
 
@@ -72,12 +72,12 @@ class ScoredImages(ScoredRows):
             OptionRefused: pandas is not installed, or the number of ids is not B.
         """
         try:
-            importlib.import_module("pandas")  # pyarrow imports it too, but its error has no next step
+            importlib.import_module("pandas")  # pyarrow also imports pandas, but its error has no next step
         except ImportError as error:
             raise OptionRefused(
                 "pandas is not installed.",
                 wanted="pandas, which to_pandas requires",
-                next_step="pip install pandas, or use to_arrow()",
+                next_step="run `pip install pandas`, or use to_arrow()",
             ) from error
         return self.to_arrow(ids).to_pandas()
 
@@ -95,7 +95,7 @@ def collect_scores(
     Args:
         decoded: the images, with the failures of decoding.
         summary: statistics of the readable images of `decoded`; None if none is readable.
-        batch: the images, also with the failures of scoring.
+        batch: the images, with the failures of decoding and of scoring.
         rows: scores and flags of the readable images of `batch`; None if none is readable in `decoded`.
         contract: contract of the model.
         policy: decision policy of the screener.
@@ -133,7 +133,7 @@ def _filled(policy: DecisionPolicy) -> frozenset[str]:
 
 
 def _spread(values: NDArray[Any] | None, readable: NDArray[np.bool_]) -> Any:
-    """Values of the readable rows, `[B_ok, ...]`, at their positions; the other rows are NaN, or -1 for integers."""
+    """Values of the readable rows, `[B_ok, ...]`, at their positions among all rows; the other values are NaN or -1."""
     if values is None:
         return None
     if readable.all():

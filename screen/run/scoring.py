@@ -1,7 +1,7 @@
-"""Score shards in one process, and the `Executor` protocol that local runs and clusters share.
+"""Scoring of shards in one process, and the protocol `Executor` of local runs and clusters.
 
 In: a `Job` and shards. Out: `Progress`, batch by batch. A local run uses one `ShardScorer`; on a cluster each worker
-uses one (`screen/cluster`). `runner.py` uses local runs and clusters through the protocol `Executor`.
+uses one (`screen/cluster`). `runner.py` uses both through the protocol.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Job:
         policy: decision policy, with the calibration whose digest is in `identity`.
         columns: the input columns to read.
         identity: the configuration that determines the results; written into every result shard.
-        owner: name of the part, which is included in the names of the part's staging files; "" without parts.
+        owner: name of the partition, used in the names of staging files; "" for a run without partitions.
     """
 
     model: ExportedModel
@@ -70,7 +70,7 @@ class Progress:
         rows: number of rows that were scored.
         flagged: number of flagged rows among them.
         finished: result shards that were completed.
-        lost: shards that could not be read, or not be scored after several tries; they have no result.
+        lost: shards that could not be read, or could not be scored in several attempts; they have no result.
     """
 
     rows: int = 0
@@ -110,7 +110,8 @@ class ShardScorer:
     Args:
         job: the model, the settings and the folder of results.
         notify: callback for one-line notices.
-        stop: request to stop, checked while images are decoded and before each write; None if there is none.
+        stop: request to stop, checked while images are decoded and before each write; None if the scorer is never
+            stopped.
 
     Raises:
         Refused: the device is not available, or the model does not run on the device.
@@ -133,7 +134,7 @@ class ShardScorer:
         self.stages: dict[str, float] = {}
 
     def score(self, shards: Sequence[ShardRef]) -> Generator[Progress, None, None]:
-        """Score shards in order; a batch may span several shards, so that small shards are as fast as large ones.
+        """Score shards in order; a batch may span several shards, so small shards are scored as fast as large shards.
 
         A shard that cannot be read is reported as lost, and the next shards are scored.
 
@@ -158,7 +159,11 @@ class ShardScorer:
             writers.abandon()
 
     def score_groups(self, shard: ShardRef, groups: range) -> pa.Table:
-        """The result columns of some row groups of a shard, scored but not written.
+        """Score some row groups of a shard, and return their result columns; nothing is written.
+
+        Args:
+            shard: the shard.
+            groups: positions of the row groups in the shard.
 
         Raises:
             OodscreenError: scoring failed.
@@ -184,7 +189,7 @@ class ShardScorer:
 
 
 def lose_shard(shard: ShardRef, reason: str) -> UnreadableShard:
-    """The entry for a shard without a result."""
+    """The `UnreadableShard` for a shard without a result, with the reason why it could not be scored."""
     return UnreadableShard(name_place(shard.path), shard.name, reason)
 
 

@@ -44,8 +44,8 @@ class Screener:
         seed: seed for the dropout masks; equal seeds produce equal masks. The default is that of the calibration, else
             0.
         masks: `shared`: all rows pass through the same T thinned networks, which is fast. `per-row`: independent masks
-            for each row, as in the article. `none`: the network without dropout, for one pass. The default is that of
-            the calibration, else `shared`.
+            for each row. `none`: the network without dropout, for one pass. The default is that of the calibration,
+            else `shared`.
         flag_if: flag rule; the default depends on the kind of output. With a calibration, a row is flagged if the rule
             or the calibration flags it.
         calibration: path of a file that `oodscreen calibrate` wrote for this model.
@@ -57,7 +57,8 @@ class Screener:
         memory: maximum size of the tensors of all concurrent session runs, in MiB. The default is 512 on the CPU, and
             half of the free memory on a GPU.
         precision: `float32`, or `tf32` on a GPU. The default is that of the calibration, else `float32`.
-        notify: callback for one-line notices that memory ran out and that session runs become smaller.
+        notify: callback for one-line notices; a notice states that memory ran out, and that session runs become
+            smaller.
         policy: existing decision policy, which replaces the arguments passes, seed, masks, precision, flag_if and
             calibration.
 
@@ -119,7 +120,7 @@ class Screener:
         self._process = os.getpid()
 
     def _open_after_fork(self) -> None:
-        """Open the engine again in a fork of the process that opened it: sessions and threads do not survive a fork.
+        """Open the engine again in a forked process, because sessions and threads do not exist after a fork.
 
         Raises:
             EngineFailed: the device is a GPU, which a fork cannot use.
@@ -138,7 +139,7 @@ class Screener:
     def score(self, images: NDArray[np.uint8] | Sequence[LooseImage]) -> ScoredImages:
         """Score and flag images.
 
-        A list may contain encoded images (`bytes`), paths of image files on a local disk, opened images of Pillow, and
+        A list may contain encoded images (`bytes`), paths of image files on a local disk, opened Pillow images, and
         arrays `uint8 [H, W, C]`, or `[H, W]` for a grey model. The images of a list are converted and resized as in a
         run. An image that cannot be read or scored is flagged, with its status as the reason. Its scores are NaN, and
         its prediction is -1.
@@ -180,8 +181,8 @@ class Screener:
         With `adaptive`, several batches are read before the first statistics are yielded.
 
         Args:
-            batches: images `uint8 [B, H, W, C]` of the model's image size; None, for which None is yielded, is a batch
-                without images.
+            batches: images `uint8 [B, H, W, C]` of the model's image size; None for a batch without images, for which
+                None is yielded.
 
         Raises:
             InputRefused: an array has another type or shape.
@@ -228,7 +229,7 @@ class Screener:
 
 
 def _describe(images: Any) -> str:
-    """What was given in place of an array or a list with images."""
+    """Description of an object that is neither an array nor a list with images."""
     if isinstance(images, list | tuple):
         return f"{'a' if images else 'an empty'} {type(images).__name__}"
     return f"an object of type {type(images).__name__}, not a list"

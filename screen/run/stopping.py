@@ -20,7 +20,7 @@ class StopRequest:
     def __init__(self) -> None:
         self._signal: int | None = None
         self.check_output: Callable[[], None] = lambda: None
-        """Raises an error if this run may no longer write to OUTPUT; called before each write."""
+        """Raises an error if the lock of OUTPUT is lost or cannot be renewed; called before each write."""
 
     def record(self, number: int) -> None:
         """Request a stop.
@@ -34,7 +34,7 @@ class StopRequest:
         """Raise an error if a stop was requested.
 
         Raises:
-            OodscreenError: as `check_output`.
+            OodscreenError: the lock of OUTPUT is lost or cannot be renewed.
             Interrupted: SIGINT was received.
             Terminated: SIGTERM was received.
         """
@@ -51,7 +51,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Record SIGINT and SIGTERM in a `StopRequest` within the block; only the main thread may call this."""
+    """Record SIGINT and SIGTERM in a `StopRequest` within the block; to be called only in the main thread."""
     request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:

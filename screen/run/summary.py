@@ -46,24 +46,24 @@ class RunSummary:
     Attributes:
         output: folder of results.
         rule: the flag rule.
-        passes: T.
+        passes: number of passes per row, T.
         max_bad_rows: limit on rows that could not be scored.
         device: device that ran the passes; "" if no shard had to be scored.
-        part: the part of INPUT that the run scored; None for all of INPUT.
-        open_parts: unfinished parts; empty once all parts are finished and their manifests are merged.
-        seconds: wall time.
+        part: the partition that the run scored; None for a run without partitions.
+        open_parts: the unfinished partitions; empty after the manifests of all partitions are merged.
+        seconds: wall time in seconds.
         stages: busy time of each stage in seconds; stages overlap.
         reasons: why each shard had to be scored, by shard name.
         shards: result shards that the run wrote, in the order of INPUT.
         earlier: entries of the unchanged shards of INPUT that an earlier run finished.
-        unreadable: shards that could not be read or scored; they have no result, or that of an earlier run.
+        unreadable: shards that could not be read or scored; they have no result, or the result of an earlier run.
         outdated: names of the unreadable shards that have the intact result of an earlier run.
-        vanished: shards with a result whose input no longer exists.
-        left_over: shards that are not scored, and have a result of another configuration.
-        gone: shards of `vanished` whose results are missing or damaged, too.
+        vanished: names of the shards that have a result, but whose input no longer exists.
+        left_over: names of the shards that have a result of another configuration, and were not scored again.
+        gone: names of the shards in `vanished` whose results are also missing or damaged.
         drift: drift test of this run and, if needed, the runs before it; None if it was not requested or the run has no
             calibration.
-        passed_over: what INPUT contains besides shards.
+        passed_over: numbers of files and folders in INPUT that are not read.
     """
 
     output: Path
@@ -88,12 +88,12 @@ class RunSummary:
 
     @property
     def rows(self) -> int:
-        """Rows written by this run."""
+        """Number of rows written by this run."""
         return sum(shard.rows for shard in self.shards)
 
     @property
     def flagged(self) -> int:
-        """Rows flagged by this run, including the rows that could not be scored."""
+        """Number of rows flagged by this run, including the rows that could not be scored."""
         return sum(shard.flagged for shard in self.shards)
 
     @property
@@ -112,7 +112,7 @@ class RunSummary:
 
     @property
     def bad(self) -> int:
-        """Rows of this run that could not be scored."""
+        """Number of rows of this run that could not be scored."""
         return self.rows - self.statuses.get("ok", 0)
 
     @property
@@ -122,7 +122,7 @@ class RunSummary:
 
     @property
     def flag_rate(self) -> float:
-        """Share of this run's readable rows that are flagged; rows that could not be scored are not counted."""
+        """Share of this run's readable rows that are flagged; 0 without readable rows."""
         rows, flags = self.readable
         return flags / rows if rows else 0.0
 
@@ -168,7 +168,7 @@ class RunSummary:
         return "\n".join(line.text for line in self.lines())
 
     def lines(self) -> list[SummaryLine]:
-        """The lines of the summary, each with its level."""
+        """The lines of the summary; some are marked as warnings."""
         rate = self.flagged / self.rows if self.rows else 0.0
         speed = self.rows / self.seconds if self.seconds else 0.0
         counts = f"{self.rows} rows in {len(self.shards)} shard(s), {self.flagged} flagged ({rate:.1%}), "
@@ -215,7 +215,7 @@ class RunSummary:
         command = f"oodscreen check {shlex.quote(str(self.output))}"
         return [
             "not scored again, and not in the manifest: results of another configuration: "
-            f"{_name_some(self.left_over)}; `{command}` prints the commands that remove them"
+            f"{_name_some(self.left_over)}; `{command}` prints the commands that remove these results"
         ]
 
     def _gone_lines(self) -> list[str]:

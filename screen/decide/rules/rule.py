@@ -66,7 +66,8 @@ class Decision:
 
     Attributes:
         flag: `[B]`, whether a person should review the row.
-        reasons: `[B]`, the true comparisons of each row, or the whole rule if none is true; empty if not flagged.
+        reasons: `[B]`, the true comparisons of each row, or the whole rule if none is true; empty for a row that is not
+            flagged.
     """
 
     flag: NDArray[np.bool_]
@@ -81,7 +82,7 @@ class _Comparison:
 
     def holds(self, scores: Scores) -> NDArray[np.bool_]:
         size = len(next(iter(scores.values())))
-        # Compared in float64, so that users can repeat it with the written values: 0.3 in float32 is above 0.3.
+        # Compared in float64, so that users can repeat the comparison with written values: 0.3 in float32 is above 0.3.
         left, right = (
             np.asarray(scores[side], np.float64) if isinstance(side, str) else side for side in (self.left, self.right)
         )
@@ -124,7 +125,7 @@ class FlagRule:
     """A parsed flag rule.
 
     Attributes:
-        text: text of the rule, as given, except that percentages are numbers.
+        text: text of the rule, as given, with a number in place of each percentage.
         columns: names of the columns in the rule.
     """
 
@@ -135,7 +136,7 @@ class FlagRule:
 
     @property
     def entropy_limit(self) -> float | None:
-        """The entropy above which the rule flags a row; None if the rule has any other form."""
+        """The entropy above which the rule flags a row; None if the rule has another form."""
         return _entropy_limit(self._root)
 
     def decide(self, scores: Scores) -> Decision:
@@ -171,7 +172,7 @@ def default_rule(contract: ModelContract, passes: int) -> str:
 
     Args:
         contract: contract of the model.
-        passes: number of passes; with one, no rule is possible for a regression without a calibration.
+        passes: number of passes; with one pass, no rule is possible for a regression without a calibration.
 
     Raises:
         OptionRefused: the model is a regression, for which there is no default threshold.

@@ -1,6 +1,7 @@
 """The text of a flag rule: percentages, thresholds, and the direction in which a rule flags.
 
-In: the text of a rule. Out: the text without percentages; the thresholds and directions, without parsing.
+In: the text of a rule. Out: the text without percentages; the thresholds and directions, found without parsing the
+rule.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class HeldOutput:
     note: str = ""
 
     def check(self) -> None:
-        """Raise an error if the lock was lost; called before each write. A lock of the operating system is never lost."""
+        """Raise an error if the lock was lost; called before each write. Locks on a local disk are never lost."""
 
 
 @contextmanager

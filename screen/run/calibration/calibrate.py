@@ -3,12 +3,13 @@
 In: an exported model, shards of held-out in-distribution rows, and optional reference shards. Out: a calibration file
 and a `CalibrationReport`.
 
-If a distance is a detector, the rows or the reference shards are read first to fill the reference set, for which no
-passes are run. The rows are then read for the T passes, and with `--adaptive` once more for the early exit. At the end,
-made-up images of several kinds are scored (`self_test.py`). The digest of a row's pixels determines whether the row
-belongs to the reference set, the fitting set or the calibration set. The split therefore does not depend on the order
-of rows or shards. Of rows with equal images one is used, and near-copies of reference rows are left out: the scores of
-the calibration set must be those of images that are not known already.
+If a distance is a detector, the in-distribution rows or the reference shards are read first to fill the reference set,
+for which no passes are run. The in-distribution rows are then read for the T passes, and with `--adaptive` once more
+for the early exit. At the end, made-up images of several kinds are scored (`self_test.py`). The digest of a row's
+pixels determines whether the row belongs to the reference set, the fitting set or the calibration set. The split
+therefore does not depend on the order of rows or shards. Only one of several rows with equal images is used, and
+near-copies of reference rows are left out, because the images of the calibration set must be independent of each other
+and of the reference set.
 """
 
 from __future__ import annotations
@@ -99,18 +100,18 @@ class _CollectedScores:
     """Digests and detector scores of the scored rows; images are not kept.
 
     Attributes:
-        digests: for each batch, digests of the pixels, `[B]`.
-        scores: by detector, for each batch its scores, `[B]`.
+        digests: digests of the pixels, one array `[B]` for each batch.
+        scores: for each detector, by name, its scores, one array `[B]` for each batch.
     """
 
     digests: list[NDArray[np.uint64]] = field(default_factory=list)
     scores: dict[str, list[NDArray[np.float32]]] = field(default_factory=dict)
 
     def close(self) -> tuple[NDArray[np.uint64], dict[str, NDArray[np.float32]]]:
-        """The n rows with distinct images, by ascending digests.
+        """Digests and scores of the n rows with distinct images, sorted by digest.
 
         Returns:
-            Their digests `[n]`, and by detector their scores `[n]`.
+            The digests `[n]`, and for each detector, by name, the scores `[n]`.
         """
         digests, first = np.unique(np.concatenate([np.zeros(0, np.uint64), *self.digests]), return_index=True)
         return digests, {name: np.concatenate(batches)[first] for name, batches in self.scores.items()}
@@ -217,7 +218,7 @@ class _CalibrationProcess:
         )
 
     def _calibration_images(self) -> Iterator[NDArray[np.uint8] | None]:
-        """Distinct images of the calibration set, in batches; None for a batch without a further one."""
+        """Distinct images of the calibration set, in batches; None for a batch without new images of the set."""
         left = self._calibration_digests
         for batch in self.rows.read(self._shards, count=False):
             digests, first = np.unique(_digests(batch), return_index=True)
@@ -266,10 +267,10 @@ class _CalibrationProcess:
         distances: tuple[NeighbourDistance, ...],
         near_copies: NearCopies | None,
     ) -> _CollectedScores:
-        """Run the T passes over all rows outside the reference set, except near-copies of its rows.
+        """Run the T passes over all rows outside the reference set, except near-copies of reference rows.
 
         Args:
-            reference: digests of the rows that form the reference set; empty if other shards contain it.
+            reference: digests of the rows that are in the reference set; empty if it consists of the reference shards.
             distances: the fitted distances.
             near_copies: the search for near-copies of the reference set; None without a reference set.
 
@@ -314,12 +315,12 @@ class _CalibrationProcess:
     def _require_rows(self, rows: int, kind: str) -> None:
         """Refuse fewer rows than the target review rate requires.
 
-        Raises:
-            InputRefused: there are too few rows.
-
         Args:
             rows: number of rows.
             kind: noun for the rows in the error: `rows` before they are read, `readable rows` afterwards.
+
+        Raises:
+            InputRefused: there are too few rows.
         """
         share = REFERENCE_SHARE if self._distances and self._wanted.reference is None else 0.0
         needed = least_rows(self._wanted.review_rate, share)
@@ -334,7 +335,7 @@ class _CalibrationProcess:
 
 
 def _refuse_to_replace(output: Path) -> None:
-    """Refuse an output that exists and is not a calibration; one of another version may be replaced."""
+    """Refuse an output file that exists and is not a calibration; a calibration of another version can be replaced."""
     if output.exists() and not is_calibration(output):
         raise OutputRefused(
             f"{output} exists and is not a calibration.",

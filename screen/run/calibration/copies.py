@@ -1,6 +1,6 @@
 """Count the copies among in-distribution rows, and refuse too many near-copies of reference images.
 
-In: decoded batches, and the search for near-copies. Out: which rows to leave out; notices and counts for the report.
+In: decoded batches, and the search for near-copies. Out: the rows to leave out, notices, and counts for the report.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class CopyCounter:
         Args:
             batch: the rows.
             near_copies: the search for near-copies.
-            wanted: `[B]`, the rows to compare; a row of the reference set is no copy of itself.
+            wanted: `[B]`, whether to compare each row; False for rows in the reference set, which equal themselves.
 
         Raises:
             InputRefused: too many rows of the calibration are near-copies.
@@ -57,24 +57,24 @@ class CopyCounter:
                 f"At least {len(self.near)} of {self._total} in-distribution rows are near-copies of reference images "
                 f"(the same image, compressed again or a few grey levels apart): {', '.join(self.near[:_NAMED])}.",
                 wanted=f"near-copies in at most {MAX_SHARE:.0%} of the in-distribution rows; with more near-copies, "
-                "runs with this calibration would flag more rows than the review rate states",
+                "runs with this calibration would flag a larger share of rows than the review rate",
                 next_step="remove near-copies from IN_DISTRIBUTION or from --reference, or give frames of other "
                 "videos or images of other days as --reference",
             )
         return found
 
     def count(self, readable: int, distinct: int) -> None:
-        """Count the exact copies, and note copies of both kinds.
+        """Count the exact copies, and log notices of exact copies and near-copies.
 
         Args:
             readable: number of rows that could be scored.
-            distinct: number of rows with distinct images that were used.
+            distinct: number of used rows; their images are distinct.
         """
         self.exact = readable - distinct - len(self.near)
         if self.exact > WARNING_SHARE * readable:
             self._notify(
-                f"{self.exact} of {readable} rows are exact copies of other rows and were left out; the review rate is "
-                "that of distinct images, and the rate of a stream in which images recur can differ from it"
+                f"{self.exact} of {readable} rows are exact copies of other rows and were left out; the review rate "
+                "applies to distinct images; the flag rate of data with repeated images can differ from it"
             )
         if self.near:
             self._notify(

@@ -24,11 +24,11 @@ from screen.overlap import StageClock
 from screen.run.runner import Listener
 
 _CHOSE_RATE = "chose_rate"
-"""Status of the rows on which the export chose the rate of inserted dropout; it occurs in calibrations only."""
+"""Status, in calibrations only, of the rows on which the export chose the rate of inserted dropout."""
 
 
 class CalibrationRows:
-    """Finds and reads shards.
+    """Finds and reads the shards of a calibration.
 
     Args:
         contract: image size and colour of the model.
@@ -36,7 +36,7 @@ class CalibrationRows:
         listener: object that receives progress and notices.
 
     Attributes:
-        count: number of rows of the readings that are counted.
+        count: number of rows that were read with `count=True`.
         statuses: number of these rows that could not be scored, by status.
         device_note: one-line note on the device, or "", for the listener.
     """
@@ -51,10 +51,13 @@ class CalibrationRows:
         self._first_failure = ""
 
     def find(self, source: str) -> list[ShardRef]:
-        """The readable shards of a source; a notice names those that are left out.
+        """The readable shards of a source; a warning names each shard that is left out.
+
+        Args:
+            source: a shard, a folder of shards, or a glob.
 
         Raises:
-            InputRefused: no shard can be read, or no row for a reason that an option corrects.
+            InputRefused: no shard can be read, or no row can be read for a reason that an option can correct.
         """
         listing = list_shards(source)
         shards, unreadable = open_shards(listing)
@@ -71,8 +74,8 @@ class CalibrationRows:
 
         Args:
             shards: the shards to read.
-            count: whether to add the rows to `count` and `statuses`; False for reading rows that are counted in another
-                reading, or reference rows.
+            count: whether to add the rows to `count` and `statuses`; False for reference rows, and for rows that
+                another call counts.
         """
         config, contract = self._config, self._contract
         columns = map_columns(shards, config, contract)
@@ -90,7 +93,8 @@ class CalibrationRows:
     def _without_rate_rows(self, batch: ImageBatch) -> ImageBatch:
         """The batch without the rows on which the export chose the rate of inserted dropout.
 
-        The dropout fits these rows better than other rows, so that a threshold from them would flag too few of others.
+        The rate fits these rows better than other rows, so that a threshold from these rows could flag too many or too
+        few other rows.
         """
         if not self._rate_rows:
             return batch
@@ -104,7 +108,7 @@ class CalibrationRows:
         )
 
     def add_failures(self, failures: Iterable[Failure], *, count: bool = True) -> None:
-        """Add rows that could not be scored to `statuses` if `count` is set; the first is kept for an error."""
+        """Add rows that could not be scored to `statuses` if `count` is set, and keep the first reason."""
         for status, error in failures:
             self._first_failure = self._first_failure or f"{status}: {error}"
             if count:

@@ -1,7 +1,7 @@
-"""Self-test of a calibration: made-up images that must not pass, and the share of them that is flagged.
+"""Self-test of a calibration: score made-up images of several kinds, and compute the flagged share of each kind.
 
-In: in-distribution images `uint8 [n, H, W, C]`. Out: for each kind of made-up image, images of the same shape. None of
-these kinds takes part in fitting the detectors or the threshold, so the shares show which images the
+In: in-distribution images `uint8 [n, H, W, C]`. Out: for each kind, n made-up images of the same shape, and their
+flagged share. The detectors and the threshold are not fitted on made-up images, so the shares show which images the
 calibration does not detect.
 """
 
@@ -35,9 +35,9 @@ _SEED = 0
 
 
 class Examples:
-    """Collects the images from which the self-test makes others: those with the smallest digests, in their order.
+    """Collects the images that the self-test changes into made-up images: the `ROWS` images with the smallest digests.
 
-    The choice does not depend on the order of the rows.
+    The choice of images does not depend on the order of the rows.
     """
 
     def __init__(self) -> None:
@@ -53,13 +53,13 @@ class Examples:
 
     @property
     def images(self) -> Images:
-        """The chosen images, at most `ROWS`."""
+        """The chosen images, `[n, H, W, C]`, with n at most `ROWS`."""
         assert self._images is not None  # noqa: S101  a calibration requires rows
         return self._images
 
 
 def make_kinds(images: Images) -> dict[str, Callable[[], Images]]:
-    """Functions that make the images of each kind, by its name; each returns as many images as it is given.
+    """For each kind of made-up image, by name, a function that makes n images of this kind.
 
     Args:
         images: in-distribution images, `[n, H, W, C]`, n at least 1.
@@ -89,7 +89,7 @@ def run_self_test(
         unused: names of the distances that the model has and the calibration does not use.
 
     Returns:
-        The flagged share of each kind, and a warning for each kind in `find_blind`.
+        The flagged share of each kind, and a warning for each kind that `find_blind` returns.
     """
     shares, surprisals = {}, {}
     for kind, make in make_kinds(images).items():
@@ -116,7 +116,7 @@ def find_blind(shares: Mapping[str, float]) -> list[str]:
 def describe_blindness(
     kind: str, share: float, surprisals: NDArray[np.float64], names: Sequence[str], missing: Sequence[str]
 ) -> str:
-    """A warning in one line: what is not flagged, which detectors find it usual, and what to try.
+    """One-line warning: the kind that is not flagged, the detectors for which the images are usual, and a remedy.
 
     Args:
         kind: the kind of image.
@@ -126,7 +126,7 @@ def describe_blindness(
         missing: names of the distances that the model has and the calibration does not use.
     """
     usual = [name for name, column in zip(names, surprisals.T, strict=True) if np.median(column) < _USUAL] or names
-    blind = f"{' and '.join(usual)} find{'s' if len(usual) == 1 else ''} them usual"
+    blind = f"their values of {' and '.join(usual)} are common among in-distribution rows"
     if missing:
         remedy = f"leave out --detector and --features, so that {' and '.join(missing)} {_is_or_are(missing)} used too"
     else:
@@ -135,7 +135,7 @@ def describe_blindness(
 
 
 _USUAL = -np.log(0.1)
-"""Surprisal below which a detector finds an image usual: more than a tenth of the in-distribution rows reach it."""
+"""Surprisal below which a score is usual: more than 10 % of in-distribution rows have a score at least as unusual."""
 
 
 def _is_or_are(names: Sequence[str]) -> str:
@@ -151,7 +151,7 @@ def _to_pixels(values: NDArray[np.float64]) -> Images:
 
 
 def _make_constant(images: Images, rng: np.random.Generator) -> Images:
-    """Images of one colour each, drawn uniformly."""
+    """Images of one colour each; the colours are drawn uniformly."""
     colours = rng.integers(0, 256, (len(images), 1, 1, images.shape[3]), dtype=np.uint8)
     return np.broadcast_to(colours, images.shape)
 
@@ -164,7 +164,7 @@ def _shuffle_pixels(images: Images, rng: np.random.Generator) -> Images:
 
 
 def _shuffle_patches(images: Images, rng: np.random.Generator) -> Images:
-    """The cells of a grid in random order; the pixels that the grid leaves over at the right and lower edges stay."""
+    """Each image with the cells of a grid in random order; pixels outside the grid, at two edges, stay in place."""
     rows, height, width, channels = images.shape
     across = min(_PATCHES, width)
     down = min(_PATCHES, height)
@@ -181,7 +181,7 @@ def _shuffle_patches(images: Images, rng: np.random.Generator) -> Images:
 
 
 def _reduce_contrast(images: Images, _rng: np.random.Generator) -> Images:
-    """Each image with `_CONTRAST` of its deviations from the mean of its channels."""
+    """Each image with its deviations from the channel means multiplied by `_CONTRAST`."""
     mean = images.mean(axis=(1, 2), keepdims=True)
     return _to_pixels(mean + _CONTRAST * (images - mean))
 

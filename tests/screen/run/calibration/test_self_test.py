@@ -73,6 +73,8 @@ def test_a_warning_names_the_kind_the_blind_detectors_and_the_remedy() -> None:
     surprisals = np.array([[5.0, 0.1], [4.0, 0.2], [6.0, 0.0]])
     names = ("entropy", "layout_distance")
     text = describe_blindness("uniform noise", 0.02, surprisals, names, ["contrast_distance"])
-    assert text.startswith("only 2% of images of uniform noise would be flagged: layout_distance finds them usual")
+    assert text.startswith(
+        "only 2% of images of uniform noise would be flagged: their values of layout_distance are common"
+    )
     assert "contrast_distance is used too" in text
     assert "more reference rows" in describe_blindness("uniform noise", 0.02, surprisals, names, [])
