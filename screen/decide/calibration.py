@@ -118,7 +118,7 @@ class Calibration:
         own = self.binding
         pairs = {
             "is of another model": (own.model[:16], binding.model[:16]),
-            "was made with another version of the masks": (own.mask_algorithm, binding.mask_algorithm),
+            "was made with another version of the mask algorithm": (own.mask_algorithm, binding.mask_algorithm),
         }
         for field in fields(PassSettings):
             values = (getattr(own.settings, field.name), getattr(binding.settings, field.name))
@@ -207,7 +207,7 @@ def read_calibration(path: str | Path) -> Calibration:
         raise CalibrationRefused(
             f"{path} is not a calibration, or the file is damaged ({type(error).__name__}: {error}).",
             wanted="a complete file written by `oodscreen calibrate`",
-            next_step="check the path, copy the file again, or write a new calibration by `oodscreen calibrate`",
+            next_step="check the path, copy the file again, or write a new calibration with `oodscreen calibrate`",
         ) from error
     raise CalibrationRefused(
         f"The calibration {path} has format {header['format']}.",
@@ -284,7 +284,7 @@ def _check_values(calibration: Calibration) -> None:
     for distance in calibration.distances:
         _check_distance(distance)
     if not all(0 <= share <= 1 for _, share in calibration.self_test) or calibration.fit_rows < 0:
-        raise ValueError("a self-test or a number of rows is out of range")
+        raise ValueError("a share in the self-test or the number of fitting rows is out of range")
     texts = [*(text for pair in calibration.features for text in pair), *(kind for kind, _ in calibration.self_test)]
     if not all(text.isprintable() for text in texts):
         raise ValueError("text with control characters")

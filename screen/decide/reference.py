@@ -15,7 +15,9 @@ REFERENCE_ROWS = 10_000
 """Maximum rows in the reference set; more rows hardly improve detection (measured in benchmarks/choice.py)."""
 
 REFERENCE_NUMBERS = 12_000_000
-"""Maximum rows x features in the reference set; this limits the time for a distance and the size of a calibration."""
+"""Maximum number of rows times features in the reference set.
+
+The limit bounds the time for computing a distance, and the size of a calibration file."""
 
 REFERENCE_SHARE = 1 / 3
 """Share of the in-distribution rows that form the reference set if no reference shards are given."""

@@ -136,8 +136,8 @@ def describe_lines(calibration: Calibration) -> list[str]:
         *(f"  features       {group}: {text}" for group, text in calibration.features),
         f"  flags          ood_score > {calibration.threshold:.4g} nats, which is p_value <= "
         f"{calibration.review_rate:g}",
-        f"  review rate    {expected_rate(calibration):.2%} of distinct images like those of the calibration set; with "
-        f"this many rows the true rate is between {low:.2%} and {high:.2%}, 19 times in 20",
+        f"  review rate    {expected_rate(calibration):.2%} of distinct images like those of the calibration set; 95 % "
+        f"confidence interval of the true rate: {low:.2%} to {high:.2%}",
         f"  self-test      share of made-up images that would be flagged: {describe_self_test(calibration.self_test)}",
     ]
 
@@ -187,11 +187,11 @@ def choose_detectors(
 
 def _why_missing(name: str, features: FeaturePlan, passes: int) -> str:
     if name == FEATURE_DISTANCE.name:
-        return f"{', '.join(DISTANCES)} replace it"
+        return f"the score was replaced by {', '.join(DISTANCES)}"
     if name in DISTANCES:
         return features.penultimate.why if name == "penultimate_distance" else "the early tensor has no spatial axes"
     if passes == 1 and name in COMPARES_PASSES:
-        return "it compares passes, and is always 0 with one pass"
+        return "the score compares passes, and is always 0 with one pass"
     return "the score does not exist" if name not in HIGH_IS_UNUSUAL else "the score is null for this model"
 
 

@@ -69,7 +69,7 @@ class CheckReport:
 
     def to_text(self) -> str:
         """The report as text for the terminal."""
-        lines = [f"{self.rows} rows in {self.shards} shard(s), {self.bad} of them not scored"]
+        lines = [f"{self.rows} rows in {self.shards} shard(s), {self.bad} rows not scored"]
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"problem: {problem}" for problem in self.problems]
         if self.problems:

@@ -51,14 +51,14 @@ def check_names(names: tuple[str, ...], count: int) -> None:
         raise OptionRefused(
             f"--classes contains {error}.",
             wanted=f"{count} different names, one for each class, without control characters",
-            next_step="change the names, for example crane bird and crane machine in place of crane and crane",
+            next_step="change the names, for example give 'crane bird' and 'crane machine' in place of 'crane' twice",
         ) from error
 
 
 def choose_class_names(
     names: tuple[str, ...], contract: ModelContract, output: Path, configuration: str
 ) -> tuple[str, ...]:
-    """The class names to record: `names`, else those in the earlier record of this configuration, else the model's."""
+    """The class names to record: `names`, else the names in the record of this configuration, else the model's."""
     earlier = None if names else RunRecord.read(output, configuration)
     return names or (contract.class_names if earlier is None else earlier.class_names)
 

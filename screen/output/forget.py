@@ -65,7 +65,7 @@ class Forgotten:
             raise OptionRefused(
                 f"{given.count(True) or 'None'} of the options --vanished, --damaged, --before and --shard "
                 f"{'are' if any(given) else 'is'} given.",
-                wanted="exactly one of them",
+                wanted="exactly one of these options",
                 next_step="give one of these options; with --dry-run, the command prints the selected results, and "
                 "removes nothing",
             )

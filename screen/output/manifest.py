@@ -111,7 +111,7 @@ class Manifest:
         return [name for name in missing if not has_input(self._entries[name], root)]
 
     def gone(self, vanished: Iterable[str]) -> list[str]:
-        """Names of the vanished shards whose results are missing or damaged, so that no run can write them again."""
+        """Names of the vanished shards whose results are missing or damaged; no run can write these results again."""
         return [name for name in vanished if self._find_damage(self._entries[name])]
 
     def left_over(self, todo: Sequence[ShardRef]) -> list[str]:
@@ -271,7 +271,7 @@ class Manifest:
         if count != partition.count:
             raise OutputRefused(
                 f"{self._output} was started with {count} parts, but --part is {partition}.",
-                wanted="the same number of parts until all of them have finished",
+                wanted="the same number of parts until all parts have finished",
                 next_step=f"give --part I/{count}, or start one run without --part, which scores all remaining shards",
             )
 

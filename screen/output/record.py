@@ -1,8 +1,8 @@
 """Record of the last run of an OUTPUT: names of model and classes, device and durations; no result depends on it.
 
 In: facts about a finished run. Out: `_run.json` in OUTPUT, and a `RunRecord` read back from this file. Because of the
-durations, `_run.json` differs between equal runs. Only `_run.json` and the files in `_history/` differ between equal
-runs. Results are complete without the record.
+times in them, `_run.json` and the files in `_history/` differ between equal runs; no other file in OUTPUT does. Results
+are complete without the record.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ from screen.run.summary import RunSummary
 from screen.settings.bad_rows import BadRowLimit
 
 _RESERVED_NAMES = (f"{HISTORY_FOLDER}/", LOCK_NAME, MANIFEST_STEM, QUARANTINE_STEM, RECORD_STEM, STAGING_PREFIX)
-"""Prefixes of the files that oodscreen writes into OUTPUT; the name of a shard must not start with one of them."""
+"""Prefixes of file names that are reserved in OUTPUT; the name of a shard must not start with one of these prefixes."""
 
 
 class Listener(Protocol):

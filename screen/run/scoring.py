@@ -1,7 +1,7 @@
 """Scoring of shards in one process, and the protocol `Executor` of local runs and clusters.
 
 In: a `Job` and shards. Out: `Progress`, batch by batch. A local run uses one `ShardScorer`; on a cluster each worker
-uses one (`screen/cluster`). `runner.py` uses both through the protocol.
+uses one (`screen/cluster`). `runner.py` uses local runs and clusters through the protocol.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Screener: an exported model with its decision policy, for batches in memory.
 
-In: `uint8 [B, H, W, C]`, or a list of images. Out: `ScoredImages`, or the output of every pass. `oodscreen run` uses
-the same class, so both compute the same scores.
+In: `uint8 [B, H, W, C]`, or a list of images. Out: `ScoredImages`, or the output of every pass. `oodscreen run` also
+uses this class, so its scores equal those of a `Screener`.
 """
 
 from __future__ import annotations
@@ -57,8 +57,7 @@ class Screener:
         memory: maximum size of the tensors of all concurrent session runs, in MiB. The default is 512 on the CPU, and
             half of the free memory on a GPU.
         precision: `float32`, or `tf32` on a GPU. The default is that of the calibration, else `float32`.
-        notify: callback for one-line notices; a notice states that memory ran out, and that session runs become
-            smaller.
+        notify: callback for one-line notices; for example that memory ran out, so that session runs become smaller.
         policy: existing decision policy, which replaces the arguments passes, seed, masks, precision, flag_if and
             calibration.
 
@@ -132,7 +131,8 @@ class Screener:
                 f"The screener was created in process {self._process} on {self.device.name}, "
                 f"and is used in process {os.getpid()}, a fork of that process.",
                 wanted="a process that was not forked from a process that uses the GPU",
-                next_step='start the process with multiprocessing.get_context("spawn"), and create the screener in it',
+                next_step='start the process with multiprocessing.get_context("spawn"), and create the screener in '
+                "that process",
             )
         self._open(self._engine.plan)
 

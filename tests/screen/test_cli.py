@@ -355,7 +355,7 @@ BAD: dict[str, tuple[str, str]] = {
     ),
     "a detector that compares passes with one pass": (
         "calibrate good.onnx shards -o c --review-rate 0.1 --passes 1 --detector kurtosis",
-        "it compares passes, and is always 0 with one pass",
+        "the score compares passes, and is always 0 with one pass",
     ),
     "too few rows to calibrate with": ("calibrate good.onnx shards -o c --review-rate 0.1%", "contain 300 rows"),
     "a review rate that is none": ("calibrate good.onnx shards -o c --review-rate 2", "--review-rate is '2', without"),

@@ -53,7 +53,7 @@ def find_limits(text: str) -> tuple[tuple[str, float], ...]:
 
 
 def flags_high(text: str, column: str) -> bool | None:
-    """Whether a rule flags high values of a column; None if undetermined, or if it flags both high and low values.
+    """Whether a rule flags high values of a column; None if the direction is unknown, or the rule flags both.
 
     Args:
         text: a valid rule of the model.

@@ -1,7 +1,7 @@
 """Locks of the operating system on files: writers exclude each other, and readers share a lock.
 
 In: the path of a lock file. Out: a lock that a writer holds (by the library filelock), and whether another writer holds
-it. A reader tests a lock: it holds a shared lock for a few microseconds. A writer that is blocked only by readers tries
+it. To test a lock, a reader holds a shared lock for a few microseconds. A writer that is blocked only by readers tries
 again, so that a run never fails because of a reader.
 """
 
@@ -35,7 +35,7 @@ def take_lock(lock: FileLock, patience: float) -> None:
         patience: seconds to wait for another writer; for readers, the limit is `_READERS_SECONDS`.
 
     Raises:
-        Timeout: another writer still holds the lock after the wait, or readers do.
+        Timeout: another writer, or readers, still hold the lock after the wait.
         OSError: the lock file cannot be created or opened.
     """
     start = time.monotonic()

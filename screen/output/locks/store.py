@@ -1,4 +1,4 @@
-"""Lock of an OUTPUT in an object store that can create an object only if it does not exist.
+"""Lock of an OUTPUT in an object store that can refuse to create an object that exists.
 
 In: OUTPUT in a store. Out: a lock held during a block: the newest of the objects `_lock.K` (for a partition
 `_lock.I-of-N.K`). No object is overwritten. To renew its lock, the holder creates the object with the next number, and
@@ -7,8 +7,8 @@ run that finds a released lock, or a lock that was not renewed for five minutes,
 object. The store accepts only one of two requests for the same object, so the next renewal of a suspended holder fails
 if another run has taken the lock. The empty object of a released lock stays, so no number is used twice, and a run
 removes only objects that it created or superseded. The age of a lock is the difference of two times that the store
-wrote; the clocks of the machines do not matter. Each run tests whether the store creates an object only if it does not
-exist; in other stores, OUTPUT is not locked.
+wrote; the clocks of the machines do not matter. Each run tests whether the store refuses to create an object that
+exists; in other stores, OUTPUT is not locked.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def hold_store(output: Path, partition: ShardPartition | None) -> Iterator[HeldO
     """Hold OUTPUT, or one partition of it, during the block.
 
     Yields:
-        The lock; in a store without exclusive creation of objects, a `HeldOutput` with a notice.
+        The lock; if the store cannot refuse to create an object that exists, a `HeldOutput` with a notice.
 
     Raises:
         OutputLocked: another run renewed its lock in the last `_DEAD_SECONDS` seconds.
@@ -74,8 +74,8 @@ def hold_store(output: Path, partition: ShardPartition | None) -> Iterator[HeldO
         lock = _StoreLock.take(output, partition) if _creates_exclusively(output) else None
     if lock is None:
         yield HeldOutput(
-            "OUTPUT is not locked, because this store does not support requests that create an object only if it does "
-            "not exist; do not start a second run in OUTPUT"
+            "OUTPUT is not locked, because this store cannot refuse to create an object that exists; "
+            "do not start a second run in OUTPUT"
         )
         return
     thread = threading.Thread(target=lock.keep_renewing, name="renew-lock", daemon=True)

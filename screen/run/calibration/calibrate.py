@@ -270,7 +270,7 @@ class _CalibrationProcess:
         """Run the T passes over all rows outside the reference set, except near-copies of reference rows.
 
         Args:
-            reference: digests of the rows that are in the reference set; empty if it consists of the reference shards.
+            reference: digests of the rows that are in the reference set; empty with reference shards.
             distances: the fitted distances.
             near_copies: the search for near-copies of the reference set; None without a reference set.
 
@@ -295,7 +295,7 @@ class _CalibrationProcess:
             for name in self._detectors:
                 if name not in scores:
                     raise no_detector(
-                        name, "its graph has no logits", [one for one in HIGH_IS_UNUSUAL if one in scores]
+                        name, "the graph of the model has no logits", [one for one in HIGH_IS_UNUSUAL if one in scores]
                     )
                 rows.scores.setdefault(name, []).append(scores[name])
         return rows

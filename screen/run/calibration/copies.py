@@ -74,7 +74,7 @@ class CopyCounter:
         if self.exact > WARNING_SHARE * readable:
             self._notify(
                 f"{self.exact} of {readable} rows are exact copies of other rows and were left out; the review rate "
-                "applies to distinct images; the flag rate of data with repeated images can differ from it"
+                "applies to distinct images; with repeated images, the flag rate can be different"
             )
         if self.near:
             self._notify(

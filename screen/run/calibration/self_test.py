@@ -23,7 +23,7 @@ ROWS = 200
 """Number of images of each kind; the 95 % confidence interval of a share of 50 % is then 43 to 57 %."""
 
 MUST_BE_FLAGGED = ("uniform noise", "Gaussian noise", "constant colours")
-"""Kinds without any content; if a calibration flags less than `LEAST_SHARE` of one of them, a warning is logged."""
+"""Kinds without any content; if a calibration flags less than `LEAST_SHARE` of one kind, a warning is logged."""
 
 LEAST_SHARE = 0.5
 

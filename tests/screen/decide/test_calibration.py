@@ -217,7 +217,7 @@ def test_a_calibration_with_unknown_masks_or_an_unknown_precision_is_refused(
         ),
         (replace(BINDING, settings=PassSettings(seed=1)), "another --seed"),
         (replace(BINDING, settings=PassSettings(masks="per-row")), "another --masks"),
-        (replace(BINDING, mask_algorithm="m/2"), "another version of the masks"),
+        (replace(BINDING, mask_algorithm="m/2"), "another version of the mask algorithm"),
     ],
 )
 def test_a_calibration_of_anything_else_is_refused(other: Binding, message: str) -> None:

@@ -398,7 +398,7 @@ def test_detectors_and_distance_can_be_chosen(calibrate: Calibrate, article_onnx
     report = calibrate(distance="euclidean", features=("layout", "penultimate"))
     assert report.calibration.combined_score.names == ("entropy", "layout_distance", "penultimate_distance")
     assert {distance.metric for distance in report.calibration.distances} == {"euclidean"}
-    with pytest.raises(OptionRefused, match="layout_distance, contrast_distance, penultimate_distance replace it"):
+    with pytest.raises(OptionRefused, match="replaced by layout_distance, contrast_distance, penultimate_distance"):
         calibrate(detectors=("feature_distance",))
     for wanted in ({"detectors": ("largest_label_entropy",)}, {"detectors": ("nonsense",)}, {"distance": "none"}):
         with pytest.raises(OptionRefused):
