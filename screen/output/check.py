@@ -227,7 +227,7 @@ def _compare_input(
     lost = {} if whole is None else {shard.name: shard for shard in whole.unreadable}
     for shard in shards:
         entry = manifest.entries.get(shard.name)
-        if entry is None and shard.name in lost:  # its footer can be read, but not its rows
+        if entry is None and shard.name in lost:  # the footer of the shard can be read, but not its rows
             unreadable.append(lost[shard.name])
         elif entry is None:
             problems.append(f"{shard.name!r}: in INPUT, but without a result")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 _LINE_SECONDS = 10.0
-"""Seconds from the start to the first progress line; each interval is twice as long as the one before."""
+"""Seconds from the start to the first progress line; each interval is twice as long as the previous interval."""
 
 _MAX_LINE_SECONDS = 300.0
 """Maximum seconds between two progress lines."""
