@@ -24,8 +24,8 @@ def export(
         Path,
         typer.Argument(
             metavar="MODEL",
-            help="Keras model (a .keras file, an .h5 file, a SavedModel folder of Keras 2, or, with --weights, a "
-            "JSON file of the layers), or ONNX file with active Dropout nodes, for example from PyTorch.",
+            help="Keras model (a .keras file, an .h5 file, a SavedModel folder of Keras 2, or, with --weights, a JSON "
+            "file of the layers), or ONNX file with active Dropout nodes, for example from PyTorch.",
             show_default=False,
         ),
     ],
@@ -60,6 +60,6 @@ def _reader(context: typer.Context) -> LabelledReader:
         raise OptionRefused(
             "--check-data was given, but this application has no reader of shards.",
             wanted="the command `oodscreen export`",
-            next_step="run `oodscreen export`, or set `obj` of Typer's context to a reader of labelled rows",
+            next_step="run `oodscreen export`, or set the object of Typer's context to a reader of labelled rows",
         )
     return reader

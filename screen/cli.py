@@ -59,7 +59,7 @@ _PREPARE, _SCREEN, _REVIEW, _START = "Prepare", "Screen", "Review results", "Get
 def _command(
     name: str, *, panel: str, cls: type[Command] = Command, derive: Derive | None = None
 ) -> Callable[[_Function], _Function]:
-    """A decorator that adds a command with the options `--config` and `--print-config`; the function stays as it is."""
+    """A decorator that adds a command with the options `--config` and `--print-config`; it returns its argument."""
 
     def add(function: _Function) -> _Function:
         app.command(name, cls=cls, rich_help_panel=panel)(with_configuration(as_options(function), derive))
@@ -88,7 +88,7 @@ def _read_labelled(
     image_root: str | None,
     rows: int,
 ) -> Iterable[LabelledBatch]:
-    """Reader of labelled rows for `export --check-data`; a callback, because `export` never imports `screen`."""
+    """Read labelled rows for `export --check-data`; a callback, because the package `export` never imports `screen`."""
     from screen.input.labelled import read_labelled
 
     return read_labelled(
@@ -133,7 +133,7 @@ class _RunCommand(Command):
 
 
 def _derive_settings(values: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
-    """The pass settings that hold for a run whose options do not set them."""
+    """Values of the pass settings that the options do not set, by name; each value has its source in words."""
     if values["calibration"] is None:
         return {name: (value, "default") for name, value in asdict(PassSettings()).items()}
     from screen.decide.calibration import read_calibration
@@ -230,14 +230,14 @@ def demo(
 
 
 _COLLECTION_THRESHOLD = 50_000
-"""Allocations between garbage collections; the import of modules makes many objects and hardly any garbage."""
+"""Allocations between garbage collections; importing modules creates many objects and hardly any garbage."""
 
 
 def main() -> None:
-    """Run the command line; print an error as a message, with `--json` also as JSON, and exit with its code.
+    """Run the command line; print an error as text, with `--json` also as JSON, and exit with the exit code.
 
-    If standard output could not be written, the command runs to its end, and the exit code is 1 unless an error of
-    the command has set another.
+    If standard output could not be written, the command runs to its end, and the exit code is 1, unless an error
+    of the command determines the exit code.
     """
     gc.set_threshold(_COLLECTION_THRESHOLD)
     atexit.register(gc.freeze)
@@ -261,7 +261,7 @@ def _run(line: Any) -> None:
         if line.debug:
             typer.echo(without_secrets(traceback.format_exc()), err=True)
         line.end(error)
-    except Exception as error:  # noqa: BLE001  every error ends as a message and an exit code
+    except Exception as error:  # noqa: BLE001  every error becomes a message and an exit code
         if line.debug:
             typer.echo(without_secrets(traceback.format_exc()), err=True)
         line.end(explain_unexpected(error))

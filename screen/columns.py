@@ -56,7 +56,7 @@ SCORES = (
         pa.int32(),
         "",
         "0 to C - 1",
-        "Predicted class: the class with the largest mean (one probability: 1 if the mean is above 0.5, else 0).",
+        "Predicted class: the class with the largest mean (binary models: 1 if the mean is above 0.5, else 0).",
     ),
     Column("confidence", _NUMBER, "probability", "0 to 1", "Predictive mean of the predicted class."),
     Column(
@@ -92,50 +92,50 @@ SCORES = (
         _NUMBER,
         "nats",
         "0 to entropy",
-        "Mean over the passes of the entropy of one pass: aleatoric uncertainty, noise in the data.",
+        "Entropy of the output of a pass, averaged over the passes: aleatoric uncertainty (noise in the data).",
     ),
     Column(
         "mutual_information",
         _NUMBER,
         "nats",
         "0 to entropy",
-        "entropy - expected_entropy: epistemic uncertainty, disagreement of the passes.",
+        "entropy - expected_entropy: epistemic uncertainty (disagreement of the passes).",
     ),
     Column(
         "variation_ratio",
         _NUMBER,
         "share of passes",
         "0 to 1",
-        "Share of passes whose predicted class differs from the most frequent one (multi-label: mean over the labels).",
+        "Share of passes whose predicted class is not the most frequent class (multi-label: mean over the labels).",
     ),
     Column(
         "prediction_std",
         _NUMBER,
         "probability",
         "0 to 0.5",
-        "Standard deviation over the passes of the predicted class's probability.",
+        "Standard deviation, over the passes, of the probability of the predicted class.",
     ),
     Column(
         "skewness",
         _NUMBER,
         "",
         "any",
-        "Skewness over the passes of the predicted class's probability; 0 if prediction_std < 1e-6.",
+        "Skewness, over the passes, of the probability of the predicted class; 0 if prediction_std < 1e-6.",
     ),
     Column(
         "kurtosis",
         _NUMBER,
         "",
         "-2 and up",
-        "Excess kurtosis over the passes of the predicted class's probability; 0 if prediction_std < 1e-6.",
+        "Excess kurtosis, over the passes, of the probability of the predicted class; 0 if prediction_std < 1e-6.",
     ),
     Column(
         "energy",
         _NUMBER,
         "",
         "any",
-        "Mean over the passes of -logsumexp(logits); high values are unusual. Null without logits, and for a single "
-        "probability or several labels.",
+        "Mean over the passes of -logsumexp(logits); high values are unusual. Null for models without logits, and for "
+        "binary, multi-label and regression models.",
     ),
     Column("largest_label_entropy", _NUMBER, "nats", "0 to ln 2", "Multi-label: entropy of the least certain label."),
     Column(
@@ -143,15 +143,15 @@ SCORES = (
         _NUMBER,
         "",
         "0 and up, usually about 1",
-        "Distance of an early tensor's means over spatial cells from their nearest neighbours in the reference set; "
-        "null unless the calibration measures this distance.",
+        "Distance of the means of an early tensor over spatial cells from their nearest neighbours in the reference "
+        "set; null unless the calibration measures this distance.",
     ),
     Column(
         "contrast_distance",
         _NUMBER,
         "",
         "0 and up, usually about 1",
-        "Distance of an early tensor's channel means and standard deviations from their nearest neighbours in the "
+        "Distance of the channel means and standard deviations of an early tensor from their nearest neighbours in the "
         "reference set; null unless the calibration measures this distance.",
     ),
     Column(
@@ -193,15 +193,16 @@ DECISION = (
         pa.string(),
         "",
         "",
-        "Reasons for the flag: true comparisons with the row's values, or the status; null if not flagged.",
+        "Reasons for the flag: the comparisons of the flag rule that hold, with the values of the row, or the status; "
+        "null if the row is not flagged.",
     ),
     Column(
         "flag_reasons",
         pa.list_(pa.string()),
         "",
         "",
-        "The reasons in flag_reason as a list, without the row's values, for counting and filtering: `entropy > 0.5`, "
-        "`most unusual: entropy`, or the status; null if not flagged.",
+        "The reasons in flag_reason as a list, without the values of the row, for counting and filtering: "
+        "`entropy > 0.5`, `most unusual: entropy`, or the status; null if the row is not flagged.",
     ),
     Column("passes", pa.int32(), "passes", "0 to T", "Number of passes that the row completed."),
     Column("status", pa.string(), "", "see below", "`ok`, or the reason why the row could not be scored."),
@@ -217,10 +218,10 @@ FEATURE_DISTANCE = Column(
     "0 and up",
     "Distance of the features of results of format 1 or 2: cosine distance, or Mahalanobis distance.",
 )
-"""Column of results of format 1 or 2, which three distances replace in format 3."""
+"""Column of results of format 1 or 2; in format 3, the columns of three distances replace this column."""
 
 _FIRST_FORMAT = {"flag_reasons": 2, "layout_distance": 3, "contrast_distance": 3, "penultimate_distance": 3}
-"""Formats of the results with which a column was added, for columns that format 1 does not have."""
+"""Format of the results in which a column was added, by column, for the columns that format 1 does not have."""
 
 
 def columns_of_format(result_format: int) -> tuple[Column, ...]:
@@ -238,10 +239,10 @@ STATUSES = {
     "ok": "the row was scored",
     "null_image": "the image is null, contains a null, or has neither bytes nor a path",
     "path_not_followed": "the row has a path instead of bytes, and no --image-root was given",
-    "path_not_found": "the path is outside --image-root, or its file could not be read",
+    "path_not_found": "the path is outside --image-root, or the file with this path could not be read",
     "decode_failed": "the bytes are damaged, or not an image of a supported format and pixel type",
-    "too_large": "the image has more pixels than --max-pixels, or too many after resizing, or its file exceeds a limit "
-    "on its size, header, scans or tiles",
+    "too_large": "the image has more pixels than --max-pixels, or too many pixels after resizing, or the image file "
+    "exceeds a limit on its size, header, scans or tiles",
     "too_slow": "decoding the image took too much processor time; the next run scores the shard again",
     "wrong_shape": "the image does not have the input size of the model, which was exported without --resize",
     "unreadable_page": "the row is in a damaged part of the Parquet file",
@@ -255,7 +256,7 @@ RETRIED_STATUS = "too_slow"
 
 
 DISTANCES = ("layout_distance", "contrast_distance", "penultimate_distance")
-"""Columns of the distances, which a calibration may measure."""
+"""Columns of the distances that a calibration can measure."""
 
 CALIBRATED = frozenset([*DISTANCES, "ood_score", "p_value"])
 """Score columns that are null without a calibration."""

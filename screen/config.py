@@ -1,8 +1,8 @@
 """RunConfig: the options of a run.
 
 In: options of the command line, or keywords from Python. Out: frozen dataclasses with checked values. Each option is
-declared once, as a field (`export.options`). A result records the digest of the options that determine it
-(`fingerprint`).
+declared once, as a field (`export.options`). The digest of the options that determine the results (`fingerprint`) is
+recorded with the results.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from export.contract.reader import ExportedModel
 
 RESULT_FORMAT = 3
-"""Version of the results; it changes whenever the same configuration would produce different results."""
+"""Version of the results; increased with each change that gives the same configuration other results."""
 
 ForceChoice = Literal["all", "quarantined"]
 
@@ -42,7 +42,7 @@ _DECIDES = ("image_column", "id_column", "keep", "image_root", "max_pixels")
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(ExecutionOptions, DecisionOptions, ColumnOptions):
-    """Options of a run, in addition to those of its base classes; the help text of each option documents its field."""
+    """Options of a run, in addition to those of the base classes; the help text of each option documents its field."""
 
     class_names: Annotated[
         Sequence[str],
@@ -143,14 +143,14 @@ class RunConfig(ExecutionOptions, DecisionOptions, ColumnOptions):
         rule: str,
         calibration: str | None,
     ) -> dict[str, Any]:
-        """The configuration that determines a result, as JSON values: recorded in every file, hashed by `fingerprint`.
+        """The configuration that determines a result, as JSON values for every result file and for `fingerprint`.
 
         Args:
-            model: exported model, of which the digest is recorded.
+            model: exported model, whose digest is recorded.
             mask_algorithm: version of the algorithm that draws masks from the seed.
             adaptive_algorithm: version of the early exit; recorded only with `adaptive`.
             settings: pass settings after the defaults of the calibration are applied.
-            rule: text of the flag rule, which includes that of the calibration.
+            rule: text of the flag rule, including the rule of the calibration.
             calibration: digest of the calibration; None without a calibration.
         """
         return {

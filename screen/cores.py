@@ -2,7 +2,7 @@
 
 In: the process's CPU affinity, the CPU quotas of its control groups (version 1 or 2), and `OMP_NUM_THREADS`. Out: the
 smallest of these numbers. A container's quota (`docker run --cpus 2`, a Kubernetes limit) changes neither the affinity
-nor `os.cpu_count`: with one thread for each core of the machine, the kernel would stop all of them most of the time.
+nor `os.cpu_count`: with one thread for each core of the machine, the kernel would stop all threads most of the time.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def usable_cores() -> int:
 
 
 def available_cores() -> int:
-    """Number of CPU cores in the process's affinity; where the system has none, the number of cores of the machine."""
+    """Number of CPU cores in the process's affinity; on systems without affinity, the cores of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def requested_threads(environment: Mapping[str, str]) -> list[int]:
-    """The number of threads in `OMP_NUM_THREADS` (the first of a list); empty if it is unset or not a number."""
+    """The first number of threads in `OMP_NUM_THREADS`, as a list of one element; empty if the variable has none."""
     first = environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return [int(first)] if re.fullmatch("[0-9]{1,6}", first) and int(first) else []
 
@@ -37,7 +37,7 @@ def cpu_quotas(proc: Path = _PROC) -> list[float]:
     """CPU quotas of the process's control groups and of all groups above them, in cores; empty without a quota.
 
     Args:
-        proc: folder of the process in the file system `proc`; the tests read copies.
+        proc: folder of the process in the file system `proc`; tests give a copy of this folder.
     """
     try:
         groups = (proc / "cgroup").read_text().splitlines()
@@ -60,7 +60,7 @@ def cpu_quotas(proc: Path = _PROC) -> list[float]:
 
 
 def _groups(lines: list[str], controller: str) -> Iterator[str]:
-    """Paths of the process's groups in the hierarchy of a controller; "" is the hierarchy of version 2."""
+    """Paths of the process's groups in the hierarchy of a controller; "" stands for the hierarchy of version 2."""
     for line in lines:
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
@@ -69,7 +69,7 @@ def _groups(lines: list[str], controller: str) -> Iterator[str]:
 
 
 def _folders(group: str, root: str, mount: Path) -> list[Path]:
-    """Folders of a group and of the groups above it, up to the mounted one.
+    """Folders of a group and of the groups above it, up to the mounted group.
 
     In a container without its own namespace for groups, the path of the group begins with the root of the mount. If the
     group is not below the root, only the mounted group can be read.
@@ -81,13 +81,13 @@ def _folders(group: str, root: str, mount: Path) -> list[Path]:
 
 
 def _quota_2(folder: Path) -> float | None:
-    """Quota of a group of version 2, from `cpu.max`: "QUOTA PERIOD" in microseconds, or "max PERIOD"."""
+    """Quota of a group of version 2 in cores, from `cpu.max`: "QUOTA PERIOD" in microseconds, or "max PERIOD"."""
     values = _numbers(folder / "cpu.max")
     return values[0] / values[1] if len(values) == 2 and min(values) > 0 else None
 
 
 def _quota_1(folder: Path) -> float | None:
-    """Quota of a group of version 1, from `cpu.cfs_quota_us` (-1: none) and `cpu.cfs_period_us`."""
+    """Quota of a group of version 1 in cores, from `cpu.cfs_quota_us` (-1: no quota) and `cpu.cfs_period_us`."""
     values = _numbers(folder / "cpu.cfs_quota_us") + _numbers(folder / "cpu.cfs_period_us")
     return values[0] / values[1] if len(values) == 2 and min(values) > 0 else None
 

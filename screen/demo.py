@@ -102,9 +102,13 @@ def decode_images(table: pa.Table) -> tuple[NDArray[np.uint8], NDArray[np.int64]
 
 
 def write_shards(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], prefix: str) -> None:
-    """Write images `uint8 [N, H, W, 1]` or `[N, H, W, 3]` as PNG in the Hugging Face `Image` layout.
+    """Write shards of PNG images and labels, in the Hugging Face `Image` layout, with at most `_SHARD_ROWS` rows each.
 
-    A shard has at most `_SHARD_ROWS` rows.
+    Args:
+        folder: folder of the shards; created if missing.
+        images: `uint8 [N, H, W, 1]` or `uint8 [N, H, W, 3]`.
+        labels: labels `[N]`.
+        prefix: start of the names of the shards, and of the ids and paths of the rows.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = [

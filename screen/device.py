@@ -1,7 +1,7 @@
 """Parse the device that `--device` names.
 
-In: `auto`, `cpu`, `cuda` or `cuda:N`. Out: a `DeviceRequest`. Whether the machine has the device is tested when the
-engine opens it (`screen.engine.device.choice`).
+In: `auto`, `cpu`, `cuda` or `cuda:N`. Out: a `DeviceRequest`. Whether the machine has this device is tested later, by
+the engine (`screen.engine.device.choice`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from export.errors import OptionRefused
 
 @dataclass(frozen=True)
 class DeviceRequest:
-    """The device that a user named.
+    """Device that `--device` names.
 
     Attributes:
-        name: `auto` (CUDA if it works, else the CPU), `cpu` or `cuda`.
+        name: `auto` (CUDA if CUDA works on this machine, else the CPU), `cpu` or `cuda`.
         index: number of the GPU, in CUDA's order; 0 if no number was given.
     """
 

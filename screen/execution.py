@@ -1,4 +1,4 @@
-"""A run with what its options ask for: the executor that scores the shards, and the metrics file.
+"""Execute a run: choose the executor that scores the shards, and write the metrics file.
 
 In: an exported model, INPUT, OUTPUT and a `RunConfig`. Out: result shards, a `RunSummary`, and the metrics of the run.
 """
@@ -31,13 +31,13 @@ def execute_run(
         model: file written by `oodscreen export`.
         source: a shard, a folder of shards, or a glob.
         output: folder of results; created if missing.
-        config: settings of the run.
+        config: options of the run.
         listener: object that receives progress and notices.
         metrics: `.prom` file to write; None for no metrics.
         stop: request to stop, checked between batches.
 
     Raises:
-        OodscreenError: as `run_screening`, or the metrics cannot be written.
+        OodscreenError: the run failed (see `run_screening`), or the metrics cannot be written.
     """
     recording: AbstractContextManager[None] = nullcontext()
     if metrics is not None:

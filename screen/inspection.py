@@ -31,20 +31,20 @@ class Inspection:
 
     Attributes:
         model: path of the file.
-        digest: SHA-256 of its bytes.
+        digest: SHA-256 of the bytes of the file.
         contract: the model's contract.
         boundary: the tensors between trunk and head, with the shape of one row.
         features: for each group of features, the tensor from which the features are computed.
-        features_cost: arithmetic of the features, once for each row, as a share of that of T passes of the exported
-            network.
-        sites: for each site its name and how its masks are applied: `batch`, `weights`, `subtracted`,
-            `compacted` or `channels`.
-        trunk_share: share of one pass's arithmetic before the first dropout site.
-        passes: T.
-        passes_per_run: passes in one session run.
-        rows_per_run: maximum rows in one session run whose tensors fit into `memory`.
-        memory: maximum size of the tensors of all concurrent session runs, in MiB; at least what two rows need.
-        relative_cost: arithmetic of T passes, as a multiple of that of one pass through the whole network.
+        features_cost: arithmetic of the features, computed once for each row, as a share of the arithmetic of T passes
+            of the exported network.
+        sites: method by which the masks of a site are applied, by the name of the site: `batch`, `weights`,
+            `subtracted`, `compacted` or `channels`.
+        trunk_share: share of the arithmetic of one pass that precedes the first dropout site.
+        passes: number of passes, T.
+        passes_per_run: number of passes in one session run.
+        rows_per_run: maximum number of rows in one session run, limited by `memory`.
+        memory: maximum size of the tensors of all concurrent session runs, in MiB; at least the size for two rows.
+        relative_cost: arithmetic of T passes, as a multiple of the arithmetic of one pass through the whole network.
     """
 
     model: str
@@ -62,7 +62,7 @@ class Inspection:
     relative_cost: float
 
     def to_json(self) -> str:
-        """One line of JSON, without the digests of the rows that chose a dropout rate."""
+        """One line of JSON, without the digests of the rows on which a dropout rate was chosen."""
         values = asdict(self)
         (values["contract"]["rate_choice"] or {}).pop("digests", None)
         return json.dumps(values)
@@ -83,7 +83,7 @@ class Inspection:
             f"  trunk          once for all passes: {self.trunk_share:.1%} of the arithmetic",
             f"  boundary       {boundary}",
             *(f"  features       {group}: {tensor}" for group, tensor in self.features.items()),
-            f"                 they cost {self.features_cost:.1%} of the arithmetic of "
+            f"                 the features cost {self.features_cost:.1%} of the arithmetic of "
             f"{count_passes(self.passes, 'whole ')}",
             f"  head           once for each pass: {1 - self.trunk_share:.1%} of the arithmetic",
         ]
@@ -92,7 +92,7 @@ class Inspection:
             f"  session run    {count_passes(self.passes_per_run)} over up to {self.rows_per_run} rows in "
             f"{self.memory} MiB",
             f"  cost           {count_passes(self.passes)} take{'s' if self.passes == 1 else ''} "
-            f"{self.relative_cost:.2f} times the arithmetic of one",
+            f"{self.relative_cost:.2f} times the arithmetic of one pass",
         ]
         return "\n".join(lines)
 
@@ -101,7 +101,7 @@ def inspect_model(path: str | Path, config: RunConfig) -> Inspection:
     """Read a model and plan its passes.
 
     Raises:
-        ContractRefused: the file was not written by `oodscreen export`, or its graph has no plan.
+        ContractRefused: the file was not written by `oodscreen export`, or the engine cannot plan the passes.
     """
     model = read_model(as_path(path))
     settings = config.settings()
@@ -148,10 +148,10 @@ class CalibrationInspection:
 
 
 def inspect_file(path: str, config: RunConfig) -> Inspection | CalibrationInspection:
-    """Inspect an exported model or a calibration, whichever the file is.
+    """Inspect a file that is an exported model or a calibration.
 
     Raises:
-        ContractRefused: the file is neither a calibration nor an exported model, or its graph has no plan.
+        ContractRefused: the file is neither a calibration nor an exported model, or the engine cannot plan the passes.
         CalibrationRefused: the file is a damaged calibration, or a calibration of another version.
     """
     if has_signature(path):

@@ -1,4 +1,4 @@
-"""Run the stages of a pipeline concurrently, each in its own thread and a bounded number of items ahead of the next.
+"""Run the stages of a pipeline concurrently, each in its own thread, a bounded number of items ahead of the next stage.
 
 In: an iterator. Out: its items, or the results of a stage for them. The busy time of each stage is measured here too.
 """
@@ -35,14 +35,14 @@ class StageClock:
         return self._count(stage, 1)
 
     def make(self, stage: str, items: Iterator[Item]) -> Generator[Item, None, None]:
-        """Yield the same items; the time to produce each item is added to the stage."""
+        """Yield the given items; the time to produce each item is added to the stage."""
         while True:
             with self.busy(stage):
                 item = next(items, _END)
             if isinstance(item, _End):
                 return
             yield item
-            del item  # while the next item is made, only its consumer holds this one
+            del item  # while the next item is made, only the consumer holds this item
 
     def run(
         self, stage: str, function: Callable[[Iterator[Item]], Iterator[Result]], items: Generator[Item, None, None]
@@ -55,7 +55,7 @@ class StageClock:
 
         def timed_items() -> Iterator[Item]:
             while True:
-                with self._count(stage, -1):  # `make` counts the whole step
+                with self._count(stage, -1):  # `make` counts the time of the whole step
                     item = next(items, _END)
                 if isinstance(item, _End):
                     return
@@ -82,21 +82,21 @@ class StageClock:
 
 
 class _End:
-    """Marks the end of the items."""
+    """Marker for the end of the items."""
 
 
 _END = _End()
 
 
 class _Failure(Generic[Item]):
-    """Carries an exception from the producing to the consuming thread."""
+    """Exception of the producing thread, for the consuming thread."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
 
 def work_ahead(items: Generator[Item, None, None], depth: int) -> Generator[Item, None, None]:
-    """Yield the same items in the same order; a separate thread produces them up to `depth` items ahead.
+    """Yield the given items in their order; a separate thread produces them up to `depth` items ahead.
 
     An exception that `items` raises is raised in place of the item. Closing this generator stops the thread after the
     current item, and closes `items` in the thread.

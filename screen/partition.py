@@ -19,11 +19,11 @@ _NAME = re.compile(r"(\d+)-of-(\d+)", re.ASCII)
 
 @dataclass(frozen=True, order=True)
 class ShardPartition:
-    """One of N partitions.
+    """One of N partitions of the shards.
 
     Attributes:
         index: number of the partition, from 1.
-        count: N.
+        count: number of partitions, N.
     """
 
     index: int

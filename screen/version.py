@@ -1,4 +1,4 @@
-"""The version of oodscreen that runs, for the files that it writes.
+"""The installed version of oodscreen, for the files that oodscreen writes.
 
 In: the metadata of the installed package. Out: text such as `0.1.0`.
 """
@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 @cache
 def own_version() -> str:
-    """The installed version; `unknown` if the code runs without being installed."""
+    """Version of the installed package `oodscreen`; `unknown` if the package is not installed."""
     try:
         return version("oodscreen")
     except PackageNotFoundError:

@@ -38,8 +38,8 @@ class AccuracyConfig:
         str | None,
         typer.Option(
             metavar="COLUMN",
-            help="Column of the labels: class numbers, class names as in --classes, or for a multi-label model lists "
-            "of 0 and 1.",
+            help="Column of the labels: class numbers, class names as in --classes, or, for a multi-label model, "
+            "lists of 0 and 1.",
             show_default="label",
             rich_help_panel=_ACCURACY,
         ),

@@ -42,16 +42,16 @@ class ExportConfig:
     """Options of an export; the help text of each option documents its field.
 
     Attributes:
-        labelled: function that returns the labelled rows on which the accuracies of the ONNX file and of the source
-            model are measured; for Python callers only, because the command line has `AccuracyConfig`.
+        labelled: function that reads labelled rows, with which the accuracies of the ONNX file and of the source model
+            are measured; for Python callers, the command line has `AccuracyConfig`.
     """
 
     preprocess: Annotated[
         PreprocessingName | None,
         typer.Option(
-            help="Name of the preprocessing of 0..255 pixels in training: `unit` is a scale of 1/255; the other names "
-            "are modes of `preprocess_input` in keras.applications; `torch` also fits torchvision's models. Cannot "
-            "be combined with --scale, --mean and --std.",
+            help="Name of the preprocessing of 0..255 pixels in training: `unit` is a scale of 1/255; `tf`, "
+            "`torch` and `caffe` are modes of `preprocess_input` in keras.applications. `torch` is also the "
+            "preprocessing of torchvision's models. Cannot be combined with --scale, --mean and --std.",
             show_default=False,
             rich_help_panel=_PIXELS,
         ),
@@ -61,9 +61,9 @@ class ExportConfig:
         FromText(str, partial(parse_number, "--scale")),
         typer.Option(
             metavar="NUMBER",
-            help="Factor by which 0..255 pixels were multiplied in training: 1/255, or 1 for raw pixels. Required "
-            "unless --preprocess is given or the model scales the pixels itself, as Rescaling and Normalization "
-            "layers do.",
+            help="Factor by which 0..255 pixels were multiplied in training, such as 1/255, or 1 for raw pixels. "
+            "Required unless --preprocess is given or the model scales the pixels itself, as Rescaling and "
+            "Normalization layers do.",
             show_default=False,
             rich_help_panel=_PIXELS,
         ),
@@ -73,8 +73,7 @@ class ExportConfig:
         FromText(str, partial(parse_numbers, "--mean")),
         typer.Option(
             metavar="NUMBERS",
-            help="Mean to subtract from the scaled pixels: one number, or one number for each channel, separated by "
-            "commas.",
+            help="Mean to subtract from the scaled pixels: one number, or one for each channel, separated by commas.",
             show_default=False,
             rich_help_panel=_PIXELS,
         ),
@@ -84,8 +83,8 @@ class ExportConfig:
         FromText(str, partial(parse_numbers, "--std")),
         typer.Option(
             metavar="NUMBERS",
-            help="Standard deviation by which to divide after the mean is subtracted: one number, or one number for "
-            "each channel, separated by commas.",
+            help="Standard deviation by which the pixels are divided after the mean is subtracted: one number, or one "
+            "for each channel, separated by commas.",
             show_default=False,
             rich_help_panel=_PIXELS,
         ),
@@ -95,10 +94,10 @@ class ExportConfig:
         typer.Option(
             metavar="METHOD[:FIT][:scaled]",
             help="Method that resizes images to the input size of the model, as in training. "
-            f"METHOD is one of {', '.join(RESIZE_METHODS)}. FIT, for other methods than none and crop-or-pad, is one "
-            f"of {', '.join(RESIZE_FITS)}; short=N resizes the shorter side to N pixels, then crops the centre. "
+            f"METHOD: {', '.join(RESIZE_METHODS)}. FIT, for all methods except none and crop-or-pad: "
+            f"{', '.join(RESIZE_FITS)}; short=N resizes the shorter side to N pixels, then crops the centre. "
             "With `none`, images of another size are not scored. With `:scaled`, large JPEG images are decoded at 1/2, "
-            "1/4 or 1/8 of their size before they are resized: faster, but the pixels differ.",
+            "1/4 or 1/8 of their size before they are resized, which is faster but changes the pixels.",
             rich_help_panel=_PIXELS,
         ),
     ] = "none"
@@ -132,8 +131,8 @@ class ExportConfig:
         FromText(list[str], parse_rates),
         typer.Option(
             metavar="[PATTERN=]RATE",
-            help="Dropout rate that replaces the rate in training: 0.3 for all kept layers, or 'block*=0.1' for kept "
-            "layers with a matching name; may be repeated.",
+            help="Dropout rate that replaces the rate used in training: 0.3 for all layers that stay stochastic, or "
+            "'block*=0.1' for the layers with a matching name; may be repeated.",
             show_default="as in training",
             rich_help_panel=_DROPOUT,
         ),
@@ -144,9 +143,9 @@ class ExportConfig:
         FromText(list[str], parse_insertions),
         typer.Option(
             metavar="LAYER=RATE",
-            help="Dropout to insert before a layer of a model that was trained without dropout; may be repeated. LAYER "
-            "is a name, or `classifier` for the last layer with weights. With `LAYER=auto`, the rate is chosen on the "
-            "labelled rows of --check-data. `list` prints the layers and exports nothing.",
+            help="Dropout to insert before a layer of a model that was trained without it; may be repeated. LAYER: a "
+            "name, or `classifier` for the last layer with weights. With `LAYER=auto`, the rate is chosen on the "
+            "labelled rows of --check-data. With `list`, the command prints the layers and exports nothing.",
             show_default=False,
             rich_help_panel=_DROPOUT,
         ),
@@ -157,7 +156,7 @@ class ExportConfig:
         typer.Option(
             metavar="KIND",
             help=f"Kind of output: {', '.join(OUTPUT_KINDS)}; required if the model ends in neither softmax nor "
-            "sigmoid. Logits are converted to probabilities by a softmax, a single logit by a sigmoid.",
+            "sigmoid. Logits are converted to probabilities by softmax, or by sigmoid for a single logit.",
             show_default=False,
             rich_help_panel=_OUTPUT,
         ),
@@ -235,8 +234,8 @@ class FileExportConfig(ExportConfig):
         FromText(list[str], find_objects),
         typer.Option(
             metavar="MODULE:NAME",
-            help="Class or function that the model uses. MODULE is a module name or a .py file; its code is run. "
-            "May be repeated.",
+            help="Class or function that the model uses. MODULE is a module name or a .py file; the code of the module "
+            "is run. May be repeated.",
             show_default=False,
             rich_help_panel=_FILES,
         ),
@@ -245,7 +244,7 @@ class FileExportConfig(ExportConfig):
         bool,
         typer.Option(
             "--unsafe",
-            help="Run the code that the model file contains (Lambda layers). Only for files that you trust.",
+            help="Run the code that the model file contains (Lambda layers). Use only for files that you trust.",
             rich_help_panel=_FILES,
         ),
     ] = False

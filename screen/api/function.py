@@ -1,6 +1,6 @@
-"""What makes a function public: keywords in place of options, and errors that are explained as those of a command.
+"""Make a function public: its options become keywords, and its errors are explained as those of a command.
 
-In: a function with dataclasses of options. Out: a function for Python programs.
+In: a function whose options are dataclasses. Out: a function for Python programs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def public(function: Callable[..., Result]) -> Callable[..., Result]:
     """A function like the given one, but with keywords in place of dataclasses, and with explained errors.
 
     Args:
-        function: the function.
+        function: a function with parameters whose types are dataclasses of options.
     """
 
     @functools.wraps(function)

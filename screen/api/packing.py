@@ -1,6 +1,6 @@
-"""`pack`: image files become shards.
+"""`pack`: pack image files into shards.
 
-In: a folder of images, a list of paths or tars. Out: Parquet shards, and a summary of them.
+In: a folder of images, a list of paths, or tars. Out: Parquet shards, and a `PackSummary`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from screen.run.quiet import QuietListener
 
 @public
 def pack(source: str | Path, shards: str | Path, config: PackConfig) -> PackSummary:
-    """Pack image files into Parquet shards, one row for each file; the bytes of the files stay as they are.
+    """Pack image files into Parquet shards, one row for each file; the bytes of the files are not changed.
 
     The exit code of the command is `exit_code` of the summary.
 
@@ -28,7 +28,7 @@ def pack(source: str | Path, shards: str | Path, config: PackConfig) -> PackSumm
     Raises:
         Refused: the source, the folder of the shards or an option cannot be used.
         InputChanged: a file changed while it was packed.
-        OutputLocked: another pack holds the folder.
+        OutputLocked: another pack writes to the folder.
         OodscreenError: the pack failed; finished shards stay.
     """
     return pack_images(str(source), str(shards), config, QuietListener())

@@ -1,6 +1,6 @@
 """`evaluate`, `report`, `queue` and `labels`: read what a run wrote.
 
-In: folders of results. Out: metrics, a page, a queue, or labelled rows, and a report on them.
+In: folders of results. Out: metrics, a page, a queue or labelled rows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from screen.review.report.written import WrittenReport, write_report
 def evaluate(
     known: str | Path, others: str | Path | Sequence[str | Path] = (), *, config: EvaluationConfig
 ) -> Evaluation:
-    """Measure how well each score separates other results from those of in-distribution rows.
+    """Measure how well each score separates out-of-distribution rows from in-distribution rows.
+
+    With labels, also measure how well each score separates wrong from right predictions.
 
     Args:
         known: folder with the results of in-distribution rows.
@@ -86,10 +88,10 @@ def labels(labels: str | Path, results: str | Path, output: str | Path, config: 
             server.
         results: folder that a run wrote.
         output: Parquet file of labelled rows to write.
-        config: options.
+        config: options by which labels are read and joined to the results.
 
     Raises:
-        Refused: there are no labels or no finished results, no label matches them, or an option is invalid.
+        Refused: there are no labels or no finished results, no label matches a result, or an option is invalid.
         WriteFailed: the file cannot be written; an earlier file is unchanged.
     """
     return label_results(str(labels), str(results), str(output), config)

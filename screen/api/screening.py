@@ -54,7 +54,7 @@ def run(
 
     Raises:
         Refused: the model, the input, the output or an option cannot be used; nothing was written.
-        OutputLocked: another run holds the output; nothing was written.
+        OutputLocked: another run writes to the output; nothing was written.
         OodscreenError: the run failed; finished shards stay.
     """
     file = None if metrics is None else Path(metrics)

@@ -1,10 +1,10 @@
 """Distribute tasks to workers on a Ray cluster, and repeat the tasks of lost workers.
 
 In: a connection to Ray, a `Job` and shards. Out: `Progress`, as from the local executor. Each worker is a Ray actor
-(one `Worker`) on one GPU or on some cores. A worker writes whole shards itself; it returns the rows of a row-group
-range of a huge shard through Ray's object store, and this process writes them. If a worker is lost, another one repeats
-its task; results do not depend on the worker. Ray's own retries are not used: a retry waits for resources that may
-never become available, and Ray does not detect a shard that crashes its workers.
+(one `Worker`) with one GPU or with several cores. A worker writes whole shards itself. The rows of a row-group range of
+a huge shard are returned through Ray's object store, and this process writes them. If a worker is lost, another worker
+repeats the task; results do not depend on the worker. Ray's own retries are not used: a retry waits for resources that
+may never become available, and Ray does not detect a shard that crashes the workers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from screen.run.scoring import Job, Progress, lose_shard
 from screen.run.stopping import StopRequest
 
 _POLL_SECONDS = 0.5
-"""Maximum seconds of one wait for results of workers."""
+"""Maximum seconds of a single wait for results of workers."""
 
 _GROW_SECONDS = 30.0
 """Seconds between checks for new nodes of the cluster."""
@@ -38,10 +38,10 @@ _NOTICE_SECONDS = 30.0
 """Seconds between two notices that the cluster has no room for a worker, while no worker is ready."""
 
 _END_SECONDS = 10.0
-"""Maximum seconds to wait until killed workers have ended."""
+"""Maximum seconds to wait for the end of killed workers."""
 
 _RANGES_AHEAD = 2
-"""Row-group ranges per worker that may wait in this process for an earlier range of their shard to be written."""
+"""Maximum row-group ranges per worker that wait in this process until earlier ranges of their shard are written."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class RayExecutor:
 
     Attributes:
         device: device of the passes.
-        note: number and size of the workers.
+        note: notice of the first worker, if there is one, and number and size of the workers.
         stages: busy time of each stage in seconds, summed over all workers.
     """
 
@@ -109,7 +109,7 @@ class RayExecutor:
         self.note = "; ".join(filter(None, [self.note, f"Ray: {count} worker(s), {self._describe_size()}"]))
 
     def score(self, shards: Sequence[ShardRef]) -> Generator[Progress, None, None]:
-        """Score shards, in the order in which workers finish them.
+        """Score shards; progress is yielded in the order in which workers finish the tasks.
 
         Raises:
             OodscreenError: a task failed; finished shards stay.
@@ -133,7 +133,7 @@ class RayExecutor:
             self._end(merger)
 
     def _record(self, task: Task, done: Done | None, queue: TaskQueue, merger: RangeMerger) -> Progress:
-        """Progress from the result of a task, which is None if the worker was lost."""
+        """Progress from the result `done` of a task; `done` is None if the worker was lost."""
         if done is None:
             given_up = queue.put_back(task)
             for shard in given_up:
@@ -165,7 +165,7 @@ class RayExecutor:
             self._without_worker_since = time.monotonic()
         elif time.monotonic() - self._without_worker_since > _NOTICE_SECONDS:
             self._without_worker_since = time.monotonic()
-            self._notify(f"waiting for room on the cluster for a worker ({self._describe_size()})")
+            self._notify(f"waiting until the cluster has room for a worker ({self._describe_size()})")
         ready, _ = self._ray.wait(refs, num_returns=1, timeout=_POLL_SECONDS, fetch_local=True)
         results: list[tuple[Task, Done | None]] = []
         for ref in ready:
@@ -218,7 +218,7 @@ class RayExecutor:
         self._grow(possible - len(self._opening) - len(self._idle) - len(self._running))
 
     def _end(self, merger: RangeMerger) -> None:
-        """Stop all writers and remove staging files, whether the run finished or failed."""
+        """Stop the workers that still score, and remove all partial results and staging files."""
         merger.abandon_all()
         for actor, _ in self._running.values():
             self._ray.kill(actor)
@@ -233,9 +233,9 @@ class RayExecutor:
 
 
 def _removed_shard(task: Task) -> InputChanged | None:
-    """The error for a shard that does not exist on this machine either; None if all shards of the task exist here.
+    """The error for a shard of the task that does not exist on this machine; None if all shards of the task exist here.
 
-    If a shard exists on this machine but a worker cannot find it, the worker's own error names the node.
+    If a shard exists on this machine but a worker cannot find the shard, the error of the worker names the node.
     """
     removed = next((shard for shard in task.shards if not shard.path.exists()), None)
     if removed is None:
@@ -257,7 +257,7 @@ def count_workers(ray: Any, size: WorkerSize) -> int:
 
 
 def live_nodes(ray: Any) -> list[dict[str, float]]:
-    """Resources of each live node: name in Ray, and amount."""
+    """Resources of each live node: amounts by the names of the resources in Ray, such as `CPU`."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 

@@ -16,7 +16,7 @@ from screen.run.scoring import Job
 
 @dataclass
 class _Merge:
-    """State of a huge shard: its writer, the next range to write, and scored ranges that wait for it."""
+    """State of a huge shard: its writer, the next range to write, and scored ranges that wait for earlier ranges."""
 
     writer: ShardWriter | None = None
     next_order: int = 0
@@ -24,7 +24,11 @@ class _Merge:
 
 
 class RangeMerger:
-    """Writes the row-group ranges of huge shards in order."""
+    """Writes the row-group ranges of huge shards in order.
+
+    Args:
+        job: the work to do.
+    """
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -37,7 +41,15 @@ class RangeMerger:
         return {name: merge.next_order for name, merge in self._open.items()}
 
     def add(self, task: Task, table: pa.Table) -> list[WrittenShard]:
-        """Add a scored range, and write the ranges that are next in order; returns the shard after its last range."""
+        """Add a scored range, and write the ranges that are next in order.
+
+        Args:
+            task: task of the range.
+            table: rows of the range, in result columns.
+
+        Returns:
+            The result shard if its last range was written, else an empty list.
+        """
         shard = task.shards[0]
         merge = self._open.setdefault(shard.name, _Merge())
         merge.waiting[task.order] = (task, table)

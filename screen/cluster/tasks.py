@@ -1,8 +1,9 @@
 """Divide a run into tasks for several workers.
 
-In: shards and the number of workers. Out: `Task`s. Small shards are combined into one task, so that batches span them;
-a huge shard is divided into row-group ranges, whose rows `merge.py` writes as one result. Each worker receives several
-tasks, so that all workers finish at about the same time; the batch size bounds the size of a task.
+In: shards and the number of workers. Out: `Task`s. Small shards are combined into one task, because a batch can
+contain rows of several shards. A huge shard is divided into row-group ranges, and `merge.py` writes their rows as one
+result. Each worker receives several tasks, so that all workers finish at about the same time; the batch size bounds the
+size of a task.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from screen.input.shards import ShardRef
 
 _LEAST_BATCHES, _MOST_BATCHES = 1, 16
-"""Minimum and maximum batches per task; a larger task would repeat more work if its worker is lost."""
+"""Minimum and maximum batches per task; the loss of a worker costs more work if the task is larger."""
 
 _TASKS_PER_WORKER = 16
 """Target number of tasks per worker; the bounds of the task size take precedence."""
@@ -35,7 +36,7 @@ class Task:
     """A unit of work for one worker.
 
     Attributes:
-        shards: whole shards; if `groups` is given, the shard of the range.
+        shards: whole shards; if `groups` is given, the one shard of the range.
         groups: row-group range of a huge shard; None for whole shards.
         order: index of the row-group range in its shard, from 0.
         is_last: whether this is the last row-group range of its shard.
@@ -78,7 +79,7 @@ def plan_tasks(shards: Sequence[ShardRef], *, workers: int, batch_rows: int) -> 
 
 
 def _split_shard(shard: ShardRef, wanted: int) -> Iterator[Task]:
-    """Row-group ranges with about `wanted` rows each; a row group itself is never divided."""
+    """Tasks for the row-group ranges of a shard, of about `wanted` rows each; a row group is never divided."""
     ends, rows = [0], 0
     for index, count in enumerate(shard.row_groups):
         if rows and rows + count > wanted:
@@ -92,7 +93,12 @@ def _split_shard(shard: ShardRef, wanted: int) -> Iterator[Task]:
 
 
 class TaskQueue:
-    """The waiting tasks, and the number of workers lost on each task that is a single shard or range."""
+    """The waiting tasks, and the number of workers lost on each task that is a single shard or range.
+
+    Attributes:
+        waiting: tasks that no worker has, in the order in which they are taken.
+        given_up: names of the shards that are not scored, because they crashed workers or could not be read.
+    """
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self.waiting = deque(tasks)
@@ -100,7 +106,12 @@ class TaskQueue:
         self._deaths: dict[tuple[str, int], int] = {}
 
     def take(self, next_orders: dict[str, int], ahead: int) -> Task | None:
-        """Take the next task, but no range `ahead` or more positions after the range of its shard to write next."""
+        """Take the next task that can be started; None if there is none.
+
+        Args:
+            next_orders: for each unfinished huge shard, the `order` of the range to write next.
+            ahead: a range is taken only if its `order` is less than `ahead` after the `order` to write next.
+        """
         for index, task in enumerate(self.waiting):
             if task.groups is None or task.order < next_orders.get(task.shards[0].name, 0) + ahead:
                 del self.waiting[index]
@@ -110,7 +121,7 @@ class TaskQueue:
     def put_back(self, task: Task) -> tuple[ShardRef, ...]:
         """Queue the task of a lost worker again; returns the shards that are given up.
 
-        A task of several shards becomes one task for each shard, which identifies a shard that crashes its workers.
+        A task of several shards becomes one task for each shard, so that a shard that crashes its workers is found.
         """
         if task.groups is None and len(task.shards) > 1:
             self.waiting.extendleft(Task((shard,)) for shard in reversed(task.shards))
@@ -126,6 +137,6 @@ class TaskQueue:
         return (shard,)
 
     def give_up(self, name: str) -> None:
-        """Remove the waiting tasks of a shard that is a task of its own, or is divided."""
+        """Give up a shard that is a task of its own or is divided into ranges, and remove its waiting tasks."""
         self.given_up.add(name)
         self.waiting = deque(one for one in self.waiting if one.shards[0].name != name)

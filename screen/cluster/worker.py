@@ -45,7 +45,7 @@ class RemoteJob:
 
 @dataclass(frozen=True)
 class Opened:
-    """Reply of a worker that is ready: its node, its device, and a notice or ""."""
+    """Reply of a worker that is ready: the names of its node and of its device, and a notice or ""."""
 
     node: str
     device: str
@@ -81,7 +81,7 @@ class Worker:
         self._scorer: ShardScorer | None = None
 
     def open(self, remote: RemoteJob) -> Opened | OodscreenError:
-        """Read the model and create the session; an error is returned."""
+        """Read the model and create the session; an error is returned instead of raised."""
         node = socket.gethostname()
         try:
             _refuse_other_versions(node, remote.versions)
@@ -102,7 +102,7 @@ class Worker:
             model = read_model(remote.model)
             if model.digest != remote.digest:
                 raise InputRefused(
-                    f"The worker on {node} reads a different model from {remote.model}.",
+                    f"The worker on {node} found a different model at {remote.model}.",
                     wanted="the same model on all nodes",
                     next_step="put the model on a network file system or in an object store",
                 )
@@ -112,7 +112,7 @@ class Worker:
         return Opened(node, self._scorer.device, self._scorer.note)
 
     def score(self, task: Task) -> Done:
-        """Score a task; an error is returned together with the shards finished before it."""
+        """Score a task; an error is returned together with the shards that were finished before the error."""
         if self._scorer is None:
             raise RuntimeError("the worker was not opened")
         finished: list[WrittenShard] = []

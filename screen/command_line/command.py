@@ -1,4 +1,4 @@
-"""Command classes: they report errors with exit codes, arrange `--help`, and print the configuration.
+"""Command classes, which report errors with exit codes, arrange `--help`, and print the configuration.
 
 In: a command line, environment variables and an exception. Out: the error on standard error and the exit code; with
 `--json`, one line of JSON on standard output too.
@@ -37,7 +37,7 @@ class CommandLine(TyperGroup):
 
     Attributes:
         debug: whether errors are printed with their traceback.
-        as_json: whether an error is printed as JSON: the subcommand has a flag `--json`, and it was given.
+        as_json: whether an error is printed as JSON: the subcommand has a flag `--json`, and the flag was given.
     """
 
     debug = False
@@ -89,7 +89,7 @@ class Command(TyperCommand):
         options = args[: args.index("--")] if "--" in args else args
         line.as_json = flag is not None and any(word.split("=")[0] == "--json" for word in options)
         ctx.meta[_PRINTS] = "--print-config" in options
-        if ctx.resilient_parsing:  # a shell completes a word, or options of the log are looked for
+        if ctx.resilient_parsing:  # a shell completes a word, or the options of the log are read
             return super().parse_args(ctx, args)
         try:
             with _completed_errors(ctx), explained_usage(ctx, list(args)):
@@ -105,7 +105,7 @@ class Command(TyperCommand):
         return rest
 
     def _parse_leniently(self, ctx: Any, args: list[str]) -> Mapping[str, Any]:
-        """The values of a command line with an error; those that cannot be read are None."""
+        """The values of a command line with an error; values that cannot be read are None."""
         lenient: Any = self.context_class(self, parent=ctx.parent, info_name=ctx.info_name, resilient_parsing=True)
         lenient.default_map = ctx.default_map
         self.parse_args(lenient, list(args))
@@ -161,7 +161,7 @@ class Command(TyperCommand):
             ) from error
 
     def _check_options(self, values: Mapping[str, Any]) -> None:
-        """Refuse what the command would refuse before it starts; nothing is checked if a required option is missing."""
+        """Check the values as before the start of the command; nothing is checked if a required option is missing."""
         required = (one.name for one in self.params if one.required and one.param_type_name == "option")
         if self.callback is not None and all(values[name] is not None for name in required):
             self.callback.convert(dict(values))  # type: ignore[attr-defined]
@@ -188,7 +188,7 @@ def _optional(parameter: Any) -> Any:
 
 
 def explain_unexpected(error: Exception) -> OodscreenError:
-    """The error for an exception that the program did not raise on purpose."""
+    """The error for an exception other than an `OodscreenError`."""
     return OodscreenError(
         f"Unexpected {type(error).__name__}: {error}",
         wanted="an error of oodscreen, with an explanation",
@@ -197,14 +197,14 @@ def explain_unexpected(error: Exception) -> OodscreenError:
 
 
 def _json_flag(command: Any) -> Any:
-    """The parameter of the flag `--json`; None if the command has no `--json`, or one with a value."""
+    """The parameter of the flag `--json`; None if the command has no `--json`, or a `--json` with a value."""
     return next((one for one in command.params if "--json" in one.opts and one.is_flag), None)
 
 
 def _arrange(parameters: list[Any]) -> list[Any]:
-    """The parameters, changed so that `--help` shows no `<bool>` beside a flag, and no variables with our prefix.
+    """The parameters, changed so that `--help` shows neither `<bool>` beside a flag nor `OODSCREEN_...` variables.
 
-    Options that replace the work of the command, such as `--help`, have no variable.
+    Options that replace the work of the command, such as `--help`, have no environment variable.
     """
     for one in parameters:
         if one.name in ("help", "install_completion", "show_completion"):

@@ -32,7 +32,7 @@ def with_configuration(command: Callable[..., None], derive: Derive | None = Non
 
     Args:
         command: function returned by `export.options.as_options`.
-        derive: values that hold for options that are not set; None if no value depends on other options.
+        derive: function for the values of options that are not set; None if no value depends on other options.
     """
     signature = inspect.signature(command)
     keyword = inspect.Parameter.KEYWORD_ONLY
@@ -75,8 +75,8 @@ _ConfigFile = Annotated[
         metavar="FILE.toml",
         is_eager=True,
         callback=_load,
-        help="Configuration file: a TOML table for each command, whose keys are the names of options and arguments. "
-        "The command line and environment variables override the file.",
+        help="Configuration file in TOML with a table for each command; the keys of a table are names of options and "
+        "arguments. The command line and environment variables override the file.",
         show_default=False,
         rich_help_panel=GENERAL_PANEL,
     ),
@@ -87,8 +87,8 @@ _PrintConfig = Annotated[
     typer.Option(
         "--print-config",
         allow_from_autoenv=False,
-        help="Print the values of all options and arguments, with the source of each, as a configuration file; then "
-        "end.",
+        help="Print the values of all options and arguments, with the source of each value, as a configuration file; "
+        "then exit.",
         rich_help_panel=GENERAL_PANEL,
     ),
 ]
@@ -137,7 +137,7 @@ def _check_tables(file: str, tables: dict[str, Any], commands: Mapping[str, Any]
     """Check the names of all tables and keys, also of commands that do not run.
 
     Raises:
-        OptionRefused: a table is not a command, or a key is neither an option nor an argument of the command.
+        OptionRefused: a table is not named after a command, or a key is not a name of an option or argument.
     """
     for name, table in tables.items():
         if isinstance(table, list) and name in commands and all(isinstance(one, dict) for one in table):
@@ -155,7 +155,7 @@ def _check_tables(file: str, tables: dict[str, Any], commands: Mapping[str, Any]
             )
         if name not in commands:
             raise OptionRefused(
-                f"The table [{name}] of {file} is not a command of oodscreen.",
+                f"The name of the table [{name}] of {file} is not a command of oodscreen.",
                 wanted=f"one of [{'], ['.join(commands)}]",
                 next_step=_nearest(name, commands, "rename the table to [{}]", "remove the table"),
             )
@@ -218,7 +218,7 @@ def _values(file: str, name: str, table: dict[str, Any], command: Any) -> Iterat
 
 
 def _convert(parameter: Any, option: Option | None, value: Any) -> tuple[str, Any]:
-    """The kind of value wanted, in words, and the value for Typer; None if it is of another kind."""
+    """The wanted kind of value, in words, and the value for Typer; None if the value is of another kind."""
     kind = str if option is None or option.conversion is not None else option.bare
     if getattr(parameter, "is_flag", False):
         return "true or false, without quotes", value if isinstance(value, bool) else None

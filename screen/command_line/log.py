@@ -26,14 +26,14 @@ from screen.command_line.log_config import LogConfig
 
 LOG = logging.getLogger("oodscreen")
 OUTCOME = LOG.getChild("outcome")
-"""Logger of the lines that a command prints on standard output, too; on standard error only with `--json` or `-q`."""
+"""Logger of the lines that a command also prints on standard output; standard error gets them with `--json` or `-q`."""
 
 PROGRESS = LOG.getChild("progress")
-"""Logger of progress lines; not on standard error if a progress bar is shown there."""
+"""Logger of progress lines, which are not written to standard error while a progress bar is shown there."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.ENXIO)
-"""Errors that do not refuse a log file: a full disk, and a pipe without a reader."""
+"""Error numbers with which a log file is accepted: a full disk, an exceeded quota, and a pipe without a reader."""
 
 
 def start_log(config: LogConfig | None = None, *, as_json: bool = False) -> None:
@@ -67,7 +67,7 @@ def print_outcome(lines: Iterable[tuple[str, bool]], config: LogConfig, as_json:
     """Print the outcome of a command on standard output, and log it.
 
     Args:
-        lines: lines of text, each with whether it is a warning.
+        lines: pairs of a line of text and whether the line is a warning.
         config: options of the log; with `quiet`, no text is printed on standard output.
         as_json: the outcome as JSON, which is printed in place of the text; None to print the text.
     """
@@ -82,7 +82,7 @@ def print_outcome(lines: Iterable[tuple[str, bool]], config: LogConfig, as_json:
 
 
 def log_error(error: OodscreenError) -> None:
-    """Log an error with its three parts; as text on standard error it has three lines, without time and level.
+    """Log an error with its three parts; in the text format, standard error gets three lines, without time and level.
 
     If the command has not started a log, the error is logged to standard error alone.
     """
@@ -96,7 +96,7 @@ def _local_time(record: logging.LogRecord, unit: str) -> str:
 
 
 class _OneLine(logging.Formatter):
-    """Time, level and message on one line; control characters are escaped."""
+    """Format a record as one line with time, level and message; control characters are escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line of text."""
@@ -109,16 +109,16 @@ class _OneLine(logging.Formatter):
 
 
 class _Text(_OneLine):
-    """As `_OneLine`, but an error has its three lines."""
+    """Format a record like `_OneLine`, but an error as three lines, one for each part."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line of text; for an error, three."""
+        """One line of text; for an error, three lines."""
         error: OodscreenError | None = getattr(record, "error", None)
         return super().format(record) if error is None else f"error: {error}"
 
 
 class _Json(logging.Formatter):
-    """One JSON object: time, level, message, the parts of an error, and the values of progress."""
+    """Format a record as a JSON object: time, level, message, parts of an error, and values of the progress."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line of JSON."""
@@ -135,7 +135,7 @@ class _Json(logging.Formatter):
 
 
 class _StandardError(logging.Handler):
-    """Writes to the present `sys.stderr`, which may be that of a progress bar or of a test.
+    """Writes to the current `sys.stderr`, which a progress bar or a test may have replaced.
 
     Args:
         hidden: names of the loggers whose records are left out.
@@ -146,16 +146,16 @@ class _StandardError(logging.Handler):
         self.addFilter(lambda record: record.name not in hidden)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the line; if this fails, it is lost."""
+        """Write the line; a line that cannot be written is lost."""
         with suppress(OSError):
             print(self.format(record), file=sys.stderr, flush=True)
 
 
 class _LogFile(logging.Handler):
-    """Appends each line to a file with one write, so that several processes can share it; logrotate may rename it.
+    """Appends each line to a file with one write, so that processes can share the file; logrotate may rename the file.
 
     Args:
-        path: the file.
+        path: path of the log file.
         stderr: handler for the notice that lines are lost.
 
     Raises:
@@ -179,7 +179,7 @@ class _LogFile(logging.Handler):
             raise self._refusal("is not a log: the file contains binary data")
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Append the line; the first line that is lost is followed by a warning on standard error."""
+        """Append the line; if it cannot be written, warn on standard error, unless an earlier line was lost, too."""
         line = (self.format(record) + "\n").encode(errors="backslashreplace")
         try:
             self._append(self._start + line)
@@ -192,7 +192,7 @@ class _LogFile(logging.Handler):
                 self._stderr.handle(LOG.makeRecord(LOG.name, logging.WARNING, "", 0, text, (), None))
 
     def _append(self, data: bytes) -> None:
-        # A pipe without a reader, or with a slow one, must not stop the work.
+        # A pipe without a reader, or with a slow reader, must not block the command.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         descriptor = os.open(self._path, flags, 0o666)
         try:
@@ -204,6 +204,6 @@ class _LogFile(logging.Handler):
     def _refusal(self, problem: str) -> OptionRefused:
         return OptionRefused(
             f"--log-file {str(self._path)!r} {problem}.",
-            wanted="a new or existing log file in an existing folder on this machine that may be written to",
+            wanted="a writable log file, new or existing, in an existing folder on this machine",
             next_step="give another path, or leave out --log-file to log to standard error alone",
         )

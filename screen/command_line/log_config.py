@@ -28,8 +28,8 @@ class LogConfig:
         typer.Option(
             "--quiet",
             "-q",
-            help="Print only warnings and errors, on standard error, and the line of `--json`; a log file still gets "
-            "all lines.",
+            help="Print only warnings and errors on standard error, and the line of `--json` on standard output. The "
+            "log file still contains all lines.",
             rich_help_panel=LOG_PANEL,
         ),
     ] = False
@@ -37,7 +37,7 @@ class LogConfig:
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="File to which the log is appended, in addition to standard error. The file can be rotated while "
+            help="File to append the log to; the log is still printed on standard error. The file can be rotated while "
             "the command runs.",
             show_default=False,
             rich_help_panel=LOG_PANEL,
@@ -46,7 +46,7 @@ class LogConfig:
     log_format: Annotated[
         Literal["text", "json"],
         typer.Option(
-            help="Format of the log: `text`, or `json` for one JSON object per line; with `json` no progress bar is "
+            help="Format of the log: `text`, or `json` for one JSON object per line. With `json`, no progress bar is "
             "shown.",
             rich_help_panel=LOG_PANEL,
         ),
@@ -54,5 +54,5 @@ class LogConfig:
 
     @property
     def shows_bar(self) -> bool:
-        """Whether progress is shown as a bar: standard error is a terminal, and gets text."""
+        """Whether progress is shown as a bar: standard error is a terminal, in the text format and without `quiet`."""
         return sys.stderr.isatty() and not self.quiet and self.log_format == "text"

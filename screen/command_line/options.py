@@ -23,7 +23,7 @@ SOURCE_PANEL = "Images and class names"
 LABEL_STUDIO_PANEL = "Label Studio"
 LOG_PANEL = "Log"
 GENERAL_PANEL = "General"
-"""Titles of the panels; the panel `General` holds `--json` and `--help`."""
+"""Titles of the panels; `General` is the panel of `--json`, `--config`, `--print-config` and `--help`."""
 
 ModelFile = Annotated[
     str, typer.Argument(metavar="MODEL.onnx", help="ONNX file that `oodscreen export` wrote.", show_default=False)

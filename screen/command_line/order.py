@@ -1,7 +1,7 @@
-"""Arguments in a wrong order: recognised by what their paths are, after a command has refused them.
+"""Recognise arguments in a wrong order by the kinds of their paths, after a command has refused them.
 
 In: an error, and the context of a command. Out: the error, with the right order as the next step. Only local paths are
-looked at, and only some files of a folder.
+examined, and only some files of a folder.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from screen.files.endings import is_image
 Error = TypeVar("Error", bound=OodscreenError)
 
 _LOOKED_AT = 200
-"""Maximum number of files and folders below a folder that are looked at."""
+"""Maximum number of files and folders examined below a folder."""
 
 _MANIFEST = "_manifest.jsonl"
-"""Name of a file that makes a folder the OUTPUT of a run."""
+"""Name of a file by which the OUTPUT folder of a run is recognised."""
 
 
 _OUTPUTS = ("output", "out", "shards")
@@ -30,7 +30,7 @@ _OUTPUTS = ("output", "out", "shards")
 
 
 class _Place(Enum):
-    """What a path is."""
+    """Kind of a path, by its file or folder."""
 
     KERAS = auto()
     ONNX = auto()
@@ -58,11 +58,11 @@ _WANTED: Mapping[str, _Place] = {
     "run output": _Place.RESULTS,
     "report output": _Place.PAGE,
 }
-"""What an argument or option must be, by its key, or by its command and its key."""
+"""Required kind of the path in an argument or option, by its key, or by its command and its key."""
 
 
 def explain_order(error: Error, context: Any) -> Error:
-    """The error, with the right order as the next step if an argument is what another one must be.
+    """The error; if the path of an argument is of the kind of another argument, the next step is the right order.
 
     Errors that are not refusals are returned unchanged.
     """
@@ -84,7 +84,7 @@ def explain_order(error: Error, context: Any) -> Error:
 
 
 def _recognise(value: object) -> _Place | None:
-    """What a path is; None for a value that is not one path. An object in a store is recognised by its name alone."""
+    """Kind of a path; None for a value that is not a single path. An object in a store is recognised by name alone."""
     text = str(value)
     if not isinstance(value, str | os.PathLike):
         return None
@@ -108,7 +108,7 @@ def _recognise(value: object) -> _Place | None:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    """The names of the files below a folder."""
+    """The names of the files below a folder, and "" for each folder."""
     for _, _, names in os.walk(folder):
         yield ""
         yield from names

@@ -30,7 +30,7 @@ _WIDTH = 44
 def print_configuration(context: Any) -> str:
     """The values of all options and arguments as a table of a configuration file, each with its source.
 
-    Values that are not set are comments: read again, the file sets the same values and no others.
+    Values that are not set are comments, so that the configuration file sets the same values and no others.
     """
     command = context.command
     derive = getattr(command.callback, "derive", None)
@@ -65,10 +65,10 @@ def _default_line(key: str, parameter: Any, value: Any) -> Iterator[str]:
 
 
 class _Unwritable:
-    """A value that is not written.
+    """A value that is not written into the configuration.
 
     Attributes:
-        why: the reason.
+        why: the reason, as the predicate of a sentence.
     """
 
     def __init__(self, why: str) -> None:
@@ -76,7 +76,7 @@ class _Unwritable:
 
 
 def _toml(value: Any) -> str | _Unwritable:
-    """A value as TOML, which has the same numbers and nearly the same texts as JSON."""
+    """A value as TOML, in which numbers and nearly all texts are written as in JSON."""
     if isinstance(value, list | tuple):
         parts = [_toml(one) for one in value]
         wrong = next((one for one in parts if isinstance(one, _Unwritable)), None)
@@ -124,7 +124,7 @@ def value_beside_line(context: Any, name: str) -> Any:
 
 
 def name_sources(error: Error, context: Any) -> Error:
-    """The error, with the source of each option and argument that it concerns and that the command line did not set."""
+    """The error, with the sources of the options and arguments in it that the command line did not set."""
     notes = []
     config = [one for one in context.command.params if one.name == "config"]
     for parameter in [*keyed_parameters(context.command).values(), *config]:
@@ -150,7 +150,7 @@ def _concerns(found: str, parameter: Any, value: Any) -> bool:
 
 
 def name_parameter(parameter: Any) -> str:
-    """A parameter as on the command line, such as `--passes` or `MODEL.onnx`."""
+    """Name of a parameter as on the command line, such as `--passes` or `MODEL.onnx`."""
     is_argument = parameter.param_type_name == "argument"
     return str(parameter.metavar or parameter.name.upper()) if is_argument else str(parameter.opts[0])
 

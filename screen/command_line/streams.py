@@ -16,7 +16,7 @@ from export.errors import WriteFailed
 
 
 class _Descriptor(io.FileIO):
-    """A file descriptor; what the system refuses to write is lost.
+    """A file descriptor; data that the system refuses to write is lost.
 
     Attributes:
         failure: the error of the first refused write; None if every write succeeded.
@@ -45,10 +45,10 @@ class StandardOutput:
         self._descriptor = descriptor
 
     def failure(self, *, required: bool) -> WriteFailed | None:
-        """The error if standard output could not be written.
+        """The error if standard output could not be written; None otherwise.
 
         Args:
-            required: whether output to a closed standard output is an error, too.
+            required: whether it is also an error if standard output is closed.
         """
         if self._descriptor is None:
             return None
@@ -69,8 +69,8 @@ def keep_streams() -> StandardOutput:
     """Replace `sys.stdout` and `sys.stderr` by streams whose writes never fail, also for names that are not UTF-8.
 
     Closed descriptors are opened first; otherwise, the next opened file would get the descriptor of standard error,
-    into which native libraries write their messages. Streams that a caller has replaced stay, as does the console
-    of Windows, which has another interface.
+    into which native libraries write their messages. Streams that a caller has replaced are kept, and so is the
+    console of Windows, which has another interface.
     """
     for number, mode in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):  # standard output stays unwritable
         try:
@@ -79,7 +79,7 @@ def keep_streams() -> StandardOutput:
             os.open(os.devnull, mode)  # the system assigns the lowest free number, which is this one
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors="backslashreplace")  # a name that is not UTF-8 ends no command
+            stream.reconfigure(errors="backslashreplace")  # so that a name that is not UTF-8 can be printed
     sys.stderr, _ = _keep(sys.stderr, sys.__stderr__, 2)
     sys.stdout, output = _keep(sys.stdout, sys.__stdout__, 1)
     return StandardOutput(output)

@@ -1,4 +1,4 @@
-"""Command lines that cannot be used: former names of options, empty values, and the errors of Typer in three parts.
+"""Replace former names of options, refuse empty values, and explain the errors of Typer in three parts.
 
 In: the words after the name of a command. Out: the words with the present names, or an `OptionRefused`.
 """
@@ -20,7 +20,7 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 def replace_former_names(args: Sequence[str], command: Any) -> list[str]:
-    """The words of a command line, with the present name of each option that has its former name.
+    """The words of a command line, in which the former name of an option is replaced by its present name.
 
     Raises:
         OptionRefused: an option is given by both names.
@@ -31,7 +31,7 @@ def replace_former_names(args: Sequence[str], command: Any) -> list[str]:
     for name, present in former.items():
         if name in given and present in given:
             raise OptionRefused(
-                f"{present} was given, and also {name}, the former name of {present}.",
+                f"{present} and {name}, the former name of {present}, were both given.",
                 wanted="the option once",
                 next_step=f"leave out {name}",
             )
@@ -41,7 +41,7 @@ def replace_former_names(args: Sequence[str], command: Any) -> list[str]:
 
 
 def refuse_empty(context: Any, words: list[str]) -> None:
-    """Refuse a value without characters, which an unset variable of a shell leaves.
+    """Refuse an empty value, which is often the value of an unset variable of a shell.
 
     Raises:
         OptionRefused: the value of an option or argument is an empty text.
@@ -104,7 +104,7 @@ def _explain_usage(error: Any, context: Any) -> OptionRefused:
         return OptionRefused(
             f"{option} is written before the name of the command.",
             wanted="the options of a command after its name",
-            next_step=f"write it after the command: oodscreen {command} {option} ...",
+            next_step=f"write {option} after the command: oodscreen {command} {option} ...",
         )
     return OptionRefused(error.format_message(), wanted=usage, next_step=f"see {context.command_path} --help")
 

@@ -39,7 +39,7 @@ class CalibrationConfig:
         float,
         typer.Option(
             metavar="P%|SHARE",
-            help="Target share of in-distribution rows that are flagged, above 0 and below 1: 0.02 or 2%.",
+            help="Target share of in-distribution rows that are flagged, above 0 and below 1, such as 0.02 or 2%.",
             show_default="2%",
             rich_help_panel=CALIBRATION_PANEL,
         ),
@@ -60,8 +60,8 @@ class CalibrationConfig:
         typer.Option(
             metavar="|".join(FEATURE_GROUPS),
             help="Features whose distance from the reference set is a detector: `layout` (means of an early layer over "
-            "spatial cells), `contrast` (channel means and standard deviations of the same layer), `penultimate` "
-            "(input of the last layer); may be repeated.",
+            "spatial cells), `contrast` (channel means and standard deviations of the same layer) or "
+            "`penultimate` (input of the last layer with weights); may be repeated.",
             show_default="all that the model has",
             rich_help_panel=CALIBRATION_PANEL,
         ),
@@ -69,7 +69,7 @@ class CalibrationConfig:
     distance: Annotated[
         DistanceChoice | None,
         typer.Option(
-            help="Metric of all distances: `cosine`, or `euclidean` of standardized features.",
+            help="Metric of all distances: `cosine`, or `euclidean` between standardized features.",
             show_default="euclidean for contrast, else cosine",
             rich_help_panel=CALIBRATION_PANEL,
         ),
@@ -79,8 +79,8 @@ class CalibrationConfig:
         typer.Option(
             "--detector",
             metavar="SCORE",
-            help="Score to combine into `ood_score`, instead of the default; may be repeated.",
-            show_default="for a classifier entropy and the distances",
+            help="Score to combine into `ood_score`, instead of the default scores; may be repeated.",
+            show_default="the distances and, for a classifier, entropy",
             rich_help_panel=CALIBRATION_PANEL,
         ),
     ] = ()

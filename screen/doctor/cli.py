@@ -43,13 +43,13 @@ def doctor(
         str | None,
         typer.Argument(
             metavar="SHARD",
-            help="Parquet shard, folder of shards, or glob; the first rows are measured.",
+            help="Parquet shard, folder of shards, or glob, whose first rows are used for the measurement.",
             show_default="made-up images",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Describe this machine and measure its speed; with a model, find the stage that bounds a run."""
+    """Describe this machine and measure its speed; with a model, find the stage that limits the speed of a run."""
     from screen.doctor.examination import examine
 
     examination = examine(model, source, config)

@@ -41,26 +41,26 @@ def forget(
     ] = False,
     damaged: Annotated[
         bool,
-        typer.Option("--damaged", help="Remove damaged results, and the manifest entries of missing results."),
+        typer.Option("--damaged", help="Remove the results whose files are missing or were changed after the run."),
     ] = False,
     before: Annotated[
         str | None,
         typer.Option(
             metavar="DATE",
-            help="Remove the results that were written before this date or time (ISO 8601; UTC if it has no offset).",
+            help="Remove the results written before this date or time (ISO 8601, in UTC unless an offset is given).",
             show_default=False,
         ),
     ] = None,
     shard: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Remove the result with this name; may be repeated.", show_default=False),
+        typer.Option(metavar="NAME", help="Remove the result of this shard; may be repeated.", show_default=False),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the names of the selected results, and remove no result.")
+        bool, typer.Option("--dry-run", help="Print the names of the selected results, and remove nothing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove results together with their manifest entries: vanished or damaged results, or results by age or name."""
+    """Remove results and their manifest entries: named, old or damaged results, or results of vanished input shards."""
     from screen.files.paths import as_path
     from screen.output.forget import Forgotten, forget_results
 

@@ -19,7 +19,7 @@ def pack(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="Folder of image files, list of their paths (CSV, TSV, JSONL or Parquet), WebDataset tar, or folder "
+            help="Folder of image files, list of image paths (CSV, TSV, JSONL or Parquet), WebDataset tar, or folder "
             "of tars.",
             show_default=False,
         ),

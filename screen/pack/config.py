@@ -45,7 +45,7 @@ class PackConfig:
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="Base folder of the paths of images in the input; paths outside this folder are not read.",
+            help="Base folder of the paths in the list; paths outside this folder are not read.",
             show_default="the folder of the list",
             rich_help_panel=SOURCE_PANEL,
         ),

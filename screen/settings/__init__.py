@@ -1,4 +1,4 @@
-"""Groups of options of a run, and the values that they stand for.
+"""Groups of the options of a run, and the types of their values.
 
 In: options of the command line, or keywords from Python. Out: the base classes of `RunConfig`, `PassSettings` and
 `BadRowLimit`.

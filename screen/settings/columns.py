@@ -64,8 +64,8 @@ class ColumnOptions:
         bool,
         typer.Option(
             "--go-on",
-            help="Continue even if none of the first rows can be read. By default, the command then stops before "
-            "it writes anything.",
+            help="Continue even if none of the first rows can be read. By default, the command stops in this case "
+            "and writes nothing.",
             rich_help_panel=INPUT_PANEL,
         ),
     ] = False

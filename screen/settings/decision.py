@@ -33,8 +33,8 @@ class DecisionOptions:
         str | None,
         typer.Option(
             metavar="RULE",
-            help="Rule on result columns that flags a row: 'entropy > 0.5 or prediction_std > 0.2'. With a "
-            "calibration, the rows that the rule flags are flagged in addition. Required for a regression without a "
+            help="Rule that flags a row by its result columns, such as 'entropy > 0.5 or prediction_std > 0.2'. With "
+            "a calibration, the rows that the rule flags are flagged in addition. Required for a regression without a "
             "calibration.",
             show_default="the calibration's rule, else entropy above 25 % of its maximum",
             rich_help_panel=DECISION_PANEL,
@@ -93,10 +93,10 @@ class DecisionOptions:
     ] = None
 
     def settings(self, defaults: PassSettings | None = None) -> PassSettings:
-        """Pass settings: the options that were given, and `defaults` for the others.
+        """Pass settings: the options that were given, and `defaults` for the options that were not given.
 
         Raises:
-            OptionRefused: several passes without dropout, which would all be equal.
+            OptionRefused: the masks are `none`, and the number of passes is not 1.
         """
         rest = defaults or PassSettings()
         settings = PassSettings(
@@ -107,7 +107,7 @@ class DecisionOptions:
         )
         if settings.masks == "none" and settings.passes != 1:
             raise OptionRefused(
-                f"The masks are none (the network without dropout), and the number of passes is {settings.passes:,}.",
+                f"The masks are none (the network without dropout), but the number of passes is {settings.passes:,}.",
                 wanted="one pass without dropout, because all passes would be equal",
                 next_step="give --masks none together with --passes 1, or leave out --masks none"
                 if defaults is None

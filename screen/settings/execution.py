@@ -1,7 +1,8 @@
 """ExecutionOptions: the options that select the devices, the memory and the machines of a run.
 
-In: options of the command line, or keywords from Python. Out: a base class of `RunConfig`. Results do not depend on
-these options.
+In: options of the command line, or keywords from Python. Out: a base class of `RunConfig`. These options
+are not part of the configuration that determines a result; a GPU can give results that differ from those of the CPU by
+rounding.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class ExecutionOptions:
         typer.Option(
             metavar="auto|cpu|cuda|cuda:N",
             autocompletion=lambda: ["auto", "cpu", "cuda"],
-            help="Device of the passes; `auto` is CUDA if it works on this machine, else the CPU; `cuda:1` is the "
+            help="Device of the passes; `auto` is CUDA if CUDA works on this machine, else the CPU; `cuda:1` is the "
             "second GPU.",
             rich_help_panel=SPEED_PANEL,
         ),
@@ -36,8 +37,8 @@ class ExecutionOptions:
             min=0,
             max=1024,
             metavar="N",
-            help="Number of threads for passes and for decoding, 0 for one on each core that this process may use "
-            "(affinity, CPU quota, OMP_NUM_THREADS); results do not depend on this number.",
+            help="Number of threads for passes and for decoding; 0 is one thread for each core that this process may "
+            "use (affinity, CPU quota, OMP_NUM_THREADS). Results do not depend on this number.",
             rich_help_panel=SPEED_PANEL,
         ),
     ] = 0
@@ -47,7 +48,8 @@ class ExecutionOptions:
             min=1,
             max=2**24,
             metavar="N",
-            help="Maximum size of the tensors of all concurrent session runs, in MiB; the process itself needs more.",
+            help="Maximum total size of the tensors of all concurrent session runs, in MiB; the process needs more "
+            "memory than this size.",
             show_default="512 on the CPU, half of the free memory of a GPU",
             rich_help_panel=SPEED_PANEL,
         ),
@@ -66,8 +68,8 @@ class ExecutionOptions:
     engine: Annotated[
         EngineChoice,
         typer.Option(
-            help="Executor that scores the rows: `local` is this process, `ray` the workers of a Ray cluster; the "
-            "results are the same.",
+            help="Executor that scores the rows: `local` for this process, or `ray` for the workers of a Ray cluster; "
+            "results do not depend on the executor.",
             rich_help_panel=SCALE_PANEL,
         ),
     ] = "local"

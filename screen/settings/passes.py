@@ -1,4 +1,4 @@
-"""PassSettings: what determines the passes of a row, besides the model.
+"""PassSettings: the settings that, together with the model, determine the passes of a row.
 
 In: options, or a calibration. Out: a frozen dataclass, also as JSON values.
 """

@@ -582,7 +582,7 @@ def test_the_former_name_of_output_layer_still_works(
     assert len(found) == 1
     assert "nowhere" in found.pop()
     assert oodscreen(*words, "--output", "a", "--output-layer", "b", monkeypatch=monkeypatch) == 2
-    assert "--output-layer was given, and also --output, the former name of --output-layer" in capsys.readouterr().err
+    assert "--output-layer and --output, the former name of --output-layer, were both given" in capsys.readouterr().err
     assert oodscreen("export", "--help", monkeypatch=monkeypatch) == 0
     told = capsys.readouterr().out
     assert "--output-layer" in told

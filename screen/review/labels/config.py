@@ -34,16 +34,16 @@ class LabelsConfig:
         str | None,
         typer.Option(
             metavar="SCORE",
-            help="Score whose ranges divide the flagged rows into groups, in the table of flag precision.",
+            help="Score by which the flagged rows are divided into ranges in the table of flag precision.",
             show_default="ood_score, else the first score of the flag rule",
         ),
     ] = None
-    images: Annotated[bool, typer.Option("--images/--no-images", help="Also write the image bytes.")] = False
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Write the image bytes to FILE.parquet.")] = False
     ledger: Annotated[
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="Directory of the deduplication ledger, from which the rows of labels with only a `key` are read.",
+            help="Directory of the deduplication ledger, in which the rows of labels with only a `key` are found.",
             show_default="RESULTS/_queue.ledger",
         ),
     ] = None

@@ -1,4 +1,4 @@
-"""QueueConfig and TargetConfig: the options that select the rows and the destination of a queue.
+"""QueueConfig and TargetConfig: the options that select the rows of a queue, and its destination.
 
 In: options of the command line, or keywords from Python. Out: frozen dataclasses with checked values. Each option is
 declared once, as a field (`export.options`).
@@ -21,8 +21,8 @@ from screen.command_line.options import LABEL_STUDIO_PANEL, ClassNamesModel, Giv
 
 QueueFormat = Literal["parquet", "jsonl", "csv", "imagefolder", "label-studio-tasks", "label-studio"]
 
-_ROWS = "Rows to export"
-_TARGET = "Destination of the queue"
+_ROWS = "Which rows"
+_TARGET = "Where the queue goes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class QueueConfig:
         typer.Option(
             min=1,
             metavar="N",
-            help="Maximum number of flagged rows of each predicted class.",
+            help="Maximum number of flagged rows to export of each predicted class.",
             show_default="all",
             rich_help_panel=_ROWS,
         ),
@@ -73,7 +73,8 @@ class QueueConfig:
         str | None,
         typer.Option(
             metavar="P%|SHARE",
-            help="Share of the unflagged rows to export as a random audit sample, with `audit` in the column `source`.",
+            help="Share of the unflagged rows to draw at random and to export in addition, with `audit` in the column "
+            "`source`.",
             show_default=False,
             rich_help_panel=_ROWS,
         ),
@@ -118,10 +119,10 @@ class QueueConfig:
         self.share()
 
     def share(self) -> float:
-        """Expected share of the unflagged rows to draw, 0 to 1.
+        """Expected fraction of the unflagged rows to draw, 0 to 1.
 
         Raises:
-            OptionRefused: `include_random` is not a percentage above 0 % and at most 100 %, or a share between 0 and 1.
+            OptionRefused: `include_random` is not a percentage above 0 and at most 100.
         """
         if self.include_random is None:
             return 0.0
@@ -145,7 +146,7 @@ class TargetConfig:
             "--output",
             "-o",
             metavar="QUEUE",
-            help="File or folder to write the queue to.",
+            help="File or folder of the queue to write.",
             show_default=False,
             rich_help_panel=_TARGET,
         ),
@@ -156,7 +157,7 @@ class TargetConfig:
             metavar="FORMAT",
             help="Format of QUEUE: parquet, jsonl, csv, imagefolder or label-studio-tasks; or label-studio for a "
             "project on a server.",
-            show_default="by the extension of QUEUE",
+            show_default="by the ending of QUEUE",
             rich_help_panel=_TARGET,
         ),
     ] = None
@@ -164,8 +165,8 @@ class TargetConfig:
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Labelling project; an image is queued at most once per project. For Label Studio, the number or "
-            "title of the project; a project with a new title is created.",
+            help="Labelling project; an image is queued at most once per project. For Label Studio, give the number or "
+            "the title of a project; a project is created if none has this title.",
             show_default="default, or oodscreen for Label Studio",
             rich_help_panel=_TARGET,
         ),

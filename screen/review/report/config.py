@@ -22,7 +22,9 @@ class ReportConfig:
     against: Annotated[
         str | None,
         typer.Option(
-            metavar="EARLIER", help="OUTPUT folder of an earlier `oodscreen run`, for a comparison.", show_default=False
+            metavar="EARLIER",
+            help="Folder that an earlier `oodscreen run` wrote, for a comparison of the results.",
+            show_default=False,
         ),
     ] = None
     top: Annotated[
@@ -36,7 +38,7 @@ class ReportConfig:
             max=100_000,
             metavar="N",
             help="Number of flagged rows, the most suspicious first, whose images are compared; similar images "
-            "share a card.",
+            "are shown together.",
         ),
     ] = 1000
     title: Annotated[

@@ -50,7 +50,7 @@ def test_a_worker_says_what_it_does_not_see(job: Job, tmp_path: Path, article_on
     assert "cannot find the model" in str(answer)
     answer = open_worker(job, digest="0" * 64)
     assert isinstance(answer, InputRefused)
-    assert "reads a different model from" in str(answer)
+    assert "found a different model at" in str(answer)
     answer = open_worker(replace(job, output=tmp_path / "none"))
     assert isinstance(answer, OutputRefused)
     assert "cannot find OUTPUT" in str(answer)

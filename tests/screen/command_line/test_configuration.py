@@ -221,4 +221,4 @@ def test_an_option_before_the_command_is_refused_with_its_place(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert oodscreen("--config", "night.toml", "run", monkeypatch=monkeypatch) == 2
-    assert "write it after the command: oodscreen COMMAND --config" in capsys.readouterr().err
+    assert "write --config after the command: oodscreen COMMAND --config" in capsys.readouterr().err
