@@ -1,1 +1,1 @@
-"""Measurements: each script keeps its result as JSON in `results/`."""
+"""Benchmarks; each script writes its results as JSON to `results/`."""

@@ -1,9 +1,9 @@
-"""Simulate the drift alarm as users get it: calibrations, then nights whose rows are tested together.
+"""Simulate the drift alarm of users: calibrations, then nights whose rows are tested together.
 
     python -m benchmarks.alarm [--calibrations 1500] [--nights 200]
 
 For each setting, thresholds are fitted on calibration sets of uniform scores, as `oodscreen calibrate` fits them.
-Nights of in-distribution rows follow, then nights whose flag rate is a multiple of that of the calibration.
+Nights of in-distribution rows follow, then nights whose flag rate is a multiple of the rate before.
 `screen.decide.drift` tests each night together with the nights before it. The results are written to
 `benchmarks/results/alarm.json`.
 """
@@ -65,13 +65,14 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """Alarms of a setting.
+    """Alarms in the simulated deployments of a setting.
 
     Attributes:
-        false_per_1000: false alarms in 1,000 nights, the mean over calibrations.
+        false_per_1000: number of false alarms in 1,000 nights, as the mean over calibrations.
         error: standard error of this mean.
         calibrations_with_alarm: share of the calibrations with at least one false alarm.
-        binomial_per_1000: false alarms in 1,000 nights if the band ignored the size of the calibration set.
+        binomial_per_1000: number of false alarms in 1,000 nights with an interval that ignores the size of the
+            calibration set.
         nights_to_alarm: for each ratio of `_RATIOS`, the median number of nights until the alarm, at most `_WAIT`.
     """
 
@@ -83,14 +84,14 @@ class Outcome:
 
 
 def draw_rates(rows: int, calibrations: int, random: np.random.Generator) -> NDArray[np.float64]:
-    """Probability that an in-distribution row is flagged, `[calibrations]`: 1 minus the fitted threshold."""
+    """Probabilities that an in-distribution row is flagged, `[calibrations]`: 1 minus the fitted thresholds."""
     rank = threshold_rank(rows, _RATE)
     thresholds = [np.partition(random.random(rows), rows - rank)[rows - rank] for _ in range(calibrations)]
     return 1 - np.array(thresholds)
 
 
 def find_alarms(setting: Setting, rows: NDArray[np.int64], flags: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether each night of one deployment raises an alarm, `[nights]`; both arguments are `[nights]`."""
+    """Whether each night of one deployment raises an alarm, `[nights]`; both arguments have the shape `[nights]`."""
     rank = threshold_rank(setting.calibration_rows, _RATE)
     nights = [FlagCount(int(many), int(flagged)) for many, flagged in zip(rows, flags, strict=True)]
     size, needed = setting.calibration_rows, setting.alarm_rows
@@ -103,7 +104,7 @@ def _newest_first(nights: Sequence[FlagCount], night: int) -> Iterator[FlagCount
 
 
 def simulate(setting: Setting, calibrations: int, nights: int, random: np.random.Generator) -> Outcome:
-    """Simulate deployments of one setting."""
+    """Simulate deployments with one setting, and count the alarms."""
     rates = draw_rates(setting.calibration_rows, calibrations, random)
     warm = -(-setting.alarm_rows // setting.night_rows) + 1
     false, binomial = np.zeros(calibrations), np.zeros(calibrations)
@@ -129,7 +130,7 @@ def simulate(setting: Setting, calibrations: int, nights: int, random: np.random
 
 
 def _find_binomial_alarms(setting: Setting, rows: NDArray[np.int64], flags: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """As `find_alarms`, but with the normal interval of a binomial number with the target rate, to 99.9 %."""
+    """Alarms as in `find_alarms`, but with the 99.9 % normal interval of a binomial number with the target rate."""
     all_rows, all_flags = np.append(0, rows.cumsum()), np.append(0, flags.cumsum())
     ends = np.arange(1, len(rows) + 1)
     starts = np.maximum(np.searchsorted(all_rows, all_rows[ends] - setting.alarm_rows, side="right") - 1, 0)

@@ -1,4 +1,4 @@
-"""Reproduce the article that this project grew from, with `screen.Screener`.
+"""Reproduce the experiment of the article on which this project is based, with `screen.Screener`.
 
     python -m benchmarks.article [--data DIR] [--work DIR]
 
@@ -7,8 +7,8 @@ benchmarks/results/article.json and article.svg: the accuracy of single passes a
 247, the ten most uncertain of rows 0 to 499 by probability and by standard deviation (the rows that the article
 ranked), the prediction for a random image, and the time of 10,000 x 500 passes.
 
-Single passes use per-row masks, as the article's loop does: with shared masks, which make a run fast, one pass is one
-thinned network, whose accuracy over a set varies more.
+Single passes use per-row masks, as in the article's loop. With shared masks, which make a run fast, one pass is one
+thinned network, and the accuracy of a pass over a set varies more.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ RANKED_ROWS = 500
 def single_accuracies(
     model: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], masks: MaskMode
 ) -> list[float]:
-    """The accuracy of each single pass."""
+    """The accuracy of each single pass, `[T]`."""
     screener = Screener(model, passes=HISTOGRAM_PASSES, masks=masks, device="cpu")
     right = np.zeros(HISTOGRAM_PASSES)
     for start in range(0, len(images), 1000):
@@ -51,13 +51,13 @@ def single_accuracies(
 
 
 def rank(values: NDArray[Any], *, highest: bool) -> list[int]:
-    """The ten rows of the first `RANKED_ROWS` with the highest (or lowest) values, sorted from the extreme."""
+    """The ten of the first `RANKED_ROWS` rows with the highest (or lowest) values, the most extreme row first."""
     order = np.argsort(-values[:RANKED_ROWS] if highest else values[:RANKED_ROWS], kind="stable")
     return [int(row) for row in order[:10]]
 
 
 def measure(data: Path, work: Path) -> dict[str, Any]:
-    """All results that the article shows."""
+    """Measure all results that the article shows."""
     model = train(data, work, seed=1)
     images, labels = read_folder(data / "mnist" / "test")
     screener = Screener(model, passes=PASSES, device="cpu")
@@ -96,7 +96,7 @@ def measure(data: Path, work: Path) -> dict[str, Any]:
 
 
 def plot(result: dict[str, Any], images: NDArray[np.uint8], target: Path) -> None:
-    """The article's three plots: accuracies, row 247, the random image."""
+    """Draw the three plots of the article: accuracies, row 247, and the random image."""
     import matplotlib as mpl
 
     mpl.use("svg")

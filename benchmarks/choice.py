@@ -1,8 +1,8 @@
 """Compare variants of the distances from a reference set: metric, density correction, neighbours, rows and cells.
 
-In: an exported model, images of the reference set, of in-distribution rows and of the sets that choose defaults. Out:
-AUROC and FPR95 of each variant, mean over these sets. Every variant differs in one way from the default of
-`screen.engine.distance` and `screen.engine.graph.features`.
+In: an exported model, images of the reference set, of in-distribution rows and of the sets on which defaults are
+chosen. Out: AUROC and FPR95 of each variant, as means over these sets. Every variant differs in one setting from the
+default of `screen.engine.distance` and `screen.engine.graph.features`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Images = NDArray[np.uint8]
 Features = NDArray[np.float32]
 
 ROWS = 5_000
-"""Rows of the reference set, if their number is not what differs; `calibrate` takes up to twice as many."""
+"""Rows of the reference set, unless a variant changes this number; `calibrate` uses up to 10,000 rows."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Variant:
     """A distance and its settings.
 
     Attributes:
-        label: what differs from the default.
+        label: difference from the default, in words.
         distance: name of the distance.
         metric: `cosine` or `euclidean`.
         exponent: exponent of the correction for local density, 0 to 1.
@@ -66,7 +66,7 @@ class Variant:
 
 
 def list_variants() -> Iterator[Variant]:
-    """The default of each distance, and variants of it; the grid matters for `layout_distance` alone."""
+    """The default of each distance, and its variants; the grid affects only `layout_distance`."""
     for name in DISTANCES:
         default = Variant("default", name, DEFAULT_METRICS[name])
         other: Metric = "euclidean" if default.metric == "cosine" else "cosine"
@@ -85,7 +85,7 @@ def list_variants() -> Iterator[Variant]:
 
 @dataclass(frozen=True)
 class _AnyDensity(NeighbourDistance):
-    """A distance with another exponent of the correction for local density."""
+    """A distance with a given exponent of the correction for local density."""
 
     exponent: float = DENSITY_EXPONENT
 
@@ -99,11 +99,11 @@ class _AnyDensity(NeighbourDistance):
 def compare_distances(
     model: Path, reference: Images, known: Images, sets: Mapping[str, Images]
 ) -> list[dict[str, Any]]:
-    """Detection by each variant that the model has features for.
+    """AUROC and FPR95 of each variant for which the model has features.
 
     Args:
         model: an exported model.
-        reference: `[N, H, W, C]`, images of the reference set; a variant takes the first ones.
+        reference: `[N, H, W, C]`, images of the reference set; a variant uses its first `rows` images.
         known: `[n, H, W, C]`, in-distribution images.
         sets: images of each out-of-distribution set.
     """

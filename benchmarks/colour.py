@@ -4,10 +4,10 @@
                                 [--only-review-rates]
 
 In: DATA/cifar10_jpeg, DATA/cifar10_train_jpeg and the sets of `benchmarks.colour_sets`; the networks of
-`benchmarks.colour_networks`. Each network is calibrated (reference set: training rows; in-distribution: the first half
-of the test set) and run over the second half and every set, as a user would. Out: benchmarks/results/colour.json, the
-source of tables in docs/. Models, sets and results stay in WORK, and a finished set is not scored again. WORK/peers has
-the features and logits of every network for detectors of other packages.
+`benchmarks.colour_networks`. Each network is calibrated (reference set: training rows; in-distribution rows: the
+first half of the test set) and run over the second half and every set, as a user would. Out:
+benchmarks/results/colour.json, the source of tables in docs/. Models, sets and results stay in WORK, and a finished set
+is not scored again. WORK/peers contains the features and logits of every network, for detectors of other packages.
 
 Defaults are chosen on separate sets (`CHOOSING` in `benchmarks.colour_sets`), which are compared with the calibration
 set, so that the choice does not depend on the reported rows.
@@ -64,10 +64,10 @@ from screen.run.runner import run_screening
 RESULT = Path(__file__).parent / "results" / "colour.json"
 PASSES = 30
 RATES = (0.02, 0.05)
-"""Review rates; the calibrations are made for the first."""
+"""Review rates; the calibrations are fitted for the first rate."""
 
 OLD_DEFAULT = ("entropy", "layout_distance")
-"""The nearest relatives of the default detectors of version 0.1.0, which added the surprisals."""
+"""Present scores that are closest to the default detectors of version 0.1.0, which added their surprisals."""
 
 Columns = Mapping[str, NDArray[Any]]
 Scores = Mapping[str, Floats]
@@ -77,7 +77,7 @@ Indices = NDArray[np.int64]
 def calibrate(
     model: Path, held: Path, reference: Path, output: Path, detectors: tuple[str, ...] = ()
 ) -> tuple[Calibration, dict[str, Any]]:
-    """A calibration with the default detectors or with others, and what its self-test says."""
+    """A calibration with the default detectors or with other detectors, and the result of its self-test."""
     wanted = CalibrationConfig(RATES[0], reference=str(reference), detectors=detectors)
     config = RunConfig(passes=PASSES, device="cpu")
     report = run_calibration(model, str(held), output, config, wanted, LogLines())
@@ -96,7 +96,7 @@ def screen(model: Path, sets: Mapping[str, Path], output: Path, calibration: Pat
 
 
 def read_columns(results: Path) -> Columns:
-    """The scores, predictions and flags of a set; scores without values are left out."""
+    """The scores, predictions and flags of a set; scores that are null are left out."""
     table = pa.concat_tables([pq.read_table(shard) for shard in sorted(results.glob("*.parquet"))])
     scores = [name for name in HIGH_IS_UNUSUAL if not table[name].null_count]
     return {name: np.asarray(table[name]) for name in (*scores, "ood_score", "flag", "prediction", "label")}
@@ -105,7 +105,8 @@ def read_columns(results: Path) -> Columns:
 def score_rows(columns: Mapping[str, Columns], combined: CombinedScore, fitting: Indices) -> dict[str, Scores]:
     """Values of every score and combination for every set, `[B]`; high values are unusual.
 
-    The Euclidean norm of some surprisals has the names of its parts with commas, and a sum has them with plus signs.
+    The name of a Euclidean norm of surprisals lists the scores with commas; the name of a sum lists them with plus
+    signs.
     The logistic regression is fitted on the fitting rows and on synthetic outliers.
     """
     surprisals = {name: combined.surprisals(one) for name, one in columns.items()}
@@ -128,7 +129,13 @@ def score_rows(columns: Mapping[str, Columns], combined: CombinedScore, fitting:
 
 
 def compare(values: Scores, pairs: Mapping[str, Floats], thresholds: Sequence[float]) -> dict[str, Any]:
-    """AUROC, FPR95 and the share flagged at each of `RATES`, for sets with the scores of their in-distribution rows."""
+    """AUROC, FPR95 and the share flagged at each of `RATES`, by set.
+
+    Args:
+        values: scores of each set.
+        pairs: for each set, the scores of the in-distribution rows to compare with.
+        thresholds: threshold of the scores at each of `RATES`.
+    """
     found = {}
     for name, known in pairs.items():
         one = separate(known, values[name], name, high_is_unusual=True)
@@ -138,7 +145,7 @@ def compare(values: Scores, pairs: Mapping[str, Floats], thresholds: Sequence[fl
 
 
 def measure_score(values: Scores, calibrating: Indices) -> dict[str, Any]:
-    """One score on reported, control and choosing sets; `review`: the share of fresh in-distribution rows flagged."""
+    """Measure a score on reported, control and choosing sets; `review` is the flagged share of fresh rows."""
     ranked = np.sort(values["held"][calibrating])
     thresholds = [float(ranked[-threshold_rank(len(ranked), rate)]) for rate in RATES]
     known = {name: values["test"] for names in REPORTED.values() for name in names}
@@ -160,7 +167,7 @@ def measure_shift(
 ) -> dict[str, dict[str, Any]]:
     """Accuracy of flagged and of unflagged rows at each strength, and risk-coverage areas over all strengths.
 
-    Flags are those of the first of `RATES`, by the entropy and by `ood_score`. `none` has the unchanged rows.
+    Rows are flagged by the entropy and by `ood_score`, at the first of `RATES`. `none` stands for the unchanged rows.
     """
     right = {name: one["prediction"] == one["label"] for name, one in columns.items()}
     limits = {}
@@ -186,7 +193,7 @@ def measure_shift(
 
 
 def split_accuracy(flag: NDArray[np.bool_], right: NDArray[np.bool_]) -> dict[str, float | None]:
-    """Share of the rows that are flagged, and accuracy of the flagged and of the other rows; None without rows."""
+    """Share of flagged rows, and accuracy of the flagged and of the unflagged rows; None where there are no rows."""
     return {
         "share": float(flag.mean()),
         "flagged": float(right[flag].mean()) if flag.any() else None,
@@ -240,10 +247,10 @@ def renew_review_rates(result: dict[str, Any], sets: Mapping[str, Path], work: P
     Args:
         result: result of the earlier run, which is changed in place.
         sets: folders of the sets, by name.
-        work: folder of the networks' results.
+        work: folder of the results of the networks.
 
     Raises:
-        SystemExit: the results are not those that `result` describes.
+        SystemExit: the flag rates of the results differ from those in `result`.
     """
     for name, network in result["networks"].items():
         folder = work / name / "results"
@@ -258,7 +265,7 @@ def renew_review_rates(result: dict[str, Any], sets: Mapping[str, Path], work: P
 
 
 def choose(model: Path, sets: Mapping[str, Path], reference: Path) -> list[dict[str, Any]]:
-    """Variants of the distances on the sets that choose defaults, against held-out rows from which no set is made."""
+    """Measure variants of the distances on the sets for choosing defaults, against held-out rows used in no set."""
     images = read_rgb(reference)[0]
     order = np.random.default_rng(0).permutation(len(images))
     others = {name: read_rgb(sets[name])[0] for name in CHOOSING_NAMES}
@@ -267,7 +274,7 @@ def choose(model: Path, sets: Mapping[str, Path], reference: Path) -> list[dict[
 
 
 def write_peer_inputs(layer: LastLayer, sets: Mapping[str, Path], reference: Path, folder: Path) -> None:
-    """Write what detectors of other packages need: the last layer, and features and logits without dropout.
+    """Write the last layer, and features and logits without dropout, for detectors of other packages.
 
     `weights.npz` has `weight` `[C, F]` and `bias` `[C]`; `reference.npz`, and a file for `held`, `test` and each
     reported set, have `features` `[N, F]` and `logits` `[N, C]`; `reference.npz` also has `labels` `[N]`.
@@ -285,7 +292,7 @@ def write_peer_inputs(layer: LastLayer, sets: Mapping[str, Path], reference: Pat
 
 
 def measure(sets: Mapping[str, Path], options: argparse.Namespace) -> dict[str, Any]:
-    """Measure every network, and describe how."""
+    """Measure every network; the result includes the settings of the measurement."""
     networks = {name: measure_network(name, sets, options) for name in NETWORKS}
     return {
         "networks": networks,

@@ -1,6 +1,6 @@
-"""CIFAR-10 networks for measurements of detection: two given Keras files, and one network that is trained here.
+"""CIFAR-10 networks for measurements of detection: two existing Keras files, and one network that is trained here.
 
-In: MODELS, a folder with the given networks; DATA/cifar10_train_jpeg. Out: Keras files and exported models in WORK.
+In: MODELS, a folder with the existing files; DATA/cifar10_train_jpeg. Out: Keras files and exported models in WORK.
 `LastLayer` gives features and logits of a network without dropout, as detectors of other packages need them.
 """
 
@@ -18,14 +18,14 @@ from export.exporter import export_model
 from export.source.describe import import_keras
 
 NETWORKS = {"cifar10_classic": 1 / 255, "cifar10_resnet8": 1.0, "vgg": 1.0}
-"""Scale of the pixels, by the name of the network; all are given except `vgg`."""
+"""Scale of the pixels, by the name of the network; all networks except `vgg` are existing files."""
 
 EPOCHS = 12
 _LAST_EPOCHS = 3
 """Number of epochs at the end with a lower learning rate."""
 
 _RATES = (1e-3, 2e-4)
-"""Learning rates of Adam: in the first epochs, and in the last ones."""
+"""Learning rates of Adam: in the first epochs, and in the last epochs."""
 
 _MAX_MOVE = 3
 """Maximum shift of a training image along each axis, in pixels."""
@@ -84,7 +84,7 @@ def train_vgg(images: Images, labels: Labels, epochs: int) -> Any:
 
 
 def augment(images: Images, rng: np.random.Generator) -> Images:
-    """Images of which half are flipped, each moved by up to `_MAX_MOVE` pixels; edges are reflected."""
+    """Copies of the images, half of them flipped, and each moved by up to `_MAX_MOVE` pixels; edges are reflected."""
     flipped = np.where(rng.random((len(images), 1, 1, 1)) < 0.5, images[:, :, ::-1], images)
     margin = (_MAX_MOVE, _MAX_MOVE)
     padded = np.pad(flipped, ((0, 0), margin, margin, (0, 0)), mode="reflect")
@@ -100,7 +100,7 @@ class LastLayer:
 
     Attributes:
         weight: `[C, F]`, weights of the layer.
-        bias: `[C]`.
+        bias: `[C]`, bias of the layer.
         trunk: Keras model from scaled pixels to the input of the layer, `[N, F]`.
         scale: factor of the pixels.
     """

@@ -38,7 +38,7 @@ REPORTED = {
 """Names of the sets with reported measurements, by their kind."""
 
 CONTROL = ("control in-distribution", "control near")
-"""In-distribution rows and Tiny ImageNet, both blurred and compressed alike: the origin of the files differs less."""
+"""In-distribution rows and Tiny ImageNet, blurred and compressed in the same way, so that the files differ less."""
 
 _GIVEN = {
     "Tiny ImageNet": "tiny_imagenet_32",
@@ -84,7 +84,7 @@ def compress(images: Images, quality: float) -> Images:
 
 @dataclass(frozen=True)
 class Shift:
-    """A covariate shift: a change of the images that leaves their classes.
+    """A covariate shift: a change of the images that does not change their classes.
 
     Attributes:
         unit: meaning of a strength.
@@ -100,7 +100,7 @@ class Shift:
 SHIFTS = {
     "blur": Shift("sigma in pixels", (0.5, 0.8, 1.2, 1.6, 2.4), lambda images, sigma, rng: blur(images, sigma)),
     "contrast": Shift("factor", (0.7, 0.5, 0.35, 0.2, 0.1), lambda images, one, rng: reduce_contrast(images, one)),
-    # The files have a quality of 75. Quality 50 has exactly twice their quantization steps, and costs more accuracy
+    # The files have quality 75. Quality 50 has quantization steps of exactly twice the size, and costs more accuracy
     # than quality 30.
     "JPEG": Shift("quality", (60, 30, 15, 8, 5), lambda images, quality, rng: compress(images, quality)),
     "brightness": Shift(
@@ -165,14 +165,14 @@ def _mosaic(images: Images, rng: Generator) -> Images:
 
 
 def _salt(images: Images, rng: Generator) -> Images:
-    """Images of which 15 % of the pixels are black or white."""
+    """Images in which 15 % of the pixels are black or white."""
     pixels = (*images.shape[:3], 1)
     salted: Images = np.where(rng.random(pixels) < 0.15, 255 * rng.integers(0, 2, pixels, dtype=np.uint8), images)
     return salted
 
 
 def _blend(images: Images, rng: Generator) -> Images:
-    """Means of two images."""
+    """Images that are the mean of two images."""
     return ((images.astype(np.uint16) + images[::-1]) // 2).astype(np.uint8)
 
 
@@ -221,11 +221,11 @@ _MADE: dict[str, Callable[[Images, Generator], Images]] = {
         np.zeros_like(images) + rng.integers(0, 256, (len(images), 1, 1, 3), dtype=np.uint8)
     ),
 }
-"""Functions that make the reported sets without files, with as many images as given."""
+"""Functions that make the reported sets that have no files, with one image for each given image."""
 
 
 def read_rgb(folder: Path, rows: int | None = None) -> tuple[Images, Labels]:
-    """Images `[N, 32, 32, 3]` and labels `[N]` of the first rows of a folder; None: of all rows."""
+    """Images `[N, 32, 32, 3]` and labels `[N]` of the first `rows` rows of a folder; None for all rows."""
     images: list[Images] = []
     labels: list[int] = []
     for file in sorted(folder.glob("*.parquet")):
@@ -254,7 +254,7 @@ def _crops(folder: Path, rows: int, rng: Generator) -> Images:
 
 
 def slug(name: str) -> str:
-    """Name of a set as the name of a file."""
+    """Name of a set in the form of a file name."""
     return name.replace(" ", "-")
 
 
@@ -264,9 +264,9 @@ def make_colour_sets(data: Path, work: Path, rows: int) -> dict[str, Path]:
     `held` and `test` are the first and the last rows of CIFAR-10's test set.
 
     Args:
-        data: folder of the shards that are given.
-        work: folder of the sets, which depend on `rows`.
-        rows: maximum rows of a reported set; `held` and `test` have up to 5 times as many, all other sets half.
+        data: folder of the existing shards.
+        work: folder of the written sets; their number of rows depends on `rows`.
+        rows: maximum rows of a reported set; `held` and `test` have up to 5 times this number, other sets half of it.
     """
     shifts = [shift_name(kind, strength) for kind in SHIFTS for strength in range(1, 6)]
     names = ("held", "test", *_GIVEN, *_MADE, *CONTROL, *shifts, *CHOOSING_NAMES, *SYNTHETIC)
@@ -286,7 +286,7 @@ def make_colour_sets(data: Path, work: Path, rows: int) -> dict[str, Path]:
 
 
 def _make(name: str, data: Path, held: Images, test: Images, rows: int, rng: Generator) -> Images:
-    """The images of one set; see `make_colour_sets`."""
+    """The images of one set, `[N, 32, 32, 3]`; see `make_colour_sets`."""
     if name in ("held", "test"):
         return (held if name == "held" else test)[: 5 * rows]
     if name in _GIVEN:

@@ -19,13 +19,13 @@ _MAX_SURPRISAL = 700.0
 
 
 def add(surprisals: Floats) -> Floats:
-    """Sum: half of Fisher's statistic (Fisher 1932, sec. 21.1)."""
+    """Sum of the surprisals: half of Fisher's statistic (Fisher 1932, sec. 21.1)."""
     total: Floats = surprisals.sum(axis=1)
     return total
 
 
 def take_maximum(surprisals: Floats) -> Floats:
-    """Maximum: the smallest p-value (Tippett 1931)."""
+    """Maximum of the surprisals, which is the surprisal of the smallest p-value (Tippett 1931)."""
     highest: Floats = surprisals.max(axis=1)
     return highest
 
@@ -44,7 +44,7 @@ def combine_harmonic(surprisals: Floats) -> Floats:
 
 
 def take_norm(surprisals: Floats) -> Floats:
-    """Euclidean norm."""
+    """Euclidean norm of the surprisals."""
     norm: Floats = np.linalg.norm(surprisals, axis=1)
     return norm
 

@@ -1,12 +1,12 @@
 """Compare JPEG decoders with Pillow, and threads with processes.
 
-Of each decoder: whether its pixels equal those of Pillow, and its processor time per image, alone and with the resize.
-Of threads and processes: images per second of wall time, so the machine must have nothing else to do. Takes about two
-minutes.
+For each decoder, the script measures whether the pixels equal those of Pillow, and the processor time per image, alone
+and with the resize. For threads and processes, the script measures images per second of wall time, so that no other
+program may run. The measurement takes about two minutes.
 
 In: photographs of `imagenet_sample_jpeg` in the data folder, cropped or tiled to the measured sizes. Out:
 `results/decoding.json`. The other decoders are not dependencies of oodscreen: install simplejpeg, PyTurboJPEG,
-opencv-python-headless and pyvips[binary] in an environment of their own. A decoder that is not installed is left out.
+opencv-python-headless and pyvips[binary] in a separate environment. A decoder that is not installed is left out.
 
     python -m benchmarks.decoding --turbojpeg PATH/libturbojpeg.so
 """
@@ -54,12 +54,12 @@ Decode = Callable[[bytes], Pixels]
 
 
 def decode_pillow(data: bytes) -> Pixels:
-    """RGB pixels by Pillow, opened as in a run."""
+    """RGB pixels as decoded by Pillow, with the settings of a run."""
     return np.asarray(open_image(data, _MAX_PIXELS).convert("RGB"))
 
 
 def find_decoders(turbojpeg: str | None) -> dict[str, tuple[Decode, str]]:
-    """Function and version of each installed decoder, by its name."""
+    """Function and version of each installed decoder, by the name of the decoder."""
     version = str(features.version_feature("libjpeg_turbo"))
     found: dict[str, tuple[Decode, str]] = {"Pillow": (decode_pillow, f"libjpeg-turbo {version}")}
     load: Callable[[str], Any] = importlib.import_module
@@ -105,7 +105,7 @@ def photographs(data: Path) -> list[Pixels]:
 
 
 def encode(pixels: Pixels, mode: str = "RGB", **options: Any) -> bytes:
-    """The JPEG file of pixels `[H, W, 3]`, after a conversion to Pillow's `mode`."""
+    """JPEG file of pixels `[H, W, 3]` that are first converted to Pillow's mode `mode`."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).convert(mode).save(buffer, "JPEG", **options)
     return buffer.getvalue()
@@ -122,7 +122,7 @@ def fit(pixels: Pixels, height: int, width: int) -> Pixels:
 
 
 def made_files(images: Sequence[Pixels]) -> dict[str, list[bytes]]:
-    """JPEG files of crops of odd sizes, by class."""
+    """JPEG files of crops of random sizes, by kind of JPEG."""
     rng = np.random.default_rng(1)
     exif = Image.Exif()
     exif[274] = 6
@@ -146,10 +146,10 @@ def made_files(images: Sequence[Pixels]) -> dict[str, list[bytes]]:
 
 
 def outcome(decode: Decode, data: bytes) -> Pixels | None:
-    """The pixels; None if the decoder refuses the file."""
+    """The decoded pixels; None if the decoder refuses the file."""
     try:
         return decode(data)
-    except Exception:  # noqa: BLE001  each decoder has errors of its own
+    except Exception:  # noqa: BLE001  each decoder raises different errors
         return None
 
 
@@ -176,12 +176,12 @@ def _cpu() -> float:
 
 
 def resized(decode: Decode, how: Resize, data: bytes) -> Pixels:
-    """Decoded and resized pixels."""
+    """Pixels of a file after decoding and resizing."""
     return resize_image(Image.fromarray(decode(data)), how, _INPUT, _INPUT)
 
 
 def resized_by_run(how: Resize, data: bytes) -> Pixels:
-    """Pixels as a run decodes and resizes them."""
+    """Pixels of a file after decoding and resizing as in a run."""
     image: Any = open_image(data, _MAX_PIXELS)
     if how.scaled:
         scale_jpeg(image, how, _INPUT, _INPUT)
@@ -189,12 +189,12 @@ def resized_by_run(how: Resize, data: bytes) -> Pixels:
 
 
 def decode_many(files: Sequence[bytes]) -> Pixels:
-    """Pixels of images of the model's size, as a process returns them."""
+    """Decoded pixels of images that have the input size of the model, for a worker process."""
     return np.stack([np.asarray(open_image(data, _MAX_PIXELS)) for data in files])
 
 
 def resize_many(files: Sequence[bytes]) -> Pixels:
-    """Pixels of images that a run resizes with `bilinear`, as a process returns them."""
+    """Decoded pixels of images that are resized with `bilinear`, for a worker process."""
     return np.stack([resized_by_run(Resize("bilinear"), data) for data in files])
 
 
@@ -202,7 +202,7 @@ def compare_pools(work: Callable[[Sequence[bytes]], Pixels], files: Sequence[byt
     """Images per second of wall time with threads and with processes: the best of interleaved repeats.
 
     Args:
-        work: decodes the images of one task.
+        work: function that decodes the images of one task.
         files: encoded images.
         per_task: number of images of a task.
     """

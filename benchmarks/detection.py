@@ -2,9 +2,9 @@
 
     python -m benchmarks.detection [--data DIR] [--work DIR] [--seeds N]
 
-In: DATA/mnist/{train,valid,test} and the sets of `benchmarks.sets`. For each seed the article's
-network is trained on the training rows, calibrated (reference set: training rows; in-distribution: validation
-rows, not used in training) and run over the test rows and every set, as a user would. Out:
+In: DATA/mnist/{train,valid,test} and the sets of `benchmarks.sets`. For each seed, the article's
+network is trained on the training rows, calibrated (reference set: training rows; in-distribution rows: validation
+rows, which are not used in training) and run over the test rows and every set, as a user would. Out:
 benchmarks/results/detection.json, the source of the tables in docs/, and detection.svg. Models and
 results stay in WORK, and a model is trained only once.
 
@@ -67,7 +67,7 @@ COMBINED = (
     ("entropy", "kurtosis", *DISTANCES),
     ("entropy", "skewness", "kurtosis", *DISTANCES),
 )
-"""Combinations of scores: the Euclidean norm of their surprisals."""
+"""Scores of each combination, which is the Euclidean norm of their surprisals."""
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -129,7 +129,7 @@ def name_combination(names: Sequence[str]) -> str:
 def combine(
     names: Sequence[str], columns: Mapping[str, Columns], fitting: NDArray[np.int64]
 ) -> dict[str, NDArray[Any]]:
-    """A single score (oriented, high is unusual), or several scores combined as in a calibration."""
+    """Values of one score, or of several scores combined as in a calibration; high values are unusual."""
     if len(names) == 1:
         sign = 1 if HIGH_IS_UNUSUAL[names[0]] else -1
         return {name: sign * one[names[0]] for name, one in columns.items()}
@@ -154,7 +154,7 @@ def compare(
 
 
 def choose(data: Path, work: Path, sets: dict[str, Path], seed: int) -> list[dict[str, Any]]:
-    """Detection by variants of the distances, on `CHOOSING`."""
+    """AUROC and FPR95 of variants of the distances, on the sets `CHOOSING`."""
     reference = read_folder(data / "mnist" / "train")[0]
     order = np.random.default_rng(1).permutation(len(reference))
     images = {name: read_folder(sets[name])[0] for name in CHOOSING}
@@ -163,7 +163,7 @@ def choose(data: Path, work: Path, sets: dict[str, Path], seed: int) -> list[dic
 
 
 def summarize_seeds(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation (ddof 0) over the seeds."""
+    """Mean and standard deviation (ddof 0) of each measure over the seeds."""
     scores: dict[str, Any] = {}
     for score, by_set in seeds[0]["scores"].items():
         scores[score] = {}

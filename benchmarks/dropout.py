@@ -1,34 +1,34 @@
-"""What dropout is worth: trained with it, injected into a network that was trained without it, or no passes at all.
+"""Compare networks trained with dropout, networks with injected dropout, and networks without dropout.
 
     python -m benchmarks.dropout [--data DIR] [--work DIR] [--seeds N] [--result FILE] [--only NAME]
 
-The question: does a user whose network has no dropout lose anything? Do T passes detect more out-of-distribution
-images than one evaluation without dropout (`no dropout`, T = 1) that is calibrated with the same rows, or give better
-probabilities?
+The question is whether a user whose network has no dropout gets worse results: whether T passes detect more
+out-of-distribution images, or give better probabilities, than one evaluation without dropout (`no dropout`, T = 1) that
+is calibrated with the same rows.
 
 In: DATA, from which `benchmarks.dropout_networks` trains two small networks for each data set and seed, one with
 dropout and one without, and the sets of `benchmarks.sets` and `benchmarks.colour_sets`. Each network is calibrated and
-scored in several ways: with the dropout of its training, with the first of its masks alone, or with dropout injected at
-two places and several rates; and without dropout. Out: benchmarks/results/dropout.json, the source of tables in
+scored in several ways: with the dropout of its training, with only the first of the masks, with dropout injected at two
+locations and several rates, and without dropout. Out: benchmarks/results/dropout.json, the source of tables in
 docs/. Weights and exported models stay in WORK, and a network is trained only once.
 
-How it is judged; this was written before any network was measured:
+The rules of the comparison were written before any network was measured:
 
-- Nothing is chosen on the sets that are reported. Places, rates and T were fixed beforehand, and all are reported. The
-  injection `chosen` has the smallest negative log-likelihood on the held-out rows that also calibrate, as a user with
-  labels would choose it.
-- Every way is compared with `no dropout` of the same network, on the same rows, seed by seed. It is `better` in a
-  measure if it is better for every seed and better by at least `LEAST` on average, `worse` if the opposite holds, and
-  otherwise there is `no difference`.
+- Nothing is chosen on the sets that are reported. Locations, rates and T were fixed beforehand, and all are reported.
+  The injection `chosen` has the smallest negative log-likelihood on the held-out rows, which are also used for the
+  calibration; a user with labels would choose in the same way.
+- Every way is compared with `no dropout` of the same network, on the same rows, seed by seed. A way is `better` in a
+  measure if its value is better for every seed, and better by at least `LEAST` on average. It is `worse` if the
+  opposite holds, and otherwise there is `no difference`.
 - Measures: AUROC of `ood_score` and the share flagged at the calibrated review rate, as means over each kind of sets;
   accuracy, negative log-likelihood and expected calibration error of the mean on test rows.
-- The passes cannot change the distances, which are read from the network without dropout. So that a gain of the
-  uncertainty itself can be seen, the AUROC of `entropy` and of `mutual_information` alone, and of the distances alone,
-  are reported too; the verdict on screening is that of `ood_score`.
+- The passes cannot change the distances, which are computed from the network without dropout. To show a gain of the
+  uncertainty itself, the AUROC of `entropy` and of `mutual_information` alone, and of the distances alone, are reported
+  too; the verdict on screening is the verdict on `ood_score`.
 
-After a look at one MNIST network, before any other was measured, the rows became random ones instead of the first: the
-first quarter of MNIST's test set is harder than the others. For lack of time, T, the number of rows and the rates for
-the blocks of CIFAR-10 networks were then reduced, before any of these networks was measured.
+After the first MNIST network was measured, and before any other network, the first rows of the test set were replaced
+by random rows, because the first quarter of MNIST's test set is harder than the rest. To save time, T, the number of
+rows and the rates for the blocks of CIFAR-10 networks were then reduced, before any of these networks was measured.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ RESULT = Path(__file__).parent / "results" / "dropout.json"
 PASSES = 20
 REFERENCE_ROWS = 5000
 KNOWN_ROWS = 2000
-"""Number of rows that calibrate, and of test rows."""
+"""Number of rows for the calibration, and number of test rows."""
 
 OTHER_ROWS = 400
 """Number of rows of each out-of-distribution set."""
@@ -71,19 +71,19 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
 """Names of the out-of-distribution sets of each data set, by their kind."""
 
 LEAST = {"auroc": 0.005, "flagged": 0.02, "accuracy": 0.005, "nll": 0.01, "ece": 0.005}
-"""Smallest mean difference from `no dropout` that counts, by measure; nll in nats."""
+"""Smallest mean difference from `no dropout` that is not `no difference`, by measure; nll in nats."""
 
 LOW_IS_GOOD = frozenset(["nll", "ece"])
 
 
 def choose(array: NDArray[Any], rows: int = KNOWN_ROWS) -> NDArray[Any]:
-    """Rows at random positions, which depend on the number of rows alone."""
+    """Rows at random positions; the positions depend only on the number of rows."""
     chosen: NDArray[Any] = array[np.random.default_rng(0).permutation(len(array))[:rows]]
     return chosen
 
 
 def read_rows(name: str, data: Path, work: Path) -> Rows:
-    """Read the sets of a data set, and write the shards of a calibration once."""
+    """Read the sets of a data set, and write the shards for the calibration unless they exist."""
     read = TASKS[name].read
     if name == "MNIST":
         folders = {"held": data / "mnist" / "valid", "test": data / "mnist" / "test", **make_sets(data, work / name)}
@@ -136,8 +136,8 @@ def judge(way: Sequence[float], baseline: Sequence[float], measure: str) -> str:
     """`better`, `worse` or `no difference`, by the rule of the module's docstring.
 
     Args:
-        way: a measure of one way, for each seed.
-        baseline: the same of `no dropout`.
+        way: values of the measure for one way, by seed.
+        baseline: values of the measure for `no dropout`, by seed.
         measure: key of `LEAST`.
     """
     gains = (np.asarray(way) - baseline) * (-1 if measure in LOW_IS_GOOD else 1)
@@ -147,7 +147,7 @@ def judge(way: Sequence[float], baseline: Sequence[float], measure: str) -> str:
 
 
 def summarize(seeds: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> dict[str, Any]:
-    """Measures of each way, with a value for each seed, and the verdict of each against `no dropout`."""
+    """Measures of each way, with a value for each seed, and the verdict of each measure against `no dropout`."""
     ways = {}
     for name in seeds[0]:
         measured: dict[str, Any] = {
@@ -172,7 +172,7 @@ def summarize(seeds: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> dict[
 
 
 def measure_once(way: Way, rows: Rows, kinds: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """What `measure_way` returns, read from a file beside the model if it was measured before."""
+    """Result of `measure_way`, read from a file next to the model if the way was measured before."""
     kept = way.model.with_name(f"{way.model.stem}-{way.passes}-{way.masks}.json")
     if not kept.exists():
         kept.write_text(json.dumps(measure_way(way, rows, kinds)))
@@ -181,7 +181,7 @@ def measure_once(way: Way, rows: Rows, kinds: Mapping[str, Sequence[str]]) -> di
 
 
 def measure_task(name: str, seeds: int, data: Path, work: Path) -> dict[str, Any]:
-    """Measure both networks of a data set with every seed; what is already measured in WORK is not repeated."""
+    """Measure both networks of a data set with every seed; measurements that exist in WORK are not repeated."""
     task, rows, kinds = TASKS[name], read_rows(name, data, work), KINDS[name]
     result: dict[str, Any] = {"kinds": {kind: list(names) for kind, names in kinds.items()}}
     for network in ("trained with dropout", "trained without dropout"):

@@ -1,7 +1,7 @@
 """Calibrate one way to use a network as a user would, score every set, and measure detection and probabilities.
 
-In: an exported model with its number of passes, and the rows of a data set. Out: for each score AUROC and flags, and
-for the mean accuracy, negative log-likelihood and calibration error.
+In: an exported model with its number of passes, and the rows of a data set. Out: AUROC and flagged
+share of each score, and accuracy, negative log-likelihood and calibration error of the mean.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Rows:
     """The rows of one data set.
 
     Attributes:
-        held: folder of the held-out rows that calibrate.
+        held: folder of the held-out rows for the calibration.
         reference: folder of the rows of the reference set, which are training rows.
-        known: `held` and `test`, images and labels of each.
+        known: images and labels of the sets `held` and `test`.
         others: images of each out-of-distribution set.
     """
 
@@ -55,9 +55,9 @@ class Way:
     """A way to use a network.
 
     Attributes:
-        name: `no dropout`, `one mask`, `passes`, or the place and rate of an injection.
+        name: `no dropout`, `one mask`, `passes`, or the location and the rate of an injection.
         model: exported model.
-        passes: T.
+        passes: number of passes, T.
         masks: kind of masks; `none` is the network without dropout.
     """
 
@@ -68,7 +68,7 @@ class Way:
 
 
 def measure_way(way: Way, rows: Rows, kinds: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Calibrate as a user would, score every set, and measure."""
+    """Calibrate as a user would, score every set, and measure detection and probabilities."""
     calibration = way.model.with_name(f"{way.model.stem}-{way.passes}-{way.masks}.calibration")
     wanted = CalibrationConfig(REVIEW_RATE, reference=str(rows.reference))
     config = RunConfig(passes=way.passes, masks=way.masks, device="cpu", threads=2)
@@ -104,7 +104,7 @@ def read_columns(screener: Screener, images: Images) -> Columns:
 
 
 def combine(names: Sequence[str], columns: Mapping[str, Columns], fitting: NDArray[np.int64]) -> Columns:
-    """A combined score of every set, with detectors that are fitted as in a calibration."""
+    """Combined score of the rows of every set, with detectors that are fitted as in a calibration."""
     score = CombinedScore(tuple(Detector.fit(name, columns["held"][name][fitting]) for name in names))
     return {name: score.score(one) for name, one in columns.items()}
 

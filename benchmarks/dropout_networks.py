@@ -1,7 +1,7 @@
-"""Pairs of small networks for measurements of what dropout is worth: one trained with it, one without.
+"""Pairs of small networks for measurements of the effect of dropout: one trained with dropout, one without.
 
 In: DATA/mnist/train and DATA/cifar10_train_jpeg. Out: weights in WORK, trained once, and exported models with dropout
-at the places of the training, at other places, or without an effect.
+at the locations of the training, at other locations, or without an effect.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SCALE = 1 / 255
 """Factor of the pixels."""
 
 Rates = Mapping[str, float]
-"""Rates of dropout by the place: `blocks`, after the pooling of each block; `classifier`, before the last layer."""
+"""Rates of dropout by location: `blocks`, after the pooling of each block; `classifier`, before the last layer."""
 
 NONE: Rates = {}
 
@@ -40,15 +40,15 @@ class Task:
 
     Attributes:
         shape: height, width and channels of an image.
-        channels: of the convolution of each block.
+        channels: number of channels of the convolution of each block.
         norm: whether BatchNormalization follows each convolution.
-        units: of the hidden dense layer.
+        units: number of units of the hidden dense layer.
         trained: rates of the network that is trained with dropout.
-        injected: by the place, the rates that are injected into the network that is trained without dropout.
-        epochs: passes over the images.
+        injected: rates of the dropout injected into the network that is trained without dropout, by location.
+        epochs: number of passes over the training images.
         fewest: number of epochs at the end with a lower learning rate.
-        read: gives images and labels of a folder of shards.
-        folder: the training images, in DATA.
+        read: function that reads images and labels from a folder of shards.
+        folder: folder of the training images in DATA.
         moves: whether training images are flipped and moved at random.
     """
 
@@ -94,13 +94,13 @@ TASKS = {
     ),
 }
 _RATES = (1e-3, 2e-4)
-"""Learning rates of Adam: in the first epochs, and in the last ones."""
+"""Learning rates of Adam: in the first epochs, and in the last epochs."""
 
 _BATCH = 128
 
 
 def build(task: Task, rates: Rates) -> Any:
-    """An untrained `keras.Model` from scaled pixels to probabilities, with dropout at the places of `rates`."""
+    """An untrained `keras.Model` from scaled pixels to probabilities, with dropout at the locations of `rates`."""
     keras = import_keras()
     layers = keras.layers
     image = x = keras.Input(task.shape)
@@ -137,13 +137,13 @@ def train(task: Task, rates: Rates, data: Path, seed: int, weights: Path) -> Non
 
 
 def export(task: Task, weights: Path, training: Rates, places: Rates, output: Path) -> None:
-    """Export trained weights with dropout at the given places, unless the file exists.
+    """Export trained weights with dropout at the given locations, unless the file exists.
 
     Args:
         task: the data set and its network.
         weights: file that `train` wrote.
-        training: rates of the training.
-        places: rates of the exported network; Dropout layers have no weights, so the weights fit.
+        training: rates of dropout in the training.
+        places: rates of dropout in the exported network; as Dropout layers have no weights, the weights fit.
         output: ONNX file to write.
     """
     if output.exists():

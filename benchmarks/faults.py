@@ -2,9 +2,9 @@
 
     python -m benchmarks.faults [--kills 200] [--model model.onnx]
 
-Each trial is a chain of runs in one OUTPUT: several runs are killed (SIGKILL) at random moments, and the last one
+Each trial is a chain of runs in one OUTPUT: several runs are killed (SIGKILL) at random moments, and the last run
 finishes. The files in OUTPUT must equal those of an uninterrupted run, and `oodscreen check` must find no problem.
-INPUT also contains links to folders, a circle of links, a folder that may not be listed, a shard with a false row
+INPUT also contains links to folders, a circle of links, a folder that cannot be listed, a shard with a false row
 count, a page that takes 300 MiB in memory and a page with a wrong checksum; the log of each run is a file, a full disk,
 closed, or a pipe without a reader. The state after each kill is written to `benchmarks/results/faults.json`.
 """
@@ -54,7 +54,7 @@ _LOGS = ["2>/dev/null", "2>&-", "2> >(:)", *["2>/dev/full"] * Path("/dev/full").
 """Redirections of standard error: a file, closed, a pipe whose reader has ended, and a full disk, if there is one."""
 
 _SECONDS = 120
-"""Time limit of a run in seconds; it usually takes a few."""
+"""Time limit of a run in seconds; a run usually takes a few seconds."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ class Kill:
 
     Attributes:
         seconds: duration of the run in seconds.
-        shards: number of shards in its manifest.
+        shards: number of shards in the manifest.
         aside: whether a stale staging file exists.
         unnamed: whether a finished result exists that is not in the manifest yet.
-        log: redirection of the run's standard error.
+        log: redirection of the standard error of the run.
     """
 
     seconds: float
@@ -92,7 +92,7 @@ def write_input(folder: Path) -> Path:
 
 
 def add_obstacles(source: Path, outside: Path) -> None:
-    """Add to INPUT what must not stop a run, hide a shard or get a score.
+    """Add files, folders and links to INPUT that must not stop a run, hide a shard or get a score.
 
     Args:
         source: the folder of INPUT.
@@ -127,20 +127,20 @@ def command(model: Path, source: Path, output: Path) -> list[str]:
 
 
 def _start(model: Path, source: Path, output: Path, log: str) -> subprocess.Popen[bytes]:
-    """Start a run with a redirection of standard error; the process of the shell becomes that of the run."""
+    """Start a run with a redirection of standard error; the process of the shell becomes the process of the run."""
     words = [*without_override(), *command(model, source, output)]
     return subprocess.Popen(["bash", "-c", f'exec "$@" {log}', "-", *words], stdout=subprocess.DEVNULL)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Content of every file by name, without the lock (empty), and the record and the history (with times)."""
+    """Content of every file by name, except the lock, the record and the history (the last two contain times)."""
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     left_out = {LOCK_NAME, RECORD_NAME, HISTORY_FOLDER}
     return {name: path.read_bytes() for name, path in files.items() if name.split("/")[0] not in left_out}
 
 
 def run_to_the_end(model: Path, source: Path, output: Path, log: str) -> tuple[float, float]:
-    """Run without interruption; returns the seconds until it holds OUTPUT, and the total seconds."""
+    """Run without interruption; returns the seconds until the run holds OUTPUT, and the total seconds."""
     started = time.monotonic()
     running = _start(model, source, output, log)
     while running.poll() is None and not (output / LOCK_NAME).exists():
@@ -158,8 +158,8 @@ def kill_one(model: Path, source: Path, output: Path, moments: random.Random, se
         model: an exported file.
         source: INPUT.
         output: OUTPUT.
-        moments: random generator of the moments; one in ten is before the run holds OUTPUT, the others after.
-        seconds: seconds until OUTPUT is held, and total seconds, of an uninterrupted run.
+        moments: random generator of the moments; one in ten is before the run holds OUTPUT, the others are after.
+        seconds: for an uninterrupted run, the seconds until it holds OUTPUT, and the total seconds.
     """
     while True:
         early = moments.random() < 0.1

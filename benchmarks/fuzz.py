@@ -4,9 +4,9 @@
 
 Hypothesis draws mutations of the images of `tests/hostile_images.py` and of small shards. Images are decoded and shards
 are screened in separate processes with a time limit, which detects crashes and hangs. Every mutated shard is screened
-by a whole run, together with a good shard, and the results must pass `oodscreen check`. Where a mutation can be
-noticed (row counts, page sizes, dictionaries, checksums), each row with the status `ok` must have the scores that it
-has in the unmutated shard. Random folders have links, circles of links and folders that may not be listed
+by a whole run, together with a good shard, and the results must pass `oodscreen check`. If a mutation is of a
+kind that can be detected (row counts, page sizes, dictionaries, checksums), each row with the status `ok` must have its
+scores of the unmutated shard. Random folders have links, circles of links and folders that cannot be listed
 (`benchmarks/trees.py`). The outcomes are written to `benchmarks/results/fuzz.json`.
 """
 
@@ -52,7 +52,7 @@ _NAME = "mutated.parquet"
 
 _PROCESSES = multiprocessing.get_context("spawn")
 _SECONDS = 120
-"""Time limit of a process in seconds; it usually takes a few."""
+"""Time limit of a process in seconds; a process usually takes a few seconds."""
 
 
 def decode_many(model: Path, images: list[bytes], results: multiprocessing.SimpleQueue[dict[str, int]]) -> None:
@@ -77,7 +77,7 @@ def fuzz_images(model: Path, count: int, seed: int, keep: Path) -> dict[str, int
     """Decode mutated images, a thousand per process; returns the number of images per status.
 
     Raises:
-        AssertionError: a process crashed, hung or lost a row; its images are written to `keep`.
+        AssertionError: a process crashed, hung or lost a row; the images of the process are written to `keep`.
     """
     total: Counter[str] = Counter()
     images = mutate_images(count, seed)
@@ -105,7 +105,7 @@ def screen_one(model: Path, folder: Path, mutated: MutatedShard) -> str:
     (folder / "in" / _NAME).write_bytes(mutated.data)
     try:
         summary = run_screening(model, str(folder / "in"), folder / "out", config, Recorder())
-    except InputRefused:  # the mutated schema does not fit; it must be refused before anything is written
+    except InputRefused:  # the mutated schema does not fit; the run must refuse it before anything is written
         if (folder / "out").exists():
             raise AssertionError("refused, but something was written") from None
         return "refused"
@@ -129,7 +129,7 @@ def scores_of(results: Path) -> dict[int, tuple[float, ...]]:
 
 
 def screen_many(model: Path, shards: list[tuple[str, MutatedShard]], work: Path) -> None:
-    """Screen mutated shards of some kinds one by one; `work` contains the current one, then the outcomes."""
+    """Screen mutated shards of some kinds one by one; `work` contains the current shard, then the outcomes."""
     faulthandler.enable()
     outcomes: dict[str, Counter[str]] = defaultdict(Counter)
     originals: dict[bytes, dict[int, tuple[float, ...]]] = {}
@@ -157,7 +157,7 @@ def fuzz_files(model: Path, count: int, seed: int, work: Path, keep: Path) -> tu
         The number of shards per kind and outcome, and the peak memory of a process in MiB.
 
     Raises:
-        AssertionError: a process crashed, hung, lost a row or took a damaged one for good; its shard is in `keep`.
+        AssertionError: a process crashed, hung, lost a row or gave a damaged row wrong scores; its shard is in `keep`.
     """
     total: dict[str, Counter[str]] = defaultdict(Counter)
     peak = 0
@@ -171,7 +171,7 @@ def fuzz_files(model: Path, count: int, seed: int, work: Path, keep: Path) -> tu
             process.kill()
             keep.mkdir(parents=True, exist_ok=True)
             shutil.copy(folder / "in" / _NAME, keep / f"{start}.parquet")
-            raise AssertionError(f"a run ended with {process.exitcode}; its shard is in {keep}")
+            raise AssertionError(f"a run ended with {process.exitcode}; the shard is in {keep}")
         found = json.loads((folder / "outcomes").read_text(encoding="utf-8"))
         for kind, counts in found["outcomes"].items():
             total[kind].update(counts)
@@ -180,10 +180,10 @@ def fuzz_files(model: Path, count: int, seed: int, work: Path, keep: Path) -> tu
 
 
 def fuzz_trees(model: Path, count: int, seed: int, work: Path) -> dict[str, int]:
-    """Screen random folders with links and folders that may not be listed, in a process without root's permissions.
+    """Screen random folders with links and folders that cannot be listed, in a process without root's permissions.
 
     Raises:
-        CalledProcessError: a run crashed, lost a shard or scored one twice.
+        CalledProcessError: a run crashed, lost a shard or scored a shard twice.
     """
     command = [*without_override(), sys.executable, "-m", "benchmarks.trees", str(model), str(work / "trees")]
     done = subprocess.run(

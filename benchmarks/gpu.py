@@ -1,11 +1,11 @@
-"""Check and measure a GPU in one visit: agreement with the CPU, the same bits, placement, memory, speed.
+"""Check and measure a GPU in one session: agreement with the CPU, bitwise reproducibility, placement, memory, speed.
 
     python -m benchmarks.gpu --prepare [--work DIR]         exports the small networks; needs TensorFlow, no GPU
     python -m benchmarks.gpu [--work DIR] [--device cuda|cpu] [--seconds N] [--only PART] [--experiments]
 
 Neither TensorFlow nor a network is needed after `--prepare`. Each part runs in a separate process with a share of
-`--seconds`, so that a crash or a hang ends one part alone; everything that is found is recorded, and a failed check
-does not end the others. Out: benchmarks/results/gpu.json (with a GPU) or gpu-cpu-rehearsal.json in `--work` (with
+`--seconds`, so that a crash or a hang ends only one part. All results are recorded, and a failed check does not end the
+other checks. Out: benchmarks/results/gpu.json (with a GPU) or gpu-cpu-rehearsal.json in `--work` (with
 `--device cpu`), a table on standard output, and exit code 1 if a check failed.
 """
 
@@ -45,7 +45,7 @@ PARTS: dict[str, tuple[Callable[[Setup, Recorder], None], float]] = {
     "torch": (gpu_torch.torch_loops, 6),
     "experiments": (gpu_experiments.experiments, 2),
 }
-"""Each part in the order of its importance, and its share of the time."""
+"""Function and share of the time of each part; the most important part is first."""
 
 _VERSIONS = ("oodscreen", "onnxruntime-gpu", "onnxruntime", "onnx", "numpy", "pillow", "torch")
 
@@ -57,7 +57,7 @@ def run_part(name: str, setup: Setup, records: Path, seconds: float) -> None:
 
 
 def run_parts(names: list[str], setup: Setup, work: Path, seconds: float) -> list[Record]:
-    """Run parts in separate processes, and collect their records."""
+    """Run the parts in separate processes, and collect their records."""
     end = time.monotonic() + seconds
     found: list[Record] = []
     for position, name in enumerate(names):
@@ -104,7 +104,7 @@ def _versions() -> dict[str, str]:
 
 
 def main() -> None:
-    """Prepare, or run all parts, or one in this process."""
+    """Prepare, or run all parts, or run one part in this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepare", action="store_true", help="export the small networks into --work")
     parser.add_argument("--work", type=Path, default=Path(".gpu/work"), help="folder of the exported networks")

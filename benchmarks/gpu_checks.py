@@ -1,6 +1,6 @@
-"""Checks of `benchmarks.gpu`: a device computes what the CPU computes, and the same bits each time.
+"""Checks of `benchmarks.gpu`: the results of a device agree with those of the CPU, and are bitwise reproducible.
 
-In: a `Setup`. Out: records. With the device `cpu` all checks run too, so that a machine without a GPU rehearses them.
+In: a `Setup`. Out: records. With the device `cpu`, all checks run on the CPU, so that they can be tested without a GPU.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from screen.engine.statistics import PassSummary
 from screen.run.screener import Screener
 
 TOLERANCE = 1e-5
-"""Largest allowed difference from the CPU: absolute for probabilities and entropies, else relative to the largest."""
+"""Maximum difference from the CPU: absolute for probabilities and entropies, else relative to the largest value."""
 
 _COMPARED = ("mean", "std", "entropy")
 _PASSES = 20
@@ -48,7 +48,7 @@ def _summarize(screener: Screener, images: NDArray[np.uint8]) -> PassSummary:
 
 
 def _differences(found: PassSummary, wanted: PassSummary) -> dict[str, float]:
-    """Largest absolute difference of each statistic, and the largest one relative to the statistic's largest value."""
+    """Largest absolute difference of each statistic, and the same difference relative to the largest value."""
     values: dict[str, float] = {}
     for name in _COMPARED:
         one, other = getattr(found, name), getattr(wanted, name)
@@ -58,7 +58,7 @@ def _differences(found: PassSummary, wanted: PassSummary) -> dict[str, float]:
 
 
 def _flags(found: PassSummary, wanted: PassSummary) -> dict[str, int]:
-    """Rows whose flag differs, and those of them away from the threshold, which is the CPU's median entropy."""
+    """Number of rows whose flag differs, in total and away from the threshold (the median entropy on the CPU)."""
     assert found.entropy is not None
     assert wanted.entropy is not None
     limit = float(np.median(wanted.entropy))
@@ -68,7 +68,7 @@ def _flags(found: PassSummary, wanted: PassSummary) -> dict[str, int]:
 
 
 def agreement(setup: Setup, recorder: Recorder) -> None:
-    """Mean, standard deviation, entropy, flags and distances beside the CPU's, and the differences of tf32."""
+    """Compare means, standard deviations, entropies, flags and distances with those of the CPU, also for tf32."""
     for name in DESCRIPTIONS:
         model = read_model(setup.models[name])
         images = _images(model)
@@ -97,7 +97,7 @@ def agreement(setup: Setup, recorder: Recorder) -> None:
 
 
 def _distance_difference(model: ExportedModel, images: NDArray[np.uint8], device: Device) -> dict[str, float]:
-    """Largest difference of each distance from the CPU's, relative to the largest distance."""
+    """Largest difference of each distance from its value on the CPU, relative to the largest distance."""
     plan, cpu = plan_engine(model, features=True), choose_device("cpu", 0)
     options: dict[str, Any] = {"passes": 2, "seed": 0}
     reference = PassEngine(plan, device=cpu, **options).features(_images(model, 24)[::-1])
@@ -105,7 +105,7 @@ def _distance_difference(model: ExportedModel, images: NDArray[np.uint8], device
         fit_distance(f"{group}_distance", reference, columns, cpu, DEFAULT_METRICS[f"{group}_distance"], 3)
         for group, columns in plan.features.groups.items()
     )
-    # Rows of the reference set itself have distances near 0, where the root amplifies rounding errors.
+    # Rows of the reference set have distances near 0, where the root amplifies rounding errors.
     rows = 255 - images
     found, wanted = (
         PassEngine(plan, device=one, distances=distances, **options).summarize(rows) for one in (device, cpu)
@@ -128,7 +128,7 @@ def digest(summary: PassSummary) -> str:
 
 
 def bits(setup: Setup, recorder: Recorder) -> None:
-    """The same bits in each run and each session, and over batch sizes; the parent compares two processes."""
+    """Check that the bits are the same in each run, session and batch size; the parent compares two processes."""
     for name in DESCRIPTIONS:
         model = read_model(setup.models[name])
         images = _images(model)
@@ -158,7 +158,7 @@ def bits(setup: Setup, recorder: Recorder) -> None:
 
 
 def bits_again(setup: Setup, recorder: Recorder) -> None:
-    """The digest of the same rows in another process."""
+    """Record the digest of the same rows in another process."""
     for name in DESCRIPTIONS:
         with recorder.attempt(name, "digest"):
             recorder.require_time()
@@ -168,7 +168,7 @@ def bits_again(setup: Setup, recorder: Recorder) -> None:
 
 
 def placement(setup: Setup, recorder: Recorder) -> None:
-    """No node on another device, apart from shape arithmetic."""
+    """Check that no node except shape arithmetic is on another device."""
     for name in DESCRIPTIONS:
         with recorder.attempt(name, "placement"):
             recorder.require_time()
@@ -191,9 +191,9 @@ def placement(setup: Setup, recorder: Recorder) -> None:
 
 
 def memory(setup: Setup, recorder: Recorder) -> None:
-    """When memory runs out, session runs have fewer rows, and the results are the same bits.
+    """Check that session runs have fewer rows if memory runs out, with bitwise identical results.
 
-    On a GPU the session's arena is small; on the CPU the address space of this process is limited, for good.
+    On a GPU, the arena of the session is small; on the CPU, the address space of this process is limited permanently.
     """
     name, rows = "article", 4000
     with recorder.attempt(name, "out of memory halves the rows"):
@@ -213,14 +213,14 @@ def memory(setup: Setup, recorder: Recorder) -> None:
         found = _summarize(small, images)
         ran_out = any("memory ran out" in note for note in notes)
         equal = digest(found) == digest(wanted)
-        close = bool(np.abs(found.mean - wanted.mean).max() <= 1e-5)  # on a GPU, fewer rows may have other kernels
+        close = bool(np.abs(found.mean - wanted.mean).max() <= 1e-5)  # fewer rows can use other kernels on a GPU
         figures = {"notes": notes, "rows_per_run": engine.rows_per_run, "same_bits": equal, "close": close}
         same = equal if setup.device == "cpu" else close
         recorder.add(name, "out of memory halves the rows", ran_out and same, **figures)
 
 
 def adaptive(setup: Setup, recorder: Recorder) -> None:
-    """Early exit gives the CPU's flags and numbers of passes, the same bits twice, and takes less time."""
+    """Check that early exit has the flags and passes of the CPU and is reproducible, and measure its time."""
     for name in ("article", "blocks"):
         with recorder.attempt(name, "adaptive"):
             recorder.require_time()

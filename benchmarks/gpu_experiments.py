@@ -1,6 +1,6 @@
-"""Experiments of `benchmarks.gpu --experiments`: what CUDA graphs and pinned host memory would gain.
+"""Experiments of `benchmarks.gpu --experiments`: the gain of CUDA graphs and of pinned host memory.
 
-In: a `Setup`. Out: records. oodscreen uses neither; the figures decide whether it should.
+In: a `Setup`. Out: records. oodscreen uses neither CUDA graphs nor pinned memory; the figures show whether it should.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from export.runtime import onnxruntime
 from screen.run.screener import Screener
 
 _COPY_BYTES = 32 * 2**20
-"""Size of the host-to-device copy, that of a batch's pixels."""
+"""Bytes of the host-to-device copy, as for the pixels of a batch."""
 
 
 def experiments(setup: Setup, recorder: Recorder) -> None:
-    """The head of the article's network with and without a CUDA graph, and copies from pinned host memory."""
+    """Measure the head of the article's network with and without a CUDA graph, and copies from pinned host memory."""
     for rows in (64, 1024):
         for graph in ("0", "1") if setup.device != "cpu" else ("0",):
             name = f"head of {rows} rows, {'with' if graph == '1' else 'without'} a CUDA graph"
@@ -63,7 +63,7 @@ def _head_seconds(setup: Setup, rows: int, graph: str) -> float:
 
 
 def _copy_speed(pinned: bool) -> float:
-    """Bytes per second of the copy that a session's input takes."""
+    """Bytes per second of the copy of a session's input to the device."""
     array: np.ndarray[Any, np.dtype[np.uint8]] = np.ones(_COPY_BYTES, np.uint8)
     if pinned:
         import torch

@@ -1,4 +1,4 @@
-"""The networks of `benchmarks.gpu`: small ones exported beforehand, and a ResNet50 built here with random weights.
+"""The networks of `benchmarks.gpu`: small networks exported beforehand, and a ResNet50 built here with random weights.
 
 In: a folder. Out: exported files, images, and shards of encoded images. Only `prepare` needs TensorFlow.
 """
@@ -32,10 +32,10 @@ _STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))
 """Blocks and inner channels of the stages of ResNet50 (He et al. 2016)."""
 
 _BRANCH_GAIN = 0.3
-"""Factor of the last convolution of a block, so that activations keep the order of one through all blocks."""
+"""Factor of the last convolution of a block, so that activations stay near 1 in magnitude through all blocks."""
 
 _CLASSIFIER_GAIN = 6.0
-"""Factor of the classifier's weight, so that logits differ enough for predictions with a structure."""
+"""Factor of the classifier's weight, so that the logits differ enough for predictions that are not uniform."""
 
 _PHOTOGRAPH = (375, 500)
 """Height and width of the photographs for networks that resize."""
@@ -53,7 +53,7 @@ def prepare(work: Path) -> None:
 
 
 def find_models(work: Path, scratch: Path) -> dict[str, Path]:
-    """The exported files of all networks; ResNet50 is built in `scratch`.
+    """Paths of the exported files of all networks, by name; ResNet50 is built in `scratch`.
 
     Raises:
         InputRefused: the folder lacks a network.
@@ -87,7 +87,7 @@ class _Builder:
         return output
 
     def convolution(self, x: str, inner: int, outer: int, size: int, stride: int = 1, gain: float = 1.0) -> str:
-        """A convolution with the BatchNormalization behind it folded into weight and bias."""
+        """Add a convolution, with the following BatchNormalization folded into its weight and bias."""
         deviation = gain * math.sqrt(2 / (inner * size * size))
         weight = self._random.standard_normal((outer, inner, size, size), np.float32) * np.float32(deviation)
         bias = self.constant(np.zeros(outer, np.float32))
@@ -95,7 +95,7 @@ class _Builder:
         return self.node("Conv", x, self.constant(weight), bias, strides=[stride] * 2, pads=pads)
 
     def block(self, x: str, inner: int, middle: int, stride: int) -> str:
-        """A bottleneck block."""
+        """Add a bottleneck block."""
         y = self.node("Relu", self.convolution(x, inner, middle, 1))
         y = self.node("Relu", self.convolution(y, middle, middle, 3, stride))
         y = self.convolution(y, middle, 4 * middle, 1, gain=_BRANCH_GAIN)
@@ -111,7 +111,7 @@ class _Builder:
 
 
 def build_resnet50(path: Path, side: int = 224, classes: int = 1000) -> Path:
-    """Write a ResNet50 with random weights and a dropout before the classifier, as `oodscreen export` writes files.
+    """Write a ResNet50 with random weights and dropout before the classifier, in the format of `oodscreen export`.
 
     Args:
         path: path of the file.
@@ -167,9 +167,9 @@ def make_images(shape: tuple[int, int, int], rows: int, seed: int = 0) -> NDArra
 
 
 def write_images(contract: ModelContract, rows: int, folder: Path) -> Path:
-    """A folder with one shard of `rows` encoded images; 32 different images repeat.
+    """Write a shard of `rows` encoded images, which repeat 32 different images, and return its folder.
 
-    Networks that resize get JPEG photographs of 500 x 375 pixels, the others PNG images of their own size.
+    For networks that resize, the images are JPEG photographs of 500 x 375 pixels; else PNG images of the input size.
     """
     resizes = contract.resize.method != "none"
     shape = (*_PHOTOGRAPH, contract.channels) if resizes else contract.image_shape

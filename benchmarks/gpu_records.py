@@ -1,6 +1,6 @@
-"""Records of `benchmarks.gpu`: one for each check or measurement, written at once, so that a killed part keeps them.
+"""Records of `benchmarks.gpu`: one for each check or measurement, written immediately, in case the part is killed.
 
-In: values, or an exception. Out: lines of JSON. A check that fails, for any reason, does not end the others.
+In: values, or an exception. Out: lines of JSON. A failed check does not end the other checks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Record:
         name: name of the check or measurement.
         passed: whether the check passed; None for a measurement without a limit.
         values: figures, by name with their unit.
-        error: why the check or measurement failed; "" if it did not.
+        error: the reason why the check or measurement failed; "" if it did not fail.
     """
 
     part: str
@@ -38,7 +38,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Setup:
-    """What every part reads.
+    """Values that every part reads.
 
     Attributes:
         models: path of the exported file of each network, by name.
@@ -57,7 +57,7 @@ class Recorder:
     Args:
         part: name of the part.
         file: file to which lines of JSON are appended.
-        seconds: time of the part; `seconds_left` counts down from it.
+        seconds: time limit of the part in seconds.
     """
 
     def __init__(self, part: str, file: Path, seconds: float) -> None:
@@ -85,7 +85,7 @@ class Recorder:
 
     @contextmanager
     def attempt(self, network: str, name: str) -> Iterator[None]:
-        """Record an exception in the block as a failed check, and go on after the block."""
+        """Record an exception in the block as a failed check, and continue after the block."""
         try:
             yield
         except Exception as error:  # noqa: BLE001  one failed check must not end the others

@@ -1,4 +1,4 @@
-"""The table of the results of `benchmarks.gpu`, in Markdown: for standard output, and for docs/performance.md.
+"""Format the results of `benchmarks.gpu` as a Markdown table, for standard output and for docs/performance.md.
 
 In: the results as JSON values. Out: text.
 """
@@ -54,7 +54,7 @@ def gpu_table(result: dict[str, Any]) -> str:
 
 
 def _fastest(found: dict[tuple[str, str], Any], network: str, way: str) -> float | None:
-    """Row-passes per second of the faster layout, in float32."""
+    """Row-passes per second of the faster layout of the axes, in float32."""
     speeds = [
         values["per_second"]
         for (name, record), values in found.items()

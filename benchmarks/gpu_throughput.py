@@ -1,7 +1,7 @@
 """Speeds of `benchmarks.gpu`: T passes, the exported file looped, decoding, and the cost of new batch sizes.
 
 In: a `Setup`. Out: records with images per second. The number of images grows until a measurement takes long enough,
-so that the same code fits a GPU and two cores.
+so that the same code can be used on a GPU and on two cores.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def measure_speed(run: Callable[[int], None], seconds: float, batch: int, least:
     """Images per second of `run(rows)`.
 
     Args:
-        run: runs a number of rows.
-        seconds: the rows grow until they take a third of this time or more; then they run once more.
-        batch: above this number, the rows are a multiple of it, so that no batch is smaller than the others.
+        run: function that runs a given number of rows.
+        seconds: the number of rows grows until a run takes at least a third of this time; this number is measured.
+        batch: a number of rows above `batch` is a multiple of `batch`, so that all batches have the same size.
         least: first number of rows.
     """
     rows = min(least, batch)
@@ -70,7 +70,7 @@ def measure_speed(run: Callable[[int], None], seconds: float, batch: int, least:
 
 
 def throughput(setup: Setup, recorder: Recorder) -> None:
-    """Images per second at each T, from images in the host's memory, and row-passes per second of a loop."""
+    """Measure images per second at each T, from images in host memory, and row-passes per second of a loop."""
     share = recorder.seconds_left / (len(DESCRIPTIONS) * (len(PASSES) + 2)) / 3
     for name in DESCRIPTIONS:
         model = read_model(setup.models[name])
@@ -132,7 +132,7 @@ def _loop_speed(
 
 
 def costs(setup: Setup, recorder: Recorder) -> None:
-    """Seconds of the first run with a new number of rows, and of the last, odd batch, beside later runs."""
+    """Measure first runs with a new number of rows, and a smaller last batch, in comparison with later runs."""
     for name in DESCRIPTIONS:
         with recorder.attempt(name, "new batch size"):
             recorder.require_time()
@@ -157,7 +157,7 @@ def _seconds(function: Callable[[], object]) -> float:
 
 
 def runs(setup: Setup, recorder: Recorder) -> None:
-    """`oodscreen run` from encoded images to results, the speed of decoding alone, and which stage takes longest."""
+    """Measure `oodscreen run` from encoded images to results, decoding alone, and the stage that takes longest."""
     share = recorder.seconds_left / len(DESCRIPTIONS) / 4
     for name in DESCRIPTIONS:
         with recorder.attempt(name, "oodscreen run"):
@@ -201,7 +201,7 @@ def runs(setup: Setup, recorder: Recorder) -> None:
 
 
 def _decode_speed(setup: Setup, model: ExportedModel, seconds: float) -> dict[str, Any]:
-    """Images per second of decoding on all cores."""
+    """Images per second when only decoding, on all cores."""
     config = RunConfig()
     folder = write_images(model.contract, 256, setup.scratch / f"decode-{model.path.stem}")
     shards, _ = find_shards(str(folder))

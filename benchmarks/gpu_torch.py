@@ -1,7 +1,7 @@
 """PyTorch's loop over T stochastic passes, with the networks of `benchmarks.gpu` and random weights.
 
-In: a `Setup`. Out: records with row-passes per second: eager, with the axes that convolutions prefer, and compiled. The
-batch stays on the device, and dropout is on. Where PyTorch is missing, one record says so.
+In: a `Setup`. Out: records with row-passes per second: eager, with the axes in channels-last order, and compiled. The
+batch stays on the device, and dropout is on. If PyTorch is not installed, one record contains this fact.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from screen.input.images import batch_rows
 
 
 def torch_loops(setup: Setup, recorder: Recorder) -> None:
-    """Row-passes per second of each network in each way of running it."""
+    """Measure row-passes per second of each network: eager, channels last, and compiled."""
     if importlib.util.find_spec("torch") is None:
         recorder.add("", "PyTorch", None, note="PyTorch is not installed: its loops were not measured")
         return
@@ -30,7 +30,7 @@ def torch_loops(setup: Setup, recorder: Recorder) -> None:
     torch.manual_seed(0)
     recorder.add("", "PyTorch", None, version=torch.__version__)
     share = recorder.seconds_left / (5 * len(DESCRIPTIONS)) / 3
-    for compiled in (False, True):  # compiling takes longest, so it is last
+    for compiled in (False, True):  # the compiled network is last, because compiling takes longest
         for name in DESCRIPTIONS:
             contract = read_model(setup.models[name]).contract
             size = batch_rows(RunConfig(), contract)
@@ -55,9 +55,9 @@ def torch_loops(setup: Setup, recorder: Recorder) -> None:
 
 
 def _loop(network: Any, images: Any, layout: str, whole: bool) -> Callable[[int], None]:
-    """A function that runs as many passes over the batch as give a number of row-passes.
+    """A function that runs a given number of row-passes over the batch.
 
-    With `whole`, each pass has the whole batch, because each number of rows would be compiled separately.
+    With `whole`, each pass has the whole batch, because PyTorch would compile each number of rows separately.
     """
     import torch
 
@@ -110,7 +110,7 @@ def _article(nn: Any) -> Any:
 
 
 def _residual(nn: Any, branch: Any, shortcut: Any = None, last: Any = None) -> Any:
-    """`last(shortcut(x) + branch(x))`."""
+    """A module that computes `last(shortcut(x) + branch(x))`."""
 
     class Residual(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -31,7 +31,7 @@ class Card:
 
     Attributes:
         name: name of the card.
-        memory_mib: its memory, in MiB.
+        memory_mib: memory of the card, in MiB.
         driver: version of the driver.
     """
 
@@ -46,7 +46,7 @@ class Load:
 
     Attributes:
         busy: mean share of the time in which a kernel ran, 0 to 1; None without a card or without a sample.
-        memory_mib: largest used memory of the card, in MiB, of all processes; None likewise.
+        memory_mib: largest memory used by all processes on the card, in MiB; None without a card or without a sample.
     """
 
     busy: float | None = None
@@ -92,7 +92,7 @@ class _Nvml:
 
 
 def find_card(index: int = 0) -> Card | None:
-    """The card with an index; None if there is no driver or no such card."""
+    """The card with the given index; None if there is no driver or no card with this index."""
     try:
         return _Nvml(index).card()
     except OSError:

@@ -2,11 +2,11 @@
 
     python -m benchmarks.hostile [--model model.onnx] [--results FILE]
 
-Each file is screened by a run of its own, `oodscreen run`, together with a shard of one good image: every image of
-`tests/hostile_images.py`, every Parquet file of `tests/screen/test_hostile.py`, and larger ones of up to 16 MB. Images
-are resized, so that they are decoded whatever their size is. The cost of a file is the time of its run minus the median
-time of runs without a hostile file, and the peak memory of its process. The costs are written to
-`benchmarks/results/hostile.json`; the command ends with 1 if a run crashes, hangs or fails, or if a cost exceeds its
+The files are every image of `tests/hostile_images.py`, every Parquet file of `tests/screen/test_hostile.py`, and larger
+files of up to 16 MB. A separate `oodscreen run` screens each file, together with a shard of one good image. Images are
+resized, so that images of all sizes are decoded. The cost of a file is the time of the run minus the median time of
+runs without a hostile file, and the peak memory of the process. The costs are written to
+`benchmarks/results/hostile.json`; the exit code is 1 if a run crashes, hangs or fails, or if a cost exceeds its
 limit.
 """
 
@@ -37,13 +37,13 @@ RESULTS = Path(__file__).parent / "results" / "hostile.json"
 _OODSCREEN = Path(sys.executable).with_name("oodscreen")
 
 LIMIT_SECONDS, LIMIT_MIB = 10.0, 1536
-"""Maximum cost of a file of up to 16 MB: seconds above a run without it, and peak memory of the process in MiB."""
+"""Maximum cost of a file of up to 16 MB: additional seconds of a run, and peak memory of the process in MiB."""
 
 _EMPTY_RUNS = 7
 """Number of runs without a hostile file."""
 
 _SECONDS = 300
-"""Time limit of a run in seconds, after which it hangs."""
+"""Time limit of a run in seconds; a run that takes longer counts as hanging."""
 
 _LAUNCHER = """
 import json, os, signal, sys, time
@@ -54,7 +54,7 @@ signal.alarm(int(sys.argv[1]))
 _, status, usage = os.wait4(child, 0)
 print(json.dumps([time.monotonic() - started, os.waitstatus_to_exitcode(status), usage.ru_maxrss]), file=sys.stderr)
 """
-"""A small process that starts a run, because the peak memory of a process includes that of the one that started it."""
+"""Script of a small process that starts a run; the peak memory of a process includes that of its parent."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class Cost:
     """The cost of a run.
 
     Attributes:
-        bytes: size of the hostile image or shard; 0 if it is no regular file.
-        seconds: wall time, above the median of runs without a hostile file.
+        bytes: size of the hostile image or shard; 0 if it is not a regular file.
+        seconds: wall time minus the median of runs without a hostile file.
         peak_mib: peak memory of the process in MiB.
         exit_code: exit code; negative for a signal.
-        statuses: number of rows per status, without the good shard.
+        statuses: number of rows per status, without the rows of the good shard.
     """
 
     bytes: int
@@ -77,15 +77,15 @@ class Cost:
 
     @property
     def is_within_limits(self) -> bool:
-        """Whether the run ended as it must, in time and with little memory."""
+        """Whether the run ended with the expected exit code, within the limits of time and memory."""
         return self.exit_code in (0, 2, 3) and self.seconds <= LIMIT_SECONDS and self.peak_mib <= LIMIT_MIB
 
 
 def measure(model: Path, folder: Path, size: int, empty_seconds: float = 0.0) -> Cost:
-    """Screen the folder `in` of a folder in a process of its own.
+    """Screen the subfolder `in` of a folder in a separate process.
 
     Raises:
-        AssertionError: the run failed in a way that nothing explains.
+        AssertionError: the run failed for an unknown reason.
     """
     options = ["-T", "1", "--device", "cpu", "--json"]
     if (folder / "images").exists():
@@ -109,7 +109,7 @@ Case = tuple[str, str, Callable[[Path], int]]
 
 
 def cases() -> Iterator[Case]:
-    """Every hostile file."""
+    """Kind, name and writer of every hostile file."""
     good = valid_images()[0]
     for name, case in CASES.items():
 
@@ -151,7 +151,7 @@ def _size(folder: Path) -> int:
 
 
 def prepare(work: Path, number: int) -> Path:
-    """A new folder with a shard of one good image in its folder `in`."""
+    """Create a folder with a shard of one good image in its subfolder `in`."""
     folder = work / str(number)
     write_shard(folder / "in" / "good.parquet", [valid_images()[0]])
     return folder

@@ -25,13 +25,13 @@ SIZE = 2**24
 
 
 def _scans(*, progressive: bool) -> bytes:
-    """A JPEG of as many scans as 16 MB hold."""
+    """A JPEG with the maximum number of scans that fit into 16 MB."""
     few, more = (len(jpeg_scans(count, progressive=progressive)) for count in (0, 1))
     return jpeg_scans((SIZE - few) // (more - few), progressive=progressive)
 
 
 def _fill(start: bytes, part: bytes, end: bytes = b"") -> bytes:
-    """`part` as often as it fits between `start` and `end` into 16 MB."""
+    """`start`, `part` repeated to fill 16 MB, and `end`."""
     return start + part * ((SIZE - len(start) - len(end)) // len(part)) + end
 
 
@@ -98,7 +98,7 @@ def _write(path: Path, column: pa.Array, **options: Any) -> None:
 
 
 def _state_rows(path: Path, count: int, *, in_pages: bool) -> None:
-    """A shard of 77 rows whose footer, and optionally page header, state another count."""
+    """A shard of 77 rows with another row count in the footer, and optionally in the page header."""
     images = pa.array([valid_images()[row % 6] for row in range(77)])
     pq.write_table(pa.table({"image": images}), path, use_dictionary=False, write_statistics=False, store_schema=False)
     data = path.read_bytes()
@@ -113,7 +113,7 @@ def _state_rows(path: Path, count: int, *, in_pages: bool) -> None:
 
 
 def _many_row_groups(path: Path) -> None:
-    """A file of row groups of one row."""
+    """A shard with many row groups of one row."""
     schema = pa.schema([("image", pa.binary())])
     with pq.ParquetWriter(path, schema, write_statistics=False, store_schema=False) as file:
         table = pa.table({"image": [b""]}, schema=schema)

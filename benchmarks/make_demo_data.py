@@ -1,4 +1,4 @@
-"""Cut the demo's MNIST subset from full MNIST shards.
+"""Write the MNIST subset of `oodscreen demo`, from full MNIST shards.
 
     python benchmarks/make_demo_data.py [DATA]
 

@@ -1,4 +1,4 @@
-"""The article's network on full MNIST, end to end: train, export, screen the 10,000 test images.
+"""Measure the article's network on full MNIST, end to end: train, export, screen the 10,000 test images.
 
     python -m benchmarks.mnist [--data DIR] [--work DIR] [--epochs N]
 

@@ -1,6 +1,6 @@
 """Edit bytes at random, and draw mutations of the images of `tests/hostile_images.py`.
 
-In: a number and a seed. Out: the mutations; the same seed gives the same ones.
+In: a number and a seed. Out: the mutations; the same seed gives the same mutations.
 """
 
 from __future__ import annotations

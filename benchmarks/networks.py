@@ -1,7 +1,7 @@
 """Four networks with random weights, for measurements of cost.
 
-Their dropout is the textbooks' `MCDropout`, a subclass that calls its parent with `training=True`, because
-`model.predict` of Keras 3 always disables a plain Dropout.
+Their dropout layer is `MCDropout`, a subclass of Dropout that is always called with `training=True`, because
+`model.predict` of Keras 3 disables a plain Dropout layer.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _fit_batch_statistics(model: Any) -> None:
 
 
 def export_article(path: Path, resize: str = "none") -> Path:
-    """Export the untrained article network in a separate process, so that this one does not import TensorFlow."""
+    """Export the untrained article network in a separate process, so that the caller does not import TensorFlow."""
     command = [sys.executable, "-m", "benchmarks.networks", str(path), resize]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     return path

@@ -27,19 +27,19 @@ REVIEW_RATE = 0.02
 KNOWN = ("reference", "held", "test")
 """Files of in-distribution rows; the other files are out-of-distribution sets."""
 _LOGITS_ERROR = 1e-3
-"""Maximum difference of logits from those of the last layer, relative to the largest logit."""
+"""Maximum difference of the given logits from those of the last layer, relative to the largest logit."""
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What the network computes of the rows of one set.
+    """Features and logits of the rows of one set.
 
     Attributes:
         features: `[N, F]`, input of the last layer.
         logits: `[N, C]`.
-        labels: `[N]`, int64; None for every set but the reference rows.
+        labels: `[N]`, int64; None for all sets except the reference rows.
     """
 
     features: Floats
@@ -60,7 +60,8 @@ def read_network(folder: Path) -> NetworkRows:
     """The last layer of a network and its rows by set.
 
     Raises:
-        InputRefused: a file or array is missing, shapes do not fit together, or logits are not those of the last layer.
+        InputRefused: a file or array is missing, shapes do not fit together, or logits do not match
+            the features and the last layer.
     """
     layer = _read_arrays(folder / "weights.npz", ("weight", "bias"))
     weight, bias = layer["weight"].astype(np.float32), layer["bias"].astype(np.float32)
@@ -94,7 +95,7 @@ def _read_arrays(path: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
 
 
 def _check(rows: Rows, weight: Floats, bias: Floats, path: Path) -> None:
-    """Refuse rows of which the logits are not those of the last layer, because detectors use either."""
+    """Raise an error if logits do not match the features and the last layer; detectors use both."""
     shapes = f"features {rows.features.shape}, logits {rows.logits.shape}, weight {weight.shape}, bias {bias.shape}"
     count, (classes, size) = len(rows.features), weight.shape
     fits = rows.features.shape == (count, size) and rows.logits.shape == (count, classes) and bias.shape == (classes,)

@@ -1,4 +1,4 @@
-"""Detection by another library's detectors, pytorch-ood's, on features and logits that this project computes.
+"""Measure the detectors of the library pytorch-ood on features and logits that this project computes.
 
     pip install 'oodscreen[peers]'
     python -m benchmarks.colour [--work DIR]
@@ -9,9 +9,9 @@ although the detectors run on the CPU.
 
 In: the files of `benchmarks.peer_files` in WORK/peers/, written by `benchmarks.colour`. Each detector has the
 library's default hyperparameters, or those of its paper where the library has no default, and is fitted on the
-reference rows alone. This holds for KL matching and temperature scaling too, which their papers fit on held-out rows.
-Logits are given in double precision: in single precision, many confident rows have a softmax of exactly 1, and so equal
-scores.
+reference rows alone. KL matching and temperature scaling, which are fitted on held-out rows in their papers, are also
+fitted on the reference rows. Logits are given in double precision: in single precision, many confident rows have a
+softmax of exactly 1, and therefore equal scores.
 Out: benchmarks/results/peers.json: AUROC, FPR95 and the share flagged for each network, detector and set; `error` for
 a detector that failed; and the library's detectors that were left out, with the reasons. The metrics and the rank of
 the threshold are those of `benchmarks.colour`.
@@ -39,7 +39,7 @@ from screen.review.evaluate.metrics import separate
 
 RESULT = Path(__file__).parent / "results" / "peers.json"
 BATCH = 1000
-"""Rows that a detector scores at once; DICE needs rows x classes x features x 4 bytes."""
+"""Maximum rows that a detector scores in one call; DICE needs rows x classes x features x 4 bytes."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Peer:
     Attributes:
         name: name in the results.
         kind: name of its class in `pytorch_ood.detector`.
-        reads: input that it is fitted on and scores.
-        make: builds it from its class and the last layer.
+        reads: input on which the detector is fitted, and which it scores.
+        make: function that builds the detector from its class and the last layer.
     """
 
     name: str
@@ -70,7 +70,7 @@ class LastLayer:
         self.linear.weight.copy_(torch.from_numpy(rows.weight))
         self.linear.bias.copy_(torch.from_numpy(rows.bias))
         self.on_maps = torch.nn.Sequential(torch.nn.Flatten(1), self.linear)
-        # As in ViM's original code from 768 features on; of fewer features, 512 dimensions leave no or little residual.
+        # As in ViM's original code for 768 features or more; with fewer, 512 dimensions leave little or no residual.
         self.principal = 1000 if features >= 2048 else 512 if features >= 768 else features // 2
 
 
@@ -126,7 +126,7 @@ LEFT_OUT = {
     "RankFeat": "removes the first singular vector from a feature map, which features without positions do not have",
     "WeightedEBO": "needs weights of the classes that are learned with a loss of its own",
 }
-"""Detectors of the library that the features, the logits and the last layer are not enough for, with the reasons."""
+"""Detectors of the library that need more than the features, the logits and the last layer, with the reasons."""
 
 
 def measure_network(rows: NetworkRows) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def measure_detector(peer: Peer, layer: LastLayer, sets: Mapping[str, Rows]) -> 
         fitted = fit(peer, layer, sets["reference"])
         found["hyperparameters"] = fitted.get_hyperparameters()
         scores = {name: score(peer, fitted, rows) for name, rows in sets.items() if name != "reference"}
-    except Exception as error:  # noqa: BLE001  a library of many authors raises many types
+    except Exception as error:  # noqa: BLE001  the detectors raise many types of exceptions
         return {**found, "error": f"{type(error).__name__}: {error}"}
     return {**found, **compare(scores)}
 
@@ -226,7 +226,7 @@ def main() -> None:
     folders = sorted(path.parent for path in (parser.parse_args().work / "peers").glob("*/weights.npz"))
     if not folders:
         raise InputRefused(
-            f"{parser.parse_args().work / 'peers'} holds no network.",
+            f"{parser.parse_args().work / 'peers'} contains no network.",
             wanted="folders with weights.npz",
             next_step="run `python -m benchmarks.colour` with the same --work",
         )

@@ -1,10 +1,10 @@
-"""How often the export warns about a wrong pixel scaling, on small networks that are trained here.
+"""Count the warnings of the export about a wrong pixel scaling, on small networks that are trained here.
 
     python -m benchmarks.pixel_scale [--data DIR] [--models DIR]
 
 In: DATA, folders of Parquet shards; MODELS, a folder with the CIFAR-10 networks of `benchmarks.colour_networks`. Out:
 benchmarks/results/pixel_scale.json: for each network its accuracy in training, the measures of `export.proof.scale`
-under the scaling of the training and under a scaling that is wrong by about 255, and the warnings.
+under the scaling of the training and under a scaling that is wrong by a factor of about 255, and the warnings.
 
 The limits of `export.proof.scale` were chosen on the networks of `CHOOSING` and MODELS; the `REPORTED` networks differ
 in data and layers.
@@ -44,25 +44,25 @@ SCALINGS = {
 
 _ROWS = 6000
 _STEPS = 200
-"""Batches of 64 images in the training of a network."""
+"""Number of batches, of 64 images each, in the training of a network."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One network.
+    """Measurements of one network.
 
     Attributes:
         group: `choosing` or `reported`.
-        name: data and layers.
+        name: data and layers of the network.
         scaling: scaling in training, a key of `SCALINGS`.
         accuracy: accuracy on the training images, without dropout.
         normalized: whether the network has BatchNormalization.
         right: gain of the first BatchNormalization, else spread of the logits, under the scaling of the training.
-        wrong: the same under a scaling that is wrong by about 255.
+        wrong: the same measure as `right` under a scaling that is wrong by a factor of about 255.
         warned_right: whether the export warns under the scaling of the training.
-        warned_wrong: whether it warns under the wrong scaling.
-        warned_near: whether it warns under a scaling that differs by a factor near 2: 0..1 instead of -1..1, or -1..1
-            instead of 0..1; None for other networks.
+        warned_wrong: whether the export warns under the wrong scaling.
+        warned_near: whether the export warns under a scaling that differs by a factor near 2: 0..1 instead of -1..1, or
+            -1..1 instead of 0..1; None for other networks.
     """
 
     group: str

@@ -9,7 +9,7 @@ In: DATA/mnist/{train,valid,test}; the network of `benchmarks.detection`, seed 1
                test rows, and for several copies of their shards, so that start-up hardly matters.
   distance     the same run with and without a calibration; MobileNetV2's engine with and without a reference set.
 
-The process runs in an installation without extras, because pyarrow imports pandas if it is installed.
+The process runs in an installation without extras, because pyarrow imports pandas if pandas is installed.
 
 --only-review-rates measures the review rate again, and keeps all other parts of the result.
 """
@@ -65,7 +65,7 @@ def calibrate(model: Path, data: Path, work: Path, rate: float, passes: int) -> 
 
 
 def install(work: Path) -> Path:
-    """Install oodscreen in a separate environment, which compiles it as for a user; returns its command."""
+    """Install oodscreen in a separate environment, with compiled modules as for a user; returns the command."""
     project, home = Path(__file__).parents[1], work / "plain-install"
     venv.create(home, with_pip=True, clear=True)
     with TemporaryDirectory() as folder:  # a build writes files into the source folder
@@ -109,7 +109,7 @@ def measure_review_rates(model: Path, data: Path, work: Path) -> list[dict[str, 
 
 
 def measure_adaptive(command: Path, model: Path, data: Path, work: Path) -> list[dict[str, Any]]:
-    """Compare full runs with early exit at two review rates, flagged by a calibration or by the entropy alone."""
+    """Compare full runs with early exit, at two review rates, with flags by a calibration or by the entropy alone."""
     test = data / "mnist" / "test"
     many = copy_shards(test, work / "many")
     measured = []
@@ -196,7 +196,7 @@ def measure_mobilenet(work: Path) -> dict[str, float]:
 
 
 def measure_processes(model: Path, data: Path, work: Path) -> dict[str, Any]:
-    """Early exit and the cost of distances, and how they were measured."""
+    """Measure early exit and the cost of distances; the result includes the settings of the measurement."""
     command = install(work)
     return {
         "adaptive": measure_adaptive(command, model, data, work),

@@ -1,4 +1,4 @@
-"""Measure the verification of exports: false refusals, distribution of the p-values, and faults that it finds.
+"""Measure the verification of exports: false refusals, distribution of the p-values, and found faults.
 
 In: networks that this script builds. Out: `benchmarks/results/proof.json`. Ten networks are exported once, five of them
 with saturated outputs; then the verification runs with other seeds of the test images, of Keras and of onnxruntime,
@@ -39,14 +39,14 @@ RESULTS = Path(__file__).parent / "results" / "proof.json"
 
 @dataclass(frozen=True)
 class Exported:
-    """A correct export: what `verify_model` takes."""
+    """A correct export, as the arguments of `verify_model`."""
 
     subject: Subject
     reference: Reference
 
 
 def export_subject(model: Any, folder: Path, **options: Any) -> Exported:
-    """Export a Keras model, and keep the arguments of its verification; variants are written to the folder."""
+    """Export a Keras model to a folder, and return the arguments of its verification."""
     taken: list[Any] = []
 
     def keep(subject: Subject, reference: Reference, **others: Any) -> Any:
@@ -117,7 +117,7 @@ NETWORKS: Mapping[str, Callable[[Any], Any]] = {**SATURATED, **OTHERS}
 
 
 def leave_out(model: onnx.ModelProto, site: str) -> None:
-    """The nodes behind the site read its input."""
+    """Fault: the nodes after the site read the input of the site."""
     node = _node(model, site)
     for other in model.graph.node:
         for index, name in enumerate(other.input):
@@ -126,18 +126,18 @@ def leave_out(model: onnx.ModelProto, site: str) -> None:
 
 
 def raise_rate(model: onnx.ModelProto, site: str) -> None:
-    """The rate is 0.05 higher, or lower if it is above 0.5."""
+    """Fault: the rate is 0.05 higher, or 0.05 lower if the rate is above 0.5."""
     rate = next(attribute for attribute in _node(model, site).attribute if attribute.name == "rate")
     rate.f += 0.05 if rate.f <= 0.5 else -0.05
 
 
 def share_rows(model: onnx.ModelProto, site: str) -> None:
-    """All rows of a batch have the mask of the first row."""
+    """Fault: all rows of a batch have the mask of the first row."""
     _share(model, site, axis=0)
 
 
 def share_axis(model: onnx.ModelProto, site: str) -> None:
-    """All positions along the first axis with own values have one mask."""
+    """Fault: all positions along the first axis with separate masks have the same mask."""
     node = _node(model, site)
     own = next((list(one.ints) for one in node.attribute if one.name == "noise_axes"), None)
     _share(model, site, axis=1 if own is None else own.index(1, 1))
@@ -152,7 +152,7 @@ FAULTS: Mapping[str, Callable[[onnx.ModelProto, str], None]] = {
 
 
 def planted(exported: Exported, fault: Callable[[onnx.ModelProto, str], None], site: str) -> Subject:
-    """The graph with a fault at one site."""
+    """A copy of the graph with a fault at one site."""
     graph = onnx.ModelProto()
     graph.CopyFrom(exported.subject.model)
     fault(graph, site)
@@ -164,7 +164,7 @@ def _node(model: onnx.ModelProto, site: str) -> onnx.NodeProto:
 
 
 def _share(model: onnx.ModelProto, site: str, axis: int) -> None:
-    """Draw for the first position of an axis alone, in a function of the site's own."""
+    """Draw the mask only for the first position of an axis, in a separate function of the site."""
     node = _node(model, site)
     function = onnx.FunctionProto()
     function.CopyFrom(next(one for one in model.functions if one.name == node.op_type))
@@ -186,10 +186,10 @@ def _share(model: onnx.ModelProto, site: str, axis: int) -> None:
 
 
 def run(subject: Subject, reference: Reference, seed: int) -> tuple[Count, ...] | None:
-    """The counts of one verification with a seed below 10^6; None if it refuses the graph."""
+    """The counts of one verification with a seed below 10^6; None if the verification refuses the graph."""
     from export.runtime import onnxruntime
 
-    # Sessions of one process draw the same numbers unless onnxruntime gets another seed.
+    # Sessions of one process draw the same numbers unless another seed is set in onnxruntime.
     onnxruntime.set_seed(int(np.random.default_rng(seed).integers(2**31 - 2)))
     try:
         return verify_model(subject, reference, seed=seed).counts

@@ -1,14 +1,14 @@
-"""Whether the flag rate of fresh rows is within the interval of a calibration, over random halvings.
+"""Count how often the flag rate of fresh rows is within the interval of a calibration, over random halvings.
 
 In: scores of in-distribution rows that are in no reference set. Out: for each target rate and each of two orders, how
 often the number of flags is within the interval.
 
-An order divides the rows that calibrate into a fitting and a calibration set. Both orders have the same halves:
+An order divides the rows for the calibration into a fitting and a calibration set. Both orders have the same halves:
 
-  digest order  The order of `calibrate`, by the digests of the images. It is one order for all halvings, which are
-                therefore not independent of it.
-  own order     A random order for each halving, drawn after the halves; equal images stay together. The rows of the
-                halving are then divided at random, for which the interval is exact if scores have no ties.
+  digest order  The order of `calibrate`, by the digests of the images. All halvings have this order, and are therefore
+                not independent of the order.
+  own order     A random order for each halving, drawn after the halves; equal images stay together. The rows are then
+                divided at random, and the interval is exact if scores have no ties.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def count_review_rates(scores: Scores, digests: NDArray[np.uint64], halvings: in
     Args:
         scores: scores of each detector of `DETECTORS`, `[N]`.
         digests: digests of the images, `[N]`.
-        halvings: number of halvings; each is its own seed.
+        halvings: number of halvings; the number of a halving, from 0, is its seed.
 
     Returns:
         For each target rate and each order, the number of halvings within the interval (`inside`) and the mean share
@@ -83,7 +83,7 @@ def score_halves(
 
     Args:
         scores: scores of each detector of `DETECTORS`, `[N]`.
-        one: rows that calibrate.
+        one: rows for the calibration.
         other: fresh rows.
         keys: keys whose order divides `one` into a fitting and a calibration set.
     """
@@ -97,7 +97,7 @@ def score_halves(
 def flag_interval(known: int, fresh: int, rate: float) -> tuple[float, float]:
     """Central interval, of the level `LEVEL`, of the number of flags among fresh rows.
 
-    The number has a beta-binomial distribution, in which the threshold and the number of flags both vary.
+    The number has a beta-binomial distribution, because both the threshold and the flags are random.
 
     Args:
         known: number of calibration scores.

@@ -7,7 +7,7 @@ In: DATA/mnist, DATA/cifar10_jpeg, DATA/imagenet_sample_jpeg; the networks of `b
   workers  `--engine ray` with one and with two workers of one thread, and the local engine with one thread; time from
            the first ready worker to the last shard, without start-up.
   small    `oodscreen run` over 10,000 shards of 20 rows, and over the same rows in 20 shards.
-  lost     two workers, one of them killed (SIGKILL) half-way: seconds, and whether the files are the same.
+  lost     two workers, one of them killed (SIGKILL) half-way: seconds, and whether the results are identical.
   stages   core seconds and bytes per image of each stage, with one thread, for the estimate of a billion images.
 
 Out: benchmarks/results/scale.json, the source of the tables in docs/, and scale.svg.
@@ -52,12 +52,12 @@ ASSUMED: dict[str, Any] = {
     "rows_a_shard": 100_000,
     "night_hours": 8,
 }
-"""Assumptions of the estimate. The GPU's speed is not measured: it is a third of the 31.2 TFLOP/s in float32 that
-NVIDIA's data sheet gives for an A10."""
+"""Assumptions of the estimate. The speed of the GPU was not measured: the assumed speed is a third of the 31.2 TFLOP/s
+in float32 in NVIDIA's data sheet of the A10."""
 
 
 class _Timed(LogLines):
-    """Records the start of the run and the end of its last shard, in seconds of `time.perf_counter`."""
+    """Listener that records the start of the run and the end of its last shard, in seconds of `time.perf_counter`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,20 +72,20 @@ class _Timed(LogLines):
         self.began = time.perf_counter()
 
     def advanced(self, rows: int, flagged: int | None = None) -> None:
-        """Count rows, and set `half` once half of them are scored."""
+        """Count rows, and set `half` once half of the rows are scored."""
         super().advanced(rows)
         self.rows += rows
         if 2 * self.rows >= self._all:
             self.half.set()
 
     def finished(self, shard: WrittenShard) -> None:
-        """Record the end of the shard; the last one remains."""
+        """Record the end of the shard; the end of the last shard remains recorded."""
         super().finished(shard)
         self.ended = time.perf_counter()
 
 
 def measure_run(model: Path, shards: Path, output: Path, workers: int, kill: bool) -> dict[str, Any]:
-    """Measure one run in this process, with `workers` on Ray, or with the local engine for 0."""
+    """Measure one run in this process, with `workers` workers on Ray, or with the local engine if `workers` is 0."""
     from screen.cluster.connect import open_cluster
     from screen.config import RunConfig
     from screen.run.runner import run_screening
@@ -106,7 +106,7 @@ def measure_run(model: Path, shards: Path, output: Path, workers: int, kill: boo
 
 
 def _kill_a_worker(when: threading.Event) -> None:
-    """Kill one of this process's busy workers once `when` is set."""
+    """Kill one of the busy workers of this process once `when` is set."""
     when.wait()
     while True:
         for process in Path("/proc").iterdir():
@@ -194,7 +194,7 @@ def lose_worker(data: Path, work: Path) -> dict[str, Any]:
 
 
 def sample_shard(name: str, data: Path, folder: Path) -> Path:
-    """Write a shard of real images of the network's domain; the run resizes photographs."""
+    """Write a shard of real images of the kind that the network classifies; the run resizes photographs."""
     sources = {"article": "mnist/test", "mobilenet": "imagenet_sample_jpeg", "blocks": "cifar10_jpeg"}
     rows, paths = _SAMPLE[name], sorted((data / sources[name]).rglob("*.parquet"))
     table = pa.concat_tables([pq.read_table(path, columns=["image"]) for path in paths])
@@ -265,7 +265,7 @@ def measure_stages(name: str, data: Path, work: Path) -> dict[str, Any]:
 
 
 def _cpu_seconds(work: Callable[[], Any]) -> float:
-    """CPU seconds of this process for `work`: the minimum of `_REPEATS` calls after a warm-up."""
+    """CPU seconds of this process for a call of `work`: the minimum of `_REPEATS` calls after a warm-up."""
     work()
     taken = []
     for _ in range(_REPEATS):

@@ -1,15 +1,15 @@
-"""Draw mutations of small Parquet shards, each with the rows that a run may still score.
+"""Draw mutations of small Parquet shards, each with the rows that a run is still allowed to score.
 
-In: a number and a seed. Out: `MutatedShard`s of five kinds; the same seed gives the same ones.
+In: a number and a seed. Out: `MutatedShard`s of five kinds; the same seed gives the same mutations.
 
-- `bytes`: edits anywhere, in the pages or in the footer.
+- `bytes`: edits of bytes anywhere, only in the pages, or only in the footer.
 - `row counts`: the footer, and in some shards the page headers too, state other row counts.
 - `page sizes`: the header of a page states another size in memory.
 - `dictionaries`: many rows refer to a dictionary of large entries that compress well.
 - `checksums`: bits of a page that has a checksum are changed.
 
-Row counts and sizes are found by their encoding in Thrift's compact protocol, so their values in the unmutated shards
-are ones that do not occur there by chance.
+Row counts and sizes are found by their encoding in Thrift's compact protocol. In the unmutated shards, they therefore
+have values that do not occur elsewhere in the file.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class MutatedShard:
     Attributes:
         data: the file.
         original: the file before the mutation.
-        trusted: positions of the rows that may have the status `ok`, with the scores that they have in `original`; None
-            if the mutation may change rows in a way that nothing can notice.
+        trusted: positions of the rows that are allowed to have the status `ok`, with the same scores as in `original`;
+            None if the mutation can change rows in a way that cannot be detected.
     """
 
     data: bytes
@@ -45,7 +45,7 @@ class MutatedShard:
 
 
 def mutate_shards(count: int, seed: int) -> dict[str, list[MutatedShard]]:
-    """Mutations of small shards by their kind; half of them are of the kind `bytes`."""
+    """Mutated small shards, by kind of mutation; half of the shards are of the kind `bytes`."""
     each = count // (2 * len(_OTHERS))
     drawn = {"bytes": draw(_edited(), count - each * len(_OTHERS), seed)}
     return drawn | {kind: draw(make(), each, seed) for kind, make in _OTHERS.items() if each}
@@ -114,7 +114,7 @@ def _edited() -> st.SearchStrategy[MutatedShard]:
 
 
 def encode_number(value: int) -> bytes:
-    """A number as Thrift's compact protocol has it: zigzag, then seven bits per byte."""
+    """A number in the encoding of Thrift's compact protocol: zigzag, then seven bits per byte."""
     value = value << 1 if value >= 0 else (-value << 1) - 1
     parts = bytearray()
     while value > 127:
@@ -124,7 +124,7 @@ def encode_number(value: int) -> bytes:
 
 
 def _read_number(data: bytes, start: int) -> tuple[int, int]:
-    """A number that is not negative, and the position behind it."""
+    """The non-negative number at a position, and the position after the number."""
     end = start
     while data[end] > 127:
         end += 1
@@ -156,7 +156,7 @@ def _join_footer(pages: bytes, footer: bytes) -> bytes:
 
 
 def _replace_some(data: bytes, old: bytes, new: bytes, chosen: Sequence[bool]) -> bytes:
-    """Replace the chosen ones of all places where `old` occurs."""
+    """Replace `old` at the chosen occurrences."""
     parts = data.split(old)
     assert len(parts) == len(chosen) + 1, f"{len(parts) - 1} places, wanted {len(chosen)}"
     joints = [new if here else old for here in chosen]
@@ -164,7 +164,7 @@ def _replace_some(data: bytes, old: bytes, new: bytes, chosen: Sequence[bool]) -
 
 
 def _with_other_row_counts() -> st.SearchStrategy[MutatedShard]:
-    """Row counts in the footer of the file (first), of the column and of the row group, and in the page header."""
+    """Shards with changed row counts of the file, the column or the row group in the footer, or in the page header."""
     images = pa.array([valid_images()[row % 6] for row in range(_ROWS)])
     structs = pa.StructArray.from_arrays([images], ["bytes"])
     options = {"use_dictionary": False, "write_statistics": False, "store_schema": False}
@@ -178,7 +178,7 @@ def _with_other_row_counts() -> st.SearchStrategy[MutatedShard]:
         pages, footer = _split_footer(data)
         old, new = encode_number(_ROWS), encode_number(count)
         footer = _replace_some(footer, _I64 + old, _I64 + new, in_footer)
-        if in_page:  # all numbers keep their length, so that the page stays where the footer says
+        if in_page:  # all numbers keep their length, so that the position of the page in the footer stays right
             new = new[: len(old)] if len(new) >= len(old) else bytes([new[0] | 128, 0])
             page = pages.index(_I32 + old)
             pages = pages[: page + 1] + new + pages[page + 1 + len(old) :]
@@ -192,7 +192,7 @@ def _with_other_row_counts() -> st.SearchStrategy[MutatedShard]:
 
 
 def _with_other_page_sizes() -> st.SearchStrategy[MutatedShard]:
-    """Sizes in the header of the only dictionary page or of the only data page of a shard."""
+    """Shards with a changed size in the header of the only dictionary page or of the only data page."""
     images = pa.array([valid_images()[row % 6] for row in range(_ROWS)])
     seeds = [write_shard(images, compression="zstd"), write_shard(images, compression="none")]
 
@@ -217,7 +217,7 @@ def _with_other_page_sizes() -> st.SearchStrategy[MutatedShard]:
 
 
 def _with_large_dictionaries() -> st.SearchStrategy[MutatedShard]:
-    """Entries of 1 KiB to 64 MiB, each of one byte many times, and 1 to 4,096 rows."""
+    """Shards of 1 to 4,096 rows with dictionary entries of 1 KiB to 64 MiB; each entry repeats one byte."""
 
     def make(entry: float, rows: float, entries: int) -> MutatedShard:
         values = pa.array([bytes([number]) * int(2**entry) for number in range(entries)])
@@ -230,7 +230,7 @@ def _with_large_dictionaries() -> st.SearchStrategy[MutatedShard]:
 
 
 def _with_wrong_checksums() -> st.SearchStrategy[MutatedShard]:
-    """Bits that are changed in the values of one row group of a shard without compression."""
+    """Shards without compression, with changed bits in the values of one row group."""
     images = pa.array(valid_images())
     tensors = pa.array([[row * 9] * 784 for row in range(6)], pa.list_(pa.uint8(), 784))
     options = {"compression": "none", "use_dictionary": False, "write_page_checksum": True, "row_group_size": 2}

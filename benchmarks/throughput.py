@@ -8,8 +8,9 @@ For each network (see `benchmarks.networks`) and T:
   (c) oodscreen: `oodscreen run` as a process, from Parquet to Parquet, start-up and decoding included;
   (d) floor: one trunk pass plus the bare matrix products of T heads (where the head has convolutions,
       T times the difference of a deterministic pass and the trunk).
-(a) and (b) are linear in T: a few passes are timed after a warm-up, and scaled. Each measurement runs in a separate
-process, which gives its peak memory. Then cost is measured for different numbers of rows and shard sizes.
+The times of (a) and (b) are linear in T: a few passes are timed after a warm-up, and the time is scaled to T. Each
+measurement runs in a separate process, so that its peak memory can be measured. Then the cost is measured for different
+numbers of rows and shard sizes.
 Out: benchmarks/results/throughput.json, the source of the table in docs/performance.md, and throughput.svg.
 """
 
@@ -76,7 +77,7 @@ def measure_onnxruntime(name: str, images: NDArray[np.uint8], model: Path, devic
 
 
 def measure_floor(name: str, images: NDArray[np.uint8], model: Path, device: str) -> dict[str, Any]:
-    """Seconds of one trunk pass, of one deterministic pass, and of the head's bare products."""
+    """Seconds of one trunk pass, of one deterministic pass, and of the bare matrix products of the head."""
     from export.contract.reader import read_model
     from export.graph.variants import with_rate
     from export.runtime import onnxruntime
@@ -201,7 +202,7 @@ _, status, usage = os.wait4(child, 0)
 print("\\n" + json.dumps([time.perf_counter() - started, usage.ru_maxrss / 1024]))
 sys.exit(os.waitstatus_to_exitcode(status))
 """
-"""Script that starts the measured process from a small one, because a child's peak memory includes its parent's."""
+"""Script of a small process that starts the measured process; peak memory includes that of the parent process."""
 
 
 def run_process(command: list[str]) -> tuple[str, float, float]:

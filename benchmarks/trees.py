@@ -1,9 +1,9 @@
-"""Screen random folders with links and with folders that may not be listed, and count what must be scored.
+"""Screen random folders with links and with folders that cannot be listed, and count the shards that must be scored.
 
     python -m benchmarks.trees model.onnx WORK [--trees 100] [--seed 0]
 
-A separate search, which does not use the screener's listing, tells how many shards a run must score and whether
-something cannot be listed. `benchmarks/fuzz.py` runs this module in a process that may not override permissions.
+A separate search, which does not use the screener's listing, counts the shards that a run must score and the folders
+and links that cannot be listed. `benchmarks/fuzz.py` runs this module in a process that cannot override permissions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.conftest import Recorder
 
 
 def without_override() -> list[str]:
-    """The start of a command whose process may not list every folder: that of root must give up the permission."""
+    """Start of a command line that removes the right of root to override permissions; empty for other users."""
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         return []
     return ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
@@ -33,12 +33,12 @@ def without_override() -> list[str]:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search finds in a folder.
+    """Counts of shards and of unlisted folders below a folder.
 
     Attributes:
         shards: number of shards that are scored, each once.
-        unlisted: number of folders that may not be listed, of links into them, and of links to nothing that are named
-            like a shard.
+        unlisted: number of folders that cannot be listed, of links into them, and of broken links that have the name of
+            a shard.
     """
 
     shards: int
@@ -46,7 +46,7 @@ class Found:
 
 
 def make_tree(root: Path, outside: Path, moments: random.Random) -> Counter[str]:
-    """Make folders with shards, links and folders that may not be listed; returns their numbers by kind.
+    """Make folders with shards, links and folders that cannot be listed; returns their numbers by kind.
 
     Args:
         root: the folder of INPUT, which does not exist.
@@ -79,7 +79,7 @@ def make_tree(root: Path, outside: Path, moments: random.Random) -> Counter[str]
 
 
 def search(root: Path) -> Found:
-    """Search a folder and all folders below it, and those to which links lead, each once."""
+    """Search a folder, all folders below it, and the folders to which links lead; each folder is searched once."""
     waiting, seen, shards, unlisted = [root], set(), 0, 0
     while waiting:
         folder = waiting.pop().resolve()
@@ -97,7 +97,7 @@ def search(root: Path) -> Found:
                 continue
             try:
                 is_folder, is_file = path.is_dir(), path.is_file()
-            except PermissionError:  # a link into a folder that may not be listed
+            except PermissionError:  # a link into a folder that cannot be listed
                 unlisted += 1
                 continue
             if is_folder:
@@ -109,10 +109,10 @@ def search(root: Path) -> Found:
 
 
 def screen_tree(model: Path, root: Path, output: Path) -> Found:
-    """Screen a folder; returns what a search finds in it.
+    """Screen a folder, and return the counts of a separate search.
 
     Raises:
-        AssertionError: the run did not score each shard once, or did not report what cannot be listed.
+        AssertionError: the run did not score each shard once, or did not report the folders that cannot be listed.
     """
     found = search(root)
     summary = run_screening(model, str(root), output, RunConfig(passes=1, device="cpu", threads=1), Recorder())
@@ -140,7 +140,7 @@ def main() -> None:
         total.update(shards=found.shards, unlisted=found.unlisted)
         for folder, inner, _ in os.walk(root):
             for name in inner:
-                Path(folder, name).chmod(0o700)  # so that it can be removed
+                Path(folder, name).chmod(0o700)  # so that the folder can be removed
         shutil.rmtree(root.parent)
     print(json.dumps(total))
 
