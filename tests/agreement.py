@@ -1,10 +1,10 @@
-"""Comparisons of numbers that two implementations computed: single tensors, and distributions over passes.
+"""Compare numbers that two implementations computed: single tensors, and distributions over passes.
 
 In: tensors of any shape, or passes `[T, B, C]`, of both sides. Out: nothing, or an `AssertionError`.
 
 Two correct implementations round differently, and one implementation rounds differently on another
 processor. Rounding errors grow with the terms of a sum, not with its result, so a tolerance for each
-element fails where large terms cancel; probabilities near 0 and 1 hide large errors of the logits.
+element fails where large terms cancel. Probabilities near 0 and 1 hide large errors of the logits.
 Therefore tensors are compared relative to their largest element, and networks before their last activation too.
 """
 

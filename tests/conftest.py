@@ -1,4 +1,4 @@
-"""What tests share: one trained and exported network, shards to break, data outside the repository."""
+"""Fixtures that tests share: a trained and exported network, shards to damage, and data outside the repository."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The console output that README and docs/ show: each block is what its command printed.
+"""The console output in README and docs/: each block is the output of its command.
 
 In: an empty folder. Out: the text of each block by its name. The commands run in one folder, one after the other, as a
 reader would type them; `oodscreen demo` makes the model and the images.

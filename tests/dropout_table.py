@@ -1,4 +1,4 @@
-"""Tables of docs/detection.md with the worth of dropout.
+"""Tables of docs/detection.md with the effect of dropout.
 
 In: the results of `benchmarks/dropout.py`. Out: Markdown.
 """

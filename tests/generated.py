@@ -1,7 +1,7 @@
 """The parts of README and docs/ that are made from the code and from measurements.
 
 `python -m tests.generated` writes them. With `--console` it also runs `oodscreen demo` and other commands, and writes
-their output; `make docs` does both. `tests/test_docs.py` fails where a page is stale.
+their output; `make docs` does both. `tests/test_docs.py` fails if a page is stale.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The hostile files, stores and environments that tests try, for the table in docs.
 
-In: the sources of the tests. Out: for each mark `hostile` its area, what is given and what happens. The sources are
+In: the sources of the tests. Out: for each mark `hostile`, the area, the input and the outcome. The sources are
 parsed, not imported.
 """
 

@@ -1,4 +1,4 @@
-"""Malformed and unusual images, each with the status and the reason that its row must get.
+"""Malformed and unusual images, each with the required status and error of its row.
 
 Unusual but valid images must be decoded; their status is `ok`. All are for a model that takes 28 x 28 grey pixels.
 The fuzz run (`benchmarks/fuzz.py`) mutates them.

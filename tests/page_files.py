@@ -1,4 +1,4 @@
-"""The files that the pages of the documentation start from: images and models in various formats.
+"""The files that code in the documentation reads: images and models in various formats.
 
 In: digits, and a folder. Out: files in the folder, which the blocks of code in `tests/test_docs.py` read.
 """

@@ -1,4 +1,4 @@
-"""The command reference: every command, argument and option, from Typer's own description of them.
+"""The command reference: every command, argument and option, from the objects of Typer.
 
 In: the application. Out: Markdown for docs/reference.md.
 """

@@ -1,4 +1,4 @@
-"""The comparisons that other tests use pass what rounding changes, and fail for a wrong model."""
+"""The comparisons in `tests.agreement` accept rounding errors, and fail for a wrong model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""README and docs/ say what the code does: links, generated parts, options, and every block of code."""
+"""README and docs/ agree with the code: links, generated parts, options, and every block of code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`benchmarks/peers.py`: what it reads and refuses, and what it measures with the library's own detectors."""
+"""`benchmarks/peers.py`: accepted and refused files, and measurements with the detectors of the library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipes of docs/ are tried, as far as that needs nothing heavy."""
+"""The recipes of docs/, as far as they can be tried without large dependencies."""
 
 from __future__ import annotations
 

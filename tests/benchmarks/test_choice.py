@@ -1,4 +1,4 @@
-"""The variants of the distances, and what they measure of a network whose features are known."""
+"""The variants of the distances, and their measurements for a network with known features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the colour benchmark measures of scores whose answers are known."""
+"""The measurements of the colour benchmark for scores with known results."""
 
 from __future__ import annotations
 

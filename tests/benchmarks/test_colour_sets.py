@@ -1,4 +1,4 @@
-"""The colour image sets: what each change does, and which sets are kept apart."""
+"""The colour image sets: the effect of each change, and the sets that share no images."""
 
 from __future__ import annotations
 

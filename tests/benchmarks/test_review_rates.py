@@ -1,4 +1,4 @@
-"""The count of halvings within the interval, for scores and digests whose answers are known."""
+"""The count of halvings within the interval, for scores and digests with known results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The device of the tests for GPUs: CUDA, or where `OODSCREEN_CUDA_TESTS=cpu` rehearses them, the CPU."""
+"""The device of the tests for GPUs: CUDA, or with `OODSCREEN_CUDA_TESTS=cpu` the CPU, to try these tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A GPU computes what the CPU computes, and the same bits in every run, session and batch."""
+"""Results of a GPU agree with those of the CPU, and have the same bits in every run, session and batch."""
 
 from __future__ import annotations
 

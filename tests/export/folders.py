@@ -1,7 +1,7 @@
 """SavedModel folders of Keras 2, as the versions of TensorFlow from 2.0 to 2.15 wrote them.
 
-`tf_keras` writes the folders of TensorFlow 2.15. The folders of older versions are made from them: the same objects and
-weights, with the descriptions of the objects in the places and in the form of these versions.
+`tf_keras` writes the folders of TensorFlow 2.15. The folders of older versions are made from these folders: with the
+same objects and weights, and with the descriptions of the objects in the files and in the form of the older versions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Models and files of Keras 2, made with `tf_keras`, which writes what Keras 2.15 wrote.
+"""Models and files of Keras 2, made with `tf_keras`, which writes the same files as Keras 2.15.
 
-Traits of older versions are forged: the configuration and the groups of a file are changed to what these versions
-wrote, while the weights and their meaning stay the same.
+Files of older versions are imitated: the configuration and the groups of a file are changed to the form of these
+versions, while the weights and their meaning stay the same.
 """
 
 from __future__ import annotations

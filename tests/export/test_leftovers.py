@@ -1,4 +1,4 @@
-"""Staging files of killed commands are removed by the next command in the folder; those of a running one are kept."""
+"""Staging files of killed commands are removed by the next command in the folder; those of a running one stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refusals of `oodscreen export`: each has a message of its own and exit code 2, and nothing is written."""
+"""Refusals of `oodscreen export`: each has a separate message and exit code 2, and nothing is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Telemetry of onnxruntime is off: it would first store its events below the home folder, which stays empty."""
+"""Telemetry of onnxruntime is off: no events are stored below the home folder, which stays empty."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refusals whose next step is a change of a layer: the changed model exports."""
+"""Refusals whose next step is a change of a layer: the changed model can be exported."""
 
 from __future__ import annotations
 

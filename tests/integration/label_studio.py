@@ -1,7 +1,7 @@
 """A real Label Studio server for tests, with SQLite on a free port of this machine.
 
-In: nothing. Out: a `Server` with its address and a personal access token, created by logging in as a user would. Its
-dependencies are pinned, so it has a separate environment in a cache folder, created once.
+In: nothing. Out: a `Server` with its address and a personal access token, created by logging in as a user would. The
+dependencies of the server are pinned, so they are installed once, in a separate environment in a cache folder.
 """
 
 from __future__ import annotations

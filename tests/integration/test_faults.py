@@ -1,4 +1,4 @@
-"""Thirty kills of a run; `benchmarks/faults.py` does two hundred."""
+"""Kill runs thirty times; `benchmarks/faults.py` kills runs two hundred times."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The quick start and the ways to install, as they stand in the docs, in new environments made from the checkout.
+"""The quick start and the ways to install, copied from the docs, in new environments made from the checkout.
 
-One environment has all extras, for the quick start; the other tests share a small one. Packages come from the index or
-from pip's cache; without a network the tests are skipped.
+One environment has all extras, for the quick start; the other tests share a small environment. Packages come from the
+index or from pip's cache; without a network, the tests are skipped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A folder of 10,000 JPEG files, from pack to queue: each command is killed, restarted, and ends with equal files."""
+"""A folder of 10,000 JPEG files, from pack to queue: each command is killed and restarted; the files stay equal."""
 
 from __future__ import annotations
 

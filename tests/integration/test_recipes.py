@@ -1,4 +1,4 @@
-"""Recipes that need a real scheduler: cron, and Airflow where it is installed."""
+"""Recipes that need a real scheduler: cron, and Airflow if it is installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reviewer does on the page of `oodscreen report`, in a real browser: explain, enlarge, expand, select, save."""
+"""Actions of a reviewer on a page of `oodscreen report` in a real browser: explain, enlarge, expand, select, save."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Networks of a real PyTorch: the files of both exporters, and the lines of docs/from-pytorch.md as they stand.
+"""Networks of a real PyTorch: the files of both exporters, and the commands and code of docs/from-pytorch.md.
 
-PyTorch is not installed beside TensorFlow: the variable `OODSCREEN_TORCH` names a Python that has `torch` and
-`onnxscript`; `make integration` makes one in `.venv-torch`. Without it, the tests are skipped.
+PyTorch is not installed together with TensorFlow: the variable `OODSCREEN_TORCH` names a Python with `torch` and
+`onnxscript`; `make integration` makes this environment in `.venv-torch`. Without the variable, the tests are skipped.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""PyTorch networks, and the ONNX files that PyTorch writes of them; run with a Python that has PyTorch.
+"""PyTorch networks, and the ONNX files that PyTorch writes for them; run with a Python that has PyTorch.
 
-In: a folder, `python torch_networks.py FOLDER`. Out: one file for each layout in `tests/export/layouts/family.py` that
-names it, and the versions that wrote them in `versions.txt`. `tests/integration/test_torch.py` also imports the
-networks in scripts of its own. Nothing else of the tests is imported, because PyTorch has an environment of its own.
+In: a folder, `python torch_networks.py FOLDER`. Out: one file for each layout in `tests/export/layouts/family.py` with
+a network, and the versions of the exporters in `versions.txt`. Scripts of `tests/integration/test_torch.py` also import
+the networks. No other module of the tests is imported, because PyTorch has a separate environment.
 """
 # PyTorch is missing where mypy runs, so that a class of it is unknown.
 # mypy: disable-error-code="misc"

@@ -1,4 +1,4 @@
-"""The command line as its users meet it."""
+"""The command line: its commands, errors and exit codes."""
 
 from __future__ import annotations
 

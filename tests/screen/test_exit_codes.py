@@ -1,4 +1,4 @@
-"""Each exit code, from a real process, with what `--json` says of it in the last line of standard output."""
+"""Each exit code, from a real process, with its meaning in the last line of standard output with `--json`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Layouts of dropout in ONNX files, as PyTorch's exporters write them; the tests export each, or see it refused.
+"""Layouts of dropout in ONNX files, as PyTorch's exporters write them; the tests check each export or refusal.
 
 `tests/integration/test_torch.py` compares the layouts with the files that PyTorch 2.13.0 writes: those of
-`torch.onnx.export(dynamo=False)`, the TorchScript exporter, and of `dynamo=True`, the newer one. The attribute
-`torch` of a layout names the network there.
+`torch.onnx.export(dynamo=False)`, the TorchScript exporter, and of `dynamo=True`, the newer exporter. The
+attribute `torch` of a layout names the network in that test.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Export every layout of dropout in ONNX files on the command line, or see it refused; run the exported files."""
+"""Export or refuse every layout of dropout in ONNX files on the command line; run the exported files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small ONNX files of a network of images, as exporters write them, for the tests of the export of ONNX files."""
+"""Small ONNX files of an image network, as exporters write them, for the tests of the export of ONNX files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX files of networks as people write them: what the messages of the export state and advise."""
+"""ONNX files of networks as users write them: the facts and the next steps in the messages of the export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX files that are refused, each with a message of its own that names what was found and the next step."""
+"""ONNX files that are refused, each with a separate message that names the problem and the next step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Model files are recognised by their content; files that are no models are refused by what they are."""
+"""Model files are recognised by their content; other files are refused, and the error names their kind."""
 
 from __future__ import annotations
 

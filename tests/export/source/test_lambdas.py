@@ -1,4 +1,4 @@
-"""Code in Lambda layers: refused without `--unsafe`, and by its version of Python with it."""
+"""Code in Lambda layers: refused without `--unsafe`; with `--unsafe`, refused if it is of another Python version."""
 
 from __future__ import annotations
 

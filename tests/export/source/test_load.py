@@ -1,4 +1,4 @@
-"""Load models from one file or two: the weights that belong to a configuration, and what is refused first."""
+"""Load models from one file or two: the weights that belong to a configuration, and the order of refusals."""
 
 from __future__ import annotations
 

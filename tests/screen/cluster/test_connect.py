@@ -1,4 +1,4 @@
-"""The parts of `screen/cluster` that do not need Ray; the others are tested in tests/integration/test_ray.py."""
+"""The parts of `screen/cluster` that do not need Ray; the other parts are tested in tests/integration/test_ray.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log: time and level, text and JSON, standard error and a file; what cannot be written is lost alone."""
+"""The log: time and level, text and JSON, standard error and a file; only lines that cannot be written are lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A log or a standard output that cannot be written: nothing of the work is lost, and the exit code is in the table."""
+"""A log or a standard output that cannot be written: no result is lost, and the exit code is as documented."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The CUDA libraries are fakes: objects whose functions write through ctypes pointers, as the real ones do."""
+"""Machines with fake CUDA libraries: objects whose functions write through ctypes pointers, like real functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of boundary tensors are selected and joined by graphs on a GPU; here the same graphs run on the CPU."""
+"""Graphs that select and join rows of boundary tensors on a GPU; the tests run these graphs on the CPU."""
 
 from __future__ import annotations
 

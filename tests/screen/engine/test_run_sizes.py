@@ -1,4 +1,4 @@
-"""Rows and concurrency by number of threads and memory; the results have the same bits with any of them."""
+"""Rows and concurrency by number of threads and memory; the results always have the same bits."""
 
 from __future__ import annotations
 

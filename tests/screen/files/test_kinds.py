@@ -1,4 +1,4 @@
-"""What a folder or a file without Parquet is refused as, and the command that helps."""
+"""Refusals of folders and files without Parquet: their kind, and the command that accepts them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a listing of INPUT contains, names as unlisted and counts as skipped."""
+"""The listing of INPUT: shards, unlisted folders, and the number of skipped files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copied columns keep their values, also where their types differ between shards, or the column is refused by name."""
+"""Copied columns keep their values, even if their types differ between shards; other columns are refused by name."""
 
 from __future__ import annotations
 

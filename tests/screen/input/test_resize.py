@@ -1,4 +1,4 @@
-"""Each resize method gives the same pixels as the library that it is named after."""
+"""Each resize method gives the same pixels as the library for which it is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every state that a person, a disk or a killed process leaves in OUTPUT is named, and the named command mends it."""
+"""Every state that a user, a disk or a killed process leaves in OUTPUT is reported, with a command that repairs it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that OUTPUT cannot hold, and names that it takes for one."""
+"""Names that cannot be stored in OUTPUT, and different names that are the same name in OUTPUT."""
 
 from __future__ import annotations
 

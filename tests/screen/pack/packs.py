@@ -1,4 +1,4 @@
-"""What the tests of packs share: files to pack, a listener, and the rows of shards."""
+"""Helpers for the tests of packs: files to pack, a listener, and the rows of shards."""
 
 from __future__ import annotations
 

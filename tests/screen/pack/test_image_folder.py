@@ -1,4 +1,4 @@
-"""A folder of images becomes shards: a row for every file, in a fixed order, with nothing from outside."""
+"""Pack a folder of images: a row for every file, in a fixed order, and no file from outside the folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pack that is interrupted and started again ends as one that was not, or says why it cannot."""
+"""An interrupted pack that is started again ends like an uninterrupted pack, or with an error that names the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A list of paths becomes shards: its rows in order, its columns copied, and no file from outside its folder."""
+"""Pack a list of paths: the rows stay in order, the columns are copied, and no file is from outside the base folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tars of a WebDataset become shards: a row for each image, with the texts of its sample."""
+"""Pack the tars of a WebDataset: a row for each image, with the texts of its sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A screener in a fork of the process that created it: it scores, or it fails at once."""
+"""A screener in a fork of the process that created it: the screener scores, or fails immediately."""
 
 from __future__ import annotations
 

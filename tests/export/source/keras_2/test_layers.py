@@ -1,4 +1,4 @@
-"""Settings of layers: what has no effect is left out, and what has an effect is refused by name."""
+"""Settings of layers: settings without effect are left out, and unknown settings with an effect are refused by name."""
 
 from __future__ import annotations
 

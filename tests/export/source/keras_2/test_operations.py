@@ -1,4 +1,4 @@
-"""Operations of TensorFlow in a file: known ones are called, others are refused by name, with advice that works."""
+"""Operations of TensorFlow in a file: known ones are called; others are refused, with a next step that works."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CUDA without a GPU: the driver's answer and onnxruntime's sessions are fakes, which raise texts of real failures."""
+"""CUDA without a GPU: the driver and the sessions of onnxruntime are fakes, which raise the texts of real failures."""
 
 from __future__ import annotations
 

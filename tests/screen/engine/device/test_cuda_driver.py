@@ -1,4 +1,4 @@
-"""The driver's libraries are fakes: objects whose functions write through ctypes pointers, as the real ones do."""
+"""Fake libraries of the driver: objects whose functions write through ctypes pointers, as the real functions do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The texts are those of real failures of CUDA."""
+"""Failures of CUDA, with the texts of real failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shards whose footer or pages lie, are encrypted or damaged: they are quarantined, and the others are scored."""
+"""Shards with false, encrypted or damaged footers or pages: they are quarantined, and the other shards are scored."""
 
 from __future__ import annotations
 

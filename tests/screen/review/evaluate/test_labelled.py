@@ -1,4 +1,4 @@
-"""Results with labels: whether flags and scores follow errors."""
+"""Results with labels: relation of flags and scores to errors."""
 
 from __future__ import annotations
 

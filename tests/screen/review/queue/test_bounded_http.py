@@ -1,4 +1,4 @@
-"""A server that lies: a local one, through the SDK of Label Studio as users have it."""
+"""A local server with false answers, called through the SDK of Label Studio as installed by users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labeling configuration, tasks and forms; `tests/integration/test_label_studio.py` uses a real server."""
+"""Labelling configuration, tasks and forms; `tests/integration/test_label_studio.py` uses a real server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A queue and its labels with all files in an object store; here fsspec's in-memory store."""
+"""A queue and its labels with all files in an object store, which is fsspec's in-memory store."""
 
 from __future__ import annotations
 

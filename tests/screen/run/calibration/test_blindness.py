@@ -1,4 +1,4 @@
-"""The self-test of a calibration finds a detector that is blind, and is silent on the default."""
+"""The self-test of a calibration warns about detectors that miss unusual images, and not about the default."""
 
 from __future__ import annotations
 
