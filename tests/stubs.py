@@ -1,8 +1,8 @@
 """The types of `import oodscreen` for type checkers and editors: the stub `oodscreen-stubs/__init__.pyi`.
 
-The keywords of the functions are added from dataclasses at run time, so type checkers cannot find them. The stub
-contains the same signatures. `python -m tests.generated` writes the stub; `tests/test_oodscreen.py` fails if the stub is
-stale. In: the public functions. Out: the text of the stub.
+The keywords of the functions come from dataclasses at run time, so type checkers cannot find them. The stub contains
+the same signatures. `python -m tests.generated` writes the stub; `tests/test_oodscreen.py` fails if the stub is stale.
+In: the public functions. Out: the text of the stub.
 """
 
 from __future__ import annotations
