@@ -227,7 +227,7 @@ _FIRST_FORMAT = {"flag_reasons": 2, "layout_distance": 3, "contrast_distance": 3
 def columns_of_format(result_format: int) -> tuple[Column, ...]:
     """The columns of results in the given format, in order.
 
-    Format 2 added `flag_reasons`. In format 3, the current one, three distances replace `feature_distance`.
+    Format 2 added `flag_reasons`. In format 3, the current format, three distances replace `feature_distance`.
     """
     columns = [column for column in COLUMNS if _FIRST_FORMAT.get(column.name, 1) <= result_format]
     if result_format < _FIRST_FORMAT["layout_distance"]:

@@ -1,6 +1,6 @@
 """Run the stages of a pipeline concurrently, each in its own thread, a bounded number of items ahead of the next stage.
 
-In: an iterator. Out: its items, or the results of a stage for them. The busy time of each stage is measured here too.
+In: an iterator. Out: the items, or the results of a stage for the items. The busy time of each stage is measured, too.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class StageClock:
     def run(
         self, stage: str, function: Callable[[Iterator[Item]], Iterator[Result]], items: Generator[Item, None, None]
     ) -> Generator[Result, None, None]:
-        """Apply a function to the iterator of items, and yield its results.
+        """Apply a function to the iterator of items, and yield the results.
 
         The time of the function is added to the stage, without the time of `items`. Closing this generator closes
         `items`.

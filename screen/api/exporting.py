@@ -1,7 +1,7 @@
 """`export_file` and `export_model`, with the accuracy check on labelled shards.
 
-In: a Keras model, from a file or from memory. Out: a verified ONNX file in which dropout stays stochastic. The
-reader of labelled shards is added here, because the package `export` never imports `screen`.
+In: a Keras model, from a file or from memory. Out: a verified ONNX file in which dropout stays stochastic. The reader
+of labelled shards is added here, because the package `export` never imports `screen`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def export_file(
     Args:
         model: `.keras` or `.h5` file, SavedModel folder of Keras 2, JSON file of `model.to_json()`, or ONNX file with
             active Dropout nodes.
-        output: ONNX file to write; it appears only after its verification.
+        output: ONNX file to write; the file appears only after it has been verified.
         config: options of the export.
         accuracy: options of the accuracy check.
 
@@ -59,7 +59,7 @@ def export_model(
 
     Args:
         model: a built `keras.Model`: functional, sequential, or a subclass.
-        output: ONNX file to write; it appears only after its verification.
+        output: ONNX file to write; the file appears only after it has been verified.
         config: options of the export.
         accuracy: options of the accuracy check.
 

@@ -1,4 +1,4 @@
-"""`evaluate`, `report`, `queue` and `labels`: read what a run wrote.
+"""`evaluate`, `report`, `queue` and `labels`: read the results of runs.
 
 In: folders of results. Out: metrics, a page, a queue or labelled rows.
 """
@@ -49,7 +49,7 @@ def evaluate(
 
 @public
 def report(results: str | Path, output: str | Path, config: ReportConfig) -> WrittenReport:
-    """Write an HTML page with counts, score distributions, the most suspicious images, quarantined rows and changes.
+    """Write an HTML page with counts, score distributions, most suspicious images, quarantined rows and changed flags.
 
     Args:
         results: folder that a run wrote.

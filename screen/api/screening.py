@@ -1,6 +1,6 @@
 """`calibrate` and `run`: fit a flag threshold, and score shards.
 
-In: an exported model and shards. Out: a calibration file or result shards, and a report on them.
+In: an exported model and shards. Out: a calibration file and a `CalibrationReport`; result shards and a `RunSummary`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def run(
         source: Parquet shard, folder of shards, or glob.
         output: folder of the result shards; created if missing.
         config: options of the run.
-        metrics: file for the textfile collector of Prometheus' node_exporter; its name ends in `.prom`.
+        metrics: `.prom` file for the textfile collector of Prometheus' node_exporter; None for no metrics.
 
     Raises:
         Refused: the model, the input, the output or an option cannot be used; nothing was written.

@@ -191,7 +191,7 @@ def explain_unexpected(error: Exception) -> OodscreenError:
     """The error for an exception other than an `OodscreenError`."""
     return OodscreenError(
         f"Unexpected {type(error).__name__}: {error}",
-        wanted="an error of oodscreen, with an explanation",
+        wanted="a command that ends without an error, or with an error that oodscreen explains",
         next_step="run the command again as `oodscreen --debug COMMAND ...`, and report the printed traceback",
     )
 

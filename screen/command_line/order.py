@@ -30,7 +30,7 @@ _OUTPUTS = ("output", "out", "shards")
 
 
 class _Place(Enum):
-    """Kind of a path, by its file or folder."""
+    """Kind of a path."""
 
     KERAS = auto()
     ONNX = auto()
@@ -62,7 +62,7 @@ _WANTED: Mapping[str, _Place] = {
 
 
 def explain_order(error: Error, context: Any) -> Error:
-    """The error; if the path of an argument is of the kind of another argument, the next step is the right order.
+    """The error; if the path of one argument fits another argument, the next step is the right order of the paths.
 
     Errors that are not refusals are returned unchanged.
     """

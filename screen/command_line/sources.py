@@ -124,7 +124,7 @@ def value_beside_line(context: Any, name: str) -> Any:
 
 
 def name_sources(error: Error, context: Any) -> Error:
-    """The error, with the sources of the options and arguments in it that the command line did not set."""
+    """The error; the source of each option and argument in the error is added, unless it is the command line."""
     notes = []
     config = [one for one in context.command.params if one.name == "config"]
     for parameter in [*keyed_parameters(context.command).values(), *config]:

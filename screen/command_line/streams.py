@@ -66,7 +66,7 @@ class StandardOutput:
 
 
 def keep_streams() -> StandardOutput:
-    """Replace `sys.stdout` and `sys.stderr` by streams whose writes never fail, also for names that are not UTF-8.
+    """Replace `sys.stdout` and `sys.stderr` by streams whose writes never fail, not even of names that are not UTF-8.
 
     Closed descriptors are opened first; otherwise, the next opened file would get the descriptor of standard error,
     into which native libraries write their messages. Streams that a caller has replaced are kept, and so is the

@@ -85,7 +85,7 @@ def _explain_value(error: Any, context: Any, words: Sequence[str]) -> OptionRefu
     if not isinstance(value, str | int | float):
         return None
     explained = explain_value(context.command.callback, name, str(value))
-    if explained is None and getattr(error.param, "is_flag", False):  # of `oodscreen` itself
+    if explained is None and getattr(error.param, "is_flag", False):  # a flag of `oodscreen` itself
         return OptionRefused(
             f"{name_parameter(error.param)} is {value!r}.",
             wanted="true or false",

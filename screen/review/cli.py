@@ -1,6 +1,6 @@
 """The commands that read results: evaluate, report, queue, labels.
 
-`screen.cli` mounts these commands. Large libraries are imported within the command that uses them.
+`screen.cli` mounts them. Large libraries are imported within the command that uses them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Measure how well each score separates OTHERS from RESULTS and, with labels, wrong from correct predictions."""
+    """Measure how well each score separates OTHERS from RESULTS and, with labels, wrong from right predictions."""
     from rich.console import Console
 
     from screen.review.evaluate.metrics import evaluate_results
@@ -59,7 +59,7 @@ def report(
     ],
     config: ReportConfig,
 ) -> None:
-    """Write an HTML page: counts, score distributions, suspicious images, quarantined rows, changes since EARLIER."""
+    """Write an HTML page with counts, score distributions, most suspicious images, quarantined rows and changed flags."""
     from screen.review.report.written import write_report
 
     typer.echo(write_report(results, page, config).to_text())
@@ -93,11 +93,7 @@ def labels(
     output: Annotated[
         str,
         typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE.parquet",
-            help="Parquet file to write the labelled rows to.",
-            show_default=False,
+            "--output", "-o", metavar="FILE.parquet", help="Parquet file of labelled rows to write.", show_default=False
         ),
     ],
     config: LabelsConfig,

@@ -1,8 +1,7 @@
 """ExecutionOptions: the options that select the devices, the memory and the machines of a run.
 
-In: options of the command line, or keywords from Python. Out: a base class of `RunConfig`. These options
-are not part of the configuration that determines a result; a GPU can give results that differ from those of the CPU by
-rounding.
+In: options of the command line, or keywords from Python. Out: a base class of `RunConfig`. These options are not part
+of the configuration that determines a result; results of a GPU can differ from those of the CPU by rounding.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class PassSettings:
 
 
 def count_passes(passes: int, kind: str = "") -> str:
-    """A number of passes in words: `1 pass`, or with the kind `whole `, `100 whole passes`."""
+    """A number of passes in words, such as `1 pass`; with the kind `whole `, `100 whole passes`."""
     return f"{passes} {kind}pass{'' if passes == 1 else 'es'}"
 
 
