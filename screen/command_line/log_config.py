@@ -37,7 +37,7 @@ class LogConfig:
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="File to append the log to; the log is still printed on standard error. The file can be rotated while "
+            help="File to append the log to; the log is printed on standard error, too. The file can be rotated while "
             "the command runs.",
             show_default=False,
             rich_help_panel=LOG_PANEL,

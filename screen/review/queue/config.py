@@ -167,7 +167,7 @@ class TargetConfig:
             metavar="NAME",
             help="Labelling project; an image is queued at most once per project. For Label Studio, give the number or "
             "the title of a project; a project is created if none has this title.",
-            show_default="default, or oodscreen for Label Studio",
+            show_default="the name default, or oodscreen for Label Studio",
             rich_help_panel=_TARGET,
         ),
     ] = None
