@@ -49,7 +49,7 @@ def evaluate(
 
 @public
 def report(results: str | Path, output: str | Path, config: ReportConfig) -> WrittenReport:
-    """Write an HTML page with counts, score distributions, the top-ranked images, quarantined rows and changed flags.
+    """Write an HTML page with counts, score distributions, top-ranked images, quarantined rows and changed flags.
 
     Args:
         results: folder that a run wrote.

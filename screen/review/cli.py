@@ -59,7 +59,7 @@ def report(
     ],
     config: ReportConfig,
 ) -> None:
-    """Write an HTML page with counts, score distributions, the top-ranked images, quarantined rows and changed flags."""
+    """Write an HTML page with counts, score distributions, top-ranked images, quarantined rows and changed flags."""
     from screen.review.report.written import write_report
 
     typer.echo(write_report(results, page, config).to_text())
