@@ -143,7 +143,7 @@ class ExportConfig:
         FromText(list[str], parse_insertions),
         typer.Option(
             metavar="LAYER=RATE",
-            help="Dropout to insert before a layer of a model that was trained without it; may be repeated. LAYER: a "
+            help="Dropout to insert before a layer of a model trained without dropout; may be repeated. LAYER: a "
             "name, or `classifier` for the last layer with weights. With `LAYER=auto`, the rate is chosen on the "
             "labelled rows of --check-data. With `list`, the command prints the layers and exports nothing.",
             show_default=False,

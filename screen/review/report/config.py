@@ -37,7 +37,7 @@ class ReportConfig:
             min=0,
             max=100_000,
             metavar="N",
-            help="Number of flagged rows, the most suspicious first, whose images are compared; similar images "
+            help="Maximum number of flagged rows, the most suspicious first, whose images are compared; similar images "
             "are shown together.",
         ),
     ] = 1000
