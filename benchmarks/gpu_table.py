@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 NOT_MEASURED = (
-    "No GPU was measured yet. On a machine with one, `python -m benchmarks.gpu` compares its results with those of the "
-    "CPU and measures its speed; CONTRIBUTING.md describes how."
+    "No GPU was measured yet. On a machine with a GPU, `python -m benchmarks.gpu` compares the results of the GPU with "
+    "those of the CPU, and measures the speed of the GPU; CONTRIBUTING.md describes the steps."
 )
 
 
