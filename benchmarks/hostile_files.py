@@ -121,7 +121,7 @@ def _many_row_groups(path: Path) -> None:
             file.write_table(table)
 
 
-_COMMENTS = CASES["a PPM that is all comment"].data or b""
+_COMMENTS = CASES["a PPM that consists of one comment"].data or b""
 _SCANS = jpeg_scans(80, progressive=True)
 
 LARGE_SHARDS: dict[str, Callable[[Path], object]] = {

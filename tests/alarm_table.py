@@ -12,7 +12,7 @@ _COLUMNS = (
     "rows per night",
     "`--alarm-rows`",
     "false alarms in 1,000 nights",
-    "the same with a binomial interval",
+    "false alarms with a binomial interval",
     "calibrations with a false alarm",
 )
 
@@ -34,8 +34,8 @@ def alarm_table(result: dict[str, Any]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + (
-        f"\n\nEach row contains {result['calibrations']:,} calibrations with a target rate of {result['rate']:.0%}, "
-        f"and {result['nights']} nights for each calibration (`python -m benchmarks.alarm`); ± is the standard error "
-        "of the mean. The nights until an alarm are medians over calibrations, after the share of flagged rows has "
-        "grown by the factor."
+        f"\n\nEach row of the table is computed from {result['calibrations']:,} calibrations with a target rate of "
+        f"{result['rate']:.0%}, and {result['nights']} nights for each calibration (`python -m benchmarks.alarm`); ± "
+        "is the standard error of the mean. The last columns contain the median over calibrations of the number of "
+        "nights until an alarm, after the share of flagged rows has grown by the factor of the column."
     )

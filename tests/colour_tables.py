@@ -45,9 +45,9 @@ def colour_networks_table(result: Result) -> str:
         "\n".join(rows)
         + "\n\nThe first number of a cell is the AUROC in percent. The second number is the percentage of the rows "
         f"that are flagged at a review rate of {rate:.0%}. Both are means over the sets of a kind ({members}), with "
-        f"{result['passes']} passes. The control is the near set, if Tiny ImageNet and the in-distribution rows are "
-        f"blurred and compressed alike. The accuracies of the networks are: {accuracies}. The shares of flagged "
-        f"in-distribution rows are: {fresh}."
+        f"{result['passes']} passes. The control is the near set, after Tiny ImageNet and the in-distribution rows "
+        f"were blurred and compressed in the same way. The accuracies of the networks are: {accuracies}. The shares of "
+        f"flagged in-distribution rows are: {fresh}."
     )
 
 
@@ -191,7 +191,7 @@ def peers_table(colour: Result, peers: Result) -> str:
         + "\n\nThe first number of a cell is the AUROC in percent. The second number is the percentage of the rows "
         f"that are flagged at a review rate of {peers['review_rate']:.0%}. The detectors are those of pytorch-ood "
         f"{peers['versions']['pytorch-ood']} with default parameters, on features and logits of the networks without "
-        f"dropout; the row `ood_score` has the values of the table above.{without if failed else ''}"
+        f"dropout; the row `ood_score` has the values of the first table of this section.{without if failed else ''}"
     )
 
 

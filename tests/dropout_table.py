@@ -80,20 +80,23 @@ def _flags(way: Result, score: str, kind: str, *, signs: bool = True) -> str:
 def _legend(result: Result, name: str) -> str:
     task, least, rows = result["tasks"][name], result["least"], result["rows"]
     sets = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in task["kinds"].items())
-    rates = ", ".join(f"{rate:g} at the place `{place}`" for place, rate in result["trained_rates"][name].items())
+    rates = " and ".join(f"{rate:g} at the place `{place}`" for place, rate in result["trained_rates"][name].items())
     flagged = [
         100 * value for one in NETWORKS for way in task[one].values() for value in way["measured"]["known_flagged"]
     ]
     seeds = len(task[NETWORKS[0]]["no dropout"]["measured"]["accuracy"])
     return (
-        f"First table: accuracy in percent, negative log-likelihood in nats and expected calibration error in percent "
-        f"of the mean; AUROC of `ood_score` in percent / percent of the rows that are flagged at a review rate of "
-        f"{result['review_rate']:.0%} ({sets}). Second table: AUROC of `entropy` alone / of `mutual_information` "
-        f"alone. Means of {seeds} networks with different seeds. Dropout of the training: {rates}. Smallest "
-        f"negative log-likelihood on held-out rows: {', '.join(task['chosen'])}. `+` is better and `-` is worse than "
-        f"`no dropout` for every seed, and on average by at least {100 * least['auroc']:.1f} points of AUROC, "
-        f"{100 * least['flagged']:.0f} points of flagged rows, {100 * least['accuracy']:.1f} points of accuracy or "
-        f"calibration error, or {least['nll']:g} nats. Test rows flagged: {min(flagged):.1f} to {max(flagged):.1f} %. "
-        f"{rows['known']:,} test rows and up to {rows['others']:,} rows of each set, {rows['known']:,} held-out rows "
-        f"that calibrate, {rows['reference']:,} reference rows (`python -m benchmarks.dropout`)."
+        "The first table contains, for the predictive mean, the accuracy in percent, the negative log-likelihood "
+        f"(NLL) in nats and the expected calibration error (ECE) in percent. The columns of the sets ({sets}) contain "
+        "the AUROC of `ood_score` in percent / the percentage of the rows that are flagged at a review rate of "
+        f"{result['review_rate']:.0%}. The second table contains the AUROC of `entropy` alone / of "
+        f"`mutual_information` alone. All values are means over {seeds} networks with different seeds. In the networks "
+        f"that were trained with dropout, the rate is {rates}. Of the injected dropouts, these have the smallest "
+        f"negative log-likelihood on held-out rows (one for each seed): {', '.join(task['chosen'])}. The sign `+` "
+        "marks values that are better, and `-` values that are worse, than those of `no dropout` for every seed, and "
+        f"on average by at least {100 * least['auroc']:.1f} points of AUROC, {100 * least['flagged']:.0f} points of "
+        f"flagged rows, {100 * least['accuracy']:.1f} points of accuracy or calibration error, or {least['nll']:g} "
+        f"nats. Between {min(flagged):.1f} and {max(flagged):.1f} % of the test rows are flagged. The measurements use "
+        f"{rows['known']:,} test rows, up to {rows['others']:,} rows of each set, {rows['known']:,} held-out rows for "
+        f"the calibration, and {rows['reference']:,} reference rows (`python -m benchmarks.dropout`)."
     )

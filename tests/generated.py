@@ -77,9 +77,9 @@ def mnist_sentence() -> str:
     """Results of `benchmarks/mnist.py`."""
     result = json.loads((REPOSITORY / "benchmarks" / "results" / "mnist.json").read_text())
     return (
-        f"Trained on all of MNIST ({result['epochs']} epochs), the network's predictive mean over {result['passes']} "
-        f"passes is right on {result['accuracy']:.2%} of the 10,000 test images. The article's image, row 247, "
-        f"is number {result['rank_of_row_247_by_entropy']} of rows 0 to 499 by `entropy` and number "
+        f"After training on all of MNIST ({result['epochs']} epochs), the accuracy of the network's predictive mean "
+        f"over {result['passes']} passes is {result['accuracy']:.2%} on the 10,000 test images. The article's image, "
+        f"row 247, is number {result['rank_of_row_247_by_entropy']} of rows 0 to 499 by `entropy` and number "
         f"{result['rank_of_row_247_by_prediction_std']} by `prediction_std` (`python -m benchmarks.mnist`)."
     )
 
@@ -104,10 +104,12 @@ def throughput_table() -> str:
             )
     legend = "; ".join(f"{name}: {one['network']}, {one['rows']:,} images" for name, one in result["networks"].items())
     machine = result["machine"]
-    where = f"{machine['cores']} cores ({machine['processor']}), no GPU" if result["device"] == "cpu" else "a GPU"
-    memory = ", ".join(f"{one['rows']:,} rows {one['peak_mib']} MiB" for one in result["sizes"]["by_rows"])
+    where = (
+        f"{machine['cores']} cores ({machine['processor']}), without a GPU" if result["device"] == "cpu" else "a GPU"
+    )
+    memory = " and ".join(f"{one['peak_mib']} MiB for {one['rows']:,} rows" for one in result["sizes"]["by_rows"])
     shards = ", ".join(
-        f"{one['rows_a_shard']:,} rows {one['seconds']:.1f} s" for one in result["sizes"]["by_shard_size"]
+        f"{one['seconds']:.1f} s in shards of {one['rows_a_shard']:,} rows" for one in result["sizes"]["by_shard_size"]
     )
     heads = ", ".join(
         f"{name} {one['head_seconds_a_pass'] / one['head_floor_seconds_a_pass']:.2f}"
@@ -119,10 +121,11 @@ def throughput_table() -> str:
     )
     return (
         "\n".join(rows)
-        + f"\n\nOn {where}. {legend}. Peak memory of the article's network at T = 2: {memory}. "
-        + f"10,000 images at T = 10 in shards of: {shards}. The following ratios are measured in one process, without "
-        + f"start-up. The time of one pass of the head, divided by the time of one head in method (d), is: {heads}. "
-        + f"The time of 100 passes, divided by the time of one deterministic pass, is: {hundred}."
+        + f"\n\nThe times were measured on {where}. {legend}. The peak memory of the article's network at T = 2 is "
+        + f"{memory}. A run of this network at T = 10 on 10,000 images takes {shards}. The following ratios were "
+        + "measured in one process, without start-up. The time of one pass of the head, divided by the time of one "
+        + f"head in method (d), is: {heads}. The time of 100 passes, divided by the time of one deterministic pass, is: "
+        + f"{hundred}."
     )
 
 
@@ -255,7 +258,7 @@ def promises_text() -> str:
     fixed = few["seconds_adaptive"] - growth * few["rows"]
     return (
         "\n".join(rows)
-        + f"\n\nThe rows are the {result['rows']:,} test digits, each of them used once or several times; T is "
+        + f"\n\nThe rows are the {result['rows']:,} test digits, each of which is used once or several times; T is "
         f"{result['passes']}. The times are wall times of the whole process on {result['machine']['cores']} cores. "
         f"Of the {few['seconds_adaptive']:.1f} s with "
         f"--adaptive at {few['rate']:.0%}, {fixed:.1f} s do not depend on the number of rows: start-up, and session "
@@ -292,13 +295,13 @@ def faults_sentence() -> str:
     """The kills of `benchmarks/faults.py` and what followed."""
     result = _result("faults")
     return (
-        "A benchmark kills real runs (SIGKILL) at random moments, restarts them and compares all files: "
-        f"of {result['kills']} kills (`python -m benchmarks.faults`), {result['left_a_file_aside']} left a staging "
-        f"file and {result['left_a_result_without_its_line']} a result that was not in the manifest yet; "
-        f"{result['different_outputs']} ended with other files than an undisturbed run. INPUT contains linked "
-        "folders, a circle of links, a folder that may not be listed, and shards with a false row count, with a page "
-        f"of 300 MiB and with a wrong checksum; {result['kills_with_a_dead_log']} of these runs had a log on a full "
-        f"disk, a closed log, or one without a reader. {result['hangs']} runs hung."
+        "A benchmark kills real runs (SIGKILL) at random moments, restarts them and compares all files: of "
+        f"{result['kills']} kills (`python -m benchmarks.faults`), {result['left_a_file_aside']} left a staging file "
+        f"and {result['left_a_result_without_its_line']} left a result that was not in the manifest yet; "
+        f"{result['different_outputs']} of the restarted runs ended with other files than an undisturbed run. INPUT "
+        "contains linked folders, a circle of links, a folder that cannot be listed, and shards with a false row "
+        f"count, with a page of 300 MiB and with a wrong checksum. The log of {result['kills_with_a_dead_log']} of "
+        f"these runs was on a full disk, was closed, or had no reader. {result['hangs']} runs hung."
     )
 
 
@@ -312,10 +315,11 @@ def fuzz_sentence() -> str:
     return (
         "`tests/screen/test_hostile.py` contains cases of damaged and malicious images, Parquet files and models. "
         f"Of {result['images']:,} mutated images ({images}) and {result['files']:,} mutated "
-        f"Parquet files ({files}; by what was changed: {kinds}), {result['crashes']} crashed the process, "
-        f"{result['hangs']} hung, {result['lost_rows']} lost a row and {result['silently_wrong']} gave a row with the "
-        "status `ok` other scores where a reader can notice the change (all kinds but bytes); a process took at most "
-        f"{result['peak_mib']:,} MiB. In {trees['trees']:,} random folders with {trees['links']:,} links and "
+        f"Parquet files ({files}; by the changed part: {kinds}), {result['crashes']} crashed the process, "
+        f"{result['hangs']} made the process hang, {result['lost_rows']} lost a row, and "
+        f"{result['silently_wrong']} changed the scores of a row with the status `ok` (this count excludes files with "
+        f"changed bytes, which a reader cannot always detect). A process took at most {result['peak_mib']:,} MiB. In "
+        f"{trees['trees']:,} random folders with {trees['links']:,} links and "
         f"{trees['unlisted']:,} folders or links that could not be followed, each shard was scored once "
         "(`python -m benchmarks.fuzz`)."
     )
@@ -327,12 +331,12 @@ def hostile_costs_sentence() -> str:
     beyond = ", ".join(result["beyond_limits"])
     return (
         f"Each of {result['files']:,} hostile files of up to {result['largest_bytes'] / 2**20:.0f} MiB is screened by "
-        f"a run of its own. The costliest takes {result['most_seconds']:.1f} s more than a run without it (limit: "
-        f"{result['limit_seconds']:.0f} s), and the largest peak memory is {result['most_mib']:,} MiB (limit: "
+        f"a separate run. The slowest run takes {result['most_seconds']:.1f} s more than a run without the file "
+        f"(limit: {result['limit_seconds']:.0f} s), and the largest peak memory is {result['most_mib']:,} MiB (limit: "
         f"{result['limit_mib']:,} MiB; a run without a hostile file: {result['empty_run']['peak_mib']} MiB). "
-        f"{result['crashes']} crashed and {result['hangs']} hung; beyond the limits: {beyond or 'none'} "
-        f"(`python -m benchmarks.hostile`, {result['cores']} cores). The time limit is not one for large numbers of "
-        "rows: rows that are scored take their time."
+        f"{result['crashes']} runs crashed and {result['hangs']} hung. Files beyond the limits: {beyond or 'none'} "
+        f"(`python -m benchmarks.hostile`, {result['cores']} cores). The time limit does not apply to files with many "
+        "readable rows, because scoring these rows takes additional time."
     )
 
 
@@ -341,16 +345,17 @@ def hostile_text() -> str:
     kinds = find_kinds(REPOSITORY / "tests")
     lines: list[str] = []
     for area in dict.fromkeys(kind.area for kind in kinds):
-        lines += [f"## {area}", "", "| given | what happens |", "|---|---|"]
+        lines += [f"## {area}", "", "| case | what happens |", "|---|---|"]
         lines += [f"| {_cell(one.given)} | {_cell(one.outcome)} |" for one in kinds if one.area == area]
         lines.append("")
-    lines += ["## Parquet files", "", "The exit code is that of a run of a folder with a good shard and the file:", ""]
+    lines += ["## Parquet files", "", "INPUT of each run is a folder with a readable shard and one of these files:", ""]
     lines += ["| exit code | files |", "|---|---|"]
     by_code: dict[int, list[str]] = {}
     for name, (_, code, *_) in PARQUET.items():
         by_code.setdefault(code, []).append(name)
     lines += [f"| {code} | {_cell('; '.join(names))} |" for code, names in sorted(by_code.items())]
-    lines += ["", f"## Files of models\n\nEach is refused with exit code 2: {'; '.join(MODELS)}.", ""]
+    models = f"The run of each of these models is refused with exit code 2: {'; '.join(MODELS)}."
+    lines += ["", f"## Files of models\n\n{models}", ""]
     lines += ["## Images", "", "| status | images |", "|---|---|"]
     by_status: dict[str, list[str]] = {}
     for name, case in CASES.items():
@@ -385,12 +390,12 @@ def scale_text() -> str:
     same = "the same files" if lost["same_files"] else "OTHER FILES"
     return (
         f"Measured on {result['machine']['cores']} cores with the article's network at T = 100 (`python -m "
-        f"benchmarks.scale`): {workers['rows']:,} rows take {one} with one worker of one thread and {two} with two, "
-        f"{workers['gain']:.2f} times as fast, start-up excluded (the local engine with one thread: {alone}). "
-        f"{small['rows']:,} rows in shards of 20 reach {small['throughput_share']:.0%} of the speed of shards of "
-        f"10,000. In a separate measurement with {lost['rows']:,} rows, a run with two workers takes "
-        f"{lost['calm_seconds']:.1f} s, and {lost['lost_seconds']:.1f} s if one of them is killed half-way; "
-        f"both end with {same}."
+        f"benchmarks.scale`): a run of {workers['rows']:,} rows takes {one} with one worker of one thread, and {two} "
+        f"with two of these workers, {workers['gain']:.2f} times as fast, without the start-up (the local engine with "
+        f"one thread: {alone}). A run of {small['rows']:,} rows in shards of 20 rows has "
+        f"{small['throughput_share']:.0%} of the speed of a run in shards of 10,000 rows. In a separate measurement "
+        f"with {lost['rows']:,} rows, a run with two workers takes {lost['calm_seconds']:.1f} s, and "
+        f"{lost['lost_seconds']:.1f} s if one of them is killed half-way; both end with {same}."
     )
 
 
@@ -410,7 +415,7 @@ def pixel_scale_text() -> str:
         for scaling in ("0..1", "-1..1", "standardized")
     }
     return (
-        f"Measured on {len(networks)} trained networks that were not used to choose the limits "
+        f"The warnings were measured on {len(networks)} trained networks that were not used to choose the limits "
         f"(`python -m benchmarks.pixel_scale`). Under the scaling of the training, the export warns for "
         f"{warned('warned_right', networks)}. Under a scaling that is wrong by about 255, it warns for "
         f"{warned('warned_wrong', normalized)} networks with BatchNormalization. Without BatchNormalization, it warns "
@@ -442,14 +447,14 @@ def billion_table() -> str:
     row("size of a shard of 100,000 rows (10,000 shards)", lambda all_, _: f"{all_['megabytes_a_shard']:,.0f} MB")
     row("GPU hours, if a GPU reaches 10 TFLOP/s", lambda all_, _: f"{all_['gpu_hours']:,.0f}")
     row("core hours beside the GPU", lambda all_, _: f"{all_['core_hours_beside_gpus']:,.0f}")
-    row("cores that keep the GPU busy", lambda all_, _: f"{all_['cores_a_gpu']:,.1f}")
+    row("cores for the other stages at the speed of the GPU", lambda all_, _: f"{all_['cores_a_gpu']:,.1f}")
     legend = "; ".join(f"{name}: {result['stages'][name]['network']}" for name in names)
     return (
         "\n".join(rows)
         + f"\n\n{legend}. Images: article, MNIST digits in PNG; mobilenet, photographs of about 500 x 375 in JPEG, "
-        "resized; blocks, CIFAR-10 in JPEG. The first five rows are the measured CPU time of one thread. The "
-        "other rows are computed from these times under assumptions: equally fast cores in full use, storage that "
-        "keeps up, and a GPU that was **not measured** (a third of the 31.2 TFLOP/s in float32 of NVIDIA's data sheet "
+        "resized; blocks, CIFAR-10 in JPEG. The first five rows are the measured CPU time of one thread. The other "
+        "rows are computed from these times under assumptions: equally fast cores in full use, storage that is fast "
+        "enough, and a GPU that was **not measured** (a third of the 31.2 TFLOP/s in float32 of NVIDIA's data sheet "
         "for the A10; trunk and head run on the GPU, and all other stages on cores)."
     )
 

@@ -550,7 +550,7 @@ FAMILY = (
     Member(
         "operations_2_3",
         "models",
-        "the same operations in files of TensorFlow 2.0 to 2.3",
+        "operations of TensorFlow in files of TensorFlow 2.0 to 2.3",
         of_keras_2("few_operations", "as_tensorflow_2_3"),
         (D,),
         container=".h5",
@@ -622,7 +622,7 @@ FAMILY = (
     Member(
         "keep_and_rate",
         "dropout",
-        "a choice of layers, at other rates (`--keep-layer`, `--rate`)",
+        "selected layers with other rates (`--keep-layer`, `--rate`)",
         residual,
         (D, B),
         options=(*UNIT, "--keep-layer", "dropout_1", "--keep-layer", "spatial_dropout2d_2", "--rate", "dropout*=0.4"),
@@ -638,7 +638,7 @@ FAMILY = (
     Member(
         "custom_layer",
         "dropout",
-        "subclasses that call their parent (`--custom-objects`)",
+        "subclasses of Dropout that call the parent class (`--custom-objects`)",
         custom_layer,
         (D,),
         options=(*UNIT, "--custom-objects", f"{_HERE}:GatedDropout"),
@@ -646,7 +646,7 @@ FAMILY = (
     Member(
         "tutorial_dropout",
         "dropout",
-        "the tutorials' `class MCDropout(Dropout)`, without its code",
+        "the class `MCDropout(Dropout)` of many tutorials, without the code of the class",
         tutorial_dropout,
         (D, A),
         notice="the file does not contain the code of the class MCDropout",
@@ -731,7 +731,7 @@ FAMILY = (
     Member(
         "with_lambda",
         "files",
-        "Lambda layers in your own files (`--unsafe`)",
+        "Lambda layers (`--unsafe`)",
         with_lambda,
         (D,),
         options=(*UNIT, "--unsafe"),
@@ -761,7 +761,7 @@ FAMILY = (
         (D, D),
         options=(*UNIT, "--output-layer", "kind"),
     ),
-    Member("scales_itself", "inputs", "own Rescaling and Normalization", scales_itself, (D,), options=()),
+    Member("scales_itself", "inputs", "Rescaling and Normalization layers", scales_itself, (D,), options=()),
     Member(
         "augmented",
         "inputs",

@@ -200,7 +200,7 @@ REFUSALS = (
         own_class("PositionEmbedding"),
         "uses classes or functions that are not part of Keras: PositionEmbedding",
         ("--custom-objects", "tests.export.custom:PositionEmbedding"),
-        what="unknown classes",
+        what="layers of unknown classes",
     ),
     Refusal(
         "code_in_the_file",
@@ -216,7 +216,7 @@ REFUSALS = (
         (),
         options=(*UNIT, "--custom-objects", "nowhere:Thing"),
     ),
-    Refusal("two_inputs", two_images, "takes 2 inputs", CODE, what="several inputs"),
+    Refusal("two_inputs", two_images, "takes 2 inputs", CODE, what="models with several inputs"),
     Refusal(
         "no_size",
         sizeless,
@@ -257,7 +257,7 @@ REFUSALS = (
         ending_in(shape=(8, 8, 5)),
         "takes an input of shape [N, 8, 8, 5]",
         CODE,
-        what="other than 1 or 3 channels",
+        what="images with another number of channels than 1 or 3",
     ),
     Refusal("which_output", family.several_outputs, "the name of the output to screen", ("--output-layer", "kind")),
     Refusal(
@@ -272,7 +272,7 @@ REFUSALS = (
         ending_in(lambda layers: layers.Reshape((8, 24))),
         "has an output of shape [N, 8, 24]",
         CODE,
-        what="output maps, as in segmentation",
+        what="models whose outputs are maps, as in segmentation",
         last=("--output-kind", "regression"),
     ),
     Refusal(

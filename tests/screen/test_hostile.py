@@ -78,7 +78,7 @@ def screened(
 
 @pytest.mark.hostile(
     "An image whose header, metadata, scans, tiles or pixels take far more work or memory than its size justifies",
-    "its row gets the status `too_large` or `decode_failed` without the work; the other rows are scored",
+    "the image is not decoded, and its row gets the status `too_large` or `decode_failed`; the other rows are scored",
 )
 @pytest.mark.parametrize("name", hostile_images.CASES)
 def test_a_hostile_image_has_its_status_and_its_reason(name: str, screened: dict[str, dict[str, Any]]) -> None:
@@ -184,17 +184,22 @@ UNREADABLE, REFUSED = "unreadable, no result: x.parquet", "wanted:"
 PARQUET: dict[str, tuple[Made, int, str, dict[str, int]]] = {
     # Function that writes the case from a folder and a good image; exit code; text in the message; number of rows per
     # status, without the good shard.
-    "a file of no bytes": (lambda f, d: (f / "x.parquet").touch(), 3, UNREADABLE, {}),
-    "text": (lambda f, d: (f / "x.parquet").write_text("a,b\n1,2\n"), 3, UNREADABLE, {}),
-    "a magic number alone": (lambda f, d: (f / "x.parquet").write_bytes(b"PAR1"), 3, UNREADABLE, {}),
-    "two magic numbers": (lambda f, d: (f / "x.parquet").write_bytes(b"PAR1\0\0\0\0PAR1"), 3, UNREADABLE, {}),
+    "an empty file": (lambda f, d: (f / "x.parquet").touch(), 3, UNREADABLE, {}),
+    "a text file": (lambda f, d: (f / "x.parquet").write_text("a,b\n1,2\n"), 3, UNREADABLE, {}),
+    "only the magic number": (lambda f, d: (f / "x.parquet").write_bytes(b"PAR1"), 3, UNREADABLE, {}),
+    "only two magic numbers": (lambda f, d: (f / "x.parquet").write_bytes(b"PAR1\0\0\0\0PAR1"), 3, UNREADABLE, {}),
     "an encrypted footer": (
         lambda f, d: change_bytes(write(f, rows(d)), lambda data: b"PARE" + data[4:-4] + b"PARE"),
         3,
         UNREADABLE,
         {},
     ),
-    "a half": (lambda f, d: change_bytes(write(f, rows(d, d)), lambda data: data[: len(data) // 2]), 3, UNREADABLE, {}),
+    "half a file": (
+        lambda f, d: change_bytes(write(f, rows(d, d)), lambda data: data[: len(data) // 2]),
+        3,
+        UNREADABLE,
+        {},
+    ),
     "a footer longer than the file": (
         lambda f, d: change_bytes(write(f, rows(d)), lambda data: data[:-8] + struct.pack("<I", 2**31) + b"PAR1"),
         3,
@@ -210,7 +215,7 @@ PARQUET: dict[str, tuple[Made, int, str, dict[str, int]]] = {
         UNREADABLE,
         {},
     ),
-    "a footer that states more rows": (
+    "a footer that states more rows than the file has": (
         lambda f, d: change_bytes(write(f, rows(d, d, d)), state_more_rows),
         3,
         "The footer states",
@@ -231,21 +236,21 @@ PARQUET: dict[str, tuple[Made, int, str, dict[str, int]]] = {
         "unreadable_page 4",
         {"ok": 4, "unreadable_page": 4},
     ),
-    "a folder called like a shard": (lambda f, d: (f / "x.parquet").mkdir(), 0, "", {}),
-    "a link to nothing": (lambda f, d: (f / "x.parquet").symlink_to("gone.parquet"), 3, "x.parquet", {}),
+    "a folder with the name of a shard": (lambda f, d: (f / "x.parquet").mkdir(), 0, "", {}),
+    "a broken link": (lambda f, d: (f / "x.parquet").symlink_to("gone.parquet"), 3, "x.parquet", {}),
     "a link to itself": (lambda f, d: (f / "x.parquet").symlink_to("x.parquet"), 3, "x.parquet", {}),
     "a pipe": (lambda f, d: os.mkfifo(f / "x.parquet"), 3, "x.parquet", {}),
-    "no rows": (lambda f, d: write(f, rows()), 0, "", {}),
-    "no row groups": (
+    "a file without rows": (lambda f, d: write(f, rows()), 0, "", {}),
+    "a file without row groups": (
         lambda f, d: pq.ParquetWriter(f / "x.parquet", pa.schema([("image", pa.binary())])).close(),
         0,
         "",
         {},
     ),
-    "6,000 empty row groups": (many_groups, 0, "", {"ok": 1}),
-    "strange names": (strange_names, 0, "", {"ok": 10}),  # the one that starts with a dot is hidden
-    "null images": (lambda f, d: write(f, rows(None, d, None)), 3, "null_image 2", {"ok": 1, "null_image": 2}),
-    "null structs": (
+    "a file with 6,000 empty row groups": (many_groups, 0, "", {"ok": 1}),
+    "files with unusual names": (strange_names, 0, "", {"ok": 10}),  # the one that starts with a dot is hidden
+    "images that are null": (lambda f, d: write(f, rows(None, d, None)), 3, "null_image 2", {"ok": 1, "null_image": 2}),
+    "image structs that are null": (
         lambda f, d: write(f, pa.array([None, {"bytes": d, "path": None}, {"bytes": None, "path": None}], IMAGE_TYPE)),
         3,
         "null_image 2",
@@ -257,20 +262,25 @@ PARQUET: dict[str, tuple[Made, int, str, dict[str, int]]] = {
         "path_not_followed 1",
         {"path_not_followed": 1},
     ),
-    "a dictionary of images": (
+    "a dictionary-encoded image column": (
         lambda f, d: write(f, rows(d, d, None).dictionary_encode()),
         3,
         "null_image 1",
         {"ok": 2, "null_image": 1},
     ),
-    "large binary": (lambda f, d: write(f, pa.array([d, None], pa.large_binary())), 3, "", {"ok": 1, "null_image": 1}),
-    "a struct of large binary": (
+    "images of the type large binary": (
+        lambda f, d: write(f, pa.array([d, None], pa.large_binary())),
+        3,
+        "",
+        {"ok": 1, "null_image": 1},
+    ),
+    "an image struct with large binary": (
         lambda f, d: write(f, pa.array([{"bytes": d}], pa.struct([("bytes", pa.large_binary())]))),
         0,
         "",
         {"ok": 1},
     ),
-    "a struct with more fields": (
+    "an image struct with additional fields": (
         lambda f, d: write(
             f,
             pa.array(
@@ -282,37 +292,37 @@ PARQUET: dict[str, tuple[Made, int, str, dict[str, int]]] = {
         "",
         {"ok": 1},
     ),
-    "a struct in a struct": (
+    "an image struct within a struct": (
         lambda f, d: write(f, pa.array([{"image": {"bytes": d, "path": None}}], pa.struct([("image", IMAGE_TYPE)]))),
         2,
         REFUSED,
         {},
     ),
-    "a list of images": (lambda f, d: write(f, pa.array([[d]], pa.list_(pa.binary()))), 2, REFUSED, {}),
-    "a map of images": (
+    "lists of images": (lambda f, d: write(f, pa.array([[d]], pa.list_(pa.binary()))), 2, REFUSED, {}),
+    "maps of images": (
         lambda f, d: write(f, pa.array([[("a", d)]], pa.map_(pa.string(), pa.binary()))),
         2,
         REFUSED,
         {},
     ),
-    "text for images": (lambda f, d: write(f, pa.array(["aGVsbG8="])), 2, "has the type string", {}),
-    "a struct without bytes": (
+    "text in the image column": (lambda f, d: write(f, pa.array(["aGVsbG8="])), 2, "has the type string", {}),
+    "an image struct without the field `bytes`": (
         lambda f, d: write(f, pa.array([{"path": "x"}])),
         2,
         "has the type struct<path: string>",
         {},
     ),
-    "bytes that are text": (lambda f, d: write(f, pa.array([{"bytes": "x"}])), 2, REFUSED, {}),
-    "two columns of one name": (two_columns_of_one_name, 2, "2 columns 'image'", {}),
+    "an image struct whose `bytes` are text": (lambda f, d: write(f, pa.array([{"bytes": "x"}])), 2, REFUSED, {}),
+    "two columns with the same name": (two_columns_of_one_name, 2, "2 columns 'image'", {}),
     "no image column": (
         lambda f, d: pq.write_table(pa.table({"picture": rows(d)}), f / "x.parquet"),
         2,
         "use --image-column 'picture'",
         {},
     ),
-    "a null column": (lambda f, d: write(f, pa.nulls(3)), 2, "has the type null", {}),
-    "keys that are structs": (lambda f, d: write(f, rows(d), id=pa.array([{"a": 1}])), 0, "", {"ok": 1}),
-    "keys that are lists": (lambda f, d: write(f, rows(d), id=pa.array([[1, 2]])), 0, "", {"ok": 1}),
+    "an image column of the type null": (lambda f, d: write(f, pa.nulls(3)), 2, "has the type null", {}),
+    "row ids that are structs": (lambda f, d: write(f, rows(d), id=pa.array([{"a": 1}])), 0, "", {"ok": 1}),
+    "row ids that are lists": (lambda f, d: write(f, rows(d), id=pa.array([[1, 2]])), 0, "", {"ok": 1}),
 }
 
 
@@ -450,17 +460,17 @@ MODELS: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     "a weight in a system file": (external, "not a regular file in the model's folder, or a key is unknown"),
     "a constant in another file": (external_attribute, "not a regular file in the model's folder, or a key is unknown"),
     "a weight of 2 ** 60 numbers": (gigantic, "wanted:"),
-    "a weight that is cut": (cut_weight, "wanted:"),
-    "no metadata at all": (lambda model: model.ClearField("metadata_props"), "no oodscreen contract"),
+    "a truncated weight": (cut_weight, "wanted:"),
+    "no metadata": (lambda model: model.ClearField("metadata_props"), "no oodscreen contract"),
     "no output kind": (put_metadata("output_kind", None), "damaged oodscreen contract"),
     "an unknown output kind": (put_metadata("output_kind", "magic"), "damaged oodscreen contract"),
-    "another contract version": (put_metadata("contract_version", "99"), "contract version 99"),
-    "a shape that is no JSON": (put_metadata("image_shape", "[28, 28"), "damaged oodscreen contract"),
-    "a negative shape": (put_metadata("image_shape", "[-28, 28, 1]"), "wanted:"),
-    "another shape than the graph's": (put_metadata("image_shape", "[32, 32, 1]"), "wanted:"),
-    "an input that is not there": (put_metadata("input_name", "picture"), "wanted:"),
-    "an output that is not there": (put_metadata("output_name", "answer"), "wanted:"),
-    "sites that are not there": (no_sites, "wanted:"),
+    "an unknown contract version": (put_metadata("contract_version", "99"), "contract version 99"),
+    "an image shape that is not JSON": (put_metadata("image_shape", "[28, 28"), "damaged oodscreen contract"),
+    "a negative image shape": (put_metadata("image_shape", "[-28, 28, 1]"), "wanted:"),
+    "an image shape that differs from that of the graph": (put_metadata("image_shape", "[32, 32, 1]"), "wanted:"),
+    "an input that the graph does not have": (put_metadata("input_name", "picture"), "wanted:"),
+    "an output that the graph does not have": (put_metadata("output_name", "answer"), "wanted:"),
+    "dropout sites that the graph does not have": (no_sites, "wanted:"),
     "an unknown operator": (unknown_operator, "wanted:"),
     "a missing node": (drop_a_node, "wanted:"),
 }

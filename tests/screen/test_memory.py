@@ -47,7 +47,7 @@ def large_images(digit: NDArray[np.uint8], count: int, size: int) -> list[dict[s
 
 @pytest.mark.hostile(
     "100 images of 2.2 MB each in one row group, in the layout of Hugging Face",
-    "all rows are scored; the row group is read in pieces, so its size does not matter",
+    "all rows are scored; the row group is read in pieces, so its size has no effect on the memory",
 )
 def test_large_images_in_one_row_group_do_not_fill_the_memory(
     article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path
@@ -63,7 +63,7 @@ def test_large_images_in_one_row_group_do_not_fill_the_memory(
 
 @pytest.mark.hostile(
     "A column for `--keep` whose large value is stored once, in a dictionary, for many rows",
-    "all rows are scored and keep their values; the rows that are read and written together are fewer",
+    "all rows are scored and keep their values; fewer rows are read and written at the same time",
 )
 @pytest.mark.parametrize("typed", [True, False])
 def test_values_of_a_dictionary_do_not_fill_the_memory(

@@ -99,8 +99,8 @@ def store(article_onnx: Path, digit_shards: Path) -> Iterator[Any]:
 
 
 @pytest.mark.hostile(
-    "A store with a file and a folder of one name, or with a name of 300 characters",
-    "the shard whose result OUTPUT cannot hold is quarantined with the reason; the others are scored",
+    "An object store with a file and a folder of the same name, or with a name of 300 characters",
+    "a shard whose result cannot have its name in OUTPUT is quarantined with the reason; the other shards are scored",
 )
 def test_names_that_output_cannot_hold_quarantine_their_shards(store: Any, tmp_path: Path) -> None:
     shard = store.store["/in/c.parquet"].getvalue()
@@ -118,7 +118,7 @@ def test_names_that_output_cannot_hold_quarantine_their_shards(store: Any, tmp_p
 
 @pytest.mark.hostile(
     "A password or an access key in an address, such as ftp://user:password@host/",
-    "no message, result, manifest, report or metric contains it",
+    "no message, result, manifest, report or metric contains the password or the key",
 )
 def test_a_password_in_an_address_is_written_nowhere(
     store: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]

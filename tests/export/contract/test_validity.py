@@ -31,8 +31,8 @@ def test_a_valid_contract_is_accepted() -> None:
 
 
 @pytest.mark.hostile(
-    "A model whose contract has impossible values: a rate of NaN, a shape of 2**40, names that are no printable text",
-    "the model is refused, and the value is named",
+    "A model whose contract has impossible values: a rate of NaN, a shape of 2**40, names that are not printable text",
+    "the model is refused, and the error names the value",
 )
 @pytest.mark.parametrize(
     ("contract", "found"),
@@ -100,8 +100,8 @@ def _change_the_kind(proto: onnx.ModelProto, sites: Any) -> None:
 
 
 @pytest.mark.hostile(
-    "A model whose contract states another rate, kind or name of a dropout site than its graph",
-    "the model is refused; both values are named",
+    "A model whose contract and graph state different rates, kinds or names of a dropout site",
+    "the model is refused, and the error names both values",
 )
 @pytest.mark.parametrize("change", [_state_another_rate, _forget_a_site, _name_another_site, _change_the_kind])
 def test_sites_that_differ_between_contract_and_graph_are_refused(

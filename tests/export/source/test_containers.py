@@ -187,7 +187,8 @@ def test_the_configuration_of_keras_3_in_json_has_no_version(keras: Any, tmp_pat
 
 
 @pytest.mark.hostile(
-    "A .keras file of some MB whose content takes some GB after decompression", "the export is refused at once"
+    "A `.keras` file of a few MB whose content takes a few GB after decompression",
+    "the export refuses the file before it decompresses the content",
 )
 def test_an_archive_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
     for name in ("config.json", "model.weights.h5"):

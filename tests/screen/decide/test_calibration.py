@@ -252,7 +252,7 @@ ENTROPY = Detector.fit("entropy", np.random.default_rng(0).random(300))
 )
 @pytest.mark.hostile(
     "A calibration with scores that are not finite or not sorted, a rate of 0, or arrays that do not fit each other",
-    "the calibration is refused, and the value is named",
+    "the calibration is refused, and the error names the value",
 )
 def test_a_calibration_with_impossible_values_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     rng = np.random.default_rng(0)
@@ -272,7 +272,7 @@ def test_a_distance_with_impossible_values_is_refused(tmp_path: Path, change: di
 
 
 @pytest.mark.hostile(
-    "A calibration of some MB whose arrays take some GB after decompression",
+    "A calibration of a few MB whose arrays take a few GB after decompression",
     "the calibration is refused before memory is allocated",
 )
 def test_a_compressed_calibration_is_refused(tmp_path: Path) -> None:

@@ -24,8 +24,9 @@ StoreError.__module__ = "botocore.exceptions"
 
 
 @pytest.mark.hostile(
-    "The disk, the rights of a file, a name that is not UTF-8, the memory or an object store fail at any place",
-    "the command ends with exit code 1, the reason of the system, the path and the next step",
+    "A full or read-only disk, missing permissions, a name that is not UTF-8, too little memory, or a failing object "
+    "store, at any step of a command",
+    "the command ends with exit code 1, and the error states the reason, the path and the next step",
 )
 @pytest.mark.parametrize(
     ("error", "found", "next_step"),
@@ -76,7 +77,8 @@ def test_absent_and_damaged_files_are_left_to_the_caller(error: Exception, tmp_p
 
 @pytest.mark.hostile(
     "Results that belong to another user and cannot be read (umask 077)",
-    "`report`, `evaluate` and `queue` name the file, its owner and its mode; they do not advise to delete it",
+    "the errors of `report`, `evaluate` and `queue` state the file, its owner and its mode, and do not advise to "
+    "delete the file",
 )
 def test_results_of_another_user_are_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from screen.output.manifest_file import ManifestFile
@@ -94,8 +96,8 @@ def test_results_of_another_user_are_not_called_damaged(tmp_path: Path, monkeypa
 
 
 @pytest.mark.hostile(
-    "A path that is not UTF-8, on a terminal or in a log of any encoding",
-    "the name is printed with escapes; no command ends because of it",
+    "A path that is not UTF-8, printed on a terminal or in a log of any encoding",
+    "the path is printed with escapes, and the command does not end because of the path",
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no names that are not UTF-8")
 def test_a_name_that_is_not_utf8_can_be_printed(article_onnx: Path, tmp_path: Path) -> None:

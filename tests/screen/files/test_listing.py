@@ -54,8 +54,8 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
 
 
 @pytest.mark.hostile(
-    "Links in INPUT that lead to a folder above them",
-    "each folder is searched once; a link to a folder that is listed already is counted as skipped",
+    "A link in INPUT that leads to a folder above the link",
+    "each folder is searched once; a link to a folder that was already searched is counted as skipped",
 )
 def test_a_linked_folder_is_searched_and_no_folder_twice(tmp_path: Path) -> None:
     touch(tmp_path, "in/a.parquet", "in/day/b.parquet", "elsewhere/deep/c.parquet")
@@ -84,8 +84,8 @@ def test_a_glob_finds_what_glob_finds_and_ends_at_a_circle(tmp_path: Path) -> No
 
 
 @pytest.mark.hostile(
-    "A folder in INPUT that may not be listed",
-    "the folder is quarantined with the reason, the others are scored, and the exit code is 3",
+    "A folder in INPUT without the permission to list it",
+    "the folder is quarantined with the reason, the shards of the other folders are scored, and the exit code is 3",
 )
 @pytest.mark.parametrize("pattern", ["", "**/*.parquet", "*/*.parquet"])
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, refusing: set[Path], pattern: str) -> None:
@@ -153,8 +153,8 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 @pytest.mark.hostile(
-    "Keys of a store with an empty part, `.` or `..`, such as n//b.parquet",
-    "the shard is quarantined with the reason; the others are scored",
+    "A shard in an object store whose key has an empty part, `.` or `..`, such as `n//b.parquet`",
+    "the shard is quarantined with the reason; the other shards are scored",
 )
 def test_keys_that_no_folder_can_have_are_named(store: Any) -> None:
     shards = ("a.parquet", "n//b.parquet", "n/./c.parquet", "n/x/../d.parquet", "n/e.parquet")

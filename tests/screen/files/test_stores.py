@@ -204,7 +204,8 @@ def test_a_lock_without_recent_renewal_is_taken_over(store: Any) -> None:
 
 
 @pytest.mark.hostile(
-    "A machine whose clock is wrong holds the lock of an OUTPUT in an object store, or looks for one",
+    "A machine with a wrong clock holds the lock of an OUTPUT in an object store, or examines the lock of another "
+    "machine",
     "the age of the lock is measured by the clock of the store alone",
 )
 @pytest.mark.parametrize("wrong", [-3600, 3600])
@@ -243,9 +244,9 @@ def test_a_holder_renews_its_lock(store: Any, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.hostile(
-    "A run with an OUTPUT in an object store is suspended for more than five minutes, and goes on",
-    "if another run has taken the lock over, the suspended run ends with exit code 75 before it writes, and leaves the "
-    "lock of its successor",
+    "A run with an OUTPUT in an object store is suspended for more than five minutes, and continues",
+    "if another run has taken over the lock, the suspended run ends with exit code 75 before it writes, and does not "
+    "change the lock of the other run",
 )
 def test_a_suspended_holder_stops_and_does_not_let_a_third_run_in(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     output = as_path("memory://out")
@@ -293,8 +294,8 @@ def test_a_run_that_lost_its_lock_writes_nothing_more(store: Any, monkeypatch: p
 
 
 @pytest.mark.hostile(
-    "An object store creates the lock, but its answer is lost, and the client asks again",
-    "the run recognises its own lock by the token in it",
+    "An object store creates the lock, but its response is lost, and the client repeats the request",
+    "the run recognises its own lock by the token in the lock",
 )
 def test_a_lock_whose_creation_was_not_answered_is_recognised(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = type(store).pipe_file
@@ -316,7 +317,7 @@ def test_a_lock_whose_creation_was_not_answered_is_recognised(store: Any, monkey
 
 @pytest.mark.hostile(
     "An object store refuses to delete the lock of a run",
-    "the lock is marked as released by an empty object, and the next run starts at once",
+    "the run writes an empty object, which marks the lock as released, and the next run starts at once",
 )
 def test_a_refused_delete_does_not_keep_the_lock(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Any, path: str, **options: Any) -> None:
@@ -332,8 +333,8 @@ def test_a_refused_delete_does_not_keep_the_lock(store: Any, monkeypatch: pytest
 
 
 @pytest.mark.hostile(
-    "An object store refuses to list or to write (403, 503)",
-    "the command ends with exit code 1, the reason of the store and the next step",
+    "An object store refuses to list or to write objects (403, 503)",
+    "the command ends with exit code 1, and the error states the reason of the store and the next step",
 )
 @pytest.mark.parametrize(
     "error", [PermissionError("Forbidden"), OSError(errno.EBUSY, "Slow Down"), RuntimeError("503")]

@@ -77,8 +77,9 @@ UNIFIED = {
 
 @pytest.mark.parametrize("pair", UNIFIED)
 @pytest.mark.hostile(
-    "Shards whose copied column has another type since its writer was upgraded, e.g. large_string, ns, double or null",
-    "all results have one type, which represents every value",
+    "A column for `--keep` whose type differs between shards, for example large_string, ns, double or null after an "
+    "upgrade of the program that wrote the shards",
+    "the column has the same type in all results, and this type represents every value",
 )
 def test_types_that_differ_between_shards_are_unified_without_loss(
     pair: str, article: ExportedModel, tmp_path: Path
@@ -111,8 +112,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("pair", REFUSED)
 @pytest.mark.hostile(
-    "Shards whose copied column has types that cannot be unified without a change of values",
-    "the column and the shard are named, and no changed value is written",
+    "A column for `--keep` whose types in the shards cannot be unified without a change of values",
+    "the error names the column and the shard, and no changed value is written",
 )
 def test_types_whose_values_would_change_are_refused_by_shard_and_column(
     pair: str, article: ExportedModel, tmp_path: Path

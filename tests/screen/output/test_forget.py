@@ -155,8 +155,9 @@ def follow(text: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.hostile(
-    "A result, an input, a manifest, a quarantine table, a record or a part's manifest that is missing, cut or damaged",
-    "the message names the command that mends it: a run, a run with `--force`, or `oodscreen forget`",
+    "A result, an input shard, the manifest, the quarantine table, `_run.json` or the manifest of a part is missing, "
+    "cut off or damaged",
+    "the message contains the command that repairs OUTPUT: a run, a run with `--force`, or `oodscreen forget`",
 )
 @pytest.mark.parametrize("state", STATES)
 def test_the_named_command_mends_the_state(
@@ -369,7 +370,8 @@ def test_results_in_a_store_are_forgotten(article_onnx: Path, digit_shards: Path
 
 @pytest.mark.hostile(
     "A shard in INPUT is replaced by a folder of the same name",
-    "The shard has vanished; `oodscreen forget --vanished` removes its result, and the shards in the folder are scored",
+    "the shard counts as vanished; `oodscreen forget --vanished` removes its result, and the shards in the folder are "
+    "scored",
 )
 def test_a_shard_that_is_replaced_by_a_folder_has_vanished(place: Path) -> None:
     inner = place / "in" / "inner.parquet"

@@ -61,8 +61,9 @@ def score(screener: Screener) -> str:
 
 
 @pytest.mark.hostile(
-    "A `Screener` is used in a fork of the process that created it.",
-    "On a CPU, the fork loads the model again, and the scores are equal; on a GPU, the first call raises an error.",
+    "A `Screener` is used in a fork of the process that created the screener",
+    "on a CPU, the forked process loads the model again, and the scores are equal; on a GPU, the first call raises an "
+    "error",
 )
 @pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("threads", [1, 3])

@@ -160,8 +160,8 @@ def test_a_shard_with_an_image_that_took_too_much_time_is_scored_again(
 
 
 @pytest.mark.hostile(
-    "A signal while images are decoded that take long",
-    "the run ends without decoding the other images of the batch; finished shards stay",
+    "SIGINT or SIGTERM while a run decodes images that take long",
+    "the run ends without decoding the other images of the batch; the results of finished shards stay",
 )
 def test_a_stop_does_not_wait_for_the_batch(article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path) -> None:
     class StopInBatch(StopRequest):

@@ -123,9 +123,9 @@ def screen(model: Path, folder: Path, **options: Any) -> RunSummary:
 
 
 @pytest.mark.hostile(
-    "A Parquet file with an encrypted image column, with more or fewer rows in its footer than in its pages, or with "
-    "a page that takes more than 192 MiB and 24 times its stored size in memory",
-    "The shard is quarantined with the reason; the others are scored",
+    "A Parquet file with an encrypted image column, with more or fewer rows in its footer than in its pages, or with a "
+    "page that takes more than 192 MiB in memory and more than 24 times its stored size",
+    "the shard is quarantined with the reason; the other shards are scored",
 )
 @pytest.mark.parametrize("name", LOST)
 def test_a_shard_that_must_not_be_read_is_quarantined(
@@ -146,8 +146,8 @@ def test_a_shard_that_must_not_be_read_is_quarantined(
 
 
 @pytest.mark.hostile(
-    "A shard that was scored, and is replaced by one that is quarantined whole",
-    "The result of the earlier content is removed; `check` finds no problem, and the mended shard is scored again",
+    "A scored shard is replaced by a file that is quarantined as a whole",
+    "the result of the earlier content is removed; `check` finds no problem, and a repaired shard is scored again",
 )
 def test_a_lost_shard_leaves_no_result_of_its_earlier_content(
     article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path
@@ -179,7 +179,7 @@ def test_a_lost_shard_does_not_remove_a_file_that_oodscreen_did_not_write(
 @pytest.mark.hostile(
     "A small Parquet file in which many rows refer to one large entry of a dictionary, so that all images take more "
     "than 4 GB and 256 times the size of the file",
-    "The shard is quarantined with the reason; the others are scored",
+    "the shard is quarantined with the reason; the other shards are scored",
 )
 def test_a_dictionary_that_many_rows_refer_to_has_a_limit(
     article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -209,8 +209,8 @@ def test_a_damaged_row_group_that_states_too_many_rows_is_quarantined(
 
 
 @pytest.mark.hostile(
-    "A Parquet file with an encrypted column that is not read",
-    "The shard is scored; the encrypted column is not touched",
+    "A Parquet file with an encrypted column that the run does not need",
+    "the shard is scored, and the encrypted column is not read",
 )
 def test_an_encrypted_column_that_is_not_read_does_not_matter(
     article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path
@@ -227,7 +227,8 @@ def test_an_encrypted_column_that_is_not_read_does_not_matter(
 
 
 @pytest.mark.hostile(
-    "A page whose content does not match the checksum in its header", "Its rows have the status unreadable_page"
+    "A page whose content does not match the checksum in its header",
+    "the rows on the page have the status `unreadable_page`",
 )
 def test_a_page_with_a_wrong_checksum_is_unreadable(article_onnx: Path, tmp_path: Path) -> None:
     """Tensors that are not compressed, so that nothing but the checksum tells."""
@@ -255,7 +256,7 @@ def test_a_shard_whose_columns_compress_extremely_well_is_scored(article_onnx: P
 
 @pytest.mark.hostile(
     "A disk error, or any other error of a library, while one shard is read",
-    "The shard is quarantined with the reason; the others are scored",
+    "the shard is quarantined with the reason; the other shards are scored",
 )
 @pytest.mark.parametrize(
     "error",
@@ -290,7 +291,7 @@ def test_whatever_is_raised_for_one_shard_leaves_the_others(
 
 @pytest.mark.hostile(
     "A damaged page in a shard with a kept struct that has a required field",
-    "Its rows have the status unreadable_page, and null in the kept column",
+    "the rows on the page have the status `unreadable_page`, and null in the kept column",
 )
 def test_a_kept_struct_with_a_required_field_is_null_on_a_damaged_page(
     article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path

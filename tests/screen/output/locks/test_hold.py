@@ -33,8 +33,8 @@ while True:
 
 
 @pytest.mark.hostile(
-    "`check` and `report` read an OUTPUT again and again while runs start in it",
-    "readers share the lock: no run ends with exit code 75 because of them",
+    "`check` and `report` read an OUTPUT repeatedly while runs start in this OUTPUT",
+    "readers share the lock, and no run ends with exit code 75 because of a reader",
 )
 def test_readers_in_a_loop_never_keep_a_run_out(tmp_path: Path) -> None:
     with hold_output(tmp_path):
@@ -75,7 +75,7 @@ def test_a_reader_without_the_right_to_write_sees_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.hostile(
     "Two job arrays with different numbers of parts start in one OUTPUT at the same time",
-    "one of them is refused with exit code 75, before it writes",
+    "one of the two is refused with exit code 75 before it writes",
 )
 @pytest.mark.parametrize("other", [ShardPartition(1, 3), ShardPartition(3, 3)])
 def test_parts_of_different_counts_exclude_each_other(
@@ -95,7 +95,7 @@ def test_parts_of_different_counts_exclude_each_other(
 
 @pytest.mark.hostile(
     "A file system that cannot sync folders (SMB, sshfs, DrvFs)",
-    "the run ends as elsewhere, and prints once that the last shards may be missing after a power failure",
+    "the run scores all shards, and prints one notice that the last shards may be missing after a power failure",
 )
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES])
 def test_a_folder_that_cannot_be_synced_is_said_once(

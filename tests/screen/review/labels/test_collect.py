@@ -560,7 +560,8 @@ def ask(task: dict[str, Any], control: str, *choices: str, **region: Any) -> Non
 
 @pytest.mark.hostile(
     "Label Studio annotations with a second question, or with choices for regions of an image",
-    "the question that asks for the classes counts; the others are named, and `--label-control` chooses",
+    "only the answers to the question whose choices are the classes are labels; the command counts the answers to each "
+    "other question, and `--label-control` selects a question",
 )
 def test_answers_to_other_questions_are_no_labels(
     night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -597,7 +598,8 @@ def test_two_questions_about_the_classes_are_not_guessed(
 
 
 @pytest.mark.hostile(
-    "A label with half of a surrogate pair, which UTF-8 cannot represent", "the label counts as no class; others count"
+    "A label that contains half of a surrogate pair, which UTF-8 cannot represent",
+    "the label is not a class of the model; the other labels are used",
 )
 def test_half_a_surrogate_pair_ends_no_command(night: Night, tmp_path: Path) -> None:
     tasks = tasks_of(night, tmp_path)

@@ -60,7 +60,8 @@ def _token(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.hostile(
-    "A Label Studio server that redirects to another host", "the command ends with 2; the token is not sent there"
+    "A Label Studio server that redirects to another host",
+    "the command ends with exit code 2, and does not send the token to that host",
 )
 def test_a_redirect_is_not_followed() -> None:
     with serve(lambda handler: reply(handler, b"{}")) as (other, stolen):
@@ -74,7 +75,10 @@ def test_a_redirect_is_not_followed() -> None:
     assert other in refused.value.found
 
 
-@pytest.mark.hostile("A Label Studio server whose list has no last page", "the command ends with 1 after 1,000 pages")
+@pytest.mark.hostile(
+    "A Label Studio server that returns a list without a last page",
+    "the command ends with exit code 1 after 1,000 pages",
+)
 def test_an_endless_list_ends() -> None:
     def one_more(handler: BaseHTTPRequestHandler) -> None:
         page = {"count": 10**9, "next": "x", "previous": None, "results": [{"id": 1, "title": "another"}]}
@@ -85,7 +89,10 @@ def test_an_endless_list_ends() -> None:
     assert len(paths) <= MOST_PAGES + 1
 
 
-@pytest.mark.hostile("A Label Studio server that sends a gzip bomb", "the command ends with 1; nothing is unpacked")
+@pytest.mark.hostile(
+    "A Label Studio server that sends a gzip bomb",
+    "the command ends with exit code 1, and does not decompress the response",
+)
 def test_a_compressed_response_is_refused() -> None:
     bomb = gzip.compress(b"[" + b" " * 2**24)
 
@@ -97,7 +104,8 @@ def test_a_compressed_response_is_refused() -> None:
 
 
 @pytest.mark.hostile(
-    "A Label Studio server that sends values of wrong types", "the command ends with 1, and names the server"
+    "A Label Studio server that sends values of wrong types",
+    "the command ends with exit code 1, and the error names the server",
 )
 @pytest.mark.parametrize("body", [b"[]", b"7", b'"x"', b'{"results": 7}', b'{"results": [[], 7, null]}', b"\xff"])
 def test_wrong_types_end_with_an_error(body: bytes) -> None:

@@ -264,7 +264,8 @@ def test_rows_that_are_all_equal_are_refused(calibrate: Calibrate, shards: Path,
 
 
 @pytest.mark.hostile(
-    "In-distribution rows with exact copies", "`calibrate` uses each image once, and states the number of copies"
+    "In-distribution rows with equal images",
+    "`calibrate` uses each image once, and prints the number of copies",
 )
 def test_copies_of_rows_change_no_promise(calibrate: Calibrate, shards: Path, tmp_path: Path) -> None:
     """Equal images have equal scores: with copies in the calibration set its scores would be fewer than they seem."""
@@ -317,8 +318,9 @@ def test_in_a_stream_with_recurring_frames_the_review_rate_is_that_of_distinct_i
 
 
 @pytest.mark.hostile(
-    "In-distribution rows that are reference rows, compressed again or a grey level apart",
-    "`calibrate` leaves them out and names them, and refuses more than 1 %",
+    "In-distribution images that are reference images, compressed again or a grey level apart",
+    "`calibrate` leaves these images out and prints the ids of the first ones; if more than 1 % of the rows are copies "
+    "of this kind, `calibrate` ends with an error",
 )
 @pytest.mark.parametrize("separate", [False, True])
 def test_near_copies_of_reference_rows_are_left_out_and_refused_above_one_in_a_hundred(
