@@ -124,8 +124,8 @@ def throughput_table() -> str:
         + f"\n\nThe times were measured on {where}. {legend}. The peak memory of the article's network at T = 2 is "
         + f"{memory}. A run of this network at T = 10 on 10,000 images takes {shards}. The following ratios were "
         + "measured in one process, without start-up. The time of one pass of the head, divided by the time of one "
-        + f"head in method (d), is: {heads}. The time of 100 passes, divided by the time of one deterministic pass, is: "
-        + f"{hundred}."
+        + f"head in method (d), is: {heads}. The time of 100 passes, divided by the time of one deterministic pass, "
+        + f"is: {hundred}."
     )
 
 
@@ -391,10 +391,10 @@ def scale_text() -> str:
     return (
         f"Measured on {result['machine']['cores']} cores with the article's network at T = 100 (`python -m "
         f"benchmarks.scale`): a run of {workers['rows']:,} rows takes {one} with one worker of one thread, and {two} "
-        f"with two of these workers, {workers['gain']:.2f} times as fast, without the start-up (the local engine with "
-        f"one thread: {alone}). A run of {small['rows']:,} rows in shards of 20 rows has "
-        f"{small['throughput_share']:.0%} of the speed of a run in shards of 10,000 rows. In a separate measurement "
-        f"with {lost['rows']:,} rows, a run with two workers takes {lost['calm_seconds']:.1f} s, and "
+        f"with two of these workers, which is {workers['gain']:.2f} times as fast; the local engine with one thread "
+        f"takes {alone}. These times do not include the start-up. A run of {small['rows']:,} rows in shards of 20 rows "
+        f"has {small['throughput_share']:.0%} of the speed of a run in shards of 10,000 rows. In a separate "
+        f"measurement with {lost['rows']:,} rows, a run with two workers takes {lost['calm_seconds']:.1f} s, and "
         f"{lost['lost_seconds']:.1f} s if one of them is killed half-way; both end with {same}."
     )
 
