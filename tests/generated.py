@@ -348,15 +348,15 @@ def hostile_text() -> str:
         lines += [f"## {area}", "", "| case | what happens |", "|---|---|"]
         lines += [f"| {_cell(one.given)} | {_cell(one.outcome)} |" for one in kinds if one.area == area]
         lines.append("")
-    lines += ["## Parquet files", "", "INPUT of each run is a folder with a readable shard and one of these files:", ""]
-    lines += ["| exit code | files |", "|---|---|"]
+    lines += ["## Parquet files", "", "INPUT of each run is a folder with a readable shard and one other file:", ""]
+    lines += ["| exit code | other file, or its defect |", "|---|---|"]
     by_code: dict[int, list[str]] = {}
     for name, (_, code, *_) in PARQUET.items():
         by_code.setdefault(code, []).append(name)
     lines += [f"| {code} | {_cell('; '.join(names))} |" for code, names in sorted(by_code.items())]
-    models = f"The run of each of these models is refused with exit code 2: {'; '.join(MODELS)}."
+    models = f"A run is refused with exit code 2 if the model has one of these defects: {'; '.join(MODELS)}."
     lines += ["", f"## Files of models\n\n{models}", ""]
-    lines += ["## Images", "", "| status | images |", "|---|---|"]
+    lines += ["## Images", "", "| status of the row | images |", "|---|---|"]
     by_status: dict[str, list[str]] = {}
     for name, case in CASES.items():
         by_status.setdefault(case.status, []).append(name)
