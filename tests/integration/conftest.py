@@ -24,7 +24,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def alone_with_ray() -> Iterator[None]:
-    """No other test on this machine that uses this fixture runs meanwhile: tests count the Ray processes of the machine."""
+    """Hold a lock of this machine: tests count the Ray processes of the whole machine, so only one of them runs."""
     with open(Path(tempfile.gettempdir()) / f"oodscreen-tests-ray-{os.getuid()}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
