@@ -229,11 +229,12 @@ def _how_to_add(one: Dropout, dropouts: Sequence[Dropout], choice: SiteChoice) -
     """How to activate a silent dropout in addition to the sites; a first --keep-layer alone would replace the sites."""
     option = f"--keep-layer '{one.name}'" + (f" --rate '{one.name}=0.5'" if one.rate == 0 else "")
     if choice.keep:
-        return f"add {option} to switch it on"
+        return f"to switch this dropout on, add {option}"
     active = [other.name for other in dropouts if not other.silent]
     others = " ".join(f"--keep-layer '{name}'" for name in active[:_MOST_NAMES])
     others += f" and --keep-layer for {len(active) - _MOST_NAMES} more" if len(active) > _MOST_NAMES else ""
-    return f"{option} would switch it on and all other dropout off; to keep the sites too, add {others}"
+    effect = f"{option} would switch this dropout on and all other dropout off"
+    return f"{effect}; to keep the sites too, add {others}"
 
 
 def _rate_of(one: Dropout, choice: SiteChoice, origin: str) -> float:

@@ -49,14 +49,16 @@ def test_the_notice_about_a_silent_dropout_names_the_options_that_keep_the_sites
     ]
     with pytest.warns(ExportNotice) as notices:
         export(network(nodes, more=[weight("zero", 0.0)]), tmp_path)
-    off = "would switch it on and all other dropout off; to keep the sites too, add --keep-layer 'live'"
+    off = "would switch this dropout on and all other dropout off; to keep the sites too, add --keep-layer 'live'"
     messages = [str(one.message) for one in notices]
     assert any(one.endswith(f"--keep-layer 'quiet' {off}") for one in messages), messages
     assert any(one.endswith(f"--keep-layer 'zero' --rate 'zero=0.5' {off}") for one in messages), messages
     with pytest.warns(ExportNotice) as notices:
         contract = export_saved(tmp_path, keep_layer=["quiet", "live"])
     assert [site.name for site in contract.sites] == ["quiet", "live"]
-    assert any("add --keep-layer 'zero' --rate 'zero=0.5' to switch" in str(one.message) for one in notices)
+    assert any(
+        "switch this dropout on, add --keep-layer 'zero' --rate 'zero=0.5'" in str(one.message) for one in notices
+    )
 
 
 @pytest.mark.parametrize("second", ["inner", "other"])

@@ -318,7 +318,7 @@ def test_in_a_stream_with_recurring_frames_the_review_rate_is_that_of_distinct_i
 
 
 @pytest.mark.hostile(
-    "In-distribution images that are reference images, compressed again or a grey level apart",
+    "In-distribution images that are reference images, compressed again or changed by one grey level",
     "`calibrate` leaves these images out and prints the ids of the first ones; if more than 1 % of the rows are copies "
     "of this kind, `calibrate` ends with an error",
 )
