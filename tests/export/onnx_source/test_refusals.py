@@ -188,8 +188,8 @@ CASES: dict[str, Refused] = {
                 node("Dropout", ["x", "ratio", "on"], ["dropped"]),
             ]
         ),
-        r"other operators than Dropout: coin \(Bernoulli\)",
-        "as do hand-written masks",
+        r"operators other than Dropout: coin \(Bernoulli\)",
+        "and hand-written masks, use these operators",
     ),
     "noise": Refused(
         lambda: network(
@@ -268,7 +268,7 @@ CASES: dict[str, Refused] = {
         "torch.nn.Flatten",
     ),
     "initial statistics": Refused(untrained_norm, "in training mode, and its running mean and variance have", "eval"),
-    "statistics that are read": Refused(read_norm, "in training mode, and other nodes read its statistics", "eval"),
+    "statistics that are read": Refused(read_norm, "training mode, and other nodes read its batch statistics", "eval"),
     "rows are mixed": Refused(mixed_rows, "with the other rows of its batch", "across the batch", VerificationFailed),
     "weights": Refused(network, "was given, but an ONNX file", "leave out", OptionRefused, {"weights": Path("w.h5")}),
     "code": Refused(network, "was given, but an ONNX file", "leave out", OptionRefused, {"unsafe": True}),
