@@ -44,7 +44,7 @@ def test_out_of_memory_on_a_gpu_is_out_of_memory(text: str) -> None:
         (f"{CALL}CUDA failure 719: unspecified launch failure{PLACE}", "The GPU failed"),
         (f"CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED{PLACE}", "The GPU failed"),
         (f"{CALL}CUDA failure 100: no CUDA-capable device is detected{PLACE}", "CUDA does not find the device"),
-        (f"{CALL}CUDA failure 804: forward compatibility was attempted on non supported HW{PLACE}", "do not belong"),
+        (f"{CALL}CUDA failure 804: forward compatibility was attempted on non supported HW{PLACE}", "not compatible"),
         (f"{CALL}CUDA failure 46: all CUDA-capable devices are busy or unavailable{PLACE}", "exclusively"),
         (f"{CALL}CUDA failure 209: no kernel image is available for execution on the device{PLACE}", "has no kernels"),
         (f"CUDNN failure 1: CUDNN_STATUS_NOT_INITIALIZED{PLACE}", "CUDA or cuDNN is missing"),
