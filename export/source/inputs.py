@@ -118,8 +118,8 @@ def _products(axes: Iterable[int]) -> set[int]:
 def sides_of_grey_image(shape: tuple[int, ...]) -> tuple[int, int] | None:
     """Height and width of the grey image whose pixels an input contains in row-major order; None for another input.
 
-    The shape must be `[H, W]`, `[1, H, W]` or `[H * H]`. No colour image has a square number of values, because
-    `3 * H * H` is not a square.
+    The shape must be `[H, W]`, `[1, H, W]` or `[H * H]`. No square colour image has as many
+    values as a square grey image, because `3 * H * H` is not a square number.
     """
     sides = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
     if len(sides) == 1 and math.isqrt(sides[0]) ** 2 == sides[0]:

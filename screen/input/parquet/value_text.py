@@ -21,7 +21,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 def as_texts(column: pa.Array | pa.ChunkedArray) -> list[str | None]:
     """The values of a column as text; None for null.
 
-    UUIDs are in their canonical form, bytes that are not text in hexadecimal, and lists, structs and maps in JSON.
+    UUIDs are written in their canonical form, and bytes that are not text in hexadecimal digits. Lists, structs and
+    maps are written in JSON.
     """
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     return [text for chunk in chunks for text in _texts(chunk)]

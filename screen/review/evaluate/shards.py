@@ -56,7 +56,8 @@ def read_rows(source: str, label: str | None) -> SourceRows:
     Raises:
         InputRefused: the source contains no results or unfinished results.
         OutputLocked: a run is writing the results.
-        OptionRefused: the label column does not exist, or a column has types in two shards that have no common type.
+        OptionRefused: the label column does not exist, or the types of a column in two shards have
+            no common type.
     """
     paths, class_names = _shards_of(source)
     tables = [_read_shard(path, label) for path in paths]
