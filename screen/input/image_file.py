@@ -115,7 +115,7 @@ def open_image(data: bytes, max_pixels: int, check: Callable[[], None] = lambda:
         if _has_more_scans(data, file.tell(), image):
             _check_scans(data, image)
     elif pixels > _PYTHON_PIXELS and image.tile and image.tile[0][0] in _PYTHON_DECODERS:
-        raise ImageRefused("too_large", f"{_size(image)}, more than the limit of {_PYTHON_PIXELS} for its encoding")
+        raise ImageRefused("too_large", f"{_size(image)}, more than {_PYTHON_PIXELS}, the maximum for its encoding")
     return image
 
 

@@ -187,7 +187,7 @@ def _size_by_short_side(own_height: int, own_width: int, short: int) -> tuple[in
     if height * width > _MAX_PIXELS:
         raise Image.DecompressionBombError(
             f"{width} x {height} pixels after the shorter side is resized to {short}, "
-            f"more than the limit of {_MAX_PIXELS}"
+            f"more than the maximum of {_MAX_PIXELS}"
         )
     return height, width
 

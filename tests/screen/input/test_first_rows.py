@@ -24,6 +24,7 @@ from screen.input.shards import find_shards
 from screen.run.calibration.calibrate import run_calibration
 from screen.run.runner import run_screening
 from tests.conftest import IMAGE_TYPE, Recorder, contents, encode, oodscreen, write_shard
+from tests.hostile_images import CASES
 
 
 def picture(width: int, height: int) -> bytes:
@@ -190,6 +191,11 @@ def test_a_reason_that_no_option_corrects_does_not_stop_a_run(tmp_path: Path, ar
 def test_images_above_max_pixels_name_it(tmp_path: Path, article: ExportedModel) -> None:
     write_shard(tmp_path / "a.parquet", [WRONG] * 9)
     assert "--max-pixels" in refuse(tmp_path, article, max_pixels=100).next_step
+
+
+def test_a_limit_that_max_pixels_does_not_set_does_not_stop_a_run(tmp_path: Path, article: ExportedModel) -> None:
+    write_shard(tmp_path / "a.parquet", [CASES["a PPM with the largest value 100 and 4,194,304 pixels"].data] * 9)
+    examine(tmp_path, article)
 
 
 @pytest.mark.parametrize("place", ["source", "reference"])
