@@ -148,11 +148,11 @@ def _types_and_shapes(model: onnx.ModelProto) -> tuple[dict[str, int], dict[str,
 def _problem_of(node: onnx.NodeProto, real: Sequence[str], types: dict[str, int]) -> str:
     """The reason why dropout cannot be inserted before a node; "" if it can."""
     if node.op_type == "Dropout" and not node.domain:
-        return "it draws noise itself"
+        return "the node draws noise itself"
     if subgraphs_of(node):
-        return "it contains other nodes"
+        return "the node contains other nodes"
     if len(real) != 1:
-        return f"it has {len(real)} inputs"
+        return f"the node has {len(real)} inputs"
     if types.get(real[0], TensorProto.FLOAT) != TensorProto.FLOAT:
         return "its input consists of integers"
     return ""

@@ -39,7 +39,7 @@ class CalibrationConfig:
         float,
         typer.Option(
             metavar="P%|SHARE",
-            help="Target share of in-distribution rows that are flagged: at least 0.000001, below 1, such as 0.02 or 2%.",
+            help="Target share of in-distribution rows that are flagged, for example 0.02 or 2%; at least 0.000001.",
             show_default="2%",
             rich_help_panel=CALIBRATION_PANEL,
         ),
