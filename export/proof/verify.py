@@ -33,7 +33,7 @@ from export.graph.variants import (
     with_outputs,
     with_rate,
 )
-from export.model_source import Noise, SourcePass
+from export.model_source import SourcePass
 from export.proof.accuracy import measure_accuracy
 from export.proof.changes import RATE, count_changing_sites
 from export.proof.compare import ROUNDING_FACTOR, TOLERANCE, Found, OtherRoundings, compare, difference_by_row, scale_of
@@ -349,16 +349,24 @@ def _in_graph_order(
     Raises:
         VerificationFailed: the source model does not call the site, or calls it with inputs of another shape.
     """
-    noise = keras.noise.get(site.name, Noise(np.empty(0, np.float32), np.empty(0, np.float32)))
-    layout = layouts[site.name]
-    shape = noise.factor.shape
-    if len(shape) != len(layout) or tuple(shape[axis] for axis in layout[1:]) != site.shape:
+    noise = keras.noise.get(site.name)
+    if noise is None:
         raise VerificationFailed(
-            f"In the source model, the dropout layer {site.name} has an input of shape {list(shape[1:])}.",
+            f"The source model does not call the dropout layer {site.name}.",
+            wanted="a call of each dropout layer that is a site of the exported file",
+            next_step=NEXT_STEP,
+        )
+    factor, shift = noise.factor, noise.shift
+    layout = layouts[site.name]
+    if factor.ndim == len(layout):
+        factor, shift = np.ascontiguousarray(factor.transpose(layout)), np.ascontiguousarray(shift.transpose(layout))
+    if factor.shape[1:] != site.shape:
+        raise VerificationFailed(
+            f"In the source model, the dropout layer {site.name} has an input of shape {list(factor.shape[1:])}.",
             wanted=f"shape {list(site.shape)}, as in the exported file",
             next_step=NEXT_STEP,
         )
-    return np.ascontiguousarray(noise.factor.transpose(layout)), np.ascontiguousarray(noise.shift.transpose(layout))
+    return factor, shift
 
 
 def _check_unseeded(model: onnx.ModelProto) -> None:

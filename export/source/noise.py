@@ -70,8 +70,8 @@ def noise_shape_of(layer: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     The mask of a SpatialDropout layer has one value for each channel. The mask of another layer has the shape in the
     layer's attribute `noise_shape`, or the shape of the input if this attribute is None.
 
-    With a `noise_shape` that starts with 1, Keras draws one mask for all rows of a batch. The export draws a mask for
-    each row instead; the distribution of the outputs of a single row is the same.
+    With a `noise_shape` that starts with 1, Keras draws one mask for all rows of a batch. The exported model
+    draws a mask for each row instead; the distribution of the outputs of a single row is the same.
 
     Args:
         layer: a noise layer.

@@ -72,7 +72,7 @@ def _output_name(path: tuple[Any, ...], tensor: Any) -> str:
 
 
 def count_classes(shape: tuple[int | None, ...], origin: str) -> int:
-    """Number of outputs C of an output `[N, C]`.
+    """Number C of classes, labels or values for each image in an output `[N, C]`.
 
     Raises:
         ModelRefused: the output has another shape.

@@ -21,7 +21,7 @@ class _Failure:
     Attributes:
         codes: numbers in texts such as "CUDA failure 2: out of memory".
         texts: parts of the text of the exception, in lower case.
-        found, wanted, next_step: the parts of the error; `{device}` stands for the name of the device.
+        found, wanted, next_step: the parts of the error; in `found`, `{device}` stands for the name of the device.
         error: class of the error.
     """
 
