@@ -12,7 +12,7 @@ import pytest
 from benchmarks.proof import FAULTS, SATURATED, Exported, export_subject, planted, run
 from export.errors import VerificationFailed
 from export.graph.variants import with_rate
-from export.model_source import Noise, SourcePass
+from export.model_source import Images, Noise, SourcePass
 from export.proof.verify import Subject, verify_model
 from tests.export import family
 
@@ -145,6 +145,20 @@ def test_a_mask_in_another_axis_order_is_found(article: Exported) -> None:
         verify_model(
             replace(article.subject, layouts={**article.subject.layouts, name: (0, 3, 2, 1)}), article.reference
         )
+
+
+def test_a_site_that_the_source_model_does_not_call_is_named(
+    article: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, draw = article.subject.contract.sites[0].name, article.reference.draw
+
+    def draw_without(images: Images, seed: int) -> SourcePass:
+        one = draw(images, seed)
+        return replace(one, noise={site: noise for site, noise in one.noise.items() if site != name})
+
+    monkeypatch.setattr(article.reference, "draw", draw_without)
+    with pytest.raises(VerificationFailed, match=f"The source model does not call the dropout layer {name}"):
+        verify_model(article.subject, article.reference)
 
 
 def test_keras_noise_with_another_distribution_is_found(article: Exported) -> None:
