@@ -1,6 +1,6 @@
 """Class names in options: separated by commas, or in a text file with one name per line.
 
-In: the text of `--classes`. Out: the names in the order of the model's outputs.
+In: the text of `--classes`. Out: the names in the order of the class numbers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from export.errors import OptionRefused
 
 CLASSES_HELP = (
-    "Class names in the order of the model's outputs: separated by commas, or a text file with one name per line."
+    "Class names in the order of the class numbers: separated by commas, or a text file with one name per line."
 )
 
 

@@ -19,7 +19,7 @@ from export.contract.inputs import Preprocessing, choose_preprocessing, choose_r
 from export.contract.insertion import RateChoice, check_insertions
 from export.contract.labelled import LabelledBatch
 from export.contract.metadata import ModelContract
-from export.contract.validity import check_class_names
+from export.contract.validity import check_given_names
 from export.errors import ModelRefused, OptionRefused
 from export.graph.files import check_output, model_files
 from export.graph.keras_source import as_source
@@ -164,14 +164,6 @@ def _convert(
     class_names = tuple(config.class_names)
     preprocessing = _check_preprocessing(source, preprocessing)
     _check_output_kind(source, config.output_kind)
-    try:
-        check_class_names(class_names, source.classes)
-    except ValueError as error:
-        raise OptionRefused(
-            f"--classes contains {error}.",
-            wanted=f"{source.classes} different names, one for each output, without control characters",
-            next_step="give a file with one name per line, in the order of the model's outputs",
-        ) from error
     height, width, channels = source.image.image_shape
     contract = ModelContract(
         input_name=INPUT_NAME,
@@ -188,6 +180,7 @@ def _convert(
         source_digest=source.digest,
         versions=_versions(source),
     )
+    check_given_names(class_names, contract.class_count)
     batches = None
     if config.labelled is not None:
         check_labels_are_classes(contract)

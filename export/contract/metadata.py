@@ -131,6 +131,11 @@ class ModelContract:
         return "classes" if self.classes > 1 else "binary"
 
     @property
+    def class_count(self) -> int:
+        """Number of classes that can have names: 2 for a single probability, 0 for a regression."""
+        return {"values": 0, "binary": 2}.get(self.task, self.classes)
+
+    @property
     def source_name(self) -> str:
         """The source model in messages: `Keras`, or `the source file` for another framework."""
         return "Keras" if "keras" in self.versions or not self.versions else "the source file"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from export.contract.metadata import ALPHA_KINDS, GAUSSIAN_KINDS, ZEROING_KINDS, ModelContract, Site
-from export.errors import ContractRefused
+from export.errors import ContractRefused, OptionRefused
 
 MOST_ELEMENTS = 2**31
 """Maximum number of elements of one row of a tensor: the image, or the input of a site."""
@@ -45,7 +45,8 @@ def _check_values(contract: ModelContract) -> None:
     _check_shape("image_shape", contract.image_shape)
     if not 1 <= contract.classes <= MOST_OUTPUTS:
         raise ValueError(f"{contract.classes} outputs")
-    check_class_names(contract.class_names, contract.classes)
+    named = len(contract.class_names)  # earlier versions required one name for each output of any task
+    check_class_names(contract.class_names, named if named == contract.classes else contract.class_count)
     texts = [contract.input_name, contract.output_name, contract.source_digest, contract.preprocessing.name]
     for text in (*texts, *contract.versions, *contract.versions.values()):
         _check_text("text", text)
@@ -85,6 +86,38 @@ def check_class_names(names: Sequence[Any], classes: int) -> None:
     name, count = Counter(names).most_common(1)[0] if names else ("", 1)
     if count > 1:
         raise ValueError(f"the class name {name!r} {count} times")
+
+
+def check_given_names(names: tuple[str, ...], count: int) -> None:
+    """Check the given class names; an empty tuple is valid.
+
+    Args:
+        names: the names.
+        count: number of classes of the model; 0 for a regression.
+
+    Raises:
+        OptionRefused: the number of names is not `count`, two names are equal, or a name is not printable.
+    """
+    if names and not count:
+        raise OptionRefused(
+            f"--classes has {len(names)} name(s), and the model is a regression.",
+            wanted="no class names",
+            next_step="leave out --classes",
+        )
+    if names and len(names) != count:
+        raise OptionRefused(
+            f"--classes has {len(names)} name(s), and the model has {count} classes.",
+            wanted=f"{count} names, in the order of the class numbers",
+            next_step="give one name for each class",
+        )
+    try:
+        check_class_names(names, count)
+    except ValueError as error:
+        raise OptionRefused(
+            f"--classes contains {error}.",
+            wanted=f"{count} different names, one for each class, without control characters",
+            next_step="change the names, for example give 'crane bird' and 'crane machine' in place of 'crane' twice",
+        ) from error
 
 
 def _check_site(site: Site) -> None:

@@ -170,13 +170,13 @@ def read_label(label: Any, contract: ModelContract) -> list[int] | None:
         label = label.decode(errors="replace")
     if isinstance(label, str) and label.isdecimal() and not any(name.isdecimal() for name in contract.class_names):
         label = int(label)
+    if isinstance(label, str) and label in contract.class_names:
+        label = contract.class_names.index(label)
     if contract.task in ("binary", "labels"):
         values = label if isinstance(label, list) else [label]
         numbers = [_whole_number(value) for value in values]
         fits = len(numbers) == contract.classes and all(number in (0, 1) for number in numbers)
         return [int(number) for number in numbers if number is not None] if fits else None
-    if isinstance(label, str):
-        return [contract.class_names.index(label)] if label in contract.class_names else None
     number = _whole_number(label)
     return [number] if number is not None and 0 <= number < contract.classes else None
 
@@ -188,9 +188,7 @@ def _whole_number(value: Any) -> int | None:
 
 
 def _wanted_labels(contract: ModelContract) -> str:
-    if contract.task == "binary":
-        return "0 or 1"
     if contract.task == "labels":
         return f"lists of {contract.classes} values, each 0 or 1"
     names = " or names in --classes" if contract.class_names else " (for class names, add --classes)"
-    return f"integers from 0 to {contract.classes - 1}{names}"
+    return f"integers from 0 to {contract.class_count - 1}{names}"

@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from export.contract import validity
 from export.contract.metadata import ModelContract
-from export.errors import OptionRefused
+from export.contract.validity import check_given_names
 from screen.output.record import RunRecord
 
 
@@ -20,39 +19,7 @@ def check_class_names(names: tuple[str, ...], contract: ModelContract) -> None:
     Raises:
         OptionRefused: the number of names is wrong, two names are equal, or a name is not printable.
     """
-    check_names(names, {"values": 0, "binary": 2}.get(contract.task, contract.classes))
-
-
-def check_names(names: tuple[str, ...], count: int) -> None:
-    """Check the given class names; an empty tuple is valid.
-
-    Args:
-        names: the names.
-        count: number of classes of the model; 0 for a regression.
-
-    Raises:
-        OptionRefused: the number of names is not `count`, two names are equal, or a name is not printable.
-    """
-    if names and not count:
-        raise OptionRefused(
-            f"--classes has {len(names)} name(s), and the model is a regression.",
-            wanted="no class names",
-            next_step="leave out --classes",
-        )
-    if names and len(names) != count:
-        raise OptionRefused(
-            f"--classes has {len(names)} name(s), and the model has {count} classes.",
-            wanted=f"{count} names, in the order of the model's outputs",
-            next_step="give one name for each class",
-        )
-    try:
-        validity.check_class_names(names, count)
-    except ValueError as error:
-        raise OptionRefused(
-            f"--classes contains {error}.",
-            wanted=f"{count} different names, one for each class, without control characters",
-            next_step="change the names, for example give 'crane bird' and 'crane machine' in place of 'crane' twice",
-        ) from error
+    check_given_names(names, contract.class_count)
 
 
 def choose_class_names(

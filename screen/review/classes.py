@@ -13,9 +13,9 @@ from typing import Any
 
 from export.contract.metadata import ModelContract
 from export.contract.reader import read_model
+from export.contract.validity import check_given_names
 from export.errors import OptionRefused
 from screen.files.paths import as_path
-from screen.output.class_names import check_names
 from screen.review.results import Results
 
 OUT_OF_DISTRIBUTION = "out of distribution"
@@ -132,7 +132,7 @@ def name_classes(results: Results, model: str | None) -> tuple[ClassNames, Model
     contract = read.contract
     if contract.task == "values":
         return ClassNames((), several=False), contract
-    count = 2 if contract.task == "binary" else contract.classes
+    count = contract.class_count
     names = results.given_names or contract.class_names
     names = names if len(names) == count else tuple(map(str, range(count)))
     return ClassNames(_make_distinct(names), several=contract.task == "labels"), contract
@@ -148,7 +148,7 @@ def use_class_names(results: Results, names: tuple[str, ...]) -> Results:
     if not names:
         return results
     numbers = _number_classes(results)
-    check_names(names, len(names) if numbers is None else len(numbers.names))
+    check_given_names(names, len(names) if numbers is None else len(numbers.names))
     return replace(results, given_names=names)
 
 

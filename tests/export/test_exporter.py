@@ -107,7 +107,11 @@ def test_exporting_leaves_the_keras_model_as_it_was(keras: Any, tmp_path: Path) 
         ({"scale": 1.0, "std": [0.0]}, OptionRefused, "is zero"),
         ({"scale": 1.0, "output_kind": "poetry"}, OptionRefused, "`output_kind` is 'poetry'"),
         ({"scale": 1.0, "output_kind": "sigmoid"}, OptionRefused, "is a softmax"),
-        ({"scale": 1.0, "class_names": ["a"]}, OptionRefused, "`classes` contains 1 class names for 3 outputs"),
+        (
+            {"scale": 1.0, "class_names": ["a"]},
+            OptionRefused,
+            r"`classes` has 1 name\(s\), and the model has 3 classes",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_is_written(
@@ -180,6 +184,19 @@ def test_the_advice_for_a_single_logit_ends_in_an_export(keras: Any, tmp_path: P
     contract = export_model(model, tmp_path / "m.onnx", scale=1 / 255, output_kind="logits")
     assert (contract.output_kind, contract.classes, contract.task) == ("logits", 1, "binary")
     assert "a sigmoid of the single logit" in contract.describe()
+
+
+def test_a_single_probability_has_two_class_names_and_a_regression_has_none(keras: Any, tmp_path: Path) -> None:
+    layers = keras.layers
+    image = keras.Input((8, 8, 1))
+    model = keras.Model(image, layers.Dense(1)(layers.Dropout(0.5)(layers.Flatten()(image))))
+    options: dict[str, Any] = {"scale": 1 / 255, "output_kind": "logits"}
+    with pytest.raises(OptionRefused, match=r"`classes` has 1 name\(s\), and the model has 2 classes"):
+        export_model(model, tmp_path / "m.onnx", **options, class_names=["cat"])
+    export_model(model, tmp_path / "m.onnx", **options, class_names=["cat", "dog"])
+    assert read_model(tmp_path / "m.onnx").contract.class_names == ("cat", "dog")
+    with pytest.raises(OptionRefused, match="the model is a regression"):
+        export_model(model, tmp_path / "r.onnx", scale=1 / 255, output_kind="regression", class_names=["weight"])
 
 
 def test_the_advice_for_logits_of_labels_ends_in_an_export(keras: Any, tmp_path: Path) -> None:

@@ -30,6 +30,11 @@ def test_a_valid_contract_is_accepted() -> None:
     check_contract(CONTRACT, "x.onnx")
 
 
+@pytest.mark.parametrize("names", [("cat", "dog"), ("cat",), ()])
+def test_a_single_probability_may_have_two_class_names_or_one_of_an_earlier_version(names: tuple[str, ...]) -> None:
+    check_contract(replace(CONTRACT, output_kind="sigmoid", classes=1, class_names=names), "x.onnx")
+
+
 @pytest.mark.hostile(
     "A model whose contract has impossible values: a rate of NaN, a shape of 2**40, names that are not printable text",
     "the model is refused, and the error names the value",

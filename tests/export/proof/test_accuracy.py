@@ -114,6 +114,11 @@ def test_sigmoids_count_each_label() -> None:
     )
     assert (found.rows, found.unlabelled) == (3, 1)
     assert found.exported == pytest.approx(2 / 3)
+    named = replace(one, class_names=("cat", "dog"))
+    found = measure_accuracy(
+        [batch([0, 255, 255, 0], ["cat", "dog", "1", "cow"])], named, keras=answer, exported=answer, stochastic=answer
+    )
+    assert (found.rows, found.unlabelled, found.exported) == (3, 1, 1.0)
 
 
 def test_a_logit_is_compared_with_0_and_the_passes_are_averaged_as_probabilities() -> None:
