@@ -66,8 +66,9 @@ def review_rates_table(mnist: Result, colour: Result) -> str:
     counts = sorted({one["halvings"] for network in networks.values() for one in network["review_rates"]})
     return (
         "\n".join(rows)
-        + f'\n\nThe columns "within the interval" contain the share of {" or ".join(map(str, counts))} halvings, and '
-        'the columns "flagged" contain the mean share of the fresh rows. The rows of the network `article` are '
+        + f'\n\nThe columns "within the interval" contain the share of the {" or ".join(map(str, counts))} '
+        'halvings in which the number of flagged fresh rows is within the interval. The columns "flagged" contain the '
+        "mean flagged share of the fresh rows. The rows of the network `article` are "
         f"{mnist['rows']:,} test digits (`python -m benchmarks.promises`). The rows of the other networks are test "
         "rows of CIFAR-10 (`python -m benchmarks.colour`)."
     )
@@ -132,9 +133,9 @@ def colour_shift_table(result: Result) -> str:
         + "\n\nAll numbers are percentages. The columns of the accuracy and of the flagged rows have one number for "
         f"each of five strengths, from weak to strong ({strengths}); rows are flagged by `ood_score` at a review rate "
         f"of {rate:.0%}. The numbers of the other columns are measured on the rows of all strengths together. The last "
-        "three columns are areas under the risk-coverage curve, which is the mean error rate of the accepted rows if "
-        "rows are accepted in ascending order of the score (lower is better). `errors last` is the lowest possible "
-        "area."
+        "three columns are areas under the risk-coverage curve: the mean error rate of the accepted rows over "
+        "all coverages, if rows are accepted in ascending order of the score (lower is better). `errors last` is the "
+        "lowest possible area."
     )
 
 

@@ -264,9 +264,10 @@ def promises_text() -> str:
         f"--adaptive at {few['rate']:.0%}, {fixed:.1f} s do not depend on the number of rows: start-up, and session "
         f"runs with few rows. The measured engine had one distance, of the same kind as `layout_distance`, instead of "
         f"three. With this distance, the run of all passes takes {article['with'] / article['without'] - 1:.1%} longer "
-        f"({article['without']:.1f} s to {article['with']:.1f} s, best of three). With the trunk of MobileNetV2 at 50 "
-        f"passes, the run takes {mobile['with'] / mobile['without'] - 1:.1%} longer "
-        f"({mobile['bank_rows']:,} x {mobile['features']:,} reference features; `python -m benchmarks.promises`)."
+        f"than without a distance ({article['with']:.1f} s and {article['without']:.1f} s, best of three). With the "
+        f"trunk of MobileNetV2 at 50 passes, the run with a distance takes "
+        f"{mobile['with'] / mobile['without'] - 1:.1%} longer than the run without ({mobile['bank_rows']:,} x "
+        f"{mobile['features']:,} reference features; `python -m benchmarks.promises`)."
     )
 
 
@@ -417,12 +418,12 @@ def pixel_scale_text() -> str:
     return (
         f"The warnings were measured on {len(networks)} trained networks that were not used to choose the limits "
         f"(`python -m benchmarks.pixel_scale`). Under the scaling of the training, the export warns for "
-        f"{warned('warned_right', networks)}. Under a scaling that is wrong by about 255, it warns for "
+        f"{warned('warned_right', networks)}. Under a scaling that is wrong by a factor of about 255, it warns for "
         f"{warned('warned_wrong', normalized)} networks with BatchNormalization. Without BatchNormalization, it warns "
         f"if pixels in 0..255 are given to a network that was trained on pixels in 0..1 ({small['0..1']}), on pixels "
-        f"in -1..1 ({small['-1..1']}), on standardized pixels ({small['standardized']}), or on small pixels with tanh "
-        f"({warned('warned_wrong', tanh)}), and if pixels in 0..1 are given to a network that was trained on 0..255 "
-        f"({warned('warned_wrong', large)})."
+        f"in -1..1 ({small['-1..1']}), on standardized pixels ({small['standardized']}), or, with tanh activations, on "
+        f"one of these three kinds of pixels ({warned('warned_wrong', tanh)}), and if pixels in 0..1 are given to a network "
+        f"that was trained on 0..255 ({warned('warned_wrong', large)})."
     )
 
 
