@@ -422,8 +422,8 @@ def pixel_scale_text() -> str:
         f"{warned('warned_wrong', normalized)} networks with BatchNormalization. Without BatchNormalization, it warns "
         f"if pixels in 0..255 are given to a network that was trained on pixels in 0..1 ({small['0..1']}), on pixels "
         f"in -1..1 ({small['-1..1']}), on standardized pixels ({small['standardized']}), or, with tanh activations, on "
-        f"one of these three kinds of pixels ({warned('warned_wrong', tanh)}), and if pixels in 0..1 are given to a network "
-        f"that was trained on 0..255 ({warned('warned_wrong', large)})."
+        f"one of these three kinds of pixels ({warned('warned_wrong', tanh)}), and if pixels in 0..1 are given to a "
+        f"network that was trained on 0..255 ({warned('warned_wrong', large)})."
     )
 
 
