@@ -503,8 +503,8 @@ def proof_text() -> str:
     return (
         f"`benchmarks/proof.py` exported {len(networks)} networks once, {saturated} of them with saturated outputs, "
         f"and repeated the verification {runs:,} times with other seeds. The verification refused {refused} correct "
-        f"files. The p-values of the {counts} counts are uniform: of {counts} Kolmogorov-Smirnov tests, the smallest "
-        f"p-value is {smallest:.2g}. Planted faults that were found: {faults}."
+        f"files. The p-values of the {counts} counts agree with a uniform distribution: of {counts} Kolmogorov-Smirnov "
+        f"tests, the smallest p-value is {smallest:.2g}. Planted faults that were found: {faults}."
     )
 
 
