@@ -204,7 +204,7 @@ DECISION = (
         "The reasons in flag_reason as a list, without the values of the row, for counting and filtering: "
         "`entropy > 0.5`, `most unusual: entropy`, or the status; null if the row is not flagged.",
     ),
-    Column("passes", pa.int32(), "passes", "0 to T", "Number of passes that the row completed."),
+    Column("passes", pa.int32(), "passes", "0 to T", "Number of passes that were computed for the row."),
     Column("status", pa.string(), "", "see below", "`ok`, or the reason why the row could not be scored."),
     Column("error", pa.string(), "", "", "Error of the row; null if its status is `ok`."),
 )

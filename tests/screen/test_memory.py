@@ -63,7 +63,8 @@ def test_large_images_in_one_row_group_do_not_fill_the_memory(
 
 @pytest.mark.hostile(
     "A column for `--keep` whose large value is stored once, in a dictionary, for many rows",
-    "all rows are scored and keep their values; fewer rows are read and written at the same time",
+    "all rows are scored and keep their values; fewer rows are read and written at the same time "
+    "than without this column",
 )
 @pytest.mark.parametrize("typed", [True, False])
 def test_values_of_a_dictionary_do_not_fill_the_memory(

@@ -25,7 +25,7 @@ StoreError.__module__ = "botocore.exceptions"
 
 @pytest.mark.hostile(
     "A full or read-only disk, missing permissions, a name that is not UTF-8, too little memory, or a failing object "
-    "store, at any step of a command",
+    "store, at any step of a command except the reading of a shard",
     "the command ends with exit code 1, and the error states the reason, the path and the next step",
 )
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ def test_absent_and_damaged_files_are_left_to_the_caller(error: Exception, tmp_p
 
 @pytest.mark.hostile(
     "Results that belong to another user and cannot be read (umask 077)",
-    "the errors of `report`, `evaluate` and `queue` state the file, its owner and its mode, and do not advise to "
-    "delete the file",
+    "the errors of `report`, `evaluate` and `queue` state the file, its owner and its mode, and do not advise "
+    "deleting the file",
 )
 def test_results_of_another_user_are_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from screen.output.manifest_file import ManifestFile

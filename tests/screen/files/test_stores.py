@@ -206,7 +206,7 @@ def test_a_lock_without_recent_renewal_is_taken_over(store: Any) -> None:
 @pytest.mark.hostile(
     "A machine with a wrong clock holds the lock of an OUTPUT in an object store, or examines the lock of another "
     "machine",
-    "the age of the lock is measured by the clock of the store alone",
+    "a run measures the age of the lock by the clock of the store alone",
 )
 @pytest.mark.parametrize("wrong", [-3600, 3600])
 def test_the_clock_of_a_machine_does_not_decide(store: Any, wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,8 +31,8 @@ def read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.hostile(
     "No temporary folder can be written to, as in a read-only container",
-    "temporary files are in the folder of the output; for a command without a local output, the error advises to set "
-    "TMPDIR",
+    "temporary files are in the folder of the output; for a command without a local output, the error advises "
+    "setting TMPDIR",
 )
 def test_temporary_files_are_in_the_folder_of_the_output(tmp_path: Path) -> None:
     provide_temporary_folder([None, "s3://bucket/out", tmp_path / "new" / "out.parquet"])

@@ -212,7 +212,7 @@ STEPS = ("write_text", "remove_results", "write_quarantine", "remove_partitions"
 
 @pytest.mark.hostile(
     "`oodscreen forget` is killed at any moment",
-    "a result is either listed and complete, or not listed; the next `forget` or run removes the remaining files",
+    "the manifest lists only complete results; the next `forget` or run removes the remaining files",
 )
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("calls", range(4))

@@ -62,8 +62,8 @@ def score(screener: Screener) -> str:
 
 @pytest.mark.hostile(
     "A `Screener` is used in a fork of the process that created the screener",
-    "on a CPU, the forked process loads the model again, and the scores are equal; on a GPU, the first call raises an "
-    "error",
+    "on a CPU, the forked process loads the model again, and computes the same scores as the first process; on a GPU, "
+    "the first call raises an error",
 )
 @pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("threads", [1, 3])

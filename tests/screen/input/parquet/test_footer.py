@@ -146,7 +146,7 @@ def test_a_shard_that_must_not_be_read_is_quarantined(
 
 
 @pytest.mark.hostile(
-    "A scored shard is replaced by a file that is quarantined as a whole",
+    "A scored shard is replaced by a file that can be opened, but is quarantined as a whole",
     "the result of the earlier content is removed; `check` finds no problem, and a repaired shard is scored again",
 )
 def test_a_lost_shard_leaves_no_result_of_its_earlier_content(
@@ -177,8 +177,8 @@ def test_a_lost_shard_does_not_remove_a_file_that_oodscreen_did_not_write(
 
 
 @pytest.mark.hostile(
-    "A small Parquet file in which many rows refer to one large entry of a dictionary, so that all images take more "
-    "than 4 GB and 256 times the size of the file",
+    "A small Parquet file in which many rows refer to one large entry of a dictionary, so that all images "
+    "together take more than 4 GB and more than 256 times the size of the file",
     "the shard is quarantined with the reason; the other shards are scored",
 )
 def test_a_dictionary_that_many_rows_refer_to_has_a_limit(
@@ -255,7 +255,7 @@ def test_a_shard_whose_columns_compress_extremely_well_is_scored(article_onnx: P
 
 
 @pytest.mark.hostile(
-    "A disk error, or any other error of a library, while one shard is read",
+    "A disk error, or an error of a library, while one shard is read",
     "the shard is quarantined with the reason; the other shards are scored",
 )
 @pytest.mark.parametrize(
@@ -290,8 +290,8 @@ def test_whatever_is_raised_for_one_shard_leaves_the_others(
 
 
 @pytest.mark.hostile(
-    "A damaged page in a shard with a kept struct that has a required field",
-    "the rows on the page have the status `unreadable_page`, and null in the kept column",
+    "A damaged page in a shard whose column for `--keep` contains structs with a required field",
+    "the rows on the page have the status `unreadable_page`, and null in the copied column",
 )
 def test_a_kept_struct_with_a_required_field_is_null_on_a_damaged_page(
     article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path

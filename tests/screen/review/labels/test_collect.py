@@ -560,8 +560,8 @@ def ask(task: dict[str, Any], control: str, *choices: str, **region: Any) -> Non
 
 @pytest.mark.hostile(
     "Label Studio annotations with a second question, or with choices for regions of an image",
-    "only the answers to the question whose choices are the classes are labels; the command counts the answers to each "
-    "other question, and `--label-control` selects a question",
+    "only the answers to the question whose choices are the classes are labels; the command prints the number "
+    "of rows with answers to each other question, and `--label-control` selects a question",
 )
 def test_answers_to_other_questions_are_no_labels(
     night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
