@@ -178,7 +178,7 @@ def test_a_lost_shard_does_not_remove_a_file_that_oodscreen_did_not_write(
 
 @pytest.mark.hostile(
     "A small Parquet file in which many rows refer to one large entry of a dictionary, so that all images "
-    "together take more than 4 GB and more than 256 times the size of the file",
+    "together take more than 4 GiB and more than 256 times the size of the file",
     "the shard is quarantined with the reason; the other shards are scored",
 )
 def test_a_dictionary_that_many_rows_refer_to_has_a_limit(
