@@ -16,14 +16,15 @@ _USER = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*)://(?:([^\s/@:[]*:(?![:\d]*[/?#]
 the last `@` of the address."""
 
 _QUERY = re.compile(r"(https?://[^\s?'\"]*)\?[^\s'\"<>]*|(://[^\s?'\"]*)\?[^\s/=?'\"]+=[^\s'\"<>]*")
-"""Pattern for the query of an address, which can contain a signature. In other protocols than http and https, a `?`
+"""Pattern for the query of an address; the query can contain a signature. In other protocols than http and https, a `?`
 without `=` is a wildcard."""
 
 
 def without_secrets(text: str, address: str = "") -> str:
     """The text without the query of each address, and without the user and the password before the host.
 
-    A text without an address, or a text that this function returned, is returned unchanged.
+    A text that this function returned is returned unchanged. If `address` is "", a text that contains no address is
+    also returned unchanged.
 
     Args:
         text: text that may contain addresses.

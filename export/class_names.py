@@ -20,8 +20,8 @@ def parse_class_names(text: str) -> tuple[str, ...]:
     An existing file is read even if its path contains commas. Blank lines in the file are ignored.
 
     Raises:
-        OptionRefused: the text contains no comma and is not the path of a readable file, or a name between commas is
-            empty.
+        OptionRefused: the text contains no comma and is not the path of a file, the file cannot be read, or a name
+            between commas is empty.
     """
     path = Path(text)
     try:

@@ -3,21 +3,21 @@
     OodscreenError                    exit 1   the request failed; finished shards stay
     ├── Refused                       exit 2   the request is invalid as given: do not retry
     │   ├── OptionRefused                      an option with an invalid value, or options that contradict each other
-    │   ├── InputRefused                       an input that is missing, unreadable, or lacks a column
+    │   ├── InputRefused                       an input that is missing or unreadable, or lacks a column
     │   │   └── ShardRefused                   a shard that is damaged or encrypted as a whole
     │   ├── OutputRefused                      an output path where writing would overwrite or mix results
     │   ├── ContractRefused                    an ONNX file without a valid contract of a supported version
     │   ├── CalibrationRefused                 a calibration that is damaged, or fitted for another model or pass count
     │   └── ModelRefused                       a model that cannot be exported faithfully
     ├── VerificationFailed            exit 1   the exported file does not reproduce the source model
-    ├── EngineFailed                  exit 1   onnxruntime could not run the model
+    ├── EngineFailed                  exit 1   onnxruntime could not load or run the model
     │   └── OutOfMemory                        too little device memory for the tensors of a session run
     ├── WriteFailed                   exit 1   a file could not be written
-    ├── ReadFailed                    exit 1   a disk or an object store failed while a shard was read
-    ├── InputChanged                  exit 1   a shard changed during reading
-    ├── OutputLocked                  exit 75  another run holds the lock of the output: retry later
-    └── Interrupted                   exit 130 SIGINT (Ctrl-C) stopped the run
-        └── Terminated                exit 143 SIGTERM, which schedulers send, stopped the run
+    ├── ReadFailed                    exit 1   a disk, an object store or a server failed during reading
+    ├── InputChanged                  exit 1   an input file changed or was removed during reading
+    ├── OutputLocked                  exit 75  another command holds the lock of the output: retry later
+    └── Interrupted                   exit 130 SIGINT (Ctrl-C) stopped the command
+        └── Terminated                exit 143 SIGTERM, which schedulers send, stopped the command
 
 A completed run can still exit with 3 (unreadable input) or 4 (drift alarm). An error message has three parts, so that a
 reader can act on the message alone: the problem found, the value or state wanted, and the next step.
@@ -54,7 +54,7 @@ class ExitCode(IntEnum):
         "missing or damaged and its input no longer exists",
     )
     DRIFT = 4, "done, but the flag rate is outside the calibrated range (`--alarm`); 3 takes precedence over 4"
-    LOCKED = 75, "another run holds the lock of OUTPUT; try again later"
+    LOCKED = 75, "another command holds the lock of the output (OUTPUT, SHARDS or a ledger); try again later"
     SIGINT = 130, "interrupted by SIGINT (Ctrl-C); finished shards stay"
     SIGTERM = 143, "interrupted by SIGTERM; finished shards stay"
 
@@ -114,7 +114,7 @@ def _rebuild(kind: type[OodscreenError], found: str, wanted: str, next_step: str
 
 
 class Refused(OodscreenError):
-    """The request is invalid as given. Nothing was written."""
+    """The request is invalid as given; the same request would be refused again."""
 
     exit_code = ExitCode.REFUSED
 
@@ -164,26 +164,26 @@ class WriteFailed(OodscreenError):
 
 
 class ReadFailed(OodscreenError):
-    """Reading a shard failed because of the disk or the object store, not because of the file."""
+    """Reading failed because of the disk, the object store or the server, not because of the content of a file."""
 
 
 class InputChanged(OodscreenError):
-    """A shard was replaced or modified during reading."""
+    """An input file, such as a shard or an image, changed or was removed during reading."""
 
 
 class OutputLocked(OodscreenError):
-    """Another run holds the lock of the output."""
+    """Another command holds the lock of the output: of OUTPUT, SHARDS or a ledger."""
 
     exit_code = ExitCode.LOCKED
 
 
 class Interrupted(OodscreenError):
-    """SIGINT stopped the run after its current batch. Finished shards stay."""
+    """SIGINT stopped the command. A run stops after its current batch, and its finished shards stay."""
 
     exit_code = ExitCode.SIGINT
 
 
 class Terminated(Interrupted):
-    """SIGTERM stopped the run after its current batch. Finished shards stay."""
+    """SIGTERM stopped the command. A run stops after its current batch, and its finished shards stay."""
 
     exit_code = ExitCode.SIGTERM

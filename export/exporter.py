@@ -66,7 +66,8 @@ def export_model_file(model: str | Path, output: str | Path, config: FileExportC
 def export_keras_model(model: Any, output: str | Path, config: ExportConfig) -> ModelContract:
     """Export a Keras model in memory to an ONNX file in which dropout stays stochastic.
 
-    The input of the file is `uint8 [N, H, W, C]`; its graph computes `(pixel * scale - mean) / std` before the model.
+    The input of the file is `uint8 [N, H, W, C]`. The graph of the file computes the preprocessing in `config`, such as
+    `(pixel * scale - mean) / std`, before the model.
 
     Args:
         model: a built `keras.Model`: functional, sequential, or a subclass.
@@ -201,7 +202,7 @@ def _convert(
 
 
 def _check_preprocessing(source: Source, preprocessing: Preprocessing) -> Preprocessing:
-    """The preprocessing fitted to the model's channels; warns if pixels are scaled twice.
+    """The preprocessing fitted to the model's channels; a warning is issued if pixels are scaled twice.
 
     Raises:
         ModelRefused: the model does not scale pixels, and no scale was given.
@@ -213,7 +214,7 @@ def _check_preprocessing(source: Source, preprocessing: Preprocessing) -> Prepro
             wanted="the scaling of 0..255 pixels in training, because a wrong scaling makes every score wrong",
             next_step="add --scale 1/255 if the model was trained on 0..1, --scale 1 if it was trained on raw 0..255 "
             "pixels, or --preprocess tf, torch or caffe if it was trained with that mode of keras.applications' "
-            "preprocess_input; torch also equals the Normalize transform of torchvision's models",
+            "preprocess_input; torch is also the preprocessing of torchvision's models",
         )
     if preprocessing.scale is None and (preprocessing.mean or preprocessing.std):
         raise OptionRefused(

@@ -115,7 +115,7 @@ def _is_path(value: Any) -> bool:
 
 
 def _is_text(value: Any, kind: Any) -> bool:
-    """Whether a value has a type that Typer would convert: a text, a path, or a list of texts."""
+    """Whether an option's conversion takes a value: a text, a path, or, for the kind `list[str]`, a list of texts."""
     is_list = kind == list[str] and isinstance(value, list | tuple) and bool(value)
     return isinstance(value, str | os.PathLike) or (is_list and all(isinstance(one, str) for one in value))
 

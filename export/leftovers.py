@@ -68,7 +68,7 @@ def staging_folder(folder: Path, prefix: str) -> Iterator[Path]:
 
 
 def is_used(path: Path) -> bool:
-    """Whether a process uses a staging file or folder; False if the file or folder cannot be locked."""
+    """Whether a process uses a staging file or folder; False if the file or folder cannot be opened or has no locks."""
     try:
         handle = _lock(path)
     except BlockingIOError:
@@ -83,7 +83,7 @@ def remove_leftovers(folder: Path, prefix: str) -> None:
 
     Args:
         folder: the folder.
-        prefix: start of their names.
+        prefix: start of the names of the staging files and folders.
     """
     paths: list[Path] = []
     with suppress(OSError):
@@ -109,7 +109,7 @@ def remove_staging(path: Path) -> None:
 
 
 def _lock(path: Path) -> int | None:
-    """A handle that holds the lock of a file or folder; None if the file or folder cannot be locked.
+    """A handle that holds the lock of a file or folder; None if the file or folder cannot be opened or has no locks.
 
     Raises:
         BlockingIOError: another process holds the lock.

@@ -53,7 +53,7 @@ def refuse_to_replace(model: Path, output: Path) -> None:
 
 
 def list_places(model: Path, config: FileExportConfig) -> tuple[str, ...]:
-    """Lines of text: the layers of a model file before which dropout can be inserted.
+    """Lines of text: the layers of a model file before which dropout can be inserted, chosen by `candidates`.
 
     Raises:
         ModelRefused: the model cannot be exported faithfully.

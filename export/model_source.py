@@ -31,7 +31,8 @@ class ImageInput:
         image_shape: `(height, width, channels)` of an image.
         channels_first: whether the first step transposes the image to `[C, H, W]`.
         reshape: shape to which the last step reshapes the image in row-major order; empty without this step.
-        notice: notice for the user that the shape of the images was derived; "" otherwise.
+        notice: notice for the user that an input without a channel axis is interpreted as a grey image; "" for other
+            inputs.
     """
 
     image_shape: tuple[int, int, int]
@@ -94,14 +95,14 @@ class NormInputs:
 
     @property
     def is_trained(self) -> bool:
-        """Whether a learned mean or variance differs from its initial value, 0 or 1."""
+        """Whether a learned mean differs from its initial value 0, or a learned variance from its initial value 1."""
         return bool(np.any(self.learned_mean != 0) or np.any(self.learned_variance != 1))
 
     @property
     def gain(self) -> float | None:
         """Standard deviation of the inputs divided by the learned standard deviation: the median over channels.
 
-        Channels in which one of the two is 0 are left out; None without other channels.
+        Channels in which one of the two is 0 are left out; None if no channel remains.
         """
         varies = (self.variance > 0) & (self.learned_variance > 0)
         if not varies.any():

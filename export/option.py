@@ -19,7 +19,8 @@ from typer.models import OptionInfo
 from export.errors import OptionRefused
 
 _LARGEST = 2**64 - 1
-"""Maximum value of an option that takes a whole number; seeds are keys of a random generator with 64-bit words."""
+"""Maximum value of an option that takes a whole number and declares no maximum: seeds are keys of a random generator
+with 64-bit words."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Option:
 
     @property
     def bare(self) -> Any:
-        """The type without `| None`."""
+        """The type without `| None`; a union of several other types is returned unchanged."""
         if get_origin(self.kind) in (Union, types.UnionType):
             some = [one for one in get_args(self.kind) if one is not types.NoneType]
             return some[0] if len(some) == 1 else self.kind
@@ -161,7 +162,7 @@ class Option:
         )
 
     def parameter(self, selection: Selection) -> inspect.Parameter:
-        """The parameter of the function from which Typer makes the option."""
+        """The function parameter from which Typer makes the option."""
         info, kind, default = copy(self.info), self.kind, self.default
         if self.conversion is not None:
             kind, default = self.conversion.kind | None, None

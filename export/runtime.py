@@ -5,7 +5,7 @@ In: the environment variable `ORT_DISABLE_TELEMETRY`. Out: the module `onnxrunti
 for Linux and macOS send telemetry to Microsoft by default: session creation, model file names and hashes, and run
 statistics. These builds store an identifier and unsent events below `~/.cache` (see onnxruntime's Privacy.md).
 onnxruntime reads the variable once, during its import; if a program imports onnxruntime before this module, this module
-does not change the program's setting. To enable telemetry, set `ORT_DISABLE_TELEMETRY=0`.
+has no effect on the telemetry. To enable telemetry, set `ORT_DISABLE_TELEMETRY=0`.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class ExportConfig:
 
     Attributes:
         labelled: function that reads labelled rows, with which the accuracies of the ONNX file and of the source model
-            are measured; for Python callers, the command line has `AccuracyConfig`.
+            are measured. The command line sets this field from `AccuracyConfig`.
     """
 
     preprocess: Annotated[
@@ -51,7 +51,7 @@ class ExportConfig:
         typer.Option(
             help="Name of the preprocessing of 0..255 pixels in training: `unit` is a scale of 1/255; `tf`, "
             "`torch` and `caffe` are modes of `preprocess_input` in keras.applications. `torch` is also the "
-            "preprocessing of torchvision's models. Cannot be combined with --scale, --mean and --std.",
+            "preprocessing of torchvision's models. Cannot be combined with --scale, --mean or --std.",
             show_default=False,
             rich_help_panel=_PIXELS,
         ),
@@ -97,7 +97,8 @@ class ExportConfig:
             f"METHOD: {', '.join(RESIZE_METHODS)}. FIT, for all methods except none and crop-or-pad: "
             f"{', '.join(RESIZE_FITS)}; short=N resizes the shorter side to N pixels, then crops the centre. "
             "With `none`, images of another size are not scored. With `:scaled`, large JPEG images are decoded at 1/2, "
-            "1/4 or 1/8 of their size before they are resized, which is faster but changes the pixels.",
+            "1/4 or 1/8 of their size before they are resized; this takes less time than decoding at full size, but "
+            "changes the pixels.",
             rich_help_panel=_PIXELS,
         ),
     ] = "none"
@@ -191,7 +192,7 @@ class ExportConfig:
             min=17,
             metavar="N",
             help="Version of the ONNX operator set.",
-            show_default="18, or that of an ONNX file",
+            show_default="18, or that of an ONNX file with operator set 17 to 21",
             rich_help_panel=_FILES,
         ),
     ] = None

@@ -23,7 +23,7 @@ def parse_number(option: str, text: str) -> float:
     """Parse a number or a fraction, such as `0.5` or `1/255`.
 
     Raises:
-        OptionRefused: the text is not a number.
+        OptionRefused: the text is neither a number nor a fraction.
     """
     try:
         return float(Fraction(text.strip().replace(" ", "")))
@@ -51,7 +51,9 @@ def parse_rates(texts: Sequence[str]) -> dict[str, float]:
 
 
 def parse_insertions(texts: Sequence[str]) -> tuple[Insertion, ...]:
-    """Sites to insert, each given as `LAYER=RATE`; a rate is a number, a fraction, a percentage or `auto`.
+    """Sites to insert, each given as `LAYER=RATE`, where the rate is a number, a fraction, a percentage or `auto`.
+
+    The text `list` gives `LIST`.
 
     Raises:
         OptionRefused: a text has another form, or a rate is not above 0 and below 1.
@@ -104,13 +106,13 @@ def parse_image_shape(text: str) -> tuple[int, int, int]:
     """Parse the shape of an image, such as `28x28x1`.
 
     Raises:
-        OptionRefused: the text is not three whole numbers.
+        OptionRefused: the text is not three whole numbers with `x` between them.
     """
     match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text.strip().lower())
     if match is None:
         raise OptionRefused(
             f"--image-shape is {text!r}.",
-            wanted="HEIGHTxWIDTHxCHANNELS in pixels",
+            wanted="HEIGHTxWIDTHxCHANNELS or CHANNELSxHEIGHTxWIDTH, with height and width in pixels",
             next_step="give three whole numbers, such as 28x28x1 or 224x224x3",
         )
     height, width, channels = map(int, match.groups())

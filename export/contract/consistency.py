@@ -108,7 +108,8 @@ def _sizes(kind: onnx.TypeProto.Tensor) -> tuple[int | None, ...]:
 def _is_whole(tensor: onnx.TensorProto) -> bool:
     """Whether a tensor contains its values.
 
-    The number of raw bytes must match the shape, except for packed types. Typed fields must contain at least one value.
+    The number of raw bytes must match the shape, except for packed types. Typed fields must contain at least one value,
+    unless the shape has a size of 0.
     """
     if tensor.HasField("raw_data"):
         size = size_in_bytes(tensor)

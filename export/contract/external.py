@@ -29,8 +29,8 @@ def check_external_data(path: Path, proto: onnx.ModelProto) -> list[Path]:
     """The sorted paths of a model's data files: regular files in the model's folder that contain the whole tensors.
 
     Raises:
-        ContractRefused: the model is not a local file, a location is not a file name in the model's folder, or a data
-            file is missing or incomplete.
+        ContractRefused: the model is not a local file, a location is not the name of a regular file in the model's
+            folder, a key of an external tensor is unknown, or a data file is missing or incomplete.
     """
     tensors = _external_tensors(proto)
     if tensors and not isinstance(path, Path):

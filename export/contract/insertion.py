@@ -26,7 +26,7 @@ class Insertion:
 
     Attributes:
         layer: name or path of the layer, or `CLASSIFIER`; "" in `LIST`.
-        rate: dropout rate, above 0 and below 1; None if the export chooses the rate on labelled rows.
+        rate: dropout rate, above 0 and below 1; None if the export chooses the rate on labelled rows, and in `LIST`.
 
     Raises:
         OptionRefused: the rate is not above 0 and below 1.
@@ -45,11 +45,11 @@ class Insertion:
 
 
 LIST = Insertion("", None)
-"""The value of `--insert-dropout list`: print the layers before which dropout can be inserted, and export nothing."""
+"""The value of `--insert-dropout list`: print layers before which dropout can be inserted, and export nothing."""
 
 
 def check_insertions(insertions: Sequence[Insertion], *, labelled: bool) -> None:
-    """Check that no layer is named twice, and that `AUTO` is given for all layers or for none, and with labelled rows.
+    """Check that no layer is named twice, and that `AUTO` is given for all layers or none, and only with labelled rows.
 
     Args:
         insertions: the sites to insert.
@@ -93,7 +93,7 @@ class RateTrial:
     """Measurements at one rate of the inserted dropout, on labelled rows.
 
     Attributes:
-        rate: dropout rate; 0 for the model without the inserted dropout, measured in one pass if it has no other site.
+        rate: dropout rate; 0 for the model without the inserted dropout.
         accuracy: share of the rows with a correct prediction (for several labels: with all labels correct).
         nll: mean negative log-likelihood of the labels, in nats, under the mean probabilities over the passes.
         ece: expected calibration error of these probabilities, 0 to 1 (Guo et al. 2017).
@@ -142,9 +142,15 @@ class RateChoice:
         reason = "the smallest calibration error (ECE) among the rates that keep the accuracy and whose NLL is not "
         lines.append(f"reason: {reason}distinguishable from the best")
         if lost:
-            lines.append(f"left out, because the accuracy is significantly lower: {', '.join(lost)}")
+            lines.append(
+                "left out, because the accuracy is significantly lower than without the inserted dropout: "
+                + ", ".join(lost)
+            )
         if chosen.nll >= without.nll:
-            lines.append("the NLL is not lower than without dropout: here the passes do not improve the probabilities")
+            lines.append(
+                "the NLL is not lower than without the inserted dropout: here this dropout does not improve the "
+                "probabilities"
+            )
         return lines
 
     def to_text(self) -> str:

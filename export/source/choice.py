@@ -49,7 +49,7 @@ def matches(path: str, pattern: str) -> bool:
 def check_patterns(
     choice: SiteChoice, paths: Sequence[str], origin: str, *, also: Mapping[str, str] | None = None
 ) -> None:
-    """Check that each pattern matches a site.
+    """Check that each pattern in `choice.keep` matches a site, and each pattern in `choice.rates` a kept site.
 
     Args:
         choice: the user's selection.
@@ -58,7 +58,8 @@ def check_patterns(
         also: by path, second names of the sites, which patterns can match too.
 
     Raises:
-        OptionRefused: a pattern matches no site.
+        OptionRefused: a pattern has no match; for a model without sites, only the pattern `*` in `choice.keep` is
+            allowed.
     """
     if not paths:
         # '*' is allowed: it disables noise that is not a site (`export.source.hidden`)
@@ -68,7 +69,7 @@ def check_patterns(
         ]
         if stated:
             raise OptionRefused(
-                f"{stated[0][0]} {stated[0][1]!r} was given, but {origin} has no dropout of its own.",
+                f"{stated[0][0]} {stated[0][1]!r} was given, but {origin} has no active dropout.",
                 wanted="only --insert-dropout, which sets the layers and the rates of inserted dropout",
                 next_step=f"leave out {stated[0][0]}",
             )
@@ -99,8 +100,8 @@ def choose_sites(named: Sequence[tuple[str, Any]], choice: SiteChoice, origin: s
         origin: name of the model, for messages.
 
     Raises:
-        ModelRefused: the model has no noise layer with a rate above 0, and `choice` inserts none; or a layer's own
-            rate is not below 1.
+        ModelRefused: the model has no noise layer with a rate above 0, and `choice` has no insertions; or a layer's
+            own rate is not below 1.
         OptionRefused: a pattern matches no site, or a rate in `choice` is not between 0 and 1.
     """
     noise = [(path, layer) for path, layer in named if family_of(layer)]

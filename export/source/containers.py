@@ -1,8 +1,8 @@
 """Recognise model files by their content, and read the configuration of their layers.
 
-In: a path. Out: a `Container`: the configuration as plain data, and the version of Keras that wrote it. Names of
-files are not used, because one kind of file has several extensions. The error for a file that is not a Keras model
-states the kind of the file.
+In: a path. Out: a `Container`: the configuration as plain data, and the version of Keras that wrote the file. Keras
+models are recognised without the names of their files, because one kind of file has several extensions. The error for a
+file that is not a Keras model states the kind of the file.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _OTHER_KINDS: tuple[tuple[bytes, int, str], ...] = (
 """Kinds of files that are not Keras models: the bytes by which they are recognised, their offset, and the kind."""
 
 _WEIGHTS = "model.weights.h5"
-"""Name of the weights in an archive of Keras 3."""
+"""Name of the file with the weights in a `.keras` archive."""
 
 _LFS = "version https://git-lfs"
 _KERAS_1 = ("Convolution1D", "Convolution2D", "Convolution3D", "AtrousConvolution2D", "Merge", "MaxoutDense", "Highway")
@@ -76,7 +76,8 @@ def read_container(path: Path) -> Container:
     """The configuration of a model file or folder. No code in the file is run.
 
     Raises:
-        ModelRefused: the file is missing, damaged, of another kind, or contains only weights.
+        ModelRefused: the file is missing, is damaged, is of another kind, was written by Keras 1, or contains only
+            weights.
     """
     if not path.exists():
         raise ModelRefused(f"There is no model file {path}.", wanted=WANTED, next_step="check the path of the model")
@@ -104,7 +105,7 @@ def read_container(path: Path) -> Container:
 
 
 def rebuilding(path: Path) -> str:
-    """Python code that reads the weights of a model file or folder into a `model` that is built again in Keras 3.
+    """Python code that reads the weights of a file or folder into a `model`, rebuilt in Keras 3, and saves the model.
 
     Keras 3 reads the weights of `.h5` and `.keras` files of Keras 2 too, but not of folders.
     """
@@ -134,7 +135,7 @@ def open_weights(path: Path) -> Iterator[Any]:
     """The weights in a model file or a file of weights, as an open `h5py.File`.
 
     Raises:
-        ModelRefused: the file is missing, or is of another kind.
+        ModelRefused: the file is missing, is damaged, or is of another kind.
     """
     import h5py
 
@@ -175,8 +176,8 @@ _MOST_UNPACKED = 2**28
 """Maximum size in bytes of the decompressed content of a file with a compression ratio above `_MOST_COMPRESSION`."""
 
 _MOST_COMPRESSION = 20
-"""Maximum ratio of decompressed size to file size for large content; Keras does not compress its archives, and weights
-compress less."""
+"""Maximum ratio of decompressed size to file size for large content; Keras does not compress its archives, and the
+ratio for compressed weights is smaller."""
 
 
 def _refuse_bomb(path: Path, unpacked: int) -> None:
@@ -276,7 +277,7 @@ def _checked(container: Container) -> Container:
     """
     config = container.config
     if not isinstance(config, dict) or not isinstance(config.get("class_name"), str) or "config" not in config:
-        raise ValueError("the configuration of the model has no class_name and config")
+        raise ValueError("the configuration of the model has no class_name or no config")
     return container
 
 
@@ -293,7 +294,7 @@ def _is_of_keras_1(one: Mapping[str, Any]) -> bool:
 
 
 def _other_kind(path: Path, start: bytes) -> ModelRefused:
-    """`ModelRefused` for a file that is not a Keras model; the first bytes determine its kind."""
+    """`ModelRefused` for a file that is not a Keras model; its first bytes or its name determine its kind."""
     if not start:
         return _refuse(path, "empty")
     if path.name == "saved_model.pb":

@@ -37,7 +37,7 @@ class KerasSource:
         classes: number of outputs C.
         output_kind: output kind according to the last layer; "" if this layer does not determine the kind.
         scales_itself: whether the model has a Rescaling or Normalization layer.
-        sites: paths of the kept noise layers, in model order.
+        sites: paths of the kept noise layers in model order, then the names of the inserted layers.
         notices: notices for the user, such as layers that the export disables.
         takes_integers: whether the input has an integer type, such as uint8.
         places: a place for dropout for each layer of the model; empty if the choice of sites has no insertions.

@@ -161,8 +161,8 @@ def _how_to_add_channels(shape: tuple[int, ...], origin: str) -> str:
         f"model(keras.ops.pad(image, {padding}, constant_values=1.0)))"
     )
     return (
-        f"train the model on images with {channels} channels; if the other channels are constant, such as an alpha "
-        f"channel of 1.0, {export_of_code(origin, wrapped)}"
+        f"train the model on images with {channels} channel{'s' if channels > 1 else ''}; if the other channels are "
+        f"constant, such as an alpha channel of 1.0, {export_of_code(origin, wrapped)}"
     )
 
 

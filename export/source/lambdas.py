@@ -44,8 +44,8 @@ def check_code(config: Any, path: Path, *, unsafe: bool) -> None:
         raw = _decode(text)
         if not _is_of_this_python(raw):
             raise ModelRefused(
-                f"{path} contains the code of a Lambda layer that {_writer(raw)} compiled; this is Python "
-                f"{platform.python_version()}, which cannot run it.",
+                f"{path} contains a Lambda layer with code that {_writer(raw)} compiled; the installed Python "
+                f"{platform.python_version()} cannot run this code.",
                 wanted="code of this version of Python, because the file does not contain the source of the code",
                 next_step="build the model with the installed version of Keras and the source of the Lambda layer, and "
                 f"export the file that this Python code writes, with --unsafe: {rebuilding(path)}",

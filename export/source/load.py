@@ -1,10 +1,10 @@
 """Load a trained model from a file, by default without running code from the file.
 
-In: a model file or folder (`export.source.containers`), and for a configuration without weights a file of weights.
-Out: a `KerasSource`. The configuration is checked before the model is built, and the built model before its weights are
-read. Code in the file (Lambda layers) is refused unless `unsafe` is set. Classes that are not part of Keras are refused
-unless the user gives them, or unless their name and settings denote a dropout layer. Models of Keras 2 are built by
-`export.source.keras_2`, and models of Keras 3 by Keras.
+In: a model file or folder (`export.source.containers`), and for a configuration without weights a file of weights. Out:
+a `KerasSource`. The configuration is checked before the model is built, and the built model before its weights are
+read, except that Keras reads the `.h5` files of Keras 3 in one step. Code in the file (Lambda layers) is refused unless
+`unsafe` is set. Classes that are not part of Keras are refused unless the user gives them, or unless their name and
+settings denote a dropout layer. Models of Keras 2 are built by `export.source.keras_2`, and models of Keras 3 by Keras.
 """
 
 from __future__ import annotations
@@ -56,9 +56,10 @@ def load_model(
         image_shape: shape of the images; None if the input of the model determines it.
 
     Raises:
-        ModelRefused: the file is missing or damaged, it contains code or unknown classes, or `describe_model` refuses
-            the model.
-        OptionRefused: weights are given for a file that contains weights, or are missing.
+        ModelRefused: the file is missing or damaged, it contains code or unknown classes, a weight is not finite, or
+            `describe_model` refuses the model.
+        OptionRefused: weights are given for a file that contains weights, weights are missing, or `describe_model`
+            refuses an option.
     """
     unread = _read(Path(path), weights, custom_objects or {}, unsafe=unsafe)
     source = describe_model(
@@ -105,7 +106,7 @@ class _Unread:
 
     Attributes:
         model: the Keras model.
-        assign: function that reads the weights of the model.
+        assign: function that reads the weights of the model; it does nothing for an `.h5` file of Keras 3.
         digest: SHA-256 of the files of the model.
         notices: notices for the user.
     """

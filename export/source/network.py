@@ -32,7 +32,9 @@ class Network(Protocol):
     """A loaded network, independent of the framework."""
 
     def forward(self, images: Any, behaviour: Behaviour, *, training: bool = False, precision: str = "float32") -> Any:
-        """The output `float32 [N, C]` for `float32 [N, H, W, C]`, with `behaviour` in place of the noise layers' calls.
+        """The output `float32 [N, C]` for `images`, with `behaviour` in place of the calls of the kept noise layers.
+
+        `images` has the type float32 and the shape of the model's input with the batch axis.
 
         `training` is True only in `export.source.hidden`, which searches for noise that Keras disables in inference.
         `precision` is the type in which all layers except the kept noise layers compute, float32 or float64.
@@ -148,15 +150,17 @@ class KerasReference:
     def draw(self, images: NDArray[np.uint8], seed: int) -> SourcePass:
         """A pass on `uint8 [B, H, W, C]` with new noise for every row; equal seeds give equal noise.
 
-        All other layers are in inference mode, and the states of the layers' own generators do not change.
+        All layers except the kept noise layers are in inference mode, and the states of the layers' own generators do
+        not change.
         """
         return self._run(self._preprocessing.apply(images), seed)
 
     def other_roundings(self, images: NDArray[np.uint8], seed: int | None) -> list[SourcePass]:
         """Repetitions of the pass of `draw`, or of `without_noise` if `seed` is None, with other rounding errors.
 
-        The layers compute in float64, if the model supports it, and the pixels differ by rounding errors of float32.
-        Therefore the differences from the pass in float32 contain that pass's rounding errors and their amplification.
+        The layers compute in float64, if the model supports it, and the pixels are changed by rounding errors of
+        float32. Therefore the differences from the pass in float32 contain that pass's rounding errors and their
+        amplification.
         """
         import tensorflow as tf
 
@@ -248,8 +252,8 @@ def other_precisions(model: Any) -> tuple[str, ...]:
 def in_precision(model: Any, precision: str, in_float32: Sequence[Any] = ()) -> Iterator[None]:
     """Within the block, all layers compute in the given precision; variables are cast when they are read.
 
-    Half precision serves to train faster. A model in half precision is exported in float32, because onnxruntime has few
-    half-precision kernels on the CPU, and because uncertainty scores are differences of nearly equal numbers.
+    Half precision serves to shorten the training. A model in half precision is exported in float32, because onnxruntime
+    has few half-precision kernels on the CPU, and because uncertainty scores are differences of nearly equal numbers.
 
     Args:
         model: the Keras model.

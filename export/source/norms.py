@@ -1,4 +1,4 @@
-"""Record the inputs of BatchNormalization layers, whose mean and variance the layers learned in training.
+"""Record the variances of the inputs of BatchNormalization layers, and the statistics learned in training.
 
 In: calls of BatchNormalization layers in a trace. Out: a `NormInputs` for each call, which shows whether a layer
 receives values of the same scale as in training.

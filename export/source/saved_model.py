@@ -75,7 +75,7 @@ def rebuild(
 def _build_own_class(
     saved: SavedObjects, config: Mapping[str, Any], custom_objects: Mapping[str, Any], *, unsafe: bool
 ) -> Any:
-    """The model of a subclass of `keras.Model` in `custom_objects`, built by a call on an image of zeros."""
+    """The model of a class in `custom_objects`, built by a call on an image of zeros if the input shape is known."""
     import keras
 
     name = str(config["class_name"]).rpartition(">")[2]
@@ -149,7 +149,7 @@ def _is_pointer(path: Path) -> bool:
 
 
 def _refuse_functions(saved: SavedObjects) -> ModelRefused:
-    """`ModelRefused` for a SavedModel without the configuration of layers; the message states what it contains."""
+    """`ModelRefused` for a SavedModel without the configuration of layers; the message states the content."""
     folder = saved.folder
     if saved.identifier.startswith("_tf_keras"):
         return ModelRefused(
@@ -198,7 +198,7 @@ def from_tensorflow_js(path: Path, config: Any) -> str:
 
 
 def _refuse_other(folder: Path) -> ModelRefused:
-    """`ModelRefused` for a folder without a `saved_model.pb`; the message states what it contains."""
+    """`ModelRefused` for a folder without a `saved_model.pb`; the message states the content."""
     names = {path.name for path in folder.iterdir()}
     inner = sorted(path.parent for depth in (1, 2, 3) for path in folder.glob("*/" * depth + GRAPH))
     models = sorted(folder / name for name in names if name.endswith((".keras", ".h5", ".hdf5")))

@@ -1,11 +1,11 @@
 """Replace the calls of the kept noise layers, to mark them in a trace or to control their noise.
 
 In: the kept noise layers and a behaviour. Out: a context in which calls of these layers have this behaviour. Converters
-to ONNX remove or fold Keras' dropout, or cannot convert its random operations. Therefore the classes of the noise
-layers get another `call` during the trace, which inserts a `CheckNumerics` operation as a mark. This operation returns
-its input, has a text attribute, and is kept by TensorFlow's graph optimiser. `export.graph.convert` converts the marks
-to noise nodes. A subclass that calls its parent is marked too. All other layers are traced with `training=False`, so
-that BatchNormalization stays in inference mode.
+to ONNX remove or fold Keras' dropout, or cannot convert its random operations. Therefore, during the trace, the classes
+of the noise layers get another method `call`, which inserts a `CheckNumerics` operation as a mark. This operation
+returns its input, has a text attribute, and is kept by TensorFlow's graph optimiser. `export.graph.convert` converts
+the marks to noise nodes. A subclass that calls its parent is marked too. All other layers are traced with
+`training=False`, so that BatchNormalization stays in inference mode.
 """
 
 from __future__ import annotations

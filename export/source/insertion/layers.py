@@ -74,7 +74,7 @@ def choose_places(
 
 
 def _find_place(name: str, places: Sequence[Place], origin: str) -> Place:
-    """The place whose path, or the last part of whose path, is `name`; for `classifier`, the place before the outputs.
+    """The place whose path, or the last part of whose path, is `name`; for `classifier`, the last layer with weights.
 
     Raises:
         OptionRefused: no place or several places have this name, or dropout cannot be inserted there.
@@ -87,7 +87,7 @@ def _find_place(name: str, places: Sequence[Place], origin: str) -> Place:
     if len(named) == 1:
         return _checked(named[0], places, origin)
     if len(named) > 1:
-        what = "several layers compute the outputs" if is_alias else f"{len(named)} layers have this name"
+        what = "several layers compute the outputs" if is_alias else f"{len(named)} layers with this name are part"
         raise OptionRefused(
             f"--insert-dropout names {name}, but {what} of {origin}: {_list_names(named)}.",
             wanted="the path of one layer; the option may be repeated",

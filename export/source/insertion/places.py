@@ -1,7 +1,7 @@
 """Find the layers of a Keras network before which dropout can be inserted, from a trace.
 
-In: a network and its layers by path. Out: a `Place` for each layer. A trace shows what the configuration of a model
-does not: how often a layer is called, with which inputs, and whether the output depends on it.
+In: a network and its layers by path. Out: a `Place` for each layer. A trace shows facts that the configuration of a
+model does not contain: how often a layer is called, with which inputs, and whether the output depends on it.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _reached(graph: Any, marks: Mapping[str, str], stop_at: Collection[str]) -> 
 
 
 def _has_weights(layer: Any) -> bool:
-    """Whether a layer itself, not a layer inside it, has a weight with two or more axes by which it multiplies."""
+    """Whether a layer itself, not a layer inside it, multiplies its input by a weight with several axes."""
     own: Iterable[Any] = (*layer._trainable_variables, *layer._non_trainable_variables)
     return type(layer).__name__ not in _NO_LINEAR_MAPS and any(len(weight.shape) > 1 for weight in own)
 

@@ -48,8 +48,8 @@ _REMOVED_SETTINGS: dict[str, tuple[Any, ...] | None] = {
     **dict.fromkeys(("trainable", "implementation", "rng_type", "fused", "optional", "factor", "interpolation")),
     **dict.fromkeys(("unconditional", "aggregation", "metric_name")),
 }
-"""Settings that layers of Keras 3 do not have, each with the values that have no effect; None in place of the values if
-no value has an effect."""
+"""Settings that some layers of Keras 3 do not have, each with the values that have no effect; None in place of the
+values if no value has an effect."""
 
 _WITHOUT_EFFECT = re.compile(r".*_(?:initializer|regularizer|constraint)")
 _ACTIVATIONS = ("activation", "recurrent_activation")
@@ -63,7 +63,7 @@ _OPERATIONS = ("InputLayer", "TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer
 LOADING = (
     "model.load_weights(FILE); model.save('rebuilt.h5'), where FILE is this file, or variables/variables in this folder"
 )
-"""Python code that reads the weights of a file or folder of Keras 2 into a `model` of tf_keras, for messages."""
+"""Python code that reads the weights of a file or folder of Keras 2 into a `model` of tf_keras, and saves the model."""
 
 
 def plain(value: Any) -> Any:
@@ -88,7 +88,7 @@ def class_of(described: Mapping[str, Any], objects: Mapping[str, Any]) -> Any | 
     """The class of a layer in `objects` or in Keras 3; None for an unknown class.
 
     Args:
-        described: `class_name` of the layer; Keras 2.12 adds `registered_name`.
+        described: `class_name` of the layer; from Keras 2.12 on, also `registered_name`.
         objects: classes and functions that are not part of Keras, by the name in the file.
     """
     import keras

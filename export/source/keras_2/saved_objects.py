@@ -49,7 +49,7 @@ class SavedObjects:
 
 
 def read_saved_objects(folder: Path) -> SavedObjects:
-    """The objects in a SavedModel folder of any program; the descriptions are empty if Keras 2 did not write it.
+    """The objects in a SavedModel folder; the descriptions are empty if another program than Keras 2 wrote the folder.
 
     Raises:
         ModelRefused: a file is damaged.

@@ -88,7 +88,7 @@ def test_code_of_another_python_is_refused_by_its_version(described: Any, versio
         return
     with pytest.raises(ModelRefused) as caught:
         check_code(config, path, unsafe=True)
-    assert f"the code of a Lambda layer that {name} compiled; this is Python {platform.python_version()}" in str(
+    assert f"a Lambda layer with code that {name} compiled; the installed Python {platform.python_version()}" in str(
         caught.value
     )
 
