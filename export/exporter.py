@@ -36,7 +36,7 @@ _MADE_WITH = ("onnx", "onnxruntime-gpu", "onnxruntime")
 
 
 class ExportNotice(UserWarning):
-    """Warning about an export that succeeds; the command line prints the warning on standard error."""
+    """Warning that does not stop an export; after the export, the command line prints the warning on standard error."""
 
 
 def export_model_file(model: str | Path, output: str | Path, config: FileExportConfig) -> ModelContract:

@@ -68,7 +68,7 @@ def staging_folder(folder: Path, prefix: str) -> Iterator[Path]:
 
 
 def is_used(path: Path) -> bool:
-    """Whether a process uses a staging file or folder; False if the file or folder cannot be opened or has no locks."""
+    """Whether a process uses a staging file or folder; False if the path cannot be opened or does not support locks."""
     try:
         handle = _lock(path)
     except BlockingIOError:
@@ -109,7 +109,7 @@ def remove_staging(path: Path) -> None:
 
 
 def _lock(path: Path) -> int | None:
-    """A handle that holds the lock of a file or folder; None if the file or folder cannot be opened or has no locks.
+    """A handle that holds the lock of a path; None if the path cannot be opened or does not support locks.
 
     Raises:
         BlockingIOError: another process holds the lock.

@@ -22,7 +22,7 @@ _PACKED = (21, 22, 23, 25, 26, 27, 28)
 
 
 def check_graph(proto: onnx.ModelProto, contract: ModelContract, origin: str) -> None:
-    """Check that a graph is complete and that its input and output match the contract. No node is run.
+    """Check that a graph is complete and that its input, output and sites match the contract. No node is run.
 
     Args:
         proto: the model.
@@ -30,7 +30,8 @@ def check_graph(proto: onnx.ModelProto, contract: ModelContract, origin: str) ->
         origin: path of the file, for messages.
 
     Raises:
-        ContractRefused: a tensor is incomplete, an operator or a value is missing, or a name or shape does not match.
+        ContractRefused: a tensor is incomplete, an operator or a value is missing, or a name, shape or site does not
+            match.
     """
     for tensor in tensors_of(proto):
         if tensor.data_location != tensor.EXTERNAL and not _is_whole(tensor):  # `external` checks the other tensors

@@ -201,7 +201,7 @@ class Resize:
             "short": f"shorter side to {self.short_side} pixels, then centre crop",
         }
         scaled = ", after large JPEG images are decoded at a fraction of their size" if self.scaled else ""
-        return f"{self}: {fits[self.fit]}, as {library} does{scaled}"
+        return f"{self}: {fits[self.fit]}, with the resizing method of {library}{scaled}"
 
     @classmethod
     def parse(cls, text: str) -> Resize:

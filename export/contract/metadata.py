@@ -79,7 +79,9 @@ class Site:
         shared = "" if self.noise_shape == self.shape else f", mask {list(self.noise_shape)}"
         noise = {"MCGaussianDropout": "Gaussian, ", "MCAlphaDropout": "alpha, ", "MCBroadcastAlphaDropout": "alpha, "}
         feeds = f" -> {', '.join(self.feeds)}" if self.feeds else ""
-        meaning = f"{self.origin}: not trained with" if self.origin == INSERTED else self.origin
+        meaning = (
+            f"{self.origin}: the model was not trained with this dropout" if self.origin == INSERTED else self.origin
+        )
         origin = f" ({meaning})" if meaning else ""
         kind = noise.get(self.kind, "")
         return f"{self.name}: {kind}rate {self.rate:g} on {list(self.shape)}{shared}{feeds}{origin}"

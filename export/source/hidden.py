@@ -90,7 +90,7 @@ def find_hidden_noise(
         for name in sorted(augmentation)
     ]
     notices += [
-        f"{_format_names([name], sources)} is disabled, because --keep-layer selects other sites" for name in lost
+        f"{_format_names([name], sources)} is disabled, because --keep-layer keeps only dropout layers" for name in lost
     ]
     return tuple(notices)
 

@@ -186,7 +186,7 @@ def _how_to_fill_inputs(shapes: list[tuple[int | None, ...]], origin: str) -> st
 
 
 def _data_format(model: Any) -> str:
-    """The `data_format` of the first layer that depends on the channel axis; "" if no layer does."""
+    """The data format according to the first layer that depends on the channel axis; "" if no layer does."""
     for operation in getattr(model, "operations", None) or model.layers:
         axes = getattr(operation, "dims", None) or getattr(operation, "axes", None)
         if type(operation).__name__ in ("Permute", "Transpose") and axes:

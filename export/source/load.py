@@ -58,8 +58,8 @@ def load_model(
     Raises:
         ModelRefused: the file is missing or damaged, it contains code or unknown classes, a weight is not finite, or
             `describe_model` refuses the model.
-        OptionRefused: weights are given for a file that contains weights, weights are missing, or `describe_model`
-            refuses an option.
+        OptionRefused: `weights` is given for a file that contains weights, or missing for a JSON file of the layers; or
+            `describe_model` refuses an option.
     """
     unread = _read(Path(path), weights, custom_objects or {}, unsafe=unsafe)
     source = describe_model(
@@ -93,7 +93,7 @@ def load_keras(
 
     Raises:
         ModelRefused: the file is missing or damaged, or contains code or unknown classes.
-        OptionRefused: weights are given for a file that contains weights, or are missing.
+        OptionRefused: `weights` is given for a file that contains weights, or missing for a JSON file of the layers.
     """
     unread = _read(Path(path), weights, custom_objects or {}, unsafe=unsafe)
     unread.assign()
@@ -146,7 +146,7 @@ def _weights_path(container: Container, weights: str | Path | None) -> Path | No
     """Path of the file with the weights; None for a folder.
 
     Raises:
-        OptionRefused: weights are given for a file that contains weights, or are missing.
+        OptionRefused: `weights` is given for a file that contains weights, or missing for a JSON file of the layers.
     """
     path = container.path
     if container.kind != "json" and weights is not None:

@@ -112,8 +112,9 @@ def make_stand_in(described: Mapping[str, Any]) -> Any | None:
     """A subclass of the Keras dropout layer that the class name denotes; None if the name denotes no dropout layer.
 
     Args:
-        described: `class_name` and `config` of the layer. For a config with settings that the Keras layer does not
-            have, the result is None, because the class may use these settings in code of its own.
+        described: `class_name` and `config` of the layer. The result is None for a config without a rate, and for a
+            config with settings that the Keras layer does not have, because the class may use these settings in code of
+            its own.
     """
     import keras
 

@@ -262,7 +262,7 @@ def test_whole_numbers_in_are_not_cut_silently(keras: Any, tmp_path: Path) -> No
 def test_the_resize_is_part_of_the_contract(keras: Any, tmp_path: Path) -> None:
     contract = export_model(small_model(keras), tmp_path / "m.onnx", scale=1, resize="pil-bicubic:crop")
     assert str(read_model(tmp_path / "m.onnx").contract.resize) == "pil-bicubic:crop"
-    assert "as Pillow does" in contract.describe()
+    assert "the resizing method of Pillow" in contract.describe()
     with pytest.raises(OptionRefused, match="`resize` is 'cubic'"):
         export_model(small_model(keras), tmp_path / "m.onnx", scale=1, resize="cubic")
 

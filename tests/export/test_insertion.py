@@ -109,7 +109,7 @@ def test_inserted_dropout_gives_the_results_of_dropout_in_the_file(
     assert "before:fc</bdi> at rate 0.2: inserted by the export" in (tmp_path / "bare" / "report.html").read_text()
     assert "Inserted dropout" not in (tmp_path / "own" / "report.html").read_text()
     assert "inserted" not in json.loads((tmp_path / "own" / "calibrated" / "_run.json").read_text())
-    assert "(inserted: not trained with)" in capsys.readouterr().out
+    assert "(inserted: the model was not trained with this dropout)" in capsys.readouterr().out
 
 
 def test_a_rate_is_chosen_on_labelled_rows_which_a_calibration_leaves_out(

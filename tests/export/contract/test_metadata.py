@@ -63,11 +63,11 @@ def test_an_inserted_site_and_the_choice_of_its_rate_survive_the_metadata_and_ar
     inserted = replace(CONTRACT, sites=(replace(CONTRACT.sites[0], origin=INSERTED),), rate_choice=CHOICE)
     assert ModelContract.from_metadata(inserted.to_metadata(), origin="x") == inserted
     text = inserted.describe()
-    assert "(inserted: not trained with)" in text
+    assert "(inserted: the model was not trained with this dropout)" in text
     assert "rate 0.1, chosen on 500 labelled rows with 20 passes" in text
     assert "0.1     91.20%  0.2800  0.0300  chosen" in text
-    assert "significantly lower: 0.5" in text
-    assert "do not improve the probabilities" not in text
+    assert "significantly lower than without the inserted dropout: 0.5" in text
+    assert "does not improve the probabilities" not in text
 
 
 def test_the_metadata_of_a_file_without_inserted_dropout_does_not_mention_it() -> None:
