@@ -54,7 +54,7 @@ def convert_to_onnx(source: KerasSource, opset: int = OPSET) -> Converted:
 
     Raises:
         ModelRefused: tf2onnx cannot convert an operation of the model, a site is missing in the graph, or the graph has
-            another input than the image.
+            loops or branches, or another input than the image.
     """
     large = _weights_outside_graph(source)
     marker, traced, proto = _convert(source, opset, large)
@@ -204,7 +204,7 @@ def _externalize_weights(proto: onnx.ModelProto, large: Sequence[Any]) -> dict[s
 
 
 def _check_converted(proto: onnx.ModelProto, source: KerasSource) -> None:
-    """Refuse a graph with operations that tf2onnx only logged as not convertible, or with more than one input."""
+    """Refuse a graph with operations that tf2onnx only logged as not convertible, or without exactly one input."""
     known = {"", "ai.onnx", "ai.onnx.ml", DOMAIN}
     foreign = sorted({node.op_type for node in proto.graph.node if node.domain not in known})
     foreign += sorted(

@@ -1,4 +1,4 @@
-"""Write an exported model atomically through a staging folder, with weights above 2 GB in a separate data file.
+"""Write an exported model atomically through a staging folder, with a separate data file for a large model.
 
 In: a graph, and the values of its external weights. Out: an `.onnx` file, or an `.onnx` file and a `.data` file. At
 any time, the output path contains the complete old model or the complete new model.
@@ -65,7 +65,7 @@ class ModelFiles:
         self._data: Path | None = None
 
     def write_weights(self, model: onnx.ModelProto, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        """Move the large tensors of a graph to a data file, if the graph is too large for one file.
+        """Move the large tensors to a data file, if the graph is too large for one file or if `weights` has entries.
 
         Args:
             model: the graph; its large initializers become external.

@@ -26,7 +26,7 @@ The export of a GRU with 256 steps took about 3 minutes on 2 cores."""
 
 @contextmanager
 def recurrent_layers_unrolled() -> Iterator[dict[str, int | None]]:
-    """Within the block, recurrent layers with at most `MAX_STEPS` steps are traced without a loop.
+    """Within the block, recurrent layers with `unroll` or at most `MAX_STEPS` steps are traced without a loop.
 
     Yields:
         Number of steps by name of each other recurrent layer that is called in the block; None for an unknown number.
@@ -77,10 +77,11 @@ def check_no_sites(loops: Iterable[onnx.NodeProto], origin: str) -> None:
     sites = sorted({site for node in loops for site in _sites_within(node)})
     if sites:
         raise ModelRefused(
-            f"{origin} calls dropout layers in the steps of a recurrent layer: {', '.join(sites)}.",
-            wanted="dropout layers outside the cells of recurrent layers, or recurrent layers with unroll=True",
-            next_step="load the model in Python with export.load_keras, set unroll=True in this layer, as in "
-            "model.get_layer('rnn').unroll = True, save the model, and export the new file",
+            f"{origin} calls dropout layers in a loop or branch, such as in the steps of a recurrent layer: "
+            f"{', '.join(sites)}.",
+            wanted="dropout layers outside of loops and branches, or recurrent layers with unroll=True",
+            next_step="load the model in Python with export.load_keras, set unroll=True in the recurrent "
+            "layer, as in model.get_layer('rnn').unroll = True, save the model, and export the new file",
         )
 
 

@@ -10,7 +10,7 @@ import onnx
 from export.errors import OptionRefused
 
 OPSET = 18
-"""Default ONNX operator set of exported files."""
+"""Default ONNX operator set of exported files; an ONNX file in one of `OPSETS` keeps its own operator set."""
 
 OPSETS = range(17, 22)
 """Supported ONNX operator sets: 17 is the first with LayerNormalization, and 21 the last for whose random operators
@@ -27,8 +27,8 @@ def check_opset(opset: int | None) -> None:
         raise OptionRefused(
             f"--opset selects operator set {opset}, which is not supported.",
             wanted=f"an operator set from {OPSETS[0]} to {OPSETS[-1]}",
-            next_step=f"leave out --opset for the default {OPSET}, or give an operator set that your onnxruntime "
-            "supports",
+            next_step=f"leave out --opset for the default ({OPSET}, or that of an ONNX file), or give an operator set "
+            "that your onnxruntime supports",
         )
 
 

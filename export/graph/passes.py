@@ -1,7 +1,7 @@
 """ONNX graph passes that turn a converted graph into an exported model.
 
 In: a float32 graph of a Keras model or an ONNX file, with one custom node for each site. Out: a graph that takes uint8
-images, draws noise in any onnxruntime session, and has its contract in the metadata. Each pass states and checks its
+images, draws noise in any onnxruntime session, and has its contract in the metadata. Each pass checks its
 preconditions and postconditions, so that an invalid graph is never written.
 """
 
@@ -168,7 +168,8 @@ def check_written_graph(path: Path) -> None:
 def find_feeds(model: onnx.ModelProto, sites: Sequence[Site]) -> tuple[Site, ...]:
     """The sites, each with `feeds`: the names of the nodes that consume its output.
 
-    A node that only reshapes or transposes the output is replaced by the consumers of its own output.
+    A node that only reshapes or transposes the output is replaced by the consumers of its own output. If
+    no node consumes the output of a site, `feeds` contains "the output".
 
     Requires: one noise node with the name of each site. Ensures: the graph is unchanged.
     """

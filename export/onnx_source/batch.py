@@ -77,7 +77,7 @@ def _free_reshapes(model: onnx.ModelProto, name: str, shapes: dict[str, tuple[in
     """Replace, in the constant target shape of each Reshape, the size of the axis that contains the rows by -1."""
     constants, graph = Constants(model), model.graph
     joined = {name: 1}
-    """By name of each value that depends on the image: product of the sizes before the rows in the batch axis."""
+    """By name of each value that depends on the image: product of the sizes before the rows in the axis of the rows."""
     for node in graph.node:
         source = next((one for one in node.input if one in joined), None)
         if source is None:
@@ -122,7 +122,11 @@ def _axis_of_rows(outer: int, after: tuple[int, ...]) -> int:
 
 
 def _free_expands(model: onnx.ModelProto, name: str, shapes: dict[str, tuple[int, ...]], batch: int) -> None:
-    """Replace the constant number of rows in the target shape of each Expand by the number of rows of the input."""
+    """Replace the constant number of rows in the target shape of each Expand.
+
+    The number of rows of the input replaces the constant. If the expanded value depends on the input, 1 replaces the
+    constant, because the value already has the rows of the input.
+    """
     constants, graph = Constants(model), model.graph
     depends = _on_input(graph)
     nodes: list[onnx.NodeProto] = []
@@ -144,7 +148,7 @@ def _free_expands(model: onnx.ModelProto, name: str, shapes: dict[str, tuple[int
 
 
 def _repeat_constants(model: onnx.ModelProto, name: str, batch: int) -> None:
-    """Repeat the constant operands of each Concat for each row of the input."""
+    """For each row of the input, repeat the constant operands of each Concat if their first size is `batch`."""
     graph, constants = model.graph, Constants(model)
     depends = _on_input(graph)
     nodes: list[onnx.NodeProto] = []

@@ -89,8 +89,8 @@ def find_dropouts(model: onnx.ModelProto, opset: int, origin: str) -> tuple[Drop
         origin: name of the model, for messages.
 
     Raises:
-        ModelRefused: a ratio or a training mode is neither a constant nor an input of the graph, or other nodes read a
-            mask.
+        ModelRefused: a ratio or a training mode is neither a constant nor an input of the graph, or a mask is
+            read by other nodes or is an output of the graph.
     """
     constants = Constants(model)
     inputs = {value.name for value in model.graph.input}
@@ -102,7 +102,7 @@ def find_dropouts(model: onnx.ModelProto, opset: int, origin: str) -> tuple[Drop
             continue
         if len(node.output) > 1 and node.output[1] in read:
             raise ModelRefused(
-                f"The mask of the dropout {node.name} of {origin} is read by other nodes.",
+                f"The mask of the dropout {node.name} of {origin} is read by other nodes or is an output of the graph.",
                 wanted="Dropout nodes of which only the first output is read",
                 next_step="compute the output from the first output of the dropout alone, and write the ONNX file "
                 "again",
@@ -190,8 +190,8 @@ def choose_dropouts(
 ) -> tuple[tuple[Kept, ...], tuple[str, ...]]:
     """The dropouts that the export keeps, and notices about the silent dropouts.
 
-    If `choice.keep` is empty, all active dropouts are kept. A pattern in it also selects silent dropouts, which the
-    export then activates.
+    If `choice.keep` is empty, all active dropouts are kept. A pattern in `choice.keep` also selects silent dropouts,
+    which the export then activates.
 
     Args:
         dropouts: all dropouts of the model.
@@ -287,6 +287,6 @@ def how_to_keep_dropout() -> str:
 
 
 def _was_dropout(node: onnx.NodeProto) -> bool:
-    """Whether an Identity node replaces a dropout: the exporter names this node after the dropout or after `clone`."""
+    """Whether an Identity node replaces a dropout: the exporter names this node after the dropout, or `node_clone`."""
     text = node.name + "".join(entry.value for entry in node.metadata_props if entry.key == _SCOPES)
     return node.op_type == "Identity" and ("dropout" in text.lower() or node.name.startswith("node_clone"))

@@ -189,7 +189,10 @@ class Constants:
         self._known: dict[str, NDArray[Any] | None] = {}
 
     def value(self, name: str) -> NDArray[Any] | None:
-        """The value with this name; None if it depends on an input, on random numbers or on too many nodes."""
+        """The value with this name; None if the value is not known.
+
+        A value is not known if it depends on an input, on random numbers or on too many nodes, or cannot be computed.
+        """
         if name not in self._known:
             self._known[name] = self._find(name)
         return self._known[name]

@@ -31,7 +31,7 @@ The smallest usual divisor is about 50, which is 255 times a standard deviation 
 
 
 _BEFORE_SCALE = ("Cast", "Identity", "Transpose", "Sub", "Add", "Reshape", "Gather", "GatherND", "Slice")
-"""Operators that may precede the scaling: they copy or move pixels, reverse the channels, or add a constant."""
+"""Operators that may precede the scaling: they copy or move pixels, reverse channels, or add or subtract a constant."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Insert dropout into the graph of an ONNX file: find the nodes before which it can be inserted, and insert it.
 
 In: a prepared graph and the values of `--insert-dropout`. Out: a `Place` for each node; or the graph with inserted
-Dropout nodes, and a `Kept` for each inserted node. In an ONNX file, each node is a layer; its path is the name of its
-PyTorch module, if the exporter wrote this name.
+Dropout nodes, and a `Kept` for each inserted node. In an ONNX file, each node is a layer. The path of a linear
+node, such as a Conv, is the name of its PyTorch module, if the exporter wrote this name. Other paths are names of
+nodes.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def insert_dropouts(model: onnx.ModelProto, insertions: Sequence[Insertion], ori
 
 
 def _names_of(graph: onnx.GraphProto) -> dict[str, str]:
-    """For each node, by its name, the name of its module, or its own name if other nodes have the same module."""
+    """The path of each node, by its name: `_module_or_name`, or its own name if several nodes have the same module."""
     modules = {node.name: _module_or_name(node) for node in graph.node}
     counts = Counter(modules.values())
     return {name: module if counts[module] == 1 else name for name, module in modules.items()}
@@ -154,5 +155,5 @@ def _problem_of(node: onnx.NodeProto, real: Sequence[str], types: dict[str, int]
     if len(real) != 1:
         return f"the node has {len(real)} inputs"
     if types.get(real[0], TensorProto.FLOAT) != TensorProto.FLOAT:
-        return "its input consists of integers"
+        return "the input of the node does not have the type float32"
     return ""

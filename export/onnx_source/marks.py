@@ -18,7 +18,7 @@ from export.onnx_source.graphs import all_nodes, attributes_of, replace_nodes
 
 
 def mark_sites(model: onnx.ModelProto, kept: Sequence[Kept]) -> onnx.ModelProto:
-    """A copy of a model in which `oodscreen` nodes replace the kept Dropout nodes, and Identity all other ones."""
+    """A copy of a model: `oodscreen` nodes replace the kept Dropout nodes, and Identity nodes replace the others."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     by_node = {one.node: one for one in kept}

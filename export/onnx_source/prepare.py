@@ -1,8 +1,8 @@
 """Prepare the graph of an ONNX file: one graph of standard operators in float32, whose nodes have unique names.
 
-In: the model of a file, and the output that the user chose. Out: an equivalent model whose functions and constant
-branches are inlined, or `ModelRefused`, which names the part of the model that cannot be exported. Dropout nodes are
-not changed; later steps add further Dropout nodes to the prepared graph.
+In: the model of a file, and the output that the user chose. Out: an equivalent model in which functions, and
+branches with a constant condition, are inlined; or `ModelRefused`, which names the part of the model that cannot be
+exported. Dropout nodes are not changed; later steps add further Dropout nodes to the prepared graph.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def prepare(model: onnx.ModelProto, output: str | None, origin: str) -> onnx.Mod
         origin: name of the model, for messages.
 
     Raises:
-        ModelRefused: the model uses operators, types or an operator set that cannot be exported.
+        ModelRefused: the model uses operators, types or an operator set that cannot be exported, or has dropout in a
+            loop or in a branch without a constant condition.
         OptionRefused: the output does not exist, or the model has several outputs and none was chosen.
     """
     _check_opset(model, origin)
@@ -216,9 +217,8 @@ def _check_subgraph(graph: onnx.GraphProto, outer: onnx.NodeProto, origin: str) 
     for node in graph.node:
         if node.op_type == "Dropout" and not node.domain:
             raise ModelRefused(
-                f"The dropout {node.name or node.output[0]} of {origin} is within the {outer.op_type} {outer.name}, "
-                "which depends on the image.",
-                wanted="dropout outside of branches and loops that depend on the image",
+                f"The dropout {node.name or node.output[0]} of {origin} is within the {outer.op_type} {outer.name}.",
+                wanted="dropout outside of loops, and outside of branches without a constant condition",
                 next_step="export the model without this branch or loop, for example with a fixed number of steps",
             )
         for inner in subgraphs_of(node):

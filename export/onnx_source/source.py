@@ -178,15 +178,15 @@ def _site(one: Kept, place: Placement, origin: str) -> Site:
     """The site of a kept dropout.
 
     Raises:
-        ModelRefused: the mask is shared along axes, and the rows are not on the first axis of the input.
+        ModelRefused: the mask is shared along axes, and the first axis of the input does not contain the rows alone.
     """
     if one.kind == "MCDropout":
         return Site(one.name, one.kind, one.rate, place.shape, place.shape, origin=one.origin)
     if place.axis or place.parts > 1:
         raise ModelRefused(
             f"The dropout {one.name} of {origin} shares its mask along axes, and the first axis of "
-            "its input does not contain the images.",
-            wanted="an input whose first axis contains the images",
+            "its input does not contain the images alone.",
+            wanted="an input whose first axis contains the images alone",
             next_step="leave this dropout out with --keep-layer and the names of the other dropouts",
         )
     noise_shape = tuple(size if own else 1 for own, size in zip(one.own_axes[1:], place.shape, strict=True))
@@ -262,7 +262,7 @@ def _end_with_softmax(model: onnx.ModelProto) -> None:
 
 
 def _take_floats(model: onnx.ModelProto, found: FoundInput) -> None:
-    """Replace the input by a float32 input of the image's shape, with a Cast to the type that the graph takes."""
+    """Replace the input by a float32 input of the image's shape, with a Cast if the graph takes integers."""
     graph = model.graph
     # The finished graph has the names of `export.graph.passes` for its input and output.
     names = {found.name: _PIXELS} | {name: f"{name}#source" for name in ("image", "output") if name != found.name}

@@ -40,7 +40,9 @@ _SAME_VALUE = 1e-5
 def count_changing_sites(
     run: Callable[[], Mapping[str, Values]], sites: Sequence[Site], values: Mapping[str, tuple[str, str]]
 ) -> int:
-    """Number of sites whose noise changes between runs. A site whose inputs are all 0 is not counted.
+    """Number of sites whose noise changes between runs.
+
+    A site whose noise is unknown, for example because all its inputs are 0, is not counted.
 
     Args:
         run: function that runs the whole graph with rate `RATE` at every site and returns values by name.

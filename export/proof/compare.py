@@ -22,8 +22,9 @@ OtherRoundings = Callable[[], Sequence[SourcePass]]
 """Function that repeats a pass with other rounding errors; see `export.model_source.Reference.other_roundings`."""
 
 TOLERANCE = 1e-4
-"""Maximum difference of values before the last activation, relative to their range over the images; and of outputs
-behind a softmax or sigmoid, relative to 1. A large bias does not widen the range, so it does not hide differences."""
+"""Maximum difference of values before the last activation, and of outputs without a last activation, relative to their
+range over the images; and of outputs behind a softmax or sigmoid, relative to 1. A large bias does not widen the range,
+so it does not hide differences."""
 
 _ROUNDED = 8 * 2.0**-23
 """Difference that is always allowed for rounding, relative to the largest absolute value."""

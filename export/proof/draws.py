@@ -144,8 +144,8 @@ def count_kept_in_keras(site: Site, values: NDArray[np.float32]) -> tuple[Count,
 
     Args:
         site: the site.
-        values: outputs of the site in the source model for inputs of ones, `[passes, rows, *shape]`, in the graph's
-            axis order.
+        values: outputs of the site in the source model for inputs of ones, `[passes, rows, *drawn_shape(site)]`, in
+            the graph's axis order.
 
     Raises:
         VerificationFailed: the site draws a value that is not possible, or different values along a shared axis.
@@ -164,7 +164,7 @@ def check_counts(counts: Sequence[Count]) -> None:
     if worst.p_value <= limit:
         raise VerificationFailed(
             f"In the dropout layer {worst.site}, the share of {worst.question} is "
-            f"{worst.successes / worst.trials:.2%}, counted over {worst.trials:,} draws; the p-value is "
+            f"{worst.successes / worst.trials:.2%}, counted over {worst.trials:,} trials; the p-value is "
             f"{worst.p_value:.1e}.",
             wanted=f"{worst.probability:.2%}, with a p-value above {limit:.1e}",
             next_step=NEXT_STEP,

@@ -23,7 +23,7 @@ _CONSTANT_IMAGES: NDArray[np.uint8] = np.array([0, 128, 255], np.uint8).reshape(
 """Black, grey and white images of one pixel."""
 
 _PASSES = 2
-"""Number of stochastic passes, because their outputs may leave the range of the outputs without dropout."""
+"""Number of stochastic passes to check: their outputs can leave the range of the outputs without dropout."""
 
 
 class Reference(Protocol):

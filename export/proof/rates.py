@@ -4,8 +4,8 @@ In: a finished graph with inserted sites, and labelled rows. Out: a `RateChoice`
 dropout tolerates only some dropout: its accuracy falls as the rate grows, and its training does not determine a rate
 (Ledda et al. 2023, "Dropout injection at test time for post hoc uncertainty quantification in neural networks",
 Information Sciences 645, measure this effect for regressions, and choose a rate by likelihood and calibration).
-Therefore several rates are measured. Rates with a significantly lower accuracy are left out, and one of the other rates
-is chosen by the likelihood and the calibration of the mean probabilities.
+Therefore several rates are measured. Rates at which the accuracy is significantly lower than without inserted dropout
+are left out, and one of the other rates is chosen by the likelihood and the calibration of the mean probabilities.
 """
 
 from __future__ import annotations
@@ -196,7 +196,9 @@ def is_lower(correct: NDArray[np.bool_], reference: NDArray[np.bool_]) -> bool:
 
 
 def calibration_error(confidences: Probabilities, hits: NDArray[np.bool_]) -> float:
-    """The expected calibration error: mean over bins of |share of correct predictions - mean confidence| (0 to 1).
+    """The expected calibration error (0 to 1): mean of |share of correct predictions - mean confidence| over the bins.
+
+    A bin is weighted by its number of predictions.
 
     Args:
         confidences: probabilities of the predictions, `[N]`.

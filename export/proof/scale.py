@@ -30,7 +30,8 @@ Images = NDArray[np.uint8]
 _FITTING_GAINS = (1 / 50, 20.0)
 """Limits of the gain of a plausible scaling; see `measure_gain`.
 
-The lower limit is farther from 1 because, after little training, the learned variance is near its initial value 1."""
+The lower limit is farther from 1 than the upper limit because, after little training, the learned variance is near its
+initial value 1."""
 
 _FITTING_SPREADS = (0.5, 200.0)
 """Limits of the spread of a plausible scaling; see `measure_spread`.
@@ -67,8 +68,8 @@ def find_scale_alarm(reference: Reference, contract: ModelContract) -> str | Non
         contract: contract of the exported model.
 
     Returns:
-        The warning; None if the scaling is plausible, if the network contains no evidence, or if the model scales the
-        pixels itself.
+        The warning; None if the scaling is plausible, if the other scaling is not plausible, or if the network contains
+        no evidence.
     """
     given = contract.preprocessing
     images = make_images(contract.image_shape)
@@ -121,9 +122,10 @@ def measure_gain(answer: SourcePass) -> float | None:
 
 
 def measure_spread(answer: SourcePass, output_kind: str) -> float | None:
-    """Standard deviation of the logits between images; with several classes, after subtraction of each image's mean.
+    """Standard deviation of the logits between images.
 
-    None if the logits are unknown, or if the outputs are not probabilities.
+    If no sigmoid follows, the mean of each image is subtracted first. None if the logits are unknown, or if the output
+    kind is `regression`.
     """
     logits = answer.outputs if output_kind == "logits" else answer.before_activation
     if output_kind == "regression" or logits is None:
@@ -161,7 +163,7 @@ def _has_large_range(preprocessing: Preprocessing) -> bool:
 
 
 def _neighbour(given: Preprocessing, *, larger: bool) -> Preprocessing:
-    """The preprocessing with scale 1 or 1/255; if mean or std were given as numbers, with 255 or 1/255 * scale."""
+    """The preprocessing with scale 1 or 1/255; if mean or std were given as numbers, with scale times 255 or 1/255."""
     if given.scale is not None and not given.name and (given.mean or given.std):
         return replace(given, scale=given.scale * 255 if larger else given.scale / 255)
     return replace(given, scale=1.0 if larger else 1 / 255, mean=(), std=(), name="", reverse_channels=False)

@@ -136,7 +136,7 @@ def _choose_workers(ray: Any, config: RunConfig) -> tuple[WorkerSize, int]:
     if not count:
         raise OptionRefused(
             f"No node of the Ray cluster has {size.cores} cores{' and a GPU' if size.gpus else ''}.",
-            wanted="nodes with at least as many cores as --threads, and a GPU if --device is not cpu",
+            wanted="nodes with at least as many cores as --threads, and a GPU if the workers use GPUs",
             next_step="give a smaller --threads, or start nodes with more cores",
         )
     return size, count

@@ -64,7 +64,7 @@ class RayExecutor:
 
     Attributes:
         device: device of the passes.
-        note: notice of the first worker, if there is one, and number and size of the workers.
+        note: notice of the first worker, if this worker has a notice, and the number and the size of the workers.
         stages: busy time of each stage in seconds, summed over all workers.
     """
 
@@ -99,7 +99,8 @@ class RayExecutor:
         """Wait until a worker is ready.
 
         Raises:
-            Refused: the worker cannot open the job.
+            Refused: a worker cannot open the job.
+            EngineFailed: too many workers were lost while they opened the model.
             Interrupted: the user asked to stop.
         """
         while not self._idle:

@@ -1,6 +1,6 @@
 """Divide a run into tasks for several workers.
 
-In: shards and the number of workers. Out: `Task`s. Small shards are combined into one task, because a batch can
+In: shards and the number of workers. Out: `Task`s. Several small shards form one task, because a batch can
 contain rows of several shards. A huge shard is divided into row-group ranges, and `merge.py` writes their rows as one
 result. Each worker receives several tasks, so that all workers finish at about the same time; the batch size bounds the
 size of a task.
@@ -56,7 +56,7 @@ class Task:
 
 
 def plan_tasks(shards: Sequence[ShardRef], *, workers: int, batch_rows: int) -> list[Task]:
-    """The tasks of a run, in the order of its shards.
+    """The tasks of a run; each shard is in one task, or its row-group ranges are tasks.
 
     Args:
         shards: the shards to score.

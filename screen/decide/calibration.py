@@ -4,8 +4,8 @@ In: scores of in-distribution rows. Out: `ood_score` and `p_value` of any row, a
 
 Split conformal prediction (Vovk et al. 2005; Lei et al. 2018, sec. 2): a row's combined score is ranked among the
 scores of a calibration set, on which neither the distances nor the detectors were fitted. The in-distribution rows are
-split into three disjoint sets: the reference set (for the distances), the fitting set (for the detectors) and the
-calibration set.
+split into disjoint sets: the reference set (for the distances, unless reference shards are given), the fitting set (for
+the detectors) and the calibration set.
 """
 
 from __future__ import annotations
@@ -186,7 +186,8 @@ def read_calibration(path: str | Path) -> Calibration:
     """Read a calibration file, without executing code from it (no pickle).
 
     Raises:
-        CalibrationRefused: the file does not exist, was not written by oodscreen, or is damaged.
+        CalibrationRefused: the file cannot be read, was not written by oodscreen, is damaged, or has a format that this
+            version does not read.
     """
     path = as_path(path)
     try:

@@ -18,13 +18,16 @@ CELLS = 16
 """Maximum number of cells along each axis of an image; a descriptor consists of the channel means of the cells."""
 
 COARSE_CELLS = 8
-"""Maximum number of cells along each axis in the first comparison, which uses only brightness."""
+"""Number of cells along each axis in the first comparison, which uses only brightness.
+
+If a descriptor has fewer than `CELLS` cells along an axis, the first comparison uses all of its cells."""
 
 MAX_DIFFERENCE = 6.0
 """Maximum root mean square difference between the descriptors of near-copies, in grey levels."""
 
 MAX_RELATIVE_DIFFERENCE = 0.1
-"""Maximum difference as a share of the standard deviation of the descriptor; images of low contrast differ by less.
+"""Maximum difference as a share of the standard deviation of the descriptor; images of low contrast differ less than
+other images.
 
 Both limits were chosen on CIFAR-10 and MNIST. More than 99 % of images differ from their copies, compressed as JPEG of
 quality 90, by less than both limits. None of 10,000 test images of CIFAR-10 is within both limits of any of 15,000

@@ -77,8 +77,8 @@ class Detector:
     """Maps one score to its surprisal, in nats.
 
     At a knot the surprisal is -ln((1 + k) / (1 + n)), where k of the n in-distribution rows have at least this score;
-    between knots, the surprisal is interpolated linearly. Beyond the last knot, the surprisal is that of an exponential
-    tail, which is linear, so that values above those of all in-distribution rows keep their order.
+    between knots, the surprisal is interpolated linearly. Beyond the last knot, the surprisal is linear, as for
+    an exponential tail, so that values above those of all in-distribution rows keep their order.
 
     Attributes:
         name: name of the score.

@@ -1,6 +1,6 @@
 """Prediction intervals for the number of flags, and confidence intervals of shares. Pure: no I/O.
 
-In: the size of a calibration set, the rank of its threshold and the number of flags of a run; or a number of hits among
+In: the size of a calibration set, the rank of its threshold and the number of rows of a run; or a number of hits among
 rows. Out: the prediction interval, which contains the number of flags with 99.9 % probability if the rows of the run
 are distributed like the calibration set; or a confidence interval of a share.
 """

@@ -62,7 +62,7 @@ class DecisionPolicy:
 
     Attributes:
         settings: the pass settings for which the policy is valid.
-        rule: the flag rule, which includes the rule of the calibration.
+        rule: the flag rule; with a calibration, it includes the rule of the calibration.
         user_rule: the user's flag rule; None if only the calibration flags rows. Equal to `rule` without a calibration.
         calibration: the calibration, which computes `ood_score` and `p_value`; None if both columns are null.
     """

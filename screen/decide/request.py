@@ -189,7 +189,11 @@ def _why_missing(name: str, features: FeaturePlan, passes: int) -> str:
     if name == FEATURE_DISTANCE.name:
         return f"the score was replaced by {', '.join(DISTANCES)}"
     if name in DISTANCES:
-        return features.penultimate.why if name == "penultimate_distance" else "the early tensor has no spatial axes"
+        return (
+            features.penultimate.why
+            if name == "penultimate_distance"
+            else "the model has no early tensor, or an early tensor without spatial axes"
+        )
     if passes == 1 and name in COMPARES_PASSES:
         return "the score compares passes, and is always 0 with one pass"
     return "the score does not exist" if name not in HIGH_IS_UNUSUAL else "the score is null for this model"
@@ -213,5 +217,6 @@ def no_detector(name: str, why: str, known: list[str], given: str = "") -> Optio
     return OptionRefused(
         f"{option} is not available for this model ({why}).",
         wanted=f"one or more of {', '.join(known)}",
-        next_step=f"give {'distances' if given else 'scores'} from this list, or leave {option.split()[0]} out",
+        next_step=f"{'use --detector with' if given else 'give'} scores from this list, or "
+        f"leave {option.split()[0]} out",
     )

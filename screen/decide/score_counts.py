@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _ERROR = 0.01
-"""Relative error of a quantile."""
+"""Maximum relative error of a quantile."""
 
 _SMALLEST = 1e-6
 """Absolute value below which a score is counted as 0."""
@@ -29,8 +29,8 @@ _LOG_GROWTH = math.log((1 + _ERROR) / (1 - _ERROR))
 class ScoreCounts:
     """Number of scores in each bin.
 
-    Bin 0 contains the scores of an absolute value below 1e-6. Bin k > 0 contains the scores above g^(k-2) and up to
-    g^(k-1) times 1e-6, where g = 1.01 / 0.99; bin -k contains their negatives.
+    Bin 0 contains the scores of an absolute value below 1e-6. Bin k > 0 contains the scores above
+    1e-6 g^(k-2), up to 1e-6 g^(k-1), where g = 1.01 / 0.99; bin -k contains their negatives.
 
     Attributes:
         bins: pairs of bin and number of scores, ascending by bin; without empty bins.

@@ -136,7 +136,7 @@ class FlagRule:
 
     @property
     def entropy_limit(self) -> float | None:
-        """The entropy above which the rule flags a row; None if the rule has another form."""
+        """The entropy above which the rule flags a row; None if the rule is not a lower limit of the entropy."""
         return _entropy_limit(self._root)
 
     def decide(self, scores: Scores) -> Decision:
@@ -286,7 +286,7 @@ class _Parser:
         if token in self._known and not negative:
             return token
         if token in self._missing:
-            why = "without a calibration that measures it" if token in CALIBRATED else "for this model"
+            why = "without a calibration that computes it" if token in CALIBRATED else "for this model"
             raise self._refuse(f"contains the column {token!r}, which is always null {why}")
         if token == FEATURE_DISTANCE.name:
             successors = "layout_distance, contrast_distance and penultimate_distance"

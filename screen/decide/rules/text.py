@@ -53,7 +53,9 @@ def find_limits(text: str) -> tuple[tuple[str, float], ...]:
 
 
 def flags_high(text: str, column: str) -> bool | None:
-    """Whether a rule flags high values of a column; None if the direction is unknown, or the rule flags both.
+    """Whether a rule flags high values of a column; None if the rule also flags low values.
+
+    The result is also None if the rule contains `not` or does not compare the column.
 
     Args:
         text: a valid rule of the model.

@@ -60,7 +60,7 @@ def test_correct_draws_pass_and_each_fault_is_found(of: Site) -> None:
     for _ in range(20):
         check(of, draw(of, rng))
     for _ in range(5):
-        with pytest.raises(VerificationFailed, match="draws; the p-value is"):
+        with pytest.raises(VerificationFailed, match="trials; the p-value is"):
             check(of, draw(of, rng, of.rate + 0.05 if of.rate < 0.9 else of.rate - 0.05))
         values = draw(of, rng)
         assert is_found(of, "equal elements of two rows", np.repeat(values[:, :1], values.shape[1], axis=1))
