@@ -1,7 +1,8 @@
 """Check that the converted graph contains the traced sites, and read the axis order of each site in the graph.
 
-In: the traced sites, the trace and the converted graph. Out: the sites with the graph's axis order, or `ModelRefused`,
-because the outputs of a graph without one of the sites have another distribution.
+In: the traced sites, the trace and the converted graph. Out: the sites with the graph's axis order. If the graph
+lacks a site on which the output depends, `ModelRefused` is raised, because the outputs of the graph would have another
+distribution than those of the model.
 """
 
 from __future__ import annotations

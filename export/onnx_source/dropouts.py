@@ -23,7 +23,7 @@ OWN_AXES = "oodscreen_own_axes"
 mask has independent values, else 0."""
 
 SWITCHED_ON = "switched on by --keep-layer; in inference mode in the source file"
-"""`Site.origin` of a dropout that is in inference mode in the file."""
+"""`Site.origin` of a silent dropout that `--keep-layer` switches on."""
 
 _MOST_NAMES = 5
 """Maximum number of names in a message."""

@@ -36,7 +36,7 @@ class OnnxNetwork:
     """The graphs of an ONNX file that the reference runs.
 
     Attributes:
-        plain: the model of the file in inference mode, with its functions and subgraphs.
+        plain: the model of the file, or the prepared graph without marks, in inference mode.
         marked: the prepared graph with marked sites, in the operator set and with the batch axis of the file.
         found: the image input.
         output: name of the output.

@@ -100,7 +100,8 @@ def choose_rate(subject: Subject, batches: Iterable[LabelledBatch]) -> RateChoic
 
     Raises:
         InputRefused: there are fewer than `LEAST_ROWS` rows with an image and a usable label.
-        OptionRefused: the model is a regression or no better than chance, or every rate lowers the accuracy.
+        OptionRefused: the model is a regression or no better than chance, or every rate lowers the accuracy
+            significantly.
     """
     contract = subject.contract
     if contract.task == "values":

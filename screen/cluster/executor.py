@@ -1,7 +1,7 @@
 """Distribute tasks to workers on a Ray cluster, and repeat the tasks of lost workers.
 
 In: a connection to Ray, a `Job` and shards. Out: `Progress`, as from the local executor. Each worker is a Ray actor
-(one `Worker`) with one GPU or with several cores. A worker writes whole shards itself. The rows of a row-group range of
+(one `Worker`) that reserves cores, and one GPU if the run uses GPUs. A worker writes whole shards itself. The rows of a row-group range of
 a huge shard are returned through Ray's object store, and this process writes them. If a worker is lost, another worker
 repeats the task; results do not depend on the worker. Ray's own retries are not used: a retry waits for resources that
 may never become available, and Ray does not detect a shard that crashes the workers.
@@ -159,7 +159,7 @@ class RayExecutor:
         return Progress(rows, flagged, tuple(finished), tuple(lost))
 
     def _poll(self) -> list[tuple[Task, Done | None]]:
-        """Wait briefly for workers; returns each ended task with its result, or with None if the worker was lost."""
+        """Wait briefly for workers, and return each ended task with its result, or with None if the worker was lost."""
         self._use_new_nodes()
         refs = [*self._running, *self._opening]
         if self._running or self._idle:
@@ -211,7 +211,7 @@ class RayExecutor:
             self._opening[actor.open.remote(self._remote)] = actor
 
     def _use_new_nodes(self) -> None:
-        """Start workers on nodes that have joined the cluster, every `_GROW_SECONDS`."""
+        """Every `_GROW_SECONDS`, start workers on nodes that have joined the cluster."""
         if time.monotonic() - self._last_grown < _GROW_SECONDS:
             return
         self._last_grown = time.monotonic()
@@ -219,7 +219,7 @@ class RayExecutor:
         self._grow(possible - len(self._opening) - len(self._idle) - len(self._running))
 
     def _end(self, merger: RangeMerger) -> None:
-        """Stop the workers that still score, and remove all partial results and staging files."""
+        """Stop the workers that still score, and remove all partial results and staging files of this run."""
         merger.abandon_all()
         for actor, _ in self._running.values():
             self._ray.kill(actor)

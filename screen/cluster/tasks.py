@@ -119,7 +119,7 @@ class TaskQueue:
         return None
 
     def put_back(self, task: Task) -> tuple[ShardRef, ...]:
-        """Queue the task of a lost worker again; returns the shards that are given up.
+        """Queue the task of a lost worker again, and return the shards that are given up.
 
         A task of several shards becomes one task for each shard, so that a shard that crashes its workers is found.
         """
