@@ -27,9 +27,8 @@ def make_batch_variable(model: onnx.ModelProto, name: str, batch: int) -> None:
     """Allow any number of rows in the input and in the output of a graph.
 
     Constants that contain the fixed number of rows are replaced: in the target shape of a Reshape, the size of the axis
-    that contains the rows; in the target shape of an Expand, the first size. If the
-    first size of a constant operand of a Concat, such as a class token, is this number, the operand is repeated for
-    each row.
+    that contains the rows; in the target shape of an Expand, the first size. If the first size of a
+    constant operand of a Concat, such as a class token, is this number, the operand is repeated for each row.
 
     Args:
         model: the graph.

@@ -1,10 +1,10 @@
 """Distribute tasks to workers on a Ray cluster, and repeat the tasks of lost workers.
 
 In: a connection to Ray, a `Job` and shards. Out: `Progress`, as from the local executor. Each worker is a Ray actor
-(one `Worker`) that reserves cores, and one GPU if the run uses GPUs. A worker writes whole shards itself. The rows of a row-group range of
-a huge shard are returned through Ray's object store, and this process writes them. If a worker is lost, another worker
-repeats the task; results do not depend on the worker. Ray's own retries are not used: a retry waits for resources that
-may never become available, and Ray does not detect a shard that crashes the workers.
+(one `Worker`) that reserves cores, and one GPU if the run uses GPUs. A worker writes whole shards itself. The rows of a
+row-group range of a huge shard are returned through Ray's object store, and this process writes them. If a worker is
+lost, another worker repeats the task; results do not depend on the worker. Ray's own retries are not used: a retry
+waits for resources that may never become available, and Ray does not detect a shard that crashes the workers.
 """
 
 from __future__ import annotations

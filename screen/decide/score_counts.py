@@ -53,7 +53,7 @@ class ScoreCounts:
         return cls(tuple(zip(numbers.astype(int).tolist(), counts.tolist(), strict=True)))
 
     def __add__(self, other: ScoreCounts) -> ScoreCounts:
-        """Sum of the counts of both, bin by bin."""
+        """Sum of the two counts, bin by bin."""
         total = Counter(dict(self.bins))
         total.update(dict(other.bins))
         return ScoreCounts(tuple(sorted(total.items())))
@@ -79,7 +79,7 @@ class ScoreCounts:
 
 
 def _middle(number: int) -> float:
-    """The value of a bin that differs from every score in the bin by a relative error of at most 1 %."""
+    """The value that differs from every score in a bin by a relative error of at most 1 %; 0 for bin 0."""
     if number == 0:
         return 0.0
     upper = _SMALLEST * math.exp((abs(number) - 1) * _LOG_GROWTH)
