@@ -19,7 +19,7 @@ FITTING_SHARE = 1 / 3
 calibration set."""
 
 MIN_FITTING_ROWS = 30
-"""Minimum rows in the fitting set; a smaller set is refused."""
+"""Minimum rows in the fitting set; `least_rows` derives the minimum number of in-distribution rows from it."""
 
 
 def split_rows(digests: NDArray[np.uint64], shares: tuple[float, ...]) -> list[NDArray[np.int64]]:
