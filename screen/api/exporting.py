@@ -1,7 +1,7 @@
 """`export_file` and `export_model`, with the accuracy check on labelled shards.
 
-In: a Keras model, from a file or from memory. Out: a verified ONNX file in which dropout stays stochastic. The reader
-of labelled shards is added here, because the package `export` never imports `screen`.
+In: a Keras model in a file or in memory, or an ONNX file. Out: a verified ONNX file in which dropout stays stochastic.
+The reader of labelled shards is added here, because the package `export` never imports `screen`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def export_file(
 
     Args:
         model: `.keras` or `.h5` file, SavedModel folder of Keras 2, JSON file of `model.to_json()`, or ONNX file with
-            active Dropout nodes.
+            active Dropout nodes (not required if dropout is inserted).
         output: ONNX file to write; the file appears only after it has been verified.
         config: options of the export.
         accuracy: options of the accuracy check.
@@ -43,7 +43,7 @@ def export_file(
     Raises:
         ModelRefused: the model cannot be exported faithfully.
         OptionRefused: an option does not fit the model.
-        VerificationFailed: the outputs of the file differ from those of the source model; nothing was written.
+        VerificationFailed: the file does not reproduce the source model; nothing was written.
     """
     return export_model_file(model, output, _with_rows(config, accuracy))
 
@@ -69,7 +69,7 @@ def export_model(
     Raises:
         ModelRefused: the model cannot be exported faithfully.
         OptionRefused: an option does not fit the model.
-        VerificationFailed: the outputs of the file differ from those of the Keras model; nothing was written.
+        VerificationFailed: the file does not reproduce the Keras model; nothing was written.
     """
     return export_keras_model(model, output, _with_rows(config, accuracy))
 

@@ -57,7 +57,8 @@ def report(results: str | Path, output: str | Path, config: ReportConfig) -> Wri
         config: options of the report.
 
     Raises:
-        Refused: there are no finished results, the output is not a report, or an option is invalid.
+        Refused: there are no finished results, `output` is a folder or a file that is not a report, or an option is
+            invalid.
         WriteFailed: the page cannot be written.
     """
     return write_report(str(results), str(output), config)

@@ -41,7 +41,7 @@ def calibrate(
 def run(
     model: str | Path, source: str | Path, output: str | Path, config: RunConfig, *, metrics: str | Path | None = None
 ) -> RunSummary:
-    """Score every image of INPUT with T dropout passes, and flag the images that a person should review.
+    """Score every image of `source` with T dropout passes, and flag the images that a person should review.
 
     The exit code of the command is `exit_code` of the summary.
 

@@ -30,7 +30,7 @@ from screen.input.images import batch_rows
 StageName = Literal["read and decode", "copy", "trunk", "head"]
 
 _SECONDS = 0.7
-"""Seconds after which a stage is not measured with more rows."""
+"""Target duration of a measurement, in seconds."""
 
 _LONGEST = 3.0
 """Maximum seconds of a measurement of the passes after which a further measurement follows."""
@@ -157,13 +157,13 @@ class Bottleneck:
 def measure_bottleneck(
     name: str, model: ExportedModel, source: str | None, config: RunConfig, device: Device
 ) -> Bottleneck:
-    """Measure each stage of a run for about `_SECONDS` seconds, or longer if the first rows take longer.
+    """Measure each stage of a run; the measurements take a few seconds, or longer if the first rows take longer.
 
     Args:
         name: the model, as the user named it.
         model: the exported model.
         source: a shard, a folder of shards or a glob, whose first rows are measured; None for made-up images.
-        config: passes, masks, threads, memory and the image column.
+        config: options of the passes (passes, masks and precision) and of the rows (such as the image column).
         device: device of the passes.
 
     Raises:
@@ -222,7 +222,8 @@ def _time_scoring(engine: PassEngine, images: NDArray[np.uint8]) -> tuple[Timing
     """Time of copy, trunk and head, and the largest number of rows that was measured.
 
     A session run of the head has a cost for each pass, whatever the number of rows. If a whole batch takes too long,
-    its time is extrapolated from measurements with two numbers of rows.
+    its time is extrapolated: from measurements with two numbers of rows, or from the first measurement alone if it
+    takes `_LONGEST` seconds or more.
     """
     engine.summarize(images[:2])  # draws the masks of all passes, and allocates memory
     most = min(len(images), engine.rows_per_run)

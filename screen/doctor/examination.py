@@ -73,7 +73,7 @@ class Examination:
             f"precision  {speed.precision}, measured in a matrix product",
             f"speed      {speed.matrix_gflops:,.0f} GFLOP/s in a {speed.matrix_size} x {speed.matrix_size} matrix "
             f"product, {speed.convolution_gflops:,.0f} GFLOP/s in a 3 x 3 convolution, on {self.device.name}, "
-            f"{self.device.workers} run(s) at a time",
+            f"{self.device.workers} session run(s) at a time",
         ]
         if speed.copy_gb_per_second is not None:
             lines.append(f"copy       {speed.copy_gb_per_second:.1f} GB/s from the host to {self.device.name}")
@@ -91,7 +91,7 @@ def examine(model: str | None = None, source: str | None = None, config: RunConf
     Args:
         model: path of an exported model, for which a run is measured; None for no model.
         source: a shard, a folder of shards or a glob, whose first rows are measured; None for made-up images.
-        config: device, threads, memory, passes, masks and the image column; None for the defaults.
+        config: options of the device, of the passes and of the rows; None for the defaults.
 
     Raises:
         Refused: the model, the shard, the device or an option cannot be used.

@@ -43,7 +43,8 @@ class Library:
         name: file name that the dynamic linker searches for.
         loads: whether the library loads.
         wanted: version that onnxruntime was built for or requires, such as "13.0" or "~=9.0"; "" if it is not stated.
-        found: version that the library reports; "" if it does not load or reports none.
+        found: version that the library reports; "" if the library does not load, or for cuBLAS, whose version is not
+            read.
     """
 
     name: str

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 _ROWS = 64
-"""Number of rows of a shard; the images are equal, because the time to decode an image hardly depends on pixels."""
+"""Number of rows of a shard; the images are equal, because the time to decode an image hardly depends on
+the values of its pixels."""
 
 _NOISE = 12.0
 """Standard deviation of the noise on pixel values from 0 to 255; with this noise, a JPEG image of 500 x 375 pixels has

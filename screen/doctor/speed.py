@@ -68,7 +68,7 @@ class Speed:
         matrix_gflops: speed of products of two matrices, one product at a time on each worker, in 1e9 operations per
             second.
         convolution_gflops: speed of 3 x 3 convolutions, in the same unit.
-        precision: measured precision of products: `float32`, or `tf32` if products have fewer bits.
+        precision: measured precision of products: `float32`, or `tf32` if the error is larger than that of float32.
         copy_gb_per_second: speed of copies from the host to a GPU, in 1e9 bytes per second; None on the CPU.
         decoded_per_second: JPEG images of the size `PHOTO` that are decoded and resized to 224 x 224 in a second.
     """
@@ -86,7 +86,7 @@ def measure_speed(device: Device, threads: int) -> Speed:
 
     Args:
         device: the device.
-        threads: number of decoding threads, 0 for one on each core.
+        threads: number of decoding threads; 0 for `usable_cores`.
     """
     size = _MATRIX[device.name]
     product = product_session(device)

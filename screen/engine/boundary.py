@@ -124,9 +124,9 @@ class TrunkRunner:
         return self._device_rows.take(boundary.tensors, np.arange(count))
 
     def split(self, boundary: Boundary, pieces: int) -> list[Boundary]:
-        """Split a boundary into at most `pieces` boundaries of consecutive rows; on the CPU no tensor is copied.
+        """Split a boundary into at most `pieces` boundaries of consecutive rows.
 
-        Each piece is padded, so that the head can read it.
+        On the CPU, only transposed tensors are copied. On a GPU, each piece is padded to `RunSizes.padded` rows.
         """
         slices = cut_rows(boundary.rows.images, pieces)
         if len(slices) == 1 and len(boundary.rows.positions) >= self.sizes.padded:

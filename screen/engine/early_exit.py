@@ -3,9 +3,9 @@
 In: batches `uint8 [B, H, W, C]` and the entropy above which each row is flagged (the row's limit). Out: a
 `PassSummary` for each batch, in order, with statistics of the completed passes of each row.
 
-All rows complete the passes before the first interim look. Session runs with few rows take longer per row, so after the
-first look, the undecided rows of several batches run together. The look at which a row exits depends on that row alone,
-not on its batch or on the order of the batches.
+All rows complete the passes before the first interim look. Session runs with few rows take more time per row than
+session runs with many rows, so after the first look, the undecided rows of several batches run together. The look at
+which a row exits depends on that row alone, not on its batch or on the order of the batches.
 """
 
 from __future__ import annotations

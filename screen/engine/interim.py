@@ -21,7 +21,7 @@ LOOK_GROWTH = 2
 """Growth factor of completed / remaining passes between interim looks."""
 
 LAST_LOOK_SHARE = 0.95
-"""Fraction of T after which no further interim look is planned, because too few passes remain to save time."""
+"""Fraction of T after which no further interim look is planned, because early exit would save too few passes."""
 
 MIN_LOOK_SPACING = 6
 """Minimum number of passes between interim looks."""

@@ -1,8 +1,8 @@
 """Draw the dropout masks of T passes, shared by all rows or independent for each row.
 
-In: a seed and the sites. Out: `float32 [P, 1, *noise_shape]` for each site and run of P passes; with masks per row
-`[P, B, *noise_shape]`. Each pass evaluates one thinned network (Srivastava et al. 2014); with shared masks, the same T
-thinned networks are evaluated for all rows.
+In: a seed and the sites. Out: `float32 [P, 1, *noise_shape]` for each site and session run of P passes; with masks per
+row `[P, B, *noise_shape]`. Each pass evaluates one thinned network (Srivastava et al. 2014); with shared masks, the
+same T thinned networks are evaluated for all rows.
 
 A mask is a pure function of (seed, site, pass), and with masks per row also of the row's pixels. A mask is computed
 from raw Philox4x64-10 words (Salmon et al. 2011). The key of Philox depends on the seed, the site's name and, with

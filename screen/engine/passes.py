@@ -220,7 +220,7 @@ class PassEngine:
         return RunStatistics.from_outputs(run.count, outputs)
 
     def _masks(self, run: Run, rows: Rows) -> dict[str, Any]:
-        """The head's mask inputs for one session run, drawn on first use: early exit may not need all session runs."""
+        """The head's mask inputs for one session run; not drawn earlier: early exit may not need all session runs."""
         if self.plan.masks == "per-row":
             return self._draw_per_row(run, rows)
         values = self._mask_cache.get(run)

@@ -113,8 +113,8 @@ def size_runs(plan: EnginePlan, memory: int, workers: int = 1, boundary_copies: 
 def size_gpu_runs(plan: EnginePlan, memory: int, boundary_copies: int = 2) -> RunSizes:
     """The sizes for a GPU: one session run at a time, and the same number of rows B in every run.
 
-    B is a power of two. Inputs of other shapes would use other kernels, which round differently, and cuDNN would
-    choose an algorithm for each new shape.
+    Inputs of other shapes would use other kernels, which round differently, and cuDNN would choose an algorithm for
+    each new shape. B is a power of two.
 
     Args:
         plan: plan of the model.

@@ -31,7 +31,7 @@ class RunStatistics:
         passes: P, the number of passes.
         mean: `[B, C]`, mean over passes of the probabilities (of the values, for a regression).
         m2, m3, m4: `[B, C]`, sums over passes of the 2nd, 3rd and 4th power of the deviation from `mean`.
-        votes: `[B, C]`, number of passes that predict the class.
+        votes: `[B, C]`, number of passes that predict the class (without classes: with a probability above 0.5).
         entropy: `[B]`, sum over passes of the entropy, nats.
         energy: `[B]`, sum over passes of the energy, nats.
     """

@@ -1,7 +1,8 @@
 """Metrics of the last run for the textfile collector of Prometheus' node_exporter.
 
-In: a `RunSummary`, or the exit code of a failed run. Out: a `.prom` file. After a failed run, the time of the last
-success and the drift alarm are copied from the existing file.
+In: a `RunSummary`, or the exit code of a failed run. Out: a `.prom` file. After a run with an exit
+code other than 0, the time of the last success is copied from the existing file; after a failed run, also the drift
+alarm.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The night of a run, for the history and the drift alarm; a run that continues a killed run has the same night.
+"""The night of a run: its entry in the history, which the drift alarm reads.
 
 In: the shards that a run scores. Out: the `Night` in the history of OUTPUT. Until the run ends, `_history/_open.json`
 (for a partition `_history/_open.I-of-N.json`) lists the shards to score. A run that continues a killed run reads this
-file, and adds the shards that the killed run finished to its night, so that the history equals the history without the
-kill. A run without partitions also continues killed partitions.
+file and has the same night: it adds the shards that the killed run finished, so that the history equals the history
+without the kill. A run without partitions also continues killed partitions.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 _LINE_SECONDS = 10.0
-"""Seconds from the start to the first progress line; each interval is twice as long as the previous interval."""
+"""Seconds from the start to the first progress line; each interval is twice as long as the previous interval,
+up to `_MAX_LINE_SECONDS`."""
 
 _MAX_LINE_SECONDS = 300.0
 """Maximum seconds between two progress lines."""

@@ -1,4 +1,4 @@
-"""Listener of a run or a pack that a Python program starts: nothing is printed, and notices go to Python's `logging`.
+"""Listener of a run, calibration or pack in a Python program: nothing is printed; notices go to Python's `logging`.
 
 In: the events of a `Listener`. Out: records of the logger `oodscreen`. Warnings have the level WARNING, other notices
 the level INFO, which Python does not show by default.

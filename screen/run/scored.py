@@ -29,7 +29,7 @@ _ID = next(column for column in IDENTITY if column.name == "id")
 
 @dataclass(frozen=True)
 class ScoredImages(ScoredRows):
-    """B images with their scores and flags; values of images that could not be scored are NaN, or -1 for integers.
+    """B images with their scores and flags; for images that could not be scored, scores are NaN and predictions are -1.
 
     Attributes:
         table: the score and decision columns of a result shard; the scores of an image that could not be scored are

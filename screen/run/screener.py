@@ -43,11 +43,11 @@ class Screener:
         passes: number of passes, T; the default is that of the calibration, else 100.
         seed: seed for the dropout masks; equal seeds produce equal masks. The default is that of the calibration, else
             0.
-        masks: `shared`: all rows pass through the same T thinned networks, which is fast. `per-row`: independent masks
-            for each row. `none`: the network without dropout, for one pass. The default is that of the calibration,
-            else `shared`.
-        flag_if: flag rule; the default depends on the kind of output. With a calibration, a row is flagged if the rule
-            or the calibration flags it.
+        masks: `shared`: all rows pass through the same T thinned networks. `per-row`: independent masks for each row;
+            the passes take longer than with `shared`. `none`: the network without dropout, for one pass. The default is
+            that of the calibration, else `shared`.
+        flag_if: flag rule. Without a calibration, the default depends on the kind of output. With a calibration, a row
+            is flagged if the calibration or, if given, the rule flags it.
         calibration: path of a file that `oodscreen calibrate` wrote for this model.
         adaptive: early exit: whether to stop the passes of a row once its flag is decided. `passes` in the summary is
             then the number of completed passes, and the scores are estimates of the scores after T passes.
@@ -229,7 +229,7 @@ class Screener:
 
 
 def _describe(images: Any) -> str:
-    """Description of an object that is neither an array nor a list with images."""
+    """Description of an object that is not an array."""
     if isinstance(images, list | tuple):
         return f"{'a' if images else 'an empty'} {type(images).__name__}"
     return f"an object of type {type(images).__name__}, not a list"

@@ -1,7 +1,7 @@
 """Stop on signals: SIGINT and SIGTERM end a run after the current batch.
 
-In: signals. Out: a `StopRequest` that the run checks between batches. A signal therefore never interrupts the run
-between the rename of a shard and its line in the manifest. A second signal ends the process at once.
+In: signals. Out: a `StopRequest` that the run checks between batches. The first signal therefore never interrupts
+the run between the rename of a shard and its line in the manifest. A second signal ends the process at once.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ class RunSummary:
         return ExitCode.DRIFT if self.has_alarm else ExitCode.DONE
 
     def plan_lines(self) -> list[str]:
-        """Lines of text: the shards to score, one line per reason; then the skipped, vanished and unreadable shards."""
+        """Lines of text: the shards to score, one line per reason; then the shards and files that are not scored."""
         by_reason: dict[str, list[str]] = {}
         for name, reason in self.reasons.items():
             by_reason.setdefault(reason, []).append(name)

@@ -46,8 +46,8 @@ def choose_device(wanted: str, threads: int, *, precision: str = "float32", memo
         memory: maximum size of the tensors of all concurrent session runs, in MiB; None for the default.
 
     Raises:
-        OptionRefused: the device is unknown or does not exist, or it is `cuda` and a session does not run on CUDA, or
-            the device does not support the precision.
+        OptionRefused: the device is unknown or does not exist, or it is `cuda` or `cuda:N` and a session does not run
+            on CUDA, or the device does not support the precision.
     """
     request = DeviceRequest.parse(wanted)
     cpu = Device("cpu", threads or usable_cores(), memory=CPU_MEMORY if memory is None else memory * 2**20)
@@ -110,7 +110,8 @@ def _probe(device: Device) -> OptionRefused | None:
     except EngineFailed as error:
         return OptionRefused(error.found, wanted=error.wanted, next_step=error.next_step)
     return OptionRefused(
-        f"onnxruntime cannot load CUDA for the GPU {device.label} (libraries of CUDA or cuDNN are missing).",
+        f"onnxruntime cannot load CUDA for the GPU {device.label} (a library of CUDA or cuDNN is missing, or "
+        "has a version that this onnxruntime cannot use).",
         wanted="the CUDA and cuDNN libraries for this version of onnxruntime",
         next_step="pip install 'oodscreen[cuda]' (`oodscreen doctor` lists the libraries), or use --device cpu",
     )

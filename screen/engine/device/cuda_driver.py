@@ -1,4 +1,4 @@
-"""Find the NVIDIA GPUs that are visible to CUDA with the libraries of the driver, without a CUDA context.
+"""Use the libraries of the NVIDIA driver to find the GPUs that are visible to CUDA, without a CUDA context.
 
 In: libcuda and libnvidia-ml, which come with the driver. Out: the `CudaCard`s in CUDA's order, or the reason why there
 are none.
@@ -66,7 +66,8 @@ class CudaCards:
 
     Attributes:
         cards: all cards, in CUDA's order.
-        problem: why there are no cards, or why their free memory is not known; "" if there is no problem.
+        problem: why there are no cards, why cards are missing, or why the free memory of a card is not known; "" if
+            there is no problem.
         failed: whether the driver is installed, and a call failed for another reason than a missing GPU.
     """
 
@@ -172,7 +173,7 @@ class _Library:
         try:
             self._library = load(name)
         except OSError as error:
-            raise _CallFailed(f"no NVIDIA driver was found: {name} does not load ({error})") from error
+            raise _CallFailed(f"no complete NVIDIA driver was found: {name} does not load ({error})") from error
 
     def call(self, function: str, *arguments: Any) -> None:
         """Call a function.

@@ -86,7 +86,7 @@ _FAILURES = (
             *("cannot open shared object file", "cudnn frontend", "cudnn_status_not_initialized"),
             *("cudnn_status_sublibrary", "cudnn_status_version_mismatch", "unable to find symbol cudnn"),
         ),
-        "A library of CUDA or cuDNN is missing or has another version",
+        "A library of CUDA or cuDNN is missing, or has a version that onnxruntime cannot use",
         "the CUDA and cuDNN libraries for this version of onnxruntime",
         "pip install 'oodscreen[cuda]', or use --device cpu",
     ),

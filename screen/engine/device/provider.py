@@ -2,10 +2,9 @@
 
 In: a GPU's number, a precision and a memory limit. Out: a `Device` with provider options.
 
-Three defaults of the CUDA provider are replaced, because results must not depend on the batch or the run. By default,
-TF32 is on, the search of convolution algorithms times all algorithms for each new shape (and may choose another
-algorithm in the next run), and the memory arena grows to the whole GPU in powers of two. See the page "CUDA Execution
-Provider" of onnxruntime.
+Three defaults of the CUDA provider are replaced. By default, TF32 is on. The search of convolution algorithms times all
+algorithms for each new shape, and may choose another algorithm in the next run, so that results would depend on the
+run. The memory arena grows to the whole GPU in powers of two. See the page "CUDA Execution Provider" of onnxruntime.
 """
 
 from __future__ import annotations

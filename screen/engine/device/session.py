@@ -34,7 +34,7 @@ class GraphSession:
 
     Raises:
         EngineFailed: onnxruntime cannot load the graph.
-        OptionRefused: on CUDA, onnxruntime placed a node other than shape arithmetic on the CPU.
+        OptionRefused: on CUDA, the session does not run entirely on the GPU (see `require_placement`).
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class GraphSession:
             require_placement(model, self._session, device)
 
     def put(self, array: NDArray[Any]) -> Any:
-        """The array as a device value (`OrtValue`): a copy on a GPU; on the CPU a view with a reference to the array.
+        """The array as a device value (`OrtValue`): a copy on a GPU or of a non-contiguous array, else a view.
 
         Raises:
             OutOfMemory: the device has too little free memory.

@@ -29,7 +29,7 @@ _ROUND_TO = 8
 
 @dataclass(frozen=True)
 class CompactedLayer:
-    """A layer between two sites that can be compacted.
+    """A layer that can be compacted, between two sites.
 
     Attributes:
         first: the chain from the first site to the layer's product.
@@ -122,7 +122,7 @@ def _path_to_next_site(
 
 
 def _is_elementwise(node: onnx.NodeProto, data: str, sizes: TensorSizes) -> bool:
-    """Whether a node is elementwise over the units of `data`; a second operand must be a scalar, or one per unit."""
+    """Whether a node is elementwise over the units of `data`; a second operand must have one value, or one per unit."""
     if node.domain not in ("", "ai.onnx"):
         return False
     if node.op_type in UNARY:

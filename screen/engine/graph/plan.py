@@ -31,7 +31,8 @@ from screen.engine.graph.stable import RowStability
 from screen.engine.graph.trunk import BoundaryTensor, build_trunk
 
 PASSES_PER_RUN_MIN = 3
-"""Lower bound of `passes_per_run`: with 3 or more, no T above 1 needs a session run of a single pass."""
+"""Lower bound of `passes_per_run`, except for heads that leave out channels: with 3 or more, no T above 1 needs a
+session run of a single pass."""
 
 PASSES_PER_RUN_MAX = 32
 """Upper bound of `passes_per_run`; larger session runs are not faster and need more memory."""
@@ -48,7 +49,7 @@ _MIN_OPSET = 18
 """Minimum ONNX operator set version of the trunk and the head."""
 
 _RUN_MULTIPLE = 4
-"""Multiple to which the number of session runs is rounded up, so that 4 threads have equal work."""
+"""Multiple to which a number of session runs above 2 is rounded up, so that 4 threads have equal work."""
 
 _MASK_COPIES = 3
 """Number of copies of a mask element in memory while masks are drawn: random word, mask, and mask on the device."""
@@ -117,8 +118,8 @@ class EnginePlan:
         is too small for two passes in each session run. The number does not depend on the number of threads, because
         the last bit of a result depends on the division. No session run has a single pass unless T is 1.
 
-        A head that leaves out channels has two passes in each session run; if T is odd, the last session run has one
-        pass, which is computed twice.
+        A head that leaves out channels is an exception: each session run has two passes; if T is odd, the last session
+        run has one pass, which is computed twice.
         """
         if self.passes_per_run == PASSES:
             return (PASSES,) * (passes // PASSES) + (1,) * (passes % PASSES)

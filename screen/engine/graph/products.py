@@ -116,7 +116,7 @@ class ProductWriter:
     def _multiply_once(self, rows: str, masked: str) -> str:
         """Product of boundary rows `[B, F]` with masked weights `[P, K, F]` of few units: `[P, B, K]`.
 
-        A single product with P * K columns reads the boundary once for all passes of a run.
+        A single product with P * K columns reads the boundary once for all passes of a session run.
         """
         add, constant = self._builder.add, self._builder.constant
         columns = add("Concat", [constant([-1]), add("Shape", [masked], start=2)], axis=0)

@@ -79,7 +79,7 @@ class RowStability:
         return [node]
 
     def copy(self, builder: GraphBuilder, node: onnx.NodeProto, inputs: Iterator[str], output: str = "") -> str:
-        """Append a copy of a node to a head in the form of `rewrite`, and return its output's name.
+        """Append a copy of a node, changed by `rewrite`, to a head, and return the name of the copy's output.
 
         Args:
             builder: collects the nodes of the head.

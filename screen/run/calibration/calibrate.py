@@ -317,7 +317,8 @@ class _CalibrationProcess:
 
         Args:
             rows: number of rows.
-            kind: noun for the rows in the error: `rows` before they are read, `readable rows` afterwards.
+            kind: noun for the rows in the error: `rows` before they are read, else `readable rows` or `distinct
+                readable rows`.
 
         Raises:
             InputRefused: there are too few rows.

@@ -57,7 +57,8 @@ class CalibrationRows:
             source: a shard, a folder of shards, or a glob.
 
         Raises:
-            InputRefused: no shard can be read, or no row can be read for a reason that an option can correct.
+            InputRefused: no shard can be read, or no drawn row can be read, and an option corrects the reason (see
+                `refuse_failing_rows`).
         """
         listing = list_shards(source)
         shards, unreadable = open_shards(listing)

@@ -20,7 +20,8 @@ from screen.run.failures import find_failures
 Images = NDArray[np.uint8]
 
 ROWS = 200
-"""Number of images of each kind; the 95 % confidence interval of a share of 50 % is then 43 to 57 %."""
+"""Maximum number of images of each kind; with this number, the 95 % confidence interval of a share of 50 % is 43 to
+57 %."""
 
 MUST_BE_FLAGGED = ("uniform noise", "Gaussian noise", "constant colours")
 """Kinds without any content; if a calibration flags less than `LEAST_SHARE` of one kind, a warning is logged."""

@@ -10,7 +10,7 @@ only the kept channels, if no other node reads its output. The results are mathe
 arithmetic of both convolutions is halved.
 
 The weights then differ between passes. onnxruntime's CPU provider has a faster kernel for convolutions with constant
-weights (layout NCHWc), so fewer channels are not always faster: see `relative_time`.
+weights (layout NCHWc), so leaving out channels does not always save time: see `relative_time`.
 """
 
 from __future__ import annotations
@@ -143,12 +143,13 @@ def find_channel_paths(
 
 
 def relative_time(node: onnx.NodeProto, sizes: TensorSizes, inputs: float, outputs: float) -> float:
-    """Estimated time of a convolution without constant weights, relative to all of its channels with constant weights.
+    """Estimated time of a convolution without constant weights, relative to the convolution with constant weights.
 
-    Without constant weights, a convolution is a matrix product of the weights and the patches of the image. Per
-    multiply-add, the product took 0.95 times as long as the convolution with constant weights. Copying the patches took
-    as long as 28 output channels plus 15 % of all output channels. These times were measured on one thread (AVX-512)
-    with 3 x 3 kernels, for 32 to 256 channels on 8 x 8 to 32 x 32 positions.
+    The convolution with constant weights reads and computes all channels. Without constant weights, a convolution is a
+    matrix product of the weights and the patches of the image. Per multiply-add, the product took 0.95 times as long as
+    the convolution with constant weights. Copying the patches took as long as 28 output channels plus 15 % of all
+    output channels. These times were measured on one thread (AVX-512) with 3 x 3 kernels, for 32 to 256 channels on
+    8 x 8 to 32 x 32 positions.
 
     Args:
         node: the convolution.

@@ -100,7 +100,8 @@ def plan_features(graph: onnx.GraphProto, sizes: TensorSizes, trunk: Sequence[on
     name = "" if last is None else _skip_sites(last.input[0], producer)
     before = [] if last is None else ancestors([name], nodes)
     if not name or not _is_usable(name, sizes) or not any(_is_layer(node, sizes) for node in before):
-        penultimate = SummarizedTensor("", (), None, (), "no layer with weights precedes the last layer with weights")
+        why = "the last layer with weights has no suitable input, or no layer with weights precedes this layer"
+        penultimate = SummarizedTensor("", (), None, (), why)
         before = nodes
     else:
         penultimate = summarize_tensor(name, "the input of the last layer with weights", producer, sizes, images)
@@ -135,7 +136,7 @@ def _choose_early(
             spatial = sum(size > 1 for size in sizes.shapes[name][1:]) > 1
             candidates.append((spatial, -abs(spent / total - 0.5), position, spent / total, name))
     if not candidates:
-        return SummarizedTensor("", (), None, (), "no tensor precedes the penultimate tensor")
+        return SummarizedTensor("", (), None, (), "no suitable tensor precedes the penultimate tensor")
     *_, share, name = max(candidates)
     return summarize_tensor(name, f"{share:.0%} of the arithmetic precedes it", producer, sizes, images)
 

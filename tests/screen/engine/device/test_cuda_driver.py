@@ -159,7 +159,7 @@ def test_a_mig_instance_has_its_own_free_memory_and_not_that_of_the_whole_gpu(fa
 @pytest.mark.parametrize(
     ("cuda", "failed", "problem"),
     [
-        (None, False, "no NVIDIA driver was found"),
+        (None, False, "no complete NVIDIA driver was found"),
         (FakeCuda(cuInit=100), False, r"cuInit failed: .* is detected \(CUDA_ERROR_NO_DEVICE\); CUDA_VISIBLE"),
         (FakeCuda(cuInit=803), True, "cuInit failed"),
         (FakeCuda(), False, "the NVIDIA driver lists no GPU; CUDA_VISIBLE_DEVICES is ''"),

@@ -219,7 +219,7 @@ def test_a_model_with_a_single_layer_has_the_image_as_its_early_tensor_and_no_pe
     plan = plan_of(MODELS["empty"])
     assert plan.early.shape == (4, 4, 3)
     assert plan.penultimate.name == ""
-    assert dict(plan.describe())["penultimate"] == "none: no layer with weights precedes the last layer with weights"
+    assert dict(plan.describe())["penultimate"].endswith("or no layer with weights precedes this layer")
 
 
 def test_tokens_are_averaged_in_groups() -> None:
