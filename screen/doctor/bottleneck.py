@@ -163,7 +163,7 @@ def measure_bottleneck(
         name: the model, as the user named it.
         model: the exported model.
         source: a shard, a folder of shards or a glob, whose first rows are measured; None for made-up images.
-        config: options of the passes (passes, masks and precision) and of the rows (such as the image column).
+        config: options of the passes (passes, masks and seed) and of the rows (such as the image column).
         device: device of the passes.
 
     Raises:

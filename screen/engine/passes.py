@@ -256,6 +256,8 @@ class PassEngine:
     def _reduce_rows_per_run(self, rows: int, *, previous: int) -> None:
         """Reduce the rows per session run after memory ran out, and notify once; on a CPU the results do not change."""
         if self._notify is not None:
-            self._notify(f"memory ran out with {previous} rows per session run; continuing with {rows}")
+            self._notify(
+                f"memory ran out with {previous} rows per session run; later session runs have at most {rows} rows"
+            )
             self._notify = None
         self._trunk.sizes = self._trunk.sizes.limit(rows)

@@ -127,7 +127,7 @@ def map_errors(device: str) -> Iterator[None]:
 
 
 def explain_failure(error: Exception, device: str) -> EngineFailed | None:
-    """The error of oodscreen for an exception of onnxruntime; None if the text of the exception is not known.
+    """The error of oodscreen for an exception of onnxruntime; None if the failure is not recognised.
 
     Args:
         error: the exception.

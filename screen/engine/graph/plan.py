@@ -261,7 +261,7 @@ def _check_kinds(model: ExportedModel) -> None:
 
 
 def _check_no_subgraphs(model: ExportedModel) -> None:
-    """Refuse loops and branches: their subgraphs may read outer values, which `split_graph` does not track."""
+    """Refuse loops and branches: their subgraphs may read values of the outer graph, which `split_graph` ignores."""
     nested = sorted(
         {
             node.op_type

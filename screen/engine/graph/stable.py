@@ -166,7 +166,7 @@ class _Nodes:
         return self.add("Constant", [], value=numpy_helper.from_array(np.asarray(values, dtype)))
 
     def copy(self, node: onnx.NodeProto, inputs: Mapping[int, str]) -> str:
-        """Append a copy of the node with some other inputs and a new output, and return the output's name."""
+        """Append a copy of the node with other names for some inputs and the output, and return the output's name."""
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         for index, name in inputs.items():

@@ -198,4 +198,4 @@ def test_when_memory_runs_out_the_run_continues_with_smaller_batches_and_notifie
     command = [sys.executable, "-c", OUT_OF_MEMORY, str(article_onnx)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "1 memory ran out with 4000 rows per session run; continuing with 2000\n"
+    assert done.stdout == "1 memory ran out with 4000 rows per session run; later session runs have at most 2000 rows\n"

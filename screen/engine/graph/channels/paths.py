@@ -40,7 +40,8 @@ _PAYS_BELOW = 0.9
 """Maximum relative time (see `relative_time`) of a convolution with selected input channels at which it is used."""
 
 _LEAST_SAVING = 0.1
-"""Minimum fraction of the head's arithmetic that must be saved, because a session run then has only two passes."""
+"""Minimum fraction of the head's arithmetic that leaving out channels must save, because a head without these channels
+has only two passes in each session run."""
 
 _AFTER = frozenset(("Relu", "LeakyRelu", "Identity", "MaxPool", "AveragePool"))
 """Operators f between a site and its convolution: `f(m x)` equals `m f(x)` for each channel and every m >= 0."""
