@@ -58,9 +58,9 @@ class RunSummary:
         earlier: entries of the unchanged shards of INPUT that an earlier run finished.
         unreadable: shards that could not be read or scored; they have no result, or the result of an earlier run.
         outdated: names of the unreadable shards that have the intact result of an earlier run.
-        vanished: names of the shards that have a result, but whose input no longer exists.
+        vanished: names of the finished shards whose input no longer exists.
         left_over: names of the shards that have a result of another configuration, and were not scored again.
-        gone: names of the shards in `vanished` whose results are also missing or damaged.
+        gone: names of the shards in `vanished` whose results are missing or damaged.
         drift: drift test of this run and, if needed, the runs before it; None if it was not requested or the run has no
             calibration.
         passed_over: numbers of files and folders in INPUT that are not read.
