@@ -115,7 +115,7 @@ class EarlyExitEngine(PassEngine):
 
         Args:
             batches: each `uint8 [B, H, W, C]`, B at least 1; None stands for a batch without rows.
-            limits: callback for entropy limits, called once for each batch, or for each piece of a batch that does not
+            limits: callback for entropy limits, called for each batch, or for each piece of a batch that does not
                 fit into memory.
 
         Yields:

@@ -46,8 +46,8 @@ class Screener:
         masks: `shared`: all rows pass through the same T thinned networks. `per-row`: independent masks for each row;
             the passes take longer than with `shared`. `none`: the network without dropout, for one pass. The default is
             that of the calibration, else `shared`.
-        flag_if: flag rule. Without a calibration, the default depends on the kind of output. With a calibration, a row
-            is flagged if the calibration or, if given, the rule flags it.
+        flag_if: flag rule. Without a calibration, the default depends on the kind of output; a regression requires a
+            rule. With a calibration, a row is flagged if the calibration or, if given, the rule flags it.
         calibration: path of a file that `oodscreen calibrate` wrote for this model.
         adaptive: early exit: whether to stop the passes of a row once its flag is decided. `passes` in the summary is
             then the number of completed passes, and the scores are estimates of the scores after T passes.
