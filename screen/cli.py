@@ -59,7 +59,7 @@ _PREPARE, _SCREEN, _REVIEW, _START = "Prepare", "Screen", "Review results", "Get
 def _command(
     name: str, *, panel: str, cls: type[Command] = Command, derive: Derive | None = None
 ) -> Callable[[_Function], _Function]:
-    """A decorator that adds a command with the options `--config` and `--print-config`; it returns its argument."""
+    """A decorator that adds a command with `--config` and `--print-config`; the decorator returns its argument."""
 
     def add(function: _Function) -> _Function:
         app.command(name, cls=cls, rich_help_panel=panel)(with_configuration(as_options(function), derive))
@@ -133,7 +133,7 @@ class _RunCommand(Command):
 
 
 def _derive_settings(values: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
-    """Values of the pass settings that the options do not set, by name; each value has its source in words."""
+    """The pass settings of the calibration, else the default pass settings: value and source in words, by name."""
     if values["calibration"] is None:
         return {name: (value, "default") for name, value in asdict(PassSettings()).items()}
     from screen.decide.calibration import read_calibration

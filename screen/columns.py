@@ -266,7 +266,10 @@ SCORES_OF_ALL_FORMATS = (*SCORES, FEATURE_DISTANCE)
 
 
 def null_columns(contract: ModelContract, calibrated: frozenset[str] = frozenset()) -> frozenset[str]:
-    """Score columns that are always null for a model and a calibration.
+    """Score columns that are always null for a contract and a calibration.
+
+    `energy` is not among them for a model with classes, because the contract does not record whether the graph has
+    logits.
 
     Args:
         contract: contract of the model.

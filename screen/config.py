@@ -37,7 +37,8 @@ RESULT_FORMAT = 3
 ForceChoice = Literal["all", "quarantined"]
 
 _DECIDES = ("image_column", "id_column", "keep", "image_root", "max_pixels")
-"""Fields of RunConfig that determine a result, in addition to the pass settings, the flag rule and the calibration."""
+"""Fields of RunConfig that determine a result, in addition to the pass settings, `adaptive`, the flag rule and the
+calibration."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ def available_cores() -> int:
 
 
 def requested_threads(environment: Mapping[str, str]) -> list[int]:
-    """The first number of threads in `OMP_NUM_THREADS`, as a list of one element; empty if the variable has none."""
+    """The first value of `OMP_NUM_THREADS`, as a list of one number; empty if this value is not from 1 to 999999."""
     first = environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return [int(first)] if re.fullmatch("[0-9]{1,6}", first) and int(first) else []
 
@@ -101,5 +101,5 @@ def _numbers(file: Path) -> list[int]:
 
 
 def _unescape(text: str) -> str:
-    r"""A path of mountinfo, where a space is `\040`."""
+    r"""The path in a field of mountinfo, where a space is written as `\040`."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)

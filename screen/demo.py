@@ -1,7 +1,8 @@
 """`oodscreen demo`: train, export, calibrate and screen on the bundled MNIST subset.
 
-In: the package's own data. Out: in OUTPUT, a Keras model, its ONNX export, a calibration, input shards (random noise,
-rotated test digits, test digits), their results and a report page. Each step and a table of results are printed.
+In: the package's own data. Out: in OUTPUT, a Keras model, the exported ONNX file, a calibration, input shards (random
+noise, rotated test digits, test digits), their results and a report page. Each step and two tables of results are
+printed.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ PASSES = 100
 REVIEW_RATE = 0.02
 CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ARTICLE_ROW = 247
-"""Row of the test image in the article: a 4 with an uncertain prediction."""
+"""Row of the test image in the article on which this project is based: a 4 with an uncertain prediction."""
 
 _NOISE_ROWS = 1000
 """Number of noise images."""

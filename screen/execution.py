@@ -25,7 +25,9 @@ def execute_run(
     metrics: Path | None = None,
     stop: StopRequest | None = None,
 ) -> RunSummary:
-    """Score every row of INPUT into OUTPUT, and write the metrics of the run, also if the run fails.
+    """Score every row of INPUT into OUTPUT, and write the metrics of the run.
+
+    If the run fails, the metrics are written, too, unless OUTPUT is locked.
 
     Args:
         model: file written by `oodscreen export`.

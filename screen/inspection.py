@@ -38,7 +38,7 @@ class Inspection:
         features_cost: arithmetic of the features, computed once for each row, as a share of the arithmetic of T passes
             of the exported network.
         sites: method by which the masks of a site are applied, by the name of the site: `batch`, `weights`,
-            `subtracted`, `compacted` or `channels`.
+            `subtracted`, `compacted` or `channels`; empty if the masks are `none`.
         trunk_share: share of the arithmetic of one pass that precedes the first dropout site.
         passes: number of passes, T.
         passes_per_run: number of passes in one session run.

@@ -96,7 +96,7 @@ class _Failure(Generic[Item]):
 
 
 def work_ahead(items: Generator[Item, None, None], depth: int) -> Generator[Item, None, None]:
-    """Yield the given items in their order; a separate thread produces them up to `depth` items ahead.
+    """Yield the given items in their order; a separate thread produces them ahead, into a queue of `depth` items.
 
     An exception that `items` raises is raised in place of the item. Closing this generator stops the thread after the
     current item, and closes `items` in the thread.

@@ -37,7 +37,8 @@ class CommandLine(TyperGroup):
 
     Attributes:
         debug: whether errors are printed with their traceback.
-        as_json: whether an error is printed as JSON: the subcommand has a flag `--json`, and the flag was given.
+        as_json: whether an error is printed as JSON, too: `--json` was given, and the subcommand has this flag or is
+            not known.
     """
 
     debug = False
@@ -54,7 +55,7 @@ class CommandLine(TyperGroup):
         return rest
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The subcommand whose name is the first word."""
+        """The subcommand whose name is the first word: its name, its command object and the words after its name."""
         with explained_usage(ctx):
             return super().resolve_command(ctx, args)
 
@@ -161,7 +162,7 @@ class Command(TyperCommand):
             ) from error
 
     def _check_options(self, values: Mapping[str, Any]) -> None:
-        """Check the values as before the start of the command; nothing is checked if a required option is missing."""
+        """Check the values, as is done before a command starts; nothing is checked if a required option is missing."""
         required = (one.name for one in self.params if one.required and one.param_type_name == "option")
         if self.callback is not None and all(values[name] is not None for name in required):
             self.callback.convert(dict(values))  # type: ignore[attr-defined]

@@ -238,7 +238,7 @@ def _convert(parameter: Any, option: Option | None, value: Any) -> tuple[str, An
 
 
 def _as_text(value: Any) -> str | None:
-    """The text of a value, as on the command line; None for a boolean, a list or a table."""
+    """The text of a value, as on the command line; None for a boolean, a time without a date, a list or a table."""
     if isinstance(value, date | datetime):
         return value.isoformat()
     return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None

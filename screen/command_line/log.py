@@ -26,7 +26,8 @@ from screen.command_line.log_config import LogConfig
 
 LOG = logging.getLogger("oodscreen")
 OUTCOME = LOG.getChild("outcome")
-"""Logger of the lines that a command also prints on standard output; standard error gets them with `--json` or `-q`."""
+"""Logger of the lines that a command also prints on standard output. With `--json`, these lines are written to standard
+error, too; with `-q`, only the warnings among them."""
 
 PROGRESS = LOG.getChild("progress")
 """Logger of progress lines, which are not written to standard error while a progress bar is shown there."""
@@ -166,7 +167,7 @@ class _LogFile(logging.Handler):
         super().__init__()
         self._path, self._stderr, self._is_lost = path, stderr, False
         self._start = b""
-        """Bytes before the next line: a line break after a line that was written in part."""
+        """Bytes before the next line: a line break after a failed write, which can have written a part of its line."""
         try:
             self._append(b"")
             with open(path, "rb") as file:

@@ -124,7 +124,7 @@ def value_beside_line(context: Any, name: str) -> Any:
 
 
 def name_sources(error: Error, context: Any) -> Error:
-    """The error; the source of each option and argument in the error is added, unless it is the command line."""
+    """The error, with the source of each parameter in it that the environment or the configuration file sets."""
     notes = []
     config = [one for one in context.command.params if one.name == "config"]
     for parameter in [*keyed_parameters(context.command).values(), *config]:
@@ -156,7 +156,10 @@ def name_parameter(parameter: Any) -> str:
 
 
 def find_unknown_variables(context: Any) -> Iterator[str]:
-    """A sentence for each environment variable that has the prefix of the command, but sets no option."""
+    """A sentence for each environment variable that seems to be meant for the command, but sets no option.
+
+    The name of the variable has the prefix of the command, or the prefix `OODSCREEN_` and the key of an option.
+    """
     command, prefix = context.command, f"{context.auto_envvar_prefix}_"
     keyed = {key.upper(): one for key, one in keyed_parameters(command).items()}
     arguments = {key: one for key, one in keyed.items() if one.param_type_name == "argument"}

@@ -23,7 +23,7 @@ class Entry:
         path: path of the entry.
         kind: what the entry is, after links are followed: `broken` for a link whose target does not exist, `unknown` if
             the entry cannot be examined, `other` for example for a pipe.
-        is_link: whether the entry is a link.
+        is_link: whether the entry is a local link to a file or a folder.
         problem: why the entry is neither a file nor a folder, or "".
         version: for an object in a store, its size in bytes and its version as in `file_version`; else (0, "").
     """
@@ -107,7 +107,7 @@ def _read_store(folder: Path) -> list[Entry]:
 
 
 def read_keys(root: Path) -> list[str]:
-    """Names of all objects below the prefix `root` in a store, relative to `root`.
+    """Names of all objects below the prefix `root` in a store, relative to `root`, without objects that mark a folder.
 
     Raises:
         OSError: the store cannot be listed.

@@ -16,7 +16,8 @@ from screen.files.listed import ListedFile, Listing
 from screen.files.paths import as_os_error, as_path, base_name, name_place
 
 _REFUSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
-"""Error numbers of a path that cannot be listed until it is corrected; other errors may be temporary."""
+"""Error numbers of a path that cannot be listed until the path or its permissions are corrected; other errors may be
+temporary."""
 
 
 def list_shards(source: str) -> Listing:

@@ -31,7 +31,7 @@ class Search:
         self.folders = [root]
 
     def entries(self, folder: Path, name: str) -> list[Entry]:
-        """The entries of a folder, sorted by name; empty for a folder that cannot be listed, which is recorded.
+        """The entries of a folder, sorted by name; empty if the folder was removed, or is recorded as unlisted.
 
         Args:
             folder: the folder.

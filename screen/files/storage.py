@@ -53,8 +53,8 @@ class StagingFile:
     Args:
         target: the final path.
         owner: name of the writer, if several writers use the folder at the same time.
-        unlocked: whether the caller holds no lock of the target's folder. If so, staging files of killed commands are
-            removed from a local folder.
+        unlocked: whether the caller holds no lock of the target's folder. If so, and if this folder is local, staging
+            files of killed commands are removed from the folder.
 
     Raises:
         WriteFailed: the target's folder cannot be created or written to, or no folder for temporary files can be

@@ -36,19 +36,20 @@ from screen.input.row_batch import RowBatch
 _EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 _PILLOW_MODES = {"grey": "L", "rgb": "RGB"}
 _CHUNK = 64
-"""Maximum images per task of a decoding thread."""
+"""Maximum images per task of a decoding thread, unless a single thread decodes the whole batch."""
 
 _SMALL_PIXELS = 4096
-"""Maximum number of values per image (H x W x C) at which a single thread decodes a batch: for small images Pillow
-holds Python's global interpreter lock most of the time, so more threads would only wait."""
+"""Maximum number of values per image (H x W x C) at which a single thread decodes a batch of images that are neither
+resized nor read from files: for small images Pillow holds Python's global interpreter lock most of the time, so more
+threads would only wait."""
 
 _FREE_PIXELS = 2**20
 """Maximum number of pixels of an image that is decoded without a reservation in the pixel budget."""
 
 _PIXELS, _PIXELS_PER_THREAD = 2**26, 2**23
-"""Maximum number of pixels that all threads together decode at the same time: the larger of a fixed number, and a
-number per thread times the number of threads. Pillow takes up to 14 bytes of memory per pixel, most of them while it
-resizes an image."""
+"""Maximum number of pixels, in images of more than `_FREE_PIXELS`, that all threads together decode at the same time:
+the larger of a fixed number, and a number per thread times the number of threads. Pillow takes up to 14 bytes of memory
+per pixel, most of them while it resizes an image."""
 
 # Pillow's warnings are not shown: an image's defects are reported in its row, and `max_pixels` is checked before an
 # image is decoded.

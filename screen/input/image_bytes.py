@@ -1,6 +1,7 @@
 """Read a row's stored image: encoded bytes from the shard or from the file at the row's path, or a pixel tensor.
 
-In: the image column of some rows. Out: for each row its bytes, a path (read only below `--image-root`), or its pixels.
+In: the image column of some rows. Out: for each row its bytes, a path (not read unless it is below `--image-root`), or
+its pixels.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 _HEADER_READS = 2**14
 """Maximum number of reads of the file for the header of an image. Pillow's plugins read headers in Python, some of them
-byte by byte, so the number of reads bounds their time."""
+byte by byte, so the number of reads bounds the time for a header."""
 
 _PNG_CHUNKS = 2**16
 """Maximum number of chunks in a PNG file, not counting the chunks of pixels."""
@@ -53,7 +53,8 @@ _PIXEL_READS = 2**23
 for each pixel; the other formats take one read for several hundred bytes."""
 
 _SECONDS = 10.0
-"""Maximum processor time of the decoding thread per image, in seconds, checked whenever Pillow reads from the file."""
+"""Maximum processor time of the decoding thread per image, in seconds, checked at every 256th read of the file and at
+each read of 4096 or more bytes; for files of at most `_HEADER_READS` bytes, the time is not checked."""
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -90,7 +91,8 @@ def open_image(data: bytes, max_pixels: int, check: Callable[[], None] = lambda:
         check: callback, called while a long file is read; an exception of the callback ends the decoding.
 
     Raises:
-        ImageRefused: the file is empty or exceeds a limit; also raised later, when the pixels are decoded.
+        ImageRefused: the file is empty, has invalid TIFF fields or exceeds a limit; also raised later, when the pixels
+            are decoded.
         Exception: Pillow's plugins raise nearly anything on damaged files.
     """
     if not data:

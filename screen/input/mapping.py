@@ -208,7 +208,7 @@ def _is_image_type(kind: pa.DataType) -> bool:
 
 
 def tensor_shape(kind: pa.DataType) -> tuple[int, ...] | None:
-    """The shape of a fixed-size uint8 tensor type; None for any other type."""
+    """The shape of a fixed-size uint8 tensor type; None for any other type, and for permuted axes."""
     if isinstance(kind, pa.FixedShapeTensorType):
         if kind.permutation is not None and list(kind.permutation) != list(range(len(kind.shape))):
             return None

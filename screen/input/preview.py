@@ -93,7 +93,7 @@ def open_pictures(rows: RowBatch, limits: PreviewLimits) -> Iterator[Picture | s
 
 
 def make_preview(picture: Picture, side: int, max_bytes: int | None = None) -> Preview:
-    """A thumbnail of a picture, whose image is shrunk in place; an image with no side above `side` keeps its size.
+    """A thumbnail of a picture, whose image is shrunk in place; an image is never enlarged.
 
     Args:
         picture: the picture.

@@ -32,7 +32,7 @@ class RowBatch:
         ids: id of each row: the value of the id column, or `SHARD:ROW` if there is no value.
         kept: the columns to copy into the results.
         error: why the rows could not be read; "" if they were read.
-        is_last: whether these are the last rows of the shard.
+        is_last: whether this is the empty batch that ends the shard.
         lost: why the rest of the shard cannot be read, or "". A batch with this reason is the last of its shard and has
             no rows, and no result is written for the shard.
     """
@@ -54,7 +54,7 @@ class RowBatch:
         return float(max(images / _IMAGE_BYTES, self.kept.nbytes / _KEPT_BYTES))
 
     def parts(self) -> Iterator[RowBatch]:
-        """Yield the rows in parts that fit into a batch; a part of one row may be larger."""
+        """Yield the rows in parts whose average size fits into a batch; a part of one row may be larger."""
         rest, count = self, max(1, int(self.count / max(1.0, self.load)))
         while rest.count > count:
             first, rest = rest.split(count)

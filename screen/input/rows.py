@@ -176,7 +176,7 @@ def _read_tables(
     most: int = MAX_ROWS,
     needed: Mapping[int, int] = MappingProxyType({}),
 ) -> Iterator[tuple[pa.Table, str]]:
-    """Yield tables of at most `most` rows, each with ""; for unreadable rows, a table of nulls with the reason.
+    """Yield tables of at most `most` rows, each with ""; for unreadable rows, tables of nulls, each with the reason.
 
     The caller turns exceptions that are not an `OodscreenError` into an error that names the shard.
 
@@ -235,8 +235,8 @@ _LEAST_BYTES = 4 * 2**30
 
 _MOST_RATIO = 256
 """Maximum ratio of the bytes of all encoded images in memory to the bytes of the file. The values of an image column
-can be much smaller in the file only if many rows refer to one entry of a dictionary, or if the values are not
-images."""
+can be much smaller in the file than in memory only if many rows refer to one entry of a dictionary, or if the values
+are not images."""
 
 _MAX_LOST_ROWS = 2**20
 """Maximum number of rows of a damaged row group that each get a result, if `_LOST_BYTES` does not allow more."""

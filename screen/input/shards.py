@@ -162,7 +162,7 @@ def open_shard(root: Path, name: str) -> ShardRef:
 
 
 def open_first_shard(listing: Listing) -> ShardRef:
-    """The first readable shard of a listing; every partition compares the schemas of its shards with this shard.
+    """The first readable shard of a listing; its schema is compared with those of the shards of every partition.
 
     Raises:
         InputRefused: INPUT has no shard that can be read.

@@ -33,7 +33,7 @@ class Unread:
 
 @dataclass(frozen=True)
 class PassedOver:
-    """Files of SOURCE that are not images.
+    """Files of SOURCE that are not images, and hidden files and folders.
 
     Attributes:
         endings: number of files without the ending of an image, by ending.
@@ -104,7 +104,7 @@ class Findings:
 
     @property
     def passed_over(self) -> PassedOver:
-        """Numbers and names of the files counted so far that are not images."""
+        """Numbers and names of the files that are not images and of the hidden files and folders, counted so far."""
         endings = tuple(sorted(self._endings.items(), key=lambda item: (-item[1], item[0])))
         return PassedOver(endings, tuple(self._names), self._hidden, tuple(self._hidden_names))
 
@@ -115,5 +115,5 @@ def on_one_line(name: str) -> str:
 
 
 def name_some(names: tuple[str, ...] | list[str], count: int) -> str:
-    """The first names on one line, followed by "..." if `count`, the number of all names, is larger."""
+    """The first names on one line, followed by "..." if there are more names; `count` is the number of all names."""
     return ", ".join(map(on_one_line, names[:NAMED])) + (", ..." if count > min(NAMED, len(names)) else "")

@@ -108,7 +108,7 @@ def read_image(file: ImageFile) -> ImageBytes:
     if version != file.version or (file.offset is None and len(data) != file.size):
         raise changed(file.name)
     if len(data) != file.size:
-        return ImageBytes(None, f"the tar ends after {len(data)} of {file.size} bytes")
+        return ImageBytes(None, f"the tar ends after {len(data)} of the {file.size} bytes of the image")
     return ImageBytes(data)
 
 

@@ -65,7 +65,7 @@ class PackSummary:
         shards: the records of all shards, in order.
         skipped: number of shards that an earlier pack finished.
         labels: number of rows of each label.
-        passed_over: files of SOURCE that are not images.
+        passed_over: files of SOURCE that are not images, and hidden files and folders.
         unread: the first folders, tars and members of tars that were not read.
         unread_count: number of all folders, tars and members of tars that were not read.
     """

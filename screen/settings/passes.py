@@ -22,8 +22,8 @@ class PassSettings:
         passes: number of passes, T.
         seed: seed for the dropout masks.
         masks: `shared`, `per-row`, or `none`: the network without dropout, for one pass.
-        precision: `float32`, or `tf32`, with which a GPU rounds the factors of matrix products and convolutions to 10
-            bits.
+        precision: `float32`, or `tf32`, with which a GPU rounds the mantissas of the factors of matrix products and
+            convolutions to 10 bits.
     """
 
     passes: int = 100

@@ -289,7 +289,8 @@ _TRUE, _FALSE, _I8, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRU
 
 
 _DAMAGE = (AttributeError, IndexError, KeyError, RecursionError, TypeError)
-"""Exceptions from damaged bytes of a struct: the bytes end early, or a field is missing or has a wrong type."""
+"""Exceptions from damaged bytes of a struct: the bytes end early, or a field is missing, has a wrong type or is nested
+too deeply."""
 
 
 def _decode(name: bytes) -> str:

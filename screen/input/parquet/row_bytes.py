@@ -128,7 +128,7 @@ def _page_bytes(header: bytes, default: int) -> int:
 def read_group(
     file: pq.ParquetFile, group: int, names: list[str], count: int, most: int = MAX_ROWS
 ) -> Iterator[pa.Table]:
-    """Yield the rows of a row group in tables of at most `most` rows, or of about `_JOINED_BYTES`.
+    """Yield the rows of a row group in tables of at most `most` rows; a table also ends at about `_JOINED_BYTES`.
 
     Args:
         file: the open shard.

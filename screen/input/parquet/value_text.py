@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-"""Control characters, which occur in binary numbers and digests, but not in text."""
+"""Control characters: bytes that contain a control character are treated as binary data, not as text."""
 
 
 def as_texts(column: pa.Array | pa.ChunkedArray) -> list[str | None]:

@@ -1,8 +1,8 @@
 """Rows of a list: a CSV, TSV, JSONL or Parquet file.
 
 In: a file, local or in an object store. Out: a `ListRows` with the columns, and a function that reads the rows. The
-values of CSV and JSONL files are text, so that the types do not depend on the rows: a value in JSONL that is not a
-string becomes its JSON text.
+values of CSV and JSONL files are text, so that the types do not depend on the rows: a value in JSONL that is
+neither a string nor null becomes its JSON text.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Walk a folder and its subfolders in a fixed order: by the bytes of the names.
 
 In: a folder, local or in an object store. Out: its files, one at a time. Memory grows with the number of names in a
-single folder (for each name, its bytes and 12 bytes more), but not with the number of all files. Only links to files in
+single folder (for each name, its bytes and 24 bytes more), but not with the number of all files. Only links to files in
 the walked folder or its subfolders are followed.
 """
 

@@ -37,7 +37,7 @@ class _Sample:
     images: list[tuple[str, str, int, int]] = field(default_factory=list)
     """Ending, name, offset in the tar and size of each image; offset and size in bytes."""
     texts: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Name and text of each other member, by its ending."""
+    """Name and text of each member whose text becomes a column, by its ending."""
 
 
 @dataclass(frozen=True)
