@@ -216,7 +216,8 @@ FEATURE_DISTANCE = Column(
     _NUMBER,
     "",
     "0 and up",
-    "Distance of the features of results of format 1 or 2: cosine distance, or Mahalanobis distance.",
+    "Distance of the features from the reference set, in results of format 1 or 2: cosine distance, or Mahalanobis "
+    "distance.",
 )
 """Column of results of format 1 or 2; in format 3, the columns of three distances replace this column."""
 

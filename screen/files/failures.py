@@ -1,8 +1,8 @@
 """Explain errors of the operating system, of its file systems and of object stores: found, wanted and next step.
 
 In: an exception that no module of the project raised. Out: an error of the project, with the path, the reason from the
-system and the action that resolves this reason. Commands explain in this way the
-exceptions of the system and of stores that they do not handle.
+system and the action that resolves this reason. Commands explain in this way the exceptions of the system and of stores
+that they do not handle.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def _read_record(path: Path) -> ShardRecord:
 
 
 def write_summary(shards: Path, text: str) -> None:
-    """Write the summary, which exists exactly when SHARDS is complete.
+    """Write the summary, which exists only if SHARDS is complete.
 
     Raises:
         WriteFailed: the file could not be written.

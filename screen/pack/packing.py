@@ -1,7 +1,8 @@
 """Pack the files of SOURCE into shards; shards that an earlier pack finished are skipped.
 
 In: SOURCE, SHARDS and the options. Out: shards, written one after another, and a `PackSummary`. A pack that is
-killed at any moment and started again ends with the same files. Memory does not grow with the number of files.
+killed at any moment and started again ends with the same files as a pack that was not killed. Memory does not grow with
+the number of files.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 In: images and their values, in order. Out: shards `images-000000.parquet` and so on, in the layout of Hugging Face;
 a shard exists under its name exactly when it is finished. Its metadata record the files from which it was made, so that
-a restarted pack needs no other file.
+a restarted pack needs no separate record of its progress.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ShardRecord:
         identity: settings on which the rows of all shards depend, by name.
         rows: number of rows.
         size: size of the images in bytes.
-        files: SHA-256 of names, sizes and versions of the files.
+        files: SHA-256 of the fingerprints of the files, from `ImageFile.fingerprint`.
         missing: number of rows without an image.
         examples: the first of these rows, with the reasons.
     """
