@@ -139,7 +139,7 @@ class Decoder:
         """Decode images that are not in a shard, in the same way as images in a shard.
 
         Args:
-            images: encoded images, paths of image files, or opened Pillow images, whose pixels are used.
+            images: encoded images, paths of image files, or opened Pillow images, whose pixels are used in full size.
         """
         pixels = np.empty((len(images), *self._shape), np.uint8)
         readable = np.ones(len(images), np.bool_)

@@ -2,7 +2,7 @@
 
 In: SOURCE, SHARDS and the options. Out: shards, written one after another, and a `PackSummary`. A pack that is
 killed at any moment and started again ends with the same files as a pack that was not killed. Memory does not grow with
-the number of files.
+the number of files, except for the names of the files in one folder.
 """
 
 from __future__ import annotations
