@@ -41,7 +41,7 @@ class CheckReport:
     Attributes:
         output: the checked folder.
         shards: number of result shards in the manifest.
-        rows: number of rows in the manifest.
+        rows: number of rows in these result shards, according to the manifest.
         bad: number of rows that could not be scored; these rows are included in `rows`.
         problems: one sentence for each problem; empty if the results are complete.
         notes: observations that are not problems.
@@ -73,7 +73,7 @@ class CheckReport:
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"problem: {problem}" for problem in self.problems]
         if self.problems:
-            lines.append(f"{len(self.problems)} problem(s): {self.output} does not agree with its manifest")
+            lines.append(f"{len(self.problems)} problem(s) with the results in {self.output}")
             lines.append(f"  next:   {'; then '.join(self.next_steps)}")
         else:
             lines.append("no problems: the results agree with the manifest")
@@ -183,7 +183,7 @@ def _compare_schema(schema: pa.Schema, identity: dict[str, Any]) -> str:
 
 
 def _check_rows(file: pq.ParquetFile, entry: ManifestEntry) -> Iterator[str]:
-    """Problems of the rows: wrong positions or counts, or a status that contradicts the row's flag, scores or error."""
+    """Problems of the rows: wrong positions or counts, unknown statuses, or statuses that contradict other columns."""
     rows = flagged = 0
     statuses: dict[str, int] = {}
     wrong: set[str] = set()

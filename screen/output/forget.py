@@ -43,10 +43,10 @@ class Forgotten:
     """The results to remove; exactly one field is set.
 
     Attributes:
-        vanished: results whose input no longer exists.
-        damaged: results that are missing, or differ from the file that the run wrote.
-        before: results that were written before this date or time, ISO 8601; UTC if it has no offset.
-        shards: results with these names.
+        vanished: whether to remove the results whose input shards no longer exist.
+        damaged: whether to remove the results that are missing, or differ from the files that the run wrote.
+        before: date or time, ISO 8601, in UTC unless an offset is given; results that were written earlier are removed.
+        shards: names of the results to remove.
     """
 
     vanished: bool = False
@@ -140,9 +140,9 @@ def forget_results(output: Path, selection: Forgotten, *, dry_run: bool = False)
         dry_run: whether to select the results without removing them.
 
     Raises:
-        InputRefused: OUTPUT has no manifest, or the folder of INPUT is missing or empty.
+        InputRefused: OUTPUT has no manifest or, with `vanished`, the folder of INPUT is missing or empty.
         OptionRefused: a named shard has no result.
-        OutputRefused: the manifest cannot be read, or a partition has not finished.
+        OutputRefused: the manifest cannot be read, or, without `dry_run`, a partitioned run has not been closed.
         OutputLocked: a run holds OUTPUT.
         WriteFailed: OUTPUT cannot be written to; the command can be repeated.
     """
@@ -218,7 +218,7 @@ def _written_before(output: Path, manifest: ManifestFile, limit: datetime | None
 
 
 def _refuse_unknown(output: Path, manifest: ManifestFile, name: str) -> None:
-    """Raise an error unless a name is that of a listed, forgotten or unlisted result that oodscreen wrote.
+    """Raise an error unless the manifest lists a name, as finished or forgotten, or OUTPUT has a result with this name.
 
     Raises:
         OptionRefused: OUTPUT has no result with this name.

@@ -2,10 +2,10 @@
 
 In: the `Night` of a run. Out: `_history/_TIME.json`, or `_history/_TIME.I-of-N.json` for a partition, and a `History`
 read back from these files. TIME is the start of the run. A run that continues a killed run has the start of the killed
-run, so that both have one file. When a partitioned run is closed, the files of its partitions are merged into one file.
-The `KEPT_NIGHTS` newest files stay in OUTPUT. Like `_run.json`, the files contain times and differ between equal runs.
-File names start with `_`, because some readers of Parquet folders, for example Polars, skip a file if its own name
-starts with `_`, but not if the name of its folder does.
+run, so that both runs are one night. When a partitioned run is closed, the files of its partitions are merged into one
+file. The `KEPT_NIGHTS` newest files stay in OUTPUT. Like `_run.json`, the files contain times and differ between equal
+runs. File names start with `_`, because some readers of Parquet folders, for example Polars, skip a file if its own
+name starts with `_`, but not if the name of its folder does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from screen.partition import ShardPartition
 
 HISTORY_FOLDER = "_history"
 KEPT_NIGHTS = 400
-"""Maximum number of files in the history; with one run per night, these are more than a year."""
+"""Maximum number of files in the history; with one run per night, these files cover more than a year."""
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 """Levels of the score quantiles."""
@@ -168,7 +168,9 @@ def read_history(output: Path, *, without: str = "") -> History:
 
 
 def latest_nights(output: Path, *, without: str = "") -> Iterator[Night]:
-    """Yield the nights of an OUTPUT, the newest first; a file is read only when its night is yielded.
+    """Yield the nights of an OUTPUT, the newest first.
+
+    If the history has no files of partitions, a file is read only when its night is yielded.
 
     Args:
         output: folder of results.
@@ -226,7 +228,7 @@ def night_name(started: datetime, partition: ShardPartition | None = None) -> st
 
 
 def write_night(output: Path, name: str, night: Night, owner: str = "") -> None:
-    """Write the file of a night, and remove the oldest files if there are more than `KEPT_NIGHTS`.
+    """Write the file of a night; for a whole run, also remove the oldest files if there are more than `KEPT_NIGHTS`.
 
     Args:
         output: folder of results, which the caller holds.

@@ -43,15 +43,15 @@ class Manifest:
     Args:
         output: folder of results, which need not exist.
         identity: the configuration, on which the results depend.
-        force: None to score shards that are new, changed or without a valid result; `quarantined` to also score
-            finished shards with unreadable rows; `all` to score all shards, and to replace any files with their names
-            in OUTPUT.
+        force: None to score shards that are new, changed or without a valid result, and shards with images that took
+            too much time; `quarantined` to also score finished shards with unreadable rows; `all` to score all shards,
+            and to replace any files with their names in OUTPUT.
         partition: the partition that the run scores; None for a run without partitions. The entries of all partitions
             are read, and those of this partition are written.
 
     Raises:
-        OutputRefused: OUTPUT holds results of another configuration, has an unreadable manifest, or was started with
-            another number of partitions.
+        OutputRefused: OUTPUT was started with another number of partitions or, unless `force` is `all`, holds results
+            of another configuration or has an unreadable manifest.
     """
 
     def __init__(

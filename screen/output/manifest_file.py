@@ -2,8 +2,8 @@
 
 In: `_manifest.jsonl`, and for each partition of an unfinished run `_manifest.I-of-N.jsonl`. Out: a `ManifestFile` that
 combines them. In the manifest of a finished run or partition, the last line marks the end. An object store cannot
-append to an object: there, each line is a small object in `_manifest.lines` (or `_manifest.I-of-N.lines`) until the run
-ends.
+append to an object: there, the line of each shard that the run finishes is a small object in `_manifest.lines` (or
+`_manifest.I-of-N.lines`) until the run ends.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class ManifestFile:
             since then had no shards to score.
         partitions: manifests of the partitions, as long as they are not merged.
         missing: the unfinished partitions.
-        forgotten: shards without an entry whose results a killed `oodscreen forget` has not removed.
+        forgotten: shards without an entry; a killed `oodscreen forget` has not removed their results.
     """
 
     path: Path

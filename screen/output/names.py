@@ -88,7 +88,7 @@ def _why_too_long(output: Path, folder: Path, name: str) -> str:
 
 
 def _find_files_with_folders(new: set[str], finished: set[str]) -> dict[str, str]:
-    """Reasons against new shards: a shard has the name of a folder of other shards, and only one can be in OUTPUT.
+    """Reasons against new shards: a shard has the name of a folder of other shards, and OUTPUT cannot hold both.
 
     If the shard with the name of the folder is finished, the new shards in the folder are unusable.
     """
@@ -105,7 +105,7 @@ def _find_files_with_folders(new: set[str], finished: set[str]) -> dict[str, str
 
 
 def _find_twins(output: Path, folder: Path, names: list[str], finished: Collection[str]) -> dict[str, str]:
-    """Reasons against new shards whose names are equal to another name in the file system of OUTPUT.
+    """Reasons against new shards whose names the file system of OUTPUT does not distinguish from other names.
 
     These names differ only in case or Unicode form.
     """

@@ -2,8 +2,8 @@
 
 In: OUTPUT with the manifests of its partitions. Out: one manifest and one quarantine table, identical to those of a run
 without partitions, and a record of all partitions. The process that closes the run holds the lock of the whole OUTPUT.
-Each partition tries to close the run after it has released its own lock, so the last partition to finish finds the
-complete manifests of all other partitions.
+Each partition finishes its manifest and releases its own lock before it tries to close the run, so the last partition
+to finish finds the complete manifests of all other partitions.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _read_twice(output: Path, configuration: str | None) -> tuple[tuple[ShardPar
 
 
 def _open_partitions(manifest: ManifestFile | None) -> tuple[ShardPartition, ...]:
-    """The unfinished partitions."""
+    """The unfinished partitions; empty without a manifest, or if the run is closed."""
     return () if manifest is None or manifest.finished else manifest.missing
 
 
@@ -86,8 +86,8 @@ def _is_closed(manifest: ManifestFile | None) -> bool:
     """Whether there is nothing to close.
 
     If a partition of a closed run is run again and has no shards to score, its manifest stays in OUTPUT until all
-    partitions have run again. If one of them has shards to score, the run can then be closed without running the
-    partitions without shards again.
+    partitions have run again. If another partition has shards to score, the run can then be closed, and the partitions
+    that had no shards to score need not run again.
     """
     return manifest is None or not manifest.partitions or (manifest.finished and bool(manifest.missing))
 
@@ -107,7 +107,9 @@ def _close(output: Path, manifest: ManifestFile, record: RunRecord | None) -> No
 
 
 def _write_record(output: Path, record: RunRecord) -> None:
-    """Write the record of all partitions, unless none of them scored a shard since the last record.
+    """Write the record of all partitions, or only replace the class names in the record.
+
+    Only the names are replaced if no partition scored a shard since the record was written.
 
     The numbers of shards and rows, and the time from the start of the first to the end of the last partition, are taken
     from the history. The stages of the partitions are not recorded.

@@ -56,7 +56,7 @@ def read_bad_rows(output: Path, entries: Sequence[ManifestEntry]) -> Iterator[pa
 def bad_rows(output: Path, entry: ManifestEntry) -> list[pa.Table] | None:
     """The rows of one result that could not be scored; None if the result is missing or damaged.
 
-    If all rows were scored according to the manifest entry, the result is not opened.
+    If, according to the manifest entry, all rows were scored, the result is not opened.
 
     Raises:
         ReadFailed: the object store failed.

@@ -108,7 +108,7 @@ class ShardWriters:
         self._open: ShardWriter | None = None
 
     def write(self, pieces: tuple[RowBatch, ...], table: pa.Table) -> Iterator[WrittenShard]:
-        """Write rows, and yield each shard after its last row; if a shard is lost, its staging file is removed.
+        """Write rows, and yield each shard after its last row; the staging file of an unreadable shard is removed.
 
         Args:
             pieces: the rows, consecutive and in input order.
@@ -153,7 +153,7 @@ class ShardWriter:
         owner: name of the partition, used in the name of the staging file; "" for a run without partitions.
 
     Raises:
-        WriteFailed: the system refused a write; raised by every method, after the staging file is removed.
+        WriteFailed: the system refused a write; also raised by `add` and `finish`; the staging file is removed.
     """
 
     def __init__(self, shard: ShardRef, path: Path, schema: pa.Schema, owner: str) -> None:

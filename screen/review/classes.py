@@ -87,8 +87,9 @@ class ClassNames:
 def classes_by_text(class_names: tuple[str, ...], count: int) -> dict[str, tuple[int, ...]]:
     """Class numbers by label text; a text that is the name of several classes has several numbers.
 
-    A class has a name in the model and a name in a queue; these two differ if the name in the model is not unique or
-    not printable. A class number as text (`3`) is also a key of the result if no class name is a numeral.
+    A class has a name in the model and a name in a queue; these two differ if the name in the model is not unique, not
+    printable, or equal to a choice that is not a class. A class number as text (`3`) is also a key of the result if no
+    class name is a numeral.
 
     Args:
         class_names: class names of the model; ignored unless there is a name for each class.
@@ -142,8 +143,8 @@ def use_class_names(results: Results, names: tuple[str, ...]) -> Results:
     """The results with these class names in place of the recorded names; unchanged if `names` is empty.
 
     Raises:
-        OptionRefused: the number of names is not the number of classes, two names are equal, or the model is a
-            regression.
+        OptionRefused: the number of names is not the number of classes, two names are equal, a name is not printable,
+            or the model is a regression.
     """
     if not names:
         return results

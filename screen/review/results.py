@@ -217,7 +217,7 @@ class Results:
         """Raise an error if the manifest changed since it was read.
 
         Raises:
-            InputChanged: a run changed the manifest in the meantime.
+            InputChanged: the manifest changed.
         """
         now = ManifestFile.read(self.folder)
         if now is None or _in_order(now) != self.entries:

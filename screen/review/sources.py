@@ -32,9 +32,9 @@ class SourceMissing(SourceMismatch):
 def find_source(entry: ManifestEntry, columns: ColumnMapping, moved_to: str | None) -> ShardRef:
     """The input shard of a result shard.
 
-    The shard is identified by size, modification time and footer. If INPUT was moved, the modification time may differ,
-    because copying changes it: the caller must then compare the row ids. Without an id column, the modification time
-    must be equal.
+    The shard is identified by size, modification time (in an object store, the entity tag) and footer. If INPUT was
+    moved, the modification time may differ, because copying can change it: the caller must then compare the row ids.
+    Without an id column, the modification time must be equal.
 
     Args:
         entry: manifest entry of the result shard.

@@ -17,7 +17,7 @@ def clip(text: str, length: int = 120) -> str:
 
 
 def valid_text(text: str) -> str:
-    """The text with a replacement character for each half of a surrogate pair, which UTF-8 cannot represent."""
+    """The text with a replacement character for each unpaired surrogate; a surrogate pair becomes its character."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 

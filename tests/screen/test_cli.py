@@ -859,4 +859,4 @@ def test_check_finds_results_whole_and_says_what_is_not(
     assert oodscreen("check", "out", "--json", monkeypatch=monkeypatch) == 1
     told = capsys.readouterr()
     assert "'a.parquet': missing, or not the file that the run wrote" in json.loads(told.out)["problems"][0]
-    assert "1 problem(s): out does not agree with its manifest" in told.err
+    assert "1 problem(s) with the results in out" in told.err

@@ -1,4 +1,4 @@
-"""Lock OUTPUT, or one partition of it, for a run; the lock is released when the process of the run ends.
+"""Lock OUTPUT, or one partition of it, for a run; on a local disk, the end of the process also releases the lock.
 
 In: OUTPUT, and a partition if the run scores only one. Out: a `HeldOutput` during a block: the operating system's lock
 (`local.py`) on `_lock` or `_lock.I-of-N` in OUTPUT. A second file, with the ending `.holder`, names the process that
@@ -33,7 +33,7 @@ from screen.partition import ShardPartition
 
 _HOLDER_ENDING = ".holder"
 _PROBE_SECONDS = 5.0
-"""Maximum seconds to wait for a lock in a partitioned OUTPUT, which a partition holds briefly when it ends."""
+"""Maximum seconds to wait for a lock in a partitioned OUTPUT; a partition that ends locks the whole OUTPUT briefly."""
 
 _NOT_SYNCED = (
     "the file system of OUTPUT cannot sync folders, so the last finished shards may be missing after a power failure; "
@@ -86,7 +86,7 @@ def hold_output(output: Path, partition: ShardPartition | None = None) -> Iterat
 def refuse_if_held(output: Path) -> None:
     """Raise an error if a run holds OUTPUT or a partition of it now.
 
-    Commands that only read call this function, and do not acquire a lock.
+    Commands that only read call this function, and hold no lock while they read.
 
     Raises:
         OutputLocked: a running process holds OUTPUT or a partition.

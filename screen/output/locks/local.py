@@ -2,7 +2,7 @@
 
 In: the path of a lock file. Out: a lock that a writer holds (by the library filelock), and whether another writer holds
 it. To test a lock, a reader holds a shared lock for a few microseconds. A writer that is blocked only by readers tries
-again, so that a run never fails because of a reader.
+again for several seconds, which is much longer than a reader holds the lock.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def take_lock(lock: FileLock, patience: float) -> None:
 
     Args:
         lock: the lock.
-        patience: seconds to wait for another writer; for readers, the limit is `_READERS_SECONDS`.
+        patience: seconds to wait for another writer; for readers, and for writers on systems without shared locks, the
+            limit is `_READERS_SECONDS`.
 
     Raises:
         Timeout: another writer, or readers, still hold the lock after the wait.

@@ -7,8 +7,8 @@ run that finds a released lock, or a lock that was not renewed for five minutes,
 object. The store accepts only one of two requests for the same object, so the next renewal of a suspended holder fails
 if another run has taken the lock. The empty object of a released lock stays, so no number is used twice, and a run
 removes only objects that it created or superseded. The age of a lock is the difference of two times that the store
-wrote; the clocks of the machines do not matter. Each run tests whether the store refuses to create an object that
-exists; in other stores, OUTPUT is not locked.
+wrote; the clock of the machine is used only if the store refuses to write. Each run tests whether the store refuses to
+create an object that exists; in a store that does not refuse, OUTPUT is not locked.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SAFE_SECONDS = 240.0
 """Seconds after a renewal in which writes can start; the difference from `_DEAD_SECONDS` allows for a long write."""
 
 _READS = 20
-"""Maximum number of attempts to read the newest object of a lock, which its holder may replace at this moment."""
+"""Maximum number of attempts to read the newest object of a lock, which the holder may replace meanwhile."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ def hold_store(output: Path, partition: ShardPartition | None) -> Iterator[HeldO
         The lock; if the store cannot refuse to create an object that exists, a `HeldOutput` with a notice.
 
     Raises:
-        OutputLocked: another run renewed its lock in the last `_DEAD_SECONDS` seconds.
+        OutputLocked: another run holds this lock, or a lock that excludes this run.
         WriteFailed: the store refused to list or write.
     """
     with _explained(output):
@@ -321,7 +321,7 @@ def _create(path: Path, data: bytes) -> bool:
     object is then recognised by the token in its content.
 
     Raises:
-        Exception: the store failed, and did not create the object.
+        Exception: the store failed and the object could not be read, or the store does not support exclusive creation.
     """
     try:
         path.fs.pipe_file(path.path, data, mode="create")  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 """`oodscreen evaluate`: measure how well each score detects out-of-distribution rows and ranks wrong predictions.
 
-In: results of in-distribution rows and of any number of out-of-distribution sets. Out: an `Evaluation`. The metrics are
-scikit-learn's, except the expected calibration error and the risk-coverage curve, which scikit-learn lacks.
+In: results of in-distribution rows and of any number of out-of-distribution sets. Out: an `Evaluation`. scikit-learn
+computes AUROC, AUPR and the negative log-likelihood; this folder contains the code for the other metrics.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class SetEvaluation:
         rows: number of rows.
         scored: number of scored rows; only these enter the separations.
         flagged: share of all rows that the run flagged.
-        separations: metrics of each score that has values in this set and in the in-distribution rows.
+        separations: metrics of each comparable score that has values in this set and in the in-distribution rows.
     """
 
     name: str

@@ -26,8 +26,8 @@ def complete_names(
 ) -> Iterator[Votes]:
     """The votes with complete row names; votes on unknown rows are left out.
 
-    An id must belong to one row; if several rows have the id, the key decides between them. A key belongs to one image,
-    and rows of the same image have the same scores: the first of these rows gets the label.
+    An id must belong to one row; if several rows have the id, the key decides between them. A key belongs to one image:
+    of the rows with this image, the first row gets the label.
 
     Args:
         votes: the votes on each labelled row.

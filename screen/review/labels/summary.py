@@ -28,7 +28,7 @@ LABEL_COLUMNS = (
         pa.int32(),
         "",
         "0 to C - 1",
-        "Class number of the label; null if the label is not a class of the model.",
+        "Class number of the label; null for several labels, or if the label is not a class of the model.",
     ),
     Column(
         "outcome",

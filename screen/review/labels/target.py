@@ -28,8 +28,8 @@ def choose_target(output: str, results: Path) -> Path:
 
     Args:
         output: value of `--output`.
-        results: folder of RESULTS; it must not contain the output, because later commands read every Parquet file in
-            RESULTS as results.
+        results: folder of RESULTS; the output must not be in this folder, because other programs read each Parquet file
+            in RESULTS as results.
 
     Raises:
         OptionRefused: the path has no Parquet extension, or is in RESULTS.
@@ -46,7 +46,7 @@ def choose_target(output: str, results: Path) -> Path:
     if is_within(path.resolve(), folder) or is_within(path.parent.resolve(), folder):
         raise OptionRefused(
             f"--output {output} is in RESULTS, {results}.",
-            wanted="a file outside RESULTS, because later commands read every Parquet file in RESULTS as results",
+            wanted="a file outside RESULTS, because other programs read each Parquet file in RESULTS as results",
             next_step="choose another folder",
         )
     problem = _why_not_replaceable(path)

@@ -54,8 +54,8 @@ class QueueConfig:
         typer.Option(
             "--reason",
             metavar="NAME",
-            help="Score or status by which rows are selected: only rows whose `flag_reasons` contain this name are "
-            "exported. May be repeated.",
+            help="Score or status by which flagged rows are selected: a flagged row is exported only if its "
+            "`flag_reasons` contain one of the given names. May be repeated.",
             show_default=False,
             rich_help_panel=_ROWS,
         ),
@@ -99,7 +99,8 @@ class QueueConfig:
         bool,
         typer.Option(
             "--dry-run",
-            help="Print the rows that the command would export, and write nothing, neither to files nor to a server.",
+            help="Print the number of rows that the command would export, and the first 20 of these rows; write "
+            "nothing to files or to a server.",
             rich_help_panel=_TARGET,
         ),
     ] = False
@@ -122,7 +123,7 @@ class QueueConfig:
         """Expected fraction of the unflagged rows to draw, 0 to 1.
 
         Raises:
-            OptionRefused: `include_random` is not a percentage above 0 and at most 100.
+            OptionRefused: `include_random` is not a percentage or share above 0 and at most 100 %.
         """
         if self.include_random is None:
             return 0.0

@@ -106,8 +106,8 @@ class ImageUrl:
         if not parts or any(name not in _PLACEHOLDERS or spec or conversion for name, spec, conversion in parts):
             raise OptionRefused(
                 f"--image-url {self.template!r} is not a valid template.",
-                wanted=f"an address with the placeholders {', '.join(f'{{{name}}}' for name in _PLACEHOLDERS)}, "
-                "without format specifications",
+                wanted="an address with at least one of the placeholders "
+                f"{', '.join(f'{{{name}}}' for name in _PLACEHOLDERS)}, without format specifications",
                 next_step="give a template such as --image-url 'https://images.example.org/{path}'",
             )
 

@@ -38,7 +38,7 @@ _IMPORT_TASKS, _IMPORT_BYTES = 500, 8 * 2**20
 
 @dataclass(frozen=True)
 class LabelStudioProject:
-    """An existing project as the destination of a queue or the source of labels.
+    """A project as the destination of a queue or the source of labels.
 
     Attributes:
         client: client of the SDK.

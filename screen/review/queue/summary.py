@@ -18,7 +18,7 @@ SHOWN_ROWS = 20
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """A row that a dry run would export.
+    """A row that the command would export without `--dry-run`.
 
     Attributes:
         rank: position in the queue, from 1.
@@ -85,7 +85,7 @@ class QueueReport:
         reasons: counts of the flagged rows by main reason.
         notes: further messages for the user.
         dry_run: whether the rows were only selected; `handed_on` and `audit` then count rows that would be exported.
-        first_rows: the first rows that a dry run would export.
+        first_rows: for a dry run, the first rows that would be exported; empty otherwise.
     """
 
     to: str
@@ -139,7 +139,8 @@ class QueueReport:
         if self.without_image:
             lines.append(
                 f"  without an image to show: {sum(self.without_image.values())} row(s) "
-                f"({_format_counts(self.without_image)}); listed in RESULTS/_quarantine.pq"
+                f"({_format_counts(self.without_image)}); RESULTS/_quarantine.pq lists the rows that the run could not "
+                "score"
             )
         for name, why in list(self.shards.items())[:5]:
             lines.append(f"  not exported: {name!r} {why}")

@@ -25,7 +25,7 @@ def choose_destination(results: Results, classes: ClassNames, dry_run: bool, con
 
     Raises:
         OptionRefused: the options are incomplete or contradict each other, or the server or project is not available.
-        OutputRefused: the file would be in RESULTS or INPUT, where it would be read as results or images.
+        OutputRefused: the queue is in RESULTS, or is a Parquet file in INPUT.
     """
     output, project = config.output, config.project
     template = None if config.image_url is None else ImageUrl(config.image_url)
@@ -62,7 +62,7 @@ def _refuse_within(target: Path, kind: str, results: Results) -> None:
     if is_within(path, _resolved(results.folder)):
         raise OutputRefused(
             f"{target} is in RESULTS {results.folder}.",
-            wanted="a path outside RESULTS, because later commands read the Parquet files in RESULTS as results",
+            wanted="a path outside RESULTS, because other programs read each Parquet file in RESULTS as results",
             next_step="choose another folder",
         )
     roots = {entry.root for entry in results.entries} if kind == "parquet" else set()

@@ -38,7 +38,7 @@ _WORDS = {
     "keep": "copied columns",
 }
 _INCOMPARABLE = ("model", "passes", "masks", "mask_algorithm", "image_column", "image_root")
-"""Settings that change the scores of an image or the choice of images; `result_format` does not change scores."""
+"""Settings that make rows incomparable if they differ between two runs; `result_format` does not change scores."""
 
 _DIGESTS = ("model", "calibration")
 

@@ -1,7 +1,7 @@
 """Group similar images among the top-ranked flagged rows, so that a page shows each kind of image once.
 
 In: positions of rows in the order of review, and the input shards. Out: `RowGroup`s. Two images are similar if the
-colours and the contrasts of their 16 cells differ by less than fixed limits, and if the model predicts the same class:
+colours and the contrasts of their 16 cells differ by at most fixed limits, and if the model predicts the same class:
 copies and slight variations of one image are similar, and so are images of random noise. The grouping depends only on
 the rows and their order. The time for the grouping grows with the number of compared rows, which the caller limits.
 """

@@ -39,7 +39,7 @@ class InputImages:
     Args:
         results: results that the rows belong to.
         moved_to: current location of the input shards; None if they were not moved.
-        side: width and height in pixels below which a JPEG is not decoded at a reduced resolution.
+        side: minimum width and height in pixels of a JPEG that is decoded at a reduced resolution.
     """
 
     def __init__(self, results: Results, moved_to: str | None, side: int) -> None:

@@ -32,7 +32,7 @@ def draw_trend(trend: Trend | None, target: float | None) -> list[tuple[str, str
     plots = [(caption, _draw(trend, (rates,), "Flag rate by night", "t-rate", target))]
     if not all(math.isnan(middle) for _, middle, _ in quantiles):
         lines = list(zip(*quantiles, strict=True))
-        caption = f"{trend.score}: median, and range from 5\u00a0% to 95\u00a0%"
+        caption = f"{trend.score}: median, and range from the 5\u00a0% to the 95\u00a0% quantile"
         plots.append((caption, _draw(trend, lines, f"{trend.score} by night", "t-score")))
     bad = [float(night.bad) for night in nights]
     return [*plots, ("Rows that could not be scored", _draw(trend, (bad,), "Rows not scored, by night", "t-bad"))]
