@@ -43,7 +43,7 @@ class CheckReport:
         shards: number of result shards in the manifest.
         rows: number of rows in these result shards, according to the manifest.
         bad: number of rows that could not be scored; these rows are included in `rows`.
-        problems: one sentence for each problem; empty if the results are complete.
+        problems: one text for each problem; empty if the results are complete.
         notes: observations that are not problems.
         open_parts: unfinished partitions of the run.
         next_steps: actions that resolve the problems, in the order in which to take them.

@@ -84,7 +84,7 @@ class Results:
         name: name for display.
         identity: settings of the run, as recorded in the manifest.
         entries: manifest entries of the result shards, sorted by name.
-        record: record of the last run; None if the record is missing or belongs to another configuration.
+        record: record of the last run; None if the record is missing, unreadable or of another configuration.
         given_names: class names that replace the recorded ones; empty if none were given.
     """
 

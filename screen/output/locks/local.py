@@ -1,4 +1,4 @@
-"""Locks of the operating system on files: writers exclude each other, and readers share a lock.
+"""Locks of the operating system on files: exclusive locks for writers, and shared locks for readers.
 
 In: the path of a lock file. Out: a lock that a writer holds (by the library filelock), and whether another writer holds
 it. To test a lock, a reader holds a shared lock for a few microseconds. A writer that is blocked only by readers tries

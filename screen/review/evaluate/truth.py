@@ -71,7 +71,7 @@ def _refuse(
     if len(class_names) != count:
         next_step = "give class numbers, or record class names: run the same `oodscreen run` again with --classes"
     return OptionRefused(
-        f"{rows} of {of} scored row(s) have a label in --label-column {name} that does not name exactly one class of "
+        f"In --label-column {name}, {rows} of {of} scored row(s) have a label that does not name exactly one class of "
         f"the model: {', '.join(unusable[:_EXAMPLES])}{more}.",
         wanted=_describe(class_names, count),
         next_step=next_step,

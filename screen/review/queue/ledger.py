@@ -1,4 +1,4 @@
-"""Deduplication ledger: the exported images of each project, so that no image is exported twice.
+"""Deduplication ledger: the exported images of each project, so that no image is exported twice to one project.
 
 In: a folder and a project. Out: a `Ledger` with the keys of exported images and the exported rows. Each export adds
 small Parquet files to the folder. These files are written atomically, on disks and in object stores; their names are

@@ -200,11 +200,11 @@ class Findings:
     Attributes:
         name: name of the results.
         title: title of the page.
-        next_command: words of the command that exports rows for labelling, quoted for a shell; empty if RESULTS has a
-            name that cannot be displayed exactly.
+        next_command: words of the command that exports rows for labelling, quoted for a shell; empty if a word cannot
+            be displayed exactly.
         model_version: digests of the model and of the run's configuration.
         settings: settings of the run.
-        record: record of the last run; None if the record is missing or belongs to another configuration.
+        record: record of the last run; None if the record is missing, unreadable or of another configuration.
         counts: counts of the run.
         histograms: distributions of the scores.
         shards: the shards with the largest flag rates, in descending order.

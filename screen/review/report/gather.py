@@ -57,8 +57,8 @@ def gather_findings(
 
     Args:
         source: OUTPUT folder of a run.
-        top: number of top-ranked rows to show.
-        look_alikes: number of flagged rows whose images are compared; similar images share a card.
+        top: maximum number of cards.
+        look_alikes: maximum number of flagged rows whose images are compared; similar images share a card.
         against: OUTPUT folder of an earlier run to compare with; None for no comparison.
         moved_to: current location of the input shards; None if they were not moved.
         class_names: class names that replace the recorded ones; empty if none were given.

@@ -54,7 +54,7 @@ class ShownNames:
     """Class names for display; classes without a name are shown by number.
 
     Attributes:
-        names: names in the order of the class numbers; empty if the record of the run has none.
+        names: names in the order of the class numbers; empty if no names were given or recorded.
     """
 
     names: tuple[str, ...]
