@@ -71,5 +71,5 @@ def _draw(trend: Trend, lines: Sequence[Sequence[float]], title: str, key: str, 
     known = [value for value in line if not math.isnan(value)]
     text = f"{len(known)} nights"
     if known:
-        text += f", from {min(known):.4g} to {max(known):.4g}; the last night: {known[-1]:.4g}"
+        text += f", from {min(known):.4g} to {max(known):.4g}; latest value: {known[-1]:.4g}"
     return finish_figure(figure, key, title, f"{text}.")
