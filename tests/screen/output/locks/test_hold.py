@@ -34,7 +34,7 @@ while True:
 
 @pytest.mark.hostile(
     "`check` and `report` read an OUTPUT repeatedly while runs start in this OUTPUT",
-    "readers share the lock, and no run ends with exit code 75 because of a reader",
+    "a run waits while a reader tests the lock of OUTPUT, and does not end with exit code 75 because of a reader",
 )
 def test_readers_in_a_loop_never_keep_a_run_out(tmp_path: Path) -> None:
     with hold_output(tmp_path):

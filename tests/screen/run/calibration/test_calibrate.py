@@ -370,7 +370,7 @@ def test_200_rows_are_enough_and_their_wide_interval_is_told(
     low, high = report.calibration.interval
     assert low < 0.005
     assert high > 0.035
-    assert f"the true rate is between {low:.2%} and {high:.2%}" in report.to_text()
+    assert f"95 % confidence interval of the true rate: {low:.2%} to {high:.2%}" in report.to_text()
 
 
 def test_rows_that_are_also_in_the_reference_shards_are_refused(
