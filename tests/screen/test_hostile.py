@@ -98,13 +98,13 @@ def test_good_images_between_hostile_ones_are_scored_as_alone(screened: dict[str
 
 def test_an_image_is_taken_as_it_is_stored_whatever_its_exif_says(screened: dict[str, dict[str, Any]]) -> None:
     """As `tf.io.decode_image` and `keras.utils.load_img` do."""
-    still = screened["a path"]["mean"]
-    np.testing.assert_allclose(screened["a JPEG that EXIF would turn"]["mean"], still, atol=0.05)
+    still = screened["a path to an image in the folder"]["mean"]
+    np.testing.assert_allclose(screened["a JPEG with an EXIF rotation"]["mean"], still, atol=0.05)
 
 
-@pytest.mark.parametrize("name", ["an animated GIF", "an animated PNG", "a TIFF of three pages"])
+@pytest.mark.parametrize("name", ["an animated GIF", "an animated PNG", "a TIFF with three pages"])
 def test_of_an_animation_the_first_frame_is_scored(name: str, screened: dict[str, dict[str, Any]]) -> None:
-    assert screened[name]["mean"] == screened["a path"]["mean"]
+    assert screened[name]["mean"] == screened["a path to an image in the folder"]["mean"]
 
 
 def test_unusual_but_valid_images_alone_end_with_0(article_onnx: Path, tmp_path: Path) -> None:

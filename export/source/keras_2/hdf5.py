@@ -51,8 +51,8 @@ def _outside(name: str) -> ModelRefused:
     return ModelRefused(
         f"The weights {name} refer to data in another file.",
         wanted="a file that contains all weights",
-        next_step="if you trust the file, export copy.h5, to which this Python code copies all weights, where FILE is "
-        "this file: import h5py; source, copy = h5py.File(FILE, 'r'), h5py.File('copy.h5', 'w'); "
+        next_step="if you trust the file, export copy.h5, which this Python code writes with all weights, where FILE "
+        "is this file: import h5py; source, copy = h5py.File(FILE, 'r'), h5py.File('copy.h5', 'w'); "
         "[source.copy(source[name], copy, name, expand_external=True) for name in source]; "
         "copy.attrs.update(source.attrs); copy.close()",
     )

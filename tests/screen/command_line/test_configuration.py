@@ -110,7 +110,11 @@ def test_a_file_is_used_only_if_it_is_named(
         ("[run]\nquux = 3", "The key quux in [run]", "see oodscreen run --help"),
         ('[run]\nconfig = "x"', "The key config in [run]", "write the option on the command line"),
         ("[calibrate]\npases = 3", "The key pases in [calibrate]", "rename the key to passes"),
-        ("[rnu]\npasses = 3", "The table [rnu] of night.toml is not a command", "rename the table to [run]"),
+        (
+            "[rnu]\npasses = 3",
+            "The name of the table [rnu] of night.toml is not a command",
+            "rename the table to [run]",
+        ),
         ("passes = 3", "The key passes of night.toml is not in a table", "write [run] in a line above"),
         ("[run]\nmax_pixels = 3\nmax-pixels = 3", "contains max_pixels and max-pixels", "remove one"),
         ('[run]\npasses = "3"', "The key passes in [run] of night.toml is '3' (a text)", "change the value"),

@@ -149,11 +149,11 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: rewrite(
             folder / "out" / "a.parquet", lambda t: t.replace_schema_metadata({b"oodscreen": b'{"seed": 9}'})
         ),
-        "written with another configuration",
+        "written with a configuration other than that of the manifest",
     ),
     "no metadata": (
         lambda folder: rewrite(folder / "out" / "a.parquet", lambda t: t.replace_schema_metadata({})),
-        "written with another configuration",
+        "written with a configuration other than that of the manifest",
     ),
     "a changed configuration": (change_header, "the configuration does not match its fingerprint"),
     "a stale staging file": (

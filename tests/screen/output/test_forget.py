@@ -261,7 +261,7 @@ def test_each_selection_takes_its_results_and_their_rows_in_the_quarantine(place
     report = forget_results(place / "out", Forgotten(before="1971-01-01"))
     assert (report.shards, report.rows, report.in_input) == (("bad.parquet",), 2, ("bad.parquet",))
     assert check_results(place / "out").problems == ()
-    assert "the next run scores them again" in report.to_text()
+    assert "the next run scores these shards again" in report.to_text()
     assert forget_results(place / "out", Forgotten(before="1971-01-01")).shards == ()
     report = forget_results(place / "out", Forgotten(shards=("sub/d.parquet", "c.parquet")))
     assert report.shards == ("c.parquet", "sub/d.parquet")

@@ -34,7 +34,7 @@ def test_a_class_can_be_given_by_number_and_by_name(kind: str) -> None:
 
 
 REFUSED: dict[str, tuple[list[Any], tuple[str, ...], str]] = {
-    "number beyond the last class": ([0, 3, 3, 1], (), "2 of 4 .* --label-column truth .*: 3.$"),
+    "number beyond the last class": ([0, 3, 3, 1], (), "In --label-column truth, 2 of 4 .*: 3.$"),
     "negative number": ([0, -1], (), "1 of 2 .*: -1.$"),
     "float between numbers": ([1.0, 1.5], (), "1 of 2 .*: '1.5'.$"),
     "unknown name": (["cat", "kat"], NAMES, "1 of 2 .*: 'kat'.$"),
@@ -67,5 +67,5 @@ def test_a_name_of_several_lines_is_also_accepted_on_one_line() -> None:
 
 
 def test_a_number_beyond_64_bits_is_no_class() -> None:
-    with pytest.raises(OptionRefused, match="not one class"):
+    with pytest.raises(OptionRefused, match="does not name exactly one class"):
         read_classes(pa.chunked_array([np.array([1e300])]), "truth", (), 3)

@@ -240,7 +240,7 @@ def test_page_and_terminal_show_the_same_number_of_flagged_rows(
     figures = dict(zip(*([one.text for one in page.all(tag)] for tag in ("dt", "dd")), strict=False))
     assert (figures["Flagged for review"], figures["of these, not scored"]) == (str(flagged), "2")
     assert page.all("title")[0].text == f"out: {flagged} of 183 images flagged"
-    assert f"{flagged} of 183 rows flagged" in capsys.readouterr().out
+    assert f"{flagged} of 183 rows are flagged" in capsys.readouterr().out
     assert page.has("2 flagged rows could not be scored: see Quarantine")
 
 
