@@ -251,7 +251,7 @@ def _check_output_kind(source: Source, stated: str | None) -> None:
     if stated and source.output_kind and stated not in allowed:
         raise OptionRefused(
             f"--output-kind {stated} was given, but the last layer of {source.origin} is a {source.output_kind}.",
-            wanted=source.output_kind,
+            wanted=" or ".join(sorted(allowed, reverse=True)),
             next_step="leave out --output-kind",
         )
 

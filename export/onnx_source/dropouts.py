@@ -228,9 +228,9 @@ def choose_dropouts(
 def _how_to_add(one: Dropout, dropouts: Sequence[Dropout], choice: SiteChoice) -> str:
     """How to activate a silent dropout in addition to the sites; a first --keep-layer alone would replace the sites."""
     option = f"--keep-layer '{one.name}'" + (f" --rate '{one.name}=0.5'" if one.rate == 0 else "")
-    if choice.keep:
-        return f"to switch this dropout on, add {option}"
     active = [other.name for other in dropouts if not other.silent]
+    if choice.keep or not active:
+        return f"to switch this dropout on, add {option}"
     others = " ".join(f"--keep-layer '{name}'" for name in active[:_MOST_NAMES])
     others += f" and --keep-layer for {len(active) - _MOST_NAMES} more" if len(active) > _MOST_NAMES else ""
     effect = f"{option} would switch this dropout on and all other dropout off"

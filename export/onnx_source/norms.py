@@ -68,7 +68,7 @@ def check_norms(model: onnx.ModelProto, origin: str) -> tuple[str, ...]:
     if not training:
         return ()
     return (
-        f"{len(training)} BatchNormalization nodes of {origin} are in training mode; the export puts them into "
+        f"{len(training)} BatchNormalization node(s) of {origin} in training mode: the export puts these nodes into "
         "inference mode, with the running statistics in the file",
     )
 

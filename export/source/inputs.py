@@ -118,8 +118,8 @@ def _products(axes: Iterable[int]) -> set[int]:
 def sides_of_grey_image(shape: tuple[int, ...]) -> tuple[int, int] | None:
     """Height and width of the grey image whose pixels an input contains in row-major order; None for another input.
 
-    The shape must be `[H, W]`, `[1, H, W]` or `[H * H]`. No square colour image has as many
-    values as a square grey image, because `3 * H * H` is not a square number.
+    The shape must be `[H, W]`, `[1, H, W]` or `[H * H]`. No square colour image has as many values as
+    a square grey image, because `3 * H * H` is not a square number.
     """
     sides = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
     if len(sides) == 1 and math.isqrt(sides[0]) ** 2 == sides[0]:
@@ -132,6 +132,11 @@ def _how_to_state_shape(shape: tuple[int, ...], origin: str) -> str:
     if len(shape) == 3 and 0 in shape and {shape[0], shape[2]} & set(COLOURS):
         channels = shape[2] if shape[2] in COLOURS else shape[0]
         return f"add the size of the training images, such as --image-shape 224x224x{channels}"
+    if len(shape) == 3 and 0 not in shape and shape[2] in COLOURS:
+        return (
+            f"add --image-shape {shape[0]}x{shape[1]}x{shape[2]} if the last axis contains the channels, although a "
+            "layer of the model takes the first axis as channels"
+        )
     if len(shape) == 3 and 0 not in shape and shape[0] in COLOURS:
         return (
             f"add --image-shape {shape[0]}x{shape[1]}x{shape[2]} if the first axis contains the channels, although a "

@@ -138,8 +138,8 @@ def _problem_of(layer: Any, calls: Sequence[_Call], graph: Any, *, is_needed: bo
         return "the model does not call the layer"
     if any(tensor.graph is not graph for tensor in tensors):
         return "the layer is called in the steps of a loop, such as in a recurrent layer"
-    if any(len(call.tensors) != 1 for call in calls):
-        return f"the layer has {len(calls[0].tensors)} inputs"
+    if others := [len(call.tensors) for call in calls if len(call.tensors) != 1]:
+        return f"the layer has {others[0]} inputs"
     if type(layer).__name__ in _NO_LINEAR_MAPS[:1] or not all(is_float_tensor(tensor) for tensor in tensors):
         return "the input of the layer consists of integers"
     if not _shape_of(calls):

@@ -85,9 +85,9 @@ def choose_device(wanted: str, threads: int, *, precision: str = "float32", memo
         problem = failed
     if request.name == "cuda":
         raise problem
-    if precision == "tf32":
-        raise refuse_tf32(f"no GPU can be used ({found.problem or problem.found})")
     why = problem.found if found.cards else found.problem
+    if precision == "tf32":
+        raise refuse_tf32(f"no GPU can be used ({why or problem.found})")
     return replace(cpu, note=f"running on the CPU: {why}") if found.cards or found.failed else cpu
 
 

@@ -37,7 +37,7 @@ _WORDS = {
     "max_pixels": "maximum pixels",
     "keep": "copied columns",
 }
-_INCOMPARABLE = ("model", "passes", "masks", "mask_algorithm", "image_column", "image_root")
+_INCOMPARABLE = ("model", "passes", "masks", "precision", "mask_algorithm", "image_column", "image_root")
 """Settings that make rows incomparable if they differ between two runs; `result_format` does not change scores."""
 
 _DIGESTS = ("model", "calibration")

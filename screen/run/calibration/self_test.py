@@ -126,8 +126,12 @@ def describe_blindness(
         names: names of the D detectors.
         missing: names of the distances that the model has and the calibration does not use.
     """
-    usual = [name for name, column in zip(names, surprisals.T, strict=True) if np.median(column) < _USUAL] or names
-    blind = f"their values of {' and '.join(usual)} are common among in-distribution rows"
+    usual = [name for name, column in zip(names, surprisals.T, strict=True) if np.median(column) < _USUAL]
+    blind = (
+        f"their values of {' and '.join(usual)} are common among in-distribution rows"
+        if usual
+        else f"their values of {' and '.join(names)} are not unusual enough"
+    )
     if missing:
         remedy = f"leave out --detector and --features, so that {' and '.join(missing)} {_is_or_are(missing)} used too"
     else:

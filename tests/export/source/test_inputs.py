@@ -72,6 +72,7 @@ def test_the_grey_image_of_an_unambiguous_shape_is_told(
         ((None, None, 3), LAST, "--image-shape 224x224x3"),
         ((1, None, None), FIRST, "--image-shape 224x224x1"),
         ((3, 32, 40), LAST, "--image-shape 3x32x40"),
+        ((32, 40, 3), FIRST, "--image-shape 32x40x3 if the last axis"),
         ((4,), NONE, "HEIGHTxWIDTHxCHANNELS"),
         ((784, 1), NONE, "HEIGHTxWIDTHxCHANNELS"),
         ((28, 28, 5), LAST, "train the model on images with 3 channels"),

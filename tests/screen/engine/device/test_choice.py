@@ -102,6 +102,10 @@ def test_tf32_is_refused_where_no_gpu_has_it(fake: type[FakeSession], monkeypatc
     monkeypatch.setattr(choice, "cuda_cards", lambda: CudaCards(problem="no driver"))
     with pytest.raises(OptionRefused, match=r"no GPU can be used \(no driver\)"):
         choose_device("auto", 1, precision="tf32")
+    monkeypatch.setattr(choice, "cuda_cards", lambda: CudaCards((card(),), problem="NVML is missing"))
+    monkeypatch.setattr(runtime.onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(OptionRefused, match=r"no GPU can be used \(The installed onnxruntime was built without CUDA"):
+        choose_device("auto", 1, precision="tf32")
 
 
 def test_without_a_gpu_no_session_is_opened_and_auto_says_nothing(

@@ -77,7 +77,13 @@ def test_new_gone_and_changed_shards_are_counted_and_not_compared(place: Path, t
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "words"), [("model", "f" * 64, "model"), ("passes", 50, "passes T"), ("masks", "x", "masks")]
+    ("setting", "value", "words"),
+    [
+        ("model", "f" * 64, "model"),
+        ("passes", 50, "passes T"),
+        ("masks", "x", "masks"),
+        ("precision", "tf32", "precision"),
+    ],
 )
 def test_runs_with_incomparable_settings_are_not_compared_row_by_row(
     place: Path, tmp_path: Path, setting: str, value: object, words: str

@@ -77,4 +77,6 @@ def test_a_warning_names_the_kind_the_blind_detectors_and_the_remedy() -> None:
         "only 2% of images of uniform noise would be flagged: their values of layout_distance are common"
     )
     assert "contrast_distance is used too" in text
+    unusual = describe_blindness("uniform noise", 0.02, surprisals + 3, names, [])
+    assert "their values of entropy and layout_distance are not unusual enough" in unusual
     assert "more reference rows" in describe_blindness("uniform noise", 0.02, surprisals, names, [])
