@@ -143,7 +143,7 @@ def compare(
     calibrating: NDArray[np.int64],
     sets: Mapping[str, Any],
 ) -> dict[str, dict[str, float]]:
-    """AUROC, FPR95 and the share flagged at the review rate, against each set."""
+    """AUROC, FPR95 and the share flagged at the target rate, against each set."""
     scores = np.sort(values["valid"][calibrating])
     threshold = scores[-threshold_rank(len(scores), REVIEW_RATE)]
     found = {}

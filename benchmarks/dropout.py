@@ -20,7 +20,7 @@ The rules of the comparison were written before any network was measured:
 - Every way is compared with `no dropout` of the same network, on the same rows, seed by seed. A way is `better` in a
   measure if its value is better for every seed, and better by at least `LEAST` on average. It is `worse` if the
   opposite holds, and otherwise there is `no difference`.
-- Measures: AUROC of `ood_score` and the share flagged at the calibrated review rate, as means over each kind of sets;
+- Measures: AUROC of `ood_score` and the share flagged at the calibrated target rate, as means over each kind of sets;
   accuracy, negative log-likelihood and expected calibration error of the mean on test rows.
 - The passes cannot change the distances, which are computed from the network without dropout. To show a gain of the
   uncertainty itself, the AUROC of `entropy` and of `mutual_information` alone, and of the distances alone, are reported

@@ -121,7 +121,7 @@ def measure_mean(mean: NDArray[np.float64], labels: Labels) -> dict[str, float]:
 
 
 def measure_score(values: Columns, ranked: NDArray[np.int64], kinds: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """AUROC and share flagged at the review rate, for each set, and as means over each kind of sets."""
+    """AUROC and share flagged at the target rate, for each set, and as means over each kind of sets."""
     scores = np.sort(values["held"][ranked])
     threshold = scores[-threshold_rank(len(scores), REVIEW_RATE)]
     found = {

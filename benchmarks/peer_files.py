@@ -4,7 +4,7 @@ In: the folder WORK/peers/NETWORK/ with:
   weights.npz: `weight` [C, F] and `bias` [C], float32, of the last linear layer;
   reference.npz: `features` [N, F] (input of the last layer, one deterministic pass) and `logits` [N, C], float32, and
       `labels` [N], int64, of training rows;
-  held.npz: `features` and `logits` of held-out in-distribution rows, which give the threshold at the review rate;
+  held.npz: `features` and `logits` of held-out in-distribution rows, which give the threshold at the target rate;
   test.npz: `features` and `logits` of in-distribution rows for the metrics;
   any other NAME.npz: `features` and `logits` of an out-of-distribution set.
 Out: a `NetworkRows`.

@@ -183,7 +183,7 @@ def _input(peer: Peer, rows: Rows) -> Any:
 
 
 def compare(scores: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
-    """AUROC, FPR95 and the share flagged at the review rate of each set, where all scores are finite.
+    """AUROC, FPR95 and the share flagged at the target rate of each set, where all scores are finite.
 
     Args:
         scores: scores of the sets by name, `[N]` each, high for out-of-distribution rows.

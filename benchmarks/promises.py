@@ -1,17 +1,17 @@
-"""Measure the guarantees of a calibration: the review rate, the effect of early exit, and the cost of distances.
+"""Measure the guarantees of a calibration: the target rate, the effect of early exit, and the cost of distances.
 
     python -m benchmarks.promises [--data DIR] [--work DIR] [--only-review-rates]
 
 In: DATA/mnist/{train,valid,test}; the network of `benchmarks.detection`, seed 1. Out: benchmarks/results/promises.json.
 
-  review rate  random halvings of the test rows: calibrate on one half, count flags in the other.
+  target rate  random halvings of the test rows: calibrate on one half, count flags in the other.
   adaptive     `oodscreen run` as a process at T = 500, with and without --adaptive: passes, flags, wall time; for the
                test rows, and for several copies of their shards, so that start-up hardly matters.
   distance     the same run with and without a calibration; MobileNetV2's engine with and without a reference set.
 
 The process runs in an installation without extras, because pyarrow imports pandas if pandas is installed.
 
---only-review-rates measures the review rate again, and keeps all other parts of the result.
+--only-review-rates measures the target rate again, and keeps all other parts of the result.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("OODSCREEN_DATA", "../shared/data")))
     parser.add_argument("--work", type=Path, default=Path("build/detection"))
-    parser.add_argument("--only-review-rates", action="store_true", help="measure only the review rate again")
+    parser.add_argument("--only-review-rates", action="store_true", help="measure only the target rate again")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     model = train(options.data, options.work, seed=1)

@@ -46,7 +46,11 @@ IDENTITY = (
     Column("shard", pa.string(), "", "", "Name of the input shard, relative to INPUT."),
     Column("row", pa.int64(), "", "0 and up", "Position of the row in its shard."),
     Column(
-        "id", pa.string(), "", "", "Row id: value of the id column of the input; `shard:row` if the input has none."
+        "id",
+        pa.string(),
+        "",
+        "",
+        "Row id: value of the id column of the input; `shard:row` if the input has no id column or the value is null.",
     ),
 )
 

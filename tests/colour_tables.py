@@ -44,7 +44,7 @@ def colour_networks_table(result: Result) -> str:
     return (
         "\n".join(rows)
         + "\n\nThe first number of a cell is the AUROC in percent. The second number is the percentage of the rows "
-        f"that are flagged at a review rate of {rate:.0%}. Both are means over the sets of a kind ({members}), with "
+        f"that are flagged at a target rate of {rate:.0%}. Both are means over the sets of a kind ({members}), with "
         f"{result['passes']} passes. The control is the near set, after Tiny ImageNet and the in-distribution rows "
         f"were blurred and compressed in the same way. The accuracies of the networks are: {accuracies}. The shares of "
         f"flagged in-distribution rows are: {fresh}."
@@ -86,7 +86,7 @@ def colour_combinations_table(result: Result) -> str:
     return (
         "\n".join(rows)
         + "\n\nThe first number of a cell is the AUROC in percent. The second number is the percentage of the rows "
-        f"that are flagged at a review rate of {rate:.0%}. Both are means over the sets on which the settings of the "
+        f"that are flagged at a target rate of {rate:.0%}. Both are means over the sets on which the settings of the "
         f"distances were compared: {choosing}. The kinds of "
         f"synthetic outliers are: {synthetic}."
     )
@@ -131,7 +131,7 @@ def colour_shift_table(result: Result) -> str:
     return (
         "\n".join(rows)
         + "\n\nAll numbers are percentages. The columns of the accuracy and of the flagged rows have one number for "
-        f"each of five strengths, from weak to strong ({strengths}); rows are flagged by `ood_score` at a review rate "
+        f"each of five strengths, from weak to strong ({strengths}); rows are flagged by `ood_score` at a target rate "
         f"of {rate:.0%}. The numbers of the other columns are measured on the rows of all strengths together. The last "
         "three columns are areas under the risk-coverage curve: the mean error rate of the accepted rows over "
         "all coverages, if rows are accepted in ascending order of the score (lower is better). `errors last` is the "
@@ -151,7 +151,7 @@ def self_test_table(result: Result) -> str:
     return (
         "\n".join(rows)
         + "\n\nThe cells contain the percentage of the 200 made-up images of each kind that would be flagged at a "
-        f"review rate of {result['review_rates'][0]:.0%}."
+        f"target rate of {result['review_rates'][0]:.0%}."
     )
 
 
@@ -190,7 +190,7 @@ def peers_table(colour: Result, peers: Result) -> str:
     return (
         "\n".join(rows)
         + "\n\nThe first number of a cell is the AUROC in percent. The second number is the percentage of the rows "
-        f"that are flagged at a review rate of {peers['review_rate']:.0%}. The detectors are those of pytorch-ood "
+        f"that are flagged at a target rate of {peers['review_rate']:.0%}. The detectors are those of pytorch-ood "
         f"{peers['versions']['pytorch-ood']} with default parameters, on features and logits of the networks without "
         f"dropout; the row `ood_score` has the values of the first table of this section.{without if failed else ''}"
     )

@@ -88,7 +88,7 @@ def _legend(result: Result, name: str) -> str:
     return (
         "The first table contains, for the predictive mean, the accuracy in percent, the negative log-likelihood "
         f"(NLL) in nats and the expected calibration error (ECE) in percent. The columns of the sets ({sets}) contain "
-        "the AUROC of `ood_score` in percent / the percentage of the rows that are flagged at a review rate of "
+        "the AUROC of `ood_score` in percent / the percentage of the rows that are flagged at a target rate of "
         f"{result['review_rate']:.0%}. The second table contains the AUROC of `entropy` alone / of "
         f"`mutual_information` alone. All values are means over {seeds} networks with different seeds. In the networks "
         f"that were trained with dropout, the rate is {rates}. Of the injected dropouts, these have the smallest "

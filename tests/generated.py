@@ -167,7 +167,7 @@ def detection_table() -> str:
     }
     rows += [_detection_row(label, result["scores"][score], sets) for score, label in shown.items()]
     flagged = " | ".join(f"{100 * result['flagged'][name][0]:.1f} %" for name in sets)
-    rows.append(f"| flagged at a review rate of {result['review_rate']:.0%} | {flagged} |")
+    rows.append(f"| flagged at a target rate of {result['review_rate']:.0%} | {flagged} |")
     known = ", ".join(f"{one:.2%}" for one in result["known_flagged"])
     return (
         "\n".join(rows)
@@ -242,7 +242,7 @@ def promises_text() -> str:
     """Early exits and the cost of distances: results of `benchmarks/promises.py`."""
     result = _result("promises")
     rows = [
-        "| flagged by | review rate | rows | fewer passes | flags after all passes | lost | added | all passes "
+        "| flagged by | target rate | rows | fewer passes | flags after all passes | lost | added | all passes "
         "| --adaptive | faster |"
     ]
     rows.append("|---|---|---|---|---|---|---|---|---|---|")

@@ -153,7 +153,7 @@ def _problem_of(node: onnx.NodeProto, real: Sequence[str], types: dict[str, int]
     if subgraphs_of(node):
         return "the node contains other nodes"
     if len(real) != 1:
-        return f"the node has {len(real)} inputs"
+        return f"the node has {len(real)} inputs that are not constants"
     if types.get(real[0], TensorProto.FLOAT) != TensorProto.FLOAT:
         return "the input of the node does not have the type float32"
     return ""

@@ -119,7 +119,7 @@ def refuse_no_labels(bad: Sequence[Any], unreadable: int, contract: ModelContrac
     return InputRefused(
         f"No labelled row has both an image and a usable label: {found}; unreadable images: {unreadable}.",
         wanted=f"rows with a decodable image and a label; labels are {_wanted_labels(contract)}",
-        next_step="check --label-column and --image-column, and for class names --classes",
+        next_step="check --label-column and --image-column; if the labels are class names, also check --classes",
     )
 
 

@@ -244,7 +244,7 @@ def _removed_shard(task: Task) -> InputChanged | None:
     return InputChanged(
         f"The shard {removed.path} was removed during the run.",
         wanted="shards that do not change while a run scores them",
-        next_step="start the same run again; it skips finished shards",
+        next_step="start the same run again; without --force, it skips finished shards",
     )
 
 

@@ -271,7 +271,7 @@ def _check_values(calibration: Calibration) -> None:
     scores, rate = calibration.calibration_scores, calibration.review_rate
     detectors = calibration.combined_score.detectors
     if not 0 < rate < 1 or not threshold_rank(len(scores), rate):
-        raise ValueError(f"review rate {rate} with {len(scores)} calibration scores")
+        raise ValueError(f"target rate {rate} with {len(scores)} calibration scores")
     _require_ascending("scores", scores)
     if not detectors or len({one.name for one in detectors}) < len(detectors):
         raise ValueError("no detectors, or a detector that occurs twice")

@@ -4,7 +4,7 @@ In: images `uint8 [B, H, W, C]`. Out: descriptors of the images, and whether eac
 no I/O.
 
 A row's distance from its own near-copy is almost 0. Near-copies of reference rows in the calibration set therefore make
-the scores of this set too low, and `run` flags a larger share of rows than the review rate.
+the scores of this set too low, and `run` flags a larger share of rows than the target rate.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ class CalibrationReport:
 
 
 def expected_rate(calibration: Calibration) -> float:
-    """Expected share of flagged rows among rows distributed like the calibration set; at most the review rate."""
+    """Expected share of flagged rows among rows distributed like the calibration set; at most the target rate."""
     ranked = len(calibration.calibration_scores)
     return threshold_rank(ranked, calibration.review_rate) / (ranked + 1)
 
@@ -136,7 +136,7 @@ def describe_lines(calibration: Calibration) -> list[str]:
         *(f"  features       {group}: {text}" for group, text in calibration.features),
         f"  flags          ood_score > {calibration.threshold:.4g} nats, which is p_value <= "
         f"{calibration.review_rate:g}",
-        f"  review rate    {expected_rate(calibration):.2%} of distinct images like those of the calibration set; 95 % "
+        f"  flag rate      {expected_rate(calibration):.2%} of distinct images like those of the calibration set; 95 % "
         f"confidence interval of the true rate: {low:.2%} to {high:.2%}",
         f"  self-test      share of made-up images that would be flagged: {describe_self_test(calibration.self_test)}",
     ]

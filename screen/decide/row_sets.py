@@ -1,4 +1,4 @@
-"""Division of in-distribution rows into sets, and number of rows that a target review rate requires.
+"""Division of in-distribution rows into sets, and number of rows that a target rate requires.
 
 In: digests of images, numbers of rows and a target rate. Out: disjoint sets of rows, minimum numbers of rows, and the
 confidence interval of the true rate. Pure: no model, no I/O.
@@ -56,7 +56,7 @@ def threshold_rank(rows: int, review_rate: float) -> int:
 
 
 def min_calibration_rows(review_rate: float) -> int:
-    """Minimum number of rows in the calibration set with which a row can be flagged at this review rate."""
+    """Minimum number of rows in the calibration set with which a row can be flagged at this target rate."""
     rows = max(0, math.ceil(1 / review_rate) - 2)
     while not threshold_rank(rows, review_rate):
         rows += 1

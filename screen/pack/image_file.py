@@ -28,7 +28,8 @@ class ImageFile:
     """One image of SOURCE.
 
     Attributes:
-        name: name for messages: the path relative to SOURCE, with `/`.
+        name: name for messages: the path relative to the folder SOURCE, with `/` between folders; in a tar, the path of
+            the member; for a list of paths, the path as in the list.
         place: the file that contains the bytes: the image itself, or a tar; None if the file is not read.
         size: size of the image in bytes.
         version: modification time in ns of the file, or its version in an object store.

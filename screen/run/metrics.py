@@ -96,7 +96,9 @@ def write_metrics(path: Path, output: str, code: ExitCode, summary: RunSummary |
             gauge("run_flag_rate", "Share of the last run's readable rows that are flagged.", {"": summary.flag_rate})
         if summary.drift is not None and summary.drift.band is not None:
             alarm = int(summary.drift.is_alarm)
-            gauge("run_drift_rows", "Readable rows that the drift alarm tests together.", {"": summary.drift.rows})
+            gauge(
+                "run_drift_rows", "Readable rows of the last runs that are in the drift test.", {"": summary.drift.rows}
+            )
         shards = {
             "scored": len(summary.shards),
             "skipped": len(summary.earlier),

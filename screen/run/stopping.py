@@ -45,7 +45,7 @@ class StopRequest:
         raise kind(
             f"The run was interrupted by {signal.Signals(self._signal).name}; finished shards stay.",
             wanted="a run that ends before a signal arrives",
-            next_step="run the same command again; it skips finished shards",
+            next_step="run the same command again; without --force, it skips finished shards",
         )
 
 

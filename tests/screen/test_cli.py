@@ -358,8 +358,8 @@ BAD: dict[str, tuple[str, str]] = {
         "the score compares passes, and is always 0 with one pass",
     ),
     "too few rows to calibrate with": ("calibrate good.onnx shards -o c --review-rate 0.1%", "contain 300 rows"),
-    "a review rate that is none": ("calibrate good.onnx shards -o c --review-rate 2", "--review-rate is '2', without"),
-    "a review rate that is no number": ("calibrate good.onnx shards -o c --review-rate two", "--review-rate is 'two'"),
+    "a target rate that is none": ("calibrate good.onnx shards -o c --review-rate 2", "--review-rate is '2', without"),
+    "a target rate that is no number": ("calibrate good.onnx shards -o c --review-rate two", "--review-rate is 'two'"),
     "features that no model has": (
         "calibrate good.onnx shards -o c --features trunk",
         "--features is trunk",

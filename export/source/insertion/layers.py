@@ -110,7 +110,7 @@ def _checked(place: Place, places: Sequence[Place], origin: str) -> Place:
     if place.problem:
         raise OptionRefused(
             f"Dropout cannot be inserted before {place.path} ({place.kind}) of {origin}: {place.problem}.",
-            wanted="a layer with one input, of real numbers, and with an effect on the output, such as "
+            wanted="a layer with one variable input, of real numbers, and with an effect on the output, such as "
             + _list_names(_similar(place.path, places)),
             next_step="give one of these names, or print more names with --insert-dropout list",
         )

@@ -103,7 +103,8 @@ class _Checkpoint:
                 f"The weights in {self._saved.folder} do not fit the layers. Weights that only the folder has: "
                 f"{shorten(str(self._unmatched), 500)}. Weights that only the layers in the installed version of Keras "
                 f"have: {shorten(str(missing), 500)}.",
-                wanted="weights with equal paths and shapes, so that each weight can be matched",
+                wanted="the same paths and shapes of weights in the folder and in the layers, so that each weight can "
+                "be matched",
                 next_step="copy the whole folder of a single model.save again; if --custom-objects gives the class of "
                 "these layers, change the class so that it creates the saved weights",
             )

@@ -98,7 +98,8 @@ class _Wanted:
 
         Args:
             saved: parts of the saved name.
-            numbered: whether the name of the layer has a number that TensorFlow 1 appended to a name in use.
+            numbered: whether the layer's name in the saved name ends in a number that TensorFlow 1 appended because
+                the name was already used.
         """
         if _parts(saved[-1:]) != self.inner[-1:]:
             return 0

@@ -129,7 +129,7 @@ class ProductWriter:
         return self._builder.add("Transpose", [chain.weight], perm=[1, 0]) if chain.transposed else chain.weight
 
     def _select_units(self, name: str, units: str) -> str:
-        """The elements of a layer's constant for the selected units, `[P, 1, K]`; a scalar is returned unchanged."""
+        """Values of a layer's constant for the selected units, `[P, 1, K]`; shapes `[]` and `[1]` stay."""
         if self._sizes.shapes[name] in ((), (1,)):
             return name
         selected = self._builder.add("Gather", [name, units], axis=0)

@@ -232,7 +232,8 @@ class _StoreLock(HeldOutput):
             f"{error.found} This process was suspended, or could not renew the lock, for "
             f"{_clock() - self._confirmed:.0f} s.",
             wanted=error.wanted,
-            next_step="wait until the other run ends, then run the command again; it skips finished shards",
+            next_step="wait until the other run ends, then run the command again; without --force, it skips finished "
+            "shards",
         )
 
     def _newest(self) -> int:

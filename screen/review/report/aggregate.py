@@ -100,7 +100,7 @@ class Aggregate:
 
     Args:
         top: number of top-ranked rows to keep.
-        review_rate: target review rate; rows with a p-value up to this rate are counted in `by_calibration`. None
+        review_rate: target rate; rows with a p-value up to this rate are counted in `by_calibration`. None
             without a calibration.
         score: the score that ranks rows; if it is null, the first score of `ORDER` that is not null.
         high: whether high values of the score are suspicious.

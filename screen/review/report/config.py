@@ -29,7 +29,12 @@ class ReportConfig:
     ] = None
     top: Annotated[
         int,
-        typer.Option(min=1, max=1000, metavar="N", help="Maximum number of images to show, the most suspicious first."),
+        typer.Option(
+            min=1,
+            max=1000,
+            metavar="N",
+            help="Maximum number of cards, the most suspicious images first; a card also shows similar images.",
+        ),
     ] = 100
     look_alikes: Annotated[
         int,

@@ -58,14 +58,14 @@ class GroupShare:
 
 @dataclass(frozen=True)
 class Rate:
-    """The observed flag rate, with the target review rate and the range expected from the calibration.
+    """The observed flag rate, with the target rate and the range expected from the calibration.
 
     Attributes:
         rows: number of scored rows.
         flagged: number of flagged scored rows.
         low: lower end of the 95 % interval of the flag rate (Wilson 1927).
         high: upper end of the 95 % interval.
-        target: target review rate of the calibration; None without a calibration.
+        target: target rate of the calibration; None without a calibration.
         by_calibration: number of rows that the calibrated threshold alone would flag, without the other conditions of
             the flag rule.
         expected: 99.9 % prediction interval of `by_calibration`, in rows, low to high; None without a record of the

@@ -136,7 +136,7 @@ def _aggregate(results: Results, top: int) -> Aggregate:
 
 
 def _review_rate(results: Results) -> float | None:
-    """Target review rate of the calibration, from the record of the run, or else from the flag rule."""
+    """Target rate of the calibration, from the record of the run, or else from the flag rule."""
     if results.identity["calibration"] is None:
         return None
     if results.record is not None and results.record.promise is not None:

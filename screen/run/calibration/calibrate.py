@@ -68,7 +68,7 @@ def run_calibration(
         source: held-out in-distribution rows: a shard, a folder of shards, or a glob.
         output: calibration file to write; an existing calibration is replaced.
         config: settings for reading rows and running passes.
-        wanted: target review rate, reference shards, distance and detectors.
+        wanted: target rate, reference shards, distance and detectors.
         listener: object that receives progress and notices.
 
     Raises:
@@ -252,8 +252,8 @@ class _CalibrationProcess:
                 f"The reference set has {len(digests)} distinct rows, selected from {len(seen)} readable "
                 f"rows{self.rows.describe_failure()}.",
                 wanted=f"at least {MIN_REFERENCE_ROWS} distinct rows; thousands are better",
-                next_step="give more rows with distinct images, in the image size of the model; reference rows may be "
-                "training rows",
+                next_step="give more rows with distinct images, in the image size of the model; the shards of "
+                "--reference may contain training rows, IN_DISTRIBUTION may not",
             )
         metrics = {name: self._wanted.distance or DEFAULT_METRICS[name] for name in groups}
         fitted = (
@@ -313,7 +313,7 @@ class _CalibrationProcess:
             )
 
     def _require_rows(self, rows: int, kind: str) -> None:
-        """Refuse fewer rows than the target review rate requires.
+        """Refuse fewer rows than the target rate requires.
 
         Args:
             rows: number of rows.
@@ -328,7 +328,7 @@ class _CalibrationProcess:
         if rows < needed:
             raise InputRefused(
                 f"The in-distribution shards contain {rows} {kind}{self.rows.describe_failure()}.",
-                wanted=f"at least {needed} readable rows for a review rate of {self._wanted.review_rate:g}; "
+                wanted=f"at least {needed} readable rows for a target rate of {self._wanted.review_rate:g}; "
                 f"{10 * needed} are better",
                 next_step="give more rows on which the model was not trained, in the image size of the model, or a "
                 "higher --review-rate",

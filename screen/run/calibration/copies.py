@@ -43,7 +43,8 @@ class CopyCounter:
         Args:
             batch: the rows.
             near_copies: the search for near-copies.
-            wanted: `[B]`, whether to compare each row; False for rows in the reference set, which equal themselves.
+            wanted: `[B]`, whether to compare each row; False for rows in the reference set, because
+                each of them would be found as a near-copy of itself.
 
         Raises:
             InputRefused: too many rows of the calibration are near-copies.
@@ -57,7 +58,7 @@ class CopyCounter:
                 f"At least {len(self.near)} of {self._total} in-distribution rows are near-copies of reference images "
                 f"(the same image, compressed again or a few grey levels apart): {', '.join(self.near[:_NAMED])}.",
                 wanted=f"near-copies in at most {MAX_SHARE:.0%} of the in-distribution rows; with more near-copies, "
-                "runs with this calibration would flag a larger share of rows than the review rate",
+                "runs with this calibration would flag a larger share of rows than the target rate",
                 next_step="remove near-copies from IN_DISTRIBUTION or from --reference, or give frames of other "
                 "videos or images of other days as --reference",
             )
@@ -73,7 +74,7 @@ class CopyCounter:
         self.exact = readable - distinct - len(self.near)
         if self.exact > WARNING_SHARE * readable:
             self._notify(
-                f"{self.exact} of {readable} rows are exact copies of other rows and were left out; the review rate "
+                f"{self.exact} of {readable} rows are exact copies of other rows and were left out; the target rate "
                 "applies to distinct images; with repeated images, the flag rate can be different"
             )
         if self.near:

@@ -18,7 +18,7 @@ def draw_trend(trend: Trend | None, target: float | None) -> list[tuple[str, str
 
     Args:
         trend: the nights; None without a history; the result is then empty.
-        target: target review rate, 0 to 1; None without a calibration.
+        target: target rate, 0 to 1; None without a calibration.
 
     Raises:
         OptionRefused: matplotlib is not installed.

@@ -108,7 +108,7 @@ def draw_rate(rate: Rate, key: str) -> str:
     if rate.target is not None:
         axes.axvline(100 * rate.target, color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
         ends.append(100 * rate.target)
-        text += f"; target review rate: {rate.target:.2%}"
+        text += f"; target rate: {rate.target:.2%}"
     axes.plot([100 * rate.low, 100 * rate.high], [0, 0], color=FLAGGED, linewidth=1.6, solid_capstyle="butt")
     axes.plot([100 * rate.share], [0], "o", color=FLAGGED, markersize=6)
     axes.set_xlim(0, max(ends) * 1.15)

@@ -48,7 +48,7 @@ def test_a_layer_named_classifier_precedes_the_alias(keras: Any) -> None:
     [
         (["tpo"], "has no layer of this name", "such as top, decoder/block, encoder/block, stem"),
         (["block"], "2 layers with this name are part of m: encoder/block, decoder/block", "the path of one layer"),
-        (["sum"], "before sum (Add) of m: it has 2 inputs", "with one input"),
+        (["sum"], "before sum (Add) of m: it has 2 inputs", "with one variable input"),
         (["top", "classifier"], "the layer top of m twice, as top and classifier", "one rate for each layer"),
     ],
 )

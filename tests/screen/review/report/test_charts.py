@@ -46,7 +46,7 @@ def test_the_description_says_what_the_plot_shows() -> None:
         "1,000 rows from 0 to 1.5, half of them below 0.5; 30 flagged rows from 0.5 to 1.5; flag threshold: 0.75."
     )
     assert describe_histogram(HISTOGRAM) in "".join(parse(draw_histogram(HISTOGRAM, "k")).itertext())
-    assert "target review rate: 2.00%" in draw_rate(RATE, "k")
+    assert "target rate: 2.00%" in draw_rate(RATE, "k")
 
 
 def test_the_same_values_are_the_same_plot() -> None:

@@ -53,7 +53,7 @@ def test_the_page_shows_the_settings_and_the_counts_of_the_run(drawn: Path, page
         "Flagged for review": str(counts.flagged),
         "of these, not scored": str(counts.bad),
         "Flag rate of scored rows": f"{counts.rate.share:.2%}",
-        "Target review rate": "2.00%",
+        "Target rate": "2.00%",
     }
     for expected in ("drawn.onnx", "p_value <= 0.02", "100 dropout passes", "calibration set of 10,000 rows",
                      "0, shared", "read 0.5 s, score 1.0 s", "Within the expected range",
@@ -129,7 +129,7 @@ def test_the_page_shows_the_quarantine(screened: Path) -> None:
         "A person must inspect these rows and shards. "
         "Number by status: 1 decode_failed, 1 null_image, 1 unreadable_shard."
     )
-    assert page.has("The run had no calibration, so there is no target review rate.")
+    assert page.has("The run had no calibration, so there is no target rate.")
 
 
 def test_two_runs_are_compared(drawn: Path, tmp_path: Path) -> None:
