@@ -83,8 +83,8 @@ def calibrate(
         image_column: Column of the images.
         image_root: Base folder of the paths of images in the input; paths outside this folder are not read.
         max_pixels: Maximum number of pixels in an image; larger images are not decoded.
-        go_on: Continue even if no row of a first sample can be read. By default, the command stops in this case and
-            writes nothing, if an option can correct the reason for most of these rows.
+        go_on: Continue even if none of the rows that are tried first can be read. By default, the command stops in this
+            case and writes nothing, if an option can correct the reason for most of these rows.
         passes: Number of Monte Carlo dropout passes for each image.
         adaptive: Early exit: stop the passes of a row once its flag is decided. The column `passes` holds the number of
             completed passes.
@@ -507,8 +507,8 @@ def run(
         keep: Input column to copy into the results; may be repeated.
         image_root: Base folder of the paths of images in the input; paths outside this folder are not read.
         max_pixels: Maximum number of pixels in an image; larger images are not decoded.
-        go_on: Continue even if no row of a first sample can be read. By default, the command stops in this case and
-            writes nothing, if an option can correct the reason for most of these rows.
+        go_on: Continue even if none of the rows that are tried first can be read. By default, the command stops in this
+            case and writes nothing, if an option can correct the reason for most of these rows.
         calibration: Calibration file that `oodscreen calibrate` wrote for this model; rows get an `ood_score` and a
             `p_value`, and are flagged by `p_value`.
         flag_if: Rule that flags a row by its result columns, such as 'entropy > 0.5 or prediction_std > 0.2'. With a

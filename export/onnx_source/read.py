@@ -26,7 +26,7 @@ _FIRST_BYTE = b"\x08"
 _WANTED = "an ONNX file of a network in float32, with one image input and Dropout nodes"
 
 _FROM_OTHER_FILES = {
-    "a PyTorch file": "export the model to ONNX first: torch.onnx.export(model, (image,), 'MODEL.onnx')",
+    "a PyTorch file": "export the PyTorch model with active dropout, by torch.onnx.export, and give the .onnx file",
     "a ZIP archive": "extract the archive, and give the path of the .onnx file in it",
     "a Git LFS pointer": "run git lfs pull in the repository",
     "a web page": "open the address in a browser, and download the file itself, after a login if the page asks for one",

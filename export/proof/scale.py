@@ -83,8 +83,8 @@ def find_scale_alarm(reference: Reference, contract: ModelContract) -> str | Non
         if other_gain is None or not _fits(other_gain, _FITTING_GAINS):
             return None
         evidence = (
-            f"on test images, the inputs of the first BatchNormalization layer have {gain:.3g} times the standard "
-            f"deviation of the training, and {other_gain:.3g} times with another scaling"
+            f"on test images, the standard deviation of the inputs of the first BatchNormalization layer is {gain:.3g} "
+            f"times the standard deviation in training, and {other_gain:.3g} times with {other.describe()}"
         )
     else:
         if spread is None or spread <= _FITTING_SPREADS[1]:
@@ -97,7 +97,7 @@ def find_scale_alarm(reference: Reference, contract: ModelContract) -> str | Non
             return None
         evidence = (
             f"between test images, the logits have a standard deviation of {spread:.3g}, and of {other_spread:.3g} "
-            "with another scaling"
+            f"with {other.describe()}"
         )
     return (
         f"probably training used another preprocessing than {given.describe()}: {evidence}; export with the scaling "

@@ -51,7 +51,7 @@ def find_image_input(model: Any, stated: tuple[int, int, int] | None, origin: st
         raise ModelRefused(
             f"{origin} takes an input of shape {shapes_text(shapes)}.",
             wanted="one image input of fixed size, [N, height, width, channels] or [N, channels, height, width], "
-            "with 1 or 3 channels, or the pixels of an image in another shape",
+            "with 1 or 3 channels, or a shape that joins adjacent axes of an image, such as [N, height * width]",
             next_step=_how_to_state_shape(shape, origin),
         )
     height, width = sides

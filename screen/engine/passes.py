@@ -67,7 +67,7 @@ class PassEngine:
     """
 
     boundary_copies = 2
-    """Maximum number of copies of the boundary of `rows_per_run` rows in memory: in slices, and joined."""
+    """Maximum number of copies of the trunk's outputs for `rows_per_run` rows: slices, and the joined copy."""
 
     def __init__(
         self,

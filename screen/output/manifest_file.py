@@ -128,7 +128,11 @@ class OneManifest:
             entries += [ManifestEntry.parse(line) for configuration, line, *_ in divided if configuration == own]
             unreadable = tuple(UnreadableShard(**one) for one in closing.get(UNREADABLE, ()))
         except (ValueError, IndexError, TypeError, AttributeError, RecursionError) as error:
-            why = str(error) if isinstance(error, ValueError) else "a line lacks values, or contains unknown values"
+            why = (
+                str(error)
+                if isinstance(error, ValueError)
+                else "a line lacks a key, or has an unknown key or a value of a wrong type"
+            )
             raise refuse_manifest(path, f"is damaged ({why})") from error
         return cls(
             header,

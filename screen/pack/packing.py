@@ -133,7 +133,7 @@ def _refuse_empty(source: str, opened: ImageSource, findings: Findings) -> Input
 
 
 def _correct_paths(name: str) -> str:
-    """The next step if no file of SOURCE can be read, from the name of the first file."""
+    """The next step if none of the first files of SOURCE can be read, from the name of the first file."""
     if "://" in name:
         return (
             "download the files, and write a list of their paths; to pack from an object store, give its address with "

@@ -64,8 +64,8 @@ class ColumnOptions:
         bool,
         typer.Option(
             "--go-on",
-            help="Continue even if no row of a first sample can be read. By default, the command stops in this case "
-            "and writes nothing, if an option can correct the reason for most of these rows.",
+            help="Continue even if none of the rows that are tried first can be read. By default, the command stops in "
+            "this case and writes nothing, if an option can correct the reason for most of these rows.",
             rich_help_panel=INPUT_PANEL,
         ),
     ] = False

@@ -87,7 +87,7 @@ def test_both_orders_stand_beside_the_nominal_level(result: dict[str, Any]) -> N
     ) in table
     assert "| small | 2% | 95% | 88.5% | 96.0% | 2.29% | 1.98% |" in table
     assert "| article | 1% | 95% | 88.5% | 96.0% | 2.29% | 1.98% |" in table
-    assert "share of 200 halvings" in table
+    assert "share of the 200 halvings" in table
 
 
 def test_combinations_are_shown_on_the_choosing_sets(result: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ class Histogram:
         edges: `[n + 1]`, ascending edges of bins of equal width.
         rows: `[n]`, number of scored rows in each bin.
         flagged: `[n]`, number of flagged scored rows in each bin.
-        limits: thresholds that the flag rule compares the score with.
+        limits: thresholds of the score in the flag rule; for `ood_score`, also the threshold of the calibration.
     """
 
     score: str

@@ -17,10 +17,14 @@ def test_a_run_in_a_notebook_that_is_interrupted_loses_nothing_and_is_continued_
     event: str, article_onnx: Path, digit_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed = oodscreen.run(article_onnx, digit_shards, tmp_path / "whole", passes=2)
-    with monkeypatch.context() as patched:
-        patched.setattr(QuietListener, event, lambda *_: signal.raise_signal(signal.SIGINT))
-        with pytest.raises(KeyboardInterrupt):
-            oodscreen.run(article_onnx, digit_shards, tmp_path / "out", passes=2)
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores SIGINT
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(QuietListener, event, lambda *_: signal.raise_signal(signal.SIGINT))
+            with pytest.raises(KeyboardInterrupt):
+                oodscreen.run(article_onnx, digit_shards, tmp_path / "out", passes=2)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     refuse_if_held(tmp_path / "out")
     rest = oodscreen.run(article_onnx, digit_shards, tmp_path / "out", passes=2)
     assert len(rest.earlier) == 1

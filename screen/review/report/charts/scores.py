@@ -75,7 +75,7 @@ def describe_histogram(histogram: Histogram) -> str:
     flagged = np.flatnonzero(histogram.flagged)
     text = (
         f"{rows.sum():,} rows from {histogram.edges[0]:.3g} to {histogram.edges[-1]:.3g}, "
-        f"half of them below {histogram.edges[middle + 1]:.3g}"
+        f"at least half of them below {histogram.edges[middle + 1]:.3g}"
     )
     if len(flagged):
         text += (

@@ -168,7 +168,7 @@ def test_what_cannot_be_compared_is_refused(
         evaluate_results(str(labelled), [], label="truth")
     with pytest.raises(
         OptionRefused,
-        match=r"110 of 120 scored row.* in --label-column label .* not name exactly one class of the model: 10, 11",
+        match=r"In --label-column label, 110 of 120 scored row.* not name exactly one class of the model: 10, 11",
     ):
         evaluate_results(str(results / "digits"), [], label="label")
     empty = pa.Table.from_pylist([], schema=result_schema(pa.schema([])))

@@ -43,7 +43,8 @@ def test_ids_have_the_prefix_and_every_reference_resolves(key: str) -> None:
 
 def test_the_description_says_what_the_plot_shows() -> None:
     assert describe_histogram(HISTOGRAM) == (
-        "1,000 rows from 0 to 1.5, half of them below 0.5; 30 flagged rows from 0.5 to 1.5; flag threshold: 0.75."
+        "1,000 rows from 0 to 1.5, at least half of them below 0.5; "
+        "30 flagged rows from 0.5 to 1.5; flag threshold: 0.75."
     )
     assert describe_histogram(HISTOGRAM) in "".join(parse(draw_histogram(HISTOGRAM, "k")).itertext())
     assert "target rate: 2.00%" in draw_rate(RATE, "k")
