@@ -73,9 +73,9 @@ def calibrate(
         review_rate: Target share of in-distribution rows that are flagged, for example 0.02 or 2%; at least 0.000001.
         reference: Shards of the reference set, from which distances are measured: in-distribution rows, for example
             training rows. Default: a third of IN_DISTRIBUTION.
-        features: Features whose distance from the reference set is a detector: `layout` (means of an early layer over
-            spatial cells), `contrast` (channel means and standard deviations of the same layer) or `penultimate` (input
-            of the last layer with weights); may be repeated. Default: all that the model has.
+        features: Features whose distance from the reference set is a detector: `layout` (channel means of an early
+            tensor in each spatial cell), `contrast` (channel means and standard deviations of the same tensor) or
+            `penultimate` (input of the last layer with weights); may be repeated. Default: all that the model has.
         distance: Metric of all distances: `cosine`, or `euclidean` between standardized features. Default: euclidean
             for contrast, else cosine.
         detector: Score to combine into `ood_score`, instead of the default scores; may be repeated. Default: the

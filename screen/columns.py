@@ -66,15 +66,15 @@ SCORES = (
     Column(
         "mean",
         _LIST,
-        "probability",
-        "0 to 1",
+        "probability (regression: unit of the value)",
+        "0 to 1 (regression: any)",
         "Predictive mean of each class over the passes (regression: of each value).",
     ),
     Column(
         "std",
         _LIST,
-        "probability",
-        "0 to 0.5",
+        "as mean",
+        "0 to 0.5 (regression: 0 and up)",
         "Standard deviation of each class (regression: of each value) over the passes, ddof 0.",
     ),
     Column(
@@ -147,8 +147,8 @@ SCORES = (
         _NUMBER,
         "",
         "0 and up, usually about 1",
-        "Distance of the means of an early tensor over spatial cells from their nearest neighbours in the reference "
-        "set; null unless the calibration measures this distance.",
+        "Distance of the channel means of an early tensor in each spatial cell (of up to 3 x 3) from their nearest "
+        "neighbours in the reference set; null unless the calibration measures this distance.",
     ),
     Column(
         "contrast_distance",

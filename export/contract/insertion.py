@@ -47,6 +47,8 @@ class Insertion:
 LIST = Insertion("", None)
 """The value of `--insert-dropout list`: print layers before which dropout can be inserted, and export nothing."""
 
+LIST_COMMAND = "`oodscreen export MODEL OUT.onnx --insert-dropout list`"
+
 
 def check_insertions(insertions: Sequence[Insertion], *, labelled: bool) -> None:
     """Check that no layer is named twice, and that `AUTO` is given for all layers or none, and only with labelled rows.
@@ -70,7 +72,7 @@ def check_insertions(insertions: Sequence[Insertion], *, labelled: bool) -> None
         raise OptionRefused(
             "--insert-dropout is list, which only the command `oodscreen export` handles.",
             wanted="a layer and a rate, such as 'classifier=0.2'",
-            next_step="give a layer and a rate; `oodscreen export` with --insert-dropout list prints the layers",
+            next_step="give a layer and a rate; " + LIST_COMMAND + " prints the layers",
         )
     chosen = [insertion.layer for insertion in insertions if insertion.rate is None]
     if 0 < len(chosen) < len(insertions):

@@ -72,7 +72,7 @@ def check_class_names(names: Sequence[Any], classes: int) -> None:
 
     Args:
         names: names in the order of the outputs.
-        classes: number of outputs.
+        classes: number of classes.
 
     Raises:
         ValueError: a name is blank, is not printable text or occurs twice, or the number of names is not `classes`.
@@ -82,7 +82,7 @@ def check_class_names(names: Sequence[Any], classes: int) -> None:
         if not name.strip():
             raise ValueError("a blank class name")
     if names and len(names) != classes:
-        raise ValueError(f"{len(names)} class names for {classes} outputs")
+        raise ValueError(f"{len(names)} class names for {classes} classes")
     name, count = Counter(names).most_common(1)[0] if names else ("", 1)
     if count > 1:
         raise ValueError(f"the class name {name!r} {count} times")

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.contract.insertion import RateChoice, RateTrial
+from export.contract.insertion import LIST_COMMAND, RateChoice, RateTrial
 from export.contract.labelled import LabelledBatch, identify_images
 from export.contract.metadata import ModelContract
 from export.errors import InputRefused, OptionRefused
@@ -177,7 +177,7 @@ def _choose(measured: Mapping[float, _Measured], rows: int, digests: tuple[int, 
             f"significantly lower at every rate, such as {trials[rates[0]].accuracy:.2%} at rate {rates[0]:g}.",
             wanted="a place where dropout keeps the accuracy of the model",
             next_step="insert dropout before another layer; before the last layer with weights (classifier), it "
-            "usually changes the outputs least; --insert-dropout list prints the layers",
+            "usually changes the outputs least; " + LIST_COMMAND + " prints the layers",
         )
     best = min(kept, key=lambda rate: trials[rate].nll)
     close = [rate for rate in kept if _is_close(nll[rate] - nll[best])]

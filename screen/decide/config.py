@@ -59,8 +59,8 @@ class CalibrationConfig:
         Sequence[str],
         typer.Option(
             metavar="|".join(FEATURE_GROUPS),
-            help="Features whose distance from the reference set is a detector: `layout` (means of an early layer over "
-            "spatial cells), `contrast` (channel means and standard deviations of the same layer) or "
+            help="Features whose distance from the reference set is a detector: `layout` (channel means of an early "
+            "tensor in each spatial cell), `contrast` (channel means and standard deviations of the same tensor) or "
             "`penultimate` (input of the last layer with weights); may be repeated.",
             show_default="all that the model has",
             rich_help_panel=CALIBRATION_PANEL,

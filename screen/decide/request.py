@@ -217,6 +217,6 @@ def no_detector(name: str, why: str, known: list[str], given: str = "") -> Optio
     return OptionRefused(
         f"{option} is not available for this model ({why}).",
         wanted=f"one or more of {', '.join(known)}",
-        next_step=f"{'use --detector with' if given else 'give'} scores from this list, or "
-        f"leave {option.split()[0]} out",
+        next_step=f"{'replace --features by --detector with' if given else 'give'} scores from this list, or leave "
+        f"{option.split()[0]} out",
     )

@@ -151,6 +151,6 @@ def _advise(
         )
     if prevail("decode_failed") and other:
         return f"the column {columns.image!r} has no images ({reasons[0]})", "encoded images", other
-    if prevail("too_large") and "limit of" in reasons[0]:
+    if prevail("too_large") and "more than the limit of" in reasons[0]:
         return f"the images are too large ({reasons[0]})", "images within --max-pixels", "give a larger --max-pixels"
     return None

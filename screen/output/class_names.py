@@ -27,7 +27,8 @@ def choose_class_names(
 ) -> tuple[str, ...]:
     """The class names to record: `names`, else the names in the record of this configuration, else the model's."""
     earlier = None if names else RunRecord.read(output, configuration)
-    return names or (contract.class_names if earlier is None else earlier.class_names)
+    own = contract.class_names if len(contract.class_names) == contract.class_count else ()
+    return names or (own if earlier is None else earlier.class_names)
 
 
 def rename_classes(output: Path, configuration: str, names: tuple[str, ...]) -> None:

@@ -15,6 +15,9 @@ import typer
 from export.errors import OptionRefused
 from screen.command_line.options import INPUT_PANEL
 
+MAX_PIXELS = 178_956_970
+"""Maximum of `--max-pixels`: Pillow opens no image with more pixels, which is twice its `MAX_IMAGE_PIXELS`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnOptions:
@@ -54,7 +57,7 @@ class ColumnOptions:
         int,
         typer.Option(
             min=1,
-            max=2**31,
+            max=MAX_PIXELS,
             metavar="N",
             help="Maximum number of pixels in an image; larger images are not decoded.",
             rich_help_panel=INPUT_PANEL,

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.conftest import contents, encode, write_shard
+from tests.integration.processes import ray_processes
 
 pytestmark = [
     pytest.mark.integration,
@@ -32,34 +33,15 @@ OPTIONS = ["--device", "cpu", "--threads", "1", "--batch-size", "100", "--json"]
 
 
 @pytest.fixture
-def place(article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path, alone_with_ray: None) -> Iterator[Path]:
-    """Shards of uneven size, one much larger than a batch; afterwards no Ray process may be running."""
+def place(article_onnx: Path, digits: NDArray[np.uint8], tmp_path: Path, alone_with_ray: None) -> Path:
+    """Shards of uneven size, one much larger than a batch."""
     shutil.copy(article_onnx, tmp_path / "model.onnx")
     encoded: list[bytes | None] = [encode(image) for image in digits]
     encoded += encoded
     for name, rows in ROWS.items():
         bad: list[bytes | None] = [None, b"x"] if rows > 800 else []
         write_shard(tmp_path / "in" / f"{name}.parquet", [*bad, *encoded[: rows - len(bad)]], row_group_size=90)
-    yield tmp_path
-    deadline = time.monotonic() + 60
-    while (left := ray_processes()) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not left
-
-
-def ray_processes(kind: str = "") -> dict[int, str]:
-    """Command lines of running Ray processes by process id; `kind` selects those that contain it."""
-    found = {}
-    for process in Path("/proc").iterdir():
-        try:
-            command = (process / "cmdline").read_bytes().decode().replace("\0", " ")
-            state = (process / "stat").read_text().rpartition(") ")[2][0]
-        except (OSError, UnicodeDecodeError):
-            continue
-        is_ray = "ray::" in command or ("/ray/" in command and "raylet" in command) or "gcs_server" in command
-        if process.name.isdecimal() and is_ray and state != "Z" and kind in command:
-            found[int(process.name)] = command
-    return found
+    return tmp_path
 
 
 def command(place: Path, engine: str, *more: str) -> list[str]:

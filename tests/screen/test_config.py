@@ -54,7 +54,7 @@ def test_an_unknown_kind_of_force_is_refused() -> None:
         ({"seed": -1}, "--seed is -1.", "a whole number, 0 or more"),
         ({"seed": 2**64}, f"--seed is {2**64}.", "a whole number, 0 or more"),
         ({"batch_size": 0}, "--batch-size is 0.", "a whole number, 1 to 1048576"),
-        ({"max_pixels": 0}, "--max-pixels is 0.", "a whole number, 1 to 2147483648"),
+        ({"max_pixels": 0}, "--max-pixels is 0.", "a whole number, 1 to 178956970"),
         ({"threads": -1}, "--threads is -1.", "a whole number, 0 to 1024"),
         ({"threads": 2**63}, f"--threads is {2**63}.", "a whole number, 0 to 1024"),
         ({"memory": 0}, "--memory is 0.", "a whole number, 1 to 16777216"),

@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from export.contract.insertion import CLASSIFIER, Insertion
+from export.contract.insertion import CLASSIFIER, LIST_COMMAND, Insertion
 from export.errors import OptionRefused
 from export.source.insertion.places import Place
 from export.source.noise import NoiseLayer
@@ -97,7 +97,7 @@ def _find_place(name: str, places: Sequence[Place], origin: str) -> Place:
         f"--insert-dropout names {name}, but {origin} has no "
         + ("layer with weights that computes its outputs." if is_alias else "layer of this name."),
         wanted=f"classifier, or a layer of the model, such as {_list_names(_similar(name, places))}",
-        next_step="give one of these names, or print more names with --insert-dropout list",
+        next_step=f"give one of these names, or print more names with {LIST_COMMAND}",
     )
 
 
@@ -112,7 +112,7 @@ def _checked(place: Place, places: Sequence[Place], origin: str) -> Place:
             f"Dropout cannot be inserted before {place.path} ({place.kind}) of {origin}: {place.problem}.",
             wanted="a layer with one variable input, of real numbers, and with an effect on the output, such as "
             + _list_names(_similar(place.path, places)),
-            next_step="give one of these names, or print more names with --insert-dropout list",
+            next_step=f"give one of these names, or print more names with {LIST_COMMAND}",
         )
     return place
 

@@ -69,7 +69,7 @@ def choose_device(wanted: str, threads: int, *, precision: str = "float32", memo
         problem = OptionRefused(
             f"--device {wanted} was requested, but {found.problem}.",
             wanted="an NVIDIA GPU with its driver, onnxruntime-gpu, and the CUDA and cuDNN libraries",
-            next_step="pip install 'oodscreen[cuda]' on a machine with a GPU, or use --device cpu",
+            next_step="install oodscreen with the extra `cuda` on a machine with a GPU, or use --device cpu",
         )
     else:
         card = found.cards[request.index]
@@ -87,7 +87,7 @@ def choose_device(wanted: str, threads: int, *, precision: str = "float32", memo
         raise problem
     why = problem.found if found.cards else found.problem
     if precision == "tf32":
-        raise refuse_tf32(f"no GPU can be used ({why or problem.found})")
+        raise refuse_tf32(f"no GPU can be used ({(why or problem.found).rstrip('.')})")
     return replace(cpu, note=f"running on the CPU: {why}") if found.cards or found.failed else cpu
 
 

@@ -82,6 +82,6 @@ def _describe(class_names: tuple[str, ...], count: int) -> str:
     """Description of the labels that are valid for a model with these classes."""
     numbers = f"class numbers from 0 to {count - 1}"
     if len(class_names) != count:
-        return f"{numbers} (no class names are recorded in these results)"
+        return f"{numbers} (these results contain no name for each class)"
     names = ", ".join(clip(repr(name), 60) for name in class_names[:_EXAMPLES])
     return f"{numbers}, or class names: {names}{', ...' if count > _EXAMPLES else ''}"

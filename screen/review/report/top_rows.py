@@ -61,8 +61,11 @@ class ShownNames:
 
     @classmethod
     def of(cls, results: Results) -> ShownNames:
-        """The given or recorded class names of the results, for display."""
-        return cls(results.class_names)
+        """The given or recorded class names of the results, for display.
+
+        Earlier versions recorded one name for a model with a single probability, which has two classes.
+        """
+        return cls(results.class_names if len(results.class_names) > 1 else ())
 
     def name(self, number: int) -> str:
         """Display name of a class."""
@@ -134,6 +137,8 @@ def _make_top_row(
     preview: Preview | str,
 ) -> TopRow:
     mean, std = np.asarray(values["mean"], np.float64), np.asarray(values["std"], np.float64)
+    if values["prediction"] is not None and len(mean) == 1:  # the probability of class 1 of two classes
+        mean, std = np.append(1 - mean, mean), np.append(std, std)
     order = np.arange(len(mean)) if values["entropy"] is None else np.argsort(-mean, kind="stable")
     largest = order[:_VALUES]
     reason, key = str(values["flag_reason"] or ""), str(values["id"])

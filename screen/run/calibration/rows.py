@@ -116,5 +116,5 @@ class CalibrationRows:
                 self.statuses[status] = self.statuses.get(status, 0) + 1
 
     def describe_failure(self) -> str:
-        """The reason why the first unreadable row could not be read, for an error; "" without unreadable rows."""
-        return f" (first unreadable row: {self._first_failure})" if self._first_failure else ""
+        """The first row that was not used, with the reason, for an error; "" if all rows were used."""
+        return f" (first row that was not used: {self._first_failure})" if self._first_failure else ""

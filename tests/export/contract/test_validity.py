@@ -42,8 +42,8 @@ def test_a_single_probability_may_have_two_class_names_or_one_of_an_earlier_vers
 @pytest.mark.parametrize(
     ("contract", "found"),
     [
-        (replace(CONTRACT, class_names=("a", "b", "c")), "3 class names for 4 outputs"),
-        (replace(CONTRACT, class_names=("a", "b", "c", "d", "e")), "5 class names for 4 outputs"),
+        (replace(CONTRACT, class_names=("a", "b", "c")), "3 class names for 4 classes"),
+        (replace(CONTRACT, class_names=("a", "b", "c", "d", "e")), "5 class names for 4 classes"),
         (replace(CONTRACT, class_names=("a", "b", "b", "d")), "the class name 'b' 2 times"),
         (replace(CONTRACT, class_names=NUMBERS), "class name 1, which is not printable text"),
         (replace(CONTRACT, class_names=("a", "b", "c", "\x1b[2J")), r"class name '\\x1b\[2J', which is not"),

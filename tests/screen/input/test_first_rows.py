@@ -23,6 +23,7 @@ from screen.input.mapping import map_columns
 from screen.input.shards import find_shards
 from screen.run.calibration.calibrate import run_calibration
 from screen.run.runner import run_screening
+from screen.settings.columns import MAX_PIXELS
 from tests.conftest import IMAGE_TYPE, Recorder, contents, encode, oodscreen, write_shard
 from tests.hostile_images import CASES
 
@@ -193,8 +194,15 @@ def test_images_above_max_pixels_name_it(tmp_path: Path, article: ExportedModel)
     assert "--max-pixels" in refuse(tmp_path, article, max_pixels=100).next_step
 
 
-def test_a_limit_that_max_pixels_does_not_set_does_not_stop_a_run(tmp_path: Path, article: ExportedModel) -> None:
-    write_shard(tmp_path / "a.parquet", [CASES["a PPM with the largest value 100 and 4,194,304 pixels"].data] * 9)
+@pytest.mark.parametrize(
+    "name", ["a PPM with the largest value 100 and 4,194,304 pixels", "a JPEG whose header states 65,500 x 65,500"]
+)
+def test_a_limit_that_max_pixels_does_not_set_does_not_stop_a_run(
+    name: str, tmp_path: Path, article: ExportedModel
+) -> None:
+    """The second limit is Pillow's, which is the maximum of the option."""
+    assert int(2 * (Image.MAX_IMAGE_PIXELS or 0)) == MAX_PIXELS
+    write_shard(tmp_path / "a.parquet", [CASES[name].data] * 9)
     examine(tmp_path, article)
 
 

@@ -121,7 +121,7 @@ def test_names_need_the_record_of_the_run(results: Path, tmp_path: Path, found: 
     assert evaluate_results(str(tmp_path / "out"), [], label="text").labelled == found
     with pytest.raises(OptionRefused, match="exactly one class of the model: ") as caught:
         evaluate_results(str(tmp_path / "out"), [], label="name")
-    assert "no class names are recorded" in caught.value.wanted
+    assert "contain no name for each class" in caught.value.wanted
 
 
 def test_labels_that_cannot_be_compared_are_refused(results: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -310,3 +311,31 @@ def test_models_without_one_predicted_class_have_a_page_too(
     assert not page.all("section", id="classes")
     assert len(page.all("img")) == 40
     assert bool(page.all("svg", class_="spread")) == (kind == "sigmoid")
+
+
+@pytest.mark.parametrize("names", [("cat", "dog"), ("positive",), ()])
+def test_the_values_of_a_single_probability_are_those_of_its_two_classes(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    """Earlier versions recorded one name, which is not displayed."""
+    graph = Graph(kind="sigmoid")
+    centred = graph.op("Sub", graph.flat(), graph.const(np.float32(0.5)))
+    model = graph.finish(graph.op("MatMul", graph.site(centred, 48), graph.weight(48, 1)), 1)
+    stamp_metadata(model.proto, replace(model.contract, class_names=names))
+    onnx.save(model.proto, tmp_path / "m.onnx")
+    images = np.random.default_rng(1).integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)
+    write_shard(tmp_path / "in" / "a.parquet", [encode(image) for image in images])
+    config = RunConfig(passes=8, device="cpu")
+    run_screening(tmp_path / "m.onnx", str(tmp_path / "in"), tmp_path / "out", config, Recorder())
+    shown = names if len(names) == 2 else ("0", "1")
+    rows = {row["row"]: row for row in read_results(tmp_path / "out").to_pylist()}
+    assert {row["prediction"] for row in rows.values()} == {0, 1}
+    findings = gather_findings(str(tmp_path / "out"))
+    for card in findings.cards:
+        row, top = rows[card.row.row], card.row
+        assert top.prediction == shown[row["prediction"]]
+        assert [value.name for value in top.values] == [top.prediction, shown[1 - row["prediction"]]]
+        assert top.values[0].mean == pytest.approx(row["confidence"])
+        assert top.values[0].mean + top.values[1].mean == pytest.approx(1)
+        assert [value.std for value in top.values] == pytest.approx([row["std"][0]] * 2)
+    assert {share.name for share in findings.counts.classes} == set(shown)

@@ -468,7 +468,7 @@ def test_rows_whose_outputs_are_no_probabilities_are_counted_and_left_out(calibr
     """Without rows that can be scored, the error names the status."""
     model = save(raw_values("softmax"), tmp_path / "m.onnx")
     source = small_images(tmp_path / "in" / "a.parquet")
-    with pytest.raises(InputRefused, match=r"0 readable rows \(first unreadable row: not_probabilities: "):
+    with pytest.raises(InputRefused, match=r"0 readable rows \(first row that was not used: not_probabilities: "):
         calibrate(source, model=model, detectors=("entropy",))
 
 
