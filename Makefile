@@ -46,9 +46,9 @@ lint: $(STAMP)  ## Lint, types and import contracts alone
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Tests of a file stay in one process, because they share servers and environments.
+# One after the other: tests kill processes at measured times, and click in a browser.
 integration: $(STAMP) browser torch  ## The heavy tests with real parts
-	$(PYTEST) -m integration -n $(WORKERS) --dist loadfile
+	$(PYTEST) -m integration
 
 # Debian's Chromium for the tests in a browser, which are skipped where it is missing.
 browser:
