@@ -116,23 +116,21 @@ class Calibration:
             CalibrationRefused: the binding of the run differs from that of the calibration.
         """
         own = self.binding
-        steps = {
-            "is of another model": "give the model of the calibration",
-            "was made with another version of the mask algorithm": "use the version of oodscreen of the calibration",
-        }
-        pairs: dict[str, tuple[object, object]] = dict(
-            zip(
-                steps, ((own.model[:16], binding.model[:16]), (own.mask_algorithm, binding.mask_algorithm)), strict=True
-            )
-        )
+        differences: list[tuple[str, object, object, str]] = [
+            ("is of another model", own.model[:16], binding.model[:16], "give the model of the calibration"),
+            (
+                "was made with another version of the mask algorithm",
+                own.mask_algorithm,
+                binding.mask_algorithm,
+                "use the version of oodscreen of the calibration",
+            ),
+        ]
         for field in fields(PassSettings):
             values = (getattr(own.settings, field.name), getattr(binding.settings, field.name))
-            pairs[f"was made with another --{field.name}"] = values
-        for problem, (calibrated, requested) in pairs.items():
+            step = "leave out --passes, --seed, --masks and --precision, which the calibration sets"
+            differences.append((f"was made with another --{field.name}", *values, step))
+        for problem, calibrated, requested, step in differences:
             if calibrated != requested:
-                step = steps.get(
-                    problem, "leave out --passes, --seed, --masks and --precision, which the calibration sets"
-                )
                 raise CalibrationRefused(
                     f"The calibration {problem}: {calibrated} in the calibration, {requested} in this run.",
                     wanted="the model, passes, seed, masks and precision of the calibration",

@@ -1,6 +1,6 @@
 """Class names of a run: given by `--classes`, else those in the record of OUTPUT, else those of the model.
 
-In: names, the contract of the model, and OUTPUT. Out: checked names for the record. No result depends on the names.
+In: checked names, the contract of the model, and OUTPUT. Out: names for the record. No result depends on the names.
 """
 
 from __future__ import annotations
@@ -9,17 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from export.contract.metadata import ModelContract
-from export.contract.validity import check_given_names
 from screen.output.record import RunRecord
-
-
-def check_class_names(names: tuple[str, ...], contract: ModelContract) -> None:
-    """Check the class names that were given for the model with this contract; an empty tuple is valid.
-
-    Raises:
-        OptionRefused: the number of names is wrong, two names are equal, or a name is not printable.
-    """
-    check_given_names(names, contract.class_count)
 
 
 def choose_class_names(

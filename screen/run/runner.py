@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from export.contract.reader import read_model
+from export.contract.validity import check_given_names
 from export.errors import InputRefused, OutputRefused
 from screen.config import RunConfig, fingerprint
 from screen.decide.detectors import ranking_score
@@ -26,7 +27,7 @@ from screen.files.storage import STAGING_PREFIX
 from screen.input.first_rows import refuse_failing_rows
 from screen.input.mapping import map_columns
 from screen.input.shards import ShardRef, open_first_shard, open_shards
-from screen.output.class_names import check_class_names, choose_class_names, rename_classes
+from screen.output.class_names import choose_class_names, rename_classes
 from screen.output.history import HISTORY_FOLDER
 from screen.output.locks.hold import LOCK_NAME, hold_output, refuse_if_held
 from screen.output.manifest import Manifest
@@ -107,7 +108,7 @@ def run_screening(
     started = time.monotonic()
     output = as_path(output)
     model = read_model(as_path(model_path))
-    check_class_names(tuple(config.class_names), model.contract)
+    check_given_names(tuple(config.class_names), model.contract.class_count)
     part = None if config.part is None else ShardPartition.parse(config.part)
     listing = list_shards(source)
     shards, unreadable = open_shards(listing, part)
